@@ -1,0 +1,44 @@
+"""The queue program: `python -m consumer`, or `penstock consume`."""
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from consumer.consumer import Consumer
+from penstock.backend import open_backend
+from penstock.clock import SystemClock
+from penstock.errors import PenstockError
+from penstock.operations import Operations, load_application
+from penstock.settings import Settings, read_settings, require_app
+from penstock.signals import stop_signals
+from penstock.telemetry import configure_logging
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="penstock consume")
+    parser.add_argument("--exit-with-parent", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        settings = read_settings()
+        configure_logging(settings, "consumer")
+        operations = load_application(require_app(settings))
+        asyncio.run(_consume(settings, operations, exit_with_parent=arguments.exit_with_parent))
+    except PenstockError as error:
+        sys.exit(f"penstock consume: {error}")
+
+
+async def _consume(settings: Settings, operations: Operations[Any], *, exit_with_parent: bool) -> None:
+    async with open_backend(settings) as backend:
+        await backend.check()
+        consumer = Consumer(backend, operations, settings, SystemClock())
+        stopping = asyncio.create_task(stop_signals(exit_with_parent=exit_with_parent), name="signals")
+        stopping.add_done_callback(lambda _: consumer.stop())
+        try:
+            await consumer.run()
+        finally:
+            stopping.cancel()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The batches that this process works on, as read a moment ago: a thousand chunks of one batch cost few reads."""
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from penstock.batch import Batch, BatchState
+from penstock.clock import Clock
+from penstock.store import Store
+
+FRESH_SECONDS = 1.0
+ACCEPT_POLL_SECONDS = 0.05
+ACCEPT_WAIT_SECONDS = 2.0
+KEPT = 1_000
+
+
+class NotAdmitted(Enum):
+    UNKNOWN = auto()  # the table has no such batch, or has forgotten it
+    ABANDONED = auto()  # its front end died before it was accepted: nothing of it may run
+    ACCEPTING = auto()  # not accepted yet, and we have waited long enough
+
+
+@dataclass
+class _Entry:
+    batch: Batch | None = None
+    read_at: float = float("-inf")
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Batches:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+
+    async def admit(self, batch_id: str) -> Batch | NotAdmitted:
+        """The batch, if its operations may run. Waits a little for one that is still being accepted."""
+        give_up_at = self._clock.monotonic() + ACCEPT_WAIT_SECONDS
+        while True:
+            batch = await self._read(batch_id)
+            if batch is None:
+                return NotAdmitted.UNKNOWN
+            if batch.is_abandoned(self._clock.now()):
+                return NotAdmitted.ABANDONED
+            if batch.state is not BatchState.ACCEPTING:
+                return batch
+            if self._clock.monotonic() >= give_up_at:
+                return NotAdmitted.ACCEPTING
+            await self._clock.sleep(ACCEPT_POLL_SECONDS)
+
+    async def _read(self, batch_id: str) -> Batch | None:
+        """Read at most once a second, and by one task for all; a batch being accepted at every poll."""
+        entry = self._entry(batch_id)
+        async with entry.lock:
+            fresh_for = ACCEPT_POLL_SECONDS if _is_accepting(entry.batch) else FRESH_SECONDS
+            if self._clock.monotonic() - entry.read_at >= fresh_for:
+                entry.batch = await self._store.read_batch(batch_id)
+                entry.read_at = self._clock.monotonic()
+                if entry.batch is not None and entry.batch.state is BatchState.QUEUED:
+                    await self._store.start_batch(batch_id, self._clock.now())
+            return entry.batch
+
+    def _entry(self, batch_id: str) -> _Entry:
+        entry = self._entries.pop(batch_id, None) or _Entry()
+        self._entries[batch_id] = entry  # last again, so that the first are those not asked for longest
+        if len(self._entries) > KEPT:
+            del self._entries[next(iter(self._entries))]
+        return entry
+
+
+def _is_accepting(batch: Batch | None) -> bool:
+    return batch is None or batch.state is BatchState.ACCEPTING

@@ -1,0 +1,192 @@
+"""One attempt at one chunk, step by step. What a crash after each step means stands beside it.
+
+The order *record, follow up, count, finish, acknowledge* is the delivery guarantee:
+
+- The record is the commit point. Before it nothing has happened but handlers that ran; they run again, with the same
+  keys. From it on the record alone says what this chunk came to, and whoever is delivered the chunk carries that on.
+- Following up, counting and finishing are each safe to repeat, so a crash between them costs a repetition.
+- Only then is the message deleted. Deleting decides nothing: with an old receipt it "succeeds" and deletes nothing.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import structlog
+
+from consumer.batches import Batches, NotAdmitted
+from consumer.finisher import Finisher
+from consumer.lease import Leases
+from penstock.backend import Backend
+from penstock.batch import Batch
+from penstock.chunk import Chunk
+from penstock.clock import Clock
+from penstock.errors import Misconfigured, Unavailable
+from penstock.message import encode_chunk, encode_dead_letters
+from penstock.operations import Operations
+from penstock.outcome import (
+    ChunkRecord,
+    delay_seconds,
+    follow_up_chunks,
+    record_attempt,
+    record_halves,
+    record_poison,
+    record_too_early,
+    to_dead_letter,
+)
+from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
+from penstock.route import InvalidOperation
+from penstock.runner import Runner, Stop
+from penstock.settings import Settings
+from penstock.telemetry import Event, get_log
+
+T = TypeVar("T")
+
+EARLY_RELEASE_SECONDS = 5  # a chunk of a batch not accepted yet comes back after this
+TOO_EARLY_SECONDS = 1.0  # clocks differ by less; a chunk that comes sooner before its time than this just runs
+FIRST_REPEAT_SECONDS = 0.2
+LONGEST_REPEAT_SECONDS = 10.0
+
+
+class Processor:
+    def __init__(
+        self,
+        backend: Backend,
+        operations: Operations[Any],
+        *,
+        runner: Runner,
+        leases: Leases,
+        stop: Stop,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._chunks = backend.chunks
+        self._dead_letters = backend.dead_letters
+        self._store = backend.store
+        self._operations = operations
+        self._runner = runner
+        self._leases = leases
+        self._stop = stop
+        self._settings = settings
+        self._clock = clock
+        self._batches = Batches(backend.store, clock)
+        self._finisher = Finisher(backend.store, clock)
+
+    async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
+        """Carry a delivery to its end: acknowledged, or given back. `ended` is called after each operation run."""
+        with structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt):
+            batch = await self._persist(lambda: self._batches.admit(chunk.batch_id))
+            if isinstance(batch, Batch):
+                await self._process_admitted(delivery, chunk, batch, ended)
+            else:
+                await self._turn_away(delivery, chunk, batch)
+
+    async def set_aside(self, delivery: Delivery, reason: str) -> None:
+        """Put a message that is not ours to run into the dead letter queue as it is, with the reason."""
+        aside = Message(delivery.body, tenant=delivery.tenant, reason=reason)
+        await self._persist(lambda: self._dead_letters.send([aside]))
+        await self._persist(lambda: self._chunks.delete(delivery))
+        get_log().warning(Event.MESSAGE_SET_ASIDE, message_id=delivery.message_id, reason=reason)
+
+    async def release(self, delivery: Delivery, chunk: Chunk, *, after_seconds: int = 0) -> None:
+        """Give back a delivery of which nothing was begun, and leave word that no consumer died of it.
+
+        Not repeated while AWS is in trouble: then the lease runs out, and the chunk is taken for one that was begun.
+        """
+        batch = await self._store.read_batch(chunk.batch_id)
+        if batch is not None:
+            await self._store.note_release(batch, chunk.id, delivery.receive_count)
+        await self._leases.release(delivery, after_seconds=after_seconds)
+        get_log().info(Event.CHUNK_RELEASED, batch_id=chunk.batch_id, chunk_id=chunk.id)
+
+    async def _process_admitted(
+        self, delivery: Delivery, chunk: Chunk, batch: Batch, ended: Callable[[], None]
+    ) -> None:
+        record = await self._look(batch, delivery, chunk, ended)
+        await self._persist(lambda: self._follow_up(chunk, record, delivery.tenant))
+        counts = await self._persist(lambda: self._store.count_chunk(batch, chunk, record.counts))
+        await self._persist(lambda: self._finisher.finish(batch, chunk.group, counts))
+        await self._persist(lambda: self._chunks.delete(delivery))
+        get_log().info(
+            Event.CHUNK_DONE,
+            succeeded=record.counts.succeeded,
+            failed=record.counts.failed,
+            followed_by=[follow_up.id for follow_up in record.follow_ups],
+        )
+
+    async def _look(self, batch: Batch, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> ChunkRecord:
+        """The record that stands for this chunk: an earlier delivery's, or the one that this delivery commits.
+
+        Every delivery looks, even a first one: the queue may hold a chunk twice, when a send was repeated because its
+        answer was lost, and no handler may run again once its outcome is recorded.
+        """
+        traces = await self._persist(lambda: self._store.read_traces(chunk.batch_id, chunk.id))
+        if traces.record is not None:
+            return traces.record
+        deaths = max(0, delivery.receive_count - 1 - len(traces.released))
+        record = await self._answer(chunk, deaths, ended)
+        return await self._persist(lambda: self._store.commit_chunk(batch, record))
+
+    async def _answer(self, chunk: Chunk, deaths: int, ended: Callable[[], None]) -> ChunkRecord:
+        """What this chunk comes to, after `deaths` deliveries that ended without a record."""
+        if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
+            return record_too_early(chunk)
+        if deaths and len(chunk.operations) > 1:
+            get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
+            return record_halves(chunk)
+        # A single operation runs again where it is; each death was an attempt at it.
+        chunk = replace(chunk, attempt=chunk.attempt + deaths)
+        if deaths and chunk.attempt > self._max_attempts(chunk):
+            return record_poison(chunk, deaths)
+        verdicts = await self._runner.run_chunk(chunk, self._stop, ended)
+        return record_attempt(
+            chunk,
+            verdicts,
+            backoff=self._settings.backoff,
+            draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
+            now=self._clock.now(),
+        )
+
+    def _max_attempts(self, chunk: Chunk) -> int:
+        operation = chunk.operations[0]
+        try:
+            return self._operations.match(operation.method, operation.path).policy.max_attempts
+        except InvalidOperation:
+            return chunk.attempt  # nothing handles it any more: running it says so
+
+    async def _follow_up(self, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
+        """Send the chunks and the dead letters that a record lists; a repetition sends the same ids."""
+        now = self._clock.now()
+        following = [
+            Message(encode_chunk(next_chunk), delay_seconds(next_chunk, now, LONGEST_DELAY_SECONDS), tenant)
+            for next_chunk in follow_up_chunks(chunk, record)
+        ]
+        failures = to_dead_letter(record, rejections=self._settings.dead_letter_rejections)
+        if following:
+            await self._chunks.send(following)
+        if failures:
+            letters = encode_dead_letters(chunk, failures, message_bytes=self._settings.message_bytes)
+            await self._dead_letters.send([Message(letter, tenant=tenant) for letter in letters])
+
+    async def _turn_away(self, delivery: Delivery, chunk: Chunk, why: NotAdmitted) -> None:
+        match why:
+            case NotAdmitted.ABANDONED:
+                await self._persist(lambda: self._chunks.delete(delivery))
+                get_log().info(Event.CHUNK_DROPPED)
+            case NotAdmitted.UNKNOWN:
+                await self.set_aside(delivery, f"The table knows no batch {chunk.batch_id}; it may be forgotten.")
+            case NotAdmitted.ACCEPTING:
+                await self._persist(lambda: self.release(delivery, chunk, after_seconds=EARLY_RELEASE_SECONDS))
+
+    async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a step while AWS is in trouble: the lease is kept meanwhile, and no attempt is used up."""
+        wait = FIRST_REPEAT_SECONDS
+        while True:
+            try:
+                return await step()
+            except (Unavailable, Misconfigured) as error:
+                get_log().warning(Event.STEP_REPEATED, error=str(error), wait_seconds=wait)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_REPEAT_SECONDS)

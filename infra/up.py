@@ -1,0 +1,205 @@
+"""Everything on this machine: `python -m infra.up`, or `penstock up`.
+
+An embedded AWS, the queues and the table, one front end and some consumers, each a process of its own. They stop
+together: on Ctrl-C or SIGTERM, and when one of them dies.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import NoReturn
+
+import aiohttp
+
+from penstock.errors import Misconfigured, PenstockError
+from penstock.settings import Settings, read_settings, require_app
+from penstock.signals import stop_signals
+
+READY_SECONDS = 60
+STOP_SECONDS = 45  # above the grace period and what recording takes
+POLL_SECONDS = 0.1
+REGION = "us-east-1"
+ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - said to people, not listened on
+
+
+class PartEnded(PenstockError):
+    """A part of the machine could not start, or ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    name: str
+    process: asyncio.subprocess.Process
+
+
+class Machine:
+    """Its life: parts are started one after another; `wait` until one of them ends or we are asked to stop; `stop`."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self._parts: list[Part] = []
+
+    async def start(self, name: str, module: str, *arguments: str, stdout: int | None = None) -> Part:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", module, *arguments, "--exit-with-parent"),
+            env=self.environment,
+            stdout=stdout,
+            # A session of its own: Ctrl-C reaches us alone, and we stop the parts in their order.
+            start_new_session=True,
+        )
+        part = Part(name, process)
+        self._parts.append(part)
+        return part
+
+    async def run(self, name: str, module: str) -> None:
+        """Run a program to its end."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, env=self.environment, stdout=asyncio.subprocess.DEVNULL
+        )
+        if await process.wait() != 0:
+            raise Misconfigured(f"The {name} failed; what it said stands above.")
+
+    async def first_death(self) -> Part:
+        """The first part to end."""
+        waits = {asyncio.create_task(part.process.wait()): part for part in self._parts}
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        return waits[done.pop()]
+
+    async def stop(self) -> None:
+        """The last started first: nobody loses what it still needs."""
+        consumers = [part for part in self._parts if part.name.startswith("consumer")]
+        others = [part for part in reversed(self._parts) if part not in consumers]
+        await asyncio.gather(*(_stop_part(part) for part in consumers))
+        for part in others:
+            await _stop_part(part)
+
+
+async def _stop_part(part: Part) -> None:
+    if part.process.returncode is not None:
+        return
+    part.process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(part.process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        _say(f"The {part.name} did not stop within {STOP_SECONDS} s and was killed.")
+        part.process.kill()
+        await part.process.wait()
+
+
+async def _up(host: str, port: int, consumers: int) -> None:
+    """Returns when asked to stop; raises PenstockError when a part cannot start or ends by itself."""
+    settings = read_settings()
+    require_app(settings)
+    machine = Machine(local_environment(os.environ))
+    working = asyncio.create_task(_work(machine, settings, host, port, consumers))
+    stopping = asyncio.create_task(stop_signals())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        _say("Stopping ...")
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await machine.stop()
+        stopping.cancel()
+
+
+async def _work(machine: Machine, settings: Settings, host: str, port: int, consumers: int) -> NoReturn:
+    url = f"http://{ANY_HOST.get(host, host)}:{port}"
+    endpoint = await _start_aws(machine)
+    machine.environment["AWS_ENDPOINT_URL"] = endpoint
+    await machine.run("provisioning", "infra.provision")
+    await machine.start("front end", "service", "--host", host, "--port", str(port))
+    for number in range(1, consumers + 1):
+        await machine.start(f"consumer {number}", "consumer")
+    dying = asyncio.create_task(machine.first_death())
+    ready = asyncio.create_task(_until_ready(f"{url}/health/ready"))
+    try:
+        await asyncio.wait({ready, dying}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            _say(_addresses(url, endpoint, settings))
+        dead = await dying
+    finally:
+        ready.cancel()
+        dying.cancel()
+    raise PartEnded(
+        f"The {dead.name} ended by itself (exit code {dead.process.returncode}), so the rest was stopped too; "
+        "what it said stands above."
+    )
+
+
+async def _start_aws(machine: Machine) -> str:
+    part = await machine.start("embedded AWS", "infra.embedded", "--port", "0", stdout=asyncio.subprocess.PIPE)
+    assert part.process.stdout is not None
+    line = (await part.process.stdout.readline()).decode()
+    if not line:
+        raise PartEnded(f"The embedded AWS did not start (exit code {await part.process.wait()}).")
+    return line.split()[-1]
+
+
+async def _until_ready(url: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for _ in range(int(READY_SECONDS / POLL_SECONDS)):
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(url) as answer:
+                    if answer.status == HTTPStatus.OK:
+                        return
+            await asyncio.sleep(POLL_SECONDS)
+    raise PartEnded(f"The front end is not ready after {READY_SECONDS} s; what it said stands above.")
+
+
+def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the parts: theirs is the embedded AWS, whatever account the shell is set up for."""
+    return {
+        "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a receive is finished before a consumer stops, and Ctrl-C waits for it
+        **{name: value for name, value in outside.items() if not name.startswith("AWS_")},
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def _addresses(url: str, endpoint: str, settings: Settings) -> str:
+    return f"""
+Penstock is up.
+  batches       {url}/batch
+  health        {url}/health/ready
+  embedded AWS  {endpoint}
+                queues {settings.chunks_queue}, {settings.dead_letter_queue}; table {settings.table}
+
+Any AWS client can look inside:
+  export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
+
+It is all in memory and gone when this stops: Ctrl-C."""
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - for the person at the terminal; log lines go to stderr
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="penstock up")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--consumers", type=int, default=2)
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(_up(arguments.host, arguments.port, arguments.consumers))
+    except PenstockError as error:
+        sys.exit(f"penstock up: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The command line. It starts programs and imports none: each command becomes its program, by exec."""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from penstock.submit import submit
+
+app = typer.Typer(
+    name="penstock",
+    help="A bulk API for any set of Python functions: one request, many operations, exact counts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+App = Annotated[str | None, typer.Option(help="The application, as MODULE:ATTRIBUTE (or PENSTOCK_APP).")]
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")]
+
+
+@app.command()
+def up(
+    app: App = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    consumers: Annotated[int, typer.Option(min=1, max=64, help="Consumer processes.")] = 2,
+) -> None:
+    """Run everything on this machine: an embedded AWS, a front end, consumers."""
+    _become("infra.up", app, "--host", host, "--port", str(port), "--consumers", str(consumers))
+
+
+@app.command()
+def provision() -> None:
+    """Make the queues and the table, wherever the AWS variables point to."""
+    _become("infra.provision", None)
+
+
+@app.command()
+def serve(app: App = None, host: Host = "127.0.0.1", port: Port = 8080) -> None:
+    """Run the front end."""
+    _become("service", app, "--host", host, "--port", str(port))
+
+
+@app.command()
+def consume(app: App = None) -> None:
+    """Run a consumer."""
+    _become("consumer", app)
+
+
+app.command()(submit)
+
+
+def _become(module: str, application: str | None, *arguments: str) -> NoReturn:
+    if application is not None:
+        os.environ["PENSTOCK_APP"] = application
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own program, no shell
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

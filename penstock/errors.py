@@ -1,0 +1,89 @@
+"""Every exception that Penstock raises on purpose.
+
+PenstockError
+├── Misconfigured                 a setting, the application or AWS access is not usable as given
+├── Refused                       a request that is not taken; nothing of it runs
+│   ├── MalformedRequest
+│   ├── UnsupportedContent
+│   ├── NotAcceptable
+│   ├── LimitPassed
+│   ├── InvalidRequest
+│   └── UnknownBatch
+├── UnreadableMessage             a message that is not a chunk of ours
+├── AcceptanceLost                the batch was abandoned before it could be accepted
+└── Unavailable                   AWS does not answer or asks to slow down: the same call may work later
+
+What an application raises (`Reject`, `Retry`) is not here: see `operations.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class PenstockError(Exception):
+    """The root of the tree; never raised itself."""
+
+
+class Misconfigured(PenstockError):
+    """A setting, the application or the access to AWS is not usable as given; the first sentence says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """One thing wrong with a request: where (a JSON pointer, RFC 6901) and what."""
+
+    pointer: str
+    detail: str
+
+
+class Refused(PenstockError):
+    """A request that is not taken. Nothing of it runs, nothing of it is kept."""
+
+
+class MalformedRequest(Refused):
+    """The body is not JSON."""
+
+
+class UnsupportedContent(Refused):
+    """The body is of a type that is not taken here."""
+
+
+class NotAcceptable(Refused):
+    """The answer cannot be given in any of the types the client accepts."""
+
+
+class LimitPassed(Refused):
+    """The request is larger than a limit, which it names: `limit` is the problem's extra member and its value."""
+
+    def __init__(self, detail: str, *, limit: dict[str, int], flaws: Sequence[Flaw] = ()) -> None:
+        super().__init__(detail)
+        self.limit = limit
+        self.flaws = tuple(flaws)
+
+
+class InvalidRequest(Refused):
+    """The request can be read and is wrong: `flaws` are all its errors, not just the first."""
+
+    def __init__(self, flaws: Sequence[Flaw]) -> None:
+        count = len(flaws)
+        super().__init__(f"{count} thing{'s are' if count != 1 else ' is'} wrong with this request; nothing was run.")
+        self.flaws = tuple(flaws)
+
+
+class UnknownBatch(Refused):
+    """No batch of this id, or not one of this tenant's."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"There is no batch {batch_id!r}; it may have been kept past its retention.")
+
+
+class UnreadableMessage(PenstockError):
+    """A message that is not a chunk of ours, of a newer version, or damaged."""
+
+
+class AcceptanceLost(PenstockError):
+    """The batch was not accepted within its acceptance lease: nothing of it will ever run."""
+
+
+class Unavailable(PenstockError):
+    """AWS does not answer, fails or asks to slow down. The call may have taken effect; it may be repeated."""

@@ -1,0 +1,156 @@
+"""The registry: which handler performs which operation.
+
+    operations = Operations()
+
+    @operations.post("/users", status=201)
+    async def create_user(user: NewUser, context: Context) -> User: ...
+
+Front end and consumers load the same registry; the front end validates with it, both run by it.
+"""
+
+import importlib
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, ParamSpec, Protocol
+
+from typing_extensions import TypeVar
+
+from penstock.errors import Flaw, Misconfigured
+from penstock.route import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_TIMEOUT_SECONDS,
+    InvalidOperation,
+    Policy,
+    Route,
+    build_route,
+)
+
+T = TypeVar("T", default=Any)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_NAMES_IN_ERROR = 20
+
+
+class Registrar(Protocol):
+    """Registers the handler it decorates, and gives it back as it was."""
+
+    def __call__(self, handler: Callable[P, Awaitable[R]], /) -> Callable[P, Awaitable[R]]: ...
+
+
+class RegisterMethod(Protocol):
+    """`status` is the outcome's when the handler returns; `max_attempts` includes the first."""
+
+    def __call__(
+        self,
+        path: str,
+        *,
+        status: int = 200,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    ) -> Registrar: ...
+
+
+class Operations(Generic[T]):
+    """An application's operations.
+
+    `transaction` opens the application's database transaction: an async context manager that commits on a clean exit
+    and rolls back when an exception leaves it; handlers find what it yields in `context.transaction`. `savepoint` opens
+    a nested one in it, used where a small batch shares a transaction; by default what SQLAlchemy offers.
+    """
+
+    def __init__(
+        self,
+        *,
+        transaction: Callable[[], AbstractAsyncContextManager[T]] | None = None,
+        savepoint: Callable[[T], AbstractAsyncContextManager[Any]] | None = None,
+    ) -> None:
+        self.transaction = transaction
+        self.savepoint = savepoint or _begin_nested
+        self._exact: dict[tuple[str, str], Route] = {}
+        self._with_parameters: dict[str, list[Route]] = {method: [] for method in METHODS}
+        self.get: RegisterMethod = self._registrars("GET")
+        self.post: RegisterMethod = self._registrars("POST")
+        self.put: RegisterMethod = self._registrars("PUT")
+        self.patch: RegisterMethod = self._registrars("PATCH")
+        self.delete: RegisterMethod = self._registrars("DELETE")
+
+    @property
+    def routes(self) -> list[Route]:
+        return [
+            *self._exact.values(),
+            *(route for routes in self._with_parameters.values() for route in routes),
+        ]
+
+    def match(self, method: str, path: str) -> Route:
+        """The route of an operation; a path without parameters goes before one with. Raises InvalidOperation."""
+        exact = self._exact.get((method, path))
+        if exact is not None:
+            return exact
+        for route in self._with_parameters.get(method, ()):
+            if route.pattern.fullmatch(path):
+                return route
+        names = sorted(route.name for route in self.routes)
+        known = ", ".join(names[:_NAMES_IN_ERROR]) + (", ..." if len(names) > _NAMES_IN_ERROR else "")
+        raise InvalidOperation([Flaw("/path", f"{method} {path} is not offered here; there is: {known or 'nothing'}.")])
+
+    def _registrars(self, method: str) -> RegisterMethod:
+        def registrar(
+            path: str,
+            *,
+            status: int = 200,
+            timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+            max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        ) -> Registrar:
+            policy = Policy(status, timeout_seconds, max_attempts)
+
+            def register(handler: Callable[P, Awaitable[R]], /) -> Callable[P, Awaitable[R]]:
+                self._add(build_route(handler, method, path, policy))
+                return handler
+
+            return register
+
+        return registrar
+
+    def _add(self, route: Route) -> None:
+        if any(route.name == known.name for known in self.routes):
+            raise Misconfigured(f"Register {route.name} once: two handlers claim it.")
+        if route.has_parameters:
+            self._with_parameters[route.method].append(route)
+        else:
+            self._exact[route.method, route.path] = route
+
+
+def load_application(name: str) -> Operations[Any]:
+    """The Operations that `module:attribute` names. Raises Misconfigured, saying what is the matter."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise Misconfigured(f"Name the application as MODULE:ATTRIBUTE, such as shop.bulk:operations; {name!r} is not.")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise Misconfigured(
+            f"Start Penstock where the application can be imported: there is no module {error.name!r} (for {name!r})."
+        ) from error
+    operations = getattr(module, attribute, None)
+    if not isinstance(operations, Operations):
+        kind = "nothing" if operations is None else f"a {type(operations).__name__}"
+        raise Misconfigured(f"Let {name!r} name an Operations(): {attribute!r} of {module_name!r} is {kind}.")
+    if not operations.routes:
+        raise Misconfigured(f"Register a handler in {name!r}: it has none.")
+    return operations
+
+
+def _begin_nested(transaction: Any) -> AbstractAsyncContextManager[Any]:
+    """SQLAlchemy's way to open a savepoint, for its AsyncSession and AsyncConnection alike."""
+    begin = getattr(transaction, "begin_nested", None)
+    if begin is None:
+        raise Misconfigured(
+            "Tell Penstock how to open a savepoint: Operations(transaction=..., savepoint=...). The transaction yields "
+            f"a {type(transaction).__name__}, which has no begin_nested()."
+        )
+    savepoint: AbstractAsyncContextManager[Any] = begin()
+    return savepoint

@@ -1,0 +1,204 @@
+"""What operations came to, and what follows from a chunk. Pure.
+
+Here is the one decision that everything rests on: what an attempt at a chunk came to, told per operation as a verdict,
+becomes a chunk record: the outcomes that are final, and the chunks that follow for everything that is not.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from penstock.backoff import Backoff
+from penstock.batch import Counts
+from penstock.chunk import Chunk, Operation
+
+
+class OutcomeState(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an operation came to. `status` is read like an HTTP status, `error` like an RFC 9457 problem."""
+
+    index: int
+    id: str
+    state: OutcomeState
+    status: int
+    result: Any = None
+    error: dict[str, Any] | None = None
+    rejected: bool = False  # the handler refused it: trying again cannot help
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgain:
+    """This attempt failed and another may succeed. `failure` is the outcome if there is none left."""
+
+    failure: Outcome
+    max_attempts: int
+    after_seconds: float | None = None  # asked for by the handler; None: backoff decides
+
+
+Verdict = Outcome | TryAgain
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A chunk that follows, without its operations: whoever holds the chunk has them."""
+
+    id: str
+    attempt: int
+    indexes: tuple[int, ...]
+    not_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """The durable answer to a chunk. Of what failed it keeps the operations too, since a retry needs them."""
+
+    chunk_id: str
+    outcomes: tuple[Outcome, ...] = ()
+    follow_ups: tuple[FollowUp, ...] = ()
+    failed_operations: tuple[Operation, ...] = ()
+
+    @property
+    def counts(self) -> Counts:
+        states = [outcome.state for outcome in self.outcomes]
+        return Counts(*(states.count(state) for state in OutcomeState))
+
+
+def succeeded(operation: Operation, status: int, result: Any) -> Outcome:
+    return Outcome(operation.index, operation.id, OutcomeState.SUCCEEDED, status, result=result)
+
+
+def failed(
+    operation: Operation, status: int, title: str, detail: str | None = None, *, rejected: bool = False
+) -> Outcome:
+    error = {"title": title} if detail is None else {"title": title, "detail": _readable(detail)}
+    return Outcome(operation.index, operation.id, OutcomeState.FAILED, status, error=error, rejected=rejected)
+
+
+def _readable(text: str) -> str:
+    """Without lone surrogates, which file names bring into messages and JSON cannot hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def is_final(verdict: Verdict, attempt: int) -> bool:
+    return isinstance(verdict, Outcome) or attempt >= verdict.max_attempts
+
+
+def as_outcome(verdict: Verdict) -> Outcome:
+    """The outcome of a verdict after which nothing is tried again."""
+    return verdict if isinstance(verdict, Outcome) else verdict.failure
+
+
+def record_attempt(
+    chunk: Chunk, verdicts: Mapping[int, Verdict], *, backoff: Backoff, draw: float, now: float
+) -> ChunkRecord:
+    """The record of an attempt at a chunk. An operation without a verdict was not run, or not to its end.
+
+    Final verdicts become outcomes. What is to be tried again follows in one chunk, delayed, its attempt one higher;
+    what was not run follows in another, at once, its attempt unchanged.
+    """
+    outcomes: list[Outcome] = []
+    again: list[int] = []
+    rest: list[int] = []
+    for operation in chunk.operations:
+        verdict = verdicts.get(operation.index)
+        if verdict is None:
+            rest.append(operation.index)
+        elif is_final(verdict, chunk.attempt):
+            outcomes.append(as_outcome(verdict))
+        else:
+            again.append(operation.index)
+    follow_ups: list[FollowUp] = []
+    if again:
+        wait = _wait_seconds([verdicts[index] for index in again], chunk.attempt, backoff, draw)
+        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt + 1, tuple(again), now + wait))
+    if rest:
+        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt, tuple(rest)))
+    return _record(chunk, outcomes, follow_ups)
+
+
+def record_halves(chunk: Chunk) -> ChunkRecord:
+    """An earlier delivery of this chunk died without a record: its two halves, so that what killed it is cornered."""
+    middle = len(chunk.operations) // 2
+    halves = (chunk.operations[:middle], chunk.operations[middle:])
+    follow_ups: list[FollowUp] = []
+    for half in halves:
+        indexes = tuple(operation.index for operation in half)
+        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt, indexes))
+    return _record(chunk, [], follow_ups)
+
+
+def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
+    """The one operation of this chunk was under way `deaths` times when its consumer died: it is not tried again."""
+    times = "time" if deaths == 1 else f"{deaths} times"
+    detail = f"Its consumer died or lost its lease the {times} it ran this operation alone."
+    return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [])
+
+
+def record_too_early(chunk: Chunk) -> ChunkRecord:
+    """The chunk came before its time (a queue delays by 15 minutes at most): it follows from itself."""
+    indexes = tuple(operation.index for operation in chunk.operations)
+    return _record(chunk, [], [FollowUp(_next_id(chunk, []), chunk.attempt, indexes, chunk.not_before)])
+
+
+def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
+    """The chunks that follow from a record, with their operations."""
+    operations = {operation.index: operation for operation in chunk.operations}
+    return [
+        Chunk(
+            batch_id=chunk.batch_id,
+            id=follow_up.id,
+            attempt=follow_up.attempt,
+            operations=tuple(operations[index] for index in follow_up.indexes),
+            not_before=follow_up.not_before,
+        )
+        for follow_up in record.follow_ups
+    ]
+
+
+def to_dead_letter(record: ChunkRecord, *, rejections: bool) -> tuple[Outcome, ...]:
+    """The outcomes of a record that belong into the dead letter queue; what was rejected only if asked for."""
+    return tuple(
+        outcome
+        for outcome in record.outcomes
+        if outcome.state is OutcomeState.FAILED and (rejections or not outcome.rejected)
+    )
+
+
+def delay_seconds(chunk: Chunk, now: float, longest: int) -> int:
+    """The whole seconds, at most `longest`, for which the queue should hold a chunk back."""
+    if chunk.not_before is None:
+        return 0
+    return max(0, min(longest, math.ceil(chunk.not_before - now)))
+
+
+def _wait_seconds(verdicts: Sequence[Verdict], attempt: int, backoff: Backoff, draw: float) -> float:
+    """The longest wait that a handler asked for; where none asked, what backoff says."""
+    asked = [
+        verdict.after_seconds
+        for verdict in verdicts
+        if isinstance(verdict, TryAgain) and verdict.after_seconds is not None
+    ]
+    return max(asked) if asked else backoff.delay_seconds(attempt, draw)
+
+
+def _next_id(chunk: Chunk, already: Sequence[FollowUp]) -> str:
+    return f"{chunk.id}.{len(already) + 1}"
+
+
+def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp]) -> ChunkRecord:
+    failures = {outcome.index for outcome in outcomes if outcome.state is OutcomeState.FAILED}
+    return ChunkRecord(
+        chunk_id=chunk.id,
+        outcomes=tuple(outcomes),
+        follow_ups=tuple(follow_ups),
+        failed_operations=tuple(operation for operation in chunk.operations if operation.index in failures),
+    )

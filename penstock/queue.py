@@ -1,0 +1,55 @@
+"""The port to a queue: send, receive, delete, change visibility.
+
+Every call may block on the network and may raise Unavailable; each may be repeated. The adapter is `sqs.py`; the one
+for tests is in `testing.py`; one contract suite holds for both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+LONGEST_DELAY_SECONDS = 900  # SQS holds a message back for 15 minutes at most
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`delay_seconds` is a whole number up to 900. `tenant`, where given, is whom the queue should be fair to.
+
+    `reason` goes along as a message attribute: why a message was set aside.
+    """
+
+    body: str
+    delay_seconds: int = 0
+    tenant: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as received once. The receipt is our right to it, until the lease ends; handlers never see it."""
+
+    message_id: str
+    body: str
+    receipt: str
+    receive_count: int  # from 1; above 1 an earlier delivery was released, or its consumer died or was slow
+    tenant: str | None = None
+
+
+class Queue(Protocol):
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Send all of them; when it returns each is durable. When it raises, some may have been sent."""
+
+    async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
+        """Up to `limit` (at most 10) deliveries; waits up to `wait_seconds` while there are none.
+
+        Do not cancel it: deliveries already on their way would be stranded until their visibility timeout.
+        """
+
+    async def delete(self, delivery: Delivery) -> None:
+        """Acknowledge. With a receipt whose lease has ended it may do nothing, and says nothing."""
+
+    async def extend(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
+        """Keep deliveries invisible for `seconds` from now, 0 to give them back. Returns those whose lease is lost."""
+
+    async def depth(self) -> int:
+        """About how many messages wait. Also the way to ask whether the queue answers."""

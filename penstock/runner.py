@@ -1,0 +1,160 @@
+"""Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from penstock.chunk import Chunk, Operation
+from penstock.context import Context, Reject, Retry
+from penstock.errors import Misconfigured
+from penstock.operations import Operations
+from penstock.outcome import TryAgain, Verdict, failed, succeeded
+from penstock.route import InvalidOperation, Route
+from penstock.telemetry import Event, get_log
+
+MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
+
+Transaction = AbstractAsyncContextManager[Any]
+
+
+class _Unserializable(Exception):
+    """The handler returned what JSON cannot hold."""
+
+
+class Stop:
+    """How far stopping has gone. The stages follow one another and are never taken back."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()  # nothing new begins
+        self.cut = asyncio.Event()  # the grace period is over: handlers under way are cancelled
+
+
+class Runner:
+    """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
+
+    def __init__(self, operations: Operations[Any], concurrency: int) -> None:
+        self._operations = operations
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def run_chunk(self, chunk: Chunk, stop: Stop, ended: Callable[[], None]) -> dict[int, Verdict]:
+        """Run a chunk's operations, each as soon as a slot is free; return the verdicts of those that came to an end.
+
+        What is missing from the verdicts was not run, or was cut short. `ended` is called after each operation.
+        """
+        verdicts: dict[int, Verdict] = {}
+
+        async def run_one(operation: Operation) -> None:
+            try:
+                async with self._slots:
+                    if not stop.begun.is_set():
+                        verdicts[operation.index] = await self.run(operation, chunk.batch_id, chunk.attempt)
+            finally:
+                ended()
+
+        tasks = [asyncio.create_task(run_one(operation)) for operation in chunk.operations]
+        await _until_done_or(stop.cut, tasks)
+        return verdicts
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        async with self._slots:
+            yield
+
+    async def run(
+        self,
+        operation: Operation,
+        batch_id: str,
+        attempt: int,
+        transaction: Callable[[], Transaction] | None = None,
+    ) -> Verdict:
+        """One attempt, in what `transaction` opens; without it in a transaction of its own, where there are any.
+
+        The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
+        """
+        transaction = transaction or self._own_transaction
+        try:
+            route = self._operations.match(operation.method, operation.path)
+            arguments = route.arguments(operation.path, operation.body)
+        except InvalidOperation as error:
+            # Validated before it was accepted, so the application has changed since: it is told, not tried again.
+            return failed(operation, 422, "Invalid operation", str(error), rejected=True)
+        try:
+            async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
+                context = Context(operation.id, batch_id, attempt, f"{batch_id}/{operation.id}", opened)
+                result = _to_json(route, await route.call(arguments, context))
+            return succeeded(operation, route.policy.status, result)
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            return _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
+            return _verdict(error, operation, route, timed_out=limit.expired())
+
+    @asynccontextmanager
+    async def _own_transaction(self) -> AsyncIterator[Any]:
+        if self._operations.transaction is None:
+            yield None
+            return
+        async with self._operations.transaction() as transaction:
+            yield transaction
+
+
+def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
+    """The one place where what went wrong in a handler becomes a verdict."""
+    match error:
+        case Reject():
+            return failed(operation, error.status, "Rejected", error.detail, rejected=True)
+        case Retry():
+            failure = failed(operation, 503, "Not performed", error.detail)
+            return TryAgain(failure, route.policy.max_attempts, error.after_seconds)
+        case _Unserializable():
+            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, error=str(error))
+            return failed(operation, 500, "Result is not JSON", str(error))
+        case TimeoutError() if timed_out:
+            seconds = route.policy.timeout_seconds
+            failure = failed(operation, 504, "Timed out", f"The operation was not done within {seconds:g} s.")
+            return TryAgain(failure, route.policy.max_attempts)
+        case Misconfigured():
+            return failed(operation, 500, "Misconfigured", str(error))
+        case _:
+            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, exc_info=error)
+            return _broke(operation, route, type(error).__name__, str(error))
+
+
+def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAgain:
+    detail = f"{kind}: {message}"[:MAX_DETAIL_CHARACTERS] if message else kind
+    return TryAgain(failed(operation, 500, "Broke", detail), route.policy.max_attempts)
+
+
+def _to_json(route: Route, result: Any) -> Any:
+    """The result as plain JSON values, by way of its bytes: so nothing is kept that could not be written later."""
+    try:
+        return from_json(to_json(result))
+    except (PydanticSerializationError, ValueError) as error:
+        raise _Unserializable(f"{route.name} returned what JSON cannot hold: {error}") from error
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _until_done_or(cut: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the tasks; cancel what is left of them once `cut` is set."""
+
+    async def cancel_when_cut() -> None:
+        await cut.wait()
+        for task in tasks:
+            task.cancel()
+
+    cutting = asyncio.create_task(cancel_when_cut())
+    try:
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        cutting.cancel()
+    for end in ends:
+        if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
+            raise end  # a fault of ours: what handlers raise are verdicts

@@ -1,0 +1,120 @@
+"""The settings both programs share: read once from the environment, bounded, refused with a clear sentence.
+
+Only this file reads the environment. Names on the outside are `PENSTOCK_` and the field's name in capitals.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from penstock.backoff import Backoff
+from penstock.errors import Misconfigured
+
+MIB = 1024 * 1024
+PREFIX = "PENSTOCK_"
+LONGEST_SQS_WAIT_SECONDS = 20
+LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = Field(
+        "penstock", description="Prefixes the name of every resource: letters, digits, `-` and `_`."
+    )
+    app: str | None = Field(None, description="The application, as `module:attribute`.")
+    aws_region: str | None = Field(
+        None,
+        validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
+        description="The AWS region; also `AWS_DEFAULT_REGION`.",
+    )
+
+    concurrency: int = Field(10, ge=1, le=10_000, description="Handlers that run at once in one process.")
+    sync_max_operations: int = Field(100, ge=0, le=10_000, description="Up to so many operations are answered at once.")
+    sync_seconds: float = Field(10, gt=0, le=900, description="What a batch answered at once may take, in seconds.")
+    max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one request.")
+    max_body_bytes: int = Field(10 * MIB, ge=1_024, le=1_024 * MIB, description="Size of a request's body, in bytes.")
+    chunk_operations: int = Field(100, ge=1, le=10_000, description="Operations in one chunk, that is in one message.")
+    message_bytes: int = Field(
+        MIB, ge=4_096, le=MIB, description="What the queue takes as one message and as one call, in bytes."
+    )
+    accept_seconds: float = Field(
+        60, ge=1, le=3_600, description="A batch not accepted for so many seconds is abandoned: nothing of it runs."
+    )
+    retention_seconds: float = Field(
+        7 * 24 * 3600, ge=60, description="How long the table keeps a batch and its results, in seconds."
+    )
+
+    visibility_seconds: int = Field(
+        60, ge=2, le=LONGEST_SQS_VISIBILITY_SECONDS, description="The lease on a chunk; extended while we work on it."
+    )
+    receive_wait_seconds: int = Field(
+        LONGEST_SQS_WAIT_SECONDS, ge=0, le=LONGEST_SQS_WAIT_SECONDS, description="How long a receive waits for chunks."
+    )
+    grace_seconds: float = Field(20, ge=0, le=3_600, description="How long running handlers may go on after SIGTERM.")
+    backoff_seconds: float = Field(1, ge=0, le=3_600, description="Bound of the first wait before another attempt.")
+    backoff_max_seconds: float = Field(300, ge=0, le=86_400, description="Bound of every wait before another attempt.")
+    dead_letter_rejections: bool = Field(
+        True, description="Whether what a handler rejected goes to the dead letter queue too, or only what broke."
+    )
+
+    tenant_header: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="The request header, set by your gateway, that names the tenant. Unset: one tenant.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json`, `text`, or `auto`: text on a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(self.backoff_seconds, self.backoff_max_seconds)
+
+    @property
+    def table(self) -> str:
+        return self.name
+
+    @property
+    def chunks_queue(self) -> str:
+        return f"{self.name}-chunks-normal"
+
+    @property
+    def dead_letter_queue(self) -> str:
+        return f"{self.name}-dead-letters"
+
+    @model_validator(mode="after")
+    def _check_against_each_other(self) -> "Settings":
+        if self.sync_max_operations > self.max_operations:
+            raise ValueError(
+                f"PENSTOCK_SYNC_MAX_OPERATIONS ({self.sync_max_operations}) is above "
+                f"PENSTOCK_MAX_OPERATIONS ({self.max_operations}); lower the one or raise the other"
+            )
+        return self
+
+
+def read_settings() -> Settings:
+    """Settings from the environment. Raises Misconfigured naming each variable, its value and what it may be."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [_explain(one) for one in error.errors(include_url=False)]
+        raise Misconfigured("Mend the settings:\n" + "\n".join(f"  {problem}" for problem in problems)) from error
+
+
+def require_app(settings: Settings) -> str:
+    if settings.app is None:
+        raise Misconfigured("Name the application: set PENSTOCK_APP to MODULE:ATTRIBUTE, or give --app.")
+    return settings.app
+
+
+def _explain(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return f"{message}."
+    field = str(error["loc"][0])
+    variable = field if field.isupper() else PREFIX + field.upper()
+    return f"{variable}={error['input']!r}: {message[0].lower()}{message[1:]}."

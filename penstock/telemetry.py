@@ -1,0 +1,90 @@
+"""Every log event by name, with its meaning; and how lines are written.
+
+A line is one event with fields; `batch_id`, `chunk_id` and `attempt` are on every line about a chunk. In a pipe or file
+a line is a JSON object, on a terminal it is text.
+"""
+
+import logging
+import sys
+from enum import StrEnum
+from typing import Any, Literal
+
+import structlog
+
+from penstock.settings import Settings
+
+
+class Event(StrEnum):
+    # service
+    SERVICE_READY = "service ready"  # it listens
+    SERVICE_STOPPED = "service stopped"
+    BATCH_ACCEPTED = "batch accepted"  # every chunk is on the queue; it runs from here on
+    BATCH_ANSWERED = "batch answered"  # a small batch, run at once
+    BATCH_REFUSED = "batch refused"  # nothing of it runs
+    REQUEST_BROKE = "request broke"  # a fault of ours, answered 500
+    AWS_UNAVAILABLE = "aws unavailable"  # answered 503
+    # consumer
+    CONSUMER_READY = "consumer ready"  # it receives
+    CONSUMER_DRAINING = "consumer draining"  # it takes nothing new
+    CONSUMER_STOPPED = "consumer stopped"
+    RECEIVE_FAILED = "receive failed"  # not an empty queue: the queue did not answer
+    CHUNK_DONE = "chunk done"  # recorded, counted, acknowledged
+    CHUNK_BROKE = "chunk broke"  # left to its lease: it will be delivered again
+    CHUNK_DROPPED = "chunk dropped"  # of an abandoned or forgotten batch; nothing of it ran
+    CHUNK_RELEASED = "chunk released"  # given back unstarted
+    CHUNK_HALVED = "chunk halved"  # an earlier delivery died with it
+    MESSAGE_SET_ASIDE = "message set aside"  # not a chunk of ours: put in the dead letter queue as it is
+    LEASE_LOST = "lease lost"  # another consumer may work on the same chunk
+    HEARTBEAT_FAILED = "heartbeat failed"
+    STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is tried again while the lease is held
+    OPERATION_BROKE = "operation broke"  # a handler raised what it does not declare; with its traceback
+    BATCH_FINISHED = "batch finished"  # every operation has its outcome
+
+
+Log = structlog.typing.FilteringBoundLogger
+
+
+def get_log() -> Log:
+    log: Log = structlog.get_logger()
+    return log
+
+
+def configure_logging(settings: Settings, program: str) -> None:
+    """Call once, before anything is logged. `program` is on every line."""
+    as_json = _is_json(settings.log_format)
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    written: list[Any] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, *written],
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(program=program)
+    _join_standard_logging(shared, written)
+
+
+def _is_json(log_format: Literal["auto", "json", "text"]) -> bool:
+    return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+
+
+def _join_standard_logging(shared: list[Any], written: list[Any]) -> None:
+    """What libraries log comes out as the same lines; from warnings up, since botocore and aiohttp are talkative."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)

@@ -1,0 +1,62 @@
+"""The HTTP program: `python -m service`, or `penstock serve`."""
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from aiohttp import web
+
+from penstock.backend import open_backend
+from penstock.clock import SystemClock
+from penstock.errors import Misconfigured, PenstockError
+from penstock.operations import Operations, load_application
+from penstock.settings import Settings, read_settings, require_app
+from penstock.signals import stop_signals
+from penstock.telemetry import Event, configure_logging, get_log
+from service.app import create_app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="penstock serve")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--exit-with-parent", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        settings = read_settings()
+        configure_logging(settings, "service")
+        operations = load_application(require_app(settings))
+        asyncio.run(_serve(settings, operations, arguments))
+    except PenstockError as error:
+        sys.exit(f"penstock serve: {error}")
+
+
+async def _serve(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
+    async with open_backend(settings) as backend:
+        await backend.check()
+        app = create_app(settings, operations, backend, SystemClock())
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.grace_seconds)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, arguments.host, arguments.port)
+            await _listen(site, arguments.host, arguments.port)
+            get_log().info(Event.SERVICE_READY, url=site.name)
+            await stop_signals(exit_with_parent=arguments.exit_with_parent)
+        finally:
+            # Stops listening, then waits up to the grace period for the requests under way.
+            await runner.cleanup()
+        get_log().info(Event.SERVICE_STOPPED)
+
+
+async def _listen(site: web.TCPSite, host: str, port: int) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        raise Misconfigured(
+            f"Choose another --port: {host}:{port} cannot be listened on ({error.strerror})."
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

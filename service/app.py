@@ -1,0 +1,36 @@
+"""The HTTP application on one page: its parts, its middleware, its routes."""
+
+from typing import Any
+
+from aiohttp import web
+
+from penstock.backend import Backend
+from penstock.clock import Clock
+from penstock.operations import Operations
+from penstock.runner import Runner
+from penstock.settings import Settings
+from service.health import live, ready
+from service.parts import BACKEND, CLOCK, OPERATIONS, RUNNER, SETTINGS
+from service.problems import problems
+from service.results import batch_results
+from service.status import batch_status
+from service.submit import submit_batch
+
+
+def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
+    app = web.Application(middlewares=[problems], client_max_size=settings.max_body_bytes)
+    app[SETTINGS] = settings
+    app[OPERATIONS] = operations
+    app[RUNNER] = Runner(operations, settings.concurrency)
+    app[BACKEND] = backend
+    app[CLOCK] = clock
+    app.add_routes(
+        [
+            web.post("/batch", submit_batch),
+            web.get("/batch/{batch_id}/status", batch_status),
+            web.get("/batch/{batch_id}/results", batch_results),
+            web.get("/health/live", live),
+            web.get("/health/ready", ready),
+        ]
+    )
+    return app

@@ -1,0 +1,38 @@
+"""Which of the types we offer a client likes best, by its Accept header (RFC 9110, section 12.5.1). Pure."""
+
+from collections.abc import Sequence
+
+from penstock.errors import NotAcceptable
+
+
+def choose_type(accept: str | None, offered: Sequence[str]) -> str:
+    """The first of `offered` with the highest weight. Raises NotAcceptable when the client wants none of them."""
+    if not accept or not accept.strip():
+        return offered[0]
+    ranges = [_parse(part) for part in accept.split(",")]
+    weights = {kind: _weight(kind, ranges) for kind in offered}
+    best = max(offered, key=lambda kind: weights[kind])
+    if weights[best] <= 0:
+        raise NotAcceptable(f"This comes as {' or '.join(offered)}; the request accepts {accept}.")
+    return best
+
+
+def _parse(part: str) -> tuple[str, float]:
+    kind, *parameters = [piece.strip().lower() for piece in part.split(";")]
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "q":
+            try:
+                return kind, float(value)
+            except ValueError:
+                return kind, 0.0
+    return kind, 1.0
+
+
+def _weight(kind: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """The weight of the most specific range that covers a type."""
+    for pattern in (kind, kind.partition("/")[0] + "/*", "*/*"):
+        matching = [weight for name, weight in ranges if name == pattern]
+        if matching:
+            return max(matching)
+    return 0.0

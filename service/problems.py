@@ -1,0 +1,110 @@
+"""Our errors as HTTP problems (RFC 9457): one table, one middleware. Only here errors have an HTTP status."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from penstock.errors import (
+    AcceptanceLost,
+    Flaw,
+    InvalidRequest,
+    LimitPassed,
+    MalformedRequest,
+    Misconfigured,
+    NotAcceptable,
+    PenstockError,
+    Unavailable,
+    UnknownBatch,
+    UnsupportedContent,
+)
+from penstock.telemetry import Event, get_log
+from service.json_answer import json_answer
+
+CONTENT_TYPE = "application/problem+json"
+MOST_FLAWS = 1_000  # in one answer: a small request can have very many
+RETRY_AFTER_SECONDS = 2
+
+_PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
+    MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "The request cannot be read"),
+    UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "There is no such batch"),
+    NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "The answer comes in other types"),
+    LimitPassed: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "limit-passed", "The request is too large"),
+    UnsupportedContent: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-content", "The body is of another type"),
+    InvalidRequest: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The request is wrong"),
+    AcceptanceLost: (HTTPStatus.SERVICE_UNAVAILABLE, "not-accepted", "The batch could not be accepted in time"),
+    Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "A part that is needed does not answer"),
+    Misconfigured: (HTTPStatus.INTERNAL_SERVER_ERROR, "misconfigured", "The service is not set up right"),
+}
+
+Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+    """Whatever goes wrong is answered as a problem; what was not foreseen is logged, and its words told to nobody."""
+    try:
+        return await handler(request)
+    except PenstockError as error:
+        return _known_problem(error)
+    except web.HTTPRequestEntityTooLarge as error:
+        limit = int(request.client_max_size)
+        return _known_problem(
+            LimitPassed(f"The body may have {limit:,} bytes: {error.text}", limit={"maxBodyBytes": limit})
+        )
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        headers = {name: value for name, value in error.headers.items() if name == "Allow"}
+        return _problem(error.status, "about:blank", error.reason, _route_hint(request, error), headers=headers)
+    except Exception:  # noqa: BLE001 - the last resort: logged here with its traceback, answered as 500
+        get_log().exception(Event.REQUEST_BROKE, method=request.method, path=request.path)
+        return _problem(500, "about:blank", "Internal Server Error", "The fault is ours; it is in the log.")
+
+
+def _known_problem(error: PenstockError) -> web.Response:
+    status, slug, title = _PROBLEMS[type(error)]
+    detail = str(error)
+    headers: dict[str, str] = {}
+    members: dict[str, Any] = {}
+    match error:
+        case InvalidRequest(flaws=flaws):
+            members = _flaws(flaws)
+        case LimitPassed(flaws=flaws, limit=limit):
+            members = {**limit, **_flaws(flaws)}
+        case Unavailable() | AcceptanceLost():
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            get_log().error(Event.AWS_UNAVAILABLE, error=detail)
+        case Misconfigured():
+            get_log().error(Event.REQUEST_BROKE, error=detail)
+            detail = "The fault is on our side; it is in the log."
+    return _problem(status, f"urn:penstock:problem:{slug}", title, detail, members=members, headers=headers)
+
+
+def _flaws(flaws: tuple[Flaw, ...]) -> dict[str, Any]:
+    if not flaws:
+        return {}
+    shown = [{"pointer": flaw.pointer, "detail": flaw.detail} for flaw in flaws[:MOST_FLAWS]]
+    return {"errorCount": len(flaws), "errors": shown}
+
+
+def _route_hint(request: web.Request, error: web.HTTPException) -> str:
+    if error.status == HTTPStatus.NOT_FOUND:
+        return f"Nothing is at {request.path}; batches are posted to /batch."
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"{request.path} takes {', '.join(sorted(error.allowed_methods))}, not {request.method}."
+    return error.text or error.reason
+
+
+def _problem(
+    status: int,
+    kind: str,
+    title: str,
+    detail: str,
+    *,
+    members: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> web.Response:
+    body = {"type": kind, "title": title, "status": int(status), "detail": detail, **(members or {})}
+    return json_answer(body, status=status, headers=headers, content_type=CONTENT_TYPE)

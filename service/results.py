@@ -1,0 +1,143 @@
+"""GET /batch/{id}/results: the outcomes recorded so far, in the order of the operations.
+
+NDJSON of all of them, a line each; or with `?limit=`, or as JSON, a page and a cursor to the next. While the batch runs
+an answer holds what is recorded at that moment; it is complete once the batch is final.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from penstock.batch import Batch
+from penstock.chunk import planned_number
+from penstock.errors import MalformedRequest, PenstockError
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState
+from penstock.store import Store
+from penstock.telemetry import Event, get_log
+from service.json_answer import encode, json_answer
+from service.negotiation import choose_type
+from service.parts import BACKEND
+from service.schemas import outcome_body, results_url
+from service.status import find_batch
+
+NDJSON = "application/x-ndjson"
+JSON = "application/json"
+PAGE_OUTCOMES = 1_000
+LONGEST_PAGE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the results: after operation `index`, which is in planned chunk `chunk`."""
+
+    chunk: int = 0
+    index: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.chunk}.{self.index}"
+
+
+async def batch_results(request: web.Request) -> web.StreamResponse:
+    batch = await find_batch(request)
+    kind = choose_type(request.headers.get("Accept"), (NDJSON, JSON))
+    state, cursor = _read_state(request), _read_cursor(request)
+    limit = _read_limit(request)
+    outcomes = _outcomes(request.app[BACKEND].store, batch, cursor, state)
+    if kind == NDJSON and limit is None:
+        return await _stream(request, outcomes)
+    page, following = await _page(outcomes, limit or PAGE_OUTCOMES)
+    return _page_answer(batch, kind, page, following, _kept_query(state, limit))
+
+
+async def _outcomes(
+    store: Store, batch: Batch, cursor: Cursor, state: OutcomeState | None
+) -> AsyncIterator[tuple[Cursor, Outcome]]:
+    async for family in store.read_records(batch, cursor.chunk):
+        chunk = planned_number(family[0].chunk_id)
+        for outcome in _merge(family):
+            if outcome.index > cursor.index and state in {None, outcome.state}:
+                yield Cursor(chunk, outcome.index), outcome
+
+
+def _merge(family: list[ChunkRecord]) -> list[Outcome]:
+    """The outcomes of a planned chunk and of all that followed from it; a later outcome supersedes an earlier one."""
+    latest = {outcome.index: outcome for record in family for outcome in record.outcomes}
+    return [latest[index] for index in sorted(latest)]
+
+
+async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Outcome]]) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Type": NDJSON})
+    await answer.prepare(request)
+    try:
+        async for _, outcome in outcomes:
+            await answer.write(encode(outcome_body(outcome)) + b"\n")
+    except PenstockError as error:
+        # The status is on its way already: only a connection that breaks off can tell that something is missing.
+        get_log().error(Event.REQUEST_BROKE, path=request.path, error=str(error))
+        if request.transport is not None:
+            request.transport.abort()
+        return answer
+    await answer.write_eof()
+    return answer
+
+
+async def _page(outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int) -> tuple[list[Outcome], Cursor | None]:
+    """Up to `limit` outcomes, and the place after them if there are more."""
+    page: list[Outcome] = []
+    last = Cursor()
+    async for place, outcome in outcomes:
+        if len(page) == limit:
+            return page, last
+        page.append(outcome)
+        last = place
+    return page, None
+
+
+def _page_answer(
+    batch: Batch, kind: str, page: list[Outcome], following: Cursor | None, query: dict[str, str]
+) -> web.Response:
+    headers = {}
+    if following is not None:
+        url = f"{results_url(batch.id)}?{urlencode({**query, 'cursor': str(following)})}"
+        headers["Link"] = f'<{url}>; rel="next"'
+    bodies = [outcome_body(outcome) for outcome in page]
+    if kind == NDJSON:
+        lines = b"".join(encode(body) + b"\n" for body in bodies)
+        return web.Response(body=lines, headers=headers, content_type=NDJSON)
+    return json_answer({"results": bodies, "nextCursor": str(following) if following else None}, headers=headers)
+
+
+def _kept_query(state: OutcomeState | None, limit: int | None) -> dict[str, str]:
+    kept = {"status": state, "limit": limit}
+    return {name: str(value) for name, value in kept.items() if value is not None}
+
+
+def _read_state(request: web.Request) -> OutcomeState | None:
+    given = request.query.get("status")
+    if given is None:
+        return None
+    try:
+        return OutcomeState(given)
+    except ValueError:
+        raise MalformedRequest(f"status is one of {', '.join(OutcomeState)}; {given!r} is none of them.") from None
+
+
+def _read_cursor(request: web.Request) -> Cursor:
+    given = request.query.get("cursor")
+    if given is None:
+        return Cursor()
+    chunk, _, index = given.partition(".")
+    if not (chunk.isdecimal() and index.isdecimal() and len(given) < 20):
+        raise MalformedRequest(f"Take the cursor from an earlier answer; {given!r} is none.")
+    return Cursor(int(chunk), int(index))
+
+
+def _read_limit(request: web.Request) -> int | None:
+    given = request.query.get("limit")
+    if given is None:
+        return None
+    if not (given.isdecimal() and len(given) < 8 and 1 <= int(given) <= LONGEST_PAGE):
+        raise MalformedRequest(f"limit is a number from 1 to {LONGEST_PAGE:,}; {given!r} is not.")
+    return int(given)

@@ -1,0 +1,94 @@
+"""Request and response bodies: JSON in camelCase."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from penstock.batch import Batch, Counts, estimate_finish
+from penstock.outcome import Outcome, OutcomeState
+
+LONGEST_ID = 128
+LONGEST_PATH = 2_048
+
+
+class OperationRequest(BaseModel):
+    """One operation as a client writes it. Its `body` is validated later, by its handler's model."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)] | None = None
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: Annotated[str, StringConstraints(pattern=r"^/", max_length=LONGEST_PATH)]
+    body: Any = None
+
+
+class BatchRequest(BaseModel):
+    """The envelope; each operation is validated by itself, so that one that is wrong hides nothing about the others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    operations: Annotated[list[Any], Field(min_length=1)]
+    atomic: bool = False
+
+
+def outcome_body(outcome: Outcome) -> dict[str, Any]:
+    body: dict[str, Any] = {"id": outcome.id, "status": outcome.status}
+    if outcome.state is OutcomeState.SUCCEEDED:
+        body["result"] = outcome.result
+    else:
+        body["error"] = outcome.error
+    return body
+
+
+def answered_body(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The answer to a batch that was run at once."""
+    succeeded = sum(outcome.state is OutcomeState.SUCCEEDED for outcome in outcomes)
+    return {
+        "summary": {"total": len(outcomes), "succeeded": succeeded, "failed": len(outcomes) - succeeded},
+        "results": [outcome_body(outcome) for outcome in outcomes],
+    }
+
+
+def accepted_body(batch_id: str) -> dict[str, Any]:
+    return {"batchId": batch_id, "statusUrl": status_url(batch_id), "resultsUrl": results_url(batch_id)}
+
+
+def status_body(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
+    return {
+        "batchId": batch.id,
+        "status": batch.state,
+        "total": batch.total,
+        "completed": counts.completed,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "cancelled": counts.cancelled,
+        "expired": counts.expired,
+        "progress": _progress(counts.completed, batch.total),
+        "createdAt": _time(batch.created_at),
+        "acceptedAt": _time(batch.accepted_at),
+        "startedAt": _time(batch.started_at),
+        "finishedAt": _time(batch.finished_at),
+        "eta": _time(estimate_finish(batch, counts.completed, now)),
+        "resultsUrl": results_url(batch.id),
+    }
+
+
+def status_url(batch_id: str) -> str:
+    return f"/batch/{batch_id}/status"
+
+
+def results_url(batch_id: str) -> str:
+    return f"/batch/{batch_id}/results"
+
+
+def _progress(completed: int, total: int) -> float:
+    """Down to four digits, so that it says 1.0 only when nothing is open."""
+    return completed * 10_000 // total / 10_000
+
+
+def _time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

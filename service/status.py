@@ -1,0 +1,28 @@
+"""GET /batch/{id}/status: how far a batch is."""
+
+from aiohttp import web
+
+from penstock.batch import Batch, BatchState, sum_counts
+from penstock.errors import UnknownBatch
+from service.json_answer import json_answer
+from service.parts import BACKEND, CLOCK, tenant_of
+from service.schemas import status_body
+
+POLL_SECONDS = 1
+
+
+async def batch_status(request: web.Request) -> web.Response:
+    """Reads the batch first and its counts after it: so a final state never comes with counts of before."""
+    batch = await find_batch(request)
+    counts = await request.app[BACKEND].store.read_counts(batch.id, range(len(batch.group_totals)))
+    body = status_body(batch, sum_counts(counts.values()), request.app[CLOCK].now())
+    return json_answer(body, headers={} if batch.is_final else {"Retry-After": str(POLL_SECONDS)})
+
+
+async def find_batch(request: web.Request) -> Batch:
+    """The batch that the path names, if it is the tenant's own. One that was never accepted does not exist."""
+    batch_id = request.match_info["batch_id"]
+    batch = await request.app[BACKEND].store.read_batch(batch_id)
+    if batch is None or batch.state is BatchState.ACCEPTING or batch.tenant != tenant_of(request):
+        raise UnknownBatch(batch_id)
+    return batch
