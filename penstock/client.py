@@ -95,6 +95,7 @@ class Problem(_Body):
     title: str = ""
     detail: str = ""
     errors: list[ProblemError] = Field(default_factory=list)
+    error_count: int = 0  # where not all of them are in `errors`
     max_operations: int | None = None
     max_body_bytes: int | None = None
 
@@ -481,24 +482,25 @@ class Submission:
 
         The first batch goes alone: a limit, a wrong path, a missing server is told once, before more is sent.
         """
-        async with asyncio.TaskGroup() as followers:
-            await self._post_next(followers)
-            await asyncio.gather(*(self._post_rest(followers) for _ in range(self._pace.posts_in_flight)))
+        async with asyncio.TaskGroup() as tasks:
+            await self._post_next(tasks)
+            for _ in range(self._pace.posts_in_flight):
+                tasks.create_task(self._post_rest(tasks))
         self.accepted.sort(key=lambda batch: batch.span.start)
 
-    async def _post_rest(self, followers: asyncio.TaskGroup) -> None:
+    async def _post_rest(self, tasks: asyncio.TaskGroup) -> None:
         while self._open and not self.stopped_by:
             if (wait := self._resume_at - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
             else:
-                await self._post_next(followers)
+                await self._post_next(tasks)
 
-    async def _post_next(self, followers: asyncio.TaskGroup) -> None:
+    async def _post_next(self, tasks: asyncio.TaskGroup) -> None:
         span = self._take()
         self._posting.append(span)
         answer = await self._client.post(self.file, span)
         self._posting.remove(span)
-        self._settle(span, answer, followers)
+        self._settle(span, answer, tasks)
 
     def _take(self) -> range:
         _, span = heapq.heappop(self._open)
@@ -510,13 +512,13 @@ class Submission:
     def _put_back(self, span: range) -> None:
         heapq.heappush(self._open, (span.start, span))
 
-    def _settle(self, span: range, answer: Answer, followers: asyncio.TaskGroup) -> None:
+    def _settle(self, span: range, answer: Answer, tasks: asyncio.TaskGroup) -> None:
         match answer:
             case AcceptedBatch():
                 self._turned_away = 0
                 self.accepted.append(answer)
                 self._screen.show(self.counts)
-                followers.create_task(self._follow(answer))
+                tasks.create_task(self._follow(answer))
             case Uncertain():
                 self._uncertain.append(span)
                 self._stop(span, answer)

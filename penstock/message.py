@@ -9,7 +9,7 @@ again and does not read them.
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from backports import zstd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,12 +34,12 @@ _NOT_ALLOWED = {b"\xef\xbf\xbe": b"\\ufffe", b"\xef\xbf\xbf": b"\\uffff"}
 class _Envelope(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    v: int
+    v: Literal[1]
     batch: str = Field(min_length=1)
     chunk: str = Field(pattern=r"^\d+(\.d?\d+)*$")
     attempt: int = Field(ge=1)
     not_before: float | None = None
-    operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1, strict=False)
+    operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1)
 
 
 def encode_operation(operation: Operation) -> bytes:
@@ -101,17 +101,11 @@ def encode_dead_letters(chunk: Chunk, failures: Sequence[Outcome], *, message_by
 
 def decode_chunk(text: str) -> Chunk:
     """The chunk that a message holds. Raises UnreadableMessage, saying why."""
-    content = _parse(_unpack(text))
-    if isinstance(content, dict) and isinstance(content.get("v"), int) and content["v"] > VERSION:
-        raise UnreadableMessage(
-            f"The message has format version {content['v']}; this program reads up to {VERSION}: update it."
-        )
+    content = _unpack(text)
     try:
-        envelope = _Envelope.model_validate(content)
+        envelope = _Envelope.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = "/".join(map(str, first["loc"])) or "the message"
-        raise UnreadableMessage(f"The message is not a chunk: {where}: {first['msg']}.") from error
+        raise UnreadableMessage(_why_unreadable(content, error)) from error
     return Chunk(
         batch_id=envelope.batch,
         id=envelope.chunk,
@@ -161,8 +155,12 @@ def _unpack(text: str) -> bytes:
     return unpacked
 
 
-def _parse(content: bytes) -> Any:
-    try:
-        return from_json(content)
-    except ValueError as error:
-        raise UnreadableMessage(f"The message is not JSON: {error}.") from error
+def _why_unreadable(content: bytes, error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return f"The message is not JSON: {first['msg']}."
+    match from_json(content):
+        case {"v": int(version)} if version > VERSION:
+            return f"The message has format version {version}; this program reads up to {VERSION}: update it."
+    where = "/".join(map(str, first["loc"])) or "as a whole"
+    return f"The message is not a chunk: {where}: {first['msg']}."

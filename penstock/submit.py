@@ -83,8 +83,7 @@ def submit(  # noqa: PLR0917 - the command line names them
 ) -> None:
     """Post a file of operations, follow it to the end, and print what it came to.
 
-    Exits 0 if every operation succeeded (with --expect: ended as expected), 1 if any did not, and 2 if not all of
-    them could be submitted.
+    Exit code: 0 if all succeeded (with --expect: ended as expected), 1 if any did not, 2 if not all were submitted.
     """
     server = _server(url)
     try:
@@ -284,7 +283,7 @@ def _tell_refusal(file: OperationsFile, span: range, status: int, problem: Probl
     _complain(f"The server refused {file.places([span])} ({status} {_one_line(str(problem))}).")
     for error in problem.errors[:_LISTED]:
         _complain(f"  {_place_of_error(file, span, error)}: {_one_line(error.detail)}")
-    if (more := len(problem.errors) - _LISTED) > 0:
+    if (more := max(problem.error_count, len(problem.errors)) - _LISTED) > 0:
         _complain(f"  and {more:,} more")
 
 
@@ -335,10 +334,10 @@ class ProgressBar(Progress):
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console or Console(stderr=True),
         )
-        self._bar = self.add_task("", total=total, failed=0)
+        self._bar = self.add_task("", total=total, failed=0, visible=False)
 
     def show(self, counts: Counts) -> None:
-        self.update(self._bar, completed=counts.completed, total=counts.total, failed=counts.failed)
+        self.update(self._bar, completed=counts.completed, total=counts.total, failed=counts.failed, visible=True)
 
     def say(self, sentence: str) -> None:
         self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -346,7 +345,8 @@ class ProgressBar(Progress):
 
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        """The pace of the last half minute; at the end, that of the whole."""
+        speed = task.completed / task.finished_time if task.finished_time else task.speed
         return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
 
 

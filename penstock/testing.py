@@ -1,0 +1,211 @@
+"""In-memory queue and store and a clock to turn by hand: what an application's tests can run Penstock on.
+
+They keep the contracts of `queue.py` and `store.py`, leases and conditions included; one suite runs against them and
+against the real adapters. They hold everything in one process, and nothing outlives it.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from penstock.backend import Backend
+from penstock.batch import FINAL_STATES, Batch, BatchState, Counts
+from penstock.chunk import Chunk, group_of, planned_number
+from penstock.clock import Clock, SystemClock
+from penstock.errors import AcceptanceLost
+from penstock.outcome import ChunkRecord
+from penstock.queue import Delivery, Message
+from penstock.store import Traces
+
+POLL_SECONDS = 0.005
+
+
+class FakeClock:
+    """Time moves only by `advance`, and by `sleep`, which passes at once."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+
+@dataclass
+class _Kept:
+    """A message on the in-memory queue; `receipt` is that of its last delivery."""
+
+    id: str
+    message: Message
+    visible_at: float
+    receive_count: int = 0
+    receipt: str | None = None
+
+
+class MemoryQueue:
+    """`deleted` counts what was acknowledged."""
+
+    def __init__(self, clock: Clock | None = None, visibility_seconds: float = 30) -> None:
+        self._clock = clock or SystemClock()
+        self._visibility_seconds = visibility_seconds
+        self._numbers = itertools.count(1)
+        self._kept: dict[str, _Kept] = {}
+        self.deleted = 0
+
+    @property
+    def messages(self) -> list[Message]:
+        """What is on the queue, delivered or not."""
+        return [kept.message for kept in self._kept.values()]
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            message_id = f"m{next(self._numbers)}"
+            visible_at = self._clock.now() + message.delay_seconds
+            self._kept[message_id] = _Kept(message_id, message, visible_at)
+
+    async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
+        give_up_at = self._clock.monotonic() + wait_seconds
+        while True:
+            visible = [kept for kept in self._kept.values() if kept.visible_at <= self._clock.now()]
+            if visible or self._clock.monotonic() >= give_up_at:
+                return [self._deliver(kept) for kept in visible[: min(limit, 10)]]
+            await self._clock.sleep(POLL_SECONDS)
+
+    async def delete(self, delivery: Delivery) -> None:
+        if self._held(delivery) is not None:
+            del self._kept[delivery.message_id]
+            self.deleted += 1
+
+    async def extend(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
+        lost = []
+        for delivery in deliveries:
+            kept = self._held(delivery)
+            if kept is None:
+                lost.append(delivery)
+            else:
+                kept.visible_at = self._clock.now() + seconds
+        return lost
+
+    async def depth(self) -> int:
+        return sum(kept.visible_at <= self._clock.now() for kept in self._kept.values())
+
+    def _deliver(self, kept: _Kept) -> Delivery:
+        kept.receive_count += 1
+        kept.visible_at = self._clock.now() + self._visibility_seconds
+        kept.receipt = f"{kept.id}#{kept.receive_count}"
+        return Delivery(kept.id, kept.message.body, kept.receipt, kept.receive_count, kept.message.tenant)
+
+    def _held(self, delivery: Delivery) -> _Kept | None:
+        """The message, while this delivery is its last and its lease has not ended."""
+        kept = self._kept.get(delivery.message_id)
+        if kept is None or kept.receipt != delivery.receipt or kept.visible_at <= self._clock.now():
+            return None
+        return kept
+
+
+@dataclass
+class _Group:
+    counts: Counts = field(default_factory=Counts)
+    done: set[str] = field(default_factory=set)
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self._batches: dict[str, Batch] = {}
+        self._groups: dict[tuple[str, int], _Group] = {}
+        self._records: dict[tuple[str, str], ChunkRecord] = {}
+        self._released: dict[tuple[str, str], set[int]] = {}
+
+    async def create_batch(self, batch: Batch) -> None:
+        self._batches[batch.id] = batch
+
+    async def accept_batch(self, batch_id: str, at: float) -> None:
+        batch = self._batches[batch_id]
+        if batch.accepted_at == at:
+            return
+        if batch.state is not BatchState.ACCEPTING or at > batch.accept_by:
+            raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.")
+        self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
+
+    async def read_batch(self, batch_id: str) -> Batch | None:
+        return self._batches.get(batch_id)
+
+    async def start_batch(self, batch_id: str, at: float) -> None:
+        batch = self._batches[batch_id]
+        if batch.state is BatchState.QUEUED:
+            self._batches[batch_id] = replace(batch, state=BatchState.PROCESSING, started_at=at)
+
+    async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
+        key = batch_id, chunk_id
+        return Traces(self._records.get(key), frozenset(self._released.get(key, ())))
+
+    async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
+        self._released.setdefault((batch.id, chunk_id), set()).add(receive_count)
+
+    async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        return self._records.setdefault((batch.id, record.chunk_id), record)
+
+    async def count_chunk(self, batch: Batch, chunk: Chunk, counts: Counts) -> Counts:
+        group = self._groups.setdefault((batch.id, chunk.group), _Group())
+        if chunk.id not in group.done:
+            group.done.add(chunk.id)
+            group.counts += counts
+        return group.counts
+
+    async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
+        batch = self._batches.get(batch_id)
+        if batch is None:
+            return frozenset()
+        batch = replace(batch, finished_groups=batch.finished_groups | {group})
+        self._batches[batch_id] = batch
+        return batch.finished_groups
+
+    async def read_counts(self, batch_id: str, groups: Sequence[int]) -> dict[int, Counts]:
+        return {group: self._groups.get((batch_id, group), _Group()).counts for group in groups}
+
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
+        batch = self._batches[batch_id]
+        if batch.state in FINAL_STATES or batch.state is BatchState.ACCEPTING:
+            return False
+        self._batches[batch_id] = replace(batch, state=state, finished_at=at)
+        return True
+
+    async def read_records(self, batch: Batch, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
+        ids = [chunk_id for batch_id, chunk_id in self._records if batch_id == batch.id]
+        ids = [chunk_id for chunk_id in ids if planned_number(chunk_id) >= first_chunk]
+        for _, family in itertools.groupby(sorted(ids, key=_order), key=planned_number):
+            yield [self._records[batch.id, chunk_id] for chunk_id in family]
+
+    async def check(self) -> None:
+        pass
+
+
+def _order(chunk_id: str) -> tuple[int, int, str]:
+    return group_of(chunk_id), planned_number(chunk_id), chunk_id
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryParts:
+    """A backend in memory, its parts with their own types."""
+
+    chunks: MemoryQueue
+    dead_letters: MemoryQueue
+    store: MemoryStore
+
+    @property
+    def backend(self) -> Backend:
+        return Backend(self.chunks, self.dead_letters, self.store)
+
+
+def memory_parts(clock: Clock | None = None, visibility_seconds: float = 30) -> MemoryParts:
+    return MemoryParts(MemoryQueue(clock, visibility_seconds), MemoryQueue(clock, visibility_seconds), MemoryStore())
