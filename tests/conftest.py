@@ -1,0 +1,68 @@
+"""Fixtures for all tests: an AWS, settings under a name of their own, the backend that they open."""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from infra.provision import provision
+from penstock.backend import Backend, open_backend
+from penstock.settings import Settings
+from tests.support.aws import Aws, scrubbed_environment, start_aws
+from tests.support.backends import REQUIRED
+
+MakeSettings = Callable[..., Settings]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the real servers runs in one worker: they are started once."""
+    for item in items:
+        if "real" in item.name:
+            item.add_marker(pytest.mark.xdist_group("real"))
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = scrubbed_environment()
+    for name in list(os.environ):
+        if name not in kept and name != REQUIRED:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", params=["embedded", "real"])
+def aws(request: pytest.FixtureRequest) -> Iterator[Aws]:
+    with start_aws(request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def make_settings(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
+    """Settings for this test alone: fast to wait, and prefixed so that no other test sees its queues and table."""
+    for name, value in aws.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def make(**changes: Any) -> Settings:
+        quick: dict[str, Any] = {
+            "name": f"test-{secrets.token_hex(4)}",
+            "receive_wait_seconds": 1,
+            "backoff_seconds": 0,
+            "grace_seconds": 5,
+        }
+        return Settings(**{**quick, **changes})
+
+    return make
+
+
+@pytest.fixture
+async def backend(settings: Settings) -> AsyncIterator[Backend]:
+    """The provisioned queues and table of `settings`, which a test module may override."""
+    provision(settings)
+    async with open_backend(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings()

@@ -1,0 +1,37 @@
+"""What stands in for AWS in tests: the embedded AWS, and the real servers, ElasticMQ with DynamoDB Local."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from infra.embedded import EmbeddedAws
+from infra.local.servers import local_servers
+from tests.support.backends import real_servers_or_skip
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """`environment` is all a program needs to find it."""
+
+    kind: str
+    environment: Mapping[str, str]
+
+
+@contextmanager
+def start_aws(kind: str) -> Iterator[Aws]:
+    if kind == "embedded":
+        with EmbeddedAws() as url:
+            yield Aws(kind, {"AWS_ENDPOINT_URL": url, **CREDENTIALS})
+        return
+    real_servers_or_skip()
+    with local_servers() as servers:
+        endpoints = {"AWS_ENDPOINT_URL_SQS": servers.sqs_url, "AWS_ENDPOINT_URL_DYNAMODB": servers.dynamodb_url}
+        yield Aws(kind, {**endpoints, **CREDENTIALS})
+
+
+def scrubbed_environment() -> dict[str, str]:
+    """The environment without what could lead a test to somebody's account or settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PENSTOCK_"))}

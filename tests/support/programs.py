@@ -1,0 +1,116 @@
+"""Penstock's programs as real processes, for tests that kill them."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import aiohttp
+
+from tests.support.waiting import UNIT_SECONDS, eventually
+
+
+@dataclass
+class Program:
+    """A program and the file that its output goes to."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def ended(self, units: float = 30) -> int:
+        """Its exit code."""
+        return await asyncio.wait_for(self.process.wait(), units * UNIT_SECONDS)
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+
+@dataclass
+class Programs:
+    """Starts programs; whatever is still running at the end is killed."""
+
+    environment: Mapping[str, str]
+    folder: Path
+    _started: list[Program] = field(default_factory=list)
+
+    async def start(self, module: str, *arguments: str, **environment: str) -> Program:
+        log = self.folder / f"{len(self._started)}-{module}.log"
+        with log.open("wb") as output:
+            program = Program(await self._spawn(module, arguments, environment, output), log)
+        self._started.append(program)
+        return program
+
+    async def start_service(self, port: int, **environment: str) -> Program:
+        """A front end that answers."""
+        program = await self.start("service", "--port", str(port), **environment)
+        await until_ready(port, program)
+        return program
+
+    async def start_consumer(self, **environment: str) -> Program:
+        program = await self.start("consumer", **environment)
+
+        async def is_ready() -> bool:
+            assert program.process.returncode is None, program.output()
+            return "consumer ready" in program.output()
+
+        await eventually(is_ready)
+        return program
+
+    async def stop_all(self) -> None:
+        for program in self._started:
+            if program.process.returncode is None:
+                program.kill()
+            await program.process.wait()
+
+    async def _spawn(
+        self, module: str, arguments: tuple[str, ...], environment: Mapping[str, str], output: IO[bytes]
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", module, *arguments),
+            env={**self.environment, **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+@asynccontextmanager
+async def programs(environment: Mapping[str, str], folder: Path) -> AsyncIterator[Programs]:
+    running = Programs(environment, folder)
+    try:
+        yield running
+    finally:
+        await running.stop_all()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def until_ready(port: int, program: Program) -> None:
+    async with aiohttp.ClientSession() as session:
+
+        async def is_ready() -> bool:
+            assert program.process.returncode is None, program.output()
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/health/ready") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(is_ready)

@@ -1,0 +1,24 @@
+"""Waiting for a condition with a deadline; no test sleeps and hopes."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# All deadlines are multiples of this: raise it on a slow machine.
+UNIT_SECONDS = float(os.environ.get("TEST_UNIT_SECONDS", "1"))
+POLL_SECONDS = 0.02
+
+
+async def eventually(condition: Callable[[], Awaitable[T]], units: float = 20) -> T:
+    """The first true answer of a condition; fails with the last false one after `units`."""
+    deadline = asyncio.get_running_loop().time() + units * UNIT_SECONDS
+    while True:
+        answer = await condition()
+        if answer:
+            return answer
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"It did not come true within {units * UNIT_SECONDS:g} s; the last answer: {answer!r}")
+        await asyncio.sleep(POLL_SECONDS)
