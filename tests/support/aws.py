@@ -23,8 +23,8 @@ class Aws:
 @contextmanager
 def start_aws(kind: str) -> Iterator[Aws]:
     if kind == "embedded":
-        with EmbeddedAws() as url:
-            yield Aws(kind, {"AWS_ENDPOINT_URL": url, **CREDENTIALS})
+        with EmbeddedAws() as embedded:
+            yield Aws(kind, {"AWS_ENDPOINT_URL": embedded.url, **CREDENTIALS})
         return
     real_servers_or_skip()
     with local_servers() as servers:
