@@ -1,27 +1,25 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format lint types test check run clean
+.PHONY: help run test check format lint types acceptance lock setup clean
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## make .venv with everything in it, as locked
+run: $(READY) ## everything on this machine, with the users example (ARGS=--once ends after the summary)
+	@$(BIN)/python -m examples.users $(ARGS)
 
-$(READY): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Penstock needs Python 3.11 or newer: install it, or name yours with 'make PYTHON=...'." >&2; exit 1; }
-	@echo "Setting up $(VENV) (once; about a minute) ..."
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+test: $(READY) ## all tests; those that need Java are skipped by name where there is none
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
-lock: ## pin every dependency anew, with hashes (needs uv)
-	uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --universal --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade -o requirements.lock
+acceptance: $(READY) ## the stories with real processes only
+	$(BIN)/pytest -n 2 --dist loadgroup tests/acceptance $(ARGS)
+
+check: lint types test ## what CI runs
 
 format: $(READY) ## lay out the code
 	$(BIN)/ruff format .
@@ -34,10 +32,21 @@ lint: $(READY) ## layout and lint
 types: $(READY) ## strict type check, tests included
 	$(BIN)/mypy
 
-test: $(READY) ## every test
-	$(BIN)/pytest
+lock: ## pin every dependency anew, with hashes (needs uv)
+	uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --universal --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade -o requirements.lock
 
-check: lint types test ## what CI runs
+setup: $(READY) ## make .venv with everything in it, as locked
+
+$(READY): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Penstock needs Python 3.11 or newer: install it, or name yours with 'make PYTHON=/path/to/python'." >&2; exit 1; }
+	@echo "Setting up $(VENV), once; about a minute ..."
+	@"$(PYTHON)" -m venv $(VENV) || \
+		{ echo "Python could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv." >&2; exit 1; }
+	@$(PIP) --require-hashes --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
 
 clean: ## forget the environment and what runs left behind
 	rm -rf $(VENV) .run infra/local/target
