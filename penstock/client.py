@@ -100,7 +100,8 @@ class Problem(_Body):
     max_body_bytes: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.title}: {self.detail}" if self.detail else self.title
+        """Without a full stop, to stand inside a sentence."""
+        return f"{self.title}: {self.detail.rstrip('.')}" if self.detail else self.title
 
 
 class _Status(_Body):
@@ -199,12 +200,24 @@ class _Transient(Exception):
         self.after_seconds = after_seconds
 
 
+class Screen(Protocol):
+    """Where a submission tells how it goes."""
+
+    def show(self, counts: Counts) -> None:
+        """The counts changed."""
+
+    def say(self, sentence: str) -> None:
+        """Something worth a line happened."""
+
+
 class Client:
     """The server's HTTP face, one call at a time. Used as `async with`."""
 
-    def __init__(self, url: URL, pace: Pace) -> None:
+    def __init__(self, url: URL, pace: Pace, screen: Screen) -> None:
         self._url = url
         self._pace = pace
+        self._screen = screen
+        self._is_reading = True
 
     async def __aenter__(self) -> Self:
         # A connection for each request: on one kept open, the server's closing it for idleness just as we post
@@ -227,8 +240,7 @@ class Client:
             ) as response:
                 return await self._answer(response, span)
         except aiohttp.ClientConnectorError as error:
-            is_plain = not isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError)
-            return NothingAnswers("" if is_plain else str(error))
+            return NothingAnswers("" if _is_plain(error) else str(error))
         except aiohttp.ConnectionTimeoutError:
             return NothingAnswers("")
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -290,14 +302,20 @@ class Client:
         failures = 0
         while True:
             try:
-                return await ask()
+                answer = await ask()
             except _Transient as error:
                 failures += 1
                 await self._back_off(failures, error)
+            else:
+                self._is_reading = True
+                return answer
 
     async def _back_off(self, failures: int, error: _Transient) -> None:
         if failures >= self._pace.max_attempts:
             raise OutOfReach(f"{error}, {failures} times in a row") from error
+        if self._is_reading:  # once, for all that is read at the same time
+            self._screen.say(f"No news from the server ({error}); asking again.")
+            self._is_reading = False
         after = error.after_seconds
         await asyncio.sleep(self._pace.backoff(failures) if after is None else after)
 
@@ -320,7 +338,7 @@ class Client:
                     async for outcome in stream:
                         position += 1
                         if position > seen:
-                            seen, failures = position, 0
+                            seen, failures, self._is_reading = position, 0, True
                             yield outcome
             except _Transient as error:
                 failures += 1
@@ -381,7 +399,14 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and _is_plain(error):
+        return f"nothing answers at {error.host}:{error.port}"
     return str(error) or type(error).__name__
+
+
+def _is_plain(error: aiohttp.ClientConnectorError) -> bool:
+    """Nobody listens there. Otherwise the reason is worth telling: an unknown name, a certificate."""
+    return not isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError)
 
 
 def encode_batch(file: OperationsFile, span: range) -> bytes:
@@ -422,16 +447,6 @@ class Limits:
         if most_bytes is not None and most_bytes < posted_bytes:
             return Limits(self.operations, min(most_bytes, self.body_bytes or most_bytes))
         return None
-
-
-class Screen(Protocol):
-    """Where a submission tells how it goes."""
-
-    def show(self, counts: Counts) -> None:
-        """The counts changed."""
-
-    def say(self, sentence: str) -> None:
-        """Something worth a line happened."""
 
 
 class Submission:

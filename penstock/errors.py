@@ -11,6 +11,7 @@ PenstockError
 │   └── UnknownBatch
 ├── UnreadableMessage             a message that is not a chunk of ours
 ├── AcceptanceLost                the batch was abandoned before it could be accepted
+├── AcceptanceUnknown             whether the batch was accepted could not be learnt
 └── Unavailable                   AWS does not answer or asks to slow down: the same call may work later
 
 What an application raises (`Reject`, `Retry`) is not here: see `operations.py`.
@@ -83,6 +84,14 @@ class UnreadableMessage(PenstockError):
 
 class AcceptanceLost(PenstockError):
     """The batch was not accepted within its acceptance lease: nothing of it will ever run."""
+
+
+class AcceptanceUnknown(PenstockError):
+    """AWS fell silent at the very step that accepts a batch: it runs whole or not at all, and its status will tell."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"AWS fell silent while batch {batch_id} was being accepted: it runs whole or not at all.")
+        self.batch_id = batch_id
 
 
 class Unavailable(PenstockError):

@@ -121,10 +121,10 @@ def _check_output(output: Path | None, file: Path) -> None:
 def _carry_through(file: OperationsFile, server: URL, batch_size: int, output: Path | None) -> int:
     """From the first POST to the exit code."""
     pace = Pace()
-    client = Client(server, pace)
     findings = Findings()
     total = len(file.operations)
     screen = ProgressBar(total) if sys.stderr.isatty() else ProgressLines()
+    client = Client(server, pace, screen)
     submission = Submission(client, file, batch_size, pace, screen)
     screen.say(f"{file.name}: {total:,} operation{'s' * (total != 1)} to {server}")
     try:
@@ -152,12 +152,10 @@ class Findings:
     """What the outcomes say, as they are read."""
 
     seconds: float = 0.0
-    seen: int = 0
     as_expected: int = 0
     failures: list[tuple[FileOperation, Outcome]] = field(default_factory=list)  # the first ones
 
     def add(self, operation: FileOperation, outcome: Outcome) -> None:
-        self.seen += 1
         if operation.expected is None:
             is_failure = "error" in outcome
         else:
@@ -192,6 +190,7 @@ def _print_summary(submission: Submission, findings: Findings) -> None:
         "failed": f"{counts.failed:,}",
         "cancelled": f"{counts.cancelled:,}",
         "expired": f"{counts.expired:,}",
+        **({"unknown": f"{unknown:,}"} if (unknown := counts.total - counts.completed) else {}),
         "seconds": f"{findings.seconds:,.1f}",
         "operations/s": f"{counts.completed / max(findings.seconds, 0.001):,.0f}",
     }

@@ -58,9 +58,11 @@ def configure_logging(settings: Settings, program: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     written: list[Any] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [_tracebacks(), structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     structlog.configure(
         processors=[*shared, *written],
@@ -70,6 +72,11 @@ def configure_logging(settings: Settings, program: str) -> None:
     )
     structlog.contextvars.bind_contextvars(program=program)
     _join_standard_logging(shared, written)
+
+
+def _tracebacks() -> structlog.processors.ExceptionRenderer:
+    """Without the values of variables: those are people's data."""
+    return structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def _is_json(log_format: Literal["auto", "json", "text"]) -> bool:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from penstock.errors import (
     AcceptanceLost,
+    AcceptanceUnknown,
     Flaw,
     InvalidRequest,
     LimitPassed,
@@ -21,6 +22,7 @@ from penstock.errors import (
 )
 from penstock.telemetry import Event, get_log
 from service.json_answer import json_answer
+from service.schemas import status_url
 
 CONTENT_TYPE = "application/problem+json"
 MOST_FLAWS = 1_000  # in one answer: a small request can have very many
@@ -34,6 +36,7 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     UnsupportedContent: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-content", "The body is of another type"),
     InvalidRequest: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The request is wrong"),
     AcceptanceLost: (HTTPStatus.SERVICE_UNAVAILABLE, "not-accepted", "The batch could not be accepted in time"),
+    AcceptanceUnknown: (HTTPStatus.GATEWAY_TIMEOUT, "acceptance-unknown", "Whether the batch runs is not known yet"),
     Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "A part that is needed does not answer"),
     Misconfigured: (HTTPStatus.INTERNAL_SERVER_ERROR, "misconfigured", "The service is not set up right"),
 }
@@ -73,6 +76,10 @@ def _known_problem(error: PenstockError) -> web.Response:
             members = _flaws(flaws)
         case LimitPassed(flaws=flaws, limit=limit):
             members = {**limit, **_flaws(flaws)}
+        case AcceptanceUnknown(batch_id=batch_id):
+            # No Retry-After: sending it again could make a second batch.
+            members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
+            get_log().error(Event.AWS_UNAVAILABLE, error=detail)
         case Unavailable() | AcceptanceLost():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)

@@ -73,6 +73,8 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
     try:
         async for _, outcome in outcomes:
             await answer.write(encode(outcome_body(outcome)) + b"\n")
+    except ConnectionResetError:
+        return answer  # the client has heard enough
     except PenstockError as error:
         # The status is on its way already: only a connection that breaks off can tell that something is missing.
         get_log().error(Event.REQUEST_BROKE, path=request.path, error=str(error))

@@ -8,15 +8,12 @@ from service.json_answer import json_answer
 from service.parts import BACKEND, CLOCK, tenant_of
 from service.schemas import status_body
 
-POLL_SECONDS = 1
-
 
 async def batch_status(request: web.Request) -> web.Response:
     """Reads the batch first and its counts after it: so a final state never comes with counts of before."""
     batch = await find_batch(request)
     counts = await request.app[BACKEND].store.read_counts(batch.id, range(len(batch.group_totals)))
-    body = status_body(batch, sum_counts(counts.values()), request.app[CLOCK].now())
-    return json_answer(body, headers={} if batch.is_final else {"Retry-After": str(POLL_SECONDS)})
+    return json_answer(status_body(batch, sum_counts(counts.values()), request.app[CLOCK].now()))
 
 
 async def find_batch(request: web.Request) -> Batch:

@@ -8,7 +8,7 @@ from ulid import ULID
 
 from penstock.batch import Batch, BatchState
 from penstock.chunk import Operation, plan_chunks, plan_groups
-from penstock.errors import Flaw, InvalidRequest, LimitPassed, Unavailable
+from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, LimitPassed, Unavailable
 from penstock.message import encode_operation, join_message, room_in_message, size_on_the_queue
 from penstock.queue import Message
 from penstock.telemetry import Event, get_log
@@ -100,8 +100,6 @@ async def _mark_accepted(request: web.Request, batch_id: str) -> None:
             await backend.store.accept_batch(batch_id, at)
             return
         except Unavailable as error:
-            trouble = error
+            if repeat == ACCEPT_REPEATS - 1:
+                raise AcceptanceUnknown(batch_id) from error
         await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)
-    raise Unavailable(
-        f"Whether the batch was accepted is not known; {status_url(batch_id)} will tell, once AWS answers. {trouble}"
-    ) from trouble
