@@ -1,0 +1,52 @@
+"""What is mended in moto for every request: what it costs to route one, and to forget it.
+
+And one thing that is wrong: moto reads every body as a form. A message or an item that has `&Action=DeleteQueue&`
+somewhere in its text deletes the queue.
+"""
+
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+from moto.core import responses
+from moto.core.utils import camelcase_to_underscores, method_names_from_class
+from moto.dynamodb.models.dynamo_type import Item
+from moto.dynamodb.models.table import Table
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.sqs.models import Message
+
+
+class Dispatcher(DomainDispatcherApplication):
+    """moto's WSGI application. It remembers which service answers for a host name.
+
+    moto itself lists its own folder and tries 170 patterns, once more for each request.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(create_backend_app)
+        self._services: dict[str | None, Any] = {}
+
+    def get_backend_for_host(self, host: str | None) -> Any:
+        if host not in self._services:
+            self._services[host] = super().get_backend_for_host(host)
+        return self._services[host]
+
+
+def _form_fields(body: str, **options: Any) -> list[tuple[str, str]]:
+    """JSON is no form; moto now gets what it always got for JSON without `&` and `=`."""
+    return [(body, "")] if body.startswith("{") else parse_qsl(body, **options)
+
+
+def _untracked(kind: type, *_: Any, **__: Any) -> Any:
+    """For its dashboard moto keeps whatever it makes in a list: also each message and item, and each copy of one."""
+    return object.__new__(kind)
+
+
+MENDS: tuple[tuple[object, str, object], ...] = (
+    (responses, "parse_qsl", _form_fields),
+    (responses, "method_names_from_class", cache(method_names_from_class)),
+    (responses, "camelcase_to_underscores", cache(camelcase_to_underscores)),
+    (Message, "__new__", staticmethod(_untracked)),
+    (Item, "__new__", staticmethod(_untracked)),
+    (Table, "__new__", staticmethod(_untracked)),
+)
