@@ -15,9 +15,14 @@ from aiohttp import ClientError as HttpClientError
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConfigParseError,
+    InvalidConfigError,
+    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
+    ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
 )
 
 from penstock.errors import Misconfigured, PenstockError, Unavailable
@@ -49,6 +54,7 @@ _NOT_ALLOWED = {
 _SLOW_DOWN = {
     "InternalServerError",
     "LimitExceededException",
+    "OverLimit",  # too many messages in flight
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
     "RequestThrottled",
@@ -111,6 +117,10 @@ def explained() -> Iterator[None]:
             "Give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. A server on this "
             "machine takes any; `penstock up` brings its own."
         ) from error
+    except (InvalidRegionError, ProfileNotFound, ConfigParseError, InvalidConfigError) as error:
+        raise Misconfigured(f"Check the AWS settings: {error}") from error
+    except ParamValidationError:
+        raise  # a fault of ours: no repetition mends it
     except ClientError as error:
         explanation = _explain(error)
         if explanation is None:
@@ -118,6 +128,10 @@ def explained() -> Iterator[None]:
         raise explanation from error
     except (BotoCoreError, HttpClientError, TimeoutError, OSError) as error:
         raise Unavailable(f"AWS does not answer: {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        if not str(error).startswith("Invalid endpoint"):
+            raise
+        raise Misconfigured(f"Write AWS_ENDPOINT_URL as http://HOST:PORT. AWS's client says: {error}") from error
 
 
 def error_code(error: ClientError) -> str:

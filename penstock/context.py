@@ -37,7 +37,7 @@ class Reject(Exception):
             raise ValueError(f"Reject takes a status from 400 to 599, not {status}.")
         super().__init__(detail)
         self.status = status
-        self.detail = detail
+        self.detail = str(detail)
 
 
 class Retry(Exception):
@@ -52,5 +52,5 @@ class Retry(Exception):
         if after_seconds is not None and not 0 <= after_seconds <= LONGEST_WAIT_SECONDS:
             raise ValueError(f"Retry takes after_seconds from 0 to {LONGEST_WAIT_SECONDS:,}, not {after_seconds}.")
         super().__init__(detail)
-        self.detail = detail
+        self.detail = str(detail)
         self.after_seconds = after_seconds

@@ -41,8 +41,16 @@ class DynamoDbStore:
         self._table = table
 
     async def create_batch(self, batch: Batch) -> None:
-        with explained():
-            await self._client.put_item(TableName=self._table, Item=_batch_to_item(batch))
+        try:
+            with explained():
+                await self._client.put_item(
+                    TableName=self._table,
+                    Item=_batch_to_item(batch),
+                    ConditionExpression="attribute_not_exists(pk)",
+                )
+        except ClientError as error:
+            # Ids are unique, so it is ours: a call that was long under way must not undo what came after it.
+            _standing(error)
 
     async def accept_batch(self, batch_id: str, at: float) -> None:
         try:

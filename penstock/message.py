@@ -35,10 +35,10 @@ class _Envelope(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     v: Literal[1]
-    batch: str = Field(min_length=1)
-    chunk: str = Field(pattern=r"^\d+(\.d?\d+)*$")
+    batch: str = Field(pattern=r"^[0-9A-Za-z_-]{1,40}$")  # it becomes part of keys
+    chunk: str = Field(pattern=r"^[0-9]{1,8}(\.d?[0-9]+)*$")
     attempt: int = Field(ge=1)
-    not_before: float | None = None
+    not_before: float | None = Field(None, allow_inf_nan=False)
     operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1)
 
 
@@ -143,11 +143,13 @@ def _units(size: int) -> int:
 
 
 def _unpack(text: str) -> bytes:
-    if not text.startswith(_COMPRESSED):
-        return text.encode()
     try:
+        if not text.startswith(_COMPRESSED):
+            return text.encode()
         packed = base64.b64decode(text[len(_COMPRESSED) :], validate=True)
         unpacked = zstd.ZstdDecompressor().decompress(packed, MAX_UNPACKED_BYTES + 1)
+    except UnicodeEncodeError as error:
+        raise UnreadableMessage("The message is not Unicode: it holds half of a surrogate pair.") from error
     except (binascii.Error, ValueError, zstd.ZstdError) as error:
         raise UnreadableMessage(f"The message is compressed and damaged: {error}.") from error
     if len(unpacked) > MAX_UNPACKED_BYTES:

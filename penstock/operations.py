@@ -103,6 +103,8 @@ class Operations(Generic[T]):
             timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
             max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         ) -> Registrar:
+            if not isinstance(path, str):
+                raise Misconfigured(f"Give the path: @operations.{method.lower()}(path), with parentheses.")
             policy = Policy(status, timeout_seconds, max_attempts)
 
             def register(handler: Callable[P, Awaitable[R]], /) -> Callable[P, Awaitable[R]]:
@@ -114,8 +116,9 @@ class Operations(Generic[T]):
         return registrar
 
     def _add(self, route: Route) -> None:
-        if any(route.name == known.name for known in self.routes):
-            raise Misconfigured(f"Register {route.name} once: two handlers claim it.")
+        twins = [known for known in self.routes if known.method == route.method and known.shape == route.shape]
+        if twins:
+            raise Misconfigured(f"Register {route.name} once: {twins[0].name} has a handler already.")
         if route.has_parameters:
             self._with_parameters[route.method].append(route)
         else:
@@ -125,13 +128,13 @@ class Operations(Generic[T]):
 def load_application(name: str) -> Operations[Any]:
     """The Operations that `module:attribute` names. Raises Misconfigured, saying what is the matter."""
     module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
+    if not module_name or module_name.startswith(".") or not attribute:
         raise Misconfigured(f"Name the application as MODULE:ATTRIBUTE, such as shop.bulk:operations; {name!r} is not.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the application is there; what it imports is not
         raise Misconfigured(
             f"Start Penstock where the application can be imported: there is no module {error.name!r} (for {name!r})."
         ) from error

@@ -181,13 +181,10 @@ def delay_seconds(chunk: Chunk, now: float, longest: int) -> int:
 
 
 def _wait_seconds(verdicts: Sequence[Verdict], attempt: int, backoff: Backoff, draw: float) -> float:
-    """The longest wait that a handler asked for; where none asked, what backoff says."""
-    asked = [
-        verdict.after_seconds
-        for verdict in verdicts
-        if isinstance(verdict, TryAgain) and verdict.after_seconds is not None
-    ]
-    return max(asked) if asked else backoff.delay_seconds(attempt, draw)
+    """They wait together, so as long as the one that waits longest: by its handler's word, or else by the backoff."""
+    by_backoff = backoff.delay_seconds(attempt, draw)
+    asked = [verdict.after_seconds for verdict in verdicts if isinstance(verdict, TryAgain)]
+    return max(by_backoff if seconds is None else seconds for seconds in asked)
 
 
 def _next_id(chunk: Chunk, already: Sequence[FollowUp]) -> str:

@@ -4,11 +4,11 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import ErrorDetails, to_json
 
 from penstock.context import Context
@@ -64,6 +64,11 @@ class Route:
         return f"{self.method} {self.path}"
 
     @property
+    def shape(self) -> str:
+        """The path whatever its parameters are called: two routes of one shape match the same paths."""
+        return _PLACEHOLDER.sub("{}", self.path)
+
+    @property
     def has_parameters(self) -> bool:
         return bool(self.signature.path_parameters)
 
@@ -89,6 +94,8 @@ class Route:
                 arguments[name] = adapter.validate_python(unquote(texts[name]))
             except ValidationError as error:
                 flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in _errors(error)]
+            except Exception as error:  # noqa: BLE001 - a validator stumbles over it, which is no reason to run it
+                flaws.append(Flaw("/path", f"{name}: {_stumble(error)}"))
         return arguments
 
     def _from_body(self, body: Any, flaws: list[Flaw]) -> dict[str, Any]:
@@ -105,17 +112,23 @@ class Route:
             return {name: _validate(adapter, body)}
         except ValidationError as error:
             flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in _errors(error)]
-            return {}
+        except Exception as error:  # noqa: BLE001 - as above
+            flaws.append(Flaw("/body", _stumble(error)))
+        return {}
 
 
 def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> Route:
     """Raises Misconfigured when the handler cannot be used as it is written."""
-    where = f"{method} {path} ({handler.__module__}.{handler.__qualname__})"
+    where = f"{method} {path} ({_name(handler)})"
     _check(where, path, policy)
-    if not inspect.iscoroutinefunction(handler):
+    if not (inspect.isroutine(handler) and inspect.iscoroutinefunction(handler)):
         raise Misconfigured(f"Write the handler of {where} as `async def`.")
     signature = _read_signature(handler, where, _PLACEHOLDER.findall(path))
     return Route(method, path, handler, policy, signature, _pattern(path))
+
+
+def _name(handler: AnyHandler) -> str:
+    return f"{handler.__module__}.{handler.__qualname__}" if inspect.isroutine(handler) else repr(handler)
 
 
 def _check(where: str, path: str, policy: Policy) -> None:
@@ -177,31 +190,40 @@ def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str]) -
 def _hints(handler: AnyHandler, where: str) -> dict[str, Any]:
     try:
         return get_type_hints(handler, include_extras=True)
-    except NameError as error:
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise Misconfigured(f"Define the types that {where} names where its module can see them: {error}.") from error
 
 
 def _is_context(annotation: Any) -> bool:
-    return annotation is Context or get_origin(annotation) is Context
+    """Also `Context | None`, which Pydantic would take for a body."""
+    if annotation is Context or get_origin(annotation) is Context:
+        return True
+    return any(map(_is_context, get_args(annotation)))
 
 
 def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:
     try:
-        return TypeAdapter(annotation)
-    except PydanticUserError as error:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        adapter.rebuild()  # a model that names a type not known yet is found out here, not by the first body
+        return adapter
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise Misconfigured(f"Pydantic cannot validate {name} of {where}: {error.message}") from error
 
 
 def _validate(adapter: TypeAdapter[Any], body: Any) -> Any:
-    """Validate by JSON's rules. They let a strict model take a date or an enum from a string, which Python's do not."""
-    try:
-        return adapter.validate_python(body)
-    except ValidationError:
-        return adapter.validate_json(to_json(body))
+    """Validate by JSON's rules. They let a strict model take a date or an enum from a string, which Python's do not.
+
+    So handlers and validators get a body of their own: what they change in it is not changed for the next attempt.
+    """
+    return adapter.validate_json(to_json(body))
 
 
 def _errors(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def _stumble(error: Exception) -> str:
+    return f"It could not be validated: {type(error).__name__}: {error}."
 
 
 def _sentence(error: ErrorDetails) -> str:

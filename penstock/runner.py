@@ -51,6 +51,11 @@ class Runner:
                 async with self._slots:
                     if not stop.begun.is_set():
                         verdicts[operation.index] = await self.run(operation, chunk.batch_id, chunk.attempt)
+            except asyncio.CancelledError:
+                if not stop.cut.is_set():
+                    # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
+                    verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
+                raise
             finally:
                 ended()
 
@@ -90,7 +95,9 @@ class Runner:
             if _is_being_cancelled():
                 raise
             return _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # they are about the process, or the coroutine as such
+        except BaseException as error:  # noqa: BLE001 - whatever else a handler raises becomes its operation's outcome
             return _verdict(error, operation, route, timed_out=limit.expired())
 
     @asynccontextmanager
@@ -104,6 +111,13 @@ class Runner:
 
 def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
     """The one place where what went wrong in a handler becomes a verdict."""
+    try:
+        return _judge(error, operation, route, timed_out=timed_out)
+    except Exception:  # noqa: BLE001 - not even its text can be had, or it skipped the constructor of its base class
+        return _broke(operation, route, type(error).__name__, "")
+
+
+def _judge(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
     match error:
         case Reject():
             return failed(operation, error.status, "Rejected", error.detail, rejected=True)
@@ -130,9 +144,12 @@ def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAg
 
 
 def _to_json(route: Route, result: Any) -> Any:
-    """The result as plain JSON values, by way of its bytes: so nothing is kept that could not be written later."""
+    """The result as plain JSON values, by way of its bytes: so nothing is kept that could not be written later.
+
+    Nor read: a parser goes only so deep, and in a chunk record three brackets stand around a result.
+    """
     try:
-        return from_json(to_json(result))
+        return from_json(b"[[[%b]]]" % to_json(result))[0][0][0]
     except (PydanticSerializationError, ValueError) as error:
         raise _Unserializable(f"{route.name} returned what JSON cannot hold: {error}") from error
 

@@ -13,6 +13,7 @@ from penstock.backoff import Backoff
 from penstock.errors import Misconfigured
 
 MIB = 1024 * 1024
+DAY_SECONDS = 24 * 3600
 PREFIX = "PENSTOCK_"
 LONGEST_SQS_WAIT_SECONDS = 20
 LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
@@ -21,8 +22,8 @@ LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = Field(
-        "penstock", description="Prefixes the name of every resource: letters, digits, `-` and `_`."
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{3,40}$")] = Field(
+        "penstock", description="Prefixes the name of every resource: 3 to 40 letters, digits, `-` and `_`."
     )
     app: str | None = Field(None, description="The application, as `module:attribute`.")
     aws_region: str | None = Field(
@@ -44,7 +45,10 @@ class Settings(BaseSettings):
         60, ge=1, le=3_600, description="A batch not accepted for so many seconds is abandoned: nothing of it runs."
     )
     retention_seconds: float = Field(
-        7 * 24 * 3600, ge=60, description="How long the table keeps a batch and its results, in seconds."
+        7 * DAY_SECONDS,
+        ge=60,
+        le=3_650 * DAY_SECONDS,
+        description="How long the table keeps a batch and its results, in seconds.",
     )
 
     visibility_seconds: int = Field(
@@ -117,4 +121,14 @@ def _explain(error: ErrorDetails) -> str:
         return f"{message}."
     field = str(error["loc"][0])
     variable = field if field.isupper() else PREFIX + field.upper()
-    return f"{variable}={error['input']!r}: {message[0].lower()}{message[1:]}."
+    return f"{variable}={error['input']!r}: {message[0].lower()}{message[1:]}{_range(field)}."
+
+
+def _range(field: str) -> str:
+    """What a number may be; nothing for a field that is none."""
+    rules = Settings.model_fields[field].metadata if field in Settings.model_fields else []
+    bounds = {name: getattr(rule, name) for rule in rules for name in ("gt", "ge", "le") if hasattr(rule, name)}
+    if not bounds:
+        return ""
+    low = f"above {bounds['gt']:,}" if "gt" in bounds else f"from {bounds['ge']:,}"
+    return f"; it may be {low} to {bounds['le']:,}"

@@ -100,7 +100,10 @@ class SqsQueue:
                     for number, delivery in enumerate(deliveries)
                 ],
             )
-        return [deliveries[int(entry["Id"])] for entry in answer.get("Failed", []) if entry["SenderFault"]]
+        refused = answer.get("Failed", [])
+        if not all(entry["SenderFault"] for entry in refused):
+            raise Unavailable(f"SQS did not extend {len(refused)} of {len(deliveries)} leases of a call.")
+        return [deliveries[int(entry["Id"])] for entry in refused]
 
 
 def _calls(messages: Sequence[Message], call_bytes: int) -> Iterator[Sequence[Message]]:

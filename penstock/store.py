@@ -24,10 +24,10 @@ class Traces:
 
 class Store(Protocol):
     async def create_batch(self, batch: Batch) -> None:
-        """Write a new batch, in state accepting."""
+        """Write a new batch, in state accepting; nothing if it is there already, whatever became of it."""
 
     async def accept_batch(self, batch_id: str, at: float) -> None:
-        """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over."""
+        """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over, or the batch forgotten."""
 
     async def read_batch(self, batch_id: str) -> Batch | None: ...
 
@@ -52,7 +52,7 @@ class Store(Protocol):
         """The counts of each group; nothing counted yet is all zeros."""
 
     async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
-        """Move the batch to its final state. False when it is final already."""
+        """Move the batch to its final state. False when it is final already, or not accepted."""
 
     def read_records(self, batch: Batch, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
         """Per planned chunk from `first_chunk` on, in order: its record and those of all that followed from it.

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.backend import Backend
-from penstock.batch import FINAL_STATES, Batch, BatchState, Counts
+from penstock.batch import OPEN_STATES, Batch, BatchState, Counts
 from penstock.chunk import Chunk, group_of, planned_number
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
@@ -127,13 +127,13 @@ class MemoryStore:
         self._released: dict[tuple[str, str], set[int]] = {}
 
     async def create_batch(self, batch: Batch) -> None:
-        self._batches[batch.id] = batch
+        self._batches.setdefault(batch.id, batch)
 
     async def accept_batch(self, batch_id: str, at: float) -> None:
-        batch = self._batches[batch_id]
-        if batch.accepted_at == at:
+        batch = self._batches.get(batch_id)
+        if batch is not None and batch.accepted_at == at:
             return
-        if batch.state is not BatchState.ACCEPTING or at > batch.accept_by:
+        if batch is None or batch.state is not BatchState.ACCEPTING or at > batch.accept_by:
             raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.")
         self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
 
@@ -141,8 +141,8 @@ class MemoryStore:
         return self._batches.get(batch_id)
 
     async def start_batch(self, batch_id: str, at: float) -> None:
-        batch = self._batches[batch_id]
-        if batch.state is BatchState.QUEUED:
+        batch = self._batches.get(batch_id)
+        if batch is not None and batch.state is BatchState.QUEUED:
             self._batches[batch_id] = replace(batch, state=BatchState.PROCESSING, started_at=at)
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
@@ -174,8 +174,8 @@ class MemoryStore:
         return {group: self._groups.get((batch_id, group), _Group()).counts for group in groups}
 
     async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
-        batch = self._batches[batch_id]
-        if batch.state in FINAL_STATES or batch.state is BatchState.ACCEPTING:
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.state not in OPEN_STATES:
             return False
         self._batches[batch_id] = replace(batch, state=state, finished_at=at)
         return True

@@ -1,11 +1,13 @@
 """What endpoints find in the application, by typed keys."""
 
+import re
 from typing import Any
 
 from aiohttp import web
 
 from penstock.backend import Backend
 from penstock.clock import Clock
+from penstock.errors import MalformedRequest
 from penstock.operations import Operations
 from penstock.runner import Runner
 from penstock.settings import Settings
@@ -17,9 +19,13 @@ RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)
 
 DEFAULT_TENANT = "default"
+_TENANT = re.compile(r"[!-~]{1,128}")  # what SQS takes as a message group
 
 
 def tenant_of(request: web.Request) -> str:
-    """Who asks, as the gateway in front of us says."""
+    """Who asks, as the gateway in front of us says. Raises MalformedRequest for a name that cannot be kept."""
     header = request.app[SETTINGS].tenant_header
-    return request.headers.get(header, DEFAULT_TENANT) if header else DEFAULT_TENANT
+    tenant = request.headers.get(header, DEFAULT_TENANT) if header else DEFAULT_TENANT
+    if not _TENANT.fullmatch(tenant):
+        raise MalformedRequest(f"The header {header} names no tenant: 1 to 128 characters of ASCII, without spaces.")
+    return tenant

@@ -5,9 +5,10 @@ share a connection, each in a savepoint of its own. Without one they run side by
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,20 +54,27 @@ class SmallBatchRunner:
     async def _run_in_transaction(self, batch: SmallBatch, deadline: float) -> list[Outcome]:
         assert self._registry.transaction is not None
         outcomes: list[Outcome] = []
+        opening = asyncio.timeout_at(deadline)
         try:
-            async with self._registry.transaction() as transaction:
+            async with AsyncExitStack() as stack:
+                async with opening:
+                    transaction = await stack.enter_async_context(self._registry.transaction())
                 for operation in batch.operations:
                     outcomes.append(await self._perform(batch, operation, deadline, self._savepoints(transaction)))
-                if batch.atomic and not all(map(_is_success, outcomes)):
+                if _is_to_roll_back(batch, outcomes):
                     raise _RollBack
         except _RollBack:
-            return [
-                _rolled_back(operation, outcome) for operation, outcome in zip(batch.operations, outcomes, strict=True)
-            ]
+            pass  # told below, where it also arrives if the application's transaction keeps the exception to itself
         except Exception as error:  # noqa: BLE001 - opening or committing failed: nothing of the batch stands, and each is told
+            if opening.expired():
+                return [_out_of_time(batch, operation) for operation in batch.operations]
             get_log().error(Event.OPERATION_BROKE, batch_id=batch.id, exc_info=error)
             detail = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
             return [failed(operation, 503, "Transaction failed", detail) for operation in batch.operations]
+        if _is_to_roll_back(batch, outcomes):
+            return [
+                _rolled_back(operation, outcome) for operation, outcome in zip(batch.operations, outcomes, strict=True)
+            ]
         return outcomes
 
     async def _perform(
@@ -77,21 +85,27 @@ class SmallBatchRunner:
         transaction: Callable[[], Transaction] | None,
     ) -> Outcome:
         """Attempts at one operation, as many as it has and the time allows."""
+        clock = asyncio.get_running_loop()
         last: Outcome | None = None
         try:
             async with asyncio.timeout_at(deadline):
-                attempt = 1
-                while True:
+                for attempt in itertools.count(1):
                     async with self._runner.slot():
+                        # Nothing begins once time is over: a handler that never waits would run to its end, and a
+                        # statement cut short can cost the others the connection that they share.
+                        if clock.time() >= deadline:
+                            break
                         verdict = await self._runner.run(operation, batch.id, attempt, transaction)
-                    if is_final(verdict, attempt):
-                        return as_outcome(verdict)
                     last = as_outcome(verdict)
-                    await asyncio.sleep(self._wait_seconds(verdict, attempt))
-                    attempt += 1
+                    wait = self._wait_seconds(verdict, attempt)
+                    # A wait that time does not allow is not begun: nobody would gain by it, and the next in the
+                    # transaction would lose.
+                    if is_final(verdict, attempt) or clock.time() + wait >= deadline:
+                        break
+                    await asyncio.sleep(wait)
         except TimeoutError:
-            detail = f"A batch answered at once has {batch.seconds:g} s; send it with more operations to run it later."
-            return last or failed(operation, 504, "Out of time", detail)
+            pass
+        return last or _out_of_time(batch, operation)
 
     def _wait_seconds(self, verdict: Outcome | TryAgain, attempt: int) -> float:
         if isinstance(verdict, TryAgain) and verdict.after_seconds is not None:
@@ -109,6 +123,15 @@ class SmallBatchRunner:
 
 def _is_success(outcome: Outcome) -> bool:
     return outcome.state is OutcomeState.SUCCEEDED
+
+
+def _is_to_roll_back(batch: SmallBatch, outcomes: Sequence[Outcome]) -> bool:
+    return batch.atomic and not all(map(_is_success, outcomes))
+
+
+def _out_of_time(batch: SmallBatch, operation: Operation) -> Outcome:
+    detail = f"A batch answered at once has {batch.seconds:g} s; send it with more operations to run it later."
+    return failed(operation, 504, "Out of time", detail)
 
 
 def _rolled_back(operation: Operation, outcome: Outcome) -> Outcome:

@@ -1,10 +1,11 @@
 """Penstock's programs as real processes, for tests that kill them."""
 
 import asyncio
+import itertools
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,15 @@ class Program:
     def output(self) -> str:
         return self.log.read_text()
 
+    async def says(self, words: str, units: float = 20) -> str:
+        """Its output, once these words are in it."""
+
+        async def is_said() -> bool:
+            return words in self.output()
+
+        await eventually(is_said, units)
+        return self.output()
+
 
 @dataclass
 class Programs:
@@ -42,13 +52,14 @@ class Programs:
 
     environment: Mapping[str, str]
     folder: Path
-    _started: list[Program] = field(default_factory=list)
+    started: list[Program] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def start(self, module: str, *arguments: str, **environment: str) -> Program:
-        log = self.folder / f"{len(self._started)}-{module}.log"
+        log = self.folder / f"{next(self._numbers)}-{module}.log"
         with log.open("wb") as output:
             program = Program(await self._spawn(module, arguments, environment, output), log)
-        self._started.append(program)
+        self.started.append(program)
         return program
 
     async def start_service(self, port: int, **environment: str) -> Program:
@@ -68,7 +79,7 @@ class Programs:
         return program
 
     async def stop_all(self) -> None:
-        for program in self._started:
+        for program in self.started:
             if program.process.returncode is None:
                 program.kill()
             await program.process.wait()
