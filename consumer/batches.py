@@ -37,7 +37,7 @@ class Batches:
         """The batch, if its operations may run. Waits a little for one that is still being accepted."""
         give_up_at = self._clock.monotonic() + ACCEPT_WAIT_SECONDS
         while True:
-            batch = await self._read(batch_id)
+            batch = await self.read(batch_id)
             if batch is None:
                 return NotAdmitted.UNKNOWN
             if batch.is_abandoned(self._clock.now()):
@@ -48,7 +48,11 @@ class Batches:
                 return NotAdmitted.ACCEPTING
             await self._clock.sleep(ACCEPT_POLL_SECONDS)
 
-    async def _read(self, batch_id: str) -> Batch | None:
+    def forget(self, batch_id: str) -> None:
+        """Read it afresh next time: we have just changed it."""
+        self._entries.pop(batch_id, None)
+
+    async def read(self, batch_id: str) -> Batch | None:
         """Read at most once a second, and by one task for all; a batch being accepted at every poll."""
         entry = self._entry(batch_id)
         async with entry.lock:

@@ -7,6 +7,7 @@ from typing import Any
 
 from consumer.lease import Leases
 from consumer.processor import Processor
+from consumer.sweeper import Sweeper
 from penstock.backend import Backend
 from penstock.chunk import Chunk
 from penstock.clock import Clock
@@ -57,6 +58,7 @@ class Consumer:
             settings=settings,
             clock=clock,
         )
+        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock)
         self._held: dict[asyncio.Task[None], Held] = {}
         self._moved = asyncio.Event()  # room may have come free, or we are to stop
         self._operations_per_chunk = 1.0  # a moving average
@@ -64,23 +66,29 @@ class Consumer:
 
     def stop(self) -> None:
         """Begin to drain. May be called twice."""
-        self._stop.begun.set()
+        self._stop.begin()
         self._moved.set()
 
     async def run(self) -> None:
-        keeping = asyncio.create_task(self._leases.keep(), name="leases")
-        keeping.add_done_callback(lambda _: self.stop())  # without heartbeats nothing may go on
+        chores = [
+            asyncio.create_task(self._leases.keep(), name="leases"),
+            asyncio.create_task(self._sweeper.keep(), name="sweeper"),
+        ]
+        for chore in chores:
+            chore.add_done_callback(lambda _: self.stop())  # without heartbeats, say, nothing may go on
         get_log().info(Event.CONSUMER_READY, concurrency=self._settings.concurrency)
         try:
             while not self._stop.begun.is_set():
                 await self.turn()
             await self._drain()
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
         get_log().info(Event.CONSUMER_STOPPED)
-        if not keeping.cancelled():
-            keeping.result()  # it died of something: say so, and end with an error
+        for chore in chores:
+            if not chore.cancelled():
+                chore.result()  # it died of something: say so, and end with an error
 
     async def turn(self) -> None:
         """Wait for a slot, receive once, begin to process what came."""
@@ -146,7 +154,7 @@ class Consumer:
     async def _drain(self) -> None:
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
         await self._wait_for_held(self._settings.grace_seconds)
-        self._stop.cut.set()
+        self._stop.cut_off()
         await self._wait_for_held(RECORDING_SECONDS)
         for task, held in list(self._held.items()):
             get_log().error(Event.CHUNK_BROKE, message_id=held.delivery.message_id, error="It could not be recorded.")

@@ -1,8 +1,8 @@
 """The last group makes the batch final."""
 
-from penstock.batch import Batch, Counts, final_state, sum_counts
+from penstock.batch import Batch, final_state, sum_counts
 from penstock.clock import Clock
-from penstock.store import Store
+from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 
 
@@ -11,21 +11,34 @@ class Finisher:
         self._store = store
         self._clock = clock
 
-    async def finish(self, batch: Batch, group: int, counts: Counts) -> None:
-        """Call with a group's counts after each of its chunks. May be repeated from any point: nothing moves twice."""
-        if counts.completed < batch.group_totals[group]:
+    async def finish(self, batch: Batch, number: int, group: Group) -> None:
+        """Call with what a group has after each of its chunks. May be repeated from any point: nothing moves twice."""
+        if group.counts.completed < batch.group_totals[number]:
             return
-        finished = await self._store.finish_group(batch.id, group)
-        if len(finished) < len(batch.group_totals):
+        finished = await self._store.finish_group(batch.id, number)
+        if len(finished) == len(batch.group_totals):
+            await self._finish_batch(batch.id)
+
+    async def _finish_batch(self, batch_id: str) -> None:
+        batch = await self._store.read_batch(batch_id)
+        if batch is None:
             return
-        counts = sum_counts((await self._store.read_counts(batch.id, range(len(batch.group_totals)))).values())
-        state = final_state(counts)
-        if await self._store.finish_batch(batch.id, state, self._clock.now()):
+        groups = await self._store.read_groups(batch_id, range(len(batch.group_totals)))
+        counts = sum_counts(group.counts for group in groups.values())
+        state = final_state(counts, batch.ending)
+        if batch.is_final:
+            # A redrive has succeeded where everything had failed, for instance.
+            if state is not batch.state:
+                await self._store.revise_batch(batch_id, batch.state, state)
+            return
+        if await self._store.finish_batch(batch_id, state, self._clock.now()):
             get_log().info(
                 Event.BATCH_FINISHED,
-                batch_id=batch.id,
+                batch_id=batch_id,
                 state=state,
                 total=batch.total,
                 succeeded=counts.succeeded,
                 failed=counts.failed,
+                cancelled=counts.cancelled,
+                expired=counts.expired,
             )

@@ -1,16 +1,17 @@
 """One attempt at one chunk, step by step. What a crash after each step means stands beside it.
 
-The order *record, follow up, count, finish, acknowledge* is the delivery guarantee:
+The order *record, follow up, count, dead letters, finish, acknowledge* is the delivery guarantee:
 
 - The record is the commit point. Before it nothing has happened but handlers that ran; they run again, with the same
   keys. From it on the record alone says what this chunk came to, and whoever is delivered the chunk carries that on.
-- Following up, counting and finishing are each safe to repeat, so a crash between them costs a repetition.
+- Each of the steps between is safe to repeat, so a crash between them costs a repetition. Dead letters are sent after
+  their failures are counted: a redrive takes those back, and no counter may ever be below what it will be.
 - Only then is the message deleted. Deleting decides nothing: with an old receipt it "succeeds" and deletes nothing.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,25 +21,27 @@ from consumer.batches import Batches, NotAdmitted
 from consumer.finisher import Finisher
 from consumer.lease import Leases
 from penstock.backend import Backend
-from penstock.batch import Batch
-from penstock.chunk import Chunk
+from penstock.batch import Batch, Ending, sum_counts
+from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
-from penstock.errors import Misconfigured, Unavailable
-from penstock.message import encode_chunk, encode_dead_letters
+from penstock.errors import Misconfigured, PenstockError, Unavailable
+from penstock.message import encode_chunk, encode_dead_letter
 from penstock.operations import Operations
 from penstock.outcome import (
     ChunkRecord,
+    Ended,
+    Verdict,
+    dead_letters,
     delay_seconds,
     follow_up_chunks,
     record_attempt,
     record_halves,
     record_poison,
     record_too_early,
-    to_dead_letter,
 )
 from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
 from penstock.route import InvalidOperation
-from penstock.runner import Runner, Stop
+from penstock.runner import Runner, Source, Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
@@ -46,6 +49,7 @@ T = TypeVar("T")
 
 EARLY_RELEASE_SECONDS = 5  # a chunk of a batch not accepted yet comes back after this
 TOO_EARLY_SECONDS = 1.0  # clocks differ by less; a chunk that comes sooner before its time than this just runs
+WATCH_SECONDS = 1.0
 FIRST_REPEAT_SECONDS = 0.2
 LONGEST_REPEAT_SECONDS = 10.0
 
@@ -105,9 +109,15 @@ class Processor:
         self, delivery: Delivery, chunk: Chunk, batch: Batch, ended: Callable[[], None]
     ) -> None:
         record = await self._look(batch, delivery, chunk, ended)
+        if record is None:
+            await self._drop(delivery)
+            return
         await self._persist(lambda: self._follow_up(chunk, record, delivery.tenant))
-        counts = await self._persist(lambda: self._store.count_chunk(batch, chunk, record.counts))
-        await self._persist(lambda: self._finisher.finish(batch, chunk.group, counts))
+        group = await self._persist(lambda: self._store.count_chunk(batch, record))
+        if chunk.id in group.done:
+            await self._persist(lambda: self._send_dead_letters(batch, record, delivery.tenant))
+            await self._persist(lambda: self._check_limits(batch, record))
+        await self._persist(lambda: self._finisher.finish(batch, chunk.group, group))
         await self._persist(lambda: self._chunks.delete(delivery))
         get_log().info(
             Event.CHUNK_DONE,
@@ -116,37 +126,77 @@ class Processor:
             followed_by=[follow_up.id for follow_up in record.follow_ups],
         )
 
-    async def _look(self, batch: Batch, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> ChunkRecord:
+    async def _look(
+        self, batch: Batch, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]
+    ) -> ChunkRecord | None:
         """The record that stands for this chunk: an earlier delivery's, or the one that this delivery commits.
 
         Every delivery looks, even a first one: the queue may hold a chunk twice, when a send was repeated because its
-        answer was lost, and no handler may run again once its outcome is recorded.
+        answer was lost, and no handler may run again once its outcome is recorded. None: the batch is over, and
+        nothing of this chunk will ever be counted.
         """
         traces = await self._persist(lambda: self._store.read_traces(chunk.batch_id, chunk.id))
         if traces.record is not None:
             return traces.record
+        if batch.is_final and redriven_from(chunk.id) is None:
+            return None
         deaths = max(0, delivery.receive_count - 1 - len(traces.released))
-        record = await self._answer(chunk, deaths, ended)
+        record = await self._answer(batch, chunk, deaths, ended)
         return await self._persist(lambda: self._store.commit_chunk(batch, record))
 
-    async def _answer(self, chunk: Chunk, deaths: int, ended: Callable[[], None]) -> ChunkRecord:
+    async def _answer(self, batch: Batch, chunk: Chunk, deaths: int, ended: Callable[[], None]) -> ChunkRecord:
         """What this chunk comes to, after `deaths` deliveries that ended without a record."""
+        if self._ending(batch, chunk) is not None:
+            return self._record(batch, chunk, {}, deaths)
         if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
             return record_too_early(chunk)
         if deaths and len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
-            return record_halves(chunk)
+            return record_halves(chunk, deaths)
         # A single operation runs again where it is; each death was an attempt at it.
         chunk = replace(chunk, attempt=chunk.attempt + deaths)
         if deaths and chunk.attempt > self._max_attempts(chunk):
             return record_poison(chunk, deaths)
-        verdicts = await self._runner.run_chunk(chunk, self._stop, ended)
+        verdicts = await self._run(batch, chunk, ended)
+        latest = await self._persist(lambda: self._batches.read(batch.id))
+        return self._record(latest or batch, chunk, verdicts, deaths)
+
+    async def _run(self, batch: Batch, chunk: Chunk, ended: Callable[[], None]) -> dict[int, Verdict]:
+        with self._stop.follower() as stop:
+            watching = asyncio.create_task(self._watch(batch, chunk, stop))
+            try:
+                return await self._runner.run_chunk(chunk, Source(batch.id, batch.key_prefix), stop, ended)
+            finally:
+                watching.cancel()
+
+    async def _watch(self, batch: Batch, chunk: Chunk, stop: Stop) -> None:
+        """Let nothing more of a chunk begin once its batch is to end, or its time budget is spent."""
+        loop = asyncio.get_running_loop()
+        spent_at = loop.time() + self._settings.chunk_budget_seconds
+        while loop.time() < spent_at:
+            await asyncio.sleep(min(WATCH_SECONDS, spent_at - loop.time()))
+            try:
+                latest = await self._batches.read(batch.id)
+            except PenstockError:
+                continue  # what to do about AWS is decided where something depends on it
+            if latest is None or self._ending(latest, chunk) is not None:
+                break
+        stop.begin()
+
+    def _ending(self, batch: Batch, chunk: Chunk) -> Ending | None:
+        """Whether this chunk's operations may begin (None). Those of a redrive may: somebody has just asked for it."""
+        return batch.ending_at(self._clock.now()) if redriven_from(chunk.id) is None else None
+
+    def _record(self, batch: Batch, chunk: Chunk, verdicts: Mapping[int, Verdict], deaths: int) -> ChunkRecord:
+        ending = self._ending(batch, chunk)
         return record_attempt(
             chunk,
             verdicts,
             backoff=self._settings.backoff,
             draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
             now=self._clock.now(),
+            ended=None if ending is None else Ended(ending, batch.reason),
+            deaths=deaths,
         )
 
     def _max_attempts(self, chunk: Chunk) -> int:
@@ -157,24 +207,51 @@ class Processor:
             return chunk.attempt  # nothing handles it any more: running it says so
 
     async def _follow_up(self, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
-        """Send the chunks and the dead letters that a record lists; a repetition sends the same ids."""
+        """Send the chunks that a record lists; a repetition sends the same ids."""
         now = self._clock.now()
         following = [
             Message(encode_chunk(next_chunk), delay_seconds(next_chunk, now, LONGEST_DELAY_SECONDS), tenant)
             for next_chunk in follow_up_chunks(chunk, record)
         ]
-        failures = to_dead_letter(record, rejections=self._settings.dead_letter_rejections)
         if following:
             await self._chunks.send(following)
-        if failures:
-            letters = encode_dead_letters(chunk, failures, message_bytes=self._settings.message_bytes)
-            await self._dead_letters.send([Message(letter, tenant=tenant) for letter in letters])
+
+    async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:
+        letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)
+        messages = [
+            encode_dead_letter(letter, record.outcomes, message_bytes=self._settings.message_bytes)
+            for letter in letters
+        ]
+        if messages:
+            await self._dead_letters.send([Message(message, tenant=tenant) for message in messages])
+
+    async def _check_limits(self, batch: Batch, record: ChunkRecord) -> None:
+        """End a batch of which too much has failed, or that has cost too many consumers their lives."""
+        may_fail_too_much = batch.failure_limit is not None and record.counts.failed > 0
+        if not (may_fail_too_much or record.deaths):
+            return
+        groups = (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
+        deaths, most_deaths = sum(group.deaths for group in groups), self._settings.max_deaths
+        if deaths > most_deaths:
+            await self._end(batch, Ending.FAILED, f"It has cost more than {most_deaths} consumers their lives.")
+        elif batch.failure_limit is not None and batch.failure_limit.is_passed(sum_counts(g.counts for g in groups)):
+            reason = f"More than {batch.failure_limit.count:,} of its operations failed."
+            await self._end(batch, Ending.CANCELLED, reason)
+
+    async def _end(self, batch: Batch, ending: Ending, reason: str) -> None:
+        settle_by = self._clock.now() + self._settings.settle_seconds
+        if await self._store.end_batch(batch.id, ending, reason, settle_by=settle_by):
+            get_log().warning(Event.BATCH_ENDED, ending=ending, reason=reason)
+        self._batches.forget(batch.id)
+
+    async def _drop(self, delivery: Delivery) -> None:
+        await self._persist(lambda: self._chunks.delete(delivery))
+        get_log().info(Event.CHUNK_DROPPED)
 
     async def _turn_away(self, delivery: Delivery, chunk: Chunk, why: NotAdmitted) -> None:
         match why:
             case NotAdmitted.ABANDONED:
-                await self._persist(lambda: self._chunks.delete(delivery))
-                get_log().info(Event.CHUNK_DROPPED)
+                await self._drop(delivery)
             case NotAdmitted.UNKNOWN:
                 await self.set_aside(delivery, f"The table knows no batch {chunk.batch_id}; it may be forgotten.")
             case NotAdmitted.ACCEPTING:

@@ -1,5 +1,6 @@
 """A batch: what a client submits, its states, its counts. Pure."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,17 +10,28 @@ class BatchState(StrEnum):
     ACCEPTING = "accepting"  # its chunks are being sent; nothing of it may run
     QUEUED = "queued"  # accepted; no consumer has begun
     PROCESSING = "processing"
+    CANCELLING = "cancelling"  # nothing more of it begins; what runs may finish
     COMPLETED = "completed"  # every operation has its outcome, and one at least succeeded
-    FAILED = "failed"  # every operation has its outcome, and none succeeded
+    FAILED = "failed"  # every operation has its outcome, and none succeeded; or it was stopped for killing consumers
+    CANCELLED = "cancelled"  # every operation has its outcome, some of them cancelled
+    EXPIRED = "expired"  # every operation has its outcome, some of them expired
 
 
-FINAL_STATES = frozenset({BatchState.COMPLETED, BatchState.FAILED})
-OPEN_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING})
+FINAL_STATES = frozenset({BatchState.COMPLETED, BatchState.FAILED, BatchState.CANCELLED, BatchState.EXPIRED})
+OPEN_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING, BatchState.CANCELLING})
+
+
+class Ending(StrEnum):
+    """What becomes of the operations of a batch that have not begun, once no more of them shall."""
+
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    FAILED = "failed"  # it has cost too many consumers their lives
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many operations have which outcome. Counts add up."""
+    """How many operations have which outcome. Counts add up; those of a redrive take back what failed before."""
 
     succeeded: int = 0
     failed: int = 0
@@ -40,6 +52,20 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """More failures than `count`, and the rest of the batch is cancelled."""
+
+    count: int
+
+    @classmethod
+    def of_percent(cls, percent: float, total: int) -> "FailureLimit":
+        return cls(int(total * percent / 100))
+
+    def is_passed(self, counts: Counts) -> bool:
+        return counts.failed > self.count
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Times are seconds since the epoch. `group_totals[g]` is the number of operations in group g."""
 
@@ -51,27 +77,59 @@ class Batch:
     group_totals: tuple[int, ...]
     created_at: float
     accept_by: float  # the acceptance lease: not accepted by then, the batch is abandoned for ever
+    deadline_at: float  # what has not ended by then is expired
     expires_at: float  # when the table may forget it
+    failure_limit: FailureLimit | None = None
+    has_own_ids: bool = False  # the client gave its operations ids; else they are their places
+    keys_from: str | None = None  # the batch whose id is in the operations' keys, where it is not this one
     accepted_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
     finished_groups: frozenset[int] = frozenset()
+    ending: Ending | None = None  # why it is cancelling
+    reason: str | None = None  # the same in words, for people
+
+    @property
+    def key_prefix(self) -> str:
+        return self.keys_from or self.id
 
     @property
     def is_final(self) -> bool:
         return self.state in FINAL_STATES
 
+    def first_index(self, group: int) -> int:
+        return sum(self.group_totals[:group])
+
+    def group_at(self, index: int) -> int:
+        """The group that operation `index` is in."""
+        ends = itertools.accumulate(self.group_totals)
+        return next(group for group, end in enumerate(ends) if index < end)
+
     def is_abandoned(self, now: float) -> bool:
         return self.state is BatchState.ACCEPTING and now > self.accept_by
+
+    def ending_at(self, now: float) -> Ending | None:
+        """Whether operations may still begin: None; or what becomes of those that have not."""
+        if self.state is BatchState.CANCELLING:
+            return self.ending or Ending.CANCELLED
+        if self.state in OPEN_STATES and now > self.deadline_at:
+            return Ending.EXPIRED
+        return None
 
 
 def sum_counts(counts: Iterable[Counts]) -> Counts:
     return sum(counts, start=Counts())
 
 
-def final_state(counts: Counts) -> BatchState:
-    """The state in which a batch ends whose every operation is counted."""
-    return BatchState.COMPLETED if counts.succeeded else BatchState.FAILED
+def final_state(counts: Counts, ending: Ending | None = None) -> BatchState:
+    """The state of a batch whose every operation is counted."""
+    if counts.cancelled:
+        return BatchState.CANCELLED
+    if counts.expired:
+        return BatchState.EXPIRED
+    if ending is Ending.FAILED or not counts.succeeded:
+        return BatchState.FAILED
+    return BatchState.COMPLETED
 
 
 def estimate_finish(batch: Batch, completed: int, now: float) -> float | None:

@@ -45,6 +45,12 @@ def planned_number(chunk_id: str) -> int:
     return int(chunk_id.partition(".")[0])
 
 
+def redriven_from(chunk_id: str) -> str | None:
+    """`17.1` for `17.1.d1` and all that follows from it: the chunk whose failures it runs again; None for others."""
+    head, mark, _ = chunk_id.rpartition(".d")
+    return head if mark else None
+
+
 def group_of(chunk_id: str) -> int:
     return planned_number(chunk_id) // GROUP_CHUNKS
 

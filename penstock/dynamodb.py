@@ -3,8 +3,14 @@
 item             pk                    sk
 batch            batch#<id>            batch
 group counter    batch#<id>#<group>    count
+operations' ids  batch#<id>#<group>    ids#<first index>            only where the client gave them ids
 chunk record     batch#<id>#<group>    chunk#<chunk id>
 part of a record batch#<id>#<group>    part#<chunk id>#<nonce>#<number>
+idempotency      key#<tenant>#<key>    key
+its answer       key#<tenant>#<key>    answer#<batch id>#<number>
+who sweeps       sweep                 sweep
+
+The index `due` has the batches that are not final, by the time at which something must become of them.
 
 A group has a partition of its own, so that no counter is hotter than 64 chunks can make it.
 """
@@ -12,17 +18,21 @@ A group has a partition of its own, so that no counter is hotter than 64 chunks 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from backports import zstd
 from botocore.exceptions import ClientError
+from pydantic_core import from_json, to_json
 
 from penstock.aws import error_code, explained
-from penstock.batch import OPEN_STATES, Batch, BatchState, Counts
-from penstock.chunk import Chunk, group_of, planned_number
+from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.chunk import group_of, planned_number, redriven_from
 from penstock.errors import AcceptanceLost
-from penstock.outcome import ChunkRecord
+from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.record import decode_record, encode_record
-from penstock.store import Traces
+from penstock.store import Group, KeyClaim, Traces
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
@@ -31,6 +41,10 @@ ITEM_BYTES = 380_000  # DynamoDB takes 400 KB an item, its names and keys includ
 KEYS_IN_CALL = 100
 _CONDITION_FAILED = "ConditionalCheckFailedException"
 _PLANNED_DIGITS = 8
+_INDEX_DIGITS = 8
+
+DUE_INDEX = "due"
+OPEN = "open"  # the one partition of that index
 
 Item = Mapping[str, Any]
 
@@ -58,7 +72,7 @@ class DynamoDbStore:
                 await self._client.update_item(
                     TableName=self._table,
                     Key=_batch_key(batch_id),
-                    UpdateExpression="SET #state = :queued, accepted_at = :at",
+                    UpdateExpression="SET #state = :queued, accepted_at = :at, due_at = deadline_at",
                     ConditionExpression="#state = :accepting AND accept_by >= :at",
                     ExpressionAttributeNames={"#state": "state"},
                     ExpressionAttributeValues={
@@ -96,6 +110,33 @@ class DynamoDbStore:
         except ClientError as error:
             _standing(error)
 
+    async def end_batch(self, batch_id: str, ending: Ending, reason: str, *, settle_by: float) -> bool:
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_batch_key(batch_id),
+                    UpdateExpression=(
+                        "SET #state = :cancelling, ending = :ending, reason = :reason, due_at = :settle_by"
+                    ),
+                    ConditionExpression="#state IN (:queued, :processing)",
+                    ExpressionAttributeNames={"#state": "state"},
+                    ExpressionAttributeValues={
+                        ":cancelling": {"S": BatchState.CANCELLING},
+                        ":queued": {"S": BatchState.QUEUED},
+                        ":processing": {"S": BatchState.PROCESSING},
+                        ":ending": {"S": ending},
+                        ":reason": {"S": reason},
+                        ":settle_by": _number(settle_by),
+                    },
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+        except ClientError as error:
+            # A call that took effect though its answer was lost finds its own words.
+            standing = _standing(error)
+            return (_text(standing, "ending"), _text(standing, "reason")) == (ending, reason)
+        return True
+
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         with explained():
             answer = await self._client.get_item(
@@ -121,7 +162,7 @@ class DynamoDbStore:
         # The nonce keeps the parts of two writers apart, and tells a writer whose answer was lost that it won.
         nonce = secrets.token_hex(8)
         encoded = encode_record(record)
-        parts = [encoded[start : start + ITEM_BYTES] for start in range(0, len(encoded), ITEM_BYTES)]
+        parts = _cut(encoded)
         item = {
             **_chunk_key(batch.id, record.chunk_id),
             "nonce": {"S": nonce},
@@ -145,32 +186,61 @@ class DynamoDbStore:
             return await self._record_from_item(_standing(error))
         return record
 
-    async def count_chunk(self, batch: Batch, chunk: Chunk, counts: Counts) -> Counts:
+    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+        counts, corrected = record.counts, redriven_from(record.chunk_id)
+        condition = "NOT contains(done, :chunk_id) AND attribute_not_exists(closed)"
+        values: dict[str, Any] = {}
+        if corrected is not None:
+            # What it takes back must have been counted; in a closed group that is not sure.
+            condition = "NOT contains(done, :chunk_id) AND (attribute_not_exists(closed) OR contains(done, :corrected))"
+            values = {":corrected": {"S": corrected}}
         try:
             with explained():
                 answer = await self._client.update_item(
                     TableName=self._table,
-                    Key=_count_key(batch.id, chunk.group),
+                    Key=_count_key(batch.id, group_of(record.chunk_id)),
                     UpdateExpression=(
-                        "ADD done :chunk, succeeded :succeeded, failed :failed, cancelled :cancelled, expired :expired "
-                        "SET expires_at = :expires_at"
+                        "ADD done :chunk, succeeded :succeeded, failed :failed, cancelled :cancelled, "
+                        "expired :expired, deaths :deaths SET expires_at = :expires_at"
                     ),
-                    ConditionExpression="NOT contains(done, :chunk_id)",
+                    ConditionExpression=condition,
                     ExpressionAttributeValues={
-                        ":chunk": {"SS": [chunk.id]},
-                        ":chunk_id": {"S": chunk.id},
-                        ":succeeded": {"N": str(counts.succeeded)},
-                        ":failed": {"N": str(counts.failed)},
-                        ":cancelled": {"N": str(counts.cancelled)},
-                        ":expired": {"N": str(counts.expired)},
+                        ":chunk": {"SS": [record.chunk_id]},
+                        ":chunk_id": {"S": record.chunk_id},
+                        ":deaths": {"N": str(record.deaths)},
                         ":expires_at": _whole(batch.expires_at),
+                        **_counts_to_values(counts),
+                        **values,
                     },
                     ReturnValues="ALL_NEW",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
         except ClientError as error:
-            return _counts_from_item(_standing(error))
-        return _counts_from_item(answer["Attributes"])
+            return _group_from_item(_standing(error))
+        return _group_from_item(answer["Attributes"])
+
+    async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
+        counted = "(succeeded = :succeeded AND failed = :failed AND cancelled = :cancelled AND expired = :expired)"
+        if seen == Counts():
+            counted = f"(attribute_not_exists(succeeded) OR {counted})"
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_count_key(batch.id, group),
+                    UpdateExpression=f"SET closed = :ending, expires_at = :expires_at ADD {ending} :open",
+                    ConditionExpression=f"attribute_not_exists(closed) AND {counted}",
+                    ExpressionAttributeValues={
+                        ":ending": {"S": ending},
+                        ":open": {"N": str(batch.group_totals[group] - seen.completed)},
+                        ":expires_at": _whole(batch.expires_at),
+                        **_counts_to_values(seen),
+                    },
+                )
+        except ClientError as error:
+            _standing(error)
+            return False
+        return True
 
     async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
         try:
@@ -188,15 +258,38 @@ class DynamoDbStore:
             return frozenset()  # the table has forgotten the batch: there is nothing left to finish
         return _groups(answer["Attributes"])
 
-    async def read_counts(self, batch_id: str, groups: Sequence[int]) -> dict[int, Counts]:
+    async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         calls = [
-            self._read_counts_call(batch_id, groups[start : start + KEYS_IN_CALL])
+            self._read_groups_call(batch_id, groups[start : start + KEYS_IN_CALL])
             for start in range(0, len(groups), KEYS_IN_CALL)
         ]
-        counts = dict.fromkeys(groups, Counts())
+        found = dict.fromkeys(groups, Group())
         for read in await asyncio.gather(*calls):
-            counts |= read
-        return counts
+            found |= read
+        return found
+
+    async def read_group(self, batch_id: str, group: int) -> Group:
+        with explained():
+            answer = await self._client.get_item(
+                TableName=self._table, Key=_count_key(batch_id, group), ConsistentRead=True
+            )
+        return _group_from_item(answer.get("Item", {}))
+
+    async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
+        with explained():
+            await self._client.put_item(
+                TableName=self._table,
+                Item={
+                    "pk": {"S": _group_pk(batch.id, batch.group_at(first_index))},
+                    "sk": {"S": f"ids#{first_index:0{_INDEX_DIGITS}}"},
+                    "ids": {"B": zstd.compress(to_json(list(ids)))},
+                    "expires_at": _whole(batch.expires_at),
+                },
+            )
+
+    async def read_ids(self, batch_id: str, group: int) -> list[str]:
+        items = self._query(_group_pk(batch_id, group), "ids#", "ids$")
+        return [operation_id async for item in items for operation_id in from_json(zstd.decompress(item["ids"]["B"]))]
 
     async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
         open_states = {f":open{number}": {"S": name} for number, name in enumerate(sorted(OPEN_STATES))}
@@ -205,9 +298,9 @@ class DynamoDbStore:
                 await self._client.update_item(
                     TableName=self._table,
                     Key=_batch_key(batch_id),
-                    UpdateExpression="SET #state = :final, finished_at = :at",
+                    UpdateExpression="SET #state = :final, finished_at = :at REMOVE #open, due_at",
                     ConditionExpression=f"#state IN ({', '.join(open_states)})",
-                    ExpressionAttributeNames={"#state": "state"},
+                    ExpressionAttributeNames={"#state": "state", "#open": "open"},
                     ExpressionAttributeValues={":final": {"S": state}, ":at": _number(at), **open_states},
                 )
         except ClientError as error:
@@ -215,34 +308,152 @@ class DynamoDbStore:
             return False
         return True
 
-    async def read_records(self, batch: Batch, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
-        for group in range(group_of(str(first_chunk)), len(batch.group_totals)):
-            family: list[Item] = []
-            async for item in self._read_group(batch.id, group, first_chunk):
-                if family and _planned(item) != _planned(family[0]):
-                    yield [await self._record_from_item(member) for member in family]
-                    family = []
-                family.append(item)
-            if family:
+    async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_batch_key(batch_id),
+                    UpdateExpression="SET #state = :after",
+                    ConditionExpression="#state = :before",
+                    ExpressionAttributeNames={"#state": "state"},
+                    ExpressionAttributeValues={":before": {"S": before}, ":after": {"S": after}},
+                )
+        except ClientError as error:
+            _standing(error)
+
+    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
+        family: list[Item] = []
+        async for item in self._query(_group_pk(batch.id, group), _chunk_sk(str(first_chunk)), "chunk$"):
+            if "nonce" not in item:
+                continue  # a note of a release
+            if family and _planned(item) != _planned(family[0]):
                 yield [await self._record_from_item(member) for member in family]
+                family = []
+            family.append(item)
+        if family:
+            yield [await self._record_from_item(member) for member in family]
+
+    async def due_batches(self, now: float, limit: int) -> list[str]:
+        with explained():
+            answer = await self._client.query(
+                TableName=self._table,
+                IndexName=DUE_INDEX,
+                KeyConditionExpression="#open = :open AND due_at < :now",
+                ExpressionAttributeNames={"#open": "open"},
+                ExpressionAttributeValues={":open": {"S": OPEN}, ":now": _number(now)},
+                Limit=limit,
+            )
+        return [item["pk"]["S"].split("#")[1] for item in answer["Items"]]
+
+    async def drop_abandoned(self, batch_id: str) -> None:
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_batch_key(batch_id),
+                    UpdateExpression="REMOVE #open, due_at",
+                    ConditionExpression="#state = :accepting",
+                    ExpressionAttributeNames={"#state": "state", "#open": "open"},
+                    ExpressionAttributeValues={":accepting": {"S": BatchState.ACCEPTING}},
+                )
+        except ClientError as error:
+            _standing(error)
+
+    async def take_sweep(self, owner: str, now: float, until: float) -> bool:
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key={"pk": {"S": "sweep"}, "sk": {"S": "sweep"}},
+                    UpdateExpression="SET #owner = :owner, #until = :until",
+                    ConditionExpression="attribute_not_exists(#until) OR #until < :now OR #owner = :owner",
+                    ExpressionAttributeNames={"#owner": "owner", "#until": "until"},
+                    ExpressionAttributeValues={
+                        ":owner": {"S": owner},
+                        ":now": _number(now),
+                        ":until": _number(until),
+                    },
+                )
+        except ClientError as error:
+            _standing(error)
+            return False
+        return True
+
+    async def claim_key(self, claim: KeyClaim, now: float) -> KeyClaim:
+        try:
+            with explained():
+                await self._client.put_item(
+                    TableName=self._table,
+                    Item=_key_to_item(claim),
+                    # TTL deletes late; what it should have deleted is not there.
+                    ConditionExpression="attribute_not_exists(pk) OR expires_at < :now",
+                    ExpressionAttributeValues={":now": _whole(now)},
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+        except ClientError as error:
+            return await self._key_from_item(claim.tenant, claim.key, _standing(error))
+        return claim
+
+    async def take_over_key(self, standing: KeyClaim, claim: KeyClaim, now: float) -> bool:
+        try:
+            with explained():
+                await self._client.put_item(
+                    TableName=self._table,
+                    Item=_key_to_item(claim),
+                    ConditionExpression="batch_id = :theirs AND NOT is_settled = :yes AND lease_until < :now",
+                    ExpressionAttributeValues={
+                        ":theirs": {"S": standing.batch_id},
+                        ":yes": {"BOOL": True},
+                        ":now": _number(now),
+                    },
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+        except ClientError as error:
+            return _text(_standing(error), "batch_id") == claim.batch_id
+        return True
+
+    async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
+        parts = _cut(answer or b"")
+        with explained():
+            for number, part in enumerate(parts):
+                await self._client.put_item(
+                    TableName=self._table,
+                    Item={
+                        **_answer_key(claim, number),
+                        "answer": {"B": part},
+                        "expires_at": _whole(claim.expires_at),
+                    },
+                )
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_key_key(claim.tenant, claim.key),
+                    UpdateExpression="SET is_settled = :yes, answer_parts = :parts",
+                    ConditionExpression="batch_id = :ours",
+                    ExpressionAttributeValues={
+                        ":yes": {"BOOL": True},
+                        ":ours": {"S": claim.batch_id},
+                        ":parts": {"N": str(len(parts))},
+                    },
+                )
+        except ClientError as error:
+            _standing(error)
 
     async def check(self) -> None:
         with explained():
             await self._client.get_item(TableName=self._table, Key=_batch_key("none"))
 
-    async def _read_group(self, batch_id: str, group: int, first_chunk: int) -> AsyncIterator[Item]:
+    async def _query(self, pk: str, first: str, last: str) -> AsyncIterator[Item]:
+        """The items of a partition from one sort key up to another."""
         start: dict[str, Any] = {}
         while True:
             with explained():
                 page = await self._client.query(
                     TableName=self._table,
                     KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
-                    FilterExpression="attribute_exists(nonce)",
-                    ExpressionAttributeValues={
-                        ":pk": {"S": _group_pk(batch_id, group)},
-                        ":first": {"S": _chunk_sk(str(first_chunk))},
-                        ":last": {"S": "chunk$"},  # `$` comes right after `#`
-                    },
+                    ExpressionAttributeValues={":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
                     ConsistentRead=True,
                     **start,
                 )
@@ -252,22 +463,33 @@ class DynamoDbStore:
                 return
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
-    async def _read_counts_call(self, batch_id: str, groups: Sequence[int]) -> dict[int, Counts]:
+    async def _read_groups_call(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         request: Any = {
             self._table: {
                 "Keys": [_count_key(batch_id, group) for group in groups],
                 "ConsistentRead": True,
-                "ProjectionExpression": "pk, succeeded, failed, cancelled, expired",
+                "ProjectionExpression": "pk, succeeded, failed, cancelled, expired, deaths, closed",
             }
         }
-        counts: dict[int, Counts] = {}
+        found: dict[int, Group] = {}
         while request:
             with explained():
                 answer = await self._client.batch_get_item(RequestItems=request)
             for item in answer["Responses"].get(self._table, ()):
-                counts[int(item["pk"]["S"].rpartition("#")[2])] = _counts_from_item(item)
+                found[int(item["pk"]["S"].rpartition("#")[2])] = _group_from_item(item)
             request = answer.get("UnprocessedKeys")
-        return counts
+        return found
+
+    async def _key_from_item(self, tenant: str, key: str, item: Item) -> KeyClaim:
+        claim = _key_from_item(tenant, key, item)
+        pieces = []
+        for number in range(_count(item, "answer_parts")):
+            with explained():
+                answer = await self._client.get_item(
+                    TableName=self._table, Key=_answer_key(claim, number), ConsistentRead=True
+                )
+            pieces.append(answer["Item"]["answer"]["B"])
+        return replace(claim, answer=b"".join(pieces)) if pieces else claim
 
     async def _put_parts(self, batch: Batch, chunk_id: str, nonce: str, parts: Sequence[bytes]) -> None:
         with explained():
@@ -303,6 +525,58 @@ def _standing(error: ClientError) -> Item:
         raise error
     item: Item = error.response.get("Item", {})  # type: ignore[assignment]
     return item
+
+
+def _cut(content: bytes) -> list[bytes]:
+    """Pieces that fit into items; none of nothing."""
+    return [content[start : start + ITEM_BYTES] for start in range(0, len(content), ITEM_BYTES)]
+
+
+def _counts_to_values(counts: Counts) -> dict[str, Any]:
+    return {
+        ":succeeded": {"N": str(counts.succeeded)},
+        ":failed": {"N": str(counts.failed)},
+        ":cancelled": {"N": str(counts.cancelled)},
+        ":expired": {"N": str(counts.expired)},
+    }
+
+
+def _key_key(tenant: str, key: str) -> dict[str, Any]:
+    return {"pk": {"S": _key_pk(tenant, key)}, "sk": {"S": "key"}}
+
+
+def _key_pk(tenant: str, key: str) -> str:
+    """Quoted, so that no tenant's name can reach into another's keys."""
+    return f"key#{quote(tenant, safe='')}#{key}"
+
+
+def _answer_key(claim: KeyClaim, number: int) -> dict[str, Any]:
+    return {"pk": {"S": _key_pk(claim.tenant, claim.key)}, "sk": {"S": f"answer#{claim.batch_id}#{number}"}}
+
+
+def _key_to_item(claim: KeyClaim) -> dict[str, Any]:
+    return {
+        **_key_key(claim.tenant, claim.key),
+        "fingerprint": {"S": claim.fingerprint},
+        "batch_id": {"S": claim.batch_id},
+        "keys_from": {"S": claim.keys_from},
+        "lease_until": _number(claim.lease_until),
+        "expires_at": _whole(claim.expires_at),
+        "is_settled": {"BOOL": False},
+    }
+
+
+def _key_from_item(tenant: str, key: str, item: Item) -> KeyClaim:
+    return KeyClaim(
+        tenant=tenant,
+        key=key,
+        fingerprint=item["fingerprint"]["S"],
+        batch_id=item["batch_id"]["S"],
+        keys_from=item["keys_from"]["S"],
+        lease_until=float(item["lease_until"]["N"]),
+        expires_at=float(item["expires_at"]["N"]),
+        is_settled=item["is_settled"]["BOOL"],
+    )
 
 
 def _batch_key(batch_id: str) -> dict[str, Any]:
@@ -354,7 +628,13 @@ def _batch_to_item(batch: Batch) -> dict[str, Any]:
         "group_totals": {"L": [{"N": str(total)} for total in batch.group_totals]},
         "created_at": _number(batch.created_at),
         "accept_by": _number(batch.accept_by),
+        "deadline_at": _number(batch.deadline_at),
         "expires_at": _whole(batch.expires_at),
+        **({} if batch.failure_limit is None else {"failure_limit": {"N": str(batch.failure_limit.count)}}),
+        **({} if batch.keys_from is None else {"keys_from": {"S": batch.keys_from}}),
+        "has_own_ids": {"BOOL": batch.has_own_ids},
+        "open": {"S": OPEN},
+        "due_at": _number(batch.accept_by),
     }
 
 
@@ -368,7 +648,13 @@ def _batch_from_item(item: Item) -> Batch:
         group_totals=tuple(int(total["N"]) for total in item["group_totals"]["L"]),
         created_at=float(item["created_at"]["N"]),
         accept_by=float(item["accept_by"]["N"]),
+        deadline_at=float(item["deadline_at"]["N"]),
         expires_at=float(item["expires_at"]["N"]),
+        failure_limit=FailureLimit(int(item["failure_limit"]["N"])) if "failure_limit" in item else None,
+        keys_from=_text(item, "keys_from"),
+        has_own_ids=item["has_own_ids"]["BOOL"],
+        ending=Ending(item["ending"]["S"]) if "ending" in item else None,
+        reason=_text(item, "reason"),
         accepted_at=_time(item, "accepted_at"),
         started_at=_time(item, "started_at"),
         finished_at=_time(item, "finished_at"),
@@ -380,13 +666,22 @@ def _groups(item: Item) -> frozenset[int]:
     return frozenset(int(number) for number in item.get("finished_groups", {}).get("NS", ()))
 
 
-def _counts_from_item(item: Item) -> Counts:
-    return Counts(
-        succeeded=int(item["succeeded"]["N"]),
-        failed=int(item["failed"]["N"]),
-        cancelled=int(item["cancelled"]["N"]),
-        expired=int(item["expired"]["N"]),
+def _group_from_item(item: Item) -> Group:
+    return Group(
+        counts=Counts(*(_count(item, name) for name in OutcomeState)),
+        deaths=_count(item, "deaths"),
+        closed=Ending(item["closed"]["S"]) if "closed" in item else None,
+        done=frozenset(item.get("done", {}).get("SS", ())),
     )
+
+
+def _count(item: Item, name: str) -> int:
+    return int(item[name]["N"]) if name in item else 0
+
+
+def _text(item: Item, name: str) -> str | None:
+    text: str | None = item[name]["S"] if name in item else None
+    return text
 
 
 def _time(item: Item, name: str) -> float | None:

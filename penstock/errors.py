@@ -8,7 +8,10 @@ PenstockError
 │   ├── NotAcceptable
 │   ├── LimitPassed
 │   ├── InvalidRequest
-│   └── UnknownBatch
+│   ├── UnknownBatch
+│   ├── NotPossibleNow
+│   ├── KeyInUse
+│   └── KeyReused
 ├── UnreadableMessage             a message that is not a chunk of ours
 ├── AcceptanceLost                the batch was abandoned before it could be accepted
 ├── AcceptanceUnknown             whether the batch was accepted could not be learnt
@@ -76,6 +79,18 @@ class UnknownBatch(Refused):
 
     def __init__(self, batch_id: str) -> None:
         super().__init__(f"There is no batch {batch_id!r}; it may have been kept past its retention.")
+
+
+class NotPossibleNow(Refused):
+    """The batch is in a state in which this cannot be done to it."""
+
+
+class KeyInUse(Refused):
+    """The first request of this Idempotency-Key is still being answered."""
+
+
+class KeyReused(Refused):
+    """This Idempotency-Key was used for another request."""
 
 
 class UnreadableMessage(PenstockError):

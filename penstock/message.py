@@ -15,7 +15,7 @@ from backports import zstd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
-from penstock.chunk import Chunk, Operation, plan_chunks
+from penstock.chunk import Chunk, Operation
 from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome
 
@@ -25,7 +25,6 @@ MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any message of ours; a damage
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
 _SEPARATOR_BYTES = 1
-_FAILURE_SPARE_BYTES = 40  # a failure without its words; kept free so that whatever fits a chunk fits its dead letter
 
 # SQS takes these two characters as little as control characters, and JSON does not escape them by itself.
 _NOT_ALLOWED = {b"\xef\xbf\xbe": b"\\ufffe", b"\xef\xbf\xbf": b"\\uffff"}
@@ -40,6 +39,7 @@ class _Envelope(BaseModel):
     attempt: int = Field(ge=1)
     not_before: float | None = Field(None, allow_inf_nan=False)
     operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1)
+    failures: list[tuple[int, int, Any]] = []
 
 
 def encode_operation(operation: Operation) -> bytes:
@@ -61,7 +61,7 @@ def size_on_the_queue(encoded: bytes) -> int:
 def room_in_message(message_bytes: int) -> int:
     """How many bytes of operations fit into a message of `message_bytes`."""
     longest_head = _head("0" * 40, "0" * 200, attempt=10**9, not_before=1e17)
-    return message_bytes - len(longest_head) - len(b'],"failures":[]}') - _FAILURE_SPARE_BYTES
+    return message_bytes - len(longest_head) - len(b"]}")
 
 
 def join_message(
@@ -81,38 +81,36 @@ def encode_chunk(chunk: Chunk) -> str:
     return join_message(chunk.batch_id, chunk.id, encoded, attempt=chunk.attempt, not_before=chunk.not_before)
 
 
-def encode_dead_letters(chunk: Chunk, failures: Sequence[Outcome], *, message_bytes: int) -> list[str]:
-    """A chunk's failed operations, with their errors, as chunk messages `<chunk id>.d1`, `.d2`, ...: one, if it fits.
-
-    Their attempt is 1 again: whoever redrives them wants them tried anew.
-    """
-    operations = {operation.index: operation for operation in chunk.operations}
-    encoded = [encode_operation(operations[failure.index]) for failure in failures]
-    room = room_in_message(message_bytes)
-    errors = [_encode_failure(failure, room - len(one)) for failure, one in zip(failures, encoded, strict=True)]
-    sizes = [min(room, len(one) + len(error) + 2) for one, error in zip(encoded, errors, strict=True)]
-    letters = []
-    for number, run in enumerate(plan_chunks(sizes, max_operations=len(sizes), max_bytes=room), start=1):
-        head = _head(chunk.batch_id, f"{chunk.id}.d{number}", attempt=1, not_before=None)
-        tail = b'],"failures":[' + b",".join(errors[run.start : run.stop]) + b"]}"
-        letters.append(_pack(head + b",".join(encoded[run.start : run.stop]) + tail))
-    return letters
+def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_bytes: int) -> str:
+    """A chunk of failed operations with how they failed, which it leaves out where all does not fit into a message."""
+    operations = b",".join(encode_operation(operation) for operation in letter.operations)
+    head = _head(letter.batch_id, letter.id, letter.attempt, not_before=None)
+    words = {failure.index: (failure.index, failure.status, failure.error) for failure in failures}
+    errors = _escape(to_json([words[operation.index] for operation in letter.operations]))
+    whole = head + operations + b'],"failures":' + errors + b"}"
+    return _pack(whole if len(whole) <= message_bytes else head + operations + b"]}")
 
 
 def decode_chunk(text: str) -> Chunk:
     """The chunk that a message holds. Raises UnreadableMessage, saying why."""
+    return decode_dead_letter(text)[0]
+
+
+def decode_dead_letter(text: str) -> tuple[Chunk, dict[int, dict[str, Any]]]:
+    """A chunk and how its operations failed, `{"status", "error"}` by index, as far as the message says it."""
     content = _unpack(text)
     try:
         envelope = _Envelope.model_validate_json(content)
     except ValidationError as error:
         raise UnreadableMessage(_why_unreadable(content, error)) from error
-    return Chunk(
+    chunk = Chunk(
         batch_id=envelope.batch,
         id=envelope.chunk,
         attempt=envelope.attempt,
         operations=tuple(Operation(*operation) for operation in envelope.operations),
         not_before=envelope.not_before,
     )
+    return chunk, {index: {"status": status, "error": error} for index, status, error in envelope.failures}
 
 
 def _head(batch_id: str, chunk_id: str, attempt: int, not_before: float | None) -> bytes:
@@ -120,14 +118,6 @@ def _head(batch_id: str, chunk_id: str, attempt: int, not_before: float | None) 
     if not_before is not None:
         head["not_before"] = not_before
     return to_json(head)[:-1] + b',"operations":['
-
-
-def _encode_failure(failure: Outcome, room: int) -> bytes:
-    """What is known of a failure; without its words where the operation alone all but fills a message."""
-    encoded = _escape(to_json((failure.index, failure.status, failure.error)))
-    if len(encoded) + _FAILURE_SPARE_BYTES <= room:
-        return encoded
-    return to_json((failure.index, failure.status, None))
 
 
 def _pack(plain: bytes) -> str:

@@ -11,8 +11,11 @@ from enum import StrEnum
 from typing import Any
 
 from penstock.backoff import Backoff
-from penstock.batch import Counts
-from penstock.chunk import Chunk, Operation
+from penstock.batch import Counts, Ending
+from penstock.chunk import Chunk, Operation, redriven_from
+
+BROKE = "d1"
+REJECTED = "d2"
 
 
 class OutcomeState(StrEnum):
@@ -59,17 +62,25 @@ class FollowUp:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRecord:
-    """The durable answer to a chunk. Of what failed it keeps the operations too, since a retry needs them."""
+    """The durable answer to a chunk. Of what failed it keeps the operations too, since a retry needs them.
+
+    `deaths` is how many deliveries of the chunk ended without a record.
+    """
 
     chunk_id: str
     outcomes: tuple[Outcome, ...] = ()
     follow_ups: tuple[FollowUp, ...] = ()
     failed_operations: tuple[Operation, ...] = ()
+    deaths: int = 0
 
     @property
     def counts(self) -> Counts:
+        """What this record adds to the counters. Of a redriven chunk every outcome takes the place of a failure."""
         states = [outcome.state for outcome in self.outcomes]
-        return Counts(*(states.count(state) for state in OutcomeState))
+        counts = Counts(*(states.count(state) for state in OutcomeState))
+        if redriven_from(self.chunk_id) is None:
+            return counts
+        return counts + Counts(failed=-len(self.outcomes))
 
 
 def succeeded(operation: Operation, status: int, result: Any) -> Outcome:
@@ -81,6 +92,20 @@ def failed(
 ) -> Outcome:
     error = {"title": title} if detail is None else {"title": title, "detail": _readable(detail)}
     return Outcome(operation.index, operation.id, OutcomeState.FAILED, status, error=error, rejected=rejected)
+
+
+def not_begun(operation: Operation, ending: Ending, reason: str | None) -> Outcome:
+    """The outcome of an operation that had not begun when its batch was ended."""
+    state, status, title = _NOT_BEGUN[ending]
+    error = {"title": title, "detail": reason} if reason else {"title": title}
+    return Outcome(operation.index, operation.id, state, status, error=error, rejected=True)
+
+
+_NOT_BEGUN = {
+    Ending.CANCELLED: (OutcomeState.CANCELLED, 410, "Cancelled before it began"),
+    Ending.EXPIRED: (OutcomeState.EXPIRED, 504, "Not begun by the deadline"),
+    Ending.FAILED: (OutcomeState.FAILED, 503, "Stopped before it began"),
+}
 
 
 def _readable(text: str) -> str:
@@ -97,35 +122,57 @@ def as_outcome(verdict: Verdict) -> Outcome:
     return verdict if isinstance(verdict, Outcome) else verdict.failure
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """That a batch is to end, and why: what has not begun does not begin any more."""
+
+    ending: Ending
+    reason: str | None = None
+
+
 def record_attempt(
-    chunk: Chunk, verdicts: Mapping[int, Verdict], *, backoff: Backoff, draw: float, now: float
+    chunk: Chunk,
+    verdicts: Mapping[int, Verdict],
+    *,
+    backoff: Backoff,
+    draw: float,
+    now: float,
+    attempts: Mapping[int, int] | None = None,
+    ended: Ended | None = None,
+    deaths: int = 0,
 ) -> ChunkRecord:
     """The record of an attempt at a chunk. An operation without a verdict was not run, or not to its end.
 
-    Final verdicts become outcomes. What is to be tried again follows in one chunk, delayed, its attempt one higher;
-    what was not run follows in another, at once, its attempt unchanged.
+    Final verdicts become outcomes. What is to be tried again follows, delayed, its attempt one higher; what was not run
+    follows in another chunk, at once, its attempt unchanged. Of a batch that is to end nothing follows: what failed has
+    failed, and what did not run is given the outcome that the ending says. `attempts` tells the attempt of operations
+    that were tried more often than the chunk.
     """
+    attempts = attempts or {}
     outcomes: list[Outcome] = []
-    again: list[int] = []
+    again: dict[int, list[int]] = {}
     rest: list[int] = []
     for operation in chunk.operations:
         verdict = verdicts.get(operation.index)
-        if verdict is None:
+        attempt = attempts.get(operation.index, chunk.attempt)
+        if verdict is None and ended is not None:
+            outcomes.append(not_begun(operation, ended.ending, ended.reason))
+        elif verdict is None:
             rest.append(operation.index)
-        elif is_final(verdict, chunk.attempt):
+        elif is_final(verdict, attempt) or ended is not None:
             outcomes.append(as_outcome(verdict))
         else:
-            again.append(operation.index)
+            again.setdefault(attempt, []).append(operation.index)
     follow_ups: list[FollowUp] = []
-    if again:
-        wait = _wait_seconds([verdicts[index] for index in again], chunk.attempt, backoff, draw)
-        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt + 1, tuple(again), now + wait))
+    for attempt, indexes in sorted(again.items()):
+        wait = _wait_seconds([verdicts[index] for index in indexes], attempt, backoff, draw)
+        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), attempt + 1, tuple(indexes), now + wait))
     if rest:
         follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt, tuple(rest)))
-    return _record(chunk, outcomes, follow_ups)
+    return _record(chunk, outcomes, follow_ups, deaths)
 
 
-def record_halves(chunk: Chunk) -> ChunkRecord:
+def record_halves(chunk: Chunk, deaths: int) -> ChunkRecord:
     """An earlier delivery of this chunk died without a record: its two halves, so that what killed it is cornered."""
     middle = len(chunk.operations) // 2
     halves = (chunk.operations[:middle], chunk.operations[middle:])
@@ -133,14 +180,14 @@ def record_halves(chunk: Chunk) -> ChunkRecord:
     for half in halves:
         indexes = tuple(operation.index for operation in half)
         follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt, indexes))
-    return _record(chunk, [], follow_ups)
+    return _record(chunk, [], follow_ups, deaths)
 
 
 def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
     """The one operation of this chunk was under way `deaths` times when its consumer died: it is not tried again."""
     times = "time" if deaths == 1 else f"{deaths} times"
     detail = f"Its consumer died or lost its lease the {times} it ran this operation alone."
-    return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [])
+    return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [], deaths)
 
 
 def record_too_early(chunk: Chunk) -> ChunkRecord:
@@ -164,13 +211,21 @@ def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
     ]
 
 
-def to_dead_letter(record: ChunkRecord, *, rejections: bool) -> tuple[Outcome, ...]:
-    """The outcomes of a record that belong into the dead letter queue; what was rejected only if asked for."""
-    return tuple(
-        outcome
-        for outcome in record.outcomes
-        if outcome.state is OutcomeState.FAILED and (rejections or not outcome.rejected)
-    )
+def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True) -> list[Chunk]:
+    """A record's failed operations as chunks: `<chunk id>.d1` of what broke, `<chunk id>.d2` of what was rejected.
+
+    They follow from the record alone, so whoever sends them again, from the dead letter queue or on request, sends the
+    same: the first to be recorded stands. Their attempt is 1 again.
+    """
+    operations = {operation.index: operation for operation in record.failed_operations}
+    failures = [outcome for outcome in record.outcomes if outcome.state is OutcomeState.FAILED]
+    letters = []
+    for kind, rejected in ((BROKE, False), (REJECTED, True)):
+        indexes = [outcome.index for outcome in failures if outcome.rejected is rejected]
+        if indexes and (rejections or not rejected):
+            members = tuple(operations[index] for index in indexes)
+            letters.append(Chunk(batch_id, f"{record.chunk_id}.{kind}", 1, members))
+    return letters
 
 
 def delay_seconds(chunk: Chunk, now: float, longest: int) -> int:
@@ -191,11 +246,12 @@ def _next_id(chunk: Chunk, already: Sequence[FollowUp]) -> str:
     return f"{chunk.id}.{len(already) + 1}"
 
 
-def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp]) -> ChunkRecord:
+def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp], deaths: int = 0) -> ChunkRecord:
     failures = {outcome.index for outcome in outcomes if outcome.state is OutcomeState.FAILED}
     return ChunkRecord(
         chunk_id=chunk.id,
         outcomes=tuple(outcomes),
         follow_ups=tuple(follow_ups),
         failed_operations=tuple(operation for operation in chunk.operations if operation.index in failures),
+        deaths=deaths,
     )

@@ -22,12 +22,13 @@ def encode_record(record: ChunkRecord) -> bytes:
             [operation.index, operation.id, operation.method, operation.path, operation.body]
             for operation in record.failed_operations
         ],
+        "deaths": record.deaths,
     }
     return zstd.compress(to_json(content), _COMPRESSION_LEVEL)
 
 
 def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
-    content: dict[str, list[Any]] = from_json(zstd.decompress(encoded))
+    content: dict[str, Any] = from_json(zstd.decompress(encoded))
     return ChunkRecord(
         chunk_id=chunk_id,
         outcomes=tuple(_outcome_from_list(fields) for fields in content["outcomes"]),
@@ -36,6 +37,7 @@ def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
             for follow_up_id, attempt, indexes, not_before in content["follow_ups"]
         ),
         failed_operations=tuple(Operation(*fields) for fields in content["failed_operations"]),
+        deaths=content["deaths"],
     )
 
 

@@ -1,8 +1,9 @@
 """Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -25,11 +26,44 @@ class _Unserializable(Exception):
 
 
 class Stop:
-    """How far stopping has gone. The stages follow one another and are never taken back."""
+    """How far stopping has gone. The stages follow one another and are never taken back; followers stop along."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()  # nothing new begins
         self.cut = asyncio.Event()  # the grace period is over: handlers under way are cancelled
+        self._followers: set[Stop] = set()
+
+    def begin(self) -> None:
+        self.begun.set()
+        for follower in self._followers:
+            follower.begin()
+
+    def cut_off(self) -> None:
+        self.cut.set()
+        for follower in self._followers:
+            follower.cut_off()
+
+    @contextmanager
+    def follower(self) -> Iterator["Stop"]:
+        """A stop that can come earlier than this one, but not later."""
+        follower = Stop()
+        self._followers.add(follower)
+        if self.begun.is_set():
+            follower.begin()
+        if self.cut.is_set():
+            follower.cut_off()
+        try:
+            yield follower
+        finally:
+            self._followers.discard(follower)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The batch that an operation is of, as its handler is told. `key_prefix` begins the keys of its operations."""
+
+    batch_id: str
+    key_prefix: str
 
 
 class Runner:
@@ -39,7 +73,9 @@ class Runner:
         self._operations = operations
         self._slots = asyncio.Semaphore(concurrency)
 
-    async def run_chunk(self, chunk: Chunk, stop: Stop, ended: Callable[[], None]) -> dict[int, Verdict]:
+    async def run_chunk(
+        self, chunk: Chunk, source: Source, stop: Stop, ended: Callable[[], None]
+    ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free; return the verdicts of those that came to an end.
 
         What is missing from the verdicts was not run, or was cut short. `ended` is called after each operation.
@@ -50,7 +86,7 @@ class Runner:
             try:
                 async with self._slots:
                     if not stop.begun.is_set():
-                        verdicts[operation.index] = await self.run(operation, chunk.batch_id, chunk.attempt)
+                        verdicts[operation.index] = await self.run(operation, source, chunk.attempt)
             except asyncio.CancelledError:
                 if not stop.cut.is_set():
                     # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
@@ -71,7 +107,7 @@ class Runner:
     async def run(
         self,
         operation: Operation,
-        batch_id: str,
+        source: Source,
         attempt: int,
         transaction: Callable[[], Transaction] | None = None,
     ) -> Verdict:
@@ -88,7 +124,8 @@ class Runner:
             return failed(operation, 422, "Invalid operation", str(error), rejected=True)
         try:
             async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
-                context = Context(operation.id, batch_id, attempt, f"{batch_id}/{operation.id}", opened)
+                key = f"{source.key_prefix}/{operation.id}"
+                context = Context(operation.id, source.batch_id, attempt, key, opened)
                 result = _to_json(route, await route.call(arguments, context))
             return succeeded(operation, route.policy.status, result)
         except asyncio.CancelledError:

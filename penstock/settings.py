@@ -44,6 +44,15 @@ class Settings(BaseSettings):
     accept_seconds: float = Field(
         60, ge=1, le=3_600, description="A batch not accepted for so many seconds is abandoned: nothing of it runs."
     )
+    deadline_seconds: float = Field(
+        DAY_SECONDS, gt=0, le=14 * DAY_SECONDS, description="What of a batch has not ended after so long is expired."
+    )
+    settle_seconds: float = Field(
+        300, ge=1, le=DAY_SECONDS, description="How long what runs of a cancelled batch may take to end."
+    )
+    max_deaths: int = Field(
+        100, ge=1, description="A batch that has cost more consumer processes than this is stopped."
+    )
     retention_seconds: float = Field(
         7 * DAY_SECONDS,
         ge=60,
@@ -56,6 +65,12 @@ class Settings(BaseSettings):
     )
     receive_wait_seconds: int = Field(
         LONGEST_SQS_WAIT_SECONDS, ge=0, le=LONGEST_SQS_WAIT_SECONDS, description="How long a receive waits for chunks."
+    )
+    chunk_budget_seconds: float = Field(
+        300, gt=0, le=12 * 3600, description="A chunk that runs longer is recorded, and its rest follows as another."
+    )
+    sweep_seconds: float = Field(
+        30, gt=0, le=3_600, description="How often consumers look for batches past their time."
     )
     grace_seconds: float = Field(20, ge=0, le=3_600, description="How long running handlers may go on after SIGTERM.")
     backoff_seconds: float = Field(1, ge=0, le=3_600, description="Bound of the first wait before another attempt.")

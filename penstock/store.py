@@ -1,4 +1,4 @@
-"""The port to the table: batches, chunk records, group counters.
+"""The port to the table: batches, chunk records, group counters, idempotency keys.
 
 Every call may block on the network and may raise Unavailable. Each may be repeated and is written so that a repetition
 changes nothing, since an AWS call that times out may have taken effect. The adapter is `dynamodb.py`; the one for tests
@@ -6,11 +6,10 @@ is in `testing.py`; one contract suite holds for both.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from penstock.batch import Batch, BatchState, Counts
-from penstock.chunk import Chunk
+from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.outcome import ChunkRecord
 
 
@@ -22,9 +21,40 @@ class Traces:
     released: frozenset[int]  # the receive counts of deliveries that were released before anything of them ran
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a group has counted. Once it is closed nothing more is counted but redrives of what was counted before.
+
+    `done`, the chunks that are counted, is read by `read_group` alone.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    deaths: int = 0
+    closed: Ending | None = None
+    done: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyClaim:
+    """A client's Idempotency-Key, claimed for a request. `batch_id` is the batch that the request became."""
+
+    tenant: str
+    key: str
+    fingerprint: str
+    batch_id: str
+    keys_from: str  # the batch id of the first claim: operations' keys stay the same when a later claim takes over
+    lease_until: float
+    expires_at: float
+    is_settled: bool = False
+    answer: bytes | None = None  # what was answered at once; None for a batch in the background
+
+
 class Store(Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch, in state accepting; nothing if it is there already, whatever became of it."""
+
+    async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
+        """Keep the ids that a client gave to neighbouring operations of a group; at most `IDS_IN_CALL` in a call."""
 
     async def accept_batch(self, batch_id: str, at: float) -> None:
         """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over, or the batch forgotten."""
@@ -34,6 +64,9 @@ class Store(Protocol):
     async def start_batch(self, batch_id: str, at: float) -> None:
         """From queued to processing; nothing if it is further already."""
 
+    async def end_batch(self, batch_id: str, ending: Ending, reason: str, *, settle_by: float) -> bool:
+        """From queued or processing to cancelling. Whatever holds it up, a sweep closes it after `settle_by`."""
+
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces: ...
 
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
@@ -42,23 +75,61 @@ class Store(Protocol):
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         """Write the record if the chunk has none; return the one that stands. The commit point of everything."""
 
-    async def count_chunk(self, batch: Batch, chunk: Chunk, counts: Counts) -> Counts:
-        """Add a chunk's counts to its group unless that chunk is counted; return what the group has now."""
+    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+        """Add a record's counts to its group unless that chunk is counted or the group closed.
+
+        Returns what the group has now. A redriven chunk is counted in a closed group too, if what it corrects is.
+        """
+
+    async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
+        """Count all that is open in a group as `ending` and close it. False if its counts are not those `seen`."""
 
     async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
         """Add a group to the batch's finished groups; return them all."""
 
-    async def read_counts(self, batch_id: str, groups: Sequence[int]) -> dict[int, Counts]:
-        """The counts of each group; nothing counted yet is all zeros."""
+    async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
+        """Each group without its `done`; nothing counted yet is all zeros."""
+
+    async def read_group(self, batch_id: str, group: int) -> Group: ...
+
+    async def read_ids(self, batch_id: str, group: int) -> list[str]:
+        """The ids written for a group's operations, in their order; empty when they have none of their own."""
 
     async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
         """Move the batch to its final state. False when it is final already, or not accepted."""
 
-    def read_records(self, batch: Batch, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
-        """Per planned chunk from `first_chunk` on, in order: its record and those of all that followed from it.
+    async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
+        """From one final state to another, when a redrive has changed what the batch came to."""
+
+    def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
+        """Per planned chunk of a group from `first_chunk` on, in order: its record and those of all that followed.
 
         Within a planned chunk a record comes before those that follow from it. Chunks without any record are left out.
         """
 
+    async def due_batches(self, now: float, limit: int) -> list[str]:
+        """Batches that are not final and past their time: to be accepted, to settle after a cancel, or their deadline.
+
+        It may name one that has moved on meanwhile.
+        """
+
+    async def drop_abandoned(self, batch_id: str) -> None:
+        """Never name an abandoned batch as due again."""
+
+    async def take_sweep(self, owner: str, now: float, until: float) -> bool:
+        """Become the one that sweeps, until a time; again, if we are."""
+
+    async def claim_key(self, claim: KeyClaim, now: float) -> KeyClaim:
+        """Claim a key if nobody has. Returns the claim that stands: ours, or whose it is."""
+
+    async def take_over_key(self, standing: KeyClaim, claim: KeyClaim, now: float) -> bool:
+        """Put our claim in the place of one whose lease is over and which is not settled. False if it has changed."""
+
+    async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
+        """The request of this claim is answered: from now on the answer stands. Nothing if the claim was taken over."""
+
     async def check(self) -> None:
         """Ask the table for nothing in particular; raises Unavailable or Misconfigured."""
+
+
+IDS_IN_CALL = 2_500  # of at most 128 characters each, they fit into an item

@@ -21,6 +21,9 @@ class Event(StrEnum):
     BATCH_ACCEPTED = "batch accepted"  # every chunk is on the queue; it runs from here on
     BATCH_ANSWERED = "batch answered"  # a small batch, run at once
     BATCH_REFUSED = "batch refused"  # nothing of it runs
+    BATCH_HANDED_OVER = "batch handed over"  # it outlived its time; what had not ended runs in the background
+    BATCH_RETRIED = "batch retried"  # its failed operations run again
+    DEAD_LETTERS_REDRIVEN = "dead letters redriven"
     REQUEST_BROKE = "request broke"  # a fault of ours, answered 500
     AWS_UNAVAILABLE = "aws unavailable"  # answered 503
     # consumer
@@ -38,6 +41,9 @@ class Event(StrEnum):
     HEARTBEAT_FAILED = "heartbeat failed"
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is tried again while the lease is held
     OPERATION_BROKE = "operation broke"  # a handler raised what it does not declare; with its traceback
+    BATCH_ENDED = "batch ended"  # nothing more of it begins: too much failed, or it killed too many consumers
+    BATCH_SWEPT = "batch swept"  # past its time; what was open of it is counted as expired or cancelled
+    SWEEP_FAILED = "sweep failed"
     BATCH_FINISHED = "batch finished"  # every operation has its outcome
 
 

@@ -7,16 +7,16 @@ against the real adapters. They hold everything in one process, and nothing outl
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from penstock.backend import Backend
-from penstock.batch import OPEN_STATES, Batch, BatchState, Counts
-from penstock.chunk import Chunk, group_of, planned_number
+from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending
+from penstock.chunk import group_of, planned_number, redriven_from
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
-from penstock.store import Traces
+from penstock.store import Group, KeyClaim, Traces
 
 POLL_SECONDS = 0.005
 
@@ -113,21 +113,24 @@ class MemoryQueue:
         return kept
 
 
-@dataclass
-class _Group:
-    counts: Counts = field(default_factory=Counts)
-    done: set[str] = field(default_factory=set)
-
-
 class MemoryStore:
     def __init__(self) -> None:
         self._batches: dict[str, Batch] = {}
-        self._groups: dict[tuple[str, int], _Group] = {}
+        self._groups: dict[tuple[str, int], Group] = {}
         self._records: dict[tuple[str, str], ChunkRecord] = {}
         self._released: dict[tuple[str, str], set[int]] = {}
+        self._ids: dict[tuple[str, int], dict[int, list[str]]] = {}
+        self._keys: dict[tuple[str, str], KeyClaim] = {}
+        self._due: dict[str, float] = {}
+        self._sweeper: tuple[str, float] | None = None
 
     async def create_batch(self, batch: Batch) -> None:
-        self._batches.setdefault(batch.id, batch)
+        if batch.id not in self._batches:
+            self._batches[batch.id] = batch
+            self._due[batch.id] = batch.accept_by
+
+    async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
+        self._ids.setdefault((batch.id, batch.group_at(first_index)), {})[first_index] = list(ids)
 
     async def accept_batch(self, batch_id: str, at: float) -> None:
         batch = self._batches.get(batch_id)
@@ -136,6 +139,7 @@ class MemoryStore:
         if batch is None or batch.state is not BatchState.ACCEPTING or at > batch.accept_by:
             raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.")
         self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
+        self._due[batch_id] = batch.deadline_at
 
     async def read_batch(self, batch_id: str) -> Batch | None:
         return self._batches.get(batch_id)
@@ -144,6 +148,14 @@ class MemoryStore:
         batch = self._batches.get(batch_id)
         if batch is not None and batch.state is BatchState.QUEUED:
             self._batches[batch_id] = replace(batch, state=BatchState.PROCESSING, started_at=at)
+
+    async def end_batch(self, batch_id: str, ending: Ending, reason: str, *, settle_by: float) -> bool:
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.state not in {BatchState.QUEUED, BatchState.PROCESSING}:
+            return batch is not None and (batch.ending, batch.reason) == (ending, reason)
+        self._batches[batch_id] = replace(batch, state=BatchState.CANCELLING, ending=ending, reason=reason)
+        self._due[batch_id] = settle_by
+        return True
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         key = batch_id, chunk_id
@@ -155,12 +167,27 @@ class MemoryStore:
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         return self._records.setdefault((batch.id, record.chunk_id), record)
 
-    async def count_chunk(self, batch: Batch, chunk: Chunk, counts: Counts) -> Counts:
-        group = self._groups.setdefault((batch.id, chunk.group), _Group())
-        if chunk.id not in group.done:
-            group.done.add(chunk.id)
-            group.counts += counts
-        return group.counts
+    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+        key = batch.id, group_of(record.chunk_id)
+        group = self._groups.get(key, Group())
+        may_count = group.closed is None or redriven_from(record.chunk_id) in group.done
+        if record.chunk_id not in group.done and may_count:
+            group = replace(
+                group,
+                counts=group.counts + record.counts,
+                deaths=group.deaths + record.deaths,
+                done=group.done | {record.chunk_id},
+            )
+            self._groups[key] = group
+        return group
+
+    async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
+        standing = self._groups.get((batch.id, group), Group())
+        if standing.closed is not None or standing.counts != seen:
+            return False
+        rest = Counts(**{ending: batch.group_totals[group] - seen.completed})
+        self._groups[batch.id, group] = replace(standing, counts=seen + rest, closed=ending)
+        return True
 
     async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
         batch = self._batches.get(batch_id)
@@ -170,28 +197,74 @@ class MemoryStore:
         self._batches[batch_id] = batch
         return batch.finished_groups
 
-    async def read_counts(self, batch_id: str, groups: Sequence[int]) -> dict[int, Counts]:
-        return {group: self._groups.get((batch_id, group), _Group()).counts for group in groups}
+    async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
+        return {group: replace(await self.read_group(batch_id, group), done=frozenset()) for group in groups}
+
+    async def read_group(self, batch_id: str, group: int) -> Group:
+        return self._groups.get((batch_id, group), Group())
+
+    async def read_ids(self, batch_id: str, group: int) -> list[str]:
+        pieces = self._ids.get((batch_id, group), {})
+        return [operation_id for _, ids in sorted(pieces.items()) for operation_id in ids]
 
     async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
         batch = self._batches.get(batch_id)
         if batch is None or batch.state not in OPEN_STATES:
             return False
         self._batches[batch_id] = replace(batch, state=state, finished_at=at)
+        self._due.pop(batch_id, None)
         return True
 
-    async def read_records(self, batch: Batch, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
+    async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
+        batch = self._batches.get(batch_id)
+        if batch is not None and batch.state is before:
+            self._batches[batch_id] = replace(batch, state=after)
+
+    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
         ids = [chunk_id for batch_id, chunk_id in self._records if batch_id == batch.id]
-        ids = [chunk_id for chunk_id in ids if planned_number(chunk_id) >= first_chunk]
+        ids = [chunk_id for chunk_id in ids if group_of(chunk_id) == group and planned_number(chunk_id) >= first_chunk]
         for _, family in itertools.groupby(sorted(ids, key=_order), key=planned_number):
             yield [self._records[batch.id, chunk_id] for chunk_id in family]
+
+    async def due_batches(self, now: float, limit: int) -> list[str]:
+        due = sorted((due_at, batch_id) for batch_id, due_at in self._due.items() if due_at < now)
+        return [batch_id for _, batch_id in due[:limit]]
+
+    async def drop_abandoned(self, batch_id: str) -> None:
+        batch = self._batches.get(batch_id)
+        if batch is not None and batch.state is BatchState.ACCEPTING:
+            self._due.pop(batch_id, None)
+
+    async def take_sweep(self, owner: str, now: float, until: float) -> bool:
+        if self._sweeper is not None and self._sweeper[0] != owner and self._sweeper[1] >= now:
+            return False
+        self._sweeper = owner, until
+        return True
+
+    async def claim_key(self, claim: KeyClaim, now: float) -> KeyClaim:
+        standing = self._keys.get((claim.tenant, claim.key))
+        if standing is None or standing.expires_at < int(now):
+            standing = self._keys[claim.tenant, claim.key] = claim
+        return standing
+
+    async def take_over_key(self, standing: KeyClaim, claim: KeyClaim, now: float) -> bool:
+        key = claim.tenant, claim.key
+        current = self._keys[key]
+        if current.batch_id == standing.batch_id and not current.is_settled and current.lease_until < now:
+            self._keys[key] = claim
+        return self._keys[key].batch_id == claim.batch_id
+
+    async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
+        key = claim.tenant, claim.key
+        if self._keys[key].batch_id == claim.batch_id:
+            self._keys[key] = replace(self._keys[key], is_settled=True, answer=answer)
 
     async def check(self) -> None:
         pass
 
 
-def _order(chunk_id: str) -> tuple[int, int, str]:
-    return group_of(chunk_id), planned_number(chunk_id), chunk_id
+def _order(chunk_id: str) -> tuple[int, str]:
+    return planned_number(chunk_id), chunk_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,67 @@
+"""Ends what nothing else ends: batches past their deadline, and cancelled ones that do not settle.
+
+Lost messages, dead consumers, a purged queue: whatever of a batch is still open then is counted as expired (or
+cancelled), its groups are closed, and nothing is counted in them any more. One consumer sweeps at a time.
+"""
+
+import random
+import secrets
+
+from consumer.finisher import Finisher
+from penstock.batch import Batch, BatchState, Ending
+from penstock.clock import Clock
+from penstock.errors import PenstockError
+from penstock.store import Store
+from penstock.telemetry import Event, get_log
+
+BATCHES_IN_SWEEP = 100
+PERIODS_OF_TENURE = 2.5  # who misses two sweeps is taken for dead
+
+
+class Sweeper:
+    def __init__(self, store: Store, period_seconds: float, clock: Clock) -> None:
+        self._store = store
+        self._period_seconds = period_seconds
+        self._clock = clock
+        self._finisher = Finisher(store, clock)
+        self._owner = secrets.token_hex(8)
+
+    async def keep(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            # A little at random, so that a fleet started at once does not ask at once.
+            await self._clock.sleep(self._period_seconds * random.uniform(0.8, 1.2))  # noqa: S311
+            try:
+                await self.sweep()
+            except PenstockError as error:
+                get_log().warning(Event.SWEEP_FAILED, error=str(error))
+
+    async def sweep(self) -> None:
+        now = self._clock.now()
+        if not await self._store.take_sweep(self._owner, now, now + PERIODS_OF_TENURE * self._period_seconds):
+            return
+        for batch_id in await self._store.due_batches(now, BATCHES_IN_SWEEP):
+            batch = await self._store.read_batch(batch_id)
+            if batch is not None and not batch.is_final:
+                await self._settle(batch, now)
+
+    async def _settle(self, batch: Batch, now: float) -> None:
+        if batch.state is BatchState.ACCEPTING:
+            if batch.is_abandoned(now):
+                await self._store.drop_abandoned(batch.id)
+            return
+        ending = batch.ending_at(now)
+        if ending is None:
+            return  # it has been accepted since the index named it
+        get_log().warning(Event.BATCH_SWEPT, batch_id=batch.id, ending=ending)
+        for number in range(len(batch.group_totals)):
+            await self._close(batch, number, ending)
+
+    async def _close(self, batch: Batch, number: int, ending: Ending) -> None:
+        """Close a group unless it is complete. Consumers may count meanwhile: look again until it is settled."""
+        while True:
+            group = await self._store.read_group(batch.id, number)
+            if group.counts.completed >= batch.group_totals[number]:
+                break
+            await self._store.close_group(batch, number, group.counts, ending)
+        await self._finisher.finish(batch, number, group)
