@@ -18,6 +18,7 @@ from typing import NoReturn
 import aiohttp
 
 from penstock.errors import Misconfigured, PenstockError
+from penstock.operations import load_application
 from penstock.settings import Settings, read_settings, require_app
 from penstock.signals import stop_signals
 
@@ -63,8 +64,13 @@ class Machine:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, env=self.environment, stdout=asyncio.subprocess.DEVNULL
         )
-        if await process.wait() != 0:
-            raise Misconfigured(f"The {name} failed; what it said stands above.")
+        try:
+            if await process.wait() != 0:
+                raise Misconfigured(f"The {name} failed; what it said stands above.")
+        finally:
+            if process.returncode is None:  # we were asked to stop meanwhile
+                process.kill()
+                await process.wait()
 
     async def first_death(self) -> Part:
         """The first part to end."""
@@ -98,7 +104,7 @@ async def _stop_part(part: Part) -> None:
 async def _up(host: str, port: int, consumers: int) -> None:
     """Returns when asked to stop; raises PenstockError when a part cannot start or ends by itself."""
     settings = read_settings()
-    require_app(settings)
+    load_application(require_app(settings))  # once here: every part would say the same of one that cannot be used
     machine = Machine(local_environment(os.environ))
     working = asyncio.create_task(_work(machine, settings, host, port, consumers))
     stopping = asyncio.create_task(stop_signals())
@@ -134,9 +140,16 @@ async def _work(machine: Machine, settings: Settings, host: str, port: int, cons
         ready.cancel()
         dying.cancel()
     raise PartEnded(
-        f"The {dead.name} ended by itself (exit code {dead.process.returncode}), so the rest was stopped too; "
+        f"The {dead.name} ended by itself ({_end(dead.process.returncode)}), so the rest was stopped too; "
         "what it said stands above."
     )
+
+
+def _end(returncode: int | None) -> str:
+    """How a process ended, in words."""
+    if returncode is not None and returncode < 0:
+        return f"killed by {signal.Signals(-returncode).name}"
+    return f"exit code {returncode}"
 
 
 async def _start_aws(machine: Machine) -> str:
@@ -144,7 +157,7 @@ async def _start_aws(machine: Machine) -> str:
     assert part.process.stdout is not None
     line = (await part.process.stdout.readline()).decode()
     if not line:
-        raise PartEnded(f"The embedded AWS did not start (exit code {await part.process.wait()}).")
+        raise PartEnded(f"The embedded AWS did not start ({_end(await part.process.wait())}).")
     return line.split()[-1]
 
 

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{3,40}$")] = Field(
-        "penstock", description="Prefixes the name of every resource: 3 to 40 letters, digits, `-` and `_`."
+        "penstock", description="Prefixes the name of every resource: letters, digits, `-` and `_`."
     )
     app: str | None = Field(None, description="The application, as `module:attribute`.")
     aws_region: str | None = Field(

@@ -113,5 +113,7 @@ def _problem(
     members: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> web.Response:
-    body = {"type": kind, "title": title, "status": int(status), "detail": detail, **(members or {})}
+    # A header's bytes that are not Unicode come as lone surrogates, which JSON cannot hold.
+    readable = detail.encode("utf-8", "replace").decode()
+    body = {"type": kind, "title": title, "status": int(status), "detail": readable, **(members or {})}
     return json_answer(body, status=status, headers=headers, content_type=CONTENT_TYPE)

@@ -21,19 +21,25 @@ async def read_json(request: web.Request) -> Any:
     if request.content_type != CONTENT_TYPE:
         given = request.headers.get("Content-Type", "none")
         raise UnsupportedContent(f"Send the batch as Content-Type: {CONTENT_TYPE}; this request has {given}.")
-    content = await request.read()
     try:
-        return from_json(content, allow_inf_nan=False)
+        return from_json(await request.read(), allow_inf_nan=False)
+    except web.RequestPayloadError as error:
+        raise MalformedRequest("The body is not encoded as its Content-Encoding or Transfer-Encoding says.") from error
     except ValueError as error:
         raise MalformedRequest(f"The body is not JSON: {error}.") from error
 
 
-def read_envelope(document: Any, settings: Settings) -> BatchRequest:
-    """The batch request, its operations still as they came. Raises InvalidRequest or LimitPassed."""
+def read_envelope(document: Any, settings: Settings, flaws: list[Flaw]) -> BatchRequest:
+    """The batch request, its operations still as they came. Adds to `flaws`; raises LimitPassed.
+
+    Where it is wrong, it is what can be read of it, so that the operations are told their errors too.
+    """
     try:
         envelope = BatchRequest.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequest([_flaw("", one, document) for one in _errors(error)]) from error
+        flaws += [_flaw("", one, document) for one in _errors(error)]
+        operations = document.get("operations") if isinstance(document, dict) else None
+        envelope = BatchRequest.model_construct(operations=operations if isinstance(operations, list) else [])
     count, limit = len(envelope.operations), settings.max_operations
     if count > limit:
         raise LimitPassed(
@@ -42,19 +48,19 @@ def read_envelope(document: Any, settings: Settings) -> BatchRequest:
     return envelope
 
 
-def read_operations(documents: list[Any], registry: Operations[Any]) -> list[Operation]:
+def read_operations(documents: list[Any], registry: Operations[Any], flaws: list[Flaw]) -> list[Operation]:
     """Every operation, valid for its handler and with an id of its own. Raises InvalidRequest with every flaw."""
-    flaws: list[Flaw] = []
     operations: list[Operation] = []
     places: dict[str, int] = {}
     for index, document in enumerate(documents):
         where = pointer("operations", index)
+        operation_id = _read_id(index, document)
+        first = places.setdefault(operation_id, index)
+        if first != index:
+            flaws.append(Flaw(f"{where}/id", f"{operation_id!r} is the id of operation {first} too; ids are unique."))
         operation = _read_operation(index, document, where, flaws)
         if operation is None:
             continue
-        first = places.setdefault(operation.id, index)
-        if first != index:
-            flaws.append(Flaw(f"{where}/id", f"{operation.id!r} is the id of operation {first} too; ids are unique."))
         try:
             registry.match(operation.method, operation.path).arguments(operation.path, operation.body)
         except InvalidOperation as error:
@@ -65,14 +71,21 @@ def read_operations(documents: list[Any], registry: Operations[Any]) -> list[Ope
     return operations
 
 
+def _read_id(index: int, document: Any) -> str:
+    """Its own, or its place. Also of an operation that is wrong otherwise: a duplicate is told at once."""
+    match document:
+        case {"id": str(given)}:
+            return given
+    return str(index)
+
+
 def _read_operation(index: int, document: Any, where: str, flaws: list[Flaw]) -> Operation | None:
     try:
         request = OperationRequest.model_validate(document)
     except ValidationError as error:
         flaws += [_flaw(where, one, document) for one in _errors(error)]
         return None
-    operation_id = str(index) if request.id is None else request.id
-    return Operation(index, operation_id, request.method, request.path, request.body)
+    return Operation(index, _read_id(index, document), request.method, request.path, request.body)
 
 
 def _errors(error: ValidationError) -> list[ErrorDetails]:

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from penstock.batch import Batch
 from penstock.chunk import planned_number
-from penstock.errors import MalformedRequest, PenstockError
+from penstock.errors import MalformedRequest
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
@@ -41,7 +41,7 @@ class Cursor:
 
 async def batch_results(request: web.Request) -> web.StreamResponse:
     batch = await find_batch(request)
-    kind = choose_type(request.headers.get("Accept"), (NDJSON, JSON))
+    kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
     state, cursor = _read_state(request), _read_cursor(request)
     limit = _read_limit(request)
     outcomes = _outcomes(request.app[BACKEND].store, batch, cursor, state)
@@ -70,14 +70,16 @@ def _merge(family: list[ChunkRecord]) -> list[Outcome]:
 async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Outcome]]) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": NDJSON})
     await answer.prepare(request)
+    if request.method == hdrs.METH_HEAD:
+        return answer
     try:
         async for _, outcome in outcomes:
             await answer.write(encode(outcome_body(outcome)) + b"\n")
     except ConnectionResetError:
         return answer  # the client has heard enough
-    except PenstockError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the middleware can answer it no more
         # The status is on its way already: only a connection that breaks off can tell that something is missing.
-        get_log().error(Event.REQUEST_BROKE, path=request.path, error=str(error))
+        get_log().error(Event.REQUEST_BROKE, path=request.path, exc_info=error)
         if request.transport is not None:
             request.transport.abort()
         return answer

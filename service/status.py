@@ -1,5 +1,7 @@
 """GET /batch/{id}/status: how far a batch is."""
 
+import re
+
 from aiohttp import web
 
 from penstock.batch import Batch, BatchState, sum_counts
@@ -7,6 +9,8 @@ from penstock.errors import UnknownBatch
 from service.json_answer import json_answer
 from service.parts import BACKEND, CLOCK, tenant_of
 from service.schemas import status_body
+
+_BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key; the table refuses too long ones
 
 
 async def batch_status(request: web.Request) -> web.Response:
@@ -19,6 +23,8 @@ async def batch_status(request: web.Request) -> web.Response:
 async def find_batch(request: web.Request) -> Batch:
     """The batch that the path names, if it is the tenant's own. One that was never accepted does not exist."""
     batch_id = request.match_info["batch_id"]
+    if not _BATCH_ID.fullmatch(batch_id):
+        raise UnknownBatch(batch_id)
     batch = await request.app[BACKEND].store.read_batch(batch_id)
     if batch is None or batch.state is BatchState.ACCEPTING or batch.tenant != tenant_of(request):
         raise UnknownBatch(batch_id)

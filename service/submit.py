@@ -8,7 +8,7 @@ from ulid import ULID
 
 from penstock.batch import Batch, BatchState
 from penstock.chunk import Operation, plan_chunks, plan_groups
-from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, LimitPassed, Unavailable
+from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, Unavailable
 from penstock.message import encode_operation, join_message, room_in_message, size_on_the_queue
 from penstock.queue import Message
 from penstock.telemetry import Event, get_log
@@ -25,20 +25,21 @@ ACCEPT_REPEAT_SECONDS = 0.2
 
 async def submit_batch(request: web.Request) -> web.Response:
     settings, registry = request.app[SETTINGS], request.app[OPERATIONS]
-    envelope = read_envelope(await read_json(request), settings)
+    flaws: list[Flaw] = []
+    envelope = read_envelope(await read_json(request), settings, flaws)
     if envelope.atomic:
-        _check_atomic(len(envelope.operations), request)
-    operations = read_operations(envelope.operations, registry)
+        _check_atomic(len(envelope.operations), request, flaws)
+    operations = read_operations(envelope.operations, registry, flaws)
     if len(operations) <= settings.sync_max_operations:
         return await _answer_now(request, operations, atomic=envelope.atomic)
     return await _accept(request, operations)
 
 
-def _check_atomic(count: int, request: web.Request) -> None:
+def _check_atomic(count: int, request: web.Request, flaws: list[Flaw]) -> None:
     limit = request.app[SETTINGS].sync_max_operations
     if request.app[OPERATIONS].transaction is None:
-        raise InvalidRequest([Flaw("/atomic", "This application has no transaction, so nothing can be rolled back.")])
-    if count > limit:
+        flaws.append(Flaw("/atomic", "This application has no transaction, so nothing can be rolled back."))
+    elif count > limit:
         detail = f"The atomic batch has {count:,} operations; at most {limit:,} go into one."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
 
