@@ -6,6 +6,8 @@ import sys
 from typing import Any
 
 from consumer.consumer import Consumer
+from consumer.health import serve_health
+from consumer.watchdog import Watchdog
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
 from penstock.errors import PenstockError
@@ -17,25 +19,29 @@ from penstock.telemetry import configure_logging
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock consume")
+    parser.add_argument("--health-host", default="127.0.0.1")
+    parser.add_argument("--health-port", type=int)
     parser.add_argument("--exit-with-parent", action="store_true")
     arguments = parser.parse_args()
     try:
         settings = read_settings()
         configure_logging(settings, "consumer")
         operations = load_application(require_app(settings))
-        asyncio.run(_consume(settings, operations, exit_with_parent=arguments.exit_with_parent))
+        asyncio.run(_consume(settings, operations, arguments))
     except PenstockError as error:
         sys.exit(f"penstock consume: {error}")
 
 
-async def _consume(settings: Settings, operations: Operations[Any], *, exit_with_parent: bool) -> None:
+async def _consume(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
     async with open_backend(settings) as backend:
         await backend.check()
         consumer = Consumer(backend, operations, settings, SystemClock())
-        stopping = asyncio.create_task(stop_signals(exit_with_parent=exit_with_parent), name="signals")
+        stopping = asyncio.create_task(stop_signals(exit_with_parent=arguments.exit_with_parent), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         try:
-            await consumer.run()
+            async with serve_health(consumer, arguments.health_host, arguments.health_port):
+                with Watchdog(settings.stall_seconds).watching():
+                    await consumer.run()
         finally:
             stopping.cancel()
 

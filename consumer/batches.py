@@ -40,7 +40,12 @@ class Batches:
             batch = await self.read(batch_id)
             if batch is None:
                 return NotAdmitted.UNKNOWN
-            if batch.is_abandoned(self._clock.now()):
+            if batch.is_overdue(self._clock.now()):
+                # By our clock: so that the front end cannot accept it any more, now that its chunks are dropped.
+                await self._store.abandon_batch(batch_id)
+                self.forget(batch_id)
+                continue
+            if batch.state is BatchState.ABANDONED:
                 return NotAdmitted.ABANDONED
             if batch.state is not BatchState.ACCEPTING:
                 return batch

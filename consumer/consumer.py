@@ -69,6 +69,13 @@ class Consumer:
         self._stop.begin()
         self._moved.set()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it receives nothing, if it does not."""
+        if self._stop.begun.is_set():
+            return "It drains."
+        return "The queue does not answer." if self._pause_seconds else None
+
     async def run(self) -> None:
         chores = [
             asyncio.create_task(self._leases.keep(), name="leases"),

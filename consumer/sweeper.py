@@ -47,8 +47,8 @@ class Sweeper:
 
     async def _settle(self, batch: Batch, now: float) -> None:
         if batch.state is BatchState.ACCEPTING:
-            if batch.is_abandoned(now):
-                await self._store.drop_abandoned(batch.id)
+            if batch.is_overdue(now):
+                await self._store.abandon_batch(batch.id)
             return
         ending = batch.ending_at(now)
         if ending is None:

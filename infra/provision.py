@@ -12,6 +12,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from penstock.aws import error_code, explained
+from penstock.dynamodb import DUE_INDEX
 from penstock.errors import PenstockError
 from penstock.settings import Settings, read_settings
 
@@ -67,6 +68,19 @@ def _provision_table(dynamodb: "DynamoDBClient", name: str) -> str:
             AttributeDefinitions=[
                 {"AttributeName": "pk", "AttributeType": "S"},
                 {"AttributeName": "sk", "AttributeType": "S"},
+                {"AttributeName": "open", "AttributeType": "S"},
+                {"AttributeName": "due_at", "AttributeType": "N"},
+            ],
+            GlobalSecondaryIndexes=[
+                {
+                    # The batches that are not final, by the time at which something must become of them.
+                    "IndexName": DUE_INDEX,
+                    "KeySchema": [
+                        {"AttributeName": "open", "KeyType": "HASH"},
+                        {"AttributeName": "due_at", "KeyType": "RANGE"},
+                    ],
+                    "Projection": {"ProjectionType": "KEYS_ONLY"},
+                }
             ],
         )
     except ClientError as error:

@@ -176,6 +176,7 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
     """The environment of the parts: theirs is the embedded AWS, whatever account the shell is set up for."""
     return {
         "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a receive is finished before a consumer stops, and Ctrl-C waits for it
+        "PENSTOCK_LEAVE_SECONDS": "0",  # there is no load balancer to leave
         **{name: value for name, value in outside.items() if not name.startswith("AWS_")},
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",

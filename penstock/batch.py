@@ -8,6 +8,7 @@ from enum import StrEnum
 
 class BatchState(StrEnum):
     ACCEPTING = "accepting"  # its chunks are being sent; nothing of it may run
+    ABANDONED = "abandoned"  # it was not accepted in time, and never will be
     QUEUED = "queued"  # accepted; no consumer has begun
     PROCESSING = "processing"
     CANCELLING = "cancelling"  # nothing more of it begins; what runs may finish
@@ -17,6 +18,7 @@ class BatchState(StrEnum):
     EXPIRED = "expired"  # every operation has its outcome, some of them expired
 
 
+NEVER_ACCEPTED = frozenset({BatchState.ACCEPTING, BatchState.ABANDONED})
 FINAL_STATES = frozenset({BatchState.COMPLETED, BatchState.FAILED, BatchState.CANCELLED, BatchState.EXPIRED})
 OPEN_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING, BatchState.CANCELLING})
 
@@ -105,7 +107,8 @@ class Batch:
         ends = itertools.accumulate(self.group_totals)
         return next(group for group, end in enumerate(ends) if index < end)
 
-    def is_abandoned(self, now: float) -> bool:
+    def is_overdue(self, now: float) -> bool:
+        """It has not been accepted in time: it is to be abandoned, so that it never will be."""
         return self.state is BatchState.ACCEPTING and now > self.accept_by
 
     def ending_at(self, now: float) -> Ending | None:

@@ -45,9 +45,14 @@ def serve(app: App = None, host: Host = "127.0.0.1", port: Port = 8080) -> None:
 
 
 @app.command()
-def consume(app: App = None) -> None:
+def consume(
+    app: App = None,
+    health_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Answer /health/live and /health/ready here.")
+    ] = None,
+) -> None:
     """Run a consumer."""
-    _become("consumer", app)
+    _become("consumer", app, *(("--health-port", str(health_port)) if health_port else ()))
 
 
 app.command()(submit)

@@ -87,6 +87,23 @@ class DynamoDbStore:
             if _time(_standing(error), "accepted_at") != round(at, 3):
                 raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.") from error
 
+    async def abandon_batch(self, batch_id: str) -> None:
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_batch_key(batch_id),
+                    UpdateExpression="SET #state = :abandoned REMOVE #open, due_at",
+                    ConditionExpression="#state = :accepting",
+                    ExpressionAttributeNames={"#state": "state", "#open": "open"},
+                    ExpressionAttributeValues={
+                        ":abandoned": {"S": BatchState.ABANDONED},
+                        ":accepting": {"S": BatchState.ACCEPTING},
+                    },
+                )
+        except ClientError as error:
+            _standing(error)
+
     async def read_batch(self, batch_id: str) -> Batch | None:
         with explained():
             answer = await self._client.get_item(TableName=self._table, Key=_batch_key(batch_id), ConsistentRead=True)
@@ -346,20 +363,6 @@ class DynamoDbStore:
             )
         return [item["pk"]["S"].split("#")[1] for item in answer["Items"]]
 
-    async def drop_abandoned(self, batch_id: str) -> None:
-        try:
-            with explained():
-                await self._client.update_item(
-                    TableName=self._table,
-                    Key=_batch_key(batch_id),
-                    UpdateExpression="REMOVE #open, due_at",
-                    ConditionExpression="#state = :accepting",
-                    ExpressionAttributeNames={"#state": "state", "#open": "open"},
-                    ExpressionAttributeValues={":accepting": {"S": BatchState.ACCEPTING}},
-                )
-        except ClientError as error:
-            _standing(error)
-
     async def take_sweep(self, owner: str, now: float, until: float) -> bool:
         try:
             with explained():
@@ -437,6 +440,19 @@ class DynamoDbStore:
                         ":ours": {"S": claim.batch_id},
                         ":parts": {"N": str(len(parts))},
                     },
+                )
+        except ClientError as error:
+            _standing(error)
+
+    async def release_key(self, claim: KeyClaim) -> None:
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_key_key(claim.tenant, claim.key),
+                    UpdateExpression="SET lease_until = :over",
+                    ConditionExpression="batch_id = :ours",
+                    ExpressionAttributeValues={":over": {"N": "0"}, ":ours": {"S": claim.batch_id}},
                 )
         except ClientError as error:
             _standing(error)

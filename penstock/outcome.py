@@ -94,17 +94,17 @@ def failed(
     return Outcome(operation.index, operation.id, OutcomeState.FAILED, status, error=error, rejected=rejected)
 
 
-def not_begun(operation: Operation, ending: Ending, reason: str | None) -> Outcome:
-    """The outcome of an operation that had not begun when its batch was ended."""
-    state, status, title = _NOT_BEGUN[ending]
+def never_ended(index: int, operation_id: str, ending: Ending, reason: str | None) -> Outcome:
+    """The outcome of an operation that had not ended when its batch was."""
+    state, status, title = _NEVER_ENDED[ending]
     error = {"title": title, "detail": reason} if reason else {"title": title}
-    return Outcome(operation.index, operation.id, state, status, error=error, rejected=True)
+    return Outcome(index, operation_id, state, status, error=error, rejected=True)
 
 
-_NOT_BEGUN = {
-    Ending.CANCELLED: (OutcomeState.CANCELLED, 410, "Cancelled before it began"),
-    Ending.EXPIRED: (OutcomeState.EXPIRED, 504, "Not begun by the deadline"),
-    Ending.FAILED: (OutcomeState.FAILED, 503, "Stopped before it began"),
+_NEVER_ENDED = {
+    Ending.CANCELLED: (OutcomeState.CANCELLED, 410, "Cancelled"),
+    Ending.EXPIRED: (OutcomeState.EXPIRED, 504, "Not done by the deadline"),
+    Ending.FAILED: (OutcomeState.FAILED, 503, "Stopped"),
 }
 
 
@@ -156,7 +156,7 @@ def record_attempt(
         verdict = verdicts.get(operation.index)
         attempt = attempts.get(operation.index, chunk.attempt)
         if verdict is None and ended is not None:
-            outcomes.append(not_begun(operation, ended.ending, ended.reason))
+            outcomes.append(never_ended(operation.index, operation.id, ended.ending, ended.reason))
         elif verdict is None:
             rest.append(operation.index)
         elif is_final(verdict, attempt) or ended is not None:

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         description="How long the table keeps a batch and its results, in seconds.",
     )
 
+    idempotency_seconds: float = Field(
+        DAY_SECONDS, ge=60, le=365 * DAY_SECONDS, description="How long an Idempotency-Key is remembered."
+    )
     visibility_seconds: int = Field(
         60, ge=2, le=LONGEST_SQS_VISIBILITY_SECONDS, description="The lease on a chunk; extended while we work on it."
     )
@@ -71,6 +74,12 @@ class Settings(BaseSettings):
     )
     sweep_seconds: float = Field(
         30, gt=0, le=3_600, description="How often consumers look for batches past their time."
+    )
+    stall_seconds: float = Field(
+        60, ge=2, le=3_600, description="A consumer whose event loop a handler blocks for so long ends itself."
+    )
+    leave_seconds: float = Field(
+        5, ge=0, le=300, description="How long a front end says that it is not ready, before it stops listening."
     )
     grace_seconds: float = Field(20, ge=0, le=3_600, description="How long running handlers may go on after SIGTERM.")
     backoff_seconds: float = Field(1, ge=0, le=3_600, description="Bound of the first wait before another attempt.")

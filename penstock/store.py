@@ -59,6 +59,9 @@ class Store(Protocol):
     async def accept_batch(self, batch_id: str, at: float) -> None:
         """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over, or the batch forgotten."""
 
+    async def abandon_batch(self, batch_id: str) -> None:
+        """From accepting to abandoned, for good; nothing to any other."""
+
     async def read_batch(self, batch_id: str) -> Batch | None: ...
 
     async def start_batch(self, batch_id: str, at: float) -> None:
@@ -113,9 +116,6 @@ class Store(Protocol):
         It may name one that has moved on meanwhile.
         """
 
-    async def drop_abandoned(self, batch_id: str) -> None:
-        """Never name an abandoned batch as due again."""
-
     async def take_sweep(self, owner: str, now: float, until: float) -> bool:
         """Become the one that sweeps, until a time; again, if we are."""
 
@@ -127,6 +127,9 @@ class Store(Protocol):
 
     async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
         """The request of this claim is answered: from now on the answer stands. Nothing if the claim was taken over."""
+
+    async def release_key(self, claim: KeyClaim) -> None:
+        """End the lease of a claim whose request came to nothing, so that it can be taken over at once."""
 
     async def check(self) -> None:
         """Ask the table for nothing in particular; raises Unavailable or Misconfigured."""

@@ -31,6 +31,7 @@ class Event(StrEnum):
     CONSUMER_DRAINING = "consumer draining"  # it takes nothing new
     CONSUMER_STOPPED = "consumer stopped"
     RECEIVE_FAILED = "receive failed"  # not an empty queue: the queue did not answer
+    LOOP_BLOCKED = "loop blocked"  # a handler blocks the event loop: the process is ended
     CHUNK_DONE = "chunk done"  # recorded, counted, acknowledged
     CHUNK_BROKE = "chunk broke"  # left to its lease: it will be delivered again
     CHUNK_DROPPED = "chunk dropped"  # of an abandoned or forgotten batch; nothing of it ran

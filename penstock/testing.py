@@ -141,6 +141,12 @@ class MemoryStore:
         self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
         self._due[batch_id] = batch.deadline_at
 
+    async def abandon_batch(self, batch_id: str) -> None:
+        batch = self._batches.get(batch_id)
+        if batch is not None and batch.state is BatchState.ACCEPTING:
+            self._batches[batch_id] = replace(batch, state=BatchState.ABANDONED)
+            self._due.pop(batch_id, None)
+
     async def read_batch(self, batch_id: str) -> Batch | None:
         return self._batches.get(batch_id)
 
@@ -230,11 +236,6 @@ class MemoryStore:
         due = sorted((due_at, batch_id) for batch_id, due_at in self._due.items() if due_at < now)
         return [batch_id for _, batch_id in due[:limit]]
 
-    async def drop_abandoned(self, batch_id: str) -> None:
-        batch = self._batches.get(batch_id)
-        if batch is not None and batch.state is BatchState.ACCEPTING:
-            self._due.pop(batch_id, None)
-
     async def take_sweep(self, owner: str, now: float, until: float) -> bool:
         if self._sweeper is not None and self._sweeper[0] != owner and self._sweeper[1] >= now:
             return False
@@ -258,6 +259,11 @@ class MemoryStore:
         key = claim.tenant, claim.key
         if self._keys[key].batch_id == claim.batch_id:
             self._keys[key] = replace(self._keys[key], is_settled=True, answer=answer)
+
+    async def release_key(self, claim: KeyClaim) -> None:
+        key = claim.tenant, claim.key
+        if self._keys[key].batch_id == claim.batch_id:
+            self._keys[key] = replace(self._keys[key], lease_until=0)
 
     async def check(self) -> None:
         pass

@@ -15,6 +15,7 @@ from penstock.settings import Settings, read_settings, require_app
 from penstock.signals import stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
 from service.app import create_app
+from service.parts import LEAVING
 
 
 def main() -> None:
@@ -43,6 +44,8 @@ async def _serve(settings: Settings, operations: Operations[Any], arguments: arg
             await _listen(site, arguments.host, arguments.port)
             get_log().info(Event.SERVICE_READY, url=site.name)
             await stop_signals(exit_with_parent=arguments.exit_with_parent)
+            app[LEAVING].set()
+            await asyncio.sleep(settings.leave_seconds)
         finally:
             # Stops listening, then waits up to the grace period for the requests under way.
             await runner.cleanup()

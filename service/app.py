@@ -1,5 +1,6 @@
 """The HTTP application on one page: its parts, its middleware, its routes."""
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -9,10 +10,13 @@ from penstock.clock import Clock
 from penstock.operations import Operations
 from penstock.runner import Runner
 from penstock.settings import Settings
+from service.cancel import cancel_batch
+from service.dead_letters import list_dead_letters, redrive_dead_letters
 from service.health import live, ready
-from service.parts import BACKEND, CLOCK, OPERATIONS, RUNNER, SETTINGS
+from service.parts import BACKEND, CLOCK, LEAVING, OPERATIONS, RUNNER, SETTINGS
 from service.problems import problems
 from service.results import batch_results
+from service.retry import retry_batch
 from service.status import batch_status
 from service.submit import submit_batch
 
@@ -24,11 +28,16 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[RUNNER] = Runner(operations, settings.concurrency)
     app[BACKEND] = backend
     app[CLOCK] = clock
+    app[LEAVING] = asyncio.Event()
     app.add_routes(
         [
             web.post("/batch", submit_batch),
             web.get("/batch/{batch_id}/status", batch_status),
             web.get("/batch/{batch_id}/results", batch_results),
+            web.post("/batch/{batch_id}/cancel", cancel_batch),
+            web.post("/batch/{batch_id}/retry", retry_batch),
+            web.get("/dead-letters", list_dead_letters),
+            web.post("/dead-letters/redrive", redrive_dead_letters),
             web.get("/health/live", live),
             web.get("/health/ready", ready),
         ]

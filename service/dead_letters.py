@@ -16,7 +16,7 @@ from penstock.queue import Delivery, Message, Queue
 from penstock.telemetry import Event, get_log
 from service.json_answer import json_answer
 from service.parts import BACKEND
-from service.reading import errors_of, flaw, read_json
+from service.reading import errors_of, read_json, to_flaw
 from service.results import read_limit
 
 SHOWN = 10
@@ -57,7 +57,7 @@ async def _read_batch_id(request: web.Request) -> str | None:
     try:
         return RedriveRequest.model_validate(document).batchId
     except ValidationError as error:
-        raise InvalidRequest([flaw("", one, document) for one in errors_of(error)]) from error
+        raise InvalidRequest([to_flaw("", one, document) for one in errors_of(error)]) from error
 
 
 async def _take(queue: Queue, limit: int) -> list[Delivery]:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from penstock.errors import Unavailable
 from service.json_answer import json_answer
-from service.parts import BACKEND
+from service.parts import BACKEND, LEAVING
 
 READY_SECONDS = 5
 
@@ -17,7 +17,9 @@ async def live(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Asks the queue and the table. 503 when one of them does not answer."""
+    """Asks the queue and the table. 503 when one of them does not answer, and once this front end is to stop."""
+    if request.app[LEAVING].is_set():
+        raise Unavailable("This front end is about to stop.")
     try:
         async with asyncio.timeout(READY_SECONDS):
             await request.app[BACKEND].check()

@@ -1,5 +1,6 @@
 """What endpoints find in the application, by typed keys."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -14,6 +15,7 @@ from penstock.settings import Settings
 
 BACKEND = web.AppKey("backend", Backend)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
+LEAVING = web.AppKey("leaving", asyncio.Event)  # set before it stops listening, so that no balancer sends any more
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)

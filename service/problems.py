@@ -11,10 +11,13 @@ from penstock.errors import (
     AcceptanceUnknown,
     Flaw,
     InvalidRequest,
+    KeyInUse,
+    KeyReused,
     LimitPassed,
     MalformedRequest,
     Misconfigured,
     NotAcceptable,
+    NotPossibleNow,
     PenstockError,
     Unavailable,
     UnknownBatch,
@@ -32,6 +35,9 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "The request cannot be read"),
     UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "There is no such batch"),
     NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "The answer comes in other types"),
+    NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The batch is in another state"),
+    KeyInUse: (HTTPStatus.CONFLICT, "key-in-use", "The first request of this key is still being answered"),
+    KeyReused: (HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", "This key was used for another request"),
     LimitPassed: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "limit-passed", "The request is too large"),
     UnsupportedContent: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-content", "The body is of another type"),
     InvalidRequest: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The request is wrong"),
@@ -80,6 +86,8 @@ def _known_problem(error: PenstockError) -> web.Response:
             # No Retry-After: sending it again could make a second batch.
             members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
+        case KeyInUse():
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         case Unavailable() | AcceptanceLost():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)

@@ -18,13 +18,22 @@ CONTENT_TYPE = "application/json"
 
 
 async def read_json(request: web.Request) -> Any:
+    return parse_json(await read_content(request))
+
+
+async def read_content(request: web.Request) -> bytes:
     if request.content_type != CONTENT_TYPE:
         given = request.headers.get("Content-Type", "none")
         raise UnsupportedContent(f"Send the batch as Content-Type: {CONTENT_TYPE}; this request has {given}.")
     try:
-        return from_json(await request.read(), allow_inf_nan=False)
+        return await request.read()
     except web.RequestPayloadError as error:
         raise MalformedRequest("The body is not encoded as its Content-Encoding or Transfer-Encoding says.") from error
+
+
+def parse_json(content: bytes) -> Any:
+    try:
+        return from_json(content, allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest(f"The body is not JSON: {error}.") from error
 
@@ -37,7 +46,7 @@ def read_envelope(document: Any, settings: Settings, flaws: list[Flaw]) -> Batch
     try:
         envelope = BatchRequest.model_validate(document)
     except ValidationError as error:
-        flaws += [_flaw("", one, document) for one in _errors(error)]
+        flaws += [to_flaw("", one, document) for one in errors_of(error)]
         operations = document.get("operations") if isinstance(document, dict) else None
         envelope = BatchRequest.model_construct(operations=operations if isinstance(operations, list) else [])
     count, limit = len(envelope.operations), settings.max_operations
@@ -83,14 +92,14 @@ def _read_operation(index: int, document: Any, where: str, flaws: list[Flaw]) ->
     try:
         request = OperationRequest.model_validate(document)
     except ValidationError as error:
-        flaws += [_flaw(where, one, document) for one in _errors(error)]
+        flaws += [to_flaw(where, one, document) for one in errors_of(error)]
         return None
     return Operation(index, _read_id(index, document), request.method, request.path, request.body)
 
 
-def _errors(error: ValidationError) -> list[ErrorDetails]:
+def errors_of(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_context=False, include_input=False)
 
 
-def _flaw(where: str, error: ErrorDetails, document: Any) -> Flaw:
+def to_flaw(where: str, error: ErrorDetails, document: Any) -> Flaw:
     return Flaw(where + pointer_to(error, document), f"{error['msg']}.")

@@ -10,11 +10,11 @@ from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
-from penstock.batch import Batch
-from penstock.chunk import planned_number
+from penstock.batch import Batch, Ending
+from penstock.chunk import GROUP_CHUNKS, group_of, planned_number
 from penstock.errors import MalformedRequest
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState
-from penstock.store import Store
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
+from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 from service.json_answer import encode, json_answer
 from service.negotiation import choose_type
@@ -43,7 +43,7 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     batch = await find_batch(request)
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
     state, cursor = _read_state(request), _read_cursor(request)
-    limit = _read_limit(request)
+    limit = read_limit(request)
     outcomes = _outcomes(request.app[BACKEND].store, batch, cursor, state)
     if kind == NDJSON and limit is None:
         return await _stream(request, outcomes)
@@ -54,16 +54,47 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
 async def _outcomes(
     store: Store, batch: Batch, cursor: Cursor, state: OutcomeState | None
 ) -> AsyncIterator[tuple[Cursor, Outcome]]:
-    async for family in store.read_records(batch, cursor.chunk):
-        chunk = planned_number(family[0].chunk_id)
-        for outcome in _merge(family):
+    for number in range(group_of(str(cursor.chunk)), len(batch.group_totals)):
+        group = await store.read_group(batch.id, number)
+        outcomes = (
+            _open_group(store, batch, number, cursor.chunk)
+            if group.closed is None
+            else _closed_group(store, batch, number, group, group.closed)
+        )
+        async for chunk, outcome in outcomes:
             if outcome.index > cursor.index and state in {None, outcome.state}:
                 yield Cursor(chunk, outcome.index), outcome
 
 
-def _merge(family: list[ChunkRecord]) -> list[Outcome]:
-    """The outcomes of a planned chunk and of all that followed from it; a later outcome supersedes an earlier one."""
-    latest = {outcome.index: outcome for record in family for outcome in record.outcomes}
+async def _open_group(store: Store, batch: Batch, number: int, first_chunk: int) -> AsyncIterator[tuple[int, Outcome]]:
+    async for family in store.read_records(batch, number, first_chunk):
+        chunk = planned_number(family[0].chunk_id)
+        for outcome in _merge(family):
+            yield chunk, outcome
+
+
+async def _closed_group(
+    store: Store, batch: Batch, number: int, group: Group, ending: Ending
+) -> AsyncIterator[tuple[int, Outcome]]:
+    """What was counted before the group was closed; every other operation has the outcome that the ending says."""
+    records = [
+        record
+        async for family in store.read_records(batch, number, 0)
+        for record in family
+        if record.chunk_id in group.done
+    ]
+    recorded = {outcome.index: outcome for outcome in _merge(records)}
+    first = batch.first_index(number)
+    ids = await store.read_ids(batch.id, number) if batch.has_own_ids else []
+    for place in range(batch.group_totals[number]):
+        index = first + place
+        operation_id = ids[place] if batch.has_own_ids else str(index)
+        yield number * GROUP_CHUNKS, recorded.get(index) or never_ended(index, operation_id, ending, batch.reason)
+
+
+def _merge(records: list[ChunkRecord]) -> list[Outcome]:
+    """The outcomes of planned chunks and of all that followed from them; a later outcome supersedes an earlier one."""
+    latest = {outcome.index: outcome for record in records for outcome in record.outcomes}
     return [latest[index] for index in sorted(latest)]
 
 
@@ -138,7 +169,7 @@ def _read_cursor(request: web.Request) -> Cursor:
     return Cursor(int(chunk), int(index))
 
 
-def _read_limit(request: web.Request) -> int | None:
+def read_limit(request: web.Request) -> int | None:
     given = request.query.get("limit")
     if given is None:
         return None

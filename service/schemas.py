@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from penstock.batch import Batch, Counts, estimate_finish
+from penstock.batch import Batch, Counts, FailureLimit, estimate_finish
 from penstock.outcome import Outcome, OutcomeState
 
 LONGEST_ID = 128
 LONGEST_PATH = 2_048
+LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # what SQS keeps a message for
 
 
 class OperationRequest(BaseModel):
@@ -31,6 +32,18 @@ class BatchRequest(BaseModel):
 
     operations: Annotated[list[Any], Field(min_length=1)]
     atomic: bool = False
+    deadline_seconds: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")] | None = None
+    max_failures: Annotated[int, Field(ge=0, alias="maxFailures")] | None = None
+    max_failed_percent: Annotated[float, Field(ge=0, le=100, alias="maxFailedPercent")] | None = None
+
+    def failure_limit(self, total: int) -> FailureLimit | None:
+        """The stricter, where both are given."""
+        limits = []
+        if self.max_failures is not None:
+            limits.append(FailureLimit(self.max_failures))
+        if self.max_failed_percent is not None:
+            limits.append(FailureLimit.of_percent(self.max_failed_percent, total))
+        return min(limits, key=lambda limit: limit.count, default=None)
 
 
 def outcome_body(outcome: Outcome) -> dict[str, Any]:
@@ -70,6 +83,8 @@ def status_body(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
         "acceptedAt": _time(batch.accepted_at),
         "startedAt": _time(batch.started_at),
         "finishedAt": _time(batch.finished_at),
+        "deadlineAt": _time(batch.deadline_at),
+        "reason": batch.reason,
         "eta": _time(estimate_finish(batch, counts.completed, now)),
         "resultsUrl": results_url(batch.id),
     }

@@ -15,8 +15,8 @@ from typing import Any
 from penstock.backoff import Backoff
 from penstock.chunk import Operation
 from penstock.operations import Operations
-from penstock.outcome import Outcome, OutcomeState, TryAgain, as_outcome, failed, is_final
-from penstock.runner import Runner, Transaction
+from penstock.outcome import OutcomeState, TryAgain, Verdict, as_outcome, failed, is_final
+from penstock.runner import Runner, Source, Transaction
 from penstock.telemetry import Event, get_log
 
 
@@ -26,12 +26,20 @@ class _RollBack(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SmallBatch:
-    """`seconds` is what the whole batch may take; what is not done by then fails with 504."""
+    """`seconds` is what the whole batch may take."""
 
-    id: str
+    source: Source
     operations: Sequence[Operation]
     seconds: float
     atomic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What the last attempt at an operation came to, and which one it was."""
+
+    verdict: Verdict
+    attempt: int
 
 
 class SmallBatchRunner:
@@ -40,42 +48,49 @@ class SmallBatchRunner:
         self._runner = runner
         self._backoff = backoff
 
-    async def run(self, batch: SmallBatch) -> list[Outcome]:
-        """An outcome for each operation, in their order."""
+    async def run(self, batch: SmallBatch) -> dict[int, Tried]:
+        """What each operation came to, by index. Missing is what had not ended when time was over.
+
+        Of an atomic batch none is missing: what time did not allow has failed with the rest.
+        """
         deadline = asyncio.get_running_loop().time() + batch.seconds
         if self._registry.transaction is None:
             return await self._run_side_by_side(batch, deadline)
         return await self._run_in_transaction(batch, deadline)
 
-    async def _run_side_by_side(self, batch: SmallBatch, deadline: float) -> list[Outcome]:
-        attempts = [self._perform(batch, operation, deadline, None) for operation in batch.operations]
-        return list(await asyncio.gather(*attempts))
+    async def _run_side_by_side(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
+        tried = await asyncio.gather(
+            *(self._perform(batch, operation, deadline, None) for operation in batch.operations)
+        )
+        return _by_index(batch.operations, tried)
 
-    async def _run_in_transaction(self, batch: SmallBatch, deadline: float) -> list[Outcome]:
+    async def _run_in_transaction(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
         assert self._registry.transaction is not None
-        outcomes: list[Outcome] = []
+        tried: list[Tried | None] = []
         opening = asyncio.timeout_at(deadline)
         try:
             async with AsyncExitStack() as stack:
                 async with opening:
                     transaction = await stack.enter_async_context(self._registry.transaction())
                 for operation in batch.operations:
-                    outcomes.append(await self._perform(batch, operation, deadline, self._savepoints(transaction)))
-                if _is_to_roll_back(batch, outcomes):
+                    tried.append(await self._perform(batch, operation, deadline, self._savepoints(transaction)))
+                if _is_to_roll_back(batch, tried):
                     raise _RollBack
         except _RollBack:
             pass  # told below, where it also arrives if the application's transaction keeps the exception to itself
         except Exception as error:  # noqa: BLE001 - opening or committing failed: nothing of the batch stands, and each is told
             if opening.expired():
-                return [_out_of_time(batch, operation) for operation in batch.operations]
-            get_log().error(Event.OPERATION_BROKE, batch_id=batch.id, exc_info=error)
-            detail = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
-            return [failed(operation, 503, "Transaction failed", detail) for operation in batch.operations]
-        if _is_to_roll_back(batch, outcomes):
-            return [
-                _rolled_back(operation, outcome) for operation, outcome in zip(batch.operations, outcomes, strict=True)
-            ]
-        return outcomes
+                tried = [None] * len(batch.operations)
+            else:
+                get_log().error(Event.OPERATION_BROKE, batch_id=batch.source.batch_id, exc_info=error)
+                detail = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
+                return _all_failed(batch, 503, "Transaction failed", detail)
+        if _is_to_roll_back(batch, tried):
+            return {
+                operation.index: _rolled_back(batch, operation, one)
+                for operation, one in zip(batch.operations, tried, strict=True)
+            }
+        return _by_index(batch.operations, tried)
 
     async def _perform(
         self,
@@ -83,10 +98,10 @@ class SmallBatchRunner:
         operation: Operation,
         deadline: float,
         transaction: Callable[[], Transaction] | None,
-    ) -> Outcome:
-        """Attempts at one operation, as many as it has and the time allows."""
+    ) -> Tried | None:
+        """Attempts at one operation, as many as it has and the time allows; None if not even one came to an end."""
         clock = asyncio.get_running_loop()
-        last: Outcome | None = None
+        last: Tried | None = None
         try:
             async with asyncio.timeout_at(deadline):
                 for attempt in itertools.count(1):
@@ -95,8 +110,8 @@ class SmallBatchRunner:
                         # statement cut short can cost the others the connection that they share.
                         if clock.time() >= deadline:
                             break
-                        verdict = await self._runner.run(operation, batch.id, attempt, transaction)
-                    last = as_outcome(verdict)
+                        verdict = await self._runner.run(operation, batch.source, attempt, transaction)
+                    last = Tried(verdict, attempt)
                     wait = self._wait_seconds(verdict, attempt)
                     # A wait that time does not allow is not begun: nobody would gain by it, and the next in the
                     # transaction would lose.
@@ -105,9 +120,9 @@ class SmallBatchRunner:
                     await asyncio.sleep(wait)
         except TimeoutError:
             pass
-        return last or _out_of_time(batch, operation)
+        return last
 
-    def _wait_seconds(self, verdict: Outcome | TryAgain, attempt: int) -> float:
+    def _wait_seconds(self, verdict: Verdict, attempt: int) -> float:
         if isinstance(verdict, TryAgain) and verdict.after_seconds is not None:
             return verdict.after_seconds
         return self._backoff.delay_seconds(attempt, random.random())  # noqa: S311 - spreads retries, keeps no secret
@@ -121,20 +136,27 @@ class SmallBatchRunner:
         return savepoint
 
 
-def _is_success(outcome: Outcome) -> bool:
-    return outcome.state is OutcomeState.SUCCEEDED
+def _by_index(operations: Sequence[Operation], tried: Sequence[Tried | None]) -> dict[int, Tried]:
+    return {operation.index: one for operation, one in zip(operations, tried, strict=True) if one is not None}
 
 
-def _is_to_roll_back(batch: SmallBatch, outcomes: Sequence[Outcome]) -> bool:
-    return batch.atomic and not all(map(_is_success, outcomes))
+def _is_success(tried: Tried | None) -> bool:
+    return tried is not None and as_outcome(tried.verdict).state is OutcomeState.SUCCEEDED
 
 
-def _out_of_time(batch: SmallBatch, operation: Operation) -> Outcome:
-    detail = f"A batch answered at once has {batch.seconds:g} s; send it with more operations to run it later."
-    return failed(operation, 504, "Out of time", detail)
+def _is_to_roll_back(batch: SmallBatch, tried: Sequence[Tried | None]) -> bool:
+    return batch.atomic and not all(map(_is_success, tried))
 
 
-def _rolled_back(operation: Operation, outcome: Outcome) -> Outcome:
-    if not _is_success(outcome):
-        return outcome
-    return failed(operation, 424, "Rolled back", "Another operation of this atomic batch failed.")
+def _rolled_back(batch: SmallBatch, operation: Operation, tried: Tried | None) -> Tried:
+    if tried is None:
+        detail = f"An atomic batch has {batch.seconds:g} s; nothing of it stands."
+        return Tried(failed(operation, 504, "Out of time", detail), 1)
+    if _is_success(tried):
+        detail = "Another operation of this atomic batch failed."
+        return Tried(failed(operation, 424, "Rolled back", detail), tried.attempt)
+    return tried
+
+
+def _all_failed(batch: SmallBatch, status: int, title: str, detail: str) -> dict[int, Tried]:
+    return {operation.index: Tried(failed(operation, status, title, detail), 1) for operation in batch.operations}

@@ -1,10 +1,11 @@
 """GET /batch/{id}/status: how far a batch is."""
 
 import re
+from typing import Any
 
 from aiohttp import web
 
-from penstock.batch import Batch, BatchState, sum_counts
+from penstock.batch import NEVER_ACCEPTED, Batch, sum_counts
 from penstock.errors import UnknownBatch
 from service.json_answer import json_answer
 from service.parts import BACKEND, CLOCK, tenant_of
@@ -14,10 +15,13 @@ _BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key; the
 
 
 async def batch_status(request: web.Request) -> web.Response:
-    """Reads the batch first and its counts after it: so a final state never comes with counts of before."""
-    batch = await find_batch(request)
-    counts = await request.app[BACKEND].store.read_counts(batch.id, range(len(batch.group_totals)))
-    return json_answer(status_body(batch, sum_counts(counts.values()), request.app[CLOCK].now()))
+    return json_answer(await read_status(request, await find_batch(request)))
+
+
+async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
+    """The counts are read after the batch: so a final state never comes with counts of before."""
+    groups = await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals)))
+    return status_body(batch, sum_counts(group.counts for group in groups.values()), request.app[CLOCK].now())
 
 
 async def find_batch(request: web.Request) -> Batch:
@@ -26,6 +30,6 @@ async def find_batch(request: web.Request) -> Batch:
     if not _BATCH_ID.fullmatch(batch_id):
         raise UnknownBatch(batch_id)
     batch = await request.app[BACKEND].store.read_batch(batch_id)
-    if batch is None or batch.state is BatchState.ACCEPTING or batch.tenant != tenant_of(request):
+    if batch is None or batch.state in NEVER_ACCEPTED or batch.tenant != tenant_of(request):
         raise UnknownBatch(batch_id)
     return batch

@@ -1,0 +1,47 @@
+"""Liveness and readiness of a consumer, for whoever supervises it: on a port of its own, where one is given."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from consumer.consumer import Consumer
+from penstock.errors import Misconfigured
+
+CONSUMER = web.AppKey("consumer", Consumer)
+
+
+@asynccontextmanager
+async def serve_health(consumer: Consumer, host: str, port: int | None) -> AsyncIterator[None]:
+    if port is None:
+        yield
+        return
+    app = web.Application()
+    app[CONSUMER] = consumer
+    app.add_routes([web.get("/health/live", _live), web.get("/health/ready", _ready)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await _listen(runner, host, port)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise Misconfigured(f"Choose another --health-port: {host}:{port} cannot be listened on.") from error
+
+
+async def _live(_request: web.Request) -> web.Response:
+    return web.json_response({"status": "live"})
+
+
+async def _ready(request: web.Request) -> web.Response:
+    """503 while receiving fails, and while it drains."""
+    trouble = request.app[CONSUMER].trouble
+    if trouble is None:
+        return web.json_response({"status": "ready"})
+    return web.json_response({"status": "not ready", "detail": trouble}, status=503)

@@ -1,0 +1,51 @@
+"""Ends a process whose event loop a handler has blocked for too long.
+
+A blocked loop sends no heartbeats, so its chunks go to other consumers, but the process would hang for ever. It is ended
+as if it had crashed, with a trace of where every thread stands; the chunk that did it is cornered like any other poison.
+"""
+
+import asyncio
+import faulthandler
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from penstock.telemetry import Event, get_log
+
+EXIT_CODE = 70  # "internal software error" of sysexits.h
+TICK_SECONDS = 1.0
+
+
+class Watchdog:
+    """Counts its own ticks since the loop last moved: a process that was stopped as a whole (SIGSTOP) does not tick."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self._most_ticks = max(2, round(stall_seconds / TICK_SECONDS))
+        self._ticks = 0
+        self._over = threading.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watches the running loop."""
+        beating = asyncio.get_running_loop().create_task(self._beat(), name="watchdog")
+        thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            self._ticks = 0
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _watch(self) -> None:
+        while not self._over.wait(TICK_SECONDS):
+            self._ticks += 1
+            if self._ticks > self._most_ticks:
+                get_log().error(Event.LOOP_BLOCKED, seconds=self._ticks * TICK_SECONDS)
+                faulthandler.dump_traceback()
+                os._exit(EXIT_CODE)

@@ -1,0 +1,26 @@
+"""What a client prefers (RFC 7240): `respond-async`, and `wait=<seconds>`. Pure."""
+
+import re
+from dataclasses import dataclass
+
+_PREFERENCE = re.compile(r"""\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("[^"]*"|[^\s;,"]*))?[^,]*""")
+_WAIT = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """`wait_seconds` is how long the client wants to wait for an answer at once."""
+
+    respond_async: bool = False
+    wait_seconds: int | None = None
+
+
+def read_preferences(header: str) -> Preferences:
+    """What is not known or not well-formed is passed over, as the standard wants it; the first of a name counts."""
+    found: dict[str, str] = {}
+    for part in header.split(","):
+        match = _PREFERENCE.fullmatch(part)
+        if match:
+            found.setdefault(match[1].lower(), (match[2] or "").strip('"'))
+    wait = found.get("wait", "")
+    return Preferences("respond-async" in found, int(wait) if _WAIT.fullmatch(wait) else None)
