@@ -1,7 +1,7 @@
 """Ends a process whose event loop a handler has blocked for too long.
 
-A blocked loop sends no heartbeats, so its chunks go to other consumers, but the process would hang for ever. It is ended
-as if it had crashed, with a trace of where every thread stands; the chunk that did it is cornered like any other poison.
+A blocked loop sends no heartbeats, so its chunks go to other consumers, but the process would hang for ever. It is
+ended as if it had crashed, with a trace of where every thread stands; what did it is cornered like any other poison.
 """
 
 import asyncio

@@ -33,6 +33,7 @@ class Delivery:
     receipt: str
     receive_count: int  # from 1; above 1 an earlier delivery was released, or its consumer died or was slow
     tenant: str | None = None
+    sent_at: float = 0.0  # seconds since the epoch, by the queue's clock
 
 
 class Queue(Protocol):

@@ -47,7 +47,7 @@ class SqsQueue:
                 QueueUrl=self._url,
                 MaxNumberOfMessages=min(limit, ENTRIES_IN_CALL),
                 WaitTimeSeconds=wait_seconds,
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
             )
         return [_delivery(message) for message in answer.get("Messages", [])]
 
@@ -138,4 +138,5 @@ def _delivery(message: "MessageTypeDef") -> Delivery:
         receipt=message["ReceiptHandle"],
         receive_count=int(attributes["ApproximateReceiveCount"]),
         tenant=attributes.get("MessageGroupId"),
+        sent_at=int(attributes["SentTimestamp"]) / 1000,
     )

@@ -47,6 +47,7 @@ class _Kept:
 
     id: str
     message: Message
+    sent_at: float
     visible_at: float
     receive_count: int = 0
     receipt: str | None = None
@@ -70,8 +71,8 @@ class MemoryQueue:
     async def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
             message_id = f"m{next(self._numbers)}"
-            visible_at = self._clock.now() + message.delay_seconds
-            self._kept[message_id] = _Kept(message_id, message, visible_at)
+            now = self._clock.now()
+            self._kept[message_id] = _Kept(message_id, message, now, now + message.delay_seconds)
 
     async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
         give_up_at = self._clock.monotonic() + wait_seconds
@@ -103,7 +104,7 @@ class MemoryQueue:
         kept.receive_count += 1
         kept.visible_at = self._clock.now() + self._visibility_seconds
         kept.receipt = f"{kept.id}#{kept.receive_count}"
-        return Delivery(kept.id, kept.message.body, kept.receipt, kept.receive_count, kept.message.tenant)
+        return Delivery(kept.id, kept.message.body, kept.receipt, kept.receive_count, kept.message.tenant, kept.sent_at)
 
     def _held(self, delivery: Delivery) -> _Kept | None:
         """The message, while this delivery is its last and its lease has not ended."""

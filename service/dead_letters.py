@@ -5,6 +5,7 @@ of chunks; SQS's own redrive, from its console, does the same.
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from penstock.message import decode_chunk, decode_dead_letter
 from penstock.queue import Delivery, Message, Queue
 from penstock.telemetry import Event, get_log
 from service.json_answer import json_answer
-from service.parts import BACKEND
+from service.parts import BACKEND, CLOCK
 from service.reading import errors_of, read_json, to_flaw
 from service.results import read_limit
 
@@ -45,7 +46,8 @@ async def redrive_dead_letters(request: web.Request) -> web.Response:
     """Put back all, or one batch's. Moves for up to 20 seconds; `isComplete` says whether it came to the end."""
     batch_id = await _read_batch_id(request)
     backend = request.app[BACKEND]
-    moved, is_complete = await _redrive(backend.dead_letters, backend.chunks, batch_id)
+    redrive = Redrive(batch_id, before=request.app[CLOCK].now())
+    moved, is_complete = await _redrive(backend.dead_letters, backend.chunks, redrive)
     get_log().info(Event.DEAD_LETTERS_REDRIVEN, batch_id=batch_id, chunks=moved)
     return json_answer({"redrivenChunks": moved, "isComplete": is_complete}, status=202)
 
@@ -70,7 +72,24 @@ async def _take(queue: Queue, limit: int) -> list[Delivery]:
     return deliveries
 
 
-async def _redrive(source: Queue, target: Queue, batch_id: str | None) -> tuple[int, bool]:
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """Which letters are put back: of one batch or of all, and none that came after it began: what fails again stays."""
+
+    batch_id: str | None
+    before: float
+
+    def takes(self, delivery: Delivery) -> bool:
+        if delivery.sent_at > self.before:
+            return False
+        try:
+            chunk = decode_chunk(delivery.body)
+        except UnreadableMessage:
+            return False  # what is no chunk of ours stays where it is
+        return self.batch_id in {None, chunk.batch_id}
+
+
+async def _redrive(source: Queue, target: Queue, redrive: Redrive) -> tuple[int, bool]:
     """Move letter by letter: sent first, then deleted. A crash in between leaves one twice, and it runs once."""
     give_up_at = asyncio.get_running_loop().time() + REDRIVE_SECONDS
     moved = 0
@@ -80,7 +99,7 @@ async def _redrive(source: Queue, target: Queue, batch_id: str | None) -> tuple[
             deliveries = await source.receive(IN_RECEIVE, 1)
             if not deliveries:
                 return moved, True
-            letters = [delivery for delivery in deliveries if _is_asked_for(delivery, batch_id)]
+            letters = [delivery for delivery in deliveries if redrive.takes(delivery)]
             others = [delivery for delivery in deliveries if delivery not in letters]
             await source.extend(others, HIDDEN_SECONDS)
             passed_over += others
@@ -91,15 +110,6 @@ async def _redrive(source: Queue, target: Queue, batch_id: str | None) -> tuple[
         return moved, False
     finally:
         await source.extend(passed_over, 0)
-
-
-def _is_asked_for(delivery: Delivery, batch_id: str | None) -> bool:
-    """What is no chunk of ours stays where it is."""
-    try:
-        chunk = decode_chunk(delivery.body)
-    except UnreadableMessage:
-        return False
-    return batch_id is None or chunk.batch_id == batch_id
 
 
 def _describe(delivery: Delivery) -> dict[str, Any]:

@@ -32,9 +32,9 @@ class BatchRequest(BaseModel):
 
     operations: Annotated[list[Any], Field(min_length=1)]
     atomic: bool = False
-    deadline_seconds: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")] | None = None
-    max_failures: Annotated[int, Field(ge=0, alias="maxFailures")] | None = None
-    max_failed_percent: Annotated[float, Field(ge=0, le=100, alias="maxFailedPercent")] | None = None
+    deadline_seconds: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")
+    max_failures: int | None = Field(None, ge=0, alias="maxFailures")
+    max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
 
     def failure_limit(self, total: int) -> FailureLimit | None:
         """The stricter, where both are given."""

@@ -9,7 +9,8 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any
 
 from penstock.backoff import Backoff
@@ -65,32 +66,54 @@ class SmallBatchRunner:
         return _by_index(batch.operations, tried)
 
     async def _run_in_transaction(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
+        """One transaction for all; anew without those that broke it, for as long as there are any.
+
+        An operation that is cut off in the middle of a statement costs the connection, and with it what the others
+        have done: they are run again without it.
+        """
+        culprits: dict[int, Tried] = {}
+        while True:
+            others = [operation for operation in batch.operations if operation.index not in culprits]
+            tried: dict[int, Tried] = {}
+            try:
+                await self._run_in_one_transaction(replace(batch, operations=others), deadline, tried)
+            except _RollBack:
+                break
+            except Exception as error:  # noqa: BLE001 - opening or committing failed: nothing of it stands
+                found = {index: one for index, one in tried.items() if _was_cut_off(one)}
+                if not batch.atomic and asyncio.get_running_loop().time() >= deadline:
+                    return culprits | found  # the others have not ended, and time is over
+                if not found or batch.atomic:
+                    return culprits | self._transaction_failed(replace(batch, operations=others), error)
+                culprits |= found
+                continue
+            if not batch.atomic or all(_is_success(tried.get(operation.index)) for operation in others):
+                return culprits | tried
+            break
+        return {operation.index: _rolled_back(batch, operation, tried.get(operation.index)) for operation in others}
+
+    async def _run_in_one_transaction(self, batch: SmallBatch, deadline: float, tried: dict[int, Tried]) -> None:
         assert self._registry.transaction is not None
-        tried: list[Tried | None] = []
-        opening = asyncio.timeout_at(deadline)
-        try:
-            async with AsyncExitStack() as stack:
-                async with opening:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(deadline):
                     transaction = await stack.enter_async_context(self._registry.transaction())
-                for operation in batch.operations:
-                    tried.append(await self._perform(batch, operation, deadline, self._savepoints(transaction)))
-                if _is_to_roll_back(batch, tried):
-                    raise _RollBack
-        except _RollBack:
-            pass  # told below, where it also arrives if the application's transaction keeps the exception to itself
-        except Exception as error:  # noqa: BLE001 - opening or committing failed: nothing of the batch stands, and each is told
-            if opening.expired():
-                tried = [None] * len(batch.operations)
-            else:
-                get_log().error(Event.OPERATION_BROKE, batch_id=batch.source.batch_id, exc_info=error)
-                detail = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
-                return _all_failed(batch, 503, "Transaction failed", detail)
-        if _is_to_roll_back(batch, tried):
-            return {
-                operation.index: _rolled_back(batch, operation, one)
-                for operation, one in zip(batch.operations, tried, strict=True)
-            }
-        return _by_index(batch.operations, tried)
+            except TimeoutError:
+                return
+            for operation in batch.operations:
+                one = await self._perform(batch, operation, deadline, self._savepoints(transaction))
+                if one is not None:
+                    tried[operation.index] = one
+            if batch.atomic and not all(_is_success(tried.get(operation.index)) for operation in batch.operations):
+                raise _RollBack
+
+    def _transaction_failed(self, batch: SmallBatch, error: Exception) -> dict[int, Tried]:
+        get_log().error(Event.OPERATION_BROKE, batch_id=batch.source.batch_id, exc_info=error)
+        detail = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
+        return {
+            operation.index: Tried(failed(operation, 503, "Transaction failed", detail), 1)
+            for operation in batch.operations
+        }
 
     async def _perform(
         self,
@@ -112,6 +135,8 @@ class SmallBatchRunner:
                             break
                         verdict = await self._runner.run(operation, batch.source, attempt, transaction)
                     last = Tried(verdict, attempt)
+                    if transaction is not None and _was_cut_off(last):
+                        break  # what it was doing may have cost the connection: no further attempt on that one
                     wait = self._wait_seconds(verdict, attempt)
                     # A wait that time does not allow is not begun: nobody would gain by it, and the next in the
                     # transaction would lose.
@@ -144,8 +169,8 @@ def _is_success(tried: Tried | None) -> bool:
     return tried is not None and as_outcome(tried.verdict).state is OutcomeState.SUCCEEDED
 
 
-def _is_to_roll_back(batch: SmallBatch, tried: Sequence[Tried | None]) -> bool:
-    return batch.atomic and not all(map(_is_success, tried))
+def _was_cut_off(tried: Tried) -> bool:
+    return as_outcome(tried.verdict).status == HTTPStatus.GATEWAY_TIMEOUT
 
 
 def _rolled_back(batch: SmallBatch, operation: Operation, tried: Tried | None) -> Tried:
@@ -156,7 +181,3 @@ def _rolled_back(batch: SmallBatch, operation: Operation, tried: Tried | None) -
         detail = "Another operation of this atomic batch failed."
         return Tried(failed(operation, 424, "Rolled back", detail), tried.attempt)
     return tried
-
-
-def _all_failed(batch: SmallBatch, status: int, title: str, detail: str) -> dict[int, Tried]:
-    return {operation.index: Tried(failed(operation, status, title, detail), 1) for operation in batch.operations}
