@@ -17,23 +17,24 @@ from penstock.telemetry import configure_logging
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock consume")
-    parser.add_argument("--exit-with-parent", action="store_true")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="stop once PID is not its parent")
     arguments = parser.parse_args()
     try:
         settings = read_settings()
         configure_logging(settings, "consumer")
         operations = load_application(require_app(settings))
-        asyncio.run(_consume(settings, operations, exit_with_parent=arguments.exit_with_parent))
+        asyncio.run(_consume(settings, operations, parent=arguments.exit_with_parent))
     except PenstockError as error:
         sys.exit(f"penstock consume: {error}")
 
 
-async def _consume(settings: Settings, operations: Operations[Any], *, exit_with_parent: bool) -> None:
+async def _consume(settings: Settings, operations: Operations[Any], *, parent: int | None) -> None:
     async with open_backend(settings) as backend:
         await backend.check()
         consumer = Consumer(backend, operations, settings, SystemClock())
-        stopping = asyncio.create_task(stop_signals(exit_with_parent=exit_with_parent), name="signals")
+        stopping = asyncio.create_task(stop_signals(parent=parent), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
+        await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready
         try:
             await consumer.run()
         finally:

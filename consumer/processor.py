@@ -105,7 +105,9 @@ class Processor:
         self, delivery: Delivery, chunk: Chunk, batch: Batch, ended: Callable[[], None]
     ) -> None:
         record = await self._look(batch, delivery, chunk, ended)
+        # Two steps: while the one repeats, the other must not, or each repetition would send its messages again.
         await self._persist(lambda: self._follow_up(chunk, record, delivery.tenant))
+        await self._persist(lambda: self._dead_letter(chunk, record, delivery.tenant))
         counts = await self._persist(lambda: self._store.count_chunk(batch, chunk, record.counts))
         await self._persist(lambda: self._finisher.finish(batch, chunk.group, counts))
         await self._persist(lambda: self._chunks.delete(delivery))
@@ -157,15 +159,18 @@ class Processor:
             return chunk.attempt  # nothing handles it any more: running it says so
 
     async def _follow_up(self, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
-        """Send the chunks and the dead letters that a record lists; a repetition sends the same ids."""
+        """Send the chunks that a record lists; a repetition sends the same ids."""
         now = self._clock.now()
         following = [
             Message(encode_chunk(next_chunk), delay_seconds(next_chunk, now, LONGEST_DELAY_SECONDS), tenant)
             for next_chunk in follow_up_chunks(chunk, record)
         ]
-        failures = to_dead_letter(record, rejections=self._settings.dead_letter_rejections)
         if following:
             await self._chunks.send(following)
+
+    async def _dead_letter(self, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
+        """Send what finally failed as a record says; a repetition sends the same ids."""
+        failures = to_dead_letter(record, rejections=self._settings.dead_letter_rejections)
         if failures:
             letters = encode_dead_letters(chunk, failures, message_bytes=self._settings.message_bytes)
             await self._dead_letters.send([Message(letter, tenant=tenant) for letter in letters])

@@ -7,12 +7,14 @@ from enum import StrEnum
 
 class BatchState(StrEnum):
     ACCEPTING = "accepting"  # its chunks are being sent; nothing of it may run
+    ABANDONED = "abandoned"  # it was not accepted in time: nothing of it will ever run
     QUEUED = "queued"  # accepted; no consumer has begun
     PROCESSING = "processing"
     COMPLETED = "completed"  # every operation has its outcome, and one at least succeeded
     FAILED = "failed"  # every operation has its outcome, and none succeeded
 
 
+UNACCEPTED_STATES = frozenset({BatchState.ACCEPTING, BatchState.ABANDONED})
 FINAL_STATES = frozenset({BatchState.COMPLETED, BatchState.FAILED})
 OPEN_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING})
 
@@ -50,7 +52,7 @@ class Batch:
     chunk_count: int
     group_totals: tuple[int, ...]
     created_at: float
-    accept_by: float  # the acceptance lease: not accepted by then, the batch is abandoned for ever
+    accept_by: float  # the acceptance lease: whoever finds it over and the batch not accepted, abandons it
     expires_at: float  # when the table may forget it
     accepted_at: float | None = None
     started_at: float | None = None
@@ -61,7 +63,8 @@ class Batch:
     def is_final(self) -> bool:
         return self.state in FINAL_STATES
 
-    def is_abandoned(self, now: float) -> bool:
+    def is_overdue(self, now: float) -> bool:
+        """Whether its acceptance lease is over by this clock. Clocks differ: the table decides what comes of it."""
         return self.state is BatchState.ACCEPTING and now > self.accept_by
 
 

@@ -29,6 +29,9 @@ class Store(Protocol):
     async def accept_batch(self, batch_id: str, at: float) -> None:
         """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over, or the batch forgotten."""
 
+    async def abandon_batch(self, batch_id: str) -> bool:
+        """From accepting to abandoned, so that it can never be accepted. False when it has been accepted."""
+
     async def read_batch(self, batch_id: str) -> Batch | None: ...
 
     async def start_batch(self, batch_id: str, at: float) -> None:

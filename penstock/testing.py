@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.backend import Backend
-from penstock.batch import OPEN_STATES, Batch, BatchState, Counts
+from penstock.batch import OPEN_STATES, UNACCEPTED_STATES, Batch, BatchState, Counts
 from penstock.chunk import Chunk, group_of, planned_number
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
@@ -136,6 +136,13 @@ class MemoryStore:
         if batch is None or batch.state is not BatchState.ACCEPTING or at > batch.accept_by:
             raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.")
         self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
+
+    async def abandon_batch(self, batch_id: str) -> bool:
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.state not in UNACCEPTED_STATES:
+            return False
+        self._batches[batch_id] = replace(batch, state=BatchState.ABANDONED)
+        return True
 
     async def read_batch(self, batch_id: str) -> Batch | None:
         return self._batches.get(batch_id)
