@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock consume")
     parser.add_argument("--health-host", default="127.0.0.1")
     parser.add_argument("--health-port", type=int)
-    parser.add_argument("--exit-with-parent", action="store_true")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="stop once PID is not its parent")
     arguments = parser.parse_args()
     try:
         settings = read_settings()
@@ -36,8 +36,9 @@ async def _consume(settings: Settings, operations: Operations[Any], arguments: a
     async with open_backend(settings) as backend:
         await backend.check()
         consumer = Consumer(backend, operations, settings, SystemClock())
-        stopping = asyncio.create_task(stop_signals(exit_with_parent=arguments.exit_with_parent), name="signals")
+        stopping = asyncio.create_task(stop_signals(parent=arguments.exit_with_parent), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
+        await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready
         try:
             async with serve_health(consumer, arguments.health_host, arguments.health_port):
                 with Watchdog(settings.stall_seconds).watching():

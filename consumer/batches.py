@@ -40,13 +40,13 @@ class Batches:
             batch = await self.read(batch_id)
             if batch is None:
                 return NotAdmitted.UNKNOWN
-            if batch.is_overdue(self._clock.now()):
-                # By our clock: so that the front end cannot accept it any more, now that its chunks are dropped.
-                await self._store.abandon_batch(batch_id)
-                self.forget(batch_id)
-                continue
             if batch.state is BatchState.ABANDONED:
                 return NotAdmitted.ABANDONED
+            if batch.is_overdue(self._clock.now()):
+                # Our clock may be fast, or the front end slow: the table lets one of us win, and we read which.
+                await self._store.abandon_batch(batch_id)
+                self._entry(batch_id).read_at = float("-inf")
+                continue
             if batch.state is not BatchState.ACCEPTING:
                 return batch
             if self._clock.monotonic() >= give_up_at:

@@ -49,7 +49,7 @@ class Machine:
     async def start(self, name: str, module: str, *arguments: str, stdout: int | None = None) -> Part:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", module, *arguments, "--exit-with-parent"),
+            *("-m", module, *arguments, "--exit-with-parent", str(os.getpid())),
             env=self.environment,
             stdout=stdout,
             # A session of its own: Ctrl-C reaches us alone, and we stop the parts in their order.

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 class BatchState(StrEnum):
     ACCEPTING = "accepting"  # its chunks are being sent; nothing of it may run
-    ABANDONED = "abandoned"  # it was not accepted in time, and never will be
+    ABANDONED = "abandoned"  # it was not accepted in time: nothing of it will ever run
     QUEUED = "queued"  # accepted; no consumer has begun
     PROCESSING = "processing"
     CANCELLING = "cancelling"  # nothing more of it begins; what runs may finish
@@ -18,7 +18,7 @@ class BatchState(StrEnum):
     EXPIRED = "expired"  # every operation has its outcome, some of them expired
 
 
-NEVER_ACCEPTED = frozenset({BatchState.ACCEPTING, BatchState.ABANDONED})
+UNACCEPTED_STATES = frozenset({BatchState.ACCEPTING, BatchState.ABANDONED})
 FINAL_STATES = frozenset({BatchState.COMPLETED, BatchState.FAILED, BatchState.CANCELLED, BatchState.EXPIRED})
 OPEN_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING, BatchState.CANCELLING})
 
@@ -78,7 +78,7 @@ class Batch:
     chunk_count: int
     group_totals: tuple[int, ...]
     created_at: float
-    accept_by: float  # the acceptance lease: not accepted by then, the batch is abandoned for ever
+    accept_by: float  # the acceptance lease: whoever finds it over and the batch not accepted, abandons it
     deadline_at: float  # what has not ended by then is expired
     expires_at: float  # when the table may forget it
     failure_limit: FailureLimit | None = None
@@ -108,7 +108,7 @@ class Batch:
         return next(group for group, end in enumerate(ends) if index < end)
 
     def is_overdue(self, now: float) -> bool:
-        """It has not been accepted in time: it is to be abandoned, so that it never will be."""
+        """Whether its acceptance lease is over by this clock. Clocks differ: the table decides what comes of it."""
         return self.state is BatchState.ACCEPTING and now > self.accept_by
 
     def ending_at(self, now: float) -> Ending | None:

@@ -87,22 +87,24 @@ class DynamoDbStore:
             if _time(_standing(error), "accepted_at") != round(at, 3):
                 raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.") from error
 
-    async def abandon_batch(self, batch_id: str) -> None:
+    async def abandon_batch(self, batch_id: str) -> bool:
         try:
             with explained():
                 await self._client.update_item(
                     TableName=self._table,
                     Key=_batch_key(batch_id),
                     UpdateExpression="SET #state = :abandoned REMOVE #open, due_at",
-                    ConditionExpression="#state = :accepting",
+                    ConditionExpression="#state IN (:accepting, :abandoned)",
                     ExpressionAttributeNames={"#state": "state", "#open": "open"},
                     ExpressionAttributeValues={
-                        ":abandoned": {"S": BatchState.ABANDONED},
                         ":accepting": {"S": BatchState.ACCEPTING},
+                        ":abandoned": {"S": BatchState.ABANDONED},
                     },
                 )
         except ClientError as error:
             _standing(error)
+            return False
+        return True
 
     async def read_batch(self, batch_id: str) -> Batch | None:
         with explained():
@@ -268,7 +270,8 @@ class DynamoDbStore:
                     UpdateExpression="ADD finished_groups :group",
                     ConditionExpression="attribute_exists(pk)",
                     ExpressionAttributeValues={":group": {"NS": [str(group)]}},
-                    ReturnValues="UPDATED_NEW",
+                    # Not UPDATED_NEW: moto leaves out a set that had the member already, as when this is a repetition.
+                    ReturnValues="ALL_NEW",
                 )
         except ClientError as error:
             _standing(error)

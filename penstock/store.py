@@ -59,8 +59,8 @@ class Store(Protocol):
     async def accept_batch(self, batch_id: str, at: float) -> None:
         """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over, or the batch forgotten."""
 
-    async def abandon_batch(self, batch_id: str) -> None:
-        """From accepting to abandoned, for good; nothing to any other."""
+    async def abandon_batch(self, batch_id: str) -> bool:
+        """From accepting to abandoned, so that it can never be accepted. False when it has been accepted."""
 
     async def read_batch(self, batch_id: str) -> Batch | None: ...
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.backend import Backend
-from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending
+from penstock.batch import OPEN_STATES, UNACCEPTED_STATES, Batch, BatchState, Counts, Ending
 from penstock.chunk import group_of, planned_number, redriven_from
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
@@ -142,11 +142,13 @@ class MemoryStore:
         self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
         self._due[batch_id] = batch.deadline_at
 
-    async def abandon_batch(self, batch_id: str) -> None:
+    async def abandon_batch(self, batch_id: str) -> bool:
         batch = self._batches.get(batch_id)
-        if batch is not None and batch.state is BatchState.ACCEPTING:
-            self._batches[batch_id] = replace(batch, state=BatchState.ABANDONED)
-            self._due.pop(batch_id, None)
+        if batch is None or batch.state not in UNACCEPTED_STATES:
+            return False
+        self._batches[batch_id] = replace(batch, state=BatchState.ABANDONED)
+        self._due.pop(batch_id, None)
+        return True
 
     async def read_batch(self, batch_id: str) -> Batch | None:
         return self._batches.get(batch_id)

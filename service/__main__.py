@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock serve")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--exit-with-parent", action="store_true")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="stop once PID is not its parent")
     arguments = parser.parse_args()
     try:
         settings = read_settings()
@@ -43,7 +43,7 @@ async def _serve(settings: Settings, operations: Operations[Any], arguments: arg
             site = web.TCPSite(runner, arguments.host, arguments.port)
             await _listen(site, arguments.host, arguments.port)
             get_log().info(Event.SERVICE_READY, url=site.name)
-            await stop_signals(exit_with_parent=arguments.exit_with_parent)
+            await stop_signals(parent=arguments.exit_with_parent)
             app[LEAVING].set()
             await asyncio.sleep(settings.leave_seconds)
         finally:

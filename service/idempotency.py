@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from ulid import ULID
 
-from penstock.batch import BatchState
 from penstock.errors import KeyInUse, KeyReused, MalformedRequest
 from penstock.store import KeyClaim, Store
 from service.parts import BACKEND, CLOCK, SETTINGS, tenant_of
@@ -82,9 +81,7 @@ async def _was_accepted(store: Store, standing: KeyClaim, now: float) -> bool:
     """Whether a front end that died had accepted the batch. If not, it never will be: it is abandoned here."""
     if standing.lease_until >= now:
         return False
-    await store.abandon_batch(standing.batch_id)
-    batch = await store.read_batch(standing.batch_id)
-    if batch is None or batch.state is BatchState.ABANDONED:
+    if await store.abandon_batch(standing.batch_id) or await store.read_batch(standing.batch_id) is None:
         return False
     await store.settle_key(standing, None)
     return True

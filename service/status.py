@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from penstock.batch import NEVER_ACCEPTED, Batch, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, sum_counts
 from penstock.errors import UnknownBatch
 from service.json_answer import json_answer
 from service.parts import BACKEND, CLOCK, tenant_of
@@ -30,6 +30,6 @@ async def find_batch(request: web.Request) -> Batch:
     if not _BATCH_ID.fullmatch(batch_id):
         raise UnknownBatch(batch_id)
     batch = await request.app[BACKEND].store.read_batch(batch_id)
-    if batch is None or batch.state in NEVER_ACCEPTED or batch.tenant != tenant_of(request):
+    if batch is None or batch.state in UNACCEPTED_STATES or batch.tenant != tenant_of(request):
         raise UnknownBatch(batch_id)
     return batch

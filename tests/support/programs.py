@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import aiohttp
 
@@ -56,11 +55,12 @@ class Programs:
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def start(self, module: str, *arguments: str, **environment: str) -> Program:
-        log = self.folder / f"{next(self._numbers)}-{module}.log"
-        with log.open("wb") as output:
-            program = Program(await self._spawn(module, arguments, environment, output), log)
-        self.started.append(program)
-        return program
+        return await self._start(module, [sys.executable, "-m", module, *arguments], environment)
+
+    async def penstock(self, command: str, *arguments: str, **environment: str) -> Program:
+        """A program as people start it: `penstock up`, `penstock serve`, ..."""
+        script = str(Path(sys.executable).with_name("penstock"))
+        return await self._start(command, [script, command, *arguments], environment)
 
     async def start_service(self, port: int, **environment: str) -> Program:
         """A front end that answers."""
@@ -84,17 +84,19 @@ class Programs:
                 program.kill()
             await program.process.wait()
 
-    async def _spawn(
-        self, module: str, arguments: tuple[str, ...], environment: Mapping[str, str], output: IO[bytes]
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", module, *arguments),
-            env={**self.environment, **environment},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    async def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> Program:
+        log = self.folder / f"{next(self._numbers)}-{name}.log"
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env={**self.environment, **environment},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        program = Program(process, log)
+        self.started.append(program)
+        return program
 
 
 @asynccontextmanager

@@ -12,7 +12,9 @@ UNIT_SECONDS = float(os.environ.get("TEST_UNIT_SECONDS", "1"))
 POLL_SECONDS = 0.02
 
 
-async def eventually(condition: Callable[[], Awaitable[T]], units: float = 20) -> T:
+async def eventually(
+    condition: Callable[[], Awaitable[T]], units: float = 20, *, poll_seconds: float = POLL_SECONDS
+) -> T:
     """The first true answer of a condition; fails with the last false one after `units`."""
     deadline = asyncio.get_running_loop().time() + units * UNIT_SECONDS
     while True:
@@ -21,4 +23,4 @@ async def eventually(condition: Callable[[], Awaitable[T]], units: float = 20) -
             return answer
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(f"It did not come true within {units * UNIT_SECONDS:g} s; the last answer: {answer!r}")
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(poll_seconds)
