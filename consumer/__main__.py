@@ -13,7 +13,7 @@ from penstock.clock import SystemClock
 from penstock.errors import PenstockError
 from penstock.operations import Operations, load_application
 from penstock.settings import Settings, read_settings, require_app
-from penstock.signals import stop_signals
+from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import configure_logging
 
 
@@ -21,8 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock consume")
     parser.add_argument("--health-host", default="127.0.0.1")
     parser.add_argument("--health-port", type=int)
-    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="stop once PID is not its parent")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
     arguments = parser.parse_args()
+    if arguments.exit_with_parent is not None:
+        end_with_parent(arguments.exit_with_parent)
     try:
         settings = read_settings()
         configure_logging(settings, "consumer")
@@ -36,7 +38,7 @@ async def _consume(settings: Settings, operations: Operations[Any], arguments: a
     async with open_backend(settings) as backend:
         await backend.check()
         consumer = Consumer(backend, operations, settings, SystemClock())
-        stopping = asyncio.create_task(stop_signals(parent=arguments.exit_with_parent), name="signals")
+        stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready
         try:

@@ -63,10 +63,10 @@ class Batches:
         async with entry.lock:
             fresh_for = ACCEPT_POLL_SECONDS if _is_accepting(entry.batch) else FRESH_SECONDS
             if self._clock.monotonic() - entry.read_at >= fresh_for:
-                entry.batch = await self._store.read_batch(batch_id)
-                entry.read_at = self._clock.monotonic()
-                if entry.batch is not None and entry.batch.state is BatchState.QUEUED:
+                batch = await self._store.read_batch(batch_id)
+                if batch is not None and batch.state is BatchState.QUEUED:
                     await self._store.start_batch(batch_id, self._clock.now())
+                entry.batch, entry.read_at = batch, self._clock.monotonic()  # kept once both calls went well
             return entry.batch
 
     def _entry(self, batch_id: str) -> _Entry:

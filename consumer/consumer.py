@@ -23,6 +23,7 @@ MOST_IN_RECEIVE = 10
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 RECORDING_SECONDS = 10.0  # what recording and handing on may take once handlers are cut
+LEAVING_SECONDS = 1.0
 SMOOTHING = 0.3
 
 
@@ -61,7 +62,7 @@ class Consumer:
         self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock)
         self._held: dict[asyncio.Task[None], Held] = {}
         self._moved = asyncio.Event()  # room may have come free, or we are to stop
-        self._operations_per_chunk = 1.0  # a moving average
+        self._operations_per_chunk = float(settings.chunk_operations)  # a moving average
         self._pause_seconds = 0.0
 
     def stop(self) -> None:
@@ -106,6 +107,7 @@ class Consumer:
             return
         for delivery in await self._receive(limit):
             self._begin(delivery)
+        await asyncio.sleep(0)  # now each is decoded: the next turn knows how many operations wait
 
     async def _receive(self, limit: int) -> list[Delivery]:
         """A queue that does not answer is not an empty queue: say so, and wait longer each time."""
@@ -153,7 +155,8 @@ class Consumer:
         await self._processor.process(held.delivery, chunk, ended)
 
     def _waiting(self) -> int:
-        return sum(held.waiting for held in self._held.values())
+        """A chunk whose operations have ended counts for one while it is recorded, or memory would have no bound."""
+        return sum(max(held.waiting, 1) for held in self._held.values())
 
     def _learn_size(self, chunk: Chunk) -> None:
         self._operations_per_chunk += SMOOTHING * (len(chunk.operations) - self._operations_per_chunk)
@@ -166,7 +169,7 @@ class Consumer:
         for task, held in list(self._held.items()):
             get_log().error(Event.CHUNK_BROKE, message_id=held.delivery.message_id, error="It could not be recorded.")
             task.cancel()
-        await asyncio.gather(*self._held, return_exceptions=True)
+        await self._wait_for_held(LEAVING_SECONDS)  # not for ever: a handler may refuse to be cancelled
 
     async def _wait_for_held(self, seconds: float) -> None:
         if self._held:

@@ -5,11 +5,11 @@ from penstock.errors import PenstockError
 from penstock.queue import Delivery, Queue
 from penstock.telemetry import Event, get_log
 
-BEATS_IN_LEASE = 3  # so that two heartbeats in a row may fail before a lease is lost
+BEATS_IN_LEASE = 4  # so that two heartbeats in a row may fail, and the next still comes before the lease ends
 
 
 class Leases:
-    """Held from `hold` to `let_go`; `keep` extends all of them, three times in each visibility timeout."""
+    """Held from `hold` to `let_go`; `keep` extends all of them, four times in each visibility timeout."""
 
     def __init__(self, queue: Queue, visibility_seconds: int, clock: Clock) -> None:
         self._queue = queue
