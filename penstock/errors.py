@@ -4,6 +4,7 @@ PenstockError
 ├── Misconfigured                 a setting, the application or AWS access is not usable as given
 ├── Refused                       a request that is not taken; nothing of it runs
 │   ├── MalformedRequest
+│   ├── TooSlow
 │   ├── UnsupportedContent
 │   ├── NotAcceptable
 │   ├── LimitPassed
@@ -46,6 +47,10 @@ class Refused(PenstockError):
 
 class MalformedRequest(Refused):
     """The body is not JSON."""
+
+
+class TooSlow(Refused):
+    """The body did not come to its end in time."""
 
 
 class UnsupportedContent(Refused):

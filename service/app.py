@@ -13,6 +13,7 @@ from penstock.settings import Settings
 from service.cancel import cancel_batch
 from service.dead_letters import list_dead_letters, redrive_dead_letters
 from service.health import live, ready
+from service.openapi import openapi
 from service.parts import BACKEND, CLOCK, LEAVING, OPERATIONS, RUNNER, SETTINGS
 from service.problems import problems
 from service.results import batch_results
@@ -40,6 +41,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
             web.post("/dead-letters/redrive", redrive_dead_letters),
             web.get("/health/live", live),
             web.get("/health/ready", ready),
+            web.get("/openapi.json", openapi),
         ]
     )
     return app

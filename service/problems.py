@@ -19,6 +19,7 @@ from penstock.errors import (
     NotAcceptable,
     NotPossibleNow,
     PenstockError,
+    TooSlow,
     Unavailable,
     UnknownBatch,
     UnsupportedContent,
@@ -33,6 +34,7 @@ RETRY_AFTER_SECONDS = 2
 
 _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "The request cannot be read"),
+    TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body came too slowly"),
     UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "There is no such batch"),
     NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "The answer comes in other types"),
     NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The batch is in another state"),

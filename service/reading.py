@@ -1,5 +1,6 @@
 """A request's body into operations that may run, or every reason why not."""
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from penstock.chunk import Operation
-from penstock.errors import Flaw, InvalidRequest, LimitPassed, MalformedRequest, UnsupportedContent
+from penstock.errors import Flaw, InvalidRequest, LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
 from penstock.operations import Operations
 from penstock.pointer import pointer, pointer_to
 from penstock.route import InvalidOperation
@@ -15,6 +16,7 @@ from penstock.settings import Settings
 from service.schemas import BatchRequest, OperationRequest
 
 CONTENT_TYPE = "application/json"
+BODY_SECONDS = 120  # a client that sends drop by drop keeps a connection, and the memory of what it has sent
 
 
 async def read_json(request: web.Request) -> Any:
@@ -26,9 +28,14 @@ async def read_content(request: web.Request) -> bytes:
         given = request.headers.get("Content-Type", "none")
         raise UnsupportedContent(f"Send the batch as Content-Type: {CONTENT_TYPE}; this request has {given}.")
     try:
-        return await request.read()
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
     except web.RequestPayloadError as error:
         raise MalformedRequest("The body is not encoded as its Content-Encoding or Transfer-Encoding says.") from error
+    except TimeoutError as error:
+        raise TooSlow(f"The body was not here within {BODY_SECONDS:g} s.") from error
+    except OSError as error:
+        raise MalformedRequest("The connection broke before the body was here.") from error
 
 
 def parse_json(content: bytes) -> Any:

@@ -1,7 +1,8 @@
 """Starts real servers on this machine: ElasticMQ speaks SQS, DynamoDB Local speaks DynamoDB.
 
 `python -m infra.local.servers` prints their addresses as shell exports and serves until Ctrl-C or SIGTERM; tests call
-`local_servers()`. Maven fetches them once (pom.xml says what); they keep everything in memory, and forget it.
+`local_servers()`. Maven fetches them once (pom.xml says what); they keep everything in memory, and forget it, unless
+`running_servers` is given a folder for the queues.
 
 ElasticMQ listens on the loopback address only. DynamoDB Local has no such option and listens on every interface, on a
 port nobody is told: on a machine that strangers can reach, close it off with the firewall.
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,6 +122,15 @@ DYNAMODB = Program(
 )
 
 PROGRAMS = (ELASTICMQ, DYNAMODB)
+
+
+def stored_in(folder: Path) -> Program:
+    """ElasticMQ with its queues and messages on disk: what it has answered is there after a restart, even a kill."""
+    storage = (
+        "-Dmessages-storage.enabled=true",
+        f"-Dmessages-storage.uri=jdbc:h2:{folder.resolve()}/queues;WRITE_DELAY=0",
+    )
+    return replace(ELASTICMQ, properties=(*ELASTICMQ.properties, *storage))
 
 
 def missing_tools() -> str | None:
@@ -226,7 +236,7 @@ class Server:
         return int(self._port.getsockname()[1])
 
     def launch(self) -> None:
-        self._port = reserve_port()
+        self._port = self._port or reserve_port()
         command = self.program.command(self._java, self._jars, self.port)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - Java from the PATH, words from this file
@@ -289,11 +299,22 @@ class Server:
     def _read_log(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def stop(self) -> None:
-        """Ends the server at once, there being nothing to save. May be called twice, or before `launch`."""
+    def restart(self) -> None:
+        """Kills the server and has another one ready at its address, with what it keeps on disk."""
+        self.kill()
+        self.launch()
+        if not self._becomes_ready():
+            raise self._failure("found its port taken")
+
+    def kill(self) -> None:
+        """Ends the server at once, and keeps its port for the next launch. May be called twice, or before `launch`."""
         if self._process is not None:
             _let_go(self._process)
             self._process = None
+
+    def stop(self) -> None:
+        """As `kill`, for good: there is nothing to save."""
+        self.kill()
         if self._port is not None:
             self._port.close()
             self._port = None
@@ -333,8 +354,11 @@ def local_servers(folder: Path | None = None) -> Iterator[LocalServers]:
 
 
 @contextmanager
-def running_servers(folder: Path | None = None) -> Iterator[list[Server]]:
-    """As `local_servers`, for who must know more than addresses: in the order of PROGRAMS."""
+def running_servers(folder: Path | None = None, storage: Path | None = None) -> Iterator[list[Server]]:
+    """As `local_servers`, for who must know more than addresses: in the order of PROGRAMS.
+
+    With `storage`, a folder, the queues are kept there and outlive a restart of their server.
+    """
     reason = missing_tools()
     if reason is not None:
         raise LocalServersError(f"Install what is missing, or run on moto instead: {reason}.")
@@ -343,7 +367,8 @@ def running_servers(folder: Path | None = None) -> Iterator[list[Server]]:
     with ExitStack() as stack:
         logs = folder or Path(stack.enter_context(TemporaryDirectory(prefix="penstock-servers-")))
         logs.mkdir(parents=True, exist_ok=True)
-        servers = [Server(one, java, fetched / one.profile, logs / f"{one.profile}.log") for one in PROGRAMS]
+        programs = PROGRAMS if storage is None else (stored_in(storage), DYNAMODB)
+        servers = [Server(one, java, fetched / one.profile, logs / f"{one.profile}.log") for one in programs]
         for server in servers:
             stack.callback(server.stop)
             server.launch()
