@@ -40,6 +40,7 @@ from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
 from penstock.route import InvalidOperation
 from penstock.runner import Runner, Stop
 from penstock.settings import Settings
+from penstock.store import Traces
 from penstock.telemetry import Event, get_log
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Processor:
         self._stop = stop
         self._settings = settings
         self._clock = clock
+        self._quarantine = asyncio.Lock()
         self._batches = Batches(backend.store, clock)
         self._finisher = Finisher(backend.store, clock)
 
@@ -127,21 +129,40 @@ class Processor:
         traces = await self._persist(lambda: self._store.read_traces(chunk.batch_id, chunk.id))
         if traces.record is not None:
             return traces.record
-        deaths = max(0, delivery.receive_count - 1 - len(traces.released))
-        record = await self._answer(chunk, deaths, ended)
+        record = await self._answer(batch, delivery, chunk, traces, ended)
         return await self._persist(lambda: self._store.commit_chunk(batch, record))
 
-    async def _answer(self, chunk: Chunk, deaths: int, ended: Callable[[], None]) -> ChunkRecord:
-        """What this chunk comes to, after `deaths` deliveries that ended without a record."""
+    async def _answer(
+        self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]
+    ) -> ChunkRecord:
+        """What this chunk comes to, of which there is no record yet."""
         if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
             return record_too_early(chunk)
-        if deaths and len(chunk.operations) > 1:
+        deaths = delivery.receive_count - 1 - len(traces.released)
+        if deaths <= 0:
+            return await self._run(chunk, ended)
+        if len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
             return record_halves(chunk)
-        # A single operation runs again where it is; each death was an attempt at it.
-        chunk = replace(chunk, attempt=chunk.attempt + deaths)
-        if deaths and chunk.attempt > self._max_attempts(chunk):
-            return record_poison(chunk, deaths)
+        return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
+
+    async def _run_suspect(
+        self, batch: Batch, delivery: Delivery, chunk: Chunk, begun: int, ended: Callable[[], None]
+    ) -> ChunkRecord:
+        """Run a single operation again of which a consumer may have died: one such at a time, and with a note of it.
+
+        So this process, should it die, dies of the one that it had noted, and those that wait here are not blamed. And
+        a delivery that never came to run it, its receive having lost its answer, is not taken for an attempt.
+        """
+        chunk = replace(chunk, attempt=chunk.attempt + begun)
+        if begun and chunk.attempt > self._max_attempts(chunk):
+            return record_poison(chunk, begun)
+        async with self._quarantine:
+            if not self._stop.begun.is_set():
+                await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
+            return await self._run(chunk, ended)
+
+    async def _run(self, chunk: Chunk, ended: Callable[[], None]) -> ChunkRecord:
         verdicts = await self._runner.run_chunk(chunk, self._stop, ended)
         return record_attempt(
             chunk,
