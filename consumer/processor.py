@@ -43,6 +43,7 @@ from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
 from penstock.route import InvalidOperation
 from penstock.runner import Runner, Source, Stop
 from penstock.settings import Settings
+from penstock.store import Traces
 from penstock.telemetry import Event, get_log
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ class Processor:
         self._stop = stop
         self._settings = settings
         self._clock = clock
+        self._quarantine = asyncio.Lock()
         self._batches = Batches(backend.store, clock)
         self._finisher = Finisher(backend.store, clock)
 
@@ -140,34 +142,50 @@ class Processor:
             return traces.record
         if batch.is_final and redriven_from(chunk.id) is None:
             return None
-        deaths = max(0, delivery.receive_count - 1 - len(traces.released))
-        record = await self._answer(batch, chunk, deaths, ended)
+        record = await self._answer(batch, delivery, chunk, traces, ended)
         return await self._persist(lambda: self._store.commit_chunk(batch, record))
 
-    async def _answer(self, batch: Batch, chunk: Chunk, deaths: int, ended: Callable[[], None]) -> ChunkRecord:
-        """What this chunk comes to, after `deaths` deliveries that ended without a record."""
+    async def _answer(
+        self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]
+    ) -> ChunkRecord:
+        """What this chunk comes to, of which there is no record yet."""
         if self._ending(batch, chunk) is not None:
-            return self._record(batch, chunk, {}, deaths)
+            return self._record(batch, chunk, {})
         if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
             return record_too_early(chunk)
-        if deaths and len(chunk.operations) > 1:
+        deaths = delivery.receive_count - 1 - len(traces.released)
+        if deaths <= 0:
+            return await self._run(batch, chunk, ended)
+        if len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
             return record_halves(chunk, deaths)
-        # A single operation runs again where it is; each death was an attempt at it.
-        chunk = replace(chunk, attempt=chunk.attempt + deaths)
-        if deaths and chunk.attempt > self._max_attempts(chunk):
-            return record_poison(chunk, deaths)
-        verdicts = await self._run(batch, chunk, ended)
-        latest = await self._persist(lambda: self._batches.read(batch.id))
-        return self._record(latest or batch, chunk, verdicts, deaths)
+        return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
 
-    async def _run(self, batch: Batch, chunk: Chunk, ended: Callable[[], None]) -> dict[int, Verdict]:
+    async def _run_suspect(
+        self, batch: Batch, delivery: Delivery, chunk: Chunk, begun: int, ended: Callable[[], None]
+    ) -> ChunkRecord:
+        """Run a single operation again of which a consumer may have died: one such at a time, and with a note of it.
+
+        So this process, should it die, dies of the one that it had noted, and those that wait here are not blamed. And
+        a delivery that never came to run it, its receive having lost its answer, is not taken for an attempt.
+        """
+        chunk = replace(chunk, attempt=chunk.attempt + begun)
+        if begun and chunk.attempt > self._max_attempts(chunk):
+            return record_poison(chunk, begun)
+        async with self._quarantine:
+            if not self._stop.begun.is_set():
+                await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
+            return await self._run(batch, chunk, ended, deaths=begun)
+
+    async def _run(self, batch: Batch, chunk: Chunk, ended: Callable[[], None], *, deaths: int = 0) -> ChunkRecord:
         with self._stop.follower() as stop:
             watching = asyncio.create_task(self._watch(batch, chunk, stop))
             try:
-                return await self._runner.run_chunk(chunk, Source(batch.id, batch.key_prefix), stop, ended)
+                verdicts = await self._runner.run_chunk(chunk, Source(batch.id, batch.key_prefix), stop, ended)
             finally:
                 watching.cancel()
+        latest = await self._persist(lambda: self._batches.read(batch.id))
+        return self._record(latest or batch, chunk, verdicts, deaths)
 
     async def _watch(self, batch: Batch, chunk: Chunk, stop: Stop) -> None:
         """Let nothing more of a chunk begin once its batch is to end, or its time budget is spent."""
@@ -187,7 +205,7 @@ class Processor:
         """Whether this chunk's operations may begin (None). Those of a redrive may: somebody has just asked for it."""
         return batch.ending_at(self._clock.now()) if redriven_from(chunk.id) is None else None
 
-    def _record(self, batch: Batch, chunk: Chunk, verdicts: Mapping[int, Verdict], deaths: int) -> ChunkRecord:
+    def _record(self, batch: Batch, chunk: Chunk, verdicts: Mapping[int, Verdict], deaths: int = 0) -> ChunkRecord:
         ending = self._ending(batch, chunk)
         return record_attempt(
             chunk,

@@ -3,6 +3,7 @@
 May be repeated: what stands is brought to what is described here, and nothing is ever deleted.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from penstock.aws import error_code, explained
 from penstock.dynamodb import DUE_INDEX
 from penstock.errors import PenstockError
 from penstock.settings import Settings, read_settings
+from penstock.signals import end_with_parent
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -96,6 +98,11 @@ def _provision_table(dynamodb: "DynamoDBClient", name: str) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="penstock provision")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
+    arguments = parser.parse_args()
+    if arguments.exit_with_parent is not None:
+        end_with_parent(arguments.exit_with_parent)
     try:
         for line in provision(read_settings()):
             print(line)  # noqa: T201 - what this program is asked for

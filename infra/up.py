@@ -62,7 +62,10 @@ class Machine:
     async def run(self, name: str, module: str) -> None:
         """Run a program to its end."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, env=self.environment, stdout=asyncio.subprocess.DEVNULL
+            sys.executable,
+            *("-m", module, "--exit-with-parent", str(os.getpid())),
+            env=self.environment,
+            stdout=asyncio.subprocess.DEVNULL,
         )
         try:
             if await process.wait() != 0:

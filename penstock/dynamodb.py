@@ -163,14 +163,20 @@ class DynamoDbStore:
             )
         item = answer.get("Item", {})
         record = await self._record_from_item(item) if "nonce" in item else None
-        return Traces(record, frozenset(int(number) for number in item.get("released", {}).get("NS", ())))
+        return Traces(record, _numbers(item, "released"), _numbers(item, "begun"))
 
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
+        await self._note(batch, chunk_id, "released", receive_count)
+
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
+        await self._note(batch, chunk_id, "begun", receive_count)
+
+    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> None:
         with explained():
             await self._client.update_item(
                 TableName=self._table,
                 Key=_chunk_key(batch.id, chunk_id),
-                UpdateExpression="ADD released :count SET expires_at = :expires_at",
+                UpdateExpression=f"ADD {name} :count SET expires_at = :expires_at",
                 ExpressionAttributeValues={
                     ":count": {"NS": [str(receive_count)]},
                     ":expires_at": _whole(batch.expires_at),
@@ -276,7 +282,7 @@ class DynamoDbStore:
         except ClientError as error:
             _standing(error)
             return frozenset()  # the table has forgotten the batch: there is nothing left to finish
-        return _groups(answer["Attributes"])
+        return _numbers(answer["Attributes"], "finished_groups")
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         calls = [
@@ -677,12 +683,12 @@ def _batch_from_item(item: Item) -> Batch:
         accepted_at=_time(item, "accepted_at"),
         started_at=_time(item, "started_at"),
         finished_at=_time(item, "finished_at"),
-        finished_groups=_groups(item),
+        finished_groups=_numbers(item, "finished_groups"),
     )
 
 
-def _groups(item: Item) -> frozenset[int]:
-    return frozenset(int(number) for number in item.get("finished_groups", {}).get("NS", ()))
+def _numbers(item: Item, name: str) -> frozenset[int]:
+    return frozenset(int(number) for number in item.get(name, {}).get("NS", ()))
 
 
 def _group_from_item(item: Item) -> Group:

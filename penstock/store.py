@@ -19,6 +19,7 @@ class Traces:
 
     record: ChunkRecord | None
     released: frozenset[int]  # the receive counts of deliveries that were released before anything of them ran
+    begun: frozenset[int] = frozenset()  # of deliveries that began to run it though an earlier one had ended badly
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,9 @@ class Store(Protocol):
 
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         """Remember that this delivery is given back unstarted: its receive count is no sign of a death."""
+
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
+        """Remember that this delivery begins to run a chunk of which an earlier one may have died."""
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         """Write the record if the chunk has none; return the one that stands. The commit point of everything."""

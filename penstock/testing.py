@@ -124,6 +124,7 @@ class MemoryStore:
         self._keys: dict[tuple[str, str], KeyClaim] = {}
         self._due: dict[str, float] = {}
         self._sweeper: tuple[str, float] | None = None
+        self._begun: dict[tuple[str, str], set[int]] = {}
 
     async def create_batch(self, batch: Batch) -> None:
         if batch.id not in self._batches:
@@ -168,10 +169,14 @@ class MemoryStore:
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         key = batch_id, chunk_id
-        return Traces(self._records.get(key), frozenset(self._released.get(key, ())))
+        released, begun = self._released.get(key, ()), self._begun.get(key, ())
+        return Traces(self._records.get(key), frozenset(released), frozenset(begun))
 
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         self._released.setdefault((batch.id, chunk_id), set()).add(receive_count)
+
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
+        self._begun.setdefault((batch.id, chunk_id), set()).add(receive_count)
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         return self._records.setdefault((batch.id, record.chunk_id), record)

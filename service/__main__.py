@@ -12,7 +12,7 @@ from penstock.clock import SystemClock
 from penstock.errors import Misconfigured, PenstockError
 from penstock.operations import Operations, load_application
 from penstock.settings import Settings, read_settings, require_app
-from penstock.signals import stop_signals
+from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
 from service.app import create_app
 from service.parts import LEAVING
@@ -22,8 +22,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock serve")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="stop once PID is not its parent")
+    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
     arguments = parser.parse_args()
+    if arguments.exit_with_parent is not None:
+        end_with_parent(arguments.exit_with_parent)
     try:
         settings = read_settings()
         configure_logging(settings, "service")
@@ -43,7 +45,7 @@ async def _serve(settings: Settings, operations: Operations[Any], arguments: arg
             site = web.TCPSite(runner, arguments.host, arguments.port)
             await _listen(site, arguments.host, arguments.port)
             get_log().info(Event.SERVICE_READY, url=site.name)
-            await stop_signals(parent=arguments.exit_with_parent)
+            await stop_signals()
             app[LEAVING].set()
             await asyncio.sleep(settings.leave_seconds)
         finally:
