@@ -151,19 +151,21 @@ class Processor:
     ) -> ChunkRecord:
         """Run a single operation again of which a consumer may have died: one such at a time, and with a note of it.
 
-        So this process, should it die, dies of the one that it had noted, and those that wait here are not blamed. And
-        a delivery that never came to run it, its receive having lost its answer, is not taken for an attempt.
+        Should this process die, it is the noted one that is blamed, not those that wait here; nor is a delivery taken
+        for an attempt that never came to run it, its receive having lost its answer. The attempt whose death would be
+        the verdict is made with nothing else running: then the process can die of nothing else.
         """
         chunk = replace(chunk, attempt=chunk.attempt + begun)
         if begun and chunk.attempt > self._max_attempts(chunk):
             return record_poison(chunk, begun)
-        async with self._quarantine:
+        is_last = chunk.attempt >= self._max_attempts(chunk)
+        async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
             if not self._stop.begun.is_set():
                 await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
-            return await self._run(chunk, ended)
+            return await self._run(chunk, ended, has_slot=True)
 
-    async def _run(self, chunk: Chunk, ended: Callable[[], None]) -> ChunkRecord:
-        verdicts = await self._runner.run_chunk(chunk, self._stop, ended)
+    async def _run(self, chunk: Chunk, ended: Callable[[], None], *, has_slot: bool = False) -> ChunkRecord:
+        verdicts = await self._runner.run_chunk(chunk, self._stop, ended, has_slot=has_slot)
         return record_attempt(
             chunk,
             verdicts,
