@@ -166,22 +166,27 @@ class Processor:
     ) -> ChunkRecord:
         """Run a single operation again of which a consumer may have died: one such at a time, and with a note of it.
 
-        So this process, should it die, dies of the one that it had noted, and those that wait here are not blamed. And
-        a delivery that never came to run it, its receive having lost its answer, is not taken for an attempt.
+        Should this process die, it is the noted one that is blamed, not those that wait here; nor is a delivery taken
+        for an attempt that never came to run it, its receive having lost its answer. The attempt whose death would be
+        the verdict is made with nothing else running: then the process can die of nothing else.
         """
         chunk = replace(chunk, attempt=chunk.attempt + begun)
         if begun and chunk.attempt > self._max_attempts(chunk):
             return record_poison(chunk, begun)
-        async with self._quarantine:
+        is_last = chunk.attempt >= self._max_attempts(chunk)
+        async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
             if not self._stop.begun.is_set():
                 await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
-            return await self._run(batch, chunk, ended, deaths=begun)
+            return await self._run(batch, chunk, ended, deaths=begun, has_slot=True)
 
-    async def _run(self, batch: Batch, chunk: Chunk, ended: Callable[[], None], *, deaths: int = 0) -> ChunkRecord:
+    async def _run(
+        self, batch: Batch, chunk: Chunk, ended: Callable[[], None], *, deaths: int = 0, has_slot: bool = False
+    ) -> ChunkRecord:
+        source = Source(batch.id, batch.key_prefix)
         with self._stop.follower() as stop:
             watching = asyncio.create_task(self._watch(batch, chunk, stop))
             try:
-                verdicts = await self._runner.run_chunk(chunk, Source(batch.id, batch.key_prefix), stop, ended)
+                verdicts = await self._runner.run_chunk(chunk, source, stop, ended, has_slot=has_slot)
             finally:
                 watching.cancel()
         latest = await self._persist(lambda: self._batches.read(batch.id))

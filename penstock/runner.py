@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,20 +71,24 @@ class Runner:
 
     def __init__(self, operations: Operations[Any], concurrency: int) -> None:
         self._operations = operations
+        self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
 
     async def run_chunk(
-        self, chunk: Chunk, source: Source, stop: Stop, ended: Callable[[], None]
+    async def run_chunk(
+        self, chunk: Chunk, source: Source, stop: Stop, ended: Callable[[], None], *, has_slot: bool = False
+    ) -> dict[int, Verdict]:
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free; return the verdicts of those that came to an end.
 
-        What is missing from the verdicts was not run, or was cut short. `ended` is called after each operation.
+        What is missing from the verdicts was not run, or was cut short. `ended` is called after each operation. With
+        `has_slot` the caller has taken the slot already, for a chunk of a single operation.
         """
         verdicts: dict[int, Verdict] = {}
 
         async def run_one(operation: Operation) -> None:
             try:
-                async with self._slots:
+                async with nullcontext() if has_slot else self._slots:
                     if not stop.begun.is_set():
                         verdicts[operation.index] = await self.run(operation, source, chunk.attempt)
             except asyncio.CancelledError:
@@ -102,6 +106,14 @@ class Runner:
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         async with self._slots:
+            yield
+
+    @asynccontextmanager
+    async def all_slots(self) -> AsyncIterator[None]:
+        """Waits until nothing else runs, and lets nothing else begin. One caller at a time: two would share for ever."""
+        async with AsyncExitStack() as stack:
+            for _ in range(self._concurrency):
+                await stack.enter_async_context(self._slots)
             yield
 
     async def run(
