@@ -75,9 +75,7 @@ class Runner:
         self._slots = asyncio.Semaphore(concurrency)
 
     async def run_chunk(
-    async def run_chunk(
         self, chunk: Chunk, source: Source, stop: Stop, ended: Callable[[], None], *, has_slot: bool = False
-    ) -> dict[int, Verdict]:
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free; return the verdicts of those that came to an end.
 
