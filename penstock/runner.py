@@ -108,7 +108,7 @@ class Runner:
 
     @asynccontextmanager
     async def all_slots(self) -> AsyncIterator[None]:
-        """Waits until nothing else runs, and lets nothing else begin. One caller at a time: two would share for ever."""
+        """Waits until nothing else runs and lets nothing else begin. One caller at a time: two would wait for ever."""
         async with AsyncExitStack() as stack:
             for _ in range(self._concurrency):
                 await stack.enter_async_context(self._slots)
