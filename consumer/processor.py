@@ -288,5 +288,5 @@ class Processor:
                 return await step()
             except (Unavailable, Misconfigured) as error:
                 get_log().warning(Event.STEP_REPEATED, error=str(error), wait_seconds=wait)
-            await asyncio.sleep(wait)
+            await self._clock.sleep(wait)
             wait = min(2 * wait, LONGEST_REPEAT_SECONDS)

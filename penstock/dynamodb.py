@@ -302,13 +302,19 @@ class DynamoDbStore:
         return _group_from_item(answer.get("Item", {}))
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
+        packed = zstd.compress(to_json(list(ids)))
+        if len(packed) > ITEM_BYTES:  # long ones, in a script of many letters
+            middle = len(ids) // 2
+            await self.write_ids(batch, first_index, ids[:middle])
+            await self.write_ids(batch, first_index + middle, ids[middle:])
+            return
         with explained():
             await self._client.put_item(
                 TableName=self._table,
                 Item={
                     "pk": {"S": _group_pk(batch.id, batch.group_at(first_index))},
                     "sk": {"S": f"ids#{first_index:0{_INDEX_DIGITS}}"},
-                    "ids": {"B": zstd.compress(to_json(list(ids)))},
+                    "ids": {"B": packed},
                     "expires_at": _whole(batch.expires_at),
                 },
             )

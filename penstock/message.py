@@ -25,6 +25,7 @@ MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any message of ours; a damage
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
 _SEPARATOR_BYTES = 1
+_LONGEST_FLOAT = -1.7976931348623157e308  # in writing: 1e17 would be short
 
 # SQS takes these two characters as little as control characters, and JSON does not escape them by itself.
 _NOT_ALLOWED = {b"\xef\xbf\xbe": b"\\ufffe", b"\xef\xbf\xbf": b"\\uffff"}
@@ -60,7 +61,7 @@ def size_on_the_queue(encoded: bytes) -> int:
 
 def room_in_message(message_bytes: int) -> int:
     """How many bytes of operations fit into a message of `message_bytes`."""
-    longest_head = _head("0" * 40, "0" * 200, attempt=10**9, not_before=1e17)
+    longest_head = _head("0" * 40, "0" * 200, attempt=10**9, not_before=_LONGEST_FLOAT)
     return message_bytes - len(longest_head) - len(b"]}")
 
 

@@ -155,4 +155,5 @@ def _range(field: str) -> str:
     if not bounds:
         return ""
     low = f"above {bounds['gt']:,}" if "gt" in bounds else f"from {bounds['ge']:,}"
-    return f"; it may be {low} to {bounds['le']:,}"
+    high = f"to {bounds['le']:,}" if "le" in bounds else "upwards"
+    return f"; it may be {low} {high}"

@@ -139,4 +139,4 @@ class Store(Protocol):
         """Ask the table for nothing in particular; raises Unavailable or Misconfigured."""
 
 
-IDS_IN_CALL = 2_500  # of at most 128 characters each, they fit into an item
+IDS_IN_CALL = 2_500  # of at most 128 characters each; of most alphabets they fit into one item

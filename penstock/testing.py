@@ -258,20 +258,24 @@ class MemoryStore:
 
     async def take_over_key(self, standing: KeyClaim, claim: KeyClaim, now: float) -> bool:
         key = claim.tenant, claim.key
-        current = self._keys[key]
+        current = self._keys.get(key)
+        if current is None:
+            return False
         if current.batch_id == standing.batch_id and not current.is_settled and current.lease_until < now:
             self._keys[key] = claim
         return self._keys[key].batch_id == claim.batch_id
 
     async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
         key = claim.tenant, claim.key
-        if self._keys[key].batch_id == claim.batch_id:
-            self._keys[key] = replace(self._keys[key], is_settled=True, answer=answer)
+        current = self._keys.get(key)
+        if current is not None and current.batch_id == claim.batch_id:
+            self._keys[key] = replace(current, is_settled=True, answer=answer)
 
     async def release_key(self, claim: KeyClaim) -> None:
         key = claim.tenant, claim.key
-        if self._keys[key].batch_id == claim.batch_id:
-            self._keys[key] = replace(self._keys[key], lease_until=0)
+        current = self._keys.get(key)
+        if current is not None and current.batch_id == claim.batch_id:
+            self._keys[key] = replace(current, lease_until=0)
 
     async def check(self) -> None:
         pass

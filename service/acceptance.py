@@ -131,7 +131,10 @@ class Acceptance:
                 for following in follow_up_chunks(chunk, record)
             ]
         )
-        await self._backend.store.count_chunk(batch, record)
+        group = await self._backend.store.count_chunk(batch, record)
+        if group.counts.completed == batch.group_totals[chunk.group]:
+            # No consumer will come by this group any more. The batch is not whole yet: something of it outlived its time.
+            await self._backend.store.finish_group(batch.id, chunk.group)
         await self._send_dead_letters(batch, record)
 
     async def _send_dead_letters(self, batch: Batch, record: ChunkRecord) -> None:

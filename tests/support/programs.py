@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 import sys
@@ -55,7 +56,9 @@ class Programs:
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def start(self, module: str, *arguments: str, **environment: str) -> Program:
-        return await self._start(module, [sys.executable, "-m", module, *arguments], environment)
+        """Should the test run be killed, the program ends with it."""
+        leash = ("--exit-with-parent", str(os.getpid()))
+        return await self._start(module, [sys.executable, "-m", module, *arguments, *leash], environment)
 
     async def penstock(self, command: str, *arguments: str, **environment: str) -> Program:
         """A program as people start it: `penstock up`, `penstock serve`, ..."""

@@ -1,0 +1,47 @@
+"""Installations for the stories: one for each test that starts and kills programs, one shared by those that do not."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.acceptance.installation import Installation, installation
+from tests.support.aws import Aws
+
+Install = Callable[..., Awaitable[Installation]]
+
+
+@pytest.fixture
+async def install(aws: Aws, tmp_path: Path) -> AsyncIterator[Install]:
+    """Makes installations with the settings a test asks for."""
+    made: list[Installation] = []
+    async with AsyncExitStack() as stack:
+
+        async def make(**settings: str) -> Installation:
+            folder = tmp_path / str(len(made))
+            folder.mkdir()
+            made.append(await stack.enter_async_context(installation(aws, folder, **settings)))
+            return made[-1]
+
+        yield make
+        for one in made:
+            sys.stdout.write(one.last_words())
+        for one in made:
+            one.check_for_faults()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def running(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    """One front end and two consumers. Shared: a test looks at its own batches only, on the session's loop.
+
+    Tests of a worker run one after another, and none leaves a batch unfinished.
+    """
+    folder = tmp_path_factory.mktemp("running")
+    async with installation(aws, folder, CONCURRENCY="4", CHUNK_OPERATIONS="25") as one:
+        await asyncio.gather(one.serve(), one.consume(), one.consume())
+        yield one
+        one.check_for_faults()

@@ -1,0 +1,162 @@
+"""Queues and a table of its own on some AWS, the programs that work on them, and what the test can look at."""
+
+import base64
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from backports import zstd
+
+from infra.provision import provision
+from penstock.settings import Settings
+from tests.acceptance.apps import FOLDER
+from tests.acceptance.journal import Journal
+from tests.support.api import Api, open_api
+from tests.support.aws import Aws, scrubbed_environment
+from tests.support.programs import Program, Programs, free_port, programs
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+
+# For stories in which AWS plays no part, or the same one whichever it is.
+on_any_aws = pytest.mark.parametrize("aws", ["embedded"], indirect=True)
+
+TOYS = "tests.acceptance.apps:operations"
+USERS = "examples.users.app:operations"
+USERS_DATABASE = "users.db"
+LAST_LINES = 40
+
+# In a program's log these mean that something went wrong which the program did not foresee.
+FAULTS = ("chunk broke", "request broke", "never retrieved", "never awaited", "Unclosed", "was destroyed but")
+
+
+@dataclass
+class Installation:
+    """`environment` is all that a program needs; `journal` and `users_database` are what the applications wrote."""
+
+    name: str
+    environment: Mapping[str, str]
+    programs: Programs
+    port: int
+    api: Api
+    journal: Journal
+    users_database: Path
+
+    async def serve(self, **environment: str) -> Program:
+        """A front end that answers, at the same address each time."""
+        return await self.programs.start_service(self.port, **environment)
+
+    async def consume(self, **environment: str) -> Program:
+        return await self.programs.start_consumer(**environment)
+
+    def endpoint(self, service: str) -> str:
+        """Where SQS or DYNAMODB is."""
+        return endpoint(self.environment, service)
+
+    def send(self, body: str) -> None:
+        """Put a message on the queue of chunks."""
+        with self._queue("chunks-normal") as (sqs, url):
+            sqs.send_message(QueueUrl=url, MessageBody=body)
+
+    def messages_left(self) -> int:
+        """On the queue of chunks: waiting, delayed or delivered."""
+        attributes = self.queue_attributes()
+        return sum(int(attributes[f"ApproximateNumberOfMessages{which}"]) for which in ("", "NotVisible", "Delayed"))
+
+    def queue_attributes(self) -> dict[str, str]:
+        with self._queue("chunks-normal") as (sqs, url):
+            attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        return {str(name): value for name, value in attributes.items()}
+
+    async def until_queue_is_empty(self) -> None:
+        async def is_empty() -> bool:
+            return self.messages_left() == 0
+
+        await eventually(is_empty)
+
+    def take_dead_letters(self) -> list[str]:
+        """What lies in the dead letter queue, which is empty afterwards."""
+        letters = []
+        with self._queue("dead-letters") as (sqs, url):
+            while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+                for message in messages:
+                    letters.append(message["Body"])
+                    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return letters
+
+    @contextmanager
+    def _queue(self, name: str) -> Iterator[tuple["SQSClient", str]]:
+        with sqs_client(self.environment) as sqs:
+            yield sqs, sqs.get_queue_url(QueueName=f"{self.name}-{name}")["QueueUrl"]
+
+    def check_for_faults(self) -> None:
+        for program in self.programs.started:
+            found = [fault for fault in FAULTS if fault in program.output()]
+            assert not found, f"{program.log.name} says {found}:\n{program.output()}"
+
+    def last_words(self) -> str:
+        """The end of every log, for a test that failed."""
+        ends = []
+        for program in self.programs.started:
+            lines = program.output().splitlines()[-LAST_LINES:]
+            ends.append("\n".join([f"----- {program.log.name}", *lines]))
+        return "\n".join(ends)
+
+
+@asynccontextmanager
+async def installation(aws: Aws, folder: Path, **settings: str) -> AsyncIterator[Installation]:
+    """Provisioned, with no program started. `settings` are variables without their prefix, for all programs."""
+    name = f"test-{secrets.token_hex(4)}"
+    own = {"NAME": name, "APP": TOYS, "RECEIVE_WAIT_SECONDS": "1", "BACKOFF_SECONDS": "0.1", **settings}
+    environment = {
+        **scrubbed_environment(),
+        **aws.environment,
+        **{f"PENSTOCK_{key}": value for key, value in own.items()},
+        FOLDER: str(folder),
+        "USERS_DATABASE_URL": f"sqlite:///{folder / USERS_DATABASE}",
+    }
+    _provision(environment, name)
+    port = free_port()
+    async with open_api(port) as api, programs(environment, folder) as running:
+        yield Installation(name, environment, running, port, api, Journal(folder), folder / USERS_DATABASE)
+
+
+def _provision(environment: Mapping[str, str], name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        provision(Settings(name=name))
+
+
+def read_letter(text: str) -> dict[str, Any]:
+    """A dead letter as an operator reads it: JSON, perhaps compressed."""
+    packed = text.removeprefix("zstd:")
+    content = zstd.decompress(base64.b64decode(packed)) if packed != text else text
+    letter: dict[str, Any] = json.loads(content)
+    return letter
+
+
+def endpoint(environment: Mapping[str, str], service: str) -> str:
+    return environment.get(f"AWS_ENDPOINT_URL_{service}") or environment["AWS_ENDPOINT_URL"]
+
+
+@contextmanager
+def sqs_client(environment: Mapping[str, str]) -> Iterator["SQSClient"]:
+    client: SQSClient = boto3.client(
+        "sqs",
+        endpoint_url=endpoint(environment, "SQS"),
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    try:
+        yield client
+    finally:
+        client.close()

@@ -1,0 +1,64 @@
+"""What failed for good lands in the dead letter queue, as messages that can be run again."""
+
+from tests.acceptance.conftest import Install
+from tests.acceptance.installation import on_any_aws, read_letter
+from tests.support.api import Operation
+
+SUM: Operation = {"method": "POST", "path": "/sums", "body": {"a": 1, "b": 2}}
+REFUSED: Operation = {"method": "POST", "path": "/refused"}
+BROKEN: Operation = {"method": "POST", "path": "/broken"}
+LUCKY: Operation = {"method": "POST", "path": "/second-time-lucky"}
+
+OPERATIONS = [SUM, REFUSED, LUCKY, SUM, SUM, BROKEN, SUM, SUM, SUM, SUM] * 11
+
+
+async def test_dead_letters_hold_the_failed_operations_and_their_errors(install: Install) -> None:
+    penstock = await install(CHUNK_OPERATIONS="50")
+    await penstock.serve()
+    await penstock.consume()
+
+    batch_id = await penstock.api.submit(OPERATIONS)
+    status = await penstock.api.ended(batch_id)
+    failed = await penstock.api.results(batch_id, "?status=failed")
+    await penstock.until_queue_is_empty()
+    letters = [read_letter(letter) for letter in penstock.take_dead_letters()]
+
+    operations = {operation[1]: operation[2:4] for letter in letters for operation in letter["operations"]}
+    errors = {index: (status, error) for letter in letters for index, status, error in letter["failures"]}
+    assert (status.succeeded, status.failed) == (88, 22)
+    assert {letter["batch"] for letter in letters} == {batch_id}
+    assert sorted(letter["chunk"] for letter in letters) == ["0.1.d1", "0.d1", "1.1.d1", "1.d1", "2.1.d1", "2.d1"]
+    assert sum(len(letter["operations"]) for letter in letters) == len(operations) == 22
+    assert operations == {
+        str(number): [operation["method"], operation["path"]]
+        for number, operation in enumerate(OPERATIONS)
+        if operation in (REFUSED, BROKEN)
+    }
+    assert errors == {int(outcome["id"]): (outcome["status"], outcome["error"]) for outcome in failed}
+
+
+@on_any_aws
+async def test_rejections_stay_out_of_the_dead_letter_queue_where_they_are_not_wanted(install: Install) -> None:
+    penstock = await install(CHUNK_OPERATIONS="50", DEAD_LETTER_REJECTIONS="false")
+    await penstock.serve()
+    await penstock.consume()
+
+    await penstock.api.ended(await penstock.api.submit(OPERATIONS))
+    await penstock.until_queue_is_empty()
+    letters = [read_letter(letter) for letter in penstock.take_dead_letters()]
+
+    assert {operation[3] for letter in letters for operation in letter["operations"]} == {"/broken"}
+    assert sum(len(letter["operations"]) for letter in letters) == 11
+
+
+async def test_message_that_is_no_chunk_is_set_aside_and_stops_nothing(install: Install) -> None:
+    penstock = await install()
+    await penstock.serve()
+    await penstock.consume()
+
+    penstock.send("This is no chunk.")
+    batch_id = await penstock.api.submit([SUM] * 101)
+
+    assert (await penstock.api.ended(batch_id)).succeeded == 101
+    await penstock.until_queue_is_empty()
+    assert penstock.take_dead_letters() == ["This is no chunk."]

@@ -1,0 +1,94 @@
+"""A program that cannot start says in its first sentence what to do about it, and ends."""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Install
+from tests.acceptance.installation import TOYS, on_any_aws
+from tests.support.aws import CREDENTIALS, scrubbed_environment
+from tests.support.programs import Program, Programs, programs
+
+APPS = "tests.acceptance.apps"
+COMMANDS = ("provision", "serve", "consume")
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+
+
+@pytest.fixture
+async def mistaken(tmp_path: Path) -> AsyncIterator[Programs]:
+    """Programs whose surroundings are all right but for what a test spoils, and for an AWS, which is not there."""
+    environment = {
+        **scrubbed_environment(),
+        **CREDENTIALS,
+        "AWS_ENDPOINT_URL": NOWHERE,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "PENSTOCK_APP": TOYS,
+    }
+    async with programs(environment, tmp_path) as running:
+        yield running
+
+
+async def check_refusal(program: Program, command: str, sentence: str) -> None:
+    exit_code = await program.ended()
+    output = program.output()
+    assert exit_code == 1, output
+    assert output.startswith(f"penstock {command}: {sentence}"), output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "sentence"),
+    [
+        ({"PENSTOCK_CONCURRENCY": "0"}, "Mend the settings:\n  PENSTOCK_CONCURRENCY='0': "),
+        ({"AWS_REGION": ""}, "Name the AWS region: "),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Give AWS credentials: "),
+        ({}, "AWS does not answer: "),
+    ],
+)
+async def test_every_program_says_what_is_wrong_with_its_surroundings(
+    mistaken: Programs, spoiled: dict[str, str], sentence: str
+) -> None:
+    started = [await mistaken.penstock(command, **spoiled) for command in COMMANDS]
+
+    for program, command in zip(started, COMMANDS, strict=True):
+        await check_refusal(program, command, sentence)
+
+
+@pytest.mark.parametrize(
+    ("app", "sentence"),
+    [
+        ("", "Name the application: "),
+        ("nowhere.at_all:operations", "Start Penstock where the application can be imported: "),
+        (f"{APPS}:nothing", f"Let '{APPS}:nothing' name an Operations()"),
+        (f"{APPS}:without_handlers", f"Register a handler in '{APPS}:without_handlers'"),
+    ],
+)
+async def test_programs_say_what_is_wrong_with_the_application(mistaken: Programs, app: str, sentence: str) -> None:
+    started = {command: await mistaken.penstock(command, PENSTOCK_APP=app) for command in ("serve", "consume", "up")}
+
+    for command, program in started.items():
+        await check_refusal(program, command, sentence)
+
+
+async def test_programs_ask_for_provisioning_where_there_are_no_queues(install: Install) -> None:
+    penstock = await install()
+    commands = ("serve", "consume")
+
+    started = [await penstock.programs.penstock(command, PENSTOCK_NAME="not-there") for command in commands]
+
+    for program, command in zip(started, commands, strict=True):
+        await check_refusal(program, command, "Run `penstock provision`: ")
+
+
+@on_any_aws
+async def test_front_end_asks_for_another_port_where_its_own_is_taken(install: Install) -> None:
+    penstock = await install()
+    with socket.create_server(("127.0.0.1", penstock.port)):
+        front_end = await penstock.programs.penstock("serve", "--port", str(penstock.port))
+
+        await check_refusal(front_end, "serve", f"Choose another --port: 127.0.0.1:{penstock.port} ")

@@ -1,0 +1,207 @@
+"""`penstock up`: everything on this machine, started by one command, stopped as one."""
+
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.acceptance.apps import FOLDER
+from tests.acceptance.installation import TOYS, sqs_client
+from tests.acceptance.journal import Journal
+from tests.support.api import Api, Operation, open_api
+from tests.support.aws import scrubbed_environment
+from tests.support.processes import Process, children_of, is_running
+from tests.support.programs import Program, Programs, free_port, programs
+from tests.support.waiting import eventually
+
+WAIT: Operation = {"method": "POST", "path": "/waits"}
+SUM: Operation = {"method": "POST", "path": "/sums", "body": {"a": 1, "b": 2}}
+
+
+@dataclass
+class Machine:
+    """A `penstock up` that said it is up."""
+
+    program: Program
+    api: Api
+    parts: list[Process]
+    journal: Journal
+
+    def part(self, module: str) -> Process:
+        return next(part for part in self.parts if f"-m {module} " in part.command)
+
+    def exports(self) -> dict[str, str]:
+        """What it tells people to set, so that any AWS client can look inside."""
+        [exports] = re.findall(r"^ *export (.*)$", self.program.output(), re.MULTILINE)
+        return dict(export.split("=", 1) for export in exports.split())
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[Programs]:
+    """Programs on a machine on which no AWS is set up."""
+    environment = {**scrubbed_environment(), FOLDER: str(tmp_path), "PENSTOCK_APP": TOYS}
+    async with programs(environment, tmp_path) as running:
+        yield running
+
+
+StartUp = Callable[..., Awaitable[Machine]]
+
+
+@pytest.fixture
+async def up(local: Programs) -> AsyncIterator[StartUp]:
+    async with AsyncExitStack() as stack:
+
+        async def start(*, consumers: int = 1) -> Machine:
+            port = free_port()
+            api = await stack.enter_async_context(open_api(port))
+            program = await local.penstock("up", "--port", str(port), "--consumers", str(consumers))
+            await program.says("Penstock is up.")
+            return Machine(program, api, children_of(program.process.pid), Journal(local.folder))
+
+        yield start
+
+
+async def test_everything_is_there_and_can_be_looked_into(up: StartUp) -> None:
+    machine = await up(consumers=2)
+
+    small = await machine.api.post([SUM])
+    batch_id = await machine.api.submit([SUM] * 300)
+    status = await machine.api.ended(batch_id)
+    output = await machine.program.says("Ctrl-C")
+    with sqs_client(machine.exports()) as sqs:
+        queues = sqs.list_queues()["QueueUrls"]
+
+    assert len(machine.parts) == 4
+    assert f"{machine.api.url}/batch" in output
+    assert small.body["results"] == [{"id": "0", "status": 201, "result": {"sum": 3}}]
+    assert (status.status, status.succeeded) == ("completed", 300)
+    assert {url.rpartition("/")[2] for url in queues} == {"penstock-chunks-normal", "penstock-dead-letters"}
+    assert batch_id in str(items_in_table(machine.exports()))
+
+
+def items_in_table(environment: dict[str, str]) -> list[object]:
+    dynamodb = boto3.client(
+        "dynamodb",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+    )
+    try:
+        return list(dynamodb.scan(TableName="penstock")["Items"])
+    finally:
+        dynamodb.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_stops_everything_and_it_ends_well(up: StartUp, number: signal.Signals) -> None:
+    machine = await up()
+
+    machine.program.process.send_signal(number)
+
+    assert await machine.program.ended() == 0
+    await until_gone(machine.parts)
+    assert "Traceback" not in machine.program.output()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("consumer", "consumer 1"), ("service", "front end"), ("infra.embedded", "embedded AWS")]
+)
+async def test_death_of_a_part_stops_the_rest_and_says_so(up: StartUp, module: str, name: str) -> None:
+    machine = await up()
+
+    machine.part(module).kill()
+
+    assert await machine.program.ended() == 1
+    await until_gone(machine.parts)
+    output = machine.program.output()
+    assert f"penstock up: The {name} ended by itself (killed by SIGKILL)" in output
+    assert "Traceback" not in output
+
+
+async def test_parts_do_not_outlive_it_when_it_is_killed(up: StartUp) -> None:
+    machine = await up()
+    await keep_busy(machine)
+
+    machine.program.kill()
+
+    await machine.program.ended()
+    await until_gone(machine.parts)
+
+
+async def test_second_signal_waits_for_no_handler(up: StartUp) -> None:
+    machine = await up()
+    await keep_busy(machine)
+
+    machine.program.terminate()
+    await machine.program.says("Stopping ...")
+    machine.program.terminate()
+
+    assert await machine.program.ended(units=5) == 1
+    await until_gone(machine.parts)
+
+
+async def keep_busy(machine: Machine) -> None:
+    """Have its consumer run handlers that do not end."""
+    await machine.api.submit([WAIT] * 120)
+
+    async def has_begun() -> bool:
+        return bool(machine.journal.entries("begun"))
+
+    await eventually(has_begun)
+
+
+async def test_port_in_use_is_said_clearly(local: Programs) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = await local.penstock("up", "--port", str(port))
+        exit_code = await program.ended()
+
+    assert exit_code == 1
+    assert f"Choose another --port: 127.0.0.1:{port} cannot be listened on" in program.output()
+    assert "Penstock is up." not in program.output()
+    assert "Traceback" not in program.output()
+
+
+@pytest.mark.parametrize("moment", ["infra.embedded", "infra.provision", "consumer"])
+async def test_signal_while_it_starts_stops_what_has_started(local: Programs, moment: str) -> None:
+    program = await local.penstock("up", "--port", str(free_port()))
+    parts = await parts_once_there_is(program, moment)
+
+    program.terminate()
+
+    assert await program.ended() == 0, program.output()
+    assert "Traceback" not in program.output()
+    await until_gone(parts)
+
+
+@pytest.mark.parametrize("moment", ["infra.embedded", "infra.provision", "consumer"])
+async def test_parts_do_not_outlive_it_when_it_is_killed_while_they_start(local: Programs, moment: str) -> None:
+    program = await local.penstock("up", "--port", str(free_port()))
+    parts = await parts_once_there_is(program, moment)
+
+    program.kill()
+
+    await program.ended()
+    await until_gone(parts)
+
+
+async def parts_once_there_is(program: Program, module: str) -> list[Process]:
+    async def parts() -> list[Process]:
+        found = children_of(program.process.pid)
+        return found if any(f"-m {module}" in part.command for part in found) else []
+
+    return await eventually(parts)
+
+
+async def until_gone(processes: list[Process]) -> None:
+    async def are_gone() -> bool:
+        return not any(is_running(process) for process in processes)
+
+    await eventually(are_gone, units=10)

@@ -1,0 +1,41 @@
+"""One table and one set of clients for a suite: tests keep apart by queues and batches of their own."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from infra.provision import provision
+from penstock.aws import Clients, open_clients
+from penstock.settings import Settings
+from tests.support.aws import Aws
+
+LEASE_SECONDS = 30  # longer than any test
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    clients: Clients
+    table: str
+
+
+@pytest.fixture(scope="module")
+def environment(aws: Aws) -> Iterator[None]:
+    """Each test begins with a scrubbed environment; this one is for what is opened once for all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers(aws: Aws, environment: None) -> AsyncIterator[Servers | None]:
+    """None where there are none: in memory."""
+    if aws.kind == "memory":
+        yield None
+        return
+    settings = Settings(name="contract", visibility_seconds=LEASE_SECONDS)
+    provision(settings)
+    async with open_clients(settings) as clients:
+        yield Servers(clients, settings.table)

@@ -1,0 +1,1208 @@
+"""What every store keeps: the one in memory, and the DynamoDB adapter on the embedded AWS and on DynamoDB Local."""
+
+import asyncio
+import base64
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from ulid import ULID
+
+from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.chunk import Operation, group_of
+from penstock.dynamodb import DynamoDbStore
+from penstock.errors import AcceptanceLost, Misconfigured, Unavailable
+from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
+from penstock.record import encode_record
+from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, Traces
+from penstock.testing import MemoryStore
+from tests.contract.conftest import Servers
+from tests.support.aws import Aws
+from tests.support.lossy_proxy import LossyProxy, lossy_proxy
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+on_all = pytest.mark.parametrize("aws", ["memory", "embedded", "real"], indirect=True)
+on_servers = pytest.mark.parametrize("aws", ["embedded", "real"], indirect=True)
+
+NOW = float(int(time.time()))  # DynamoDB forgets what expired long ago
+
+
+@pytest.fixture
+def store(servers: Servers | None) -> Store:
+    return MemoryStore() if servers is None else DynamoDbStore(servers.clients.dynamodb, servers.table)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """A batch of 70 chunks of one operation, so of two groups."""
+    return make_batch((64, 6))
+
+
+def make_batch(group_totals: tuple[int, ...]) -> Batch:
+    return Batch(
+        id=str(ULID()),
+        tenant="acme",
+        state=BatchState.ACCEPTING,
+        total=sum(group_totals),
+        chunk_count=sum(group_totals),
+        group_totals=group_totals,
+        created_at=NOW + 0.125,
+        accept_by=NOW + 60.5,
+        deadline_at=NOW + 3_600.25,
+        expires_at=NOW + 86_400,
+    )
+
+
+def make_record(chunk_id: str, result: Any = None) -> ChunkRecord:
+    return ChunkRecord(chunk_id, outcomes=(Outcome(0, "a", OutcomeState.SUCCEEDED, 200, result=result),))
+
+
+def noise(length: int, seed: int = 0) -> str:
+    return base64.b64encode(random.Random(seed).randbytes(length)).decode()
+
+
+def counting(chunk_id: str, counts: Counts, deaths: int = 0) -> ChunkRecord:
+    """A record with so many outcomes of each state; of a redriven chunk each of them takes a failure's place."""
+    states = [state for state in OutcomeState for _ in range(getattr(counts, state))]
+    outcomes = tuple(Outcome(index, str(index), state, 200) for index, state in enumerate(states))
+    return ChunkRecord(chunk_id, outcomes=outcomes, deaths=deaths)
+
+
+async def count(store: Store, batch: Batch, chunk_id: str, counts: Counts) -> Counts:
+    """What the group has, once this chunk is counted in it."""
+    return (await store.count_chunk(batch, counting(chunk_id, counts))).counts
+
+
+async def read_counts(store: Store, batch: Batch, *groups: int) -> list[Counts]:
+    return [group.counts for group in (await store.read_groups(batch.id, groups)).values()]
+
+
+async def read(store: Store, batch: Batch) -> Batch:
+    stored = await store.read_batch(batch.id)
+    assert stored is not None
+    return stored
+
+
+async def accept(store: Store, batch: Batch) -> Batch:
+    await store.create_batch(batch)
+    await store.accept_batch(batch.id, NOW + 1)
+    return await read(store, batch)
+
+
+async def read_records(store: Store, batch: Batch, first_chunk: int = 0) -> list[list[ChunkRecord]]:
+    """As who reads results: group by group."""
+    groups = range(group_of(str(first_chunk)), len(batch.group_totals))
+    return [family for group in groups async for family in store.read_records(batch, group, first_chunk)]
+
+
+async def records(store: Store, batch: Batch, first_chunk: int = 0) -> list[list[str]]:
+    return [[record.chunk_id for record in family] for family in await read_records(store, batch, first_chunk)]
+
+
+# --- Batches
+
+
+@on_all
+async def test_batch_is_read_as_it_was_created(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    assert await store.read_batch(batch.id) == batch
+
+
+@on_all
+async def test_batch_with_all_that_a_client_may_ask_for_is_read_as_it_was_created(store: Store, batch: Batch) -> None:
+    batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()))
+    await store.create_batch(batch)
+    assert await store.read_batch(batch.id) == batch
+
+
+@on_all
+async def test_batch_of_a_million_chunks_is_read_as_it_was_created(store: Store) -> None:
+    batch = make_batch((64,) * 15_625)
+    await store.create_batch(batch)
+    assert await store.read_batch(batch.id) == batch
+
+
+@on_all
+async def test_batch_that_nobody_created_is_none(store: Store, batch: Batch) -> None:
+    assert await store.read_batch(batch.id) is None
+
+
+@on_all
+async def test_creating_again_undoes_nothing(store: Store, batch: Batch) -> None:
+    """A call that was long under way, and repeated meanwhile, may arrive after all that followed."""
+    accepted = await accept(store, batch)
+    await store.create_batch(batch)
+    assert await store.read_batch(batch.id) == accepted
+
+
+# --- Acceptance
+
+
+@on_all
+async def test_accepted_batch_is_queued(store: Store, batch: Batch) -> None:
+    assert await accept(store, batch) == replace(batch, state=BatchState.QUEUED, accepted_at=NOW + 1)
+
+
+@on_all
+@pytest.mark.parametrize("seconds", [60.5, 1.123456789])
+async def test_batch_can_be_accepted_until_the_last_moment_of_its_lease(
+    store: Store, batch: Batch, seconds: float
+) -> None:
+    await store.create_batch(batch)
+    await store.accept_batch(batch.id, NOW + seconds)
+    await store.accept_batch(batch.id, NOW + seconds)  # repeated, since the first answer may have been lost
+    assert (await read(store, batch)).state is BatchState.QUEUED
+
+
+@on_all
+async def test_batch_cannot_be_accepted_once_its_lease_is_over(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    with pytest.raises(AcceptanceLost):
+        await store.accept_batch(batch.id, NOW + 60.501)
+    assert await store.read_batch(batch.id) == batch
+
+
+@on_all
+async def test_batch_that_the_table_has_forgotten_cannot_be_accepted(store: Store, batch: Batch) -> None:
+    with pytest.raises(AcceptanceLost):
+        await store.accept_batch(batch.id, NOW)
+    assert await store.read_batch(batch.id) is None
+
+
+@on_all
+async def test_acceptance_repeated_late_finds_its_own_mark(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    await store.start_batch(batch.id, NOW + 2)
+    await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3)
+    await store.accept_batch(batch.id, NOW + 1)
+    assert (await read(store, batch)).state is BatchState.COMPLETED
+
+
+@on_all
+async def test_of_racing_acceptances_one_stands(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    answers = await asyncio.gather(
+        *(store.accept_batch(batch.id, NOW + number) for number in range(1, 21)), return_exceptions=True
+    )
+    (winner,) = [number for number, answer in enumerate(answers, start=1) if answer is None]
+    assert all(isinstance(answer, AcceptanceLost) for answer in answers if answer is not None)
+    assert (await read(store, batch)).accepted_at == NOW + winner
+
+
+@on_all
+async def test_abandoned_batch_can_never_be_accepted(store: Store, batch: Batch) -> None:
+    """Not even by a front end whose clock says that there is time left."""
+    await store.create_batch(batch)
+    assert await store.abandon_batch(batch.id) is True
+    with pytest.raises(AcceptanceLost):
+        await store.accept_batch(batch.id, NOW + 1)
+    await store.start_batch(batch.id, NOW + 2)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3) is False
+    assert await store.read_batch(batch.id) == replace(batch, state=BatchState.ABANDONED)
+
+
+@on_all
+async def test_abandoning_again_says_the_same(store: Store, batch: Batch) -> None:
+    """Each consumer that finds a chunk of it asks, and must drop that chunk."""
+    await store.create_batch(batch)
+    assert [await store.abandon_batch(batch.id) for _ in range(3)] == [True] * 3
+
+
+@on_all
+async def test_accepted_batch_is_not_abandoned(store: Store, batch: Batch) -> None:
+    accepted = await accept(store, batch)
+    assert await store.abandon_batch(batch.id) is False
+    assert await store.read_batch(batch.id) == accepted
+    await store.start_batch(batch.id, NOW + 2)
+    await store.finish_batch(batch.id, BatchState.FAILED, NOW + 3)
+    assert await store.abandon_batch(batch.id) is False
+    assert (await read(store, batch)).state is BatchState.FAILED
+
+
+@on_all
+async def test_batch_that_the_table_has_forgotten_is_not_abandoned(store: Store, batch: Batch) -> None:
+    assert await store.abandon_batch(batch.id) is False
+    assert await store.read_batch(batch.id) is None
+
+
+@on_all
+async def test_racing_front_end_and_consumers_agree_on_what_became_of_a_batch(store: Store) -> None:
+    for _ in range(10):
+        batch = make_batch((1,))
+        await store.create_batch(batch)
+        accepted, *abandoned = await asyncio.gather(
+            store.accept_batch(batch.id, NOW + 1),
+            *(store.abandon_batch(batch.id) for _ in range(5)),
+            return_exceptions=True,
+        )
+        state = (await read(store, batch)).state
+        if accepted is None:
+            assert (state, abandoned) == (BatchState.QUEUED, [False] * 5)
+        else:
+            assert isinstance(accepted, AcceptanceLost)
+            assert (state, abandoned) == (BatchState.ABANDONED, [True] * 5)
+
+
+# --- From queued to final
+
+
+@on_all
+async def test_batch_is_started_once(store: Store, batch: Batch) -> None:
+    accepted = await accept(store, batch)
+    await store.start_batch(batch.id, NOW + 2)
+    await store.start_batch(batch.id, NOW + 3)
+    assert await store.read_batch(batch.id) == replace(accepted, state=BatchState.PROCESSING, started_at=NOW + 2)
+
+
+@on_all
+async def test_batch_that_is_not_accepted_is_neither_started_nor_finished(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    await store.start_batch(batch.id, NOW + 2)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3) is False
+    assert await store.read_batch(batch.id) == batch
+
+
+@on_all
+async def test_batch_that_nobody_created_is_neither_started_nor_finished(store: Store, batch: Batch) -> None:
+    await store.start_batch(batch.id, NOW)
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW) is False
+    assert await store.finish_group(batch.id, 0) == frozenset()
+    assert await store.read_batch(batch.id) is None
+
+
+@on_all
+@pytest.mark.parametrize("state", [BatchState.COMPLETED, BatchState.FAILED])
+async def test_batch_is_finished_once(store: Store, batch: Batch, state: BatchState) -> None:
+    await accept(store, batch)
+    await store.start_batch(batch.id, NOW + 2)
+    assert await store.finish_batch(batch.id, state, NOW + 3) is True
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW + 4) is False
+    await store.start_batch(batch.id, NOW + 5)
+    stored = await read(store, batch)
+    assert (stored.state, stored.started_at, stored.finished_at) == (state, NOW + 2, NOW + 3)
+
+
+@on_all
+async def test_batch_that_is_to_end_says_why(store: Store, batch: Batch) -> None:
+    accepted = await accept(store, batch)
+    assert await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 9) is True
+    ending = replace(accepted, state=BatchState.CANCELLING, ending=Ending.CANCELLED, reason="Asked for.")
+    assert await store.read_batch(batch.id) == ending
+    await store.start_batch(batch.id, NOW + 2)
+    assert await store.read_batch(batch.id) == ending
+    assert await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 3) is True
+    assert await store.read_batch(batch.id) == replace(ending, state=BatchState.CANCELLED, finished_at=NOW + 3)
+
+
+@on_all
+async def test_first_ending_stands(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    await store.start_batch(batch.id, NOW + 2)
+    assert await store.end_batch(batch.id, Ending.FAILED, "Too deadly.", settle_by=NOW + 9) is True
+    assert await store.end_batch(batch.id, Ending.FAILED, "Too deadly.", settle_by=NOW + 10) is True  # repeated
+    assert await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 9) is False
+    stored = await read(store, batch)
+    assert (stored.ending, stored.reason) == (Ending.FAILED, "Too deadly.")
+
+
+@on_all
+async def test_batch_that_is_over_or_not_accepted_is_not_ended(store: Store, batch: Batch) -> None:
+    assert await store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW) is False  # nobody created it
+    await store.create_batch(batch)
+    assert await store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW) is False
+    await store.accept_batch(batch.id, NOW)
+    await store.finish_batch(batch.id, BatchState.COMPLETED, NOW)
+    assert await store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW) is False
+    assert (await read(store, batch)).state is BatchState.COMPLETED
+
+
+@on_all
+async def test_final_state_is_revised_only_from_the_one_that_was_seen(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    await store.revise_batch(batch.id, BatchState.FAILED, BatchState.COMPLETED)
+    assert (await read(store, batch)).state is BatchState.QUEUED
+    await store.finish_batch(batch.id, BatchState.FAILED, NOW + 3)
+    for _ in range(2):
+        await store.revise_batch(batch.id, BatchState.FAILED, BatchState.COMPLETED)
+    stored = await read(store, batch)
+    assert (stored.state, stored.finished_at) == (BatchState.COMPLETED, NOW + 3)
+    await store.revise_batch(make_batch((1,)).id, BatchState.FAILED, BatchState.COMPLETED)
+
+
+@on_all
+async def test_batch_can_be_finished_before_anybody_said_that_it_began(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3) is True
+
+
+@on_all
+async def test_of_racing_finishes_one_counts(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    answers = await asyncio.gather(
+        *(store.finish_batch(batch.id, BatchState.COMPLETED, NOW + number) for number in range(20))
+    )
+    assert answers.count(True) == 1
+
+
+@on_all
+async def test_finished_groups_gather(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    assert await store.finish_group(batch.id, 1) == {1}
+    assert await store.finish_group(batch.id, 1) == {1}
+    assert await store.finish_group(batch.id, 0) == {0, 1}
+    assert (await read(store, batch)).finished_groups == {0, 1}
+
+
+@on_all
+async def test_of_racing_groups_the_last_finds_the_set_whole(store: Store) -> None:
+    batch = make_batch((1,) * 40)
+    await accept(store, batch)
+    answers = await asyncio.gather(*(store.finish_group(batch.id, group) for group in range(40)))
+    assert max(answers, key=len) == set(range(40))
+    assert (await read(store, batch)).finished_groups == set(range(40))
+
+
+# --- Counters
+
+
+@on_all
+async def test_counts_add_up_by_group(store: Store, batch: Batch) -> None:
+    assert await count(store, batch, "0", Counts(3, 1)) == Counts(3, 1)
+    assert await count(store, batch, "63", Counts(1, 2, 3, 4)) == Counts(4, 3, 3, 4)
+    assert await count(store, batch, "64", Counts(7)) == Counts(7)
+    assert await read_counts(store, batch, 0, 1) == [Counts(4, 3, 3, 4), Counts(7)]
+
+
+@on_all
+async def test_chunk_is_counted_once(store: Store, batch: Batch) -> None:
+    await count(store, batch, "17", Counts(5, 1))
+    assert await count(store, batch, "17", Counts(5, 1)) == Counts(5, 1)
+    assert await read_counts(store, batch, 0) == [Counts(5, 1)]
+
+
+@on_all
+async def test_what_follows_from_a_chunk_is_counted_beside_it(store: Store, batch: Batch) -> None:
+    ids = ["1", "1.1", "1.1.1", "1.2", "11", "10"]  # each is part of another's name, and none is another
+    for number, chunk_id in enumerate(ids, start=1):
+        assert await count(store, batch, chunk_id, Counts(succeeded=1)) == Counts(number)
+
+
+@on_all
+async def test_chunk_without_outcomes_counts_as_nothing_and_as_counted(store: Store, batch: Batch) -> None:
+    assert await count(store, batch, "0", Counts()) == Counts()
+    assert await count(store, batch, "0", Counts(1)) == Counts()
+    assert (await store.read_group(batch.id, 0)).done == {"0"}
+
+
+@on_all
+async def test_group_tells_what_is_counted_in_it(store: Store, batch: Batch) -> None:
+    first = await store.count_chunk(batch, counting("1", Counts(2, 1), deaths=1))
+    again = await store.count_chunk(batch, counting("1", Counts(2, 1), deaths=1))
+    last = await store.count_chunk(batch, counting("1.1", Counts(1), deaths=2))
+    assert first == again == Group(Counts(2, 1), deaths=1, done=frozenset({"1"}))
+    assert last == await store.read_group(batch.id, 0) == Group(Counts(3, 1), deaths=3, done=frozenset({"1", "1.1"}))
+    assert await store.read_groups(batch.id, [0]) == {0: Group(Counts(3, 1), deaths=3)}
+
+
+@on_all
+async def test_redrive_takes_back_failures(store: Store, batch: Batch) -> None:
+    await count(store, batch, "0", Counts(succeeded=1, failed=3))
+    assert await count(store, batch, "0.d1", Counts(succeeded=1, failed=1)) == Counts(2, 2)
+    assert await count(store, batch, "0.d1", Counts(succeeded=1, failed=1)) == Counts(2, 2)
+    assert await count(store, batch, "0.d1.1", Counts(succeeded=1)) == Counts(3, 1)
+
+
+@on_all
+async def test_racing_counts_of_one_chunk_count_once(store: Store, batch: Batch) -> None:
+    answers = await asyncio.gather(*(count(store, batch, "7", Counts(2, 1)) for _ in range(50)))
+    assert answers == [Counts(2, 1)] * 50
+
+
+@on_all
+async def test_racing_counts_of_different_chunks_all_count(store: Store, batch: Batch) -> None:
+    answers = await asyncio.gather(*(count(store, batch, str(number), Counts(2, 1)) for number in range(50)))
+    assert sorted(answer.completed for answer in answers) == [3 * number for number in range(1, 51)]
+    assert await read_counts(store, batch, 0) == [Counts(100, 50)]
+
+
+@on_all
+async def test_batches_count_apart(store: Store) -> None:
+    one, other = make_batch((1,)), make_batch((1,))
+    await count(store, one, "0", Counts(1))
+    assert await read_counts(store, other, 0) == [Counts()]
+
+
+@on_all
+async def test_groups_of_which_nothing_is_counted_are_zero(store: Store) -> None:
+    """And more groups than a call reads come at once."""
+    batch = make_batch((64,) * 250)
+    await count(store, batch, str(64 * 101), Counts(succeeded=9))
+    assert await store.read_groups(batch.id, range(250)) == {
+        group: Group(Counts(succeeded=9)) if group == 101 else Group() for group in range(250)
+    }
+    assert await store.read_groups(batch.id, []) == {}
+    assert await store.read_group(batch.id, 100) == Group()
+
+
+# --- Closing a group whose operations have not all ended
+
+
+CLOSED_COUNTS = [
+    (Ending.CANCELLED, Counts(3, 1, cancelled=60)),
+    (Ending.EXPIRED, Counts(3, 1, expired=60)),
+    (Ending.FAILED, Counts(3, 61)),
+]
+
+
+@on_all
+@pytest.mark.parametrize(("ending", "counts"), CLOSED_COUNTS)
+async def test_all_that_is_open_in_a_closed_group_is_counted(
+    store: Store, batch: Batch, ending: Ending, counts: Counts
+) -> None:
+    await count(store, batch, "5", Counts(3, 1))
+    assert await store.close_group(batch, 0, Counts(3, 1), ending) is True
+    assert await store.read_group(batch.id, 0) == Group(counts, closed=ending, done=frozenset({"5"}))
+    assert await store.read_groups(batch.id, [0, 1]) == {0: Group(counts, closed=ending), 1: Group()}
+
+
+@on_all
+@pytest.mark.parametrize("ending", list(Ending))
+async def test_group_of_which_nothing_is_counted_can_be_closed(store: Store, batch: Batch, ending: Ending) -> None:
+    assert await store.close_group(batch, 1, Counts(), ending) is True
+    group = await store.read_group(batch.id, 1)
+    assert (group.counts, group.closed) == (Counts(**{ending: 6}), ending)
+
+
+@on_all
+async def test_group_that_was_counted_as_nothing_can_be_closed(store: Store, batch: Batch) -> None:
+    """A chunk all of which follows elsewhere is counted, with zeros."""
+    await count(store, batch, "5", Counts())
+    assert await store.close_group(batch, 0, Counts(), Ending.EXPIRED) is True
+    assert await read_counts(store, batch, 0) == [Counts(expired=64)]
+
+
+@on_all
+async def test_group_whose_counts_have_moved_is_not_closed(store: Store, batch: Batch) -> None:
+    await count(store, batch, "5", Counts(3, 1))
+    for seen in (Counts(), Counts(3), Counts(2, 2), Counts(3, 1, 1), Counts(3, 1, 0, 1)):
+        assert await store.close_group(batch, 0, seen, Ending.EXPIRED) is False
+    assert await read_counts(store, batch, 0) == [Counts(3, 1)]
+
+
+@on_all
+async def test_group_is_closed_once(store: Store, batch: Batch) -> None:
+    await store.close_group(batch, 1, Counts(), Ending.CANCELLED)
+    for seen in (Counts(), Counts(cancelled=6)):
+        assert await store.close_group(batch, 1, seen, Ending.EXPIRED) is False
+    group = await store.read_group(batch.id, 1)
+    assert (group.counts, group.closed) == (Counts(cancelled=6), Ending.CANCELLED)
+
+
+@on_all
+async def test_nothing_is_counted_in_a_closed_group(store: Store, batch: Batch) -> None:
+    await count(store, batch, "64", Counts(1))
+    await store.close_group(batch, 1, Counts(1), Ending.EXPIRED)
+    for chunk_id in ("65", "64.1", "65.d1", "64.1.d1"):  # late, or a redrive of what was not counted
+        group = await store.count_chunk(batch, counting(chunk_id, Counts(1, 1)))
+        assert group == Group(Counts(1, expired=5), closed=Ending.EXPIRED, done=frozenset({"64"}))
+
+
+@on_all
+async def test_redrive_of_what_was_counted_counts_in_a_closed_group(store: Store, batch: Batch) -> None:
+    await count(store, batch, "64", Counts(1, 2))
+    await store.close_group(batch, 1, Counts(1, 2), Ending.EXPIRED)
+    assert await count(store, batch, "64.d1", Counts(1, 0)) == Counts(2, 1, expired=3)
+    assert await count(store, batch, "64.d1.1", Counts(1, 0)) == Counts(3, 0, expired=3)
+
+
+@on_all
+async def test_whatever_races_with_closing_a_group_it_ends_complete(store: Store) -> None:
+    """Consumers count while a sweep closes: what is counted first is counted, all else is expired."""
+    for _ in range(5):
+        batch = make_batch((20,))
+        sweeps = [close(store, batch) for _ in range(2)]
+        await asyncio.gather(*(count(store, batch, str(number), Counts(1)) for number in range(20)), *sweeps)
+        group = await store.read_group(batch.id, 0)
+        assert group.counts == Counts(succeeded=len(group.done), expired=20 - len(group.done))
+
+
+async def close(store: Store, batch: Batch) -> None:
+    while True:
+        seen = (await store.read_group(batch.id, 0)).counts
+        if seen.completed == batch.total:
+            return
+        await store.close_group(batch, 0, seen, Ending.EXPIRED)
+
+
+# --- Chunk records
+
+
+FULL = ChunkRecord(
+    "17",
+    outcomes=(
+        Outcome(0, "a", OutcomeState.SUCCEEDED, 201, result={"name": "Zoë \uffff\x00", "n": [1.5, None]}),
+        Outcome(1, "b", OutcomeState.FAILED, 409, error={"title": "Rejected", "detail": "Taken."}, rejected=True),
+    ),
+    follow_ups=(FollowUp("17.1", 2, (2, 3), NOW + 0.25), FollowUp("17.2", 1, (4,))),
+    failed_operations=(Operation(1, "b", "POST", "/users", {"email": "x"}),),
+)
+
+
+@on_all
+async def test_record_is_read_as_it_was_committed(store: Store, batch: Batch) -> None:
+    assert await store.commit_chunk(batch, FULL) == FULL
+    assert await store.read_traces(batch.id, "17") == Traces(FULL, frozenset())
+    assert await read_records(store, batch) == [[FULL]]
+
+
+@on_all
+async def test_first_record_stands(store: Store, batch: Batch) -> None:
+    await store.commit_chunk(batch, FULL)
+    assert await store.commit_chunk(batch, make_record("17", "late")) == FULL
+    assert (await store.read_traces(batch.id, "17")).record == FULL
+
+
+@on_all
+@pytest.mark.parametrize("length", [10, 600_000], ids=["small", "in parts"])
+async def test_of_racing_records_exactly_one_stands_and_all_get_it(store: Store, batch: Batch, length: int) -> None:
+    rivals = [make_record("3", noise(length, seed)) for seed in range(20)]
+    answers = await asyncio.gather(*(store.commit_chunk(batch, record) for record in rivals))
+    standing = (await store.read_traces(batch.id, "3")).record
+    assert standing in rivals
+    assert answers == [standing] * 20
+
+
+@on_all
+async def test_record_too_large_for_an_item_is_read_as_it_was_committed(store: Store, batch: Batch) -> None:
+    large = make_record("5", noise(1_500_000))
+    assert len(encode_record(large)) > 3 * 400_000
+    assert await store.commit_chunk(batch, large) == large
+    assert (await store.read_traces(batch.id, "5")).record == large
+    assert await read_records(store, batch) == [[large]]
+
+
+@on_all
+async def test_large_and_small_records_lose_to_each_other(store: Store, batch: Batch) -> None:
+    small, large = make_record("5", "small"), make_record("5", noise(500_000))
+    await store.commit_chunk(batch, large)
+    assert await store.commit_chunk(batch, small) == large
+
+    small, large = (replace(record, chunk_id="6") for record in (small, large))
+    await store.commit_chunk(batch, small)
+    assert await store.commit_chunk(batch, large) == small
+    assert await records(store, batch) == [["5"], ["6"]]
+
+
+@on_servers
+async def test_record_is_cut_into_parts_anywhere(store: Store, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(encode_record(FULL))
+    for number, part in enumerate([1 + size // 20, size // 2, size - 1, size, size + 1]):
+        monkeypatch.setattr("penstock.dynamodb.ITEM_BYTES", part)
+        record = replace(FULL, chunk_id=str(number))
+        await store.commit_chunk(batch, record)
+        assert (await store.read_traces(batch.id, str(number))).record == record
+    assert await records(store, batch) == [["0"], ["1"], ["2"], ["3"], ["4"]]
+
+
+@on_all
+async def test_records_of_batches_keep_apart(store: Store) -> None:
+    one, other = make_batch((1,)), make_batch((1,))
+    await store.commit_chunk(one, make_record("0", "one"))
+    assert await store.read_traces(other.id, "0") == Traces(None, frozenset())
+    assert await store.commit_chunk(other, make_record("0", "other")) == make_record("0", "other")
+
+
+# --- Notes of releases
+
+
+@on_all
+async def test_notes_of_releases_gather(store: Store, batch: Batch) -> None:
+    assert await store.read_traces(batch.id, "17") == Traces(None, frozenset())
+    for receive_count in (1, 3, 3, 12):
+        await store.note_release(batch, "17", receive_count)
+    assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({1, 3, 12}))
+    assert await store.read_traces(batch.id, "17.1") == Traces(None, frozenset())
+
+
+@on_all
+async def test_note_of_a_release_is_no_record(store: Store, batch: Batch) -> None:
+    await store.note_release(batch, "1", 1)
+    await store.commit_chunk(batch, make_record("2"))
+    await store.note_release(batch, "2.1", 1)
+    assert await records(store, batch) == [["2"]]
+
+
+@on_all
+async def test_note_of_a_release_does_not_stand_in_a_records_way_nor_undo_it(store: Store, batch: Batch) -> None:
+    await store.note_release(batch, "17", 1)
+    assert await store.commit_chunk(batch, FULL) == FULL
+    await store.note_release(batch, "17", 2)  # by who lost the lease long ago
+    assert (await store.read_traces(batch.id, "17")).record == FULL
+    assert await store.commit_chunk(batch, make_record("17", "late")) == FULL
+
+
+@on_all
+async def test_notes_of_starts_gather_beside_those_of_releases(store: Store, batch: Batch) -> None:
+    for receive_count in (2, 4, 4):
+        await store.note_start(batch, "17", receive_count)
+    await store.note_release(batch, "17", 3)
+    assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({3}), frozenset({2, 4}))
+    assert await records(store, batch) == []
+    assert await store.commit_chunk(batch, FULL) == FULL
+
+
+# --- Reading records
+
+
+@on_all
+async def test_records_come_in_the_order_of_their_operations(store: Store) -> None:
+    """Not in that of their names, nor in that of their commits; beyond one group."""
+    batch = make_batch((64, 64, 64))
+    numbers = list(range(0, 192, 3))
+    shuffled = random.Random(1).sample(numbers, len(numbers))
+    await asyncio.gather(*(store.commit_chunk(batch, make_record(str(number))) for number in shuffled))
+    assert await records(store, batch) == [[str(number)] for number in numbers]
+    assert await records(store, batch, first_chunk=64) == [[str(number)] for number in numbers if number >= 64]
+    assert await records(store, batch, first_chunk=100) == [[str(number)] for number in numbers if number >= 100]
+    assert await records(store, batch, first_chunk=190) == []
+    assert [family async for family in store.read_records(batch, 2, 10**9)] == []
+    assert [family async for family in store.read_records(batch, 9, 0)] == []
+
+
+@on_all
+async def test_records_come_with_all_that_followed_from_them(store: Store, batch: Batch) -> None:
+    families = [["1", "1.1", "1.1.1", "1.2"], ["2.1"], ["9"], ["10", "10.1", "10.1.d1", "10.d1"], ["65", "65.d1"]]
+    written = [chunk_id for family in families for chunk_id in family]
+    for chunk_id in random.Random(1).sample(written, len(written)):
+        await store.commit_chunk(batch, make_record(chunk_id))
+
+    read_back = await records(store, batch)
+    assert [sorted(family) for family in read_back] == [sorted(family) for family in families]
+    for family in read_back:
+        for number, chunk_id in enumerate(family):
+            assert not any(chunk_id.startswith(f"{later}.") for later in family[number:])
+    assert await records(store, batch, first_chunk=2) == read_back[1:]
+
+
+@on_all
+async def test_records_of_more_than_a_page_are_all_read(store: Store, batch: Batch) -> None:
+    """DynamoDB answers a query with a megabyte at most, so families are cut by its pages."""
+    written = [make_record(f"{number}{end}", noise(150_000, number)) for number in range(8) for end in ("", ".1")]
+    await asyncio.gather(*(store.commit_chunk(batch, record) for record in written))
+    families = await read_records(store, batch)
+    assert families == [written[start : start + 2] for start in range(0, 16, 2)]
+
+
+@on_all
+async def test_batch_without_records_has_none(store: Store, batch: Batch) -> None:
+    assert await records(store, batch) == []
+
+
+@on_all
+async def test_reading_may_be_left_half_way(store: Store, batch: Batch) -> None:
+    for number in range(5):
+        await store.commit_chunk(batch, make_record(str(number)))
+    async for family in store.read_records(batch, 0, 0):
+        assert [record.chunk_id for record in family] == ["0"]
+        break
+
+
+@on_all
+async def test_table_is_there(store: Store) -> None:
+    await store.check()
+
+
+# --- Operations' ids
+
+
+@on_all
+async def test_ids_come_back_in_the_order_of_the_operations(store: Store) -> None:
+    batch = make_batch((30, 5))
+    ids = [f"Zoë 🛠 {number}" for number in range(35)]
+    for start in (20, 0, 30, 10):  # in calls that may overtake each other
+        await store.write_ids(batch, start, ids[start : start + (10 if start < 30 else 5)])
+    assert await store.read_ids(batch.id, 0) == ids[:30]
+    assert await store.read_ids(batch.id, 1) == ids[30:]
+
+
+@on_all
+async def test_operations_without_ids_of_their_own_have_none(store: Store, batch: Batch) -> None:
+    assert await store.read_ids(batch.id, 0) == []
+
+
+@on_all
+async def test_ids_written_again_are_the_same(store: Store, batch: Batch) -> None:
+    for _ in range(2):
+        await store.write_ids(batch, 0, ["a", "b"])
+    assert await store.read_ids(batch.id, 0) == ["a", "b"]
+
+
+@on_all
+@pytest.mark.parametrize("characters", [(0x21, 0x7F), (0x4E00, 0x9FA5), (0x20000, 0x2A6D0), (0x1, 0x20)])
+async def test_as_many_ids_as_go_into_a_call_fit_whatever_they_are(store: Store, characters: tuple[int, int]) -> None:
+    """The longest ids that a client may give, as random as they come, in any script."""
+    draw = random.Random(1)
+    batch = make_batch((IDS_IN_CALL,))
+    ids = ["".join(chr(draw.randrange(*characters)) for _ in range(128)) for _ in range(IDS_IN_CALL)]
+    await store.write_ids(batch, 0, ids)
+    assert await store.read_ids(batch.id, 0) == ids
+
+
+# --- Batches past their time
+
+
+async def is_due(store: Store, batch: Batch, now: float) -> bool:
+    return batch.id in await store.due_batches(now, 1_000)
+
+
+@on_all
+async def test_batch_is_due_when_something_must_become_of_it(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    assert not await is_due(store, batch, batch.accept_by)
+    assert await is_due(store, batch, batch.accept_by + 1)
+
+    await store.accept_batch(batch.id, NOW + 1)
+    assert not await is_due(store, batch, batch.deadline_at)
+    assert await is_due(store, batch, batch.deadline_at + 1)
+
+    await store.start_batch(batch.id, NOW + 2)
+    assert not await is_due(store, batch, batch.deadline_at)
+    await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 90)
+    assert not await is_due(store, batch, NOW + 90)
+    assert await is_due(store, batch, NOW + 91)
+
+    await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 91)
+    assert not await is_due(store, batch, batch.expires_at)
+
+
+@on_all
+async def test_abandoned_batch_is_never_due(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    await store.abandon_batch(batch.id)
+    assert not await is_due(store, batch, batch.expires_at)
+
+
+@on_all
+async def test_those_longest_due_come_first_and_no_more_than_asked_for(store: Store) -> None:
+    batches = [replace(make_batch((1,)), accept_by=NOW - 1e6 + number) for number in range(5)]
+    for batch in reversed(batches):
+        await store.create_batch(batch)
+    assert await store.due_batches(NOW - 1e6 + 100, 3) == [batch.id for batch in batches[:3]]
+    for batch in batches:
+        await store.abandon_batch(batch.id)
+    assert await store.due_batches(NOW - 1e6 + 100, 3) == []
+
+
+@on_all
+async def test_one_at_a_time_sweeps(store: Store) -> None:
+    assert await store.take_sweep("one", NOW, NOW + 60) is True
+    assert await store.take_sweep("other", NOW + 1, NOW + 61) is False
+    assert await store.take_sweep("one", NOW + 30, NOW + 90) is True  # again, and so for longer
+    assert await store.take_sweep("other", NOW + 90, NOW + 150) is False
+    assert await store.take_sweep("other", NOW + 90.001, NOW + 150) is True  # one is taken for dead
+    assert await store.take_sweep("one", NOW + 91, NOW + 151) is False
+
+    later = NOW + 1_000
+    racing = await asyncio.gather(*(store.take_sweep(str(number), later, later + 60) for number in range(20)))
+    assert racing.count(True) == 1
+
+
+# --- Idempotency keys
+
+
+def make_claim(key: str | None = None, tenant: str = "acme") -> KeyClaim:
+    batch_id = str(ULID())
+    return KeyClaim(
+        tenant=tenant,
+        key=key or str(ULID()),
+        fingerprint="0" * 64,
+        batch_id=batch_id,
+        keys_from=batch_id,
+        lease_until=NOW + 70.5,
+        expires_at=NOW + 86_400,
+    )
+
+
+@on_all
+async def test_first_claim_of_a_key_stands(store: Store) -> None:
+    first = make_claim()
+    assert await store.claim_key(first, NOW) == first
+    assert await store.claim_key(make_claim(first.key), NOW) == first
+    assert await store.claim_key(first, NOW) == first  # repeated
+
+
+@on_all
+async def test_of_racing_claims_one_stands_and_all_are_told(store: Store) -> None:
+    key = str(ULID())
+    rivals = [make_claim(key) for _ in range(20)]
+    answers = await asyncio.gather(*(store.claim_key(claim, NOW) for claim in rivals))
+    assert len(set(answers)) == 1
+    assert answers[0] in rivals
+
+
+@on_all
+async def test_keys_of_tenants_keep_apart_whatever_their_names(store: Store) -> None:
+    tag = str(ULID())
+    claims = [make_claim(f"b#{tag}", "a"), make_claim(tag, "a#b"), make_claim(tag, "a"), make_claim(f"%23{tag}", "a")]
+    for claim in claims:
+        assert await store.claim_key(claim, NOW) == claim
+
+
+@on_all
+async def test_any_key_that_a_client_may_send_is_kept(store: Store) -> None:
+    for key in (" ", '"', "a" * 255, "".join(map(chr, range(0x20, 0x7F))), f"#{ULID()}"):
+        claim = make_claim(key, tenant=f"!{ULID()}~#%")
+        assert await store.claim_key(claim, NOW) == claim
+        assert await store.claim_key(make_claim(key, claim.tenant), NOW) == claim
+
+
+@on_all
+async def test_key_can_be_claimed_anew_once_it_has_expired(store: Store) -> None:
+    """Whether or not the table has deleted it by then; and nothing of its first life shines through."""
+    first = await store.claim_key(make_claim(), NOW)
+    await store.settle_key(first, b"answer")
+    assert (await store.claim_key(make_claim(first.key), first.expires_at)).batch_id == first.batch_id
+    second = replace(make_claim(first.key), expires_at=first.expires_at + 1_000)
+    assert await store.claim_key(second, first.expires_at + 1) == second
+    assert await store.claim_key(first, first.expires_at + 1) == second
+
+
+@on_all
+@pytest.mark.parametrize(
+    "answer", [None, b"{}", noise(900_000).encode()], ids=["in the background", "small", "in parts"]
+)
+async def test_settled_claim_stands_with_its_answer(store: Store, answer: bytes | None) -> None:
+    claim = await store.claim_key(make_claim(), NOW)
+    for _ in range(2):
+        await store.settle_key(claim, answer)
+    assert await store.claim_key(make_claim(claim.key), NOW) == replace(claim, is_settled=True, answer=answer)
+
+
+@on_all
+async def test_claim_is_taken_over_once_its_lease_is_over(store: Store) -> None:
+    theirs = await store.claim_key(make_claim(), NOW)
+    ours = replace(make_claim(theirs.key), keys_from=theirs.keys_from, lease_until=NOW + 200)
+    assert await store.take_over_key(theirs, ours, theirs.lease_until) is False
+    assert await store.take_over_key(theirs, ours, theirs.lease_until + 0.001) is True
+    assert await store.take_over_key(theirs, ours, theirs.lease_until + 0.001) is True  # repeated
+    assert await store.claim_key(make_claim(theirs.key), NOW) == ours
+
+
+@on_all
+async def test_settled_claim_is_not_taken_over(store: Store) -> None:
+    theirs = await store.claim_key(make_claim(), NOW)
+    await store.settle_key(theirs, None)
+    assert await store.take_over_key(theirs, make_claim(theirs.key), theirs.lease_until + 1) is False
+
+
+@on_all
+async def test_of_racing_takers_one_takes_a_claim_over(store: Store) -> None:
+    theirs = await store.claim_key(make_claim(), NOW)
+    rivals = [replace(make_claim(theirs.key), lease_until=NOW + 200) for _ in range(20)]
+    taken = await asyncio.gather(*(store.take_over_key(theirs, rival, theirs.lease_until + 1) for rival in rivals))
+    assert taken.count(True) == 1
+    assert await store.claim_key(make_claim(theirs.key), NOW) == rivals[taken.index(True)]
+
+
+@on_all
+async def test_who_lost_the_claim_neither_settles_nor_releases_it(store: Store) -> None:
+    theirs = await store.claim_key(make_claim(), NOW)
+    ours = replace(make_claim(theirs.key), lease_until=NOW + 200)
+    await store.take_over_key(theirs, ours, theirs.lease_until + 1)
+    await store.settle_key(theirs, b"late")
+    await store.release_key(theirs)
+    assert await store.claim_key(make_claim(theirs.key), NOW) == ours
+
+
+@on_all
+async def test_released_claim_can_be_taken_over_at_once(store: Store) -> None:
+    theirs = await store.claim_key(make_claim(), NOW)
+    for _ in range(2):
+        await store.release_key(theirs)
+    ours = make_claim(theirs.key)
+    assert await store.take_over_key(theirs, ours, NOW) is True
+    assert await store.claim_key(make_claim(theirs.key), NOW) == ours
+
+
+@on_all
+async def test_claim_that_the_table_has_forgotten_is_nobodys(store: Store) -> None:
+    claim = make_claim()
+    await store.settle_key(claim, None)
+    await store.release_key(claim)
+    assert await store.take_over_key(claim, make_claim(claim.key), claim.lease_until + 1) is False
+    fresh = make_claim(claim.key)
+    assert await store.claim_key(fresh, NOW) == fresh
+
+
+# --- DynamoDB's own
+
+
+@on_servers
+async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
+    store, claim = DynamoDbStore(servers.clients.dynamodb, "nowhere"), make_claim()
+    calls: list[Awaitable[Any]] = [
+        store.check(),
+        store.create_batch(batch),
+        store.accept_batch(batch.id, NOW),
+        store.abandon_batch(batch.id),
+        store.read_batch(batch.id),
+        store.start_batch(batch.id, NOW),
+        store.read_traces(batch.id, "0"),
+        store.note_release(batch, "0", 1),
+        store.commit_chunk(batch, FULL),
+        store.count_chunk(batch, FULL),
+        store.close_group(batch, 0, Counts(), Ending.EXPIRED),
+        store.finish_group(batch.id, 0),
+        store.read_group(batch.id, 0),
+        store.read_groups(batch.id, [0]),
+        store.write_ids(batch, 0, ["a"]),
+        store.read_ids(batch.id, 0),
+        store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW),
+        store.revise_batch(batch.id, BatchState.FAILED, BatchState.COMPLETED),
+        store.due_batches(NOW, 1),
+        store.take_sweep("me", NOW, NOW),
+        store.claim_key(claim, NOW),
+        store.take_over_key(claim, claim, NOW),
+        store.settle_key(claim, None),
+        store.release_key(claim),
+        store.finish_batch(batch.id, BatchState.COMPLETED, NOW),
+        records(store, batch),
+    ]
+    for call in calls:
+        with pytest.raises(Misconfigured, match="Run `penstock provision`: a queue or the table is not there"):
+            await call
+
+
+@on_servers
+async def test_everything_of_a_batch_is_forgotten_at_its_time(servers: Servers, store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    await store.start_batch(batch.id, NOW + 2)
+    await store.note_release(batch, "1", 1)
+    await store.commit_chunk(batch, FULL)
+    await store.commit_chunk(batch, make_record("18", noise(500_000)))
+    await store.count_chunk(batch, FULL)
+    await store.close_group(batch, 1, Counts(), Ending.EXPIRED)
+    await store.write_ids(batch, 0, ["a"] * 64)
+    await store.finish_group(batch.id, 0)
+
+    items = await items_of(servers, batch)
+    assert sorted(item["sk"]["S"].partition("#")[0] for item in items) == [
+        *("batch", "chunk", "chunk", "chunk", "count", "count", "ids", "part", "part"),
+    ]
+    assert {item["expires_at"]["N"] for item in items} == {str(int(batch.expires_at))}
+
+
+@on_servers
+async def test_table_forgets_by_that_attribute(servers: Servers) -> None:
+    answer = await servers.clients.dynamodb.describe_time_to_live(TableName=servers.table)
+    assert answer["TimeToLiveDescription"]["AttributeName"] == "expires_at"
+    assert answer["TimeToLiveDescription"]["TimeToLiveStatus"] in {"ENABLED", "ENABLING"}
+
+
+@on_servers
+async def test_groups_have_partitions_of_their_own(servers: Servers, store: Store, batch: Batch) -> None:
+    for chunk_id in ("0", "64"):
+        await store.commit_chunk(batch, make_record(chunk_id))
+        await count(store, batch, chunk_id, Counts(1))
+    assert {(item["pk"]["S"], item["sk"]["S"]) for item in await items_of(servers, batch)} == {
+        (f"batch#{batch.id}#0", "chunk#00000000"),
+        (f"batch#{batch.id}#0", "count"),
+        (f"batch#{batch.id}#1", "chunk#00000064"),
+        (f"batch#{batch.id}#1", "count"),
+    }
+
+
+async def items_of(servers: Servers, batch: Batch) -> list[Any]:
+    items: list[Any] = []
+    for pk in (f"batch#{batch.id}", *(f"batch#{batch.id}#{group}" for group in range(len(batch.group_totals)))):
+        answer = await servers.clients.dynamodb.query(
+            TableName=servers.table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": pk}},
+        )
+        items += answer["Items"]
+    return items
+
+
+# --- Answers that are lost after the call took effect
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def proxy(aws: Aws) -> AsyncIterator[LossyProxy]:
+    server = aws.environment.get("AWS_ENDPOINT_URL_DYNAMODB") or aws.environment["AWS_ENDPOINT_URL"]
+    async with lossy_proxy(server) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["the SDK repeats", "the caller repeats"])
+async def proxied(
+    request: pytest.FixtureRequest, aws: Aws, servers: Servers, proxy: LossyProxy
+) -> AsyncIterator[Store]:
+    """The SDK repeats what gets no answer, without a word; or, told not to, leaves that to its caller."""
+    tries = 3 if request.param == "the SDK repeats" else 1
+    session = get_session()
+    async with session.create_client(
+        "dynamodb",
+        region_name=aws.environment["AWS_REGION"],
+        endpoint_url=proxy.url,
+        aws_access_key_id=aws.environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=aws.environment["AWS_SECRET_ACCESS_KEY"],
+        config=AioConfig(retries={"mode": "standard", "total_max_attempts": tries}),
+    ) as client:
+        yield DynamoDbStore(client, servers.table)
+
+
+async def until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What the programs do with a step: repeat it."""
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            continue
+
+
+@on_servers
+async def test_creation_and_acceptance_whose_answers_are_lost_stand(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    proxy.lose_answers("PutItem")
+    await until_answered(lambda: proxied.create_batch(batch))
+    proxy.lose_answers("UpdateItem")
+    await until_answered(lambda: proxied.accept_batch(batch.id, NOW + 1.23456))
+    assert (await read(store, batch)).state is BatchState.QUEUED
+    assert (proxy.calls["PutItem"], proxy.calls["UpdateItem"]) == (2, 2)
+
+
+@on_servers
+@pytest.mark.parametrize("length", [10, 600_000], ids=["small", "in parts"])
+async def test_record_whose_answer_is_lost_is_found_by_its_own_writer(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch, length: int
+) -> None:
+    record = make_record("3", noise(length))
+    proxy.lose_answers("PutItem", times=1)
+    assert await until_answered(lambda: proxied.commit_chunk(batch, record)) == record
+    assert (await store.read_traces(batch.id, "3")).record == record
+
+
+@on_servers
+async def test_record_that_a_rival_wrote_meanwhile_stands(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    await store.commit_chunk(batch, FULL)
+    proxy.lose_answers("PutItem")
+    assert await until_answered(lambda: proxied.commit_chunk(batch, make_record("17", "late"))) == FULL
+
+
+@on_servers
+async def test_counts_whose_answer_is_lost_are_counted_once(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    proxy.lose_answers("UpdateItem")
+    counted = await until_answered(lambda: proxied.count_chunk(batch, counting("3", Counts(2, 1))))
+    assert counted == Group(Counts(2, 1), done=frozenset({"3"}))
+    assert await read_counts(store, batch, 0) == [Counts(2, 1)]
+    assert proxy.calls["UpdateItem"] == 2
+
+
+@on_servers
+async def test_finish_whose_answer_is_lost_stands(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    """Whoever is told False may not have been the one who finished it; the batch is final all the same."""
+    await accept(store, batch)
+    proxy.lose_answers("UpdateItem")
+    assert await until_answered(lambda: proxied.finish_group(batch.id, 1)) == {1}
+    proxy.lose_answers("UpdateItem")
+    assert await until_answered(lambda: proxied.finish_batch(batch.id, BatchState.COMPLETED, NOW + 5)) is False
+    stored = await read(store, batch)
+    assert (stored.state, stored.finished_at) == (BatchState.COMPLETED, NOW + 5)
+
+
+@on_servers
+async def test_abandoning_whose_answer_is_lost_says_so(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    await store.create_batch(batch)
+    proxy.lose_answers("UpdateItem")
+    assert await until_answered(lambda: proxied.abandon_batch(batch.id)) is True
+    assert (await read(store, batch)).state is BatchState.ABANDONED
+
+
+@on_servers
+async def test_start_and_release_whose_answers_are_lost_stand(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    await accept(store, batch)
+    proxy.lose_answers("UpdateItem")
+    await until_answered(lambda: proxied.start_batch(batch.id, NOW + 5))
+    proxy.lose_answers("UpdateItem")
+    await until_answered(lambda: proxied.note_release(batch, "3", 2))
+    assert (await read(store, batch)).started_at == NOW + 5
+    assert await store.read_traces(batch.id, "3") == Traces(None, frozenset({2}))
+
+
+@on_servers
+async def test_group_that_is_closed_without_an_answer_is_closed(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    """Whoever is told False looks at the group again, and finds it complete."""
+    proxy.lose_answers("UpdateItem")
+    assert await until_answered(lambda: proxied.close_group(batch, 1, Counts(), Ending.EXPIRED)) is False
+    assert await read_counts(store, batch, 1) == [Counts(expired=6)]
+
+
+@on_servers
+async def test_ending_whose_answer_is_lost_says_so(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    await accept(store, batch)
+    proxy.lose_answers("UpdateItem")
+    ended = await until_answered(lambda: proxied.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 9))
+    assert ended is True
+    assert (await read(store, batch)).state is BatchState.CANCELLING
+
+
+@on_servers
+async def test_key_that_is_claimed_without_an_answer_is_ours(proxied: Store, store: Store, proxy: LossyProxy) -> None:
+    claim = make_claim()
+    proxy.lose_answers("PutItem")
+    standing = await until_answered(lambda: proxied.claim_key(claim, NOW))
+    assert standing.batch_id == claim.batch_id
+
+    ours = replace(claim, batch_id=str(ULID()))
+    proxy.lose_answers("PutItem")
+    assert await until_answered(lambda: proxied.take_over_key(claim, ours, claim.lease_until + 1)) is True
+    assert (await store.claim_key(make_claim(claim.key), NOW)).batch_id == ours.batch_id
+
+
+@on_servers
+async def test_key_that_is_settled_without_an_answer_is_settled(
+    proxied: Store, store: Store, proxy: LossyProxy
+) -> None:
+    claim = await store.claim_key(make_claim(), NOW)
+    proxy.lose_answers("PutItem")
+    proxy.lose_answers("UpdateItem")
+    await until_answered(lambda: proxied.settle_key(claim, b"answer"))
+    standing = await store.claim_key(make_claim(claim.key), NOW)
+    assert (standing.is_settled, standing.answer) == (True, b"answer")
+
+
+@on_servers
+async def test_reads_whose_answers_are_lost_are_repeated(
+    proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
+) -> None:
+    accepted = await accept(store, batch)
+    await store.commit_chunk(batch, FULL)
+    await store.count_chunk(batch, FULL)
+    for action in ("GetItem", "Query", "BatchGetItem"):
+        proxy.lose_answers(action)
+    assert await until_answered(lambda: proxied.read_batch(batch.id)) == accepted
+    assert await until_answered(lambda: records(proxied, batch)) == [["17"]]
+    assert await until_answered(lambda: proxied.read_groups(batch.id, [0])) == {0: Group(FULL.counts)}

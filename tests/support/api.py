@@ -1,0 +1,119 @@
+"""The HTTP face as a test speaks to it: plain calls, typed answers."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+
+from tests.support.waiting import eventually
+
+Operation = dict[str, Any]
+Outcome = dict[str, Any]
+
+STATUS_POLL_SECONDS = 0.1  # a status costs several calls: asked for without a pause it would slow down what it watches
+FINAL = {"completed", "failed", "cancelled", "expired"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What GET status says of a batch, its counts and its state."""
+
+    status: str
+    total: int
+    completed: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    progress: float
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def is_exact(self) -> bool:
+        ended = self.succeeded + self.failed + self.cancelled + self.expired
+        return ended == self.completed <= self.total
+
+
+class Api:
+    """A front end at `url`. It may be gone or be another one by the next call: nothing is kept open."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self.url = url
+
+    async def post(self, operations: Sequence[Operation], **members: Any) -> Answer:
+        """POST /batch, whatever the answer."""
+        body = BytesIO(json.dumps({"operations": list(operations), **members}).encode())
+        headers = {"Content-Type": "application/json"}
+        async with self._session.post(f"{self.url}/batch", data=body, headers=headers) as answer:
+            return Answer(answer.status, answer.headers, await answer.json(content_type=None))
+
+    async def submit(self, operations: Sequence[Operation]) -> str:
+        """The id of a batch that was accepted."""
+        answer = await self.post(operations)
+        assert answer.status == 202, answer
+        batch_id: str = answer.body["batchId"]
+        return batch_id
+
+    async def get(self, path: str) -> Answer:
+        """GET anything that comes as JSON."""
+        async with self._session.get(self.url + path, headers={"Accept": "application/json"}) as answer:
+            return Answer(answer.status, answer.headers, await answer.json(content_type=None))
+
+    async def status(self, batch_id: str) -> Status:
+        """Every read must be exact: this is checked here, for all tests."""
+        answer = await self.get(f"/batch/{batch_id}/status")
+        assert answer.status == 200, answer
+        status = Status(**{name: answer.body[name] for name in Status.__dataclass_fields__})
+        assert status.is_exact, status
+        return status
+
+    async def results(self, batch_id: str, query: str = "") -> list[Outcome]:
+        """All of them, as NDJSON; a stream that breaks off raises."""
+        async with self._session.get(f"{self.url}/batch/{batch_id}/results{query}") as answer:
+            text = await answer.text()
+            assert answer.status == 200, text
+        return [json.loads(line) for line in text.splitlines()]
+
+    async def ended(self, batch_id: str, units: float = 40) -> Status:
+        """The status of a batch once it is final."""
+
+        async def final_status() -> Status | None:
+            status = await self.status(batch_id)
+            return status if status.is_final else None
+
+        status = await eventually(final_status, units, poll_seconds=STATUS_POLL_SECONDS)
+        assert status is not None
+        return status
+
+    async def completed(self, batch_id: str, count: int, units: float = 40) -> Status:
+        """The status of a batch once that many of its operations have their outcome."""
+
+        async def far_enough() -> Status | None:
+            status = await self.status(batch_id)
+            return status if status.completed >= count else None
+
+        status = await eventually(far_enough, units, poll_seconds=STATUS_POLL_SECONDS)
+        assert status is not None
+        return status
+
+
+@asynccontextmanager
+async def open_api(port: int) -> AsyncIterator[Api]:
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield Api(session, f"http://127.0.0.1:{port}")

@@ -1,0 +1,75 @@
+"""Settings, operations, chunks and batches for tests that run in one process."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from penstock.batch import Batch, BatchState, Counts
+from penstock.chunk import Chunk, Operation, plan_chunks, plan_groups
+from penstock.message import encode_chunk
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState
+from penstock.queue import Message
+from penstock.settings import Settings
+from penstock.testing import MemoryParts
+
+BATCH_ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+NOW = 1_700_000_000.0  # where a FakeClock begins
+
+
+def build_settings(**changes: Any) -> Settings:
+    """What a program would read, but nothing waits. The environment of tests is scrubbed: it changes nothing here."""
+    quick: dict[str, Any] = {"backoff_seconds": 0, "receive_wait_seconds": 0, "grace_seconds": 5}
+    return Settings(**{**quick, **changes})
+
+
+def build_operation(index: int, path: str = "/succeed", body: Any = None) -> Operation:
+    return Operation(index, f"id-{index}", "POST", path, body)
+
+
+def build_operations(*paths: str) -> list[Operation]:
+    return [build_operation(index, path) for index, path in enumerate(paths)]
+
+
+def build_chunk(operations: Sequence[Operation], chunk_id: str = "0", **changes: Any) -> Chunk:
+    given: dict[str, Any] = {"batch_id": BATCH_ID, "attempt": 1, **changes}
+    return Chunk(id=chunk_id, operations=tuple(operations), **given)
+
+
+def build_record(chunk_id: str, counts: Counts) -> ChunkRecord:
+    """A record with so many outcomes of each kind."""
+    states = [state for state in OutcomeState for _ in range(getattr(counts, state))]
+    outcomes = [Outcome(index, str(index), state, 200) for index, state in enumerate(states)]
+    return ChunkRecord(chunk_id, tuple(outcomes))
+
+
+def build_batch(*group_totals: int, **changes: Any) -> Batch:
+    """An accepted batch of which nothing has run."""
+    given: dict[str, Any] = {
+        "id": BATCH_ID,
+        "tenant": "default",
+        "state": BatchState.QUEUED,
+        "total": sum(group_totals),
+        "chunk_count": len(group_totals),
+        "group_totals": group_totals,
+        "created_at": NOW,
+        "accept_by": NOW + 60,
+        "deadline_at": 4_000_000_000.0,  # past no clock of a test, be it a real one
+        "expires_at": NOW + 8 * 24 * 3600,
+        "accepted_at": NOW,
+        **changes,
+    }
+    return Batch(**given)
+
+
+def plan(operations: Sequence[Operation], chunk_operations: int) -> tuple[Batch, list[Chunk]]:
+    """An accepted batch of these operations, and its chunks."""
+    runs = plan_chunks([1] * len(operations), max_operations=chunk_operations, max_bytes=len(operations))
+    chunks = [build_chunk(operations[run.start : run.stop], chunk_id=str(number)) for number, run in enumerate(runs)]
+    return build_batch(*plan_groups(runs), chunk_count=len(runs)), chunks
+
+
+async def submit(parts: MemoryParts, operations: Sequence[Operation], chunk_operations: int = 100) -> Batch:
+    """A batch as the front end leaves it: every chunk on the queue, accepted."""
+    batch, chunks = plan(operations, chunk_operations)
+    await parts.store.create_batch(batch)
+    await parts.chunks.send([Message(encode_chunk(chunk)) for chunk in chunks])
+    return batch

@@ -1,0 +1,66 @@
+"""Queues and a store in memory that go wrong where a test says so."""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from penstock.backend import Backend
+from penstock.errors import Unavailable
+from penstock.queue import Queue
+from penstock.store import Store
+from penstock.testing import MemoryParts
+
+Moment = Literal["before", "after"]
+Watch = Callable[[str, Moment], None]
+
+
+def watched(parts: MemoryParts, watch: Watch) -> Backend:
+    """A backend that tells `watch` before and after each call, such as `store.commit_chunk`; it may raise."""
+
+    def wrap(name: str, part: Any) -> Any:
+        return _Watched(name, part, watch)
+
+    return Backend(
+        chunks=cast("Queue", wrap("chunks", parts.chunks)),
+        dead_letters=cast("Queue", wrap("dead_letters", parts.dead_letters)),
+        store=cast("Store", wrap("store", parts.store)),
+    )
+
+
+@dataclass
+class Outage:
+    """One kind of call is unavailable, `times` times: before it takes effect, or after it, its answer being lost."""
+
+    call: str
+    moment: Moment = "before"
+    times: float = math.inf
+
+    def __call__(self, call: str, moment: Moment) -> None:
+        if (call, moment) == (self.call, self.moment) and self.times > 0:
+            self.times -= 1
+            raise Unavailable(f"AWS does not answer: {call}.")
+
+
+class _Watched:
+    def __init__(self, name: str, part: Any, watch: Watch) -> None:
+        self._name = name
+        self._part = part
+        self._watch = watch
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._part, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        async def call(*arguments: Any) -> Any:
+            self._watch(f"{self._name}.{name}", "before")
+            await asyncio.sleep(0)  # as on a network, others go on meanwhile
+            answer = await method(*arguments)
+            await asyncio.sleep(0)
+            self._watch(f"{self._name}.{name}", "after")
+            return answer
+
+        return call

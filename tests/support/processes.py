@@ -1,0 +1,46 @@
+"""The processes of this machine, as /proc shows them: who started whom, and who is left."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+ENDED = {"Z", "X"}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """`started` tells it from a later process of the same number."""
+
+    pid: int
+    parent: int
+    started: int
+    command: str
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[Process]:
+    everyone = [process for folder in PROC.iterdir() if folder.name.isdecimal() and (process := _read(folder))]
+    return sorted((process for process in everyone if process.parent == pid), key=lambda process: process.started)
+
+
+def is_running(process: Process) -> bool:
+    now = _read(PROC / str(process.pid))
+    return now is not None and now.started == process.started
+
+
+def _read(folder: Path) -> Process | None:
+    """None for one that has ended, even if nobody has asked for its exit code yet."""
+    try:
+        stat = (folder / "stat").read_text()
+        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name stands in brackets, and may hold anything: what follows the last one can be split.
+    state, parent, *rest = stat.rpartition(")")[2].split()
+    if state in ENDED:
+        return None
+    return Process(int(folder.name), int(parent), int(rest[17]), command)

@@ -1,0 +1,136 @@
+"""A test rig: a queue and a store in memory, a clock to turn by hand, and consumers to put on them."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from consumer.consumer import Consumer
+from consumer.lease import Leases
+from consumer.processor import Processor
+from penstock.batch import Batch, Counts, sum_counts
+from penstock.chunk import Chunk, Operation
+from penstock.context import Context
+from penstock.message import decode_chunk
+from penstock.operations import Operations
+from penstock.outcome import Outcome
+from penstock.queue import Delivery, Message
+from penstock.runner import Runner, Stop
+from penstock.settings import Settings
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from tests.support.builders import BATCH_ID, build_settings, submit
+from tests.support.faults import Watch, watched
+
+MOST_TURNS = 1_000
+
+
+@dataclass
+class Rig:
+    """`runs` counts how often each operation's handler was called; `late_runs` names what ran though it was recorded.
+
+    Both are told by handlers, which call `note`.
+    """
+
+    operations: Operations[Any] = field(default_factory=Operations)
+    settings: Settings = field(default_factory=build_settings)
+    clock: FakeClock = field(default_factory=FakeClock)
+    runs: Counter[str] = field(default_factory=Counter)
+    attempts: list[tuple[str, int]] = field(default_factory=list)
+    late_runs: list[str] = field(default_factory=list)
+    parts: MemoryParts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parts = memory_parts(self.clock, self.settings.visibility_seconds)
+
+    def note(self, context: Context) -> None:
+        self.runs[context.operation_id] += 1
+        self.attempts.append((context.operation_id, context.attempt))
+        if any(context.operation_id == outcome.id for outcome in self._recorded()):
+            self.late_runs.append(context.operation_id)
+
+    async def submit(self, operations: Sequence[Operation], chunk_operations: int = 100) -> Batch:
+        return await submit(self.parts, operations, chunk_operations)
+
+    def consumer(self, watch: Watch | None = None) -> Consumer:
+        backend = watched(self.parts, watch) if watch else self.parts.backend
+        return Consumer(backend, self.operations, self.settings, self.clock)
+
+    def processor(self, watch: Watch | None = None, stop: Stop | None = None) -> Processor:
+        backend = watched(self.parts, watch) if watch else self.parts.backend
+        return Processor(
+            backend,
+            self.operations,
+            runner=Runner(self.operations, self.settings.concurrency),
+            leases=Leases(backend.chunks, self.settings.visibility_seconds, self.clock),
+            stop=stop or Stop(),
+            settings=self.settings,
+            clock=self.clock,
+        )
+
+    async def receive(self) -> tuple[Delivery, Chunk]:
+        [delivery] = await self.parts.chunks.receive(1, 0)
+        return delivery, decode_chunk(delivery.body)
+
+    async def process_next(self, processor: Processor | None = None) -> None:
+        delivery, chunk = await self.receive()
+        await (processor or self.processor()).process(delivery, chunk, lambda: None)
+
+    async def work_off(self, consumer: Consumer | None = None) -> None:
+        """Turn until nothing is left on the queue, skipping the time until what is held back or leased is due."""
+        consumer = consumer or self.consumer()
+        for _ in range(MOST_TURNS):
+            if not self.parts.chunks.messages:
+                return
+            if not await self.parts.chunks.depth():
+                self.clock.advance(self.settings.visibility_seconds + 1)
+            await take_turn(consumer)
+        raise AssertionError(f"After {MOST_TURNS} turns there is still work: {self.parts.chunks.messages}")
+
+    async def batch(self) -> Batch:
+        batch = await self.parts.store.read_batch(BATCH_ID)
+        assert batch is not None
+        return batch
+
+    async def counts(self) -> Counts:
+        batch = await self.batch()
+        groups = await self.parts.store.read_groups(batch.id, range(len(batch.group_totals)))
+        return sum_counts(group.counts for group in groups.values())
+
+    def outcomes(self) -> list[Outcome]:
+        """All that is recorded, in the operations' order; twice what is recorded twice."""
+        return sorted(self._recorded(), key=lambda outcome: outcome.index)
+
+    def statuses(self) -> dict[str, int]:
+        """Each operation's status. Fails when an operation has more than one outcome."""
+        outcomes = self.outcomes()
+        assert len({outcome.index for outcome in outcomes}) == len(outcomes), outcomes
+        return {outcome.id: outcome.status for outcome in outcomes}
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """What is on the queue, delivered or not."""
+        return [decode_chunk(message.body) for message in self.parts.chunks.messages]
+
+    @property
+    def dead_letters(self) -> list[Message]:
+        return self.parts.dead_letters.messages
+
+    def failures(self) -> list[tuple[str, int]]:
+        """The failed operations among the dead letters, with their statuses."""
+        found = []
+        for letter in self.dead_letters:
+            statuses = {index: status for index, status, _ in json.loads(letter.body)["failures"]}
+            found += [(operation.id, statuses[operation.index]) for operation in decode_chunk(letter.body).operations]
+        return sorted(found)
+
+    def _recorded(self) -> list[Outcome]:
+        return [outcome for record in self.parts.store._records.values() for outcome in record.outcomes]
+
+
+async def take_turn(consumer: Consumer) -> None:
+    """One turn of the loop, and the end of all that it began."""
+    await consumer.turn()
+    while consumer._held:
+        await asyncio.wait(list(consumer._held))

@@ -1,0 +1,26 @@
+"""What consumers log; a test in which one breaks fails."""
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from consumer import consumer, processor
+from penstock.telemetry import Event
+
+Logs = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    """A test that means a chunk to break clears them."""
+    with capture_logs() as lines:
+        yield lines
+    assert not [line for line in lines if line["event"] == Event.CHUNK_BROKE]
+
+
+@pytest.fixture(autouse=True)
+def _repeat_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(processor, "FIRST_REPEAT_SECONDS", 0)

@@ -1,0 +1,184 @@
+"""Batches as this process knows them: read seldom, shared by all chunks, and judged by what the table said when."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from consumer.batches import ACCEPT_WAIT_SECONDS, FRESH_SECONDS, KEPT, Batches, NotAdmitted
+from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState
+from penstock.errors import AcceptanceLost, Unavailable
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from tests.support.builders import BATCH_ID, NOW, build_batch
+from tests.support.faults import Moment, Outage, Watch, watched
+
+
+class Calls(Counter[str]):
+    """Counts the calls to the store by name."""
+
+    def __call__(self, call: str, moment: Moment) -> None:
+        self[call.removeprefix("store.")] += moment == "after"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture
+def parts() -> MemoryParts:
+    return memory_parts()
+
+
+def build_batches(parts: MemoryParts, clock: FakeClock, watch: Watch) -> Batches:
+    return Batches(watched(parts, watch).store, clock)
+
+
+def put(parts: MemoryParts, **changes: Any) -> Batch:
+    """Set the batch to what it is now."""
+    batch = build_batch(1, **changes)
+    parts.store._batches[batch.id] = batch
+    return batch
+
+
+@pytest.mark.parametrize("state", sorted(OPEN_STATES | FINAL_STATES))
+async def test_accepted_batch_is_admitted(parts: MemoryParts, clock: FakeClock, state: BatchState) -> None:
+    batch = put(parts, state=state)
+    assert await Batches(parts.store, clock).admit(BATCH_ID) == batch
+
+
+async def test_first_admission_starts_the_batch(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts)
+    clock.advance(5)
+    batches = Batches(parts.store, clock)
+    await batches.admit(BATCH_ID)
+    started = parts.store._batches[BATCH_ID]
+    assert (started.state, started.started_at) == (BatchState.PROCESSING, NOW + 5)
+    clock.advance(5)
+    await batches.admit(BATCH_ID)
+    assert parts.store._batches[BATCH_ID] == started
+
+
+async def test_batch_is_read_once_a_second(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts)
+    calls = Calls()
+    batches = build_batches(parts, clock, calls)
+    for _ in range(100):
+        await batches.admit(BATCH_ID)
+    assert calls == {"read_batch": 1, "start_batch": 1}
+    clock.advance(FRESH_SECONDS)
+    put(parts, state=BatchState.COMPLETED)
+    admitted = await batches.admit(BATCH_ID)
+    assert isinstance(admitted, Batch)
+    assert admitted.state is BatchState.COMPLETED
+    assert calls["read_batch"] == 2
+
+
+async def test_many_chunks_at_once_share_one_read(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts)
+    calls = Calls()
+    batches = build_batches(parts, clock, calls)
+    await asyncio.gather(*(batches.admit(BATCH_ID) for _ in range(100)))
+    assert calls == {"read_batch": 1, "start_batch": 1}
+
+
+async def test_failed_read_is_not_remembered(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts)
+    batches = build_batches(parts, clock, Outage("store.read_batch", times=1))
+    with pytest.raises(Unavailable):
+        await batches.admit(BATCH_ID)
+    assert isinstance(await batches.admit(BATCH_ID), Batch)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_batch_is_started_though_the_first_try_failed(
+    parts: MemoryParts, clock: FakeClock, moment: Moment
+) -> None:
+    put(parts)
+    batches = build_batches(parts, clock, Outage("store.start_batch", moment, times=1))
+    with pytest.raises(Unavailable):
+        await batches.admit(BATCH_ID)
+    await batches.admit(BATCH_ID)
+    assert parts.store._batches[BATCH_ID].started_at == NOW
+
+
+async def test_unknown_batch_is_told_and_looked_for_again(parts: MemoryParts, clock: FakeClock) -> None:
+    batches = Batches(parts.store, clock)
+    assert await batches.admit(BATCH_ID) is NotAdmitted.UNKNOWN
+    put(parts)
+    clock.advance(0.1)
+    assert isinstance(await batches.admit(BATCH_ID), Batch)
+
+
+async def test_acceptance_is_waited_for_and_then_given_up(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    assert await Batches(parts.store, clock).admit(BATCH_ID) is NotAdmitted.ACCEPTING
+    assert ACCEPT_WAIT_SECONDS <= clock.now() - NOW < ACCEPT_WAIT_SECONDS + 0.1
+
+
+async def test_acceptance_is_noticed_at_the_next_poll(parts: MemoryParts, clock: FakeClock) -> None:
+    batch = put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    reads = Calls()
+
+    def accept_after_five_reads(call: str, moment: Moment) -> None:
+        reads(call, moment)
+        if reads["read_batch"] == 5:
+            parts.store._batches.setdefault(BATCH_ID, batch)
+            parts.store._batches[BATCH_ID] = replace(batch, state=BatchState.QUEUED)
+
+    assert isinstance(await build_batches(parts, clock, accept_after_five_reads).admit(BATCH_ID), Batch)
+    assert reads["read_batch"] == 6
+
+
+async def test_batch_not_accepted_in_time_is_abandoned_for_good(parts: MemoryParts, clock: FakeClock) -> None:
+    batch = put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    clock.advance(batch.accept_by - NOW + 0.1)
+    batches = Batches(parts.store, clock)
+    assert await batches.admit(BATCH_ID) is NotAdmitted.ABANDONED
+    assert await batches.admit(BATCH_ID) is NotAdmitted.ABANDONED
+    with pytest.raises(AcceptanceLost):
+        await parts.store.accept_batch(BATCH_ID, batch.accept_by)
+
+
+async def test_batch_is_abandoned_while_it_is_waited_for(parts: MemoryParts, clock: FakeClock) -> None:
+    batch = put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    clock.advance(batch.accept_by - NOW - ACCEPT_WAIT_SECONDS / 2)
+    assert await Batches(parts.store, clock).admit(BATCH_ID) is NotAdmitted.ABANDONED
+
+
+async def test_batch_accepted_at_the_last_moment_is_not_taken_for_abandoned(
+    parts: MemoryParts, clock: FakeClock
+) -> None:
+    """Read just before its deadline, accepted right then, asked for again just after: what was read is out of date."""
+    batch = put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    clock.advance(batch.accept_by - NOW - ACCEPT_WAIT_SECONDS - 0.06)
+    batches = Batches(parts.store, clock)
+    assert await batches.admit(BATCH_ID) is NotAdmitted.ACCEPTING
+    clock.advance(batch.accept_by - clock.now())
+    await parts.store.accept_batch(BATCH_ID, clock.now())
+    clock.advance(0.001)
+    assert isinstance(await batches.admit(BATCH_ID), Batch)
+
+
+async def test_batch_accepted_late_by_our_clock_is_admitted(parts: MemoryParts, clock: FakeClock) -> None:
+    """Clocks differ, and a call may be long under way: while we look, the front end's acceptance takes effect."""
+    batch = put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    clock.advance(batch.accept_by - NOW + 5)
+
+    def accept_right_before(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.abandon_batch", "before"):
+            put(parts, state=BatchState.QUEUED)
+
+    assert isinstance(await build_batches(parts, clock, accept_right_before).admit(BATCH_ID), Batch)
+
+
+async def test_batches_not_asked_for_longest_are_forgotten(parts: MemoryParts, clock: FakeClock) -> None:
+    batches = Batches(parts.store, clock)
+    put(parts)
+    for number in range(2 * KEPT):
+        await batches.admit(f"other-{number}")
+        await batches.admit(BATCH_ID)
+    assert len(batches._entries) == KEPT
+    assert BATCH_ID in batches._entries

@@ -1,0 +1,560 @@
+"""The loop: slots before receiving, trouble without dying, and an end at which nothing is lost."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from consumer import consumer as consuming
+from consumer.consumer import MOST_IN_RECEIVE, Consumer, room
+from penstock import Context, Operations
+from penstock.backend import Backend
+from penstock.batch import BatchState, Counts
+from penstock.chunk import Chunk
+from penstock.clock import SystemClock
+from penstock.errors import Unavailable
+from penstock.message import decode_chunk
+from penstock.queue import Delivery, Message
+from penstock.telemetry import Event
+from penstock.testing import MemoryParts, MemoryQueue, MemoryStore
+from tests.support.builders import BATCH_ID, build_operations, build_settings, submit
+from tests.support.faults import Moment, Watch, watched
+from tests.support.rig import Rig, take_turn
+from tests.support.waiting import UNIT_SECONDS, eventually
+
+
+class PolledQueue(MemoryQueue):
+    """A poll of it lasts until there is something to receive, or until a test ends it. `limits` are those asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(visibility_seconds=60)
+        self.limits: list[int] = []
+        self.is_polled = asyncio.Event()
+        self.poll_ends = asyncio.Event()
+
+    async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
+        self.limits.append(limit)
+        self.is_polled.set()
+        while not self.poll_ends.is_set() and not await self.depth():  # noqa: ASYNC110 - no event tells of messages
+            await asyncio.sleep(0.001)
+        return await super().receive(limit, 0)
+
+
+@dataclass
+class Toys:
+    """Handlers that a test holds up: each tells that it has begun and goes on when `gate` is open."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: Counter[str] = field(default_factory=Counter)
+    here: int = 0
+    most: int = 0
+
+    @property
+    def operations(self) -> Operations[Any]:
+        operations = Operations()
+        operations.post("/succeed")(self.succeed)
+        operations.post("/wait")(self.wait)
+        operations.post("/refuse-to-end")(self.refuse_to_end)
+        return operations
+
+    async def succeed(self, context: Context) -> int:
+        self.begun[context.operation_id] += 1
+        return context.attempt
+
+    async def wait(self, context: Context) -> int:
+        self.begun[context.operation_id] += 1
+        self.here += 1
+        self.most = max(self.most, self.here)
+        try:
+            await self.gate.wait()
+        finally:
+            self.here -= 1
+        return context.attempt
+
+    async def refuse_to_end(self) -> None:
+        while not self.gate.is_set():
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                continue
+
+
+class Plant:
+    """A queue and a store in memory, and a consumer on them that really runs."""
+
+    def __init__(self, watch: Watch | None = None, **settings: Any) -> None:
+        self.toys = Toys()
+        self.settings = build_settings(**{"receive_wait_seconds": 1, "grace_seconds": 5 * UNIT_SECONDS, **settings})
+        self.queue = PolledQueue()
+        self.parts = MemoryParts(self.queue, MemoryQueue(), MemoryStore())
+        self.backend: Backend = watched(self.parts, watch) if watch else self.parts.backend
+        self.consumer = Consumer(self.backend, self.toys.operations, self.settings, SystemClock())
+
+    async def submit(self, *paths: str, chunk_operations: int = 100) -> None:
+        await submit(self.parts, build_operations(*paths), chunk_operations)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["asyncio.Task[None]"]:
+        """At the end it is stopped, and has to come to its end."""
+        task = asyncio.create_task(self.consumer.run())
+        try:
+            yield task
+        finally:
+            self.consumer.stop()
+            self.queue.poll_ends.set()
+            await asyncio.wait([task], timeout=20 * UNIT_SECONDS)
+            assert task.done()
+
+    async def stop(self, task: "asyncio.Task[None]") -> None:
+        self.consumer.stop()
+        self.queue.poll_ends.set()
+        await asyncio.wait_for(task, 20 * UNIT_SECONDS)
+
+    async def until_begun(self, count: int) -> None:
+        async def have_begun() -> bool:
+            return sum(self.toys.begun.values()) >= count
+
+        await eventually(have_begun)
+
+    async def until_finished(self) -> None:
+        async def is_final() -> bool:
+            return self.parts.store._batches[BATCH_ID].is_final
+
+        await eventually(is_final)
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        return [decode_chunk(message.body) for message in self.queue.messages]
+
+    def recorded(self) -> dict[str, int]:
+        records = self.parts.store._records.values()
+        return {outcome.id: outcome.status for record in records for outcome in record.outcomes}
+
+    async def counts(self) -> Counts:
+        return (await self.parts.store.read_group(BATCH_ID, 0)).counts
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "waiting", "operations_per_chunk", "expected"),
+    [
+        (10, 0, 1.0, MOST_IN_RECEIVE),  # small chunks: as many as a receive brings
+        (10, 10, 1.0, 10),  # every slot has one, and another is at hand
+        (10, 15, 1.0, 5),
+        (10, 19, 1.0, 1),
+        (10, 20, 1.0, 0),
+        (10, 1000, 1.0, 0),
+        (10, 0, 100.0, 1),  # one large chunk is plenty
+        (10, 19, 100.0, 1),
+        (10, 20, 100.0, 0),
+        (10, 0, 3.0, 7),
+        (10, 0, 0.1, 10),  # an average never counts for less than one
+        (1, 0, 1.0, 2),
+        (1, 1, 1.0, 1),
+        (1, 2, 1.0, 0),
+        (1000, 0, 100.0, 10),
+        (1000, 0, 1.0, MOST_IN_RECEIVE),
+    ],
+)
+def test_room(concurrency: int, waiting: int, operations_per_chunk: float, expected: int) -> None:
+    assert room(concurrency, waiting, operations_per_chunk) == expected
+
+
+async def test_batches_are_worked_off() -> None:
+    plant = Plant()
+    await plant.submit(*["/succeed"] * 50, chunk_operations=7)
+    async with plant.running():
+        await plant.until_finished()
+    assert plant.recorded() == {f"id-{index}": 200 for index in range(50)}
+    assert await plant.counts() == Counts(succeeded=50)
+    assert plant.chunks == []
+
+
+# Slots.
+
+
+async def test_many_small_chunks_run_no_more_at_once_than_allowed() -> None:
+    plant = Plant(concurrency=3)
+    await plant.submit(*["/wait"] * 60, chunk_operations=1)
+    async with plant.running():
+        await plant.until_begun(3)
+        plant.toys.gate.set()
+        await plant.until_finished()
+    assert plant.toys.most == 3
+    assert await plant.counts() == Counts(succeeded=60)
+
+
+async def test_large_chunks_run_no_more_at_once_than_allowed() -> None:
+    plant = Plant(concurrency=3)
+    await plant.submit(*["/wait"] * 60, chunk_operations=20)
+    async with plant.running():
+        await plant.until_begun(3)
+        plant.toys.gate.set()
+        await plant.until_finished()
+    assert plant.toys.most == 3
+
+
+@pytest.mark.parametrize("chunk_operations", [1, 5])
+async def test_no_more_is_taken_than_slots_will_need_soon(chunk_operations: int) -> None:
+    """With every handler held up, one chunk at most goes beyond two operations for each slot."""
+    plant = Plant(concurrency=4, chunk_operations=chunk_operations)
+    await plant.submit(*["/wait"] * 100, chunk_operations=chunk_operations)
+    async with plant.running():
+        await plant.until_begun(4)
+        for _ in range(20):
+            await asyncio.sleep(0)  # turns as many as it likes
+        held = 100 - await plant.queue.depth() * chunk_operations
+        assert 4 <= held <= 2 * 4 + chunk_operations - 1
+        plant.toys.gate.set()
+        await plant.until_finished()
+
+
+async def test_nothing_is_received_while_no_slot_is_free() -> None:
+    plant = Plant(concurrency=1, chunk_operations=1)
+    await plant.submit(*["/wait"] * 3, chunk_operations=1)
+    async with plant.running():
+        await plant.until_begun(1)
+        received = len(plant.queue.limits)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(plant.queue.limits) == received
+        plant.toys.gate.set()
+        await plant.until_finished()
+
+
+async def test_what_is_being_recorded_takes_room_too() -> None:
+    """The table takes no writes while handlers go on ending: the consumer does not gather chunks without end."""
+    is_down = True
+    most = 0
+
+    def refuse(call: str, moment: Moment) -> None:
+        nonlocal most
+        most = max(most, len(plant.consumer._held))
+        if is_down and call == "store.commit_chunk":
+            raise Unavailable("AWS does not answer.")
+
+    plant = Plant(refuse, concurrency=2, chunk_operations=1)
+    await plant.submit(*["/succeed"] * 50, chunk_operations=1)
+    async with plant.running():
+        await plant.until_begun(4)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert sum(plant.toys.begun.values()) == 4
+        is_down = False
+        await plant.until_finished()
+    assert most == 4
+    assert set(plant.toys.begun.values()) == {1}
+
+
+async def test_first_guess_is_what_the_front_end_plans_and_then_it_learns() -> None:
+    rig = Rig(Toys().operations, build_settings(concurrency=10, chunk_operations=100))
+    limits: list[int] = []
+    receive = rig.parts.chunks.receive
+
+    async def note_limit(limit: int, wait_seconds: int) -> list[Delivery]:
+        limits.append(limit)
+        return await receive(limit, wait_seconds)
+
+    rig.parts.chunks.receive = note_limit  # type: ignore[method-assign]
+    await rig.submit(build_operations(*["/succeed"] * 100), chunk_operations=1)
+    await rig.work_off()
+    assert limits[0] == 1
+    assert limits == sorted(limits)
+    assert limits[-1] == MOST_IN_RECEIVE
+
+
+# Trouble.
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("", "not JSON"),
+        ("hello", "not JSON"),
+        ("[]", "not a chunk"),
+        ("{}", "not a chunk"),
+        ('{"v": 2, "batch": "b"}', "version 2"),
+        ('{"v":1,"batch":"b","chunk":"x","attempt":1,"operations":[[0,"a","POST","/"]]}', "chunk"),
+        ("zstd:damaged", "damaged"),
+    ],
+)
+async def test_unreadable_message_is_set_aside_and_the_others_run(body: str, reason: str) -> None:
+    rig = Rig(Toys().operations)
+    await rig.parts.chunks.send([Message(body, tenant="acme")])
+    await rig.submit(build_operations("/succeed"))
+    await rig.work_off()
+    [letter] = rig.dead_letters
+    assert (letter.body, letter.tenant) == (body, "acme")
+    assert letter.reason is not None
+    assert reason in letter.reason
+    assert await rig.counts() == Counts(succeeded=1)
+    assert rig.parts.chunks.messages == []
+
+
+async def test_setting_aside_is_repeated_until_it_is_done() -> None:
+    outages = iter(["dead_letters.send", "chunks.delete", None])
+    due = next(outages)
+
+    def fail_each_once(call: str, moment: Moment) -> None:
+        nonlocal due
+        if (call, moment) == (due, "before"):
+            due = next(outages)
+            raise Unavailable("AWS does not answer.")
+
+    rig = Rig(Toys().operations)
+    await rig.parts.chunks.send([Message("hello")])
+    await rig.work_off(rig.consumer(fail_each_once))
+    assert due is None
+    assert len(rig.dead_letters) == 1
+
+
+async def test_failing_receives_back_off_and_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
+) -> None:
+    monkeypatch.setattr(consuming, "FIRST_PAUSE_SECONDS", 0.5)
+    failures = iter([True] * 8 + [False] + [True] * 2 + [False] * 100)
+    pauses: list[float] = []
+
+    def fail_for_a_while(call: str, moment: Moment) -> None:
+        if (call, moment) == ("chunks.receive", "before") and next(failures):
+            raise Unavailable("AWS does not answer.")
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    rig = Rig(Toys().operations)
+    await rig.submit(build_operations("/succeed", "/succeed"), chunk_operations=1)
+    consumer = rig.consumer(fail_for_a_while)
+    consumer._pause = note  # type: ignore[method-assign]
+    for _ in range(13):
+        await take_turn(consumer)
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5, 1]
+    assert [line["event"] for line in logs].count(Event.RECEIVE_FAILED) == 10
+    assert await rig.counts() == Counts(succeeded=2)
+
+
+async def test_stop_ends_the_pause_after_a_failed_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consuming, "FIRST_PAUSE_SECONDS", consuming.LONGEST_PAUSE_SECONDS)
+    failed = asyncio.Event()
+
+    def fail(call: str, moment: Moment) -> None:
+        failed.set()
+        raise Unavailable("AWS does not answer.")
+
+    plant = Plant(fail)
+    async with plant.running() as task:
+        await failed.wait()
+        assert not task.done()
+        async with asyncio.timeout(5 * UNIT_SECONDS):
+            await plant.stop(task)
+
+
+async def test_fault_of_ours_leaves_the_chunk_to_its_lease_and_the_others_go_on(
+    logs: list[MutableMapping[str, Any]],
+) -> None:
+    faults = iter([True])
+
+    def break_once(call: str, moment: Moment) -> None:
+        if call == "store.read_traces" and next(faults, False):
+            raise RuntimeError("a fault of ours")
+
+    rig = Rig(Toys().operations, build_settings(chunk_operations=2))
+    await rig.submit(build_operations(*["/succeed"] * 6), chunk_operations=2)
+    consumer = rig.consumer(break_once)
+    await take_turn(consumer)
+    assert [line["event"] for line in logs].count(Event.CHUNK_BROKE) == 1
+    assert (await rig.counts(), len(rig.chunks)) == (Counts(succeeded=4), 1)
+    await rig.work_off(consumer)
+    assert await rig.counts() == Counts(succeeded=6)
+    logs.clear()
+
+
+async def test_unforeseen_fault_of_receiving_ends_the_program_loudly() -> None:
+    def break_(call: str, moment: Moment) -> None:
+        raise RuntimeError("a fault of ours")
+
+    plant = Plant(break_)
+    async with asyncio.timeout(10 * UNIT_SECONDS):
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            await plant.consumer.run()
+
+
+class QuickClock(SystemClock):
+    """Whoever sleeps is woken at once."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0.001)
+
+
+async def test_leases_are_kept_while_handlers_run_and_no_longer() -> None:
+    plant = Plant()
+    plant.consumer = Consumer(plant.backend, plant.toys.operations, plant.settings, QuickClock())
+    extended: Counter[str] = Counter()
+    extend = plant.queue.extend
+
+    async def note(deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
+        assert seconds == plant.settings.visibility_seconds
+        extended.update(delivery.message_id for delivery in deliveries)
+        return await extend(deliveries, seconds)
+
+    plant.queue.extend = note  # type: ignore[method-assign]
+    await plant.submit("/wait", "/succeed", chunk_operations=1)
+    async with plant.running():
+
+        async def is_extended_often() -> bool:
+            return extended["m1"] > 10
+
+        await eventually(is_extended_often)
+        assert extended["m2"] < 5  # settled long since
+        plant.toys.gate.set()
+        await plant.until_finished()
+
+
+async def test_death_of_the_heartbeats_ends_the_program_after_what_is_held() -> None:
+    plant = Plant()
+    plant.consumer = Consumer(plant.backend, plant.toys.operations, plant.settings, QuickClock())
+
+    async def break_(deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
+        plant.queue.poll_ends.set()
+        plant.toys.gate.set()
+        raise RuntimeError("a fault of ours")
+
+    plant.queue.extend = break_  # type: ignore[method-assign]
+    await plant.submit("/wait")
+    async with asyncio.timeout(10 * UNIT_SECONDS):
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            await plant.consumer.run()
+    assert plant.recorded() == {"id-0": 200}
+
+
+# Stopping.
+
+
+async def test_stop_before_it_runs() -> None:
+    plant = Plant()
+    plant.consumer.stop()
+    plant.consumer.stop()
+    await asyncio.wait_for(plant.consumer.run(), 5 * UNIT_SECONDS)
+    assert plant.queue.limits == []
+
+
+async def test_receive_under_way_is_finished_and_what_it_brings_is_given_back() -> None:
+    plant = Plant()
+    async with plant.running() as task:
+        await plant.queue.is_polled.wait()
+        plant.consumer.stop()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()  # cancelling the poll would strand what it was about to return
+        await plant.submit(*["/succeed"] * 5, chunk_operations=1)
+        await asyncio.wait_for(task, 10 * UNIT_SECONDS)
+    assert plant.toys.begun == {}
+    assert await plant.queue.depth() == 5
+    received = [chunk_id for chunk_id in "01234" if plant.parts.store._released.get((BATCH_ID, chunk_id))]
+    assert received  # with a note for each that it was no death
+    assert len(plant.queue.limits) == 1
+
+
+async def test_next_consumer_runs_whole_what_was_given_back() -> None:
+    plant = Plant()
+    async with plant.running() as task:
+        await plant.queue.is_polled.wait()
+        plant.consumer.stop()
+        await plant.submit("/succeed", "/succeed")
+        await asyncio.wait_for(task, 10 * UNIT_SECONDS)
+    successor = Consumer(plant.backend, plant.toys.operations, plant.settings, SystemClock())
+    plant.consumer = successor
+    async with plant.running():
+        await plant.until_finished()
+    assert plant.toys.begun == {"id-0": 1, "id-1": 1}
+    assert set(plant.parts.store._records) == {(BATCH_ID, "0")}
+
+
+async def test_running_handlers_finish_within_the_grace_period() -> None:
+    plant = Plant(concurrency=2)
+    await plant.submit("/wait", "/wait")
+    async with plant.running() as task:
+        await plant.until_begun(2)
+        plant.consumer.stop()
+        plant.queue.poll_ends.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done()
+        plant.toys.gate.set()
+        await asyncio.wait_for(task, 10 * UNIT_SECONDS)
+    assert plant.recorded() == {"id-0": 200, "id-1": 200}
+    assert plant.parts.store._batches[BATCH_ID].state is BatchState.COMPLETED
+    assert plant.chunks == []
+
+
+async def test_what_has_not_begun_is_handed_on_at_once() -> None:
+    """One slot: the running one finishes, those waiting behind it follow as a chunk, at the same attempt."""
+    plant = Plant(concurrency=1)
+    await plant.submit("/wait", "/succeed", "/succeed")
+    async with plant.running() as task:
+        await plant.until_begun(1)
+        plant.consumer.stop()
+        plant.toys.gate.set()
+        await plant.stop(task)
+    assert plant.recorded() == {"id-0": 200}
+    [rest] = plant.chunks
+    assert (rest.attempt, [operation.id for operation in rest.operations]) == (1, ["id-1", "id-2"])
+    assert await plant.queue.depth() == 1
+
+
+async def test_after_the_grace_period_handlers_are_cut_and_nothing_is_lost() -> None:
+    plant = Plant(concurrency=3, grace_seconds=0)
+    await plant.submit("/succeed", "/wait", "/wait", "/succeed", "/wait")
+    async with plant.running() as task:
+        await plant.until_begun(5)
+        await plant.stop(task)
+    assert plant.recorded() == {"id-0": 200, "id-3": 200}
+    assert await plant.counts() == Counts(succeeded=2)
+    [rest] = plant.chunks
+    assert (rest.attempt, [operation.id for operation in rest.operations]) == (1, ["id-1", "id-2", "id-4"])
+    assert plant.toys.here == 0
+    plant.toys.gate.set()
+    plant.consumer = Consumer(plant.backend, plant.toys.operations, plant.settings, SystemClock())
+    async with plant.running():
+        await plant.until_finished()
+    assert await plant.counts() == Counts(succeeded=5)
+
+
+async def test_handler_that_refuses_to_be_cancelled_cannot_keep_the_program(
+    monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
+) -> None:
+    monkeypatch.setattr(consuming, "RECORDING_SECONDS", 0.05)
+    monkeypatch.setattr(consuming, "LEAVING_SECONDS", 0.05)
+    plant = Plant(grace_seconds=0)
+    await plant.submit("/succeed", "/refuse-to-end", chunk_operations=1)
+    async with plant.running() as task:
+        await plant.until_begun(1)
+        await plant.stop(task)
+    assert plant.recorded() == {"id-0": 200}
+    assert [chunk.id for chunk in plant.chunks] == ["1"]  # comes again when its lease ends
+    assert [line["event"] for line in logs].count(Event.CHUNK_BROKE) == 1
+    plant.toys.gate.set()
+    await asyncio.gather(*plant.consumer._held, return_exceptions=True)
+    logs.clear()
+
+
+async def test_stop_while_aws_is_in_trouble_comes_to_an_end(
+    monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
+) -> None:
+    monkeypatch.setattr(consuming, "RECORDING_SECONDS", 0.05)
+
+    def refuse(call: str, moment: Moment) -> None:
+        if call == "store.commit_chunk":
+            raise Unavailable("AWS does not answer.")
+
+    plant = Plant(refuse, grace_seconds=0)
+    await plant.submit("/succeed")
+    async with plant.running() as task:
+        await plant.until_begun(1)
+        await plant.stop(task)
+    assert plant.recorded() == {}
+    assert [chunk.id for chunk in plant.chunks] == ["0"]
+    logs.clear()

@@ -1,0 +1,101 @@
+"""The last group makes the batch final, once, in whatever order and however often groups are told."""
+
+import itertools
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from consumer.finisher import Finisher
+from penstock.batch import Batch, BatchState, Counts
+from penstock.store import Group
+from penstock.telemetry import Event
+from penstock.testing import FakeClock, MemoryStore
+from tests.support.builders import NOW, build_batch, build_record
+
+
+class Groups:
+    """A batch of groups that are counted one after another."""
+
+    def __init__(self, *totals: int) -> None:
+        self.clock = FakeClock(NOW)
+        self.store = MemoryStore()
+        self.batch = build_batch(*totals, state=BatchState.PROCESSING)
+        self.finisher = Finisher(self.store, self.clock)
+        self.numbers = itertools.count(1)
+
+    async def count(self, group: int, counts: Counts) -> None:
+        """Another chunk of a group is counted, and the finisher is told."""
+        await self.store.create_batch(self.batch)
+        counted = await self.store.count_chunk(self.batch, build_record(f"{64 * group}.{next(self.numbers)}", counts))
+        await self.finisher.finish(self.batch, group, counted)
+
+    async def now(self) -> Batch:
+        batch = await self.store.read_batch(self.batch.id)
+        assert batch is not None
+        return batch
+
+
+async def test_batch_goes_on_while_something_is_open() -> None:
+    groups = Groups(10)
+    await groups.count(0, Counts(9))
+    assert (await groups.now()).state is BatchState.PROCESSING
+
+
+async def test_last_chunk_of_the_only_group_makes_it_final() -> None:
+    groups = Groups(10)
+    await groups.count(0, Counts(9))
+    groups.clock.advance(5)
+    await groups.count(0, Counts(0, 1))
+    batch = await groups.now()
+    assert (batch.state, batch.finished_at) == (BatchState.COMPLETED, NOW + 5)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_last_group_makes_it_final_whichever_that_is(order: tuple[int, int, int]) -> None:
+    groups = Groups(5, 5, 1)
+    for group in order:
+        await groups.count(group, Counts(groups.batch.group_totals[group]))
+        assert (await groups.now()).is_final == (group == order[-1])
+
+
+@pytest.mark.parametrize(
+    ("counts", "state"),
+    [
+        ((Counts(5), Counts(5)), BatchState.COMPLETED),
+        ((Counts(0, 5), Counts(1, 4)), BatchState.COMPLETED),
+        ((Counts(0, 5), Counts(0, 5)), BatchState.FAILED),
+        ((Counts(0, 3, 1, 1), Counts(0, 0, 5)), BatchState.CANCELLED),
+        ((Counts(3, 1, 0, 1), Counts(0, 5)), BatchState.EXPIRED),
+    ],
+)
+async def test_one_success_in_any_group_completes_the_batch(counts: tuple[Counts, Counts], state: BatchState) -> None:
+    groups = Groups(5, 5)
+    for group, counted in enumerate(counts):
+        await groups.count(group, counted)
+    assert (await groups.now()).state is state
+
+
+async def test_finishing_again_moves_nothing(logs: list[MutableMapping[str, Any]]) -> None:
+    groups = Groups(1, 1)
+    for group in range(2):
+        await groups.count(group, Counts(1))
+    finished = await groups.now()
+    groups.clock.advance(60)
+    for group in (1, 0, 1):
+        await groups.finisher.finish(groups.batch, group, Group(Counts(1)))
+    assert await groups.now() == finished
+    assert [line["event"] for line in logs] == [Event.BATCH_FINISHED]
+
+
+async def test_group_told_twice_does_not_stand_for_two() -> None:
+    groups = Groups(1, 1)
+    await groups.count(0, Counts(1))
+    await groups.finisher.finish(groups.batch, 0, Group(Counts(1)))
+    assert (await groups.now()).state is BatchState.PROCESSING
+
+
+async def test_batch_that_the_table_has_forgotten_stays_forgotten() -> None:
+    groups = Groups(1)
+    await groups.finisher.finish(groups.batch, 0, Group(Counts(1)))
+    assert await groups.store.read_batch(groups.batch.id) is None

@@ -1,0 +1,155 @@
+"""Leases are kept for all that is held and for nothing else, whatever the queue answers."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from consumer.lease import BEATS_IN_LEASE, Leases
+from penstock.queue import Delivery, Message
+from penstock.telemetry import Event
+from penstock.testing import FakeClock, MemoryQueue, memory_parts
+from tests.support.builders import NOW
+from tests.support.faults import Moment, Outage, Watch, watched
+from tests.support.waiting import UNIT_SECONDS, eventually
+
+LEASE = 30
+
+
+class Held:
+    """A queue of which some messages are received and held, and the leases on them."""
+
+    def __init__(self, watch: Watch = lambda call, moment: None) -> None:
+        self.clock = FakeClock(NOW)
+        parts = memory_parts(self.clock, LEASE)
+        self.queue: MemoryQueue = parts.chunks
+        self.leases = Leases(watched(parts, watch).chunks, LEASE, self.clock)
+
+    async def receive(self, count: int) -> list[Delivery]:
+        await self.queue.send([Message("x")] * count)
+        deliveries = await self.queue.receive(count, 0)
+        for delivery in deliveries:
+            self.leases.hold(delivery)
+        return deliveries
+
+    async def pass_leases(self, leases: float, beats: bool = True) -> None:
+        for _ in range(int(leases * BEATS_IN_LEASE)):
+            self.clock.advance(LEASE / BEATS_IN_LEASE)
+            if beats:
+                await self.leases.beat()
+
+
+async def test_all_that_is_held_stays_ours() -> None:
+    held = Held()
+    await held.receive(10)
+    await held.pass_leases(5)
+    assert await held.queue.depth() == 0
+
+
+async def test_what_is_let_go_is_not_extended() -> None:
+    held = Held()
+    _, settled = await held.receive(2)
+    held.leases.let_go(settled)
+    await held.pass_leases(2)
+    assert await held.queue.depth() == 1
+
+
+async def test_nothing_is_asked_while_nothing_is_held() -> None:
+    def refuse(call: str, moment: Moment) -> None:
+        raise AssertionError(call)
+
+    await Held(refuse).leases.beat()
+
+
+async def test_heartbeats_come_four_times_in_a_lease() -> None:
+    beats: list[float] = []
+    keeping: asyncio.Task[None]
+
+    def note(call: str, moment: Moment) -> None:
+        beats.append(held.clock.now() - NOW)
+        if len(beats) == 4:
+            keeping.cancel()
+
+    held = Held(note)
+    await held.receive(1)
+    keeping = asyncio.create_task(held.leases.keep())
+    await asyncio.wait([keeping], timeout=UNIT_SECONDS)
+    assert keeping.cancelled()
+    assert sorted(set(beats)) == [LEASE / 4, 2 * LEASE / 4]
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_two_heartbeats_in_a_row_may_fail(failures: int, logs: list[MutableMapping[str, Any]]) -> None:
+    outage = Outage("chunks.extend", times=0)
+    held = Held(outage)
+    await held.receive(3)
+    await held.pass_leases(1)
+    outage.times = failures
+    await held.pass_leases(1)
+    assert await held.queue.depth() == 0
+    assert [line["event"] for line in logs] == [Event.HEARTBEAT_FAILED] * failures
+
+
+async def test_failing_heartbeats_do_not_end_the_keeping() -> None:
+    outage = Outage("chunks.extend", times=3)
+    held = Held(outage)
+    await held.receive(1)
+    keeping = asyncio.create_task(held.leases.keep())
+
+    async def is_over() -> bool:
+        return outage.times == 0
+
+    await eventually(is_over)
+    assert not keeping.done()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_lost_lease_is_noticed_once_and_the_others_are_kept(logs: list[MutableMapping[str, Any]]) -> None:
+    held = Held()
+    first, *_ = await held.receive(3)
+    await held.queue.delete(first)  # as if another had received and settled it
+    await held.pass_leases(2)
+    lost = [line for line in logs if line["event"] == Event.LEASE_LOST]
+    assert [line["message_id"] for line in lost] == [first.message_id]
+    assert await held.queue.depth() == 0
+
+
+async def test_what_is_settled_during_a_heartbeat_is_not_called_lost(logs: list[MutableMapping[str, Any]]) -> None:
+    held: Held
+
+    def settle(call: str, moment: Moment) -> None:
+        if (call, moment) == ("chunks.extend", "before"):
+            held.leases.let_go(delivery)
+            del held.queue._kept[delivery.message_id]
+
+    held = Held(settle)
+    [delivery] = await held.receive(1)
+    await held.leases.beat()
+    assert logs == []
+
+
+async def test_release_gives_back_and_stops_holding() -> None:
+    held = Held()
+    [delivery] = await held.receive(1)
+    await held.leases.release(delivery)
+    assert await held.queue.depth() == 1
+    await held.pass_leases(2)
+    assert await held.queue.depth() == 1
+
+
+async def test_release_may_hold_back_for_a_while() -> None:
+    held = Held()
+    [delivery] = await held.receive(1)
+    await held.leases.release(delivery, after_seconds=5)
+    assert await held.queue.depth() == 0
+    held.clock.advance(5)
+    assert await held.queue.depth() == 1
+
+
+async def test_letting_go_twice_is_harmless() -> None:
+    held = Held()
+    [delivery] = await held.receive(1)
+    held.leases.let_go(delivery)
+    held.leases.let_go(delivery)

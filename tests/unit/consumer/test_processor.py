@@ -1,0 +1,580 @@
+"""A chunk from its delivery to its end: what is recorded, what follows, what is counted, and each of them once."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from consumer import processor as processing
+from consumer.batches import ACCEPT_WAIT_SECONDS
+from consumer.processor import EARLY_RELEASE_SECONDS
+from penstock import Context, Operations, Reject, Retry
+from penstock.batch import BatchState, Counts
+from penstock.chunk import Operation
+from penstock.errors import Unavailable
+from penstock.message import decode_chunk, encode_chunk
+from penstock.outcome import ChunkRecord, succeeded
+from penstock.queue import Message
+from penstock.runner import Stop
+from tests.support.builders import (
+    BATCH_ID,
+    NOW,
+    build_batch,
+    build_chunk,
+    build_operation,
+    build_operations,
+    build_settings,
+)
+from tests.support.faults import Moment
+from tests.support.rig import Rig
+
+HOUR = 3600
+
+
+def build_rig(**settings: Any) -> Rig:
+    """A rig with the toy handlers; each tells the rig that it ran."""
+    rig = Rig(settings=build_settings(**settings))
+
+    @rig.operations.post("/succeed", status=201)
+    async def succeed(context: Context, body: Any = None) -> Any:
+        rig.note(context)
+        return body
+
+    @rig.operations.post("/reject")
+    async def reject(context: Context) -> None:
+        rig.note(context)
+        raise Reject(409, "Not this one.")
+
+    @rig.operations.post("/break")
+    async def break_(context: Context) -> None:
+        rig.note(context)
+        raise RuntimeError(f"attempt {context.attempt}")
+
+    @rig.operations.post("/break-once", max_attempts=1)
+    async def break_once(context: Context) -> None:
+        rig.note(context)
+        raise RuntimeError
+
+    @rig.operations.post("/second-time-right", status=201)
+    async def second_time_right(context: Context) -> int:
+        rig.note(context)
+        if context.attempt == 1:
+            raise Retry
+        return context.attempt
+
+    @rig.operations.post("/in-an-hour")
+    async def in_an_hour(context: Context) -> None:
+        rig.note(context)
+        if context.attempt == 1:
+            raise Retry(after_seconds=HOUR)
+
+    return rig
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return build_rig()
+
+
+async def test_what_succeeds_is_recorded_counted_and_acknowledged(rig: Rig) -> None:
+    await rig.submit([build_operation(0, body={"a": 1}), build_operation(1, body=None)])
+    await rig.process_next()
+    assert [(outcome.status, outcome.result) for outcome in rig.outcomes()] == [(201, {"a": 1}), (201, None)]
+    assert await rig.counts() == Counts(succeeded=2)
+    assert (await rig.batch()).state is BatchState.COMPLETED
+    assert (rig.parts.chunks.messages, rig.parts.chunks.deleted, rig.dead_letters) == ([], 1, [])
+
+
+async def test_end_of_each_operation_is_told(rig: Rig) -> None:
+    await rig.submit(build_operations("/succeed", "/reject", "/break", "/second-time-right"))
+    delivery, chunk = await rig.receive()
+    ended: list[None] = []
+    await rig.processor().process(delivery, chunk, lambda: ended.append(None))
+    assert len(ended) == 4
+
+
+async def test_context_has_the_same_key_at_each_attempt() -> None:
+    operations = Operations()
+    seen: list[Context] = []
+
+    @operations.post("/look")
+    async def look(context: Context) -> None:
+        seen.append(context)
+        raise Retry
+
+    rig = Rig(operations)
+    await rig.submit([build_operation(0, "/look")])
+    await rig.work_off()
+    assert [context.attempt for context in seen] == [1, 2, 3]
+    assert {(context.batch_id, context.operation_id, context.key, context.transaction) for context in seen} == {
+        (BATCH_ID, "id-0", f"{BATCH_ID}/id-0", None)
+    }
+
+
+async def test_only_what_failed_is_tried_again(rig: Rig) -> None:
+    await rig.submit(build_operations("/succeed", "/second-time-right", "/reject", "/break"))
+    await rig.process_next()
+    [following] = rig.chunks
+    assert (following.id, following.attempt) == ("0.1", 2)
+    assert [operation.id for operation in following.operations] == ["id-1", "id-3"]
+    assert await rig.counts() == Counts(succeeded=1, failed=1)
+    await rig.work_off()
+    assert rig.statuses() == {"id-0": 201, "id-1": 201, "id-2": 409, "id-3": 500}
+    assert rig.runs == {"id-0": 1, "id-1": 2, "id-2": 1, "id-3": 3}
+    assert await rig.counts() == Counts(succeeded=2, failed=2)
+    assert (await rig.batch()).state is BatchState.COMPLETED
+
+
+async def test_batch_of_which_nothing_succeeds_fails(rig: Rig) -> None:
+    await rig.submit(build_operations("/reject", "/break-once"))
+    await rig.work_off()
+    assert (await rig.batch()).state is BatchState.FAILED
+
+
+async def test_attempts_are_used_up_and_the_last_error_stays(rig: Rig) -> None:
+    await rig.submit([build_operation(0, "/break")])
+    await rig.work_off()
+    assert rig.attempts == [("id-0", 1), ("id-0", 2), ("id-0", 3)]
+    assert rig.outcomes()[0].error == {"title": "Broke", "detail": "RuntimeError: attempt 3"}
+
+
+async def test_backoff_holds_the_next_attempt_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    rig = build_rig(backoff_seconds=60)
+    await rig.submit([build_operation(0, "/break")])
+    await rig.process_next()
+    assert [message.delay_seconds for message in rig.parts.chunks.messages] == [30]
+    assert await rig.parts.chunks.depth() == 0
+    rig.clock.advance(30)
+    await rig.process_next()
+    assert [message.delay_seconds for message in rig.parts.chunks.messages] == [60]
+
+
+async def test_wait_longer_than_the_queue_can_hold_is_kept(rig: Rig) -> None:
+    await rig.submit([build_operation(0, "/in-an-hour")])
+    await rig.process_next()
+    for _ in range(3):  # the queue holds a message back for a quarter of an hour
+        assert [message.delay_seconds for message in rig.parts.chunks.messages] == [900]
+        rig.clock.advance(900)
+        await rig.process_next()
+    assert rig.attempts == [("id-0", 1)]
+    rig.clock.advance(900)
+    await rig.process_next()
+    assert rig.attempts == [("id-0", 1), ("id-0", 2)]
+    assert await rig.counts() == Counts(succeeded=1)
+
+
+async def test_failures_are_dead_lettered_with_their_errors(rig: Rig) -> None:
+    await rig.submit(build_operations("/succeed", "/break-once", "/reject"))
+    await rig.process_next()
+    broke, rejected = rig.dead_letters
+    chunks = [decode_chunk(letter.body) for letter in (broke, rejected)]
+    assert [(chunk.batch_id, chunk.id, chunk.attempt) for chunk in chunks] == [
+        (BATCH_ID, "0.d1", 1),
+        (BATCH_ID, "0.d2", 1),
+    ]
+    assert [[operation.id for operation in chunk.operations] for chunk in chunks] == [["id-1"], ["id-2"]]
+    assert json.loads(broke.body)["failures"] == [[1, 500, {"title": "Broke", "detail": "RuntimeError"}]]
+    assert json.loads(rejected.body)["failures"] == [[2, 409, {"title": "Rejected", "detail": "Not this one."}]]
+
+
+@pytest.mark.parametrize(("kept", "failures"), [(True, [("id-0", 409), ("id-1", 500)]), (False, [("id-1", 500)])])
+async def test_rejections_are_dead_lettered_if_asked_for(kept: bool, failures: list[tuple[str, int]]) -> None:
+    rig = build_rig(dead_letter_rejections=kept)
+    await rig.submit(build_operations("/reject", "/break-once"))
+    await rig.process_next()
+    assert rig.failures() == failures
+    assert await rig.counts() == Counts(failed=2)
+
+
+async def test_operation_that_the_application_no_longer_takes_fails_for_good(rig: Rig) -> None:
+    await rig.submit([build_operation(0, "/gone"), build_operation(1, "/reject", body="unasked")])
+    await rig.process_next()
+    assert rig.statuses() == {"id-0": 422, "id-1": 422}
+    assert rig.chunks == []
+
+
+async def test_each_operation_has_a_transaction_of_its_own() -> None:
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[int]:
+        log.append("begin")
+        try:
+            yield len(log)
+        except Reject:
+            log.append("rollback")
+            raise
+        log.append("commit")
+
+    operations = Operations(transaction=transaction)
+
+    @operations.post("/succeed")
+    async def succeed(context: Context[int]) -> int:
+        return context.transaction
+
+    @operations.post("/reject")
+    async def reject() -> None:
+        raise Reject(409, "Not this one.")
+
+    rig = Rig(operations)
+    await rig.submit(build_operations("/succeed", "/reject", "/succeed"))
+    await rig.process_next()
+    assert log == ["begin", "commit", "begin", "rollback", "begin", "commit"]
+    assert [outcome.result for outcome in rig.outcomes()] == [1, None, 5]
+
+
+# Delivered more than once.
+
+
+async def deliver_again(rig: Rig, chunk_id: str = "0") -> None:
+    """The same chunk under another message id, as when a send was repeated because its answer was lost."""
+    for chunk in rig.chunks:
+        if chunk.id == chunk_id:
+            await rig.parts.chunks.send([Message(encode_chunk(chunk))])
+
+
+async def test_chunk_sent_twice_runs_and_counts_once(rig: Rig) -> None:
+    await rig.submit(build_operations("/succeed", "/second-time-right", "/reject"))
+    await deliver_again(rig)
+    await rig.work_off()
+    assert rig.statuses() == {"id-0": 201, "id-1": 201, "id-2": 409}
+    assert rig.late_runs == []
+    assert await rig.counts() == Counts(succeeded=2, failed=1)
+
+
+async def test_duplicate_arriving_after_the_end_changes_nothing(rig: Rig) -> None:
+    operations = build_operations("/succeed", "/second-time-right", "/reject")
+    await rig.submit(operations)
+    await rig.work_off()
+    finished, outcomes, runs = await rig.batch(), rig.outcomes(), dict(rig.runs)
+    await rig.parts.chunks.send([Message(encode_chunk(build_chunk(operations)))])
+    rig.clock.advance(60)
+    await rig.work_off()
+    assert (await rig.batch(), rig.outcomes(), rig.runs) == (finished, outcomes, runs)
+    assert await rig.counts() == Counts(succeeded=2, failed=1)
+
+
+async def test_two_consumers_at_the_same_chunk_count_it_once() -> None:
+    """The first one's lease is lost; both run the handlers, and whoever records first is right for both."""
+    operations = Operations()
+    arrived = asyncio.Barrier(2)
+
+    @operations.post("/meet")
+    async def meet() -> int:
+        return await arrived.wait()
+
+    rig = Rig(operations)
+    await rig.submit([build_operation(0, "/meet")])
+    first = await rig.receive()
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    second, chunk = await rig.receive()
+    as_if_first = replace(second, receive_count=1)  # or it would count as a death, and the attempts would differ
+    await asyncio.gather(
+        rig.processor().process(*first, lambda: None), rig.processor().process(as_if_first, chunk, lambda: None)
+    )
+    assert len(rig.outcomes()) == 1
+    assert await rig.counts() == Counts(succeeded=1)
+    assert rig.chunks == []
+
+
+async def test_what_another_recorded_first_stands(rig: Rig) -> None:
+    """While our handlers run another consumer records what came to pass with it: ours is dropped, theirs carried on."""
+    batch = await rig.submit(build_operations("/reject", "/reject"))
+    theirs = ChunkRecord("0", (succeeded(build_operation(0), 200, "theirs"),))
+
+    def commit_before_us(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.commit_chunk", "before"):
+            rig.parts.store._records.setdefault((batch.id, "0"), theirs)
+
+    await rig.process_next(rig.processor(commit_before_us))
+    assert rig.outcomes() == list(theirs.outcomes)
+    assert await rig.counts() == Counts(succeeded=1)
+    assert rig.dead_letters == []
+
+
+async def test_recorded_chunk_is_carried_on_without_running(rig: Rig) -> None:
+    """An earlier delivery died right after its commit: what it recorded is sent, counted and acknowledged."""
+    batch = await rig.submit(build_operations("/break", "/reject"))
+    await rig.process_next()
+    record = rig.parts.store._records[batch.id, "0"]
+    fresh = build_rig()
+    await fresh.submit(build_operations("/break", "/reject"))
+    await fresh.parts.store.commit_chunk(batch, record)
+    await fresh.process_next()
+    assert fresh.runs == {}
+    assert [(chunk.id, chunk.attempt) for chunk in fresh.chunks] == [("0.1", 2)]
+    assert (await fresh.counts(), fresh.failures()) == (Counts(failed=1), [("id-1", 409)])
+
+
+# Deaths.
+
+
+async def die(rig: Rig, times: int = 1) -> None:
+    """A consumer receives the next chunk, notes that it begins where it is to, and is never heard of again."""
+    for _ in range(times):
+        delivery, chunk = await rig.receive()
+        if delivery.receive_count > 1:
+            await rig.parts.store.note_start(build_batch(1), chunk.id, delivery.receive_count)
+        rig.clock.advance(rig.settings.visibility_seconds + 1)
+
+
+async def test_chunk_that_died_is_halved_and_not_run(rig: Rig) -> None:
+    await rig.submit(build_operations(*["/succeed"] * 5))
+    await die(rig)
+    await rig.process_next()
+    assert rig.runs == {}
+    assert [(chunk.id, chunk.attempt, len(chunk.operations)) for chunk in rig.chunks] == [("0.1", 1, 2), ("0.2", 1, 3)]
+    await rig.work_off()
+    assert await rig.counts() == Counts(succeeded=5)
+    assert rig.runs == {f"id-{index}": 1 for index in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("path", "attempt", "deaths", "status"),
+    [
+        ("/succeed", 1, 1, 201),  # the first to die had left no note: perhaps it never came to run it
+        ("/succeed", 1, 3, 201),
+        ("/succeed", 1, 4, 500),  # each noted death was an attempt, and there are three
+        ("/succeed", 2, 2, 201),
+        ("/succeed", 2, 3, 500),
+        ("/succeed", 3, 1, 201),
+        ("/succeed", 3, 2, 500),
+        ("/break-once", 1, 2, 500),
+        ("/gone", 1, 5, 422),  # nothing handles it any more: that is what is told
+    ],
+)
+async def test_operation_that_dies_with_its_consumer_runs_out_of_attempts(
+    rig: Rig, path: str, attempt: int, deaths: int, status: int
+) -> None:
+    batch = build_batch(1)
+    await rig.parts.store.create_batch(batch)
+    await rig.parts.chunks.send([Message(encode_chunk(build_chunk([build_operation(0, path)], attempt=attempt)))])
+    await die(rig, deaths)
+    await rig.process_next()
+    assert rig.statuses() == {"id-0": status}
+    assert rig.attempts == ([("id-0", attempt + deaths - 1)] if status == 201 else [])
+
+
+async def test_poison_is_dead_lettered_and_its_neighbours_are_not(rig: Rig) -> None:
+    """The handler of one of eight operations kills its consumer each time."""
+    await rig.submit(build_operations(*["/succeed"] * 8))
+    for _ in range(100):
+        if not rig.chunks:
+            break
+        if not await rig.parts.chunks.depth():
+            rig.clock.advance(rig.settings.visibility_seconds + 1)
+            continue
+        delivery, chunk = await rig.receive()
+        deaths = delivery.receive_count - 1
+        runs_poison = any(operation.id == "id-5" for operation in chunk.operations)
+        is_alone = len(chunk.operations) == 1
+        is_run = not deaths or (is_alone and deaths < 4)
+        if runs_poison and is_alone and 0 < deaths < 4:
+            await rig.parts.store.note_start(build_batch(8), chunk.id, delivery.receive_count)
+        if not (runs_poison and is_run):
+            await rig.processor().process(delivery, chunk, lambda: None)
+    assert rig.statuses() == {f"id-{index}": 500 if index == 5 else 201 for index in range(8)}
+    assert rig.outcomes()[5].error == {
+        "title": "Poison",
+        "detail": "Its consumer died or lost its lease the 3 times it ran this operation alone.",
+    }
+    assert rig.failures() == [("id-5", 500)]
+    assert await rig.counts() == Counts(succeeded=7, failed=1)
+    assert rig.runs == {f"id-{index}": 1 for index in range(8) if index != 5}
+
+
+async def test_released_deliveries_are_no_deaths(rig: Rig) -> None:
+    await rig.submit(build_operations("/succeed", "/succeed"))
+    for _ in range(5):
+        delivery, chunk = await rig.receive()
+        await rig.processor().release(delivery, chunk)
+    await rig.process_next()
+    assert rig.attempts == [("id-0", 1), ("id-1", 1)]
+
+
+async def test_releases_and_deaths_are_told_apart(rig: Rig) -> None:
+    await rig.submit([build_operation(0)])
+    delivery, chunk = await rig.receive()
+    await rig.processor().release(delivery, chunk)
+    await die(rig)
+    delivery, chunk = await rig.receive()
+    await rig.processor().release(delivery, chunk)
+    await rig.process_next()
+    assert rig.attempts == [("id-0", 2)]
+
+
+async def test_released_delivery_is_at_hand_again_at_once(rig: Rig) -> None:
+    await rig.submit([build_operation(0)])
+    delivery, chunk = await rig.receive()
+    assert await rig.parts.chunks.depth() == 0
+    await rig.processor().release(delivery, chunk)
+    assert await rig.parts.chunks.depth() == 1
+
+
+# Before the batch is accepted.
+
+
+async def put_accepting(rig: Rig) -> None:
+    await rig.parts.store.create_batch(build_batch(1, state=BatchState.ACCEPTING, accepted_at=None))
+    await rig.parts.chunks.send([Message(encode_chunk(build_chunk([build_operation(0)])))])
+
+
+async def test_nothing_runs_while_the_batch_is_being_accepted(rig: Rig) -> None:
+    await put_accepting(rig)
+    await rig.process_next()
+    assert NOW + ACCEPT_WAIT_SECONDS <= rig.clock.now() <= NOW + ACCEPT_WAIT_SECONDS + 1
+    assert (rig.runs, rig.outcomes(), await rig.counts()) == ({}, [], Counts())
+    assert await rig.parts.chunks.depth() == 0
+    rig.clock.advance(EARLY_RELEASE_SECONDS)
+    assert await rig.parts.chunks.depth() == 1
+
+
+async def test_chunk_that_came_too_early_runs_whole_once_the_batch_is_accepted(rig: Rig) -> None:
+    await put_accepting(rig)
+    for _ in range(4):
+        await rig.process_next()
+        rig.clock.advance(EARLY_RELEASE_SECONDS)
+    await rig.parts.store.accept_batch(BATCH_ID, rig.clock.now())
+    await rig.process_next()
+    assert rig.attempts == [("id-0", 1)]
+    assert (await rig.batch()).state is BatchState.COMPLETED
+
+
+async def test_acceptance_is_waited_for_a_moment(rig: Rig) -> None:
+    await put_accepting(rig)
+
+    def accept_meanwhile(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "before") and rig.clock.now() > NOW + 0.5:
+            batch = rig.parts.store._batches[BATCH_ID]
+            if batch.state is BatchState.ACCEPTING:
+                rig.parts.store._batches[BATCH_ID] = replace(batch, state=BatchState.QUEUED, accepted_at=NOW + 0.5)
+
+    await rig.process_next(rig.processor(accept_meanwhile))
+    assert rig.runs == {"id-0": 1}
+    assert rig.clock.now() < NOW + ACCEPT_WAIT_SECONDS
+
+
+async def test_chunk_of_an_abandoned_batch_is_dropped_unrun(rig: Rig) -> None:
+    await put_accepting(rig)
+    rig.clock.advance(61)
+    await rig.process_next()
+    assert (rig.runs, rig.outcomes(), rig.chunks, rig.dead_letters) == ({}, [], [], [])
+
+
+async def test_batch_accepted_while_it_is_being_abandoned_runs(rig: Rig) -> None:
+    """The front end's clock may be slower than ours: what stands in the table decides between us."""
+    await put_accepting(rig)
+    rig.clock.advance(61)
+
+    def accept_first(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.abandon_batch", "before"):
+            batch = rig.parts.store._batches[BATCH_ID]
+            rig.parts.store._batches[BATCH_ID] = replace(batch, state=BatchState.QUEUED, accepted_at=NOW + 60)
+
+    await rig.process_next(rig.processor(accept_first))
+    assert rig.runs == {"id-0": 1}
+
+
+async def test_chunk_of_an_unknown_batch_is_set_aside_with_the_reason(rig: Rig) -> None:
+    message = Message(encode_chunk(build_chunk([build_operation(0)])), tenant="acme")
+    await rig.parts.chunks.send([message])
+    await rig.process_next()
+    [letter] = rig.dead_letters
+    assert (letter.body, letter.tenant) == (message.body, "acme")
+    assert letter.reason is not None
+    assert BATCH_ID in letter.reason
+    assert (rig.runs, rig.chunks) == ({}, [])
+
+
+async def test_follow_ups_and_dead_letters_stay_with_their_tenant(rig: Rig) -> None:
+    await rig.parts.store.create_batch(build_batch(2, tenant="acme"))
+    chunk = build_chunk(build_operations("/break", "/reject"))
+    await rig.parts.chunks.send([Message(encode_chunk(chunk), tenant="acme")])
+    await rig.process_next()
+    assert [message.tenant for message in [*rig.parts.chunks.messages, *rig.dead_letters]] == ["acme", "acme"]
+
+
+# Stopping.
+
+
+async def test_once_stopping_begins_what_has_not_begun_follows_untried(rig: Rig) -> None:
+    stop = Stop()
+
+    @rig.operations.post("/stop")
+    async def begin_to_stop(context: Context) -> None:
+        rig.note(context)
+        stop.begin()
+
+    rig.settings = build_settings(concurrency=1)
+    await rig.submit(build_operations("/succeed", "/stop", "/succeed", "/second-time-right"))
+    await rig.process_next(rig.processor(stop=stop))
+    assert rig.statuses() == {"id-0": 201, "id-1": 200}
+    [rest] = rig.chunks
+    assert (rest.id, rest.attempt, rest.not_before) == ("0.1", 1, None)
+    assert [operation.id for operation in rest.operations] == ["id-2", "id-3"]
+    await rig.work_off()
+    assert rig.runs == {"id-0": 1, "id-1": 1, "id-2": 1, "id-3": 2}
+
+
+async def test_cut_handlers_follow_untried_and_the_rest_is_recorded(rig: Rig) -> None:
+    stop = Stop()
+    cut: list[str] = []
+
+    @rig.operations.post("/hang")
+    async def hang(context: Context) -> None:
+        rig.note(context)
+        if rig.runs[context.operation_id] > 1:
+            return
+        if sum(rig.runs.values()) == 4:
+            stop.begin()
+            stop.cut_off()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cut.append(context.operation_id)
+
+    await rig.submit(build_operations("/succeed", "/second-time-right", "/hang", "/hang"))
+    await rig.process_next(rig.processor(stop=stop))
+    assert sorted(cut) == ["id-2", "id-3"]
+    assert rig.statuses() == {"id-0": 201}
+    assert [(chunk.attempt, [operation.id for operation in chunk.operations]) for chunk in rig.chunks] == [
+        (2, ["id-1"]),
+        (1, ["id-2", "id-3"]),
+    ]
+    await rig.work_off()
+    assert await rig.counts() == Counts(succeeded=4)
+    assert ("id-2", 1) in rig.attempts[4:]
+
+
+async def test_steps_are_repeated_while_aws_is_in_trouble(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits between grow, and no attempt is used up."""
+    waits: list[float] = []
+
+    async def note_wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(processing, "FIRST_REPEAT_SECONDS", 0.2)
+    monkeypatch.setattr(rig.clock, "sleep", note_wait)
+    failures = iter(range(8))
+
+    def fail_for_a_while(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.commit_chunk", "before") and next(failures, None) is not None:
+            raise Unavailable("AWS does not answer.")
+
+    await rig.submit([build_operation(0, "/second-time-right")])
+    await rig.process_next(rig.processor(fail_for_a_while))
+    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+    assert rig.attempts == [("id-0", 1)]
+
+
+async def test_operations_of_a_redelivered_chunk_keep_their_bodies(rig: Rig) -> None:
+    bodies: list[Any] = [{"a": [1, None, "é"]}, [], "x", 1.5]
+    await rig.submit([Operation(i, f"id-{i}", "POST", "/succeed", body) for i, body in enumerate(bodies)])
+    await die(rig)
+    await rig.work_off()
+    assert [outcome.result for outcome in rig.outcomes()] == bodies

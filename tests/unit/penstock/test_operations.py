@@ -1,0 +1,275 @@
+"""The registry: which handler an operation finds, and which applications are refused."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from penstock import Context, Operations, Reject, Retry
+from penstock.context import LONGEST_WAIT_SECONDS
+from penstock.errors import Misconfigured
+from penstock.operations import load_application
+from penstock.route import InvalidOperation
+
+
+async def first() -> None: ...
+async def second() -> None: ...
+async def by_id(id: str) -> None: ...  # noqa: A002 - what applications write
+async def by_name(name: str) -> None: ...
+
+
+# --- Finding the handler
+
+
+def test_exact_path_goes_before_one_with_parameters_whatever_comes_first() -> None:
+    operations = Operations()
+    operations.get("/users/{id}")(by_id)
+    operations.get("/users/me")(first)
+    assert operations.match("GET", "/users/me").handler is first
+    assert operations.match("GET", "/users/you").handler is by_id
+
+
+def test_of_two_paths_with_parameters_the_first_registered_is_taken() -> None:
+    async def by_kind(kind: str, id: str) -> None: ...  # noqa: A002
+
+    operations = Operations()
+    operations.get("/users/{id}")(by_id)
+    operations.get("/{kind}/{id}")(by_kind)
+    assert operations.match("GET", "/users/7").handler is by_id
+    assert operations.match("GET", "/teams/7").handler is by_kind
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_each_method_has_its_own_handler(method: str) -> None:
+    operations = Operations()
+    for handler, register in [(first, operations.put), (second, getattr(operations, method.lower()))]:
+        register(f"/{handler.__name__}")(handler)
+    assert operations.match(method, "/second").handler is second
+    assert operations.match("PUT", "/first").handler is first
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/users"),  # another method
+        ("GET", "/user"),
+        ("GET", "/users/"),
+        ("GET", "/users/7"),
+        ("GET", "/users?page=1"),
+        ("GET", ""),
+        ("get", "/users"),
+        ("DELETE", "/teams/"),  # a parameter is not empty
+        ("DELETE", "/teams/7/8"),  # and has no slash
+        ("OPTIONS", "/users"),
+    ],
+)
+def test_operation_that_nothing_handles_is_told_what_is_offered(method: str, path: str) -> None:
+    operations = Operations()
+    operations.get("/users")(first)
+    operations.delete("/teams/{id}")(by_id)
+    with pytest.raises(InvalidOperation) as refused:
+        operations.match(method, path)
+    (flaw,) = refused.value.flaws
+    assert flaw.pointer == "/path"
+    assert flaw.detail == f"{method} {path} is not offered here; there is: DELETE /teams/{{id}}, GET /users."
+
+
+def test_long_list_of_what_is_offered_is_cut() -> None:
+    operations = Operations()
+    for number in range(100):
+        operations.get(f"/{number:03}")(first)
+    with pytest.raises(InvalidOperation, match=r"GET /019, \.\.\.\.$"):
+        operations.match("GET", "/x")
+
+
+# --- Registering
+
+
+def test_decorator_gives_the_handler_back_as_it_was() -> None:
+    assert Operations().get("/x")(first) is first
+
+
+def test_one_handler_may_serve_several_paths() -> None:
+    operations = Operations()
+    operations.get("/a")(first)
+    operations.post("/a", status=201)(first)
+    operations.get("/b")(first)
+    assert [route.name for route in operations.routes] == ["GET /a", "POST /a", "GET /b"]
+    assert operations.match("POST", "/a").policy.status == 201
+
+
+@pytest.mark.parametrize(
+    ("known", "twin"),
+    [("/users", "/users"), ("/users/{id}", "/users/{id}"), ("/users/{id}", "/users/{name}")],
+)
+def test_second_handler_for_the_same_operations_is_refused(known: str, twin: str) -> None:
+    async def either(id: str = "", name: str = "") -> None: ...  # noqa: A002
+
+    handlers: dict[str, Any] = {"/users": first, "/users/{id}": by_id, "/users/{name}": by_name}
+    operations = Operations()
+    operations.get(known)(handlers[known])
+    with pytest.raises(Misconfigured, match=r"^Register GET /users.* once: GET /users.* has a handler already\.$"):
+        operations.get(twin)(handlers[twin])
+    operations.put(twin)(handlers[twin])
+
+
+def test_decorator_without_its_parentheses_is_refused() -> None:
+    register: Any = Operations().post
+    with pytest.raises(Misconfigured, match=r"^Give the path: @operations\.post\(path\), with parentheses\.$"):
+        register(first)
+
+
+def test_application_without_begin_nested_is_told_to_name_its_savepoint() -> None:
+    with pytest.raises(Misconfigured, match=r"Operations\(transaction=\.\.\., savepoint=\.\.\.\).*yields a dict"):
+        Operations().savepoint({})
+
+
+# --- What handlers may raise
+
+
+@pytest.mark.parametrize("status", [0, 200, 399, 600, -400])
+def test_reject_takes_the_status_of_an_error(status: int) -> None:
+    with pytest.raises(ValueError, match=f"from 400 to 599, not {status}"):
+        Reject(status, "no")
+    assert (Reject(400, "no").status, Reject(599, "no").status) == (400, 599)
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001, LONGEST_WAIT_SECONDS + 1, float("inf"), float("nan")])
+def test_retry_takes_a_wait_that_can_be_waited(seconds: float) -> None:
+    with pytest.raises(ValueError, match="after_seconds from 0 to 2,592,000"):
+        Retry(after_seconds=seconds)
+    assert Retry(after_seconds=0).after_seconds == 0
+    assert Retry().after_seconds is None
+
+
+# --- Loading the application
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Modules in it can be imported, and are forgotten after the test."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def write(folder: Path, module: str, source: str) -> None:
+    path = folder.joinpath(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dedent(source))
+
+
+def test_application_is_loaded_by_its_name(folder: Path) -> None:
+    write(
+        folder,
+        "shop.bulk",
+        """
+        from penstock import Operations
+
+        operations = Operations()
+
+        @operations.get("/ping")
+        async def ping() -> str:
+            return "pong"
+        """,
+    )
+    assert load_application("shop.bulk:operations").match("GET", "/ping").name == "GET /ping"
+
+
+def test_annotations_may_be_strings_as_in_modules_of_the_future(folder: Path) -> None:
+    write(
+        folder,
+        "future",
+        """
+        from __future__ import annotations
+
+        from pydantic import BaseModel
+        from penstock import Context, Operations
+
+        class User(BaseModel):
+            name: str
+
+        operations = Operations()
+
+        @operations.put("/users/{id}")
+        async def put(id: int, user: User, context: Context[User]) -> User:
+            return user
+        """,
+    )
+    route = load_application("future:operations").match("PUT", "/users/7")
+    arguments = route.arguments("/users/7", {"name": "Ann"})
+    assert (arguments["id"], arguments["user"].name) == (7, "Ann")
+    assert route.signature.context_parameter == "context"
+
+
+def test_type_that_only_the_type_checker_sees_is_told(folder: Path) -> None:
+    write(
+        folder,
+        "future",
+        """
+        from __future__ import annotations
+
+        from typing import TYPE_CHECKING
+        from penstock import Operations
+
+        if TYPE_CHECKING:
+            from elsewhere import User
+
+        operations = Operations()
+
+        @operations.post("/users")
+        async def create(user: User) -> None: ...
+        """,
+    )
+    with pytest.raises(Misconfigured, match=r"POST /users.*where its module can see them: name 'User' is not defined"):
+        load_application("future:operations")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "Name the application as MODULE:ATTRIBUTE"),
+        ("shop", "Name the application as MODULE:ATTRIBUTE.*'shop' is not"),
+        (":operations", "Name the application as MODULE:ATTRIBUTE"),
+        ("shop:", "Name the application as MODULE:ATTRIBUTE"),
+        (".shop:operations", "Name the application as MODULE:ATTRIBUTE"),
+        ("..:operations", "Name the application as MODULE:ATTRIBUTE"),
+        ("nowhere:operations", "there is no module 'nowhere'"),
+        ("shop.nowhere:operations", "there is no module 'shop.nowhere'"),
+        ("shop py:operations", "there is no module 'shop py'"),
+        ("shop.py:operations", "there is no module 'shop.py'"),
+        ("shop:nothing", "'nothing' of 'shop' is nothing"),
+        ("shop:a:b", "'a:b' of 'shop' is nothing"),
+        ("shop:number", "'number' of 'shop' is a int"),
+        ("shop:Operations", "'Operations' of 'shop' is a type"),
+        ("shop:operations", "Register a handler in 'shop:operations': it has none"),
+    ],
+)
+def test_name_that_leads_to_no_application_is_refused(folder: Path, name: str, why: str) -> None:
+    write(folder, "shop", "from penstock import Operations\noperations = Operations()\nnumber = 5\n")
+    with pytest.raises(Misconfigured, match=why):
+        load_application(name)
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "sho", "shop_extra", "shop.bulk.nowhere"])
+def test_what_the_application_cannot_import_is_not_taken_for_the_application(folder: Path, missing: str) -> None:
+    write(folder, "shop.bulk", f"import {missing}\n")
+    with pytest.raises(ModuleNotFoundError) as raised:
+        load_application("shop.bulk:operations")
+    assert raised.value.name == missing
+
+
+def test_fault_in_the_application_is_shown_as_it_is(folder: Path) -> None:
+    write(folder, "shop", "1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        load_application("shop:operations")
+
+
+def test_context_can_be_typed_by_its_transaction() -> None:
+    context: Context[int] = Context("0", "b", 1, "b/0", 5)
+    assert context.transaction == 5

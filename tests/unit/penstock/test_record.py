@@ -1,0 +1,78 @@
+"""A chunk record as bytes and back: nothing in it changes."""
+
+import base64
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic_core import from_json
+
+from penstock.chunk import Operation
+from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
+from penstock.record import decode_record, encode_record
+
+OPERATION = Operation(3, "op-3", "POST", "/users", {"name": "Zoë \uffff\x00", "n": [1.5, 10**300]})
+FULL = ChunkRecord(
+    "17.1",
+    outcomes=(
+        Outcome(1, "op-1", OutcomeState.SUCCEEDED, 201, result={"id": 1}),
+        Outcome(2, "op-2", OutcomeState.SUCCEEDED, 200, result=None),
+        Outcome(3, "op-3", OutcomeState.FAILED, 409, error={"title": "Rejected", "detail": "Taken."}, rejected=True),
+        Outcome(4, "op-4", OutcomeState.CANCELLED, 499, error={"title": "Cancelled"}),
+        Outcome(5, "op-5", OutcomeState.EXPIRED, 504, error={"title": "Expired"}),
+    ),
+    follow_ups=(FollowUp("17.1.1", 2, (6, 7), 1_700_000_000.25), FollowUp("17.1.2", 1, (8,))),
+    failed_operations=(OPERATION,),
+    deaths=3,
+)
+
+
+def there_and_back(record: ChunkRecord) -> ChunkRecord:
+    return decode_record(record.chunk_id, encode_record(record))
+
+
+def test_record_comes_back_as_it_was() -> None:
+    assert there_and_back(FULL) == FULL
+    assert there_and_back(ChunkRecord("0")) == ChunkRecord("0")
+
+
+def test_members_come_back_with_their_types() -> None:
+    record = there_and_back(FULL)
+    assert isinstance(record.outcomes[0].state, OutcomeState)
+    assert isinstance(record.follow_ups[0].indexes, tuple)
+    assert record.counts == FULL.counts
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        0,
+        False,
+        "",
+        "\ufffe\uffff\x00\u2028🛠",
+        float("inf"),
+        -0.1,
+        10**4_000,
+        {"": {"a": [None]}},
+        from_json(b"[" * 190 + b"]" * 190),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_any_json_comes_back_as_a_result(result: Any) -> None:
+    record = replace(FULL, outcomes=(replace(FULL.outcomes[0], result=result),))
+    assert there_and_back(record) == record
+
+
+def test_results_larger_than_an_item_come_back() -> None:
+    noise = base64.b64encode(random.Random(1).randbytes(900_000)).decode()
+    record = replace(FULL, outcomes=(replace(FULL.outcomes[0], result=noise),))
+    assert len(encode_record(record)) > 400_000
+    assert there_and_back(record) == record
+
+
+def test_like_results_take_little_room() -> None:
+    alike = tuple(
+        replace(FULL.outcomes[0], index=n, id=f"op-{n}", result={"id": n, "status": "ok"}) for n in range(1_000)
+    )
+    assert len(encode_record(ChunkRecord("17", alike))) < 20_000

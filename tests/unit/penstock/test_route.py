@@ -1,0 +1,441 @@
+"""What a handler's signature makes of a path and a body, and what is told of those that do not fit."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+
+from penstock.context import Context
+from penstock.errors import Flaw, Misconfigured
+from penstock.route import InvalidOperation, Policy, Route, build_route
+
+T = TypeVar("T")
+
+
+class NewUser(BaseModel):
+    email: str
+    age: int = Field(default=0, ge=0)
+
+
+def route(handler: Any, path: str = "/users", method: str = "POST") -> Route:
+    return build_route(handler, method, path, Policy())
+
+
+def flaws(route: Route, path: str, body: Any) -> list[Flaw]:
+    with pytest.raises(InvalidOperation) as refused:
+        route.arguments(path, body)
+    return refused.value.flaws
+
+
+# --- Paths
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (str, "7", "7"),
+        (int, "7", 7),
+        (int, "-7", -7),
+        (bool, "true", True),
+        (float, "1.5", 1.5),
+        (UUID, "12345678-1234-5678-1234-567812345678", UUID("12345678-1234-5678-1234-567812345678")),
+        (date, "2026-11-23", date(2026, 11, 23)),
+        (Literal["red", "blue"], "red", "red"),
+        (Annotated[str, Field(max_length=3)], "abc", "abc"),
+        (str, "a%20b", "a b"),
+        (str, "a%2Fb", "a/b"),  # decoded after the path was matched: still one segment
+        (str, "%E4%B8%96", "世"),
+        (str, "%2541", "%41"),  # decoded once
+        (str, "100%", "100%"),
+        (str, "a+b", "a+b"),
+        (str, "%FF", "\ufffd"),  # not UTF-8
+        (str, "世", "世"),
+    ],
+)
+def test_path_parameter_is_decoded_and_validated(annotation: Any, text: str, value: Any) -> None:
+    async def show(key: annotation) -> None: ...
+
+    assert route(show, "/users/{key}", "GET").arguments(f"/users/{text}", None) == {"key": value}
+
+
+def test_path_parameter_without_annotation_is_text() -> None:
+    async def show(key) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+
+    assert route(show, "/users/{key}", "GET").arguments("/users/7", None) == {"key": "7"}
+
+
+def test_several_path_parameters_each_find_their_own() -> None:
+    async def show(order: int, user: int) -> None: ...
+
+    arguments = route(show, "/users/{user}/orders/{order}.json", "GET").arguments("/users/1/orders/2.json", None)
+    assert arguments == {"user": 1, "order": 2}
+
+
+def test_every_wrong_path_parameter_is_told_together_with_the_body() -> None:
+    async def change(user: int, day: date, body: NewUser) -> None: ...
+
+    found = flaws(route(change, "/users/{user}/days/{day}", "PUT"), "/users/x/days/y", {"age": -1})
+    assert [flaw.pointer for flaw in found] == ["/path", "/path", "/body/email", "/body/age"]
+    assert found[0].detail == "user: Input should be a valid integer, unable to parse string as an integer."
+    assert found[1].detail.startswith("day: ")
+    assert all(flaw.detail.endswith(".") for flaw in found)
+
+
+@pytest.mark.parametrize(
+    ("path", "matches"),
+    [
+        ("/a/b.c", True),
+        ("/a/bxc", False),  # what is a dot in the path is no pattern
+        ("/a/b.c/", False),
+        ("/a/b.c\n", False),
+    ],
+)
+def test_path_is_taken_literally(path: str, matches: bool) -> None:
+    async def show() -> None: ...
+
+    assert bool(route(show, "/a/b.c", "GET").pattern.fullmatch(path)) is matches
+
+
+# --- Bodies
+
+
+def test_body_becomes_the_annotated_model() -> None:
+    async def create(user: NewUser, context: Context) -> None: ...
+
+    assert route(create).arguments("/users", {"email": "a@b.example", "age": 3}) == {
+        "user": NewUser(email="a@b.example", age=3)
+    }
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Size(IntEnum):
+    SMALL = 1
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    day: date
+    at: datetime
+    id: UUID
+    colour: Colour
+    size: Size
+    price: Decimal
+    pair: tuple[int, int]
+    kinds: set[str]
+
+
+def test_strict_model_takes_what_json_can_only_say_as_text() -> None:
+    async def create(body: Strict) -> None: ...
+
+    sent = {
+        "day": "2026-11-23",
+        "at": "2026-11-23T10:00:00Z",
+        "id": "12345678-1234-5678-1234-567812345678",
+        "colour": "red",
+        "size": 1,
+        "price": "9.90",
+        "pair": [1, 2],
+        "kinds": ["a", "a"],
+    }
+    body = route(create).arguments("/users", sent)["body"]
+    assert body == Strict(
+        day=date(2026, 11, 23),
+        at=datetime(2026, 11, 23, 10, tzinfo=UTC),
+        id=UUID("12345678-1234-5678-1234-567812345678"),
+        colour=Colour.RED,
+        size=Size.SMALL,
+        price=Decimal("9.90"),
+        pair=(1, 2),
+        kinds={"a"},
+    )
+
+
+def test_strict_model_stays_strict_where_json_has_the_type() -> None:
+    async def create(count: StrictInt) -> None: ...
+
+    assert flaws(route(create), "/users", "5") == [Flaw("/body", "Input should be a valid integer.")]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "body"),
+    [
+        (dict[str, Any], {"a": [1]}),
+        (list[int], [1, 2]),
+        (int, 0),
+        (str, ""),
+        (bool, False),
+        (int | str, "x"),
+        (list[int] | dict[str, int], {"a": 1}),
+        (Literal["on", "off"], "on"),
+        (float, float("inf")),
+        (Any, {"a": [{"b": None}]}),
+    ],
+)
+def test_body_may_be_any_json(annotation: Any, body: Any) -> None:
+    async def put(body: annotation) -> None: ...
+
+    assert route(put).arguments("/users", body) == {"body": body}
+
+
+def test_dataclass_is_a_body_too() -> None:
+    @dataclass
+    class Point:
+        x: int
+        y: int = 0
+
+    async def put(point: Point) -> None: ...
+
+    assert route(put).arguments("/users", {"x": 1}) == {"point": Point(1)}
+    assert flaws(route(put), "/users", {"y": "z"}) == [
+        Flaw("/body/x", "Field required."),
+        Flaw("/body/y", "Input should be a valid integer, unable to parse string as an integer."),
+    ]
+
+
+class Window(BaseModel):
+    first: int
+    last: int
+
+    @field_validator("first")
+    @classmethod
+    def _even(cls, first: int) -> int:
+        if first % 2:
+            raise AssertionError("first must be even")
+        return first
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Window":
+        if self.first > self.last:
+            raise ValueError("first comes before last.")
+        return self
+
+
+def test_validators_own_words_are_told_as_sentences() -> None:
+    async def put(window: Window) -> None: ...
+
+    assert flaws(route(put), "/users", {"first": 1, "last": 5}) == [Flaw("/body/first", "first must be even.")]
+    assert flaws(route(put), "/users", {"first": 4, "last": 1}) == [Flaw("/body", "first comes before last.")]
+
+
+class Renamed(BaseModel):
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: Any) -> Any:
+        data["name"] = data.pop("title")  # changes what it is given, as is often seen
+        return data
+
+
+def test_validator_that_changes_the_body_does_not_change_the_operation() -> None:
+    async def put(body: Renamed) -> None: ...
+
+    sent = {"title": "x"}
+    for _ in range(2):  # by the front end, then by the consumer
+        assert route(put).arguments("/users", sent) == {"body": Renamed.model_construct(name="x")}
+    assert sent == {"title": "x"}
+
+
+@pytest.mark.parametrize("annotation", [Any, dict[str, Any], list[Any] | dict[str, Any]])
+def test_what_a_handler_changes_in_its_body_is_not_changed_for_the_next_attempt(annotation: Any) -> None:
+    async def put(body: annotation) -> None: ...
+
+    sent: dict[str, Any] = {"items": [{"n": 1}]}
+    route(put).arguments("/users", sent)["body"]["items"][0]["n"] = 2
+    assert sent == {"items": [{"n": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "stumbled"),
+    [
+        ({"name": "x"}, "It could not be validated: KeyError: 'title'."),
+        (5, "It could not be validated: AttributeError: 'int' object has no attribute 'pop'."),
+    ],
+)
+def test_body_over_which_a_validator_stumbles_is_refused(body: Any, stumbled: str) -> None:
+    async def put(body: Renamed) -> None: ...
+
+    assert flaws(route(put), "/users", body) == [Flaw("/body", stumbled)]
+
+
+def test_missing_body_is_told_where_one_is_needed() -> None:
+    async def create(user: NewUser) -> None: ...
+
+    assert flaws(route(create), "/users", None) == [Flaw("/body", "POST /users needs a body.")]
+
+
+def test_missing_body_leaves_the_default() -> None:
+    async def create(user: NewUser | None = None) -> None: ...
+
+    assert route(create).arguments("/users", None) == {}
+    assert route(create).arguments("/users", {"email": "a"}) == {"user": NewUser(email="a")}
+
+
+def test_body_that_nobody_takes_is_told() -> None:
+    async def delete(key: int, context: Context) -> None: ...
+
+    deletion = route(delete, "/users/{key}", "DELETE")
+    assert deletion.arguments("/users/7", None) == {"key": 7}
+    bodies: list[Any] = [{}, [], "", 0, False, {"a": 1}]
+    for body in bodies:
+        assert flaws(deletion, "/users/7", body) == [Flaw("/body", "DELETE /users/{key} takes no body.")]
+
+
+# --- Context
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [Context, Context[Any], Context[dict[str, int]], Context | None, Annotated[Context, "ours"], "Context[Any]"],
+)
+def test_context_is_known_by_its_annotation(annotation: Any) -> None:
+    async def create(given: annotation, user: NewUser) -> None: ...
+
+    signature = route(create).signature
+    assert (signature.context_parameter, signature.body_parameter) == ("given", "user")
+
+
+async def test_handler_is_called_with_its_context_under_its_own_name() -> None:
+    async def create(user: NewUser, *, given: Context) -> tuple[str, str]:
+        return user.email, given.key
+
+    created = route(create)
+    context = Context("0", "b", 1, "b/0", None)
+    assert await created.call(created.arguments("/users", {"email": "a"}), context) == ("a", "b/0")
+
+
+async def test_handler_without_a_context_is_called_without_one() -> None:
+    async def ping() -> str:
+        return "pong"
+
+    assert await route(ping).call({}, Context("0", "b", 1, "b/0", None)) == "pong"
+
+
+# --- Handlers that cannot be used as they are written
+
+
+class Unfinished(BaseModel):
+    friend: "Nobody"  # type: ignore[name-defined]  # noqa: F821
+
+
+class Box(BaseModel, Generic[T]):
+    inside: T
+
+
+async def fine(user: NewUser, context: Context) -> None: ...
+async def no_annotation(user) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+async def two_bodies(user: NewUser, note: str) -> None: ...
+async def two_contexts(first: Context, second: Context) -> None: ...
+async def positional(user: NewUser, /) -> None: ...
+async def many(*users: NewUser) -> None: ...
+async def anything(**users: NewUser) -> None: ...
+async def unknown_type(user: "Nobody") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+async def unknown_member(user: "functools.Nobody") -> None: ...  # type: ignore[name-defined]
+async def a_number(user: 5) -> None: ...  # type: ignore[valid-type]
+async def not_pydantic(user: Callable[[], object] | functools.partial[int]) -> None: ...
+async def unfinished(user: Unfinished) -> None: ...
+async def unfinished_inside(user: list[Box[Unfinished]]) -> None: ...
+async def generator(user: NewUser) -> Any:
+    yield user
+
+
+async def no_type(user: Any) -> None: ...
+
+
+no_type.__annotations__["user"] = "not a type ]"
+
+
+def blocking(user: NewUser) -> None: ...
+
+
+class Callee:
+    async def __call__(self, user: NewUser) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [
+        (blocking, r"Write the handler of POST /users \(.*blocking\) as `async def`\."),
+        (generator, r"Write the handler of POST /users \(.*generator\) as `async def`\."),
+        (lambda: None, "as `async def`"),
+        (Callee(), "as `async def`"),
+        (functools.partial(fine), "as `async def`"),
+        (NewUser, "as `async def`"),
+        (no_annotation, r"Annotate user of POST /users \(.*no_annotation\)"),
+        (two_bodies, "at most one body and one Context beside its path parameters; note is one too many"),
+        (two_contexts, "at most one body and one Context beside its path parameters; second is one too many"),
+        (positional, "plain named parameters; user.* is none"),
+        (many, r"plain named parameters; \*users.* is none"),
+        (anything, r"plain named parameters; \*\*users.* is none"),
+        (unknown_type, "Define the types that .* names where its module can see them: name 'Nobody' is not defined"),
+        (unknown_member, "Define the types .* 'functools' has no attribute 'Nobody'"),
+        (no_type, "Define the types"),
+        (a_number, "Pydantic cannot validate user of POST /users"),
+        (not_pydantic, "Pydantic cannot validate user of POST /users"),
+        (unfinished, "Pydantic cannot validate user of POST /users .*name 'Nobody' is not defined"),
+        (unfinished_inside, "Pydantic cannot validate user of POST /users .*name 'Nobody' is not defined"),
+    ],
+)
+def test_handler_that_cannot_be_used_is_refused_with_its_name(handler: Any, why: str) -> None:
+    with pytest.raises(Misconfigured, match=why) as refused:
+        route(handler)
+    assert "POST /users" in str(refused.value)
+
+
+async def with_id(id: int) -> None: ...  # noqa: A002 - what applications write
+
+
+@pytest.mark.parametrize(
+    ("path", "policy", "why"),
+    [
+        ("users/{id}", Policy(), "Begin the path of POST users/.* with a slash"),
+        ("", Policy(), "with a slash"),
+        ("/users", Policy(status=404), "a status from 200 to 299, not 404; to fail, raise Reject"),
+        ("/users", Policy(status=99), "a status from 200 to 299, not 99"),
+        ("/users/{id}/{id}", Policy(), "Write each path parameter of .* once"),
+        ("/users/{id", Policy(), "Write each path parameter"),
+        ("/users/id}", Policy(), "Write each path parameter"),
+        ("/users/{}", Policy(), "Write each path parameter"),
+        ("/users/{user-id}", Policy(), "Write each path parameter"),
+        ("/users/{{id}}", Policy(), "Write each path parameter"),
+        ("/users/{id:int}", Policy(), "Write each path parameter"),
+        ("/users/{user}", Policy(), "Add the parameter user to the handler"),
+        ("/users/{1}", Policy(), "Add the parameter 1 to the handler"),
+        ("/users/{id}", Policy(timeout_seconds=0), "a timeout_seconds above 0, not 0"),
+        ("/users/{id}", Policy(timeout_seconds=-1), "a timeout_seconds above 0, not -1"),
+        ("/users/{id}", Policy(timeout_seconds=float("nan")), "a timeout_seconds above 0, not nan"),
+        ("/users/{id}", Policy(max_attempts=0), "a max_attempts of at least 1, the first; not 0"),
+    ],
+)
+def test_registration_that_cannot_be_meant_is_refused(path: str, policy: Policy, why: str) -> None:
+    with pytest.raises(Misconfigured, match=why):
+        build_route(with_id, "POST", path, policy)
+
+
+def test_method_of_an_object_is_a_handler() -> None:
+    class Users:
+        async def create(self, user: NewUser, context: Context) -> None: ...
+
+    assert route(Users().create).arguments("/users", {"email": "a"}) == {"user": NewUser(email="a")}
+
+
+def test_decorated_handler_keeps_its_signature() -> None:
+    def logged(handler: Any) -> Any:
+        @functools.wraps(handler)
+        async def wrapper(*given: Any, **named: Any) -> Any:
+            return await handler(*given, **named)
+
+        return wrapper
+
+    assert route(logged(fine)).arguments("/users", {"email": "a"}) == {"user": NewUser(email="a")}

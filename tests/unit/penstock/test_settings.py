@@ -1,0 +1,180 @@
+"""Settings are read from the environment, within bounds, or refused with the variable, its value and what it may be."""
+
+import pytest
+from pydantic import ValidationError
+
+from penstock.backoff import Backoff
+from penstock.errors import Misconfigured
+from penstock.settings import MIB, Settings, read_settings, require_app
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Misconfigured) as refused:
+        read_settings()
+    return str(refused.value)
+
+
+def test_defaults_are_what_the_readme_says() -> None:
+    settings = read_settings()
+    assert (settings.name, settings.app, settings.aws_region) == ("penstock", None, None)
+    assert (settings.concurrency, settings.sync_max_operations, settings.sync_seconds) == (10, 100, 10)
+    assert (settings.max_operations, settings.max_body_bytes) == (1_000, 10 * MIB)
+    assert (settings.chunk_operations, settings.message_bytes) == (100, MIB)
+    assert settings.backoff == Backoff(base_seconds=1, max_seconds=300)
+
+
+BOUNDS = [
+    ("concurrency", 1, 10_000, "from 1 to 10,000"),
+    ("sync_max_operations", 0, 1_000, ""),  # its upper bound, 10,000, is above max_operations
+    ("max_operations", 100, 1_000_000, ""),  # likewise its lower one, 1
+    ("max_body_bytes", 1_024, 1_024 * MIB, "from 1,024 to 1,073,741,824"),
+    ("chunk_operations", 1, 10_000, "from 1 to 10,000"),
+    ("message_bytes", 4_096, MIB, "from 4,096 to 1,048,576"),
+    ("accept_seconds", 1, 3_600, "from 1 to 3,600"),
+    ("deadline_seconds", 1, 1_209_600, ""),  # above 0, of which there is no least
+    ("settle_seconds", 1, 86_400, "from 1 to 86,400"),
+    ("retention_seconds", 60, 315_360_000, "from 60 to 315,360,000"),
+    ("idempotency_seconds", 60, 31_536_000, "from 60 to 31,536,000"),
+    ("visibility_seconds", 2, 43_200, "from 2 to 43,200"),
+    ("receive_wait_seconds", 0, 20, "from 0 to 20"),
+    ("chunk_budget_seconds", 1, 43_200, ""),
+    ("sweep_seconds", 1, 3_600, ""),
+    ("stall_seconds", 2, 3_600, "from 2 to 3,600"),
+    ("leave_seconds", 0, 300, "from 0 to 300"),
+    ("grace_seconds", 0, 3_600, "from 0 to 3,600"),
+    ("backoff_seconds", 0, 3_600, "from 0 to 3,600"),
+    ("backoff_max_seconds", 0, 86_400, "from 0 to 86,400"),
+]
+SENTENCES = [(name, low, high, sentence) for name, low, high, sentence in BOUNDS if sentence]
+
+
+@pytest.mark.parametrize(("name", "low", "high", "sentence"), BOUNDS)
+def test_bounds_themselves_are_taken(
+    monkeypatch: pytest.MonkeyPatch, name: str, low: int, high: int, sentence: str
+) -> None:
+    for value in (low, high):
+        monkeypatch.setenv(f"PENSTOCK_{name.upper()}", str(value))
+        assert getattr(read_settings(), name) == value
+
+
+@pytest.mark.parametrize(("name", "low", "high", "sentence"), SENTENCES)
+def test_what_is_beyond_a_bound_is_refused_with_variable_value_and_range(
+    monkeypatch: pytest.MonkeyPatch, name: str, low: int, high: int, sentence: str
+) -> None:
+    variable = f"PENSTOCK_{name.upper()}"
+    for value in (low - 1, high + 1):
+        told = refusal(monkeypatch, **{variable: str(value)})
+        assert told.startswith(f"Mend the settings:\n  {variable}='{value}': ")
+        assert told.endswith(f"; it may be {sentence}.")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("PENSTOCK_SYNC_SECONDS", "0", "it may be above 0 to 900"),
+        ("PENSTOCK_SYNC_SECONDS", "901", "it may be above 0 to 900"),
+        ("PENSTOCK_DEADLINE_SECONDS", "0", "it may be above 0 to 1,209,600"),
+        ("PENSTOCK_DEADLINE_SECONDS", "1209601", "it may be above 0 to 1,209,600"),
+        ("PENSTOCK_MAX_DEATHS", "0", "it may be from 1 upwards"),
+        ("PENSTOCK_SYNC_MAX_OPERATIONS", "-1", "it may be from 0 to 10,000"),
+        ("PENSTOCK_MAX_OPERATIONS", "1000001", "it may be from 1 to 1,000,000"),
+        ("PENSTOCK_CONCURRENCY", "ten", "a valid integer.*; it may be from 1 to 10,000"),
+        ("PENSTOCK_CONCURRENCY", "1.5", "a valid integer.*; it may be from 1 to 10,000"),
+        ("PENSTOCK_GRACE_SECONDS", "nan", "it may be from 0 to 3,600"),
+        ("PENSTOCK_RETENTION_SECONDS", "inf", "it may be from 60 to 315,360,000"),
+        ("PENSTOCK_NAME", "my penstock", "should match pattern"),
+        ("PENSTOCK_NAME", "ab", "should match pattern"),  # DynamoDB's tables have three letters at least
+        ("PENSTOCK_NAME", "a" * 41, "should match pattern"),  # SQS's queues have 80 at most, suffix included
+        ("PENSTOCK_NAME", "täglich", "should match pattern"),
+        ("PENSTOCK_TENANT_HEADER", "X Tenant", "should match pattern"),
+        ("PENSTOCK_LOG_FORMAT", "xml", "'auto', 'json' or 'text'"),
+        ("PENSTOCK_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("PENSTOCK_DEAD_LETTER_REJECTIONS", "perhaps", "a valid boolean"),
+    ],
+)
+def test_refusal_names_variable_value_and_what_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    with pytest.raises(Misconfigured, match=rf"{variable}='{value}': .*{told}"):
+        raise Misconfigured(refusal(monkeypatch, **{variable: value}))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
+)
+def test_number_that_is_none_is_refused_with_what_it_may_be(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    variable = f"PENSTOCK_{name.upper()}"
+    assert "; it may be " in refusal(monkeypatch, **{variable: "many"})
+
+
+def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = refusal(monkeypatch, PENSTOCK_CONCURRENCY="0", PENSTOCK_LOG_LEVEL="loud", PENSTOCK_NAME="ab").splitlines()
+    assert [line.partition("=")[0].strip() for line in told[1:]] == [
+        "PENSTOCK_NAME",
+        "PENSTOCK_CONCURRENCY",
+        "PENSTOCK_LOG_LEVEL",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sync_max_operations", "max_operations"), [("1001", "1000"), ("100", "99"), ("10000", "1000")]
+)
+def test_more_cannot_be_answered_at_once_than_be_sent(
+    monkeypatch: pytest.MonkeyPatch, sync_max_operations: str, max_operations: str
+) -> None:
+    told = refusal(
+        monkeypatch, PENSTOCK_SYNC_MAX_OPERATIONS=sync_max_operations, PENSTOCK_MAX_OPERATIONS=max_operations
+    )
+    assert told == (
+        f"Mend the settings:\n  PENSTOCK_SYNC_MAX_OPERATIONS ({sync_max_operations}) is above "
+        f"PENSTOCK_MAX_OPERATIONS ({max_operations}); lower the one or raise the other."
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "region"),
+    [
+        ({}, None),
+        ({"AWS_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+        ({"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-1"),
+        ({"AWS_REGION": "", "AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+    ],
+)
+def test_region_is_the_one_that_aws_programs_go_by(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], region: str | None
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().aws_region == region
+
+
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_CONCURRENCY", "")
+    monkeypatch.setenv("PENSTOCK_APP", "")
+    assert (read_settings().concurrency, read_settings().app) == (10, None)
+
+
+def test_variable_that_is_not_ours_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_SOMETHING_NEW", "1")
+    assert read_settings() == Settings()
+
+
+def test_settings_do_not_change_once_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        read_settings().concurrency = 5  # type: ignore[misc]
+
+
+def test_names_of_the_resources_begin_with_the_name() -> None:
+    settings = Settings(name="shop")
+    assert settings.table == "shop"
+    assert settings.chunks_queue == "shop-chunks-normal"
+    assert settings.dead_letter_queue == "shop-dead-letters"
+
+
+def test_application_must_be_named_where_one_is_needed() -> None:
+    assert require_app(Settings(app="shop:operations")) == "shop:operations"
+    with pytest.raises(Misconfigured, match=r"^Name the application: set PENSTOCK_APP to MODULE:ATTRIBUTE"):
+        require_app(Settings())

@@ -1,0 +1,45 @@
+"""The HTTP program on parts in memory; a test in which it breaks fails."""
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+from structlog.testing import capture_logs
+
+from penstock.clock import Clock, SystemClock
+from penstock.operations import Operations
+from penstock.telemetry import Event
+from penstock.testing import MemoryParts, memory_parts
+from service.app import create_app
+from tests.support.builders import build_settings
+from tests.support.faults import Watch, watched
+from tests.support.service import Serve, Service
+
+Logs = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    """What the program logs. A test that means it to break clears them."""
+    with capture_logs() as lines:
+        yield lines
+    assert not [line for line in lines if line["event"] == Event.REQUEST_BROKE]
+
+
+@pytest.fixture
+def serve(aiohttp_client: AiohttpClient) -> Serve:
+    async def start(
+        operations: Operations[Any],
+        *,
+        parts: MemoryParts | None = None,
+        watch: Watch | None = None,
+        clock: Clock | None = None,
+        **settings: Any,
+    ) -> Service:
+        parts = parts or memory_parts(clock)
+        backend = watched(parts, watch) if watch else parts.backend
+        app = create_app(build_settings(**settings), operations, backend, clock or SystemClock())
+        return Service(await aiohttp_client(app), parts)
+
+    return start

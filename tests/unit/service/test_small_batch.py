@@ -1,0 +1,533 @@
+"""Small batches, answered at once: order, isolation, time, concurrency, and the application's transaction."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from penstock import Context, Operations, Reject, Retry
+from penstock.message import decode_chunk
+from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, pointers
+from tests.support.waiting import UNIT_SECONDS
+
+SOON = 0.1 * UNIT_SECONDS  # all the time a batch has where it is meant to run out
+LONG = 60.0
+
+
+class Number(BaseModel):
+    n: int
+
+
+toys = Operations()
+
+
+@toys.post("/double", status=201)
+async def double(number: Number) -> Number:
+    return Number(n=2 * number.n)
+
+
+@toys.post("/succeed")
+async def succeed() -> None: ...
+
+
+@toys.post("/reject")
+async def reject() -> None:
+    raise Reject(409, "Not this one.")
+
+
+@toys.post("/break", max_attempts=1)
+async def break_() -> None:
+    raise RuntimeError("a handler broke")
+
+
+@toys.post("/hang")
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+@toys.post("/hang-a-moment", timeout_seconds=0.01, max_attempts=1)
+async def hang_a_moment() -> None:
+    await asyncio.Event().wait()
+
+
+@toys.post("/return-a-set")
+async def return_nonsense() -> object:
+    return object()
+
+
+@toys.post("/second-time-right")
+async def second_time_right(context: Context) -> int:
+    if context.attempt == 1:
+        raise Retry
+    return context.attempt
+
+
+@toys.post("/always-again", max_attempts=1_000_000)
+async def always_again() -> None:
+    raise Retry("Not yet.", after_seconds=0)
+
+
+@toys.post("/much-later")
+async def much_later() -> None:
+    raise Retry("Come back in an hour.", after_seconds=3600)
+
+
+def statuses(answer: Answer) -> list[int]:
+    assert answer.status == 200, answer.content
+    return [result["status"] for result in answer.body["results"]]
+
+
+def handed_over(service: Service) -> list[int]:
+    """The operations that go on in the background, by index."""
+    chunks = [decode_chunk(message.body) for message in service.parts.chunks.messages]
+    return sorted(operation.index for chunk in chunks for operation in chunk.operations)
+
+
+async def test_outcomes_come_in_the_order_asked(serve: Serve) -> None:
+    service = await serve(toys, concurrency=4)
+    bodies = [{"method": "POST", "path": "/double", "body": {"n": n}} for n in range(50)]
+    answer = await service.post(bodies)
+    assert answer.body == {
+        "summary": {"total": 50, "succeeded": 50, "failed": 0},
+        "results": [{"id": str(n), "status": 201, "result": {"n": 2 * n}} for n in range(50)],
+    }
+
+
+async def test_each_failure_is_its_own(serve: Serve) -> None:
+    service = await serve(toys)
+    answer = await service.post(
+        ask_for("/succeed", "/reject", "/break", "/hang-a-moment", "/return-a-set", "/second-time-right", "/succeed")
+    )
+    assert statuses(answer) == [200, 409, 500, 504, 500, 200, 200]
+    assert answer.body["summary"] == {"total": 7, "succeeded": 3, "failed": 4}
+    assert answer.body["results"][1]["error"] == {"title": "Rejected", "detail": "Not this one."}
+    assert all(("result" in result) != ("error" in result) for result in answer.body["results"])
+
+
+async def test_given_ids_come_back_and_others_are_positions(serve: Serve) -> None:
+    service = await serve(toys)
+    operations = ask_for("/succeed", "/succeed", "/succeed")
+    operations[1]["id"] = "mine, of any letters: ä/~1"
+    answer = await service.post(operations)
+    assert [result["id"] for result in answer.body["results"]] == ["0", "mine, of any letters: ä/~1", "2"]
+
+
+async def test_key_is_of_the_batch_and_the_operation(serve: Serve) -> None:
+    operations = Operations()
+    seen: list[Context] = []
+
+    @operations.post("/look")
+    async def look(context: Context) -> None:
+        seen.append(context)
+        if context.attempt < 3:
+            raise Retry
+
+    service = await serve(operations)
+    await service.post([{"method": "POST", "path": "/look", "id": "a"}])
+    assert [context.attempt for context in seen] == [1, 2, 3]
+    assert len({(context.key, context.batch_id, context.operation_id) for context in seen}) == 1
+    assert seen[0].key == f"{seen[0].batch_id}/a"
+    assert seen[0].transaction is None
+
+
+async def test_last_attempt_decides_when_all_are_used_up(serve: Serve) -> None:
+    operations = Operations()
+    attempts: list[int] = []
+
+    @operations.post("/break", max_attempts=4)
+    async def break_(context: Context) -> None:
+        attempts.append(context.attempt)
+        raise RuntimeError(f"attempt {context.attempt}")
+
+    service = await serve(operations)
+    answer = await service.post(ask_for("/break"))
+    assert attempts == [1, 2, 3, 4]
+    assert answer.body["results"][0]["error"] == {"title": "Broke", "detail": "RuntimeError: attempt 4"}
+
+
+async def test_when_time_is_over_only_the_unfinished_are_handed_over(serve: Serve) -> None:
+    service = await serve(toys, sync_seconds=SOON)
+    answer = await service.post(ask_for("/hang", "/succeed", "/hang", "/reject"))
+    assert answer.status == 202
+    assert handed_over(service) == [0, 2]
+
+
+async def test_operations_that_never_got_a_slot_are_handed_over(serve: Serve) -> None:
+    service = await serve(toys, sync_seconds=SOON, concurrency=2)
+    answer = await service.post(ask_for("/succeed", "/hang", "/hang", "/succeed"))
+    assert answer.status == 202
+    assert handed_over(service) == [1, 2, 3]
+
+
+async def test_retries_end_with_the_time_and_keep_the_last_failure(serve: Serve) -> None:
+    service = await serve(toys, sync_seconds=SOON)
+    answer = await service.post(ask_for("/always-again", "/succeed"))
+    assert statuses(answer) == [503, 200]
+    assert answer.body["results"][0]["error"] == {"title": "Not performed", "detail": "Not yet."}
+
+
+async def test_a_wait_longer_than_the_time_left_is_not_begun(serve: Serve) -> None:
+    service = await serve(toys, sync_seconds=LONG)
+    async with asyncio.timeout(10 * UNIT_SECONDS):
+        answer = await service.post(ask_for("/much-later", "/succeed"))
+    assert statuses(answer) == [503, 200]
+    assert answer.body["results"][0]["error"]["detail"] == "Come back in an hour."
+
+
+@dataclass
+class Meeting:
+    """Handlers that go on only when `size` of them are here; `most` is how many were here at once."""
+
+    size: int
+    here: int = 0
+    most: int = 0
+    barrier: asyncio.Barrier = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.barrier = asyncio.Barrier(self.size)
+
+    async def attend(self) -> None:
+        self.here += 1
+        self.most = max(self.most, self.here)
+        await self.barrier.wait()
+        self.here -= 1
+
+    @property
+    def operations(self) -> Operations[Any]:
+        operations = Operations()
+        operations.post("/attend")(self.attend)
+        return operations
+
+
+async def test_a_request_uses_all_slots_and_no_more(serve: Serve) -> None:
+    meeting = Meeting(3)
+    service = await serve(meeting.operations, concurrency=3)
+    answer = await service.post(ask_for(*["/attend"] * 9))
+    assert statuses(answer) == [200] * 9
+    assert meeting.most == 3
+
+
+async def test_requests_share_the_slots_of_the_process(serve: Serve) -> None:
+    meeting = Meeting(4)
+    service = await serve(meeting.operations, concurrency=4)
+    answers = await asyncio.gather(*(service.post(ask_for(*["/attend"] * size)) for size in (1, 2, 3, 6)))
+    assert [answer.body["summary"]["failed"] for answer in answers] == [0, 0, 0, 0]
+    assert meeting.most == 4
+
+
+async def test_waiting_for_another_attempt_holds_no_slot(serve: Serve) -> None:
+    operations = Operations()
+    succeeded = asyncio.Event()
+
+    @operations.post("/wait-for-the-other", max_attempts=1_000_000)
+    async def wait_for_the_other() -> None:
+        if not succeeded.is_set():
+            raise Retry(after_seconds=0.001)
+
+    @operations.post("/other")
+    async def other() -> None:
+        succeeded.set()
+
+    service = await serve(operations, concurrency=1)
+    assert statuses(await service.post(ask_for("/wait-for-the-other", "/other"))) == [200, 200]
+
+
+# With a transaction. The database is a real one, since what savepoints do is the point.
+
+
+@dataclass
+class Database:
+    """Rows with unique names, and `log`, the transaction statements as SQLAlchemy sent them."""
+
+    engine: AsyncEngine
+    log: list[str] = field(default_factory=list)
+
+    async def names(self) -> list[str]:
+        async with self.engine.connect() as connection:
+            found = await connection.execute(text("SELECT name FROM item ORDER BY name"))
+            return [name for (name,) in found]
+
+    def operations(self) -> Operations[AsyncConnection]:
+        operations = Operations(transaction=self.engine.begin)
+
+        @operations.post("/items/{name}", status=201)
+        async def create(name: str, context: Context[AsyncConnection]) -> str:
+            await insert(context, name)
+            return name
+
+        @operations.post("/broken-items/{name}", max_attempts=1)
+        async def create_and_break(name: str, context: Context[AsyncConnection]) -> None:
+            await insert(context, name)
+            raise RuntimeError
+
+        @operations.post("/late-items/{name}", status=201)
+        async def create_the_second_time(name: str, context: Context[AsyncConnection]) -> int:
+            await insert(context, name)
+            if context.attempt == 1:
+                raise Retry
+            return context.attempt
+
+        @operations.post("/hanging-items/{name}")
+        async def create_and_hang(name: str, context: Context[AsyncConnection]) -> None:
+            await insert(context, name)
+            await asyncio.Event().wait()
+
+        @operations.post("/much-later-items/{name}")
+        async def create_much_later(name: str, context: Context[AsyncConnection]) -> None:
+            await insert(context, name)
+            raise Retry(after_seconds=3600)
+
+        @operations.post("/orphans")
+        async def create_orphan(context: Context[AsyncConnection]) -> None:
+            """Found out by the database only when it commits."""
+            await context.transaction.execute(text("INSERT INTO part (item) VALUES ('nobody')"))
+
+        return operations
+
+
+async def insert(context: Context[AsyncConnection], name: str) -> None:
+    try:
+        await context.transaction.execute(text("INSERT INTO item (name) VALUES (:name)"), {"name": name})
+    except IntegrityError as error:
+        raise Reject(409, f"{name} is taken.") from error
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/items.db")
+    event.listen(engine.sync_engine, "connect", _set_up_connection)
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE item (name TEXT PRIMARY KEY)"))
+        await connection.execute(text("CREATE TABLE part (item TEXT REFERENCES item DEFERRABLE INITIALLY DEFERRED)"))
+    database = Database(engine)
+    _keep_log(engine, database.log)
+    yield database
+    await engine.dispose()
+
+
+def _set_up_connection(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # or Python begins transactions by itself, too late for savepoints
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _keep_log(engine: AsyncEngine, log: list[str]) -> None:
+    for name in ("begin", "commit", "rollback", "savepoint", "rollback_savepoint", "release_savepoint"):
+
+        def note(_connection: Connection, *_: Any, name: str = name) -> None:
+            log.append(name)
+
+        event.listen(engine.sync_engine, name, note)
+
+
+async def test_one_transaction_with_a_savepoint_for_each_operation(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations())
+    answer = await service.post(ask_for("/items/a", "/items/a", "/items/b"))
+    assert statuses(answer) == [201, 409, 201]
+    assert database.log == [
+        "begin",
+        *("savepoint", "release_savepoint"),
+        *("savepoint", "rollback_savepoint"),
+        *("savepoint", "release_savepoint"),
+        "commit",
+    ]
+    assert await database.names() == ["a", "b"]
+
+
+async def test_a_failure_rolls_back_only_itself(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations())
+    answer = await service.post(ask_for("/items/a", "/broken-items/b", "/items/b"))
+    assert statuses(answer) == [201, 500, 201]
+    assert await database.names() == ["a", "b"]
+
+
+async def test_operations_in_a_transaction_run_one_after_another(serve: Serve, database: Database) -> None:
+    operations = database.operations()
+    meeting = Meeting(1)
+    operations.post("/attend")(meeting.attend)
+    service = await serve(operations, concurrency=10)
+    assert statuses(await service.post(ask_for(*["/attend"] * 5))) == [200] * 5
+    assert meeting.most == 1
+
+
+async def test_another_attempt_begins_with_a_fresh_savepoint(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations())
+    answer = await service.post(ask_for("/items/a", "/late-items/b"))
+    assert [result.get("result") for result in answer.body["results"]] == ["a", 2]
+    assert await database.names() == ["a", "b"]
+
+
+async def test_atomic_commits_when_everything_succeeds(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations())
+    answer = await service.post(ask_for("/items/a", "/late-items/b"), atomic=True)
+    assert answer.body["summary"] == {"total": 2, "succeeded": 2, "failed": 0}
+    assert await database.names() == ["a", "b"]
+
+
+async def test_atomic_rolls_everything_back_and_names_the_culprits(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations())
+    answer = await service.post(ask_for("/items/a", "/items/a", "/broken-items/b", "/items/c"), atomic=True)
+    assert statuses(answer) == [424, 409, 500, 424]
+    assert answer.body["summary"] == {"total": 4, "succeeded": 0, "failed": 4}
+    assert answer.body["results"][1]["error"]["detail"] == "a is taken."
+    assert answer.body["results"][3]["error"]["title"] == "Rolled back"
+    assert database.log[-1] == "rollback"
+    assert await database.names() == []
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_when_the_commit_fails_all_are_told(serve: Serve, database: Database, atomic: bool) -> None:
+    service = await serve(database.operations())
+    answer = await service.post(ask_for("/items/a", "/orphans"), atomic=atomic)
+    assert statuses(answer) == [503, 503]
+    assert {result["error"]["title"] for result in answer.body["results"]} == {"Transaction failed"}
+    assert await database.names() == []
+
+
+async def test_when_time_is_over_what_is_done_is_committed(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations(), sync_seconds=SOON)
+    answer = await service.post(ask_for("/items/a", "/items/a", "/hanging-items/b", "/items/c", "/items/d"))
+    assert answer.status == 202
+    assert handed_over(service) == [2, 3, 4]
+    assert await database.names() == ["a"]
+
+
+async def test_atomic_rolls_back_when_time_is_over(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations(), sync_seconds=SOON)
+    answer = await service.post(ask_for("/items/a", "/hanging-items/b", "/items/c"), atomic=True)
+    assert statuses(answer) == [424, 504, 504]
+    assert await database.names() == []
+
+
+async def test_a_long_wait_in_a_transaction_does_not_starve_the_others(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations(), sync_seconds=LONG)
+    async with asyncio.timeout(10 * UNIT_SECONDS):
+        answer = await service.post(ask_for("/much-later-items/a", "/items/b"))
+    assert statuses(answer) == [503, 201]
+    assert await database.names() == ["b"]
+
+
+async def test_requests_have_transactions_of_their_own(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations())
+    first = await service.post(ask_for("/items/a", "/items/b"), atomic=True)
+    second = await service.post(ask_for("/items/c", "/items/b"), atomic=True)
+    assert (statuses(first), statuses(second)) == ([201, 201], [424, 409])
+    assert await database.names() == ["a", "b"]
+
+
+def operations_with(transaction: Any, **options: Any) -> Operations[Any]:
+    operations: Operations[Any] = Operations(transaction=transaction, **options)
+
+    @operations.post("/succeed")
+    async def succeed() -> None: ...
+
+    @operations.post("/reject")
+    async def reject() -> None:
+        raise Reject(409, "Not this one.")
+
+    return operations
+
+
+@asynccontextmanager
+async def no_savepoint(_transaction: Any) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_when_the_transaction_cannot_be_opened_all_are_told(serve: Serve, atomic: bool) -> None:
+    @asynccontextmanager
+    async def refuse() -> AsyncIterator[None]:
+        raise ConnectionRefusedError
+        yield
+
+    service = await serve(operations_with(refuse))
+    answer = await service.post(ask_for("/succeed", "/reject"), atomic=atomic)
+    assert statuses(answer) == [503, 503]
+    assert "ConnectionRefusedError" in answer.body["results"][0]["error"]["detail"]
+
+
+async def test_a_transaction_that_does_not_open_takes_no_longer_than_the_time(serve: Serve) -> None:
+    @asynccontextmanager
+    async def hang() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    service = await serve(operations_with(hang), sync_seconds=SOON)
+    async with asyncio.timeout(10 * UNIT_SECONDS):
+        answer = await service.post(ask_for("/succeed", "/succeed"))
+    assert answer.status == 202
+    assert handed_over(service) == [0, 1]
+
+
+async def test_atomic_says_rolled_back_even_if_the_transaction_swallows_the_exception(serve: Serve) -> None:
+    @asynccontextmanager
+    async def swallow() -> AsyncIterator[None]:
+        with suppress(Exception):
+            yield
+
+    service = await serve(operations_with(swallow, savepoint=no_savepoint))
+    answer = await service.post(ask_for("/succeed", "/reject"), atomic=True)
+    assert statuses(answer) == [424, 409]
+
+
+async def test_a_transaction_without_savepoints_is_called_misconfigured(serve: Serve) -> None:
+    @asynccontextmanager
+    async def plain() -> AsyncIterator[object]:
+        yield object()
+
+    service = await serve(operations_with(plain))
+    answer = await service.post(ask_for("/succeed"))
+    assert statuses(answer) == [500]
+    assert "savepoint=" in answer.body["results"][0]["error"]["detail"]
+
+
+async def test_handlers_stop_once_time_is_over_even_if_they_never_wait(serve: Serve) -> None:
+    """What never awaits cannot be cancelled, so what has not begun by then must not begin."""
+    operations = operations_with(no_transaction, savepoint=no_savepoint)
+    runs: list[str] = []
+
+    @operations.post("/hang")
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    @operations.post("/note")
+    async def note(context: Context) -> None:
+        runs.append(context.operation_id)
+
+    service = await serve(operations, sync_seconds=SOON)
+    answer = await service.post(ask_for("/note", "/hang", "/note", "/note"))
+    assert answer.status == 202
+    assert handed_over(service) == [1, 2, 3]
+    assert runs == ["0"]
+
+
+@asynccontextmanager
+async def no_transaction() -> AsyncIterator[None]:
+    yield
+
+
+async def test_atomic_without_a_transaction_is_refused(serve: Serve) -> None:
+    service = await serve(toys)
+    problem = assert_problem(await service.post(ask_for("/succeed"), atomic=True), 422)
+    assert pointers(problem) == ["/atomic"]
+
+
+async def test_atomic_false_needs_no_transaction(serve: Serve) -> None:
+    service = await serve(toys)
+    assert statuses(await service.post(ask_for("/succeed"), atomic=False)) == [200]
+
+
+async def test_atomic_is_for_batches_answered_at_once(serve: Serve, database: Database) -> None:
+    service = await serve(database.operations(), sync_max_operations=2)
+    problem = assert_problem(await service.post(ask_for("/items/a", "/items/b", "/items/c"), atomic=True), 413)
+    assert problem["maxAtomicOperations"] == 2
+    assert await database.names() == []
+    assert service.parts.chunks.messages == []

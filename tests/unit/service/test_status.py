@@ -1,0 +1,117 @@
+"""What a batch's status says at each point of its life."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock import Operations
+from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts
+from penstock.store import Group
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from tests.support.builders import BATCH_ID, NOW, build_batch, build_record
+from tests.support.faults import Moment
+from tests.support.service import Serve, assert_problem
+
+URL = f"/batch/{BATCH_ID}/status"
+
+
+async def parts_with(batch: Batch, *counts: Counts) -> MemoryParts:
+    """A store with this batch, its groups counted as given."""
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    for group, counted in enumerate(counts):
+        await parts.store.count_chunk(batch, build_record(str(group * 64), counted))
+    return parts
+
+
+async def read_status(serve: Serve, batch: Batch, *counts: Counts, at: float = NOW) -> Any:
+    service = await serve(Operations(), parts=await parts_with(batch, *counts), clock=FakeClock(at))
+    answer = await service.get(URL)
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    return answer.body
+
+
+async def test_accepted_batch_is_queued(serve: Serve) -> None:
+    assert await read_status(serve, build_batch(6)) == {
+        "batchId": BATCH_ID,
+        "status": "queued",
+        "total": 6,
+        "completed": 0,
+        "succeeded": 0,
+        "failed": 0,
+        "cancelled": 0,
+        "expired": 0,
+        "progress": 0.0,
+        "createdAt": "2023-11-14T22:13:20.000Z",
+        "acceptedAt": "2023-11-14T22:13:20.000Z",
+        "startedAt": None,
+        "finishedAt": None,
+        "deadlineAt": "2096-10-02T07:06:40.000Z",
+        "reason": None,
+        "eta": None,
+        "resultsUrl": f"/batch/{BATCH_ID}/results",
+    }
+
+
+async def test_counts_of_all_groups_add_up(serve: Serve) -> None:
+    batch = build_batch(100, 100, 50, state=BatchState.PROCESSING, started_at=NOW)
+    body = await read_status(serve, batch, Counts(90, 10), Counts(20, 5, 3, 2))
+    assert [body[name] for name in ("total", "succeeded", "failed", "cancelled", "expired")] == [250, 110, 15, 3, 2]
+    assert body["completed"] == 130
+    assert body["progress"] == 0.52
+
+
+@pytest.mark.parametrize("state", sorted(OPEN_STATES | FINAL_STATES))
+async def test_state_is_told_by_its_name(serve: Serve, state: BatchState) -> None:
+    assert (await read_status(serve, build_batch(1, state=state)))["status"] == state.value
+
+
+@pytest.mark.parametrize(
+    ("completed", "total", "progress"),
+    [(0, 3, 0.0), (1, 3, 0.3333), (2, 3, 0.6666), (3, 3, 1.0), (999_999, 1_000_000, 0.9999)],
+)
+async def test_progress_says_1_only_at_the_end(serve: Serve, completed: int, total: int, progress: float) -> None:
+    assert (await read_status(serve, build_batch(total), Counts(completed)))["progress"] == progress
+
+
+async def test_eta_follows_the_pace_so_far(serve: Serve) -> None:
+    batch = build_batch(40, state=BatchState.PROCESSING, started_at=NOW)
+    body = await read_status(serve, batch, Counts(8, 2), at=NOW + 10)
+    assert body["eta"] == "2023-11-14T22:14:00.000Z"  # 10 in 10 s, so 30 in 30 s
+    assert (await read_status(serve, batch, at=NOW + 10))["eta"] is None
+
+
+async def test_final_batch_has_its_times_and_no_eta(serve: Serve) -> None:
+    batch = build_batch(2, state=BatchState.COMPLETED, started_at=NOW + 1, finished_at=NOW + 2.5)
+    body = await read_status(serve, batch, Counts(1, 1), at=NOW + 10)
+    assert (body["startedAt"], body["finishedAt"]) == ("2023-11-14T22:13:21.000Z", "2023-11-14T22:13:22.500Z")
+    assert (body["eta"], body["progress"]) == (None, 1.0)
+
+
+async def test_final_state_never_comes_with_counts_of_before(serve: Serve) -> None:
+    """The batch ends while its status is read: whatever is answered, a final state has whole counts."""
+    batch = build_batch(2, state=BatchState.PROCESSING)
+    parts = await parts_with(batch)
+
+    def end_between_the_reads(call: str, moment: Moment) -> None:
+        if call.startswith("store.read_") and moment == "after":
+            parts.store._batches[batch.id] = replace(batch, state=BatchState.COMPLETED)
+            parts.store._groups[batch.id, 0] = Group(Counts(2))
+
+    await parts.store.count_chunk(batch, build_record("0", Counts()))
+    service = await serve(Operations(), parts=parts, watch=end_between_the_reads)
+    first, second = (await service.get(URL)).body, (await service.get(URL)).body
+    assert (first["status"], first["completed"]) == ("processing", 2)
+    assert (second["status"], second["completed"]) == ("completed", 2)
+
+
+async def test_unknown_batch(serve: Serve) -> None:
+    service = await serve(Operations())
+    assert_problem(await service.get(URL), 404)
+
+
+async def test_batch_that_is_being_accepted_is_unknown(serve: Serve) -> None:
+    parts = await parts_with(build_batch(1, state=BatchState.ACCEPTING, accepted_at=None))
+    service = await serve(Operations(), parts=parts)
+    assert_problem(await service.get(URL), 404)
