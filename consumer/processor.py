@@ -139,11 +139,22 @@ class Processor:
         """
         traces = await self._persist(lambda: self._store.read_traces(chunk.batch_id, chunk.id))
         if traces.record is not None:
-            return traces.record
+            return await self._what_is_left(chunk, traces.record)
         if batch.is_final and redriven_from(chunk.id) is None:
             return None
         record = await self._answer(batch, delivery, chunk, traces, ended)
         return await self._persist(lambda: self._store.commit_chunk(batch, record))
+
+    async def _what_is_left(self, chunk: Chunk, record: ChunkRecord) -> ChunkRecord:
+        """An earlier delivery's record, without its follow-ups where it is counted: then they have been sent.
+
+        Or a duplicate would bring duplicates of all that ever followed from it. Deliveries may be lost faster than
+        such a family dies out, and then the queue would fill without end.
+        """
+        if not record.follow_ups:
+            return record
+        group = await self._persist(lambda: self._store.read_group(chunk.batch_id, chunk.group))
+        return replace(record, follow_ups=()) if chunk.id in group.done else record
 
     async def _answer(
         self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]

@@ -133,7 +133,7 @@ class Acceptance:
         )
         group = await self._backend.store.count_chunk(batch, record)
         if group.counts.completed == batch.group_totals[chunk.group]:
-            # No consumer will come by this group any more. The batch is not whole yet: something of it outlived its time.
+            # No consumer comes by this group any more. The batch is not whole yet: something of it outlived its time.
             await self._backend.store.finish_group(batch.id, chunk.group)
         await self._send_dead_letters(batch, record)
 

@@ -389,7 +389,7 @@ class QuickClock(SystemClock):
         await asyncio.sleep(0.001)
 
 
-async def test_leases_are_kept_while_handlers_run_and_no_longer() -> None:
+async def test_leases_are_kept_while_handlers_run_and_no_longer(logs: list[MutableMapping[str, Any]]) -> None:
     plant = Plant()
     plant.consumer = Consumer(plant.backend, plant.toys.operations, plant.settings, QuickClock())
     extended: Counter[str] = Counter()
@@ -411,6 +411,7 @@ async def test_leases_are_kept_while_handlers_run_and_no_longer() -> None:
         assert extended["m2"] < 5  # settled long since
         plant.toys.gate.set()
         await plant.until_finished()
+    assert Event.LEASE_LOST not in [line["event"] for line in logs]  # settled is not lost
 
 
 async def test_death_of_the_heartbeats_ends_the_program_after_what_is_held() -> None:

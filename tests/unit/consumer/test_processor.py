@@ -311,6 +311,21 @@ async def test_recorded_chunk_is_carried_on_without_running(rig: Rig) -> None:
     assert (await fresh.counts(), fresh.failures()) == (Counts(failed=1), [("id-1", 409)])
 
 
+async def test_counted_chunk_that_comes_again_sends_no_follow_ups_again(rig: Rig) -> None:
+    """Or each duplicate would bring duplicates of all that ever followed from it, and the queue could fill for ever."""
+    await rig.submit(build_operations("/second-time-right", "/break"))
+    await rig.process_next()
+    [following] = rig.chunks
+    again = build_chunk(build_operations("/second-time-right", "/break"))
+    await rig.parts.chunks.send([Message(encode_chunk(again))] * 3)
+    await rig.process_next()  # the follow-up itself, which is next in line
+    for _ in range(3):
+        await rig.process_next()
+    assert [chunk.id for chunk in rig.chunks] == [f"{following.id}.1"]
+    await rig.work_off()
+    assert await rig.counts() == Counts(succeeded=1, failed=1)
+
+
 # Deaths.
 
 
