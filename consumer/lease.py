@@ -16,12 +16,22 @@ class Leases:
         self._visibility_seconds = visibility_seconds
         self._clock = clock
         self._held: dict[str, Delivery] = {}
+        self._until: dict[str, float] = {}
 
     def hold(self, delivery: Delivery) -> None:
         self._held[delivery.receipt] = delivery
+        self._until[delivery.receipt] = self._clock.monotonic() + self._visibility_seconds
 
     def let_go(self, delivery: Delivery) -> None:
         self._held.pop(delivery.receipt, None)
+        self._until.pop(delivery.receipt, None)
+
+    def is_kept(self, delivery: Delivery) -> bool:
+        """Whether the lease certainly runs: no other consumer has recorded anything of this chunk.
+
+        A process that was stopped past its lease wakes up with deliveries that others have finished since.
+        """
+        return self._clock.monotonic() < self._until.get(delivery.receipt, float("-inf"))
 
     async def keep(self) -> None:
         """Runs until it is cancelled. Without it every chunk longer than its lease would run twice."""
@@ -33,15 +43,21 @@ class Leases:
         held = list(self._held.values())
         if not held:
             return
+        asked_at = self._clock.monotonic()
         try:
             lost = await self._queue.extend(held, self._visibility_seconds)
         except PenstockError as error:
             get_log().warning(Event.HEARTBEAT_FAILED, deliveries=len(held), error=str(error))
             return
+        for delivery in held:
+            if delivery.receipt in self._held:
+                self._until[delivery.receipt] = asked_at + self._visibility_seconds
         for delivery in lost:
+            self._until.pop(delivery.receipt, None)
             # One that was settled while the call was under way is lost on purpose.
             if self._held.pop(delivery.receipt, None) is not None:
-                # Its work goes on: whoever commits first wins, and the other's outcomes are dropped.
+                # What is under way goes on, nothing more of it begins: whoever commits first wins, and the other's
+                # outcomes are dropped.
                 get_log().warning(Event.LEASE_LOST, message_id=delivery.message_id)
 
     async def release(self, delivery: Delivery, *, after_seconds: int = 0) -> None:

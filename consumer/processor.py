@@ -166,7 +166,7 @@ class Processor:
             return record_too_early(chunk)
         deaths = delivery.receive_count - 1 - len(traces.released)
         if deaths <= 0:
-            return await self._run(batch, chunk, ended)
+            return await self._run(batch, delivery, chunk, ended)
         if len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
             return record_halves(chunk, deaths)
@@ -188,16 +188,31 @@ class Processor:
         async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
             if not self._stop.begun.is_set():
                 await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
-            return await self._run(batch, chunk, ended, deaths=begun, has_slot=True)
+            return await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
 
     async def _run(
-        self, batch: Batch, chunk: Chunk, ended: Callable[[], None], *, deaths: int = 0, has_slot: bool = False
+        self,
+        batch: Batch,
+        delivery: Delivery,
+        chunk: Chunk,
+        ended: Callable[[], None],
+        *,
+        deaths: int = 0,
+        has_slot: bool = False,
     ) -> ChunkRecord:
         source = Source(batch.id, batch.key_prefix)
         with self._stop.follower() as stop:
             watching = asyncio.create_task(self._watch(batch, chunk, stop))
             try:
-                verdicts = await self._runner.run_chunk(chunk, source, stop, ended, has_slot=has_slot)
+                verdicts = await self._runner.run_chunk(
+                    chunk,
+                    source,
+                    stop,
+                    ended,
+                    # Once the lease is over another consumer may have recorded outcomes: no handler may run after that.
+                    may_begin=lambda: self._leases.is_kept(delivery),
+                    has_slot=has_slot,
+                )
             finally:
                 watching.cancel()
         latest = await self._persist(lambda: self._batches.read(batch.id))
@@ -269,8 +284,7 @@ class Processor:
         if deaths > most_deaths:
             await self._end(batch, Ending.FAILED, f"It has cost more than {most_deaths} consumers their lives.")
         elif batch.failure_limit is not None and batch.failure_limit.is_passed(sum_counts(g.counts for g in groups)):
-            reason = f"More than {batch.failure_limit.count:,} of its operations failed."
-            await self._end(batch, Ending.CANCELLED, reason)
+            await self._end(batch, Ending.CANCELLED, batch.failure_limit.reason)
 
     async def _end(self, batch: Batch, ending: Ending, reason: str) -> None:
         settle_by = self._clock.now() + self._settings.settle_seconds

@@ -66,6 +66,10 @@ class FailureLimit:
     def is_passed(self, counts: Counts) -> bool:
         return counts.failed > self.count
 
+    @property
+    def reason(self) -> str:
+        return f"More than {self.count:,} of its operations failed."
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

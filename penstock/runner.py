@@ -75,19 +75,27 @@ class Runner:
         self._slots = asyncio.Semaphore(concurrency)
 
     async def run_chunk(
-        self, chunk: Chunk, source: Source, stop: Stop, ended: Callable[[], None], *, has_slot: bool = False
+        self,
+        chunk: Chunk,
+        source: Source,
+        stop: Stop,
+        ended: Callable[[], None],
+        *,
+        may_begin: Callable[[], bool] = lambda: True,
+        has_slot: bool = False,
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free; return the verdicts of those that came to an end.
 
         What is missing from the verdicts was not run, or was cut short. `ended` is called after each operation. With
-        `has_slot` the caller has taken the slot already, for a chunk of a single operation.
+        `has_slot` the caller has taken the slot already, for a chunk of a single operation. `may_begin` is asked once
+        an operation has its slot: when it is no, this operation does not begin.
         """
         verdicts: dict[int, Verdict] = {}
 
         async def run_one(operation: Operation) -> None:
             try:
                 async with nullcontext() if has_slot else self._slots:
-                    if not stop.begun.is_set():
+                    if not stop.begun.is_set() and may_begin():
                         verdicts[operation.index] = await self.run(operation, source, chunk.attempt)
             except asyncio.CancelledError:
                 if not stop.cut.is_set():

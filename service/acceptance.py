@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.backend import Backend
-from penstock.batch import Batch, BatchState, FailureLimit
+from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Chunk, Operation, plan_chunks, plan_groups
 from penstock.clock import Clock
-from penstock.errors import AcceptanceUnknown, Unavailable
+from penstock.errors import AcceptanceUnknown, PenstockError, Unavailable
 from penstock.message import (
     encode_chunk,
     encode_dead_letter,
@@ -26,6 +26,7 @@ from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up
 from penstock.queue import LONGEST_DELAY_SECONDS, Message
 from penstock.settings import Settings
 from penstock.store import IDS_IN_CALL
+from penstock.telemetry import Event, get_log
 from service.small_batch import Tried
 
 ACCEPT_REPEATS = 5
@@ -42,6 +43,7 @@ class Submission:
     operations: Sequence[Operation]
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
+    accept_by: float | None = None  # when its Idempotency-Key may be taken over: later it must not be accepted
 
 
 class Acceptance:
@@ -65,9 +67,11 @@ class Acceptance:
         await self._backend.store.create_batch(batch)
         await self._write_ids(batch, submission.operations)
         fresh = [number for number, run in enumerate(runs) if not any(index in (tried or {}) for index in run)]
-        for number, run in enumerate(runs):
-            if number not in fresh:
-                await self._hand_over(batch, str(number), submission.operations[run.start : run.stop], tried or {})
+        counts = [
+            await self._hand_over(batch, str(number), submission.operations[run.start : run.stop], tried or {})
+            for number, run in enumerate(runs)
+            if number not in fresh
+        ]
         tenant = self._group_id(submission.tenant)
         await self._backend.chunks.send(
             [
@@ -76,11 +80,13 @@ class Acceptance:
             ]
         )
         await self._mark_accepted(batch.id)
+        await self._check_limit(batch, sum_counts(counts))
         return batch
 
     def _new_batch(self, submission: Submission, runs: Sequence[range]) -> Batch:
         now = self._clock.now()
         deadline_seconds = submission.deadline_seconds or self._settings.deadline_seconds
+        accept_by = now + self._settings.accept_seconds
         return Batch(
             id=submission.batch_id,
             tenant=submission.tenant,
@@ -89,7 +95,7 @@ class Acceptance:
             chunk_count=len(runs),
             group_totals=plan_groups(runs),
             created_at=now,
-            accept_by=now + self._settings.accept_seconds,
+            accept_by=accept_by if submission.accept_by is None else min(accept_by, submission.accept_by),
             deadline_at=now + deadline_seconds,
             expires_at=now + deadline_seconds + self._settings.retention_seconds,
             failure_limit=submission.failure_limit,
@@ -111,7 +117,7 @@ class Acceptance:
 
     async def _hand_over(
         self, batch: Batch, chunk_id: str, operations: Sequence[Operation], tried: Mapping[int, Tried]
-    ) -> None:
+    ) -> Counts:
         """Record a chunk of which some has been run already: as a consumer does it, and in the same order."""
         chunk = Chunk(batch.id, chunk_id, 1, tuple(operations))
         now = self._clock.now()
@@ -133,9 +139,22 @@ class Acceptance:
         )
         group = await self._backend.store.count_chunk(batch, record)
         if group.counts.completed == batch.group_totals[chunk.group]:
-            # No consumer comes by this group any more. The batch is not whole yet: something of it outlived its time.
+            # No consumer will see this group become full. It is not the last: something of the batch is open.
             await self._backend.store.finish_group(batch.id, chunk.group)
         await self._send_dead_letters(batch, record)
+        return record.counts
+
+    async def _check_limit(self, batch: Batch, counts: Counts) -> None:
+        """No consumer looks for it until something more of the batch fails."""
+        limit = batch.failure_limit
+        if limit is None or not limit.is_passed(counts):
+            return
+        settle_by = self._clock.now() + self._settings.settle_seconds
+        try:
+            await self._backend.store.end_batch(batch.id, Ending.CANCELLED, limit.reason, settle_by=settle_by)
+        except PenstockError as error:
+            # The batch is accepted, and that is what the client is to know.
+            get_log().error(Event.AWS_UNAVAILABLE, batch_id=batch.id, error=str(error))
 
     async def _send_dead_letters(self, batch: Batch, record: ChunkRecord) -> None:
         letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)

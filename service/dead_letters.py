@@ -21,6 +21,7 @@ from service.reading import errors_of, read_json, to_flaw
 from service.results import read_limit
 
 SHOWN = 10
+MOST_SHOWN = 100  # each may be as large as a message: memory is the bound
 REDRIVE_SECONDS = 20.0
 IN_RECEIVE = 10
 HIDDEN_SECONDS = 60  # longer than one redrive: what it does not move must not come round again
@@ -35,7 +36,7 @@ class RedriveRequest(BaseModel):
 async def list_dead_letters(request: web.Request) -> web.Response:
     """About how many there are, and some of them: SQS can be looked into only by receiving, in no order."""
     queue = request.app[BACKEND].dead_letters
-    deliveries = await _take(queue, read_limit(request) or SHOWN)
+    deliveries = await _take(queue, min(read_limit(request) or SHOWN, MOST_SHOWN))
     await queue.extend(deliveries, 0)
     return json_answer(
         {"approximateCount": await queue.depth(), "deadLetters": [_describe(delivery) for delivery in deliveries]}

@@ -1,7 +1,8 @@
 """POST /batch/{id}/retry: run the failed operations again, with all their attempts anew.
 
-What is sent are the very chunks that went to the dead letter queue, so retrying twice, or retrying and redriving, runs
-nothing twice: the first to be recorded stands.
+What is sent are the very chunks that went to the dead letter queue, so retrying twice, or retrying and redriving,
+counts nothing twice: the first to be recorded stands, and what comes after it does not run. Only copies that are
+delivered at the very same time both run, as those of any chunk that the queue holds twice.
 """
 
 from collections.abc import AsyncIterator

@@ -42,6 +42,7 @@ async def submit_batch(request: web.Request) -> web.Response:
         operations=operations,
         deadline_seconds=envelope.deadline_seconds,
         failure_limit=envelope.failure_limit(len(operations)),
+        accept_by=standing.claim.lease_until if standing else None,
     )
     return await _answer(request, submission, envelope, standing)
 

@@ -74,8 +74,13 @@ class Rig:
         return delivery, decode_chunk(delivery.body)
 
     async def process_next(self, processor: Processor | None = None) -> None:
-        delivery, chunk = await self.receive()
-        await (processor or self.processor()).process(delivery, chunk, lambda: None)
+        await self.process(*await self.receive(), processor)
+
+    async def process(self, delivery: Delivery, chunk: Chunk, processor: Processor | None = None) -> None:
+        """As a consumer does it: under a lease."""
+        processor = processor or self.processor()
+        processor._leases.hold(delivery)
+        await processor.process(delivery, chunk, lambda: None)
 
     async def work_off(self, consumer: Consumer | None = None) -> None:
         """Turn until nothing is left on the queue, skipping the time until what is held back or leased is due."""

@@ -274,9 +274,7 @@ async def test_two_consumers_at_the_same_chunk_count_it_once() -> None:
     rig.clock.advance(rig.settings.visibility_seconds + 1)
     second, chunk = await rig.receive()
     as_if_first = replace(second, receive_count=1)  # or it would count as a death, and the attempts would differ
-    await asyncio.gather(
-        rig.processor().process(*first, lambda: None), rig.processor().process(as_if_first, chunk, lambda: None)
-    )
+    await asyncio.gather(rig.process(*first), rig.process(as_if_first, chunk))
     assert len(rig.outcomes()) == 1
     assert await rig.counts() == Counts(succeeded=1)
     assert rig.chunks == []
@@ -392,7 +390,7 @@ async def test_poison_is_dead_lettered_and_its_neighbours_are_not(rig: Rig) -> N
         if runs_poison and is_alone and 0 < deaths < 4:
             await rig.parts.store.note_start(build_batch(8), chunk.id, delivery.receive_count)
         if not (runs_poison and is_run):
-            await rig.processor().process(delivery, chunk, lambda: None)
+            await rig.process(delivery, chunk)
     assert rig.statuses() == {f"id-{index}": 500 if index == 5 else 201 for index in range(8)}
     assert rig.outcomes()[5].error == {
         "title": "Poison",

@@ -1,0 +1,185 @@
+"""A whole installation in one process: front end and consumers on the same parts in memory, and a clock to turn."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_aiohttp import AiohttpClient
+
+from consumer.consumer import Consumer
+from consumer.sweeper import Sweeper
+from penstock import Context, Operations, Reject, Retry
+from penstock.batch import Batch
+from penstock.message import decode_chunk
+from penstock.settings import Settings
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from service.app import create_app
+from tests.support.builders import NOW, build_settings
+from tests.support.faults import Moment, Watch, watched
+from tests.support.rig import take_turn
+from tests.support.service import Answer, Service, ask_for
+from tests.support.waiting import UNIT_SECONDS
+
+MOST_TURNS = 200
+
+
+@dataclass
+class Toys:
+    """Handlers that tell of each run, and an application of them. What hangs does so until `gate` is set."""
+
+    runs: list[Context] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    is_mended: bool = False
+
+    @property
+    def times(self) -> Counter[str]:
+        """How often each operation ran."""
+        return Counter(context.operation_id for context in self.runs)
+
+    @property
+    def keys(self) -> set[str]:
+        return {context.key for context in self.runs}
+
+    def operations(self, **of_registry: Any) -> Operations[Any]:
+        operations = Operations(**of_registry)
+
+        @operations.post("/succeed/{name}", status=201)
+        async def succeed(name: str, context: Context, body: Any = None) -> str:
+            self.runs.append(context)
+            return name
+
+        @operations.post("/reject/{name}")
+        async def reject(name: str, context: Context) -> None:
+            self.runs.append(context)
+            raise Reject(409, "Not this one.")
+
+        @operations.post("/break/{name}", max_attempts=1)
+        async def break_(name: str, context: Context) -> None:
+            self.runs.append(context)
+            if not self.is_mended:
+                raise RuntimeError("It is broken.")
+
+        @operations.post("/second-time-right/{name}")
+        async def second_time_right(name: str, context: Context) -> None:
+            self.runs.append(context)
+            if context.attempt == 1:
+                raise Retry(after_seconds=3600)
+
+        @operations.post("/hang/{name}", timeout_seconds=3600)
+        async def hang(name: str, context: Context) -> str:
+            self.arrived.set()
+            await self.gate.wait()
+            self.runs.append(context)
+            return name
+
+        return operations
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    service: Service
+    operations: Operations[Any]
+    settings: Settings
+    clock: FakeClock
+    sweeper: Sweeper
+
+    @property
+    def parts(self) -> MemoryParts:
+        return self.service.parts
+
+    def consumer(self, watch: Watch | None = None, **changes: Any) -> Consumer:
+        backend = watched(self.parts, watch) if watch else self.parts.backend
+        return Consumer(backend, self.operations, self.settings.model_copy(update=changes), self.clock)
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        return await self.service.ask(method, path, **options)
+
+    async def submit(self, *paths: str, headers: Mapping[str, str] | None = None, **members: Any) -> str:
+        """The id of a batch that runs in the background."""
+        prefer = {"Prefer": "respond-async", **(headers or {})}
+        answer = await self.service.post(ask_for(*paths), prefer, **members)
+        assert answer.status == 202, answer.content
+        batch_id: str = answer.body["batchId"]
+        return batch_id
+
+    async def work_off(self, consumer: Consumer | None = None) -> None:
+        """Turn until nothing is left on the queue, skipping the time until what is held back or leased is due."""
+        consumer = consumer or self.consumer()
+        for _ in range(MOST_TURNS):
+            if not self.parts.chunks.messages:
+                return
+            if not await self.parts.chunks.depth():
+                self.clock.advance(self.settings.visibility_seconds + 1)
+            async with asyncio.timeout(20 * UNIT_SECONDS):
+                await take_turn(consumer)
+        raise AssertionError(f"After {MOST_TURNS} turns there is still work: {self.parts.chunks.messages}")
+
+    async def work_off_one_by_one(self) -> None:
+        """As `work_off`, but a chunk begins only once the one before has ended."""
+        while self.parts.chunks.messages:
+            await take_turn(self.consumer(concurrency=1, chunk_operations=2))
+
+    async def sweep(self) -> None:
+        await self.sweeper.sweep()
+
+    async def batch(self, batch_id: str) -> Batch:
+        batch = await self.parts.store.read_batch(batch_id)
+        assert batch is not None
+        return batch
+
+    async def status(self, batch_id: str) -> Any:
+        """Every read must be exact: this is checked here, for all tests."""
+        answer = await self.service.get(f"/batch/{batch_id}/status")
+        assert answer.status == 200, answer.content
+        body = answer.body
+        ended = sum(body[name] for name in ("succeeded", "failed", "cancelled", "expired"))
+        assert ended == body["completed"] <= body["total"], body
+        return body
+
+    async def counts(self, batch_id: str) -> tuple[str, dict[str, int]]:
+        """The state, and all counts that are not zero."""
+        body = await self.status(batch_id)
+        names = ("succeeded", "failed", "cancelled", "expired")
+        return body["status"], {name: body[name] for name in names if body[name]}
+
+    async def statuses(self, batch_id: str) -> dict[str, int]:
+        """The status of each operation's outcome, by its id."""
+        answer = await self.service.get(f"/batch/{batch_id}/results")
+        assert answer.status == 200
+        found = {outcome["id"]: outcome["status"] for outcome in answer.lines}
+        assert len(found) == len(answer.lines), answer.lines
+        return found
+
+    def waiting_operations(self) -> list[str]:
+        """The ids of the operations on the queue of chunks."""
+        chunks = [decode_chunk(message.body) for message in self.parts.chunks.messages]
+        return sorted(operation.id for chunk in chunks for operation in chunk.operations)
+
+
+async def build_plant(
+    aiohttp_client: AiohttpClient,
+    operations: Operations[Any],
+    *,
+    watch: Watch | None = None,
+    parts: MemoryParts | None = None,
+    clock: FakeClock | None = None,
+    **settings: Any,
+) -> Plant:
+    clock = clock or FakeClock(NOW)
+    built = build_settings(**settings)
+    parts = parts or memory_parts(clock, built.visibility_seconds)
+    backend = watched(parts, watch) if watch else parts.backend
+    client = await aiohttp_client(create_app(built, operations, backend, clock))
+    sweeper = Sweeper(parts.store, built.sweep_seconds, clock)
+    return Plant(Service(client, parts), operations, built, clock, sweeper)
+
+
+def all_of(*watches: Watch) -> Watch:
+    def watch(call: str, moment: Moment) -> None:
+        for one in watches:
+            one(call, moment)
+
+    return watch

@@ -1,0 +1,188 @@
+"""How a batch that runs is ended early: what runs finishes, what has not begun does not begin, and all is counted."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from consumer import processor
+from penstock.runner import Stop
+from tests.support.plant import Plant, Toys, build_plant
+from tests.support.rig import take_turn
+from tests.support.waiting import UNIT_SECONDS
+
+
+@pytest.fixture(autouse=True)
+def _watch_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "WATCH_SECONDS", 0.005)
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once nothing more of a chunk begins."""
+    event = asyncio.Event()
+    begin = Stop.begin
+
+    def begin_and_tell(stop: Stop) -> None:
+        begin(stop)
+        event.set()
+
+    monkeypatch.setattr(Stop, "begin", begin_and_tell)
+    return event
+
+
+async def build(aiohttp_client: AiohttpClient, toys: Toys, **settings: Any) -> Plant:
+    return await build_plant(aiohttp_client, toys.operations(), **{"concurrency": 1, **settings})
+
+
+async def test_cancelled_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event) -> None:
+    plant = await build(aiohttp_client, toys)
+    batch_id = await plant.submit("/hang/a", "/succeed/b", "/succeed/c")
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer()))
+        await toys.arrived.wait()
+        await plant.ask("POST", f"/batch/{batch_id}/cancel")
+        plant.clock.advance(2)  # what was read of the batch is stale
+        await stopped.wait()
+        toys.gate.set()
+    assert toys.times == {"0": 1}
+    assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "cancelled": 2})
+    assert await plant.statuses(batch_id) == {"0": 200, "1": 410, "2": 410}
+
+
+async def test_deadline_passes_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event) -> None:
+    plant = await build(aiohttp_client, toys)
+    batch_id = await plant.submit("/hang/a", "/succeed/b", deadlineSeconds=60)
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer()))
+        await toys.arrived.wait()
+        plant.clock.advance(61)
+        await stopped.wait()
+        toys.gate.set()
+    assert await plant.counts(batch_id) == ("expired", {"succeeded": 1, "expired": 1})
+    assert await plant.statuses(batch_id) == {"0": 200, "1": 504}
+
+
+async def test_what_failed_in_its_last_moment_is_not_tried_again(
+    aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event
+) -> None:
+    plant = await build(aiohttp_client, toys, concurrency=2)
+    batch_id = await plant.submit("/second-time-right/a", "/hang/b")
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer()))
+        await toys.arrived.wait()
+        await plant.ask("POST", f"/batch/{batch_id}/cancel")
+        plant.clock.advance(2)
+        await stopped.wait()
+        toys.gate.set()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
+    assert plant.parts.chunks.messages == []
+
+
+async def test_chunk_that_spends_its_time_is_recorded_and_its_rest_follows(
+    aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event
+) -> None:
+    plant = await build(aiohttp_client, toys, chunk_budget_seconds=0.02)
+    batch_id = await plant.submit("/hang/a", "/succeed/b", "/succeed/c")
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer()))
+        await toys.arrived.wait()
+        await stopped.wait()
+        toys.gate.set()
+    assert await plant.counts(batch_id) == ("processing", {"succeeded": 1})
+    assert plant.waiting_operations() == ["1", "2"]
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 3})
+    assert [(context.operation_id, context.attempt) for context in toys.runs] == [("0", 1), ("1", 1), ("2", 1)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "failures_run"),
+    [
+        ({"maxFailures": 0}, 1),
+        ({"maxFailures": 2}, 3),
+        ({"maxFailedPercent": 0}, 1),
+        ({"maxFailedPercent": 10}, 2),  # of ten: one may fail
+        ({"maxFailedPercent": 19.9}, 2),
+        ({"maxFailures": 5, "maxFailedPercent": 10}, 2),  # the stricter
+        ({"maxFailures": 1, "maxFailedPercent": 100}, 2),
+    ],
+)
+async def test_too_many_failures_cancel_the_rest(
+    aiohttp_client: AiohttpClient, toys: Toys, limit: dict[str, Any], failures_run: int
+) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=1)
+    batch_id = await plant.submit(*["/break/a"] * 10, **limit)
+    await plant.work_off_one_by_one()
+    assert len(toys.runs) == failures_run
+    assert await plant.counts(batch_id) == ("cancelled", {"failed": failures_run, "cancelled": 10 - failures_run})
+    assert "failed" in (await plant.status(batch_id))["reason"]
+
+
+@pytest.mark.parametrize("limit", [{"maxFailures": 10}, {"maxFailedPercent": 100}, {"maxFailures": 3}, {}])
+async def test_failures_within_the_limit_end_nothing(
+    aiohttp_client: AiohttpClient, toys: Toys, limit: dict[str, Any]
+) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=1)
+    batch_id = await plant.submit(*["/break/a"] * 3, *["/succeed/b"] * 7, **limit)
+    await plant.work_off_one_by_one()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 7, "failed": 3})
+
+
+async def die(plant: Plant, chunks: int) -> None:
+    """Consumers take chunks, and are never heard of again."""
+    for _ in range(chunks):
+        assert len(await plant.parts.chunks.receive(1, 0)) == 1
+    plant.clock.advance(plant.settings.visibility_seconds + 1)
+
+
+@pytest.mark.parametrize(
+    ("most_deaths", "state"),
+    [
+        (1, "failed"),
+        (2, "completed"),
+    ],
+)
+async def test_batch_that_kills_too_many_consumers_is_stopped(
+    aiohttp_client: AiohttpClient, toys: Toys, most_deaths: int, state: str
+) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=2, max_deaths=most_deaths)
+    batch_id = await plant.submit(*["/succeed/a"] * 4)
+    await die(plant, 2)
+    await plant.work_off_one_by_one()
+    assert (await plant.counts(batch_id))[0] == state
+    if state == "failed":
+        assert "consumers" in (await plant.status(batch_id))["reason"]
+        assert 503 in (await plant.statuses(batch_id)).values()
+
+
+async def test_operations_of_a_stopped_batch_can_be_retried(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=2, max_deaths=1)
+    batch_id = await plant.submit(*["/succeed/a"] * 4)
+    await die(plant, 2)
+    await plant.work_off_one_by_one()
+    _, counts = await plant.counts(batch_id)
+    answer = await plant.ask("POST", f"/batch/{batch_id}/retry")
+    assert answer.body["retried"] == counts["failed"]
+    await plant.work_off_one_by_one()
+    assert (await plant.counts(batch_id))[1] == {"succeeded": 4}
+    assert all(times == 1 for times in toys.times.values())
+
+
+async def test_redrive_runs_though_its_batch_is_cancelled(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    """Somebody has just asked for it."""
+    plant = await build(aiohttp_client, toys, chunk_operations=1)
+    batch_id = await plant.submit("/break/a", "/second-time-right/b")
+    await take_turn(plant.consumer())
+    await take_turn(plant.consumer())
+    await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    toys.is_mended = True
+    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "cancelled": 1})

@@ -1,0 +1,82 @@
+"""A consumer is live while its loop runs, and ready while it receives."""
+
+import socket
+from typing import Any
+
+import aiohttp
+import pytest
+
+from consumer import consumer as consumer_module
+from consumer.consumer import Consumer
+from consumer.health import serve_health
+from penstock import Operations
+from penstock.errors import Misconfigured
+from penstock.testing import FakeClock, memory_parts
+from tests.support.builders import build_settings
+from tests.support.faults import Outage, watched
+from tests.support.programs import free_port
+
+HOST = "127.0.0.1"
+
+
+def build_consumer(outage: Outage | None = None) -> Consumer:
+    clock = FakeClock()
+    parts = memory_parts(clock)
+    backend = watched(parts, outage) if outage else parts.backend
+    return Consumer(backend, Operations(), build_settings(), clock)
+
+
+async def ask(port: int, path: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{port}{path}") as answer:
+        return answer.status, await answer.json()
+
+
+async def test_live_and_ready_while_it_receives() -> None:
+    consumer, port = build_consumer(), free_port()
+    async with serve_health(consumer, HOST, port):
+        await consumer.turn()
+        assert await ask(port, "/health/live") == (200, {"status": "live"})
+        assert await ask(port, "/health/ready") == (200, {"status": "ready"})
+
+
+async def test_not_ready_while_the_queue_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "FIRST_PAUSE_SECONDS", 0.001)
+    outage = Outage("chunks.receive", times=1)
+    consumer, port = build_consumer(outage), free_port()
+    async with serve_health(consumer, HOST, port):
+        await consumer.turn()
+        status, body = await ask(port, "/health/ready")
+        assert (status, body["detail"]) == (503, "The queue does not answer.")
+        assert (await ask(port, "/health/live"))[0] == 200
+        await consumer.turn()
+        assert (await ask(port, "/health/ready"))[0] == 200
+
+
+async def test_not_ready_once_it_drains() -> None:
+    consumer, port = build_consumer(), free_port()
+    async with serve_health(consumer, HOST, port):
+        consumer.stop()
+        status, body = await ask(port, "/health/ready")
+        assert (status, body["detail"]) == (503, "It drains.")
+        assert (await ask(port, "/health/live"))[0] == 200
+
+
+async def test_without_a_port_nothing_listens() -> None:
+    async with serve_health(build_consumer(), HOST, None):
+        pass
+
+
+async def test_port_in_use_is_told_with_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        with pytest.raises(Misconfigured, match="--health-port"):
+            async with serve_health(build_consumer(), HOST, taken.getsockname()[1]):
+                raise AssertionError
+
+
+async def test_port_is_free_again_afterwards() -> None:
+    port = free_port()
+    for _ in range(2):
+        async with serve_health(build_consumer(), HOST, port):
+            assert (await ask(port, "/health/live"))[0] == 200

@@ -1,0 +1,235 @@
+"""The sweeper ends what nothing else ends: once, by one consumer at a time, and no late record changes it."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from consumer.sweeper import PERIODS_OF_TENURE, Sweeper
+from penstock.batch import BatchState
+from tests.support.faults import Outage
+from tests.support.plant import Plant, Toys, build_plant
+from tests.support.rig import take_turn
+from tests.support.service import ask_for, assert_problem
+
+DEADLINE, SETTLE, ACCEPT, PERIOD = 600, 300, 60, 30
+AFTER = DEADLINE + 1
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()
+
+
+@pytest.fixture
+async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
+    return await build(aiohttp_client, toys)
+
+
+async def build(aiohttp_client: AiohttpClient, toys: Toys, watch: Outage | None = None) -> Plant:
+    return await build_plant(
+        aiohttp_client,
+        toys.operations(),
+        watch=watch,
+        chunk_operations=1,
+        deadline_seconds=DEADLINE,
+        settle_seconds=SETTLE,
+        accept_seconds=ACCEPT,
+        sweep_seconds=PERIOD,
+    )
+
+
+def lose_all_messages(plant: Plant) -> None:
+    plant.parts.chunks._kept.clear()
+
+
+async def test_what_is_open_at_the_deadline_is_expired(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", "/second-time-right/b", "/succeed/c")
+    await take_turn(plant.consumer())
+    lose_all_messages(plant)
+    plant.clock.advance(DEADLINE - 1)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("processing", {"succeeded": 2})
+    plant.clock.advance(2)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("expired", {"succeeded": 2, "expired": 1})
+    assert await plant.statuses(batch_id) == {"0": 201, "1": 504, "2": 201}
+    assert (await plant.status(batch_id))["finishedAt"] is not None
+
+
+async def test_batch_of_which_every_message_is_lost_is_expired_whole(plant: Plant) -> None:
+    batch_id = await plant.submit(*["/succeed/a"] * 130)
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("expired", {"expired": 130})
+    assert await plant.statuses(batch_id) == {str(index): 504 for index in range(130)}
+
+
+async def test_ids_that_the_client_gave_are_known_though_the_messages_are_lost(plant: Plant) -> None:
+    names = [f"mine-{index}" if index % 3 else None for index in range(130)]
+    asked = [
+        {**one, **({"id": name} if name else {})}
+        for one, name in zip(ask_for(*["/succeed/a"] * 130), names, strict=True)
+    ]
+    answer = await plant.service.post(asked, {"Prefer": "respond-async"})
+    await take_turn(plant.consumer())
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    await plant.sweep()
+    statuses = await plant.statuses(answer.body["batchId"])
+    assert list(statuses) == [name or str(index) for index, name in enumerate(names)]
+    assert set(statuses.values()) == {201, 504}
+
+
+async def test_deadline_of_the_batch_itself_counts(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", deadlineSeconds=5)
+    lose_all_messages(plant)
+    plant.clock.advance(6)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("expired", {"expired": 1})
+
+
+async def test_record_that_comes_late_does_not_count_and_does_not_show(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/hang/a")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer()))
+        await toys.arrived.wait()
+        plant.clock.advance(AFTER)
+        await plant.sweep()
+        assert await plant.counts(batch_id) == ("expired", {"expired": 1})
+        toys.gate.set()
+    assert toys.times == {"0": 1}
+    assert await plant.counts(batch_id) == ("expired", {"expired": 1})
+    assert await plant.statuses(batch_id) == {"0": 504}
+
+
+async def test_chunk_delivered_after_the_end_does_not_run(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/succeed/a")
+    plant.clock.advance(AFTER)
+    await plant.sweep()
+    await plant.work_off()
+    assert toys.runs == []
+    assert await plant.counts(batch_id) == ("expired", {"expired": 1})
+
+
+async def test_without_a_sweep_chunks_past_the_deadline_expire_by_themselves(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+    plant.clock.advance(AFTER)
+    await plant.work_off()
+    assert toys.runs == []
+    assert await plant.counts(batch_id) == ("expired", {"expired": 2})
+
+
+async def test_failures_counted_before_the_end_can_still_be_redriven(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/break/a", "/second-time-right/b")
+    await take_turn(plant.consumer())
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("expired", {"failed": 1, "expired": 1})
+    toys.is_mended = True
+    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("expired", {"succeeded": 1, "expired": 1})
+    assert await plant.statuses(batch_id) == {"0": 200, "1": 504}
+
+
+async def test_cancelled_batch_that_does_not_settle_is_ended(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", "/second-time-right/b")
+    await take_turn(plant.consumer())
+    await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    lose_all_messages(plant)
+    plant.clock.advance(SETTLE - 1)
+    await plant.sweep()
+    assert (await plant.counts(batch_id))[0] == "cancelling"
+    plant.clock.advance(2)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "cancelled": 1})
+    assert await plant.statuses(batch_id) == {"0": 201, "1": 410}
+
+
+async def test_batch_that_ended_by_itself_is_left_alone(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a")
+    await plant.work_off()
+    before = await plant.status(batch_id)
+    plant.clock.advance(AFTER)
+    await plant.sweep()
+    assert await plant.status(batch_id) == before
+
+
+async def test_full_batch_whose_consumer_died_before_it_was_final_is_completed(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+    await plant.work_off()
+    batch = await plant.batch(batch_id)
+    store = plant.parts.store
+    store._batches[batch_id] = replace(
+        batch, state=BatchState.PROCESSING, finished_groups=frozenset(), finished_at=None
+    )
+    store._due[batch_id] = batch.deadline_at
+    plant.clock.advance(AFTER)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+
+
+async def test_one_sweeps_until_its_tenure_is_over(plant: Plant) -> None:
+    first, second = (Sweeper(plant.parts.store, PERIOD, plant.clock) for _ in range(2))
+    await first.sweep()
+    batch_id = await plant.submit("/succeed/a", deadlineSeconds=1)
+    plant.clock.advance(PERIODS_OF_TENURE * PERIOD - 1)
+    await second.sweep()
+    assert (await plant.counts(batch_id))[0] == "queued"
+    plant.clock.advance(2)  # the first has missed two sweeps: it is taken for dead
+    await second.sweep()
+    assert (await plant.counts(batch_id))[0] == "expired"
+
+
+async def test_who_sweeps_goes_on_sweeping(plant: Plant) -> None:
+    first, second = (Sweeper(plant.parts.store, PERIOD, plant.clock) for _ in range(2))
+    for _ in range(10):
+        await first.sweep()
+        await second.sweep()
+        plant.clock.advance(PERIOD)
+    batch_id = await plant.submit("/succeed/a", deadlineSeconds=1)
+    plant.clock.advance(2)
+    await second.sweep()
+    assert (await plant.counts(batch_id))[0] == "queued"
+    await first.sweep()
+    assert (await plant.counts(batch_id))[0] == "expired"
+
+
+async def test_two_that_sweep_at_once_count_once(plant: Plant) -> None:
+    """A sweeper may be paused past its tenure, and go on where another has begun."""
+    batch_id = await plant.submit(*["/succeed/a"] * 130)
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    batch = await plant.batch(batch_id)
+    sweepers = [Sweeper(plant.parts.store, PERIOD, plant.clock) for _ in range(3)]
+    await asyncio.gather(*(sweeper._settle(batch, plant.clock.now()) for sweeper in sweepers))
+    assert await plant.counts(batch_id) == ("expired", {"expired": 130})
+
+
+async def test_batch_that_was_never_accepted_is_abandoned(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, Outage("chunks.send", "after"))
+    answer = await plant.service.post(ask_for("/succeed/a"), {"Prefer": "respond-async"})
+    assert_problem(answer, 503)
+    [batch_id] = plant.parts.store._batches
+    plant.clock.advance(ACCEPT - 1)
+    await plant.sweep()
+    assert (await plant.batch(batch_id)).state is BatchState.ACCEPTING
+    plant.clock.advance(2)
+    await plant.sweep()
+    assert (await plant.batch(batch_id)).state is BatchState.ABANDONED
+    await plant.work_off()
+    assert toys.runs == []
+    assert await plant.parts.store.due_batches(plant.clock.now() + 10 * AFTER, 10) == []
+
+
+async def test_many_batches_are_ended_by_a_few_sweeps(plant: Plant) -> None:
+    batches = [await plant.submit("/succeed/a") for _ in range(150)]
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    await plant.sweep()
+    await plant.sweep()
+    assert {(await plant.counts(batch_id))[0] for batch_id in batches} == {"expired"}

@@ -1,0 +1,80 @@
+"""Cancel: nothing more of a batch begins, what has ended stands, and every operation has its outcome."""
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from tests.support.plant import Plant, Toys, build_plant
+from tests.support.rig import take_turn
+from tests.support.service import assert_problem
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()
+
+
+@pytest.fixture
+async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
+    return await build_plant(aiohttp_client, toys.operations(), chunk_operations=1, settle_seconds=60)
+
+
+async def test_batch_that_has_not_begun_is_cancelled_whole(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/succeed/a", "/break/b", "/hang/c")
+    answer = await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    assert (answer.status, answer.body["status"], answer.body["completed"]) == (202, "cancelling", 0)
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("cancelled", {"cancelled": 3})
+    assert await plant.statuses(batch_id) == {"0": 410, "1": 410, "2": 410}
+    assert (await plant.status(batch_id))["reason"] == "Cancelled on request."
+    assert toys.runs == []
+    assert plant.parts.dead_letters.messages == []
+
+
+async def test_what_ended_before_stands_and_what_waits_for_another_attempt_is_cancelled(
+    plant: Plant, toys: Toys
+) -> None:
+    batch_id = await plant.submit("/succeed/a", "/second-time-right/b")
+    await take_turn(plant.consumer())
+    assert await plant.counts(batch_id) == ("processing", {"succeeded": 1})
+    await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "cancelled": 1})
+    assert toys.times == {"0": 1, "1": 1}
+
+
+async def test_cancelling_twice_is_cancelling_once(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a")
+    answers = [await plant.ask("POST", f"/batch/{batch_id}/cancel") for _ in range(3)]
+    assert [(answer.status, answer.body["status"]) for answer in answers] == [(202, "cancelling")] * 3
+
+
+async def test_batch_that_has_ended_cannot_be_cancelled(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a")
+    await plant.work_off()
+    problem = assert_problem(await plant.ask("POST", f"/batch/{batch_id}/cancel"), 409)
+    assert problem["type"] == "urn:penstock:problem:not-possible-now"
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1})
+
+
+async def test_cancelled_batch_whose_messages_are_lost_is_settled_by_a_sweep(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+    await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    plant.parts.chunks._kept.clear()
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("cancelling", {})
+    plant.clock.advance(61)
+    await plant.sweep()
+    assert await plant.counts(batch_id) == ("cancelled", {"cancelled": 2})
+
+
+async def test_only_its_tenant_can_cancel_a_batch(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build_plant(aiohttp_client, toys.operations(), tenant_header="X-Tenant")
+    batch_id = await plant.submit("/succeed/a", headers={"X-Tenant": "a"})
+    for tenant in ("b", "A", "a#"):
+        assert_problem(await plant.ask("POST", f"/batch/{batch_id}/cancel", headers={"X-Tenant": tenant}), 404)
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+
+
+async def test_unknown_batch_cannot_be_cancelled(plant: Plant) -> None:
+    assert_problem(await plant.ask("POST", "/batch/01ARZ3NDEKTSV4RRFFQ69G5FAV/cancel"), 404)

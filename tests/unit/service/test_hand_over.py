@@ -1,0 +1,207 @@
+"""A small batch that outlives its time goes on in the background: nothing that finished runs again, all is counted."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from penstock.batch import BatchState
+from tests.support.faults import Moment, Outage
+from tests.support.plant import Plant, Toys, build_plant
+from tests.support.service import Answer, ask_for, assert_problem
+from tests.support.waiting import UNIT_SECONDS
+
+SOON = 0.1 * UNIT_SECONDS  # all the time an answer at once has where it is meant to run out
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()
+
+
+async def build(aiohttp_client: AiohttpClient, toys: Toys, **settings: Any) -> Plant:
+    return await build_plant(aiohttp_client, toys.operations(), **{"sync_seconds": SOON, **settings})
+
+
+@pytest.fixture
+async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
+    return await build(aiohttp_client, toys)
+
+
+def handed_over(answer: Answer) -> str:
+    assert answer.status == 202, answer.content
+    batch_id: str = answer.body["batchId"]
+    return batch_id
+
+
+async def finish(plant: Plant, toys: Toys) -> None:
+    toys.gate.set()
+    await plant.work_off()
+
+
+async def test_what_finished_is_not_run_again(plant: Plant, toys: Toys) -> None:
+    answer = await plant.service.post(ask_for("/succeed/a", "/hang/b", "/reject/c", "/hang/d"))
+    batch_id = handed_over(answer)
+    assert answer.headers["Location"] == f"/batch/{batch_id}/status"
+    assert await plant.counts(batch_id) == ("queued", {"succeeded": 1, "failed": 1})
+    assert plant.waiting_operations() == ["1", "3"]
+    await finish(plant, toys)
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 3, "failed": 1})
+    assert await plant.statuses(batch_id) == {"0": 201, "1": 200, "2": 409, "3": 200}
+    assert toys.times == {"0": 1, "1": 1, "2": 1, "3": 1}
+
+
+async def test_results_so_far_are_there_at_once(plant: Plant) -> None:
+    batch_id = handed_over(await plant.service.post(ask_for("/hang/a", "/succeed/b")))
+    assert await plant.statuses(batch_id) == {"1": 201}
+
+
+async def test_wait_says_how_long_the_client_waits(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, sync_seconds=60)
+    answer = await plant.service.post(ask_for("/succeed/a", "/hang/b"), {"Prefer": "wait=1"})
+    batch_id = handed_over(answer)
+    assert answer.headers["Preference-Applied"] == "wait=1"
+    await finish(plant, toys)
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+    assert toys.times == {"0": 1, "1": 1}
+
+
+async def test_client_that_does_not_wait_has_nothing_run_at_once(plant: Plant, toys: Toys) -> None:
+    batch_id = handed_over(await plant.service.post(ask_for("/succeed/a", "/succeed/b"), {"Prefer": "wait=0"}))
+    assert toys.runs == []
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+
+
+async def test_what_is_to_be_tried_again_keeps_its_attempts(plant: Plant, toys: Toys) -> None:
+    batch_id = handed_over(await plant.service.post(ask_for("/second-time-right/a", "/hang/b")))
+    await finish(plant, toys)
+    assert [(context.operation_id, context.attempt) for context in toys.runs] == [("0", 1), ("1", 1), ("0", 2)]
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+    assert toys.keys == {f"{batch_id}/0", f"{batch_id}/1"}
+
+
+async def test_failures_are_dead_lettered_once(plant: Plant, toys: Toys) -> None:
+    batch_id = handed_over(await plant.service.post(ask_for("/break/a", "/hang/b")))
+    assert len(plant.parts.dead_letters.messages) == 1
+    await finish(plant, toys)
+    assert len(plant.parts.dead_letters.messages) == 1
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
+
+
+async def test_group_of_which_all_finished_at_once_does_not_hold_the_batch_up(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    """64 chunks are a group; no consumer is ever delivered one of it."""
+    plant = await build(aiohttp_client, toys, chunk_operations=1, sync_seconds=10 * SOON, concurrency=100)
+    batch_id = handed_over(await plant.service.post(ask_for(*["/succeed/a"] * 64, "/hang/b")))
+    assert plant.waiting_operations() == ["64"]
+    await finish(plant, toys)
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 65})
+
+
+async def test_chunks_of_which_nothing_was_tried_are_sent_as_they_are(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=2, concurrency=2)
+    batch_id = handed_over(await plant.service.post(ask_for("/succeed/a", "/hang/b", "/hang/c", "/succeed/d")))
+    await finish(plant, toys)
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 4})
+    assert toys.times == {"0": 1, "1": 1, "2": 1, "3": 1}
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["store.create_batch", "store.commit_chunk", "chunks.send", "store.count_chunk", "dead_letters.send"],
+)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_hand_over_that_fails_leaves_nothing_that_runs(
+    aiohttp_client: AiohttpClient, toys: Toys, call: str, moment: Moment
+) -> None:
+    plant = await build(aiohttp_client, toys, watch=Outage(call, moment), accept_seconds=60)
+    assert_problem(await plant.service.post(ask_for("/break/a", "/hang/b")), 503)
+    plant.clock.advance(61)
+    await finish(plant, toys)
+    assert toys.times == {"0": 1}
+    assert {batch.state for batch in plant.parts.store._batches.values()} <= {
+        BatchState.ABANDONED,
+        BatchState.ACCEPTING,
+    }
+
+
+async def test_failure_limit_holds_for_what_failed_before_it_was_handed_over(plant: Plant, toys: Toys) -> None:
+    operations = ask_for("/break/a", "/break/b", "/hang/c", "/hang/d")
+    batch_id = handed_over(await plant.service.post(operations, maxFailures=1))
+    await finish(plant, toys)
+    assert await plant.counts(batch_id) == ("cancelled", {"failed": 2, "cancelled": 2})
+    assert "More than 1" in (await plant.status(batch_id))["reason"]
+
+
+async def test_answer_to_a_key_is_the_batch_it_became(plant: Plant, toys: Toys) -> None:
+    asked, key = ask_for("/succeed/a", "/hang/b"), {"Idempotency-Key": "k"}
+    batch_id = handed_over(await plant.service.post(asked, key))
+    again = await plant.service.post(asked, key)
+    assert (again.headers["Idempotent-Replayed"], handed_over(again)) == ("true", batch_id)
+    await finish(plant, toys)
+    assert toys.times == {"0": 1, "1": 1}
+
+
+# With a transaction.
+
+
+class Ledger:
+    """Transactions that only tell what was done with them, in one log with what is recorded."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.log.append("roll back")
+            raise
+        self.log.append("commit")
+
+    def savepoint(self, _: None) -> AbstractAsyncContextManager[None]:
+        return self._nothing()
+
+    @asynccontextmanager
+    async def _nothing(self) -> AsyncIterator[None]:
+        yield
+
+    def watch(self, call: str, moment: Moment) -> None:
+        if call in {"store.create_batch", "store.commit_chunk"} and moment == "before":
+            self.log.append(call)
+
+
+async def build_with_transaction(aiohttp_client: AiohttpClient, toys: Toys, ledger: Ledger) -> Plant:
+    operations = toys.operations(transaction=ledger.transaction, savepoint=ledger.savepoint)
+    return await build_plant(aiohttp_client, operations, watch=ledger.watch, sync_seconds=SOON)
+
+
+async def test_what_finished_is_committed_before_it_is_recorded(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    ledger = Ledger()
+    plant = await build_with_transaction(aiohttp_client, toys, ledger)
+    batch_id = handed_over(await plant.service.post(ask_for("/succeed/a", "/hang/b", "/succeed/c")))
+    assert ledger.log == ["commit", "store.create_batch", "store.commit_chunk"]
+    assert await plant.statuses(batch_id) == {"0": 201}
+    await finish(plant, toys)
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 3})
+    assert toys.times == {"0": 1, "1": 1, "2": 1}
+
+
+@pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=0"}, {"Prefer": "respond-async"}])
+async def test_atomic_batch_is_never_handed_over(
+    aiohttp_client: AiohttpClient, toys: Toys, prefer: dict[str, str]
+) -> None:
+    ledger = Ledger()
+    plant = await build_with_transaction(aiohttp_client, toys, ledger)
+    answer = await plant.service.post(ask_for("/succeed/a", "/hang/b"), prefer, atomic=True)
+    assert (answer.status, answer.body["summary"]["failed"]) == (200, 2)
+    assert "commit" not in ledger.log
+    assert plant.parts.chunks.messages == []
+    assert plant.parts.store._batches == {}

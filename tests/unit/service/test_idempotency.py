@@ -1,0 +1,286 @@
+"""Same key and same request, same batch: however often it is sent, whatever died meanwhile."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from penstock.batch import BatchState
+from penstock.store import KeyClaim
+from tests.support.faults import Outage, Watch
+from tests.support.plant import Plant, Toys, all_of, build_plant
+from tests.support.service import Answer, ask_for, assert_problem
+from tests.support.waiting import UNIT_SECONDS
+
+KEY = {"Idempotency-Key": '"one"'}
+ASYNC_KEY = {**KEY, "Prefer": "respond-async"}
+SYNC_SECONDS, ACCEPT_SECONDS, KEPT_SECONDS = 10, 60, 3600
+LEASE_SECONDS = SYNC_SECONDS + ACCEPT_SECONDS
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()
+
+
+async def build(aiohttp_client: AiohttpClient, toys: Toys, watch: Watch | None = None, **settings: Any) -> Plant:
+    times = {
+        "sync_seconds": SYNC_SECONDS,
+        "accept_seconds": ACCEPT_SECONDS,
+        "idempotency_seconds": KEPT_SECONDS,
+    }
+    return await build_plant(aiohttp_client, toys.operations(), watch=watch, **{**times, **settings})
+
+
+@pytest.fixture
+async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
+    return await build(aiohttp_client, toys)
+
+
+def is_replay(answer: Answer) -> bool:
+    return answer.headers.get("Idempotent-Replayed") == "true"
+
+
+def claim_of(plant: Plant) -> KeyClaim:
+    [claim] = plant.parts.store._keys.values()
+    return claim
+
+
+async def test_large_batch_is_accepted_once_and_its_status_is_of_now(plant: Plant) -> None:
+    asked = ask_for("/succeed/a", "/succeed/b")
+    first = await plant.service.post(asked, ASYNC_KEY)
+    assert (first.status, is_replay(first)) == (202, False)
+    again = await plant.service.post(asked, ASYNC_KEY)
+    assert (again.status, is_replay(again)) == (202, True)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.body == first.body | again.body
+    assert (again.body["status"], plant.waiting_operations()) == ("queued", ["0", "1"])
+    await plant.work_off()
+    after = await plant.service.post(asked, ASYNC_KEY)
+    assert (after.body["batchId"], after.body["status"]) == (first.body["batchId"], "completed")
+    assert after.body["succeeded"] == 2
+
+
+async def test_answer_at_once_is_repeated_byte_for_byte_and_nothing_runs_again(plant: Plant, toys: Toys) -> None:
+    asked = ask_for("/succeed/a", "/reject/b", "/break/c")
+    first = await plant.service.post(asked, KEY)
+    again = await plant.service.post(asked, KEY)
+    assert (first.status, is_replay(first)) == (200, False)
+    assert (again.status, is_replay(again)) == (200, True)
+    assert (again.content, again.content_type) == (first.content, first.content_type)
+    assert toys.times == {"0": 1, "1": 1, "2": 1}
+
+
+async def test_without_a_key_each_request_is_a_batch_of_its_own(plant: Plant, toys: Toys) -> None:
+    for _ in range(2):
+        assert not is_replay(await plant.service.post(ask_for("/succeed/a")))
+    assert toys.times == {"0": 2}
+    assert plant.parts.store._keys == {}
+
+
+@pytest.mark.parametrize("headers", [KEY, ASYNC_KEY], ids=["at once", "in the background"])
+async def test_key_with_another_body_is_refused(plant: Plant, toys: Toys, headers: dict[str, str]) -> None:
+    await plant.service.post(ask_for("/succeed/a"), headers)
+    problem = assert_problem(await plant.service.post(ask_for("/succeed/b"), headers), 422)
+    assert problem["type"] == "urn:penstock:problem:key-reused"
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+
+
+async def test_while_the_first_is_answered_others_are_told_to_wait(plant: Plant, toys: Toys) -> None:
+    asked = ask_for("/hang/a")
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(plant.service.post(asked, KEY))
+        await toys.arrived.wait()
+        for _ in range(3):
+            early = await plant.service.post(asked, KEY)
+            assert assert_problem(early, 409)["type"] == "urn:penstock:problem:key-in-use"
+            assert int(early.headers["Retry-After"]) > 0
+        toys.gate.set()
+    late = await plant.service.post(asked, KEY)
+    assert (late.content, is_replay(late)) == (first.result().content, True)
+    assert toys.times == {"0": 1}
+
+
+async def test_of_many_requests_at_once_one_makes_a_batch(plant: Plant, toys: Toys) -> None:
+    answers = await asyncio.gather(*(plant.service.post(ask_for("/succeed/a"), ASYNC_KEY) for _ in range(20)))
+    assert {answer.status for answer in answers} <= {202, 409}
+    assert len({answer.body["batchId"] for answer in answers if answer.status == 202}) == 1
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ('"one"', "one", True),  # the bare form is the same key
+        (' "one" ', '"one"', True),
+        (r'"a\"b\\c"', r'"a\"b\\c"', True),
+        ('"a b"', '"a  b"', False),
+        ('"one"', '"One"', False),
+        ("8e03978e-40d5-43dd-bc93-6894a57f9324", '"8e03978e-40d5-43dd-bc93-6894a57f9324"', True),
+        ("a" * 255, f'"{"a" * 255}"', True),
+    ],
+)
+async def test_key_is_a_structured_string_or_bare(plant: Plant, first: str, second: str, *, is_same: bool) -> None:
+    asked = ask_for("/succeed/a")
+    assert (await plant.service.post(asked, {"Idempotency-Key": first})).status == 200
+    assert is_replay(await plant.service.post(asked, {"Idempotency-Key": second})) is is_same
+
+
+async def test_refused_request_keeps_no_key(plant: Plant) -> None:
+    assert_problem(await plant.service.post(ask_for("/nowhere"), KEY), 422)
+    assert plant.parts.store._keys == {}
+    assert (await plant.service.post(ask_for("/succeed/a"), KEY)).status == 200
+
+
+async def test_request_that_failed_may_be_sent_again_at_once(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, Outage("chunks.send", "after", times=1))
+    asked = ask_for("/succeed/a")
+    assert_problem(await plant.service.post(asked, ASYNC_KEY), 503)
+    plant.clock.advance(0.001)
+    again = await plant.service.post(asked, ASYNC_KEY)
+    assert (again.status, is_replay(again)) == (202, False)
+    # The chunk of the first had been sent, too: it is of a batch that is abandoned.
+    assert plant.waiting_operations() == ["0", "0"]
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+    assert await plant.counts(again.body["batchId"]) == ("completed", {"succeeded": 1})
+
+
+# A front end that died leaves a claim that nobody settles and nobody gives up.
+
+
+def death_after_acceptance() -> Watch:
+    return Outage("store.settle_key")
+
+
+def death_before_acceptance() -> Watch:
+    """Its chunks are on the queue, the batch is not accepted."""
+    return all_of(Outage("chunks.send", "after", times=1), Outage("store.release_key"))
+
+
+async def test_batch_that_a_dead_front_end_had_accepted_is_replayed(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, death_after_acceptance())
+    asked = ask_for("/succeed/a")
+    first = await plant.service.post(asked, ASYNC_KEY)
+    assert not claim_of(plant).is_settled
+    assert_problem(await plant.service.post(asked, ASYNC_KEY), 409)
+    plant.clock.advance(LEASE_SECONDS + 1)
+    survivor = await build(aiohttp_client, toys, parts=plant.parts, clock=plant.clock)
+    again = await survivor.service.post(asked, ASYNC_KEY)
+    assert (again.status, is_replay(again), again.body["batchId"]) == (202, True, first.body["batchId"])
+    assert claim_of(plant).is_settled
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+
+
+async def test_batch_that_a_dead_front_end_had_not_accepted_is_made_anew(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    plant = await build(aiohttp_client, toys, death_before_acceptance())
+    asked = ask_for("/succeed/a")
+    assert_problem(await plant.service.post(asked, ASYNC_KEY), 503)
+    dead = claim_of(plant).batch_id
+    assert_problem(await plant.service.post(asked, ASYNC_KEY), 409)
+    plant.clock.advance(LEASE_SECONDS + 1)
+    again = await plant.service.post(asked, ASYNC_KEY)
+    assert (again.status, is_replay(again)) == (202, False)
+    assert again.body["batchId"] != dead
+    assert (await plant.batch(dead)).state is BatchState.ABANDONED
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+    assert toys.keys == {f"{dead}/0"}, "the handler is to see the key of the first request"
+    assert is_replay(await plant.service.post(asked, ASYNC_KEY))
+
+
+async def test_other_body_is_refused_though_the_first_front_end_is_dead(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    plant = await build(aiohttp_client, toys, death_before_acceptance())
+    await plant.service.post(ask_for("/succeed/a"), ASYNC_KEY)
+    plant.clock.advance(LEASE_SECONDS + 1)
+    assert_problem(await plant.service.post(ask_for("/succeed/b"), ASYNC_KEY), 422)
+
+
+async def test_operations_run_again_after_a_takeover_have_the_same_key(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    """A front end that dies before its answer at once is kept: handlers ran, and nobody knows."""
+    plant = await build(aiohttp_client, toys, death_after_acceptance())
+    asked = ask_for("/succeed/a")
+    for _ in range(3):
+        assert (await plant.service.post(asked, KEY)).status == 200
+        plant.clock.advance(LEASE_SECONDS + 1)
+    assert toys.times == {"0": 3}
+    assert len(toys.keys) == 1
+    assert len({context.batch_id for context in toys.runs}) == 3
+
+
+async def test_one_of_many_takes_over(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, death_before_acceptance())
+    asked = ask_for("/succeed/a")
+    await plant.service.post(asked, ASYNC_KEY)
+    plant.clock.advance(LEASE_SECONDS + 1)
+    answers = await asyncio.gather(*(plant.service.post(asked, ASYNC_KEY) for _ in range(10)))
+    assert {answer.status for answer in answers} <= {202, 409}
+    assert len({answer.body["batchId"] for answer in answers if answer.status == 202}) == 1
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+
+
+async def test_late_front_end_does_not_settle_what_another_has_taken_over(plant: Plant, toys: Toys) -> None:
+    asked = ask_for("/hang/a")
+    async with asyncio.TaskGroup() as group:
+        slow = group.create_task(plant.service.post(asked, KEY))
+        await toys.arrived.wait()
+        plant.clock.advance(LEASE_SECONDS + 1)
+        toys.arrived.clear()
+        second = group.create_task(plant.service.post(asked, KEY))
+        await toys.arrived.wait()
+        standing = claim_of(plant)
+        toys.gate.set()
+    assert (slow.result().status, second.result().status) == (200, 200)
+    settled = claim_of(plant)
+    assert (settled.batch_id, settled.is_settled, settled.answer) == (standing.batch_id, True, second.result().content)
+
+
+async def test_front_end_too_late_for_its_key_does_not_accept_its_batch(plant: Plant, toys: Toys) -> None:
+    """Else the same key would make two batches: the one that is taken over, and the one that is late."""
+    asked = ask_for("/hang/a")
+    async with asyncio.TaskGroup() as group:
+        slow = group.create_task(plant.service.post(asked, {**KEY, "Prefer": "wait=1"}))
+        await toys.arrived.wait()
+        plant.clock.advance(LEASE_SECONDS + 1)  # it runs on, and hands over only afterwards
+        second = await plant.service.post(asked, ASYNC_KEY)
+    assert second.status == 202
+    assert_problem(slow.result(), 503)
+    toys.gate.set()
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+
+
+async def test_tenants_do_not_see_each_other_s_keys(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, tenant_header="X-Tenant")
+    for tenant, path in (("a", "/succeed/a"), ("b", "/succeed/b")):
+        answer = await plant.service.post(ask_for(path), {**KEY, "X-Tenant": tenant})
+        assert (answer.status, is_replay(answer)) == (200, False)
+    assert is_replay(await plant.service.post(ask_for("/succeed/b"), {**KEY, "X-Tenant": "b"}))
+
+
+async def test_key_is_forgotten_after_its_time(plant: Plant, toys: Toys) -> None:
+    await plant.service.post(ask_for("/succeed/a"), KEY)
+    plant.clock.advance(KEPT_SECONDS - 1)
+    assert is_replay(await plant.service.post(ask_for("/succeed/a"), KEY))
+    plant.clock.advance(2)
+    answer = await plant.service.post(ask_for("/succeed/b"), KEY)
+    assert (answer.status, is_replay(answer)) == (200, False)
+    assert len(toys.keys) == 2
+
+
+async def test_answer_that_could_not_be_kept_goes_out(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, Outage("store.settle_key", times=1))
+    async with asyncio.timeout(20 * UNIT_SECONDS):
+        answer = await plant.service.post(ask_for("/succeed/a"), KEY)
+    assert (answer.status, toys.times) == (200, {"0": 1})

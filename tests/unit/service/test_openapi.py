@@ -1,0 +1,173 @@
+"""The description is OpenAPI, covers what the program serves, and the program answers as it says."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import schemathesis
+from aiohttp import hdrs, web
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from schemathesis import checks
+
+from penstock import Operations, Reject
+from penstock.batch import BatchState
+from penstock.clock import SystemClock
+from penstock.settings import Settings
+from penstock.testing import FakeClock, memory_parts
+from service.app import create_app
+from service.openapi import describe
+from tests.support.builders import NOW, build_batch, build_settings
+from tests.support.service import Serve
+
+EXAMPLES = 15
+CONFORMANCE = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+    checks.response_headers_conformance,
+    checks.allow_header_conformance,
+]
+
+
+@asynccontextmanager
+async def nothing_opened() -> AsyncIterator[None]:
+    yield
+
+
+operations = Operations(transaction=nothing_opened, savepoint=lambda _: nothing_opened())
+
+
+@operations.get("/{name}")
+@operations.patch("/{name}")
+@operations.post("/{name}")
+async def take_anything(name: str, body: Any = None) -> Any:
+    return {"name": name, "body": body}
+
+
+@operations.put("/{name}")
+async def reject(name: str, body: Any = None) -> None:
+    raise Reject(409, name)
+
+
+@operations.delete("/{name}", max_attempts=1)
+async def break_(name: str, body: Any = None) -> None:
+    raise RuntimeError(name)
+
+
+SETTINGS: dict[str, Any] = {"sync_max_operations": 2, "max_body_bytes": 4096}
+BATCH = replace(build_batch(3, deadline_at=NOW + 60), state=BatchState.FAILED)
+DESCRIPTION = describe(Settings.model_construct(), operations)
+Case = schemathesis.Case[Any]
+schema = schemathesis.openapi.from_dict(DESCRIPTION)
+
+
+class Server:
+    """The program in a thread of its own: Schemathesis asks from this one, and waits for the answer."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._runner: web.AppRunner | None = None
+
+    def start(self) -> str:
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
+
+    def stop(self) -> None:
+        if self._runner is not None:
+            asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _serve(self) -> str:
+        """With a batch in it, so that not all of them are unknown."""
+        # On the queue's clock no time passes: nobody waits for a letter that may come.
+        parts = memory_parts(FakeClock())
+        await parts.store.create_batch(BATCH)
+        app = create_app(build_settings(**SETTINGS), operations, parts.backend, SystemClock())
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    server = Server()
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+def aim(case: Case) -> None:
+    """At a batch that there is, and at operations that are offered: chance alone finds neither."""
+    if case.path_parameters and len(str(case.path_parameters["batch_id"])) % 2:
+        case.path_parameters["batch_id"] = BATCH.id
+    match case.body:
+        case {"operations": [*asked]}:
+            for operation in asked:
+                if isinstance(operation, dict) and str(operation.get("path")).startswith("/"):
+                    operation["path"] = "/take"
+
+
+@schema.parametrize()
+@hypothesis_settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
+def test_every_answer_is_as_described(case: Case, url: str) -> None:
+    aim(case)
+    case.call_and_validate(base_url=url, checks=CONFORMANCE, timeout=10)
+
+
+def test_description_is_valid_openapi() -> None:
+    schema.validate()
+
+
+async def test_it_is_served_with_the_limits_and_the_operations_of_this_program(serve: Serve) -> None:
+    service = await serve(operations, max_operations=7, sync_max_operations=3)
+    answer = await service.get("/openapi.json")
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert answer.body["components"]["schemas"]["BatchRequest"]["properties"]["operations"]["maxItems"] == 7
+    description = answer.body["paths"]["/batch"]["post"]["description"]
+    assert "Up to 3 operations" in description
+    assert "`POST /{name}`" in description
+
+
+async def test_it_describes_exactly_the_routes_of_the_program(serve: Serve) -> None:
+    service = await serve(operations)
+    app = service.client.app
+    assert app is not None
+    served = {
+        (route.method.lower(), route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None and route.method != hdrs.METH_HEAD
+    }
+    described = {(method, path) for path, methods in DESCRIPTION["paths"].items() for method in methods}
+    assert described == served
+
+
+def references(part: Any) -> Iterator[str]:
+    match part:
+        case {"$ref": str(reference)}:
+            yield reference
+        case dict():
+            for member in part.values():
+                yield from references(member)
+        case list():
+            for member in part:
+                yield from references(member)
+
+
+def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
+    used = set(references(DESCRIPTION))
+    components = DESCRIPTION["components"]
+    assert used == {f"#/components/{kind}/{name}" for kind, parts in components.items() for name in parts}

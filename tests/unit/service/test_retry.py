@@ -1,0 +1,144 @@
+"""Retry: what failed runs again once, however often and by whichever way it is asked for; the counts follow."""
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from tests.support.plant import Plant, Toys, build_plant
+from tests.support.service import Answer, assert_problem
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()
+
+
+@pytest.fixture
+async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
+    return await build_plant(aiohttp_client, toys.operations(), chunk_operations=3)
+
+
+async def retry(plant: Plant, batch_id: str) -> Answer:
+    return await plant.ask("POST", f"/batch/{batch_id}/retry")
+
+
+async def test_what_failed_runs_again_and_counts_are_corrected(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/succeed/a", "/break/b", "/reject/c", "/break/d")
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 3})
+    toys.is_mended = True
+    answer = await retry(plant, batch_id)
+    assert (answer.status, answer.body["batchId"], answer.body["retried"]) == (202, batch_id, 3)
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 3})
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 3, "failed": 1})
+    assert await plant.statuses(batch_id) == {"0": 201, "1": 200, "2": 409, "3": 200}
+    assert toys.times == {"0": 1, "1": 2, "2": 2, "3": 2}
+    assert toys.keys == {f"{batch_id}/{index}" for index in range(4)}
+
+
+async def test_retrying_twice_is_retrying_once(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/break/a", "/reject/b")
+    await plant.work_off()
+    toys.is_mended = True
+    for _ in range(3):
+        assert (await retry(plant, batch_id)).status == 202
+    await plant.work_off_one_by_one()
+    assert toys.times == {"0": 2, "1": 2}
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
+
+
+async def test_retry_and_redrive_at_the_same_time_run_each_operation_once_more(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/break/a", "/break/b", "/reject/c", "/break/d")
+    await plant.work_off()
+    toys.is_mended = True
+    await retry(plant, batch_id)
+    await plant.ask("POST", "/dead-letters/redrive")
+    await retry(plant, batch_id)
+    await plant.work_off_one_by_one()
+    assert toys.times == {"0": 2, "1": 2, "2": 2, "3": 2}
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 3, "failed": 1})
+
+
+async def test_copies_delivered_at_the_same_time_count_once(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/break/a", "/break/b", "/reject/c", "/break/d")
+    await plant.work_off()
+    toys.is_mended = True
+    for _ in range(3):
+        await retry(plant, batch_id)
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 3, "failed": 1})
+    assert await plant.statuses(batch_id) == {"0": 200, "1": 200, "2": 409, "3": 200}
+
+
+async def test_redrive_after_a_retry_changes_nothing(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/break/a")
+    await plant.work_off()
+    toys.is_mended = True
+    await retry(plant, batch_id)
+    await plant.work_off()
+    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.work_off()
+    assert toys.times == {"0": 2}
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1})
+
+
+async def test_failed_batch_becomes_completed(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/break/a", "/break/b")
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("failed", {"failed": 2})
+    toys.is_mended = True
+    await retry(plant, batch_id)
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+
+
+async def test_what_fails_again_can_be_retried_again(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/break/a", "/succeed/b")
+    await plant.work_off()
+    for times in (2, 3):
+        assert (await retry(plant, batch_id)).body["retried"] == 1
+        await plant.work_off()
+        assert toys.times["0"] == times
+        assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
+    toys.is_mended = True
+    await retry(plant, batch_id)
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+    assert (await retry(plant, batch_id)).body["retried"] == 0
+
+
+async def test_failures_of_a_cancelled_batch_run_again_and_what_was_cancelled_does_not(
+    plant: Plant, toys: Toys
+) -> None:
+    batch_id = await plant.submit(*["/break/a"] * 3, *["/hang/b"] * 3, maxFailures=0)
+    toys.gate.set()
+    await plant.work_off(plant.consumer(concurrency=1))
+    state, before = await plant.counts(batch_id)
+    assert (state, before["failed"]) == ("cancelled", 3)
+    toys.is_mended = True
+    assert (await retry(plant, batch_id)).body["retried"] == 3
+    await plant.work_off()
+    after = {**before, "succeeded": before.get("succeeded", 0) + 3}
+    del after["failed"]
+    assert await plant.counts(batch_id) == ("cancelled", after)
+
+
+async def test_batch_that_runs_cannot_be_retried(plant: Plant) -> None:
+    batch_id = await plant.submit("/break/a")
+    assert_problem(await retry(plant, batch_id), 409)
+    await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    assert_problem(await retry(plant, batch_id), 409)
+
+
+async def test_unknown_batch_cannot_be_retried(plant: Plant) -> None:
+    assert_problem(await retry(plant, "01ARZ3NDEKTSV4RRFFQ69G5FAV"), 404)
+
+
+async def test_many_failures_are_sent_in_several_calls(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build_plant(aiohttp_client, toys.operations(), chunk_operations=1)
+    batch_id = await plant.submit(*["/break/a"] * 130)
+    await plant.work_off()
+    toys.is_mended = True
+    assert (await retry(plant, batch_id)).body["retried"] == 130
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 130})
