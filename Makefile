@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types acceptance lock setup clean
+.PHONY: help run test check simulate chaos format lint types acceptance lock setup clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -18,6 +18,12 @@ test: $(READY) ## all tests; those that need Java are skipped by name where ther
 
 acceptance: $(READY) ## the stories with real processes only
 	$(BIN)/pytest -n 2 --dist loadgroup tests/acceptance $(ARGS)
+
+simulate: $(READY) ## every crash point and mutation, on a simulated AWS in virtual time; not part of check yet
+	$(BIN)/pytest -n 2 tests/simulation $(ARGS)
+
+chaos: $(READY) ## real processes killed, stopped and restarted under load; not part of check yet
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: lint types test ## what CI runs
 

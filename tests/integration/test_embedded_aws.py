@@ -193,9 +193,9 @@ async def test_calls_cost_the_same_in_a_deep_queue(aws: EmbeddedAws, sqs: SQSCli
     in_shallow = await time_calls(sqs, shallow["QueueUrl"])
     in_deep = await time_calls(sqs, queue_url)
 
-    # Unmended, the ratio is in the thousands.
+    # Unmended, the ratio is in the thousands; on a busy machine single calls are several times slower than others.
     for call, seconds in in_deep.items():
-        assert seconds < 5 * in_shallow[call], f"{call} takes {seconds / in_shallow[call]:.1f} times as long"
+        assert seconds < 25 * in_shallow[call], f"{call} takes {seconds / in_shallow[call]:.1f} times as long"
     assert await count_messages(sqs, queue_url) == (19_820, 180)
 
 

@@ -1,0 +1,134 @@
+"""What is found when the dust has settled: answers of the front end, the table, the queues, the journal, the logs."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from penstock.dynamodb import DynamoDbStore
+from penstock.errors import UnreadableMessage
+from penstock.message import decode_chunk
+from tests.chaos.journal import Run, read_journal
+from tests.support.api import Api, Outcome, Status
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from types_aiobotocore_dynamodb import DynamoDBClient
+    from types_aiobotocore_sqs import SQSClient
+
+QUEUE_UNITS = 30
+UNREADABLE = "a message that is not a chunk"
+FAULTS = ("chunk broke", "request broke", "never retrieved", "never awaited", "was destroyed but")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Operations by their ids; `recorded_at` is the latest time by which an outcome stood in the table."""
+
+    statuses: Mapping[str, Status]
+    results: Mapping[str, Sequence[Outcome]]
+    runs: Mapping[str, Sequence[Run]]
+    recorded_at: Mapping[str, float]
+    dead_letters: Sequence[str]
+    messages_left: int
+    faults: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Detective:
+    """Knows where to look. `name` prefixes the queues and is the table's name."""
+
+    name: str
+    journal: str
+    api: Api
+    sqs: "SQSClient"
+    dynamodb: "DynamoDBClient"
+    logs: Path
+
+    async def gather(self, batches: Sequence[str]) -> Evidence:
+        left = await self._messages_left()
+        return Evidence(
+            statuses={batch_id: await self.api.status(batch_id) for batch_id in batches},
+            results={batch_id: await self.api.results(batch_id) for batch_id in batches},
+            runs=await read_journal(self.dynamodb, self.journal),
+            recorded_at=await self._recorded_at(batches),
+            dead_letters=await self._take_dead_letters(),
+            messages_left=left,
+            faults=self._faults(),
+        )
+
+    async def _messages_left(self) -> int:
+        """What stays on the queue of chunks: waiting, delayed or delivered."""
+        url = await self._url("chunks-normal")
+
+        async def is_empty() -> bool:
+            return await self._depth(url) == 0
+
+        try:
+            await eventually(is_empty, QUEUE_UNITS, poll_seconds=0.2)
+        except AssertionError:
+            return await self._depth(url)
+        return 0
+
+    async def _depth(self, url: str) -> int:
+        answer = await self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        attributes = {str(name): value for name, value in answer["Attributes"].items()}
+        return sum(int(attributes[f"ApproximateNumberOfMessages{which}"]) for which in ("", "NotVisible", "Delayed"))
+
+    async def _take_dead_letters(self) -> list[str]:
+        """The ids of the operations that lie in the dead letter queue."""
+        url = await self._url("dead-letters")
+        found: list[str] = []
+        while messages := (await self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)).get("Messages"):
+            for message in messages:
+                found += _operations_in(message["Body"])
+                await self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return found
+
+    async def _url(self, queue: str) -> str:
+        return (await self.sqs.get_queue_url(QueueName=f"{self.name}-{queue}"))["QueueUrl"]
+
+    async def _recorded_at(self, batches: Sequence[str]) -> dict[str, float]:
+        """By the consumers' logs: a chunk is told to be done a moment after its record was committed."""
+        done = dict(_chunks_done(self.logs.glob("*-consumer.log")))
+        store = DynamoDbStore(self.dynamodb, self.name)
+        found: dict[str, float] = {}
+        for batch_id in batches:
+            batch = await store.read_batch(batch_id)
+            assert batch is not None, batch_id
+            for group in range(len(batch.group_totals)):
+                async for family in store.read_records(batch, group, 0):
+                    for record in family:
+                        at = done.get((batch_id, record.chunk_id), float("inf"))
+                        found.update({outcome.id: at for outcome in record.outcomes})
+        return found
+
+    def _faults(self) -> list[str]:
+        found = []
+        for log in sorted(self.logs.glob("*.log")):
+            text = log.read_text(errors="replace")
+            found += [f"{log.name} says {fault!r}" for fault in FAULTS if fault in text]
+        return found
+
+
+def _operations_in(body: str) -> list[str]:
+    try:
+        return [operation.id for operation in decode_chunk(body).operations]
+    except UnreadableMessage:
+        return [UNREADABLE]
+
+
+def _chunks_done(logs: Iterable[Path]) -> Iterable[tuple[tuple[str, str], float]]:
+    lines = (line for log in logs for line in log.read_text(errors="replace").splitlines() if '"chunk done"' in line)
+    events = []
+    for line in lines:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue  # its writer was killed half-way
+    timed = [(datetime.fromisoformat(event["timestamp"]).timestamp(), event) for event in events]
+    # The earliest last, so that it stays.
+    for at, event in sorted(timed, key=lambda one: one[0], reverse=True):
+        yield (event["batch_id"], event["chunk_id"]), at

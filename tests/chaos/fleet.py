@@ -1,0 +1,134 @@
+"""The programs under chaos, and a tiny supervisor: whatever of them dies is started again."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from tests.support.programs import Program, Programs, until_ready
+from tests.support.waiting import eventually
+
+READY = "consumer ready"
+LEASE_LOST = "lease lost"
+START_UNITS = 60
+
+
+@dataclass
+class Post:
+    """A place in the fleet. `program` is who holds it now."""
+
+    module: str
+    arguments: tuple[str, ...] = ()
+    program: Program | None = None
+    ended: list[Program] = field(default_factory=list)
+
+    @property
+    def standing(self) -> Program:
+        assert self.program is not None, f"no {self.module} was started"
+        return self.program
+
+
+@dataclass
+class Fleet:
+    """`front` and `consumers` are kept filled from `open_fleet` on, until its block is left."""
+
+    programs: Programs
+    port: int
+    front: Post
+    consumers: list[Post]
+    paused: set[int] = field(default_factory=set)
+
+    @property
+    def posts(self) -> list[Post]:
+        return [self.front, *self.consumers]
+
+    async def keep(self, post: Post) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            post.program = await self.programs.start(post.module, *post.arguments)
+            await post.program.process.wait()
+            post.ended.append(post.program)
+
+    async def first_ready(self) -> None:
+        """Once everyone is at work; nobody has been killed yet, so nobody may end."""
+        await asyncio.gather(*(self.ready(post) for post in self.posts))
+        early = [program.output() for post in self.posts for program in post.ended]
+        assert not early, early[0]
+
+    async def ready(self, post: Post) -> None:
+        """Once who stands at a post is at work; whoever dies before it is followed by another one."""
+
+        async def is_ready() -> bool:
+            program = post.program
+            return program is not None and program.process.returncode is None and READY in program.output()
+
+        if post is self.front:
+            await self._front_ready()
+        else:
+            await eventually(is_ready, START_UNITS)
+
+    async def _front_ready(self) -> None:
+        await eventually(self._has_front, START_UNITS)
+        await until_ready(self.port, self.front.standing)
+
+    async def _has_front(self) -> bool:
+        return self.front.program is not None and self.front.program.process.returncode is None
+
+    async def kill(self, post: Post) -> None:
+        """Kill who stands at a post, and see it gone."""
+        program = post.standing
+        if program.process.returncode is None:
+            program.kill()
+            await program.ended()
+
+    async def pause(self, post: Post, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT that much later."""
+        process = post.standing.process
+        self.paused.add(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        process.send_signal(signal.SIGCONT)
+
+    async def replace(self, post: Post) -> None:
+        """SIGTERM; the supervisor starts the next one. Returns once that is at work."""
+        program = post.standing
+        program.terminate()
+        code = await program.ended(START_UNITS)
+        assert code == 0, f"{program.log} ended with {code}"
+        await eventually(lambda: _follows(post, program), START_UNITS)
+        await self.ready(post)
+
+    def pick(self, draw: random.Random) -> Post:
+        return draw.choice(self.consumers)
+
+    def dead(self) -> set[int]:
+        """The consumers that ended otherwise than on request."""
+        ended = (one.process for post in self.consumers for one in post.ended)
+        return {process.pid for process in ended if process.returncode != 0}
+
+    def late(self) -> set[int]:
+        """The consumers that lost a lease: paused ones, and others on a machine too busy for their heartbeats."""
+        everyone = [one for post in self.consumers for one in [*post.ended, post.program] if one is not None]
+        return {one.process.pid for one in everyone if LEASE_LOST in one.output()}
+
+
+async def _follows(post: Post, program: Program) -> bool:
+    return post.program is not program
+
+
+@asynccontextmanager
+async def open_fleet(programs: Programs, port: int, consumers: int) -> AsyncIterator[Fleet]:
+    leash = ("--exit-with-parent", str(os.getpid()))  # none of them outlives us, however we end
+    front = Post("service", ("--port", str(port), *leash))
+    fleet = Fleet(programs, port, front, [Post("consumer", leash) for _ in range(consumers)])
+    keeping = [asyncio.create_task(fleet.keep(post), name=post.module) for post in fleet.posts]
+    try:
+        await fleet.first_ready()
+        yield fleet
+    finally:
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)

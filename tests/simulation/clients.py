@@ -1,0 +1,175 @@
+"""Clients: what they ask for, how stubbornly, and what they hold against the promises of what they are told."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tests.simulation.http import Answer
+from tests.simulation.mixes import Mix
+from tests.simulation.programs import ServiceProgram
+from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
+from tests.simulation.truth import MAX_ATTEMPTS, POISON, Plan, Submission, Toy
+from tests.simulation.world import World
+
+BAD_REQUEST, CONFLICT = 400, 409
+PATIENCE_SECONDS = 4 * 3600.0
+MOST_TRIES = 15
+ORDINARY = (
+    ["/succeed"] * 14 + ["/flaky"] * 4 + ["/later"] * 2 + ["/reject", "/break", "/hang", "/exit", "/cancel-itself"]
+)
+
+
+def draw_submission(label: str, chance: random.Random, mix: Mix, most_operations: int, lease: float) -> Submission:
+    toys = [_draw_toy(chance, mix, lease) for _ in range(chance.randint(1, most_operations))]
+    submission = Submission(label, toys)
+    if chance.random() < mix.keys:
+        submission.key = f"key of {label}"
+    if chance.random() < 0.3:
+        submission.prefer = chance.choice(["respond-async", "wait=1", "wait=3"])
+    if chance.random() < mix.deadlines:
+        submission.deadline_seconds = chance.choice([3.0, 30.0, 120.0])
+    if chance.random() < mix.limits:
+        submission.max_failures = chance.randint(0, 3)
+    return submission
+
+
+def _draw_toy(chance: random.Random, mix: Mix, lease: float) -> Toy:
+    path = chance.choice(sorted(POISON) if chance.random() < mix.poison else ORDINARY)
+    seconds = chance.choice([0.0, 0.01, 0.1, 1.0, 5.0])
+    if path == "/succeed" and chance.random() < 0.05:
+        path, seconds = chance.choice([("/succeed", 1.5 * lease), ("/large", 0.1), ("/stubborn", 4.0)])
+    after = 2_000.0 if chance.random() < 0.02 else chance.choice([None, 0, 7, 30])  # longer than SQS delays
+    return Toy(path, Plan(seconds=seconds, times=chance.randint(0, MAX_ATTEMPTS), after=after))
+
+
+class Client:
+    """Speaks to whichever front end listens."""
+
+    def __init__(self, world: World, front_end: Callable[[], Awaitable[ServiceProgram]]) -> None:
+        self._world = world
+        self._front_end = front_end
+        self._chance = world.chance
+        self._told: dict[tuple[str, str], dict[str, Any]] = {}
+
+    async def live(self, submission: Submission, mix: Mix) -> None:
+        """Submit, see it through, and now and then change one's mind."""
+        self._world.truth.submissions.append(submission)
+        await self.submit_until_answered(submission)
+        await asyncio.gather(*(self._watch(submission, batch_id, mix) for batch_id in sorted(submission.batch_ids)))
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Answer | None:
+        """One request, whatever comes of it; None when the connection broke."""
+        front_end = await self._front_end()
+        try:
+            answer = await front_end.ask(method, path, body, headers)
+        except ConnectionResetError:
+            answer = None
+        self._world.note("client", f"{method} {path}", "broke off" if answer is None else answer.status)
+        return answer
+
+    async def results(self, batch_id: str) -> list[dict[str, Any]]:
+        """Asks until it is told. What it has once been told stays so, unless failures were redriven."""
+        while True:
+            answer = await self.ask("GET", f"/batch/{batch_id}/results", headers={"Accept": "application/x-ndjson"})
+            if answer is not None and answer.status == ANSWERED:
+                self._check_told(batch_id, answer.lines)
+                return answer.lines
+            await asyncio.sleep(1)
+
+    def _check_told(self, batch_id: str, lines: list[dict[str, Any]]) -> None:
+        redriven = self._world.promises.batches[batch_id].was_redriven
+        for line in lines:
+            before = self._told.setdefault((batch_id, line["id"]), line)
+            changed = before != line and not (redriven and before["status"] >= BAD_REQUEST)
+            self._world.promises.check(not changed, 2, f"{batch_id} was told to have {before}, and now {line}")
+
+    async def submit_until_answered(self, submission: Submission) -> None:
+        """With a key it is safe to ask again, so this client does; sometimes without waiting for the first answer."""
+        if submission.key is not None and self._chance.random() < 0.3:
+            await asyncio.gather(self.submit(submission), self.submit(submission))
+        for _ in range(MOST_TRIES):
+            status = await self.submit(submission)
+            if submission.key is None or status in {ANSWERED, ACCEPTED}:
+                return
+            await asyncio.sleep(self._chance.uniform(0.1, 20))
+
+    async def submit(self, submission: Submission) -> int | None:
+        headers = {}
+        if submission.key is not None:
+            headers["Idempotency-Key"] = f'"{submission.key}"'
+        if submission.prefer is not None:
+            headers["Prefer"] = submission.prefer
+        answer = await self.ask("POST", "/batch", _body(submission), headers)
+        submission.statuses.append(None if answer is None else answer.status)
+        if answer is None:
+            return None
+        if answer.status == ACCEPTED:
+            submission.batch_ids.add(answer.body["batchId"])
+        elif answer.status == ANSWERED:
+            self._check_answer(submission, answer.body)
+        else:
+            expected = answer.status in {503, 504} or (answer.status == CONFLICT and submission.key is not None)
+            self._world.promises.check(
+                expected, 1, f"{submission.label} is answered {answer.status} {answer.content!r}"
+            )
+        return answer.status
+
+    def _check_answer(self, submission: Submission, body: dict[str, Any]) -> None:
+        """A batch answered at once: an outcome for each operation, and one that it can have."""
+        check = self._world.promises.check
+        told = [result["id"] for result in body["results"]]
+        check(told == [f"{submission.label}-{index}" for index in range(len(submission.toys))], 2, f"answered {told}")
+        for result, toy in zip(body["results"], submission.toys, strict=True):
+            can = toy.can_succeed if "result" in result else toy.can_fail or toy.can_fail_once or toy.path in POISON
+            check(can, 2, f"{toy} is answered {result}")
+
+    async def _watch(self, submission: Submission, batch_id: str, mix: Mix) -> None:
+        cancels = self._chance.random() < mix.cancels
+        completed, interval = 0, self._chance.choice([0.1, 1.0, 10.0])
+        while self._world.loop.time() < PATIENCE_SECONDS:
+            await asyncio.sleep(interval * self._chance.random())
+            interval *= 1.3
+            status = await self._status(batch_id)
+            if status is None:
+                continue
+            self._check_status(status, completed)
+            completed = status["completed"]
+            if status["status"] in FINAL:
+                break
+            if self._chance.random() < 0.1:
+                await self.results(batch_id)
+            if cancels and self._chance.random() < 0.3:
+                submission.is_cancelled = True
+                await self.ask("POST", f"/batch/{batch_id}/cancel")
+        if self._chance.random() < mix.retries:
+            await self.ask("POST", f"/batch/{batch_id}/retry")
+
+    async def _status(self, batch_id: str) -> dict[str, Any] | None:
+        answer = await self.ask("GET", f"/batch/{batch_id}/status")
+        if answer is None or answer.status != ANSWERED:
+            self._world.promises.check(answer is None or answer.status == 503, 3, f"the status of {batch_id}: {answer}")
+            return None
+        body: dict[str, Any] = answer.body
+        return body
+
+    def _check_status(self, status: dict[str, Any], completed_before: int) -> None:
+        ended = sum(status[state] for state in ("succeeded", "failed", "cancelled", "expired"))
+        exact = ended == status["completed"] <= status["total"] and status["completed"] >= completed_before
+        whole = status["status"] not in FINAL or ended == status["total"]
+        self._world.promises.check(exact and whole, 3, f"the status says {status}, before {completed_before}")
+
+
+def _body(submission: Submission) -> dict[str, Any]:
+    operations = [
+        {"id": f"{submission.label}-{index}", "method": "POST", "path": toy.path, "body": toy.plan.model_dump()}
+        for index, toy in enumerate(submission.toys)
+    ]
+    body: dict[str, Any] = {"operations": operations}
+    if submission.deadline_seconds is not None:
+        body["deadlineSeconds"] = submission.deadline_seconds
+    if submission.max_failures is not None:
+        body["maxFailures"] = submission.max_failures
+    return body

@@ -1,0 +1,124 @@
+"""The fault mixes: what goes wrong in a run, and how often."""
+
+import random
+from dataclasses import dataclass, field
+
+from tests.simulation.network import Fate, Fault
+from tests.simulation.process import Process
+from tests.simulation.sqs import Oddities
+
+SEVERAL = [Fault.REFUSED, Fault.REQUEST_LOST, Fault.ANSWER_LOST, Fault.LATE, Fault.REPEATED]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Of calls, the shares that go wrong and that are slow; of chaos, the mean seconds from one to the next; of batches
+    and operations, the shares that ask for something.
+    """
+
+    name: str
+    faults: float = 0.0
+    slow: float = 0.0
+    late: float = 0.0  # calls that take effect when their caller has given them up
+    oddities: Oddities = field(default_factory=Oddities)
+    short_pages: bool = False
+    stale_reads: float = 0.0
+    kill_consumer: float | None = None
+    kill_front_end: float | None = None
+    pause: float | None = None
+    terminate: float | None = None
+    jump_clock: float | None = None
+    skew_seconds: float = 0.0
+    redrive: float | None = None
+    garbage: float | None = None
+    lose: float | None = None  # messages
+    poison: float = 0.0  # operations that kill or block their process
+    keys: float = 0.3
+    cancels: float = 0.0
+    deadlines: float = 0.0
+    limits: float = 0.0
+    retries: float = 0.0
+    deadline_seconds: float = 24 * 3600.0
+    max_deaths: tuple[int, ...] = (1_000,)
+
+    @property
+    def is_gentle(self) -> bool:
+        """Nothing dies, nothing is lost: here stopping must cost nothing at all."""
+        return self.name in {"calm", "rollouts", "endings"}
+
+
+_ODD = Oddities(
+    stands_twice=0.1,
+    delivered_though_held=0.1,
+    comes_back=0.1,
+    finds_nothing=0.1,
+    refuses_entry=0.1,
+    old_receipt_acts=0.5,
+    strands=0.3,
+)
+
+CALM = Mix("calm", short_pages=True)
+MIXES = [
+    CALM,
+    Mix("rollouts", terminate=4, short_pages=True),
+    Mix("kills", kill_consumer=10, kill_front_end=15),
+    Mix("network", faults=0.15, slow=0.02, short_pages=True, stale_reads=0.3),
+    Mix("late", late=0.25, slow=0.1, kill_front_end=10, keys=0.9),
+    Mix("queue", oddities=_ODD, garbage=20, stale_reads=0.3),
+    Mix("pauses", pause=5),
+    Mix("clocks", jump_clock=5, skew_seconds=30, kill_front_end=20, deadlines=0.3),
+    Mix("poison", poison=0.1),
+    Mix("poison, stopped", poison=0.3, max_deaths=(1, 5)),
+    Mix("endings", cancels=0.4, deadlines=0.4, limits=0.3, retries=0.3, redrive=15, terminate=20, short_pages=True),
+    Mix("losses", lose=5, slow=0.1, kill_consumer=20, cancels=0.2, deadline_seconds=60, stale_reads=0.3),
+    Mix("redrives", redrive=5, retries=0.5, kill_consumer=15, kill_front_end=20, faults=0.03),
+    Mix(
+        "storm",
+        faults=0.1,
+        slow=0.02,
+        oddities=_ODD,
+        short_pages=True,
+        stale_reads=0.3,
+        kill_consumer=20,
+        kill_front_end=30,
+        pause=20,
+        terminate=15,
+        jump_clock=20,
+        skew_seconds=5,
+        redrive=20,
+        garbage=40,
+        poison=0.03,
+        cancels=0.1,
+        deadlines=0.2,
+        limits=0.2,
+        retries=0.3,
+        max_deaths=(1_000, 1_000, 3),
+    ),
+]
+
+
+class RandomFates:
+    """Draws what becomes of each call; calm once the storm is over."""
+
+    def __init__(self, mix: Mix, chance: random.Random) -> None:
+        self._mix = mix
+        self._chance = chance
+
+    def calm_down(self) -> None:
+        self._mix = CALM
+
+    def fate(self, process: Process, action: str) -> Fate:
+        chance, mix = self._chance, self._mix
+        there, back = chance.uniform(0.001, 0.02), chance.uniform(0.001, 0.02)
+        if mix.slow and chance.random() < mix.slow:
+            there = chance.uniform(1, 15)
+        fault = Fault.LATE if mix.late and chance.random() < mix.late else Fault.NONE
+        if mix.faults and chance.random() < mix.faults:
+            fault = chance.choice(SEVERAL)
+        return Fate(there, back, fault, late=chance.uniform(0.1, 20), lands_anyway=chance.random() < 0.5)
+
+    def before(self, process: Process, fate: Fate) -> None:
+        process.pass_moment()
+
+    def after(self, process: Process, fate: Fate) -> None:
+        process.pass_moment()

@@ -1,0 +1,288 @@
+"""Faults to put into Penstock on purpose. Each is one that a tired afternoon could bring.
+
+They are patched in from outside, at the step that they spoil, so that they outlive changes of the code around it.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from consumer.batches import Batches, NotAdmitted
+from consumer.lease import Leases
+from consumer.processor import Processor
+from penstock.batch import Batch, Counts, Ending
+from penstock.chunk import Chunk
+from penstock.dynamodb import DynamoDbStore
+from penstock.outcome import ChunkRecord
+from penstock.queue import Delivery, Message
+from penstock.sqs import SqsQueue
+from penstock.store import Group, KeyClaim, Traces
+
+Patching = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """`mix` is where it should be found."""
+
+    mix: str
+    patch: Callable[[Patching], None]
+
+
+class _Released(Exception):
+    """The delivery has been given back; nothing more is to be done with it."""
+
+
+_PROCESSING: ContextVar[tuple[Processor, Delivery, Chunk]] = ContextVar("_PROCESSING")
+
+
+def _remember_delivery(patching: Patching) -> None:
+    """For mutations of a step that does not know the delivery that it is taken for."""
+    process = Processor.process
+
+    async def remembering(
+        self: Processor, delivery: Delivery, chunk: Chunk, ended: Callable[[], None], *rest: Any
+    ) -> None:
+        _PROCESSING.set((self, delivery, chunk))
+        with contextlib.suppress(_Released):
+            await process(self, delivery, chunk, ended, *rest)
+
+    patching.setattr(Processor, "process", remembering)
+
+
+class _Rewriting:
+    """A client whose UpdateItem and PutItem requests are changed on the way."""
+
+    def __init__(self, client: Any, change: Callable[[dict[str, Any]], None]) -> None:
+        self._client = client
+        self._change = change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def update_item(self, **request: Any) -> Any:
+        self._change(request)
+        return await self._client.update_item(**request)
+
+    async def put_item(self, **request: Any) -> Any:
+        self._change(request)
+        return await self._client.put_item(**request)
+
+
+def _rewrite(patching: Patching, method: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what one method of the store asks of DynamoDB."""
+    original = getattr(DynamoDbStore, method)
+
+    async def mutant(self: DynamoDbStore, *arguments: Any, **options: Any) -> Any:
+        rewriting: Any = _Rewriting(self._client, change)
+        return await original(DynamoDbStore(rewriting, self._table), *arguments, **options)
+
+    patching.setattr(DynamoDbStore, method, mutant)
+
+
+def _drop_condition(request: dict[str, Any]) -> None:
+    request.pop("ConditionExpression", None)
+
+
+# The seven of the issue
+
+
+def count_before_commit(patching: Patching) -> None:
+    commit = DynamoDbStore.commit_chunk
+
+    async def mutant(self: DynamoDbStore, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        await self.count_chunk(batch, record)
+        return await commit(self, batch, record)
+
+    patching.setattr(DynamoDbStore, "commit_chunk", mutant)
+
+
+def delete_before_count(patching: Patching) -> None:
+    _remember_delivery(patching)
+    count = DynamoDbStore.count_chunk
+
+    async def mutant(self: DynamoDbStore, batch: Batch, record: ChunkRecord) -> Group:
+        if working := _PROCESSING.get(None):
+            processor, delivery, _ = working
+            await processor._chunks.delete(delivery)
+        return await count(self, batch, record)
+
+    patching.setattr(DynamoDbStore, "count_chunk", mutant)
+
+
+def drop_the_condition_on_the_counter(patching: Patching) -> None:
+    _rewrite(patching, "count_chunk", _drop_condition)
+
+
+def count_by_increment_alone(patching: Patching) -> None:
+    def change(request: dict[str, Any]) -> None:
+        _drop_condition(request)
+        request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunk, ", "")
+
+    _rewrite(patching, "count_chunk", change)
+
+
+def forget_the_follow_ups_on_redelivery(patching: Patching) -> None:
+    read = DynamoDbStore.read_traces
+
+    async def mutant(self: DynamoDbStore, batch_id: str, chunk_id: str) -> Traces:
+        traces = await read(self, batch_id, chunk_id)
+        return traces if traces.record is None else replace(traces, record=replace(traces.record, follow_ups=()))
+
+    patching.setattr(DynamoDbStore, "read_traces", mutant)
+
+
+def finish_without_looking_at_all_groups(patching: Patching) -> None:
+    finish = DynamoDbStore.finish_group
+
+    async def mutant(self: DynamoDbStore, batch_id: str, group: int) -> frozenset[int]:
+        await finish(self, batch_id, group)
+        batch = await self.read_batch(batch_id)
+        return frozenset(range(len(batch.group_totals))) if batch else frozenset()
+
+    patching.setattr(DynamoDbStore, "finish_group", mutant)
+
+
+def release_instead_of_commit_on_stop(patching: Patching) -> None:
+    _remember_delivery(patching)
+    commit = DynamoDbStore.commit_chunk
+
+    async def mutant(self: DynamoDbStore, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        working = _PROCESSING.get(None)
+        if working is None or not working[0]._stop.begun.is_set():
+            return await commit(self, batch, record)
+        processor, delivery, chunk = working
+        await processor.release(delivery, chunk)
+        raise _Released
+
+    patching.setattr(DynamoDbStore, "commit_chunk", mutant)
+
+
+# And more
+
+
+def commit_without_a_condition(patching: Patching) -> None:
+    _rewrite(patching, "commit_chunk", _drop_condition)
+
+
+def run_without_looking_for_a_record(patching: Patching) -> None:
+    read = DynamoDbStore.read_traces
+
+    async def mutant(self: DynamoDbStore, batch_id: str, chunk_id: str) -> Traces:
+        return replace(await read(self, batch_id, chunk_id), record=None)
+
+    patching.setattr(DynamoDbStore, "read_traces", mutant)
+
+
+def accept_before_the_chunks_are_sent(patching: Patching) -> None:
+    create = DynamoDbStore.create_batch
+
+    async def mutant(self: DynamoDbStore, batch: Batch) -> None:
+        await create(self, batch)
+        await self.accept_batch(batch.id, batch.created_at)
+
+    patching.setattr(DynamoDbStore, "create_batch", mutant)
+
+
+def abandon_by_the_clock_alone(patching: Patching) -> None:
+    admit = Batches.admit
+
+    async def mutant(self: Batches, batch_id: str) -> Batch | NotAdmitted:
+        batch = await self.read(batch_id)
+        overdue = batch is not None and batch.is_overdue(self._clock.now())
+        return NotAdmitted.ABANDONED if overdue else await admit(self, batch_id)
+
+    patching.setattr(Batches, "admit", mutant)
+
+
+def forget_the_heartbeats(patching: Patching) -> None:
+    async def mutant(self: Leases) -> None: ...
+
+    patching.setattr(Leases, "beat", mutant)
+
+
+def overlook_refused_entries(patching: Patching) -> None:
+    """SendMessageBatch succeeds as a call though it refused some of its entries."""
+    send = SqsQueue._send_call
+
+    async def mutant(self: SqsQueue, messages: Sequence[Message]) -> None:
+        client = self._client
+
+        class Blind:
+            async def send_message_batch(self, **request: Any) -> Any:
+                return {**await client.send_message_batch(**request), "Failed": []}
+
+        blind: Any = Blind()
+        other = SqsQueue(blind, self._url, polls=self._polls, call_bytes=self._call_bytes)
+        await send(other, messages)
+
+    patching.setattr(SqsQueue, "_send_call", mutant)
+
+
+def close_a_group_without_a_condition(patching: Patching) -> None:
+    """The sweep counts as open what has been counted since it looked."""
+    _rewrite(patching, "close_group", _drop_condition)
+
+
+def count_in_a_closed_group(patching: Patching) -> None:
+    def change(request: dict[str, Any]) -> None:
+        request["ConditionExpression"] = "NOT contains(done, :chunk_id)"
+
+    _rewrite(patching, "count_chunk", change)
+
+
+def take_a_key_over_without_abandoning(patching: Patching) -> None:
+    async def mutant(store: DynamoDbStore, standing: KeyClaim, now: float) -> bool:
+        return False
+
+    patching.setattr("service.idempotency._was_accepted", mutant)
+
+
+def forget_what_failed_before_a_redrive(patching: Patching) -> None:
+    """A redriven chunk adds its outcomes and takes no failure back."""
+
+    def counts(self: ChunkRecord) -> Counts:
+        states = [outcome.state for outcome in self.outcomes]
+        return Counts(*(states.count(state) for state in type(self.outcomes[0].state))) if states else Counts()
+
+    patching.setattr(ChunkRecord, "counts", property(counts))
+
+
+def cancel_what_has_finished(patching: Patching) -> None:
+    """When a batch is to end, its running chunks are cut as if nothing of them had come to an end."""
+    record = Processor._record
+
+    def mutant(self: Processor, batch: Batch, chunk: Chunk, verdicts: Any, deaths: int = 0) -> ChunkRecord:
+        ending = self._ending(batch, chunk)
+        return record(self, batch, chunk, {} if ending is Ending.CANCELLED else verdicts, deaths)
+
+    patching.setattr(Processor, "_record", mutant)
+
+
+MUTATIONS = {
+    patch.__name__: Mutation(mix, patch)
+    for mix, patch in [
+        ("kills", count_before_commit),
+        ("kills", delete_before_count),
+        ("queue", drop_the_condition_on_the_counter),
+        ("queue", count_by_increment_alone),
+        ("kills", forget_the_follow_ups_on_redelivery),
+        ("calm", finish_without_looking_at_all_groups),
+        ("rollouts", release_instead_of_commit_on_stop),
+        ("queue", commit_without_a_condition),
+        ("queue", run_without_looking_for_a_record),
+        ("kills", accept_before_the_chunks_are_sent),
+        ("clocks", abandon_by_the_clock_alone),
+        ("calm", forget_the_heartbeats),
+        ("queue", overlook_refused_entries),
+        ("losses", close_a_group_without_a_condition),
+        ("losses", count_in_a_closed_group),
+        ("late", take_a_key_over_without_abandoning),
+        ("redrives", forget_what_failed_before_a_redrive),
+        ("endings", cancel_what_has_finished),
+    ]
+}

@@ -1,0 +1,231 @@
+"""What lies between a process and AWS: every call takes its time to get there, and its answer to come back, or not.
+
+The clients here take the place of aiobotocore's, so that the real adapters run unchanged above them, and what they
+raise is what botocore raises. When a call takes effect and when its caller learns of it are two moments; between them
+anything may happen, and the caller may be dead, paused or no longer waiting.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from botocore.exceptions import EndpointConnectionError
+
+from tests.simulation import sqs
+from tests.simulation.dynamodb import Table, refusal
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.process import Process
+
+Answer = dict[str, Any]
+Reply = Callable[[Answer], None]
+IsGone = Callable[[], bool]
+Effect = Callable[[Reply, IsGone], None]
+
+# When the attempt that this context belongs to last read an item: what it can know is not newer.
+READ_AT: ContextVar[float | None] = ContextVar("READ_AT", default=None)
+
+
+class Fault(Enum):
+    NONE = auto()
+    REFUSED = auto()  # AWS is throttling or broken, and says so; nothing happened
+    REQUEST_LOST = auto()  # nothing happened
+    ANSWER_LOST = auto()  # it took effect
+    LATE = auto()  # the caller has given up when it takes effect
+    REPEATED = auto()  # the SDK lost an answer and asked again by itself: it takes effect twice
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a call: `there` and `back` are how long it and its answer are under way."""
+
+    there: float
+    back: float
+    fault: Fault = Fault.NONE
+    late: float = 0.0
+    lands_anyway: bool = False  # it was on its way already when its caller died
+    number: int = -1  # by which a call is told from others
+
+
+class Fates(Protocol):
+    """Decides over calls. `before` and `after` frame the moment in which one takes effect, and may kill its caller."""
+
+    def fate(self, process: Process, action: str) -> Fate: ...
+
+    def before(self, process: Process, fate: Fate) -> None: ...
+
+    def after(self, process: Process, fate: Fate) -> None: ...
+
+    def calm_down(self) -> None:
+        """From now on every call goes well."""
+
+
+class Air(Protocol):
+    """What the wires of all processes run through."""
+
+    loop: VirtualLoop
+    context: Context
+    fates: Fates
+    is_over: bool
+
+    def note(self, who: str, what: str, *details: Any) -> None: ...
+
+
+class Wire:
+    """One process's way to AWS."""
+
+    def __init__(self, air: Air, process: Process) -> None:
+        self._air = air
+        self._process = process
+
+    async def ask(self, action: str, request: Any, effect: Callable[[Any], Answer]) -> Answer:
+        return await self.ask_slowly(action, request, lambda reply, _: reply(effect(request)))
+
+    async def ask_slowly(self, action: str, request: Any, effect: Effect) -> Answer:
+        """For an effect that replies when it likes."""
+        if self._air.is_over:
+            raise asyncio.CancelledError
+        call = _Call(self._air, self._process, action, request, effect)
+        answer = await call.answer
+        if action == "GetItem":
+            READ_AT.set(call.took_effect_at)
+        return answer
+
+
+class _Call:
+    def __init__(self, air: Air, process: Process, action: str, request: Any, effect: Effect) -> None:
+        self._air, self._process = air, process
+        self._action, self._request, self._effect = action, request, effect
+        self._fate = air.fates.fate(process, action)
+        self.answer: asyncio.Future[Answer] = air.loop.create_future()
+        self.took_effect_at: float | None = None
+        self._later(self._fate.there, self._arrive)
+
+    def is_gone(self) -> bool:
+        """Nobody waits for the answer any more."""
+        return not self._process.is_alive or self.answer.done()
+
+    def _arrive(self) -> None:
+        """The process is asked about only here: what it has sent is on its way, whatever becomes of it."""
+        if self._air.is_over or (self.is_gone() and not self._fate.lands_anyway):
+            return
+        fault = self._fate.fault
+        if fault is Fault.NONE:
+            self._take_effect(self._reply)
+        elif fault is Fault.REFUSED or fault is Fault.REQUEST_LOST:
+            self._fail(self._trouble(fault))
+        elif fault is Fault.LATE:
+            self._fail(self._trouble(fault))
+            self._later(self._fate.late, lambda: self._take_effect(_drop))
+        elif fault is Fault.ANSWER_LOST:
+            self._take_effect(lambda _: self._fail(self._trouble(fault)))
+        else:
+            self._take_effect(_drop)
+            self._take_effect(self._reply)
+
+    def _take_effect(self, reply: Reply) -> None:
+        if self._air.is_over:
+            return
+        self._air.fates.before(self._process, self._fate)
+        if not self._process.is_alive and not self._fate.lands_anyway:
+            return
+        if self._action != "ReceiveMessage":  # what it is given is told below
+            self._air.note(self._process.name, self._action, self._request, self._fate.fault)
+        self.took_effect_at = self._air.loop.time()
+        try:
+            self._effect(reply, self.is_gone)
+        except Exception as error:  # noqa: BLE001 - AWS's refusals and our own faults alike are the caller's to see
+            self._air.note(self._process.name, "  is refused:", error)
+            self._fail(error)
+        self._air.fates.after(self._process, self._fate)
+
+    def _reply(self, answer: Answer) -> None:
+        if answer.get("Messages"):
+            received = [f"{message['ReceiptHandle']} {message['Body'][:60]}" for message in answer["Messages"]]
+            self._air.note(self._process.name, "  is given", ", ".join(received))
+        self._later(self._fate.back, lambda: self._settle(answer))
+
+    def _settle(self, answer: Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def _fail(self, error: Exception) -> None:
+        def settle() -> None:
+            if not self.answer.done():
+                self.answer.set_exception(error)
+
+        self._later(self._fate.back, settle)
+
+    def _trouble(self, fault: Fault) -> Exception:
+        self._air.note(self._process.name, self._action, self._request, fault)
+        if fault is Fault.REFUSED:
+            return refusal("InternalServerError", self._action, "simulated", status=500)
+        return EndpointConnectionError(endpoint_url="simulated")
+
+    def _later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._air.loop.call_later(seconds, what, context=self._air.context)
+
+
+def _drop(_answer: Answer) -> None:
+    """The answer reaches nobody."""
+
+
+class SqsClient:
+    """aiobotocore's SQS client, as far as the adapter calls it."""
+
+    def __init__(self, wire: Wire, queues: dict[str, sqs.Queue]) -> None:
+        self._wire = wire
+        self._queues = queues
+
+    async def send_message_batch(self, **request: Any) -> Answer:
+        return await self._wire.ask("SendMessageBatch", request, self._queue(request).send_batch)
+
+    async def receive_message(self, **request: Any) -> Answer:
+        queue = self._queue(request)
+        return await self._wire.ask_slowly(
+            "ReceiveMessage", request, lambda reply, is_gone: queue.receive(request, reply, is_gone)
+        )
+
+    async def delete_message(self, **request: Any) -> Answer:
+        return await self._wire.ask("DeleteMessage", request, self._queue(request).delete)
+
+    async def change_message_visibility_batch(self, **request: Any) -> Answer:
+        queue = self._queue(request)
+        return await self._wire.ask("ChangeMessageVisibilityBatch", request, queue.change_visibility_batch)
+
+    async def get_queue_attributes(self, **request: Any) -> Answer:
+        queue = self._queue(request)
+        return await self._wire.ask(
+            "GetQueueAttributes", request, lambda _: {"Attributes": {"ApproximateNumberOfMessages": str(queue.count())}}
+        )
+
+    def _queue(self, request: dict[str, Any]) -> sqs.Queue:
+        return self._queues[request["QueueUrl"]]
+
+
+class DynamoDbClient:
+    """aiobotocore's DynamoDB client, as far as the adapter calls it."""
+
+    def __init__(self, wire: Wire, table: Table) -> None:
+        self._wire = wire
+        self._table = table
+
+    async def get_item(self, **request: Any) -> Answer:
+        return await self._wire.ask("GetItem", request, self._table.get_item)
+
+    async def put_item(self, **request: Any) -> Answer:
+        return await self._wire.ask("PutItem", request, self._table.put_item)
+
+    async def update_item(self, **request: Any) -> Answer:
+        return await self._wire.ask("UpdateItem", request, self._table.update_item)
+
+    async def delete_item(self, **request: Any) -> Answer:
+        return await self._wire.ask("DeleteItem", request, self._table.delete_item)
+
+    async def query(self, **request: Any) -> Answer:
+        return await self._wire.ask("Query", request, self._table.query)
+
+    async def batch_get_item(self, **request: Any) -> Answer:
+        return await self._wire.ask("BatchGetItem", request, self._table.batch_get_item)

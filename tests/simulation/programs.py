@@ -1,0 +1,120 @@
+"""Penstock's programs, unchanged, as simulated processes."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from consumer.consumer import Consumer
+from penstock.settings import Settings
+from service.app import create_app
+from tests.simulation.http import Answer, ask
+from tests.simulation.process import ProcessClock
+from tests.simulation.truth import operations
+from tests.simulation.world import World
+
+
+class Program:
+    """A process with a main task. Its life: started by being made, then `terminate`d (SIGTERM) or killed."""
+
+    role = "program"
+
+    def __init__(self, world: World, name: str, settings: Settings, skew_seconds: float = 0.0) -> None:
+        self.world = world
+        self.name = name
+        self.settings = settings
+        self.process = world.process(name)
+        self.clock = ProcessClock(world.loop, skew_seconds)
+        self.terminated_at: float | None = None
+        self.ended = asyncio.Event()
+        self.process.on_death.append(self.ended.set)
+        self._stopping = asyncio.Event()
+        world.note(name, "starts")
+        self._main = self.process.start(self._run(), "main")
+        self._main.add_done_callback(self._exit, context=world.context)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.is_alive
+
+    def terminate(self) -> None:
+        if self.terminated_at is None and self.is_alive:
+            self.terminated_at = self.world.loop.time()
+            self.world.note(self.name, "is asked to stop")
+            self.process.call(self._stopping.set)
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+    def _exit(self, main: asyncio.Task[None]) -> None:
+        if self.world.is_over or not self.is_alive:
+            return
+        error = None if main.cancelled() else main.exception()
+        self.world.promises.check(error is None, 0, f"{self.name} ended with {error!r}")
+        self.world.note(self.name, "exits")
+        self.process.kill()
+
+
+class ConsumerProgram(Program):
+    role = "consumer"
+
+    async def _run(self) -> None:
+        consumer = Consumer(self.world.backend(self.process, self.settings), operations, self.settings, self.clock)
+        stopping = asyncio.create_task(self._stopping.wait(), name=f"{self.name}: signals")
+        stopping.add_done_callback(lambda _: consumer.stop())
+        try:
+            await consumer.run()
+        finally:
+            stopping.cancel()
+
+
+class ServiceProgram(Program):
+    """Answers `ask` until it is terminated, finishes what is under way, and exits."""
+
+    role = "service"
+
+    def __init__(self, world: World, name: str, settings: Settings, skew_seconds: float = 0.0) -> None:
+        self._app: web.Application | None = None
+        self._under_way: set[asyncio.Task[Answer]] = set()
+        super().__init__(world, name, settings, skew_seconds)
+
+    @property
+    def is_listening(self) -> bool:
+        return self.is_alive and self._app is not None and self.terminated_at is None
+
+    async def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+        """For a client outside. Raises ConnectionResetError when the process dies before it has answered."""
+        assert self._app is not None
+        answer: asyncio.Future[Answer] = self.world.loop.create_future()
+        task = self.process.start(ask(self._app, method, path, body, headers), f"{method} {path}")
+        self._under_way.add(task)
+        task.add_done_callback(lambda _: self._under_way.discard(task), context=self.world.context)
+        task.add_done_callback(lambda _: _hand_over(task, answer), context=self.world.context)
+        self.process.on_death.append(lambda: _reset(answer))
+        return await answer
+
+    async def _run(self) -> None:
+        backend = self.world.backend(self.process, self.settings)
+        app = create_app(self.settings, operations, backend, self.clock)
+        app.freeze()
+        await app.startup()
+        self._app = app
+        await self._stopping.wait()
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=self.settings.grace_seconds)
+        await app.cleanup()
+
+
+def _hand_over(task: asyncio.Task[Answer], answer: asyncio.Future[Answer]) -> None:
+    if answer.done():
+        return
+    if task.cancelled() or task.exception() is not None:
+        answer.set_exception(ConnectionResetError())
+    else:
+        answer.set_result(task.result())
+
+
+def _reset(answer: asyncio.Future[Answer]) -> None:
+    if not answer.done():
+        answer.set_exception(ConnectionResetError())

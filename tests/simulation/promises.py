@@ -1,0 +1,430 @@
+"""The promises of DESIGN.md, checked against the table after every write, at every start of a handler, and at the end.
+
+What is checked here is told from the table's items and the queues' messages alone, by means of their codecs; the code
+that decides what to write has no part in it.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from backports import zstd
+from pydantic_core import from_json
+
+from penstock.batch import Counts
+from penstock.chunk import Chunk, redriven_from
+from penstock.errors import UnreadableMessage
+from penstock.message import decode_chunk
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState
+from penstock.record import decode_record
+from tests.simulation.dynamodb import Key, Table
+from tests.simulation.expressions import Item
+from tests.simulation.process import EPOCH
+from tests.simulation.sqs import Kept
+from tests.simulation.truth import POISON, Run, Submission, Truth
+
+ANSWERED, ACCEPTED = 200, 202
+UNKNOWN = {None, 504}  # answers after which the batch runs whole or not at all
+FINAL = {"completed", "failed", "cancelled", "expired"}
+NOT_ACCEPTED = {"?", "accepting", "abandoned"}
+MOVES = {
+    "?": {"accepting"},
+    "accepting": {"queued", "abandoned"},
+    "queued": {"processing", "cancelling"} | FINAL,
+    "processing": {"cancelling"} | FINAL,
+    "cancelling": FINAL,
+    # From one final state to another only by a redrive; see `_check_move`.
+    **dict.fromkeys(FINAL, FINAL),
+}
+CLOSED_STATUS = {"cancelled": 410, "expired": 504, "failed": 503}
+BEGINS_STILL_SECONDS = 2.0  # consumers look at a batch once a second; a call takes a moment
+_STATES = tuple(state.value for state in OutcomeState)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A record as it stands in the table, since when."""
+
+    record: ChunkRecord
+    at: float
+
+
+@dataclass
+class GroupFacts:
+    """What the table says of a group. `closed` is the state that all has that was not counted by then."""
+
+    counts: Counts = field(default_factory=Counts)
+    done: frozenset[str] = frozenset()
+    closed: str | None = None
+    closed_at: float = 0.0
+
+
+@dataclass
+class BatchFacts:
+    """What the table says of a batch."""
+
+    state: str = "?"
+    ending: str | None = None
+    group_totals: tuple[int, ...] = ()
+    deadline_at: float = 0.0
+    groups: defaultdict[int, GroupFacts] = field(default_factory=lambda: defaultdict(GroupFacts))
+    records: dict[str, Recorded] = field(default_factory=dict)
+    chunks_of: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # by operation's index
+    operation_ids: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(self.group_totals)
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.state not in NOT_ACCEPTED
+
+    @property
+    def counts(self) -> Counts:
+        return sum((group.counts for group in self.groups.values()), start=Counts())
+
+    @property
+    def was_redriven(self) -> bool:
+        return any(redriven_from(chunk_id) is not None for chunk_id in self.records)
+
+    def indexes(self, number: int) -> range:
+        first = sum(self.group_totals[:number])
+        return range(first, first + self.group_totals[number])
+
+    def number_of(self, index: int) -> int:
+        return next(number for number in range(len(self.group_totals)) if index in self.indexes(number))
+
+    def outcome(self, index: int, *, counted: bool) -> tuple[Outcome, str] | None:
+        """The latest outcome of an operation and the chunk that recorded it; of the counted ones, or of all."""
+        done = self.groups[self.number_of(index)].done
+        for chunk_id in reversed(self.chunks_of[index]):
+            if not counted or chunk_id in done:
+                outcomes = self.records[chunk_id].record.outcomes
+                return next(outcome for outcome in outcomes if outcome.index == index), chunk_id
+        return None
+
+    def state_of(self, index: int) -> str | None:
+        """What an operation has come to, so far as it is counted."""
+        found = self.outcome(index, counted=True)
+        if found is not None:
+            return found[0].state.value
+        return self.groups[self.number_of(index)].closed
+
+    def tally(self, number: int) -> Counts:
+        states = Counter(self.state_of(index) for index in self.indexes(number))
+        return Counts(*(states[state] for state in _STATES))
+
+
+class Promises:
+    """`broken` collects what did not hold, in words; `excused` counts what only looks like it, by kind."""
+
+    def __init__(self, now: Callable[[], float], truth: Truth, on_broken: Callable[[], None]) -> None:
+        self.broken: list[str] = []
+        self.excused: Counter[str] = Counter()
+        self.batches: defaultdict[str, BatchFacts] = defaultdict(BatchFacts)
+        self.table: Table | None = None
+        self._now = now
+        self._truth = truth
+        self._on_broken = on_broken
+
+    def check(self, holds: bool, promise: int, words: str) -> None:
+        if not holds and not self._truth.is_over:
+            self.broken.append(f"promise {promise}: {words}")
+            self._on_broken()
+
+    # at every write
+
+    def on_write(self, key: Key, before: Item | None, after: Item | None) -> None:
+        if not key[0].startswith("batch#") or after is None:
+            return
+        kind = key[1].partition("#")[0]
+        if kind == "batch":
+            self._on_batch(key, after)
+        elif kind == "count":
+            self._on_count(key, after)
+        elif kind == "chunk":
+            self._on_chunk(key, before or {}, after)
+        elif kind == "ids":
+            first = from_json(zstd.decompress(after["ids"]["B"]))[0]
+            self._truth.labels[key[0].split("#")[1]] = first.partition("-")[0]
+
+    def _on_batch(self, key: Key, after: Item) -> None:
+        batch_id = key[0].split("#")[1]
+        facts = self.batches[batch_id]
+        before, facts.state = facts.state, after["state"]["S"]
+        facts.ending = after["ending"]["S"] if "ending" in after else None
+        facts.group_totals = tuple(int(total["N"]) for total in after["group_totals"]["L"])
+        facts.deadline_at = float(after["deadline_at"]["N"]) - EPOCH
+        if before != facts.state:
+            self._check_move(batch_id, facts, before)
+
+    def _check_move(self, batch_id: str, facts: BatchFacts, before: str) -> None:
+        words = f"batch {batch_id} was {before} and is {facts.state}"
+        self.check(facts.state in MOVES[before], 2, words)
+        self.check(before not in FINAL or facts.was_redriven, 2, words)
+        if facts.state not in FINAL:
+            return
+        counts = facts.counts
+        self.check(counts.completed == facts.total, 3, f"batch {batch_id} is {facts.state} with {counts}")
+        if not facts.was_redriven:
+            self.check(facts.state == final_state(counts, facts.ending), 3, f"{words} with {counts}, {facts.ending}")
+
+    def _on_count(self, key: Key, after: Item) -> None:
+        _, batch_id, digits = key[0].split("#")
+        facts, number = self.batches[batch_id], int(digits)
+        group = facts.groups[number]
+        before = group.counts
+        group.counts = Counts(*(int(after[state]["N"]) if state in after else 0 for state in _STATES))
+        group.done = frozenset(after["done"]["SS"]) if "done" in after else frozenset()
+        if group.closed is None and "closed" in after:
+            group.closed, group.closed_at = after["closed"]["S"], self._now()
+        counts = group.counts
+        where = f"group {number} of batch {batch_id} counts {counts}"
+        total = facts.group_totals[number]
+        self.check(min(counts.succeeded, counts.failed, counts.cancelled, counts.expired) >= 0, 3, f"{where}, below 0")
+        self.check(counts.completed <= total, 3, f"{where} of {total}")
+        self.check(counts.completed >= before.completed, 3, f"{where}, and had {before}")
+        unrecorded = group.done - facts.records.keys()
+        self.check(not unrecorded, 3, f"{where} with {sorted(unrecorded)}, which have no record")
+        if not unrecorded:
+            tally = facts.tally(number)
+            self.check(counts == tally, 3, f"{where}, and the outcomes of {sorted(group.done)} are {tally}")
+
+    def _on_chunk(self, key: Key, before: Item, after: Item) -> None:
+        batch_id = key[0].split("#")[1]
+        chunk_id = _chunk_id(key)
+        if "nonce" in before:
+            stands = all(before.get(name) == after.get(name) for name in ("nonce", "record", "parts"))
+            self.check(stands, 2, f"the record of chunk {chunk_id} of batch {batch_id} was replaced")
+        elif "nonce" in after:
+            self._on_record(batch_id, decode_record(chunk_id, self._content(key, after)))
+
+    def _content(self, key: Key, item: Item) -> bytes:
+        if "record" in item:
+            content: bytes = item["record"]["B"]
+            return content
+        assert self.table is not None
+        pieces = []
+        for number in range(int(item["parts"]["N"])):
+            part = self.table.item((key[0], f"part#{_chunk_id(key)}#{item['nonce']['S']}#{number}"))
+            self.check(part is not None, 2, f"part {number} of the record {key} is not there")
+            pieces.append(part["record"]["B"] if part else b"")
+        return b"".join(pieces)
+
+    def _on_record(self, batch_id: str, record: ChunkRecord) -> None:
+        facts = self.batches[batch_id]
+        facts.records[record.chunk_id] = Recorded(record, self._now())
+        for outcome in record.outcomes:
+            latest = facts.outcome(outcome.index, counted=False)
+            # Another outcome takes the place of a failure only, and only in what was made of its dead letter.
+            fresh = latest is None or (
+                latest[0].state is OutcomeState.FAILED and redriven_from(record.chunk_id) == latest[1]
+            )
+            words = f"{outcome.id} of batch {batch_id} has its outcome of {latest} and gets {record.chunk_id}'s"
+            self.check(fresh, 2, words)
+            facts.chunks_of[outcome.index].append(record.chunk_id)
+            facts.operation_ids[outcome.index] = outcome.id
+
+    # at every start of a handler
+
+    def on_start(self, run: Run) -> None:
+        if run.chunk_id is None:
+            return  # a batch that is answered at once
+        facts = self.batches[run.batch_id]
+        where = f"{run.operation_id} of batch {run.batch_id} runs in chunk {run.chunk_id}"
+        self.check(facts.is_accepted, 1, f"{where}, and that is {facts.state}")
+        index = index_of(run.operation_id)
+        latest = facts.outcome(index, counted=False)
+        if latest is not None and redriven_from(run.chunk_id) != latest[1]:
+            self._check_unknowing(run, facts.records[latest[1]].at, f"{where} after its outcome {latest}")
+        elif latest is None:
+            self._check_not_closed(run, facts.groups[facts.number_of(index)], where)
+
+    def _check_unknowing(self, run: Run, recorded_at: float, words: str) -> None:
+        """An attempt that looked before the record was there cannot know of it; no look could be late enough."""
+        unknowing = run.looked_at is None or run.looked_at <= recorded_at
+        self.check(unknowing, 5, words)
+        self.excused["begun after its outcome, by an attempt that had looked before"] += unknowing
+
+    def _check_not_closed(self, run: Run, group: GroupFacts, words: str) -> None:
+        """Consumers look at a batch once a second: so long an operation may begin that has just been given up."""
+        if group.closed is None or redriven_from(run.chunk_id or "") is not None:
+            return
+        since = min(self._now(), run.looked_at or 0) - group.closed_at
+        self.check(since < BEGINS_STILL_SECONDS, 5, f"{words}, which was closed {since:.3f} s before it looked")
+        self.excused["begun after its group was closed"] += 1
+
+    # at the end
+
+    def check_end(self, chunks: Iterable[Kept], dead_letters: Iterable[Kept], lapsed: Counter[str]) -> None:
+        for batch_id, facts in self.batches.items():
+            if facts.is_accepted:
+                self._check_ended(batch_id, facts, lapsed)
+        self._check_submissions()
+        left = [words_of(kept.body) for kept in chunks]
+        self.check(not left, 7, f"left on the queue: {left}")
+        self._check_dead_letters(list(dead_letters))
+
+    def check_results(self, batch_id: str, lines: list[dict[str, Any]]) -> None:
+        """What GET results says is what is recorded and counted."""
+        facts = self.batches[batch_id]
+        for index in range(facts.total):
+            found = facts.outcome(index, counted=True)
+            closed = facts.groups[facts.number_of(index)].closed
+            status = found[0].status if found else CLOSED_STATUS.get(closed or "")
+            line = lines[index] if index < len(lines) else {}
+            operation_id = f"{self._truth.labels[batch_id]}-{index}"
+            told = line.get("id"), line.get("status")
+            self.check(
+                told == (operation_id, status), 2, f"results of {batch_id} say {told}, not {operation_id}, {status}"
+            )
+        self.check(len(lines) == facts.total, 2, f"results of {batch_id} have {len(lines)} lines of {facts.total}")
+
+    def check_nothing_ran_again(self) -> None:
+        """For runs in which nothing dies and nothing is lost."""
+        for (batch_id, operation_id), runs in self._truth.runs.items():
+            asked_again = self.batches[batch_id].was_redriven
+            last = next((run for run in runs if run.is_final), runs[-1])
+            self.check(last is runs[-1] or asked_again, 7, f"{operation_id} finished as {last} and ran as {runs[-1]}")
+            if last.is_final and not asked_again and self.batches[batch_id].is_accepted:
+                self._check_kept(self.batches[batch_id], last)
+
+    def _check_kept(self, facts: BatchFacts, run: Run) -> None:
+        """What has finished counts, also of a batch that was cancelled; unless a sweep had closed its group before."""
+        index = index_of(run.operation_id)
+        if facts.groups[facts.number_of(index)].closed is None:
+            state = facts.state_of(index)
+            self.check(state in {"succeeded", "failed"}, 7, f"{run} had finished, and its outcome is {state}")
+
+    def _check_ended(self, batch_id: str, facts: BatchFacts, lapsed: Counter[str]) -> None:
+        self.check(facts.state in FINAL, 4, f"batch {batch_id} never ended: it is {facts.state} with {facts.counts}")
+        missing = [index for index in range(facts.total) if facts.state_of(index) is None]
+        self.check(not missing, 2, f"no outcome for {missing} of batch {batch_id}")
+        state = final_state(facts.counts, facts.ending)
+        self.check(facts.state == state, 3, f"batch {batch_id} is {facts.state} with {facts.counts}, not {state}")
+        for number, group in facts.groups.items():
+            tally = facts.tally(number)
+            self.check(group.counts == tally, 3, f"group {number} of {batch_id} counts {group.counts}, not {tally}")
+        for index in range(facts.total):
+            self._check_outcome(batch_id, facts, index, lapsed)
+
+    def _check_outcome(self, batch_id: str, facts: BatchFacts, index: int, lapsed: Counter[str]) -> None:
+        """The outcome is one that the operation can have, and what a handler gave back."""
+        submission = self._truth.submission_of(batch_id)
+        found = facts.outcome(index, counted=True)
+        where = f"{submission.toys[index].path} {index} of batch {batch_id}: {found}"
+        if found is None:
+            closed = facts.groups[facts.number_of(index)].closed
+            self._check_ending(facts, submission, str(closed), where)
+            return
+        outcome, chunk_id = found
+        toy = submission.toys[index]
+        title = outcome.error["title"] if outcome.error else None
+        if outcome.state is OutcomeState.SUCCEEDED:
+            runs = self._truth.runs[batch_id, outcome.id]
+            spoke = [run for run in runs if run.is_final and run.number == outcome.result["run"]]
+            self.check(bool(spoke) and toy.can_succeed, 2, f"{where}, and no handler said so")
+        elif outcome.state is not OutcomeState.FAILED or title == "Stopped":
+            self._check_ending(facts, submission, outcome.state.value, where)
+        elif title == "Poison":
+            self.check(lapsed[chunk_id] > 0, 6, f"{where}, and no delivery of it ended badly")
+            self.excused["failed as poison, and was not"] += toy.path not in POISON
+        else:
+            # Of a batch that is to end nothing is tried again.
+            over = facts.records[chunk_id].at > facts.deadline_at - self._truth.most_skew
+            gave_up = toy.can_fail_once and (over or facts.ending is not None)
+            self.check(toy.can_fail or gave_up, 6, f"{where} cannot be")
+
+    def _check_ending(self, facts: BatchFacts, submission: Submission, state: str, where: str) -> None:
+        """Nothing is given up that nobody and nothing has asked for."""
+        if state == "cancelled":
+            limit = submission.max_failures
+            too_much = limit is not None and facts.counts.failed > limit
+            self.check(submission.is_cancelled or too_much, 2, f"{where} is cancelled, and nobody asked for it")
+        elif state == "expired":
+            self.check(self._now() > facts.deadline_at - self._truth.most_skew, 2, f"{where} is expired too soon")
+        else:
+            self.check(facts.ending == "failed", 6, f"{where} is stopped, and its batch was not")
+
+    def _check_submissions(self) -> None:
+        accepted: defaultdict[str, list[str]] = defaultdict(list)
+        for batch_id, facts in self.batches.items():
+            ran = [run for (of, _), runs in self._truth.runs.items() if of == batch_id for run in runs]
+            if facts.is_accepted:
+                accepted[self._truth.labels[batch_id]].append(batch_id)
+            else:
+                early = [run for run in ran if run.chunk_id is not None]
+                self.check(not early, 1, f"batch {batch_id} is {facts.state}, and {early} ran")
+        for submission in self._truth.submissions:
+            self._check_submission(submission, accepted[submission.label])
+
+    def _check_submission(self, submission: Submission, batch_ids: list[str]) -> None:
+        words = f"{submission} became the batches {batch_ids}"
+        self.check(not submission.batch_ids - set(batch_ids), 1, f"{words}, and others were promised")
+        statuses = submission.statuses
+        if submission.key is None:
+            most = sum(status in {ACCEPTED, *UNKNOWN} for status in statuses)
+        else:
+            most = 1
+            self.check(not {ANSWERED, ACCEPTED} <= set(statuses), 1, f"{words}, and was answered in both ways")
+            self.check(len(self._truth.keys_of(submission)) <= len(submission.toys), 5, f"{words} with several keys")
+        self.check(len(batch_ids) <= most, 1, words)
+
+    def _check_dead_letters(self, messages: list[Kept]) -> None:
+        """Every failure is there and nothing else but what never was a chunk. A letter may be there twice."""
+        dead: defaultdict[str, set[tuple[int, str]]] = defaultdict(set)
+        for kept in messages:
+            if kept.body in self._truth.garbage:
+                self.check("reason" in kept.attributes, 7, f"set aside without a reason: {kept.body[:80]}")
+                continue
+            chunk = chunk_of(kept.body)
+            assert chunk is not None, kept.body
+            origin = redriven_from(chunk.id)
+            self.check(origin is not None, 7, f"the chunk {words_of(kept.body)} is in the dead letter queue")
+            dead[chunk.batch_id] |= {(operation.index, str(origin)) for operation in chunk.operations}
+        for batch_id, facts in self.batches.items():
+            self._check_dead(batch_id, facts, dead[batch_id])
+        aside = {kept.body for kept in messages}
+        self.check(self._truth.garbage <= aside, 7, f"not set aside: {self._truth.garbage - aside}")
+
+    def _check_dead(self, batch_id: str, facts: BatchFacts, dead: set[tuple[int, str]]) -> None:
+        failed = set()
+        for index in range(facts.total):
+            found = facts.outcome(index, counted=True)
+            if found is not None and found[0].state is OutcomeState.FAILED:
+                failed.add((index, found[1]))
+        ever = {(index, chunk_id) for index, chunk_ids in facts.chunks_of.items() for chunk_id in chunk_ids}
+        if facts.is_accepted:
+            self.check(failed <= dead, 7, f"no dead letters for {failed - dead} of batch {batch_id}")
+        self.check(dead <= ever, 7, f"dead letters of batch {batch_id} for {dead - ever}, which have no outcome there")
+
+
+def final_state(counts: Counts, ending: str | None) -> str:
+    if counts.cancelled:
+        return "cancelled"
+    if counts.expired:
+        return "expired"
+    return "failed" if ending == "failed" or not counts.succeeded else "completed"
+
+
+def index_of(operation_id: str) -> int:
+    return int(operation_id.rpartition("-")[2])
+
+
+def chunk_of(body: str) -> Chunk | None:
+    try:
+        return decode_chunk(body)
+    except UnreadableMessage:
+        return None
+
+
+def words_of(body: str) -> str:
+    chunk = chunk_of(body)
+    return body[:60] if chunk is None else f"{chunk.batch_id}/{chunk.id} attempt {chunk.attempt}"
+
+
+def _chunk_id(key: Key) -> str:
+    planned, dot, rest = key[1].split("#")[1].partition(".")
+    return f"{int(planned)}{dot}{rest}"

@@ -1,0 +1,105 @@
+"""A seeded run: clients submit batches while faults rage; then calm returns, and everything must come right."""
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from penstock.settings import Settings
+from tests.simulation.chaos import Chaos
+from tests.simulation.clients import draw_submission
+from tests.simulation.mixes import MIXES, Mix, RandomFates
+from tests.simulation.stage import Stage, group_chunks
+from tests.simulation.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run came to, for the sums over many."""
+
+    seed: int
+    mix: str
+    virtual_seconds: float
+    events: int
+    handlers: int
+    excused: Counter[str]
+    seen: Counter[str]  # what happened in it, by the names of Penstock's log
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large this run is."""
+
+    consumers: int
+    front_ends: int
+    submissions: int
+    most_operations: int
+    group_chunks: int
+    storm_seconds: float
+
+    @classmethod
+    def draw(cls, chance: random.Random) -> "Sizes":
+        return cls(
+            consumers=chance.randint(1, 3),
+            front_ends=chance.randint(1, 2),
+            submissions=chance.randint(1, 3),
+            most_operations=chance.choice([1, 4, 10, 25]),
+            group_chunks=chance.choice([1, 2, 4, 64]),
+            storm_seconds=chance.uniform(5, 90),
+        )
+
+
+def run_seed(seed: int, mix: Mix | None = None) -> Report:
+    """Raises PromiseBroken."""
+    mix = mix or MIXES[seed % len(MIXES)]
+    chance = random.Random(seed)
+    settings, sizes = draw_settings(chance, mix), Sizes.draw(chance)
+    world = World(seed, RandomFates(mix, chance), settings.visibility_seconds)
+    world.table.short_pages, world.table.stale_reads = mix.short_pages, mix.stale_reads
+    with group_chunks(sizes.group_chunks):
+        world.run(Scenario(world, settings, sizes, mix).play())
+    runs = sum(map(len, world.truth.runs.values()))
+    promises = world.promises
+    return Report(seed, mix.name, world.loop.time(), len(world.events), runs, promises.excused, world.seen)
+
+
+def draw_settings(chance: random.Random, mix: Mix) -> Settings:
+    return Settings(
+        concurrency=chance.randint(1, 6),
+        sync_max_operations=chance.choice([0, 0, 0, 3, 30]),
+        sync_seconds=chance.choice([1.0, 10.0]),
+        chunk_operations=chance.randint(1, 8),
+        chunk_budget_seconds=chance.choice([2.0, 300.0, 300.0]),
+        accept_seconds=chance.choice([2.0, 10.0, 60.0]),
+        deadline_seconds=mix.deadline_seconds,
+        settle_seconds=chance.choice([1.0, 60.0]),
+        sweep_seconds=chance.choice([2.0, 10.0, 30.0, 30.0]),
+        max_deaths=chance.choice(mix.max_deaths),
+        visibility_seconds=chance.choice([10, 30, 60]),
+        receive_wait_seconds=chance.choice([1, 20, 20]),
+        grace_seconds=chance.choice([0.0, 1.0, 10.0]),
+        backoff_seconds=chance.choice([0.1, 1.0, 5.0]),
+        backoff_max_seconds=20,
+    )
+
+
+class Scenario:
+    def __init__(self, world: World, settings: Settings, sizes: Sizes, mix: Mix) -> None:
+        self.world = world
+        self.sizes = sizes
+        self.mix = mix
+        self.stage = Stage(world, settings, mix.skew_seconds)
+        self.chaos = Chaos(self.stage, mix)
+
+    async def play(self) -> None:
+        self.stage.open(self.sizes.consumers, self.sizes.front_ends)
+        clients = [self.world.loop.create_task(self._submit(f"s{n}")) for n in range(self.sizes.submissions)]
+        await self.chaos.rage(self.sizes.storm_seconds)
+        await asyncio.gather(*clients)
+        await self.stage.close(is_gentle=self.mix.is_gentle)
+
+    async def _submit(self, label: str) -> None:
+        chance, lease = self.world.chance, self.stage.settings.visibility_seconds
+        await asyncio.sleep(chance.uniform(0, self.sizes.storm_seconds / 2))
+        submission = draw_submission(label, chance, self.mix, self.sizes.most_operations, lease)
+        await self.stage.client.live(submission, self.mix)

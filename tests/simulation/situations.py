@@ -1,0 +1,262 @@
+"""Small batches in each situation that a chunk can come into, played with calls failing at chosen places."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from penstock.settings import Settings
+from penstock.telemetry import Event
+from tests.simulation.network import Fate, Fault
+from tests.simulation.process import Process
+from tests.simulation.stage import Stage, group_chunks
+from tests.simulation.truth import Plan, Submission, Toy
+from tests.simulation.world import World
+
+SEED = 1
+ON_THE_WAY_SECONDS = 0.005
+
+Script = Callable[[Stage, Submission], Awaitable[None]]
+
+
+class Hit(Enum):
+    CRASH_BEFORE = auto()
+    CRASH_AFTER = auto()
+    FAIL_BEFORE = auto()
+    FAIL_AFTER = auto()
+
+
+@dataclass
+class HitCalls:
+    """Hits calls by their number, each in one way; all others go well. `calls` is what was called."""
+
+    hits: dict[int, Hit] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    is_over: bool = False
+
+    def fate(self, process: Process, action: str) -> Fate:
+        if self.is_over:
+            return Fate(ON_THE_WAY_SECONDS, ON_THE_WAY_SECONDS)
+        number = len(self.calls)
+        self.calls.append(f"{process.name} {action}")
+        fault = {Hit.FAIL_BEFORE: Fault.REQUEST_LOST, Hit.FAIL_AFTER: Fault.ANSWER_LOST}.get(
+            self.hits.get(number, Hit.CRASH_BEFORE), Fault.NONE
+        )
+        return Fate(ON_THE_WAY_SECONDS, ON_THE_WAY_SECONDS, fault, number=number)
+
+    def before(self, process: Process, fate: Fate) -> None:
+        if self.hits.get(fate.number) is Hit.CRASH_BEFORE:
+            process.kill()
+
+    def after(self, process: Process, fate: Fate) -> None:
+        if self.hits.get(fate.number) is Hit.CRASH_AFTER:
+            process.kill()
+
+    def calm_down(self) -> None:
+        self.is_over = True
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A batch, what is done with it, and the settings that bring the situation about.
+
+    `shows` is an event of Penstock's log by which one can see that the situation did come about.
+    """
+
+    toys: tuple[Toy, ...]
+    script: Script
+    shows: Event = Event.BATCH_FINISHED
+    settings: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)  # options of the submission
+    group_chunks: int = 64
+
+
+@dataclass(frozen=True)
+class Played:
+    calls: list[str]
+    seen: Counter[str]
+
+
+def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
+    """Raises PromiseBroken."""
+    fates = HitCalls(hits or {})
+    quick: dict[str, Any] = {
+        "concurrency": 2,
+        "sync_max_operations": 0,
+        "chunk_operations": 2,
+        "visibility_seconds": 10,
+        "accept_seconds": 5,
+        "backoff_seconds": 1,
+        "grace_seconds": 1,
+        "sweep_seconds": 15,
+    }
+    settings = Settings(**{**quick, **situation.settings})
+    world = World(SEED, fates, settings.visibility_seconds)
+    submission = Submission("s0", list(situation.toys), **situation.asked)
+    world.truth.submissions.append(submission)
+    stage = Stage(world, settings)
+
+    async def run() -> None:
+        stage.open()
+        await situation.script(stage, submission)
+        await stage.settle()
+        fates.calm_down()
+        await stage.close()
+
+    with group_chunks(situation.group_chunks):
+        world.run(run())
+    return Played(fates.calls, world.seen)
+
+
+def toys(*paths: str, **plan: Any) -> tuple[Toy, ...]:
+    return tuple(Toy(path, Plan(**plan)) for path in paths)
+
+
+# What is done with a batch
+
+
+async def submit(stage: Stage, submission: Submission) -> None:
+    await stage.client.submit(submission)
+
+
+async def submit_until_answered(stage: Stage, submission: Submission) -> None:
+    await stage.client.submit_until_answered(submission)
+
+
+async def stop_its_consumer(stage: Stage, submission: Submission) -> None:
+    await submit(stage, submission)
+    await asyncio.sleep(0.5)
+    for consumer in list(stage.consumers):
+        consumer.terminate()
+
+
+async def kill_its_consumer(stage: Stage, submission: Submission) -> None:
+    await submit(stage, submission)
+    await asyncio.sleep(0.5)
+    for consumer in list(stage.consumers):
+        consumer.process.kill()
+
+
+async def cancel(stage: Stage, submission: Submission) -> None:
+    await submit(stage, submission)
+    await asyncio.sleep(0.5)
+    submission.is_cancelled = True
+    for batch_id in submission.batch_ids:
+        await stage.client.ask("POST", f"/batch/{batch_id}/cancel")
+
+
+async def lose_its_messages(stage: Stage, submission: Submission) -> None:
+    await submit(stage, submission)
+    await asyncio.sleep(0.5)
+    for kept in stage.world.chunks.messages:
+        stage.world.chunks.lose(kept)
+
+
+async def cancel_and_lose_its_messages(stage: Stage, submission: Submission) -> None:
+    await cancel(stage, submission)
+    for kept in stage.world.chunks.messages:
+        stage.world.chunks.lose(kept)
+
+
+async def retry(stage: Stage, submission: Submission) -> None:
+    await submit(stage, submission)
+    await stage.settle()
+    for batch_id in submission.batch_ids:
+        await stage.client.ask("POST", f"/batch/{batch_id}/retry")
+
+
+async def redrive(stage: Stage, submission: Submission) -> None:
+    await submit(stage, submission)
+    await stage.settle()
+    await stage.client.ask("POST", "/dead-letters/redrive", {})
+
+
+async def redrive_from_the_console(stage: Stage, submission: Submission) -> None:
+    await submit(stage, submission)
+    await stage.settle()
+    stage.world.dead_letters.move_all_to(stage.world.chunks)
+
+
+async def put_garbage(stage: Stage, submission: Submission) -> None:
+    stage.world.truth.garbage.add("hello")
+    stage.world.chunks.put("hello")
+    await submit(stage, submission)
+
+
+AT_ONCE = {"sync_max_operations": 10, "sync_seconds": 1}
+WITH_KEY = {"key": "a key"}
+
+SITUATIONS = {
+    "all well": Situation(toys("/succeed", "/succeed", "/succeed"), submit),
+    "several groups": Situation(
+        toys("/succeed", "/succeed", "/succeed"), submit, settings={"chunk_operations": 1}, group_chunks=1
+    ),
+    "some tried again": Situation(toys("/flaky", "/succeed", times=1), submit, Event.OPERATION_BROKE),
+    "tried again later than SQS delays": Situation(
+        toys("/later", times=1, after=1_000), submit, settings={"sweep_seconds": 600}
+    ),
+    "some fail": Situation(toys("/reject", "/break", "/succeed"), submit, Event.OPERATION_BROKE),
+    "its consumer is stopped": Situation(
+        toys("/succeed") + toys("/succeed", "/succeed", seconds=7), stop_its_consumer, Event.CONSUMER_DRAINING
+    ),
+    "its time budget is spent": Situation(
+        toys("/succeed", "/succeed", seconds=2), submit, settings={"chunk_budget_seconds": 1, "concurrency": 1}
+    ),
+    "its consumer dies": Situation(toys("/succeed", "/succeed", seconds=2), kill_its_consumer, Event.CHUNK_HALVED),
+    "poison": Situation(toys("/succeed", "/kill"), submit, Event.CHUNK_HALVED),
+    "it kills too many consumers": Situation(
+        toys("/kill", "/kill", "/succeed"), submit, Event.BATCH_ENDED, settings={"max_deaths": 1}
+    ),
+    "too much fails": Situation(
+        toys("/reject", "/reject", "/succeed", "/succeed", seconds=1),
+        submit,
+        Event.BATCH_ENDED,
+        settings={"concurrency": 1, "chunk_operations": 1},
+        asked={"max_failures": 0},
+    ),
+    "cancelled": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=2), cancel, Event.BATCH_ENDED, settings={"concurrency": 1}
+    ),
+    "cancelled, and a message lost": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=2),
+        cancel_and_lose_its_messages,
+        Event.BATCH_ENDED,
+        settings={"concurrency": 1, "settle_seconds": 1},
+        asked={"deadline_seconds": 600.0},  # where the cancel is what is hit
+    ),
+    "expired": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=2),
+        lose_its_messages,
+        Event.BATCH_SWEPT,
+        settings={"concurrency": 1},
+        asked={"deadline_seconds": 5.0},
+    ),
+    "expired while it runs": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=20), submit, Event.BATCH_SWEPT, asked={"deadline_seconds": 5.0}
+    ),
+    "a record in parts": Situation(toys("/large", "/large", "/large"), submit, settings={"chunk_operations": 3}),
+    "handed over": Situation(
+        toys("/succeed", "/reject") + toys("/flaky", "/succeed", seconds=3, times=1),
+        submit,
+        Event.BATCH_HANDED_OVER,
+        settings=AT_ONCE,
+        group_chunks=1,
+    ),
+    "answered at once": Situation(
+        toys("/succeed", "/reject"), submit_until_answered, Event.BATCH_ANSWERED, settings=AT_ONCE, asked=WITH_KEY
+    ),
+    "same key until it is answered": Situation(toys("/succeed", "/succeed"), submit_until_answered, asked=WITH_KEY),
+    "same key, and handed over": Situation(
+        toys("/succeed") + toys("/succeed", seconds=3),
+        submit_until_answered,
+        Event.BATCH_HANDED_OVER,
+        settings=AT_ONCE,
+        asked=WITH_KEY,
+    ),
+    "failures retried": Situation(toys("/reject", "/break", "/succeed"), retry, Event.BATCH_RETRIED),
+    "failures redriven": Situation(toys("/reject", "/break", "/succeed"), redrive, Event.DEAD_LETTERS_REDRIVEN),
+    "failures redriven from the console": Situation(toys("/reject", "/break", "/succeed"), redrive_from_the_console),
+    "a message that is not ours": Situation(toys("/succeed"), put_garbage, Event.MESSAGE_SET_ASIDE),
+}

@@ -1,0 +1,125 @@
+"""Where a run is played: programs that are replaced when they end, and an end that is checked."""
+
+import asyncio
+from collections import Counter
+from contextlib import ExitStack
+from unittest.mock import patch
+
+from penstock.settings import Settings
+from tests.simulation.clients import Client
+from tests.simulation.process import State
+from tests.simulation.programs import ConsumerProgram, Program, ServiceProgram
+from tests.simulation.promises import FINAL, chunk_of
+from tests.simulation.world import World
+
+SETTLE_SECONDS = 4 * 3600.0
+LOOK_SECONDS = 5.0
+
+
+class Stage:
+    """Its life: `open` starts the programs; when all has been asked for, `close` waits, stops them and checks."""
+
+    def __init__(self, world: World, settings: Settings, skew_seconds: float = 0.0) -> None:
+        self.world = world
+        self.settings = settings
+        self.consumers: list[Program] = []
+        self.front_ends: list[Program] = []
+        self.client = Client(world, self.a_front_end)
+        self._skew_seconds = skew_seconds
+        self._is_closing = False
+        self._keeping: list[asyncio.Task[None]] = []
+
+    @property
+    def programs(self) -> list[Program]:
+        return self.consumers + self.front_ends
+
+    def open(self, consumers: int = 1, front_ends: int = 1) -> None:
+        keeping = [self._keep(ConsumerProgram, self.consumers, number) for number in range(consumers)]
+        keeping += [self._keep(ServiceProgram, self.front_ends, number) for number in range(front_ends)]
+        self._keeping = [self.world.loop.create_task(one) for one in keeping]
+
+    async def close(self, *, is_gentle: bool = False) -> None:
+        """`is_gentle`: nothing has died and nothing was lost."""
+        await self.settle()
+        await self._check_results()
+        await self._stop()
+        await asyncio.gather(*self._keeping)
+        world = self.world
+        lapsed = Counter(chunk.id for chunk in map(chunk_of, world.chunks.lapses) if chunk is not None)
+        world.promises.check_end(world.chunks.messages, world.dead_letters.messages, lapsed)
+        if is_gentle:
+            world.promises.check(not lapsed, 7, f"leases ran out: {lapsed}")
+            world.promises.check_nothing_ran_again()
+
+    async def a_front_end(self) -> ServiceProgram:
+        while True:
+            listening = [one for one in self.front_ends if isinstance(one, ServiceProgram) and one.is_listening]
+            if listening:
+                return self.world.chance.choice(listening)
+            await asyncio.sleep(0.1)
+
+    async def settle(self) -> None:
+        """Until every batch has ended and nothing is on the queue any more."""
+        give_up_at = self.world.loop.time() + SETTLE_SECONDS
+        while self.world.loop.time() < give_up_at:
+            accepted = [facts for facts in self.world.promises.batches.values() if facts.is_accepted]
+            if all(facts.state in FINAL for facts in accepted) and not self.world.chunks.messages:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _keep(self, kind: type[Program], fleet: list[Program], number: int) -> None:
+        """Keep one program running: whenever it ends, start another after a while."""
+        chance, truth = self.world.chance, self.world.truth
+        generation = 0
+        while not self._is_closing:
+            generation += 1
+            skew = chance.uniform(-1, 1) * self._skew_seconds
+            truth.most_skew = max(truth.most_skew, abs(skew))
+            program = kind(self.world, f"{kind.role}-{number}.{generation}", self.settings, skew)
+            fleet.append(program)
+            await self._until_ended(program)
+            fleet.remove(program)
+            if not self._is_closing:
+                await asyncio.sleep(chance.uniform(0.1, 10))
+
+    async def _until_ended(self, program: Program) -> None:
+        """A process that stands still for too long is killed, as its watchdog or a health check would."""
+        limit = max(self.settings.stall_seconds, 4 * self.settings.visibility_seconds)
+        while True:
+            try:
+                async with asyncio.timeout(limit / 4):
+                    await program.ended.wait()
+                    return
+            except TimeoutError:
+                process = program.process
+                if process.state is State.PAUSED and self.world.loop.time() - (process.paused_at or 0) > limit:
+                    process.kill()
+
+    async def _check_results(self) -> None:
+        for batch_id, facts in list(self.world.promises.batches.items()):
+            if facts.state in FINAL:
+                self.world.promises.check_results(batch_id, await self.client.results(batch_id))
+
+    async def _stop(self) -> None:
+        """Ask every program to stop, and see that it does."""
+        self._is_closing = True
+        programs = self.programs
+        for program in programs:
+            program.terminate()
+        longest = self.settings.receive_wait_seconds + self.settings.grace_seconds + 15
+        for program in programs:
+            try:
+                async with asyncio.timeout(longest):
+                    await program.ended.wait()
+            except TimeoutError:
+                blocked = program.process.state is State.PAUSED  # it holds its loop for ever, and hears nothing
+                self.world.promises.check(blocked, 7, f"{program.name} has not stopped after {longest} s")
+                program.process.kill()
+
+
+def group_chunks(number: int) -> ExitStack:
+    """Smaller groups, so that small batches have several."""
+    stack = ExitStack()
+    for place in ("penstock.chunk", "service.results"):
+        stack.enter_context(patch(f"{place}.GROUP_CHUNKS", number))
+    return stack

@@ -1,0 +1,248 @@
+"""What really happened, kept outside the world: which handler ran when, where, and what it gave back.
+
+The toy operations are the application; they behave as their path says, and write everything down here first.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from penstock import Context, Operations, Reject, Retry
+from tests.simulation.loop import GATE
+from tests.simulation.network import READ_AT
+from tests.simulation.process import Process
+
+TIMEOUT_SECONDS = 8.0
+MAX_ATTEMPTS = 3
+POISON = {"/kill", "/block"}
+TRY_AGAIN = {"/flaky", "/later"}
+NEVER_SUCCEED = {"/reject", "/break", "/hang", "/exit", "/cancel-itself"} | POISON
+
+
+class Plan(BaseModel):
+    """How an operation behaves: how long it takes, how often it fails before it succeeds, what it asks for."""
+
+    seconds: float = 0.05
+    times: int = 0
+    after: float | None = None
+
+
+@dataclass
+class Run:
+    """One time that a handler ran. `looked_at` is when its attempt last read the table, so what it could know."""
+
+    number: int
+    process: str
+    batch_id: str
+    operation_id: str
+    key: str
+    chunk_id: str | None  # None: answered at once
+    attempt: int
+    started_at: float
+    looked_at: float | None
+    is_final: bool = False  # the handler has said its last word: another run of the operation would be one too many
+
+
+@dataclass(frozen=True, slots=True)
+class Toy:
+    """One operation of a submission: which handler, and how it is to behave."""
+
+    path: str
+    plan: Plan
+
+    @property
+    def can_succeed(self) -> bool:
+        return self.path not in NEVER_SUCCEED
+
+    @property
+    def can_fail(self) -> bool:
+        """Of itself, without a consumer dying of it."""
+        if self.path in TRY_AGAIN:
+            return self.plan.times >= MAX_ATTEMPTS
+        return self.path in NEVER_SUCCEED - POISON
+
+    @property
+    def can_fail_once(self) -> bool:
+        return self.path in TRY_AGAIN | NEVER_SUCCEED
+
+
+@dataclass
+class Submission:
+    """What a client asks for, and what it was answered. The ids of its operations are its label and their index."""
+
+    label: str
+    toys: list[Toy]
+    key: str | None = None  # its Idempotency-Key
+    prefer: str | None = None
+    deadline_seconds: float | None = None
+    max_failures: int | None = None
+    is_cancelled: bool = False  # somebody has asked for it
+    statuses: list[int | None] = field(default_factory=list)  # None: the connection broke
+    batch_ids: set[str] = field(default_factory=set)  # that it was promised
+
+
+@dataclass
+class Truth:
+    now: Callable[[], float]
+    chance: random.Random
+    on_start: Callable[[Run], None] = lambda _run: None
+    runs: defaultdict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
+    submissions: list[Submission] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)  # of batches
+    garbage: set[str] = field(default_factory=set)  # what was put on the queue that is no chunk
+    most_skew: float = 0.0  # by how much clocks have been off at most
+    is_over: bool = False
+
+    def submission_of(self, batch_id: str) -> Submission:
+        label = self.labels[batch_id]
+        return next(submission for submission in self.submissions if submission.label == label)
+
+    def keys_of(self, submission: Submission) -> set[str]:
+        """The keys that handlers were given for its operations, in all batches that it became."""
+        runs = [run for runs in self.runs.values() for run in runs]
+        return {run.key for run in runs if run.operation_id.partition("-")[0] == submission.label}
+
+    @asynccontextmanager
+    async def performing(self, context: Context, plan: Plan) -> AsyncIterator[Run]:
+        if self.is_over:
+            raise asyncio.CancelledError
+        runs = self.runs[context.batch_id, context.operation_id]
+        run = Run(
+            number=len(runs) + 1,
+            process=current_process().name,
+            batch_id=context.batch_id,
+            operation_id=context.operation_id,
+            key=context.key,
+            chunk_id=structlog.contextvars.get_contextvars().get("chunk_id"),
+            attempt=context.attempt,
+            started_at=self.now(),
+            looked_at=READ_AT.get(),
+        )
+        runs.append(run)
+        self.on_start(run)
+        await asyncio.sleep(plan.seconds)
+        yield run
+
+
+TRUTH: ContextVar[Truth] = ContextVar("TRUTH")
+
+
+def current_process() -> Process:
+    process = GATE.get()
+    assert isinstance(process, Process), "a handler runs outside every process"
+    return process
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+operations: Operations[Any] = Operations()
+_post = operations.post
+
+
+@_post("/succeed", timeout_seconds=3_600)
+async def succeed(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan) as run:
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/large")
+async def large(plan: Plan, context: Context) -> Any:
+    """Its result is too large for many of its kind to share an item."""
+    truth = TRUTH.get()
+    async with truth.performing(context, plan) as run:
+        run.is_final = True
+        return {"run": run.number, "filling": truth.chance.randbytes(150_000).hex()}
+
+
+@_post("/reject")
+async def reject(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan) as run:
+        run.is_final = True
+        raise Reject(409, "never")
+
+
+@_post("/break", max_attempts=MAX_ATTEMPTS)
+async def break_always(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan) as run:
+        run.is_final = context.attempt >= MAX_ATTEMPTS
+        raise RuntimeError("always")
+
+
+@_post("/flaky", max_attempts=MAX_ATTEMPTS)
+async def flaky(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan) as run:
+        if context.attempt <= plan.times:
+            run.is_final = context.attempt >= MAX_ATTEMPTS
+            raise RuntimeError(f"attempt {context.attempt} of {plan.times} that fail")
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/later", max_attempts=MAX_ATTEMPTS)
+async def later(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan) as run:
+        if context.attempt <= plan.times:
+            run.is_final = context.attempt >= MAX_ATTEMPTS
+            raise Retry("not yet", after_seconds=plan.after)
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/hang", timeout_seconds=TIMEOUT_SECONDS, max_attempts=2)
+async def hang(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan):
+        await for_ever()
+
+
+@_post("/exit", max_attempts=2)
+async def exit_within(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan):
+        raise SystemExit(3)
+
+
+@_post("/cancel-itself", max_attempts=2)
+async def cancel_itself(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan):
+        raise asyncio.CancelledError
+
+
+@_post("/stubborn", timeout_seconds=3_600)
+async def stubborn(plan: Plan, context: Context) -> Any:
+    """Will not be cancelled before it is done."""
+    truth = TRUTH.get()
+    async with truth.performing(context, Plan(seconds=0)) as run:
+        until = truth.now() + plan.seconds
+        while truth.now() < until and not truth.is_over:
+            try:
+                await asyncio.sleep(until - truth.now())
+            except asyncio.CancelledError:
+                continue
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/kill", max_attempts=MAX_ATTEMPTS)
+async def kill(plan: Plan, context: Context) -> Any:
+    """Poison: `os._exit`, a segmentation fault, the memory gone."""
+    async with TRUTH.get().performing(context, plan):
+        current_process().kill()
+        await for_ever()
+
+
+@_post("/block", max_attempts=MAX_ATTEMPTS)
+async def block(plan: Plan, context: Context) -> Any:
+    """Poison: it holds the loop for ever, until somebody kills the process."""
+    async with TRUTH.get().performing(context, plan):
+        current_process().pause()
+        await for_ever()

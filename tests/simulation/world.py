@@ -1,0 +1,190 @@
+"""The simulated world: one loop, one AWS, the processes on it, what happened, and the promises that are watched."""
+
+import asyncio
+import contextlib
+import io
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import structlog
+import ulid
+
+from penstock.backend import Backend
+from penstock.dynamodb import DynamoDbStore
+from penstock.errors import PenstockError
+from penstock.settings import Settings
+from penstock.sqs import SqsQueue
+from penstock.telemetry import Event as LogEvent
+from tests.simulation.dynamodb import Table
+from tests.simulation.loop import GATE, Deadlock, VirtualLoop
+from tests.simulation.network import DynamoDbClient, Fates, SqsClient, Wire
+from tests.simulation.process import EPOCH, Process
+from tests.simulation.promises import Promises
+from tests.simulation.sqs import Queue
+from tests.simulation.trace import Event, to_line
+from tests.simulation.truth import TRUTH, Truth
+
+CHUNKS, DEAD_LETTERS = "chunks", "dead-letters"
+SHOWN_EVENTS = 150
+OUR_FAULTS = {LogEvent.CHUNK_BROKE, LogEvent.REQUEST_BROKE}
+
+
+class PromiseBroken(AssertionError):
+    """A run in which a promise did not hold; its words hold what happened before."""
+
+
+class World:
+    """Its life: `run` runs a scenario in it to its end or to the first broken promise; then it is over for good."""
+
+    def __init__(self, seed: int, fates: Fates, visibility_seconds: float) -> None:
+        self.chance = random.Random(seed)
+        self.loop = VirtualLoop()
+        self.fates = fates
+        self.is_over = False
+        self.processes: list[Process] = []
+        self.events: list[Event] = []
+        self.seen: Counter[str] = Counter()  # Penstock's log events, by name
+        self.truth = Truth(self.loop.time, self.chance)
+        self.promises = Promises(self.loop.time, self.truth, on_broken=self.loop.stop)
+        self.truth.on_start = self.promises.on_start
+        self.table = Table(self.chance, watch=self.promises.on_write)
+        self.promises.table = self.table
+        self.context = copy_context()
+        self.context.run(TRUTH.set, self.truth)
+        self.dead_letters = self._queue(DEAD_LETTERS, visibility_seconds)
+        self.chunks = self._queue(CHUNKS, visibility_seconds, backstop=self.dead_letters)
+        self.loop.set_exception_handler(self._on_loop_trouble)
+
+    def process(self, name: str) -> Process:
+        process = Process(name, self.loop)
+        process.on_death.append(lambda: self.note(name, "dies"))
+        self.processes.append(process)
+        return process
+
+    def backend(self, process: Process, settings: Settings) -> Backend:
+        """The real adapters, on this process's own wire."""
+        wire = Wire(self, process)
+        sqs: Any = SqsClient(wire, {CHUNKS: self.chunks, DEAD_LETTERS: self.dead_letters})
+        dynamodb: Any = DynamoDbClient(wire, self.table)
+        return Backend(
+            chunks=SqsQueue(sqs, CHUNKS, polls=sqs, call_bytes=settings.message_bytes),
+            dead_letters=SqsQueue(sqs, DEAD_LETTERS, polls=sqs, call_bytes=settings.message_bytes),
+            store=DynamoDbStore(dynamodb, settings.table),
+        )
+
+    def note(self, who: str, what: str, *details: Any) -> None:
+        self.events.append((self.loop.time(), who, what, details))
+
+    def run(self, scenario: Coroutine[Any, Any, None]) -> None:
+        """Raises PromiseBroken with all that is known."""
+        with (
+            _determined(self.chance, lambda: EPOCH + self.loop.time()),
+            self._listening(),
+            contextlib.closing(self.loop),
+        ):
+            main = self.context.run(lambda: self.loop.create_task(scenario, name="scenario"))
+            try:
+                self.loop.run_until_complete(main)
+            except Deadlock:
+                self.promises.check(False, 4, "nothing is left to wait for, and the run is not over")
+            except RuntimeError:
+                if not self.promises.broken:
+                    raise
+            waiting = self._who_waits()
+            self._bury(main)
+        if self.promises.broken:
+            self._report(waiting)
+
+    def _report(self, waiting: str) -> NoReturn:
+        words = "\n".join(f"  {one}" for one in self.promises.broken)
+        raise PromiseBroken(f"{words}\n\nThe last events:\n{self.trace(SHOWN_EVENTS)}\n\nWho waits:\n{waiting}")
+
+    def trace(self, last: int | None = None) -> str:
+        return "\n".join(to_line(event) for event in self.events[-last if last else 0 :])
+
+    def _queue(self, name: str, visibility_seconds: float, backstop: Queue | None = None) -> Queue:
+        return Queue(name, self.loop, self.context, self.chance, visibility_seconds, backstop=backstop)
+
+    def _who_waits(self) -> str:
+        """Every task of a process that lives, with the place where it waits."""
+        lines = []
+        for task in self.loop.tasks:
+            if task.done() or not task.get_name().partition(":")[2]:
+                continue
+            text = io.StringIO()
+            task.print_stack(limit=1, file=text)
+            lines.append(text.getvalue().strip())
+        return "\n".join(lines[-20:])
+
+    def _bury(self, main: asyncio.Task[None]) -> None:
+        """Let everything unwind that the dead and the living have left, now that it can change nothing any more."""
+        self.is_over = self.truth.is_over = True
+        for process in self.processes:
+            process.bury()
+
+        async def unwind() -> None:
+            for _ in range(100):
+                left = [task for task in self.loop.tasks if not task.done() and task is not asyncio.current_task()]
+                if not left:
+                    break
+                for task in left:
+                    task.cancel()
+                await asyncio.sleep(0)
+            await self.loop.shutdown_asyncgens()
+
+        unwinding = self.loop.create_task(unwind())
+        while not unwinding.done():
+            self.loop.call_later(1, self.loop.stop)  # whoever stopped the loop may have left word to do so again
+            self.loop.run_forever()
+        for task in self.loop.tasks:
+            if task.done() and not task.cancelled():
+                task.exception()  # looked at, so that nobody complains of it later
+
+    def _on_loop_trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not self.is_over:
+            self.promises.check(False, 0, f"asyncio complains: {context}")
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Penstock's own log goes into the events."""
+        before = structlog.get_config()
+        structlog.configure(processors=[self._take_log], cache_logger_on_first_use=False)
+        try:
+            yield
+        finally:
+            structlog.configure(**before)
+
+    def _take_log(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> NoReturn:
+        process = GATE.get()
+        who = process.name if isinstance(process, Process) else "world"
+        if not self.is_over:
+            name = event.pop("event")
+            self.seen[name] += 1
+            self.note(who, f"[{name}]", {**structlog.contextvars.get_contextvars(), **event})
+            error = event.get("exc_info")
+            ours = name in OUR_FAULTS and error is not None and not isinstance(error, PenstockError)
+            self.promises.check(not ours, 0, f"{who} says {name}: {error!r}")
+        raise structlog.DropEvent
+
+
+@contextmanager
+def _determined(chance: random.Random, now: Callable[[], float]) -> Iterator[None]:
+    """Randomness and names as the seed has them, also where Penstock asks the machine."""
+
+    def token_hex(nbytes: int | None = None) -> str:
+        return chance.randbytes(nbytes or 8).hex()
+
+    ids = ulid.ULIDGenerator(clock=lambda: int(now() * 1000), randomness=lambda _: chance.randbytes(10))
+    state = random.getstate()
+    random.seed(chance.getrandbits(64))
+    with patch.object(secrets, "token_hex", token_hex), patch.object(ulid, "default_generator", ids):
+        try:
+            yield
+        finally:
+            random.setstate(state)
