@@ -43,6 +43,7 @@ from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
 from penstock.route import InvalidOperation
 from penstock.runner import Runner, Source, Stop
 from penstock.settings import Settings
+from penstock.store import Traces
 from penstock.telemetry import Event, get_log
 
 T = TypeVar("T")
@@ -141,13 +142,7 @@ class Processor:
             return await self._what_is_left(chunk, traces.record)
         if batch.is_final and redriven_from(chunk.id) is None:
             return None
-        deaths = delivery.receive_count - 1 - len(traces.released)
-        record = self._answer_unrun(batch, chunk, deaths)
-        if record is None and deaths > 0:
-            return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
-        return await self._commit(batch, record or await self._run(batch, delivery, chunk, ended))
-
-    async def _commit(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        record = await self._answer(batch, delivery, chunk, traces, ended)
         return await self._persist(lambda: self._store.commit_chunk(batch, record))
 
     async def _what_is_left(self, chunk: Chunk, record: ChunkRecord) -> ChunkRecord:
@@ -161,16 +156,21 @@ class Processor:
         group = await self._persist(lambda: self._store.read_group(chunk.batch_id, chunk.group))
         return replace(record, follow_ups=()) if chunk.id in group.done else record
 
-    def _answer_unrun(self, batch: Batch, chunk: Chunk, deaths: int) -> ChunkRecord | None:
-        """What this chunk comes to without running, after `deaths` deliveries that ended badly; None: it is to run."""
+    async def _answer(
+        self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]
+    ) -> ChunkRecord:
+        """What this chunk comes to, of which there is no record yet."""
         if self._ending(batch, chunk) is not None:
             return self._record(batch, chunk, {})
         if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
             return record_too_early(chunk)
-        if deaths > 0 and len(chunk.operations) > 1:
+        deaths = delivery.receive_count - 1 - len(traces.released)
+        if deaths <= 0:
+            return await self._run(batch, delivery, chunk, ended)
+        if len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
             return record_halves(chunk, deaths)
-        return None
+        return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
 
     async def _run_suspect(
         self, batch: Batch, delivery: Delivery, chunk: Chunk, begun: int, ended: Callable[[], None]
@@ -179,22 +179,16 @@ class Processor:
 
         Should this process die, it is the noted one that is blamed, not those that wait here; nor is a delivery taken
         for an attempt that never came to run it, its receive having lost its answer. The attempt whose death would be
-        the verdict is made with nothing else running: then the process can die of nothing else. All this holds until
-        the record is committed: dying of the next one before that would look like dying of this one.
+        the verdict is made with nothing else running: then the process can die of nothing else.
         """
         chunk = replace(chunk, attempt=chunk.attempt + begun)
         if begun and chunk.attempt > self._max_attempts(chunk):
-            return await self._commit(batch, record_poison(chunk, begun))
+            return record_poison(chunk, begun)
         is_last = chunk.attempt >= self._max_attempts(chunk)
         async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
             if not self._stop.begun.is_set():
-                # The wait may have been long, and somebody else's delivery faster.
-                standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
-                if standing is not None:
-                    return await self._what_is_left(chunk, standing)
-            return await self._commit(
-                batch, await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
-            )
+                await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
+            return await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
 
     async def _run(
         self,
