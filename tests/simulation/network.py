@@ -188,8 +188,8 @@ class SqsClient:
             "ReceiveMessage", request, lambda reply, is_gone: queue.receive(request, reply, is_gone)
         )
 
-    async def delete_message(self, **request: Any) -> Answer:
-        return await self._wire.ask("DeleteMessage", request, self._queue(request).delete)
+    async def delete_message_batch(self, **request: Any) -> Answer:
+        return await self._wire.ask("DeleteMessageBatch", request, self._queue(request).delete_batch)
 
     async def change_message_visibility_batch(self, **request: Any) -> Answer:
         queue = self._queue(request)
