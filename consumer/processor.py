@@ -142,8 +142,7 @@ class Processor:
             return await self._what_is_left(chunk, traces.record)
         if batch.is_final and redriven_from(chunk.id) is None:
             return None
-        record = await self._answer(batch, delivery, chunk, traces, ended)
-        return await self._persist(lambda: self._store.commit_chunk(batch, record))
+        return await self._answer(batch, delivery, chunk, traces, ended)
 
     async def _what_is_left(self, chunk: Chunk, record: ChunkRecord) -> ChunkRecord:
         """An earlier delivery's record, without its follow-ups where it is counted: then they have been sent.
@@ -159,18 +158,25 @@ class Processor:
     async def _answer(
         self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]
     ) -> ChunkRecord:
-        """What this chunk comes to, of which there is no record yet."""
+        """Record what this chunk comes to, of which there was no record; return the record that stands."""
+        deaths = delivery.receive_count - 1 - len(traces.released)
+        record = self._decide_unrun(batch, chunk, deaths)
+        if record is None and deaths > 0:
+            return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
+        if record is None:
+            record = await self._run(batch, delivery, chunk, ended)
+        return await self._commit(batch, record)
+
+    def _decide_unrun(self, batch: Batch, chunk: Chunk, deaths: int) -> ChunkRecord | None:
+        """What a chunk comes to that must not run, or not as it is; None: it is to run."""
         if self._ending(batch, chunk) is not None:
             return self._record(batch, chunk, {})
         if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
             return record_too_early(chunk)
-        deaths = delivery.receive_count - 1 - len(traces.released)
-        if deaths <= 0:
-            return await self._run(batch, delivery, chunk, ended)
-        if len(chunk.operations) > 1:
+        if deaths > 0 and len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
             return record_halves(chunk, deaths)
-        return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
+        return None
 
     async def _run_suspect(
         self, batch: Batch, delivery: Delivery, chunk: Chunk, begun: int, ended: Callable[[], None]
@@ -179,16 +185,28 @@ class Processor:
 
         Should this process die, it is the noted one that is blamed, not those that wait here; nor is a delivery taken
         for an attempt that never came to run it, its receive having lost its answer. The attempt whose death would be
-        the verdict is made with nothing else running: then the process can die of nothing else.
+        the verdict is made with nothing else running: then the process can die of nothing else. All this lasts until
+        the record is committed, or else dying of the next one would look like dying of this one.
         """
         chunk = replace(chunk, attempt=chunk.attempt + begun)
         if begun and chunk.attempt > self._max_attempts(chunk):
-            return record_poison(chunk, begun)
+            return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
         async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
-            if not self._stop.begun.is_set():
-                await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
-            return await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
+            # The wait may have been long: the batch may have ended meanwhile, and another delivery been recorded.
+            latest = await self._persist(lambda: self._batches.read(chunk.batch_id))
+            batch = latest or batch
+            if self._stop.begun.is_set() or self._ending(batch, chunk) is not None:
+                return await self._commit(batch, self._record(batch, chunk, {}, begun))
+            standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
+            if standing is not None:
+                return await self._what_is_left(chunk, standing)
+            record = await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
+            return await self._commit(batch, record)
+
+    async def _commit(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        """The record that stands: this one, or that of whoever came first."""
+        return await self._persist(lambda: self._store.commit_chunk(batch, record))
 
     async def _run(
         self,

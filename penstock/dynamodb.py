@@ -168,12 +168,14 @@ class DynamoDbStore:
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         await self._note(batch, chunk_id, "released", receive_count)
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        await self._note(batch, chunk_id, "begun", receive_count)
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
+        item = await self._note(batch, chunk_id, "begun", receive_count)
+        return await self._record_from_item(item) if "nonce" in item else None
 
-    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> None:
+    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> Item:
+        """Beside the chunk's record, whether it is there already or not; returns all that stands there now."""
         with explained():
-            await self._client.update_item(
+            answer = await self._client.update_item(
                 TableName=self._table,
                 Key=_chunk_key(batch.id, chunk_id),
                 UpdateExpression=f"ADD {name} :count SET expires_at = :expires_at",
@@ -181,7 +183,9 @@ class DynamoDbStore:
                     ":count": {"NS": [str(receive_count)]},
                     ":expires_at": _whole(batch.expires_at),
                 },
+                ReturnValues="ALL_NEW",
             )
+        return answer["Attributes"]
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         # The nonce keeps the parts of two writers apart, and tells a writer whose answer was lost that it won.

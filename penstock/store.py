@@ -76,8 +76,11 @@ class Store(Protocol):
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         """Remember that this delivery is given back unstarted: its receive count is no sign of a death."""
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        """Remember that this delivery begins to run a chunk of which an earlier one may have died."""
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
+        """Remember that this delivery begins to run a chunk of which an earlier one may have died.
+
+        Returns the chunk's record if it has one by now: then nothing of it may begin any more.
+        """
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         """Write the record if the chunk has none; return the one that stands. The commit point of everything."""

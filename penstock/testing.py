@@ -175,8 +175,9 @@ class MemoryStore:
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         self._released.setdefault((batch.id, chunk_id), set()).add(receive_count)
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
         self._begun.setdefault((batch.id, chunk_id), set()).add(receive_count)
+        return self._records.get((batch.id, chunk_id))
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         return self._records.setdefault((batch.id, record.chunk_id), record)

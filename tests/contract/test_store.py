@@ -651,11 +651,28 @@ async def test_note_of_a_release_does_not_stand_in_a_records_way_nor_undo_it(sto
 @on_all
 async def test_notes_of_starts_gather_beside_those_of_releases(store: Store, batch: Batch) -> None:
     for receive_count in (2, 4, 4):
-        await store.note_start(batch, "17", receive_count)
+        assert await store.note_start(batch, "17", receive_count) is None
     await store.note_release(batch, "17", 3)
     assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({3}), frozenset({2, 4}))
     assert await records(store, batch) == []
     assert await store.commit_chunk(batch, FULL) == FULL
+
+
+@on_all
+async def test_note_of_a_start_answers_with_the_record_that_stands(store: Store, batch: Batch) -> None:
+    await store.commit_chunk(batch, FULL)
+    await store.commit_chunk(batch, make_record("17.1", "another"))
+    for receive_count in (2, 3, 3):
+        assert await store.note_start(batch, "17", receive_count) == FULL
+    assert (await store.read_traces(batch.id, "17")).record == FULL
+    assert await store.note_start(batch, "18", 2) is None
+
+
+@on_all
+async def test_note_of_a_start_answers_with_a_record_in_parts(store: Store, batch: Batch) -> None:
+    large = make_record("17", noise(500_000))
+    await store.commit_chunk(batch, large)
+    assert await store.note_start(batch, "17", 2) == large
 
 
 # --- Reading records
@@ -956,6 +973,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.start_batch(batch.id, NOW),
         store.read_traces(batch.id, "0"),
         store.note_release(batch, "0", 1),
+        store.note_start(batch, "0", 2),
         store.commit_chunk(batch, FULL),
         store.count_chunk(batch, FULL),
         store.close_group(batch, 0, Counts(), Ending.EXPIRED),
