@@ -196,7 +196,7 @@ class Processor:
             # The wait may have been long: the batch may have ended meanwhile, and another delivery been recorded.
             latest = await self._persist(lambda: self._batches.read(chunk.batch_id))
             batch = latest or batch
-            if self._stop.begun.is_set() or self._ending(batch, chunk) is not None:
+            if self._stop.begun.is_set() or self._is_over(batch, chunk):
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
             standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
             if standing is not None:
@@ -246,9 +246,13 @@ class Processor:
                 latest = await self._batches.read(batch.id)
             except PenstockError:
                 continue  # what to do about AWS is decided where something depends on it
-            if latest is None or self._ending(latest, chunk) is not None:
+            if latest is None or self._is_over(latest, chunk):
                 break
         stop.begin()
+
+    def _is_over(self, batch: Batch, chunk: Chunk) -> bool:
+        """Whether nothing more of this chunk may begin."""
+        return self._ending(batch, chunk) is not None or (batch.is_final and redriven_from(chunk.id) is None)
 
     def _ending(self, batch: Batch, chunk: Chunk) -> Ending | None:
         """Whether this chunk's operations may begin (None). Those of a redrive may: somebody has just asked for it."""

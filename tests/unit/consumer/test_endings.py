@@ -56,6 +56,23 @@ async def test_cancelled_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys
     assert await plant.statuses(batch_id) == {"0": 200, "1": 410, "2": 410}
 
 
+async def test_swept_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event) -> None:
+    """By the time that its consumer looks again the batch is final already."""
+    plant = await build(aiohttp_client, toys)
+    batch_id = await plant.submit("/hang/a", "/succeed/b", deadlineSeconds=60)
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer()))
+        await toys.arrived.wait()
+        plant.clock.advance(61)
+        await plant.sweep()
+        assert (await plant.batch(batch_id)).is_final
+        await stopped.wait()
+        toys.gate.set()
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+    assert await plant.counts(batch_id) == ("expired", {"expired": 2})
+
+
 async def test_deadline_passes_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event) -> None:
     plant = await build(aiohttp_client, toys)
     batch_id = await plant.submit("/hang/a", "/succeed/b", deadlineSeconds=60)

@@ -434,22 +434,26 @@ async def test_suspect_that_another_delivery_has_recorded_meanwhile_is_not_run(r
     assert rig.chunks == []
 
 
-async def test_suspect_whose_batch_was_cancelled_while_it_waited_is_not_run(rig: Rig) -> None:
-    begun = asyncio.Event()
+@pytest.mark.parametrize("is_final", [False, True], ids=["cancelled", "final"])
+async def test_suspect_whose_batch_ends_while_it_waits_is_not_run(rig: Rig, *, is_final: bool) -> None:
+    store = rig.parts.store
 
-    @rig.operations.post("/wait-for-the-end")
-    async def wait_for_the_end() -> None:
-        begun.set()
-        await rig.parts.store.end_batch(BATCH_ID, Ending.CANCELLED, "Enough.", settle_by=NOW + 600)
+    @rig.operations.post("/end-it-all")
+    async def end_it_all() -> None:
+        batch = await rig.batch()
+        await store.end_batch(batch.id, Ending.CANCELLED, "Enough.", settle_by=NOW + 600)
+        if is_final:
+            await store.close_group(batch, 0, Counts(), Ending.CANCELLED)
+            await store.finish_batch(batch.id, BatchState.CANCELLED, NOW)
         rig.clock.advance(2)  # what was read of the batch is stale
 
     first, second = await submit_suspects(rig, 2)
-    waiting = replace(first[1], operations=(build_operation(0, "/wait-for-the-end"),))
+    ending = replace(first[1], operations=(build_operation(0, "/end-it-all"),))
     processor = rig.processor()
-    await asyncio.gather(rig.process(first[0], waiting, processor), rig.process(*second, processor))
-    assert begun.is_set()
+    await asyncio.gather(rig.process(first[0], ending, processor), rig.process(*second, processor))
+    await rig.work_off()
     assert rig.runs == {}
-    assert await rig.counts() == Counts(succeeded=1, cancelled=1)
+    assert await rig.counts() == (Counts(cancelled=2) if is_final else Counts(succeeded=1, cancelled=1))
 
 
 async def test_poison_is_dead_lettered_and_its_neighbours_are_not(rig: Rig) -> None:
