@@ -327,17 +327,21 @@ class DynamoDbStore:
         items = self._query(_group_pk(batch_id, group), "ids#", "ids$")
         return [operation_id async for item in items for operation_id in from_json(zstd.decompress(item["ids"]["B"]))]
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
         open_states = {f":open{number}": {"S": name} for number, name in enumerate(sorted(OPEN_STATES))}
+        values: dict[str, Any] = {":final": {"S": state}, ":at": _number(at), **open_states}
+        as_decided = "attribute_not_exists(ending)"
+        if ending is not None:
+            as_decided, values[":ending"] = "ending = :ending", {"S": ending}
         try:
             with explained():
                 await self._client.update_item(
                     TableName=self._table,
                     Key=_batch_key(batch_id),
                     UpdateExpression="SET #state = :final, finished_at = :at REMOVE #open, due_at",
-                    ConditionExpression=f"#state IN ({', '.join(open_states)})",
+                    ConditionExpression=f"#state IN ({', '.join(open_states)}) AND {as_decided}",
                     ExpressionAttributeNames={"#state": "state", "#open": "open"},
-                    ExpressionAttributeValues={":final": {"S": state}, ":at": _number(at), **open_states},
+                    ExpressionAttributeValues=values,
                 )
         except ClientError as error:
             _standing(error)

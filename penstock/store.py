@@ -105,8 +105,8 @@ class Store(Protocol):
     async def read_ids(self, batch_id: str, group: int) -> list[str]:
         """The ids written for a group's operations, in their order; empty when they have none of their own."""
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
-        """Move the batch to its final state. False when it is final already, or not accepted."""
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
+        """Move the batch to its final state. False when it is final already, not accepted, or its ending another."""
 
     async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
         """From one final state to another, when a redrive has changed what the batch came to."""

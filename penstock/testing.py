@@ -222,9 +222,9 @@ class MemoryStore:
         pieces = self._ids.get((batch_id, group), {})
         return [operation_id for _, ids in sorted(pieces.items()) for operation_id in ids]
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
         batch = self._batches.get(batch_id)
-        if batch is None or batch.state not in OPEN_STATES:
+        if batch is None or batch.state not in OPEN_STATES or batch.ending is not ending:
             return False
         self._batches[batch_id] = replace(batch, state=state, finished_at=at)
         self._due.pop(batch_id, None)

@@ -297,8 +297,20 @@ async def test_batch_that_is_to_end_says_why(store: Store, batch: Batch) -> None
     assert await store.read_batch(batch.id) == ending
     await store.start_batch(batch.id, NOW + 2)
     assert await store.read_batch(batch.id) == ending
-    assert await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 3) is True
+    assert await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 3, ending=Ending.CANCELLED) is True
     assert await store.read_batch(batch.id) == replace(ending, state=BatchState.CANCELLED, finished_at=NOW + 3)
+
+
+@on_all
+async def test_batch_is_finished_only_under_the_ending_that_decided(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW + 3, ending=Ending.FAILED) is False
+    await store.end_batch(batch.id, Ending.FAILED, "Too much.", settle_by=NOW + 9)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3) is False
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3, ending=Ending.CANCELLED) is False
+    assert (await read(store, batch)).state is BatchState.CANCELLING
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW + 4, ending=Ending.FAILED) is True
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW + 5, ending=Ending.FAILED) is False
 
 
 @on_all
@@ -795,7 +807,7 @@ async def test_batch_is_due_when_something_must_become_of_it(store: Store, batch
     assert not await is_due(store, batch, NOW + 90)
     assert await is_due(store, batch, NOW + 91)
 
-    await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 91)
+    await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 91, ending=Ending.CANCELLED)
     assert not await is_due(store, batch, batch.expires_at)
 
 

@@ -444,7 +444,7 @@ async def test_suspect_whose_batch_ends_while_it_waits_is_not_run(rig: Rig, *, i
         await store.end_batch(batch.id, Ending.CANCELLED, "Enough.", settle_by=NOW + 600)
         if is_final:
             await store.close_group(batch, 0, Counts(), Ending.CANCELLED)
-            await store.finish_batch(batch.id, BatchState.CANCELLED, NOW)
+            await store.finish_batch(batch.id, BatchState.CANCELLED, NOW, ending=Ending.CANCELLED)
         rig.clock.advance(2)  # what was read of the batch is stale
 
     first, second = await submit_suspects(rig, 2)
