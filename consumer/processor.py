@@ -140,6 +140,7 @@ class Processor:
         traces = await self._persist(lambda: self._store.read_traces(chunk.batch_id, chunk.id))
         if traces.record is not None:
             return await self._what_is_left(chunk, traces.record)
+        batch = await self._reread(batch)  # the look may have taken long
         if batch.is_final and redriven_from(chunk.id) is None:
             return None
         return await self._answer(batch, delivery, chunk, traces, ended)
@@ -193,14 +194,15 @@ class Processor:
             return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
         async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
-            # The wait may have been long: the batch may have ended meanwhile, and another delivery been recorded.
-            latest = await self._persist(lambda: self._batches.read(chunk.batch_id))
-            batch = latest or batch
-            if self._stop.begun.is_set() or self._is_over(batch, chunk):
+            if self._stop.begun.is_set():
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
+            # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.
             standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
             if standing is not None:
                 return await self._what_is_left(chunk, standing)
+            batch = await self._reread(batch)
+            if self._is_over(batch, chunk):
+                return await self._commit(batch, self._record(batch, chunk, {}, begun))
             record = await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
             return await self._commit(batch, record)
 
@@ -233,8 +235,12 @@ class Processor:
                 )
             finally:
                 watching.cancel()
+        return self._record(await self._reread(batch), chunk, verdicts, deaths)
+
+    async def _reread(self, batch: Batch) -> Batch:
+        """As it was a second ago at most."""
         latest = await self._persist(lambda: self._batches.read(batch.id))
-        return self._record(latest or batch, chunk, verdicts, deaths)
+        return latest or batch
 
     async def _watch(self, batch: Batch, chunk: Chunk, stop: Stop) -> None:
         """Let nothing more of a chunk begin once its batch is to end, or its time budget is spent."""
