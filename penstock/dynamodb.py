@@ -173,12 +173,14 @@ class DynamoDbStore:
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         await self._note(batch, chunk_id, "released", receive_count)
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        await self._note(batch, chunk_id, "begun", receive_count)
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
+        item = await self._note(batch, chunk_id, "begun", receive_count)
+        return await self._record_from_item(item) if "nonce" in item else None
 
-    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> None:
+    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> Item:
+        """Beside the chunk's record, whether it is there already or not; returns all that stands there now."""
         with explained():
-            await self._client.update_item(
+            answer = await self._client.update_item(
                 TableName=self._table,
                 Key=_chunk_key(batch.id, chunk_id),
                 UpdateExpression=f"ADD {name} :count SET expires_at = :expires_at",
@@ -186,7 +188,9 @@ class DynamoDbStore:
                     ":count": {"NS": [str(receive_count)]},
                     ":expires_at": _whole(batch.expires_at),
                 },
+                ReturnValues="ALL_NEW",
             )
+        return answer["Attributes"]
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         # The nonce keeps the parts of two writers apart, and tells a writer whose answer was lost that it won.
@@ -344,17 +348,21 @@ class DynamoDbStore:
         items = self._query(_group_pk(batch_id, group), "ids#", "ids$")
         return [operation_id async for item in items for operation_id in from_json(zstd.decompress(item["ids"]["B"]))]
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
         open_states = {f":open{number}": {"S": name} for number, name in enumerate(sorted(OPEN_STATES))}
+        values: dict[str, Any] = {":final": {"S": state}, ":at": _number(at), **open_states}
+        as_decided = "attribute_not_exists(ending)"
+        if ending is not None:
+            as_decided, values[":ending"] = "ending = :ending", {"S": ending}
         try:
             with explained():
                 await self._client.update_item(
                     TableName=self._table,
                     Key=_batch_key(batch_id),
                     UpdateExpression="SET #state = :final, finished_at = :at REMOVE #open, due_at",
-                    ConditionExpression=f"#state IN ({', '.join(open_states)})",
+                    ConditionExpression=f"#state IN ({', '.join(open_states)}) AND {as_decided}",
                     ExpressionAttributeNames={"#state": "state", "#open": "open"},
-                    ExpressionAttributeValues={":final": {"S": state}, ":at": _number(at), **open_states},
+                    ExpressionAttributeValues=values,
                 )
         except ClientError as error:
             _standing(error)

@@ -32,7 +32,7 @@ class Stop:
     def __init__(self) -> None:
         self.begun = asyncio.Event()  # nothing new begins
         self.cut = asyncio.Event()  # the grace period is over: handlers under way are cancelled
-        self._followers: set[Stop] = set()
+        self._followers: dict[Stop, None] = {}  # in their order, or no run could be replayed
 
     def begin(self) -> None:
         self.begun.set()
@@ -48,7 +48,7 @@ class Stop:
     def follower(self) -> Iterator["Stop"]:
         """A stop that can come earlier than this one, but not later."""
         follower = Stop()
-        self._followers.add(follower)
+        self._followers[follower] = None
         if self.begun.is_set():
             follower.begin()
         if self.cut.is_set():
@@ -56,7 +56,7 @@ class Stop:
         try:
             yield follower
         finally:
-            self._followers.discard(follower)
+            del self._followers[follower]
 
 
 @dataclass(frozen=True, slots=True)
