@@ -70,6 +70,7 @@ class BatchFacts:
     ending: str | None = None
     group_totals: tuple[int, ...] = ()
     deadline_at: float = 0.0
+    most_failed: int = 0  # at any time: a retry takes failures back
     groups: defaultdict[int, GroupFacts] = field(default_factory=lambda: defaultdict(GroupFacts))
     records: dict[str, Recorded] = field(default_factory=dict)
     chunks_of: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # by operation's index
@@ -184,6 +185,7 @@ class Promises:
         if group.closed is None and "closed" in after:
             group.closed, group.closed_at = after["closed"]["S"], self._now()
         counts = group.counts
+        facts.most_failed = max(facts.most_failed, facts.counts.failed)
         where = f"group {number} of batch {batch_id} counts {counts}"
         total = facts.group_totals[number]
         self.check(min(counts.succeeded, counts.failed, counts.cancelled, counts.expired) >= 0, 3, f"{where}, below 0")
@@ -354,7 +356,7 @@ class Promises:
         """Nothing is given up that nobody and nothing has asked for."""
         if state == "cancelled":
             limit = submission.max_failures
-            too_much = limit is not None and facts.counts.failed > limit
+            too_much = limit is not None and facts.most_failed > limit
             self.check(submission.is_cancelled or too_much, 2, f"{where} is cancelled, and nobody asked for it")
         elif state == "expired":
             self.check(self._now() > facts.deadline_at - self._truth.most_skew, 2, f"{where} is expired too soon")
