@@ -77,6 +77,7 @@ MIXES = [
     Mix("suspects", poison=0.05, slow=0.1, oddities=_ODD, kill_consumer=10),
     Mix("endings", cancels=0.4, deadlines=0.4, limits=0.3, retries=0.3, redrive=15, terminate=20, short_pages=True),
     Mix("losses", lose=5, slow=0.1, kill_consumer=20, cancels=0.2, deadline_seconds=60, stale_reads=0.3),
+    Mix("sweeps", slow=0.2, deadlines=1.0, cancels=0.2, kill_consumer=30),
     Mix("redrives", redrive=5, retries=0.5, kill_consumer=15, kill_front_end=20, faults=0.03),
     Mix(
         "storm",

@@ -304,13 +304,6 @@ def tell_what_is_not_counted(patching: Patching) -> None:
     patching.setattr("service.results._counted_records", mutant)
 
 
-def overlook_that_a_batch_is_final(patching: Patching) -> None:
-    def mutant(self: Processor, batch: Batch, chunk: Chunk) -> bool:
-        return self._ending(batch, chunk) is not None
-
-    patching.setattr(Processor, "_is_over", mutant)
-
-
 MUTATIONS = {
     patch.__name__: Mutation(mix, patch)
     for mix, patch in [
@@ -327,15 +320,20 @@ MUTATIONS = {
         ("clocks", abandon_by_the_clock_alone),
         ("calm", forget_the_heartbeats),
         ("queue", overlook_refused_entries),
-        ("losses", close_a_group_without_a_condition),
-        ("losses", count_in_a_closed_group),
+        ("sweeps", close_a_group_without_a_condition),
+        ("sweeps", count_in_a_closed_group),
         ("late", take_a_key_over_without_abandoning),
         ("redrives", forget_what_failed_before_a_redrive),
         ("endings", cancel_what_has_finished),
-        ("poison", commit_a_suspect_after_its_quarantine),
         ("poison", run_a_last_attempt_beside_others),
         ("suspects", run_a_suspect_without_looking_again),
         ("losses", tell_what_is_not_counted),
-        ("poison, stopped", overlook_that_a_batch_is_final),
     ]
+}
+
+# Found where a certain call fails: by situation
+MUTATIONS_AT_CALLS = {
+    "a suspect beside poison": commit_a_suspect_after_its_quarantine,
+    "some tried again": forget_the_follow_ups_on_redelivery,
+    "several groups": finish_without_looking_at_all_groups,
 }

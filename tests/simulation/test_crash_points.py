@@ -8,12 +8,11 @@ import itertools
 
 import pytest
 
-from tests.simulation.situations import SITUATIONS, Hit, Situation, play
+from tests.simulation.situations import CRASHES, SITUATIONS, Hit, Situation, play
 from tests.simulation.world import PromiseBroken
 
 pytestmark = pytest.mark.timeout(600)
 
-CRASHES = (Hit.CRASH_BEFORE, Hit.CRASH_AFTER)
 RECOVERY_CALLS = 8
 
 

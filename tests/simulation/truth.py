@@ -158,6 +158,14 @@ async def succeed(plan: Plan, context: Context) -> Any:
         return {"run": run.number}
 
 
+@_post("/once", max_attempts=1)
+async def once(plan: Plan, context: Context) -> Any:
+    """The first death that is put down to it is the last."""
+    async with TRUTH.get().performing(context, plan) as run:
+        run.is_final = True
+        return {"run": run.number}
+
+
 @_post("/large")
 async def large(plan: Plan, context: Context) -> Any:
     """Its result is too large for many of its kind to share an item."""
