@@ -86,6 +86,8 @@ class Route:
         return self.handler(**arguments, **{self.signature.context_parameter: context})
 
     def _from_path(self, path: str, flaws: list[Flaw]) -> dict[str, Any]:
+        if not self.has_parameters:
+            return {}
         match = self.pattern.fullmatch(path)
         texts = match.groupdict() if match else {}
         arguments: dict[str, Any] = {}
@@ -215,7 +217,7 @@ def _validate(adapter: TypeAdapter[Any], body: Any) -> Any:
 
     So handlers and validators get a body of their own: what they change in it is not changed for the next attempt.
     """
-    return adapter.validate_json(to_json(body))
+    return adapter.validator.validate_json(to_json(body))
 
 
 def _errors(error: ValidationError) -> list[ErrorDetails]:
