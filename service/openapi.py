@@ -17,6 +17,7 @@ from service.parts import OPERATIONS, SETTINGS
 from service.problems import CONTENT_TYPE as PROBLEM
 from service.results import JSON, LONGEST_PAGE, NDJSON
 from service.schemas import BatchRequest, OperationRequest
+from service.unpacking import MEMBERS
 
 Part = dict[str, Any]
 
@@ -28,7 +29,7 @@ _ERRORS = {
     408: "The body came too slowly.",
     409: "Not in the state that the batch, or the first request of this key, is in now.",
     413: "The request is larger than a limit, which it names.",
-    415: "The body is of another type.",
+    415: "The body is of another type, or encoded in another way.",
     422: "The request is wrong, or its Idempotency-Key came with another body before; nothing was run.",
     503: "A part that is needed does not answer; ask again.",
     504: "Whether the batch runs is not known; its status will tell. Send it again only with its Idempotency-Key.",
@@ -131,6 +132,7 @@ def _endpoint(
     if parameters:
         endpoint["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     if body is not None:
+        endpoint.setdefault("parameters", []).append({"$ref": "#/components/parameters/Content-Encoding"})
         endpoint["requestBody"] = {"required": is_body_required, "content": {JSON: {"schema": _ref(body)}}}
     return endpoint
 
@@ -154,9 +156,9 @@ def _with_headers(*names: str) -> Part:
 
 
 def _problem_responses() -> Part:
-    waiting = {409, 503}
+    headers = {409: ["Retry-After"], 415: ["Accept-Encoding"], 503: ["Retry-After"]}
     return {
-        str(status): _answer(words, {PROBLEM: _ref("Problem")}, *(["Retry-After"] if status in waiting else []))
+        str(status): _answer(words, {PROBLEM: _ref("Problem")}, *headers.get(status, ()))
         for status, words in _ERRORS.items()
     }
 
@@ -242,6 +244,7 @@ _ANSWER_SCHEMAS: Part = {
 }
 
 _HEADERS: Part = {
+    "Accept-Encoding": {"description": "How a body may be encoded.", "schema": _TEXT},
     "Location": {"description": "Where the status of the batch is.", "schema": _TEXT},
     "Retry-After": {"description": "When it makes sense to ask again, in seconds.", "schema": _COUNT},
     "Preference-Applied": {"description": "Which preference was followed (RFC 7240).", "schema": _TEXT},
@@ -270,6 +273,12 @@ _PARAMETERS: Part = {
         "in": "header",
         "description": f'`"..."`, or bare, of 1 to {LONGEST_KEY} ASCII characters: the same key is the same batch.',
         "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-+.-~]{1,255})$'},
+    },
+    "Content-Encoding": {
+        "name": "Content-Encoding",
+        "in": "header",
+        "description": "How the body is packed; its limit holds for what it unpacks to.",
+        "schema": {"enum": ["identity", *MEMBERS]},
     },
     "Prefer": {
         "name": "Prefer",

@@ -27,6 +27,7 @@ from penstock.errors import (
 from penstock.telemetry import Event, get_log
 from service.json_answer import json_answer
 from service.schemas import status_url
+from service.unpacking import MEMBERS
 
 CONTENT_TYPE = "application/problem+json"
 MOST_FLAWS = 1_000  # in one answer: a small request can have very many
@@ -59,11 +60,6 @@ async def problems(request: web.Request, handler: Endpoint) -> web.StreamRespons
         return await handler(request)
     except PenstockError as error:
         return _known_problem(error)
-    except web.HTTPRequestEntityTooLarge as error:
-        limit = int(request.client_max_size)
-        return _known_problem(
-            LimitPassed(f"The body may have {limit:,} bytes: {error.text}", limit={"maxBodyBytes": limit})
-        )
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
@@ -88,6 +84,8 @@ def _known_problem(error: PenstockError) -> web.Response:
             # No Retry-After: sending it again could make a second batch.
             members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
+        case UnsupportedContent():
+            headers["Accept-Encoding"] = ", ".join(MEMBERS)
         case KeyInUse():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         case Unavailable() | AcceptanceLost():

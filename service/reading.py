@@ -1,6 +1,5 @@
 """A request's body into operations that may run, or every reason why not."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,37 +8,22 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from penstock.chunk import Operation
-from penstock.errors import Flaw, InvalidRequest, LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
+from penstock.errors import Flaw, InvalidRequest, LimitPassed, MalformedRequest
 from penstock.operations import Operations
 from penstock.pointer import pointer, pointer_to
 from penstock.route import InvalidOperation
 from penstock.settings import Settings
+from service.content import JSON, check_type, read_content
+from service.parts import SETTINGS
 from service.schemas import BatchRequest, OperationRequest
 
-CONTENT_TYPE = "application/json"
 # What `model_validate` does, without its own part of the cost: it is called for every operation of every batch.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
 
-BODY_SECONDS = 120  # a client that sends drop by drop keeps a connection, and the memory of what it has sent
-
 
 async def read_json(request: web.Request) -> Any:
-    return parse_json(await read_content(request))
-
-
-async def read_content(request: web.Request) -> bytes:
-    if request.content_type != CONTENT_TYPE:
-        given = request.headers.get("Content-Type", "none")
-        raise UnsupportedContent(f"Send the batch as Content-Type: {CONTENT_TYPE}; this request has {given}.")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
-    except web.RequestPayloadError as error:
-        raise MalformedRequest("The body is not encoded as its Content-Encoding or Transfer-Encoding says.") from error
-    except TimeoutError as error:
-        raise TooSlow(f"The body was not here within {BODY_SECONDS:g} s.") from error
-    except OSError as error:
-        raise MalformedRequest("The connection broke before the body was here.") from error
+    check_type(request, [JSON])
+    return parse_json(await read_content(request, request.app[SETTINGS].max_body_bytes))
 
 
 def parse_json(content: bytes) -> Any:

@@ -10,11 +10,12 @@ from penstock.outcome import as_outcome
 from penstock.runner import Source
 from penstock.telemetry import Event, get_log
 from service.acceptance import Acceptance, Submission
+from service.content import JSON, check_type, read_content
 from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
 from service.parts import BACKEND, CLOCK, OPERATIONS, RUNNER, SETTINGS, tenant_of
 from service.preferences import Preferences, read_preferences
-from service.reading import parse_json, read_content, read_envelope, read_operations
+from service.reading import parse_json, read_envelope, read_operations
 from service.schemas import BatchRequest, accepted_body, answered_body, status_url
 from service.small_batch import SmallBatch, SmallBatchRunner, Tried
 from service.status import read_status
@@ -23,7 +24,8 @@ FIRST_POLL_SECONDS = 1  # a hint for when asking for the status makes sense
 
 
 async def submit_batch(request: web.Request) -> web.Response:
-    content = await read_content(request)
+    check_type(request, [JSON])
+    content = await read_content(request, request.app[SETTINGS].max_body_bytes)
     key = read_key(request)
     flaws: list[Flaw] = []
     envelope = read_envelope(parse_json(content), request.app[SETTINGS], flaws)
