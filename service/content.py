@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
 
@@ -9,8 +10,10 @@ from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedC
 from service.unpacking import MEMBERS, Unpacker
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 READ_BYTES = 65_536
 BODY_SECONDS = 120  # a client that sends drop by drop keeps a connection, and the memory of what it has sent
+PAUSE_SECONDS = 60
 
 
 def check_type(request: web.Request, taken: Collection[str]) -> None:
@@ -21,11 +24,18 @@ def check_type(request: web.Request, taken: Collection[str]) -> None:
 
 async def read_content(request: web.Request, most_bytes: int) -> bytes:
     """The whole body, unpacked."""
+    async with within(BODY_SECONDS):
+        return b"".join([piece async for piece in read_pieces(request, {"maxBodyBytes": most_bytes})])
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Raises TooSlow if the body is not here by then."""
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return b"".join([piece async for piece in read_pieces(request, {"maxBodyBytes": most_bytes})])
+        async with asyncio.timeout(seconds):
+            yield
     except TimeoutError as error:
-        raise TooSlow(f"The body was not here within {BODY_SECONDS:g} s.") from error
+        raise TooSlow(f"The body was not here within {seconds:g} s.") from error
 
 
 async def read_pieces(request: web.Request, limit: dict[str, int]) -> AsyncIterator[bytes]:
@@ -54,7 +64,10 @@ def _unpacker(request: web.Request) -> Unpacker | None:
 
 async def _read(request: web.Request) -> bytes:
     try:
-        return await request.content.read(READ_BYTES)
+        async with asyncio.timeout(PAUSE_SECONDS):
+            return await request.content.read(READ_BYTES)
+    except TimeoutError as error:
+        raise TooSlow(f"Nothing more of the body came for {PAUSE_SECONDS:g} s.") from error
     except web.RequestPayloadError as error:
         raise MalformedRequest("The body is not encoded as its Transfer-Encoding says.") from error
     except OSError as error:

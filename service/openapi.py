@@ -10,13 +10,14 @@ from penstock.batch import UNACCEPTED_STATES, BatchState
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
 from penstock.settings import Settings
+from service.content import JSON, NDJSON
 from service.dead_letters import RedriveRequest
 from service.idempotency import HEADER, LONGEST_KEY
 from service.json_answer import json_answer
 from service.parts import OPERATIONS, SETTINGS
 from service.problems import CONTENT_TYPE as PROBLEM
-from service.results import JSON, LONGEST_PAGE, NDJSON
-from service.schemas import BatchRequest, OperationRequest
+from service.results import LONGEST_PAGE
+from service.schemas import BatchOptions, BatchRequest, OperationRequest
 from service.unpacking import MEMBERS
 
 Part = dict[str, Any]
@@ -103,10 +104,17 @@ def _submit(settings: Settings, operations: Operations[Any]) -> Part:
         "Preference-Applied",
         "Idempotent-Replayed",
     )
-    endpoint = _endpoint("Run many operations", answers, ["Idempotency-Key", "Prefer"], body="BatchRequest")
+    parameters = ["Idempotency-Key", "Prefer", *_OPTIONS]
+    endpoint = _endpoint("Run many operations", answers, parameters, body="BatchRequest")
+    endpoint["requestBody"]["content"][NDJSON] = {"schema": _stream(settings)}
     offered = "\n".join(f"- `{route.name}`" for route in operations.routes)
     at_once = f"Up to {settings.sync_max_operations:,} operations are answered at once, more run in the background."
     return endpoint | {"description": f"{at_once}\n\nThis application offers:\n{offered}"}
+
+
+def _stream(settings: Settings) -> Part:
+    words = f"An OperationRequest a line, up to {settings.max_stream_operations:,}; the rest of a batch in the query."
+    return {"type": "string", "description": words}
 
 
 def _results() -> Part:
@@ -202,7 +210,11 @@ _ANSWER_SCHEMAS: Part = {
             {"type": _TEXT, "title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT},
             {
                 "errorCount": _COUNT,
-                "errors": _list_of(_object({"pointer": {"type": "string", "format": "json-pointer"}, "detail": _TEXT})),
+                "errors": _list_of(
+                    _object(
+                        {"pointer": {"type": "string", "format": "json-pointer"}, "detail": _TEXT}, {"line": _COUNT}
+                    )
+                ),
                 "batchId": _TEXT,
                 "statusUrl": _TEXT,
             },
@@ -253,7 +265,17 @@ _HEADERS: Part = {
 }
 
 _ON_BATCH = ["batch_id"]
+_OPTIONS: Part = {
+    name: {
+        "name": name,
+        "in": "query",
+        "description": "Of a batch that comes as NDJSON; a JSON document has it as a member.",
+        "schema": schema.get("anyOf", [schema])[0],  # it is not there, or not null
+    }
+    for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()
+}
 _PARAMETERS: Part = {
+    **_OPTIONS,
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": _TEXT},
     "status": {
         "name": "status",

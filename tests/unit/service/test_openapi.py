@@ -67,6 +67,11 @@ Case = schemathesis.Case[Any]
 schema = schemathesis.openapi.from_dict(DESCRIPTION)
 
 
+@schemathesis.serializer("application/x-ndjson")
+def as_it_is(context: Any, value: Any) -> bytes:
+    return str(value).encode("utf-8", "replace")
+
+
 class Server:
     """The program in a thread of its own: Schemathesis asks from this one, and waits for the answer."""
 
