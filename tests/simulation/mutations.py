@@ -326,7 +326,7 @@ MUTATIONS = {
         ("redrives", forget_what_failed_before_a_redrive),
         ("endings", cancel_what_has_finished),
         ("poison", run_a_last_attempt_beside_others),
-        ("suspects", run_a_suspect_without_looking_again),
+        ("pauses", run_a_suspect_without_looking_again),
         ("losses", tell_what_is_not_counted),
     ]
 }
