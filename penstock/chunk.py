@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+QUICK_SECONDS = 0.1
+_ROUNDING = 1 + 1e-9  # a hundred times 0.02 is a little more than 2
 GROUP_CHUNKS = 64  # so that one group counter is written by few, and its set of counted chunks stays near 1 KB
 
 
@@ -55,25 +57,50 @@ def group_of(chunk_id: str) -> int:
     return planned_number(chunk_id) // GROUP_CHUNKS
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How large chunks are. A single operation may take longer than `seconds`, but no more than `most_bytes`."""
+
+    most_operations: int
+    most_bytes: int
+    seconds: float  # of handler time, what a chunk aims at
+    least_chunks: int  # of a batch, so that every consumer finds one
+
+    def aim(self, batch_seconds: float) -> float:
+        """The handler time of a chunk, in a batch of so much. Work that is done at once is not worth spreading."""
+        return min(self.seconds, max(batch_seconds / self.least_chunks, QUICK_SECONDS))
+
+
 class Planner:
     """Cuts a batch into chunks that fit, operation by operation, in their order."""
 
-    def __init__(self, *, max_operations: int, max_bytes: int) -> None:
+    def __init__(self, fit: Fit) -> None:
         self.starts = array("I")  # the index of each chunk's first operation; four bytes each, as there can be many
-        self._max_operations = max_operations
-        self._max_bytes = max_bytes
+        self._fit = fit
+        self._aim = fit.seconds
         self._total = 0
         self._chunk_bytes = 0
+        self._chunk_seconds = 0.0
 
-    def begins_chunk(self, size: int) -> bool:
+    def expect(self, batch_seconds: float) -> None:
+        """How much handler time the whole batch will take, as far as can be told by now."""
+        self._aim = self._fit.aim(batch_seconds) * _ROUNDING
+
+    def begins_chunk(self, size: int, seconds: float) -> bool:
         """Whether the next operation, of `size` bytes as it travels with its separator, begins a new chunk."""
-        is_full = self._chunk_bytes + size > self._max_bytes
-        begins = not self.starts or is_full or self._total - self.starts[-1] == self._max_operations
+        begins = (
+            not self.starts
+            or self._chunk_bytes + size > self._fit.most_bytes
+            or self._chunk_seconds + seconds > self._aim
+            or self._total - self.starts[-1] == self._fit.most_operations
+        )
         if begins:
             self.starts.append(self._total)
             self._chunk_bytes = 0
+            self._chunk_seconds = 0.0
         self._total += 1
         self._chunk_bytes += size
+        self._chunk_seconds += seconds
         return begins
 
 

@@ -9,6 +9,7 @@ part of a record batch#<id>#<group>    part#<chunk id>#<nonce>#<number>
 idempotency      key#<tenant>#<key>    key
 its answer       key#<tenant>#<key>    answer#<batch id>#<number>
 who sweeps       sweep                 sweep
+handler's time   handler#<METHOD path> time
 
 The index `due` has the batches that are not final, by the time at which something must become of them.
 
@@ -33,11 +34,12 @@ from penstock.errors import AcceptanceLost
 from penstock.gathering import Gatherer, up_to
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.record import decode_record, encode_record
-from penstock.store import Group, KeyClaim, Traces
+from penstock.store import HANDLER_DAYS, Group, KeyClaim, Traces
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
 
+DAY_SECONDS = 24 * 3600
 ITEM_BYTES = 380_000  # DynamoDB takes 400 KB an item, its names and keys included
 KEYS_IN_CALL = 100
 CHUNKS_IN_COUNT = 32  # the condition of that many is about 2 KB; DynamoDB takes 4 KB, and 300 operators
@@ -525,6 +527,25 @@ class DynamoDbStore:
             return False
         return True
 
+    async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
+        keys = [_handler_key(name) for name in names]
+        calls = [self._read_items(keys[start : start + KEYS_IN_CALL]) for start in range(0, len(keys), KEYS_IN_CALL)]
+        items = [item for read in await asyncio.gather(*calls) for item in read]
+        return {item["pk"]["S"].removeprefix("handler#"): float(item["seconds"]["N"]) for item in items}
+
+    async def write_handler_seconds(self, seconds: Mapping[str, float], at: float) -> None:
+        with explained():
+            for name, taking in seconds.items():
+                await self._client.put_item(
+                    TableName=self._table,
+                    Item={
+                        **_handler_key(name),
+                        "seconds": {"N": f"{taking:.9f}"},
+                        "at": _number(at),
+                        "expires_at": _whole(at + HANDLER_DAYS * DAY_SECONDS),
+                    },
+                )
+
     async def check(self) -> None:
         with explained():
             await self._client.get_item(TableName=self._table, Key=_batch_key("none"))
@@ -681,6 +702,10 @@ def _key_from_item(tenant: str, key: str, item: Item) -> KeyClaim:
         expires_at=float(item["expires_at"]["N"]),
         is_settled=item["is_settled"]["BOOL"],
     )
+
+
+def _handler_key(name: str) -> dict[str, Any]:
+    return {"pk": {"S": f"handler#{name}"}, "sk": {"S": "time"}}
 
 
 def _batch_key(batch_id: str) -> dict[str, Any]:

@@ -1,25 +1,25 @@
-"""How long operations take: a moving average of handler seconds per operation. Pure.
+"""How long a handler takes for an operation, by what was measured last. Pure."""
 
-Consumers measure and publish it, handler by handler; front ends cut chunks by it.
-"""
-
-UNMEASURED_SECONDS = 0.02  # what an operation of a handler that nobody has measured yet is taken for
-WEIGHT = 0.5  # of the latest observation: two of them make three quarters of a change known
-NOTICED = 1.2  # a change by less than a fifth changes no plan
+UNMEASURED_SECONDS = 0.02  # what a handler is taken for that nobody has measured yet
+_KEPT = 0.25  # less would follow every outlier, more would take many chunks to follow a change
 
 
 class Pace:
-    """Of one handler, or of all that a process does. `seconds` is None before anything was observed."""
+    """Seconds of handler time for an operation: a moving average that follows a change within a few chunks.
 
-    def __init__(self, seconds: float | None = None) -> None:
-        self.seconds = seconds
+    Observe it once a chunk, not for each operation: at every observation all that was before counts a quarter as much.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """None while nothing was measured."""
+        return self._seconds / self._count if self._count else None
 
     def observe(self, count: int, seconds: float) -> None:
-        """`count` operations have taken `seconds` of handler time together."""
-        latest = seconds / count
-        self.seconds = latest if self.seconds is None else self.seconds + WEIGHT * (latest - self.seconds)
-
-
-def has_changed(before: float | None, now: float) -> bool:
-    """Whether a pace differs from what was published by more than planning forgives."""
-    return before is None or not before / NOTICED <= now <= before * NOTICED
+        """`count` operations took `seconds` in all, each for itself: what ran side by side adds up."""
+        self._count = self._count * _KEPT + count
+        self._seconds = self._seconds * _KEPT + seconds

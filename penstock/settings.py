@@ -41,7 +41,11 @@ class Settings(BaseSettings):
     max_stream_bytes: int = Field(
         2_048 * MIB, ge=1_024, le=1_024 * 1_024 * MIB, description="Size of an NDJSON stream, in bytes."
     )
-    chunk_operations: int = Field(100, ge=1, le=10_000, description="Operations in one chunk, that is in one message.")
+    chunk_seconds: float = Field(2, gt=0, le=300, description="Handler time that a chunk aims at, in seconds.")
+    chunk_operations: int = Field(1_000, ge=1, le=10_000, description="The most operations in a chunk.")
+    min_chunks: int = Field(
+        16, ge=1, le=1_000, description="A batch is cut into so many chunks or more, if they take 0.1 s or more."
+    )
     message_bytes: int = Field(
         MIB, ge=4_096, le=MIB, description="What the queue takes as one message and as one call, in bytes."
     )

@@ -5,7 +5,7 @@ changes nothing, since an AWS call that times out may have taken effect. The ada
 is in `testing.py`; one contract suite holds for both.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -144,8 +144,15 @@ class Store(Protocol):
     async def release_key(self, claim: KeyClaim) -> None:
         """End the lease of a claim whose request came to nothing, so that it can be taken over at once."""
 
+    async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
+        """Seconds per operation as last written, of those handlers of which any are."""
+
+    async def write_handler_seconds(self, seconds: Mapping[str, float], at: float) -> None:
+        """Publish how long handlers take. `at` is when it was measured: it is forgotten a month later."""
+
     async def check(self) -> None:
         """Ask the table for nothing in particular; raises Unavailable or Misconfigured."""
 
 
 IDS_IN_CALL = 2_500  # of at most 128 characters each; of most alphabets they fit into one item
+HANDLER_DAYS = 30  # without news of a handler, it counts as not measured

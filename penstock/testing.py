@@ -6,7 +6,7 @@ against the real adapters. They hold everything in one process, and nothing outl
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.backend import Backend
@@ -124,6 +124,7 @@ class MemoryStore:
         self._keys: dict[tuple[str, str], KeyClaim] = {}
         self._due: dict[str, float] = {}
         self._sweeper: tuple[str, float] | None = None
+        self._handler_times: dict[str, tuple[float, float]] = {}
         self._begun: dict[tuple[str, str], set[int]] = {}
 
     async def create_batch(self, batch: Batch) -> None:
@@ -291,6 +292,12 @@ class MemoryStore:
         current = self._keys.get(key)
         if current is not None and current.batch_id == claim.batch_id:
             self._keys[key] = replace(current, lease_until=0)
+
+    async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
+        return {name: self._handler_times[name][0] for name in names if name in self._handler_times}
+
+    async def write_handler_seconds(self, seconds: Mapping[str, float], at: float) -> None:
+        self._handler_times |= {name: (taking, at) for name, taking in seconds.items()}
 
     async def check(self) -> None:
         pass

@@ -60,7 +60,7 @@ class Acceptance:
 
         Raises LimitPassed, Unavailable, AcceptanceLost: nothing of it will run. AcceptanceUnknown: it may.
         """
-        self._draft.finish_plan()
+        await self._draft.finish_plan()
         batch = self._new_batch()
         await self._backend.store.create_batch(batch)
         await self._write_ids(batch)

@@ -12,9 +12,10 @@ from penstock.runner import Runner
 from penstock.settings import Settings
 from service.cancel import cancel_batch
 from service.dead_letters import list_dead_letters, redrive_dead_letters
+from service.handler_times import HandlerTimes
 from service.health import live, ready
 from service.openapi import openapi
-from service.parts import BACKEND, CLOCK, LEAVING, OPERATIONS, RUNNER, SETTINGS
+from service.parts import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, OPERATIONS, RUNNER, SETTINGS
 from service.problems import problems
 from service.results import batch_results
 from service.retry import retry_batch
@@ -30,6 +31,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[RUNNER] = Runner(operations, settings.concurrency)
     app[BACKEND] = backend
     app[CLOCK] = clock
+    app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEAVING] = asyncio.Event()
     app.add_routes(
         [

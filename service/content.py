@@ -25,7 +25,7 @@ def check_type(request: web.Request, taken: Collection[str]) -> None:
 async def read_content(request: web.Request, most_bytes: int) -> bytes:
     """The whole body, unpacked."""
     async with within(BODY_SECONDS):
-        return b"".join([piece async for piece in read_pieces(request, {"maxBodyBytes": most_bytes})])
+        return b"".join([piece async for piece in Body(request, {"maxBodyBytes": most_bytes}).pieces()])
 
 
 @asynccontextmanager
@@ -38,19 +38,37 @@ async def within(seconds: float) -> AsyncIterator[None]:
         raise TooSlow(f"The body was not here within {seconds:g} s.") from error
 
 
-async def read_pieces(request: web.Request, limit: dict[str, int]) -> AsyncIterator[bytes]:
-    """The body in small pieces, unpacked. `limit` bounds its unpacked size, under the name that a refusal gives it."""
-    [most_bytes] = limit.values()
-    unpacker = _unpacker(request)
-    total = 0
-    while packed := await _read(request):
-        for piece in unpacker.unpack(packed) if unpacker else (packed,):
-            total += len(piece)
-            if total > most_bytes:
-                raise LimitPassed(f"The body is larger than {most_bytes:,} bytes, unpacked.", limit=limit)
-            yield piece
-    if unpacker:
-        unpacker.end()
+class Body:
+    """`limit` bounds its unpacked size, under the name that a refusal gives it."""
+
+    def __init__(self, request: web.Request, limit: dict[str, int]) -> None:
+        self.unpacked_bytes = 0
+        self._packed_bytes = 0
+        self._request = request
+        self._limit = limit
+        self._unpacker = _unpacker(request)
+
+    @property
+    def share(self) -> float:
+        """How much of it was taken before the piece that is taken now; 0 while nobody knows."""
+        length = self._request.content_length
+        return self._packed_bytes / length if length else 0.0
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Small ones, unpacked."""
+        while packed := await _read(self._request):
+            for piece in self._unpacker.unpack(packed) if self._unpacker else (packed,):
+                self._count(len(piece))
+                yield piece
+            self._packed_bytes += len(packed)
+        if self._unpacker:
+            self._unpacker.end()
+
+    def _count(self, size: int) -> None:
+        self.unpacked_bytes += size
+        [most_bytes] = self._limit.values()
+        if self.unpacked_bytes > most_bytes:
+            raise LimitPassed(f"The body is larger than {most_bytes:,} bytes, unpacked.", limit=self._limit)
 
 
 def _unpacker(request: web.Request) -> Unpacker | None:

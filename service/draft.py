@@ -4,6 +4,7 @@ A small one keeps its operations, since it may be answered at once. Of a large o
 that is being filled: full chunks are put aside, and nothing is sent before the whole batch is valid.
 """
 
+import math
 from array import array
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -16,10 +17,12 @@ from penstock.chunk import Operation
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
+from penstock.pace import UNMEASURED_SECONDS
 from penstock.pointer import pointer
-from penstock.route import InvalidOperation
+from penstock.route import InvalidOperation, Route
 from penstock.settings import Settings
 from service.flaws import MOST_FLAWS, Flaws, errors_of, to_flaw
+from service.handler_times import HandlerTimes
 from service.ids import Duplicate, Ids
 from service.plan import Plan
 from service.schemas import OperationRequest
@@ -34,7 +37,9 @@ class Draft:
     What goes to the background is `finish_plan`ned; then `plan` and `ids` are whole.
     """
 
-    def __init__(self, batch_id: str, registry: Operations[Any], settings: Settings) -> None:
+    def __init__(
+        self, batch_id: str, registry: Operations[Any], settings: Settings, handler_times: HandlerTimes
+    ) -> None:
         self.batch_id = batch_id
         self.total = 0
         self.operations: list[Operation] = []  # of a small batch all, of a large one none
@@ -43,7 +48,9 @@ class Draft:
         self.plan = Plan(batch_id, settings)
         self._registry = registry
         self._most_kept = settings.sync_max_operations
-        self._taken: list[bytes] = []  # encoded, and not planned yet
+        self._handler_times = handler_times
+        self._handler_seconds = 0.0  # of all that is planned
+        self._taken: list[tuple[bytes, Route]] = []  # encoded, and not planned yet
         self._lines = array("I")  # of a stream: the line of each operation
         self._giants = Flaws()
 
@@ -70,31 +77,40 @@ class Draft:
         index, operation_id = self._count(document, line)
         try:
             request = _validate_request(document)
+            route = self._registry.match(request.method, request.path)
             body = to_json(request.body)
-            self._registry.match(request.method, request.path).arguments(request.path, request.body, body)
+            route.arguments(request.path, request.body, body)
         except ValidationError as error:
             self._refuse(index, [to_flaw(one, document) for one in errors_of(error)])
         except InvalidOperation as error:
             self._refuse(index, error.flaws)
         else:
             if self.flaws.count == 0:
-                self._taken.append(encode_parts(index, operation_id, request.method, request.path, body))
+                encoded = encode_parts(index, operation_id, request.method, request.path, body)
+                self._taken.append((encoded, route))
                 self._keep(index, operation_id, request)
 
     def take_unreadable(self, detail: str, line: int) -> None:
         index, _ = self._count(None, line)
         self._refuse(index, [Flaw("", detail)])
 
-    def plan_taken(self) -> None:
+    async def plan_taken(self, share: float = 1) -> None:
+        """`share` is how much of the batch has been taken; 0 where nobody knows, and then it counts as large."""
         if self.flaws.count:
             self._taken.clear()  # nothing of it will be sent
-        for index, encoded in enumerate(self._taken, start=self.total - len(self._taken)):
+            return
+        known = await self._handler_times.read()
+        seconds = [known.get(route.name, UNMEASURED_SECONDS) for _, route in self._taken]
+        self._handler_seconds += sum(seconds)
+        self.plan.expect(self._handler_seconds / share if share else math.inf)
+        first = self.total - len(self._taken)
+        for index, ((encoded, _), taking) in enumerate(zip(self._taken, seconds, strict=True), start=first):
             size = size_on_the_queue(encoded)
             if size > self.plan.room:
                 detail = f"takes {size:,} bytes as a message; at most {self.plan.room:,} fit."
                 self._giants.add(index, self._at(index, Flaw("", detail)))
             else:
-                self.plan.add(encoded)
+                self.plan.add(encoded, taking)
         self._taken.clear()
 
     async def check(self) -> None:
@@ -104,9 +120,9 @@ class Draft:
         if self.flaws.count:
             raise InvalidRequest(self.flaws.told, self.flaws.count)
 
-    def finish_plan(self) -> None:
+    async def finish_plan(self) -> None:
         """Raises LimitPassed, naming every operation that fits into no message."""
-        self.plan_taken()
+        await self.plan_taken()
         self.plan.finish()
         count = self._giants.count
         if count:

@@ -12,9 +12,11 @@ from penstock.errors import MalformedRequest
 from penstock.operations import Operations
 from penstock.runner import Runner
 from penstock.settings import Settings
+from service.handler_times import HandlerTimes
 
 BACKEND = web.AppKey("backend", Backend)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
+HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before it stops listening, so that no balancer sends any more
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 RUNNER = web.AppKey("runner", Runner)

@@ -3,7 +3,7 @@
 import bisect
 from collections.abc import Container, Iterator
 
-from penstock.chunk import Planner, plan_groups
+from penstock.chunk import Fit, Planner, plan_groups
 from penstock.message import join_message, room_in_message, size_on_the_queue
 from penstock.settings import Settings
 from service.spool import Spool
@@ -15,14 +15,20 @@ class Plan:
     def __init__(self, batch_id: str, settings: Settings) -> None:
         self.room = room_in_message(settings.message_bytes)  # what one operation may take
         self._batch_id = batch_id
-        self._planner = Planner(max_operations=settings.chunk_operations, max_bytes=self.room)
+        self._planner = Planner(
+            Fit(settings.chunk_operations, self.room, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
+        )
         self._total = 0
         self._written = 0  # chunks
         self._chunk: list[bytes] = []  # the operations of the one that may still grow
         self._spool = Spool()
 
-    def add(self, encoded: bytes) -> None:
-        if self._planner.begins_chunk(size_on_the_queue(encoded)):
+    def expect(self, batch_seconds: float) -> None:
+        self._planner.expect(batch_seconds)
+
+    def add(self, encoded: bytes, seconds: float) -> None:
+        """The next operation, and the handler time it is expected to take."""
+        if self._planner.begins_chunk(size_on_the_queue(encoded), seconds):
             self.finish()
         self._chunk.append(encoded)
         self._total += 1

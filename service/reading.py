@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from penstock.errors import Flaw, LimitPassed, MalformedRequest
 from penstock.settings import Settings
-from service.content import JSON, NDJSON, check_type, read_content, read_pieces, within
+from service.content import JSON, NDJSON, Body, check_type, read_content, within
 from service.draft import Draft
 from service.flaws import ENVELOPE, Flaws, errors_of, to_flaw
 from service.lines import Lines
@@ -47,8 +47,6 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     envelope = _read_envelope(_parse(content), request.app[SETTINGS], draft.flaws)
     for document in envelope.operations:
         draft.take(document)
-    if draft.is_large:
-        draft.plan_taken()
     return Read(envelope, hashlib.sha256(content).hexdigest())
 
 
@@ -58,16 +56,16 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
     fingerprint = hashlib.sha256(options.model_dump_json().encode())
     most = settings.max_stream_operations
     lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=2 * most)
-    read_bytes = 0
-    async for piece in read_pieces(request, {"maxStreamBytes": settings.max_stream_bytes}):
+    body = Body(request, {"maxStreamBytes": settings.max_stream_bytes})
+    async for piece in body.pieces():
+        # What came before this piece: if there is only one, the batch is known whole when it is planned.
+        if draft.is_large:
+            await draft.plan_taken(body.share)
         fingerprint.update(piece)
-        read_bytes += len(piece)
-        if read_bytes > settings.max_body_bytes:
-            draft.grow_large()
         for number, line in lines.feed(piece):
             _take_line(draft, number, line, most)
-        if draft.is_large:
-            draft.plan_taken()
+        if body.unpacked_bytes > settings.max_body_bytes:
+            draft.grow_large()
         await asyncio.sleep(0)  # what is buffered is read without a wait, and others want their answers meanwhile
     for number, line in lines.end():
         _take_line(draft, number, line, most)

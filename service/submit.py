@@ -14,7 +14,7 @@ from service.draft import Draft
 from service.flaws import ENVELOPE
 from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
-from service.parts import BACKEND, CLOCK, OPERATIONS, RUNNER, SETTINGS, tenant_of
+from service.parts import BACKEND, CLOCK, HANDLER_TIMES, OPERATIONS, RUNNER, SETTINGS, tenant_of
 from service.preferences import Preferences, read_preferences
 from service.reading import read_batch
 from service.schemas import accepted_body, answered_body, status_url
@@ -26,7 +26,8 @@ FIRST_POLL_SECONDS = 1  # a hint for when asking for the status makes sense
 
 async def submit_batch(request: web.Request) -> web.Response:
     key = read_key(request)
-    with Draft(str(ULID()), request.app[OPERATIONS], request.app[SETTINGS]) as draft:
+    app = request.app
+    with Draft(str(ULID()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         read = await read_batch(request, draft)
         if read.options.atomic:
             _check_atomic(draft, request)

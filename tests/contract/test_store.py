@@ -1048,6 +1048,40 @@ async def test_claim_that_the_table_has_forgotten_is_nobodys(store: Store) -> No
     assert await store.claim_key(fresh, NOW) == fresh
 
 
+# --- How long handlers take
+
+
+@on_all
+async def test_handlers_seconds_are_read_as_they_were_written_last(store: Store) -> None:
+    tag = str(ULID())
+    first, second, unknown = f"POST /{tag}/{{id}}", f"GET /{tag}#ä", f"PUT /{tag}"
+    assert await store.read_handler_seconds([first, second]) == {}
+    for taking in (0.5, 0.000012):
+        await store.write_handler_seconds({first: taking, second: 12.25}, NOW)
+    assert await store.read_handler_seconds([first, second, unknown]) == {first: 0.000012, second: 12.25}
+    await store.write_handler_seconds({second: 1}, NOW)
+    assert await store.read_handler_seconds([first, second]) == {first: 0.000012, second: 1}
+    assert await store.read_handler_seconds([]) == {}
+    await store.write_handler_seconds({}, NOW)
+
+
+@on_all
+async def test_seconds_of_very_many_handlers_are_read(store: Store) -> None:
+    tag = str(ULID())
+    written = {f"POST /{tag}/{number}": number / 8 for number in range(230)}
+    await store.write_handler_seconds(written, NOW)
+    assert await store.read_handler_seconds(list(written)) == written
+
+
+@on_servers
+async def test_handler_of_which_there_is_no_news_is_forgotten(servers: Servers, store: Store) -> None:
+    name = f"POST /{ULID()}"
+    await store.write_handler_seconds({name: 1}, NOW)
+    key = {"pk": {"S": f"handler#{name}"}, "sk": {"S": "time"}}
+    item = (await servers.clients.dynamodb.get_item(TableName=servers.table, Key=key))["Item"]
+    assert item["expires_at"] == {"N": str(int(NOW) + 30 * 24 * 3600)}
+
+
 # --- DynamoDB's own
 
 
@@ -1082,6 +1116,8 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.settle_key(claim, None),
         store.extend_key(claim, NOW),
         store.release_key(claim),
+        store.read_handler_seconds(["POST /a"]),
+        store.write_handler_seconds({"POST /a": 1}, NOW),
         store.finish_batch(batch.id, BatchState.COMPLETED, NOW),
         records(store, batch),
     ]

@@ -16,8 +16,11 @@ NOW = 1_700_000_000.0  # where a FakeClock begins
 
 
 def build_settings(**changes: Any) -> Settings:
-    """What a program would read, but nothing waits. The environment of tests is scrubbed: it changes nothing here."""
-    quick: dict[str, Any] = {"backoff_seconds": 0, "receive_wait_seconds": 0, "grace_seconds": 5}
+    """What a program would read, but nothing waits, and small batches need not be in many chunks.
+
+    The environment of tests is scrubbed: it changes nothing here.
+    """
+    quick: dict[str, Any] = {"backoff_seconds": 0, "receive_wait_seconds": 0, "grace_seconds": 5, "min_chunks": 1}
     return Settings(**{**quick, **changes})
 
 

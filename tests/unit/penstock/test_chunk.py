@@ -1,19 +1,20 @@
 """How operations are cut into chunks: by count, by bytes, and every operation into exactly one."""
 
 import itertools
+import math
 import random
 
 import pytest
 
-from penstock.chunk import GROUP_CHUNKS, Chunk, Planner, group_of, plan_groups, planned_number, redriven_from
+from penstock.chunk import GROUP_CHUNKS, Chunk, Fit, Planner, group_of, plan_groups, planned_number, redriven_from
 
 SEEDS = range(20)
 
 
 def plan_chunks(sizes: list[int], *, max_operations: int, max_bytes: int) -> list[range]:
     """The operations of each chunk."""
-    planner = Planner(max_operations=max_operations, max_bytes=max_bytes)
-    begun = [index for index, size in enumerate(sizes) if planner.begins_chunk(size)]
+    planner = Planner(Fit(max_operations, max_bytes, seconds=1, least_chunks=1))
+    begun = [index for index, size in enumerate(sizes) if planner.begins_chunk(size, 0)]
     assert begun == list(planner.starts)
     return [range(start, end) for start, end in itertools.pairwise([*begun, len(sizes)])]
 
@@ -57,6 +58,55 @@ def test_every_operation_is_in_exactly_one_chunk_that_fits(seed: int) -> None:
     for run, following in itertools.pairwise(runs):  # none ends before it must
         is_full = sum(sizes[index] for index in run) + sizes[following.start] > max_bytes
         assert len(run) == max_operations or is_full
+
+
+def lengths_by_time(seconds: list[float], fit: Fit, batch_seconds: float | None = None) -> list[int]:
+    planner = Planner(fit)
+    planner.expect(sum(seconds) if batch_seconds is None else batch_seconds)
+    for one in seconds:
+        planner.begins_chunk(1, one)
+    return [end - start for start, end in itertools.pairwise([*planner.starts, len(seconds)])]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "least_chunks", "lengths"),
+    [
+        ([0.02] * 300, 1, [100, 100, 100]),
+        ([0.5] * 9, 1, [4, 4, 1]),
+        ([1.5] * 3, 1, [1, 1, 1]),  # two take longer than it aims at
+        ([5.0] * 3, 1, [1, 1, 1]),  # one does, and goes alone
+        ([0.1, 5.0, 0.1, 0.1], 1, [1, 1, 2]),
+        ([0.0001] * 2_500, 1, [1_000, 1_000, 500]),  # as many as are allowed
+        ([1.0] * 8, 4, [2, 2, 2, 2]),
+        ([1.0] * 8, 16, [1] * 8),
+        ([0.02] * 1_000, 16, [62] * 16 + [8]),  # so that every consumer finds one
+        ([0.02] * 20, 16, [5] * 4),  # but not for less than 0.1 s of work
+        ([0.0001] * 1_000, 16, [1_000]),
+        ([0.0] * 1_500, 16, [1_000, 500]),
+    ],
+)
+def test_chunks_aim_at_a_time_and_leave_enough_of_them(
+    seconds: list[float], least_chunks: int, lengths: list[int]
+) -> None:
+    assert lengths_by_time(seconds, Fit(1_000, 1_000_000, seconds=2, least_chunks=least_chunks)) == lengths
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_there_are_as_many_chunks_as_shall_be_or_they_are_quick(seed: int) -> None:
+    draw = random.Random(seed)
+    fit = Fit(1_000, 1_000_000, seconds=draw.uniform(0.2, 5), least_chunks=draw.randint(1, 40))
+    seconds = [draw.expovariate(1 / draw.choice([0.0001, 0.02, 0.5])) for _ in range(draw.randint(1, 2_000))]
+    lengths = lengths_by_time(seconds, fit)
+    assert sum(lengths) == len(seconds)
+    ends = list(itertools.accumulate(lengths))
+    times = [sum(seconds[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+    assert all(time <= fit.seconds * 1.001 or length == 1 for time, length in zip(times, lengths, strict=True))
+    if len(lengths) < fit.least_chunks and max(seconds) <= fit.aim(sum(seconds)):
+        assert all(time <= 0.1001 or length == 1 for time, length in zip(times, lengths, strict=True))
+
+
+def test_batch_of_unknown_size_counts_as_large() -> None:
+    assert lengths_by_time([0.02] * 200, Fit(1_000, 1_000_000, 2, least_chunks=16), math.inf) == [100, 100]
 
 
 @pytest.mark.parametrize(

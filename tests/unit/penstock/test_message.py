@@ -11,7 +11,7 @@ import pytest
 from backports import zstd
 from pydantic_core import from_json, to_json
 
-from penstock.chunk import Chunk, Operation, Planner
+from penstock.chunk import Chunk, Fit, Operation, Planner
 from penstock.errors import UnreadableMessage
 from penstock.message import (
     BILLING_UNIT_BYTES,
@@ -205,9 +205,9 @@ def test_planned_chunk_fits_the_message_under_any_id(seed: int, message_bytes: i
         for index in range(60)
     ]
     encoded = [encode_operation(operation) for operation in operations]
-    planner = Planner(max_operations=100, max_bytes=room)
+    planner = Planner(Fit(100, room, seconds=1, least_chunks=1))
     for one in encoded:
-        planner.begins_chunk(size_on_the_queue(one))
+        planner.begins_chunk(size_on_the_queue(one), 0)
     for start, end in itertools.pairwise([*planner.starts, len(encoded)]):
         text = join_message(
             LONGEST_BATCH_ID,

@@ -21,7 +21,8 @@ def test_defaults_are_what_the_readme_says() -> None:
     assert (settings.name, settings.app, settings.aws_region) == ("penstock", None, None)
     assert (settings.concurrency, settings.sync_max_operations, settings.sync_seconds) == (10, 100, 10)
     assert (settings.max_operations, settings.max_body_bytes) == (1_000, 10 * MIB)
-    assert (settings.chunk_operations, settings.message_bytes) == (100, MIB)
+    assert (settings.chunk_operations, settings.message_bytes) == (1_000, MIB)
+    assert (settings.chunk_seconds, settings.min_chunks) == (2, 16)
     assert settings.backoff == Backoff(base_seconds=1, max_seconds=300)
 
 

@@ -1,0 +1,137 @@
+"""Chunks are sized by what consumers published; the table is asked about once a second, and not at all for nothing."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from penstock import Operations
+from penstock.message import decode_chunk
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from service.handler_times import HandlerTimes
+from tests.support.builders import NOW
+from tests.support.faults import Moment, Outage
+from tests.support.service import NDJSON, Serve
+
+operations = Operations()
+
+
+@operations.post("/quick")
+async def quick(body: Any = None) -> None: ...
+
+
+@operations.post("/slow/{name}")
+async def slow(name: str) -> None: ...
+
+
+@operations.post("/new")
+async def new() -> None: ...
+
+
+NAMES = ["POST /quick", "POST /slow/{name}", "POST /new"]
+DEFAULTS = {"sync_max_operations": 0, "min_chunks": 16}
+
+
+async def measured(clock: FakeClock | None = None) -> MemoryParts:
+    parts = memory_parts(clock)
+    await parts.store.write_handler_seconds({"POST /quick": 0.00005, "POST /slow/{name}": 1.0}, NOW)
+    return parts
+
+
+def ask(*paths: str) -> list[dict[str, str]]:
+    return [{"method": "POST", "path": path} for path in paths]
+
+
+def lengths(parts: MemoryParts) -> list[int]:
+    chunks = sorted((decode_chunk(message.body) for message in parts.chunks.messages), key=lambda one: int(one.id))
+    return [len(chunk.operations) for chunk in chunks]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["/quick"] * 1_000, [1_000]),
+        (["/slow/a"] * 40, [2] * 20),
+        (["/slow/a"] * 10, [1] * 10),
+        (["/new"] * 1_000, [62] * 16 + [8]),
+        (["/quick"] * 500 + ["/slow/a"] * 32, [501] + [2] * 15 + [1]),
+    ],
+    ids=["quick", "slow", "few and slow", "not measured", "mixed"],
+)
+async def test_chunks_take_about_as_long_as_they_aim_at(serve: Serve, paths: list[str], expected: list[int]) -> None:
+    service = await serve(operations, parts=await measured(), **DEFAULTS)
+    assert (await service.post(ask(*paths))).status == 202
+    assert lengths(service.parts) == expected
+
+
+@pytest.mark.parametrize("is_length_known", [True, False], ids=["length known", "length unknown"])
+@pytest.mark.parametrize(
+    ("path", "count", "expected"),
+    [
+        ("/new", 20_000, 200),  # chunks of two seconds
+        ("/new", 1_000, 17),  # one piece: it is known whole
+        ("/quick", 20_000, 20),
+        ("/slow/a", 2_000, 1_000),
+    ],
+)
+async def test_stream_is_cut_as_its_length_lets_expect(
+    serve: Serve, path: str, count: int, expected: int, is_length_known: bool
+) -> None:
+    service = await serve(operations, parts=await measured(), **DEFAULTS)
+    content = b"".join(json.dumps(one).encode() + b"\n" for one in ask(path) * count)
+
+    async def in_pieces() -> Any:
+        for start in range(0, len(content), 50_000):
+            yield content[start : start + 50_000]
+
+    data = content if is_length_known else in_pieces()
+    answer = await service.ask("POST", "/batch", data=data, headers={"Content-Type": NDJSON})
+    assert answer.status == 202
+    assert len(lengths(service.parts)) == pytest.approx(expected, rel=0.05)
+    assert sum(lengths(service.parts)) == count
+
+
+async def test_medium_stream_is_cut_into_enough_chunks_for_all(serve: Serve) -> None:
+    """Its first pieces tell what the whole will take."""
+    service = await serve(operations, parts=await measured(), **{**DEFAULTS, "chunk_seconds": 300})
+    content = b"".join(json.dumps(one).encode() + b"\n" for one in ask("/new") * 10_000)
+    await service.ask("POST", "/batch", data=content, headers={"Content-Type": NDJSON})
+    assert 16 <= len(lengths(service.parts)) <= 20
+
+
+async def test_the_table_is_asked_once_a_second_however_many_ask() -> None:
+    clock = FakeClock()
+    parts = await measured(clock)
+    asked: list[list[str]] = []
+    read = parts.store.read_handler_seconds
+
+    async def note(names: Any) -> dict[str, float]:
+        asked.append(list(names))
+        await asyncio.sleep(0)
+        return await read(names)
+
+    parts.store.read_handler_seconds = note  # type: ignore[method-assign]
+    times = HandlerTimes(parts.store, NAMES, clock)
+    await asyncio.gather(*(times.read() for _ in range(50)))
+    assert await times.read() == {"POST /quick": 0.00005, "POST /slow/{name}": 1.0}
+    assert asked == [NAMES]
+    await parts.store.write_handler_seconds({"POST /new": 3.0}, NOW)
+    clock.advance(1)
+    assert (await times.read())["POST /new"] == 3.0
+    assert len(asked) == 2
+
+
+async def test_what_was_known_serves_while_the_table_does_not_answer(serve: Serve) -> None:
+    clock = FakeClock()
+    parts = await measured(clock)
+    service = await serve(operations, parts=parts, clock=clock, watch=Outage("store.read_handler_seconds"), **DEFAULTS)
+    assert (await service.post(ask(*["/new"] * 10))).status == 202
+
+
+async def test_batch_that_is_answered_at_once_asks_for_nothing(serve: Serve) -> None:
+    def refuse(call: str, moment: Moment) -> None:
+        raise AssertionError(call)
+
+    service = await serve(operations, watch=refuse)
+    assert (await service.post(ask("/new", "/quick"))).status == 200
