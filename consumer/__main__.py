@@ -5,8 +5,11 @@ import asyncio
 import sys
 from typing import Any
 
+import uvloop
+
 from consumer.consumer import Consumer
 from consumer.health import serve_health
+from consumer.processes import run_processes
 from consumer.watchdog import Watchdog
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
@@ -21,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock consume")
     parser.add_argument("--health-host", default="127.0.0.1")
     parser.add_argument("--health-port", type=int)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
     arguments = parser.parse_args()
     if arguments.exit_with_parent is not None:
@@ -29,9 +33,16 @@ def main() -> None:
         settings = read_settings()
         configure_logging(settings, "consumer")
         operations = load_application(require_app(settings))
-        asyncio.run(_consume(settings, operations, arguments))
+        if arguments.processes > 1:
+            sys.exit(uvloop.run(_watch_over(arguments)))
+        uvloop.run(_consume(settings, operations, arguments))
     except PenstockError as error:
         sys.exit(f"penstock consume: {error}")
+
+
+async def _watch_over(arguments: argparse.Namespace) -> int:
+    host = ("--health-host", arguments.health_host)
+    return await run_processes(arguments.processes, host, arguments.health_port, SystemClock())
 
 
 async def _consume(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """The last group makes the batch final."""
 
-from penstock.batch import Batch, final_state, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
@@ -20,25 +20,29 @@ class Finisher:
             await self._finish_batch(batch.id)
 
     async def _finish_batch(self, batch_id: str) -> None:
-        batch = await self._store.read_batch(batch_id)
-        if batch is None:
-            return
-        groups = await self._store.read_groups(batch_id, range(len(batch.group_totals)))
-        counts = sum_counts(group.counts for group in groups.values())
-        state = final_state(counts, batch.ending)
-        if batch.is_final:
-            # A redrive has succeeded where everything had failed, for instance.
-            if state is not batch.state:
-                await self._store.revise_batch(batch_id, batch.state, state)
-            return
-        if await self._store.finish_batch(batch_id, state, self._clock.now()):
-            get_log().info(
-                Event.BATCH_FINISHED,
-                batch_id=batch_id,
-                state=state,
-                total=batch.total,
-                succeeded=counts.succeeded,
-                failed=counts.failed,
-                cancelled=counts.cancelled,
-                expired=counts.expired,
-            )
+        """Decides again when the batch has been given its ending meanwhile; it is given one once at most."""
+        while (batch := await self._store.read_batch(batch_id)) and batch.state not in UNACCEPTED_STATES:
+            groups = await self._store.read_groups(batch_id, range(len(batch.group_totals)))
+            counts = sum_counts(group.counts for group in groups.values())
+            state = final_state(counts, batch.ending)
+            if batch.is_final:
+                # A redrive has succeeded where everything had failed, for instance.
+                if state is not batch.state:
+                    await self._store.revise_batch(batch_id, batch.state, state)
+                return
+            if await self._store.finish_batch(batch_id, state, self._clock.now(), ending=batch.ending):
+                _tell(batch, state, counts)
+                return
+
+
+def _tell(batch: Batch, state: BatchState, counts: Counts) -> None:
+    get_log().info(
+        Event.BATCH_FINISHED,
+        batch_id=batch.id,
+        state=state,
+        total=batch.total,
+        succeeded=counts.succeeded,
+        failed=counts.failed,
+        cancelled=counts.cancelled,
+        expired=counts.expired,
+    )

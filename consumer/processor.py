@@ -140,10 +140,10 @@ class Processor:
         traces = await self._persist(lambda: self._store.read_traces(chunk.batch_id, chunk.id))
         if traces.record is not None:
             return await self._what_is_left(chunk, traces.record)
+        batch = await self._reread(batch)  # the look may have taken long
         if batch.is_final and redriven_from(chunk.id) is None:
             return None
-        record = await self._answer(batch, delivery, chunk, traces, ended)
-        return await self._persist(lambda: self._store.commit_chunk(batch, record))
+        return await self._answer(batch, delivery, chunk, traces, ended)
 
     async def _what_is_left(self, chunk: Chunk, record: ChunkRecord) -> ChunkRecord:
         """An earlier delivery's record, without its follow-ups where it is counted: then they have been sent.
@@ -159,18 +159,25 @@ class Processor:
     async def _answer(
         self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]
     ) -> ChunkRecord:
-        """What this chunk comes to, of which there is no record yet."""
+        """Record what this chunk comes to, of which there was no record; return the record that stands."""
+        deaths = delivery.receive_count - 1 - len(traces.released)
+        record = self._decide_unrun(batch, chunk, deaths)
+        if record is None and deaths > 0:
+            return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
+        if record is None:
+            record = await self._run(batch, delivery, chunk, ended)
+        return await self._commit(batch, record)
+
+    def _decide_unrun(self, batch: Batch, chunk: Chunk, deaths: int) -> ChunkRecord | None:
+        """What a chunk comes to that must not run, or not as it is; None: it is to run."""
         if self._ending(batch, chunk) is not None:
             return self._record(batch, chunk, {})
         if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
             return record_too_early(chunk)
-        deaths = delivery.receive_count - 1 - len(traces.released)
-        if deaths <= 0:
-            return await self._run(batch, delivery, chunk, ended)
-        if len(chunk.operations) > 1:
+        if deaths > 0 and len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
             return record_halves(chunk, deaths)
-        return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
+        return None
 
     async def _run_suspect(
         self, batch: Batch, delivery: Delivery, chunk: Chunk, begun: int, ended: Callable[[], None]
@@ -179,16 +186,29 @@ class Processor:
 
         Should this process die, it is the noted one that is blamed, not those that wait here; nor is a delivery taken
         for an attempt that never came to run it, its receive having lost its answer. The attempt whose death would be
-        the verdict is made with nothing else running: then the process can die of nothing else.
+        the verdict is made with nothing else running: then the process can die of nothing else. All this lasts until
+        the record is committed, or else dying of the next one would look like dying of this one.
         """
         chunk = replace(chunk, attempt=chunk.attempt + begun)
         if begun and chunk.attempt > self._max_attempts(chunk):
-            return record_poison(chunk, begun)
+            return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
         async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
-            if not self._stop.begun.is_set():
-                await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
-            return await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
+            if self._stop.begun.is_set():
+                return await self._commit(batch, self._record(batch, chunk, {}, begun))
+            # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.
+            standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
+            if standing is not None:
+                return await self._what_is_left(chunk, standing)
+            batch = await self._reread(batch)
+            if self._is_over(batch, chunk):
+                return await self._commit(batch, self._record(batch, chunk, {}, begun))
+            record = await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
+            return await self._commit(batch, record)
+
+    async def _commit(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        """The record that stands: this one, or that of whoever came first."""
+        return await self._persist(lambda: self._store.commit_chunk(batch, record))
 
     async def _run(
         self,
@@ -215,8 +235,12 @@ class Processor:
                 )
             finally:
                 watching.cancel()
+        return self._record(await self._reread(batch), chunk, verdicts, deaths)
+
+    async def _reread(self, batch: Batch) -> Batch:
+        """As it was a second ago at most."""
         latest = await self._persist(lambda: self._batches.read(batch.id))
-        return self._record(latest or batch, chunk, verdicts, deaths)
+        return latest or batch
 
     async def _watch(self, batch: Batch, chunk: Chunk, stop: Stop) -> None:
         """Let nothing more of a chunk begin once its batch is to end, or its time budget is spent."""
@@ -228,9 +252,13 @@ class Processor:
                 latest = await self._batches.read(batch.id)
             except PenstockError:
                 continue  # what to do about AWS is decided where something depends on it
-            if latest is None or self._ending(latest, chunk) is not None:
+            if latest is None or self._is_over(latest, chunk):
                 break
         stop.begin()
+
+    def _is_over(self, batch: Batch, chunk: Chunk) -> bool:
+        """Whether nothing more of this chunk may begin."""
+        return self._ending(batch, chunk) is not None or (batch.is_final and redriven_from(chunk.id) is None)
 
     def _ending(self, batch: Batch, chunk: Chunk) -> Ending | None:
         """Whether this chunk's operations may begin (None). Those of a redrive may: somebody has just asked for it."""

@@ -48,11 +48,16 @@ def serve(app: App = None, host: Host = "127.0.0.1", port: Port = 8080) -> None:
 def consume(
     app: App = None,
     health_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Answer /health/live and /health/ready here.")
+        int | None,
+        typer.Option(
+            min=1, max=65_535, help="Answer /health/live and /health/ready here; process k of several on this port + k."
+        ),
     ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Consumers, a process each, under one parent.")] = 1,
 ) -> None:
-    """Run a consumer."""
-    _become("consumer", app, *(("--health-port", str(health_port)) if health_port else ()))
+    """Run a consumer, or several."""
+    health = ("--health-port", str(health_port)) if health_port else ()
+    _become("consumer", app, "--processes", str(processes), *health)
 
 
 app.command()(submit)

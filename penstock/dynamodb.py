@@ -27,9 +27,10 @@ from botocore.exceptions import ClientError
 from pydantic_core import from_json, to_json
 
 from penstock.aws import error_code, explained
-from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import group_of, planned_number, redriven_from
 from penstock.errors import AcceptanceLost
+from penstock.gathering import Gatherer, up_to
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.record import decode_record, encode_record
 from penstock.store import Group, KeyClaim, Traces
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 ITEM_BYTES = 380_000  # DynamoDB takes 400 KB an item, its names and keys included
 KEYS_IN_CALL = 100
+CHUNKS_IN_COUNT = 32  # the condition of that many is about 2 KB; DynamoDB takes 4 KB, and 300 operators
 _CONDITION_FAILED = "ConditionalCheckFailedException"
 _PLANNED_DIGITS = 8
 _INDEX_DIGITS = 8
@@ -53,6 +55,8 @@ class DynamoDbStore:
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._client = client
         self._table = table
+        self._looks = Gatherer(self._read_chunk_items, up_to(KEYS_IN_CALL))
+        self._counts: dict[tuple[str, int], Gatherer[tuple[Batch, ChunkRecord], Group]] = {}
 
     async def create_batch(self, batch: Batch) -> None:
         try:
@@ -157,23 +161,26 @@ class DynamoDbStore:
         return True
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
-        with explained():
-            answer = await self._client.get_item(
-                TableName=self._table, Key=_chunk_key(batch_id, chunk_id), ConsistentRead=True
-            )
-        item = answer.get("Item", {})
+        item = await self._looks.ask((batch_id, chunk_id))
         record = await self._record_from_item(item) if "nonce" in item else None
         return Traces(record, _numbers(item, "released"), _numbers(item, "begun"))
+
+    async def _read_chunk_items(self, chunks: Sequence[tuple[str, str]]) -> list[Item]:
+        keys = {chunk: _chunk_key(*chunk) for chunk in chunks}  # one that is asked for twice is read once
+        found = {_ids(item): item for item in await self._read_items(list(keys.values()))}
+        return [found.get(chunk, {}) for chunk in chunks]
 
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         await self._note(batch, chunk_id, "released", receive_count)
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        await self._note(batch, chunk_id, "begun", receive_count)
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
+        item = await self._note(batch, chunk_id, "begun", receive_count)
+        return await self._record_from_item(item) if "nonce" in item else None
 
-    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> None:
+    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> Item:
+        """Beside the chunk's record, whether it is there already or not; returns all that stands there now."""
         with explained():
-            await self._client.update_item(
+            answer = await self._client.update_item(
                 TableName=self._table,
                 Key=_chunk_key(batch.id, chunk_id),
                 UpdateExpression=f"ADD {name} :count SET expires_at = :expires_at",
@@ -181,7 +188,9 @@ class DynamoDbStore:
                     ":count": {"NS": [str(receive_count)]},
                     ":expires_at": _whole(batch.expires_at),
                 },
+                ReturnValues="ALL_NEW",
             )
+        return answer["Attributes"]
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         # The nonce keeps the parts of two writers apart, and tells a writer whose answer was lost that it won.
@@ -212,36 +221,52 @@ class DynamoDbStore:
         return record
 
     async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
-        counts, corrected = record.counts, redriven_from(record.chunk_id)
-        condition = "NOT contains(done, :chunk_id) AND attribute_not_exists(closed)"
-        values: dict[str, Any] = {}
-        if corrected is not None:
-            # What it takes back must have been counted; in a closed group that is not sure.
-            condition = "NOT contains(done, :chunk_id) AND (attribute_not_exists(closed) OR contains(done, :corrected))"
-            values = {":corrected": {"S": corrected}}
+        """Chunks of a group that are ready while an update of it is under way are counted together in the next."""
+        key = (batch.id, group_of(record.chunk_id))
+        gatherer = self._counts.get(key)
+        if gatherer is None:
+            gatherer = self._counts[key] = Gatherer(self._count_call, up_to(CHUNKS_IN_COUNT))
         try:
-            with explained():
-                answer = await self._client.update_item(
-                    TableName=self._table,
-                    Key=_count_key(batch.id, group_of(record.chunk_id)),
-                    UpdateExpression=(
-                        "ADD done :chunk, succeeded :succeeded, failed :failed, cancelled :cancelled, "
-                        "expired :expired, deaths :deaths SET expires_at = :expires_at"
-                    ),
-                    ConditionExpression=condition,
-                    ExpressionAttributeValues={
-                        ":chunk": {"SS": [record.chunk_id]},
-                        ":chunk_id": {"S": record.chunk_id},
-                        ":deaths": {"N": str(record.deaths)},
-                        ":expires_at": _whole(batch.expires_at),
-                        **_counts_to_values(counts),
-                        **values,
-                    },
-                    ReturnValues="ALL_NEW",
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
+            return await gatherer.ask((batch, record))
+        finally:
+            if gatherer.is_idle:
+                self._counts.pop(key, None)
+
+    async def _count_call(self, asked: Sequence[tuple[Batch, ChunkRecord]]) -> list[Group]:
+        """All in one update; one by one where its condition fails, as when one of them is counted already."""
+        batch = asked[0][0]
+        records = {record.chunk_id: record for _, record in asked}
+        try:
+            group = await self._count(batch, list(records.values()))
         except ClientError as error:
-            return _group_from_item(_standing(error))
+            group = _group_from_item(_standing(error))
+            if len(records) > 1:
+                groups = {chunk_id: await self._count_call([(batch, one)]) for chunk_id, one in records.items()}
+                return [groups[record.chunk_id][0] for _, record in asked]
+        return [group] * len(asked)
+
+    async def _count(self, batch: Batch, records: Sequence[ChunkRecord]) -> Group:
+        """Raises the client's error when one of them is counted already, or the group closed."""
+        conditions, values = _conditions_of_count(records)
+        with explained():
+            answer = await self._client.update_item(
+                TableName=self._table,
+                Key=_count_key(batch.id, group_of(records[0].chunk_id)),
+                UpdateExpression=(
+                    "ADD done :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
+                    "expired :expired, deaths :deaths SET expires_at = :expires_at"
+                ),
+                ConditionExpression=" AND ".join(conditions),
+                ExpressionAttributeValues={
+                    ":chunks": {"SS": [record.chunk_id for record in records]},
+                    ":deaths": {"N": str(sum(record.deaths for record in records))},
+                    ":expires_at": _whole(batch.expires_at),
+                    **_counts_to_values(sum_counts(record.counts for record in records)),
+                    **values,
+                },
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
         return _group_from_item(answer["Attributes"])
 
     async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
@@ -323,17 +348,21 @@ class DynamoDbStore:
         items = self._query(_group_pk(batch_id, group), "ids#", "ids$")
         return [operation_id async for item in items for operation_id in from_json(zstd.decompress(item["ids"]["B"]))]
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
         open_states = {f":open{number}": {"S": name} for number, name in enumerate(sorted(OPEN_STATES))}
+        values: dict[str, Any] = {":final": {"S": state}, ":at": _number(at), **open_states}
+        as_decided = "attribute_not_exists(ending)"
+        if ending is not None:
+            as_decided, values[":ending"] = "ending = :ending", {"S": ending}
         try:
             with explained():
                 await self._client.update_item(
                     TableName=self._table,
                     Key=_batch_key(batch_id),
                     UpdateExpression="SET #state = :final, finished_at = :at REMOVE #open, due_at",
-                    ConditionExpression=f"#state IN ({', '.join(open_states)})",
+                    ConditionExpression=f"#state IN ({', '.join(open_states)}) AND {as_decided}",
                     ExpressionAttributeNames={"#state": "state", "#open": "open"},
-                    ExpressionAttributeValues={":final": {"S": state}, ":at": _number(at), **open_states},
+                    ExpressionAttributeValues=values,
                 )
         except ClientError as error:
             _standing(error)
@@ -495,19 +524,20 @@ class DynamoDbStore:
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     async def _read_groups_call(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
-        request: Any = {
-            self._table: {
-                "Keys": [_count_key(batch_id, group) for group in groups],
-                "ConsistentRead": True,
-                "ProjectionExpression": "pk, succeeded, failed, cancelled, expired, deaths, closed",
-            }
-        }
-        found: dict[int, Group] = {}
+        keys = [_count_key(batch_id, group) for group in groups]
+        items = await self._read_items(keys, "pk, succeeded, failed, cancelled, expired, deaths, closed")
+        return {int(item["pk"]["S"].rpartition("#")[2]): _group_from_item(item) for item in items}
+
+    async def _read_items(self, keys: Sequence[Item], projection: str | None = None) -> list[Item]:
+        """Up to `KEYS_IN_CALL` items, as far as they are there. DynamoDB refuses a key that is asked for twice."""
+        request: Any = {self._table: {"Keys": keys, "ConsistentRead": True}}
+        if projection is not None:
+            request[self._table]["ProjectionExpression"] = projection
+        found: list[Item] = []
         while request:
             with explained():
                 answer = await self._client.batch_get_item(RequestItems=request)
-            for item in answer["Responses"].get(self._table, ()):
-                found[int(item["pk"]["S"].rpartition("#")[2])] = _group_from_item(item)
+            found += answer["Responses"].get(self._table, ())
             request = answer.get("UnprocessedKeys")
         return found
 
@@ -561,6 +591,25 @@ def _standing(error: ClientError) -> Item:
 def _cut(content: bytes) -> list[bytes]:
     """Pieces that fit into items; none of nothing."""
     return [content[start : start + ITEM_BYTES] for start in range(0, len(content), ITEM_BYTES)]
+
+
+def _conditions_of_count(records: Sequence[ChunkRecord]) -> tuple[list[str], dict[str, Any]]:
+    """That none of these chunks is counted, and the group is open; and the values that the words stand for.
+
+    In a closed group a redriven chunk is counted too, if what it takes back is: otherwise that is not sure.
+    """
+    conditions: list[str] = []
+    values: dict[str, Any] = {}
+    for number, record in enumerate(records):
+        corrected = redriven_from(record.chunk_id)
+        conditions.append(f"NOT contains(done, :chunk{number})")
+        values[f":chunk{number}"] = {"S": record.chunk_id}
+        if corrected is None:
+            conditions.append("attribute_not_exists(closed)")
+        else:
+            conditions.append(f"(attribute_not_exists(closed) OR contains(done, :corrected{number}))")
+            values[f":corrected{number}"] = {"S": corrected}
+    return list(dict.fromkeys(conditions)), values
 
 
 def _counts_to_values(counts: Counts) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from penstock.outcome import TryAgain, Verdict, failed, succeeded
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
 
+NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 
 Transaction = AbstractAsyncContextManager[Any]
@@ -31,7 +32,7 @@ class Stop:
     def __init__(self) -> None:
         self.begun = asyncio.Event()  # nothing new begins
         self.cut = asyncio.Event()  # the grace period is over: handlers under way are cancelled
-        self._followers: set[Stop] = set()
+        self._followers: dict[Stop, None] = {}  # in their order, or no run could be replayed
 
     def begin(self) -> None:
         self.begun.set()
@@ -47,7 +48,7 @@ class Stop:
     def follower(self) -> Iterator["Stop"]:
         """A stop that can come earlier than this one, but not later."""
         follower = Stop()
-        self._followers.add(follower)
+        self._followers[follower] = None
         if self.begun.is_set():
             follower.begin()
         if self.cut.is_set():
@@ -55,7 +56,7 @@ class Stop:
         try:
             yield follower
         finally:
-            self._followers.discard(follower)
+            del self._followers[follower]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +87,18 @@ class Runner:
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free; return the verdicts of those that came to an end.
 
-        What is missing from the verdicts was not run, or was cut short. `ended` is called after each operation. With
+        What is missing from the verdicts was not run, or was cut short. `ended` is called once for each operation. With
         `has_slot` the caller has taken the slot already, for a chunk of a single operation. `may_begin` is asked once
-        an operation has its slot: when it is no, this operation does not begin.
+        there is a slot: when it is no, nothing more of the chunk begins.
         """
-        verdicts: dict[int, Verdict] = {}
+        slots = None if has_slot else self._slots
 
-        async def run_one(operation: Operation) -> None:
-            try:
-                async with nullcontext() if has_slot else self._slots:
-                    if not stop.begun.is_set() and may_begin():
-                        verdicts[operation.index] = await self.run(operation, source, chunk.attempt)
-            except asyncio.CancelledError:
-                if not stop.cut.is_set():
-                    # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
-                    verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
-                raise
-            finally:
-                ended()
+        def begin(operation: Operation) -> Coroutine[Any, Any, Verdict]:
+            return self.run(operation, source, chunk.attempt)
 
-        tasks = [asyncio.create_task(run_one(operation)) for operation in chunk.operations]
-        await _until_done_or(stop.cut, tasks)
-        return verdicts
+        run = _ChunkRun(begin, slots, stop, ended, may_begin)
+        await run.carry_out(chunk.operations)
+        return run.verdicts
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -133,7 +124,7 @@ class Runner:
 
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
-        transaction = transaction or self._own_transaction
+        transaction = transaction or self._operations.transaction or nullcontext
         try:
             route = self._operations.match(operation.method, operation.path)
             arguments = route.arguments(operation.path, operation.body)
@@ -154,14 +145,6 @@ class Runner:
             raise  # they are about the process, or the coroutine as such
         except BaseException as error:  # noqa: BLE001 - whatever else a handler raises becomes its operation's outcome
             return _verdict(error, operation, route, timed_out=limit.expired())
-
-    @asynccontextmanager
-    async def _own_transaction(self) -> AsyncIterator[Any]:
-        if self._operations.transaction is None:
-            yield None
-            return
-        async with self._operations.transaction() as transaction:
-            yield transaction
 
 
 def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
@@ -214,19 +197,82 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _until_done_or(cut: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the tasks; cancel what is left of them once `cut` is set."""
+class _ChunkRun:
+    """A chunk's operations under way: a task for each, begun when there is a slot for it.
 
-    async def cancel_when_cut() -> None:
-        await cut.wait()
-        for task in tasks:
-            task.cancel()
+    Not before: a thousand tasks that wait for a slot cost as much as a thousand that run. And a task each, since
+    handlers may set context variables, or cancel the task they run in.
+    """
 
-    cutting = asyncio.create_task(cancel_when_cut())
-    try:
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-    finally:
-        cutting.cancel()
-    for end in ends:
-        if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
-            raise end  # a fault of ours: what handlers raise are verdicts
+    def __init__(
+        self,
+        begin: Callable[[Operation], Coroutine[Any, Any, Verdict]],
+        slots: asyncio.Semaphore | None,
+        stop: Stop,
+        ended: Callable[[], None],
+        may_begin: Callable[[], bool],
+    ) -> None:
+        self.verdicts: dict[int, Verdict] = {}
+        self._begin = begin
+        self._slots = slots
+        self._stop = stop
+        self._ended = ended
+        self._may_begin = may_begin
+        self._running: dict[asyncio.Task[Verdict], Operation] = {}
+        self._fault: BaseException | None = None
+
+    async def carry_out(self, operations: Sequence[Operation]) -> None:
+        """Until all have ended, or they are cut and have had a moment to notice."""
+        feeding = asyncio.create_task(self._feed(operations))
+        cutting = asyncio.create_task(self._stop.cut.wait())
+        try:
+            await asyncio.wait((feeding, cutting), return_when=asyncio.FIRST_COMPLETED)
+            while self._running and not cutting.done():
+                await asyncio.wait((*self._running, cutting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cutting.cancel()
+            feeding.cancel()
+            for task in self._running:
+                task.cancel()
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=NOTICE_SECONDS)
+        if feeding.done() and not feeding.cancelled():
+            feeding.result()
+        if self._fault is not None:
+            raise self._fault
+
+    async def _feed(self, operations: Sequence[Operation]) -> None:
+        begun = 0
+        try:
+            for operation in operations:
+                if self._slots is not None:
+                    await self._slots.acquire()
+                if self._stop.begun.is_set() or not self._may_begin():
+                    self._release()
+                    break
+                self._start(operation)
+                begun += 1
+        finally:
+            for _ in range(len(operations) - begun):
+                self._ended()
+
+    def _start(self, operation: Operation) -> None:
+        task = asyncio.create_task(self._begin(operation))
+        self._running[task] = operation
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[Verdict]) -> None:
+        operation = self._running.pop(task)
+        self._release()
+        self._ended()
+        if not task.cancelled():
+            self._fault = self._fault or task.exception()  # one of ours: what handlers raise are verdicts
+            if self._fault is None:
+                self.verdicts[operation.index] = task.result()
+        elif not self._stop.cut.is_set():
+            # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
+            self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
+
+    def _release(self) -> None:
+        if self._slots is not None:
+            self._slots.release()

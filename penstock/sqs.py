@@ -1,13 +1,12 @@
 """The queue port spoken to SQS. SQS's limits are named here, next to the code that obeys them."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
-
-from penstock.aws import error_code, explained
+from penstock.aws import explained
 from penstock.errors import Unavailable
+from penstock.gathering import Gatherer, up_to
 from penstock.queue import Delivery, Message
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ ENTRIES_IN_CALL = 10
 CALLS_AT_ONCE = 8
 TRIES_FOR_REFUSED_ENTRIES = 5
 REFUSED_ENTRY_WAIT_SECONDS = 0.1
-_LEASE_LOST = {"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"}
 _REASON = "reason"
 
 
@@ -30,16 +28,13 @@ class SqsQueue:
         self._polls = polls
         self._url = url
         self._call_bytes = call_bytes
-        self._sends = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._sends = Gatherer(self._send_call, self._fitting, at_once=CALLS_AT_ONCE)
+        self._deletes = Gatherer(self._delete_call, up_to(ENTRIES_IN_CALL))
 
     async def send(self, messages: Sequence[Message]) -> None:
-        calls = [self._send_call(call) for call in _calls(messages, self._call_bytes)]
-        with explained():
-            # All calls run to their end even if one fails: none goes on behind the back of who handles the failure.
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+        # All of them come to their end even if one fails: none goes on behind the back of who handles the failure.
+        results = await asyncio.gather(*map(self._sends.ask, messages), return_exceptions=True)
+        _raise_first(results)
 
     async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
         with explained():
@@ -52,13 +47,7 @@ class SqsQueue:
         return [_delivery(message) for message in answer.get("Messages", [])]
 
     async def delete(self, delivery: Delivery) -> None:
-        with explained():
-            try:
-                await self._client.delete_message(QueueUrl=self._url, ReceiptHandle=delivery.receipt)
-            except ClientError as error:
-                # The lease is over and the message is somebody else's to delete, or gone.
-                if error_code(error) not in _LEASE_LOST:
-                    raise
+        _raise_first([await self._deletes.ask(delivery)])
 
     async def extend(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
         lost: list[Delivery] = []
@@ -73,23 +62,50 @@ class SqsQueue:
             )
         return int(answer["Attributes"]["ApproximateNumberOfMessages"])
 
-    async def _send_call(self, messages: Sequence[Message]) -> None:
+    def _fitting(self, messages: Sequence[Message]) -> int:
+        """How many of these messages go into one call, by number and by bytes."""
+        total = 0
+        for count, message in enumerate(messages[:ENTRIES_IN_CALL]):
+            total += len(message.body.encode())
+            if count and total > self._call_bytes:
+                return count
+        return min(len(messages), ENTRIES_IN_CALL)
+
+    async def _send_call(self, messages: Sequence[Message]) -> list[Exception | None]:
         """One SendMessageBatch, repeated for the entries that it refused while they are not the fault of the sender."""
+        results: dict[str, Exception | None] = {str(number): None for number in range(len(messages))}
         entries = {str(number): message for number, message in enumerate(messages)}
         for attempt in range(TRIES_FOR_REFUSED_ENTRIES):
-            async with self._sends:
+            with explained():
                 answer = await self._client.send_message_batch(
                     QueueUrl=self._url, Entries=[_entry(key, message) for key, message in entries.items()]
                 )
             refused = answer.get("Failed", [])
-            if not refused:
-                return
             for entry in refused:
                 if entry["SenderFault"]:
-                    raise ValueError(f"SQS refuses a message: {entry['Code']}: {entry.get('Message', '')}")
-            entries = {entry["Id"]: entries[entry["Id"]] for entry in refused}
+                    text = f"SQS refuses a message: {entry['Code']}: {entry.get('Message', '')}"
+                    results[entry["Id"]] = ValueError(text)
+            entries = {entry["Id"]: entries[entry["Id"]] for entry in refused if not entry["SenderFault"]}
+            if not entries:
+                return list(results.values())
             await asyncio.sleep(REFUSED_ENTRY_WAIT_SECONDS * 2**attempt)
-        raise Unavailable(f"SQS went on refusing {len(entries)} of {len(messages)} messages of a call.")
+        text = f"SQS went on refusing {len(entries)} of {len(messages)} messages of a call."
+        return list((results | dict.fromkeys(entries, Unavailable(text))).values())
+
+    async def _delete_call(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
+        """One DeleteMessageBatch. Refused with a fault of ours: the lease is over, the message another's to delete."""
+        with explained():
+            answer = await self._client.delete_message_batch(
+                QueueUrl=self._url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": delivery.receipt} for number, delivery in enumerate(deliveries)
+                ],
+            )
+        results: list[Exception | None] = [None] * len(deliveries)
+        for entry in answer.get("Failed", []):
+            if not entry["SenderFault"]:
+                results[int(entry["Id"])] = Unavailable(f"SQS did not delete a message: {entry['Code']}.")
+        return results
 
     async def _extend_call(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
         with explained():
@@ -106,17 +122,10 @@ class SqsQueue:
         return [deliveries[int(entry["Id"])] for entry in refused]
 
 
-def _calls(messages: Sequence[Message], call_bytes: int) -> Iterator[Sequence[Message]]:
-    """Neighbouring messages that fit into one call, by number and by bytes."""
-    start = total = 0
-    for index, message in enumerate(messages):
-        size = len(message.body.encode())
-        if index > start and (index - start == ENTRIES_IN_CALL or total + size > call_bytes):
-            yield messages[start:index]
-            start, total = index, 0
-        total += size
-    if start < len(messages):
-        yield messages[start:]
+def _raise_first(results: Sequence[BaseException | None]) -> None:
+    for result in results:
+        if result is not None:
+            raise result
 
 
 def _entry(key: str, message: Message) -> "SendMessageBatchRequestEntryTypeDef":

@@ -76,8 +76,11 @@ class Store(Protocol):
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         """Remember that this delivery is given back unstarted: its receive count is no sign of a death."""
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        """Remember that this delivery begins to run a chunk of which an earlier one may have died."""
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
+        """Remember that this delivery begins to run a chunk of which an earlier one may have died.
+
+        Returns the chunk's record if it has one by now: then nothing of it may begin any more.
+        """
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         """Write the record if the chunk has none; return the one that stands. The commit point of everything."""
@@ -102,8 +105,8 @@ class Store(Protocol):
     async def read_ids(self, batch_id: str, group: int) -> list[str]:
         """The ids written for a group's operations, in their order; empty when they have none of their own."""
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
-        """Move the batch to its final state. False when it is final already, or not accepted."""
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
+        """Move the batch to its final state. False when it is final already, not accepted, or its ending another."""
 
     async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
         """From one final state to another, when a redrive has changed what the batch came to."""

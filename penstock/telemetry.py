@@ -30,6 +30,7 @@ class Event(StrEnum):
     CONSUMER_READY = "consumer ready"  # it receives
     CONSUMER_DRAINING = "consumer draining"  # it takes nothing new
     CONSUMER_STOPPED = "consumer stopped"
+    CONSUMER_DIED = "consumer died"  # one of several under a parent, which starts it anew
     RECEIVE_FAILED = "receive failed"  # not an empty queue: the queue did not answer
     LOOP_BLOCKED = "loop blocked"  # a handler blocks the event loop: the process is ended
     CHUNK_DONE = "chunk done"  # recorded, counted, acknowledged

@@ -175,8 +175,9 @@ class MemoryStore:
     async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
         self._released.setdefault((batch.id, chunk_id), set()).add(receive_count)
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
+    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
         self._begun.setdefault((batch.id, chunk_id), set()).add(receive_count)
+        return self._records.get((batch.id, chunk_id))
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         return self._records.setdefault((batch.id, record.chunk_id), record)
@@ -221,9 +222,9 @@ class MemoryStore:
         pieces = self._ids.get((batch_id, group), {})
         return [operation_id for _, ids in sorted(pieces.items()) for operation_id in ids]
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float) -> bool:
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
         batch = self._batches.get(batch_id)
-        if batch is None or batch.state not in OPEN_STATES:
+        if batch is None or batch.state not in OPEN_STATES or batch.ending is not ending:
             return False
         self._batches[batch_id] = replace(batch, state=state, finished_at=at)
         self._due.pop(batch_id, None)

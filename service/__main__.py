@@ -5,6 +5,7 @@ import asyncio
 import sys
 from typing import Any
 
+import uvloop
 from aiohttp import web
 
 from penstock.backend import open_backend
@@ -30,7 +31,7 @@ def main() -> None:
         settings = read_settings()
         configure_logging(settings, "service")
         operations = load_application(require_app(settings))
-        asyncio.run(_serve(settings, operations, arguments))
+        uvloop.run(_serve(settings, operations, arguments))
     except PenstockError as error:
         sys.exit(f"penstock serve: {error}")
 

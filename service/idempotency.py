@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from ulid import ULID
 
+from penstock.batch import BatchState
 from penstock.errors import KeyInUse, KeyReused, MalformedRequest
 from penstock.store import KeyClaim, Store
 from service.parts import BACKEND, CLOCK, SETTINGS, tenant_of
@@ -81,7 +82,11 @@ async def _was_accepted(store: Store, standing: KeyClaim, now: float) -> bool:
     """Whether a front end that died had accepted the batch. If not, it never will be: it is abandoned here."""
     if standing.lease_until >= now:
         return False
-    if await store.abandon_batch(standing.batch_id) or await store.read_batch(standing.batch_id) is None:
-        return False
-    await store.settle_key(standing, None)
-    return True
+    while not await store.abandon_batch(standing.batch_id):
+        batch = await store.read_batch(standing.batch_id)
+        if batch is None:
+            return False
+        if batch.state is not BatchState.ACCEPTING:  # else a creation that was long under way has come in between
+            await store.settle_key(standing, None)
+            return True
+    return False

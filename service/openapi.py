@@ -113,7 +113,7 @@ def _results() -> Part:
     answers["200"]["content"][NDJSON] = {"schema": {"type": "string", "description": "An Outcome a line."}}
     answers["200"] |= _with_headers("Link")
     return _endpoint(
-        "The outcomes recorded so far, in the order of the operations",
+        "The outcomes counted so far, in the order of the operations",
         answers,
         [*_ON_BATCH, "status", "cursor", "limit"],
     )

@@ -1,7 +1,7 @@
-"""GET /batch/{id}/results: the outcomes recorded so far, in the order of the operations.
+"""GET /batch/{id}/results: the outcomes counted so far, in the order of the operations.
 
 NDJSON of all of them, a line each; or with `?limit=`, or as JSON, a page and a cursor to the next. While the batch runs
-an answer holds what is recorded at that moment; it is complete once the batch is final.
+an answer holds what is counted at that moment; it is complete once the batch is final.
 """
 
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ async def _outcomes(
     for number in range(group_of(str(cursor.chunk)), len(batch.group_totals)):
         group = await store.read_group(batch.id, number)
         outcomes = (
-            _open_group(store, batch, number, cursor.chunk)
+            _open_group(store, batch, number, group, cursor.chunk)
             if group.closed is None
             else _closed_group(store, batch, number, group, group.closed)
         )
@@ -66,10 +66,12 @@ async def _outcomes(
                 yield Cursor(chunk, outcome.index), outcome
 
 
-async def _open_group(store: Store, batch: Batch, number: int, first_chunk: int) -> AsyncIterator[tuple[int, Outcome]]:
-    async for family in store.read_records(batch, number, first_chunk):
-        chunk = planned_number(family[0].chunk_id)
-        for outcome in _merge(family):
+async def _open_group(
+    store: Store, batch: Batch, number: int, group: Group, first_chunk: int
+) -> AsyncIterator[tuple[int, Outcome]]:
+    async for records in _counted_records(store, batch, number, group, first_chunk):
+        chunk = planned_number(records[0].chunk_id)
+        for outcome in _merge(records):
             yield chunk, outcome
 
 
@@ -77,12 +79,7 @@ async def _closed_group(
     store: Store, batch: Batch, number: int, group: Group, ending: Ending
 ) -> AsyncIterator[tuple[int, Outcome]]:
     """What was counted before the group was closed; every other operation has the outcome that the ending says."""
-    records = [
-        record
-        async for family in store.read_records(batch, number, 0)
-        for record in family
-        if record.chunk_id in group.done
-    ]
+    records = [record async for family in _counted_records(store, batch, number, group, 0) for record in family]
     recorded = {outcome.index: outcome for outcome in _merge(records)}
     first = batch.first_index(number)
     ids = await store.read_ids(batch.id, number) if batch.has_own_ids else []
@@ -90,6 +87,16 @@ async def _closed_group(
         index = first + place
         operation_id = ids[place] if batch.has_own_ids else str(index)
         yield number * GROUP_CHUNKS, recorded.get(index) or never_ended(index, operation_id, ending, batch.reason)
+
+
+async def _counted_records(
+    store: Store, batch: Batch, number: int, group: Group, first_chunk: int
+) -> AsyncIterator[list[ChunkRecord]]:
+    """Of each planned chunk what is counted. What is not may yet be given up, should the group be closed before."""
+    async for family in store.read_records(batch, number, first_chunk):
+        counted = [record for record in family if record.chunk_id in group.done]
+        if counted:
+            yield counted
 
 
 def _merge(records: list[ChunkRecord]) -> list[Outcome]:

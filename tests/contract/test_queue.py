@@ -440,9 +440,9 @@ async def test_send_whose_answer_is_lost_is_repeated_so_that_every_message_arriv
 async def test_delete_whose_answer_is_lost_is_no_error(proxied: Queue, proxy: LossyProxy) -> None:
     await proxied.send([Message("a")])
     delivery = await receive_one(proxied)
-    proxy.lose_answers("DeleteMessage")
+    proxy.lose_answers("DeleteMessageBatch")
     await proxied.delete(delivery)
-    assert proxy.calls["DeleteMessage"] == 2
+    assert proxy.calls["DeleteMessageBatch"] == 2
     assert await proxied.extend([delivery], 0) == [delivery]
 
 

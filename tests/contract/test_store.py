@@ -297,8 +297,20 @@ async def test_batch_that_is_to_end_says_why(store: Store, batch: Batch) -> None
     assert await store.read_batch(batch.id) == ending
     await store.start_batch(batch.id, NOW + 2)
     assert await store.read_batch(batch.id) == ending
-    assert await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 3) is True
+    assert await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 3, ending=Ending.CANCELLED) is True
     assert await store.read_batch(batch.id) == replace(ending, state=BatchState.CANCELLED, finished_at=NOW + 3)
+
+
+@on_all
+async def test_batch_is_finished_only_under_the_ending_that_decided(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW + 3, ending=Ending.FAILED) is False
+    await store.end_batch(batch.id, Ending.FAILED, "Too much.", settle_by=NOW + 9)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3) is False
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3, ending=Ending.CANCELLED) is False
+    assert (await read(store, batch)).state is BatchState.CANCELLING
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW + 4, ending=Ending.FAILED) is True
+    assert await store.finish_batch(batch.id, BatchState.FAILED, NOW + 5, ending=Ending.FAILED) is False
 
 
 @on_all
@@ -427,9 +439,40 @@ async def test_racing_counts_of_one_chunk_count_once(store: Store, batch: Batch)
 
 @on_all
 async def test_racing_counts_of_different_chunks_all_count(store: Store, batch: Batch) -> None:
+    """Several of them may be counted at once: then each is answered with all of them."""
     answers = await asyncio.gather(*(count(store, batch, str(number), Counts(2, 1)) for number in range(50)))
-    assert sorted(answer.completed for answer in answers) == [3 * number for number in range(1, 51)]
+    assert all(answer.completed in range(3, 151, 3) for answer in answers)
+    assert max(answer.completed for answer in answers) == 150
     assert await read_counts(store, batch, 0) == [Counts(100, 50)]
+
+
+@on_all
+async def test_chunks_counted_together_with_one_that_is_counted_all_count_once(store: Store, batch: Batch) -> None:
+    await count(store, batch, "3", Counts(succeeded=5))
+    names = [*map(str, range(8)), "3", "5"]
+    await asyncio.gather(*(count(store, batch, name, Counts(succeeded=1)) for name in names))
+    assert await read_counts(store, batch, 0) == [Counts(succeeded=5 + 7)]
+
+
+@on_all
+async def test_chunks_counted_together_in_a_closed_group_count_only_as_corrections(store: Store, batch: Batch) -> None:
+    await count(store, batch, "0", Counts(failed=2))
+    await store.close_group(batch, 0, Counts(failed=2), Ending.EXPIRED)
+    late = [("1", Counts(succeeded=1)), ("0.d1", Counts(succeeded=2)), ("2.d1", Counts(succeeded=1))]
+    await asyncio.gather(*(count(store, batch, name, counts) for name, counts in late))
+    assert await read_counts(store, batch, 0) == [Counts(succeeded=2, expired=62)]
+
+
+@on_all
+async def test_chunks_looked_for_together_are_told_apart(store: Store, batch: Batch) -> None:
+    for number in (1, 2, 64):
+        await store.commit_chunk(batch, make_record(str(number), result=number))
+    await store.note_release(batch, "3", 1)
+    names = ["1", "2", "64", "3", "4", "2", "1.1"]
+    traces = await asyncio.gather(*(store.read_traces(batch.id, name) for name in names))
+    results = [one.record and one.record.outcomes[0].result for one in traces]
+    assert results == [1, 2, 64, None, None, 2, None]
+    assert [one.released for one in traces] == [frozenset({1} if name == "3" else ()) for name in names]
 
 
 @on_all
@@ -651,11 +694,28 @@ async def test_note_of_a_release_does_not_stand_in_a_records_way_nor_undo_it(sto
 @on_all
 async def test_notes_of_starts_gather_beside_those_of_releases(store: Store, batch: Batch) -> None:
     for receive_count in (2, 4, 4):
-        await store.note_start(batch, "17", receive_count)
+        assert await store.note_start(batch, "17", receive_count) is None
     await store.note_release(batch, "17", 3)
     assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({3}), frozenset({2, 4}))
     assert await records(store, batch) == []
     assert await store.commit_chunk(batch, FULL) == FULL
+
+
+@on_all
+async def test_note_of_a_start_answers_with_the_record_that_stands(store: Store, batch: Batch) -> None:
+    await store.commit_chunk(batch, FULL)
+    await store.commit_chunk(batch, make_record("17.1", "another"))
+    for receive_count in (2, 3, 3):
+        assert await store.note_start(batch, "17", receive_count) == FULL
+    assert (await store.read_traces(batch.id, "17")).record == FULL
+    assert await store.note_start(batch, "18", 2) is None
+
+
+@on_all
+async def test_note_of_a_start_answers_with_a_record_in_parts(store: Store, batch: Batch) -> None:
+    large = make_record("17", noise(500_000))
+    await store.commit_chunk(batch, large)
+    assert await store.note_start(batch, "17", 2) == large
 
 
 # --- Reading records
@@ -778,7 +838,7 @@ async def test_batch_is_due_when_something_must_become_of_it(store: Store, batch
     assert not await is_due(store, batch, NOW + 90)
     assert await is_due(store, batch, NOW + 91)
 
-    await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 91)
+    await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 91, ending=Ending.CANCELLED)
     assert not await is_due(store, batch, batch.expires_at)
 
 
@@ -956,6 +1016,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.start_batch(batch.id, NOW),
         store.read_traces(batch.id, "0"),
         store.note_release(batch, "0", 1),
+        store.note_start(batch, "0", 2),
         store.commit_chunk(batch, FULL),
         store.count_chunk(batch, FULL),
         store.close_group(batch, 0, Counts(), Ending.EXPIRED),

@@ -122,6 +122,4 @@ class Chaos:
     async def _lose(self) -> None:
         messages = self._world.chunks.messages
         if messages:
-            kept = self._chance.choice(messages)
-            self._world.note("world", f"loses message {kept.id}")
-            self._world.chunks.lose(kept)
+            self._world.lose(self._chance.choice(messages))

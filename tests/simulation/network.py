@@ -16,7 +16,6 @@ from botocore.exceptions import EndpointConnectionError
 
 from tests.simulation import sqs
 from tests.simulation.dynamodb import Table, refusal
-from tests.simulation.loop import VirtualLoop
 from tests.simulation.process import Process
 
 Answer = dict[str, Any]
@@ -24,7 +23,7 @@ Reply = Callable[[Answer], None]
 IsGone = Callable[[], bool]
 Effect = Callable[[Reply, IsGone], None]
 
-# When the attempt that this context belongs to last read an item: what it can know is not newer.
+# When the attempt that this context belongs to was last told an item: what it can know is not newer.
 READ_AT: ContextVar[float | None] = ContextVar("READ_AT", default=None)
 
 
@@ -65,10 +64,14 @@ class Fates(Protocol):
 class Air(Protocol):
     """What the wires of all processes run through."""
 
-    loop: VirtualLoop
     context: Context
-    fates: Fates
     is_over: bool
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def fates(self) -> Fates: ...
 
     def note(self, who: str, what: str, *details: Any) -> None: ...
 
@@ -89,7 +92,7 @@ class Wire:
             raise asyncio.CancelledError
         call = _Call(self._air, self._process, action, request, effect)
         answer = await call.answer
-        if action == "GetItem":
+        if action == "GetItem" or (action == "UpdateItem" and request.get("ReturnValues") == "ALL_NEW"):
             READ_AT.set(call.took_effect_at)
         return answer
 
@@ -188,8 +191,8 @@ class SqsClient:
             "ReceiveMessage", request, lambda reply, is_gone: queue.receive(request, reply, is_gone)
         )
 
-    async def delete_message(self, **request: Any) -> Answer:
-        return await self._wire.ask("DeleteMessage", request, self._queue(request).delete)
+    async def delete_message_batch(self, **request: Any) -> Answer:
+        return await self._wire.ask("DeleteMessageBatch", request, self._queue(request).delete_batch)
 
     async def change_message_visibility_batch(self, **request: Any) -> Answer:
         queue = self._queue(request)

@@ -10,6 +10,7 @@ from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
 from tests.simulation.mixes import MIXES, Mix, RandomFates
 from tests.simulation.stage import Stage, group_chunks
+from tests.simulation.trace import Event, to_line
 from tests.simulation.world import World
 
 
@@ -20,10 +21,14 @@ class Report:
     seed: int
     mix: str
     virtual_seconds: float
-    events: int
     handlers: int
     excused: Counter[str]
     seen: Counter[str]  # what happened in it, by the names of Penstock's log
+    events: tuple[Event, ...]
+
+    @property
+    def trace(self) -> str:
+        return "\n".join(map(to_line, self.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,13 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     chance = random.Random(seed)
     settings, sizes = draw_settings(chance, mix), Sizes.draw(chance)
     world = World(seed, RandomFates(mix, chance), settings.visibility_seconds)
+    world.replay = f"python -m tests.simulation --replay {seed} --mix '{mix.name}'"
     world.table.short_pages, world.table.stale_reads = mix.short_pages, mix.stale_reads
     with group_chunks(sizes.group_chunks):
         world.run(Scenario(world, settings, sizes, mix).play())
     runs = sum(map(len, world.truth.runs.values()))
-    promises = world.promises
-    return Report(seed, mix.name, world.loop.time(), len(world.events), runs, promises.excused, world.seen)
+    now, excused = world.loop.time(), world.promises.excused
+    return Report(seed, mix.name, now, runs, excused, world.seen, tuple(world.events))
 
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:

@@ -151,13 +151,13 @@ async def lose_its_messages(stage: Stage, submission: Submission) -> None:
     await submit(stage, submission)
     await asyncio.sleep(0.5)
     for kept in stage.world.chunks.messages:
-        stage.world.chunks.lose(kept)
+        stage.world.lose(kept)
 
 
 async def cancel_and_lose_its_messages(stage: Stage, submission: Submission) -> None:
     await cancel(stage, submission)
     for kept in stage.world.chunks.messages:
-        stage.world.chunks.lose(kept)
+        stage.world.lose(kept)
 
 
 async def retry(stage: Stage, submission: Submission) -> None:

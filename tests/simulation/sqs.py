@@ -126,18 +126,28 @@ class Queue:
         self._at(poll.until, lambda: self._give_up(poll))
         self._serve()
 
-    def delete(self, request: Request) -> dict[str, Any]:
+    def delete_batch(self, request: Request) -> dict[str, Any]:
+        _check_entries(request["Entries"], "DeleteMessageBatch")
+        answer: dict[str, Any] = {"Successful": [], "Failed": []}
+        for entry in request["Entries"]:
+            if self._happens(self.oddities.refuses_entry):
+                answer["Failed"].append({"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"})
+                continue
+            self._delete(entry["ReceiptHandle"])
+            answer["Successful"].append({"Id": entry["Id"]})
+        return answer
+
+    def _delete(self, receipt: str) -> None:
         """With an old receipt it succeeds, whatever it did."""
-        kept = self._by_receipt(request["ReceiptHandle"])
+        kept = self._by_receipt(receipt)
         if kept is None:
-            return {}
+            return
         if self._happens(self.oddities.comes_back):
             kept.visible_at = self.loop.time() + self.chance.uniform(0, 2 * self.visibility_seconds)
             kept.released = True
             self._at(kept.visible_at, self._serve)
         else:
             del self._kept[kept.id]
-        return {}
 
     def change_visibility_batch(self, request: Request) -> dict[str, Any]:
         _check_entries(request["Entries"], "ChangeMessageVisibilityBatch")

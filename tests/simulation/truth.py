@@ -98,6 +98,7 @@ class Truth:
     submissions: list[Submission] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)  # of batches
     garbage: set[str] = field(default_factory=set)  # what was put on the queue that is no chunk
+    lost: set[tuple[str, str]] = field(default_factory=set)  # batches and chunks whose messages were lost
     most_skew: float = 0.0  # by how much clocks have been off at most
     is_over: bool = False
 

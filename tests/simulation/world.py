@@ -25,8 +25,8 @@ from tests.simulation.dynamodb import Table
 from tests.simulation.loop import GATE, Deadlock, VirtualLoop
 from tests.simulation.network import DynamoDbClient, Fates, SqsClient, Wire
 from tests.simulation.process import EPOCH, Process
-from tests.simulation.promises import Promises
-from tests.simulation.sqs import Queue
+from tests.simulation.promises import Promises, chunk_of
+from tests.simulation.sqs import Kept, Queue
 from tests.simulation.trace import Event, to_line
 from tests.simulation.truth import TRUTH, Truth
 
@@ -36,7 +36,13 @@ OUR_FAULTS = {LogEvent.CHUNK_BROKE, LogEvent.REQUEST_BROKE}
 
 
 class PromiseBroken(AssertionError):
-    """A run in which a promise did not hold; its words hold what happened before."""
+    """A run in which a promise did not hold. `replay` is the command that does it all again."""
+
+    def __init__(self, broken: list[str], replay: str, happened: str) -> None:
+        self.broken = broken
+        self.replay = replay
+        words = "\n".join(f"  {one}" for one in broken)
+        super().__init__(f"{words}\n\nAgain: {replay}\n\n{happened}")
 
 
 class World:
@@ -47,6 +53,7 @@ class World:
         self.loop = VirtualLoop()
         self.fates = fates
         self.is_over = False
+        self.replay = ""  # the command that does it all again, for who reads of a broken promise
         self.processes: list[Process] = []
         self.events: list[Event] = []
         self.seen: Counter[str] = Counter()  # Penstock's log events, by name
@@ -81,6 +88,14 @@ class World:
     def note(self, who: str, what: str, *details: Any) -> None:
         self.events.append((self.loop.time(), who, what, details))
 
+    def lose(self, kept: Kept) -> None:
+        """A message of the chunks' queue, as a purge would; who holds it goes on with it."""
+        self.note("world", f"loses message {kept.id}")
+        chunk = chunk_of(kept.body)
+        if chunk is not None:
+            self.truth.lost.add((chunk.batch_id, chunk.id))
+        self.chunks.lose(kept)
+
     def run(self, scenario: Coroutine[Any, Any, None]) -> None:
         """Raises PromiseBroken with all that is known."""
         with (
@@ -102,8 +117,8 @@ class World:
             self._report(waiting)
 
     def _report(self, waiting: str) -> NoReturn:
-        words = "\n".join(f"  {one}" for one in self.promises.broken)
-        raise PromiseBroken(f"{words}\n\nThe last events:\n{self.trace(SHOWN_EVENTS)}\n\nWho waits:\n{waiting}")
+        happened = f"The last events:\n{self.trace(SHOWN_EVENTS)}\n\nWho waits:\n{waiting}"
+        raise PromiseBroken(self.promises.broken, self.replay, happened)
 
     def trace(self, last: int | None = None) -> str:
         return "\n".join(to_line(event) for event in self.events[-last if last else 0 :])
@@ -166,7 +181,8 @@ class World:
         if not self.is_over:
             name = event.pop("event")
             self.seen[name] += 1
-            self.note(who, f"[{name}]", {**structlog.contextvars.get_contextvars(), **event})
+            about = dict(sorted(structlog.contextvars.get_contextvars().items()))  # they come in the order of a set
+            self.note(who, f"[{name}]", {**about, **event})
             error = event.get("exc_info")
             ours = name in OUR_FAULTS and error is not None and not isinstance(error, PenstockError)
             self.promises.check(not ours, 0, f"{who} says {name}: {error!r}")

@@ -55,10 +55,10 @@ class _Watched:
         if not inspect.iscoroutinefunction(method):
             return method
 
-        async def call(*arguments: Any) -> Any:
+        async def call(*arguments: Any, **options: Any) -> Any:
             self._watch(f"{self._name}.{name}", "before")
             await asyncio.sleep(0)  # as on a network, others go on meanwhile
-            answer = await method(*arguments)
+            answer = await method(*arguments, **options)
             await asyncio.sleep(0)
             self._watch(f"{self._name}.{name}", "after")
             return answer

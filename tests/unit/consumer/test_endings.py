@@ -1,13 +1,16 @@
 """How a batch that runs is ended early: what runs finishes, what has not begun does not begin, and all is counted."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
 from consumer import processor
+from penstock.batch import BatchState, Ending
 from penstock.runner import Stop
+from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
 from tests.support.waiting import UNIT_SECONDS
@@ -54,6 +57,40 @@ async def test_cancelled_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys
     assert toys.times == {"0": 1}
     assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "cancelled": 2})
     assert await plant.statuses(batch_id) == {"0": 200, "1": 410, "2": 410}
+
+
+async def test_cancelled_while_its_record_is_looked_for(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    """That can take long when AWS is slow: nothing of it has begun."""
+    plant = await build(aiohttp_client, toys)
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+
+    def cancel_meanwhile(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_traces", "before"):
+            batches = plant.parts.store._batches
+            batches[batch_id] = replace(batches[batch_id], state=BatchState.CANCELLING, ending=Ending.CANCELLED)
+            plant.clock.advance(2)
+
+    async with asyncio.timeout(20 * UNIT_SECONDS):
+        await take_turn(plant.consumer(cancel_meanwhile))
+    assert toys.times == {}
+    assert await plant.counts(batch_id) == ("cancelled", {"cancelled": 2})
+
+
+async def test_swept_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event) -> None:
+    """By the time that its consumer looks again the batch is final already."""
+    plant = await build(aiohttp_client, toys)
+    batch_id = await plant.submit("/hang/a", "/succeed/b", deadlineSeconds=60)
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer()))
+        await toys.arrived.wait()
+        plant.clock.advance(61)
+        await plant.sweep()
+        assert (await plant.batch(batch_id)).is_final
+        await stopped.wait()
+        toys.gate.set()
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+    assert await plant.counts(batch_id) == ("expired", {"expired": 2})
 
 
 async def test_deadline_passes_while_it_runs(aiohttp_client: AiohttpClient, toys: Toys, stopped: asyncio.Event) -> None:

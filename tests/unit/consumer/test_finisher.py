@@ -1,13 +1,13 @@
 """The last group makes the batch final, once, in whatever order and however often groups are told."""
 
 import itertools
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import pytest
 
 from consumer.finisher import Finisher
-from penstock.batch import Batch, BatchState, Counts
+from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.store import Group
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryStore
@@ -74,6 +74,20 @@ async def test_one_success_in_any_group_completes_the_batch(counts: tuple[Counts
     for group, counted in enumerate(counts):
         await groups.count(group, counted)
     assert (await groups.now()).state is state
+
+
+async def test_ending_that_comes_as_the_batch_is_finished_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = Groups(2)
+    read_groups = groups.store.read_groups
+
+    async def end_meanwhile(batch_id: str, numbers: Sequence[int]) -> dict[int, Group]:
+        await groups.store.end_batch(batch_id, Ending.FAILED, "Too many deaths.", settle_by=NOW + 60)
+        return await read_groups(batch_id, numbers)
+
+    monkeypatch.setattr(groups.store, "read_groups", end_meanwhile)
+    await groups.count(0, Counts(2))
+    batch = await groups.now()
+    assert (batch.state, batch.reason) == (BatchState.FAILED, "Too many deaths.")
 
 
 async def test_finishing_again_moves_nothing(logs: list[MutableMapping[str, Any]]) -> None:

@@ -13,12 +13,12 @@ from consumer import processor as processing
 from consumer.batches import ACCEPT_WAIT_SECONDS
 from consumer.processor import EARLY_RELEASE_SECONDS
 from penstock import Context, Operations, Reject, Retry
-from penstock.batch import BatchState, Counts
-from penstock.chunk import Operation
+from penstock.batch import BatchState, Counts, Ending
+from penstock.chunk import Chunk, Operation
 from penstock.errors import Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, succeeded
-from penstock.queue import Message
+from penstock.queue import Delivery, Message
 from penstock.runner import Stop
 from tests.support.builders import (
     BATCH_ID,
@@ -371,6 +371,89 @@ async def test_operation_that_dies_with_its_consumer_runs_out_of_attempts(
     await rig.process_next()
     assert rig.statuses() == {"id-0": status}
     assert rig.attempts == ([("id-0", attempt + deaths - 1)] if status == 201 else [])
+
+
+async def submit_suspects(rig: Rig, count: int, *, attempt: int = 1) -> list[tuple[Delivery, Chunk]]:
+    """Operations alone in their chunks, each delivered again after a consumer was never heard of again."""
+    await rig.parts.store.create_batch(build_batch(count))
+    chunks = [build_chunk([build_operation(n)], chunk_id=str(n), attempt=attempt) for n in range(count)]
+    await rig.parts.chunks.send([Message(encode_chunk(chunk)) for chunk in chunks])
+    await rig.parts.chunks.receive(count, 0)
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    return [(delivery, decode_chunk(delivery.body)) for delivery in await rig.parts.chunks.receive(count, 0)]
+
+
+@pytest.mark.parametrize("attempt", [1, 3], ids=["first attempt", "last attempt"])
+async def test_suspect_is_recorded_before_the_next_one_begins(rig: Rig, attempt: int) -> None:
+    """Dying of the next one before that would look like dying of this one."""
+    steps: list[str] = []
+
+    def take_down(call: str, moment: Moment) -> None:
+        if (call, moment) in {("store.note_start", "before"), ("store.commit_chunk", "after")}:
+            steps.append(call)
+
+    processor = rig.processor(take_down)
+    suspects = await submit_suspects(rig, 3, attempt=attempt)
+    await asyncio.gather(*(rig.process(delivery, chunk, processor) for delivery, chunk in suspects))
+    assert steps == ["store.note_start", "store.commit_chunk"] * 3
+    assert await rig.counts() == Counts(succeeded=3)
+
+
+async def test_nothing_begins_beside_a_last_attempt_before_it_is_recorded(rig: Rig) -> None:
+    """Or the process could die of that, and this one would be blamed."""
+    has_slots = asyncio.Event()
+    run_by_commit: list[set[str]] = []
+
+    def take_down(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.note_start", "before"):
+            has_slots.set()
+        if (call, moment) == ("store.commit_chunk", "after"):
+            run_by_commit.append(set(rig.runs))
+
+    processor = rig.processor(take_down)
+    [suspect] = await submit_suspects(rig, 1, attempt=3)
+    suspected = asyncio.create_task(rig.process(*suspect, processor))
+    await has_slots.wait()
+    await rig.parts.chunks.send([Message(encode_chunk(build_chunk([build_operation(7)], chunk_id="0.9")))])
+    await asyncio.gather(suspected, rig.process_next(processor))
+    assert run_by_commit == [{"id-0"}, {"id-0", "id-7"}]
+
+
+async def test_suspect_that_another_delivery_has_recorded_meanwhile_is_not_run(rig: Rig) -> None:
+    theirs = ChunkRecord("0", (succeeded(build_operation(0), 200, "theirs"),))
+
+    def record_before_us(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.note_start", "before"):
+            rig.parts.store._records[BATCH_ID, "0"] = theirs
+
+    [suspect] = await submit_suspects(rig, 1)
+    await rig.process(*suspect, rig.processor(record_before_us))
+    assert rig.runs == {}
+    assert rig.outcomes() == list(theirs.outcomes)
+    assert await rig.counts() == Counts(succeeded=1)
+    assert rig.chunks == []
+
+
+@pytest.mark.parametrize("is_final", [False, True], ids=["cancelled", "final"])
+async def test_suspect_whose_batch_ends_while_it_waits_is_not_run(rig: Rig, *, is_final: bool) -> None:
+    store = rig.parts.store
+
+    @rig.operations.post("/end-it-all")
+    async def end_it_all() -> None:
+        batch = await rig.batch()
+        await store.end_batch(batch.id, Ending.CANCELLED, "Enough.", settle_by=NOW + 600)
+        if is_final:
+            await store.close_group(batch, 0, Counts(), Ending.CANCELLED)
+            await store.finish_batch(batch.id, BatchState.CANCELLED, NOW, ending=Ending.CANCELLED)
+        rig.clock.advance(2)  # what was read of the batch is stale
+
+    first, second = await submit_suspects(rig, 2)
+    ending = replace(first[1], operations=(build_operation(0, "/end-it-all"),))
+    processor = rig.processor()
+    await asyncio.gather(rig.process(first[0], ending, processor), rig.process(*second, processor))
+    await rig.work_off()
+    assert rig.runs == {}
+    assert await rig.counts() == (Counts(cancelled=2) if is_final else Counts(succeeded=1, cancelled=1))
 
 
 async def test_poison_is_dead_lettered_and_its_neighbours_are_not(rig: Rig) -> None:

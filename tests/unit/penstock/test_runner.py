@@ -683,6 +683,29 @@ async def test_handler_is_cut_while_its_time_is_running_out() -> None:
     assert await Runner(registry, 1).run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None) == {}
 
 
+async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one of them would keep the outcomes of its whole chunk from being recorded."""
+    monkeypatch.setattr("penstock.runner.NOTICE_SECONDS", 0.01)
+    registry, stop, begun, let_go = Operations(), Stop(), asyncio.Event(), asyncio.Event()
+
+    @registry.post("/x")
+    async def stubborn() -> None:
+        begun.set()
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    runner = Runner(registry, 1)
+    running = asyncio.create_task(runner.run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None))
+    await begun.wait()
+    stop.begin()
+    stop.cut_off()
+    assert await running == {}
+    let_go.set()
+    async with runner.slot():
+        pass  # it has given its slot back
+
+
 def test_follower_stops_with_its_leader_and_can_stop_before() -> None:
     leader = Stop()
     with leader.follower() as early, leader.follower() as follower:

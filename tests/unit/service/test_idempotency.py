@@ -8,7 +8,8 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.store import KeyClaim
-from tests.support.faults import Outage, Watch
+from tests.support.builders import build_batch
+from tests.support.faults import Moment, Outage, Watch
 from tests.support.plant import Plant, Toys, all_of, build_plant
 from tests.support.service import Answer, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS
@@ -193,6 +194,27 @@ async def test_batch_that_a_dead_front_end_had_not_accepted_is_made_anew(
     assert toys.times == {"0": 1}
     assert toys.keys == {f"{dead}/0"}, "the handler is to see the key of the first request"
     assert is_replay(await plant.service.post(asked, ASYNC_KEY))
+
+
+async def test_batch_whose_creation_comes_late_is_made_anew(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    """The table gets it when whoever takes over has found nothing to abandon: it is there, and nobody accepts it."""
+    plant = await build(aiohttp_client, toys, all_of(Outage("store.create_batch"), Outage("store.release_key")))
+    asked = ask_for("/succeed/a")
+    assert_problem(await plant.service.post(asked, ASYNC_KEY), 503)
+    dead = claim_of(plant).batch_id
+    plant.clock.advance(LEASE_SECONDS + 1)
+
+    def create_late(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.abandon_batch", "after"):
+            late = build_batch(1, id=dead, state=BatchState.ACCEPTING, accepted_at=None)
+            plant.parts.store._batches.setdefault(dead, late)
+
+    survivor = await build(aiohttp_client, toys, create_late, parts=plant.parts, clock=plant.clock)
+    again = await survivor.service.post(asked, ASYNC_KEY)
+    assert (again.status, is_replay(again)) == (202, False)
+    assert (await plant.batch(dead)).state is BatchState.ABANDONED
+    await plant.work_off()
+    assert await plant.counts(again.body["batchId"]) == ("completed", {"succeeded": 1})
 
 
 async def test_other_body_is_refused_though_the_first_front_end_is_dead(

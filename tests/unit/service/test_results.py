@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from penstock import Operations
-from penstock.batch import Batch, BatchState
+from penstock.batch import Batch, BatchState, Ending
 from penstock.chunk import Operation, plan_groups
 from penstock.errors import Unavailable
 from penstock.outcome import ChunkRecord, Outcome, failed, succeeded
@@ -64,9 +64,15 @@ async def record(*chunk_sizes: int, draw: random.Random | None = None, missing: 
     if draw:
         draw.shuffle(records)
     for one in records:
-        await recorded.parts.store.commit_chunk(batch, one)
+        await settle(recorded.parts, batch, one)
     recorded.outcomes = sorted((o for one in records for o in one.outcomes), key=lambda outcome: outcome.index)
     return recorded
+
+
+async def settle(parts: MemoryParts, batch: Batch, record: ChunkRecord) -> None:
+    """As consumers do it: committed, then counted."""
+    await parts.store.commit_chunk(batch, record)
+    await parts.store.count_chunk(batch, record)
 
 
 def scatter(number: int, outcomes: list[Outcome], draw: random.Random, missing: float) -> list[ChunkRecord]:
@@ -190,8 +196,21 @@ async def test_results_so_far_while_the_batch_runs(serve: Serve) -> None:
     assert (await service.get(URL)).content == b""
     assert (await service.get(URL, Accept=JSON)).body == {"results": [], "nextCursor": None}
     for number, index in ((2, 2), (0, 0)):
-        await parts.store.commit_chunk(batch, ChunkRecord(str(number), (come_to(build_operation(index)),)))
+        await settle(parts, batch, ChunkRecord(str(number), (come_to(build_operation(index)),)))
     assert [line["id"] for line in (await service.get(URL)).lines] == ["id-0", "id-2"]
+
+
+async def test_outcome_that_is_not_counted_yet_is_not_told(serve: Serve) -> None:
+    """Its group may be closed before it is counted: then the operation will have come to something else."""
+    batch = build_batch(2, chunk_count=2, state=BatchState.CANCELLING, ending=Ending.CANCELLED)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    await settle(parts, batch, ChunkRecord("0", (come_to(build_operation(0)),)))
+    await parts.store.commit_chunk(batch, ChunkRecord("1", (succeeded(build_operation(1), 200, None),)))
+    service = await serve(Operations(), parts=parts)
+    assert [line["id"] for line in (await service.get(URL)).lines] == ["id-0"]
+    await parts.store.close_group(batch, 0, (await parts.store.read_group(batch.id, 0)).counts, Ending.CANCELLED)
+    assert [(line["id"], line["status"]) for line in (await service.get(URL)).lines][1:] == [("1", 410)]
 
 
 async def test_later_outcome_of_an_operation_supersedes_the_earlier(serve: Serve) -> None:
@@ -199,8 +218,8 @@ async def test_later_outcome_of_an_operation_supersedes_the_earlier(serve: Serve
     parts = memory_parts()
     operation = build_operation(0)
     await parts.store.create_batch(batch)
-    await parts.store.commit_chunk(batch, ChunkRecord("0.d1", (succeeded(operation, 200, None),)))
-    await parts.store.commit_chunk(batch, ChunkRecord("0", (failed(operation, 500, "Broke"),)))
+    await settle(parts, batch, ChunkRecord("0.d1", (succeeded(operation, 200, None),)))
+    await settle(parts, batch, ChunkRecord("0", (failed(operation, 500, "Broke"),)))
     service = await serve(Operations(), parts=parts)
     assert (await service.get(URL)).lines == [{"id": "id-0", "status": 200, "result": None}]
 
@@ -210,7 +229,7 @@ async def test_numbers_that_json_has_no_word_for_become_null(serve: Serve) -> No
     parts = memory_parts()
     await parts.store.create_batch(batch)
     result = {"nan": math.nan, "inf": [math.inf, -math.inf], "n": 1e308}
-    await parts.store.commit_chunk(batch, ChunkRecord("0", (succeeded(build_operation(0), 200, result),)))
+    await settle(parts, batch, ChunkRecord("0", (succeeded(build_operation(0), 200, result),)))
     service = await serve(Operations(), parts=parts)
     expected = {"nan": None, "inf": [None, None], "n": 1e308}
     assert (await service.get(URL)).lines[0]["result"] == expected
@@ -293,7 +312,7 @@ async def test_client_that_leaves_in_the_middle_breaks_nothing(serve: Serve) -> 
     await parts.store.create_batch(batch)
     for number in range(400):
         outcome = succeeded(build_operation(number), 200, "x" * 20_000)
-        await parts.store.commit_chunk(batch, ChunkRecord(str(number), (outcome,)))
+        await settle(parts, batch, ChunkRecord(str(number), (outcome,)))
     service = await serve(Operations(), parts=parts)
     async with asyncio.timeout(10), service.client.get(URL) as response:
         await response.content.read(100)

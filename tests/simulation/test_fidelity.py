@@ -1,0 +1,99 @@
+"""The simulated AWS keeps the same contract as the real servers: their own suites, run on the real adapters over it.
+
+What asks for a server itself is left out: lost answers are the simulation's own trade.
+"""
+
+import asyncio
+import inspect
+import random
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from penstock.aws import Clients
+from penstock.settings import MIB
+from penstock.sqs import SqsQueue
+from tests.contract import test_queue, test_store
+from tests.contract.conftest import LEASE_SECONDS, Servers
+from tests.contract.test_store import batch, store  # noqa: F401 - fixtures of the suite
+from tests.simulation.dynamodb import Table
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.network import DynamoDbClient, Fate, SqsClient, Wire
+from tests.simulation.process import Process
+from tests.simulation.sqs import Queue
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+OURS = {"store", "batch", "queue", "seconds", "state", "ending", "counts", "length", "characters", "answer"}
+LEFT_OUT = {
+    "test_delivery_says_when_its_message_was_sent": "time is virtual",
+    "test_message_that_sqs_takes_never_is_told_and_not_repeated": "the front end lets no such message come about",
+}
+
+
+@dataclass
+class OnTime:
+    """The simulated AWS in real time, where every call goes well."""
+
+    loop: asyncio.AbstractEventLoop
+    context: Context = field(default_factory=copy_context)
+    is_over: bool = False
+
+    @property
+    def fates(self) -> "OnTime":
+        return self
+
+    def note(self, who: str, what: str, *details: Any) -> None: ...
+
+    def fate(self, process: Process, action: str) -> Fate:
+        return Fate(0, 0)
+
+    def before(self, process: Process, fate: Fate) -> None: ...
+
+    def after(self, process: Process, fate: Fate) -> None: ...
+
+    def calm_down(self) -> None: ...
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def servers() -> Servers:
+    loop = asyncio.get_running_loop()
+    table = Table(random.Random(1), watch=lambda *_: None, short_pages=True)
+    queue = Queue("queue", loop, copy_context(), random.Random(1), LEASE_SECONDS)
+    idle = VirtualLoop()
+    idle.close()
+    wire = Wire(OnTime(loop), Process("test", idle))
+    sqs: Any = SqsClient(wire, {"queue": queue})
+    dynamodb: Any = DynamoDbClient(wire, table)
+    return Servers(Clients(sqs, sqs, dynamodb), "table")
+
+
+@pytest.fixture
+def queue(servers: Servers) -> SqsQueue:
+    return SqsQueue(servers.clients.sqs, "queue", polls=servers.clients.polls, call_bytes=MIB)
+
+
+def _suite(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """A suite's tests that need no more than a queue or a store, to be run once, on ours."""
+    tests = {name: test for name, test in vars(module).items() if name.startswith("test_")}
+    return {
+        f"{name}_{module.__name__.rpartition('_')[2]}": _without_servers(test)
+        for name, test in tests.items()
+        if inspect.signature(test).parameters.keys() <= OURS and name not in LEFT_OUT
+    }
+
+
+def _without_servers(test: FunctionType) -> Callable[..., Any]:
+    copied = FunctionType(test.__code__, test.__globals__, test.__name__, test.__defaults__, test.__closure__)
+    copied.__annotations__ = test.__annotations__
+    marks = [mark for mark in getattr(test, "pytestmark", []) if mark.args[:1] != ("aws",)]
+    copied.pytestmark = marks  # type: ignore[attr-defined]
+    return copied
+
+
+globals().update(_suite(test_store) | _suite(test_queue))
