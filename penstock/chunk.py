@@ -5,11 +5,11 @@ letter of it. Neighbouring planned chunks form a group, the unit of counting; wh
 the group of the chunk it came from.
 """
 
+import itertools
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from penstock.errors import Flaw, LimitPassed
 
 GROUP_CHUNKS = 64  # so that one group counter is written by few, and its set of counted chunks stays near 1 KB
 
@@ -55,43 +55,28 @@ def group_of(chunk_id: str) -> int:
     return planned_number(chunk_id) // GROUP_CHUNKS
 
 
-def plan_chunks(sizes: Sequence[int], *, max_operations: int, max_bytes: int) -> list[range]:
-    """Cut operations into neighbouring runs that fit: each run is the range of its operations' indexes.
+class Planner:
+    """Cuts a batch into chunks that fit, operation by operation, in their order."""
 
-    `sizes` are the operations' sizes in bytes as they travel, separators included; `max_bytes` is what one chunk may
-    hold of them. Raises LimitPassed naming every operation that fits in no chunk.
-    """
-    _refuse_giants(sizes, max_bytes)
-    runs: list[range] = []
-    start = run_bytes = 0
-    for index, size in enumerate(sizes):
-        if index - start == max_operations or run_bytes + size > max_bytes:
-            runs.append(range(start, index))
-            start, run_bytes = index, 0
-        run_bytes += size
-    if sizes:
-        runs.append(range(start, len(sizes)))
-    return runs
+    def __init__(self, *, max_operations: int, max_bytes: int) -> None:
+        self.starts = array("I")  # the index of each chunk's first operation; four bytes each, as there can be many
+        self._max_operations = max_operations
+        self._max_bytes = max_bytes
+        self._total = 0
+        self._chunk_bytes = 0
+
+    def begins_chunk(self, size: int) -> bool:
+        """Whether the next operation, of `size` bytes as it travels with its separator, begins a new chunk."""
+        is_full = self._chunk_bytes + size > self._max_bytes
+        begins = not self.starts or is_full or self._total - self.starts[-1] == self._max_operations
+        if begins:
+            self.starts.append(self._total)
+            self._chunk_bytes = 0
+        self._total += 1
+        self._chunk_bytes += size
+        return begins
 
 
-def plan_groups(runs: Sequence[range]) -> tuple[int, ...]:
+def plan_groups(starts: Sequence[int], total: int) -> tuple[int, ...]:
     """How many operations each group of 64 neighbouring chunks holds."""
-    return tuple(
-        sum(len(run) for run in runs[first : first + GROUP_CHUNKS]) for first in range(0, len(runs), GROUP_CHUNKS)
-    )
-
-
-def _refuse_giants(sizes: Sequence[int], max_bytes: int) -> None:
-    giants = [
-        Flaw(f"/operations/{index}", f"takes {size:,} bytes as a message; at most {max_bytes:,} fit.")
-        for index, size in enumerate(sizes)
-        if size > max_bytes
-    ]
-    if giants:
-        raise LimitPassed(
-            f"{len(giants)} of the operations is too large for a message of the queue."
-            if len(giants) == 1
-            else f"{len(giants)} of the operations are too large for a message of the queue.",
-            limit={"maxOperationBytes": max_bytes},
-            flaws=giants,
-        )
+    return tuple(end - start for start, end in itertools.pairwise([*starts[::GROUP_CHUNKS], total]))

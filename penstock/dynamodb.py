@@ -70,6 +70,25 @@ class DynamoDbStore:
             # Ids are unique, so it is ours: a call that was long under way must not undo what came after it.
             _standing(error)
 
+    async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
+        try:
+            with explained():
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=_batch_key(batch_id),
+                    UpdateExpression="SET accept_by = :until, due_at = :until",
+                    ConditionExpression="#state = :accepting AND accept_by >= :at",
+                    ExpressionAttributeNames={"#state": "state"},
+                    ExpressionAttributeValues={
+                        ":accepting": {"S": BatchState.ACCEPTING},
+                        ":at": _number(at),
+                        ":until": _number(until),
+                    },
+                )
+        except ClientError as error:
+            _standing(error)
+            raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.") from error
+
     async def accept_batch(self, batch_id: str, at: float) -> None:
         try:
             with explained():
@@ -489,17 +508,22 @@ class DynamoDbStore:
             _standing(error)
 
     async def release_key(self, claim: KeyClaim) -> None:
+        await self.extend_key(claim, 0)
+
+    async def extend_key(self, claim: KeyClaim, until: float) -> bool:
         try:
             with explained():
                 await self._client.update_item(
                     TableName=self._table,
                     Key=_key_key(claim.tenant, claim.key),
-                    UpdateExpression="SET lease_until = :over",
+                    UpdateExpression="SET lease_until = :until",
                     ConditionExpression="batch_id = :ours",
-                    ExpressionAttributeValues={":over": {"N": "0"}, ":ours": {"S": claim.batch_id}},
+                    ExpressionAttributeValues={":until": _number(until), ":ours": {"S": claim.batch_id}},
                 )
         except ClientError as error:
             _standing(error)
+            return False
+        return True
 
     async def check(self) -> None:
         with explained():

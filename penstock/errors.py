@@ -35,10 +35,11 @@ class Misconfigured(PenstockError):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One thing wrong with a request: where (a JSON pointer, RFC 6901) and what."""
+    """One thing wrong with a request: where (a JSON pointer, RFC 6901; in a stream, also the line) and what."""
 
     pointer: str
     detail: str
+    line: int | None = None
 
 
 class Refused(PenstockError):
@@ -64,19 +65,23 @@ class NotAcceptable(Refused):
 class LimitPassed(Refused):
     """The request is larger than a limit, which it names: `limit` is the problem's extra member and its value."""
 
-    def __init__(self, detail: str, *, limit: dict[str, int], flaws: Sequence[Flaw] = ()) -> None:
+    def __init__(
+        self, detail: str, *, limit: dict[str, int], flaws: Sequence[Flaw] = (), count: int | None = None
+    ) -> None:
         super().__init__(detail)
         self.limit = limit
         self.flaws = tuple(flaws)
+        self.count = len(flaws) if count is None else count
 
 
 class InvalidRequest(Refused):
-    """The request can be read and is wrong: `flaws` are all its errors, not just the first."""
+    """The request can be read and is wrong: `flaws` are its errors, not just the first; `count` says how many."""
 
-    def __init__(self, flaws: Sequence[Flaw]) -> None:
-        count = len(flaws)
-        super().__init__(f"{count} thing{'s are' if count != 1 else ' is'} wrong with this request; nothing was run.")
+    def __init__(self, flaws: Sequence[Flaw], count: int | None = None) -> None:
         self.flaws = tuple(flaws)
+        self.count = len(flaws) if count is None else count
+        things = "thing is" if self.count == 1 else "things are"
+        super().__init__(f"{self.count} {things} wrong with this request; nothing was run.")
 
 
 class UnknownBatch(Refused):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+MESSAGES_IN_CALL = 10  # what SQS takes, gives or deletes in one call
 LONGEST_DELAY_SECONDS = 900  # SQS holds a message back for 15 minutes at most
 
 

@@ -72,10 +72,13 @@ class Route:
     def has_parameters(self) -> bool:
         return bool(self.signature.path_parameters)
 
-    def arguments(self, path: str, body: Any) -> dict[str, Any]:
-        """The handler's arguments, all but the context. Raises InvalidOperation with every flaw."""
+    def arguments(self, path: str, body: Any, content: bytes | None = None) -> dict[str, Any]:
+        """The handler's arguments, all but the context. Raises InvalidOperation with every flaw.
+
+        `content` is the body as JSON, from whoever has it already.
+        """
         flaws: list[Flaw] = []
-        arguments = self._from_path(path, flaws) | self._from_body(body, flaws)
+        arguments = self._from_path(path, flaws) | self._from_body(body, content, flaws)
         if flaws:
             raise InvalidOperation(flaws)
         return arguments
@@ -86,6 +89,8 @@ class Route:
         return self.handler(**arguments, **{self.signature.context_parameter: context})
 
     def _from_path(self, path: str, flaws: list[Flaw]) -> dict[str, Any]:
+        if not self.has_parameters:
+            return {}
         match = self.pattern.fullmatch(path)
         texts = match.groupdict() if match else {}
         arguments: dict[str, Any] = {}
@@ -98,7 +103,7 @@ class Route:
                 flaws.append(Flaw("/path", f"{name}: {_stumble(error)}"))
         return arguments
 
-    def _from_body(self, body: Any, flaws: list[Flaw]) -> dict[str, Any]:
+    def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw]) -> dict[str, Any]:
         name, adapter = self.signature.body_parameter, self.signature.body_adapter
         if name is None or adapter is None:
             if body is not None:
@@ -109,7 +114,7 @@ class Route:
                 flaws.append(Flaw("/body", f"{self.name} needs a body."))
             return {}
         try:
-            return {name: _validate(adapter, body)}
+            return {name: _validate(adapter, to_json(body) if content is None else content)}
         except ValidationError as error:
             flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in _errors(error)]
         except Exception as error:  # noqa: BLE001 - as above
@@ -210,12 +215,12 @@ def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:
         raise Misconfigured(f"Pydantic cannot validate {name} of {where}: {error.message}") from error
 
 
-def _validate(adapter: TypeAdapter[Any], body: Any) -> Any:
+def _validate(adapter: TypeAdapter[Any], content: bytes) -> Any:
     """Validate by JSON's rules. They let a strict model take a date or an enum from a string, which Python's do not.
 
     So handlers and validators get a body of their own: what they change in it is not changed for the next attempt.
     """
-    return adapter.validate_json(to_json(body))
+    return adapter.validator.validate_json(content)
 
 
 def _errors(error: ValidationError) -> list[ErrorDetails]:

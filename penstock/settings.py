@@ -35,8 +35,12 @@ class Settings(BaseSettings):
     concurrency: int = Field(10, ge=1, le=10_000, description="Handlers that run at once in one process.")
     sync_max_operations: int = Field(100, ge=0, le=10_000, description="Up to so many operations are answered at once.")
     sync_seconds: float = Field(10, gt=0, le=900, description="What a batch answered at once may take, in seconds.")
-    max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one request.")
-    max_body_bytes: int = Field(10 * MIB, ge=1_024, le=1_024 * MIB, description="Size of a request's body, in bytes.")
+    max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one JSON document.")
+    max_body_bytes: int = Field(10 * MIB, ge=1_024, le=1_024 * MIB, description="Size of a JSON document, in bytes.")
+    max_stream_operations: int = Field(1_000_000, ge=1, le=10_000_000, description="Operations in one NDJSON stream.")
+    max_stream_bytes: int = Field(
+        2_048 * MIB, ge=1_024, le=1_024 * 1_024 * MIB, description="Size of an NDJSON stream, in bytes."
+    )
     chunk_operations: int = Field(100, ge=1, le=10_000, description="Operations in one chunk, that is in one message.")
     message_bytes: int = Field(
         MIB, ge=4_096, le=MIB, description="What the queue takes as one message and as one call, in bytes."

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from penstock.aws import explained
 from penstock.errors import Unavailable
 from penstock.gathering import Gatherer, up_to
-from penstock.queue import Delivery, Message
+from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
     from types_aiobotocore_sqs.type_defs import MessageTypeDef, SendMessageBatchRequestEntryTypeDef
 
-ENTRIES_IN_CALL = 10
+ENTRIES_IN_CALL = MESSAGES_IN_CALL
 CALLS_AT_ONCE = 8
 TRIES_FOR_REFUSED_ENTRIES = 5
 REFUSED_ENTRY_WAIT_SECONDS = 0.1

@@ -57,6 +57,9 @@ class Store(Protocol):
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         """Keep the ids that a client gave to neighbouring operations of a group; at most `IDS_IN_CALL` in a call."""
 
+    async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
+        """Move the end of the acceptance lease. Raises AcceptanceLost as `accept_batch` would."""
+
     async def accept_batch(self, batch_id: str, at: float) -> None:
         """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over, or the batch forgotten."""
 
@@ -131,6 +134,9 @@ class Store(Protocol):
 
     async def take_over_key(self, standing: KeyClaim, claim: KeyClaim, now: float) -> bool:
         """Put our claim in the place of one whose lease is over and which is not settled. False if it has changed."""
+
+    async def extend_key(self, claim: KeyClaim, until: float) -> bool:
+        """Move the end of the claim's lease. False when it was taken over."""
 
     async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
         """The request of this claim is answered: from now on the answer stands. Nothing if the claim was taken over."""

@@ -134,6 +134,13 @@ class MemoryStore:
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         self._ids.setdefault((batch.id, batch.group_at(first_index)), {})[first_index] = list(ids)
 
+    async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.state is not BatchState.ACCEPTING or batch.accept_by < at:
+            raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.")
+        self._batches[batch_id] = replace(batch, accept_by=until)
+        self._due[batch_id] = until
+
     async def accept_batch(self, batch_id: str, at: float) -> None:
         batch = self._batches.get(batch_id)
         if batch is not None and batch.accepted_at == at:
@@ -265,6 +272,13 @@ class MemoryStore:
         if current.batch_id == standing.batch_id and not current.is_settled and current.lease_until < now:
             self._keys[key] = claim
         return self._keys[key].batch_id == claim.batch_id
+
+    async def extend_key(self, claim: KeyClaim, until: float) -> bool:
+        current = self._keys.get((claim.tenant, claim.key))
+        if current is None or current.batch_id != claim.batch_id:
+            return False
+        self._keys[claim.tenant, claim.key] = replace(current, lease_until=until)
+        return True
 
     async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
         key = claim.tenant, claim.key

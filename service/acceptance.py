@@ -5,121 +5,130 @@ end that dies in between leaves a batch that is never accepted: its chunks are d
 """
 
 import asyncio
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from penstock.backend import Backend
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
-from penstock.chunk import Chunk, Operation, plan_chunks, plan_groups
+from penstock.chunk import Chunk
 from penstock.clock import Clock
-from penstock.errors import AcceptanceUnknown, PenstockError, Unavailable
-from penstock.message import (
-    encode_chunk,
-    encode_dead_letter,
-    encode_operation,
-    join_message,
-    room_in_message,
-    size_on_the_queue,
-)
+from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, Unavailable
+from penstock.message import encode_chunk, encode_dead_letter
 from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks, record_attempt
-from penstock.queue import LONGEST_DELAY_SECONDS, Message
+from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
 from penstock.settings import Settings
-from penstock.store import IDS_IN_CALL
+from penstock.store import IDS_IN_CALL, KeyClaim
 from penstock.telemetry import Event, get_log
+from service.draft import Draft
 from service.small_batch import Tried
 
 ACCEPT_REPEATS = 5
 ACCEPT_REPEAT_SECONDS = 0.2
+CALLS_AT_ONCE = 8  # what they carry is in memory: a mebibyte each, and again in the AWS client
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A valid batch on its way."""
 
-    batch_id: str
+    draft: Draft
     key_prefix: str
     tenant: str
-    operations: Sequence[Operation]
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
-    accept_by: float | None = None  # when its Idempotency-Key may be taken over: later it must not be accepted
+    claim: KeyClaim | None = None  # its Idempotency-Key: once that may be taken over, the batch must not be accepted
 
 
 class Acceptance:
-    def __init__(self, backend: Backend, settings: Settings, clock: Clock) -> None:
+    """Of one batch."""
+
+    def __init__(self, submission: Submission, backend: Backend, settings: Settings, clock: Clock) -> None:
+        self._submission = submission
+        self._draft = submission.draft
         self._backend = backend
         self._settings = settings
         self._clock = clock
+        self._extend_at = clock.now() + settings.accept_seconds / 3
 
-    async def accept(self, submission: Submission, tried: Mapping[int, Tried] | None = None) -> Batch:
+    async def accept(self, tried: Mapping[int, Tried]) -> Batch:
         """`tried` is what has been run already, by index, of a batch that outlived its time.
 
         Raises LimitPassed, Unavailable, AcceptanceLost: nothing of it will run. AcceptanceUnknown: it may.
         """
-        encoded = [encode_operation(operation) for operation in submission.operations]
-        runs = plan_chunks(
-            [size_on_the_queue(one) for one in encoded],
-            max_operations=self._settings.chunk_operations,
-            max_bytes=room_in_message(self._settings.message_bytes),
-        )
-        batch = self._new_batch(submission, runs)
+        self._draft.finish_plan()
+        batch = self._new_batch()
         await self._backend.store.create_batch(batch)
-        await self._write_ids(batch, submission.operations)
-        fresh = [number for number, run in enumerate(runs) if not any(index in (tried or {}) for index in run)]
-        counts = [
-            await self._hand_over(batch, str(number), submission.operations[run.start : run.stop], tried or {})
-            for number, run in enumerate(runs)
-            if number not in fresh
-        ]
-        tenant = self._group_id(submission.tenant)
-        await self._backend.chunks.send(
-            [
-                Message(join_message(batch.id, str(number), encoded[runs[number].start : runs[number].stop]), 0, tenant)
-                for number in fresh
-            ]
-        )
+        await self._write_ids(batch)
+        begun = sorted({self._draft.plan.chunk_at(index) for index in tried})
+        counts = [await self._hand_over(batch, number, tried) for number in begun]
+        await self._send_chunks(batch, begun)
         await self._mark_accepted(batch.id)
         await self._check_limit(batch, sum_counts(counts))
         return batch
 
-    def _new_batch(self, submission: Submission, runs: Sequence[range]) -> Batch:
+    def _new_batch(self) -> Batch:
         now = self._clock.now()
+        submission, draft = self._submission, self._draft
         deadline_seconds = submission.deadline_seconds or self._settings.deadline_seconds
         accept_by = now + self._settings.accept_seconds
         return Batch(
-            id=submission.batch_id,
+            id=draft.batch_id,
             tenant=submission.tenant,
             state=BatchState.ACCEPTING,
-            total=len(submission.operations),
-            chunk_count=len(runs),
-            group_totals=plan_groups(runs),
+            total=draft.total,
+            chunk_count=draft.plan.chunk_count,
+            group_totals=draft.plan.group_totals,
             created_at=now,
-            accept_by=accept_by if submission.accept_by is None else min(accept_by, submission.accept_by),
+            accept_by=accept_by if submission.claim is None else min(accept_by, submission.claim.lease_until),
             deadline_at=now + deadline_seconds,
             expires_at=now + deadline_seconds + self._settings.retention_seconds,
             failure_limit=submission.failure_limit,
-            has_own_ids=any(operation.id != str(operation.index) for operation in submission.operations),
-            keys_from=None if submission.key_prefix == submission.batch_id else submission.key_prefix,
+            has_own_ids=draft.ids.has_own,
+            keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
 
-    async def _write_ids(self, batch: Batch, operations: Sequence[Operation]) -> None:
+    async def _write_ids(self, batch: Batch) -> None:
         """So that every operation can be named, even one whose message is lost."""
         if not batch.has_own_ids:
             return
-        writes = []
-        for group, total in enumerate(batch.group_totals):
-            first = batch.first_index(group)
-            for start in range(first, first + total, IDS_IN_CALL):
-                ids = [operation.id for operation in operations[start : min(start + IDS_IN_CALL, first + total)]]
-                writes.append(self._backend.store.write_ids(batch, start, ids))
-        await asyncio.gather(*writes)
 
-    async def _hand_over(
-        self, batch: Batch, chunk_id: str, operations: Sequence[Operation], tried: Mapping[int, Tried]
-    ) -> Counts:
+        async def write(piece: tuple[int, list[str]]) -> None:
+            first_index, ids = piece
+            await self._backend.store.write_ids(batch, first_index, ids)
+            await self._keep_lease(batch)
+
+        await _for_each(_pieces(self._draft.ids, batch.group_totals), write)
+
+    async def _send_chunks(self, batch: Batch, begun: Sequence[int]) -> None:
+        tenant = self._group_id(batch.tenant)
+
+        async def send(messages: list[bytes]) -> None:
+            await self._backend.chunks.send([Message(message.decode(), tenant=tenant) for message in messages])
+            await self._keep_lease(batch)
+
+        await _for_each(_calls(self._draft.plan.messages(without=begun), self._settings.message_bytes), send)
+
+    async def _keep_lease(self, batch: Batch) -> None:
+        """A large batch may take longer to send than its acceptance lease is. Raises AcceptanceLost when it is over."""
+        now = self._clock.now()
+        if now < self._extend_at:
+            return
+        self._extend_at = now + self._settings.accept_seconds / 3
+        until = now + self._settings.accept_seconds
+        claim = self._submission.claim
+        if claim is not None and not await self._backend.store.extend_key(claim, until):
+            raise AcceptanceLost(f"The Idempotency-Key of batch {batch.id} was taken over.")
+        await self._backend.store.extend_acceptance(batch.id, now, until)
+
+    async def _hand_over(self, batch: Batch, number: int, tried: Mapping[int, Tried]) -> Counts:
         """Record a chunk of which some has been run already: as a consumer does it, and in the same order."""
-        chunk = Chunk(batch.id, chunk_id, 1, tuple(operations))
+        run = self._draft.plan.run(number)
+        chunk = Chunk(batch.id, str(number), 1, tuple(self._draft.operations[run.start : run.stop]))
         now = self._clock.now()
         record = record_attempt(
             chunk,
@@ -177,3 +186,44 @@ class Acceptance:
                 if repeat == ACCEPT_REPEATS - 1:
                     raise AcceptanceUnknown(batch_id) from error
             await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)
+
+
+def _pieces(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tuple[int, list[str]]]:
+    """Neighbouring ids of one group, and the index of the first."""
+    left = iter(ids)
+    first_index = 0
+    for total in group_totals:
+        for start in range(0, total, IDS_IN_CALL):
+            yield first_index + start, list(itertools.islice(left, min(IDS_IN_CALL, total - start)))
+        first_index += total
+
+
+def _calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]:
+    """Neighbouring messages that go in one call."""
+    call: list[bytes] = []
+    size = 0
+    for message in messages:
+        if call and (len(call) == MESSAGES_IN_CALL or size + len(message) > call_bytes):
+            yield call
+            call, size = [], 0
+        call.append(message)
+        size += len(message)
+    if call:
+        yield call
+
+
+async def _for_each(things: Generator[T], step: Callable[[T], Awaitable[None]]) -> None:
+    """Some at once. After a failure nothing new begins, and what is under way runs to its end: none goes on later."""
+
+    async def take_turns() -> None:
+        try:
+            for thing in things:
+                await step(thing)
+        except BaseException:
+            things.close()
+            raise
+
+    results = await asyncio.gather(*(take_turns() for _ in range(CALLS_AT_ONCE)), return_exceptions=True)
+    for result in results:
+        if result is not None:
+            raise result

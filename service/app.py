@@ -23,7 +23,8 @@ from service.submit import submit_batch
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
-    app = web.Application(middlewares=[problems], client_max_size=settings.max_body_bytes)
+    # Bodies are unpacked in `content.py`: what aiohttp unpacks by itself it does not see cut short.
+    app = web.Application(middlewares=[problems], handler_args={"auto_decompress": False})
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[RUNNER] = Runner(operations, settings.concurrency)

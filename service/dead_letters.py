@@ -15,9 +15,10 @@ from penstock.errors import InvalidRequest, UnreadableMessage
 from penstock.message import decode_chunk, decode_dead_letter
 from penstock.queue import Delivery, Message, Queue
 from penstock.telemetry import Event, get_log
+from service.flaws import errors_of, to_flaw
 from service.json_answer import json_answer
 from service.parts import BACKEND, CLOCK
-from service.reading import errors_of, read_json, to_flaw
+from service.reading import read_json
 from service.results import read_limit
 
 SHOWN = 10
@@ -60,7 +61,7 @@ async def _read_batch_id(request: web.Request) -> str | None:
     try:
         return RedriveRequest.model_validate(document).batchId
     except ValidationError as error:
-        raise InvalidRequest([to_flaw("", one, document) for one in errors_of(error)]) from error
+        raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
 
 
 async def _take(queue: Queue, limit: int) -> list[Delivery]:

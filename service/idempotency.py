@@ -10,12 +10,10 @@ A front end that dies leaves a claim whose lease runs out. Before it is taken ov
 accepting is abandoned for good, unless it was accepted after all.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 
 from aiohttp import web
-from ulid import ULID
 
 from penstock.batch import BatchState
 from penstock.errors import KeyInUse, KeyReused, MalformedRequest
@@ -50,18 +48,17 @@ def read_key(request: web.Request) -> str | None:
     return key
 
 
-async def claim_key(request: web.Request, key: str, content: bytes) -> Standing:
+async def claim_key(request: web.Request, key: str, fingerprint: str, batch_id: str) -> Standing:
     """Raises KeyReused and KeyInUse."""
     store, now = request.app[BACKEND].store, request.app[CLOCK].now()
     settings = request.app[SETTINGS]
-    batch_id = str(ULID())
     ours = KeyClaim(
         tenant=tenant_of(request),
         key=key,
-        fingerprint=hashlib.sha256(content).hexdigest(),
+        fingerprint=fingerprint,
         batch_id=batch_id,
         keys_from=batch_id,
-        # Longer than anything that is done under it: an answer at once, and then an acceptance.
+        # Longer than an answer at once and then an acceptance; one that takes longer extends it.
         lease_until=now + settings.sync_seconds + settings.accept_seconds,
         expires_at=now + settings.idempotency_seconds,
     )

@@ -10,13 +10,15 @@ from penstock.batch import UNACCEPTED_STATES, BatchState
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
 from penstock.settings import Settings
+from service.content import JSON, NDJSON
 from service.dead_letters import RedriveRequest
 from service.idempotency import HEADER, LONGEST_KEY
 from service.json_answer import json_answer
 from service.parts import OPERATIONS, SETTINGS
 from service.problems import CONTENT_TYPE as PROBLEM
-from service.results import JSON, LONGEST_PAGE, NDJSON
-from service.schemas import BatchRequest, OperationRequest
+from service.results import LONGEST_PAGE
+from service.schemas import BatchOptions, BatchRequest, OperationRequest
+from service.unpacking import MEMBERS
 
 Part = dict[str, Any]
 
@@ -28,7 +30,7 @@ _ERRORS = {
     408: "The body came too slowly.",
     409: "Not in the state that the batch, or the first request of this key, is in now.",
     413: "The request is larger than a limit, which it names.",
-    415: "The body is of another type.",
+    415: "The body is of another type, or encoded in another way.",
     422: "The request is wrong, or its Idempotency-Key came with another body before; nothing was run.",
     503: "A part that is needed does not answer; ask again.",
     504: "Whether the batch runs is not known; its status will tell. Send it again only with its Idempotency-Key.",
@@ -102,10 +104,17 @@ def _submit(settings: Settings, operations: Operations[Any]) -> Part:
         "Preference-Applied",
         "Idempotent-Replayed",
     )
-    endpoint = _endpoint("Run many operations", answers, ["Idempotency-Key", "Prefer"], body="BatchRequest")
+    parameters = ["Idempotency-Key", "Prefer", *_OPTIONS]
+    endpoint = _endpoint("Run many operations", answers, parameters, body="BatchRequest")
+    endpoint["requestBody"]["content"][NDJSON] = {"schema": _stream(settings)}
     offered = "\n".join(f"- `{route.name}`" for route in operations.routes)
     at_once = f"Up to {settings.sync_max_operations:,} operations are answered at once, more run in the background."
     return endpoint | {"description": f"{at_once}\n\nThis application offers:\n{offered}"}
+
+
+def _stream(settings: Settings) -> Part:
+    words = f"An OperationRequest a line, up to {settings.max_stream_operations:,}; the rest of a batch in the query."
+    return {"type": "string", "description": words}
 
 
 def _results() -> Part:
@@ -131,6 +140,7 @@ def _endpoint(
     if parameters:
         endpoint["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     if body is not None:
+        endpoint.setdefault("parameters", []).append({"$ref": "#/components/parameters/Content-Encoding"})
         endpoint["requestBody"] = {"required": is_body_required, "content": {JSON: {"schema": _ref(body)}}}
     return endpoint
 
@@ -154,9 +164,9 @@ def _with_headers(*names: str) -> Part:
 
 
 def _problem_responses() -> Part:
-    waiting = {409, 503}
+    headers = {409: ["Retry-After"], 415: ["Accept-Encoding"], 503: ["Retry-After"]}
     return {
-        str(status): _answer(words, {PROBLEM: _ref("Problem")}, *(["Retry-After"] if status in waiting else []))
+        str(status): _answer(words, {PROBLEM: _ref("Problem")}, *headers.get(status, ()))
         for status, words in _ERRORS.items()
     }
 
@@ -200,7 +210,11 @@ _ANSWER_SCHEMAS: Part = {
             {"type": _TEXT, "title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT},
             {
                 "errorCount": _COUNT,
-                "errors": _list_of(_object({"pointer": {"type": "string", "format": "json-pointer"}, "detail": _TEXT})),
+                "errors": _list_of(
+                    _object(
+                        {"pointer": {"type": "string", "format": "json-pointer"}, "detail": _TEXT}, {"line": _COUNT}
+                    )
+                ),
                 "batchId": _TEXT,
                 "statusUrl": _TEXT,
             },
@@ -242,6 +256,7 @@ _ANSWER_SCHEMAS: Part = {
 }
 
 _HEADERS: Part = {
+    "Accept-Encoding": {"description": "How a body may be encoded.", "schema": _TEXT},
     "Location": {"description": "Where the status of the batch is.", "schema": _TEXT},
     "Retry-After": {"description": "When it makes sense to ask again, in seconds.", "schema": _COUNT},
     "Preference-Applied": {"description": "Which preference was followed (RFC 7240).", "schema": _TEXT},
@@ -250,7 +265,17 @@ _HEADERS: Part = {
 }
 
 _ON_BATCH = ["batch_id"]
+_OPTIONS: Part = {
+    name: {
+        "name": name,
+        "in": "query",
+        "description": "Of a batch that comes as NDJSON; a JSON document has it as a member.",
+        "schema": schema.get("anyOf", [schema])[0],  # it is not there, or not null
+    }
+    for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()
+}
 _PARAMETERS: Part = {
+    **_OPTIONS,
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": _TEXT},
     "status": {
         "name": "status",
@@ -270,6 +295,12 @@ _PARAMETERS: Part = {
         "in": "header",
         "description": f'`"..."`, or bare, of 1 to {LONGEST_KEY} ASCII characters: the same key is the same batch.',
         "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-+.-~]{1,255})$'},
+    },
+    "Content-Encoding": {
+        "name": "Content-Encoding",
+        "in": "header",
+        "description": "How the body is packed; its limit holds for what it unpacks to.",
+        "schema": {"enum": ["identity", *MEMBERS]},
     },
     "Prefer": {
         "name": "Prefer",

@@ -27,9 +27,9 @@ from penstock.errors import (
 from penstock.telemetry import Event, get_log
 from service.json_answer import json_answer
 from service.schemas import status_url
+from service.unpacking import MEMBERS
 
 CONTENT_TYPE = "application/problem+json"
-MOST_FLAWS = 1_000  # in one answer: a small request can have very many
 RETRY_AFTER_SECONDS = 2
 
 _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
@@ -59,11 +59,6 @@ async def problems(request: web.Request, handler: Endpoint) -> web.StreamRespons
         return await handler(request)
     except PenstockError as error:
         return _known_problem(error)
-    except web.HTTPRequestEntityTooLarge as error:
-        limit = int(request.client_max_size)
-        return _known_problem(
-            LimitPassed(f"The body may have {limit:,} bytes: {error.text}", limit={"maxBodyBytes": limit})
-        )
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
@@ -80,14 +75,16 @@ def _known_problem(error: PenstockError) -> web.Response:
     headers: dict[str, str] = {}
     members: dict[str, Any] = {}
     match error:
-        case InvalidRequest(flaws=flaws):
-            members = _flaws(flaws)
-        case LimitPassed(flaws=flaws, limit=limit):
-            members = {**limit, **_flaws(flaws)}
+        case InvalidRequest(flaws=flaws, count=count):
+            members = _flaws(flaws, count)
+        case LimitPassed(flaws=flaws, count=count, limit=limit):
+            members = {**limit, **_flaws(flaws, count)}
         case AcceptanceUnknown(batch_id=batch_id):
             # No Retry-After: sending it again could make a second batch.
             members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
+        case UnsupportedContent():
+            headers["Accept-Encoding"] = ", ".join(MEMBERS)
         case KeyInUse():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         case Unavailable() | AcceptanceLost():
@@ -99,11 +96,13 @@ def _known_problem(error: PenstockError) -> web.Response:
     return _problem(status, f"urn:penstock:problem:{slug}", title, detail, members=members, headers=headers)
 
 
-def _flaws(flaws: tuple[Flaw, ...]) -> dict[str, Any]:
-    if not flaws:
-        return {}
-    shown = [{"pointer": flaw.pointer, "detail": flaw.detail} for flaw in flaws[:MOST_FLAWS]]
-    return {"errorCount": len(flaws), "errors": shown}
+def _flaws(flaws: tuple[Flaw, ...], count: int) -> dict[str, Any]:
+    return {"errorCount": count, "errors": [_flaw(flaw) for flaw in flaws]} if flaws else {}
+
+
+def _flaw(flaw: Flaw) -> dict[str, Any]:
+    told: dict[str, Any] = {"pointer": flaw.pointer, "detail": flaw.detail}
+    return told if flaw.line is None else {"line": flaw.line, **told}
 
 
 def _route_hint(request: web.Request, error: web.HTTPException) -> str:

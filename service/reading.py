@@ -1,51 +1,100 @@
-"""A request's body into operations that may run, or every reason why not."""
+"""Reads the body of a request: a batch as one JSON document, or as a stream of lines, an operation each."""
 
 import asyncio
+import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import from_json
 
-from penstock.chunk import Operation
-from penstock.errors import Flaw, InvalidRequest, LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
-from penstock.operations import Operations
-from penstock.pointer import pointer, pointer_to
-from penstock.route import InvalidOperation
+from penstock.errors import Flaw, LimitPassed, MalformedRequest
 from penstock.settings import Settings
-from service.schemas import BatchRequest, OperationRequest
+from service.content import JSON, NDJSON, check_type, read_content, read_pieces, within
+from service.draft import Draft
+from service.flaws import ENVELOPE, Flaws, errors_of, to_flaw
+from service.lines import Lines
+from service.parts import SETTINGS
+from service.schemas import BatchOptions, BatchRequest
 
-CONTENT_TYPE = "application/json"
-BODY_SECONDS = 120  # a client that sends drop by drop keeps a connection, and the memory of what it has sent
+STREAM_SECONDS = 3_600
+
+# A character of a message takes at most six in a line, written as \u00e4: what is longer fits into no message.
+LINE_BYTES_FOR_A_MESSAGE_BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a request asks for beside its operations. `fingerprint` is the same for the same request alone."""
+
+    options: BatchOptions
+    fingerprint: str
 
 
 async def read_json(request: web.Request) -> Any:
-    return parse_json(await read_content(request))
+    check_type(request, [JSON])
+    return _parse(await read_content(request, request.app[SETTINGS].max_body_bytes))
 
 
-async def read_content(request: web.Request) -> bytes:
-    if request.content_type != CONTENT_TYPE:
-        given = request.headers.get("Content-Type", "none")
-        raise UnsupportedContent(f"Send the batch as Content-Type: {CONTENT_TYPE}; this request has {given}.")
+async def read_batch(request: web.Request, draft: Draft) -> Read:
+    """Its operations go into the draft, and so does what is wrong. Raises what makes reading on senseless."""
+    check_type(request, [JSON, NDJSON])
+    if request.content_type == NDJSON:
+        async with within(STREAM_SECONDS):
+            return await _read_stream(request, draft)
+    content = await read_content(request, request.app[SETTINGS].max_body_bytes)
+    envelope = _read_envelope(_parse(content), request.app[SETTINGS], draft.flaws)
+    for document in envelope.operations:
+        draft.take(document)
+    if draft.is_large:
+        draft.plan_taken()
+    return Read(envelope, hashlib.sha256(content).hexdigest())
+
+
+async def _read_stream(request: web.Request, draft: Draft) -> Read:
+    settings = request.app[SETTINGS]
+    options = _read_options(request, draft.flaws)
+    fingerprint = hashlib.sha256(options.model_dump_json().encode())
+    most = settings.max_stream_operations
+    lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=2 * most)
+    read_bytes = 0
+    async for piece in read_pieces(request, {"maxStreamBytes": settings.max_stream_bytes}):
+        fingerprint.update(piece)
+        read_bytes += len(piece)
+        if read_bytes > settings.max_body_bytes:
+            draft.grow_large()
+        for number, line in lines.feed(piece):
+            _take_line(draft, number, line, most)
+        if draft.is_large:
+            draft.plan_taken()
+        await asyncio.sleep(0)  # what is buffered is read without a wait, and others want their answers meanwhile
+    for number, line in lines.end():
+        _take_line(draft, number, line, most)
+    if draft.total == 0:
+        draft.flaws.add(ENVELOPE, Flaw("/operations", "There are none: write one a line."))
+    return Read(options, fingerprint.hexdigest())
+
+
+def _take_line(draft: Draft, number: int, line: bytes, most: int) -> None:
+    if draft.total == most:
+        raise LimitPassed(f"The batch has more than {most:,} operations.", limit={"maxOperations": most})
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
-    except web.RequestPayloadError as error:
-        raise MalformedRequest("The body is not encoded as its Content-Encoding or Transfer-Encoding says.") from error
-    except TimeoutError as error:
-        raise TooSlow(f"The body was not here within {BODY_SECONDS:g} s.") from error
-    except OSError as error:
-        raise MalformedRequest("The connection broke before the body was here.") from error
+        document = from_json(line, allow_inf_nan=False)
+    except ValueError as error:
+        draft.take_unreadable(f"The line is not JSON: {error}.", number)
+    else:
+        draft.take(document, number)
 
 
-def parse_json(content: bytes) -> Any:
+def _parse(content: bytes) -> Any:
     try:
         return from_json(content, allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest(f"The body is not JSON: {error}.") from error
 
 
-def read_envelope(document: Any, settings: Settings, flaws: list[Flaw]) -> BatchRequest:
+def _read_envelope(document: Any, settings: Settings, flaws: Flaws) -> BatchRequest:
     """The batch request, its operations still as they came. Adds to `flaws`; raises LimitPassed.
 
     Where it is wrong, it is what can be read of it, so that the operations are told their errors too.
@@ -53,7 +102,8 @@ def read_envelope(document: Any, settings: Settings, flaws: list[Flaw]) -> Batch
     try:
         envelope = BatchRequest.model_validate(document)
     except ValidationError as error:
-        flaws += [to_flaw("", one, document) for one in errors_of(error)]
+        for one in errors_of(error):
+            flaws.add(ENVELOPE, to_flaw(one, document))
         operations = document.get("operations") if isinstance(document, dict) else None
         envelope = BatchRequest.model_construct(operations=operations if isinstance(operations, list) else [])
     count, limit = len(envelope.operations), settings.max_operations
@@ -64,49 +114,12 @@ def read_envelope(document: Any, settings: Settings, flaws: list[Flaw]) -> Batch
     return envelope
 
 
-def read_operations(documents: list[Any], registry: Operations[Any], flaws: list[Flaw]) -> list[Operation]:
-    """Every operation, valid for its handler and with an id of its own. Raises InvalidRequest with every flaw."""
-    operations: list[Operation] = []
-    places: dict[str, int] = {}
-    for index, document in enumerate(documents):
-        where = pointer("operations", index)
-        operation_id = _read_id(index, document)
-        first = places.setdefault(operation_id, index)
-        if first != index:
-            flaws.append(Flaw(f"{where}/id", f"{operation_id!r} is the id of operation {first} too; ids are unique."))
-        operation = _read_operation(index, document, where, flaws)
-        if operation is None:
-            continue
-        try:
-            registry.match(operation.method, operation.path).arguments(operation.path, operation.body)
-        except InvalidOperation as error:
-            flaws += [Flaw(where + flaw.pointer, flaw.detail) for flaw in error.flaws]
-        operations.append(operation)
-    if flaws:
-        raise InvalidRequest(flaws)
-    return operations
-
-
-def _read_id(index: int, document: Any) -> str:
-    """Its own, or its place. Also of an operation that is wrong otherwise: a duplicate is told at once."""
-    match document:
-        case {"id": str(given)}:
-            return given
-    return str(index)
-
-
-def _read_operation(index: int, document: Any, where: str, flaws: list[Flaw]) -> Operation | None:
+def _read_options(request: web.Request, flaws: Flaws) -> BatchOptions:
+    """What a JSON batch has beside its operations, from the query."""
+    given = dict(request.query)
     try:
-        request = OperationRequest.model_validate(document)
+        return BatchOptions.model_validate_strings(given)
     except ValidationError as error:
-        flaws += [to_flaw(where, one, document) for one in errors_of(error)]
-        return None
-    return Operation(index, _read_id(index, document), request.method, request.path, request.body)
-
-
-def errors_of(error: ValidationError) -> list[ErrorDetails]:
-    return error.errors(include_url=False, include_context=False, include_input=False)
-
-
-def to_flaw(where: str, error: ErrorDetails, document: Any) -> Flaw:
-    return Flaw(where + pointer_to(error, document), f"{error['msg']}.")
+        for one in errors_of(error):
+            flaws.add(ENVELOPE, to_flaw(one, given))
+        return BatchOptions.model_construct()

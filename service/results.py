@@ -16,14 +16,13 @@ from penstock.errors import MalformedRequest
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
+from service.content import JSON, NDJSON
 from service.json_answer import encode, json_answer
 from service.negotiation import choose_type
 from service.parts import BACKEND
 from service.schemas import outcome_body, results_url
 from service.status import find_batch
 
-NDJSON = "application/x-ndjson"
-JSON = "application/json"
 PAGE_OUTCOMES = 1_000
 LONGEST_PAGE = 10_000
 

@@ -25,12 +25,11 @@ class OperationRequest(BaseModel):
     body: Any = None
 
 
-class BatchRequest(BaseModel):
-    """The envelope; each operation is validated by itself, so that one that is wrong hides nothing about the others."""
+class BatchOptions(BaseModel):
+    """What may be asked for a batch as a whole."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    operations: Annotated[list[Any], Field(min_length=1)]
     atomic: bool = False
     deadline_seconds: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")
     max_failures: int | None = Field(None, ge=0, alias="maxFailures")
@@ -44,6 +43,12 @@ class BatchRequest(BaseModel):
         if self.max_failed_percent is not None:
             limits.append(FailureLimit.of_percent(self.max_failed_percent, total))
         return min(limits, key=lambda limit: limit.count, default=None)
+
+
+class BatchRequest(BatchOptions):
+    """The envelope; each operation is validated by itself, so that one that is wrong hides nothing about the others."""
+
+    operations: Annotated[list[Any], Field(min_length=1)]
 
 
 def outcome_body(outcome: Outcome) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from penstock.outcome import as_outcome
 from penstock.runner import Source
 from penstock.telemetry import Event, get_log
 from service.acceptance import Acceptance, Submission
+from service.draft import Draft
+from service.flaws import ENVELOPE
 from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
 from service.parts import BACKEND, CLOCK, OPERATIONS, RUNNER, SETTINGS, tenant_of
 from service.preferences import Preferences, read_preferences
-from service.reading import parse_json, read_content, read_envelope, read_operations
-from service.schemas import BatchRequest, accepted_body, answered_body, status_url
+from service.reading import read_batch
+from service.schemas import accepted_body, answered_body, status_url
 from service.small_batch import SmallBatch, SmallBatchRunner, Tried
 from service.status import read_status
 
@@ -23,54 +25,54 @@ FIRST_POLL_SECONDS = 1  # a hint for when asking for the status makes sense
 
 
 async def submit_batch(request: web.Request) -> web.Response:
-    content = await read_content(request)
     key = read_key(request)
-    flaws: list[Flaw] = []
-    envelope = read_envelope(parse_json(content), request.app[SETTINGS], flaws)
-    if envelope.atomic:
-        _check_atomic(len(envelope.operations), request, flaws)
-    operations = read_operations(envelope.operations, request.app[OPERATIONS], flaws)
-    # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
-    standing = None if key is None else await claim_key(request, key, content)
-    if standing is not None and standing.is_replay:
-        return await _replay(request, standing)
-    batch_id = standing.claim.batch_id if standing else str(ULID())
-    submission = Submission(
-        batch_id=batch_id,
-        key_prefix=standing.claim.keys_from if standing else batch_id,
-        tenant=tenant_of(request),
-        operations=operations,
-        deadline_seconds=envelope.deadline_seconds,
-        failure_limit=envelope.failure_limit(len(operations)),
-        accept_by=standing.claim.lease_until if standing else None,
-    )
-    return await _answer(request, submission, envelope, standing)
+    with Draft(str(ULID()), request.app[OPERATIONS], request.app[SETTINGS]) as draft:
+        read = await read_batch(request, draft)
+        if read.options.atomic:
+            _check_atomic(draft, request)
+        await draft.check()
+        # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
+        standing = (
+            await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
+            if key is not None
+            else None
+        )
+        if standing is not None and standing.is_replay:
+            return await _replay(request, standing)
+        submission = Submission(
+            draft=draft,
+            key_prefix=standing.claim.keys_from if standing else draft.batch_id,
+            tenant=tenant_of(request),
+            deadline_seconds=read.options.deadline_seconds,
+            failure_limit=read.options.failure_limit(draft.total),
+            claim=standing.claim if standing else None,
+        )
+        return await _answer(request, submission, atomic=read.options.atomic)
 
 
-def _check_atomic(count: int, request: web.Request, flaws: list[Flaw]) -> None:
+def _check_atomic(draft: Draft, request: web.Request) -> None:
     limit = request.app[SETTINGS].sync_max_operations
     if request.app[OPERATIONS].transaction is None:
-        flaws.append(Flaw("/atomic", "This application has no transaction, so nothing can be rolled back."))
-    elif count > limit:
-        detail = f"The atomic batch has {count:,} operations; at most {limit:,} go into one."
+        words = "This application has no transaction, so nothing can be rolled back."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+    elif draft.is_large:
+        detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
 
 
-async def _answer(
-    request: web.Request, submission: Submission, envelope: BatchRequest, standing: Standing | None
-) -> web.Response:
+async def _answer(request: web.Request, submission: Submission, *, atomic: bool) -> web.Response:
     """Answer, and settle the key. A request that comes to nothing gives its key up, so that it can be sent again."""
-    store = request.app[BACKEND].store
+    store, claim = request.app[BACKEND].store, submission.claim
     try:
-        answer, at_once = await _run_or_accept(request, submission, envelope)
+        answer, at_once = await _run_or_accept(request, submission, atomic=atomic)
     except AcceptanceUnknown:
         raise
     except Exception:
-        if standing is not None:
-            await _try(store.release_key(standing.claim))
+        if claim is not None:
+            await _try(store.release_key(claim))
         raise
-    if standing is not None:
-        await _try(store.settle_key(standing.claim, at_once))
+    if claim is not None:
+        await _try(store.settle_key(claim, at_once))
     return answer
 
 
@@ -83,20 +85,20 @@ async def _try(step: Awaitable[None]) -> None:
 
 
 async def _run_or_accept(
-    request: web.Request, submission: Submission, envelope: BatchRequest
+    request: web.Request, submission: Submission, *, atomic: bool
 ) -> tuple[web.Response, bytes | None]:
     """The response, and its body where the batch was answered at once."""
     preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
-    is_small = len(submission.operations) <= request.app[SETTINGS].sync_max_operations
-    if not is_small or (preferences.respond_async and not envelope.atomic):
+    if submission.draft.is_large or (preferences.respond_async and not atomic):
         applied = "respond-async" if preferences.respond_async else None
         return await _accept(request, submission, {}, applied), None
+    operations = submission.draft.operations
     seconds, applied = _time_to_answer(request, preferences)
-    tried = await _run_at_once(request, submission, seconds, atomic=envelope.atomic)
-    if len(tried) < len(submission.operations):
+    tried = await _run_at_once(request, submission, seconds, atomic=atomic)
+    if len(tried) < len(operations):
         return await _accept(request, submission, tried, applied), None
-    body = answered_body([as_outcome(tried[operation.index].verdict) for operation in submission.operations])
-    get_log().info(Event.BATCH_ANSWERED, batch_id=submission.batch_id, **body["summary"])
+    body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
+    get_log().info(Event.BATCH_ANSWERED, batch_id=submission.draft.batch_id, **body["summary"])
     return json_answer(body, headers=_applied(applied)), encode(body)
 
 
@@ -112,16 +114,16 @@ async def _run_at_once(
     request: web.Request, submission: Submission, seconds: float, *, atomic: bool
 ) -> dict[int, Tried]:
     runner = SmallBatchRunner(request.app[OPERATIONS], request.app[RUNNER], request.app[SETTINGS].backoff)
-    source = Source(submission.batch_id, submission.key_prefix)
-    return await runner.run(SmallBatch(source, submission.operations, seconds, atomic))
+    source = Source(submission.draft.batch_id, submission.key_prefix)
+    return await runner.run(SmallBatch(source, submission.draft.operations, seconds, atomic))
 
 
 async def _accept(
     request: web.Request, submission: Submission, tried: dict[int, Tried], applied: str | None
 ) -> web.Response:
     """`tried` is what has been run already of a batch that outlived its time: it is not run again."""
-    acceptance = Acceptance(request.app[BACKEND], request.app[SETTINGS], request.app[CLOCK])
-    batch = await acceptance.accept(submission, tried)
+    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], request.app[CLOCK])
+    batch = await acceptance.accept(tried)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
     get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
     return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})

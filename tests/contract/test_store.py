@@ -170,6 +170,38 @@ async def test_batch_cannot_be_accepted_once_its_lease_is_over(store: Store, bat
 
 
 @on_all
+async def test_acceptance_lease_can_be_extended_while_it_holds(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    for _ in range(2):
+        await store.extend_acceptance(batch.id, batch.accept_by, NOW + 90)
+    assert await read(store, batch) == replace(batch, accept_by=NOW + 90)
+    await store.accept_batch(batch.id, NOW + 90)
+    with pytest.raises(AcceptanceLost):
+        await store.extend_acceptance(batch.id, NOW + 90, NOW + 120)
+
+
+@on_all
+async def test_acceptance_lease_that_is_over_stays_over(store: Store, batch: Batch) -> None:
+    with pytest.raises(AcceptanceLost):
+        await store.extend_acceptance(batch.id, NOW, NOW + 90)
+    await store.create_batch(batch)
+    with pytest.raises(AcceptanceLost):
+        await store.extend_acceptance(batch.id, NOW + 60.501, NOW + 90)
+    await store.abandon_batch(batch.id)
+    with pytest.raises(AcceptanceLost):
+        await store.extend_acceptance(batch.id, NOW, NOW + 90)
+    assert await read(store, batch) == replace(batch, state=BatchState.ABANDONED)
+
+
+@on_all
+async def test_batch_whose_acceptance_is_extended_is_due_later(store: Store, batch: Batch) -> None:
+    await store.create_batch(batch)
+    await store.extend_acceptance(batch.id, NOW, NOW + 90)
+    assert batch.id not in await store.due_batches(NOW + 90, 1_000)
+    assert batch.id in await store.due_batches(NOW + 90.001, 1_000)
+
+
+@on_all
 async def test_batch_that_the_table_has_forgotten_cannot_be_accepted(store: Store, batch: Batch) -> None:
     with pytest.raises(AcceptanceLost):
         await store.accept_batch(batch.id, NOW)
@@ -946,6 +978,21 @@ async def test_settled_claim_stands_with_its_answer(store: Store, answer: bytes 
 
 
 @on_all
+async def test_lease_of_a_claim_can_be_extended_by_whose_it_is(store: Store) -> None:
+    first = await store.claim_key(make_claim(), NOW)
+    for _ in range(2):
+        assert await store.extend_key(first, first.lease_until + 60)
+    extended = await store.claim_key(make_claim(first.key), NOW)
+    assert extended == replace(first, lease_until=first.lease_until + 60)
+    rival = make_claim(first.key)
+    assert not await store.extend_key(rival, NOW)
+    assert not await store.take_over_key(extended, rival, extended.lease_until)
+    assert await store.take_over_key(extended, rival, extended.lease_until + 1)
+    assert not await store.extend_key(first, first.lease_until)
+    assert not await store.extend_key(make_claim(), NOW)  # nobody's
+
+
+@on_all
 async def test_claim_is_taken_over_once_its_lease_is_over(store: Store) -> None:
     theirs = await store.claim_key(make_claim(), NOW)
     ours = replace(make_claim(theirs.key), keys_from=theirs.keys_from, lease_until=NOW + 200)
@@ -1010,6 +1057,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
     calls: list[Awaitable[Any]] = [
         store.check(),
         store.create_batch(batch),
+        store.extend_acceptance(batch.id, NOW, NOW),
         store.accept_batch(batch.id, NOW),
         store.abandon_batch(batch.id),
         store.read_batch(batch.id),
@@ -1032,6 +1080,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.claim_key(claim, NOW),
         store.take_over_key(claim, claim, NOW),
         store.settle_key(claim, None),
+        store.extend_key(claim, NOW),
         store.release_key(claim),
         store.finish_batch(batch.id, BatchState.COMPLETED, NOW),
         records(store, batch),

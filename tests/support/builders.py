@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.batch import Batch, BatchState, Counts
-from penstock.chunk import Chunk, Operation, plan_chunks, plan_groups
+from penstock.chunk import Chunk, Operation, plan_groups
 from penstock.message import encode_chunk
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState
 from penstock.queue import Message
@@ -62,9 +62,12 @@ def build_batch(*group_totals: int, **changes: Any) -> Batch:
 
 def plan(operations: Sequence[Operation], chunk_operations: int) -> tuple[Batch, list[Chunk]]:
     """An accepted batch of these operations, and its chunks."""
-    runs = plan_chunks([1] * len(operations), max_operations=chunk_operations, max_bytes=len(operations))
-    chunks = [build_chunk(operations[run.start : run.stop], chunk_id=str(number)) for number, run in enumerate(runs)]
-    return build_batch(*plan_groups(runs), chunk_count=len(runs)), chunks
+    starts = range(0, len(operations), chunk_operations)
+    chunks = [
+        build_chunk(operations[start : start + chunk_operations], chunk_id=str(number))
+        for number, start in enumerate(starts)
+    ]
+    return build_batch(*plan_groups(starts, len(operations)), chunk_count=len(starts)), chunks
 
 
 async def submit(parts: MemoryParts, operations: Sequence[Operation], chunk_operations: int = 100) -> Batch:

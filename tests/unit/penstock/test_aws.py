@@ -270,7 +270,7 @@ async def test_server_that_is_not_there_is_unavailable(monkeypatch: pytest.Monke
     assert told.value.__cause__ is not None
 
 
-def test_call_that_is_wrong_in_itself_is_a_fault_of_ours_and_no_outage() -> None:
+async def test_call_that_is_wrong_in_itself_is_a_fault_of_ours_and_no_outage() -> None:
     """Taken for an outage it would be repeated for ever."""
     with pytest.raises(ParamValidationError), explained():
         raise ParamValidationError(report="Unknown parameter")

@@ -5,10 +5,17 @@ import random
 
 import pytest
 
-from penstock.chunk import GROUP_CHUNKS, Chunk, group_of, plan_chunks, plan_groups, planned_number, redriven_from
-from penstock.errors import Flaw, LimitPassed
+from penstock.chunk import GROUP_CHUNKS, Chunk, Planner, group_of, plan_groups, planned_number, redriven_from
 
 SEEDS = range(20)
+
+
+def plan_chunks(sizes: list[int], *, max_operations: int, max_bytes: int) -> list[range]:
+    """The operations of each chunk."""
+    planner = Planner(max_operations=max_operations, max_bytes=max_bytes)
+    begun = [index for index, size in enumerate(sizes) if planner.begins_chunk(size)]
+    assert begun == list(planner.starts)
+    return [range(start, end) for start, end in itertools.pairwise([*begun, len(sizes)])]
 
 
 @pytest.mark.parametrize(
@@ -52,22 +59,6 @@ def test_every_operation_is_in_exactly_one_chunk_that_fits(seed: int) -> None:
         assert len(run) == max_operations or is_full
 
 
-def test_every_giant_is_named() -> None:
-    with pytest.raises(LimitPassed) as refused:
-        plan_chunks([1, 2_001, 2_000, 5_000], max_operations=10, max_bytes=2_000)
-    assert str(refused.value) == "2 of the operations are too large for a message of the queue."
-    assert refused.value.limit == {"maxOperationBytes": 2_000}
-    assert refused.value.flaws == (
-        Flaw("/operations/1", "takes 2,001 bytes as a message; at most 2,000 fit."),
-        Flaw("/operations/3", "takes 5,000 bytes as a message; at most 2,000 fit."),
-    )
-
-
-def test_one_giant_is_told_in_the_singular() -> None:
-    with pytest.raises(LimitPassed, match=r"^1 of the operations is too large"):
-        plan_chunks([3], max_operations=10, max_bytes=2)
-
-
 @pytest.mark.parametrize(
     ("chunks", "groups"),
     [
@@ -80,17 +71,18 @@ def test_one_giant_is_told_in_the_singular() -> None:
     ],
 )
 def test_sixty_four_neighbouring_chunks_make_a_group(chunks: int, groups: tuple[int, ...]) -> None:
-    assert plan_groups([range(n, n + 1) for n in range(chunks)]) == groups
+    assert plan_groups(range(chunks), chunks) == groups
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_group_totals_count_the_operations_whose_chunks_count_in_that_group(seed: int) -> None:
     draw = random.Random(seed)
     runs = plan_chunks([1] * draw.randint(1, 2_000), max_operations=draw.randint(1, 9), max_bytes=100)
-    totals = [0] * len(plan_groups(runs))
+    groups = plan_groups([run.start for run in runs], runs[-1].stop)
+    totals = [0] * len(groups)
     for number, run in enumerate(runs):
         totals[group_of(str(number))] += len(run)
-    assert tuple(totals) == plan_groups(runs)
+    assert tuple(totals) == groups
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import random
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from backports import zstd
 from pydantic_core import from_json, to_json
 
-from penstock.chunk import Chunk, Operation, plan_chunks
+from penstock.chunk import Chunk, Operation, Planner
 from penstock.errors import UnreadableMessage
 from penstock.message import (
     BILLING_UNIT_BYTES,
@@ -204,12 +205,14 @@ def test_planned_chunk_fits_the_message_under_any_id(seed: int, message_bytes: i
         for index in range(60)
     ]
     encoded = [encode_operation(operation) for operation in operations]
-    runs = plan_chunks([size_on_the_queue(one) for one in encoded], max_operations=100, max_bytes=room)
-    for run in runs:
+    planner = Planner(max_operations=100, max_bytes=room)
+    for one in encoded:
+        planner.begins_chunk(size_on_the_queue(one))
+    for start, end in itertools.pairwise([*planner.starts, len(encoded)]):
         text = join_message(
             LONGEST_BATCH_ID,
             LONGEST_CHUNK_ID,
-            encoded[run.start : run.stop],
+            encoded[start:end],
             attempt=10**9,
             not_before=1_700_000_000.123456,
         )

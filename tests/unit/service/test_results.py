@@ -55,7 +55,9 @@ async def record(*chunk_sizes: int, draw: random.Random | None = None, missing: 
     for size in chunk_sizes:
         runs.append(range(start, start + size))
         start += size
-    batch = build_batch(*plan_groups(runs), chunk_count=len(runs), state=BatchState.PROCESSING)
+    batch = build_batch(
+        *plan_groups([run.start for run in runs], start), chunk_count=len(runs), state=BatchState.PROCESSING
+    )
     await recorded.parts.store.create_batch(batch)
     records: list[ChunkRecord] = []
     for number, run in enumerate(runs):

@@ -1,0 +1,146 @@
+"""A batch while its request is read: every operation is validated for its handler, and encoded for the queue at once.
+
+A small one keeps its operations, since it may be answered at once. Of a large one no more is in memory than the chunk
+that is being filled: full chunks are put aside, and nothing is sent before the whole batch is valid.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from penstock.chunk import Operation
+from penstock.errors import Flaw, InvalidRequest, LimitPassed
+from penstock.message import encode_parts, size_on_the_queue
+from penstock.operations import Operations
+from penstock.pointer import pointer
+from penstock.route import InvalidOperation
+from penstock.settings import Settings
+from service.flaws import MOST_FLAWS, Flaws, errors_of, to_flaw
+from service.ids import Duplicate, Ids
+from service.plan import Plan
+from service.schemas import OperationRequest
+
+# What `model_validate` does, without its own part of the cost: it is called for every operation of every batch.
+_validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
+
+
+class Draft:
+    """`take` every operation, and as soon as it is large `plan_taken`; `check` that nothing is wrong.
+
+    What goes to the background is `finish_plan`ned; then `plan` and `ids` are whole.
+    """
+
+    def __init__(self, batch_id: str, registry: Operations[Any], settings: Settings) -> None:
+        self.batch_id = batch_id
+        self.total = 0
+        self.operations: list[Operation] = []  # of a small batch all, of a large one none
+        self.flaws = Flaws()
+        self.ids = Ids()
+        self.plan = Plan(batch_id, settings)
+        self._registry = registry
+        self._most_kept = settings.sync_max_operations
+        self._taken: list[bytes] = []  # encoded, and not planned yet
+        self._lines = array("I")  # of a stream: the line of each operation
+        self._giants = Flaws()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ids.close()
+        self.plan.close()
+
+    @property
+    def is_large(self) -> bool:
+        return self.total > self._most_kept
+
+    def grow_large(self) -> None:
+        """Its operations take too much memory to be kept, few as they may be."""
+        self._most_kept = -1
+        self.operations = []
+
+    def take(self, document: Any, line: int | None = None) -> None:
+        """The next operation, as it came."""
+        index, operation_id = self._count(document, line)
+        try:
+            request = _validate_request(document)
+            body = to_json(request.body)
+            self._registry.match(request.method, request.path).arguments(request.path, request.body, body)
+        except ValidationError as error:
+            self._refuse(index, [to_flaw(one, document) for one in errors_of(error)])
+        except InvalidOperation as error:
+            self._refuse(index, error.flaws)
+        else:
+            if self.flaws.count == 0:
+                self._taken.append(encode_parts(index, operation_id, request.method, request.path, body))
+                self._keep(index, operation_id, request)
+
+    def take_unreadable(self, detail: str, line: int) -> None:
+        index, _ = self._count(None, line)
+        self._refuse(index, [Flaw("", detail)])
+
+    def plan_taken(self) -> None:
+        if self.flaws.count:
+            self._taken.clear()  # nothing of it will be sent
+        for index, encoded in enumerate(self._taken, start=self.total - len(self._taken)):
+            size = size_on_the_queue(encoded)
+            if size > self.plan.room:
+                detail = f"takes {size:,} bytes as a message; at most {self.plan.room:,} fit."
+                self._giants.add(index, self._at(index, Flaw("", detail)))
+            else:
+                self.plan.add(encoded)
+        self._taken.clear()
+
+    async def check(self) -> None:
+        """Raises InvalidRequest, or LimitPassed, with all that is wrong."""
+        count, duplicates = await self.ids.duplicates(MOST_FLAWS)
+        self.flaws.put_first([(one.index, self._duplicate(one)) for one in duplicates], count)
+        if self.flaws.count:
+            raise InvalidRequest(self.flaws.told, self.flaws.count)
+
+    def finish_plan(self) -> None:
+        """Raises LimitPassed, naming every operation that fits into no message."""
+        self.plan_taken()
+        self.plan.finish()
+        count = self._giants.count
+        if count:
+            raise LimitPassed(
+                f"{count} of the operations {'is' if count == 1 else 'are'} too large for a message of the queue.",
+                limit={"maxOperationBytes": self.plan.room},
+                flaws=self._giants.told,
+                count=count,
+            )
+
+    def _count(self, document: Any, line: int | None) -> tuple[int, str]:
+        """Its place and its id; also of an operation that is wrong otherwise, so that a duplicate is told at once."""
+        index = self.total
+        self.total += 1
+        if line is not None:
+            self._lines.append(line)
+        given = document.get("id") if isinstance(document, dict) else None
+        return index, self.ids.add(given if isinstance(given, str) else None)
+
+    def _keep(self, index: int, operation_id: str, request: OperationRequest) -> None:
+        if not self.is_large:
+            self.operations.append(Operation(index, operation_id, request.method, request.path, request.body))
+        elif self.operations:
+            self.operations = []
+
+    def _duplicate(self, found: Duplicate) -> Flaw:
+        detail = f"{found.id!r} is the id of operation {found.first} too; ids are unique."
+        return self._at(found.index, Flaw("/id", detail))
+
+    def _refuse(self, index: int, flaws: Iterable[Flaw]) -> None:
+        for flaw in flaws:
+            self.flaws.add(index, self._at(index, flaw))
+
+    def _at(self, index: int, flaw: Flaw) -> Flaw:
+        """A flaw of this operation; its pointer was from the operation on."""
+        line = self._lines[index] if self._lines else None
+        return Flaw(pointer("operations", index) + flaw.pointer, flaw.detail, line)
