@@ -605,6 +605,18 @@ async def test_once_stopping_has_begun_nothing_new_begins(gauge: Gauge) -> None:
     assert sorted(verdicts) == [0, 1]
 
 
+async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_not_begin(gauge: Gauge) -> None:
+    """A process may be stopped at any instant, and wake up past its lease."""
+    kept = iter([True, False])
+    ended: list[int] = []
+    verdicts = await Runner(gauged(gauge), 1).run_chunk(
+        make_chunk("/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: next(kept)
+    )
+    assert verdicts == {}
+    assert gauge.begun == 0
+    assert ended == [1]
+
+
 async def test_cut_cancels_what_runs_and_keeps_what_has_ended(gauge: Gauge) -> None:
     stop, runner = Stop(), Runner(gauged(gauge), 4)
     chunk = make_chunk("/fail", "/gauge", "/fail", "/gauge")
