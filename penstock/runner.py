@@ -19,7 +19,11 @@ from penstock.telemetry import Event, get_log
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 
+SWALLOWED = "The application's transaction swallowed what its handler raised: it is to roll back and let it pass."
+
 Transaction = AbstractAsyncContextManager[Any]
+
+_NOTHING: Any = object()  # no result: None is one
 
 
 class _Unserializable(Exception):
@@ -125,6 +129,7 @@ class Runner:
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
         transaction = transaction or self._operations.transaction or nullcontext
+        result = _NOTHING
         try:
             route = self._operations.match(operation.method, operation.path)
             arguments = route.arguments(operation.path, operation.body)
@@ -136,6 +141,8 @@ class Runner:
                 key = f"{source.key_prefix}/{operation.id}"
                 context = Context(operation.id, source.batch_id, attempt, key, opened)
                 result = _to_json(route, await route.call(arguments, context))
+            if result is _NOTHING:
+                raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
             return succeeded(operation, route.policy.status, result)
         except asyncio.CancelledError:
             if _is_being_cancelled():
