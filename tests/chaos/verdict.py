@@ -118,9 +118,10 @@ def _judge_repetitions(evidence: Evidence, expected: Expectation) -> Iterator[st
     if again > expected.most_again:
         yield f"ran again: {again}, though at most {expected.most_again} were in flight"
     late = [
-        id_
+        f"{id_} by {run.pid} {run.at - evidence.recorded_at[id_]:.3f} s late"
         for id_, runs in evidence.runs.items()
-        if any(run.at > evidence.recorded_at.get(id_, float("inf")) for run in runs)
+        for run in runs
+        if run.at > evidence.recorded_at.get(id_, float("inf"))
     ]
     if late:
         yield f"ran again after their outcome was recorded: {len(late)}, such as {_some(late)}"
