@@ -23,7 +23,7 @@ acceptance: $(READY) ## the stories with real processes only
 simulate: $(READY) ## runs on a simulated AWS in virtual time: SEEDS=0-4999, MIX=storm, ARGS="--replay 377"
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(MIX),--mix "$(MIX)") $(ARGS)
 
-chaos: $(READY) ## real processes killed, stopped and restarted under load; not part of check yet
+chaos: $(READY) ## real processes killed, stopped and restarted under load: ARGS="--operations 2000 --only poison"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: lint types test ## what CI runs
