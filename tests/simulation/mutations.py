@@ -122,7 +122,7 @@ def drop_the_condition_on_the_counter(patching: Patching) -> None:
 def count_by_increment_alone(patching: Patching) -> None:
     def change(request: dict[str, Any]) -> None:
         _drop_condition(request)
-        request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunk, ", "")
+        request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunks, ", "")
 
     _rewrite(patching, "count_chunk", change)
 
