@@ -1,6 +1,7 @@
 """Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -71,11 +72,23 @@ class Source:
     key_prefix: str
 
 
+@dataclass(slots=True)
+class Spent:
+    """Handler time: `count` attempts have taken `seconds` together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
 class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
 
-    def __init__(self, operations: Operations[Any], concurrency: int) -> None:
+    def __init__(
+        self, operations: Operations[Any], concurrency: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._operations = operations
+        self._monotonic = monotonic
+        self._spent: dict[str, Spent] = {}
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
 
@@ -117,6 +130,11 @@ class Runner:
                 await stack.enter_async_context(self._slots)
             yield
 
+    def take_spent(self) -> dict[str, Spent]:
+        """What the handlers have taken since this was last asked for, by their names."""
+        spent, self._spent = self._spent, {}
+        return spent
+
     async def run(
         self,
         operation: Operation,
@@ -136,6 +154,7 @@ class Runner:
         except InvalidOperation as error:
             # Validated before it was accepted, so the application has changed since: it is told, not tried again.
             return failed(operation, 422, "Invalid operation", str(error), rejected=True)
+        begun_at = self._monotonic()
         try:
             async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
                 key = f"{source.key_prefix}/{operation.id}"
@@ -152,6 +171,15 @@ class Runner:
             raise  # they are about the process, or the coroutine as such
         except BaseException as error:  # noqa: BLE001 - whatever else a handler raises becomes its operation's outcome
             return _verdict(error, operation, route, timed_out=limit.expired())
+        finally:
+            self._note_spent(route.name, self._monotonic() - begun_at)
+
+    def _note_spent(self, handler: str, seconds: float) -> None:
+        spent = self._spent.get(handler)
+        if spent is None:
+            spent = self._spent[handler] = Spent()
+        spent.count += 1
+        spent.seconds += seconds
 
 
 def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
