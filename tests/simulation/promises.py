@@ -426,7 +426,8 @@ def final_state(counts: Counts, ending: str | None) -> str:
         return "cancelled"
     if counts.expired:
         return "expired"
-    return "failed" if ending == "failed" or not counts.succeeded else "completed"
+    is_stopped = ending == "failed" and counts.failed > 0
+    return "failed" if is_stopped or not counts.succeeded else "completed"
 
 
 def index_of(operation_id: str) -> int:
