@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test check simulate chaos format lint types acceptance lock setup clean
 
+SEEDS ?= 0-499
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,10 +20,10 @@ test: $(READY) ## all tests; those that need Java are skipped by name where ther
 acceptance: $(READY) ## the stories with real processes only
 	$(BIN)/pytest -n 2 --dist loadgroup tests/acceptance $(ARGS)
 
-simulate: $(READY) ## every crash point and mutation, on a simulated AWS in virtual time; not part of check yet
-	$(BIN)/pytest -n 2 tests/simulation $(ARGS)
+simulate: $(READY) ## runs on a simulated AWS in virtual time: SEEDS=0-4999, MIX=storm, ARGS="--replay 377"
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(MIX),--mix "$(MIX)") $(ARGS)
 
-chaos: $(READY) ## real processes killed, stopped and restarted under load; not part of check yet
+chaos: $(READY) ## real processes killed, stopped and restarted under load: ARGS="--operations 2000 --only poison"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: lint types test ## what CI runs

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.lease import Leases
+from consumer.pacer import Pacer
 from consumer.processor import Processor
 from consumer.sweeper import Sweeper
 from penstock.backend import Backend
@@ -20,6 +21,9 @@ from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
 MOST_IN_RECEIVE = 10
+MOST_HELD = 50  # chunks, however small: each is a task, and a lease to extend
+MOMENT_SECONDS = 0.1
+OWN_SECONDS = 30e-6  # what an operation takes of the event loop, however quick its handler: measured, see bench
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 RECORDING_SECONDS = 10.0  # what recording and handing on may take once handlers are cut
@@ -48,7 +52,7 @@ class Consumer:
         self._settings = settings
         self._clock = clock
         self._stop = Stop()
-        self._runner = Runner(operations, settings.concurrency)
+        self._runner = Runner(operations, settings.concurrency, clock.monotonic)
         self._leases = Leases(backend.chunks, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -59,6 +63,7 @@ class Consumer:
             settings=settings,
             clock=clock,
         )
+        self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock)
         self._held: dict[asyncio.Task[None], Held] = {}
         self._moved = asyncio.Event()  # room may have come free, or we are to stop
@@ -81,6 +86,7 @@ class Consumer:
         chores = [
             asyncio.create_task(self._leases.keep(), name="leases"),
             asyncio.create_task(self._sweeper.keep(), name="sweeper"),
+            asyncio.create_task(self._pacer.keep(), name="pacer"),
         ]
         for chore in chores:
             chore.add_done_callback(lambda _: self.stop())  # without heartbeats, say, nothing may go on
@@ -101,7 +107,8 @@ class Consumer:
     async def turn(self) -> None:
         """Wait for a slot, receive once, begin to process what came."""
         self._moved.clear()
-        limit = room(self._settings.concurrency, self._waiting(), self._operations_per_chunk)
+        wanted = operations_wanted(self._settings.concurrency, self._pacer.overall.seconds)
+        limit = room(wanted - self._waiting(), self._operations_per_chunk, len(self._held))
         if limit == 0:
             await self._moved.wait()
             return
@@ -184,12 +191,20 @@ class Consumer:
             pass
 
 
-def room(concurrency: int, waiting: int, operations_per_chunk: float) -> int:
-    """How many chunks to ask for: enough that every slot has an operation and another one is at hand for it.
+def operations_wanted(concurrency: int, seconds_per_operation: float | None) -> int:
+    """How many operations to hold: what runs in a moment, so that the next chunk is there before the last one is done.
 
-    Small chunks come ten at a time; of large ones no more is taken than is needed soon: the rest is for others.
+    At least one for every slot and another at hand for it; more of quick ones. What is held here nobody else can take.
     """
-    free = 2 * concurrency - waiting
-    if free <= 0:
+    at_least = 2 * concurrency
+    if seconds_per_operation is None:
+        return at_least
+    return max(at_least, math.ceil(MOMENT_SECONDS / max(seconds_per_operation / concurrency, OWN_SECONDS)))
+
+
+def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:
+    """How many chunks to ask for when so many more operations are wanted. Small chunks come ten at a time."""
+    if operations <= 0:
         return 0
-    return min(MOST_IN_RECEIVE, math.ceil(free / max(operations_per_chunk, 1.0)))
+    chunks = math.ceil(operations / max(operations_per_chunk, 1.0))
+    return max(0, min(chunks, MOST_IN_RECEIVE, MOST_HELD - chunks_held))

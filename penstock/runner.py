@@ -1,6 +1,7 @@
 """Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ from penstock.telemetry import Event, get_log
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 
+SWALLOWED = "The application's transaction swallowed what its handler raised: it is to roll back and let it pass."
+
 Transaction = AbstractAsyncContextManager[Any]
+
+_NOTHING: Any = object()  # no result: None is one
 
 
 class _Unserializable(Exception):
@@ -67,11 +72,23 @@ class Source:
     key_prefix: str
 
 
+@dataclass(slots=True)
+class Spent:
+    """Handler time: `count` attempts have taken `seconds` together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
 class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
 
-    def __init__(self, operations: Operations[Any], concurrency: int) -> None:
+    def __init__(
+        self, operations: Operations[Any], concurrency: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._operations = operations
+        self._monotonic = monotonic
+        self._spent: dict[str, Spent] = {}
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
 
@@ -113,6 +130,11 @@ class Runner:
                 await stack.enter_async_context(self._slots)
             yield
 
+    def take_spent(self) -> dict[str, Spent]:
+        """What the handlers have taken since this was last asked for, by their names."""
+        spent, self._spent = self._spent, {}
+        return spent
+
     async def run(
         self,
         operation: Operation,
@@ -125,17 +147,21 @@ class Runner:
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
         transaction = transaction or self._operations.transaction or nullcontext
+        result = _NOTHING
         try:
             route = self._operations.match(operation.method, operation.path)
             arguments = route.arguments(operation.path, operation.body)
         except InvalidOperation as error:
             # Validated before it was accepted, so the application has changed since: it is told, not tried again.
             return failed(operation, 422, "Invalid operation", str(error), rejected=True)
+        begun_at = self._monotonic()
         try:
             async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
                 key = f"{source.key_prefix}/{operation.id}"
                 context = Context(operation.id, source.batch_id, attempt, key, opened)
                 result = _to_json(route, await route.call(arguments, context))
+            if result is _NOTHING:
+                raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
             return succeeded(operation, route.policy.status, result)
         except asyncio.CancelledError:
             if _is_being_cancelled():
@@ -145,6 +171,15 @@ class Runner:
             raise  # they are about the process, or the coroutine as such
         except BaseException as error:  # noqa: BLE001 - whatever else a handler raises becomes its operation's outcome
             return _verdict(error, operation, route, timed_out=limit.expired())
+        finally:
+            self._note_spent(route.name, self._monotonic() - begun_at)
+
+    def _note_spent(self, handler: str, seconds: float) -> None:
+        spent = self._spent.get(handler)
+        if spent is None:
+            spent = self._spent[handler] = Spent()
+        spent.count += 1
+        spent.seconds += seconds
 
 
 def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
@@ -218,7 +253,7 @@ class _ChunkRun:
         self._stop = stop
         self._ended = ended
         self._may_begin = may_begin
-        self._running: dict[asyncio.Task[Verdict], Operation] = {}
+        self._running: dict[asyncio.Task[Verdict | None], Operation] = {}
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
@@ -247,7 +282,7 @@ class _ChunkRun:
             for operation in operations:
                 if self._slots is not None:
                     await self._slots.acquire()
-                if self._stop.begun.is_set() or not self._may_begin():
+                if not self._goes_on():
                     self._release()
                     break
                 self._start(operation)
@@ -256,19 +291,26 @@ class _ChunkRun:
             for _ in range(len(operations) - begun):
                 self._ended()
 
+    def _goes_on(self) -> bool:
+        return self._may_begin() and not self._stop.begun.is_set()
+
     def _start(self, operation: Operation) -> None:
-        task = asyncio.create_task(self._begin(operation))
+        task = asyncio.create_task(self._run(operation))
         self._running[task] = operation
         task.add_done_callback(self._end)
 
-    def _end(self, task: asyncio.Task[Verdict]) -> None:
+    async def _run(self, operation: Operation) -> Verdict | None:
+        """Asks once more: the process may have been stopped for long since this task was made, and wake up here."""
+        return await self._begin(operation) if self._goes_on() else None
+
+    def _end(self, task: asyncio.Task[Verdict | None]) -> None:
         operation = self._running.pop(task)
         self._release()
         self._ended()
         if not task.cancelled():
             self._fault = self._fault or task.exception()  # one of ours: what handlers raise are verdicts
-            if self._fault is None:
-                self.verdicts[operation.index] = task.result()
+            if self._fault is None and (verdict := task.result()) is not None:
+                self.verdicts[operation.index] = verdict
         elif not self._stop.cut.is_set():
             # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
             self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")

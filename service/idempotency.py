@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from penstock.batch import BatchState
+from penstock.batch import UNACCEPTED_STATES
 from penstock.errors import KeyInUse, KeyReused, MalformedRequest
 from penstock.store import KeyClaim, Store
 from service.parts import BACKEND, CLOCK, SETTINGS, tenant_of
@@ -83,7 +83,7 @@ async def _was_accepted(store: Store, standing: KeyClaim, now: float) -> bool:
         batch = await store.read_batch(standing.batch_id)
         if batch is None:
             return False
-        if batch.state is not BatchState.ACCEPTING:  # else a creation that was long under way has come in between
+        if batch.state not in UNACCEPTED_STATES:  # else a creation that was long under way has come in between
             await store.settle_key(standing, None)
             return True
     return False

@@ -6,6 +6,7 @@ broken, and names it with the folder of the logs.
 
 import argparse
 import asyncio
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -15,10 +16,22 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.local.servers import Server, running_servers
-from tests.chaos.scenarios import SCENARIOS, Options, Report, Scenario, run_scenario
+from tests.chaos.scenarios import SCENARIOS, Report, Scenario, run_scenario
+from tests.chaos.stage import Options, open_stage
 
 LOGS = Path(".run") / "chaos"
-COLUMNS = ("operations", "kills", "seconds", "ran again", "outcomes", "succeeded", "failed", "dead letters")
+COLUMNS = (
+    "operations",
+    "faults",
+    "seconds",
+    "ran again",
+    "outcomes",
+    "succeeded",
+    "failed",
+    "dead letters",
+    "batches abandoned",
+    "chunks dropped",
+)
 
 
 def main() -> int:
@@ -35,7 +48,7 @@ def main() -> int:
     logs = arguments.logs / time.strftime("%Y%m%d-%H%M%S")
     with running_servers(logs, storage=logs) as (queue_server, table_server):
         reports = asyncio.run(_run_all(chosen, options, (queue_server, table_server), logs))
-    Console(width=150).print(table(reports))
+    Console(width=170).print(table(reports))
     broken = [f"{report.scenario}: {what}; see {report.logs}" for report in reports for what in report.verdict.broken]
     sys.stderr.write("".join(f"broken: {line}\n" for line in broken))
     return 1 if broken else 0
@@ -45,12 +58,15 @@ async def _run_all(
     scenarios: Sequence[Scenario], options: Options, servers: tuple[Server, Server], logs: Path
 ) -> list[Report]:
     reports = []
-    for number, scenario in enumerate(scenarios):
-        sys.stderr.write(f"{scenario.name} ...\n")
-        report = await run_scenario(scenario, options, servers, logs / f"{number}-{scenario.fault.__name__}")
-        word = "; ".join(report.verdict.broken) or "kept"
-        sys.stderr.write(f"  {report.seconds:.0f} s, {report.kills} kills, {report.verdict.ran_again} again: {word}\n")
-        reports.append(report)
+    for number, (terms, together) in enumerate(itertools.groupby(scenarios, key=lambda scenario: scenario.terms)):
+        async with open_stage(terms, options, servers, logs / str(number)) as stage:
+            for scenario in together:
+                sys.stderr.write(f"{scenario.name} ...\n")
+                report = await run_scenario(scenario, options, stage)
+                word = "; ".join(report.verdict.broken) or "kept"
+                again = report.verdict.ran_again
+                sys.stderr.write(f"  {report.seconds:.0f} s, {report.kills} faults, {again} again: {word}\n")
+                reports.append(report)
     return reports
 
 
@@ -70,6 +86,8 @@ def table(reports: Sequence[Report]) -> Table:
             verdict.succeeded,
             verdict.failed,
             verdict.dead_letters,
+            verdict.abandoned,
+            verdict.dropped,
         )
         made.add_row(report.scenario, *(f"{number:,}" for number in numbers), "BROKEN" if verdict.broken else "kept")
     return made

@@ -11,6 +11,8 @@ from tests.chaos.journal import Journal
 
 APP = "tests.chaos.app:operations"
 JOURNAL = "CHAOS_JOURNAL"
+WORK_PATH = "/work"
+POISON_PATH = "/poison"
 POISON_EXIT = 9
 
 operations = Operations()
@@ -21,14 +23,14 @@ class Work(BaseModel):
     seconds: float
 
 
-@operations.post("/work")
+@operations.post(WORK_PATH)
 async def work(work: Work, context: Context[Any]) -> dict[str, int]:
     await journal.write(context)
     await asyncio.sleep(work.seconds)
     return {"pid": os.getpid()}
 
 
-@operations.post("/poison")
+@operations.post(POISON_PATH)
 async def kill_process(context: Context[Any]) -> None:
     await journal.write(context)
     os._exit(POISON_EXIT)

@@ -1,16 +1,18 @@
 """What is found when the dust has settled: answers of the front end, the table, the queues, the journal, the logs."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from penstock.batch import BatchState
 from penstock.dynamodb import DynamoDbStore
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
 from tests.chaos.journal import Run, read_journal
+from tests.chaos.logs import Logs
 from tests.support.api import Api, Outcome, Status
 from tests.support.waiting import eventually
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
 
 QUEUE_UNITS = 30
+LOOK_SECONDS = 0.005
 UNREADABLE = "a message that is not a chunk"
 FAULTS = ("chunk broke", "request broke", "never retrieved", "never awaited", "was destroyed but")
 
@@ -33,31 +36,63 @@ class Evidence:
     recorded_at: Mapping[str, float]
     dead_letters: Sequence[str]
     messages_left: int
+    abandoned: int  # batches whose front end was ended while it accepted them
+    dropped: int  # chunks of those, unrun
     faults: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Detective:
-    """Knows where to look. `name` prefixes the queues and is the table's name."""
+    """Knows where to look, and tells of what was since `begin`. `name` is the table's, and prefixes the queues'."""
 
     name: str
     journal: str
     api: Api
     sqs: "SQSClient"
     dynamodb: "DynamoDBClient"
-    logs: Path
+    logs: Logs
+    _began_at: float = 0.0
 
-    async def gather(self, batches: Sequence[str]) -> Evidence:
+    def begin(self) -> None:
+        self._began_at = time.time()
+
+    async def until_accepting(self, is_over: Callable[[], bool]) -> None:
+        """Until a batch is being accepted, by what the table says; or until it is too late to see that."""
+
+        async def is_seen() -> bool:
+            return bool(await self._batches(BatchState.ACCEPTING)) or is_over()
+
+        await eventually(is_seen, poll_seconds=LOOK_SECONDS)
+
+    async def gather(self, batches: Sequence[str], prefix: str) -> Evidence:
+        """Of the operations whose ids begin with `prefix`."""
         left = await self._messages_left()
+        runs = await read_journal(self.dynamodb, self.journal)
         return Evidence(
             statuses={batch_id: await self.api.status(batch_id) for batch_id in batches},
             results={batch_id: await self.api.results(batch_id) for batch_id in batches},
-            runs=await read_journal(self.dynamodb, self.journal),
+            runs={id_: found for id_, found in runs.items() if id_.startswith(prefix)},
             recorded_at=await self._recorded_at(batches),
             dead_letters=await self._take_dead_letters(),
             messages_left=left,
+            abandoned=len(await self._batches(BatchState.ABANDONED)),
+            dropped=sum(text.count('"chunk dropped"') for _, text in self.logs.read_all("*-consumer.log")),
             faults=self._faults(),
         )
+
+    async def _batches(self, state: BatchState) -> list[str]:
+        """Those in a state that were created since we began."""
+        found: list[str] = []
+        pages = self.dynamodb.get_paginator("scan").paginate(
+            TableName=self.name,
+            ConsistentRead=True,
+            FilterExpression="#state = :state AND created_at >= :began",
+            ExpressionAttributeNames={"#state": "state"},
+            ExpressionAttributeValues={":state": {"S": state}, ":began": {"N": f"{self._began_at:.3f}"}},
+        )
+        async for page in pages:
+            found += [item["pk"]["S"] for item in page["Items"]]
+        return found
 
     async def _messages_left(self) -> int:
         """What stays on the queue of chunks: waiting, delayed or delivered."""
@@ -92,7 +127,7 @@ class Detective:
 
     async def _recorded_at(self, batches: Sequence[str]) -> dict[str, float]:
         """By the consumers' logs: a chunk is told to be done a moment after its record was committed."""
-        done = dict(_chunks_done(self.logs.glob("*-consumer.log")))
+        done = dict(_chunks_done(text for _, text in self.logs.read_all("*-consumer.log")))
         store = DynamoDbStore(self.dynamodb, self.name)
         found: dict[str, float] = {}
         for batch_id in batches:
@@ -106,11 +141,7 @@ class Detective:
         return found
 
     def _faults(self) -> list[str]:
-        found = []
-        for log in sorted(self.logs.glob("*.log")):
-            text = log.read_text(errors="replace")
-            found += [f"{log.name} says {fault!r}" for fault in FAULTS if fault in text]
-        return found
+        return [f"{log.name} says {fault!r}" for log, text in self.logs.read_all() for fault in FAULTS if fault in text]
 
 
 def _operations_in(body: str) -> list[str]:
@@ -120,8 +151,8 @@ def _operations_in(body: str) -> list[str]:
         return [UNREADABLE]
 
 
-def _chunks_done(logs: Iterable[Path]) -> Iterable[tuple[tuple[str, str], float]]:
-    lines = (line for log in logs for line in log.read_text(errors="replace").splitlines() if '"chunk done"' in line)
+def _chunks_done(logs: Iterable[str]) -> Iterable[tuple[tuple[str, str], float]]:
+    lines = (line for log in logs for line in log.splitlines() if '"chunk done"' in line)
     events = []
     for line in lines:
         try:

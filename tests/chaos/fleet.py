@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.chaos.logs import Logs
 from tests.support.programs import Program, Programs, until_ready
 from tests.support.waiting import eventually
 
@@ -33,12 +34,17 @@ class Post:
 
 @dataclass
 class Fleet:
-    """`front` and `consumers` are kept filled from `open_fleet` on, until its block is left."""
+    """`front` and `consumers` are kept filled from `open_fleet` on, until its block is left.
+
+    Of what happened to whom it tells since `begin`.
+    """
 
     programs: Programs
     port: int
     front: Post
     consumers: list[Post]
+    logs: Logs
+    killed: set[int] = field(default_factory=set)
     paused: set[int] = field(default_factory=set)
 
     @property
@@ -52,9 +58,20 @@ class Fleet:
             await post.program.process.wait()
             post.ended.append(post.program)
 
+    def begin(self) -> None:
+        """Once everyone is at work: from here on another scenario is played."""
+        self.logs.mark()
+        self.killed.clear()
+        self.paused.clear()
+        for post in self.posts:
+            post.ended.clear()
+
+    async def all_ready(self) -> None:
+        await asyncio.gather(*(self.ready(post) for post in self.posts))
+
     async def first_ready(self) -> None:
         """Once everyone is at work; nobody has been killed yet, so nobody may end."""
-        await asyncio.gather(*(self.ready(post) for post in self.posts))
+        await self.all_ready()
         early = [program.output() for post in self.posts for program in post.ended]
         assert not early, early[0]
 
@@ -81,6 +98,7 @@ class Fleet:
         """Kill who stands at a post, and see it gone."""
         program = post.standing
         if program.process.returncode is None:
+            self.killed.add(program.process.pid)
             program.kill()
             await program.ended()
 
@@ -109,10 +127,19 @@ class Fleet:
         ended = (one.process for post in self.consumers for one in post.ended)
         return {process.pid for process in ended if process.returncode != 0}
 
+    def ended_by_themselves(self, excused: int | None) -> list[str]:
+        """Who ended though nobody ended it, unless with the `excused` exit code: that of what poison does."""
+        ended = [one for post in self.posts for one in post.ended if one.process.pid not in self.killed]
+        return [
+            f"{one.log.name} ended by itself with {one.process.returncode}"
+            for one in ended
+            if one.process.returncode not in {0, excused}
+        ]
+
     def late(self) -> set[int]:
         """The consumers that lost a lease: paused ones, and others on a machine too busy for their heartbeats."""
         everyone = [one for post in self.consumers for one in [*post.ended, post.program] if one is not None]
-        return {one.process.pid for one in everyone if LEASE_LOST in one.output()}
+        return {one.process.pid for one in everyone if LEASE_LOST in self.logs.read(one.log)}
 
 
 async def _follows(post: Post, program: Program) -> bool:
@@ -120,10 +147,10 @@ async def _follows(post: Post, program: Program) -> bool:
 
 
 @asynccontextmanager
-async def open_fleet(programs: Programs, port: int, consumers: int) -> AsyncIterator[Fleet]:
+async def open_fleet(programs: Programs, port: int, consumers: int, logs: Logs) -> AsyncIterator[Fleet]:
     leash = ("--exit-with-parent", str(os.getpid()))  # none of them outlives us, however we end
     front = Post("service", ("--port", str(port), *leash))
-    fleet = Fleet(programs, port, front, [Post("consumer", leash) for _ in range(consumers)])
+    fleet = Fleet(programs, port, front, [Post("consumer", leash) for _ in range(consumers)], logs)
     keeping = [asyncio.create_task(fleet.keep(post), name=post.module) for post in fleet.posts]
     try:
         await fleet.first_ready()

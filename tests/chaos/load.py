@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.chaos.app import POISON_PATH, WORK_PATH
 from tests.support.api import Api, Operation, Status
 from tests.support.waiting import UNIT_SECONDS
 
@@ -22,12 +23,13 @@ NOT_NOW = {409, 503}  # its key is being answered by one that may be dead; the q
 class Load:
     """A scenario's operations, in as many batches as it has faults; `batches` are those accepted, in order.
 
-    Whoever waits here brings the deadline. Every operation has an id of its own in the whole scenario, so the journal
-    shows it wherever it was run.
+    Whoever waits here brings the deadline. Every operation has an id of its own among those of all scenarios, which
+    begins with the scenario's `name`, so the journal shows it wherever it was run.
     """
 
     session: aiohttp.ClientSession
     api: Api
+    name: str
     operations: Sequence[Sequence[Operation]]
     batches: list[str] = field(default_factory=list)
     last: dict[str, Status] = field(default_factory=dict)
@@ -37,10 +39,11 @@ class Load:
     async def submit_next(self) -> str:
         """One more batch, under a key of its own: repeated until there is an answer."""
         number = len(self.batches)
-        batch_id = await self._submit(f"chaos-{number}", self.operations[number])
+        key = f"{self.name}-{number}"
+        batch_id = await self._submit(key, self.operations[number])
         self.batches.append(batch_id)
-        if await self._submit(f"chaos-{number}", self.operations[number]) != batch_id:
-            self.broken.append(f"the key chaos-{number} made a second batch")
+        if await self._submit(key, self.operations[number]) != batch_id:
+            self.broken.append(f"the key {key} made a second batch")
         return batch_id
 
     async def _submit(self, key: str, operations: Sequence[Operation]) -> str:
@@ -102,22 +105,32 @@ class Load:
             await asyncio.sleep(REPEAT_SECONDS)
 
 
-def make_load(
-    batches: int, operations: int, seconds: float, draw: random.Random, poison_in: int = 0
-) -> list[list[Operation]]:
-    """`operations` in `batches` batches, each lingering about `seconds`; one in `poison_in` kills its process."""
-    poison = set(draw.sample(range(operations), operations // poison_in)) if poison_in else set()
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a load is made of: operations that linger about `seconds`; one in `poison_in` kills its process."""
+
+    name: str
+    seconds: float
+    poison_in: int = 0
+
+
+def make_load(kind: Kind, batches: int, operations: int, draw: random.Random) -> list[list[Operation]]:
+    """So many operations in so many batches."""
+    poison = set(draw.sample(range(operations), operations // kind.poison_in)) if kind.poison_in else set()
     sizes = [operations // batches + (number < operations % batches) for number in range(batches)]
     made: list[list[Operation]] = []
-    number = 0
+    first = 0
     for size in sizes:
-        made.append([_operation(one, seconds, draw, is_poison=one in poison) for one in range(number, number + size)])
-        number += size
+        numbers = range(first, first + size)
+        made.append([_poison(kind, one) if one in poison else _work(kind, one, draw) for one in numbers])
+        first += size
     return made
 
 
-def _operation(number: int, seconds: float, draw: random.Random, *, is_poison: bool) -> Operation:
-    if is_poison:
-        return {"id": f"poison-{number}", "method": "POST", "path": "/poison"}
-    body = {"seconds": round(draw.uniform(0, 2 * seconds), 4)}
-    return {"id": f"work-{number}", "method": "POST", "path": "/work", "body": body}
+def _work(kind: Kind, number: int, draw: random.Random) -> Operation:
+    body = {"seconds": round(draw.uniform(0, 2 * kind.seconds), 4)}
+    return {"id": f"{kind.name}-work-{number}", "method": "POST", "path": WORK_PATH, "body": body}
+
+
+def _poison(kind: Kind, number: int) -> Operation:
+    return {"id": f"{kind.name}-poison-{number}", "method": "POST", "path": POISON_PATH}

@@ -1,19 +1,36 @@
 """The short form of `make chaos`: every scenario once, small."""
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from infra.local.servers import Server, running_servers
-from tests.chaos.scenarios import SCENARIOS, Options, Scenario, roll_out, run_scenario
+from tests.chaos.scenarios import SCENARIOS, Scenario, poison, restart_queue, roll_out, run_scenario
+from tests.chaos.stage import Options, Stage, Terms, open_stage
 from tests.support.backends import real_servers_or_skip
 
-pytestmark = pytest.mark.xdist_group("real")
+pytestmark = [pytest.mark.xdist_group("real"), pytest.mark.asyncio(loop_scope="module")]
 
-SHORT = Options(operations=300, faults=2, consumers=2, lease_seconds=3, units=60)
+SHORT = Options(operations=240, faults=2, consumers=2, lease_seconds=2, units=60)
+
+
+# Small chunks, so that faults find work under way and poison is cornered soon. By whether leases run out.
+TERMS = {run_out: Terms(chunk_operations=5, leases_run_out=run_out) for run_out in (True, False)}
+
+
+def shortened(scenario: Scenario) -> Scenario:
+    """Once is enough for what is done to everyone, or again and again by itself."""
+    return replace(
+        scenario,
+        terms=TERMS[scenario.terms.leases_run_out],
+        poison_in=SHORT.operations if scenario.poison_in else 0,
+        fault_share=0.5 if scenario.fault in {roll_out, restart_queue, poison} else 1,
+    )
+
+
+SHORTENED = [shortened(scenario) for scenario in SCENARIOS]
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +41,24 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         yield queue_server, table_server
 
 
-def shortened(scenario: Scenario) -> Scenario:
-    """Small chunks, so that faults find work under way and poison is cornered soon; one rollout, that of everything."""
-    if scenario.poison_in:
-        return replace(scenario, chunk_operations=2, poison_in=150)
-    return replace(scenario, chunk_operations=10, fault_share=0.5 if scenario.fault is roll_out else 1)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(
+    request: pytest.FixtureRequest, servers: tuple[Server, Server], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stage]:
+    """One for all scenarios on the same terms: starting the programs takes longer than most scenarios."""
+    terms: Terms = request.param
+    async with open_stage(terms, SHORT, servers, tmp_path_factory.mktemp("stage") / "logs") as opened:
+        yield opened
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_promises_are_kept(scenario: Scenario, servers: tuple[Server, Server], tmp_path: Path) -> None:
-    report = asyncio.run(run_scenario(shortened(scenario), SHORT, servers, tmp_path / "logs"))
+@pytest.mark.parametrize(
+    ("stage", "scenario"),
+    [pytest.param(scenario.terms, scenario, id=scenario.name) for scenario in SHORTENED],
+    indirect=["stage"],
+    scope="module",  # or each would have a stage of its own
+)
+async def test_promises_are_kept(scenario: Scenario, stage: Stage) -> None:
+    report = await run_scenario(scenario, SHORT, stage)
 
     assert report.verdict.broken == []
     assert report.verdict.outcomes == SHORT.operations

@@ -23,6 +23,7 @@ class Expectation:
     batches: Mapping[str, Sequence[str]]
     victims: AbstractSet[int] | None
     most_again: int
+    least_abandoned: int = 0
     poison: frozenset[str] = frozenset()
 
 
@@ -33,6 +34,8 @@ class Verdict:
     succeeded: int
     failed: int
     dead_letters: int
+    abandoned: int
+    dropped: int
     broken: Sequence[str]
 
 
@@ -45,6 +48,7 @@ def judge(evidence: Evidence, expected: Expectation, already_broken: Sequence[st
         *_judge_journal(evidence, expected),
         *_judge_repetitions(evidence, expected),
         *_judge_queues(evidence, expected),
+        *_judge_acceptance(evidence, expected),
         *evidence.faults,
     ]
     return Verdict(
@@ -53,6 +57,8 @@ def judge(evidence: Evidence, expected: Expectation, already_broken: Sequence[st
         succeeded=sum(status.succeeded for status in evidence.statuses.values()),
         failed=sum(status.failed for status in evidence.statuses.values()),
         dead_letters=len(evidence.dead_letters),
+        abandoned=evidence.abandoned,
+        dropped=evidence.dropped,
         broken=broken,
     )
 
@@ -112,9 +118,10 @@ def _judge_repetitions(evidence: Evidence, expected: Expectation) -> Iterator[st
     if again > expected.most_again:
         yield f"ran again: {again}, though at most {expected.most_again} were in flight"
     late = [
-        id_
+        f"{id_} by {run.pid} {run.at - evidence.recorded_at[id_]:.3f} s late"
         for id_, runs in evidence.runs.items()
-        if any(run.at > evidence.recorded_at.get(id_, float("inf")) for run in runs)
+        for run in runs
+        if run.at > evidence.recorded_at.get(id_, float("inf"))
     ]
     if late:
         yield f"ran again after their outcome was recorded: {len(late)}, such as {_some(late)}"
@@ -137,6 +144,12 @@ def _judge_queues(evidence: Evidence, expected: Expectation) -> Iterator[str]:
         yield f"the dead letter queue holds {_some(more)} that is no poison, and lacks {_some(missing)}"
     if evidence.messages_left:
         yield f"{evidence.messages_left} messages stay on the queue of chunks"
+
+
+def _judge_acceptance(evidence: Evidence, expected: Expectation) -> Iterator[str]:
+    """What is abandoned is judged by the journal: nothing of it may run. But there must be such batches to judge."""
+    if evidence.abandoned < expected.least_abandoned:
+        yield f"shows nothing: {evidence.abandoned} batches were abandoned, no fault hit an acceptance"
 
 
 def _some(ids: Iterable[str]) -> str:

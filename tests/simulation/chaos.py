@@ -85,6 +85,7 @@ class Chaos:
         def pause() -> None:
             self._world.note(program.name, f"is paused for {seconds:.1f} s")
             program.process.pause()
+            self._world.truth.longest_pause = max(self._world.truth.longest_pause, seconds)
             self._calm_at = max(self._calm_at, self._world.loop.time() + seconds)
             self._world.loop.call_later(seconds, program.process.resume, context=self._world.context)
 

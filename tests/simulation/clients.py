@@ -16,7 +16,11 @@ BAD_REQUEST, CONFLICT = 400, 409
 PATIENCE_SECONDS = 4 * 3600.0
 MOST_TRIES = 15
 ORDINARY = (
-    ["/succeed"] * 14 + ["/flaky"] * 4 + ["/later"] * 2 + ["/reject", "/break", "/hang", "/exit", "/cancel-itself"]
+    ["/succeed"] * 12
+    + ["/once"] * 2
+    + ["/flaky"] * 4
+    + ["/later"] * 2
+    + ["/reject", "/break", "/hang", "/exit", "/cancel-itself"]
 )
 
 

@@ -46,6 +46,11 @@ class Mix:
         """Nothing dies, nothing is lost: here stopping must cost nothing at all."""
         return self.name in {"calm", "rollouts", "endings"}
 
+    @property
+    def is_poison_alone(self) -> bool:
+        """Consumers die of nothing but the operations that they run."""
+        return self.name in {"poison", "poison, stopped"}
+
 
 _ODD = Oddities(
     stands_twice=0.1,
@@ -63,14 +68,16 @@ MIXES = [
     Mix("rollouts", terminate=4, short_pages=True),
     Mix("kills", kill_consumer=10, kill_front_end=15),
     Mix("network", faults=0.15, slow=0.02, short_pages=True, stale_reads=0.3),
-    Mix("late", late=0.25, slow=0.1, kill_front_end=10, keys=0.9),
+    Mix("late", late=0.25, slow=0.1, kill_front_end=4, keys=0.9),
     Mix("queue", oddities=_ODD, garbage=20, stale_reads=0.3),
     Mix("pauses", pause=5),
     Mix("clocks", jump_clock=5, skew_seconds=30, kill_front_end=20, deadlines=0.3),
     Mix("poison", poison=0.1),
     Mix("poison, stopped", poison=0.3, max_deaths=(1, 5)),
+    Mix("suspects", poison=0.05, slow=0.1, oddities=_ODD, kill_consumer=10),
     Mix("endings", cancels=0.4, deadlines=0.4, limits=0.3, retries=0.3, redrive=15, terminate=20, short_pages=True),
     Mix("losses", lose=5, slow=0.1, kill_consumer=20, cancels=0.2, deadline_seconds=60, stale_reads=0.3),
+    Mix("sweeps", slow=0.2, deadlines=1.0, cancels=0.2, kill_consumer=30),
     Mix("redrives", redrive=5, retries=0.5, kill_consumer=15, kill_front_end=20, faults=0.03),
     Mix(
         "storm",

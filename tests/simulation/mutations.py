@@ -4,7 +4,7 @@ They are patched in from outside, at the step that they spoil, so that they outl
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from penstock.chunk import Chunk
 from penstock.dynamodb import DynamoDbStore
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
+from penstock.runner import Runner
 from penstock.sqs import SqsQueue
 from penstock.store import Group, KeyClaim, Traces
 
@@ -263,6 +264,46 @@ def cancel_what_has_finished(patching: Patching) -> None:
     patching.setattr(Processor, "_record", mutant)
 
 
+def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
+    """So that the next one may kill the process before this one is recorded."""
+    run_suspect, commit = Processor._run_suspect, Processor._commit
+    is_inside = ContextVar("is_inside", default=False)
+
+    async def commit_later(self: Processor, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        return record if is_inside.get() else await commit(self, batch, record)
+
+    async def mutant(self: Processor, batch: Batch, *arguments: Any) -> ChunkRecord:
+        is_inside.set(True)
+        record = await run_suspect(self, batch, *arguments)
+        is_inside.set(False)
+        return await commit(self, batch, record)
+
+    patching.setattr(Processor, "_commit", commit_later)
+    patching.setattr(Processor, "_run_suspect", mutant)
+
+
+def run_a_suspect_without_looking_again(patching: Patching) -> None:
+    note = DynamoDbStore.note_start
+
+    async def mutant(self: DynamoDbStore, batch: Batch, chunk_id: str, receive_count: int) -> None:
+        await note(self, batch, chunk_id, receive_count)
+
+    patching.setattr(DynamoDbStore, "note_start", mutant)
+
+
+def run_a_last_attempt_beside_others(patching: Patching) -> None:
+    patching.setattr(Runner, "all_slots", Runner.slot)
+
+
+def tell_what_is_not_counted(patching: Patching) -> None:
+    def mutant(
+        store: DynamoDbStore, batch: Batch, number: int, group: Group, first_chunk: int
+    ) -> AsyncIterator[list[ChunkRecord]]:
+        return store.read_records(batch, number, first_chunk)
+
+    patching.setattr("service.results._counted_records", mutant)
+
+
 MUTATIONS = {
     patch.__name__: Mutation(mix, patch)
     for mix, patch in [
@@ -279,10 +320,20 @@ MUTATIONS = {
         ("clocks", abandon_by_the_clock_alone),
         ("calm", forget_the_heartbeats),
         ("queue", overlook_refused_entries),
-        ("losses", close_a_group_without_a_condition),
-        ("losses", count_in_a_closed_group),
+        ("sweeps", close_a_group_without_a_condition),
+        ("sweeps", count_in_a_closed_group),
         ("late", take_a_key_over_without_abandoning),
         ("redrives", forget_what_failed_before_a_redrive),
         ("endings", cancel_what_has_finished),
+        ("poison", run_a_last_attempt_beside_others),
+        ("pauses", run_a_suspect_without_looking_again),
+        ("losses", tell_what_is_not_counted),
     ]
+}
+
+# Found where a certain call fails: by situation
+MUTATIONS_AT_CALLS = {
+    "a suspect beside poison": commit_a_suspect_after_its_quarantine,
+    "some tried again": forget_the_follow_ups_on_redelivery,
+    "several groups": finish_without_looking_at_all_groups,
 }

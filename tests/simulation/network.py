@@ -23,8 +23,8 @@ Reply = Callable[[Answer], None]
 IsGone = Callable[[], bool]
 Effect = Callable[[Reply, IsGone], None]
 
-# When the attempt that this context belongs to was last told an item: what it can know is not newer.
-READ_AT: ContextVar[float | None] = ContextVar("READ_AT", default=None)
+# When the attempt that this context belongs to last looked at its chunk's record: what it can know is not newer.
+LOOKED_AT: ContextVar[float | None] = ContextVar("LOOKED_AT", default=None)
 
 
 class Fault(Enum):
@@ -92,8 +92,8 @@ class Wire:
             raise asyncio.CancelledError
         call = _Call(self._air, self._process, action, request, effect)
         answer = await call.answer
-        if action == "GetItem" or (action == "UpdateItem" and request.get("ReturnValues") == "ALL_NEW"):
-            READ_AT.set(call.took_effect_at)
+        if action in {"GetItem", "UpdateItem"} and request["Key"]["sk"]["S"].startswith("chunk#"):
+            LOOKED_AT.set(call.took_effect_at)
         return answer
 
 

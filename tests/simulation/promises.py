@@ -38,6 +38,8 @@ MOVES = {
     **dict.fromkeys(FINAL, FINAL),
 }
 CLOSED_STATUS = {"cancelled": 410, "expired": 504, "failed": 503}
+DEFAULT_TIMEOUT_SECONDS = 60.0
+LONGEST_RUN_SECONDS = 5.0  # of a handler that has that timeout
 BEGINS_STILL_SECONDS = 2.0  # consumers look at a batch once a second; a call takes a moment
 _STATES = tuple(state.value for state in OutcomeState)
 
@@ -68,6 +70,7 @@ class BatchFacts:
     ending: str | None = None
     group_totals: tuple[int, ...] = ()
     deadline_at: float = 0.0
+    most_failed: int = 0  # at any time: a retry takes failures back
     groups: defaultdict[int, GroupFacts] = field(default_factory=lambda: defaultdict(GroupFacts))
     records: dict[str, Recorded] = field(default_factory=dict)
     chunks_of: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # by operation's index
@@ -125,6 +128,7 @@ class Promises:
         self.excused: Counter[str] = Counter()
         self.batches: defaultdict[str, BatchFacts] = defaultdict(BatchFacts)
         self.table: Table | None = None
+        self.is_poison_alone = False  # consumers die of nothing but the operations that they run
         self._now = now
         self._truth = truth
         self._on_broken = on_broken
@@ -181,6 +185,7 @@ class Promises:
         if group.closed is None and "closed" in after:
             group.closed, group.closed_at = after["closed"]["S"], self._now()
         counts = group.counts
+        facts.most_failed = max(facts.most_failed, facts.counts.failed)
         where = f"group {number} of batch {batch_id} counts {counts}"
         total = facts.group_totals[number]
         self.check(min(counts.succeeded, counts.failed, counts.cancelled, counts.expired) >= 0, 3, f"{where}, below 0")
@@ -263,7 +268,7 @@ class Promises:
             if facts.is_accepted:
                 self._check_ended(batch_id, facts, lapsed)
         self._check_submissions()
-        left = [words_of(kept.body) for kept in chunks]
+        left = [words_of(kept.body) for kept in chunks if self._is_owed(kept)]
         self.check(not left, 7, f"left on the queue: {left}")
         self._check_dead_letters(list(dead_letters))
 
@@ -298,6 +303,11 @@ class Promises:
             state = facts.state_of(index)
             self.check(state in {"succeeded", "failed"}, 7, f"{run} had finished, and its outcome is {state}")
 
+    def _is_owed(self, kept: Kept) -> bool:
+        """Not a chunk of a batch that is over: whoever receives it drops it, and perhaps nobody had the time."""
+        chunk = chunk_of(kept.body)
+        return chunk is None or redriven_from(chunk.id) is not None or self.batches[chunk.batch_id].state not in FINAL
+
     def _check_ended(self, batch_id: str, facts: BatchFacts, lapsed: Counter[str]) -> None:
         self.check(facts.state in FINAL, 4, f"batch {batch_id} never ended: it is {facts.state} with {facts.counts}")
         missing = [index for index in range(facts.total) if facts.state_of(index) is None]
@@ -330,18 +340,23 @@ class Promises:
             self._check_ending(facts, submission, outcome.state.value, where)
         elif title == "Poison":
             self.check(lapsed[chunk_id] > 0, 6, f"{where}, and no delivery of it ended badly")
-            self.excused["failed as poison, and was not"] += toy.path not in POISON
+            wrongly = toy.path not in POISON
+            self.check(not (wrongly and self.is_poison_alone), 6, f"{where}, and it was others that killed")
+            self.excused["failed as poison, and was not"] += wrongly
         else:
             # Of a batch that is to end nothing is tried again.
             over = facts.records[chunk_id].at > facts.deadline_at - self._truth.most_skew
             gave_up = toy.can_fail_once and (over or facts.ending is not None)
-            self.check(toy.can_fail or gave_up, 6, f"{where} cannot be")
+            # Time goes on for a handler whose process is paused; when the process goes on, its time is over.
+            paused = title == "Timed out" and self._truth.longest_pause > DEFAULT_TIMEOUT_SECONDS - LONGEST_RUN_SECONDS
+            self.excused["timed out while its process was paused"] += paused and not toy.can_fail
+            self.check(toy.can_fail or gave_up or paused, 6, f"{where} cannot be")
 
     def _check_ending(self, facts: BatchFacts, submission: Submission, state: str, where: str) -> None:
         """Nothing is given up that nobody and nothing has asked for."""
         if state == "cancelled":
             limit = submission.max_failures
-            too_much = limit is not None and facts.counts.failed > limit
+            too_much = limit is not None and facts.most_failed > limit
             self.check(submission.is_cancelled or too_much, 2, f"{where} is cancelled, and nobody asked for it")
         elif state == "expired":
             self.check(self._now() > facts.deadline_at - self._truth.most_skew, 2, f"{where} is expired too soon")

@@ -62,6 +62,7 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world = World(seed, RandomFates(mix, chance), settings.visibility_seconds)
     world.replay = f"python -m tests.simulation --replay {seed} --mix '{mix.name}'"
     world.table.short_pages, world.table.stale_reads = mix.short_pages, mix.stale_reads
+    world.promises.is_poison_alone = mix.is_poison_alone
     with group_chunks(sizes.group_chunks):
         world.run(Scenario(world, settings, sizes, mix).play())
     runs = sum(map(len, world.truth.runs.values()))

@@ -28,6 +28,9 @@ class Hit(Enum):
     FAIL_AFTER = auto()
 
 
+CRASHES = {Hit.CRASH_BEFORE, Hit.CRASH_AFTER}
+
+
 @dataclass
 class HitCalls:
     """Hits calls by their number, each in one way; all others go well. `calls` is what was called."""
@@ -94,6 +97,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     }
     settings = Settings(**{**quick, **situation.settings})
     world = World(SEED, fates, settings.visibility_seconds)
+    world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     submission = Submission("s0", list(situation.toys), **situation.asked)
     world.truth.submissions.append(submission)
     stage = Stage(world, settings)
@@ -206,6 +210,11 @@ SITUATIONS = {
     ),
     "its consumer dies": Situation(toys("/succeed", "/succeed", seconds=2), kill_its_consumer, Event.CHUNK_HALVED),
     "poison": Situation(toys("/succeed", "/kill"), submit, Event.CHUNK_HALVED),
+    "a suspect beside poison": Situation(
+        toys("/once", seconds=0.15) + toys("/kill", seconds=0.1),
+        submit,
+        settings={"chunk_operations": 1},
+    ),
     "it kills too many consumers": Situation(
         toys("/kill", "/kill", "/succeed"), submit, Event.BATCH_ENDED, settings={"max_deaths": 1}
     ),

@@ -11,7 +11,7 @@ from tests.simulation.mixes import MIXES
 from tests.simulation.scenario import run_seed
 
 BLOCK = len(MIXES)
-BLOCKS = 40  # 560 seeds
+BLOCKS = 40  # 640 seeds
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

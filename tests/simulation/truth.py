@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from penstock import Context, Operations, Reject, Retry
 from tests.simulation.loop import GATE
-from tests.simulation.network import READ_AT
+from tests.simulation.network import LOOKED_AT
 from tests.simulation.process import Process
 
 TIMEOUT_SECONDS = 8.0
@@ -37,7 +37,7 @@ class Plan(BaseModel):
 
 @dataclass
 class Run:
-    """One time that a handler ran. `looked_at` is when its attempt last read the table, so what it could know."""
+    """One time that a handler ran. `looked_at` is when its attempt last looked for a record, so what it could know."""
 
     number: int
     process: str
@@ -99,6 +99,7 @@ class Truth:
     labels: dict[str, str] = field(default_factory=dict)  # of batches
     garbage: set[str] = field(default_factory=set)  # what was put on the queue that is no chunk
     lost: set[tuple[str, str]] = field(default_factory=set)  # batches and chunks whose messages were lost
+    longest_pause: float = 0.0  # of a process
     most_skew: float = 0.0  # by how much clocks have been off at most
     is_over: bool = False
 
@@ -125,7 +126,7 @@ class Truth:
             chunk_id=structlog.contextvars.get_contextvars().get("chunk_id"),
             attempt=context.attempt,
             started_at=self.now(),
-            looked_at=READ_AT.get(),
+            looked_at=LOOKED_AT.get(),
         )
         runs.append(run)
         self.on_start(run)
@@ -152,6 +153,14 @@ _post = operations.post
 
 @_post("/succeed", timeout_seconds=3_600)
 async def succeed(plan: Plan, context: Context) -> Any:
+    async with TRUTH.get().performing(context, plan) as run:
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/once", max_attempts=1)
+async def once(plan: Plan, context: Context) -> Any:
+    """The first death that is put down to it is the last."""
     async with TRUTH.get().performing(context, plan) as run:
         run.is_final = True
         return {"run": run.number}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from consumer import consumer as consuming
-from consumer.consumer import MOST_IN_RECEIVE, Consumer, room
+from consumer.consumer import MOST_HELD, MOST_IN_RECEIVE, Consumer, operations_wanted, room
 from penstock import Context, Operations
 from penstock.backend import Backend
 from penstock.batch import BatchState, Counts
@@ -139,28 +139,41 @@ class Plant:
 
 
 @pytest.mark.parametrize(
-    ("concurrency", "waiting", "operations_per_chunk", "expected"),
+    ("concurrency", "seconds_per_operation", "expected"),
     [
-        (10, 0, 1.0, MOST_IN_RECEIVE),  # small chunks: as many as a receive brings
-        (10, 10, 1.0, 10),  # every slot has one, and another is at hand
-        (10, 15, 1.0, 5),
-        (10, 19, 1.0, 1),
-        (10, 20, 1.0, 0),
-        (10, 1000, 1.0, 0),
-        (10, 0, 100.0, 1),  # one large chunk is plenty
-        (10, 19, 100.0, 1),
-        (10, 20, 100.0, 0),
-        (10, 0, 3.0, 7),
-        (10, 0, 0.1, 10),  # an average never counts for less than one
-        (1, 0, 1.0, 2),
-        (1, 1, 1.0, 1),
-        (1, 2, 1.0, 0),
-        (1000, 0, 100.0, 10),
-        (1000, 0, 1.0, MOST_IN_RECEIVE),
+        (10, None, 20),  # not measured yet: every slot has one, and another is at hand
+        (10, 1.0, 20),
+        (10, 0.05, 20),
+        (10, 0.005, 200),  # 200 of them take a tenth of a second
+        (10, 0.000_001, 3_334),  # quick as it is, the loop takes its own time for each
+        (1_000, 0.1, 2_000),
+        (1, None, 2),
     ],
 )
-def test_room(concurrency: int, waiting: int, operations_per_chunk: float, expected: int) -> None:
-    assert room(concurrency, waiting, operations_per_chunk) == expected
+def test_operations_wanted(concurrency: int, seconds_per_operation: float | None, expected: int) -> None:
+    assert operations_wanted(concurrency, seconds_per_operation) == expected
+
+
+@pytest.mark.parametrize(
+    ("operations", "operations_per_chunk", "chunks_held", "expected"),
+    [
+        (20, 1.0, 0, MOST_IN_RECEIVE),  # small chunks: as many as a receive brings
+        (5, 1.0, 15, 5),
+        (1, 1.0, 19, 1),
+        (0, 1.0, 20, 0),
+        (-980, 1.0, 20, 0),
+        (20, 100.0, 0, 1),  # one large chunk is plenty
+        (1, 100.0, 1, 1),
+        (20, 3.0, 0, 7),
+        (20, 0.1, 0, 10),  # an average never counts for less than one
+        (3_000, 100.0, 0, MOST_IN_RECEIVE),
+        (3_000, 1.0, MOST_HELD - 3, 3),  # chunks cost, however small they are
+        (3_000, 1.0, MOST_HELD, 0),
+        (3_000, 1.0, MOST_HELD + 1, 0),
+    ],
+)
+def test_room(operations: int, operations_per_chunk: float, chunks_held: int, expected: int) -> None:
+    assert room(operations, operations_per_chunk, chunks_held) == expected
 
 
 async def test_batches_are_worked_off() -> None:

@@ -19,7 +19,7 @@ from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, failed
 from penstock.record import decode_record, encode_record
-from penstock.runner import MAX_DETAIL_CHARACTERS, Runner, Source, Stop
+from penstock.runner import MAX_DETAIL_CHARACTERS, SWALLOWED, Runner, Source, Stop
 from penstock.telemetry import Event
 from tests.support.waiting import eventually
 
@@ -605,6 +605,18 @@ async def test_once_stopping_has_begun_nothing_new_begins(gauge: Gauge) -> None:
     assert sorted(verdicts) == [0, 1]
 
 
+async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_not_begin(gauge: Gauge) -> None:
+    """A process may be stopped at any instant, and wake up past its lease."""
+    kept = iter([True, False])
+    ended: list[int] = []
+    verdicts = await Runner(gauged(gauge), 1).run_chunk(
+        make_chunk("/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: next(kept)
+    )
+    assert verdicts == {}
+    assert gauge.begun == 0
+    assert ended == [1]
+
+
 async def test_cut_cancels_what_runs_and_keeps_what_has_ended(gauge: Gauge) -> None:
     stop, runner = Stop(), Runner(gauged(gauge), 4)
     chunk = make_chunk("/fail", "/gauge", "/fail", "/gauge")
@@ -866,12 +878,37 @@ async def test_transaction_that_hangs_is_within_the_operations_time(ledger: Ledg
     assert verdict.failure.status == 504
 
 
-async def test_transaction_that_swallows_the_failure_does_not_make_it_a_success() -> None:
-    @asynccontextmanager
-    async def forgiving() -> AsyncIterator[None]:
-        with suppress(RuntimeError):
-            yield
+@asynccontextmanager
+async def forgiving() -> AsyncIterator[None]:
+    """A transaction that swallows whatever it is left by."""
+    with suppress(BaseException):
+        yield
 
+
+@pytest.mark.parametrize("path", ["/fail", "/reject", "/retry", "/hang"])
+async def test_transaction_that_swallows_what_its_handler_raised_is_told_and_not_tried_again(path: str) -> None:
+    """Neither is it a success, nor is it known whether something of it was kept."""
     registry = Operations(transaction=forgiving)
-    registry.post("/fail")(fail)
-    assert isinstance(await run("/fail", registry=registry), TryAgain)
+    for name, handler in (("/fail", fail), ("/reject", reject), ("/retry", retry)):
+        registry.post(name)(handler)
+
+    @registry.post("/hang", timeout_seconds=0.01)
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    assert await run(path, registry=registry) == failure(500, "Misconfigured", SWALLOWED)
+
+
+async def test_cut_that_a_transaction_swallows_leaves_no_verdict() -> None:
+    registry, stop, begun = Operations(transaction=forgiving), Stop(), asyncio.Event()
+
+    @registry.post("/wait")
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/wait"), SOURCE, stop, lambda: None))
+    await begun.wait()
+    stop.begin()
+    stop.cut_off()
+    assert await running == {}

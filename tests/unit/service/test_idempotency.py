@@ -196,8 +196,14 @@ async def test_batch_that_a_dead_front_end_had_not_accepted_is_made_anew(
     assert is_replay(await plant.service.post(asked, ASYNC_KEY))
 
 
-async def test_batch_whose_creation_comes_late_is_made_anew(aiohttp_client: AiohttpClient, toys: Toys) -> None:
-    """The table gets it when whoever takes over has found nothing to abandon: it is there, and nobody accepts it."""
+@pytest.mark.parametrize("state", [BatchState.ACCEPTING, BatchState.ABANDONED])
+async def test_batch_whose_creation_comes_late_is_made_anew(
+    aiohttp_client: AiohttpClient, toys: Toys, state: BatchState
+) -> None:
+    """The table gets it when whoever takes over has found nothing to abandon: it is there, and nobody accepts it.
+
+    A sweep may even have abandoned it.
+    """
     plant = await build(aiohttp_client, toys, all_of(Outage("store.create_batch"), Outage("store.release_key")))
     asked = ask_for("/succeed/a")
     assert_problem(await plant.service.post(asked, ASYNC_KEY), 503)
@@ -206,7 +212,7 @@ async def test_batch_whose_creation_comes_late_is_made_anew(aiohttp_client: Aioh
 
     def create_late(call: str, moment: Moment) -> None:
         if (call, moment) == ("store.abandon_batch", "after"):
-            late = build_batch(1, id=dead, state=BatchState.ACCEPTING, accepted_at=None)
+            late = build_batch(1, id=dead, state=state, accepted_at=None)
             plant.parts.store._batches.setdefault(dead, late)
 
     survivor = await build(aiohttp_client, toys, create_late, parts=plant.parts, clock=plant.clock)

@@ -1,0 +1,60 @@
+"""Publishes how long operations take, so that front ends cut chunks to measure."""
+
+from penstock.clock import Clock
+from penstock.errors import PenstockError
+from penstock.pace import Pace
+from penstock.runner import Runner
+from penstock.store import Store
+from penstock.telemetry import Event, get_log
+
+PUBLISH_SECONDS = 1.0
+REFRESH_SECONDS = 3_600.0  # published again though it has not changed: the table forgets
+NOTICED = 1.2  # a change by less than a fifth changes no plan
+
+
+class Pacer:
+    """`keep` looks once a second at what the runner has measured, and writes what has changed."""
+
+    def __init__(self, runner: Runner, store: Store, clock: Clock) -> None:
+        self._runner = runner
+        self._store = store
+        self._clock = clock
+        self._paces: dict[str, Pace] = {}
+        self._published: dict[str, float] = {}
+        self._forgotten_at = clock.monotonic() + REFRESH_SECONDS
+        self.overall = Pace()  # of whatever this process runs
+
+    async def keep(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            await self._clock.sleep(PUBLISH_SECONDS)
+            self.measure()
+            try:
+                await self.publish()
+            except PenstockError as error:
+                get_log().warning(Event.PACE_NOT_PUBLISHED, error=str(error))
+
+    def measure(self) -> None:
+        spent = self._runner.take_spent()
+        for handler, one in spent.items():
+            self._paces.setdefault(handler, Pace()).observe(one.count, one.seconds)
+        if spent:
+            together = sum(one.count for one in spent.values()), sum(one.seconds for one in spent.values())
+            self.overall.observe(*together)
+
+    async def publish(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._forgotten_at:
+            self._published, self._forgotten_at = {}, now + REFRESH_SECONDS
+        paces = {handler: pace.seconds for handler, pace in self._paces.items() if pace.seconds is not None}
+        changed = {
+            handler: seconds for handler, seconds in paces.items() if has_changed(self._published.get(handler), seconds)
+        }
+        if changed:
+            await self._store.write_handler_seconds(changed, self._clock.now())
+            self._published |= changed
+
+
+def has_changed(before: float | None, now: float) -> bool:
+    """Whether a pace differs from what was published by more than planning forgives."""
+    return before is None or not before / NOTICED <= now <= before * NOTICED
