@@ -29,6 +29,7 @@ _LONGEST_FLOAT = -1.7976931348623157e308  # in writing: 1e17 would be short
 
 # SQS takes these two characters as little as control characters, and JSON does not escape them by itself.
 _NOT_ALLOWED = {b"\xef\xbf\xbe": b"\\ufffe", b"\xef\xbf\xbf": b"\\uffff"}
+_BEGINNING_OF_BOTH = b"\xef\xbf"
 
 
 class _Envelope(BaseModel):
@@ -54,6 +55,8 @@ def encode_parts(index: int, operation_id: str, method: str, path: str, body: by
 
 
 def _escape(encoded: bytes) -> bytes:
+    if _BEGINNING_OF_BOTH not in encoded:
+        return encoded
     for raw, escaped in _NOT_ALLOWED.items():
         encoded = encoded.replace(raw, escaped)
     return encoded

@@ -58,10 +58,7 @@ class Route:
     policy: Policy
     signature: Signature
     pattern: re.Pattern[str]
-
-    @property
-    def name(self) -> str:
-        return f"{self.method} {self.path}"
+    name: str  # `POST /users/{user_id}`
 
     @property
     def shape(self) -> str:
@@ -78,7 +75,8 @@ class Route:
         `content` is the body as JSON, from whoever has it already.
         """
         flaws: list[Flaw] = []
-        arguments = self._from_path(path, flaws) | self._from_body(body, content, flaws)
+        arguments = self._from_path(path, flaws) if self.signature.path_parameters else {}
+        arguments |= self._from_body(body, content, flaws)
         if flaws:
             raise InvalidOperation(flaws)
         return arguments
@@ -89,8 +87,6 @@ class Route:
         return self.handler(**arguments, **{self.signature.context_parameter: context})
 
     def _from_path(self, path: str, flaws: list[Flaw]) -> dict[str, Any]:
-        if not self.has_parameters:
-            return {}
         match = self.pattern.fullmatch(path)
         texts = match.groupdict() if match else {}
         arguments: dict[str, Any] = {}
@@ -129,7 +125,7 @@ def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> 
     if not (inspect.isroutine(handler) and inspect.iscoroutinefunction(handler)):
         raise Misconfigured(f"Write the handler of {where} as `async def`.")
     signature = _read_signature(handler, where, _PLACEHOLDER.findall(path))
-    return Route(method, path, handler, policy, signature, _pattern(path))
+    return Route(method, path, handler, policy, signature, _pattern(path), name=f"{method} {path}")
 
 
 def _name(handler: AnyHandler) -> str:

@@ -19,7 +19,7 @@ from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
 from penstock.pointer import pointer
-from penstock.route import InvalidOperation, Route
+from penstock.route import InvalidOperation
 from penstock.settings import Settings
 from service.flaws import MOST_FLAWS, Flaws, errors_of, to_flaw
 from service.handler_times import HandlerTimes
@@ -50,7 +50,7 @@ class Draft:
         self._most_kept = settings.sync_max_operations
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # of all that is planned
-        self._taken: list[tuple[bytes, Route]] = []  # encoded, and not planned yet
+        self._taken: list[tuple[bytes, str]] = []  # encoded, and the handler's name; not planned yet
         self._lines = array("I")  # of a stream: the line of each operation
         self._giants = Flaws()
 
@@ -87,7 +87,7 @@ class Draft:
         else:
             if self.flaws.count == 0:
                 encoded = encode_parts(index, operation_id, request.method, request.path, body)
-                self._taken.append((encoded, route))
+                self._taken.append((encoded, route.name))
                 self._keep(index, operation_id, request)
 
     def take_unreadable(self, detail: str, line: int) -> None:
@@ -100,7 +100,7 @@ class Draft:
             self._taken.clear()  # nothing of it will be sent
             return
         known = await self._handler_times.read()
-        seconds = [known.get(route.name, UNMEASURED_SECONDS) for _, route in self._taken]
+        seconds = [known.get(name, UNMEASURED_SECONDS) for _, name in self._taken]
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
         first = self.total - len(self._taken)
