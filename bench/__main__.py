@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from bench.billing import Prices
-from bench.bodies import FOLDER, operations_file, raised_limits
+from bench.bodies import FOLDER, operations_file
 from bench.figures import Figures
 from bench.installation import open_installation, open_watcher
 from bench.measure import Bench, Case, Sample
@@ -56,20 +56,33 @@ def main() -> None:
     options = _read_options()
     prices = Prices(options.sqs_price, options.write_price, options.read_price)
     run = Run(machine=_machine(), options={key: str(value) for key, value in vars(options).items()})
+    is_whole = True
     if options.report:
         run = Run.model_validate_json(options.report.read_bytes())
     else:
-        for number, one in enumerate(_rounds(options)):
-            _tell(one.name)
-            folder = options.output.resolve() / f"{number:02}"
-            folder.mkdir(parents=True)
-            asyncio.run(_measure(one, options.repeat, run, folder))
-            (options.output / "run.json").write_text(run.model_dump_json(indent=1))
+        is_whole = _run_all(options, run)
     figures = Figures(run.samples)
-    Console(width=190 if not sys.stdout.isatty() else None).print(tables(figures, run.reads, prices))
+    Console(width=200 if not sys.stdout.isatty() else None).print(tables(figures, run.reads, prices))
     plot = options.plot or (options.report or options.output / "run.json").with_name("bench.png")
     draw(figures, prices, plot)
     _tell(f"Samples: {options.report or options.output / 'run.json'}; plot: {plot}")
+    sys.exit(0 if is_whole else 1)
+
+
+def _run_all(options: argparse.Namespace, run: Run) -> bool:
+    """False if a round failed: the others are worth having all the same."""
+    failed = 0
+    for number, one in enumerate(_rounds(options)):
+        _tell(one.name)
+        folder = options.output.resolve() / f"{number:02}"
+        folder.mkdir(parents=True)
+        try:
+            asyncio.run(_measure(one, options.repeat, run, folder))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and an hour's figures are kept
+            _tell(f"  failed, see {folder}: {error!r}")
+            failed += 1
+        (options.output / "run.json").write_text(run.model_dump_json(indent=1))
+    return failed == 0
 
 
 def _rounds(options: argparse.Namespace) -> Iterator[Round]:
@@ -88,7 +101,7 @@ async def _measure(one: Round, repeat: int, run: Run, folder: Path) -> None:
         operations_file(handler, one.size)  # drawn before anything is measured
     with start_servers(one.server) as servers:
         async with (
-            open_installation(servers, one.consumers, folder, raised_limits(one.size)) as installation,
+            open_installation(servers, one.consumers, folder) as installation,
             open_watcher(installation) as watcher,
         ):
             bench = Bench(installation, watcher)
@@ -99,9 +112,11 @@ async def _measure(one: Round, repeat: int, run: Run, folder: Path) -> None:
 
 
 async def _warm_up(bench: Bench, one: Round) -> None:
-    case = Case(server=one.server, size=WARM_UP, handler="noop", consumers=one.consumers)
-    for contender in case.contenders():
-        await bench.measure(case, contender)
+    """Also so that Penstock knows how long these handlers take: it cuts its chunks by that."""
+    for handler in {"noop", *one.handlers}:
+        case = Case(server=one.server, size=WARM_UP, handler=handler, consumers=one.consumers)
+        for contender in case.contenders():
+            await bench.measure(case, contender)
 
 
 async def _repeat(bench: Bench, one: Round, repeat: int, run: Run) -> None:

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from bench.application import HANDLERS, Order
 from bench.bodies import JSON_OPERATIONS, json_body
-from bench.commands import commands, obey_leash, run, say
+from bench.commands import commands, run, say
 
 CONCURRENCY = 10  # as a consumer has by default
 LINES_AT_ONCE = 10_000
@@ -73,5 +73,4 @@ async def main_loop() -> None:
 
 
 def main() -> None:
-    obey_leash()
     run(main_loop())

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from bench.commands import commands, obey_leash, run, say
+from bench.commands import commands, run, say
 from penstock.aws import Clients, open_clients
 from penstock.settings import Settings, read_settings
 from penstock.sqs import CALLS_AT_ONCE, ENTRIES_IN_CALL
@@ -32,8 +32,8 @@ async def send_loop() -> None:
         url = await _queue_url(clients, settings)
         say(ready=True)
         telling = commands()
-        async for run, per_record, file in telling:
-            messages = list(_messages(Path(file), f"{run} {per_record}"))
+        async for number, per_record, file in telling:
+            messages = list(_messages(Path(file), f"{number} {per_record}"))
             say(ready=True)
             await anext(telling)
             began_at, began = time.time(), time.perf_counter()
@@ -118,6 +118,4 @@ def count_key(run: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    role = sys.argv.pop(1)
-    obey_leash()
-    run({"send": send_loop, "consume": consume_loop}[role]())
+    run({"send": send_loop, "consume": consume_loop}[sys.argv.pop(1)]())

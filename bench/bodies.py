@@ -13,11 +13,10 @@ from random import Random
 from typing import IO, Any
 
 from examples.users.make_data import DOMAINS, NAMES
-from penstock.settings import Settings
 
 FOLDER = Path(".run") / "bench"
 SEED = 20_261_123
-JSON_OPERATIONS = 1_000  # what a JSON body takes without raising a limit
+JSON_OPERATIONS = 1_000  # what one document may hold by default
 SMALL_BYTES = 200
 LARGE_BYTES = 1_024 + 50  # a body of 1 KB and what stands around it
 
@@ -86,22 +85,11 @@ def _to_json(value: Any) -> bytes:
 
 
 def request_body(file: Path, count: int) -> Body:
-    if is_streamed(count):
+    """Many operations come as a stream, as few as a document may hold in one."""
+    if count > JSON_OPERATIONS:
         return Body("application/x-ndjson", file.open("rb"))
     return Body("application/json", json_body(file))
 
 
-def is_streamed(count: int) -> bool:
-    """Many operations come as a stream, where the front end takes one; else its limits are raised for the run."""
-    return count > JSON_OPERATIONS and "max_stream_operations" in Settings.model_fields
-
-
 def json_body(file: Path) -> bytes:
     return b'{"operations":[%b]}' % b",".join(file.read_bytes().splitlines())
-
-
-def raised_limits(count: int) -> dict[str, str]:
-    """What the programs must be told to take that many operations; nothing, where the default settings do."""
-    if count <= JSON_OPERATIONS or is_streamed(count):
-        return {}
-    return {"PENSTOCK_MAX_OPERATIONS": str(count), "PENSTOCK_MAX_BODY_BYTES": str(1024**3)}

@@ -2,27 +2,22 @@
 
 import argparse
 import asyncio
-import importlib.util
 import json
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import uvloop
+
 from penstock.signals import end_with_parent
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """On the event loop that the product has: uvloop, once it is among the product's packages."""
-    if importlib.util.find_spec("uvloop") is None:
-        asyncio.run(main)
-    else:
-        importlib.import_module("uvloop").run(main)
-
-
-def obey_leash() -> None:
+    """On the product's event loop, and ending with the process that is named."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--exit-with-parent", type=int, required=True, metavar="PID")
     end_with_parent(parser.parse_args().exit_with_parent)
+    uvloop.run(main)
 
 
 async def commands() -> AsyncIterator[list[str]]:

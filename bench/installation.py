@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +75,6 @@ class Program:
 class Installation:
     servers: Servers
     folder: Path
-    limits: Mapping[str, str]  # variables that only this installation needs
     port: int = 0
     programs: dict[str, Program] = field(default_factory=dict)
     idle: dict[str, Usage] = field(default_factory=dict)
@@ -148,14 +147,12 @@ class Installation:
         """Default settings, and nothing that leads to anybody's account."""
         outside = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PENSTOCK_"))}
         application = {"PENSTOCK_APP": "bench.application:operations"}
-        return {**outside, **application, **self.servers.environment, **self.limits, **more}
+        return {**outside, **application, **self.servers.environment, **more}
 
 
 @asynccontextmanager
-async def open_installation(
-    servers: Servers, consumers: int, folder: Path, limits: Mapping[str, str]
-) -> AsyncIterator[Installation]:
-    installation = Installation(servers, folder, limits)
+async def open_installation(servers: Servers, consumers: int, folder: Path) -> AsyncIterator[Installation]:
+    installation = Installation(servers, folder)
     try:
         await installation.start_all(consumers)
         yield installation

@@ -119,9 +119,10 @@ class Bench:
         return _sample(case, contender, finished_at - said["began_at"], said["first_seconds"], used)
 
     async def _counted_at(self, run: str, size: int) -> float:
+        """Nothing guards the floor's counter: an update that the SDK repeats is counted twice."""
         async for _ in _patiently(size):
             answer = await self._watcher.dynamodb.get_item(TableName=BARE_NAME, Key=count_key(run), ConsistentRead=True)
-            if "Item" in answer and int(answer["Item"]["completed"]["N"]) == size:
+            if "Item" in answer and int(answer["Item"]["completed"]["N"]) >= size:
                 return float(answer["Item"]["last_at"]["N"])
         raise AssertionError("unreachable")
 

@@ -2,12 +2,13 @@
 
 import json
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from backports import zstd
 
 from bench.application import Order
-from bench.bodies import draw_operations, is_streamed, raised_limits
+from bench.bodies import draw_operations, request_body
 
 
 @pytest.mark.parametrize("size", [200, 1_074])
@@ -25,6 +26,15 @@ def test_operations_are_the_same_every_time_and_compress_as_data_does() -> None:
     assert 2 < len(drawn) / len(zstd.compress(drawn)) < 5
 
 
-def test_what_is_not_streamed_has_its_limits_raised() -> None:
-    assert raised_limits(1_000) == {}
-    assert bool(raised_limits(1_001)) is not is_streamed(1_001)
+def test_few_operations_come_as_a_document_and_many_as_a_stream(tmp_path: Path) -> None:
+    file = tmp_path / "operations"
+    file.write_bytes(b'{"path":"/a"}\n{"path":"/b"}\n')
+    document = request_body(file, 1_000)
+    assert (document.content_type, document.data) == (
+        "application/json",
+        b'{"operations":[{"path":"/a"},{"path":"/b"}]}',
+    )
+    stream = request_body(file, 1_001)
+    assert stream.content_type == "application/x-ndjson"
+    assert not isinstance(stream.data, bytes)
+    stream.data.close()
