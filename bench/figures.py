@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 from bench.billing import MILLION, Prices, Units
 from bench.counting import Tallies, Tally
-from bench.installation import BARE_CONSUMER, CONSUMER, FRONT_END, SENDER
+from bench.installation import BARE_PROGRAMS, PROGRAMS
 from bench.measure import FLOOR_B, PENSTOCK, Case, Sample
 
-PROGRAMS = (FRONT_END, CONSUMER)
-BARE_PROGRAMS = (SENDER, BARE_CONSUMER)
 MIB = 1024 * 1024
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from bench.bare import count_key
 from bench.bodies import operations_file, request_body
 from bench.counting import Tallies, Usage, total
-from bench.installation import ALONE, BARE_NAME, SENDER, Installation, Watcher
+from bench.installation import ALONE, BARE_NAME, BARE_PROGRAMS, PROGRAMS, SENDER, Installation, Watcher
 from penstock.batch import BatchState
 
 PENSTOCK = "Penstock"
@@ -81,7 +81,7 @@ class Bench:
 
     async def _measure_penstock(self, case: Case) -> Sample:
         body = request_body(operations_file(case.handler, case.size), case.size)
-        async with self._counted() as used:
+        async with self._counted(PROGRAMS, case) as used:
             began_at, began = time.time(), time.perf_counter()
             headers = {"Content-Type": body.content_type, "Prefer": "respond-async"}
             async with self._watcher.http.post("/batch", data=body.data, headers=headers) as answer:
@@ -113,7 +113,7 @@ class Bench:
         self._runs += 1
         run, sender = f"run{self._runs}", self._installation.programs[SENDER]
         await sender.ask(run, chunks_per_record, operations_file(case.handler, case.size))
-        async with self._counted() as used:
+        async with self._counted(BARE_PROGRAMS, case) as used:
             said = await sender.ask("go")
             finished_at = await self._counted_at(run, case.size)
         return _sample(case, contender, finished_at - said["began_at"], said["first_seconds"], used)
@@ -127,14 +127,18 @@ class Bench:
         raise AssertionError("unreachable")
 
     @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[dict[str, Used]]:
-        """What every program uses in this block; filled at its end."""
+    async def _counted(self, programs: tuple[str, ...], case: Case) -> AsyncIterator[dict[str, Used]]:
+        """What these programs and the servers use in this block; filled at its end. The others poll, and are idle."""
         used: dict[str, Used] = {}
         start = await self._installation.usage()
         yield used
         await asyncio.sleep(SETTLE_SECONDS)
         end = await self._installation.usage()
-        used |= {name: _used(self._installation.idle[name], start[name], end[name]) for name in end}
+        used |= {
+            name: _used(self._installation.idle[name], start[name], end[name])
+            for name in end
+            if name.startswith((*programs, *case.server_programs))
+        }
 
 
 async def _patiently(size: int) -> AsyncIterator[None]:

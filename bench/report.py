@@ -6,8 +6,8 @@ from rich.console import Group
 from rich.table import Table
 
 from bench.billing import Prices
-from bench.figures import PROGRAMS, Figures
-from bench.installation import CONSUMER, FRONT_END
+from bench.figures import Figures
+from bench.installation import CONSUMER, FRONT_END, PROGRAMS
 from bench.measure import FLOOR_A, FLOOR_B, FLOOR_B10, PENSTOCK, Case
 from bench.reads import Reads
 from bench.targets import judge

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from bench.alone import CONCURRENCY
 from bench.application import WAIT_SECONDS
 from bench.billing import Prices
-from bench.figures import PROGRAMS, Contender, Figures
-from bench.installation import ALONE, CONSUMER, FRONT_END
+from bench.figures import Contender, Figures
+from bench.installation import ALONE, CONSUMER, FRONT_END, PROGRAMS
 from bench.measure import FLOOR_A, FLOOR_B, FLOOR_B10, Case
 from bench.reads import Reads
 from bench.servers import EMBEDDED, REAL
