@@ -285,8 +285,8 @@ def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
 def run_a_suspect_without_looking_again(patching: Patching) -> None:
     note = DynamoDbStore.note_start
 
-    async def mutant(self: DynamoDbStore, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        await note(self, batch, chunk_id, receive_count)
+    async def mutant(self: DynamoDbStore, batch: Batch, chunk_id: str, mark: str) -> None:
+        await note(self, batch, chunk_id, mark)
 
     patching.setattr(DynamoDbStore, "note_start", mutant)
 
