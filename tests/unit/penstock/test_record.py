@@ -64,6 +64,37 @@ def test_any_json_comes_back_as_a_result(result: Any) -> None:
     assert there_and_back(record) == record
 
 
+RESULTS: list[list[Any]] = [
+    [1, True],
+    [True, True],
+    [0.0, -0.0],
+    [None, None],
+    [{}, {}],
+    [{"same": 1}, {"same": 1}],
+    [{"a": 1, "b": "x"}, {"a": True, "b": "x"}],
+    [{"a": 1, "b": 2}, {"b": 1, "a": 2}],
+    [{"a": 1}, {"a": 1, "b": 2}],
+    [{"a": {"same": 1}}, {"a": {"same": 1}}],
+    [{"a": 1}, None],
+    [None, {"a": 1}],
+    [[1], [1]],
+    [{"members": ["a"]}, {"members": ["a"]}],
+]
+
+
+@pytest.mark.parametrize("results", RESULTS, ids=str)
+@pytest.mark.parametrize(("first", "step"), [(0, 1), (500, 1), (3, 2)])
+@pytest.mark.parametrize("name", ["{}", "op-{}"])
+def test_fields_come_back_to_their_outcomes(results: list[Any], first: int, step: int, name: str) -> None:
+    indexes = [first + step * place for place in range(len(results))]
+    outcomes = tuple(
+        Outcome(index, name.format(index), OutcomeState.SUCCEEDED, 200, result=result)
+        for index, result in zip(indexes, results, strict=True)
+    )
+    back = there_and_back(ChunkRecord("17", outcomes)).outcomes
+    assert repr(back) == repr(outcomes)  # 1 equals True, and 0.0 equals -0.0
+
+
 def test_results_larger_than_an_item_come_back() -> None:
     noise = base64.b64encode(random.Random(1).randbytes(900_000)).decode()
     record = replace(FULL, outcomes=(replace(FULL.outcomes[0], result=noise),))
@@ -72,7 +103,5 @@ def test_results_larger_than_an_item_come_back() -> None:
 
 
 def test_like_results_take_little_room() -> None:
-    alike = tuple(
-        replace(FULL.outcomes[0], index=n, id=f"op-{n}", result={"id": n, "status": "ok"}) for n in range(1_000)
-    )
-    assert len(encode_record(ChunkRecord("17", alike))) < 20_000
+    alike = tuple(replace(FULL.outcomes[0], index=n, id=str(n), result={"id": n, "status": "ok"}) for n in range(1_000))
+    assert len(encode_record(ChunkRecord("17", alike))) < 3_000
