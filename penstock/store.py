@@ -15,7 +15,7 @@ from penstock.outcome import ChunkRecord
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What the table knows of a chunk that is delivered again: its record, or notes of deliveries before, by mark."""
+    """What the table knows of a chunk that is delivered again: its record, or the notes of deliveries, by mark."""
 
     record: ChunkRecord | None
     released: frozenset[str]  # of deliveries that were released before anything of them ran
