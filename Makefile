@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate chaos format lint types acceptance lock setup clean
+.PHONY: help run test check simulate chaos bench format lint types acceptance lock setup clean
 
 SEEDS ?= 0-499
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -25,6 +25,9 @@ simulate: $(READY) ## runs on a simulated AWS in virtual time: SEEDS=0-4999, MIX
 
 chaos: $(READY) ## real processes killed, stopped and restarted under load: ARGS="--operations 2000 --only poison"
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+bench: $(READY) ## speed, cost and memory beside their floors: an hour or more (ARGS=--quick: about three minutes)
+	$(BIN)/python -m bench $(ARGS)
 
 check: lint types test ## what CI runs
 

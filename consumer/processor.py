@@ -103,7 +103,7 @@ class Processor:
         """
         batch = await self._store.read_batch(chunk.batch_id)
         if batch is not None:
-            await self._store.note_release(batch, chunk.id, delivery.receive_count)
+            await self._store.note_release(batch, chunk.id, delivery.mark)
         await self._leases.release(delivery, after_seconds=after_seconds)
         get_log().info(Event.CHUNK_RELEASED, batch_id=chunk.batch_id, chunk_id=chunk.id)
 
@@ -160,10 +160,10 @@ class Processor:
         self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]
     ) -> ChunkRecord:
         """Record what this chunk comes to, of which there was no record; return the record that stands."""
-        deaths = delivery.receive_count - 1 - len(traces.released)
+        deaths = delivery.receive_count - 1 - delivery.count_own(traces.released)
         record = self._decide_unrun(batch, chunk, deaths)
         if record is None and deaths > 0:
-            return await self._run_suspect(batch, delivery, chunk, len(traces.begun), ended)
+            return await self._run_suspect(batch, delivery, chunk, delivery.count_own(traces.begun), ended)
         if record is None:
             record = await self._run(batch, delivery, chunk, ended)
         return await self._commit(batch, record)
@@ -197,7 +197,7 @@ class Processor:
             if self._stop.begun.is_set():
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
             # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.
-            standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.receive_count))
+            standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.mark))
             if standing is not None:
                 return await self._what_is_left(chunk, standing)
             batch = await self._reread(batch)

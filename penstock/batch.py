@@ -13,7 +13,7 @@ class BatchState(StrEnum):
     PROCESSING = "processing"
     CANCELLING = "cancelling"  # nothing more of it begins; what runs may finish
     COMPLETED = "completed"  # every operation has its outcome, and one at least succeeded
-    FAILED = "failed"  # every operation has its outcome, and none succeeded; or it was stopped for killing consumers
+    FAILED = "failed"  # every operation has its outcome, and none succeeded; or it was stopped, and some are failed
     CANCELLED = "cancelled"  # every operation has its outcome, some of them cancelled
     EXPIRED = "expired"  # every operation has its outcome, some of them expired
 
@@ -134,7 +134,8 @@ def final_state(counts: Counts, ending: Ending | None = None) -> BatchState:
         return BatchState.CANCELLED
     if counts.expired:
         return BatchState.EXPIRED
-    if ending is Ending.FAILED or not counts.succeeded:
+    is_stopped = ending is Ending.FAILED and counts.failed > 0  # a retry may make up for all that was stopped
+    if is_stopped or not counts.succeeded:
         return BatchState.FAILED
     return BatchState.COMPLETED
 

@@ -184,29 +184,29 @@ class DynamoDbStore:
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         item = await self._looks.ask((batch_id, chunk_id))
         record = await self._record_from_item(item) if "nonce" in item else None
-        return Traces(record, _numbers(item, "released"), _numbers(item, "begun"))
+        return Traces(record, _texts(item, "released"), _texts(item, "begun"))
 
     async def _read_chunk_items(self, chunks: Sequence[tuple[str, str]]) -> list[Item]:
         keys = {chunk: _chunk_key(*chunk) for chunk in chunks}  # one that is asked for twice is read once
         found = {_ids(item): item for item in await self._read_items(list(keys.values()))}
         return [found.get(chunk, {}) for chunk in chunks]
 
-    async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        await self._note(batch, chunk_id, "released", receive_count)
+    async def note_release(self, batch: Batch, chunk_id: str, mark: str) -> None:
+        await self._note(batch, chunk_id, "released", mark)
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
-        item = await self._note(batch, chunk_id, "begun", receive_count)
+    async def note_start(self, batch: Batch, chunk_id: str, mark: str) -> ChunkRecord | None:
+        item = await self._note(batch, chunk_id, "begun", mark)
         return await self._record_from_item(item) if "nonce" in item else None
 
-    async def _note(self, batch: Batch, chunk_id: str, name: str, receive_count: int) -> Item:
+    async def _note(self, batch: Batch, chunk_id: str, name: str, mark: str) -> Item:
         """Beside the chunk's record, whether it is there already or not; returns all that stands there now."""
         with explained():
             answer = await self._client.update_item(
                 TableName=self._table,
                 Key=_chunk_key(batch.id, chunk_id),
-                UpdateExpression=f"ADD {name} :count SET expires_at = :expires_at",
+                UpdateExpression=f"ADD {name} :mark SET expires_at = :expires_at",
                 ExpressionAttributeValues={
-                    ":count": {"NS": [str(receive_count)]},
+                    ":mark": {"SS": [mark]},
                     ":expires_at": _whole(batch.expires_at),
                 },
                 ReturnValues="ALL_NEW",
@@ -795,12 +795,16 @@ def _numbers(item: Item, name: str) -> frozenset[int]:
     return frozenset(int(number) for number in item.get(name, {}).get("NS", ()))
 
 
+def _texts(item: Item, name: str) -> frozenset[str]:
+    return frozenset(item.get(name, {}).get("SS", ()))
+
+
 def _group_from_item(item: Item) -> Group:
     return Group(
         counts=Counts(*(_count(item, name) for name in OutcomeState)),
         deaths=_count(item, "deaths"),
         closed=Ending(item["closed"]["S"]) if "closed" in item else None,
-        done=frozenset(item.get("done", {}).get("SS", ())),
+        done=_texts(item, "done"),
     )
 
 

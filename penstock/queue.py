@@ -4,7 +4,7 @@ Every call may block on the network and may raise Unavailable; each may be repea
 for tests is in `testing.py`; one contract suite holds for both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,15 @@ class Delivery:
     receive_count: int  # from 1; above 1 an earlier delivery was released, or its consumer died or was slow
     tenant: str | None = None
     sent_at: float = 0.0  # seconds since the epoch, by the queue's clock
+
+    @property
+    def mark(self) -> str:
+        """What a note of this delivery is known by. The same chunk may stand twice on the queue, in two messages."""
+        return f"{self.message_id}#{self.receive_count}"
+
+    def count_own(self, marks: Iterable[str]) -> int:
+        """How many of these marks are of deliveries of this message: those before are over. Another's may go on."""
+        return sum(mark.rpartition("#")[0] == self.message_id for mark in marks)
 
 
 class Queue(Protocol):

@@ -15,11 +15,11 @@ from penstock.outcome import ChunkRecord
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What the table knows of a chunk that is delivered again: its record, or which deliveries were given back."""
+    """What the table knows of a chunk that is delivered again: its record, or notes of deliveries before, by mark."""
 
     record: ChunkRecord | None
-    released: frozenset[int]  # the receive counts of deliveries that were released before anything of them ran
-    begun: frozenset[int] = frozenset()  # of deliveries that began to run it though an earlier one had ended badly
+    released: frozenset[str]  # of deliveries that were released before anything of them ran
+    begun: frozenset[str] = frozenset()  # of deliveries that began to run it though an earlier one had ended badly
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ class Store(Protocol):
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces: ...
 
-    async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        """Remember that this delivery is given back unstarted: its receive count is no sign of a death."""
+    async def note_release(self, batch: Batch, chunk_id: str, mark: str) -> None:
+        """Remember that the delivery of this mark is given back unstarted: it is no sign of a death."""
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
-        """Remember that this delivery begins to run a chunk of which an earlier one may have died.
+    async def note_start(self, batch: Batch, chunk_id: str, mark: str) -> ChunkRecord | None:
+        """Remember that the delivery of this mark begins to run a chunk of which an earlier one may have died.
 
         Returns the chunk's record if it has one by now: then nothing of it may begin any more.
         """

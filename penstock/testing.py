@@ -119,13 +119,13 @@ class MemoryStore:
         self._batches: dict[str, Batch] = {}
         self._groups: dict[tuple[str, int], Group] = {}
         self._records: dict[tuple[str, str], ChunkRecord] = {}
-        self._released: dict[tuple[str, str], set[int]] = {}
+        self._released: dict[tuple[str, str], set[str]] = {}
         self._ids: dict[tuple[str, int], dict[int, list[str]]] = {}
         self._keys: dict[tuple[str, str], KeyClaim] = {}
         self._due: dict[str, float] = {}
         self._sweeper: tuple[str, float] | None = None
         self._handler_times: dict[str, tuple[float, float]] = {}
-        self._begun: dict[tuple[str, str], set[int]] = {}
+        self._begun: dict[tuple[str, str], set[str]] = {}
 
     async def create_batch(self, batch: Batch) -> None:
         if batch.id not in self._batches:
@@ -180,11 +180,11 @@ class MemoryStore:
         released, begun = self._released.get(key, ()), self._begun.get(key, ())
         return Traces(self._records.get(key), frozenset(released), frozenset(begun))
 
-    async def note_release(self, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        self._released.setdefault((batch.id, chunk_id), set()).add(receive_count)
+    async def note_release(self, batch: Batch, chunk_id: str, mark: str) -> None:
+        self._released.setdefault((batch.id, chunk_id), set()).add(mark)
 
-    async def note_start(self, batch: Batch, chunk_id: str, receive_count: int) -> ChunkRecord | None:
-        self._begun.setdefault((batch.id, chunk_id), set()).add(receive_count)
+    async def note_start(self, batch: Batch, chunk_id: str, mark: str) -> ChunkRecord | None:
+        self._begun.setdefault((batch.id, chunk_id), set()).add(mark)
         return self._records.get((batch.id, chunk_id))
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:

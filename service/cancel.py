@@ -13,12 +13,12 @@ REASON = "Cancelled on request."
 
 
 async def cancel_batch(request: web.Request) -> web.Response:
-    """202 with the batch's status; asked again, the same. 409 once the batch is final."""
+    """202 with the batch's status; asked again, the same, even once it is final. 409 for one that ended otherwise."""
     batch = await find_batch(request)
     settle_by = request.app[CLOCK].now() + request.app[SETTINGS].settle_seconds
     if not await request.app[BACKEND].store.end_batch(batch.id, Ending.CANCELLED, REASON, settle_by=settle_by):
         batch = await find_batch(request)
-        if batch.state is not BatchState.CANCELLING:
+        if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
             raise NotPossibleNow(f"The batch is {batch.state} already; there is nothing left to cancel.")
     get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=REASON)
     return json_answer(await read_status(request, await find_batch(request)), status=202)

@@ -499,12 +499,12 @@ async def test_chunks_counted_together_in_a_closed_group_count_only_as_correctio
 async def test_chunks_looked_for_together_are_told_apart(store: Store, batch: Batch) -> None:
     for number in (1, 2, 64):
         await store.commit_chunk(batch, make_record(str(number), result=number))
-    await store.note_release(batch, "3", 1)
+    await store.note_release(batch, "3", "m#1")
     names = ["1", "2", "64", "3", "4", "2", "1.1"]
     traces = await asyncio.gather(*(store.read_traces(batch.id, name) for name in names))
     results = [one.record and one.record.outcomes[0].result for one in traces]
     assert results == [1, 2, 64, None, None, 2, None]
-    assert [one.released for one in traces] == [frozenset({1} if name == "3" else ()) for name in names]
+    assert [one.released for one in traces] == [frozenset({"m#1"} if name == "3" else ()) for name in names]
 
 
 @on_all
@@ -700,35 +700,35 @@ async def test_records_of_batches_keep_apart(store: Store) -> None:
 @on_all
 async def test_notes_of_releases_gather(store: Store, batch: Batch) -> None:
     assert await store.read_traces(batch.id, "17") == Traces(None, frozenset())
-    for receive_count in (1, 3, 3, 12):
-        await store.note_release(batch, "17", receive_count)
-    assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({1, 3, 12}))
+    for mark in ("a#1", "a#3", "a#3", "b#1"):
+        await store.note_release(batch, "17", mark)
+    assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({"a#1", "a#3", "b#1"}))
     assert await store.read_traces(batch.id, "17.1") == Traces(None, frozenset())
 
 
 @on_all
 async def test_note_of_a_release_is_no_record(store: Store, batch: Batch) -> None:
-    await store.note_release(batch, "1", 1)
+    await store.note_release(batch, "1", "a#1")
     await store.commit_chunk(batch, make_record("2"))
-    await store.note_release(batch, "2.1", 1)
+    await store.note_release(batch, "2.1", "a#1")
     assert await records(store, batch) == [["2"]]
 
 
 @on_all
 async def test_note_of_a_release_does_not_stand_in_a_records_way_nor_undo_it(store: Store, batch: Batch) -> None:
-    await store.note_release(batch, "17", 1)
+    await store.note_release(batch, "17", "a#1")
     assert await store.commit_chunk(batch, FULL) == FULL
-    await store.note_release(batch, "17", 2)  # by who lost the lease long ago
+    await store.note_release(batch, "17", "a#2")  # by who lost the lease long ago
     assert (await store.read_traces(batch.id, "17")).record == FULL
     assert await store.commit_chunk(batch, make_record("17", "late")) == FULL
 
 
 @on_all
 async def test_notes_of_starts_gather_beside_those_of_releases(store: Store, batch: Batch) -> None:
-    for receive_count in (2, 4, 4):
-        assert await store.note_start(batch, "17", receive_count) is None
-    await store.note_release(batch, "17", 3)
-    assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({3}), frozenset({2, 4}))
+    for mark in ("a#2", "a#4", "a#4"):
+        assert await store.note_start(batch, "17", mark) is None
+    await store.note_release(batch, "17", "a#3")
+    assert await store.read_traces(batch.id, "17") == Traces(None, frozenset({"a#3"}), frozenset({"a#2", "a#4"}))
     assert await records(store, batch) == []
     assert await store.commit_chunk(batch, FULL) == FULL
 
@@ -737,17 +737,17 @@ async def test_notes_of_starts_gather_beside_those_of_releases(store: Store, bat
 async def test_note_of_a_start_answers_with_the_record_that_stands(store: Store, batch: Batch) -> None:
     await store.commit_chunk(batch, FULL)
     await store.commit_chunk(batch, make_record("17.1", "another"))
-    for receive_count in (2, 3, 3):
-        assert await store.note_start(batch, "17", receive_count) == FULL
+    for mark in ("a#2", "a#3", "a#3"):
+        assert await store.note_start(batch, "17", mark) == FULL
     assert (await store.read_traces(batch.id, "17")).record == FULL
-    assert await store.note_start(batch, "18", 2) is None
+    assert await store.note_start(batch, "18", "a#2") is None
 
 
 @on_all
 async def test_note_of_a_start_answers_with_a_record_in_parts(store: Store, batch: Batch) -> None:
     large = make_record("17", noise(500_000))
     await store.commit_chunk(batch, large)
-    assert await store.note_start(batch, "17", 2) == large
+    assert await store.note_start(batch, "17", "a#2") == large
 
 
 # --- Reading records
@@ -1097,8 +1097,8 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.read_batch(batch.id),
         store.start_batch(batch.id, NOW),
         store.read_traces(batch.id, "0"),
-        store.note_release(batch, "0", 1),
-        store.note_start(batch, "0", 2),
+        store.note_release(batch, "0", "a#1"),
+        store.note_start(batch, "0", "a#2"),
         store.commit_chunk(batch, FULL),
         store.count_chunk(batch, FULL),
         store.close_group(batch, 0, Counts(), Ending.EXPIRED),
@@ -1130,7 +1130,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
 async def test_everything_of_a_batch_is_forgotten_at_its_time(servers: Servers, store: Store, batch: Batch) -> None:
     await accept(store, batch)
     await store.start_batch(batch.id, NOW + 2)
-    await store.note_release(batch, "1", 1)
+    await store.note_release(batch, "1", "a#1")
     await store.commit_chunk(batch, FULL)
     await store.commit_chunk(batch, make_record("18", noise(500_000)))
     await store.count_chunk(batch, FULL)
@@ -1289,9 +1289,9 @@ async def test_start_and_release_whose_answers_are_lost_stand(
     proxy.lose_answers("UpdateItem")
     await until_answered(lambda: proxied.start_batch(batch.id, NOW + 5))
     proxy.lose_answers("UpdateItem")
-    await until_answered(lambda: proxied.note_release(batch, "3", 2))
+    await until_answered(lambda: proxied.note_release(batch, "3", "a#2"))
     assert (await read(store, batch)).started_at == NOW + 5
-    assert await store.read_traces(batch.id, "3") == Traces(None, frozenset({2}))
+    assert await store.read_traces(batch.id, "3") == Traces(None, frozenset({"a#2"}))
 
 
 @on_servers

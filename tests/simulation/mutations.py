@@ -122,7 +122,7 @@ def drop_the_condition_on_the_counter(patching: Patching) -> None:
 def count_by_increment_alone(patching: Patching) -> None:
     def change(request: dict[str, Any]) -> None:
         _drop_condition(request)
-        request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunk, ", "")
+        request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunks, ", "")
 
     _rewrite(patching, "count_chunk", change)
 
@@ -285,8 +285,8 @@ def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
 def run_a_suspect_without_looking_again(patching: Patching) -> None:
     note = DynamoDbStore.note_start
 
-    async def mutant(self: DynamoDbStore, batch: Batch, chunk_id: str, receive_count: int) -> None:
-        await note(self, batch, chunk_id, receive_count)
+    async def mutant(self: DynamoDbStore, batch: Batch, chunk_id: str, mark: str) -> None:
+        await note(self, batch, chunk_id, mark)
 
     patching.setattr(DynamoDbStore, "note_start", mutant)
 

@@ -306,7 +306,11 @@ class Promises:
     def _is_owed(self, kept: Kept) -> bool:
         """Not a chunk of a batch that is over: whoever receives it drops it, and perhaps nobody had the time."""
         chunk = chunk_of(kept.body)
-        return chunk is None or redriven_from(chunk.id) is not None or self.batches[chunk.batch_id].state not in FINAL
+        return (
+            chunk is None
+            or redriven_from(chunk.id) is not None
+            or self.batches[chunk.batch_id].state not in FINAL | {"abandoned"}
+        )
 
     def _check_ended(self, batch_id: str, facts: BatchFacts, lapsed: Counter[str]) -> None:
         self.check(facts.state in FINAL, 4, f"batch {batch_id} never ended: it is {facts.state} with {facts.counts}")
@@ -426,7 +430,8 @@ def final_state(counts: Counts, ending: str | None) -> str:
         return "cancelled"
     if counts.expired:
         return "expired"
-    return "failed" if ending == "failed" or not counts.succeeded else "completed"
+    is_stopped = ending == "failed" and counts.failed > 0
+    return "failed" if is_stopped or not counts.succeeded else "completed"
 
 
 def index_of(operation_id: str) -> int:

@@ -54,11 +54,11 @@ def _about_queue(request: Mapping[str, Any]) -> str:
         case {"Entries": [{"MessageBody": _}, *_] as entries}:
             sent = [f"{words_of(entry['MessageBody'])} +{entry.get('DelaySeconds', 0)} s" for entry in entries]
             return f"{queue}: {', '.join(sent)}"
-        case {"Entries": entries}:
+        case {"Entries": [{"VisibilityTimeout": _}, *_] as entries}:
             changed = [f"{entry['ReceiptHandle']} {entry['VisibilityTimeout']} s" for entry in entries]
             return f"{queue}: {', '.join(changed)}"
-        case {"ReceiptHandle": receipt}:
-            return f"{queue}: {receipt}"
+        case {"Entries": entries}:
+            return f"{queue}: {', '.join(entry['ReceiptHandle'] for entry in entries)}"
     return f"{queue}: up to {request.get('MaxNumberOfMessages')}"
 
 

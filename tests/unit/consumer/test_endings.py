@@ -208,8 +208,18 @@ async def test_operations_of_a_stopped_batch_can_be_retried(aiohttp_client: Aioh
     answer = await plant.ask("POST", f"/batch/{batch_id}/retry")
     assert answer.body["retried"] == counts["failed"]
     await plant.work_off_one_by_one()
-    assert (await plant.counts(batch_id))[1] == {"succeeded": 4}
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 4})
     assert all(times == 1 for times in toys.times.values())
+
+
+async def test_stopped_batch_stays_failed_while_some_of_it_is(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=2, max_deaths=1)
+    batch_id = await plant.submit("/succeed/a", "/succeed/b", "/break/c", "/break/d")
+    await die(plant, 2)
+    await plant.work_off_one_by_one()
+    await plant.ask("POST", f"/batch/{batch_id}/retry")
+    await plant.work_off_one_by_one()
+    assert await plant.counts(batch_id) == ("failed", {"succeeded": 2, "failed": 2})
 
 
 async def test_redrive_runs_though_its_batch_is_cancelled(aiohttp_client: AiohttpClient, toys: Toys) -> None:

@@ -85,7 +85,7 @@ async def test_ending_that_comes_as_the_batch_is_finished_decides(monkeypatch: p
         return await read_groups(batch_id, numbers)
 
     monkeypatch.setattr(groups.store, "read_groups", end_meanwhile)
-    await groups.count(0, Counts(2))
+    await groups.count(0, Counts(1, 1))
     batch = await groups.now()
     assert (batch.state, batch.reason) == (BatchState.FAILED, "Too many deaths.")
 

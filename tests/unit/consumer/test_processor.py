@@ -332,7 +332,7 @@ async def die(rig: Rig, times: int = 1) -> None:
     for _ in range(times):
         delivery, chunk = await rig.receive()
         if delivery.receive_count > 1:
-            await rig.parts.store.note_start(build_batch(1), chunk.id, delivery.receive_count)
+            await rig.parts.store.note_start(build_batch(1), chunk.id, delivery.mark)
         rig.clock.advance(rig.settings.visibility_seconds + 1)
 
 
@@ -434,6 +434,26 @@ async def test_suspect_that_another_delivery_has_recorded_meanwhile_is_not_run(r
     assert rig.chunks == []
 
 
+async def test_suspect_that_runs_elsewhere_is_not_taken_for_dead(rig: Rig) -> None:
+    """The chunk stands twice on the queue: the notes of one message tell nothing of the other's deaths."""
+    [(delivery, chunk)] = await submit_suspects(rig, 1, attempt=3)
+    await rig.parts.store.note_start(build_batch(1), chunk.id, delivery.mark)  # and it goes on
+    twin = replace(delivery, message_id="twin")
+    await rig.process(twin, chunk)
+    assert rig.attempts == [("id-0", 3)]
+    assert await rig.counts() == Counts(succeeded=1)
+
+
+async def test_release_of_a_twin_hides_no_death(rig: Rig) -> None:
+    await rig.submit(build_operations("/succeed", "/succeed"))
+    delivery, chunk = await rig.receive()
+    await rig.parts.store.note_release(build_batch(2), chunk.id, replace(delivery, message_id="twin").mark)
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    await rig.process_next()
+    assert rig.runs == {}
+    assert [chunk.id for chunk in rig.chunks] == ["0.1", "0.2"]
+
+
 @pytest.mark.parametrize("is_final", [False, True], ids=["cancelled", "final"])
 async def test_suspect_whose_batch_ends_while_it_waits_is_not_run(rig: Rig, *, is_final: bool) -> None:
     store = rig.parts.store
@@ -471,7 +491,7 @@ async def test_poison_is_dead_lettered_and_its_neighbours_are_not(rig: Rig) -> N
         is_alone = len(chunk.operations) == 1
         is_run = not deaths or (is_alone and deaths < 4)
         if runs_poison and is_alone and 0 < deaths < 4:
-            await rig.parts.store.note_start(build_batch(8), chunk.id, delivery.receive_count)
+            await rig.parts.store.note_start(build_batch(8), chunk.id, delivery.mark)
         if not (runs_poison and is_run):
             await rig.process(delivery, chunk)
     assert rig.statuses() == {f"id-{index}": 500 if index == 5 else 201 for index in range(8)}

@@ -55,6 +55,8 @@ def test_counts_add_up_field_by_field() -> None:
         (Counts(cancelled=1, expired=1), Ending.CANCELLED, BatchState.CANCELLED),
         # Stopped for killing consumers: failed, however much of it had succeeded.
         (Counts(succeeded=99, failed=1), Ending.FAILED, BatchState.FAILED),
+        # Until a retry has made up for all of it.
+        (Counts(succeeded=100), Ending.FAILED, BatchState.COMPLETED),
     ],
 )
 def test_batch_ends_as_what_became_of_its_operations(counts: Counts, ending: Ending | None, state: BatchState) -> None:

@@ -1,5 +1,7 @@
 """Cancel: nothing more of a batch begins, what has ended stands, and every operation has its outcome."""
 
+import asyncio
+
 import pytest
 from pytest_aiohttp import AiohttpClient
 
@@ -46,6 +48,34 @@ async def test_cancelling_twice_is_cancelling_once(plant: Plant) -> None:
     batch_id = await plant.submit("/succeed/a")
     answers = [await plant.ask("POST", f"/batch/{batch_id}/cancel") for _ in range(3)]
     assert [(answer.status, answer.body["status"]) for answer in answers] == [(202, "cancelling")] * 3
+
+
+async def test_cancel_repeated_after_the_end_is_answered_as_the_first(plant: Plant) -> None:
+    """Whose answer may have been lost."""
+    batch_id = await plant.submit("/succeed/a")
+    await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    await plant.work_off()
+    answer = await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    assert (answer.status, answer.body["status"]) == (202, "cancelled")
+
+
+async def test_cancel_that_found_nothing_left_to_cancel_may_be_repeated_too(plant: Plant, toys: Toys) -> None:
+    batch_id = await plant.submit("/hang/a")
+    working = asyncio.create_task(plant.work_off())
+    await toys.arrived.wait()
+    await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    toys.gate.set()
+    await working
+    answer = await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    assert (answer.status, answer.body["status"]) == (202, "completed")
+
+
+async def test_batch_that_a_failure_limit_has_cancelled_is_cancelled_already(plant: Plant) -> None:
+    batch_id = await plant.submit("/break/a", *["/succeed/b"] * 3, maxFailures=0)
+    await plant.work_off_one_by_one()
+    assert (await plant.counts(batch_id))[0] == "cancelled"
+    answer = await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    assert (answer.status, answer.body["status"]) == (202, "cancelled")
 
 
 async def test_batch_that_has_ended_cannot_be_cancelled(plant: Plant) -> None:

@@ -1,0 +1,95 @@
+"""Draws the operations of a run: a file with one a line, the same bytes for the same seed; and a request's body of it.
+
+People's names, addresses, prices and numbers, and a note of words drawn from a few hundred, which fills an operation up
+to its size. Nothing is constant text, so it compresses as such data does: to about a third.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import IO, Any
+
+from examples.users.make_data import DOMAINS, NAMES
+
+FOLDER = Path(".run") / "bench"
+SEED = 20_261_123
+JSON_OPERATIONS = 1_000  # what one document may hold by default
+SMALL_BYTES = 200
+LARGE_BYTES = 1_024 + 50  # a body of 1 KB and what stands around it
+
+# The words of a note. Syllables make more of them than anyone would write down.
+_WORDS = [
+    a + b
+    for a in ["ba", "ke", "lo", "mi", "nu", "ra", "se", "ti", "vo", "wen", "stra", "plo"]
+    for b in ["den", "mar", "lin", "to", "ska", "re", "nd", "ry"]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is posted: `data` as aiohttp takes it."""
+
+    content_type: str
+    data: bytes | IO[bytes]
+
+
+def operation_bytes(handler: str) -> int:
+    return LARGE_BYTES if handler == "order" else SMALL_BYTES
+
+
+def operations_file(handler: str, count: int) -> Path:
+    """Drawn once and kept."""
+    path = FOLDER / f"{handler}-{operation_bytes(handler)}-{count}.ndjson"
+    if not path.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        with unfinished.open("wb") as file:
+            file.writelines(islice(draw_operations(handler, operation_bytes(handler)), count))
+        unfinished.rename(path)
+    return path
+
+
+def draw_operations(handler: str, size: int) -> Iterator[bytes]:
+    """Without end: lines of `size` bytes, their end not counted."""
+    random = Random(SEED)  # noqa: S311 - the same for everyone
+    people = [(country, *map(str.split, names)) for country, names in NAMES.items()]
+    while True:
+        country, given_names, family_names = random.choice(people)
+        given, family = random.choice(given_names).split("=")[0], random.choice(family_names).split("=")[0]
+        order = {
+            "order_id": f"{random.getrandbits(48):012x}",
+            "email": f"user{random.randrange(10**6)}@{random.choice(DOMAINS)}",
+            "name": f"{given} {family}",
+            "country": country,
+            "price": random.randrange(10**6) / 100,
+            "quantity": random.randrange(1, 20),
+            "note": "",
+        }
+        line = _to_json({"method": "POST", "path": f"/{handler}", "body": order})
+        note = _draw_note(random, size - len(line))
+        yield line.replace(b'"note":""', b'"note":"%b"' % note) + b"\n"
+
+
+def _draw_note(random: Random, size: int) -> bytes:
+    words = " ".join(
+        str(random.randrange(10_000)) if random.random() < 0.1 else random.choice(_WORDS) for _ in range(size // 4 + 1)
+    )
+    return words.encode()[: max(size, 0)]
+
+
+def _to_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def request_body(file: Path, count: int) -> Body:
+    """Many operations come as a stream, as few as a document may hold in one."""
+    if count > JSON_OPERATIONS:
+        return Body("application/x-ndjson", file.open("rb"))
+    return Body("application/json", json_body(file))
+
+
+def json_body(file: Path) -> bytes:
+    return b'{"operations":[%b]}' % b",".join(file.read_bytes().splitlines())

@@ -1,0 +1,31 @@
+"""How a floor's program is told what to do: a line of words on its standard input; it answers with a line of JSON."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import uvloop
+
+from penstock.signals import end_with_parent
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """On the product's event loop, and ending with the process that is named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--exit-with-parent", type=int, required=True, metavar="PID")
+    end_with_parent(parser.parse_args().exit_with_parent)
+    uvloop.run(main)
+
+
+async def commands() -> AsyncIterator[list[str]]:
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        yield line.split()
+
+
+def say(**values: Any) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,108 @@
+"""What a program of a run has used so far: its AWS calls and what they are billed, its CPU seconds, its memory.
+
+A hook of botocore's sees every call, so the programs stay as they are. On SIGUSR1 the program writes all of it down:
+once before and once after a batch, and the difference is the batch's, without setting up and without idling.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import botocore
+from botocore.session import Session
+from pydantic import BaseModel
+
+from bench.billing import Units, units_of
+
+FILE_VARIABLE = "BENCH_USAGE_FILE"  # where to write it down
+_REQUEST = "bench_request"
+
+
+class Tally(BaseModel):
+    """Of one kind of call."""
+
+    requests: float = 0
+    sqs: float = 0
+    writes: float = 0
+    reads: float = 0
+
+    @property
+    def units(self) -> Units:
+        return Units(self.sqs, self.writes, self.reads)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            requests=self.requests + other.requests,
+            sqs=self.sqs + other.sqs,
+            writes=self.writes + other.writes,
+            reads=self.reads + other.reads,
+        )
+
+    def times(self, factor: float) -> "Tally":
+        return Tally(**{name: value * factor for name, value in self.model_dump().items()})
+
+
+Tallies = dict[str, Tally]
+
+
+def total(*many: Tallies) -> Tallies:
+    names = {name for tallies in many for name in tallies}
+    return {name: sum((tallies.get(name, Tally()) for tallies in many), Tally()) for name in sorted(names)}
+
+
+class Usage(BaseModel):
+    cpu_seconds: float
+    memory_bytes: int
+    peak_bytes: int
+    calls: Tallies = {}
+
+
+def usage_of(pid: int) -> Usage:
+    """Of any process of ours, by its clock and by /proc; its calls only it knows."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return Usage(
+        cpu_seconds=time.clock_gettime((~pid << 3) | 2),  # as clock_getcpuclockid(3) makes it: all threads, in ns
+        memory_bytes=_bytes(status["VmRSS"]),
+        peak_bytes=_bytes(status["VmHWM"]),
+    )
+
+
+def _bytes(words: str) -> int:
+    return int(words.split(maxsplit=1)[0]) * 1024
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.calls: Tallies = {}
+
+    def attach(self, session: Session) -> None:
+        session.register("before-parameter-build", _keep_request)
+        session.register("after-call", self._count)
+
+    def _count(self, **event: Any) -> None:
+        """A call that the SDK repeated is as many requests; one that never got an answer is not seen."""
+        call, answer = event["model"].name, event["parsed"]
+        tries = 1 + answer.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+        units = units_of(call, event["context"][_REQUEST], answer)
+        self.calls[call] = self.calls.get(call, Tally()) + Tally(requests=1, **units._asdict()).times(tries)
+
+
+def _keep_request(**event: Any) -> None:
+    event["context"][_REQUEST] = event["params"]
+
+
+def count_calls() -> None:
+    """From here on, for every AWS client that this process opens."""
+    counter = _Counter()
+    botocore.register_initializer(counter.attach)
+    target = Path(os.environ[FILE_VARIABLE])
+
+    def write_down(*_: object) -> None:
+        usage = usage_of(os.getpid()).model_copy(update={"calls": counter.calls})
+        unfinished = target.with_suffix(".unfinished")
+        unfinished.write_text(usage.model_dump_json())
+        unfinished.rename(target)
+
+    signal.signal(signal.SIGUSR1, write_down)

@@ -1,0 +1,72 @@
+"""What stands in for AWS during a run, started anew for each installation: how to reach it, and whose work it is."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.servers import DYNAMODB, ELASTICMQ, Server, missing_tools, running_servers
+
+EMBEDDED = "embedded AWS"
+REAL = f"{ELASTICMQ.name} + {DYNAMODB.name}"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_REGION": "us-east-1"}
+HEAP = "-Xmx4g"  # tests give the servers 512 MB; a million operations want more
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """`environment` is all that a program needs to find them."""
+
+    environment: Mapping[str, str]
+    pids: Mapping[str, int]
+
+
+def available_servers() -> list[str]:
+    return [EMBEDDED] if missing_tools() else [EMBEDDED, REAL]
+
+
+@contextmanager
+def start_servers(name: str) -> Iterator[Servers]:
+    with _start_embedded() if name == EMBEDDED else _start_real() as servers:
+        yield servers
+
+
+@contextmanager
+def _start_embedded() -> Iterator[Servers]:
+    command = [sys.executable, "-m", "infra.embedded", "--exit-with-parent", str(os.getpid())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ours
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        try:
+            yield Servers(_environment(url, url), {EMBEDDED: process.pid})
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def _start_real() -> Iterator[Servers]:
+    os.environ["_JAVA_OPTIONS"] = HEAP  # Java lets it win over the command line
+    with running_servers() as started:
+        elasticmq, dynamodb = started
+        pids = {server.program.name: _pid_of(server) for server in started}
+        yield Servers(_environment(elasticmq.url, dynamodb.url), pids)
+
+
+def _pid_of(server: Server) -> int:
+    """Java's: between it and us stands a shell that keeps it on a leash."""
+    words = (server.program.main, str(server.port))
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            program, *arguments = file.read_text().split("\0")
+        except (OSError, ValueError):
+            continue  # it has ended, or is a stranger's
+        if program.endswith("java") and all(any(word in one for one in arguments) for word in words):
+            return int(file.parent.name)
+    raise ProcessLookupError(f"{server.program.name} has no process.")
+
+
+def _environment(sqs_url: str, dynamodb_url: str) -> dict[str, str]:
+    return {"AWS_ENDPOINT_URL_SQS": sqs_url, "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_url, **CREDENTIALS}
