@@ -114,7 +114,8 @@ class Installation:
 async def installation(aws: Aws, folder: Path, **settings: str) -> AsyncIterator[Installation]:
     """Provisioned, with no program started. `settings` are variables without their prefix, for all programs."""
     name = f"test-{secrets.token_hex(4)}"
-    own = {"NAME": name, "APP": TOYS, "RECEIVE_WAIT_SECONDS": "1", "BACKOFF_SECONDS": "0.1", **settings}
+    quick = {"RECEIVE_WAIT_SECONDS": "1", "BACKOFF_SECONDS": "0.1", "MIN_CHUNKS": "1"}
+    own = {"NAME": name, "APP": TOYS, **quick, **settings}
     environment = {
         **scrubbed_environment(),
         **aws.environment,
