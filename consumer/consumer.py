@@ -22,7 +22,8 @@ from penstock.telemetry import Event, get_log
 
 MOST_IN_RECEIVE = 10
 MOST_HELD = 50  # chunks, however small: each is a task, and a lease to extend
-MOMENT_SECONDS = 0.1
+MOMENT_SECONDS = 0.05  # several times what a receive takes
+MOMENTS_AT_ONCE = 3
 OWN_SECONDS = 30e-6  # what an operation takes of the event loop, however quick its handler: measured, see bench
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -107,8 +108,8 @@ class Consumer:
     async def turn(self) -> None:
         """Wait for a slot, receive once, begin to process what came."""
         self._moved.clear()
-        wanted = operations_wanted(self._settings.concurrency, self._pacer.overall.seconds)
-        limit = room(wanted - self._waiting(), self._operations_per_chunk, len(self._held))
+        wanted = operations_wanted(self._settings.concurrency, self._waiting(), self._pacer.overall.seconds)
+        limit = room(wanted, self._operations_per_chunk, len(self._held))
         if limit == 0:
             await self._moved.wait()
             return
@@ -191,15 +192,17 @@ class Consumer:
             pass
 
 
-def operations_wanted(concurrency: int, seconds_per_operation: float | None) -> int:
-    """How many operations to hold: what runs in a moment, so that the next chunk is there before the last one is done.
+def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None) -> int:
+    """How many more operations to ask for, while so many wait here: none, as long as they last for a moment.
 
-    At least one for every slot and another at hand for it; more of quick ones. What is held here nobody else can take.
+    Then for some moments at once, so that quick chunks come together and not one by one. Of what takes long, one for
+    every slot and another at hand for it is enough: what is held here nobody else can take.
     """
-    at_least = 2 * concurrency
-    if seconds_per_operation is None:
-        return at_least
-    return max(at_least, math.ceil(MOMENT_SECONDS / max(seconds_per_operation / concurrency, OWN_SECONDS)))
+    enough = few = 2 * concurrency
+    if seconds_per_operation is not None:
+        in_a_moment = math.ceil(MOMENT_SECONDS / max(seconds_per_operation / concurrency, OWN_SECONDS))
+        few, enough = max(few, in_a_moment), max(enough, MOMENTS_AT_ONCE * in_a_moment)
+    return enough - waiting if waiting < few else 0
 
 
 def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:

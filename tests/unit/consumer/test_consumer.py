@@ -139,19 +139,25 @@ class Plant:
 
 
 @pytest.mark.parametrize(
-    ("concurrency", "seconds_per_operation", "expected"),
+    ("concurrency", "waiting", "seconds_per_operation", "expected"),
     [
-        (10, None, 20),  # not measured yet: every slot has one, and another is at hand
-        (10, 1.0, 20),
-        (10, 0.05, 20),
-        (10, 0.005, 200),  # 200 of them take a tenth of a second
-        (10, 0.000_001, 3_334),  # quick as it is, the loop takes its own time for each
-        (1_000, 0.1, 2_000),
-        (1, None, 2),
+        (10, 0, None, 20),  # not measured yet: every slot has one, and another is at hand
+        (10, 19, None, 1),
+        (10, 20, None, 0),
+        (10, 0, 1.0, 20),
+        (10, 15, 1.0, 5),
+        (10, 20, 1.0, 0),
+        (10, 0, 0.005, 300),  # a hundred of them take a twentieth of a second
+        (10, 99, 0.005, 201),
+        (10, 100, 0.005, 0),
+        (10, 5_000, 0.005, 0),
+        (10, 0, 0.000_001, 5_001),  # quick as it is, the loop takes its own time for each
+        (1_000, 0, 0.1, 2_000),
+        (1, 1, None, 1),
     ],
 )
-def test_operations_wanted(concurrency: int, seconds_per_operation: float | None, expected: int) -> None:
-    assert operations_wanted(concurrency, seconds_per_operation) == expected
+def test_operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None, expected: int) -> None:
+    assert operations_wanted(concurrency, waiting, seconds_per_operation) == expected
 
 
 @pytest.mark.parametrize(
