@@ -6,6 +6,7 @@ The parent starts them, starts anew whichever dies, and passes on the request to
 import asyncio
 import os
 import random
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from penstock.signals import stop_signals
 from penstock.telemetry import Event, get_log
 
 RESTART = Backoff(base_seconds=1, max_seconds=30)
+ENDED_WELL = {0, -signal.SIGTERM}  # asked to stop, it drained; or it had not got so far as to listen, nor to receive
 HEALTHY_SECONDS = 60.0  # one that lived so long did not die of how it was started: its deaths are counted anew
 
 
@@ -37,7 +39,7 @@ class Processes:
     async def run(self) -> bool:
         """Whether all that were asked to stop ended well."""
         codes = await asyncio.gather(*map(self._keep, range(len(self._commands))))
-        return not any(codes)
+        return ENDED_WELL.issuperset(codes)
 
     async def _keep(self, number: int) -> int:
         """Keep one process running; its exit code once we are to stop."""

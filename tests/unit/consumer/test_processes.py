@@ -70,6 +70,16 @@ async def test_stop_ends_them_all_and_does_not_wait_for_a_restart(tmp_path: Path
     assert len(runs(dead)) == 1
 
 
+async def test_one_that_has_only_begun_to_start_may_die_of_being_asked(tmp_path: Path) -> None:
+    """It does not listen to signals yet, and has received nothing."""
+    journal = tmp_path / "journal"
+    processes = Processes([command(LIVE, journal)], SystemClock(), HOURS)
+    running = asyncio.create_task(processes.run())
+    await until_runs(journal, 1)
+    processes.stop()
+    assert await running is True
+
+
 @pytest.mark.parametrize(("codes", "is_well"), [([0, 0], True), ([0, 7], False)])
 async def test_what_does_not_end_well_is_told(codes: list[int], is_well: bool, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
