@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from penstock.batch import UNACCEPTED_STATES
+from penstock.batch import UNACCEPTED_STATES, Batch, BatchState
 from penstock.errors import KeyInUse, KeyReused, MalformedRequest
 from penstock.store import KeyClaim, Store
 from service.parts import BACKEND, CLOCK, SETTINGS, tenant_of
@@ -82,8 +82,25 @@ async def _was_accepted(store: Store, standing: KeyClaim, now: float) -> bool:
     while not await store.abandon_batch(standing.batch_id):
         batch = await store.read_batch(standing.batch_id)
         if batch is None:
-            return False
-        if batch.state not in UNACCEPTED_STATES:  # else a creation that was long under way has come in between
+            # It may still be created, by a front end whose clock is slow or whose call was long under way.
+            await store.create_batch(_stand_in(standing, now))
+        elif batch.state not in UNACCEPTED_STATES:
             await store.settle_key(standing, None)
             return True
     return False
+
+
+def _stand_in(standing: KeyClaim, now: float) -> Batch:
+    """A batch in the place of one that must not come about any more. It can only be abandoned."""
+    return Batch(
+        id=standing.batch_id,
+        tenant=standing.tenant,
+        state=BatchState.ACCEPTING,
+        total=0,
+        chunk_count=0,
+        group_totals=(),
+        created_at=now,
+        accept_by=0,
+        deadline_at=now,
+        expires_at=standing.expires_at,
+    )

@@ -8,7 +8,8 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.store import KeyClaim
-from tests.support.builders import build_batch
+from penstock.testing import FakeClock
+from tests.support.builders import NOW, build_batch
 from tests.support.faults import Moment, Outage, Watch
 from tests.support.plant import Plant, Toys, all_of, build_plant
 from tests.support.service import Answer, ask_for, assert_problem
@@ -221,6 +222,24 @@ async def test_batch_whose_creation_comes_late_is_made_anew(
     assert (await plant.batch(dead)).state is BatchState.ABANDONED
     await plant.work_off()
     assert await plant.counts(again.body["batchId"]) == ("completed", {"succeeded": 1})
+
+
+async def test_front_end_that_comes_too_late_accepts_nothing(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    """By another clock its lease is over, though it has not created its batch yet: that can come about no more."""
+    plant = await build(aiohttp_client, toys, sync_seconds=2 * UNIT_SECONDS)
+    asked = ask_for("/hang/a")
+    slow = asyncio.create_task(plant.service.post(asked, KEY))
+    async with asyncio.timeout(20 * UNIT_SECONDS):
+        await toys.arrived.wait()
+    fast = FakeClock(NOW + LEASE_SECONDS + 2 * UNIT_SECONDS + 1)
+    survivor = await build(aiohttp_client, toys, parts=plant.parts, clock=fast)
+    again = await survivor.service.post(asked, ASYNC_KEY)
+    assert (again.status, is_replay(again)) == (202, False)
+    assert_problem(await slow, 503)
+    toys.gate.set()
+    await plant.work_off()
+    assert await plant.counts(again.body["batchId"]) == ("completed", {"succeeded": 1})
+    assert toys.times == {"0": 1}
 
 
 async def test_other_body_is_refused_though_the_first_front_end_is_dead(
