@@ -46,6 +46,7 @@ class Event(StrEnum):
     BATCH_ENDED = "batch ended"  # nothing more of it begins: too much failed, or it killed too many consumers
     BATCH_SWEPT = "batch swept"  # past its time; what was open of it is counted as expired or cancelled
     SWEEP_FAILED = "sweep failed"
+    PACE_UNKNOWN = "pace unknown"  # how long operations take could not be asked; chunks are cut by what was known
     PACE_NOT_PUBLISHED = "pace not published"  # how long operations take; front ends plan by what they knew
     BATCH_FINISHED = "batch finished"  # every operation has its outcome
 

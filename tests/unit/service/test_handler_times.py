@@ -9,10 +9,11 @@ import pytest
 from penstock import Operations
 from penstock.message import decode_chunk
 from penstock.testing import FakeClock, MemoryParts, memory_parts
-from service.handler_times import HandlerTimes
+from service.handler_times import STALE_SECONDS, HandlerTimes
 from tests.support.builders import NOW
 from tests.support.faults import Moment, Outage
 from tests.support.service import NDJSON, Serve
+from tests.support.waiting import eventually
 
 operations = Operations()
 
@@ -118,8 +119,23 @@ async def test_the_table_is_asked_once_a_second_however_many_ask() -> None:
     assert asked == [NAMES]
     await parts.store.write_handler_seconds({"POST /new": 3.0}, NOW)
     clock.advance(1)
-    assert (await times.read())["POST /new"] == 3.0
+    assert "POST /new" not in await times.read()  # it does not wait, but asks for the next
+    await eventually(lambda: knows(times, "POST /new"))
     assert len(asked) == 2
+
+
+async def test_after_a_pause_it_waits_for_what_is_true_now() -> None:
+    clock = FakeClock()
+    parts = await measured(clock)
+    times = HandlerTimes(parts.store, NAMES, clock)
+    await times.read()
+    await parts.store.write_handler_seconds({"POST /new": 3.0}, NOW)
+    clock.advance(STALE_SECONDS)
+    assert (await times.read())["POST /new"] == 3.0
+
+
+async def knows(times: HandlerTimes, name: str) -> bool:
+    return name in await times.read()
 
 
 async def test_what_was_known_serves_while_the_table_does_not_answer(serve: Serve) -> None:
