@@ -63,7 +63,7 @@ class Gatherer(Generic[T, R]):
         self._is_gathering = False
         self._begin_call()
         try:
-            results = await self._call(items)
+            results = list(zip(answers, await self._call(items), strict=True))
         except asyncio.CancelledError:
             for answer in answers:
                 answer.cancel()
@@ -73,7 +73,7 @@ class Gatherer(Generic[T, R]):
                 if not answer.done():  # who asked may have been cancelled
                     answer.set_exception(error)
             return
-        for answer, result in zip(answers, results, strict=True):
+        for answer, result in results:
             if not answer.done():
                 answer.set_result(result)
 

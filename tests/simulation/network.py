@@ -82,6 +82,7 @@ class Wire:
     def __init__(self, air: Air, process: Process) -> None:
         self._air = air
         self._process = process
+        self.gathered_look_at: float | None = None  # when the latest call took effect that looks for many records
 
     async def ask(self, action: str, request: Any, effect: Callable[[Any], Answer]) -> Answer:
         return await self.ask_slowly(action, request, lambda reply, _: reply(effect(request)))
@@ -92,9 +93,20 @@ class Wire:
             raise asyncio.CancelledError
         call = _Call(self._air, self._process, action, request, effect)
         answer = await call.answer
-        if action in {"GetItem", "UpdateItem"} and request["Key"]["sk"]["S"].startswith("chunk#"):
+        if action == "UpdateItem" and _is_record(request["Key"]):
             LOOKED_AT.set(call.took_effect_at)
+        if action == "BatchGetItem" and any(map(_is_record, _keys(request))):
+            self.gathered_look_at = call.took_effect_at
         return answer
+
+
+def _keys(request: Answer) -> list[Answer]:
+    return [key for wanted in request["RequestItems"].values() for key in wanted["Keys"]]
+
+
+def _is_record(key: Answer) -> bool:
+    where: str = key["sk"]["S"]
+    return where.startswith("chunk#")
 
 
 class _Call:

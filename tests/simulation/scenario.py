@@ -76,6 +76,7 @@ def draw_settings(chance: random.Random, mix: Mix) -> Settings:
         sync_max_operations=chance.choice([0, 0, 0, 3, 30]),
         sync_seconds=chance.choice([1.0, 10.0]),
         chunk_operations=chance.randint(1, 8),
+        min_chunks=chance.choice([1, 1, 16]),
         chunk_budget_seconds=chance.choice([2.0, 300.0, 300.0]),
         accept_seconds=chance.choice([2.0, 10.0, 60.0]),
         deadline_seconds=mix.deadline_seconds,

@@ -20,10 +20,11 @@ from penstock.dynamodb import DynamoDbStore
 from penstock.errors import PenstockError
 from penstock.settings import Settings
 from penstock.sqs import SqsQueue
+from penstock.store import Traces
 from penstock.telemetry import Event as LogEvent
 from tests.simulation.dynamodb import Table
 from tests.simulation.loop import GATE, Deadlock, VirtualLoop
-from tests.simulation.network import DynamoDbClient, Fates, SqsClient, Wire
+from tests.simulation.network import LOOKED_AT, DynamoDbClient, Fates, SqsClient, Wire
 from tests.simulation.process import EPOCH, Process
 from tests.simulation.promises import Promises, chunk_of
 from tests.simulation.sqs import Kept, Queue
@@ -43,6 +44,19 @@ class PromiseBroken(AssertionError):
         self.replay = replay
         words = "\n".join(f"  {one}" for one in broken)
         super().__init__(f"{words}\n\nAgain: {replay}\n\n{happened}")
+
+
+class _LookingStore(DynamoDbStore):
+    """Tells who looked for a record when it was looked for, though the call was made for several."""
+
+    def __init__(self, client: Any, table: str, wire: Wire) -> None:
+        super().__init__(client, table)
+        self._wire = wire
+
+    async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
+        traces = await super().read_traces(batch_id, chunk_id)
+        LOOKED_AT.set(self._wire.gathered_look_at)
+        return traces
 
 
 class World:
@@ -82,7 +96,7 @@ class World:
         return Backend(
             chunks=SqsQueue(sqs, CHUNKS, polls=sqs, call_bytes=settings.message_bytes),
             dead_letters=SqsQueue(sqs, DEAD_LETTERS, polls=sqs, call_bytes=settings.message_bytes),
-            store=DynamoDbStore(dynamodb, settings.table),
+            store=_LookingStore(dynamodb, settings.table, wire),
         )
 
     def note(self, who: str, what: str, *details: Any) -> None:

@@ -81,6 +81,15 @@ async def test_failure_is_told_to_all_that_were_in_the_call_and_to_no_other(serv
     assert await gatherer.ask(5) == 10
 
 
+async def test_call_that_answers_too_few_leaves_nobody_waiting() -> None:
+    async def answer_one(items: Sequence[int]) -> list[int]:
+        return [2 * item for item in items[:1]]
+
+    gatherer = Gatherer(answer_one, up_to(10))
+    results = await asyncio.gather(*map(gatherer.ask, range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [ValueError] * 3
+
+
 async def test_who_gives_up_does_not_disturb_the_others(server: Server) -> None:
     gatherer = Gatherer(server.call, up_to(10))
     patient, hasty = (asyncio.create_task(gatherer.ask(item)) for item in (1, 2))
