@@ -81,11 +81,13 @@ async def _closed_group(
     records = [record async for family in _counted_records(store, batch, number, group, 0) for record in family]
     recorded = {outcome.index: outcome for outcome in _merge(records)}
     first = batch.first_index(number)
+    # What expired before the batch was given an ending is not told that ending's reason afterwards.
+    reason = batch.reason if ending is batch.ending else None
     ids = await store.read_ids(batch.id, number) if batch.has_own_ids else []
     for place in range(batch.group_totals[number]):
         index = first + place
         operation_id = ids[place] if batch.has_own_ids else str(index)
-        yield number * GROUP_CHUNKS, recorded.get(index) or never_ended(index, operation_id, ending, batch.reason)
+        yield number * GROUP_CHUNKS, recorded.get(index) or never_ended(index, operation_id, ending, reason)
 
 
 async def _counted_records(

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from penstock import Operations
-from penstock.batch import Batch, BatchState, Ending
+from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import Operation, plan_groups
 from penstock.errors import Unavailable
 from penstock.outcome import ChunkRecord, Outcome, failed, succeeded
@@ -213,6 +213,22 @@ async def test_outcome_that_is_not_counted_yet_is_not_told(serve: Serve) -> None
     assert [line["id"] for line in (await service.get(URL)).lines] == ["id-0"]
     await parts.store.close_group(batch, 0, (await parts.store.read_group(batch.id, 0)).counts, Ending.CANCELLED)
     assert [(line["id"], line["status"]) for line in (await service.get(URL)).lines][1:] == [("1", 410)]
+
+
+async def test_what_expired_keeps_its_words_when_the_batch_is_cancelled_afterwards(serve: Serve) -> None:
+    """Found by the simulation (seed 10301)."""
+    batch = build_batch(1, state=BatchState.PROCESSING)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    service = await serve(Operations(), parts=parts)
+    await parts.store.close_group(batch, 0, Counts(), Ending.EXPIRED)
+    before = (await service.get(URL)).lines
+    assert await parts.store.end_batch(batch.id, Ending.CANCELLED, "Cancelled on request.", settle_by=0)
+    assert (
+        (await service.get(URL)).lines
+        == before
+        == [{"id": "0", "status": 504, "error": {"title": "Not done by the deadline"}}]
+    )
 
 
 async def test_later_outcome_of_an_operation_supersedes_the_earlier(serve: Serve) -> None:
