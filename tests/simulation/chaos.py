@@ -51,6 +51,7 @@ class Chaos:
         await asyncio.sleep(self._calm_at - self._world.loop.time())
         self._world.chunks.oddities = self._world.dead_letters.oddities = Oddities()
         self._world.fates.calm_down()
+        await asyncio.sleep(self._world.landed_at - self._world.loop.time())  # what callers gave up is still on its way
         self._world.note("world", "the storm is over")
 
     async def _every(self, mean: float, until: float, action: Action) -> None:

@@ -66,6 +66,7 @@ class Air(Protocol):
 
     context: Context
     is_over: bool
+    landed_at: float  # when the last of the calls made so far takes effect
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -116,6 +117,8 @@ class _Call:
         self._fate = air.fates.fate(process, action)
         self.answer: asyncio.Future[Answer] = air.loop.create_future()
         self.took_effect_at: float | None = None
+        late = self._fate.late if self._fate.fault is Fault.LATE else 0.0
+        air.landed_at = max(air.landed_at, air.loop.time() + self._fate.there + late)
         self._later(self._fate.there, self._arrive)
 
     def is_gone(self) -> bool:

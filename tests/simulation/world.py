@@ -67,6 +67,7 @@ class World:
         self.loop = VirtualLoop()
         self.fates = fates
         self.is_over = False
+        self.landed_at = 0.0
         self.replay = ""  # the command that does it all again, for who reads of a broken promise
         self.processes: list[Process] = []
         self.events: list[Event] = []
