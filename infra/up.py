@@ -109,8 +109,9 @@ async def _up(host: str, port: int, consumers: int) -> None:
     settings = read_settings()
     load_application(require_app(settings))  # once here: every part would say the same of one that cannot be used
     machine = Machine(local_environment(os.environ))
-    working = asyncio.create_task(_work(machine, settings, host, port, consumers))
     stopping = asyncio.create_task(stop_signals())
+    await asyncio.sleep(0)  # signals are listened to before there is a part that would outlive us
+    working = asyncio.create_task(_work(machine, settings, host, port, consumers))
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
