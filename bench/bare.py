@@ -17,8 +17,9 @@ from pydantic_core import to_json
 
 from bench.commands import commands, run, say
 from penstock.aws import Clients, open_clients
+from penstock.queue import MESSAGES_IN_CALL
 from penstock.settings import Settings, read_settings
-from penstock.sqs import CALLS_AT_ONCE, ENTRIES_IN_CALL
+from penstock.sqs import CALLS_AT_ONCE
 
 CHUNK_OPERATIONS = 100
 RECEIVES_AT_ONCE = 2  # while one is settled the next is on its way
@@ -61,11 +62,11 @@ def _messages(file: Path, head: str) -> Iterator[str]:
 
 
 async def _send(clients: Clients, url: str, messages: Sequence[str]) -> None:
-    calls = iter(range(0, len(messages), ENTRIES_IN_CALL))
+    calls = iter(range(0, len(messages), MESSAGES_IN_CALL))
 
     async def send_calls() -> None:
         for start in calls:
-            bodies = messages[start : start + ENTRIES_IN_CALL]
+            bodies = messages[start : start + MESSAGES_IN_CALL]
             await clients.sqs.send_message_batch(
                 QueueUrl=url, Entries=[{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)]
             )
@@ -76,7 +77,7 @@ async def _send(clients: Clients, url: str, messages: Sequence[str]) -> None:
 async def _consume(clients: Clients, url: str, settings: Settings) -> None:
     while True:
         answer = await clients.polls.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=ENTRIES_IN_CALL, WaitTimeSeconds=settings.receive_wait_seconds
+            QueueUrl=url, MaxNumberOfMessages=MESSAGES_IN_CALL, WaitTimeSeconds=settings.receive_wait_seconds
         )
         messages = answer.get("Messages")
         if not messages:

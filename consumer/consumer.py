@@ -15,12 +15,11 @@ from penstock.clock import Clock
 from penstock.errors import PenstockError, UnreadableMessage
 from penstock.message import decode_chunk
 from penstock.operations import Operations
-from penstock.queue import Delivery
+from penstock.queue import MESSAGES_IN_CALL, Delivery
 from penstock.runner import Runner, Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
-MOST_IN_RECEIVE = 10
 MOST_HELD = 50  # chunks, however small: each is a task, and a lease to extend
 MOMENT_SECONDS = 0.05  # several times what a receive takes
 MOMENTS_AT_ONCE = 3
@@ -210,4 +209,4 @@ def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:
     if operations <= 0:
         return 0
     chunks = math.ceil(operations / max(operations_per_chunk, 1.0))
-    return max(0, min(chunks, MOST_IN_RECEIVE, MOST_HELD - chunks_held))
+    return max(0, min(chunks, MESSAGES_IN_CALL, MOST_HELD - chunks_held))

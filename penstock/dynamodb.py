@@ -331,14 +331,10 @@ class DynamoDbStore:
         return _numbers(answer["Attributes"], "finished_groups")
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
-        calls = [
-            self._read_groups_call(batch_id, groups[start : start + KEYS_IN_CALL])
-            for start in range(0, len(groups), KEYS_IN_CALL)
-        ]
-        found = dict.fromkeys(groups, Group())
-        for read in await asyncio.gather(*calls):
-            found |= read
-        return found
+        keys = [_count_key(batch_id, group) for group in groups]
+        items = await self._read_items(keys, "pk, succeeded, failed, cancelled, expired, deaths, closed")
+        found = {int(item["pk"]["S"].rpartition("#")[2]): _group_from_item(item) for item in items}
+        return dict.fromkeys(groups, Group()) | found
 
     async def read_group(self, batch_id: str, group: int) -> Group:
         with explained():
@@ -528,9 +524,7 @@ class DynamoDbStore:
         return True
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
-        keys = [_handler_key(name) for name in names]
-        calls = [self._read_items(keys[start : start + KEYS_IN_CALL]) for start in range(0, len(keys), KEYS_IN_CALL)]
-        items = [item for read in await asyncio.gather(*calls) for item in read]
+        items = await self._read_items([_handler_key(name) for name in names])
         return {item["pk"]["S"].removeprefix("handler#"): float(item["seconds"]["N"]) for item in items}
 
     async def write_handler_seconds(self, seconds: Mapping[str, float], at: float) -> None:
@@ -568,13 +562,13 @@ class DynamoDbStore:
                 return
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
-    async def _read_groups_call(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
-        keys = [_count_key(batch_id, group) for group in groups]
-        items = await self._read_items(keys, "pk, succeeded, failed, cancelled, expired, deaths, closed")
-        return {int(item["pk"]["S"].rpartition("#")[2]): _group_from_item(item) for item in items}
-
     async def _read_items(self, keys: Sequence[Item], projection: str | None = None) -> list[Item]:
-        """Up to `KEYS_IN_CALL` items, as far as they are there. DynamoDB refuses a key that is asked for twice."""
+        """As far as they are there, in any order. DynamoDB refuses a key that is asked for twice."""
+        parts = [keys[start : start + KEYS_IN_CALL] for start in range(0, len(keys), KEYS_IN_CALL)]
+        calls = [self._read_items_call(part, projection) for part in parts]
+        return [item for read in await asyncio.gather(*calls) for item in read]
+
+    async def _read_items_call(self, keys: Sequence[Item], projection: str | None) -> list[Item]:
         request: Any = {self._table: {"Keys": keys, "ConsistentRead": True}}
         if projection is not None:
             request[self._table]["ProjectionExpression"] = projection

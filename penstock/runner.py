@@ -219,7 +219,8 @@ def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAg
 def _to_json(route: Route, result: Any) -> Any:
     """The result as plain JSON values, by way of its bytes: so nothing is kept that could not be written later.
 
-    Nor read: a parser goes only so deep, and in a chunk record three brackets stand around a result.
+    Nor read: a parser goes only so deep, and in a chunk record up to three brackets stand around a result or its
+    members.
     """
     try:
         return from_json(b"[[[%b]]]" % to_json(result))[0][0][0]

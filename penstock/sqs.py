@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
     from types_aiobotocore_sqs.type_defs import MessageTypeDef, SendMessageBatchRequestEntryTypeDef
 
-ENTRIES_IN_CALL = MESSAGES_IN_CALL
 CALLS_AT_ONCE = 8
 TRIES_FOR_REFUSED_ENTRIES = 5
 REFUSED_ENTRY_WAIT_SECONDS = 0.1
@@ -29,7 +28,7 @@ class SqsQueue:
         self._url = url
         self._call_bytes = call_bytes
         self._sends = Gatherer(self._send_call, self._fitting, at_once=CALLS_AT_ONCE)
-        self._deletes = Gatherer(self._delete_call, up_to(ENTRIES_IN_CALL))
+        self._deletes = Gatherer(self._delete_call, up_to(MESSAGES_IN_CALL))
 
     async def send(self, messages: Sequence[Message]) -> None:
         # All of them come to their end even if one fails: none goes on behind the back of who handles the failure.
@@ -40,7 +39,7 @@ class SqsQueue:
         with explained():
             answer = await self._polls.receive_message(
                 QueueUrl=self._url,
-                MaxNumberOfMessages=min(limit, ENTRIES_IN_CALL),
+                MaxNumberOfMessages=min(limit, MESSAGES_IN_CALL),
                 WaitTimeSeconds=wait_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
             )
@@ -51,8 +50,8 @@ class SqsQueue:
 
     async def extend(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
         lost: list[Delivery] = []
-        for start in range(0, len(deliveries), ENTRIES_IN_CALL):
-            lost += await self._extend_call(deliveries[start : start + ENTRIES_IN_CALL], seconds)
+        for start in range(0, len(deliveries), MESSAGES_IN_CALL):
+            lost += await self._extend_call(deliveries[start : start + MESSAGES_IN_CALL], seconds)
         return lost
 
     async def depth(self) -> int:
@@ -65,11 +64,11 @@ class SqsQueue:
     def _fitting(self, messages: Sequence[Message]) -> int:
         """How many of these messages go into one call, by number and by bytes."""
         total = 0
-        for count, message in enumerate(messages[:ENTRIES_IN_CALL]):
+        for count, message in enumerate(messages[:MESSAGES_IN_CALL]):
             total += len(message.body.encode())
             if count and total > self._call_bytes:
                 return count
-        return min(len(messages), ENTRIES_IN_CALL)
+        return min(len(messages), MESSAGES_IN_CALL)
 
     async def _send_call(self, messages: Sequence[Message]) -> list[Exception | None]:
         """One SendMessageBatch, repeated for the entries that it refused while they are not the fault of the sender."""

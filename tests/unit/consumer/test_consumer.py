@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from consumer import consumer as consuming
-from consumer.consumer import MOST_HELD, MOST_IN_RECEIVE, Consumer, operations_wanted, room
+from consumer.consumer import MOST_HELD, Consumer, operations_wanted, room
 from penstock import Context, Operations
 from penstock.backend import Backend
 from penstock.batch import BatchState, Counts
@@ -18,7 +18,7 @@ from penstock.chunk import Chunk
 from penstock.clock import SystemClock
 from penstock.errors import Unavailable
 from penstock.message import decode_chunk
-from penstock.queue import Delivery, Message
+from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 from penstock.telemetry import Event
 from penstock.testing import MemoryParts, MemoryQueue, MemoryStore
 from tests.support.builders import BATCH_ID, build_operations, build_settings, submit
@@ -163,7 +163,7 @@ def test_operations_wanted(concurrency: int, waiting: int, seconds_per_operation
 @pytest.mark.parametrize(
     ("operations", "operations_per_chunk", "chunks_held", "expected"),
     [
-        (20, 1.0, 0, MOST_IN_RECEIVE),  # small chunks: as many as a receive brings
+        (20, 1.0, 0, MESSAGES_IN_CALL),  # small chunks: as many as a receive brings
         (5, 1.0, 15, 5),
         (1, 1.0, 19, 1),
         (0, 1.0, 20, 0),
@@ -172,7 +172,7 @@ def test_operations_wanted(concurrency: int, waiting: int, seconds_per_operation
         (1, 100.0, 1, 1),
         (20, 3.0, 0, 7),
         (20, 0.1, 0, 10),  # an average never counts for less than one
-        (3_000, 100.0, 0, MOST_IN_RECEIVE),
+        (3_000, 100.0, 0, MESSAGES_IN_CALL),
         (3_000, 1.0, MOST_HELD - 3, 3),  # chunks cost, however small they are
         (3_000, 1.0, MOST_HELD, 0),
         (3_000, 1.0, MOST_HELD + 1, 0),
@@ -282,7 +282,7 @@ async def test_first_guess_is_what_the_front_end_plans_and_then_it_learns() -> N
     await rig.work_off()
     assert limits[0] == 1
     assert limits == sorted(limits)
-    assert limits[-1] == MOST_IN_RECEIVE
+    assert limits[-1] == MESSAGES_IN_CALL
 
 
 # Trouble.
