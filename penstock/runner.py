@@ -12,8 +12,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from penstock.chunk import Chunk, Operation
 from penstock.context import Context, Reject, Retry
 from penstock.errors import Misconfigured
+from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import TryAgain, Verdict, failed, succeeded
+from penstock.outcome import OutcomeState, TryAgain, Verdict, as_outcome, failed, is_final, succeeded
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
 
@@ -84,10 +85,15 @@ class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
 
     def __init__(
-        self, operations: Operations[Any], concurrency: int, monotonic: Callable[[], float] = time.monotonic
+        self,
+        operations: Operations[Any],
+        concurrency: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
     ) -> None:
         self._operations = operations
         self._monotonic = monotonic
+        self._meter = meter or Meter()
         self._spent: dict[str, Spent] = {}
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
@@ -153,8 +159,10 @@ class Runner:
             arguments = route.arguments(operation.path, operation.body)
         except InvalidOperation as error:
             # Validated before it was accepted, so the application has changed since: it is told, not tried again.
+            self._meter.failed(UNKNOWN_HANDLER, None)
             return failed(operation, 422, "Invalid operation", str(error), rejected=True)
         begun_at = self._monotonic()
+        verdict: Verdict | None = None  # none: cut short
         try:
             async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
                 key = f"{source.key_prefix}/{operation.id}"
@@ -162,17 +170,21 @@ class Runner:
                 result = _to_json(route, await route.call(arguments, context))
             if result is _NOTHING:
                 raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
-            return succeeded(operation, route.policy.status, result)
+            verdict = succeeded(operation, route.policy.status, result)
         except asyncio.CancelledError:
             if _is_being_cancelled():
                 raise
-            return _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
+            verdict = _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
         except (KeyboardInterrupt, GeneratorExit):
             raise  # they are about the process, or the coroutine as such
         except BaseException as error:  # noqa: BLE001 - whatever else a handler raises becomes its operation's outcome
-            return _verdict(error, operation, route, timed_out=limit.expired())
+            verdict = _verdict(error, operation, route, timed_out=limit.expired())
         finally:
-            self._note_spent(route.name, self._monotonic() - begun_at)
+            seconds = self._monotonic() - begun_at
+            self._note_spent(route.name, seconds)
+            if verdict is not None:
+                self._count(route.name, verdict, attempt, seconds)
+        return verdict
 
     def _note_spent(self, handler: str, seconds: float) -> None:
         spent = self._spent.get(handler)
@@ -180,6 +192,15 @@ class Runner:
             spent = self._spent[handler] = Spent()
         spent.count += 1
         spent.seconds += seconds
+
+    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float) -> None:
+        """The one place where attempts are counted for the metrics."""
+        if not is_final(verdict, attempt):
+            self._meter.retried(handler, seconds)
+        elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
+            self._meter.succeeded(handler, seconds)
+        else:
+            self._meter.failed(handler, seconds)
 
 
 def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
