@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
+from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, failed
 from penstock.record import decode_record, encode_record
 from penstock.runner import MAX_DETAIL_CHARACTERS, SWALLOWED, Runner, Source, Stop
@@ -167,6 +168,11 @@ async def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@operations.post("/sleep")
+async def sleep() -> None:
+    await asyncio.Event().wait()
+
+
 @operations.post("/needs-a-number")
 async def needs_a_number(body: int) -> None: ...
 
@@ -233,6 +239,47 @@ def broke(detail: str, max_attempts: int = 3) -> TryAgain:
 )
 async def test_whatever_a_handler_does_becomes_a_verdict(path: str, verdict: Verdict) -> None:
     assert await run(path) == verdict
+
+
+@pytest.mark.parametrize(
+    ("path", "attempt", "counted"),
+    [
+        ("/succeed", 1, "succeeded"),
+        ("/succeed", 9, "succeeded"),
+        ("/reject", 1, "failed"),
+        ("/fail", 1, "retried"),
+        ("/fail", 2, "retried"),
+        ("/fail", 3, "failed"),  # its last
+        ("/retry-any-time", 4, "retried"),
+        ("/retry-any-time", 5, "failed"),
+        ("/hang", 3, "failed"),
+        ("/cancelled-within", 1, "retried"),
+    ],
+)
+async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: int, counted: str) -> None:
+    meter = Meter()
+    await Runner(operations, 1, meter=meter).run(make_operation(path), SOURCE, attempt)
+    figures = meter.take().handlers
+    assert list(figures) == [f"POST {path}"]
+    [handler] = figures.values()
+    assert (getattr(handler, counted), handler.count, handler.seconds.count) == (1, 1, 1)
+
+
+async def test_attempt_that_is_cut_short_is_not_counted() -> None:
+    meter = Meter()
+    running = asyncio.create_task(Runner(operations, 1, meter=meter).run(make_operation("/sleep"), SOURCE, 1))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert meter.take().handlers == {}
+
+
+async def test_operation_that_is_not_offered_any_more_is_counted_without_a_time() -> None:
+    meter = Meter()
+    await Runner(Operations(), 1, meter=meter).run(make_operation("/x"), SOURCE, 1)
+    figures = meter.take().handlers[UNKNOWN_HANDLER]
+    assert (figures.failed, figures.count, figures.seconds.count) == (1, 1, 0)
 
 
 async def test_operation_that_the_application_no_longer_offers_fails_for_good() -> None:
