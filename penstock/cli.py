@@ -52,7 +52,9 @@ def consume(
     health_port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65_535, help="Answer /health/live and /health/ready here; process k of several on this port + k."
+            min=1,
+            max=65_535,
+            help="Answer /health/live, /health/ready and /metrics here; process k of several on this port + k.",
         ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, max=256, help="Consumers, a process each, under one parent.")] = 1,

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
+from moto.cloudwatch.models import cloudwatch_backends
 
 from penstock.clock import SystemClock
 from penstock.cloudwatch import NAMESPACE, open_publisher
+from penstock.histogram import upper_bound
 from penstock.meter import Figures, Meter
 from penstock.metrics import Metric, Program, metrics_of
 from penstock.settings import Settings
@@ -77,6 +80,39 @@ async def test_busy_minute_arrives_as_it_was(settings: Settings, cloudwatch: "Cl
     assert statistics(cloudwatch, settings, Metric.DEAD_LETTERS)["Sum"] == 5
     assert statistics(cloudwatch, settings, Metric.IN_FLIGHT)["Maximum"] == 4
     assert statistics(cloudwatch, settings, Metric.BATCHES_SWEPT)["Sum"] == 0
+
+
+async def test_embedded_aws_keeps_one_entry_for_all_values(settings: Settings) -> None:
+    """Or a busy minute would be hundreds of thousands, and all else would wait for them."""
+    before = entries_kept()
+    await publish(settings, Program.CONSUMER, busy_minute())
+    assert entries_kept() - before == len(metrics_of(Program.CONSUMER))
+
+
+def entries_kept() -> int:
+    return sum(len(region.metric_data) for account in cloudwatch_backends.values() for region in account.values())
+
+
+async def test_values_of_every_size_arrive(settings: Settings, cloudwatch: "CloudWatchClient") -> None:
+    """In several entries, since one takes 150 values; and packed, since it is a large call."""
+    meter = Meter()
+    sizes = [upper_bound(bucket) for bucket in range(1, 260)]
+    for seconds in sizes:
+        meter.succeeded("POST /a", seconds)
+        meter.observe(Metric.CHUNK_SECONDS, seconds)
+        meter.observe(Metric.CHUNK_AGE_SECONDS, seconds)
+    await publish(settings, Program.CONSUMER, meter.take())
+    for metric in (Metric.HANDLER_SECONDS, Metric.CHUNK_SECONDS, Metric.CHUNK_AGE_SECONDS):
+        found = statistics(cloudwatch, settings, metric)
+        assert found["SampleCount"] == len(sizes)
+        assert found["Maximum"] == pytest.approx(max(sizes), rel=0.05)
+        assert found["Minimum"] == pytest.approx(min(sizes), rel=0.05)
+
+
+def test_values_and_counts_that_do_not_fit_are_refused(cloudwatch: "CloudWatchClient") -> None:
+    entry: Any = {"MetricName": "X", "Values": [1.0, 2.0], "Counts": [1.0]}
+    with pytest.raises(ClientError, match="same size"):
+        cloudwatch.put_metric_data(Namespace=NAMESPACE, MetricData=[entry])
 
 
 async def test_processes_of_a_program_add_up(settings: Settings, cloudwatch: "CloudWatchClient") -> None:
