@@ -10,6 +10,7 @@ from aiohttp import web
 
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
+from penstock.collector import spare_what_stays
 from penstock.errors import Misconfigured, PenstockError
 from penstock.operations import Operations, load_application
 from penstock.settings import Settings, read_settings, require_app
@@ -42,6 +43,7 @@ async def _serve(settings: Settings, operations: Operations[Any], arguments: arg
         app = create_app(settings, operations, backend, SystemClock())
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.grace_seconds)
         await runner.setup()
+        spare_what_stays()
         try:
             site = web.TCPSite(runner, arguments.host, arguments.port)
             await _listen(site, arguments.host, arguments.port)
