@@ -272,15 +272,16 @@ class _ChunkRun:
         self._monotonic = monotonic
         self._left: deque[Operation] = deque()  # not taken by a worker yet
         self._workers: dict[asyncio.Task[None], Operation] = {}
+        self._feeding: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
         """Until all have ended, or they are cut and have had a moment to notice."""
         self._left.extend(operations)
-        self._feeding = asyncio.create_task(self._feed())
+        self._feeding = feeding = asyncio.create_task(self._feed())
         cutting = asyncio.create_task(self._stop.cut.wait())
         try:
-            await asyncio.wait((self._feeding, cutting), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((feeding, cutting), return_when=asyncio.FIRST_COMPLETED)
             while self._workers and not cutting.done():
                 await asyncio.wait((*self._workers, cutting), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -318,12 +319,18 @@ class _ChunkRun:
     def _take(self) -> Operation:
         operation = self._left.popleft()
         if not self._left:
-            self._feeding.cancel()  # it waits for a slot that is not needed any more
+            self._stop_feeding()  # it waits for a slot that is not needed any more
         return operation
+
+    def _stop_feeding(self) -> None:
+        """And forget the task: what it was cancelled by refers to us, and only the collector would free the chunk."""
+        if self._feeding is not None:
+            self._feeding.cancel()
+            self._feeding = None
 
     def _give_up_rest(self) -> None:
         """Nothing more begins."""
-        self._feeding.cancel()
+        self._stop_feeding()
         while self._left:
             self._left.popleft()
             self._ended()

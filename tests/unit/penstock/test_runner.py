@@ -1,6 +1,7 @@
 """Whatever a handler does becomes its operation's verdict, within the slots and the stages of stopping."""
 
 import asyncio
+import gc
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
@@ -702,6 +703,21 @@ async def test_handler_that_cancels_its_task_costs_its_neighbours_nothing() -> N
     verdicts = await Runner(operations, 1).run_chunk(chunk, SOURCE, Stop(), lambda: ended.append(1))
     assert [as_outcome(verdicts[index]).status for index in range(5)] == [200, 500, 200, 500, 200]
     assert len(ended) == 5
+
+
+async def test_nothing_of_a_chunk_is_left_to_the_collector() -> None:
+    """It has been told to come seldom: what it must free stays in memory for long."""
+    runner, chunk = Runner(operations, 2), make_chunk(*["/succeed"] * 50)
+    await runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)
+    await asyncio.sleep(0)
+    gc.collect()
+    gc.disable()
+    try:
+        await runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)
+        await asyncio.sleep(0)
+        assert gc.collect() < 10
+    finally:
+        gc.enable()
 
 
 async def test_chunk_waits_for_no_slot_once_its_last_operation_has_begun(gauge: Gauge) -> None:
