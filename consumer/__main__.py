@@ -13,6 +13,7 @@ from consumer.processes import run_processes
 from consumer.watchdog import Watchdog
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
+from penstock.collector import spare_what_stays
 from penstock.errors import PenstockError
 from penstock.metrics import Program
 from penstock.operations import Operations, load_application
@@ -60,6 +61,7 @@ async def _consume(settings: Settings, operations: Operations[Any], arguments: a
                 serve_health(consumer, arguments.health_host, arguments.health_port),
                 reporting(consumer.meter, Program.CONSUMER, settings, clock),
             ):
+                spare_what_stays()
                 with Watchdog(settings.stall_seconds).watching():
                     await consumer.run()
         finally:

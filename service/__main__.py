@@ -10,6 +10,7 @@ from aiohttp import web
 
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
+from penstock.collector import spare_what_stays
 from penstock.errors import Misconfigured, PenstockError
 from penstock.metrics import Program
 from penstock.operations import Operations, load_application
@@ -52,6 +53,7 @@ async def _answer(app: web.Application, settings: Settings, arguments: argparse.
     """Until we are asked to stop, and what is under way then has been answered."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.grace_seconds)
     await runner.setup()
+    spare_what_stays()
     try:
         site = web.TCPSite(runner, arguments.host, arguments.port)
         await _listen(site, arguments.host, arguments.port)
