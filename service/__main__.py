@@ -18,6 +18,10 @@ from penstock.telemetry import Event, configure_logging, get_log
 from service.app import create_app
 from service.parts import LEAVING
 
+# Longer than the load balancer keeps an idle connection (infra/template.yaml): who closes first may just be sent a
+# request, and the client would get a 502.
+KEEP_ALIVE_SECONDS = 150
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock serve")
@@ -40,7 +44,9 @@ async def _serve(settings: Settings, operations: Operations[Any], arguments: arg
     async with open_backend(settings) as backend:
         await backend.check()
         app = create_app(settings, operations, backend, SystemClock())
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.grace_seconds)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
+        )
         await runner.setup()
         try:
             site = web.TCPSite(runner, arguments.host, arguments.port)
