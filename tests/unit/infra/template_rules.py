@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bench.dashboard import Row, rows_of
 from infra.cloudformation import Document
 from penstock.metrics import Metric
 
@@ -87,25 +88,13 @@ def dashboard(template: Document) -> Document:
     return body
 
 
-def widgets(template: Document) -> dict[str, list[tuple[list[str], Document]]]:
+def widgets(template: Document) -> dict[str, list[Row]]:
     """The metrics of each widget by its title, written out in full, with their options."""
     return {
-        widget["properties"]["title"]: written_out(widget["properties"]["metrics"])
+        widget["properties"]["title"]: rows_of(widget["properties"])
         for widget in dashboard(template)["widgets"]
         if widget["type"] == "metric"
     }
-
-
-def written_out(rows: list[list[Any]]) -> list[tuple[list[str], Document]]:
-    """`.` is what stands in that place above, `...` all that stands above."""
-    found: list[tuple[list[str], Document]] = []
-    for row in rows:
-        options = row[-1] if isinstance(row[-1], dict) else {}
-        words = [word for word in row if isinstance(word, str)]
-        above = found[-1][0] if found else []
-        full = above if words == ["..."] else [above[at] if word == "." else word for at, word in enumerate(words)]
-        found.append((full, options))
-    return found
 
 
 def metrics_exist(template: Document) -> Iterator[str]:
@@ -165,14 +154,14 @@ def expressions_add_up(template: Document) -> Iterator[str]:
 
 def queues_are_guarded(template: Document) -> Iterator[str]:
     queues = resources(template, QUEUE)
-    letters = {"Fn::GetAtt": "DeadLetters.Arn"}
+    letters = {"Fn::GetAtt": ["DeadLetters", "Arn"]}
     alarms = resources(template, ALARM)
     ages = [one for one in metric_uses(template) if one.name == "ApproximateAgeOfOldestMessage" and one.where in alarms]
     aged = [use.dimensions.get("QueueName") for use in ages]
     for name, queue in queues.items():
         if name != "DeadLetters" and queue.get("RedrivePolicy", {}).get("deadLetterTargetArn") != letters:
             yield f"{name} has no redrive policy to the dead letters"
-        if {"Fn::GetAtt": f"{name}.QueueName"} not in aged:
+        if {"Fn::GetAtt": [name, "QueueName"]} not in aged:
             yield f"{name} has no alarm on the age of its oldest message"
         if {"Ref": name} not in _refusing_plain_http(template):
             yield f"{name} may be talked to over plain HTTP"

@@ -48,6 +48,7 @@ def stack(value: str, folder: Path, **parameters: str) -> Stack:
         ("{a: !GetAtt Three.Arn}", {"a": "<Three.Arn>"}),
         ("{a: !GetAtt Three.Deep.Arn}", {"a": "<Three.Deep.Arn>"}),
         ('{a: !Sub "${Name}-${Three.Arn}-${AWS::Partition}-${!kept}"}', {"a": "shop-<Three.Arn>-aws-${kept}"}),
+        ("{a: !Select [1, !Split [o, !Ref Name]]}", {"a": "p"}),
         ("{a: !If [IsShop, 1, 2], b: !If [IsOther, 1, 2]}", {"a": 1, "b": 2}),
         ("{a: !If [IsShop, !Ref AWS::NoValue, 2], b: [!Ref AWS::NoValue, 3]}", {"b": [3]}),
     ],
@@ -60,7 +61,7 @@ def test_it_works_out(value: str, resolved: Any, tmp_path: Path) -> None:
     ("value", "words"),
     [
         ('{a: !Join ["-", [b, c]]}', "One: Fn::Join is not known"),
-        ("{a: !Select [0, [b]]}", "One: Fn::Select is not known"),
+        ("{a: !FindInMap [b, c, d]}", "One: Fn::FindInMap is not known"),
         ("{a: !Ref Needed}", "One: the parameter Needed has no value"),
         ("{a: !Sub ['${x}', {x: 1}]}", "One: Fn::Sub with variables of its own"),
         ("{a: !Transform {Name: x}}", "!Transform of a mapping is not known"),

@@ -160,7 +160,7 @@ GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
         (queues_are_guarded, drop("ChunksLow/Properties/RedrivePolicy"), "ChunksLow has no redrive policy"),
         (
             queues_are_guarded,
-            put("ChunksLow/Properties/RedrivePolicy/deadLetterTargetArn", {"Fn::GetAtt": "ChunksHigh.Arn"}),
+            put("ChunksLow/Properties/RedrivePolicy/deadLetterTargetArn", {"Fn::GetAtt": ["ChunksHigh", "Arn"]}),
             "ChunksLow has no redrive policy",
         ),
         (queues_are_guarded, drop("OldestHigh"), "ChunksHigh has no alarm on the age"),
