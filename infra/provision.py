@@ -76,8 +76,12 @@ def provision(settings: Settings) -> list[str]:
 
 
 def _refuse_aws(settings: Settings, *urls: str) -> None:
-    if any(str(urlsplit(url).hostname).endswith(OF_AWS) for url in urls):
+    if any(map(leads_to_aws, urls)):
         raise Misconfigured(DEPLOY.format(name=settings.name, template=TEMPLATE))
+
+
+def leads_to_aws(url: str) -> bool:
+    return str(urlsplit(url).hostname).endswith(OF_AWS)
 
 
 def _make(settings: Settings, makers: Mapping[str, Callable[[dict[str, Any]], Standing]]) -> list[Standing]:
@@ -94,6 +98,8 @@ def read_stack(settings: Settings, made: Mapping[str, Standing]) -> "Stack":
     try:
         from infra.cloudformation import NotUnderstood, Stack, read_template  # noqa: PLC0415 - not needed on AWS
     except ModuleNotFoundError as error:
+        if error.name != "yaml":
+            raise
         raise Misconfigured("Install what stands in for AWS: pip install 'penstock[local]'.") from error
 
     def look_up(name: str, attribute: str) -> str:
