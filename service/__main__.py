@@ -21,6 +21,10 @@ from penstock.telemetry import Event, configure_logging, get_log
 from service.app import create_app
 from service.parts import LEAVING, METER
 
+# Longer than the load balancer keeps an idle connection (infra/template.yaml): who closes first may just be sent a
+# request, and the client would get a 502.
+KEEP_ALIVE_SECONDS = 150
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock serve")
@@ -51,7 +55,9 @@ async def _serve(settings: Settings, operations: Operations[Any], arguments: arg
 
 async def _answer(app: web.Application, settings: Settings, arguments: argparse.Namespace) -> None:
     """Until we are asked to stop, and what is under way then has been answered."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.grace_seconds)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
+    )
     await runner.setup()
     spare_what_stays()
     try:
