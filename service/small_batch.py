@@ -1,7 +1,8 @@
 """A small batch, run at once: within the request's time, by the same slots as all that this process runs.
 
 Where the application has a transaction, one serves the whole batch: its operations run one after another, since they
-share a connection, each in a savepoint of its own. Without one they run side by side.
+share a connection, each in a savepoint of its own. Without one they run side by side, and so do those that are
+forwarded.
 """
 
 import asyncio
@@ -57,7 +58,17 @@ class SmallBatchRunner:
         deadline = asyncio.get_running_loop().time() + batch.seconds
         if self._registry.transaction is None:
             return await self._run_side_by_side(batch, deadline)
-        return await self._run_in_transaction(batch, deadline)
+        forwarded = replace(batch, operations=[one for one in batch.operations if self._is_forwarded(one)])
+        if not forwarded.operations:
+            return await self._run_in_transaction(batch, deadline)
+        own = replace(batch, operations=[one for one in batch.operations if not self._is_forwarded(one)])
+        halves = await asyncio.gather(
+            self._run_side_by_side(forwarded, deadline), self._run_in_transaction(own, deadline)
+        )
+        return halves[0] | halves[1]
+
+    def _is_forwarded(self, operation: Operation) -> bool:
+        return self._registry.match(operation.method, operation.path).is_forwarded
 
     async def _run_side_by_side(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
         tried = await asyncio.gather(
