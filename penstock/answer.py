@@ -3,6 +3,8 @@
 A 2xx is the operation's result. 429 and 5xx are tried again, when the upstream asks for it; any other answer is final.
 """
 
+import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
@@ -16,10 +18,12 @@ from penstock.chunk import Operation
 from penstock.context import LONGEST_WAIT_SECONDS
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict
 from penstock.record import parse_recordable
+from penstock.upstream import without_secrets
 
 MOST_ERROR_BYTES = 8_192  # errors travel with their operations: to the table, and to the dead letter queue
 MOST_ERROR_CHARACTERS = 2_000
 
+_QUERY_OR_FRAGMENT = re.compile(r"[?#]")
 _NOT_READABLE = "Answer not readable"
 
 
@@ -113,10 +117,10 @@ def _performed(received: Received) -> Answer:
         return not_usable(
             "Answer too large", f"{did} with more than the {len(received.content):,} bytes that are kept."
         )
-    if not received.content:
+    if not received.content.strip():
         return Answer(received.status)
     try:
-        result = parse_recordable(received.content) if received.is_json else received.text
+        result = parse_recordable(received.content.removeprefix(BOM_UTF8)) if received.is_json else received.text
     except ValueError as error:
         kind = "JSON" if received.is_json else "JSON or text"
         return not_usable(_NOT_READABLE, f"{did} with {received.media_type} that cannot be read as {kind}: {error}.")
@@ -124,8 +128,8 @@ def _performed(received: Received) -> Answer:
 
 
 def _where(received: Received) -> str:
-    """Without a query, in which there may be a token."""
-    location = received.headers.get("Location", "").partition("?")[0]
+    """Without its query and its fragment, in which there may be tokens, and without a password."""
+    location = without_secrets(_QUERY_OR_FRAGMENT.split(received.headers.get("Location", ""))[0])
     return f" to {location[:MOST_ERROR_CHARACTERS]!a}" if location else ""
 
 

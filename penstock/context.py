@@ -18,7 +18,7 @@ class Context(Generic[T]):
     `key` is the same for every attempt and every delivery of an operation: store it with what the handler writes, and a
     second run changes nothing. `attempt` counts from 1. `transaction` is what the application's transaction yields,
     None where it has none: write `Context[AsyncSession]` to have it typed. `headers` are those of the batch's request
-    that the application has asked to be kept, with `forward(headers=...)`.
+    that its forwarded operations take along, named by `forward(headers=...)`.
     """
 
     operation_id: str

@@ -6,6 +6,7 @@ request goes to the configured host, with what is said here, or not at all.
 
 import inspect
 import io
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -188,6 +189,7 @@ _SIGNATURE = Signature(path_parameters={}, context_parameter="context")
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientConnectorDNSError, "its name could not be resolved"),
+    (aiohttp.ClientConnectorSSLError, "TLS could not be agreed on; it may speak http:// instead of https://"),
     (aiohttp.ServerTimeoutError, "it did not answer in time"),
     (aiohttp.ServerDisconnectedError, "it closed the connection"),
     (aiohttp.ClientPayloadError, "it broke off in the middle"),
@@ -202,4 +204,4 @@ def _reason(error: aiohttp.ClientError) -> str:
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words
-    return getattr(error, "strerror", None) or type(error).__name__
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__

@@ -59,7 +59,9 @@ def read_upstream(url: str) -> Upstream:
     if scheme not in {"http", "https"} or not rest:
         raise ValueError(f"{_EXAMPLES}: it begins with neither https:// nor http://")
     if "@" in rest.partition("/")[0]:
-        raise ValueError("leave the user and the password out; what is to be sent goes into a header")
+        raise ValueError(
+            "leave the user and the password out; PENSTOCK_UPSTREAM_AUTHORIZATION, or add_headers=, is the place"
+        )
     if "?" in rest or "#" in rest:
         raise ValueError("leave out the query, from ? or # on: every operation brings its own")
     takes_rest = rest.endswith("/" + REST)

@@ -37,6 +37,8 @@ def test_status_of_a_success_is_kept(status: int) -> None:
     ("media_type", "content", "result"),
     [
         (JSON, b"null", None),
+        (JSON, b" \n", None),
+        (JSON, b'\xef\xbb\xbf{"a":1}', {"a": 1}),
         (JSON, b' {"a": [1, 2.5, "\xc3\xa4"]} ', {"a": [1, 2.5, "ä"]}),
         ("application/hal+json", b"[]", []),
         (JSON, b"12345678901234567890", 12345678901234567890),
@@ -112,15 +114,17 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_redirect_is_a_final_failure_that_says_so(status: int) -> None:
-    answer = receive(status, headers={"Location": "https://evil.example/x?token=secret"})
-    assert answer == Answer(
-        502,
-        error={
-            "title": "Redirected",
-            "detail": f"api.example answered {status}, a redirect to 'https://evil.example/x'; redirects are not "
-            "followed.",
-        },
-    )
+    for secret in ("?token=secret", "#token=secret"):
+        answer = receive(status, headers={"Location": f"https://evil.example/x{secret}"})
+        assert answer == Answer(
+            502,
+            error={
+                "title": "Redirected",
+                "detail": f"api.example answered {status}, a redirect to 'https://evil.example/x'; redirects are not "
+                "followed.",
+            },
+        )
+    assert "secret" not in str(receive(status, headers={"Location": "https://u:secret@evil.example"}).error)
     assert "redirect;" in str(receive(status).error)
 
 
