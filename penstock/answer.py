@@ -1,6 +1,6 @@
 """What the answer of an upstream makes of an operation. Pure.
 
-A 2xx is the operation's result. 429 and 5xx are tried again, when the upstream asks for it; any other answer is final.
+A 2xx is the operation's result. 429 and 5xx are tried again, not before the upstream wants it; anything else is final.
 """
 
 import re
@@ -90,11 +90,11 @@ def conclude(received: Received, now: float) -> Answer:
 
 def not_usable(title: str, detail: str) -> Answer:
     """An answer that cannot become an outcome, and would be the same another time."""
-    return Answer(HTTPStatus.BAD_GATEWAY, error={"title": title, "detail": detail})
+    return Answer(HTTPStatus.BAD_GATEWAY.value, error={"title": title, "detail": detail})
 
 
 def not_answered(status: HTTPStatus, title: str, detail: str) -> Answer:
-    return Answer(status, error={"title": title, "detail": detail}, is_passing=True)
+    return Answer(status.value, error={"title": title, "detail": detail}, is_passing=True)
 
 
 def wait_seconds(retry_after: str | None, now: float) -> float | None:

@@ -37,6 +37,15 @@ CONNECT_SECONDS = 10.0
 AddedHeaders = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
 _USER_AGENT = f"penstock/{version('penstock')}"
+_SIGNATURE = Signature(path_parameters={}, context_parameter="context")
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (aiohttp.ClientConnectorDNSError, "its name could not be resolved"),
+    (aiohttp.ClientConnectorSSLError, "TLS could not be agreed on; it may speak http:// instead of https://"),
+    (aiohttp.ServerTimeoutError, "it did not answer in time"),
+    (aiohttp.ServerDisconnectedError, "it closed the connection"),
+    (aiohttp.ClientPayloadError, "it broke off in the middle"),
+    (aiohttp.ClientResponseError, "what it sent is not HTTP"),
+)
 
 
 class Connections:
@@ -165,6 +174,8 @@ def build_forward_routes(
     if not path.startswith("/") or not path.endswith("/" + REST) or path.count("{") != 1:
         raise Misconfigured(f"End the path of {where} with /{REST}, which takes all that follows, and begin it with /.")
     check_route(where, path, policy)
+    if isinstance(headers, str):
+        raise Misconfigured(f"Give {where} its headers as a list of names, not as one text, {headers!r}.")
     if max_result_bytes < 1:
         raise Misconfigured(f"Give {where} a max_result_bytes of at least 1, not {max_result_bytes}.")
     try:
@@ -182,19 +193,6 @@ def build_forward_routes(
         ForwardRoute(method, path, forward.ask, policy, _SIGNATURE, pattern, f"{method} {path}", forward)
         for method in methods
     ]
-
-
-_SIGNATURE = Signature(path_parameters={}, context_parameter="context")
-
-
-_REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (aiohttp.ClientConnectorDNSError, "its name could not be resolved"),
-    (aiohttp.ClientConnectorSSLError, "TLS could not be agreed on; it may speak http:// instead of https://"),
-    (aiohttp.ServerTimeoutError, "it did not answer in time"),
-    (aiohttp.ServerDisconnectedError, "it closed the connection"),
-    (aiohttp.ClientPayloadError, "it broke off in the middle"),
-    (aiohttp.ClientResponseError, "what it sent is not HTTP"),
-)
 
 
 def _reason(error: aiohttp.ClientError) -> str:

@@ -17,13 +17,7 @@ from urllib.parse import unquote
 from typing_extensions import TypeVar
 
 from penstock.errors import Flaw, Misconfigured
-from penstock.forward import (
-    DEFAULT_RESULT_BYTES,
-    AddedHeaders,
-    Connections,
-    ForwardRoute,
-    build_forward_routes,
-)
+from penstock.forward import DEFAULT_RESULT_BYTES, AddedHeaders, Connections, ForwardRoute, build_forward_routes
 from penstock.route import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_TIMEOUT_SECONDS,
@@ -142,6 +136,8 @@ class Operations(Generic[T]):
         if unknown := [method for method in asked if method not in METHODS]:
             raise Misconfigured(f"Choose the methods of forward({path!r}) from {', '.join(METHODS)}; not {unknown[0]}.")
         for known in (route for method in asked for route in self._forwards[method]):
+            if known.path == path:
+                raise Misconfigured(f"Register forward({path!r}) once for {known.method}.")
             if known.pattern.fullmatch(path):
                 raise Misconfigured(f"Register forward({path!r}) before {known.name}, which takes all of it.")
         for route in build_forward_routes(

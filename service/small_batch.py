@@ -58,14 +58,17 @@ class SmallBatchRunner:
         deadline = asyncio.get_running_loop().time() + batch.seconds
         if self._registry.transaction is None:
             return await self._run_side_by_side(batch, deadline)
-        forwarded = replace(batch, operations=[one for one in batch.operations if self._is_forwarded(one)])
-        if not forwarded.operations:
+        forwarded = [operation for operation in batch.operations if self._is_forwarded(operation)]
+        own = [operation for operation in batch.operations if not self._is_forwarded(operation)]
+        if not forwarded:
             return await self._run_in_transaction(batch, deadline)
-        own = replace(batch, operations=[one for one in batch.operations if not self._is_forwarded(one)])
-        halves = await asyncio.gather(
-            self._run_side_by_side(forwarded, deadline), self._run_in_transaction(own, deadline)
+        if not own:
+            return await self._run_side_by_side(batch, deadline)
+        of_upstreams, of_handlers = await asyncio.gather(
+            self._run_side_by_side(replace(batch, operations=forwarded), deadline),
+            self._run_in_transaction(replace(batch, operations=own), deadline),
         )
-        return halves[0] | halves[1]
+        return of_upstreams | of_handlers
 
     def _is_forwarded(self, operation: Operation) -> bool:
         return self._registry.match(operation.method, operation.path).is_forwarded

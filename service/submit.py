@@ -32,6 +32,7 @@ async def submit_batch(request: web.Request) -> web.Response:
         if read.options.atomic:
             _check_atomic(draft, request)
         await draft.check()
+        headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
         standing = (
             await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
@@ -46,7 +47,7 @@ async def submit_batch(request: web.Request) -> web.Response:
             tenant=tenant_of(request),
             deadline_seconds=read.options.deadline_seconds,
             failure_limit=read.options.failure_limit(draft.total),
-            headers=headers_to_pass_on(request) if draft.first_forwarded is not None else (),
+            headers=headers,
             claim=standing.claim if standing else None,
         )
         return await _answer(request, submission, atomic=read.options.atomic)

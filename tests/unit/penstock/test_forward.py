@@ -573,6 +573,7 @@ def test_routes_are_few_however_many_paths_there_are() -> None:
         ("/{path}", {"to": "https://u:secret@api.example"}, r"'https://\*\*\*@api.example': leave the user"),
         ("/{path}", {"methods": ["HEAD"]}, "Choose the methods .* from GET, POST, PUT, PATCH, DELETE; not HEAD"),
         ("/{path}", {"headers": ["Host"]}, "Mend the headers of .*: leave Host out"),
+        ("/{path}", {"headers": "Host"}, "its headers as a list of names, not as one text, 'Host'"),
         ("/{path}", {"add_headers": {"A": "secret\n"}}, "Mend the headers of .*: write the value of A"),
         ("/{path}", {"timeout_seconds": 0}, "a timeout_seconds above 0"),
         ("/{path}", {"max_attempts": 0}, "a max_attempts of at least 1"),
@@ -589,9 +590,10 @@ def test_forward_that_nothing_would_reach_is_refused() -> None:
     operations: Operations[Any] = Operations()
     operations.forward("/{path}", to="https://api.example", methods=["GET"])
     operations.forward("/api/{path}", to="https://api.example", methods=["POST"])
-    for path in ("/api/{path}", "/{path}"):
-        with pytest.raises(Misconfigured, match=r"before GET /{path}, which takes all of it"):
-            operations.forward(path, to="https://other.example")
+    with pytest.raises(Misconfigured, match=r"before GET /{path}, which takes all of it"):
+        operations.forward("/api/{path}", to="https://other.example")
+    with pytest.raises(Misconfigured, match=r"forward\('/{path}'\) once for GET\."):
+        operations.forward("/{path}", to="https://other.example")
 
 
 async def test_forwarded_operation_is_in_no_transaction(upstream: ToyUpstream) -> None:

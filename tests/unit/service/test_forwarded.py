@@ -77,9 +77,12 @@ async def test_small_batch_is_answered_at_once(serve: Serve, upstream: ToyUpstre
 async def test_header_that_is_not_plain_is_refused(serve: Serve, upstream: ToyUpstream) -> None:
     async with forwarding(upstream, "Accept-Language") as operations:
         service = await serve(operations)
-        answer = await service.post(ask_for("/api/x"), {"Accept-Language": "Zoë"})
-    assert "accept-language" in assert_problem(answer, 400)["detail"]
-    assert upstream.requests == []
+        headers = {"Accept-Language": "Zoë", "Idempotency-Key": "mine"}
+        refused = await service.post(ask_for("/api/x"), headers)
+        mended = await service.post(ask_for("/api/x"), {**headers, "Accept-Language": "de"})
+    assert "accept-language" in assert_problem(refused, 400)["detail"]
+    assert mended.status == 200
+    assert len(upstream.requests) == 1
 
 
 async def test_headers_are_kept_with_a_batch_in_the_background(
@@ -144,6 +147,16 @@ async def test_what_is_forwarded_stands_whatever_becomes_of_the_transaction(
         answer = await service.post(ask_for("/own", "/api/empty/1", "/own"))
     assert [result["status"] for result in answer.body["results"]] == [503, 204, 503]
     assert upstream.kinds == {"empty": 1}
+
+
+async def test_for_forwarded_operations_alone_no_transaction_is_opened(serve: Serve, upstream: ToyUpstream) -> None:
+    def open_transaction() -> Any:
+        raise AssertionError("There is nothing to roll back.")
+
+    async with forwarding(upstream, transaction=open_transaction) as operations:
+        service = await serve(operations)
+        answer = await service.post(ask_for("/api/empty/1", "/api/empty/2"))
+    assert [result["status"] for result in answer.body["results"]] == [204, 204]
 
 
 async def test_batch_with_a_forwarded_operation_cannot_be_atomic(serve: Serve, upstream: ToyUpstream) -> None:
