@@ -228,7 +228,7 @@ class Processor:
         deaths: int = 0,
         has_slot: bool = False,
     ) -> ChunkRecord:
-        source = Source(batch.id, batch.key_prefix)
+        source = Source(batch.id, batch.key_prefix, dict(batch.headers))
         with self._stop.follower() as stop:
             watching = asyncio.create_task(self._watch(batch, chunk, stop))
             try:

@@ -4,13 +4,14 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from penstock.answer import Answer
 from penstock.chunk import Chunk, Operation
 from penstock.context import Context, Reject, Retry
 from penstock.errors import Misconfigured
@@ -74,6 +75,7 @@ class Source:
 
     batch_id: str
     key_prefix: str
+    headers: Mapping[str, str] = field(default_factory=dict)  # of its request, those that operations take along
 
 
 @dataclass(slots=True)
@@ -155,7 +157,6 @@ class Runner:
 
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
-        transaction = transaction or self._operations.transaction or nullcontext
         result = _NOTHING
         try:
             route = self._operations.match(operation.method, operation.path)
@@ -164,13 +165,19 @@ class Runner:
             # Validated before it was accepted, so the application has changed since: it is told, not tried again.
             self._meter.failed(UNKNOWN_HANDLER, None)
             return failed(operation, 422, "Invalid operation", str(error), rejected=True)
+        if route.is_forwarded:
+            transaction = nullcontext
+        transaction = transaction or self._operations.transaction or nullcontext
         begun_at = self._monotonic()
         verdict: Verdict | None = None  # none: cut short
         try:
             async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
                 key = f"{source.key_prefix}/{operation.id}"
-                context = Context(operation.id, source.batch_id, attempt, key, opened)
-                result = _to_json(route, await route.call(arguments, context))
+                context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
+                returned = await route.call(arguments, context)
+                if isinstance(returned, Answer):
+                    return returned.verdict(operation, route.policy.max_attempts)
+                result = _to_json(route, returned)
             if result is _NOTHING:
                 raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
             verdict = succeeded(operation, route.policy.status, result)

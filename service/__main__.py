@@ -8,14 +8,15 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
+from penstock.application import find_application
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
 from penstock.collector import spare_what_stays
 from penstock.errors import Misconfigured, PenstockError
 from penstock.metrics import Program
-from penstock.operations import Operations, load_application
+from penstock.operations import Operations
 from penstock.reporting import reporting
-from penstock.settings import Settings, read_settings, require_app
+from penstock.settings import Settings, read_settings
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
 from service.app import create_app
@@ -37,7 +38,7 @@ def main() -> None:
     try:
         settings = read_settings()
         configure_logging(settings, "service")
-        operations = load_application(require_app(settings))
+        operations = find_application(settings)
         uvloop.run(_serve(settings, operations, arguments))
     except PenstockError as error:
         sys.exit(f"penstock serve: {error}")
@@ -45,7 +46,7 @@ def main() -> None:
 
 async def _serve(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
     clock = SystemClock()
-    async with open_backend(settings) as backend:
+    async with open_backend(settings) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
         app = create_app(settings, operations, backend, clock)
         async with reporting(app[METER], Program.SERVICE, settings, clock):

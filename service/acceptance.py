@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from penstock.backend import Backend
@@ -43,6 +43,7 @@ class Submission:
     tenant: str
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # what forwarded operations take along
     claim: KeyClaim | None = None  # its Idempotency-Key: once that may be taken over, the batch must not be accepted
 
 
@@ -93,6 +94,7 @@ class Acceptance:
             deadline_at=now + deadline_seconds,
             expires_at=now + deadline_seconds + self._settings.retention_seconds,
             failure_limit=submission.failure_limit,
+            headers=submission.headers,
             has_own_ids=draft.ids.has_own,
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )

@@ -9,6 +9,7 @@ from aiohttp import web
 from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.errors import MalformedRequest
+from penstock.headers import is_plain
 from penstock.meter import Meter
 from penstock.operations import Operations
 from penstock.runner import Runner
@@ -26,6 +27,20 @@ SETTINGS = web.AppKey("settings", Settings)
 
 DEFAULT_TENANT = "default"
 _TENANT = re.compile(r"[!-~]{1,128}")  # what SQS takes as a message group
+
+
+def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
+    """Those of a batch's request that its forwarded operations take along. Raises MalformedRequest."""
+    passed = []
+    for name in sorted(request.app[OPERATIONS].passed_headers):
+        if values := request.headers.getall(name, []):
+            value = ", ".join(values)
+            if not is_plain(value):
+                raise MalformedRequest(
+                    f"Write the header {name} in printable ASCII: it goes along with the operations."
+                )
+            passed.append((name, value))
+    return tuple(passed)
 
 
 def tenant_of(request: web.Request) -> str:

@@ -15,7 +15,17 @@ from service.draft import Draft
 from service.flaws import ENVELOPE
 from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
-from service.parts import BACKEND, CLOCK, HANDLER_TIMES, METER, OPERATIONS, RUNNER, SETTINGS, tenant_of
+from service.parts import (
+    BACKEND,
+    CLOCK,
+    HANDLER_TIMES,
+    METER,
+    OPERATIONS,
+    RUNNER,
+    SETTINGS,
+    headers_to_pass_on,
+    tenant_of,
+)
 from service.preferences import Preferences, read_preferences
 from service.reading import read_batch
 from service.schemas import accepted_body, answered_body, status_url
@@ -33,6 +43,7 @@ async def submit_batch(request: web.Request) -> web.Response:
         if read.options.atomic:
             _check_atomic(draft, request)
         await draft.check()
+        headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
         standing = (
             await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
@@ -47,6 +58,7 @@ async def submit_batch(request: web.Request) -> web.Response:
             tenant=tenant_of(request),
             deadline_seconds=read.options.deadline_seconds,
             failure_limit=read.options.failure_limit(draft.total),
+            headers=headers,
             claim=standing.claim if standing else None,
         )
         return await _answer(request, submission, atomic=read.options.atomic)
@@ -56,6 +68,9 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
     limit = request.app[SETTINGS].sync_max_operations
     if request.app[OPERATIONS].transaction is None:
         words = "This application has no transaction, so nothing can be rolled back."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+    elif draft.first_forwarded is not None:
+        words = f"Operation {draft.first_forwarded} is forwarded, and what another program does is not rolled back."
         draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
@@ -116,7 +131,7 @@ async def _run_at_once(
     request: web.Request, submission: Submission, seconds: float, *, atomic: bool
 ) -> dict[int, Tried]:
     runner = SmallBatchRunner(request.app[OPERATIONS], request.app[RUNNER], request.app[SETTINGS].backoff)
-    source = Source(submission.draft.batch_id, submission.key_prefix)
+    source = Source(submission.draft.batch_id, submission.key_prefix, dict(submission.headers))
     return await runner.run(SmallBatch(source, submission.draft.operations, seconds, atomic))
 
 
