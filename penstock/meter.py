@@ -4,8 +4,10 @@
 """
 
 import resource
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,10 +132,11 @@ def together(handlers: Iterable[HandlerFigures]) -> HandlerFigures:
 def peak_memory_bytes() -> int:
     """The most that this process has had in memory at once.
 
-    Linux's getrusage would include what the process was before it became this program.
+    From /proc where it tells: Linux's getrusage includes what the process was before it became this program.
     """
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS, which has no /proc
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    with suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
-        description="Whether to publish to CloudWatch; `auto`: unless only the queue is led elsewhere than to AWS.",
+        description="`cloudwatch`: publish; `off`; `auto`: publish, unless CloudWatch is AWS's and the queue is not.",
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json`, `text`, or `auto`: text on a terminal."
