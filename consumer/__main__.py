@@ -13,8 +13,11 @@ from consumer.processes import run_processes
 from consumer.watchdog import Watchdog
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
+from penstock.collector import spare_what_stays
 from penstock.errors import PenstockError
+from penstock.metrics import Program
 from penstock.operations import Operations, load_application
+from penstock.reporting import reporting
 from penstock.settings import Settings, read_settings, require_app
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import configure_logging
@@ -46,14 +49,19 @@ async def _watch_over(arguments: argparse.Namespace) -> int:
 
 
 async def _consume(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
+    clock = SystemClock()
     async with open_backend(settings) as backend:
         await backend.check()
-        consumer = Consumer(backend, operations, settings, SystemClock())
+        consumer = Consumer(backend, operations, settings, clock)
         stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready
         try:
-            async with serve_health(consumer, arguments.health_host, arguments.health_port):
+            async with (
+                serve_health(consumer, arguments.health_host, arguments.health_port),
+                reporting(consumer.meter, Program.CONSUMER, settings, clock),
+            ):
+                spare_what_stays()
                 with Watchdog(settings.stall_seconds).watching():
                     await consumer.run()
         finally:

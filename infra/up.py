@@ -194,6 +194,7 @@ def _addresses(url: str, endpoint: str, settings: Settings) -> str:
 Penstock is up.
   batches       {url}/batch
   health        {url}/health/ready
+  metrics       {url}/metrics
   embedded AWS  {endpoint}
                 queues {settings.chunks_queue}, {settings.dead_letter_queue}; table {settings.table}
 

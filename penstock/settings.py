@@ -101,6 +101,10 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9-]+$",
         description="The request header, set by your gateway, that names the tenant. Unset: one tenant.",
     )
+    metrics: Literal["auto", "cloudwatch", "off"] = Field(
+        "auto",
+        description="Whether to publish to CloudWatch; `auto`: unless only the queue is led elsewhere than to AWS.",
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json`, `text`, or `auto`: text on a terminal."
     )

@@ -17,6 +17,8 @@ from penstock.chunk import Chunk
 from penstock.clock import Clock
 from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, Unavailable
 from penstock.message import encode_chunk, encode_dead_letter
+from penstock.meter import Meter
+from penstock.metrics import Metric
 from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks, record_attempt
 from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
 from penstock.settings import Settings
@@ -47,12 +49,15 @@ class Submission:
 class Acceptance:
     """Of one batch."""
 
-    def __init__(self, submission: Submission, backend: Backend, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, submission: Submission, backend: Backend, settings: Settings, clock: Clock, meter: Meter
+    ) -> None:
         self._submission = submission
         self._draft = submission.draft
         self._backend = backend
         self._settings = settings
         self._clock = clock
+        self._meter = meter
         self._extend_at = clock.now() + settings.accept_seconds / 3
 
     async def accept(self, tried: Mapping[int, Tried]) -> Batch:
@@ -170,6 +175,7 @@ class Acceptance:
         limit = self._settings.message_bytes
         messages = [encode_dead_letter(letter, record.outcomes, message_bytes=limit) for letter in letters]
         await self._backend.dead_letters.send([Message(text, tenant=self._group_id(batch.tenant)) for text in messages])
+        self._meter.count(Metric.DEAD_LETTERS, len(messages))
 
     def _group_id(self, tenant: str) -> str | None:
         """Fair queues cost more than plain ones, so a message names its tenant only where there can be several."""

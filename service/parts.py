@@ -9,6 +9,7 @@ from aiohttp import web
 from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.errors import MalformedRequest
+from penstock.meter import Meter
 from penstock.operations import Operations
 from penstock.runner import Runner
 from penstock.settings import Settings
@@ -18,6 +19,7 @@ BACKEND = web.AppKey("backend", Backend)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before it stops listening, so that no balancer sends any more
+METER = web.AppKey("meter", Meter)
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)

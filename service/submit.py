@@ -6,6 +6,7 @@ from aiohttp import hdrs, web
 from ulid import ULID
 
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, UnknownBatch
+from penstock.metrics import Metric
 from penstock.outcome import as_outcome
 from penstock.runner import Source
 from penstock.telemetry import Event, get_log
@@ -14,7 +15,7 @@ from service.draft import Draft
 from service.flaws import ENVELOPE
 from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
-from service.parts import BACKEND, CLOCK, HANDLER_TIMES, OPERATIONS, RUNNER, SETTINGS, tenant_of
+from service.parts import BACKEND, CLOCK, HANDLER_TIMES, METER, OPERATIONS, RUNNER, SETTINGS, tenant_of
 from service.preferences import Preferences, read_preferences
 from service.reading import read_batch
 from service.schemas import accepted_body, answered_body, status_url
@@ -123,8 +124,11 @@ async def _accept(
     request: web.Request, submission: Submission, tried: dict[int, Tried], applied: str | None
 ) -> web.Response:
     """`tried` is what has been run already of a batch that outlived its time: it is not run again."""
-    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], request.app[CLOCK])
+    clock, meter = request.app[CLOCK], request.app[METER]
+    begun_at = clock.monotonic()
+    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
     batch = await acceptance.accept(tried)
+    meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - begun_at)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
     get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
     return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})
