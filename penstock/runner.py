@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from penstock.context import Context, Reject, Retry
 from penstock.errors import Misconfigured
 from penstock.operations import Operations
 from penstock.outcome import TryAgain, Verdict, failed, succeeded
+from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Route
+from penstock.slots import Slots
 from penstock.telemetry import Event, get_log
 
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
@@ -66,10 +68,15 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The batch that an operation is of, as its handler is told. `key_prefix` begins the keys of its operations."""
+    """The batch that an operation is of. `key_prefix` begins the keys of its operations.
+
+    Slots are given by priority, and to the tenants of a priority in turn.
+    """
 
     batch_id: str
     key_prefix: str
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
 
 
 @dataclass(slots=True)
@@ -84,13 +91,16 @@ class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
 
     def __init__(
-        self, operations: Operations[Any], concurrency: int, monotonic: Callable[[], float] = time.monotonic
+        self,
+        operations: Operations[Any],
+        concurrency: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
     ) -> None:
         self._operations = operations
         self._monotonic = monotonic
         self._spent: dict[str, Spent] = {}
-        self._concurrency = concurrency
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency, weights, monotonic)
 
     async def run_chunk(
         self,
@@ -113,22 +123,16 @@ class Runner:
         def begin(operation: Operation) -> Coroutine[Any, Any, Verdict]:
             return self.run(operation, source, chunk.attempt)
 
-        run = _ChunkRun(begin, slots, stop, ended, may_begin)
+        run = _ChunkRun(begin, slots, source, stop, ended=ended, may_begin=may_begin)
         await run.carry_out(chunk.operations)
         return run.verdicts
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        async with self._slots:
-            yield
+    def slot(self, source: Source) -> AbstractAsyncContextManager[None]:
+        return self._slots.one(source.priority, source.tenant)
 
-    @asynccontextmanager
-    async def all_slots(self) -> AsyncIterator[None]:
+    def all_slots(self) -> AbstractAsyncContextManager[None]:
         """Waits until nothing else runs and lets nothing else begin. One caller at a time: two would wait for ever."""
-        async with AsyncExitStack() as stack:
-            for _ in range(self._concurrency):
-                await stack.enter_async_context(self._slots)
-            yield
+        return self._slots.all()
 
     def take_spent(self) -> dict[str, Spent]:
         """What the handlers have taken since this was last asked for, by their names."""
@@ -243,14 +247,17 @@ class _ChunkRun:
     def __init__(
         self,
         begin: Callable[[Operation], Coroutine[Any, Any, Verdict]],
-        slots: asyncio.Semaphore | None,
+        slots: Slots | None,
+        source: Source,
         stop: Stop,
+        *,
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
         self._begin = begin
         self._slots = slots
+        self._source = source
         self._stop = stop
         self._ended = ended
         self._may_begin = may_begin
@@ -282,7 +289,7 @@ class _ChunkRun:
         try:
             for operation in operations:
                 if self._slots is not None:
-                    await self._slots.acquire()
+                    await self._slots.acquire(self._source.priority, self._source.tenant)
                 if not self._goes_on():
                     self._release()
                     break
@@ -318,4 +325,4 @@ class _ChunkRun:
 
     def _release(self) -> None:
         if self._slots is not None:
-            self._slots.release()
+            self._slots.release(self._source.priority)

@@ -489,7 +489,7 @@ async def test_concurrency_is_bounded_across_chunks(gauge: Gauge, concurrency: i
 
 async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 2)
-    async with runner.slot():
+    async with runner.slot(SOURCE):
         running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: None))
         await eventually(lambda: gauge.runs(1))
     await eventually(lambda: gauge.runs(2))
@@ -500,7 +500,7 @@ async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
 async def test_chunk_for_which_a_slot_was_taken_takes_no_other(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 1)
     gauge.gate.set()
-    async with runner.slot():
+    async with runner.slot(SOURCE):
         verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None, has_slot=True)
     assert sorted(verdicts) == [0]
 
@@ -714,7 +714,7 @@ async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: 
     stop.cut_off()
     assert await running == {}
     let_go.set()
-    async with runner.slot():
+    async with runner.slot(SOURCE):
         pass  # it has given its slot back
 
 
