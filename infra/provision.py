@@ -35,13 +35,13 @@ def provision(settings: Settings) -> list[str]:
         dynamodb = boto3.client("dynamodb", region_name=settings.aws_region)
         dead_letters = _provision_queue(sqs, settings.dead_letter_queue, {})
         redrive = {"deadLetterTargetArn": _arn(sqs, dead_letters), "maxReceiveCount": BACKSTOP_RECEIVES}
-        chunks = _provision_queue(
-            sqs,
-            settings.chunks_queue,
-            {"VisibilityTimeout": str(settings.visibility_seconds), "RedrivePolicy": json.dumps(redrive)},
-        )
+        of_chunks: dict[QueueAttributeNameType, str] = {
+            "VisibilityTimeout": str(settings.visibility_seconds),
+            "RedrivePolicy": json.dumps(redrive),
+        }
+        chunks = [_provision_queue(sqs, name, of_chunks) for name in settings.chunk_queues.values()]
         table = _provision_table(dynamodb, settings.table)
-    return [f"queue {chunks}", f"queue {dead_letters}", f"table {table}"]
+    return [*(f"queue {url}" for url in chunks), f"queue {dead_letters}", f"table {table}"]
 
 
 def _provision_queue(sqs: "SQSClient", name: str, own: "Mapping[QueueAttributeNameType, str]") -> str:

@@ -262,6 +262,7 @@ class _ChunkRun:
         self._ended = ended
         self._may_begin = may_begin
         self._running: dict[asyncio.Task[Verdict | None], Operation] = {}
+        self._begun = 0
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
@@ -285,19 +286,26 @@ class _ChunkRun:
             raise self._fault
 
     async def _feed(self, operations: Sequence[Operation]) -> None:
-        begun = 0
+        """As many operations wait as there are slots: when several come free at once, each may be this chunk's."""
+        left = iter(operations)
+        feeders = 1 if self._slots is None else min(len(operations), self._slots.count)
         try:
-            for operation in operations:
-                if self._slots is not None:
-                    await self._slots.acquire(self._source.priority, self._source.tenant)
-                if not self._goes_on():
-                    self._release()
-                    break
-                self._start(operation)
-                begun += 1
+            async with asyncio.TaskGroup() as group:
+                for _ in range(feeders):
+                    group.create_task(self._feed_from(left))
         finally:
-            for _ in range(len(operations) - begun):
+            for _ in range(len(operations) - self._begun):
                 self._ended()
+
+    async def _feed_from(self, left: Iterator[Operation]) -> None:
+        for operation in left:
+            if self._slots is not None:
+                await self._slots.acquire(self._source.priority, self._source.tenant)
+            if not self._goes_on():
+                self._release()
+                break
+            self._begun += 1
+            self._start(operation)
 
     def _goes_on(self) -> bool:
         return self._may_begin() and not self._stop.begun.is_set()

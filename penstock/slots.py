@@ -69,7 +69,7 @@ class Slots:
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._count = count
+        self.count = count
         self._free = count
         self._lanes = {priority: Lane(weights[priority]) for priority in Priority}
         self._ahead = Lane(weight=1)  # of one who wants all slots: it has each that comes free
@@ -100,7 +100,7 @@ class Slots:
         One caller at a time: two would wait for each other for ever.
         """
         async with AsyncExitStack() as stack:
-            for _ in range(self._count):
+            for _ in range(self.count):
                 await self._acquire(self._ahead, "")
                 stack.callback(self._release, self._ahead)
             yield

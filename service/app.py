@@ -28,7 +28,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app = web.Application(middlewares=[problems], handler_args={"auto_decompress": False})
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
-    app[RUNNER] = Runner(operations, settings.concurrency)
+    app[RUNNER] = Runner(operations, settings.concurrency, weights=settings.weights)
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)

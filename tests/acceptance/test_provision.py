@@ -1,5 +1,6 @@
 """`penstock provision` makes what is missing and harms nothing that is there."""
 
+from penstock.priority import Priority
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation
 from tests.support.api import Operation
@@ -23,9 +24,9 @@ async def test_provisioning_again_says_the_same_and_harms_nothing(install: Insta
     await penstock.consume()
 
     assert first == second
-    queue, dead_letters, table = first.splitlines()
-    assert queue.startswith("queue http")
-    assert queue.endswith(f"/{penstock.name}-chunks-normal")
+    *queues, dead_letters, table = first.splitlines()
+    assert all(queue.startswith("queue http") for queue in queues)
+    assert [queue.rpartition("/")[2] for queue in queues] == [f"{penstock.name}-chunks-{one}" for one in Priority]
     assert dead_letters.endswith(f"/{penstock.name}-dead-letters")
     assert table == f"table {penstock.name}"
     assert (await penstock.api.ended(batch_id)).succeeded == 120
