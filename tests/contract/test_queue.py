@@ -16,7 +16,7 @@ from infra.provision import provision
 from penstock.backend import open_backend
 from penstock.errors import Misconfigured, Unavailable
 from penstock.priority import Priority
-from penstock.queue import Delivery, Message, Queue
+from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery, Message, Queue
 from penstock.settings import MIB, Settings
 from penstock.sqs import SqsQueue
 from penstock.testing import MemoryQueue
@@ -235,6 +235,14 @@ async def test_more_leases_than_a_call_takes_are_all_extended(queue: Queue) -> N
     assert await queue.extend(deliveries, 0) == []
     again = await receive(queue, 23)
     assert {delivery.receive_count for delivery in again} == {2}
+
+
+@on_all
+async def test_delivery_can_be_hidden_for_half_a_day(queue: Queue) -> None:
+    await queue.send([Message("later")])
+    delivery = await receive_one(queue)
+    assert await queue.extend([delivery], LONGEST_HIDDEN_SECONDS) == []
+    assert await queue.receive(1, 0) == []
 
 
 @on_all

@@ -18,6 +18,7 @@ from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, failed
+from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
 from penstock.runner import MAX_DETAIL_CHARACTERS, SWALLOWED, Runner, Source, Stop
 from penstock.telemetry import Event
@@ -503,6 +504,28 @@ async def test_chunk_for_which_a_slot_was_taken_takes_no_other(gauge: Gauge) -> 
     async with runner.slot(SOURCE):
         verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None, has_slot=True)
     assert sorted(verdicts) == [0]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [Source("01K", "01K", Priority.HIGH), Source("01K", "01K", Priority.NORMAL, "small")],
+    ids=["more urgent", "of another tenant"],
+)
+async def test_chunk_does_not_wait_for_all_of_another_that_came_before_it(second: Source) -> None:
+    order: list[str] = []
+    registry = Operations()
+
+    @registry.post("/x")
+    async def x(context: Context) -> None:
+        order.append(context.batch_id)
+        await asyncio.sleep(0)
+
+    runner = Runner(registry, 2)
+    first = Source("01J", "01J", Priority.NORMAL, "big")
+    chunks = [(make_chunk(*["/x"] * 40), first), (make_chunk(*["/x"] * 5), second)]
+    await asyncio.gather(*(runner.run_chunk(chunk, source, Stop(), lambda: None) for chunk, source in chunks))
+    last = max(place for place, batch_id in enumerate(order) if batch_id == "01K")
+    assert last < 2 + 2 * 5 + 2
 
 
 async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
