@@ -198,7 +198,8 @@ Penstock is up.
   health        {url}/health/ready
   metrics       {url}/metrics
   embedded AWS  {endpoint}
-                queues {settings.chunks_queue}, {settings.dead_letter_queue}; table {settings.table}
+                queues {", ".join((*settings.chunk_queues.values(), settings.dead_letter_queue))}
+                table {settings.table}
 
 Any AWS client can look inside:
   export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local

@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from penstock.priority import Priority
+
+EARLY_SECONDS = 1.0  # clocks differ by less; what comes sooner before its time than this just runs
+
 
 class BatchState(StrEnum):
     ACCEPTING = "accepting"  # its chunks are being sent; nothing of it may run
@@ -85,6 +89,8 @@ class Batch:
     accept_by: float  # the acceptance lease: whoever finds it over and the batch not accepted, abandons it
     deadline_at: float  # what has not ended by then is expired
     expires_at: float  # when the table may forget it
+    priority: Priority = Priority.NORMAL
+    not_before: float | None = None  # nothing of it runs sooner
     failure_limit: FailureLimit | None = None
     has_own_ids: bool = False  # the client gave its operations ids; else they are their places
     keys_from: str | None = None  # the batch whose id is in the operations' keys, where it is not this one
@@ -116,6 +122,12 @@ class Batch:
     def is_overdue(self, now: float) -> bool:
         """Whether its acceptance lease is over by this clock. Clocks differ: the table decides what comes of it."""
         return self.state is BatchState.ACCEPTING and now > self.accept_by
+
+    def is_early(self, now: float) -> bool:
+        """Whether it waits for its time to run."""
+        if self.not_before is None or self.state not in {BatchState.QUEUED, BatchState.PROCESSING}:
+            return False
+        return self.not_before - now > EARLY_SECONDS
 
     def ending_at(self, now: float) -> Ending | None:
         """Whether operations may still begin: None; or what becomes of those that have not."""

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from penstock.backoff import Backoff
 from penstock.errors import Misconfigured
 from penstock.headers import check_added, check_passed
+from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.upstream import read_upstream, without_secrets
 
 MIB = 1024 * 1024
@@ -43,6 +44,15 @@ class Settings(BaseSettings):
     )
 
     concurrency: int = Field(10, ge=1, le=10_000, description="Handlers that run at once in one process.")
+    weight_high: int = Field(
+        DEFAULT_WEIGHTS[Priority.HIGH], ge=1, le=1_000, description="The share of the slots that `high` batches have."
+    )
+    weight_normal: int = Field(
+        DEFAULT_WEIGHTS[Priority.NORMAL], ge=1, le=1_000, description="The share that `normal` ones have beside them."
+    )
+    weight_low: int = Field(
+        DEFAULT_WEIGHTS[Priority.LOW], ge=1, le=1_000, description="The share that `low` ones have beside them."
+    )
     sync_max_operations: int = Field(100, ge=0, le=10_000, description="Up to so many operations are answered at once.")
     sync_seconds: float = Field(10, gt=0, le=900, description="What a batch answered at once may take, in seconds.")
     max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one JSON document.")
@@ -160,8 +170,12 @@ class Settings(BaseSettings):
         return self.name
 
     @property
-    def chunks_queue(self) -> str:
-        return f"{self.name}-chunks-normal"
+    def weights(self) -> dict[Priority, int]:
+        return {priority: getattr(self, f"weight_{priority}") for priority in Priority}
+
+    @property
+    def chunk_queues(self) -> dict[Priority, str]:
+        return {priority: f"{self.name}-chunks-{priority}" for priority in Priority}
 
     @property
     def dead_letter_queue(self) -> str:

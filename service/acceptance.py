@@ -20,6 +20,7 @@ from penstock.message import encode_chunk, encode_dead_letter
 from penstock.meter import Meter
 from penstock.metrics import Metric
 from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks, record_attempt
+from penstock.priority import Priority
 from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
 from penstock.settings import Settings
 from penstock.store import IDS_IN_CALL, KeyClaim
@@ -41,6 +42,8 @@ class Submission:
     draft: Draft
     key_prefix: str
     tenant: str
+    priority: Priority = Priority.NORMAL
+    not_before: float | None = None
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # what forwarded operations take along
@@ -82,6 +85,7 @@ class Acceptance:
         submission, draft = self._submission, self._draft
         deadline_seconds = submission.deadline_seconds or self._settings.deadline_seconds
         accept_by = now + self._settings.accept_seconds
+        deadline_at = max(now, submission.not_before or now) + deadline_seconds
         return Batch(
             id=draft.batch_id,
             tenant=submission.tenant,
@@ -91,8 +95,10 @@ class Acceptance:
             group_totals=draft.plan.group_totals,
             created_at=now,
             accept_by=accept_by if submission.claim is None else min(accept_by, submission.claim.lease_until),
-            deadline_at=now + deadline_seconds,
-            expires_at=now + deadline_seconds + self._settings.retention_seconds,
+            deadline_at=deadline_at,
+            expires_at=deadline_at + self._settings.retention_seconds,
+            priority=submission.priority,
+            not_before=submission.not_before,
             failure_limit=submission.failure_limit,
             headers=submission.headers,
             has_own_ids=draft.ids.has_own,
@@ -112,10 +118,11 @@ class Acceptance:
         await _for_each(_pieces(self._draft.ids, batch.group_totals), write)
 
     async def _send_chunks(self, batch: Batch, begun: Sequence[int]) -> None:
-        tenant = self._group_id(batch.tenant)
+        queue, tenant = self._backend.queues[batch.priority], self._group_id(batch.tenant)
 
         async def send(messages: list[bytes]) -> None:
-            await self._backend.chunks.send([Message(message.decode(), tenant=tenant) for message in messages])
+            delay = delay_seconds(batch.not_before, self._clock.now(), LONGEST_DELAY_SECONDS)
+            await queue.send([Message(message.decode(), delay, tenant) for message in messages])
             await self._keep_lease(batch)
 
         await _for_each(_calls(self._draft.plan.messages(without=begun), self._settings.message_bytes), send)
@@ -147,9 +154,11 @@ class Acceptance:
         )
         record = await self._backend.store.commit_chunk(batch, record)
         tenant = self._group_id(batch.tenant)
-        await self._backend.chunks.send(
+        await self._backend.queues[batch.priority].send(
             [
-                Message(encode_chunk(following), delay_seconds(following, now, LONGEST_DELAY_SECONDS), tenant)
+                Message(
+                    encode_chunk(following), delay_seconds(following.not_before, now, LONGEST_DELAY_SECONDS), tenant
+                )
                 for following in follow_up_chunks(chunk, record)
             ]
         )

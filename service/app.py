@@ -31,7 +31,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()
-    app[RUNNER] = Runner(operations, settings.concurrency, meter=app[METER])
+    app[RUNNER] = Runner(operations, settings.concurrency, meter=app[METER], weights=settings.weights)
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)

@@ -10,6 +10,7 @@ from penstock.batch import UNACCEPTED_STATES, BatchState
 from penstock.exposition import OPEN_METRICS, TEXT
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
+from penstock.priority import Priority
 from penstock.settings import Settings
 from service.content import JSON, NDJSON
 from service.dead_letters import RedriveRequest
@@ -209,7 +210,9 @@ _COUNT: Part = {"type": "integer", "minimum": 0}
 _TIME: Part = {"type": ["string", "null"], "format": "date-time"}
 _WHERE: Part = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), _TEXT)
 _COUNTS: Part = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), _COUNT)
-_TIMES: Part = dict.fromkeys(("createdAt", "acceptedAt", "startedAt", "finishedAt", "deadlineAt", "eta"), _TIME)
+_TIMES: Part = dict.fromkeys(
+    ("createdAt", "acceptedAt", "notBefore", "startedAt", "finishedAt", "deadlineAt", "eta"), _TIME
+)
 _STATES = [state for state in BatchState if state not in UNACCEPTED_STATES]
 
 _ANSWER_SCHEMAS: Part = {
@@ -249,6 +252,7 @@ _ANSWER_SCHEMAS: Part = {
         {
             "batchId": _TEXT,
             "status": {"enum": _STATES},
+            "priority": {"enum": list(Priority)},
             **_COUNTS,
             "progress": {"type": "number", "minimum": 0, "maximum": 1},
             **_TIMES,

@@ -142,7 +142,7 @@ class SmallBatchRunner:
         try:
             async with asyncio.timeout_at(deadline):
                 for attempt in itertools.count(1):
-                    async with self._runner.slot():
+                    async with self._runner.slot(batch.source):
                         # Nothing begins once time is over: a handler that never waits would run to its end, and a
                         # statement cut short can cost the others the connection that they share.
                         if clock.time() >= deadline:

@@ -9,6 +9,7 @@ from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError,
 from penstock.metrics import Metric
 from penstock.outcome import as_outcome
 from penstock.runner import Source
+from penstock.settings import DAY_SECONDS
 from penstock.telemetry import Event, get_log
 from service.acceptance import Acceptance, Submission
 from service.draft import Draft
@@ -28,7 +29,7 @@ from service.parts import (
 )
 from service.preferences import Preferences, read_preferences
 from service.reading import read_batch
-from service.schemas import accepted_body, answered_body, status_url
+from service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from service.small_batch import SmallBatch, SmallBatchRunner, Tried
 from service.status import read_status
 
@@ -42,6 +43,7 @@ async def submit_batch(request: web.Request) -> web.Response:
         read = await read_batch(request, draft)
         if read.options.atomic:
             _check_atomic(draft, request)
+        _check_time(draft, read.options, request.app[CLOCK].now())
         await draft.check()
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
@@ -56,6 +58,8 @@ async def submit_batch(request: web.Request) -> web.Response:
             draft=draft,
             key_prefix=standing.claim.keys_from if standing else draft.batch_id,
             tenant=tenant_of(request),
+            priority=read.options.priority,
+            not_before=read.options.not_before,
             deadline_seconds=read.options.deadline_seconds,
             failure_limit=read.options.failure_limit(draft.total),
             headers=headers,
@@ -75,6 +79,19 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
+
+
+def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:
+    if options.not_before is None:
+        return
+    if options.atomic:
+        words = "An atomic batch is run at once, within its request: leave notBefore out, or atomic."
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
+    if options.not_before > now + MOST_DAYS_AHEAD * DAY_SECONDS:
+        words = (
+            f"Name a time within {MOST_DAYS_AHEAD} days from now: the queue keeps messages for no more than twice that."
+        )
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
 
 
 async def _answer(request: web.Request, submission: Submission, *, atomic: bool) -> web.Response:
@@ -106,7 +123,8 @@ async def _run_or_accept(
 ) -> tuple[web.Response, bytes | None]:
     """The response, and its body where the batch was answered at once."""
     preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
-    if submission.draft.is_large or (preferences.respond_async and not atomic):
+    is_for_later = submission.not_before is not None
+    if submission.draft.is_large or is_for_later or (preferences.respond_async and not atomic):
         applied = "respond-async" if preferences.respond_async else None
         return await _accept(request, submission, {}, applied), None
     operations = submission.draft.operations
@@ -131,7 +149,13 @@ async def _run_at_once(
     request: web.Request, submission: Submission, seconds: float, *, atomic: bool
 ) -> dict[int, Tried]:
     runner = SmallBatchRunner(request.app[OPERATIONS], request.app[RUNNER], request.app[SETTINGS].backoff)
-    source = Source(submission.draft.batch_id, submission.key_prefix, dict(submission.headers))
+    source = Source(
+        submission.draft.batch_id,
+        submission.key_prefix,
+        priority=submission.priority,
+        tenant=submission.tenant,
+        headers=dict(submission.headers),
+    )
     return await runner.run(SmallBatch(source, submission.draft.operations, seconds, atomic))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from consumer import consumer as consumer_module
+from consumer import inlets
 from consumer.consumer import Consumer
 from consumer.health import serve_health
 from penstock import Operations
@@ -40,16 +40,22 @@ async def test_live_and_ready_while_it_receives() -> None:
         assert await ask(port, "/health/ready") == (200, {"status": "ready"})
 
 
-async def test_not_ready_while_the_queue_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer_module, "FIRST_PAUSE_SECONDS", 0.001)
-    outage = Outage("chunks.receive", times=1)
+@pytest.mark.parametrize(
+    ("call", "priority"), [("chunks-high.receive", "high"), ("chunks.receive", "normal"), ("chunks-low.receive", "low")]
+)
+async def test_not_ready_while_one_of_the_queues_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, call: str, priority: str
+) -> None:
+    monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0.001)
+    outage = Outage(call, times=1)
     consumer, port = build_consumer(outage), free_port()
     async with serve_health(consumer, HOST, port):
         await consumer.turn()
         status, body = await ask(port, "/health/ready")
-        assert (status, body["detail"]) == (503, "The queue does not answer.")
+        assert (status, body["detail"]) == (503, f"No answer from the queue of {priority} priority.")
         assert (await ask(port, "/health/live"))[0] == 200
-        await consumer.turn()
+        for _ in range(5):
+            await consumer.turn()
         assert (await ask(port, "/health/ready"))[0] == 200
 
 

@@ -24,7 +24,7 @@ async def test_upstream_alone_makes_an_application_that_forwards_everything() ->
         )
         operations = find_application(settings)
         async with operations.connections(1):
-            source = Source("01J", "01J", {"accept-language": "de"})
+            source = Source("01J", "01J", headers={"accept-language": "de"})
             outcome = await Runner(operations, 1).run(Operation(0, "0", "GET", "/users?x=1", None), source, 1)
 
     assert isinstance(outcome, Outcome)

@@ -215,7 +215,7 @@ async def test_proxy_of_the_environment_is_not_used(
 
 
 async def test_headers_of_the_batch_go_along_where_they_are_asked_for(upstream: ToyUpstream) -> None:
-    source = Source("01J", "01J", {"accept-language": "de", "authorization": "Bearer theirs", "x-other": "1"})
+    source = Source("01J", "01J", headers={"accept-language": "de", "authorization": "Bearer theirs", "x-other": "1"})
     async with forwarding(upstream.url, headers=["Accept-Language", "AUTHORIZATION"]) as operations:
         assert operations.passed_headers == {"accept-language", "authorization"}
         final(await perform(operations, "/x", source=source))
@@ -225,7 +225,7 @@ async def test_headers_of_the_batch_go_along_where_they_are_asked_for(upstream: 
 
 
 async def test_added_headers_go_along_and_come_before_those_of_the_batch(upstream: ToyUpstream) -> None:
-    source = Source("01J", "01J", {"authorization": "Bearer theirs"})
+    source = Source("01J", "01J", headers={"authorization": "Bearer theirs"})
     added = {"AUTHORIZATION": "Bearer ours", "User-Agent": "shop", "Accept": "text/plain", "Host": "inside.example"}
     async with forwarding(upstream.url, headers=["Authorization"], add_headers=added) as operations:
         final(await perform(operations, "/x", source=source))

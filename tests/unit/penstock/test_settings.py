@@ -218,7 +218,7 @@ def test_settings_do_not_change_once_read() -> None:
 def test_names_of_the_resources_begin_with_the_name() -> None:
     settings = Settings(name="shop")
     assert settings.table == "shop"
-    assert settings.chunks_queue == "shop-chunks-normal"
+    assert list(settings.chunk_queues.values()) == ["shop-chunks-high", "shop-chunks-normal", "shop-chunks-low"]
     assert settings.dead_letter_queue == "shop-dead-letters"
 
 
