@@ -36,7 +36,13 @@ QUEUE, TABLE = "AWS::SQS::Queue", "AWS::DynamoDB::Table"
 OF_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 TABLE_SECONDS = 120
 
-_QUEUE_ATTRIBUTES = {"MessageRetentionPeriod", "VisibilityTimeout", "RedrivePolicy", "SqsManagedSseEnabled"}
+_QUEUE_ATTRIBUTES = {
+    "MaximumMessageSize",
+    "MessageRetentionPeriod",
+    "VisibilityTimeout",
+    "RedrivePolicy",
+    "SqsManagedSseEnabled",
+}
 _TABLE_PROPERTIES = {
     "TableName",
     "BillingMode",

@@ -73,6 +73,10 @@ def test_the_template_keeps_our_rules(rule: Rule, template: Document) -> None:
     assert list(rule(template)) == []
 
 
+def test_every_parameter_is_described(template: Document) -> None:
+    assert [name for name, one in template["Parameters"].items() if "Description" not in one] == []
+
+
 def at(template: Document, path: str) -> Any:
     """What stands in the template's resources at this path."""
     found = template["Resources"]
@@ -229,6 +233,9 @@ def test_what_it_makes_is_what_the_settings_name(stack: Stack, template: Documen
 
     queues = {stack.properties(name)["QueueName"] for name in stack.resources("AWS::SQS::Queue")}
     assert queues == {settings.dead_letter_queue, *(f"{NAME}-chunks-{one}" for one in ("high", "normal", "low"))}
+    assert {stack.properties(name)["MaximumMessageSize"] for name in stack.resources("AWS::SQS::Queue")} == {
+        settings.message_bytes
+    }
     assert stack.properties("Table")["TableName"] == settings.table
     assert [index["IndexName"] for index in stack.properties("Table")["GlobalSecondaryIndexes"]] == [DUE_INDEX]
     assert stack.properties("ConsumerRole")["Policies"][0]["PolicyDocument"]["Statement"][3]["Resource"] == (
