@@ -52,7 +52,7 @@ class Consumer:
         self._settings = settings
         self._clock = clock
         self._stop = Stop()
-        self._runner = Runner(operations, settings.concurrency, clock.monotonic)
+        self._runner = Runner(operations, settings.concurrency, clock.monotonic, cpu_processes=settings.cpu_processes)
         self._leases = Leases(backend.chunks, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -87,6 +87,7 @@ class Consumer:
             asyncio.create_task(self._leases.keep(), name="leases"),
             asyncio.create_task(self._sweeper.keep(), name="sweeper"),
             asyncio.create_task(self._pacer.keep(), name="pacer"),
+            asyncio.create_task(self._runner.watch(self._settings.stall_seconds, self._clock), name="threads"),
         ]
         for chore in chores:
             chore.add_done_callback(lambda _: self.stop())  # without heartbeats, say, nothing may go on
@@ -99,6 +100,7 @@ class Consumer:
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
+            await self._runner.close()
         get_log().info(Event.CONSUMER_STOPPED)
         for chore in chores:
             if not chore.cancelled():
@@ -172,6 +174,7 @@ class Consumer:
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()
+        self._runner.let_go()
         await self._wait_for_held(RECORDING_SECONDS)
         for task, held in list(self._held.items()):
             get_log().error(Event.CHUNK_BROKE, message_id=held.delivery.message_id, error="It could not be recorded.")

@@ -193,7 +193,8 @@ class Processor:
         if begun and chunk.attempt > self._max_attempts(chunk):
             return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
-        async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
+        slot = self._runner.all_slots if is_last else self._runner.slot
+        async with self._quarantine, slot(chunk.operations[0]):
             if self._stop.begun.is_set():
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
             # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     )
 
     concurrency: int = Field(10, ge=1, le=10_000, description="Handlers that run at once in one process.")
+    cpu_processes: int | None = Field(
+        None, ge=1, le=1_000, description="Processes for `cpu_bound` handlers, beside each program; as many as cores."
+    )
     sync_max_operations: int = Field(100, ge=0, le=10_000, description="Up to so many operations are answered at once.")
     sync_seconds: float = Field(10, gt=0, le=900, description="What a batch answered at once may take, in seconds.")
     max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one JSON document.")

@@ -28,7 +28,8 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app = web.Application(middlewares=[problems], handler_args={"auto_decompress": False})
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
-    app[RUNNER] = Runner(operations, settings.concurrency)
+    app[RUNNER] = Runner(operations, settings.concurrency, cpu_processes=settings.cpu_processes)
+    app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
@@ -48,3 +49,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         ]
     )
     return app
+
+
+async def _close_runner(app: web.Application) -> None:
+    await app[RUNNER].close()

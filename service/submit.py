@@ -59,6 +59,8 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
+    else:
+        draft.refuse_outside_transaction()
 
 
 async def _answer(request: web.Request, submission: Submission, *, atomic: bool) -> web.Response:

@@ -19,8 +19,9 @@ from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, failed
 from penstock.record import decode_record, encode_record
-from penstock.runner import MAX_DETAIL_CHARACTERS, SWALLOWED, Runner, Source, Stop
+from penstock.runner import SWALLOWED, Runner, Source, Stop
 from penstock.telemetry import Event
+from penstock.verdict import MAX_DETAIL_CHARACTERS
 from tests.support.waiting import eventually
 
 Logs = list[MutableMapping[str, Any]]
@@ -489,7 +490,7 @@ async def test_concurrency_is_bounded_across_chunks(gauge: Gauge, concurrency: i
 
 async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 2)
-    async with runner.slot():
+    async with runner.slot(make_operation("/succeed")):
         running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: None))
         await eventually(lambda: gauge.runs(1))
     await eventually(lambda: gauge.runs(2))
@@ -500,7 +501,7 @@ async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
 async def test_chunk_for_which_a_slot_was_taken_takes_no_other(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 1)
     gauge.gate.set()
-    async with runner.slot():
+    async with runner.slot(make_operation("/succeed")):
         verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None, has_slot=True)
     assert sorted(verdicts) == [0]
 
@@ -520,7 +521,7 @@ async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
 
 
 async def take_all_slots(runner: Runner, gauge: Gauge) -> None:
-    async with runner.all_slots():
+    async with runner.all_slots(make_operation("/succeed")):
         begun = gauge.begun
         for _ in range(10):
             assert gauge.running == 0
@@ -714,7 +715,7 @@ async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: 
     stop.cut_off()
     assert await running == {}
     let_go.set()
-    async with runner.slot():
+    async with runner.slot(make_operation("/succeed")):
         pass  # it has given its slot back
 
 
