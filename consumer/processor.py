@@ -247,8 +247,10 @@ class Processor:
         """Let nothing more of a chunk begin once its batch is to end, or its time budget is spent."""
         loop = asyncio.get_running_loop()
         spent_at = loop.time() + self._settings.chunk_budget_seconds
-        while loop.time() < spent_at:
-            await asyncio.sleep(min(WATCH_SECONDS, spent_at - loop.time()))
+        while True:
+            await asyncio.sleep(min(WATCH_SECONDS, max(spent_at - loop.time(), 0) or WATCH_SECONDS))
+            if loop.time() >= spent_at:
+                stop.spend()
             try:
                 latest = await self._batches.read(batch.id)
             except PenstockError:

@@ -38,9 +38,14 @@ class Stop:
     """How far stopping has gone. The stages follow one another and are never taken back; followers stop along."""
 
     def __init__(self) -> None:
+        self.is_spent = False  # nothing new begins, but what was begun together goes on singly
         self.begun = asyncio.Event()  # nothing new begins
         self.cut = asyncio.Event()  # the grace period is over: handlers under way are cancelled
         self._followers: dict[Stop, None] = {}  # in their order, or no run could be replayed
+
+    def spend(self) -> None:
+        """The time of what follows this stop is spent. Its followers have their own."""
+        self.is_spent = True
 
     def begin(self) -> None:
         self.begun.set()
@@ -131,18 +136,24 @@ class Runner:
         there is a slot: when it is no, nothing more of the chunk begins.
         """
 
+        def may_begin_new() -> bool:
+            return not stop.is_spent and may_begin()
+
         def begin(operation: Operation) -> Coroutine[Any, Any, Verdict]:
             return self.run(operation, source, chunk.attempt)
 
         async def run_singly(operations: Sequence[Operation], slots: Slots | None) -> dict[int, Verdict]:
-            run = _ChunkRun(begin, slots, stop, ended, may_begin)
+            run = _ChunkRun(begin, slots, stop, ended, may_begin_new)
             await run.carry_out(operations)
             return run.verdicts
 
         async def run_in_lots(lots: Sequence[Lot], slots: Slots) -> dict[int, Verdict]:
             run = _LotRun(lots, lambda lot: self.run_lot(lot, source, chunk.attempt), ended)
-            await run.carry_out(_ChunkRun(run.begin, slots, stop, lambda: None, may_begin))
-            return run.verdicts | (await run_singly(run.failed, slots) if run.failed else {})
+            await run.carry_out(_ChunkRun(run.begin, slots, stop, lambda: None, may_begin_new))
+            # What a call has begun goes on, whatever time is left: a call that took it all would be made for ever.
+            rest = _ChunkRun(begin, slots, stop, ended, may_begin)
+            await rest.carry_out(run.failed)
+            return run.verdicts | rest.verdicts
 
         if has_slot:
             return await run_singly(chunk.operations, None)

@@ -18,9 +18,10 @@ from sqlalchemy import func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from examples.users import make_data
-from examples.users.app import COUNTRIES, MINIMUM_AGE_YEARS, age_on, create_user, delete_user, get_user, update_user
+from examples.users.app import create_user, delete_user, get_user, update_user
 from examples.users.database import Database, prepare_sqlite_file, read_url
 from examples.users.models import STAFF, UserRow, answers
+from examples.users.rules import COUNTRIES, MINIMUM_AGE_YEARS, age_on
 from examples.users.schemas import NewUser, User, UserChange
 from penstock import Context, Reject
 

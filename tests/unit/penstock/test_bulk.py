@@ -361,3 +361,20 @@ async def test_stop_ends_the_trying_singly_too() -> None:
     calls, ended = Calls(behave), list[int]()
     assert await run(calls.operations(), rows(3), stop=stop, ended=lambda: ended.append(1)) == {}
     assert len(ended) == 3
+
+
+async def test_spent_time_begins_no_call_but_the_trying_singly_goes_on() -> None:
+    """Or a call that takes all the time there is, and fails, would be made for ever."""
+    stop = Stop()
+
+    def behave(numbers: list[int]) -> list[int]:
+        if len(numbers) > 1:
+            stop.spend()
+            raise ValueError
+        return numbers
+
+    calls, ended = Calls(behave), list[int]()
+    verdicts = await run(calls.operations(max_size=2), rows(6), stop=stop, concurrency=1, ended=lambda: ended.append(1))
+    assert statuses(verdicts) == {0: 201, 1: 201}
+    assert calls.made == [[0, 1], [0], [1]]
+    assert len(ended) == 6
