@@ -248,7 +248,8 @@ class Processor:
         loop = asyncio.get_running_loop()
         spent_at = loop.time() + self._settings.chunk_budget_seconds
         while True:
-            await asyncio.sleep(min(WATCH_SECONDS, max(spent_at - loop.time(), 0) or WATCH_SECONDS))
+            left = spent_at - loop.time()
+            await asyncio.sleep(min(WATCH_SECONDS, left) if left > 0 else WATCH_SECONDS)
             if loop.time() >= spent_at:
                 stop.spend()
             try:
