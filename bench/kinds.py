@@ -164,7 +164,8 @@ def _draw_speeds(axes: Axes, samples: list[Sample]) -> None:
         bars = axes.bar(places, [sample.speeds[name] for sample in samples], 0.38, color=color, label=name)
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
     axes.set_xticks([place + 0.2 for place in range(len(samples))], [sample.kind for sample in samples])
-    axes.set(ylabel="operations/s", yscale="log")
+    axes.set(ylabel="operations/s")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.margins(y=0.15)
     axes.legend(fontsize=8, frameon=False)
 
@@ -175,5 +176,6 @@ def _draw_others(axes: Axes, samples: list[Sample]) -> None:
     axes.bar_label(bars, fmt=" {:,.0f}", fontsize=8)
     axes.set_yticks(places, [f"{WORKS[sample.work]}, {sample.kind}" for sample in samples])
     axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set(title="What others wait for an answer meanwhile", xlabel="ms, 99th percentile")
+    axes.set_xscale("log")
+    axes.set_xlim(1, 3_000 * max(sample.others_seconds for sample in samples))
+    axes.set(title="What others wait meanwhile", xlabel="ms, 99th percentile")

@@ -152,7 +152,8 @@ class Runner:
             await run.carry_out(_ChunkRun(run.begin, slots, stop, lambda: None, may_begin_new))
             # What a call has begun goes on, whatever time is left: a call that took it all would be made for ever.
             rest = _ChunkRun(begin, slots, stop, ended, may_begin)
-            await rest.carry_out(run.failed)
+            if run.failed:
+                await rest.carry_out(run.failed)
             return run.verdicts | rest.verdicts
 
         if has_slot:
@@ -315,7 +316,7 @@ class Runner:
             attempt,
             source.key_of(operation),
             has_transaction=self._operations.transaction is not None,
-            fields={name: one for name, one in structlog.contextvars.get_contextvars().items() if name != "program"},
+            fields=_log_fields(),
         )
         try:
             async with self._cpu.worker(route) as worker:
@@ -381,6 +382,12 @@ async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> di
     except BaseExceptionGroup as faults:
         raise faults.exceptions[0] from None
     return {index: verdict for task in tasks for index, verdict in task.result().items()}
+
+
+def _log_fields() -> dict[str, Any]:
+    """Of the lines about what runs here, as far as they can be sent to another process."""
+    fields = structlog.contextvars.get_contextvars().items()
+    return {name: value for name, value in fields if isinstance(value, str | int) and name != "program"}
 
 
 def _is_being_cancelled() -> bool:
@@ -487,7 +494,7 @@ class _LotRun:
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
         self.failed: list[Operation] = []  # of calls that raised: to be tried singly
-        self._lots = {lot[0].index: lot for lot in lots}
+        self._lots = {lot[0].index: lot for lot in lots}  # that have not ended
         self._attempt = attempt
         self._ended = ended
 
@@ -495,9 +502,7 @@ class _LotRun:
         try:
             await run.carry_out([lot[0] for lot in self._lots.values()])
         finally:
-            for first, lot in self._lots.items():
-                if first in self.verdicts:
-                    continue
+            for first, lot in list(self._lots.items()):
                 if first in run.verdicts:
                     self.failed += lot
                 else:  # not begun, or cut
@@ -514,5 +519,6 @@ class _LotRun:
         return verdicts[first.index]
 
     def _end(self, lot: Lot) -> None:
-        for _ in lot:
+        """Once: a handler that would not be cancelled comes to its end when its lot has been given up."""
+        for _ in self._lots.pop(lot[0].index, ()):
             self._ended()

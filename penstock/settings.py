@@ -87,7 +87,10 @@ class Settings(BaseSettings):
         30, gt=0, le=3_600, description="How often consumers look for batches past their time."
     )
     stall_seconds: float = Field(
-        60, ge=2, le=3_600, description="A consumer whose event loop a handler blocks for so long ends itself."
+        60,
+        ge=2,
+        le=3_600,
+        description="A consumer of which handlers block the loop, or every thread, for so long ends itself.",
     )
     leave_seconds: float = Field(
         5, ge=0, le=300, description="How long a front end says that it is not ready, before it stops listening."

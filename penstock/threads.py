@@ -43,6 +43,7 @@ class Threads:
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._waiting_for_quiet = 0
+        self._is_let_go = False
 
     async def acquire(self) -> None:
         await self._room.acquire()
@@ -77,6 +78,8 @@ class Threads:
 
     async def quiet(self) -> None:
         """Wait until no thread is left behind."""
+        if self._is_let_go:
+            return
         self._waiting_for_quiet += 1
         try:
             await self._none_left.wait()
@@ -97,7 +100,8 @@ class Threads:
                 raise ThreadsStuck(self._left)
 
     def let_go(self) -> None:
-        """Nothing begins any more: whoever waits for room or for quiet is to wait no longer."""
+        """Nothing begins any more: nobody waits any longer for room that a thread left behind keeps, or for quiet."""
+        self._is_let_go = True
         self._none_left.set()
         for _ in range(self._left):
             self._room.release()
@@ -130,7 +134,8 @@ class Threads:
 
     def _leave(self) -> None:
         self._left += 1
-        self._unreleased += 1
+        if not self._is_let_go:
+            self._unreleased += 1
         self._any_left.set()
         self._none_left.clear()
 

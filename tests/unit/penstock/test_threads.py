@@ -258,6 +258,27 @@ async def test_stopping_lets_go_of_those_who_wait_for_a_thread_left_behind(toys:
     assert gate.running == 1
 
 
+async def test_what_must_run_alone_does_not_wait_for_threads_that_the_cut_leaves_behind(
+    toys: Operations[Any], gate: Gate
+) -> None:
+    runner, stop = Runner(toys, 2), Stop()
+    running = asyncio.create_task(run_chunk(runner, "/wait", "/wait", stop=stop))
+    await gate.until_running(2)
+
+    async def run_alone() -> None:
+        async with runner.all_slots(make_operation("/thread")):
+            pass
+
+    alone = asyncio.create_task(run_alone())
+    await asyncio.sleep(0)
+    stop.begin()
+    stop.cut_off()
+    runner.let_go()
+    await asyncio.wait_for(alone, 20 * UNIT_SECONDS)
+    assert await running == {}
+    assert gate.running == 2
+
+
 @pytest.mark.parametrize(("concurrency", "is_stuck"), [(1, True), (2, False)])
 async def test_process_is_given_up_when_threads_left_behind_hold_every_place(
     toys: Operations[Any], gate: Gate, concurrency: int, is_stuck: bool
