@@ -150,6 +150,7 @@ class Threads:
 def _work(jobs: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
     while (job := jobs.get()) is not None:
         job()
+        del job  # and all that it was given, which could be much, while there is nothing to do
 
 
 def _perform(call: Callable[[], T]) -> _Returned[T] | BaseException:
