@@ -18,6 +18,7 @@ from bench.billing import Prices
 from bench.bodies import FOLDER, operations_file
 from bench.figures import Figures
 from bench.installation import open_installation, open_watcher
+from bench.kinds import run_kinds
 from bench.measure import Bench, Case, Sample
 from bench.plot import draw
 from bench.reads import Reads, measure_reads
@@ -54,6 +55,9 @@ class Round:
 
 def main() -> None:
     options = _read_options()
+    if options.kinds:
+        run_kinds(options.output, options.repeat)
+        return
     prices = Prices(options.sqs_price, options.write_price, options.read_price)
     run = Run(machine=_machine(), options={key: str(value) for key, value in vars(options).items()})
     is_whole = True
@@ -153,6 +157,7 @@ def _read_options() -> argparse.Namespace:
     parser.add_argument("--servers", type=_servers, default=available_servers(), metavar="embedded,real")
     parser.add_argument("--repeat", type=int, default=3, help=f"batches of up to {REPEATED_UP_TO:,}; larger run once")
     parser.add_argument("--quick", action="store_true", help="up to 10,000 operations: about three minutes")
+    parser.add_argument("--kinds", action="store_true", help="handlers of every kind instead; see bench/kinds.md")
     parser.add_argument("--sqs-price", type=float, default=prices.sqs, metavar="USD", help="a million requests")
     parser.add_argument("--write-price", type=float, default=prices.writes, metavar="USD", help="a million units")
     parser.add_argument("--read-price", type=float, default=prices.reads, metavar="USD", help="a million units")

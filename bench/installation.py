@@ -77,6 +77,7 @@ class Program:
 class Installation:
     servers: Servers
     folder: Path
+    application: str | None = None  # another than the bench's; then there are no floors
     port: int = 0
     programs: dict[str, Program] = field(default_factory=dict)
     idle: dict[str, Usage] = field(default_factory=dict)
@@ -92,17 +93,20 @@ class Installation:
         front = await self._start(FRONT_END, "service.__main__", "--port", str(self.port))
         numbers = range(1, consumers + 1)
         ours = [await self._start(f"{CONSUMER} {number}", "consumer.__main__") for number in numbers]
-        floors = [
-            await self._start(SENDER, "bench.bare", "send"),
-            *[await self._start(f"{BARE_CONSUMER} {number}", "bench.bare", "consume") for number in numbers],
-            await self._start(ALONE, "bench.alone"),
-        ]
+        floors = [] if self.application else await self._start_floors(numbers)
         await front.logs(Event.SERVICE_READY)
         for program in ours:
             await program.logs(Event.CONSUMER_READY)
         for program in floors:
             await program.answer()
         self.idle = await self.usage()
+
+    async def _start_floors(self, numbers: range) -> list[Program]:
+        return [
+            await self._start(SENDER, "bench.bare", "send"),
+            *[await self._start(f"{BARE_CONSUMER} {number}", "bench.bare", "consume") for number in numbers],
+            await self._start(ALONE, "bench.alone"),
+        ]
 
     async def usage(self) -> dict[str, Usage]:
         usages = await asyncio.gather(*(program.usage() for program in self.programs.values()))
@@ -148,13 +152,15 @@ class Installation:
     def _environment(self, **more: str) -> dict[str, str]:
         """Default settings, and nothing that leads to anybody's account."""
         outside = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PENSTOCK_"))}
-        application = {"PENSTOCK_APP": "bench.application:operations"}
+        application = {"PENSTOCK_APP": self.application or "bench.application:operations"}
         return {**outside, **application, **self.servers.environment, **more}
 
 
 @asynccontextmanager
-async def open_installation(servers: Servers, consumers: int, folder: Path) -> AsyncIterator[Installation]:
-    installation = Installation(servers, folder)
+async def open_installation(
+    servers: Servers, consumers: int, folder: Path, *, application: str | None = None
+) -> AsyncIterator[Installation]:
+    installation = Installation(servers, folder, application)
     try:
         await installation.start_all(consumers)
         yield installation

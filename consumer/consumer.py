@@ -48,7 +48,12 @@ class Consumer:
         self._stop = Stop()
         self.meter = Meter()
         self._runner = Runner(
-            operations, settings.concurrency, clock.monotonic, meter=self.meter, weights=settings.weights
+            operations,
+            settings.concurrency,
+            clock.monotonic,
+            meter=self.meter,
+            weights=settings.weights,
+            cpu_processes=settings.cpu_processes,
         )
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
@@ -89,6 +94,7 @@ class Consumer:
             asyncio.create_task(self._leases.keep(), name="leases"),
             asyncio.create_task(self._sweeper.keep(), name="sweeper"),
             asyncio.create_task(self._pacer.keep(), name="pacer"),
+            asyncio.create_task(self._runner.watch(self._settings.stall_seconds, self._clock), name="threads"),
         ]
         for chore in chores:
             chore.add_done_callback(lambda _: self.stop())  # without heartbeats, say, nothing may go on
@@ -101,6 +107,7 @@ class Consumer:
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
+            await self._runner.close()
         get_log().info(Event.CONSUMER_STOPPED)
         for chore in chores:
             if not chore.cancelled():
@@ -187,6 +194,7 @@ class Consumer:
         giving_back = asyncio.gather(*map(self._give_back, self._inlets.values()))
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()
+        self._runner.let_go()
         await self._wait_for_held(RECORDING_SECONDS)
         await giving_back
         await self._wait_for_held(RECORDING_SECONDS)

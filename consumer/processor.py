@@ -206,8 +206,9 @@ class Processor:
             self._meter.failed(self._handler_name(chunk), None)
             return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
-        source = _source(batch, delivery)
-        async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot(source):
+        operation = chunk.operations[0]
+        slot = self._runner.all_slots(operation) if is_last else self._runner.slot(operation, _source(batch, delivery))
+        async with self._quarantine, slot:
             if self._stop.begun.is_set():
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
             # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.
@@ -260,8 +261,11 @@ class Processor:
         """Let nothing more of a chunk begin once its batch is to end, or its time budget is spent."""
         loop = asyncio.get_running_loop()
         spent_at = loop.time() + self._settings.chunk_budget_seconds
-        while loop.time() < spent_at:
-            await asyncio.sleep(min(WATCH_SECONDS, spent_at - loop.time()))
+        while True:
+            left = spent_at - loop.time()
+            await asyncio.sleep(min(WATCH_SECONDS, left) if left > 0 else WATCH_SECONDS)
+            if loop.time() >= spent_at:
+                stop.spend()
             try:
                 latest = await self._batches.read(batch.id)
             except PenstockError:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import Any, Generic, NoReturn
 
 from typing_extensions import TypeVar
+
+from penstock.errors import Misconfigured
 
 T = TypeVar("T", default=Any)
 
@@ -17,8 +19,9 @@ class Context(Generic[T]):
 
     `key` is the same for every attempt and every delivery of an operation: store it with what the handler writes, and a
     second run changes nothing. `attempt` counts from 1. `transaction` is what the application's transaction yields,
-    None where it has none: write `Context[AsyncSession]` to have it typed. `headers` are those of the batch's request
-    that its forwarded operations take along, named by `forward(headers=...)`.
+    None where it has none: write `Context[AsyncSession]` to have it typed. It is for `async def` handlers alone.
+    `headers` are those of the batch's request that its forwarded operations take along, as `forward(headers=...)` names
+    them.
     """
 
     operation_id: str
@@ -27,6 +30,21 @@ class Context(Generic[T]):
     key: str
     transaction: T
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class NoTransaction:
+    """Stands in for the application's transaction where a `def` handler runs, and says so when it is used."""
+
+    def __init__(self, handler: str) -> None:
+        self._handler = handler
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)  # asked by the language, such as when it is copied
+        raise Misconfigured(
+            f"Write the handler of {self._handler} as `async def` to use context.transaction ({name}): it is the event "
+            "loop's, and a `def` handler runs elsewhere. Or let it open a transaction of its own."
+        )
 
 
 class Reject(Exception):

@@ -16,6 +16,7 @@ PenstockError
 ├── UnreadableMessage             a message that is not a chunk of ours
 ├── AcceptanceLost                the batch was abandoned before it could be accepted
 ├── AcceptanceUnknown             whether the batch was accepted could not be learnt
+├── ThreadsStuck                  handlers past their time hold every thread
 └── Unavailable                   AWS does not answer or asks to slow down: the same call may work later
 
 What an application raises (`Reject`, `Retry`) is not here: see `operations.py`.
@@ -117,6 +118,17 @@ class AcceptanceUnknown(PenstockError):
     def __init__(self, batch_id: str) -> None:
         super().__init__(f"AWS fell silent while batch {batch_id} was being accepted: it runs whole or not at all.")
         self.batch_id = batch_id
+
+
+class ThreadsStuck(PenstockError):
+    """Handlers that do not return hold up all that needs a thread: only another process helps."""
+
+    def __init__(self, count: int) -> None:
+        handlers = "handler has" if count == 1 else "handlers have"
+        super().__init__(
+            f"Let `def` handlers return in time, by time limits in what they call: {count} {handlers} not returned "
+            "long after their timeout_seconds, and a thread cannot be stopped. This process has to be started anew."
+        )
 
 
 class Unavailable(PenstockError):

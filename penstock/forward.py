@@ -26,7 +26,7 @@ from penstock.answer import Answer, Received, conclude, not_answered
 from penstock.context import Context
 from penstock.errors import Flaw, Misconfigured
 from penstock.headers import IDEMPOTENCY_KEY, check_added, check_passed, to_key_header
-from penstock.route import InvalidOperation, Policy, Route, Signature, check_route
+from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
 from penstock.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
 
 DEFAULT_RESULT_BYTES = 262_144
@@ -190,7 +190,7 @@ def build_forward_routes(
     forward = Forward(upstream, passed, added, max_result_bytes, connections)
     pattern = re.compile(re.escape(path.removesuffix(REST)) + ".*", re.DOTALL)
     return [
-        ForwardRoute(method, path, forward.ask, policy, _SIGNATURE, pattern, f"{method} {path}", forward)
+        ForwardRoute(method, path, forward.ask, policy, _SIGNATURE, pattern, f"{method} {path}", Place.LOOP, forward)
         for method in methods
     ]
 

@@ -9,7 +9,7 @@ Front end and consumers load the same registry; the front end validates with it,
 """
 
 import importlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, ParamSpec, Protocol
 from urllib.parse import unquote
@@ -38,11 +38,15 @@ _NAMES_IN_ERROR = 20
 class Registrar(Protocol):
     """Registers the handler it decorates, and gives it back as it was."""
 
-    def __call__(self, handler: Callable[P, Awaitable[R]], /) -> Callable[P, Awaitable[R]]: ...
+    def __call__(self, handler: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 class RegisterMethod(Protocol):
-    """`status` is the outcome's when the handler returns; `max_attempts` includes the first."""
+    """`status` is the outcome's when the handler returns; `max_attempts` includes the first.
+
+    An `async def` runs on the event loop, a `def` in a thread, a `def` with `cpu_bound` in another process. With `bulk`
+    it is given lists, of `max_size` operations at most, and returns a list: a result, a Reject or a Retry for each.
+    """
 
     def __call__(
         self,
@@ -51,6 +55,9 @@ class RegisterMethod(Protocol):
         status: int = 200,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        cpu_bound: bool = False,
+        bulk: bool = False,
+        max_size: int | None = None,
     ) -> Registrar: ...
 
 
@@ -181,12 +188,15 @@ class Operations(Generic[T]):
             status: int = 200,
             timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
             max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+            cpu_bound: bool = False,
+            bulk: bool = False,
+            max_size: int | None = None,
         ) -> Registrar:
             if not isinstance(path, str):
                 raise Misconfigured(f"Give the path: @operations.{method.lower()}(path), with parentheses.")
-            policy = Policy(status, timeout_seconds, max_attempts)
+            policy = Policy(status, timeout_seconds, max_attempts, cpu_bound, bulk, max_size)
 
-            def register(handler: Callable[P, Awaitable[R]], /) -> Callable[P, Awaitable[R]]:
+            def register(handler: Callable[P, R], /) -> Callable[P, R]:
                 self._add(build_route(handler, method, path, policy))
                 return handler
 

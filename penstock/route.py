@@ -2,8 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
@@ -15,7 +16,7 @@ from penstock.context import Context
 from penstock.errors import Flaw, Misconfigured
 from penstock.pointer import pointer_to
 
-AnyHandler = Callable[..., Awaitable[Any]]
+AnyHandler = Callable[..., Any]
 
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -30,18 +31,32 @@ class InvalidOperation(Exception):
         self.flaws = flaws
 
 
+class Place(StrEnum):
+    """Where a handler runs."""
+
+    LOOP = "loop"  # `async def`
+    THREAD = "thread"  # `def`
+    PROCESS = "process"  # `def` with `cpu_bound=True`
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How an operation is tried; `status` is what it ends with when the handler returns."""
+    """How an operation is tried; `status` is what it ends with when the handler returns.
+
+    A `bulk` handler performs many operations in one call, `max_size` at most; its time limit is that of a call.
+    """
 
     status: int = 200
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    cpu_bound: bool = False
+    bulk: bool = False
+    max_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a handler takes, read from its annotations."""
+    """What a handler takes, read from its annotations; of a bulk handler, what it takes for each operation."""
 
     path_parameters: Mapping[str, TypeAdapter[Any]]
     body_parameter: str | None = None
@@ -59,6 +74,11 @@ class Route:
     signature: Signature
     pattern: re.Pattern[str]
     name: str  # `POST /users/{user_id}`
+    place: Place
+
+    @property
+    def is_bulk(self) -> bool:
+        return self.policy.bulk
 
     is_forwarded: ClassVar[bool] = False  # its work is another program's: no transaction of ours holds it
 
@@ -83,10 +103,18 @@ class Route:
             raise InvalidOperation(flaws)
         return arguments
 
-    def call(self, arguments: dict[str, Any], context: Context) -> Awaitable[Any]:
+    def call(self, arguments: dict[str, Any], context: Context) -> Any:
+        """What the handler returns; on the loop that is to be awaited."""
         if self.signature.context_parameter is None:
             return self.handler(**arguments)
         return self.handler(**arguments, **{self.signature.context_parameter: context})
+
+    def call_bulk(self, rows: Sequence[dict[str, Any]], contexts: Sequence[Context]) -> Any:
+        """The same, for many operations: each argument is a list with a place for each of them."""
+        lists: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
+        if self.signature.context_parameter is not None:
+            lists[self.signature.context_parameter] = list(contexts)
+        return self.handler(**lists)
 
     def _from_path(self, path: str, flaws: list[Flaw]) -> dict[str, Any]:
         match = self.pattern.fullmatch(path)
@@ -110,7 +138,7 @@ class Route:
         if body is None:
             if self.signature.body_required:
                 flaws.append(Flaw("/body", f"{self.name} needs a body."))
-            return {}
+            return {name: None} if self.is_bulk else {}
         try:
             return {name: _validate(adapter, to_json(body) if content is None else content)}
         except ValidationError as error:
@@ -124,10 +152,11 @@ def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> 
     """Raises Misconfigured when the handler cannot be used as it is written."""
     where = f"{method} {path} ({_name(handler)})"
     check_route(where, path, policy)
-    if not (inspect.isroutine(handler) and inspect.iscoroutinefunction(handler)):
-        raise Misconfigured(f"Write the handler of {where} as `async def`.")
-    signature = _read_signature(handler, where, _PLACEHOLDER.findall(path))
-    return Route(method, path, handler, policy, signature, _pattern(path), name=f"{method} {path}")
+    place = _place(handler, where, policy)
+    signature = _read_signature(handler, where, _PLACEHOLDER.findall(path), bulk=policy.bulk)
+    if place is not Place.LOOP:
+        _check_asks_no_transaction(handler, where, signature.context_parameter)
+    return Route(method, path, handler, policy, signature, _pattern(path), f"{method} {path}", place)
 
 
 def _name(handler: AnyHandler) -> str:
@@ -146,6 +175,42 @@ def check_route(where: str, path: str, policy: Policy) -> None:
         raise Misconfigured(f"Give {where} a timeout_seconds above 0, not {policy.timeout_seconds}.")
     if policy.max_attempts < 1:
         raise Misconfigured(f"Give {where} a max_attempts of at least 1, the first; not {policy.max_attempts}.")
+    if policy.bulk and policy.cpu_bound:
+        raise Misconfigured(f"Choose one for {where}: bulk=True or cpu_bound=True. A process is given one at a time.")
+    if policy.max_size is not None and not policy.bulk:
+        raise Misconfigured(f"Give {where} bulk=True too: max_size is how many operations one bulk call takes.")
+    if policy.max_size is not None and policy.max_size < 1:
+        raise Misconfigured(f"Give {where} a max_size of at least 1, not {policy.max_size}.")
+
+
+def _place(handler: AnyHandler, where: str, policy: Policy) -> Place:
+    if not inspect.isroutine(handler) or inspect.isasyncgenfunction(handler):
+        raise Misconfigured(f"Write the handler of {where} as a function that returns: `async def` or `def`.")
+    is_async = inspect.iscoroutinefunction(handler)
+    if not policy.cpu_bound:
+        return Place.LOOP if is_async else Place.THREAD
+    if is_async:
+        raise Misconfigured(
+            f"Write the handler of {where} as `def`: cpu_bound=True runs it in a process without an event loop."
+        )
+    if "<" in handler.__qualname__:  # <locals> or <lambda>
+        raise Misconfigured(
+            f"Define the handler of {where} with `def` at the top of its module: "
+            "cpu_bound=True runs it in another process, which imports it by its name."
+        )
+    return Place.PROCESS
+
+
+def _check_asks_no_transaction(handler: AnyHandler, where: str, context_parameter: str | None) -> None:
+    if context_parameter is None:
+        return
+    annotation = _hints(handler, where)[context_parameter]
+    asked = [argument for argument in _context_arguments(annotation) if argument not in {None, type(None), Any}]
+    if asked:
+        raise Misconfigured(
+            f"Write the handler of {where} as `async def`, or its {context_parameter} as a plain Context: the "
+            "application's transaction is the event loop's, and a `def` handler runs elsewhere. It opens its own."
+        )
 
 
 def _pattern(path: str) -> re.Pattern[str]:
@@ -156,12 +221,14 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile("".join(pieces))
 
 
-def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str]) -> Signature:
+def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *, bulk: bool = False) -> Signature:
     hints = _hints(handler, where)
     parameters = list(inspect.signature(handler).parameters.values())
     for parameter in parameters:
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             raise Misconfigured(f"Give the handler of {where} plain named parameters; {parameter} is none.")
+    if bulk:
+        hints = _hints_for_each(hints, parameters, where)
     contexts = [p.name for p in parameters if _is_context(hints.get(p.name))]
     in_path = [p.name for p in parameters if p.name in names_in_path]
     bodies = [p for p in parameters if p.name not in contexts and p.name not in in_path]
@@ -181,13 +248,39 @@ def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str]) -
     body = bodies[0]
     if body.name not in hints:
         raise Misconfigured(f"Annotate {body.name} of {where}: bodies are validated against its annotation.")
+    body_adapter = _adapter(hints[body.name], body.name, where)
     return Signature(
         path_parameters,
         body_parameter=body.name,
-        body_adapter=_adapter(hints[body.name], body.name, where),
-        body_required=body.default is inspect.Parameter.empty,
+        body_adapter=body_adapter,
+        body_required=not _takes_none(body_adapter) if bulk else body.default is inspect.Parameter.empty,
         context_parameter=context_parameter,
     )
+
+
+def _hints_for_each(hints: dict[str, Any], parameters: list[inspect.Parameter], where: str) -> dict[str, Any]:
+    """What a bulk handler takes for each operation: `NewUser` of `list[NewUser]`."""
+    if not parameters:
+        raise Misconfigured(f"Give the bulk handler of {where} a list of the bodies, or of the contexts.")
+    for_each: dict[str, Any] = {}
+    for parameter in parameters:
+        annotation = hints.get(parameter.name)
+        if get_origin(annotation) not in {list, Sequence} or len(get_args(annotation)) != 1:
+            raise Misconfigured(
+                f"Annotate {parameter.name} of {where} as a list, such as list[NewUser], list[int] or list[Context]: "
+                "a bulk handler is given lists with a place for each operation."
+            )
+        for_each[parameter.name] = get_args(annotation)[0]
+    return for_each
+
+
+def _takes_none(adapter: TypeAdapter[Any]) -> bool:
+    """Whether an operation without a body is one of those that it takes."""
+    try:
+        adapter.validate_python(None)
+    except Exception:  # noqa: BLE001 - also a validator that stumbles does not take it
+        return False
+    return True
 
 
 def _hints(handler: AnyHandler, where: str) -> dict[str, Any]:
@@ -202,6 +295,13 @@ def _is_context(annotation: Any) -> bool:
     if annotation is Context or get_origin(annotation) is Context:
         return True
     return any(map(_is_context, get_args(annotation)))
+
+
+def _context_arguments(annotation: Any) -> list[Any]:
+    """`AsyncSession` of `Context[AsyncSession]`, also where it is an item of a list or one of several."""
+    if get_origin(annotation) is Context:
+        return list(get_args(annotation))
+    return [argument for inner in get_args(annotation) for argument in _context_arguments(inner)]
 
 
 def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:

@@ -4,47 +4,54 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, from_json, to_json
+import structlog
 
 from penstock.answer import Answer
+from penstock.bulk import CallFailed, Lot, neighbours, read_outcomes, tells_of_all, together, validate
 from penstock.chunk import Chunk, Operation
-from penstock.context import Context, Reject, Retry
+from penstock.clock import Clock
+from penstock.context import Context, NoTransaction
+from penstock.cpu_pool import CpuPool, Job, count_cores
 from penstock.errors import Misconfigured
 from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import OutcomeState, TryAgain, Verdict, as_outcome, failed, is_final, succeeded
+from penstock.outcome import OutcomeState, Verdict, as_outcome, failed, is_final, succeeded
 from penstock.priority import DEFAULT_WEIGHTS, Priority
-from penstock.route import InvalidOperation, Route
-from penstock.slots import Slots, Turn
+from penstock.route import InvalidOperation, Place, Route
+from penstock.slots import Room, Slots, Turn, TurnWithRoom
 from penstock.telemetry import Event, get_log
+from penstock.threads import Threads
+from penstock.verdict import CancelledWithin, TimedOut, as_json, invalid, judge
 
 SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
-MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 
 SWALLOWED = "The application's transaction swallowed what its handler raised: it is to roll back and let it pass."
 
 Transaction = AbstractAsyncContextManager[Any]
+OpenTransaction = Callable[[], Transaction]
 
 _NOTHING: Any = object()  # no result: None is one
-
-
-class _Unserializable(Exception):
-    """The handler returned what JSON cannot hold."""
+_PASSING = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)  # about the process, or the coroutine as such
 
 
 class Stop:
     """How far stopping has gone. The stages follow one another and are never taken back; followers stop along."""
 
     def __init__(self) -> None:
+        self.is_spent = False  # nothing new begins, but what was begun together goes on singly
         self.begun = asyncio.Event()  # nothing new begins
         self.cut = asyncio.Event()  # the grace period is over: handlers under way are cancelled
         self._followers: dict[Stop, None] = {}  # in their order, or no run could be replayed
+
+    def spend(self) -> None:
+        """The time of what follows this stop is spent. Its followers have their own."""
+        self.is_spent = True
 
     def begin(self) -> None:
         self.begun.set()
@@ -84,6 +91,9 @@ class Source:
     tenant: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)  # of its request, those that operations take along
 
+    def key_of(self, operation: Operation) -> str:
+        return f"{self.key_prefix}/{operation.id}"
+
 
 @dataclass(slots=True)
 class Spent:
@@ -94,21 +104,30 @@ class Spent:
 
 
 class Runner:
-    """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
+    """One per process: its slots are the bound on handlers in flight, shared by all that the process works on.
+
+    Handlers run where they belong: on the loop, in a thread, or in another process. `close` it in the end.
+    """
 
     def __init__(
         self,
         operations: Operations[Any],
         concurrency: int,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
         meter: Meter | None = None,
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
+        cpu_processes: int | None = None,
     ) -> None:
+        """Raises Misconfigured when a handler cannot run where it is to run."""
         self._operations = operations
         self._monotonic = monotonic
         self._meter = meter or Meter()
         self._spent: dict[str, Spent] = {}
         self._slots = Slots(concurrency, weights, monotonic)
+        self._threads = Threads(concurrency)
+        self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes)
+        self._rooms: dict[Place, Room] = {Place.THREAD: self._threads, Place.PROCESS: self._cpu}
 
     async def run_chunk(
         self,
@@ -126,82 +145,273 @@ class Runner:
         `has_slot` the caller has taken the slot already, for a chunk of a single operation. `may_begin` is asked once
         there is a slot: when it is no, nothing more of the chunk begins.
         """
-        slots = None if has_slot else self._slots.turn(source.priority, source.tenant)
+
+        def may_begin_new() -> bool:
+            return not stop.is_spent and may_begin()
 
         def attempt(operation: Operation) -> Awaitable[Verdict]:
             return self.run(operation, source, chunk.attempt)
 
-        run = _ChunkRun(attempt, slots=slots, stop=stop, ended=ended, may_begin=may_begin, monotonic=self._monotonic)
-        await run.carry_out(chunk.operations)
-        return run.verdicts
+        async def run_singly(operations: Sequence[Operation], turn: Turn | TurnWithRoom | None) -> dict[int, Verdict]:
+            run = _ChunkRun(attempt, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin_new)
+            await run.carry_out(operations)
+            return run.verdicts
 
-    def slot(self, source: Source) -> AbstractAsyncContextManager[None]:
-        return self._slots.one(source.priority, source.tenant)
+        async def run_in_lots(lots: Sequence[Lot], turn: Turn | TurnWithRoom) -> dict[int, Verdict]:
+            run = _LotRun(lots, lambda lot: self.run_lot(lot, source, chunk.attempt), ended)
+            calls = _ChunkRun(run.begin, turn, self._monotonic, stop=stop, ended=lambda: None, may_begin=may_begin_new)
+            await run.carry_out(calls)
+            # What a call has begun goes on, whatever time is left: a call that took it all would be made for ever.
+            rest = _ChunkRun(attempt, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
+            if run.failed:
+                await rest.carry_out(run.failed)
+            return run.verdicts | rest.verdicts
 
-    def all_slots(self) -> AbstractAsyncContextManager[None]:
-        """Waits until nothing else runs and lets nothing else begin. One caller at a time: two would wait for ever."""
-        return self._slots.all()
+        if has_slot:
+            return await run_singly(chunk.operations, None)
+        singly, lots = self._sort(chunk.operations)
+        return await _gather(
+            [run_singly(operations, self._turn(place, source)) for place, operations in singly.items()]
+            + [run_in_lots(of_place, self._turn(place, source)) for place, of_place in lots.items()]
+        )
+
+    def _sort(self, operations: Sequence[Operation]) -> tuple[dict[Place, list[Operation]], dict[Place, list[Lot]]]:
+        """Where they run: those that run singly, and those that run together."""
+        if all(route.place is Place.LOOP and not route.is_bulk for route in self._operations.routes):
+            return {Place.LOOP: list(operations)}, {}
+        singly: dict[Place, list[Operation]] = {}
+        lots: dict[Place, list[Lot]] = {}
+        for lot in self.lots(operations):
+            place = self.place_of(lot[0])
+            if len(lot) == 1:
+                singly.setdefault(place, []).append(lot[0])
+            else:
+                lots.setdefault(place, []).append(lot)
+        return singly, lots
+
+    def lots(self, operations: Iterable[Operation], *, in_order: bool = False) -> list[Lot]:
+        """What is to run together, as bulk handlers take it; `in_order` only what stands side by side."""
+        pairs = [(self._route(operation), operation) for operation in operations]
+        return neighbours(pairs) if in_order else together(pairs)
+
+    def _route(self, operation: Operation) -> Route | None:
+        try:
+            return self._operations.match(operation.method, operation.path)
+        except InvalidOperation:
+            return None
+
+    def takes_transaction(self, operation: Operation) -> bool:
+        """Whether its handler is given the application's transaction, if there is one."""
+        route = self._route(operation)
+        return route is None or (route.place is Place.LOOP and not route.is_forwarded)
+
+    def place_of(self, operation: Operation) -> Place:
+        """Where its handler runs; what no handler takes is refused on the loop."""
+        route = self._route(operation)
+        return route.place if route else Place.LOOP
+
+    def _turn(self, place: Place, source: Source) -> Turn | TurnWithRoom:
+        turn = Turn(self._slots, source.priority, source.tenant)
+        room = self._rooms.get(place)
+        return turn if room is None else TurnWithRoom(room, turn)
+
+    @asynccontextmanager
+    async def slot(self, operation: Operation, source: Source) -> AsyncIterator[None]:
+        """For an operation, or a lot that begins with it."""
+        turn = self._turn(self.place_of(operation), source)
+        await turn.acquire()
+        try:
+            yield
+        finally:
+            turn.release()
+
+    @asynccontextmanager
+    async def all_slots(self, operation: Operation) -> AsyncIterator[None]:
+        """For an operation beside which nothing else is to run, nor a thread that was left behind.
+
+        Waits until it is so and lets nothing else begin. One caller at a time: two would wait for ever.
+        """
+        room = self._rooms.get(self.place_of(operation))
+        async with _taken(room) if room is not None else nullcontext(), self._slots.all():
+            await self._threads.quiet()
+            yield
 
     def take_spent(self) -> dict[str, Spent]:
         """What the handlers have taken since this was last asked for, by their names."""
         spent, self._spent = self._spent, {}
         return spent
 
+    async def watch(self, stall_seconds: float, clock: Clock) -> None:
+        """Runs until it is cancelled. Raises ThreadsStuck when handlers hold up for so long what needs a thread."""
+        await self._threads.watch(stall_seconds, clock)
+
+    def let_go(self) -> None:
+        """After the stop has cut: whoever waits for a slot that a thread left behind keeps is to wait no longer."""
+        self._threads.let_go()
+
+    async def close(self) -> None:
+        """End the processes; threads that are left behind end with this one."""
+        self._threads.close()
+        await self._cpu.close()
+
     async def run(
         self,
         operation: Operation,
         source: Source,
         attempt: int,
-        transaction: Callable[[], Transaction] | None = None,
+        transaction: OpenTransaction | None = None,
     ) -> Verdict:
         """One attempt, in what `transaction` opens; without it in a transaction of its own, where there are any.
 
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
-        result = _NOTHING
         try:
             route = self._operations.match(operation.method, operation.path)
-            arguments = route.arguments(operation.path, operation.body)
+            if route.is_bulk:
+                return (await self.run_lot((operation,), source, attempt, transaction))[operation.index]
+            begun_at = self._monotonic()
+            if route.place is Place.PROCESS:
+                verdict = await self._run_in_process(route, operation, source, attempt)
+            else:
+                verdict = await self._run_here(route, operation, source, attempt, transaction)
         except InvalidOperation as error:
-            # Validated before it was accepted, so the application has changed since: it is told, not tried again.
             self._meter.failed(UNKNOWN_HANDLER, None)
-            return failed(operation, 422, "Invalid operation", str(error), rejected=True)
-        if route.is_forwarded:
-            transaction = nullcontext
-        transaction = transaction or self._operations.transaction or nullcontext
-        begun_at = self._monotonic()
-        verdict: Verdict | None = None  # none: cut short
-        try:
-            async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
-                key = f"{source.key_prefix}/{operation.id}"
-                context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
-                returned = await route.call(arguments, context)
-                if isinstance(returned, Answer):
-                    return returned.verdict(operation, route.policy.max_attempts)
-                result = _to_json(route, returned)
-            if result is _NOTHING:
-                raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
-            verdict = succeeded(operation, route.policy.status, result)
-        except asyncio.CancelledError:
-            if _is_being_cancelled():
-                raise
-            verdict = _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
-        except (KeyboardInterrupt, GeneratorExit):
-            raise  # they are about the process, or the coroutine as such
-        except BaseException as error:  # noqa: BLE001 - whatever else a handler raises becomes its operation's outcome
-            verdict = _verdict(error, operation, route, timed_out=limit.expired())
-        finally:
-            seconds = self._monotonic() - begun_at
-            self._note_spent(route.name, seconds)
-            if verdict is not None:
-                self._count(route.name, verdict, attempt, seconds)
+            return invalid(operation, error)
+        self._count(route.name, verdict, attempt, self._monotonic() - begun_at)
         return verdict
 
-    def _note_spent(self, handler: str, seconds: float) -> None:
+    async def _run_here(
+        self, route: Route, operation: Operation, source: Source, attempt: int, transaction: OpenTransaction | None
+    ) -> Verdict:
+        """On the loop, or in a thread. Raises InvalidOperation."""
+        arguments = route.arguments(operation.path, operation.body)
+
+        async def perform(opened: Any) -> Any:
+            key = source.key_of(operation)
+            context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
+            if route.place is Place.THREAD:
+                return await self._threads.run(lambda: as_json(route, route.call(arguments, context)))
+            returned = await route.call(arguments, context)
+            return returned if isinstance(returned, Answer) else as_json(route, returned)
+
+        try:
+            result = await self._attempt(route, perform, transaction)
+        except _PASSING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
+            return judge(error, operation, route)
+        if isinstance(result, Answer):
+            return result.verdict(operation, route.policy.max_attempts)
+        return succeeded(operation, route.policy.status, result)
+
+    async def run_lot(
+        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
+    ) -> dict[int, Verdict]:
+        """One attempt at all of a lot in one call of their bulk handler, and in one transaction.
+
+        Raises CallFailed when it came to nothing that could be told of each, and there are several.
+        """
+        route = self._operations.match(lot[0].method, lot[0].path)
+        rows, verdicts = validate(route, lot)
+        for _ in verdicts:
+            self._meter.failed(UNKNOWN_HANDLER, None)
+        if not rows:
+            return verdicts
+        begun_at = self._monotonic()
+
+        def call(opened: Any) -> Any:
+            contexts = [
+                Context(one.id, source.batch_id, attempt, source.key_of(one), opened, source.headers) for one, _ in rows
+            ]
+            return route.call_bulk([arguments for _, arguments in rows], contexts)
+
+        async def perform(opened: Any) -> list[Any]:
+            if route.place is Place.LOOP:
+                return read_outcomes(route, await call(opened), len(rows))
+            return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)))
+
+        try:
+            outcomes = await self._attempt(route, perform, transaction, count=len(rows))
+        except _PASSING:
+            raise
+        except BaseException as error:
+            if len(rows) > 1 and not tells_of_all(error):
+                get_log().warning(Event.BULK_CALL_BROKE, handler=route.name, operations=len(rows), exc_info=error)
+                raise CallFailed(timed_out=isinstance(error, TimedOut)) from error
+            outcomes = [error] * len(rows)
+        seconds_each = (self._monotonic() - begun_at) / len(rows)
+        for (operation, _), outcome in zip(rows, outcomes, strict=True):
+            verdicts[operation.index] = verdict = (
+                judge(outcome, operation, route)
+                if isinstance(outcome, BaseException)
+                else succeeded(operation, route.policy.status, outcome)
+            )
+            self._count(route.name, verdict, attempt, seconds_each)
+        return verdicts
+
+    async def _run_in_process(self, route: Route, operation: Operation, source: Source, attempt: int) -> Verdict:
+        job = Job(
+            route.name,
+            operation,
+            source.batch_id,
+            attempt,
+            source.key_of(operation),
+            has_transaction=self._operations.transaction is not None,
+            fields=_log_fields(),
+        )
+        try:
+            async with self._cpu.worker(route) as worker:
+                verdict: Verdict = await self._attempt(route, lambda _: worker.perform(job))
+                return verdict
+        except _PASSING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            return judge(error, operation, route)
+
+    async def _attempt(
+        self,
+        route: Route,
+        perform: Callable[[Any], Awaitable[Any]],
+        transaction: OpenTransaction | None = None,
+        *,
+        count: int = 1,
+    ) -> Any:
+        """What `perform` returns, within the handler's time and the transaction. Raises whatever went wrong instead."""
+        result = _NOTHING
+        begun_at = self._monotonic()
+        try:
+            async with (
+                asyncio.timeout(route.policy.timeout_seconds) as limit,
+                self._open_for(route, transaction) as opened,
+            ):
+                result = await perform(opened)
+            if result is _NOTHING:
+                raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
+            return result
+        except asyncio.CancelledError as error:
+            if _is_being_cancelled():
+                raise
+            raise CancelledWithin from error
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimedOut from error
+            raise
+        finally:
+            self._note_spent(route.name, self._monotonic() - begun_at, count)
+
+    def _open_for(self, route: Route, transaction: OpenTransaction | None) -> Transaction:
+        """The transaction is the loop's: its connection cannot be used in a thread, and less so in a process."""
+        if route.is_forwarded:
+            return nullcontext()
+        if route.place is Place.LOOP:
+            return (transaction or self._operations.transaction or nullcontext)()
+        return nullcontext(None if self._operations.transaction is None else NoTransaction(route.name))
+
+    def _note_spent(self, handler: str, seconds: float, count: int) -> None:
         spent = self._spent.get(handler)
         if spent is None:
             spent = self._spent[handler] = Spent()
-        spent.count += 1
+        spent.count += count
         spent.seconds += seconds
 
     def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float) -> None:
@@ -214,50 +424,31 @@ class Runner:
             self._meter.failed(handler, seconds)
 
 
-def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
-    """The one place where what went wrong in a handler becomes a verdict."""
+@asynccontextmanager
+async def _taken(room: Room) -> AsyncIterator[None]:
+    await room.acquire()
     try:
-        return _judge(error, operation, route, timed_out=timed_out)
-    except Exception:  # noqa: BLE001 - not even its text can be had, or it skipped the constructor of its base class
-        return _broke(operation, route, type(error).__name__, "")
+        yield
+    finally:
+        room.release()
 
 
-def _judge(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
-    match error:
-        case Reject():
-            return failed(operation, error.status, "Rejected", error.detail, rejected=True)
-        case Retry():
-            failure = failed(operation, 503, "Not performed", error.detail)
-            return TryAgain(failure, route.policy.max_attempts, error.after_seconds)
-        case _Unserializable():
-            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, error=str(error))
-            return failed(operation, 500, "Result is not JSON", str(error))
-        case TimeoutError() if timed_out:
-            seconds = route.policy.timeout_seconds
-            failure = failed(operation, 504, "Timed out", f"The operation was not done within {seconds:g} s.")
-            return TryAgain(failure, route.policy.max_attempts)
-        case Misconfigured():
-            return failed(operation, 500, "Misconfigured", str(error))
-        case _:
-            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, exc_info=error)
-            return _broke(operation, route, type(error).__name__, str(error))
-
-
-def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAgain:
-    detail = f"{kind}: {message}"[:MAX_DETAIL_CHARACTERS] if message else kind
-    return TryAgain(failed(operation, 500, "Broke", detail), route.policy.max_attempts)
-
-
-def _to_json(route: Route, result: Any) -> Any:
-    """The result as plain JSON values, by way of its bytes: so nothing is kept that could not be written later.
-
-    Nor read: a parser goes only so deep, and in a chunk record up to three brackets stand around a result or its
-    members.
-    """
+async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:
+    """The verdicts of all; when one of them raises, the others are cancelled, and that is what is raised."""
+    if len(runs) == 1:
+        return await runs[0]
     try:
-        return from_json(b"[[[%b]]]" % to_json(result))[0][0][0]
-    except (PydanticSerializationError, ValueError) as error:
-        raise _Unserializable(f"{route.name} returned what JSON cannot hold: {error}") from error
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run) for run in runs]
+    except BaseExceptionGroup as faults:
+        raise faults.exceptions[0] from None
+    return {index: verdict for task in tasks for index, verdict in task.result().items()}
+
+
+def _log_fields() -> dict[str, Any]:
+    """Of the lines about what runs here, as far as they can be sent to another process."""
+    fields = structlog.contextvars.get_contextvars().items()
+    return {name: value for name, value in fields if isinstance(value, str | int) and name != "program"}
 
 
 def _is_being_cancelled() -> bool:
@@ -286,12 +477,12 @@ class _ChunkRun:
     def __init__(
         self,
         attempt: Callable[[Operation], Awaitable[Verdict]],
+        slots: Turn | TurnWithRoom | None,
+        monotonic: Callable[[], float],
         *,
-        slots: Turn | None,
         stop: Stop,
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
-        monotonic: Callable[[], float],
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
         self._attempt = attempt
@@ -399,3 +590,44 @@ class _ChunkRun:
                 self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
         if self._left:
             self._begin_worker()
+
+
+class _LotRun:
+    """A chunk's lots under way. For the run that begins them each is represented by its first operation."""
+
+    def __init__(
+        self,
+        lots: Sequence[Lot],
+        attempt: Callable[[Lot], Awaitable[dict[int, Verdict]]],
+        ended: Callable[[], None],
+    ) -> None:
+        self.verdicts: dict[int, Verdict] = {}
+        self.failed: list[Operation] = []  # of calls that raised: to be tried singly
+        self._lots = {lot[0].index: lot for lot in lots}  # that have not ended
+        self._attempt = attempt
+        self._ended = ended
+
+    async def carry_out(self, run: _ChunkRun) -> None:
+        try:
+            await run.carry_out([lot[0] for lot in self._lots.values()])
+        finally:
+            for first, lot in list(self._lots.items()):
+                if first in run.verdicts:
+                    self.failed += lot
+                else:  # not begun, or cut
+                    self._end(lot)
+
+    async def begin(self, first: Operation) -> Verdict:
+        lot = self._lots[first.index]
+        try:
+            verdicts = await self._attempt(lot)
+        except CallFailed:
+            return failed(first, 500, "Broke")
+        self.verdicts |= verdicts
+        self._end(lot)
+        return verdicts[first.index]
+
+    def _end(self, lot: Lot) -> None:
+        """Once: a handler that would not be cancelled comes to its end when its lot has been given up."""
+        for _ in self._lots.pop(lot[0].index, ()):
+            self._ended()

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     weight_low: int = Field(
         DEFAULT_WEIGHTS[Priority.LOW], ge=1, le=1_000, description="The share that `low` ones have beside them."
     )
+    cpu_processes: int | None = Field(
+        None, ge=1, le=1_000, description="Processes for `cpu_bound` handlers, beside each program; as many as cores."
+    )
     sync_max_operations: int = Field(100, ge=0, le=10_000, description="Up to so many operations are answered at once.")
     sync_seconds: float = Field(10, gt=0, le=900, description="What a batch answered at once may take, in seconds.")
     max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one JSON document.")
@@ -104,7 +107,10 @@ class Settings(BaseSettings):
         30, gt=0, le=3_600, description="How often consumers look for batches past their time."
     )
     stall_seconds: float = Field(
-        60, ge=2, le=3_600, description="A consumer whose event loop a handler blocks for so long ends itself."
+        60,
+        ge=2,
+        le=3_600,
+        description="A consumer of which handlers block the loop, or every thread, for so long ends itself.",
     )
     leave_seconds: float = Field(
         5, ge=0, le=300, description="How long a front end says that it is not ready, before it stops listening."

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 
@@ -84,9 +85,6 @@ class Slots:
     def release(self, priority: Priority = Priority.NORMAL) -> None:
         """Hands the slot on to whoever is next."""
         self._release(self._lanes[priority])
-
-    def turn(self, priority: Priority, tenant: str) -> "Turn":
-        return Turn(self, priority, tenant)
 
     @asynccontextmanager
     async def one(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> AsyncIterator[None]:
@@ -177,3 +175,38 @@ class Turn:
 
     def release(self) -> None:
         self.slots.release(self.priority)
+
+
+class Room(Protocol):
+    """What else there is a bounded number of: threads, processes."""
+
+    async def acquire(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TurnWithRoom:
+    """A turn for operations whose handlers need room elsewhere too.
+
+    That is taken first: what waits for a process holds no slot, and cannot keep those out that need none.
+    """
+
+    room: Room
+    turn: Turn
+
+    @property
+    def count(self) -> int:
+        return self.turn.count
+
+    async def acquire(self) -> None:
+        await self.room.acquire()
+        try:
+            await self.turn.acquire()
+        except BaseException:
+            self.room.release()
+            raise
+
+    def release(self) -> None:
+        self.turn.release()
+        self.room.release()

@@ -43,6 +43,7 @@ class Event(StrEnum):
     HEARTBEAT_FAILED = "heartbeat failed"
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is tried again while the lease is held
     OPERATION_BROKE = "operation broke"  # a handler raised what it does not declare; with its traceback
+    BULK_CALL_BROKE = "bulk call broke"  # a bulk handler raised: its operations are tried singly
     BATCH_ENDED = "batch ended"  # nothing more of it begins: too much failed, or it killed too many consumers
     BATCH_SWEPT = "batch swept"  # past its time; what was open of it is counted as expired or cancelled
     SWEEP_FAILED = "sweep failed"

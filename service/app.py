@@ -31,7 +31,14 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()
-    app[RUNNER] = Runner(operations, settings.concurrency, meter=app[METER], weights=settings.weights)
+    app[RUNNER] = Runner(
+        operations,
+        settings.concurrency,
+        meter=app[METER],
+        weights=settings.weights,
+        cpu_processes=settings.cpu_processes,
+    )
+    app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
@@ -52,3 +59,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         ]
     )
     return app
+
+
+async def _close_runner(app: web.Application) -> None:
+    await app[RUNNER].close()

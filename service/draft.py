@@ -19,7 +19,7 @@ from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
 from penstock.pointer import pointer
-from penstock.route import InvalidOperation
+from penstock.route import InvalidOperation, Place
 from penstock.settings import Settings
 from service.flaws import MOST_FLAWS, Flaws, errors_of, to_flaw
 from service.handler_times import HandlerTimes
@@ -96,6 +96,14 @@ class Draft:
     def take_unreadable(self, detail: str, line: int) -> None:
         index, _ = self._count(None, line)
         self._refuse(index, [Flaw("", detail)])
+
+    def refuse_outside_transaction(self) -> None:
+        """Of an atomic batch, whatever could not be rolled back with the rest."""
+        for operation in self.operations:
+            route = self._registry.match(operation.method, operation.path)
+            if route.place is not Place.LOOP:
+                detail = f"{route.name} has no part in the transaction, so it could not be rolled back."
+                self._refuse(operation.index, [Flaw("/path", detail)])
 
     async def plan_taken(self, share: float = 1) -> None:
         """`share` is how much of the batch has been taken; 0 where nobody knows, and then it counts as large."""

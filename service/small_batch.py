@@ -1,20 +1,23 @@
 """A small batch, run at once: within the request's time, by the same slots as all that this process runs.
 
 Where the application has a transaction, one serves the whole batch: its operations run one after another, since they
-share a connection, each in a savepoint of its own. Without one they run side by side, and so do those that are
-forwarded.
+share a connection, each in a savepoint of its own. Without one they run side by side. So do, beside the transaction,
+those that have no part in it, since they are forwarded, or their handlers run in threads and processes.
+
+Operations of a bulk handler are tried together, in one savepoint; in the transaction those that stand side by side.
+What is to be tried again, or came to nothing because the call raised, is tried singly.
 """
 
 import asyncio
-import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
 from penstock.backoff import Backoff
+from penstock.bulk import CallFailed, Lot
 from penstock.chunk import Operation
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState, TryAgain, Verdict, as_outcome, failed, is_final
@@ -24,6 +27,14 @@ from penstock.telemetry import Event, get_log
 
 class _RollBack(Exception):
     """Leaves the transaction of an atomic batch of which something failed."""
+
+
+class _Anew(Exception):
+    """Leaves a transaction whose connection may be lost with the bulk call that was cut off."""
+
+    def __init__(self, lot: Lot) -> None:
+        super().__init__()
+        self.lot = lot
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +69,41 @@ class SmallBatchRunner:
         deadline = asyncio.get_running_loop().time() + batch.seconds
         if self._registry.transaction is None:
             return await self._run_side_by_side(batch, deadline)
-        forwarded = [operation for operation in batch.operations if self._is_forwarded(operation)]
-        own = [operation for operation in batch.operations if not self._is_forwarded(operation)]
-        if not forwarded:
-            return await self._run_in_transaction(batch, deadline)
-        if not own:
-            return await self._run_side_by_side(batch, deadline)
-        of_upstreams, of_handlers = await asyncio.gather(
-            self._run_side_by_side(replace(batch, operations=forwarded), deadline),
-            self._run_in_transaction(replace(batch, operations=own), deadline),
-        )
-        return of_upstreams | of_handlers
-
-    def _is_forwarded(self, operation: Operation) -> bool:
-        return self._registry.match(operation.method, operation.path).is_forwarded
+        return await self._run_beside_and_in_transaction(batch, deadline)
 
     async def _run_side_by_side(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
-        tried = await asyncio.gather(
-            *(self._perform(batch, operation, deadline, None) for operation in batch.operations)
+        lots = self._runner.lots(batch.operations)
+        return _joined(await asyncio.gather(*(self._perform_lot(batch, lot, deadline, None) for lot in lots)))
+
+    async def _run_beside_and_in_transaction(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
+        inside = [one for one in batch.operations if self._runner.takes_transaction(one)]
+        beside = [one for one in batch.operations if not self._runner.takes_transaction(one)]
+        return _joined(
+            await asyncio.gather(
+                *([self._run_in_transaction(replace(batch, operations=inside), deadline)] if inside else []),
+                self._run_side_by_side(replace(batch, operations=beside), deadline),
+            )
         )
-        return _by_index(batch.operations, tried)
 
     async def _run_in_transaction(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
         """One transaction for all; anew without those that broke it, for as long as there are any.
 
         An operation that is cut off in the middle of a statement costs the connection, and with it what the others
-        have done: they are run again without it.
+        have done: they are run again without it. A bulk call that is cut off is told of none of its operations, so all
+        are run again, these singly.
         """
         culprits: dict[int, Tried] = {}
+        singly: set[int] = set()
         while True:
             others = [operation for operation in batch.operations if operation.index not in culprits]
             tried: dict[int, Tried] = {}
             try:
-                await self._run_in_one_transaction(replace(batch, operations=others), deadline, tried)
+                await self._run_in_one_transaction(replace(batch, operations=others), deadline, tried, singly)
             except _RollBack:
                 break
+            except _Anew as lost:
+                singly |= {operation.index for operation in lost.lot}
+                continue
             except Exception as error:  # noqa: BLE001 - opening or committing failed: nothing of it stands
                 found = {index: one for index, one in tried.items() if _was_cut_off(one)}
                 if not batch.atomic and asyncio.get_running_loop().time() >= deadline:
@@ -106,7 +117,9 @@ class SmallBatchRunner:
             break
         return {operation.index: _rolled_back(batch, operation, tried.get(operation.index)) for operation in others}
 
-    async def _run_in_one_transaction(self, batch: SmallBatch, deadline: float, tried: dict[int, Tried]) -> None:
+    async def _run_in_one_transaction(
+        self, batch: SmallBatch, deadline: float, tried: dict[int, Tried], singly: set[int]
+    ) -> None:
         assert self._registry.transaction is not None
         async with AsyncExitStack() as stack:
             try:
@@ -114,10 +127,8 @@ class SmallBatchRunner:
                     transaction = await stack.enter_async_context(self._registry.transaction())
             except TimeoutError:
                 return
-            for operation in batch.operations:
-                one = await self._perform(batch, operation, deadline, self._savepoints(transaction))
-                if one is not None:
-                    tried[operation.index] = one
+            for lot in self._lots(batch.operations, singly):
+                tried |= await self._perform_lot(batch, lot, deadline, self._savepoints(transaction))
             if batch.atomic and not all(_is_success(tried.get(operation.index)) for operation in batch.operations):
                 raise _RollBack
 
@@ -129,37 +140,81 @@ class SmallBatchRunner:
             for operation in batch.operations
         }
 
+    def _lots(self, operations: Sequence[Operation], singly: set[int]) -> list[Lot]:
+        lots = self._runner.lots(operations, in_order=True)
+        return [part for lot in lots for part in (_one_by_one(lot) if singly & {one.index for one in lot} else [lot])]
+
+    async def _perform_lot(
+        self, batch: SmallBatch, lot: Lot, deadline: float, transaction: Callable[[], Transaction] | None
+    ) -> dict[int, Tried]:
+        """What operations came to, without those that did not come to an end."""
+        first_tries = await self._perform_together(batch, lot, deadline, transaction) if len(lot) > 1 else {}
+        if first_tries is None:
+            return {}
+        tried: list[Tried | None] = []
+        performing = [self._perform(batch, one, deadline, transaction, first_tries.get(one.index)) for one in lot]
+        if transaction is None:
+            tried += await asyncio.gather(*performing)
+        else:
+            for one in performing:
+                tried.append(await one)
+        return _by_index(lot, tried)
+
+    async def _perform_together(
+        self, batch: SmallBatch, lot: Lot, deadline: float, transaction: Callable[[], Transaction] | None
+    ) -> dict[int, Tried] | None:
+        """The first attempt at each of a lot; empty if the call raised, None if it did not come to its end in time."""
+        try:
+            async with asyncio.timeout_at(deadline), self._runner.slot(lot[0], batch.source):
+                if asyncio.get_running_loop().time() >= deadline:
+                    return None
+                verdicts = await self._runner.run_lot(lot, batch.source, 1, transaction)
+        except TimeoutError:
+            return None
+        except CallFailed as error:
+            if error.timed_out and transaction is not None:
+                raise _Anew(lot) from error
+            return {}
+        return {index: Tried(verdict, 1) for index, verdict in verdicts.items()}
+
     async def _perform(
         self,
         batch: SmallBatch,
         operation: Operation,
         deadline: float,
         transaction: Callable[[], Transaction] | None,
+        last: Tried | None = None,
     ) -> Tried | None:
-        """Attempts at one operation, as many as it has and the time allows; None if not even one came to an end."""
-        clock = asyncio.get_running_loop()
-        last: Tried | None = None
+        """Attempts at one operation, as many as it has and the time allows; None if not even one came to an end.
+
+        `last` is the attempt that was made already.
+        """
         try:
             async with asyncio.timeout_at(deadline):
-                for attempt in itertools.count(1):
-                    async with self._runner.slot(batch.source):
+                while last is None or await self._comes_another(last, deadline, transaction):
+                    attempt = 1 if last is None else last.attempt + 1
+                    async with self._runner.slot(operation, batch.source):
                         # Nothing begins once time is over: a handler that never waits would run to its end, and a
                         # statement cut short can cost the others the connection that they share.
-                        if clock.time() >= deadline:
+                        if asyncio.get_running_loop().time() >= deadline:
                             break
                         verdict = await self._runner.run(operation, batch.source, attempt, transaction)
                     last = Tried(verdict, attempt)
-                    if transaction is not None and _was_cut_off(last):
-                        break  # what it was doing may have cost the connection: no further attempt on that one
-                    wait = self._wait_seconds(verdict, attempt)
-                    # A wait that time does not allow is not begun: nobody would gain by it, and the next in the
-                    # transaction would lose.
-                    if is_final(verdict, attempt) or clock.time() + wait >= deadline:
-                        break
-                    await asyncio.sleep(wait)
         except TimeoutError:
             pass
         return last
+
+    async def _comes_another(self, last: Tried, deadline: float, transaction: Callable[[], Transaction] | None) -> bool:
+        """Whether there is to be another attempt; then it is time for it."""
+        if transaction is not None and _was_cut_off(last):
+            return False  # what it was doing may have cost the connection: no further attempt on that one
+        wait = self._wait_seconds(last.verdict, last.attempt)
+        # A wait that time does not allow is not begun: nobody would gain by it, and the next in the transaction would
+        # lose.
+        if is_final(last.verdict, last.attempt) or asyncio.get_running_loop().time() + wait >= deadline:
+            return False
+        await asyncio.sleep(wait)
+        return True
 
     def _wait_seconds(self, verdict: Verdict, attempt: int) -> float:
         if isinstance(verdict, TryAgain) and verdict.after_seconds is not None:
@@ -177,6 +232,14 @@ class SmallBatchRunner:
 
 def _by_index(operations: Sequence[Operation], tried: Sequence[Tried | None]) -> dict[int, Tried]:
     return {operation.index: one for operation, one in zip(operations, tried, strict=True) if one is not None}
+
+
+def _joined(parts: Iterable[dict[int, Tried]]) -> dict[int, Tried]:
+    return {index: tried for part in parts for index, tried in part.items()}
+
+
+def _one_by_one(lot: Lot) -> list[Lot]:
+    return [(operation,) for operation in lot]
 
 
 def _is_success(tried: Tried | None) -> bool:

@@ -79,6 +79,8 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
+    else:
+        draft.refuse_outside_transaction()
 
 
 def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:

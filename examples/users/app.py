@@ -6,23 +6,16 @@ Each handler does all its work in `context.transaction`, and those that change s
 that make every operation happen exactly once, however often it is delivered.
 """
 
-from datetime import UTC, date, datetime
-
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from examples.users.bulk import create_users, update_users
 from examples.users.database import Database, database_url
 from examples.users.models import UserRow
 from examples.users.once import once
+from examples.users.rules import email_taken, refuse_too_young, refuse_unserved, unknown_user
 from examples.users.schemas import NewUser, User, UserChange, UserId
-from penstock import Context, Operations, Reject
-
-MINIMUM_AGE_YEARS = 16
-
-COUNTRIES = frozenset({
-    "AT", "BE", "CH", "CZ", "DE", "DK", "ES", "FI", "FR", "GB", "GR", "HU",
-    "IE", "IS", "IT", "JP", "NL", "NO", "PL", "PT", "RO", "SE", "TR", "UA",
-})  # fmt: skip
+from penstock import Context, Operations
 
 database = Database(database_url())
 operations = Operations(transaction=database.open_session)
@@ -63,11 +56,16 @@ async def delete_user(user_id: UserId, context: Context[AsyncSession]) -> None:
     await context.transaction.flush()
 
 
+# Whoever has very many sends them here: one statement does a hundred of them.
+operations.post("/bulk/users", status=201, bulk=True, max_size=500)(create_users)
+operations.patch("/bulk/users/{user_id}", bulk=True, max_size=500)(update_users)
+
+
 async def find(session: AsyncSession, user_id: int) -> UserRow:
     """The row, locked until the transaction ends (SQLite has locked it already): nobody deletes it under our hands."""
     row = await session.get(UserRow, user_id, with_for_update=True)
     if row is None:
-        raise Reject(404, f"There is no user {user_id}.")
+        raise unknown_user(user_id)
     return row
 
 
@@ -77,19 +75,4 @@ async def save(session: AsyncSession, row: UserRow) -> None:
     try:
         await session.flush()
     except IntegrityError as error:
-        raise Reject(409, f"The e-mail address {email} belongs to another user.") from error
-
-
-def refuse_unserved(country: str) -> None:
-    if country not in COUNTRIES:
-        raise Reject(422, f"We do not serve {country} yet.")
-
-
-def refuse_too_young(born_on: date) -> None:
-    if age_on(datetime.now(UTC).date(), born_on) < MINIMUM_AGE_YEARS:
-        raise Reject(403, f"Users are at least {MINIMUM_AGE_YEARS} years old.")
-
-
-def age_on(day: date, born_on: date) -> int:
-    had_birthday = (day.month, day.day) >= (born_on.month, born_on.day)
-    return day.year - born_on.year - (not had_birthday)
+        raise email_taken(email) from error

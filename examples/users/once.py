@@ -8,16 +8,17 @@ comes with the same `context.key`, finds its key taken, and gives the same answe
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter
-from sqlalchemy import Table, select, update
+from sqlalchemy import Table, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from examples.users.models import answers
+from penstock import Reject
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +50,41 @@ def once(handler: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, 
     return handle_once
 
 
+def once_each(
+    handler: Callable[..., Awaitable[list[T | Reject]]],
+) -> Callable[..., Coroutine[Any, Any, list[T | Reject]]]:
+    """The same for a bulk handler with a parameter `contexts`: it is given only what no earlier run has done.
+
+    What it rejects leaves no key behind either. `T` is what `list[T | Reject]`, its annotation, returns for one.
+    """
+    [outcome_type] = get_args(get_type_hints(handler, include_extras=True)["return"])
+    [answer_type] = [TypeAdapter[T](one) for one in get_args(outcome_type) if one is not Reject]
+
+    @wraps(handler)
+    async def handle_each_once(**lists: list[Any]) -> list[T | Reject]:
+        keys = [context.key for context in lists["contexts"]]
+        session = lists["contexts"][0].transaction
+        fresh = await claim_each(session, keys)
+        outcomes: dict[str, T | Reject] = {
+            key: answer_type.validate_json(answer)
+            for key, answer in (await stored_answers(session, set(keys) - fresh)).items()
+        }
+        places = [place for place, key in enumerate(keys) if key in fresh]
+        if places:
+            some = {name: [values[place] for place in places] for name, values in lists.items()}
+            outcomes |= zip([keys[place] for place in places], await handler(**some), strict=True)
+        done = {
+            key: answer_type.dump_json(outcome).decode()
+            for key, outcome in outcomes.items()
+            if key in fresh and not isinstance(outcome, Reject)
+        }
+        await store_answers(session, done)
+        await give_up(session, fresh - set(done))
+        return [outcomes[key] for key in keys]
+
+    return handle_each_once
+
+
 async def claim(session: AsyncSession, key: str) -> bool:
     """Takes the key before any work. False: an earlier run has committed its work and its answer.
 
@@ -70,3 +106,30 @@ async def stored_answer(session: AsyncSession, key: str) -> str:
 
 async def store_answer(session: AsyncSession, key: str, answer: str) -> None:
     await session.execute(update(answers).where(answers.c.key == key).values(answer=answer))
+
+
+async def claim_each(session: AsyncSession, keys: Sequence[str]) -> set[str]:
+    """The keys that were free. In one order, so that two calls with some in common wait for one another only once."""
+    connection = await session.connection()
+    insert = INSERTS[connection.dialect.name]
+    statement = insert(answers).values([{"key": key} for key in sorted(keys)]).on_conflict_do_nothing()
+    return set((await connection.execute(statement.returning(answers.c.key))).scalars())
+
+
+async def stored_answers(session: AsyncSession, keys: Collection[str]) -> dict[str, str]:
+    if not keys:
+        return {}
+    found = await session.execute(select(answers.c.key, answers.c.answer).where(answers.c.key.in_(keys)))
+    return {row.key: row.answer for row in found}
+
+
+async def store_answers(session: AsyncSession, by_key: Mapping[str, str]) -> None:
+    if by_key:
+        statement = update(answers).where(answers.c.key == bindparam("of_key")).values(answer=bindparam("its_answer"))
+        rows = [{"of_key": key, "its_answer": answer} for key, answer in by_key.items()]
+        await (await session.connection()).execute(statement, rows)
+
+
+async def give_up(session: AsyncSession, keys: Collection[str]) -> None:
+    if keys:
+        await session.execute(delete(answers).where(answers.c.key.in_(keys)))

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,52 @@ async def wait_at_gate(context: Context) -> dict[str, int]:
     await journal().until_gate_is_open()
     journal().write("done", context.key, context.attempt)
     return {"attempt": context.attempt}
+
+
+@operations.post("/waits-in-a-thread", timeout_seconds=600)
+def wait_in_thread(context: Context) -> dict[str, int]:
+    journal().write("begun", context.key, context.attempt)
+    while not journal().is_gate_open:
+        time.sleep(0.01)
+    journal().write("done", context.key, context.attempt)
+    return {"attempt": context.attempt}
+
+
+@operations.post("/burns", cpu_bound=True, timeout_seconds=600)
+def burn(context: Context) -> dict[str, int]:
+    """Keeps a core busy until the test opens the gate."""
+    journal().write("begun", context.key, context.attempt)
+    while not journal().is_gate_open:
+        sum(range(10_000))
+    journal().write("done", context.key, context.attempt)
+    return {"attempt": context.attempt}
+
+
+@operations.post("/burns-for-too-long", cpu_bound=True, timeout_seconds=0.3, max_attempts=1)
+def burn_for_too_long() -> None:
+    while True:
+        sum(range(10_000))
+
+
+@operations.post("/kills-its-worker", cpu_bound=True, max_attempts=2)
+def kill_worker() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@operations.post("/squares", cpu_bound=True)
+def square(number: int) -> int:
+    return number * number
+
+
+@operations.post("/rows/{name}", bulk=True)
+async def insert_rows(name: list[str], numbers: list[int]) -> list[Any]:
+    """A negative one is rejected, zero breaks the call."""
+    if 0 in numbers:
+        raise ZeroDivisionError
+    return [
+        Reject(422, f"{one} is negative.") if number < 0 else 1 / number
+        for one, number in zip(name, numbers, strict=True)
+    ]
 
 
 @operations.post("/texts/{name}")

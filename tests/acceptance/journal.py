@@ -59,6 +59,10 @@ class Journal:
     def open_gate(self) -> None:
         self._gate.touch()
 
+    @property
+    def is_gate_open(self) -> bool:
+        return self._gate.exists()
+
     async def until_gate_is_open(self) -> None:
         while not self._gate.exists():  # noqa: ASYNC110 - the gate is opened by another process
             await asyncio.sleep(POLL_SECONDS)

@@ -6,7 +6,7 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import date
 from pathlib import Path
@@ -17,10 +17,12 @@ import pytest
 from sqlalchemy import func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from examples.users import make_data
-from examples.users.app import COUNTRIES, MINIMUM_AGE_YEARS, age_on, create_user, delete_user, get_user, update_user
+from examples.users import bulk, make_data
+from examples.users.app import create_user, delete_user, get_user, operations, update_user
+from examples.users.bulk import create_users, update_users
 from examples.users.database import Database, prepare_sqlite_file, read_url
 from examples.users.models import STAFF, UserRow, answers
+from examples.users.rules import COUNTRIES, MINIMUM_AGE_YEARS, age_on
 from examples.users.schemas import NewUser, User, UserChange
 from penstock import Context, Reject
 
@@ -224,6 +226,139 @@ async def test_an_attempt_cut_off_while_it_waits_for_the_writer_leaves_the_datab
                 await attempt
         assert await count_answers(database) == 0
         assert (await perform(database, create_user, user=ADA, key="create")).email == ADA.email
+
+
+# Many at once
+
+
+async def perform_bulk(
+    database: Database, handler: Callable[..., Awaitable[list[T]]], keys: Iterable[str] | None = None, **lists: Any
+) -> list[T]:
+    """One call, in one transaction, as consumers make it."""
+    count = len(next(iter(lists.values())))
+    async with database.open_session() as session:
+        contexts = [context(session, key) for key in keys or [uuid4().hex for _ in range(count)]]
+        return await handler(**lists, contexts=contexts)
+
+
+def outcomes(given: list[User | Reject]) -> list[str | int]:
+    """The addresses of users, the statuses of what was rejected."""
+    return [one.status if isinstance(one, Reject) else one.email for one in given]
+
+
+def make_users(*names: str) -> list[NewUser]:
+    return [ADA.model_copy(update={"email": f"{name}@example.com", "name": name}) for name in names]
+
+
+async def test_many_users_are_created_and_each_wrong_one_is_told(database: Database) -> None:
+    ada, bob, cleo = make_users("ada", "bob", "cleo")
+    staff = ADA.model_copy(update={"email": STAFF[0]["email"]})
+    abroad, child = bob.model_copy(update={"country": "US"}), bob.model_copy(update={"born_on": date(2020, 2, 29)})
+    given = await perform_bulk(database, create_users, users=[cleo, staff, ada, abroad, bob, ada, child])
+    assert outcomes(given) == [cleo.email, 409, ada.email, 422, bob.email, 409, 403]
+    assert await count_answers(database) == 3
+    for user in given:
+        if isinstance(user, User):
+            assert user == await perform(database, get_user, user_id=user.id)
+
+
+async def test_many_users_are_changed_and_each_wrong_change_is_told(database: Database) -> None:
+    ada, bob, cleo = await created(database, *make_users("ada", "bob", "cleo"))
+    given = await perform_bulk(
+        database,
+        update_users,
+        user_id=[ada.id, bob.id, 2**31 - 1, cleo.id, cleo.id, ada.id],
+        changes=[
+            UserChange(name="Ada King", plan="business"),
+            UserChange(email=cleo.email),  # taken
+            UserChange(plan="team"),  # nobody
+            UserChange(country="US"),  # not served
+            UserChange(email="cleopatra@example.com"),
+            UserChange(country="SE"),  # after the change before
+        ],
+    )
+    assert outcomes(given) == [ada.email, 409, 404, 422, "cleopatra@example.com", ada.email]
+    assert await perform(database, get_user, user_id=ada.id) == given[5]
+    assert await perform(database, get_user, user_id=bob.id) == bob
+    assert await perform(database, get_user, user_id=cleo.id) == given[4]
+    assert isinstance(given[5], User)
+    assert (given[5].name, given[5].plan, given[5].country) == ("Ada King", "business", "SE")
+
+
+async def test_of_two_who_want_one_address_the_first_has_it(database: Database) -> None:
+    ada, bob = await created(database, *make_users("ada", "bob"))
+    wanted = UserChange(email="wanted@example.com")
+    given = await perform_bulk(database, update_users, user_id=[ada.id, bob.id], changes=[wanted, wanted])
+    assert outcomes(given) == ["wanted@example.com", 409]
+
+
+async def test_an_address_taken_since_we_looked_fails_the_call_and_changes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Penstock then tries its operations singly, where it is told of the one that wants it."""
+    ada, bob = await created(database, *make_users("ada", "bob"))
+
+    async def find_none(_session: AsyncSession, _emails: Iterable[str]) -> dict[str, int]:
+        return {}
+
+    monkeypatch.setattr(bulk, "find_owners", find_none)
+    changes = [UserChange(plan="business"), UserChange(email=ada.email)]
+    both = perform_bulk(database, update_users, user_id=[ada.id, bob.id], changes=changes)
+    assert await status_of(both) == 409
+    assert await perform(database, get_user, user_id=ada.id) == ada
+    [ada] = [user for user in await perform_bulk(database, update_users, user_id=[ada.id], changes=changes[:1])
+             if isinstance(user, User)]  # fmt: skip
+    assert ada.plan == "business"
+    assert await status_of(perform_bulk(database, update_users, user_id=[bob.id], changes=changes[1:])) == 409
+
+
+async def test_a_bulk_call_run_again_changes_nothing_and_answers_the_same(database: Database) -> None:
+    keys = ["a", "b", "c"]
+    users = [*make_users("ada", "bob"), ADA.model_copy(update={"country": "US"})]
+    first = await perform_bulk(database, create_users, keys, users=users)
+    again = await perform_bulk(database, create_users, keys, users=users)
+    assert outcomes(again) == outcomes(first) == [users[0].email, users[1].email, 422]
+    assert again[:2] == first[:2]
+    assert await count_answers(database) == 2
+
+
+async def test_a_bulk_call_does_only_what_an_earlier_run_has_not_done(database: Database) -> None:
+    ada, bob = make_users("ada", "bob")
+    [done] = await perform_bulk(database, create_users, ["a"], users=[ada])
+    both = await perform_bulk(database, create_users, ["b", "a"], users=[bob, ada])
+    assert outcomes(both) == [bob.email, ada.email]
+    assert both[1] == done
+    single = await perform(database, create_user, user=bob, key="b")  # one handler answers for the other
+    assert single == both[0]
+
+
+async def test_a_bulk_call_delivered_twice_at_the_same_time_is_done_once(url: str) -> None:
+    users = make_users("ada", "bob", "cleo")
+    async with opened(url) as one, opened(url) as other:
+        attempts = [perform_bulk(database, create_users, ["a", "b", "c"], users=users) for database in (one, other) * 3]
+        given = await asyncio.gather(*attempts)
+        assert given == [given[0]] * 6
+        assert len(await emails(one)) == len(STAFF) + 3
+
+
+async def test_rivals_in_two_calls_are_told_apart(url: str) -> None:
+    users = make_users("ada", "bob", "cleo")
+    async with opened(url) as one, opened(url) as other:
+        calls = [(one, users), (other, users[::-1])] * 3
+        given = await asyncio.gather(*(perform_bulk(database, create_users, users=some) for database, some in calls))
+        found = [str(outcome) for one in given for outcome in outcomes(one)]
+        assert sorted(found) == sorted([*(user.email for user in users), *["409"] * 15])
+
+
+@pytest.mark.parametrize("name", ["POST /bulk/users", "PATCH /bulk/users/{user_id}"])
+def test_what_comes_many_at_once_is_offered(name: str) -> None:
+    [route] = [route for route in operations.routes if route.name == name]
+    assert route.is_bulk
+
+
+async def created(database: Database, *users: NewUser) -> list[User]:
+    given = await perform_bulk(database, create_users, users=list(users))
+    return [user for user in given if isinstance(user, User)]
 
 
 class Undo(Exception):

@@ -23,6 +23,7 @@ ORDINARY = (
     + ["/once"] * 2
     + ["/flaky"] * 4
     + ["/later"] * 2
+    + ["/bulk"] * 6
     + ["/reject", "/break", "/hang", "/exit", "/cancel-itself"]
 )
 

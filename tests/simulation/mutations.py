@@ -293,7 +293,7 @@ def run_a_suspect_without_looking_again(patching: Patching) -> None:
 
 
 def run_a_last_attempt_beside_others(patching: Patching) -> None:
-    patching.setattr(Runner, "all_slots", lambda self: self.slot(Source("", "")))
+    patching.setattr(Runner, "all_slots", lambda self, operation: self.slot(operation, Source("", "")))
 
 
 def tell_what_is_not_counted(patching: Patching) -> None:

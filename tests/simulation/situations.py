@@ -202,6 +202,9 @@ SITUATIONS = {
         toys("/later", times=1, after=1_000), submit, settings={"sweep_seconds": 600}
     ),
     "some fail": Situation(toys("/reject", "/break", "/succeed"), submit, Event.OPERATION_BROKE),
+    "a bulk call raises": Situation(
+        toys("/bulk", "/bulk") + toys("/bulk", times=1), submit, Event.BULK_CALL_BROKE, settings={"chunk_operations": 3}
+    ),
     "its consumer is stopped": Situation(
         toys("/succeed") + toys("/succeed", "/succeed", seconds=7), stop_its_consumer, Event.CONSUMER_DRAINING
     ),

@@ -24,7 +24,7 @@ from tests.simulation.process import Process
 TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
 POISON = {"/kill", "/block"}
-TRY_AGAIN = {"/flaky", "/later"}
+TRY_AGAIN = {"/flaky", "/later", "/bulk"}
 NEVER_SUCCEED = {"/reject", "/break", "/hang", "/exit", "/cancel-itself"} | POISON
 
 
@@ -117,6 +117,11 @@ class Truth:
 
     @asynccontextmanager
     async def performing(self, context: Context, plan: Plan) -> AsyncIterator[Run]:
+        run = self.begin(context)
+        await asyncio.sleep(plan.seconds)
+        yield run
+
+    def begin(self, context: Context) -> Run:
         if self.is_over:
             raise asyncio.CancelledError
         runs = self.runs[context.batch_id, context.operation_id]
@@ -133,8 +138,7 @@ class Truth:
         )
         runs.append(run)
         self.on_start(run)
-        await asyncio.sleep(plan.seconds)
-        yield run
+        return run
 
 
 TRUTH: ContextVar[Truth] = ContextVar("TRUTH")
@@ -210,6 +214,25 @@ async def later(plan: Plan, context: Context) -> Any:
             raise Retry("not yet", after_seconds=plan.after)
         run.is_final = True
         return {"run": run.number}
+
+
+@_post("/bulk", max_attempts=MAX_ATTEMPTS, bulk=True, max_size=3)
+async def bulk(plans: list[Plan], contexts: list[Context]) -> list[Any]:
+    """Rows that are to be tried again say so each for itself, or the whole call raises: then they are tried singly."""
+    truth = TRUTH.get()
+    runs = [truth.begin(context) for context in contexts]
+    await asyncio.sleep(max(plan.seconds for plan in plans))
+    failing = [context.attempt <= plan.times for plan, context in zip(plans, contexts, strict=True)]
+    is_last = contexts[0].attempt >= MAX_ATTEMPTS
+    if any(fails and plan.after is None for fails, plan in zip(failing, plans, strict=True)):
+        runs[0].is_final = is_last and len(runs) == 1
+        raise RuntimeError(f"one of {len(runs)} rows")
+    for run, fails in zip(runs, failing, strict=True):
+        run.is_final = is_last or not fails
+    return [
+        Retry("not yet", after_seconds=plan.after) if fails else {"run": run.number}
+        for run, plan, fails in zip(runs, plans, failing, strict=True)
+    ]
 
 
 @_post("/hang", timeout_seconds=TIMEOUT_SECONDS, max_attempts=2)

@@ -1,6 +1,7 @@
 """The loop: slots before receiving, trouble without dying, and an end at which nothing is lost."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from penstock.backend import Backend
 from penstock.batch import BatchState, Counts
 from penstock.chunk import Chunk
 from penstock.clock import SystemClock
-from penstock.errors import Unavailable
+from penstock.errors import ThreadsStuck, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -51,6 +52,7 @@ class Toys:
     """Handlers that a test holds up: each tells that it has begun and goes on when `gate` is open."""
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    thread_gate: threading.Event = field(default_factory=threading.Event)
     begun: Counter[str] = field(default_factory=Counter)
     here: int = 0
     most: int = 0
@@ -61,6 +63,8 @@ class Toys:
         operations.post("/succeed")(self.succeed)
         operations.post("/wait")(self.wait)
         operations.post("/refuse-to-end")(self.refuse_to_end)
+        operations.post("/block")(self.block)
+        operations.post("/block-for-too-long", timeout_seconds=0.01, max_attempts=1)(self.block)
         return operations
 
     async def succeed(self, context: Context) -> int:
@@ -76,6 +80,10 @@ class Toys:
         finally:
             self.here -= 1
         return context.attempt
+
+    def block(self, context: Context) -> None:
+        self.begun[context.operation_id] += 1
+        self.thread_gate.wait(60)
 
     async def refuse_to_end(self) -> None:
         while not self.gate.is_set():
@@ -596,3 +604,34 @@ async def test_stop_while_aws_is_in_trouble_comes_to_an_end(
     assert plant.recorded() == {}
     assert [chunk.id for chunk in plant.chunks] == ["0"]
     logs.clear()
+
+
+# Threads, which cannot be stopped
+
+
+async def test_thread_that_does_not_return_cannot_keep_the_program() -> None:
+    plant = Plant(concurrency=2, grace_seconds=0)
+    await plant.submit("/block", "/block", "/block", "/succeed")
+    async with plant.running() as task:
+        await plant.until_begun(2)
+        await plant.stop(task)
+    plant.toys.thread_gate.set()
+    [rest] = plant.chunks
+    assert rest.attempt == 1
+    assert {"id-0", "id-1", "id-2"} <= {operation.id for operation in rest.operations}
+    assert await plant.queue.depth() == 1  # at once
+
+
+async def test_consumer_whose_threads_do_not_return_hands_on_what_waits_for_them_and_ends() -> None:
+    plant = Plant(concurrency=1, grace_seconds=0, stall_seconds=2)
+    await plant.submit("/block-for-too-long", "/block", chunk_operations=1)
+    async with plant.running() as task:
+        plant.end_polls()
+        with pytest.raises(ThreadsStuck):
+            await asyncio.wait_for(task, 20 * UNIT_SECONDS)
+    assert plant.recorded() == {"id-0": 504}
+    assert plant.toys.begun == {"id-0": 1}
+    [rest] = plant.chunks
+    assert (rest.attempt, [operation.id for operation in rest.operations]) == (1, ["id-1"])
+    assert await plant.queue.depth() == 1
+    plant.toys.thread_gate.set()

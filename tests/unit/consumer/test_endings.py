@@ -30,13 +30,18 @@ def toys() -> Toys:
 def stopped(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Set once nothing more of a chunk begins."""
     event = asyncio.Event()
-    begin = Stop.begin
+    begin, spend = Stop.begin, Stop.spend
 
     def begin_and_tell(stop: Stop) -> None:
         begin(stop)
         event.set()
 
+    def spend_and_tell(stop: Stop) -> None:
+        spend(stop)
+        event.set()
+
     monkeypatch.setattr(Stop, "begin", begin_and_tell)
+    monkeypatch.setattr(Stop, "spend", spend_and_tell)
     return event
 
 

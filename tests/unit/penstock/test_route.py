@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, m
 
 from penstock.context import Context
 from penstock.errors import Flaw, Misconfigured
-from penstock.route import InvalidOperation, Policy, Route, build_route
+from penstock.route import InvalidOperation, Place, Policy, Route, build_route
 
 T = TypeVar("T")
 
@@ -356,9 +356,6 @@ async def no_type(user: Any) -> None: ...
 no_type.__annotations__["user"] = "not a type ]"
 
 
-def blocking(user: NewUser) -> None: ...
-
-
 class Callee:
     async def __call__(self, user: NewUser) -> None: ...
 
@@ -366,12 +363,10 @@ class Callee:
 @pytest.mark.parametrize(
     ("handler", "why"),
     [
-        (blocking, r"Write the handler of POST /users \(.*blocking\) as `async def`\."),
-        (generator, r"Write the handler of POST /users \(.*generator\) as `async def`\."),
-        (lambda: None, "as `async def`"),
-        (Callee(), "as `async def`"),
-        (functools.partial(fine), "as `async def`"),
-        (NewUser, "as `async def`"),
+        (generator, r"Write the handler of POST /users \(.*generator\) as a function that returns"),
+        (Callee(), "as a function that returns: `async def` or `def`"),
+        (functools.partial(fine), "as a function that returns"),
+        (NewUser, "as a function that returns"),
         (no_annotation, r"Annotate user of POST /users \(.*no_annotation\)"),
         (two_bodies, "at most one body and one Context beside its path parameters; note is one too many"),
         (two_contexts, "at most one body and one Context beside its path parameters; second is one too many"),
@@ -391,6 +386,80 @@ def test_handler_that_cannot_be_used_is_refused_with_its_name(handler: Any, why:
     with pytest.raises(Misconfigured, match=why) as refused:
         route(handler)
     assert "POST /users" in str(refused.value)
+
+
+# --- Kinds
+
+
+def blocking(user: NewUser) -> None: ...
+def with_transaction(user: NewUser, context: Context[str]) -> None: ...
+def with_transactions(users: list[NewUser], contexts: list[Context[str]]) -> None: ...
+def with_any_transaction(user: NewUser, context: Context[Any]) -> None: ...
+def with_no_transaction(user: NewUser, context: Context[None]) -> None: ...
+def plain_context(user: NewUser, context: Context) -> None: ...
+async def bulk(users: list[NewUser]) -> list[None]: ...  # type: ignore[empty-body]
+async def bulk_with_context(users: list[NewUser], context: Context) -> list[None]: ...  # type: ignore[empty-body]
+async def nothing_at_all() -> list[None]: ...  # type: ignore[empty-body]
+def inner() -> Any:
+    def handler(user: NewUser) -> None: ...
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "policy", "place"),
+    [
+        (fine, Policy(), Place.LOOP),
+        (blocking, Policy(), Place.THREAD),
+        (lambda: None, Policy(), Place.THREAD),
+        (plain_context, Policy(), Place.THREAD),
+        (with_any_transaction, Policy(), Place.THREAD),
+        (with_no_transaction, Policy(), Place.THREAD),
+        (blocking, Policy(cpu_bound=True), Place.PROCESS),
+        (bulk, Policy(bulk=True), Place.LOOP),
+        (bulk, Policy(bulk=True, max_size=1), Place.LOOP),
+    ],
+)
+def test_handler_runs_where_its_kind_says(handler: Any, policy: Policy, place: Place) -> None:
+    assert build_route(handler, "POST", "/users", policy).place is place
+
+
+@pytest.mark.parametrize(
+    ("handler", "policy", "why"),
+    [
+        (fine, Policy(cpu_bound=True), r"Write the handler of POST /users \(.*fine\) as `def`: cpu_bound=True"),
+        (inner(), Policy(cpu_bound=True), "Define the handler of .* at the top of its module"),
+        (lambda: None, Policy(cpu_bound=True), "Define the handler of .* at the top of its module"),
+        (bulk, Policy(bulk=True, cpu_bound=True), "Choose one for .*: bulk=True or cpu_bound=True"),
+        (fine, Policy(max_size=5), "Give .* bulk=True too"),
+        (bulk, Policy(bulk=True, max_size=0), "Give .* a max_size of at least 1, not 0"),
+        (fine, Policy(bulk=True), r"Annotate user of .* as a list, such as list\[NewUser\]"),
+        (bulk_with_context, Policy(bulk=True), r"Annotate context of .* as a list, such as .*list\[Context\]"),
+        (nothing_at_all, Policy(bulk=True), "Give the bulk handler of .* a list of the bodies"),
+        (with_transaction, Policy(), "as `async def`, or its context as a plain Context"),
+        (with_transaction, Policy(cpu_bound=True), "as `async def`, or its context as a plain Context"),
+        (with_transactions, Policy(bulk=True), "as `async def`, or its contexts as a plain Context"),
+    ],
+)
+def test_kind_that_does_not_fit_is_refused_with_what_to_do(handler: Any, policy: Policy, why: str) -> None:
+    with pytest.raises(Misconfigured, match=why) as refused:
+        build_route(handler, "POST", "/users", policy)
+    assert "POST /users" in str(refused.value)
+
+
+def test_bulk_handler_is_validated_operation_by_operation() -> None:
+    async def change(user_id: list[int], users: list[NewUser]) -> list[None]: ...  # type: ignore[empty-body]
+
+    one = build_route(change, "PATCH", "/users/{user_id}", Policy(bulk=True))
+    assert one.arguments("/users/7", {"email": "a@b.c"}) == {"user_id": 7, "users": NewUser(email="a@b.c")}
+    assert [flaw.pointer for flaw in flaws(one, "/users/x", {"age": -1})] == ["/path", "/body/email", "/body/age"]
+    assert [flaw.detail for flaw in flaws(one, "/users/7", None)] == ["PATCH /users/{user_id} needs a body."]
+
+
+def test_bulk_handler_that_takes_none_takes_operations_without_a_body() -> None:
+    async def create(users: list[NewUser | None]) -> list[None]: ...  # type: ignore[empty-body]
+
+    assert build_route(create, "POST", "/users", Policy(bulk=True)).arguments("/users", None) == {"users": None}
 
 
 async def with_id(id: int) -> None: ...  # noqa: A002 - what applications write

@@ -23,9 +23,10 @@ from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, as_outcome, failed
 from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
-from penstock.runner import MAX_DETAIL_CHARACTERS, SLICE_SECONDS, SWALLOWED, Runner, Source, Stop
+from penstock.runner import SLICE_SECONDS, SWALLOWED, Runner, Source, Stop
 from penstock.telemetry import Event
 from penstock.testing import FakeClock
+from penstock.verdict import MAX_DETAIL_CHARACTERS
 from tests.support.waiting import eventually
 
 Logs = list[MutableMapping[str, Any]]
@@ -540,7 +541,7 @@ async def test_concurrency_is_bounded_across_chunks(gauge: Gauge, concurrency: i
 
 async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 2)
-    async with runner.slot(SOURCE):
+    async with runner.slot(make_operation("/gauge"), SOURCE):
         running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: None))
         await eventually(lambda: gauge.runs(1))
     await eventually(lambda: gauge.runs(2))
@@ -551,7 +552,7 @@ async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
 async def test_chunk_for_which_a_slot_was_taken_takes_no_other(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 1)
     gauge.gate.set()
-    async with runner.slot(SOURCE):
+    async with runner.slot(make_operation("/gauge"), SOURCE):
         verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None, has_slot=True)
     assert sorted(verdicts) == [0]
 
@@ -594,7 +595,7 @@ async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
 
 
 async def take_all_slots(runner: Runner, gauge: Gauge) -> None:
-    async with runner.all_slots():
+    async with runner.all_slots(make_operation("/succeed")):
         begun = gauge.begun
         for _ in range(10):
             assert gauge.running == 0
@@ -684,7 +685,7 @@ async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_n
     is_kept = True
     ended: list[int] = []
     runner = Runner(gauged(gauge), 1)
-    async with runner.slot(SOURCE):
+    async with runner.slot(make_operation("/gauge"), SOURCE):
         running = asyncio.create_task(
             runner.run_chunk(
                 make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: is_kept
@@ -899,7 +900,7 @@ async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: 
     stop.cut_off()
     assert await running == {}
     let_go.set()
-    async with runner.slot(SOURCE):
+    async with runner.slot(make_operation("/succeed"), SOURCE):
         pass  # it has given its slot back
 
 

@@ -1,6 +1,7 @@
 """Small batches, answered at once: order, isolation, time, concurrency, and the application's transaction."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -531,3 +532,162 @@ async def test_atomic_is_for_batches_answered_at_once(serve: Serve, database: Da
     assert problem["maxAtomicOperations"] == 2
     assert await database.names() == []
     assert service.parts.chunks.messages == []
+
+
+# Other kinds of handlers
+
+
+async def test_threads_run_beside_the_transaction_and_have_no_part_in_it(serve: Serve, database: Database) -> None:
+    operations = database.operations()
+    in_thread, in_transaction = threading.Event(), threading.Event()
+
+    @operations.post("/thread")
+    def run_in_thread(context: Context) -> str:
+        in_thread.set()
+        assert in_transaction.wait(20 * UNIT_SECONDS)
+        return context.key
+
+    @operations.post("/meet-the-thread")
+    async def meet_the_thread() -> None:
+        assert await asyncio.to_thread(in_thread.wait, 20 * UNIT_SECONDS)
+        in_transaction.set()
+
+    service = await serve(operations)
+    answer = await service.post(ask_for("/items/a", "/thread", "/meet-the-thread", "/items/a"))
+    assert statuses(answer) == [201, 200, 200, 409]
+    assert await database.names() == ["a"]
+
+
+async def test_atomic_refuses_what_could_not_be_rolled_back(serve: Serve, database: Database) -> None:
+    operations = database.operations()
+
+    @operations.post("/thread")
+    def run_in_thread() -> None: ...
+
+    service = await serve(operations)
+    problem = assert_problem(await service.post(ask_for("/items/a", "/thread"), atomic=True), 422)
+    assert problem["errors"] == [
+        {
+            "pointer": "/operations/1/path",
+            "detail": "POST /thread has no part in the transaction, so it could not be rolled back.",
+        }
+    ]
+    assert await database.names() == []
+
+
+async def test_thread_that_outlives_the_time_is_handed_over(serve: Serve) -> None:
+    operations = Operations()
+    gate = threading.Event()
+
+    @operations.post("/wait")
+    def wait() -> None:
+        gate.wait(60)
+
+    service = await serve(operations, sync_seconds=SOON)
+    answer = await service.post(ask_for("/wait"))
+    gate.set()
+    assert answer.status == 202
+    assert handed_over(service) == [0]
+
+
+def with_bulk_items(database: Database, sizes: list[int]) -> Operations[AsyncConnection]:
+    """What it inserts is unique; `sizes` are those of its calls."""
+    operations = database.operations()
+
+    @operations.post("/bulk-items/{name}", status=201, bulk=True, timeout_seconds=1 * UNIT_SECONDS)
+    async def create(name: list[str], contexts: list[Context[AsyncConnection]]) -> list[Any]:
+        sizes.append(len(name))
+        if "hang" in name:
+            await insert(contexts[0], "gone-with-the-call")
+            await asyncio.Event().wait()
+        statement = text("INSERT INTO item (name) VALUES (:name)")
+        try:
+            await contexts[0].transaction.execute(statement, [{"name": one} for one in name])
+        except IntegrityError as error:
+            raise Reject(409, "One of them is taken.") from error
+        return name
+
+    return operations
+
+
+def bulk_items(*names: str) -> list[dict[str, Any]]:
+    return ask_for(*(f"/bulk-items/{name}" for name in names))
+
+
+async def test_bulk_operations_are_one_call_in_one_savepoint(serve: Serve, database: Database) -> None:
+    sizes: list[int] = []
+    service = await serve(with_bulk_items(database, sizes))
+    answer = await service.post(bulk_items("a", "b", "c"))
+    assert [result["result"] for result in answer.body["results"]] == ["a", "b", "c"]
+    assert sizes == [3]
+    assert database.log == ["begin", "savepoint", "release_savepoint", "commit"]
+
+
+async def test_only_neighbours_are_one_call_where_the_order_counts(serve: Serve, database: Database) -> None:
+    sizes: list[int] = []
+    service = await serve(with_bulk_items(database, sizes))
+    answer = await service.post([*bulk_items("a", "b"), *ask_for("/items/c"), *bulk_items("d")])
+    assert statuses(answer) == [201] * 4
+    assert sizes == [2, 1]
+
+
+async def test_without_a_transaction_all_of_a_batch_are_one_call(serve: Serve) -> None:
+    operations, sizes = Operations(), list[int]()
+
+    @operations.post("/bulk/{name}", bulk=True)
+    async def perform(name: list[str]) -> list[str]:
+        sizes.append(len(name))
+        return name
+
+    @operations.post("/single")
+    async def single() -> str:
+        return "single"
+
+    service = await serve(operations)
+    answer = await service.post(ask_for("/bulk/a", "/single", "/bulk/b"))
+    assert [result["result"] for result in answer.body["results"]] == ["a", "single", "b"]
+    assert sizes == [2]
+
+
+async def test_call_that_raises_is_rolled_back_and_its_operations_tried_singly(
+    serve: Serve, database: Database
+) -> None:
+    sizes: list[int] = []
+    service = await serve(with_bulk_items(database, sizes))
+    answer = await service.post([*ask_for("/items/b"), *bulk_items("a", "b", "c")])
+    assert statuses(answer) == [201, 201, 409, 201]
+    assert sizes == [3, 1, 1, 1]
+    assert await database.names() == ["a", "b", "c"]
+
+
+async def test_row_to_be_tried_again_is_tried_singly(serve: Serve, database: Database) -> None:
+    sizes: list[int] = []
+    operations = database.operations()
+
+    @operations.post("/bulk/{name}", bulk=True)
+    async def perform(name: list[str], contexts: list[Context]) -> list[Any]:
+        sizes.append(len(name))
+        return [Retry(after_seconds=0) if one == "late" and context.attempt == 1 else context.attempt
+                for one, context in zip(name, contexts, strict=True)]  # fmt: skip
+
+    service = await serve(operations)
+    answer = await service.post(ask_for("/bulk/a", "/bulk/late", "/bulk/c"))
+    assert [result["result"] for result in answer.body["results"]] == [1, 2, 1]
+    assert sizes == [3, 1]
+
+
+async def test_call_that_is_cut_off_costs_nobody_the_transaction(serve: Serve, database: Database) -> None:
+    """The connection may be gone with it: all begins anew, these singly."""
+    sizes: list[int] = []
+    service = await serve(with_bulk_items(database, sizes), sync_seconds=20 * UNIT_SECONDS)
+    answer = await service.post([*ask_for("/items/z"), *bulk_items("a", "hang", "c")])
+    assert statuses(answer) == [201, 201, 504, 201]
+    assert sizes[:2] == [3, 1]
+    assert await database.names() == ["a", "c", "z"]
+
+
+async def test_atomic_counts_the_rows_of_a_bulk_call(serve: Serve, database: Database) -> None:
+    service = await serve(with_bulk_items(database, []))
+    answer = await service.post([*bulk_items("a", "b", "a"), *ask_for("/items/c")], atomic=True)
+    assert statuses(answer) == [424, 424, 409, 424]
+    assert await database.names() == []

@@ -1,0 +1,99 @@
+"""What an attempt came to: whatever a handler returns becomes JSON, whatever is raised becomes a verdict."""
+
+import inspect
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from penstock.chunk import Operation
+from penstock.context import Reject, Retry
+from penstock.errors import Misconfigured
+from penstock.outcome import Outcome, TryAgain, Verdict, failed
+from penstock.route import InvalidOperation, Route
+from penstock.telemetry import Event, get_log
+
+MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
+
+
+class TimedOut(Exception):
+    """The handler's time is up."""
+
+
+class CancelledWithin(Exception):
+    """The handler was cancelled, and nobody had asked for that."""
+
+
+class Unserializable(Exception):
+    """The handler returned what JSON cannot hold."""
+
+
+class WrongNumber(Exception):
+    """A bulk handler returned something else than an outcome for each operation."""
+
+
+class WorkerDied(Exception):
+    """The process that ran the handler ended."""
+
+
+def invalid(operation: Operation, error: InvalidOperation) -> Outcome:
+    """Validated before it was accepted, so the application has changed since: it is told, not tried again."""
+    return failed(operation, 422, "Invalid operation", str(error), rejected=True)
+
+
+def judge(error: BaseException, operation: Operation, route: Route) -> Verdict:
+    """The one place where what went wrong in a handler becomes a verdict."""
+    try:
+        return _judge(error, operation, route)
+    except Exception:  # noqa: BLE001 - not even its text can be had, or it skipped the constructor of its base class
+        return _broke(operation, route, type(error).__name__, "")
+
+
+def _judge(error: BaseException, operation: Operation, route: Route) -> Verdict:  # noqa: PLR0911 - a table
+    match error:
+        case Reject():
+            return failed(operation, error.status, "Rejected", error.detail, rejected=True)
+        case Retry():
+            failure = failed(operation, 503, "Not performed", error.detail)
+            return TryAgain(failure, route.policy.max_attempts, error.after_seconds)
+        case Unserializable():
+            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, error=str(error))
+            return failed(operation, 500, "Result is not JSON", str(error))
+        case WrongNumber():
+            return failed(operation, 500, "Wrong number of outcomes", str(error))
+        case TimedOut():
+            seconds = route.policy.timeout_seconds
+            failure = failed(operation, 504, "Timed out", f"The operation was not done within {seconds:g} s.")
+            return TryAgain(failure, route.policy.max_attempts)
+        case CancelledWithin():
+            return _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
+        case Misconfigured():
+            return failed(operation, 500, "Misconfigured", str(error))
+        case WorkerDied():
+            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, error=str(error))
+            return _broke(operation, route, "Its process ended", str(error))
+        case _:
+            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, exc_info=error)
+            return _broke(operation, route, type(error).__name__, str(error))
+
+
+def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAgain:
+    detail = f"{kind}: {message}"[:MAX_DETAIL_CHARACTERS] if message else kind
+    return TryAgain(failed(operation, 500, "Broke", detail), route.policy.max_attempts)
+
+
+def as_json(route: Route, result: Any) -> Any:
+    """The result as plain JSON values, by way of its bytes: so nothing is kept that could not be written later.
+
+    Nor read: a parser goes only so deep, and in a chunk record up to three brackets stand around a result or its
+    members.
+    """
+    if inspect.iscoroutine(result):
+        result.close()
+        raise Misconfigured(
+            f"Write the handler of {route.name} as `async def`: it is a `def` that returned a coroutine. A decorator "
+            "around an `async def` has to be one itself."
+        )
+    try:
+        return from_json(b"[[[%b]]]" % to_json(result))[0][0][0]
+    except (PydanticSerializationError, ValueError) as error:
+        raise Unserializable(f"{route.name} returned what JSON cannot hold: {error}") from error

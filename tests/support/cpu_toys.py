@@ -1,0 +1,118 @@
+"""Handlers that run in processes of their own, which import them from here."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from penstock import Context, Operations, Reject, Retry
+
+operations: Operations[Any] = Operations()
+_post = operations.post
+
+
+class Number(BaseModel):
+    n: int
+
+
+@_post("/double", status=201, cpu_bound=True)
+def double(number: Number) -> Number:
+    return Number(n=2 * number.n)
+
+
+@_post("/where", cpu_bound=True)
+def where() -> int:
+    return os.getpid()
+
+
+@_post("/context", cpu_bound=True)
+def tell_context(context: Context) -> list[Any]:
+    return [context.operation_id, context.batch_id, context.attempt, context.key, context.transaction]
+
+
+@_post("/reject", cpu_bound=True)
+def reject() -> None:
+    raise Reject(409, "Taken.")
+
+
+@_post("/retry", cpu_bound=True)
+def retry() -> None:
+    raise Retry("Not yet.", after_seconds=7)
+
+
+@_post("/break", cpu_bound=True)
+def break_() -> None:
+    raise ValueError("no")
+
+
+@_post("/exit", cpu_bound=True)
+def leave() -> None:
+    sys.exit(3)
+
+
+@_post("/nonsense", cpu_bound=True)
+def return_nonsense() -> object:
+    return object()
+
+
+@_post("/print", cpu_bound=True)
+def print_and_read() -> str:
+    print("x" * 100_000)  # noqa: T201 - it must not get into the way of the answer
+    return sys.stdin.read()
+
+
+@_post("/large/{size}", cpu_bound=True)
+def return_large(size: int) -> str:
+    return "x" * size
+
+
+@_post("/log-fields", cpu_bound=True)
+def tell_log_fields() -> dict[str, Any]:
+    return structlog.contextvars.get_contextvars()
+
+
+@_post("/ignored-signals", cpu_bound=True)
+def tell_ignored_signals() -> list[bool]:
+    return [signal.getsignal(number) is signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@_post("/die/{code}", cpu_bound=True)
+def die(code: int) -> None:
+    os._exit(code)
+
+
+@_post("/crash", cpu_bound=True)
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+@_post("/burn", cpu_bound=True)
+def burn(seconds: float) -> None:
+    """In Python, which shares its one lock, not the processor, if anybody asks."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        sum(range(1_000))
+
+
+@_post("/burn-a-moment", cpu_bound=True, timeout_seconds=0.2)
+def burn_too_long(note: str) -> None:
+    """Leaves word of who it is before it burns for ever."""
+    Path(note).write_text(str(os.getpid()))
+    while True:
+        sum(range(1_000))
+
+
+@_post("/burn-for-ever", cpu_bound=True)
+def burn_for_ever(note: str) -> None:
+    burn_too_long(note)
+
+
+@_post("/async")
+async def on_loop() -> int:
+    return os.getpid()
