@@ -62,17 +62,17 @@ def offer_download(wanted: NewDownload) -> Download:
 # but a picture sent to it and back by the event loop would be copied, pickled, four times, on the loop.
 
 
-@operations.post("/images/{name}/thumbnail", status=201, cpu_bound=True, timeout_seconds=30)
+@operations.post("/images/{name}/thumbnail", status=201, cpu_bound=True)
 def make_thumbnail(name: Name, wanted: Thumbnail) -> Made:
     return make(name, f"thumbnail-{wanted.size}", lambda content: pictures.thumbnail(content, wanted.size))
 
 
-@operations.post("/images/{name}/filter", status=201, cpu_bound=True, timeout_seconds=30)
+@operations.post("/images/{name}/filter", status=201, cpu_bound=True)
 def apply_filter(name: Name, wanted: Filter) -> Made:
     return make(name, f"filter-{wanted.kind}", lambda content: pictures.filtered(content, wanted.kind))
 
 
-@operations.post("/images/{name}/convert", status=201, cpu_bound=True, timeout_seconds=30)
+@operations.post("/images/{name}/convert", status=201, cpu_bound=True)
 def convert(name: Name, wanted: Conversion) -> Made:
     how = "convert" if wanted.quality is None else f"convert-q{wanted.quality}"
     return make(name, how, lambda content: pictures.converted(content, wanted.format, wanted.quality))
