@@ -58,8 +58,8 @@ def offer_download(wanted: NewDownload) -> Download:
     return Download(key=wanted.key, url=leave.url, expires_at=leave.expires_at)
 
 
-# Work for the processor: in a process. The worker fetches and stores too. It waits for S3 some milliseconds meanwhile,
-# but a picture sent to it and back by the event loop would be copied, pickled, four times, on the loop.
+# Work for the processor: in a process. It fetches and stores too, and waits for S3 some milliseconds meanwhile; to send
+# it a picture and get one back, the event loop would have to copy both.
 
 
 @operations.post("/images/{name}/thumbnail", status=201, cpu_bound=True)

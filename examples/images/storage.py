@@ -5,7 +5,7 @@ Everything here blocks: it is for handlers that run in threads and processes, no
 
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,7 +30,10 @@ DEFAULT_URL = "s3://penstock-images"
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
-LEAVE_SECONDS = 3600  # how long an upload or a download that was offered may wait
+#: How long an upload or a download that was offered may wait. What is signed with a role's credentials ends with them,
+#: if that is sooner.
+LEAVE_SECONDS = 3600
+
 HOME_REGION = {"us-east-1", "aws-global"}  # the one region that must not be named when a bucket is made in it
 
 
@@ -119,15 +122,12 @@ class FolderStore:
     def write(self, key: str, content: bytes, content_type: str) -> None:  # noqa: ARG002 - files have no type
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Begins with a dot, so no key is ever its name.
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            try:
-                file.write(content)
-                file.close()
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        draft = path.with_name(f".{secrets.token_hex(8)}")  # no key is ever its name, since keys have no leading dots
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def offer_upload(self, key: str, max_bytes: int) -> Leave:  # noqa: ARG002 - nothing to be limited
         raise NotOffered(f"Put the file there yourself, as {self._path(key)}: a folder takes no uploads.")
@@ -194,6 +194,8 @@ class S3Store:
             config=Config(
                 signature_version="s3v4",  # regions younger than 2014 take no other, and boto3 would presign with one
                 s3={"addressing_style": "virtual"},  # or presigned URLs name the global endpoint, not the region's
+                connect_timeout=5,
+                read_timeout=15,  # three attempts fit into what a handler may take
                 retries={"mode": "standard", "total_max_attempts": 3},
             ),
         )

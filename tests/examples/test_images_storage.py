@@ -122,6 +122,12 @@ def test_a_write_that_fails_leaves_the_old_bytes_and_nothing_else(
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_file_may_be_read_by_whom_new_files_may(tmp_path: Path) -> None:
+    FolderStore(tmp_path).write("a.png", CONTENT, "image/png")
+    tmp_path.joinpath("any").touch()
+    assert tmp_path.joinpath("a.png").stat().st_mode == tmp_path.joinpath("any").stat().st_mode
+
+
 def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
     with tmp_path.joinpath("huge.png").open("wb") as file:
         file.truncate(1 << 42)  # four terabytes of nothing: reading it would not end
