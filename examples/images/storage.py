@@ -126,7 +126,7 @@ class FolderStore:
         try:
             draft.write_bytes(content)
             draft.replace(path)
-        finally:
+        finally:  # whoever is killed before this leaves a draft, and nothing else
             draft.unlink(missing_ok=True)
 
     def offer_upload(self, key: str, max_bytes: int) -> Leave:  # noqa: ARG002 - nothing to be limited

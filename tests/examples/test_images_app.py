@@ -244,7 +244,7 @@ SOME_MADE: list[tuple[str, str, Callable[[bytes], pictures.Picture]]] = [
 
 
 async def test_the_example_ends_badly_when_an_operation_did_not_end_as_meant(tmp_path: Path) -> None:
-    wrong = 'program.REJECTED["bomb.webp"] = 415'
+    wrong = 'program.REJECTED["bomb.webp"] = 415; program.WORK = {"thumbnail": [{"size": 64}]}'
     code, output, errors = await run(wrong, "--once", "--port", str(free_port()), cwd=tmp_path)
     assert code == 1, output + errors
     assert "413, expected 415" in output
