@@ -192,9 +192,20 @@ def test_no_metadata_is_kept(kind: str, operation: str) -> None:
         assert secret not in OPERATIONS[operation](content).content
 
 
-def test_metadata_that_cannot_be_read_is_no_reason_to_refuse() -> None:
-    content = stored(draw.shore(48, 32), "JPEG", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
-    assert made(content, "thumbnail 64").size == (48, 32)
+@pytest.mark.parametrize(
+    ("about", "size"),
+    [
+        (b"Exif\0\0MM\0\x2a\xff\xff\xff\xff", (48, 32)),  # leads to nowhere
+        # To be turned; and a signed number, which Pillow reads and cannot write again.
+        (
+            b"Exif\0\0II\x2a\0\x08\0\0\0\x02\0" + struct.pack("<HHIIHHIi", 0x112, 3, 1, 6, 0x100, 6, 1, -1) + bytes(4),
+            (32, 48),
+        ),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_no_reason_to_refuse(about: bytes, size: tuple[int, int]) -> None:
+    content = stored(draw.shore(48, 32), "JPEG", exif=about)
+    assert made(content, "thumbnail 64").size == size
 
 
 def test_of_a_photo_with_a_second_picture_the_photo_is_taken() -> None:
