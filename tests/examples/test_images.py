@@ -310,6 +310,14 @@ def test_autocontrast_reaches_from_black_to_white() -> None:
     assert made(stored(ramp), "autocontrast").getextrema() == (0, 255)
 
 
+def test_what_cannot_be_seen_does_not_count_for_contrast() -> None:
+    image = Image.new("RGBA", (100, 8), (0, 0, 0, 0))
+    for x in range(50):
+        image.paste((100 + x // 2,) * 3 + (255,), (x, 0, x + 1, 8))
+    shown = made(stored(image), "autocontrast")
+    assert (colour(shown, 0, 4)[0], colour(shown, 49, 4)[0]) == (0, 255)
+
+
 @pytest.mark.parametrize("to", ["jpeg", "webp"])
 def test_less_quality_is_smaller(to: str) -> None:
     sizes = [len(pictures.converted(SAMPLES["shore.png"], to, quality).content) for quality in (20, 60, 95)]  # type: ignore[arg-type]
