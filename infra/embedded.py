@@ -1,4 +1,4 @@
-"""The embedded AWS: SQS, DynamoDB and whatever else moto knows, in one process, in memory, exact under any load.
+"""The embedded AWS: SQS, DynamoDB, S3 and whatever else moto knows, in one process, in memory, exact under any load.
 
 As a program: `python -m infra.embedded [--host 127.0.0.1] [--port 0] [--exit-with-parent [PID]]`. It prints one line
 once it answers, `embedded AWS ready on http://127.0.0.1:PORT`, and ends with code 0 on SIGTERM and SIGINT.
@@ -49,7 +49,7 @@ class EmbeddedAws:
         self._thread.join()
 
     def reset(self) -> None:
-        """Forget every queue and table."""
+        """Forget every queue, table and bucket."""
         reset(self.url)
 
     def _run(self, ready: "Future[str]") -> None:
@@ -69,7 +69,7 @@ class EmbeddedAws:
 
 
 def reset(url: str) -> None:
-    """Make the embedded AWS at `url` forget every queue and table."""
+    """Make the embedded AWS at `url` forget every queue, table and bucket."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     try:
         connection.request("POST", "/moto-api/reset")

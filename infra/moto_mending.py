@@ -27,6 +27,8 @@ FINGERPRINTS = {
     "moto.dynamodb.models.table:Table": "09672fce9d219ae5",
     "moto.dynamodb.models.utilities:dynamo_to_dict": "80f600124c13ddcb",
     "moto.moto_server.werkzeug_app:DomainDispatcherApplication": "f85a1ab23d03b841",
+    "moto.s3.models:FakeKey": "38cbad7c55b95b65",
+    "moto.s3.responses:S3Response": "65c23446cc70c2f4",
     "moto.sqs.models:Message": "a6471a329358a203",
     "moto.sqs.models:Queue": "b5a48ab23b8f00c4",
     "moto.sqs.models:SQSBackend": "62d3a93a78172dc2",
@@ -43,16 +45,16 @@ def mended_moto() -> "WSGIApplication":
     """The mended moto as a WSGI application. Two threads must not call it at once: moto would count wrong."""
     check_fit()
     # Only now: in a moto that does not fit, what these look for may not exist.
-    from infra import moto_cloudwatch, moto_dynamodb, moto_requests, moto_sqs  # noqa: PLC0415
+    from infra import moto_cloudwatch, moto_dynamodb, moto_requests, moto_s3, moto_sqs  # noqa: PLC0415
 
-    for mends in (moto_requests, moto_sqs, moto_dynamodb, moto_cloudwatch):
+    for mends in (moto_requests, moto_sqs, moto_dynamodb, moto_cloudwatch, moto_s3):
         for owner, name, mend in mends.MENDS:
             setattr(owner, name, mend)
     return moto_requests.Dispatcher()
 
 
 def reset_moto() -> None:
-    """Forget every queue and table, as `POST /moto-api/reset` does."""
+    """Forget every queue, table and bucket, as `POST /moto-api/reset` does."""
     from moto.moto_api._internal.models import moto_api_backend  # noqa: PLC0415 - as above
 
     moto_api_backend.reset()

@@ -37,8 +37,8 @@ def _form_fields(body: str, **options: Any) -> list[tuple[str, str]]:
     return [(body, "")] if body.startswith("{") else parse_qsl(body, **options)
 
 
-def _untracked(kind: type, *_: Any, **__: Any) -> Any:
-    """For its dashboard moto keeps whatever it makes in a list: also each message and item, and each copy of one."""
+def untracked(kind: type, *_: Any, **__: Any) -> Any:
+    """For its dashboard moto keeps whatever it makes in a list: also each message, item and object, and each copy."""
     return object.__new__(kind)
 
 
@@ -46,7 +46,7 @@ MENDS: tuple[tuple[object, str, object], ...] = (
     (responses, "parse_qsl", _form_fields),
     (responses, "method_names_from_class", cache(method_names_from_class)),
     (responses, "camelcase_to_underscores", cache(camelcase_to_underscores)),
-    (Message, "__new__", staticmethod(_untracked)),
-    (Item, "__new__", staticmethod(_untracked)),
-    (Table, "__new__", staticmethod(_untracked)),
+    (Message, "__new__", staticmethod(untracked)),
+    (Item, "__new__", staticmethod(untracked)),
+    (Table, "__new__", staticmethod(untracked)),
 )

@@ -182,7 +182,8 @@ async def test_closing_leaves_no_process() -> None:
 async def test_process_that_died_between_two_operations_is_replaced(runner: Runner) -> None:
     pid = await result_of(runner, "/where")
     os.kill(pid, signal.SIGKILL)
-    await until_ended(pid)
+    [worker] = runner._cpu._idle
+    await eventually(lambda: asyncio.sleep(0, not worker.is_alive))
     with capture_logs():
         verdicts = [await run(runner, "/where") for _ in range(3)]
     assert [isinstance(verdict, Outcome) for verdict in verdicts] == [True] * 3

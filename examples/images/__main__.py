@@ -1,0 +1,187 @@
+"""Starts Penstock with this example, and puts its sample pictures through it.
+
+penstock up ──► upload the samples ──► penstock submit ──► tell what was rejected ──► download the rest ──► serve on
+"""
+
+import asyncio
+import http.client
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import typer
+
+from examples.demo import Failed, carry_out, check_port, penstock_up
+from examples.images import draw
+from examples.images.storage import DEFAULT_URL, URL_VARIABLE
+
+APPLICATION = "examples.images.app:operations"
+OPERATIONS_FILE = Path(".run/images.ndjson")
+OUTCOMES_FILE = Path(".run/images-outcomes.ndjson")
+FOLDER = Path(".run/images")
+
+ANSWERED_AT_ONCE = 100  # operations, unless PENSTOCK_SYNC_MAX_OPERATIONS says otherwise
+
+Operation = dict[str, Any]
+Outcome = dict[str, Any]
+
+#: What is done to every sample, by the path it is asked for.
+WORK: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "thumbnail": [{"size": size} for size in (32, 48, 64, 96, 128, 192, 256, 512)],
+    "filter": [{"kind": kind} for kind in ("blur", "sharpen", "grayscale", "autocontrast")],
+    "convert": [
+        {"format": "png"},
+        *({"format": name, "quality": quality} for name in ("jpeg", "webp") for quality in (60, 90)),
+    ],
+}
+
+#: The samples that are wrong on purpose, one that nobody uploads, and how every operation on them ends.
+REJECTED = {
+    "cut-short.jpg": 422,
+    "damaged.png": 422,
+    "animated.gif": 422,
+    "endless.png": 413,
+    "bomb.webp": 413,
+    "page.jpg": 415,
+    "nowhere.jpg": 404,
+}
+
+
+def main(
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Where Penstock listens.")] = 8080,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="End after the summary: 0 if all ended as meant.")] = False,
+) -> None:
+    """Start Penstock with the images example, put the sample pictures through it, and keep serving until Ctrl-C."""
+    carry_out(partial(run, port, once=once))
+
+
+def run(port: int, *, once: bool) -> bool:
+    """True if every operation ended as it is meant to, and all that was made can be had."""
+    check_port(port, "python -m examples.images --port {port}")
+    with penstock_up(APPLICATION, port, {URL_VARIABLE: DEFAULT_URL}) as penstock:
+        penstock.wait_until_ready()
+        asyncio.run(upload_samples(penstock.url))
+        write_operations()
+        is_well = penstock.submit(OPERATIONS_FILE, "--output", str(OUTCOMES_FILE))
+        outcomes = read_outcomes()
+        tell_rejections(outcomes)
+        is_well &= keep_what_was_made(outcomes, asyncio.run(download_all(penstock.url, outcomes)))
+        if not once:
+            penstock.serve_until_interrupted(what_to_try(penstock.url))
+    return is_well or not once
+
+
+# Up, and down again
+
+
+async def upload_samples(url: str) -> None:
+    """All that is drawn, and something too large, which S3 itself is to refuse."""
+    samples = {name: draw.FOLDER.joinpath(name).read_bytes() for name in (*draw.TAKEN, *draw.NOT_TAKEN)}
+    wanted = [{"method": "POST", "path": "/uploads", "body": {"name": name}} for name in (*samples, "heavy.jpg")]
+    async with aiohttp.ClientSession() as session:
+        *offers, last = await results(session, url, wanted)
+        for offer in offers:
+            refusal = await upload(session, offer, samples[offer["name"]])
+            if refusal:
+                raise Failed(f"{offer['name']} could not be uploaded: {refusal}.")
+        typer.echo(f"{len(samples)} pictures are uploaded to {DEFAULT_URL}, in the embedded AWS.")
+        refusal = await upload(session, last, bytes(last["max_bytes"] + 1))
+        if not refusal:
+            raise Failed(f"S3 took {last['max_bytes'] + 1:,} bytes, more than were offered.")
+        typer.echo(f"One of {last['max_bytes'] + 1:,} bytes was refused by S3 itself: {refusal}.")
+
+
+async def upload(session: aiohttp.ClientSession, offer: Mapping[str, Any], content: bytes) -> str:
+    """Why S3 refused it, or nothing."""
+    form = aiohttp.FormData(offer["fields"])
+    form.add_field("file", content, filename=offer["name"])
+    async with session.post(offer["url"], data=form) as answer:
+        code = (await answer.text()).partition("<Code>")[2].partition("</Code>")[0]
+        return "" if answer.ok else f"{answer.status} {code}"
+
+
+async def download_all(url: str, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+    keys = sorted({outcome["result"]["key"] for outcome in outcomes if "result" in outcome})
+    downloaded = {}
+    async with aiohttp.ClientSession() as session:
+        for start in range(0, len(keys), ANSWERED_AT_ONCE):
+            some = keys[start : start + ANSWERED_AT_ONCE]
+            wanted = [{"method": "POST", "path": "/downloads", "body": {"key": key}} for key in some]
+            for offer in await results(session, url, wanted):
+                async with session.get(offer["url"]) as answer:
+                    downloaded[offer["key"]] = await answer.read()
+    return downloaded
+
+
+async def results(session: aiohttp.ClientSession, url: str, operations: Sequence[Operation]) -> list[dict[str, Any]]:
+    """Of a few operations, all of which are to succeed."""
+    async with session.post(f"{url}/batch", json={"operations": operations}) as answer:
+        body = await answer.json(content_type=None)
+    if answer.status != http.client.OK or body["summary"]["failed"]:
+        raise Failed(f"Penstock could not do what was asked: {json.dumps(body)[:1_000]}")
+    return [outcome["result"] for outcome in body["results"]]
+
+
+# The batch, and what came of it
+
+
+def write_operations() -> None:
+    OUTCOMES_FILE.unlink(missing_ok=True)  # those of an earlier run
+    OPERATIONS_FILE.write_text("".join(f"{json.dumps(operation)}\n" for operation in operations()), encoding="utf-8")
+
+
+def operations() -> Iterator[Operation]:
+    for name in (*draw.TAKEN, *REJECTED):
+        for how, bodies in WORK.items():
+            for body in bodies:
+                yield {
+                    "id": " ".join([name, how, *map(str, body.values())]),
+                    "method": "POST",
+                    "path": f"/images/{name}/{how}",
+                    "body": body,
+                    "expect": str(REJECTED.get(name, 201)),
+                }
+
+
+def read_outcomes() -> list[Outcome]:
+    return [json.loads(line) for line in OUTCOMES_FILE.read_text(encoding="utf-8").splitlines()]
+
+
+def tell_rejections(outcomes: Sequence[Outcome]) -> None:
+    errors = [outcome for outcome in outcomes if "error" in outcome]
+    reasons = Counter((each["id"].partition(" ")[0], each["status"], each["error"]["detail"]) for each in errors)
+    typer.echo("\nRejected, each operation by itself:")
+    for (name, status, detail), count in sorted(reasons.items()):
+        typer.echo(f"  {count:>3} x {name:<14} {status}  {detail}")
+
+
+def keep_what_was_made(outcomes: Sequence[Outcome], downloaded: Mapping[str, bytes]) -> bool:
+    """In a folder, to be looked at. True if all is there, and as large as was said."""
+    said = {outcome["result"]["key"]: outcome["result"]["size_bytes"] for outcome in outcomes if "result" in outcome}
+    is_well = said == {key: len(content) for key, content in downloaded.items()}
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    for key, content in downloaded.items():
+        FOLDER.joinpath(key.removeprefix("made/").replace("/", "--")).write_bytes(content)
+    verdict = "all that was made" if is_well else "not what was said to be made"
+    typer.echo(f"\n{len(downloaded)} pictures are in {FOLDER}: {verdict}.")
+    return is_well
+
+
+def what_to_try(url: str) -> str:
+    return f"""\
+  curl -s {url}/batch -H 'Content-Type: application/json' -d '{{"operations": [
+    {{"id": "small", "method": "POST", "path": "/images/phone.jpg/thumbnail", "body": {{"size": 200}}}},
+    {{"id": "bomb",  "method": "POST", "path": "/images/bomb.webp/convert",   "body": {{"format": "png"}}}},
+    {{"id": "fetch", "method": "POST", "path": "/downloads", "body": {{"key": "made/phone.jpg/thumbnail-128.jpg"}}}},
+    {{"id": "mine",  "method": "POST", "path": "/uploads",   "body": {{"name": "mine.jpg"}}}}]}}'"""
+
+
+if __name__ == "__main__":
+    typer.run(main)
