@@ -14,6 +14,8 @@ from penstock.chunk import Chunk
 from penstock.clock import Clock
 from penstock.errors import PenstockError, UnreadableMessage
 from penstock.message import decode_chunk
+from penstock.meter import Meter
+from penstock.metrics import Metric
 from penstock.operations import Operations
 from penstock.queue import MESSAGES_IN_CALL, Delivery
 from penstock.runner import Runner, Stop
@@ -52,7 +54,10 @@ class Consumer:
         self._settings = settings
         self._clock = clock
         self._stop = Stop()
-        self._runner = Runner(operations, settings.concurrency, clock.monotonic, cpu_processes=settings.cpu_processes)
+        self.meter = Meter()
+        self._runner = Runner(
+            operations, settings.concurrency, clock.monotonic, self.meter, cpu_processes=settings.cpu_processes
+        )
         self._leases = Leases(backend.chunks, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -62,13 +67,15 @@ class Consumer:
             stop=self._stop,
             settings=settings,
             clock=clock,
+            meter=self.meter,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
-        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock)
+        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter)
         self._held: dict[asyncio.Task[None], Held] = {}
         self._moved = asyncio.Event()  # room may have come free, or we are to stop
         self._operations_per_chunk = float(settings.chunk_operations)  # a moving average
         self._pause_seconds = 0.0
+        self.meter.watch(Metric.IN_FLIGHT, lambda: len(self._held))
 
     def stop(self) -> None:
         """Begin to drain. May be called twice."""
@@ -156,6 +163,9 @@ class Consumer:
             return
         held.waiting = len(chunk.operations)
         self._learn_size(chunk)
+        # Of one that was held back only the time since it could be received; clocks differ, so never less than none.
+        ready_at = max(held.delivery.sent_at, chunk.not_before or 0)
+        self.meter.observe(Metric.CHUNK_AGE_SECONDS, max(0.0, self._clock.now() - ready_at))
 
         def ended() -> None:
             held.waiting -= 1

@@ -26,6 +26,8 @@ from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
 from penstock.errors import Misconfigured, PenstockError, Unavailable
 from penstock.message import encode_chunk, encode_dead_letter
+from penstock.meter import UNKNOWN_HANDLER, Meter
+from penstock.metrics import Metric
 from penstock.operations import Operations
 from penstock.outcome import (
     ChunkRecord,
@@ -66,7 +68,9 @@ class Processor:
         stop: Stop,
         settings: Settings,
         clock: Clock,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or Meter()
         self._chunks = backend.chunks
         self._dead_letters = backend.dead_letters
         self._store = backend.store
@@ -82,10 +86,12 @@ class Processor:
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
         """Carry a delivery to its end: acknowledged, or given back. `ended` is called after each operation run."""
+        begun_at = self._clock.monotonic()
         with structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt):
             batch = await self._persist(lambda: self._batches.admit(chunk.batch_id))
             if isinstance(batch, Batch):
                 await self._process_admitted(delivery, chunk, batch, ended)
+                self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - begun_at)
             else:
                 await self._turn_away(delivery, chunk, batch)
 
@@ -93,6 +99,7 @@ class Processor:
         """Put a message that is not ours to run into the dead letter queue as it is, with the reason."""
         aside = Message(delivery.body, tenant=delivery.tenant, reason=reason)
         await self._persist(lambda: self._dead_letters.send([aside]))
+        self._meter.count(Metric.DEAD_LETTERS)
         await self._persist(lambda: self._chunks.delete(delivery))
         get_log().warning(Event.MESSAGE_SET_ASIDE, message_id=delivery.message_id, reason=reason)
 
@@ -191,6 +198,7 @@ class Processor:
         """
         chunk = replace(chunk, attempt=chunk.attempt + begun)
         if begun and chunk.attempt > self._max_attempts(chunk):
+            self._meter.failed(self._handler_name(chunk), None)
             return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
         slot = self._runner.all_slots if is_last else self._runner.slot
@@ -221,7 +229,7 @@ class Processor:
         deaths: int = 0,
         has_slot: bool = False,
     ) -> ChunkRecord:
-        source = Source(batch.id, batch.key_prefix)
+        source = Source(batch.id, batch.key_prefix, dict(batch.headers))
         with self._stop.follower() as stop:
             watching = asyncio.create_task(self._watch(batch, chunk, stop))
             try:
@@ -287,6 +295,13 @@ class Processor:
         except InvalidOperation:
             return chunk.attempt  # nothing handles it any more: running it says so
 
+    def _handler_name(self, chunk: Chunk) -> str:
+        operation = chunk.operations[0]
+        try:
+            return self._operations.match(operation.method, operation.path).name
+        except InvalidOperation:
+            return UNKNOWN_HANDLER
+
     async def _follow_up(self, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
         """Send the chunks that a record lists; a repetition sends the same ids."""
         now = self._clock.now()
@@ -305,6 +320,7 @@ class Processor:
         ]
         if messages:
             await self._dead_letters.send([Message(message, tenant=tenant) for message in messages])
+            self._meter.count(Metric.DEAD_LETTERS, len(messages))
 
     async def _check_limits(self, batch: Batch, record: ChunkRecord) -> None:
         """End a batch of which too much has failed, or that has cost too many consumers their lives."""

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -88,6 +88,8 @@ class Batch:
     failure_limit: FailureLimit | None = None
     has_own_ids: bool = False  # the client gave its operations ids; else they are their places
     keys_from: str | None = None  # the batch whose id is in the operations' keys, where it is not this one
+    # Of its request, what forwarded operations take along: it may be a secret, and is shown nowhere.
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     accepted_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
@@ -76,9 +76,16 @@ class Route:
     name: str  # `POST /users/{user_id}`
     place: Place
 
+    is_forwarded: ClassVar[bool] = False  # its work is another program's: no transaction of ours holds it
+
     @property
     def is_bulk(self) -> bool:
         return self.policy.bulk
+
+    @property
+    def has_transaction(self) -> bool:
+        """Whether the application's transaction is open around its handler."""
+        return self.place is Place.LOOP and not self.is_forwarded
 
     @property
     def shape(self) -> str:
@@ -149,7 +156,7 @@ class Route:
 def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> Route:
     """Raises Misconfigured when the handler cannot be used as it is written."""
     where = f"{method} {path} ({_name(handler)})"
-    _check(where, path, policy)
+    check_route(where, path, policy)
     place = _place(handler, where, policy)
     signature = _read_signature(handler, where, _PLACEHOLDER.findall(path), bulk=policy.bulk)
     if place is not Place.LOOP:
@@ -161,7 +168,7 @@ def _name(handler: AnyHandler) -> str:
     return f"{handler.__module__}.{handler.__qualname__}" if inspect.isroutine(handler) else repr(handler)
 
 
-def _check(where: str, path: str, policy: Policy) -> None:
+def check_route(where: str, path: str, policy: Policy) -> None:
     names = _PLACEHOLDER.findall(path)
     if not path.startswith("/"):
         raise Misconfigured(f"Begin the path of {where} with a slash.")

@@ -1,28 +1,33 @@
 """Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
 
 import asyncio
+import contextvars
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from penstock.answer import Answer
 from penstock.bulk import CallFailed, Lot, neighbours, read_outcomes, tells_of_all, together, validate
 from penstock.chunk import Chunk, Operation
 from penstock.clock import Clock
 from penstock.context import Context, NoTransaction
 from penstock.cpu_pool import CpuPool, Job, count_cores
 from penstock.errors import Misconfigured
+from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import Verdict, failed, succeeded
+from penstock.outcome import OutcomeState, Verdict, as_outcome, failed, is_final, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.slots import Lane, Slots
 from penstock.telemetry import Event, get_log
 from penstock.threads import Threads
 from penstock.verdict import CancelledWithin, TimedOut, as_json, invalid, judge
 
+SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 
 SWALLOWED = "The application's transaction swallowed what its handler raised: it is to roll back and let it pass."
@@ -78,6 +83,7 @@ class Source:
 
     batch_id: str
     key_prefix: str
+    headers: Mapping[str, str] = field(default_factory=dict)  # of its request, those that operations take along
 
     def key_of(self, operation: Operation) -> str:
         return f"{self.key_prefix}/{operation.id}"
@@ -102,12 +108,14 @@ class Runner:
         operations: Operations[Any],
         concurrency: int,
         monotonic: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
         *,
         cpu_processes: int | None = None,
     ) -> None:
         """Raises Misconfigured when a handler cannot run where it is to run."""
         self._operations = operations
         self._monotonic = monotonic
+        self._meter = meter or Meter()
         self._spent: dict[str, Spent] = {}
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
@@ -139,19 +147,29 @@ class Runner:
         def may_begin_new() -> bool:
             return not stop.is_spent and may_begin()
 
-        def begin(operation: Operation) -> Coroutine[Any, Any, Verdict]:
+        def attempt(operation: Operation) -> Awaitable[Verdict]:
             return self.run(operation, source, chunk.attempt)
 
+        def begin(
+            attempt: Callable[[Operation], Awaitable[Verdict]],
+            slots: Slots | None,
+            ended: Callable[[], None],
+            may_begin: Callable[[], bool],
+        ) -> _ChunkRun:
+            return _ChunkRun(
+                attempt, slots=slots, stop=stop, ended=ended, may_begin=may_begin, monotonic=self._monotonic
+            )
+
         async def run_singly(operations: Sequence[Operation], slots: Slots | None) -> dict[int, Verdict]:
-            run = _ChunkRun(begin, slots, stop, ended, may_begin_new)
+            run = begin(attempt, slots, ended, may_begin_new)
             await run.carry_out(operations)
             return run.verdicts
 
         async def run_in_lots(lots: Sequence[Lot], slots: Slots) -> dict[int, Verdict]:
             run = _LotRun(lots, lambda lot: self.run_lot(lot, source, chunk.attempt), ended)
-            await run.carry_out(_ChunkRun(run.begin, slots, stop, lambda: None, may_begin_new))
+            await run.carry_out(begin(run.attempt, slots, lambda: None, may_begin_new))
             # What a call has begun goes on, whatever time is left: a call that took it all would be made for ever.
-            rest = _ChunkRun(begin, slots, stop, ended, may_begin)
+            rest = begin(attempt, slots, ended, may_begin)
             if run.failed:
                 await rest.carry_out(run.failed)
             return run.verdicts | rest.verdicts
@@ -254,21 +272,32 @@ class Runner:
                 return await self._run_in_process(route, operation, source, attempt)
             arguments = route.arguments(operation.path, operation.body)
         except InvalidOperation as error:
+            self._meter.failed(UNKNOWN_HANDLER, None)
             return invalid(operation, error)
 
         async def perform(opened: Any) -> Any:
-            context = Context(operation.id, source.batch_id, attempt, source.key_of(operation), opened)
+            key = source.key_of(operation)
+            context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
             if route.place is Place.LOOP:
-                return as_json(route, await route.call(arguments, context))
+                returned = await route.call(arguments, context)
+                return returned if isinstance(returned, Answer) else as_json(route, returned)
             return await self._threads.run(lambda: as_json(route, route.call(arguments, context)))
 
+        begun_at = self._monotonic()
+        verdict: Verdict
         try:
             result = await self._attempt(route, perform, transaction)
         except _PASSING:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
-            return judge(error, operation, route)
-        return succeeded(operation, route.policy.status, result)
+            verdict = judge(error, operation, route)
+        else:
+            if isinstance(result, Answer):
+                verdict = result.verdict(operation, route.policy.max_attempts)
+            else:
+                verdict = succeeded(operation, route.policy.status, result)
+        self._count(route.name, verdict, attempt, self._monotonic() - begun_at)
+        return verdict
 
     async def run_lot(
         self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
@@ -279,11 +308,15 @@ class Runner:
         """
         route = self._operations.match(lot[0].method, lot[0].path)
         rows, verdicts = validate(route, lot)
+        for _ in verdicts:
+            self._meter.failed(UNKNOWN_HANDLER, None)
         if not rows:
             return verdicts
 
         def call(opened: Any) -> Any:
-            contexts = [Context(one.id, source.batch_id, attempt, source.key_of(one), opened) for one, _ in rows]
+            contexts = [
+                Context(one.id, source.batch_id, attempt, source.key_of(one), opened, source.headers) for one, _ in rows
+            ]
             return route.call_bulk([arguments for _, arguments in rows], contexts)
 
         async def perform(opened: Any) -> list[Any]:
@@ -291,6 +324,7 @@ class Runner:
                 return read_outcomes(route, await call(opened), len(rows))
             return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)))
 
+        begun_at = self._monotonic()
         try:
             outcomes = await self._attempt(route, perform, transaction, count=len(rows))
         except _PASSING:
@@ -300,12 +334,15 @@ class Runner:
                 get_log().warning(Event.BULK_CALL_BROKE, handler=route.name, operations=len(rows), exc_info=error)
                 raise CallFailed(timed_out=isinstance(error, TimedOut)) from error
             outcomes = [error] * len(rows)
+        seconds = (self._monotonic() - begun_at) / len(rows)
         for (operation, _), outcome in zip(rows, outcomes, strict=True):
-            verdicts[operation.index] = (
+            verdict = (
                 judge(outcome, operation, route)
                 if isinstance(outcome, BaseException)
                 else succeeded(operation, route.policy.status, outcome)
             )
+            self._count(route.name, verdict, attempt, seconds)
+            verdicts[operation.index] = verdict
         return verdicts
 
     async def _run_in_process(self, route: Route, operation: Operation, source: Source, attempt: int) -> Verdict:
@@ -317,15 +354,20 @@ class Runner:
             source.key_of(operation),
             has_transaction=self._operations.transaction is not None,
             fields=_log_fields(),
+            headers=dict(source.headers),
         )
+        begun_at = self._monotonic()
+        verdict: Verdict
         try:
             async with self._cpu.worker(route) as worker:
-                verdict: Verdict = await self._attempt(route, lambda _: worker.perform(job))
-                return verdict
+                begun_at = self._monotonic()
+                verdict = await self._attempt(route, lambda _: worker.perform(job))
         except _PASSING:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
-            return judge(error, operation, route)
+            verdict = judge(error, operation, route)
+        self._count(route.name, verdict, attempt, self._monotonic() - begun_at)
+        return verdict
 
     async def _attempt(
         self,
@@ -360,6 +402,8 @@ class Runner:
 
     def _open_for(self, route: Route, transaction: OpenTransaction | None) -> Transaction:
         """The transaction is the loop's: its connection cannot be used in a thread, and less so in a process."""
+        if route.is_forwarded:
+            return nullcontext()
         if route.place is Place.LOOP:
             return (transaction or self._operations.transaction or nullcontext)()
         return nullcontext(None if self._operations.transaction is None else NoTransaction(route.name))
@@ -370,6 +414,15 @@ class Runner:
             spent = self._spent[handler] = Spent()
         spent.count += count
         spent.seconds += seconds
+
+    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float) -> None:
+        """The one place where attempts are counted for the metrics."""
+        if not is_final(verdict, attempt):
+            self._meter.retried(handler, seconds)
+        elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
+            self._meter.succeeded(handler, seconds)
+        else:
+            self._meter.failed(handler, seconds)
 
 
 async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:
@@ -395,92 +448,115 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class _ChunkRun:
-    """A chunk's operations under way: a task for each, begun when there is a slot for it.
+def _is_marked(unmarked: contextvars.Context) -> bool:
+    """Whether a handler has left a context variable changed, which the next one in this task would find."""
+    try:
+        return contextvars.copy_context() != unmarked
+    except Exception:  # noqa: BLE001 - there are values that cannot be compared, and these have changed
+        return True
 
-    Not before: a thousand tasks that wait for a slot cost as much as a thousand that run. And a task each, since
-    handlers may set context variables, or cancel the task they run in.
+
+class _ChunkRun:
+    """A chunk's operations under way, each begun when there is a slot for it.
+
+    A worker has its slot for a slice of time and performs one operation after the other in it: a task for each would
+    cost as much as all else about a quick one. After its slice the slot goes to whoever has waited longest, this chunk
+    or another; so of operations that take longer than a slice each has a worker of its own. So has what comes after
+    one that leaves a mark on the task it runs in, a context variable or a cancellation.
     """
 
     def __init__(
         self,
-        begin: Callable[[Operation], Coroutine[Any, Any, Verdict]],
+        attempt: Callable[[Operation], Awaitable[Verdict]],
+        *,
         slots: Slots | None,
         stop: Stop,
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
+        monotonic: Callable[[], float],
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
-        self._begin = begin
+        self._attempt = attempt
         self._slots = slots
         self._stop = stop
         self._ended = ended
         self._may_begin = may_begin
-        self._running: dict[asyncio.Task[Verdict | None], Operation] = {}
+        self._monotonic = monotonic
+        self._left: deque[Operation] = deque()  # not taken by a worker yet
+        self._workers: dict[asyncio.Task[None], Operation] = {}
+        self._feeding: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
         """Until all have ended, or they are cut and have had a moment to notice."""
-        feeding = asyncio.create_task(self._feed(operations))
+        self._left.extend(operations)
+        self._feeding = feeding = asyncio.create_task(self._feed())
         cutting = asyncio.create_task(self._stop.cut.wait())
         try:
             await asyncio.wait((feeding, cutting), return_when=asyncio.FIRST_COMPLETED)
-            while self._running and not cutting.done():
-                await asyncio.wait((*self._running, cutting), return_when=asyncio.FIRST_COMPLETED)
+            while self._workers and not cutting.done():
+                await asyncio.wait((*self._workers, cutting), return_when=asyncio.FIRST_COMPLETED)
         finally:
             cutting.cancel()
-            feeding.cancel()
-            for task in self._running:
-                task.cancel()
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=NOTICE_SECONDS)
-        if feeding.done() and not feeding.cancelled():
-            feeding.result()
+            self._give_up_rest()
+            for worker in self._workers:
+                worker.cancel()
+        if self._workers:
+            await asyncio.wait(list(self._workers), timeout=NOTICE_SECONDS)
         if self._fault is not None:
             raise self._fault
 
-    async def _feed(self, operations: Sequence[Operation]) -> None:
-        begun = 0
-        try:
-            for operation in operations:
-                if self._slots is not None:
-                    await self._slots.acquire()
-                if not self._goes_on():
-                    self._release()
-                    break
-                self._start(operation)
-                begun += 1
-        finally:
-            for _ in range(len(operations) - begun):
-                self._ended()
+    async def _feed(self) -> None:
+        """A worker for each slot that can be had, while there are operations left."""
+        while self._left:
+            if self._slots is not None:
+                await self._slots.acquire()
+            worker = asyncio.create_task(self._work(operation := self._left.popleft()))
+            self._workers[worker] = operation
+            worker.add_done_callback(self._end)
 
-    def _goes_on(self) -> bool:
-        return self._may_begin() and not self._stop.begun.is_set()
+    async def _work(self, operation: Operation) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        unmarked, slice_ends_at = contextvars.copy_context(), self._monotonic() + SLICE_SECONDS
+        # Asked before each operation: the process may have been stopped for long, and wake up here.
+        while self._may_begin() and not self._stop.begun.is_set():
+            self.verdicts[operation.index] = await self._attempt(operation)
+            if not self._left or self._monotonic() >= slice_ends_at or task.cancelling() or _is_marked(unmarked):
+                return
+            self._ended()
+            self._workers[task] = operation = self._take()
+        self._give_up_rest()
 
-    def _start(self, operation: Operation) -> None:
-        task = asyncio.create_task(self._run(operation))
-        self._running[task] = operation
-        task.add_done_callback(self._end)
+    def _take(self) -> Operation:
+        operation = self._left.popleft()
+        if not self._left:
+            self._stop_feeding()  # it waits for a slot that is not needed any more
+        return operation
 
-    async def _run(self, operation: Operation) -> Verdict | None:
-        """Asks once more: the process may have been stopped for long since this task was made, and wake up here."""
-        return await self._begin(operation) if self._goes_on() else None
+    def _stop_feeding(self) -> None:
+        """And forget the task: what it was cancelled by refers to us, and only the collector would free the chunk."""
+        if self._feeding is not None:
+            self._feeding.cancel()
+            self._feeding = None
 
-    def _end(self, task: asyncio.Task[Verdict | None]) -> None:
-        operation = self._running.pop(task)
-        self._release()
+    def _give_up_rest(self) -> None:
+        """Nothing more begins."""
+        self._stop_feeding()
+        while self._left:
+            self._left.popleft()
+            self._ended()
+
+    def _end(self, worker: asyncio.Task[None]) -> None:
+        operation = self._workers.pop(worker)
+        if self._slots is not None:
+            self._slots.release()
         self._ended()
-        if not task.cancelled():
-            self._fault = self._fault or task.exception()  # one of ours: what handlers raise are verdicts
-            if self._fault is None and (verdict := task.result()) is not None:
-                self.verdicts[operation.index] = verdict
+        if not worker.cancelled():
+            self._fault = self._fault or worker.exception()  # one of ours: what handlers raise are verdicts
         elif not self._stop.cut.is_set():
             # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
             self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
-
-    def _release(self) -> None:
-        if self._slots is not None:
-            self._slots.release()
 
 
 class _LotRun:
@@ -489,13 +565,13 @@ class _LotRun:
     def __init__(
         self,
         lots: Sequence[Lot],
-        attempt: Callable[[Lot], Awaitable[dict[int, Verdict]]],
+        attempt_lot: Callable[[Lot], Awaitable[dict[int, Verdict]]],
         ended: Callable[[], None],
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
         self.failed: list[Operation] = []  # of calls that raised: to be tried singly
         self._lots = {lot[0].index: lot for lot in lots}  # that have not ended
-        self._attempt = attempt
+        self._attempt_lot = attempt_lot
         self._ended = ended
 
     async def carry_out(self, run: _ChunkRun) -> None:
@@ -508,10 +584,10 @@ class _LotRun:
                 else:  # not begun, or cut
                     self._end(lot)
 
-    async def begin(self, first: Operation) -> Verdict:
+    async def attempt(self, first: Operation) -> Verdict:
         lot = self._lots[first.index]
         try:
-            verdicts = await self._attempt(lot)
+            verdicts = await self._attempt_lot(lot)
         except CallFailed:
             return failed(first, 500, "Broke")
         self.verdicts |= verdicts

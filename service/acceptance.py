@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from penstock.backend import Backend
@@ -17,6 +17,8 @@ from penstock.chunk import Chunk
 from penstock.clock import Clock
 from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, Unavailable
 from penstock.message import encode_chunk, encode_dead_letter
+from penstock.meter import Meter
+from penstock.metrics import Metric
 from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks, record_attempt
 from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
 from penstock.settings import Settings
@@ -41,18 +43,22 @@ class Submission:
     tenant: str
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # what forwarded operations take along
     claim: KeyClaim | None = None  # its Idempotency-Key: once that may be taken over, the batch must not be accepted
 
 
 class Acceptance:
     """Of one batch."""
 
-    def __init__(self, submission: Submission, backend: Backend, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, submission: Submission, backend: Backend, settings: Settings, clock: Clock, meter: Meter
+    ) -> None:
         self._submission = submission
         self._draft = submission.draft
         self._backend = backend
         self._settings = settings
         self._clock = clock
+        self._meter = meter
         self._extend_at = clock.now() + settings.accept_seconds / 3
 
     async def accept(self, tried: Mapping[int, Tried]) -> Batch:
@@ -88,6 +94,7 @@ class Acceptance:
             deadline_at=now + deadline_seconds,
             expires_at=now + deadline_seconds + self._settings.retention_seconds,
             failure_limit=submission.failure_limit,
+            headers=submission.headers,
             has_own_ids=draft.ids.has_own,
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
@@ -170,6 +177,7 @@ class Acceptance:
         limit = self._settings.message_bytes
         messages = [encode_dead_letter(letter, record.outcomes, message_bytes=limit) for letter in letters]
         await self._backend.dead_letters.send([Message(text, tenant=self._group_id(batch.tenant)) for text in messages])
+        self._meter.count(Metric.DEAD_LETTERS, len(messages))
 
     def _group_id(self, tenant: str) -> str | None:
         """Fair queues cost more than plain ones, so a message names its tenant only where there can be several."""

@@ -19,7 +19,7 @@ from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
 from penstock.pointer import pointer
-from penstock.route import InvalidOperation, Place
+from penstock.route import InvalidOperation
 from penstock.settings import Settings
 from service.flaws import MOST_FLAWS, Flaws, errors_of, to_flaw
 from service.handler_times import HandlerTimes
@@ -42,6 +42,7 @@ class Draft:
     ) -> None:
         self.batch_id = batch_id
         self.total = 0
+        self.first_forwarded: int | None = None  # the operation that another program performs
         self.operations: list[Operation] = []  # of a small batch all, of a large one none
         self.flaws = Flaws()
         self.ids = Ids()
@@ -85,6 +86,8 @@ class Draft:
         except InvalidOperation as error:
             self._refuse(index, error.flaws)
         else:
+            if route.is_forwarded and self.first_forwarded is None:
+                self.first_forwarded = index
             if self.flaws.count == 0:
                 encoded = encode_parts(index, operation_id, request.method, request.path, body)
                 self._taken.append((encoded, route.name))
@@ -98,7 +101,7 @@ class Draft:
         """Of an atomic batch, whatever could not be rolled back with the rest."""
         for operation in self.operations:
             route = self._registry.match(operation.method, operation.path)
-            if route.place is not Place.LOOP:
+            if not route.has_transaction:
                 detail = f"{route.name} has no part in the transaction, so it could not be rolled back."
                 self._refuse(operation.index, [Flaw("/path", detail)])
 

@@ -6,6 +6,7 @@ from aiohttp import hdrs, web
 from ulid import ULID
 
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, UnknownBatch
+from penstock.metrics import Metric
 from penstock.outcome import as_outcome
 from penstock.runner import Source
 from penstock.telemetry import Event, get_log
@@ -14,7 +15,17 @@ from service.draft import Draft
 from service.flaws import ENVELOPE
 from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
-from service.parts import BACKEND, CLOCK, HANDLER_TIMES, OPERATIONS, RUNNER, SETTINGS, tenant_of
+from service.parts import (
+    BACKEND,
+    CLOCK,
+    HANDLER_TIMES,
+    METER,
+    OPERATIONS,
+    RUNNER,
+    SETTINGS,
+    headers_to_pass_on,
+    tenant_of,
+)
 from service.preferences import Preferences, read_preferences
 from service.reading import read_batch
 from service.schemas import accepted_body, answered_body, status_url
@@ -32,6 +43,7 @@ async def submit_batch(request: web.Request) -> web.Response:
         if read.options.atomic:
             _check_atomic(draft, request)
         await draft.check()
+        headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
         standing = (
             await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
@@ -46,6 +58,7 @@ async def submit_batch(request: web.Request) -> web.Response:
             tenant=tenant_of(request),
             deadline_seconds=read.options.deadline_seconds,
             failure_limit=read.options.failure_limit(draft.total),
+            headers=headers,
             claim=standing.claim if standing else None,
         )
         return await _answer(request, submission, atomic=read.options.atomic)
@@ -55,6 +68,9 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
     limit = request.app[SETTINGS].sync_max_operations
     if request.app[OPERATIONS].transaction is None:
         words = "This application has no transaction, so nothing can be rolled back."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+    elif draft.first_forwarded is not None:
+        words = f"Operation {draft.first_forwarded} is forwarded, and what another program does is not rolled back."
         draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
@@ -117,7 +133,7 @@ async def _run_at_once(
     request: web.Request, submission: Submission, seconds: float, *, atomic: bool
 ) -> dict[int, Tried]:
     runner = SmallBatchRunner(request.app[OPERATIONS], request.app[RUNNER], request.app[SETTINGS].backoff)
-    source = Source(submission.draft.batch_id, submission.key_prefix)
+    source = Source(submission.draft.batch_id, submission.key_prefix, dict(submission.headers))
     return await runner.run(SmallBatch(source, submission.draft.operations, seconds, atomic))
 
 
@@ -125,8 +141,11 @@ async def _accept(
     request: web.Request, submission: Submission, tried: dict[int, Tried], applied: str | None
 ) -> web.Response:
     """`tried` is what has been run already of a batch that outlived its time: it is not run again."""
-    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], request.app[CLOCK])
+    clock, meter = request.app[CLOCK], request.app[METER]
+    begun_at = clock.monotonic()
+    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
     batch = await acceptance.accept(tried)
+    meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - begun_at)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
     get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
     return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})

@@ -34,7 +34,15 @@ USERS_DATABASE = "users.db"
 LAST_LINES = 40
 
 # In a program's log these mean that something went wrong which the program did not foresee.
-FAULTS = ("chunk broke", "request broke", "never retrieved", "never awaited", "Unclosed", "was destroyed but")
+FAULTS = (
+    "chunk broke",
+    "request broke",
+    "reporter broke",
+    "never retrieved",
+    "never awaited",
+    "Unclosed",
+    "was destroyed but",
+)
 
 
 @dataclass

@@ -117,7 +117,8 @@ async def test_batch_is_read_as_it_was_created(store: Store, batch: Batch) -> No
 
 @on_all
 async def test_batch_with_all_that_a_client_may_ask_for_is_read_as_it_was_created(store: Store, batch: Batch) -> None:
-    batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()))
+    headers = (("accept-language", ""), ("authorization", 'Bearer "x"'))
+    batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()), headers=headers)
     await store.create_batch(batch)
     assert await store.read_batch(batch.id) == batch
 

@@ -1,5 +1,6 @@
 """A consumer is live while its loop runs, and ready while it receives."""
 
+import json
 import socket
 from typing import Any
 
@@ -59,6 +60,23 @@ async def test_not_ready_once_it_drains() -> None:
         status, body = await ask(port, "/health/ready")
         assert (status, body["detail"]) == (503, "It drains.")
         assert (await ask(port, "/health/live"))[0] == 200
+
+
+async def test_metrics_are_of_this_consumer_and_come_as_asked_for() -> None:
+    consumer, port = build_consumer(), free_port()
+    consumer.meter.succeeded("POST /a", 0.1)
+    async with serve_health(consumer, HOST, port), aiohttp.ClientSession() as session:
+        answers = {}
+        for accept in ("*/*", "application/json", "image/png"):
+            async with session.get(f"http://{HOST}:{port}/metrics", headers={"Accept": accept}) as answer:
+                answers[accept] = answer.status, answer.content_type, await answer.text()
+    status, kind, text = answers["*/*"]
+    assert (status, kind) == (200, "text/plain")
+    assert 'penstock_operations_succeeded_total{handler="POST /a"} 1.0' in text.splitlines()
+    status, kind, text = answers["application/json"]
+    assert (status, kind) == (200, "application/json")
+    assert json.loads(text)["handlers"]["POST /a"]["count"] == 1
+    assert answers["image/png"][0] == 406
 
 
 async def test_without_a_port_nothing_listens() -> None:
