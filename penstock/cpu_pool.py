@@ -28,6 +28,7 @@ from penstock.route import Place, Policy, Route
 from penstock.verdict import WorkerDied
 
 LOAD_SECONDS = 60.0  # what starting a process and importing a handler may take; none of it is the operation's time
+ENDING_SECONDS = 5.0  # with a core dump
 HEADER_BYTES = 8
 
 
@@ -136,6 +137,14 @@ class Worker:
             self._process.kill()
         return await self._process.wait()
 
+    async def _end(self) -> int:
+        """Its pipes are closed, a moment before it has ended of what it dies of: killed now, it would tell of that."""
+        try:
+            async with asyncio.timeout(ENDING_SECONDS):
+                return await self._process.wait()
+        except TimeoutError:
+            return await self.kill()
+
     async def _ask(self, request: Load | Job) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -146,7 +155,7 @@ class Worker:
             size = int.from_bytes(await self._process.stdout.readexactly(HEADER_BYTES))
             answer = await self._process.stdout.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise WorkerDied(_how_it_ended(await self.kill())) from error
+            raise WorkerDied(_how_it_ended(await self._end())) from error
         return pickle.loads(answer)  # noqa: S301 - from a process of our own
 
 
