@@ -28,7 +28,7 @@ from penstock.route import Place, Policy, Route
 from penstock.verdict import WorkerDied
 
 LOAD_SECONDS = 60.0  # what starting a process and importing a handler may take; none of it is the operation's time
-ENDING_SECONDS = 1.0
+ENDING_SECONDS = 5.0  # with a core dump
 HEADER_BYTES = 8
 
 
@@ -54,6 +54,7 @@ class Job:
     key: str
     has_transaction: bool
     fields: dict[str, Any]
+    headers: dict[str, str]
 
 
 class CpuPool:
@@ -138,11 +139,12 @@ class Worker:
         return await self._process.wait()
 
     async def _end(self) -> int:
-        """How it ended, of a process that has closed its pipe: it may take a moment more, or hang."""
-        with contextlib.suppress(TimeoutError):
+        """Its pipes are closed, a moment before it has ended of what it dies of: killed now, it would tell of that."""
+        try:
             async with asyncio.timeout(ENDING_SECONDS):
                 return await self._process.wait()
-        return await self.kill()
+        except TimeoutError:
+            return await self.kill()
 
     async def _ask(self, request: Load | Job) -> Any:
         assert self._process.stdin is not None

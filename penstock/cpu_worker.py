@@ -65,7 +65,7 @@ def _load(routes: dict[str, Route], load: Load) -> str | None:
 def _perform(route: Route, job: Job) -> Verdict:
     """The operation is validated here and not by the parent: so its loop has no part in that, nor is a model sent."""
     transaction = NoTransaction(route.name) if job.has_transaction else None
-    context: Context[Any] = Context(job.operation.id, job.batch_id, job.attempt, job.key, transaction)
+    context: Context[Any] = Context(job.operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers)
     with structlog.contextvars.bound_contextvars(**job.fields):
         try:
             arguments = route.arguments(job.operation.path, job.operation.body)

@@ -76,11 +76,16 @@ class Route:
     name: str  # `POST /users/{user_id}`
     place: Place
 
+    is_forwarded: ClassVar[bool] = False  # its work is another program's: no transaction of ours holds it
+
     @property
     def is_bulk(self) -> bool:
         return self.policy.bulk
 
-    is_forwarded: ClassVar[bool] = False  # its work is another program's: no transaction of ours holds it
+    @property
+    def has_transaction(self) -> bool:
+        """Whether the application's transaction is open around its handler."""
+        return self.place is Place.LOOP and not self.is_forwarded
 
     @property
     def shape(self) -> str:

@@ -200,11 +200,6 @@ class Runner:
         except InvalidOperation:
             return None
 
-    def takes_transaction(self, operation: Operation) -> bool:
-        """Whether its handler is given the application's transaction, if there is one."""
-        route = self._route(operation)
-        return route is None or (route.place is Place.LOOP and not route.is_forwarded)
-
     def place_of(self, operation: Operation) -> Place:
         """Where its handler runs; what no handler takes is refused on the loop."""
         route = self._route(operation)
@@ -358,6 +353,7 @@ class Runner:
             source.key_of(operation),
             has_transaction=self._operations.transaction is not None,
             fields=_log_fields(),
+            headers=dict(source.headers),
         )
         try:
             async with self._cpu.worker(route) as worker:

@@ -19,7 +19,7 @@ from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
 from penstock.pointer import pointer
-from penstock.route import InvalidOperation, Place
+from penstock.route import InvalidOperation
 from penstock.settings import Settings
 from service.flaws import MOST_FLAWS, Flaws, errors_of, to_flaw
 from service.handler_times import HandlerTimes
@@ -101,7 +101,7 @@ class Draft:
         """Of an atomic batch, whatever could not be rolled back with the rest."""
         for operation in self.operations:
             route = self._registry.match(operation.method, operation.path)
-            if route.place is not Place.LOOP:
+            if not route.has_transaction:
                 detail = f"{route.name} has no part in the transaction, so it could not be rolled back."
                 self._refuse(operation.index, [Flaw("/path", detail)])
 

@@ -2,7 +2,7 @@
 
 Where the application has a transaction, one serves the whole batch: its operations run one after another, since they
 share a connection, each in a savepoint of its own. Without one they run side by side. So do, beside the transaction,
-those that have no part in it, since they are forwarded, or their handlers run in threads and processes.
+those that have no part in it: their handlers run in threads and processes, or are another program's.
 
 Operations of a bulk handler are tried together, in one savepoint; in the transaction those that stand side by side.
 What is to be tried again, or came to nothing because the call raised, is tried singly.
@@ -76,14 +76,17 @@ class SmallBatchRunner:
         return _joined(await asyncio.gather(*(self._perform_lot(batch, lot, deadline, None) for lot in lots)))
 
     async def _run_beside_and_in_transaction(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
-        inside = [one for one in batch.operations if self._runner.takes_transaction(one)]
-        beside = [one for one in batch.operations if not self._runner.takes_transaction(one)]
+        inside = [one for one in batch.operations if self._has_transaction(one)]
+        beside = [one for one in batch.operations if not self._has_transaction(one)]
         return _joined(
             await asyncio.gather(
                 *([self._run_in_transaction(replace(batch, operations=inside), deadline)] if inside else []),
                 self._run_side_by_side(replace(batch, operations=beside), deadline),
             )
         )
+
+    def _has_transaction(self, operation: Operation) -> bool:
+        return self._registry.match(operation.method, operation.path).has_transaction
 
     async def _run_in_transaction(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
         """One transaction for all; anew without those that broke it, for as long as there are any.

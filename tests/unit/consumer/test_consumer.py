@@ -85,7 +85,8 @@ class Toys:
         self.begun[context.operation_id] += 1
         self.thread_gate.wait(60)
 
-    async def refuse_to_end(self) -> None:
+    async def refuse_to_end(self, context: Context) -> None:
+        self.begun[context.operation_id] += 1
         while not self.gate.is_set():
             try:
                 await self.gate.wait()
@@ -577,7 +578,7 @@ async def test_handler_that_refuses_to_be_cancelled_cannot_keep_the_program(
     plant = Plant(grace_seconds=0)
     await plant.submit("/succeed", "/refuse-to-end", chunk_operations=1)
     async with plant.running() as task:
-        await plant.until_begun(1)
+        await plant.until_begun(2)
         await plant.stop(task)
     assert plant.recorded() == {"id-0": 200}
     assert [chunk.id for chunk in plant.chunks] == ["1"]  # comes again when its lease ends

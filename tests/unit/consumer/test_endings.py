@@ -1,6 +1,7 @@
 """How a batch that runs is ended early: what runs finishes, what has not begun does not begin, and all is counted."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,18 +31,13 @@ def toys() -> Toys:
 def stopped(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Set once nothing more of a chunk begins."""
     event = asyncio.Event()
-    begin, spend = Stop.begin, Stop.spend
+    for stage in (Stop.begin, Stop.spend):
 
-    def begin_and_tell(stop: Stop) -> None:
-        begin(stop)
-        event.set()
+        def go_and_tell(stop: Stop, stage: Callable[[Stop], None] = stage) -> None:
+            stage(stop)
+            event.set()
 
-    def spend_and_tell(stop: Stop) -> None:
-        spend(stop)
-        event.set()
-
-    monkeypatch.setattr(Stop, "begin", begin_and_tell)
-    monkeypatch.setattr(Stop, "spend", spend_and_tell)
+        monkeypatch.setattr(Stop, stage.__name__, go_and_tell)
     return event
 
 

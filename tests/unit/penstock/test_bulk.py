@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
+from penstock.meter import Meter
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
 from penstock.runner import Runner, Source, Stop
 from penstock.telemetry import Event
@@ -378,3 +379,11 @@ async def test_spent_time_begins_no_call_but_the_trying_singly_goes_on() -> None
     assert statuses(verdicts) == {0: 201, 1: 201}
     assert calls.made == [[0, 1], [0], [1]]
     assert len(ended) == 6
+
+
+async def test_each_row_is_counted_once_with_its_share_of_the_time() -> None:
+    meter, calls = Meter(), Calls(unless(1, Reject(409, "Taken.")))
+    runner = Runner(calls.operations(), 4, meter=meter)
+    await runner.run_chunk(Chunk("01J", "17", 1, rows(5)), SOURCE, Stop(), lambda: None)
+    figures = meter.take().handlers["POST /rows"]
+    assert (figures.succeeded, figures.failed, figures.retried, figures.seconds.count) == (4, 1, 0, 5)
