@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -15,9 +15,13 @@ from penstock.backend import open_backend
 from penstock.clock import SystemClock
 from penstock.errors import PenstockError
 from penstock.operations import Operations, load_application
-from penstock.settings import Settings, read_settings, require_app
+from penstock.settings import Settings, TracingSettings, read_settings, require_app
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import configure_logging
+from penstock.tracing import open_spans
+
+if TYPE_CHECKING:
+    from penstock.spans import Spans
 
 
 def main() -> None:
@@ -35,7 +39,8 @@ def main() -> None:
         operations = load_application(require_app(settings))
         if arguments.processes > 1:
             sys.exit(uvloop.run(_watch_over(arguments)))
-        uvloop.run(_consume(settings, operations, arguments))
+        with open_spans(settings, TracingSettings(), "consumer") as spans:
+            uvloop.run(_consume(settings, operations, arguments, spans))
     except PenstockError as error:
         sys.exit(f"penstock consume: {error}")
 
@@ -45,8 +50,10 @@ async def _watch_over(arguments: argparse.Namespace) -> int:
     return await run_processes(arguments.processes, host, arguments.health_port, SystemClock())
 
 
-async def _consume(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
-    async with open_backend(settings) as backend:
+async def _consume(
+    settings: Settings, operations: Operations[Any], arguments: argparse.Namespace, spans: "Spans | None"
+) -> None:
+    async with open_backend(settings, spans) as backend:
         await backend.check()
         consumer = Consumer(backend, operations, settings, SystemClock())
         stopping = asyncio.create_task(stop_signals(), name="signals")

@@ -52,7 +52,7 @@ class Consumer:
         self._settings = settings
         self._clock = clock
         self._stop = Stop()
-        self._runner = Runner(operations, settings.concurrency, clock.monotonic)
+        self._runner = Runner(operations, settings.concurrency, clock.monotonic, backend.spans)
         self._leases = Leases(backend.chunks, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,

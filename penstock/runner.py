@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -16,6 +16,9 @@ from penstock.operations import Operations
 from penstock.outcome import TryAgain, Verdict, failed, succeeded
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
+
+if TYPE_CHECKING:
+    from penstock.spans import Spans
 
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
@@ -84,9 +87,14 @@ class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
 
     def __init__(
-        self, operations: Operations[Any], concurrency: int, monotonic: Callable[[], float] = time.monotonic
+        self,
+        operations: Operations[Any],
+        concurrency: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        spans: "Spans | None" = None,
     ) -> None:
         self._operations = operations
+        self._spans = spans
         self._monotonic = monotonic
         self._spent: dict[str, Spent] = {}
         self._concurrency = concurrency
@@ -135,17 +143,46 @@ class Runner:
         spent, self._spent = self._spent, {}
         return spent
 
-    async def run(
+    def run(
         self,
         operation: Operation,
         source: Source,
         attempt: int,
         transaction: Callable[[], Transaction] | None = None,
-    ) -> Verdict:
+    ) -> Coroutine[Any, Any, Verdict]:
         """One attempt, in what `transaction` opens; without it in a transaction of its own, where there are any.
 
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
+        if self._spans is None:
+            return self._attempt(operation, source, attempt, transaction)
+        return self._traced(self._spans, operation, source, attempt, transaction)
+
+    async def _traced(
+        self,
+        spans: "Spans",
+        operation: Operation,
+        source: Source,
+        attempt: int,
+        transaction: Callable[[], Transaction] | None,
+    ) -> Verdict:
+        with spans.performing(self._name_of(operation), source.batch_id, operation, attempt) as span:
+            return span.end(await self._attempt(operation, source, attempt, transaction))
+
+    def _name_of(self, operation: Operation) -> str:
+        """Of its handler; of one that is gone only the method, since names are to be few."""
+        try:
+            return self._operations.match(operation.method, operation.path).name
+        except InvalidOperation:
+            return operation.method
+
+    async def _attempt(
+        self,
+        operation: Operation,
+        source: Source,
+        attempt: int,
+        transaction: Callable[[], Transaction] | None,
+    ) -> Verdict:
         transaction = transaction or self._operations.transaction or nullcontext
         result = _NOTHING
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from penstock.aws import explained
 from penstock.errors import Unavailable
 from penstock.gathering import Gatherer, up_to
-from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, TraceContext
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -17,6 +17,9 @@ CALLS_AT_ONCE = 8
 TRIES_FOR_REFUSED_ENTRIES = 5
 REFUSED_ENTRY_WAIT_SECONDS = 0.1
 _REASON = "reason"
+_TRACEPARENT = "traceparent"
+_TRACESTATE = "tracestate"
+_STRING = "String"
 
 
 class SqsQueue:
@@ -42,6 +45,7 @@ class SqsQueue:
                 MaxNumberOfMessages=min(limit, MESSAGES_IN_CALL),
                 WaitTimeSeconds=wait_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
+                MessageAttributeNames=[_TRACEPARENT, _TRACESTATE],
             )
         return [_delivery(message) for message in answer.get("Messages", [])]
 
@@ -65,7 +69,7 @@ class SqsQueue:
         """How many of these messages go into one call, by number and by bytes."""
         total = 0
         for count, message in enumerate(messages[:MESSAGES_IN_CALL]):
-            total += len(message.body.encode())
+            total += len(message.body.encode()) + _attribute_bytes(message)
             if count and total > self._call_bytes:
                 return count
         return min(len(messages), MESSAGES_IN_CALL)
@@ -133,9 +137,30 @@ def _entry(key: str, message: Message) -> "SendMessageBatchRequestEntryTypeDef":
         entry["DelaySeconds"] = message.delay_seconds
     if message.tenant is not None:
         entry["MessageGroupId"] = message.tenant
-    if message.reason is not None:
-        entry["MessageAttributes"] = {_REASON: {"DataType": "String", "StringValue": message.reason}}
+    attributes = _attributes(message)
+    if attributes:
+        entry["MessageAttributes"] = {
+            name: {"DataType": _STRING, "StringValue": value} for name, value in attributes.items()
+        }
     return entry
+
+
+def _attributes(message: Message) -> dict[str, str]:
+    attributes: dict[str, str] = {}
+    if message.reason is not None:
+        attributes[_REASON] = message.reason
+    if message.trace is not None:
+        attributes[_TRACEPARENT] = message.trace.traceparent
+        if message.trace.tracestate:
+            attributes[_TRACESTATE] = message.trace.tracestate
+    return attributes
+
+
+def _attribute_bytes(message: Message) -> int:
+    """SQS counts names, types and values of attributes as it counts the body."""
+    return sum(
+        len(name) + len(_STRING) + len(value.encode("utf-8", "replace")) for name, value in _attributes(message).items()
+    )
 
 
 def _delivery(message: "MessageTypeDef") -> Delivery:
@@ -147,4 +172,15 @@ def _delivery(message: "MessageTypeDef") -> Delivery:
         receive_count=int(attributes["ApproximateReceiveCount"]),
         tenant=attributes.get("MessageGroupId"),
         sent_at=int(attributes["SentTimestamp"]) / 1000,
+        trace=_trace(message),
+    )
+
+
+def _trace(message: "MessageTypeDef") -> TraceContext | None:
+    attributes = message.get("MessageAttributes", {})
+    if _TRACEPARENT not in attributes:
+        return None
+    state = attributes.get(_TRACESTATE)
+    return TraceContext(
+        attributes[_TRACEPARENT].get("StringValue", ""), None if state is None else state.get("StringValue")
     )

@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from aiohttp import web
@@ -12,11 +12,15 @@ from penstock.backend import open_backend
 from penstock.clock import SystemClock
 from penstock.errors import Misconfigured, PenstockError
 from penstock.operations import Operations, load_application
-from penstock.settings import Settings, read_settings, require_app
+from penstock.settings import Settings, TracingSettings, read_settings, require_app
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
+from penstock.tracing import open_spans
 from service.app import create_app
 from service.parts import LEAVING
+
+if TYPE_CHECKING:
+    from penstock.spans import Spans
 
 
 def main() -> None:
@@ -31,13 +35,16 @@ def main() -> None:
         settings = read_settings()
         configure_logging(settings, "service")
         operations = load_application(require_app(settings))
-        uvloop.run(_serve(settings, operations, arguments))
+        with open_spans(settings, TracingSettings(), "service") as spans:
+            uvloop.run(_serve(settings, operations, arguments, spans))
     except PenstockError as error:
         sys.exit(f"penstock serve: {error}")
 
 
-async def _serve(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
-    async with open_backend(settings) as backend:
+async def _serve(
+    settings: Settings, operations: Operations[Any], arguments: argparse.Namespace, spans: "Spans | None"
+) -> None:
+    async with open_backend(settings, spans) as backend:
         await backend.check()
         app = create_app(settings, operations, backend, SystemClock())
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.grace_seconds)

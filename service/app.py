@@ -21,14 +21,15 @@ from service.results import batch_results
 from service.retry import retry_batch
 from service.status import batch_status
 from service.submit import submit_batch
+from service.tracing import tracing
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     # Bodies are unpacked in `content.py`: what aiohttp unpacks by itself it does not see cut short.
-    app = web.Application(middlewares=[problems], handler_args={"auto_decompress": False})
+    app = web.Application(middlewares=[*tracing(backend.spans), problems], handler_args={"auto_decompress": False})
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
-    app[RUNNER] = Runner(operations, settings.concurrency)
+    app[RUNNER] = Runner(operations, settings.concurrency, spans=backend.spans)
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)

@@ -105,7 +105,7 @@ async def _redrive(source: Queue, target: Queue, redrive: Redrive) -> tuple[int,
             others = [delivery for delivery in deliveries if delivery not in letters]
             await source.extend(others, HIDDEN_SECONDS)
             passed_over += others
-            await target.send([Message(letter.body, tenant=letter.tenant) for letter in letters])
+            await target.send([Message(letter.body, tenant=letter.tenant, trace=letter.trace) for letter in letters])
             for letter in letters:
                 await source.delete(letter)
             moved += len(letters)

@@ -15,7 +15,7 @@ import pytest_asyncio
 from infra.provision import provision
 from penstock.backend import open_backend
 from penstock.errors import Misconfigured, Unavailable
-from penstock.queue import Delivery, Message, Queue
+from penstock.queue import Delivery, Message, Queue, TraceContext
 from penstock.settings import MIB, Settings
 from penstock.sqs import SqsQueue
 from penstock.testing import MemoryQueue
@@ -165,6 +165,29 @@ async def test_tenant_goes_along(queue: Queue) -> None:
     await queue.send([Message("a", tenant="acme"), Message("b", tenant="acme"), Message("c"), Message("d", tenant="x")])
     tenants = {delivery.body: delivery.tenant for delivery in await receive(queue, 4)}
     assert tenants == {"a": "acme", "b": "acme", "c": None, "d": "x"}
+
+
+@on_all
+async def test_trace_goes_along_and_comes_again_with_every_delivery(queue: Queue) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traces = {
+        "whole": TraceContext(parent, "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"),
+        "bare": TraceContext(parent),
+        "none": None,
+    }
+    await queue.send([Message(body, tenant="acme", trace=trace) for body, trace in traces.items()])
+    for _ in range(2):
+        deliveries = await receive(queue, len(traces))
+        assert {delivery.body: delivery.trace for delivery in deliveries} == traces
+        assert await queue.extend(deliveries, 0) == []
+
+
+@on_all
+async def test_trace_counts_towards_what_a_call_carries(queue: Queue) -> None:
+    trace = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", f"a={'x' * 500}")
+    sent = [f"{number}" + "x" * (MIB // 10 - 100) for number in range(10)]
+    await queue.send([Message(body, trace=trace) for body in sent])
+    assert await bodies_on(queue, len(sent)) == Counter(sent)
 
 
 @on_all
