@@ -34,7 +34,12 @@ def up(
 
 @app.command()
 def provision() -> None:
-    """Make the queues and the table, wherever the AWS variables point to."""
+    """Make the queues and the table on other servers than AWS, such as ElasticMQ and DynamoDB Local.
+
+    They are made as infra/template.yaml describes them; what stands is changed where it differs, and nothing is
+    deleted. Every other type of the template is left out: services, roles, scaling, alarms, dashboard, queue policies.
+    On AWS the template is deployed with CloudFormation instead, and this says how.
+    """
     _become("infra.provision", None)
 
 

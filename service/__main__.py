@@ -22,6 +22,10 @@ from service.parts import LEAVING
 if TYPE_CHECKING:
     from penstock.spans import Spans
 
+# Longer than the load balancer keeps an idle connection (infra/template.yaml): who closes first may just be sent a
+# request, and the client would get a 502.
+KEEP_ALIVE_SECONDS = 150
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock serve")
@@ -47,7 +51,9 @@ async def _serve(
     async with open_backend(settings, spans) as backend:
         await backend.check()
         app = create_app(settings, operations, backend, SystemClock())
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=settings.grace_seconds)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
+        )
         await runner.setup()
         try:
             site = web.TCPSite(runner, arguments.host, arguments.port)

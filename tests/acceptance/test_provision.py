@@ -1,7 +1,7 @@
 """`penstock provision` makes what is missing and harms nothing that is there."""
 
 from tests.acceptance.conftest import Install
-from tests.acceptance.installation import Installation
+from tests.acceptance.installation import Installation, on_any_aws
 from tests.support.api import Operation
 
 NOTE: Operation = {"method": "POST", "path": "/notes"}
@@ -23,10 +23,10 @@ async def test_provisioning_again_says_the_same_and_harms_nothing(install: Insta
     await penstock.consume()
 
     assert first == second
-    queue, dead_letters, table = first.splitlines()
-    assert queue.startswith("queue http")
-    assert queue.endswith(f"/{penstock.name}-chunks-normal")
-    assert dead_letters.endswith(f"/{penstock.name}-dead-letters")
+    *queues, table = [line for line in first.splitlines() if not line.startswith("not known to these servers: ")]
+    assert all(queue.startswith("queue http") for queue in queues)
+    names = ["dead-letters", "chunks-high", "chunks-normal", "chunks-low"]
+    assert [queue.rpartition("/")[2] for queue in queues] == [f"{penstock.name}-{name}" for name in names]
     assert table == f"table {penstock.name}"
     assert (await penstock.api.ended(batch_id)).succeeded == 120
 
@@ -37,3 +37,15 @@ async def test_provisioning_brings_a_queue_to_changed_settings(install: Install)
     await provision_again(penstock, PENSTOCK_VISIBILITY_SECONDS="90")
 
     assert penstock.queue_attributes()["VisibilityTimeout"] == "90"
+
+
+@on_any_aws
+async def test_on_aws_it_makes_nothing_and_says_how_to_deploy(install: Install) -> None:
+    penstock = await install()
+
+    program = await penstock.programs.penstock("provision", AWS_ENDPOINT_URL="https://sqs.eu-central-1.amazonaws.com")
+
+    assert await program.ended() == 1
+    assert program.output().startswith("penstock provision: Deploy the template with CloudFormation: ")
+    assert "aws cloudformation deploy --stack-name " in program.output()
+    assert "template.yaml" in program.output()
