@@ -13,6 +13,7 @@ from consumer.processes import run_processes
 from consumer.watchdog import Watchdog
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
+from penstock.collector import spare_what_stays
 from penstock.errors import PenstockError
 from penstock.operations import Operations, load_application
 from penstock.settings import Settings, TracingSettings, read_settings, require_app
@@ -56,6 +57,7 @@ async def _consume(
     async with open_backend(settings, spans) as backend:
         await backend.check()
         consumer = Consumer(backend, operations, settings, SystemClock())
+        spare_what_stays()
         stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready

@@ -43,6 +43,7 @@ DAY_SECONDS = 24 * 3600
 ITEM_BYTES = 380_000  # DynamoDB takes 400 KB an item, its names and keys included
 KEYS_IN_CALL = 100
 CHUNKS_IN_COUNT = 32  # the condition of that many is about 2 KB; DynamoDB takes 4 KB, and 300 operators
+FIRST_RECORDS = 4  # a page of results seldom needs more; who reads on is given the rest, a mebibyte a call
 _CONDITION_FAILED = "ConditionalCheckFailedException"
 _PLANNED_DIGITS = 8
 _INDEX_DIGITS = 8
@@ -402,7 +403,8 @@ class DynamoDbStore:
 
     async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
         family: list[Item] = []
-        async for item in self._query(_group_pk(batch.id, group), _chunk_sk(str(first_chunk)), "chunk$"):
+        pk, first = _group_pk(batch.id, group), _chunk_sk(str(first_chunk))
+        async for item in self._query(pk, first, "chunk$", first_items=FIRST_RECORDS):
             if "nonce" not in item:
                 continue  # a note of a release
             if family and _planned(item) != _planned(family[0]):
@@ -544,9 +546,9 @@ class DynamoDbStore:
         with explained():
             await self._client.get_item(TableName=self._table, Key=_batch_key("none"))
 
-    async def _query(self, pk: str, first: str, last: str) -> AsyncIterator[Item]:
-        """The items of a partition from one sort key up to another."""
-        start: dict[str, Any] = {}
+    async def _query(self, pk: str, first: str, last: str, *, first_items: int | None = None) -> AsyncIterator[Item]:
+        """The items of a partition from one sort key up to another; `first_items` with the first call, where given."""
+        start: dict[str, Any] = {} if first_items is None else {"Limit": first_items}
         while True:
             with explained():
                 page = await self._client.query(

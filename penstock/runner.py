@@ -1,8 +1,10 @@
 """Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
 
 import asyncio
+import contextvars
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from penstock.telemetry import Event, get_log
 if TYPE_CHECKING:
     from penstock.spans import Spans
 
+SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 
@@ -118,10 +121,10 @@ class Runner:
         """
         slots = None if has_slot else self._slots
 
-        def begin(operation: Operation) -> Coroutine[Any, Any, Verdict]:
+        def attempt(operation: Operation) -> Awaitable[Verdict]:
             return self.run(operation, source, chunk.attempt)
 
-        run = _ChunkRun(begin, slots, stop, ended, may_begin)
+        run = _ChunkRun(attempt, slots=slots, stop=stop, ended=ended, may_begin=may_begin, monotonic=self._monotonic)
         await run.carry_out(chunk.operations)
         return run.verdicts
 
@@ -155,10 +158,10 @@ class Runner:
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
         if self._spans is None:
-            return self._attempt(operation, source, attempt, transaction)
-        return self._traced(self._spans, operation, source, attempt, transaction)
+            return self._run(operation, source, attempt, transaction)
+        return self._run_traced(self._spans, operation, source, attempt, transaction)
 
-    async def _traced(
+    async def _run_traced(
         self,
         spans: "Spans",
         operation: Operation,
@@ -167,7 +170,7 @@ class Runner:
         transaction: Callable[[], Transaction] | None,
     ) -> Verdict:
         with spans.performing(self._name_of(operation), source.batch_id, operation, attempt) as span:
-            return span.end(await self._attempt(operation, source, attempt, transaction))
+            return span.end(await self._run(operation, source, attempt, transaction))
 
     def _name_of(self, operation: Operation) -> str:
         """Of its handler; of one that is gone only the method, since names are to be few."""
@@ -176,7 +179,7 @@ class Runner:
         except InvalidOperation:
             return operation.method
 
-    async def _attempt(
+    async def _run(
         self,
         operation: Operation,
         source: Source,
@@ -270,89 +273,112 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class _ChunkRun:
-    """A chunk's operations under way: a task for each, begun when there is a slot for it.
+def _is_marked(unmarked: contextvars.Context) -> bool:
+    """Whether a handler has left a context variable changed, which the next one in this task would find."""
+    try:
+        return contextvars.copy_context() != unmarked
+    except Exception:  # noqa: BLE001 - there are values that cannot be compared, and these have changed
+        return True
 
-    Not before: a thousand tasks that wait for a slot cost as much as a thousand that run. And a task each, since
-    handlers may set context variables, or cancel the task they run in.
+
+class _ChunkRun:
+    """A chunk's operations under way, each begun when there is a slot for it.
+
+    A worker has its slot for a slice of time and performs one operation after the other in it: a task for each would
+    cost as much as all else about a quick one. After its slice the slot goes to whoever has waited longest, this chunk
+    or another; so of operations that take longer than a slice each has a worker of its own. So has what comes after
+    one that leaves a mark on the task it runs in, a context variable or a cancellation.
     """
 
     def __init__(
         self,
-        begin: Callable[[Operation], Coroutine[Any, Any, Verdict]],
+        attempt: Callable[[Operation], Awaitable[Verdict]],
+        *,
         slots: asyncio.Semaphore | None,
         stop: Stop,
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
+        monotonic: Callable[[], float],
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
-        self._begin = begin
+        self._attempt = attempt
         self._slots = slots
         self._stop = stop
         self._ended = ended
         self._may_begin = may_begin
-        self._running: dict[asyncio.Task[Verdict | None], Operation] = {}
+        self._monotonic = monotonic
+        self._left: deque[Operation] = deque()  # not taken by a worker yet
+        self._workers: dict[asyncio.Task[None], Operation] = {}
+        self._feeding: asyncio.Task[None] | None = None
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
         """Until all have ended, or they are cut and have had a moment to notice."""
-        feeding = asyncio.create_task(self._feed(operations))
+        self._left.extend(operations)
+        self._feeding = feeding = asyncio.create_task(self._feed())
         cutting = asyncio.create_task(self._stop.cut.wait())
         try:
             await asyncio.wait((feeding, cutting), return_when=asyncio.FIRST_COMPLETED)
-            while self._running and not cutting.done():
-                await asyncio.wait((*self._running, cutting), return_when=asyncio.FIRST_COMPLETED)
+            while self._workers and not cutting.done():
+                await asyncio.wait((*self._workers, cutting), return_when=asyncio.FIRST_COMPLETED)
         finally:
             cutting.cancel()
-            feeding.cancel()
-            for task in self._running:
-                task.cancel()
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=NOTICE_SECONDS)
-        if feeding.done() and not feeding.cancelled():
-            feeding.result()
+            self._give_up_rest()
+            for worker in self._workers:
+                worker.cancel()
+        if self._workers:
+            await asyncio.wait(list(self._workers), timeout=NOTICE_SECONDS)
         if self._fault is not None:
             raise self._fault
 
-    async def _feed(self, operations: Sequence[Operation]) -> None:
-        begun = 0
-        try:
-            for operation in operations:
-                if self._slots is not None:
-                    await self._slots.acquire()
-                if not self._goes_on():
-                    self._release()
-                    break
-                self._start(operation)
-                begun += 1
-        finally:
-            for _ in range(len(operations) - begun):
-                self._ended()
+    async def _feed(self) -> None:
+        """A worker for each slot that can be had, while there are operations left."""
+        while self._left:
+            if self._slots is not None:
+                await self._slots.acquire()
+            worker = asyncio.create_task(self._work(operation := self._left.popleft()))
+            self._workers[worker] = operation
+            worker.add_done_callback(self._end)
 
-    def _goes_on(self) -> bool:
-        return self._may_begin() and not self._stop.begun.is_set()
+    async def _work(self, operation: Operation) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        unmarked, slice_ends_at = contextvars.copy_context(), self._monotonic() + SLICE_SECONDS
+        # Asked before each operation: the process may have been stopped for long, and wake up here.
+        while self._may_begin() and not self._stop.begun.is_set():
+            self.verdicts[operation.index] = await self._attempt(operation)
+            if not self._left or self._monotonic() >= slice_ends_at or task.cancelling() or _is_marked(unmarked):
+                return
+            self._ended()
+            self._workers[task] = operation = self._take()
+        self._give_up_rest()
 
-    def _start(self, operation: Operation) -> None:
-        task = asyncio.create_task(self._run(operation))
-        self._running[task] = operation
-        task.add_done_callback(self._end)
+    def _take(self) -> Operation:
+        operation = self._left.popleft()
+        if not self._left:
+            self._stop_feeding()  # it waits for a slot that is not needed any more
+        return operation
 
-    async def _run(self, operation: Operation) -> Verdict | None:
-        """Asks once more: the process may have been stopped for long since this task was made, and wake up here."""
-        return await self._begin(operation) if self._goes_on() else None
+    def _stop_feeding(self) -> None:
+        """And forget the task: what it was cancelled by refers to us, and only the collector would free the chunk."""
+        if self._feeding is not None:
+            self._feeding.cancel()
+            self._feeding = None
 
-    def _end(self, task: asyncio.Task[Verdict | None]) -> None:
-        operation = self._running.pop(task)
-        self._release()
+    def _give_up_rest(self) -> None:
+        """Nothing more begins."""
+        self._stop_feeding()
+        while self._left:
+            self._left.popleft()
+            self._ended()
+
+    def _end(self, worker: asyncio.Task[None]) -> None:
+        operation = self._workers.pop(worker)
+        if self._slots is not None:
+            self._slots.release()
         self._ended()
-        if not task.cancelled():
-            self._fault = self._fault or task.exception()  # one of ours: what handlers raise are verdicts
-            if self._fault is None and (verdict := task.result()) is not None:
-                self.verdicts[operation.index] = verdict
+        if not worker.cancelled():
+            self._fault = self._fault or worker.exception()  # one of ours: what handlers raise are verdicts
         elif not self._stop.cut.is_set():
             # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
             self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
-
-    def _release(self) -> None:
-        if self._slots is not None:
-            self._slots.release()

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
+from penstock.collector import spare_what_stays
 from penstock.errors import Misconfigured, PenstockError
 from penstock.operations import Operations, load_application
 from penstock.settings import Settings, TracingSettings, read_settings, require_app
@@ -55,6 +56,7 @@ async def _serve(
             app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
         )
         await runner.setup()
+        spare_what_stays()
         try:
             site = web.TCPSite(runner, arguments.host, arguments.port)
             await _listen(site, arguments.host, arguments.port)

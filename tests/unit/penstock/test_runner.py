@@ -1,10 +1,12 @@
 """Whatever a handler does becomes its operation's verdict, within the slots and the stages of stopping."""
 
 import asyncio
+import gc
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,10 +19,11 @@ from structlog.testing import capture_logs
 from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, failed
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, as_outcome, failed
 from penstock.record import decode_record, encode_record
-from penstock.runner import MAX_DETAIL_CHARACTERS, SWALLOWED, Runner, Source, Stop
+from penstock.runner import MAX_DETAIL_CHARACTERS, SLICE_SECONDS, SWALLOWED, Runner, Source, Stop
 from penstock.telemetry import Event
+from penstock.testing import FakeClock
 from tests.support.waiting import eventually
 
 Logs = list[MutableMapping[str, Any]]
@@ -607,14 +610,128 @@ async def test_once_stopping_has_begun_nothing_new_begins(gauge: Gauge) -> None:
 
 async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_not_begin(gauge: Gauge) -> None:
     """A process may be stopped at any instant, and wake up past its lease."""
-    kept = iter([True, False])
+    is_kept = True
     ended: list[int] = []
-    verdicts = await Runner(gauged(gauge), 1).run_chunk(
-        make_chunk("/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: next(kept)
+    runner = Runner(gauged(gauge), 1)
+    running = asyncio.create_task(
+        runner.run_chunk(
+            make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: is_kept
+        )
     )
-    assert verdicts == {}
+    await asyncio.sleep(0)  # it begins to feed
+    await asyncio.sleep(0)  # and has its slot
+    assert runner._slots.locked()
+    is_kept = False
+
+    assert await running == {}
     assert gauge.begun == 0
-    assert ended == [1]
+    assert len(ended) == 2
+
+
+# --- Several operations in the slice of one slot
+
+
+async def test_quick_operations_share_a_task_and_long_ones_do_not() -> None:
+    operations, tasks, clock = Operations(), list[object](), FakeClock()
+
+    @operations.post("/quick")
+    async def quick() -> None:
+        tasks.append(asyncio.current_task())
+
+    @operations.post("/long")
+    async def long() -> None:
+        tasks.append(asyncio.current_task())
+        clock.advance(1.0)
+
+    await Runner(operations, 1, clock.monotonic).run_chunk(make_chunk(*["/quick"] * 4), SOURCE, Stop(), lambda: None)
+    assert len(set(tasks)) == 1
+    tasks.clear()
+    await Runner(operations, 1, clock.monotonic).run_chunk(make_chunk(*["/long"] * 4), SOURCE, Stop(), lambda: None)
+    assert len(set(tasks)) == 4
+
+
+async def test_another_chunk_has_its_turn_after_a_slice() -> None:
+    operations, clock, order = Operations(), FakeClock(), list[str]()
+
+    @operations.post("/work")
+    async def work(context: Context) -> None:
+        order.append(context.batch_id)
+        clock.advance(SLICE_SECONDS)
+
+    runner = Runner(operations, 1, clock.monotonic)
+    chunk = make_chunk(*["/work"] * 4)
+    await asyncio.gather(*(runner.run_chunk(chunk, Source(name, name), Stop(), lambda: None) for name in "ab"))
+    assert "".join(order) == "aababab" + "b"  # the first to come was the first to ask for another
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("An array, say.")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("value", ["set", Incomparable()])
+async def test_context_variables_of_one_operation_are_not_seen_by_the_next(value: object) -> None:
+    operations, variable, seen = Operations(), ContextVar[object]("variable", default="unset"), list[object]()
+    variable.set("outside")
+
+    @operations.post("/set")
+    async def set_it() -> None:
+        seen.append(variable.get())
+        variable.set(value)
+
+    await Runner(operations, 1).run_chunk(make_chunk(*["/set"] * 3), SOURCE, Stop(), lambda: None)
+    assert seen == ["outside"] * 3
+
+
+async def test_handler_that_cancels_its_task_costs_its_neighbours_nothing() -> None:
+    operations = Operations()
+
+    @operations.post("/cancel", max_attempts=1)
+    async def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    @operations.post("/wait")
+    async def wait() -> None:
+        await asyncio.sleep(0)
+
+    ended: list[int] = []
+    chunk = make_chunk("/wait", "/cancel", "/wait", "/cancel", "/wait")
+    verdicts = await Runner(operations, 1).run_chunk(chunk, SOURCE, Stop(), lambda: ended.append(1))
+    assert [as_outcome(verdicts[index]).status for index in range(5)] == [200, 500, 200, 500, 200]
+    assert len(ended) == 5
+
+
+async def test_nothing_of_a_chunk_is_left_to_the_collector() -> None:
+    """It has been told to come seldom: what it must free stays in memory for long."""
+    runner, chunk = Runner(operations, 2), make_chunk(*["/succeed"] * 50)
+    await runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)
+    await asyncio.sleep(0)
+    gc.collect()
+    gc.disable()
+    try:
+        await runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)
+        await asyncio.sleep(0)
+        assert gc.collect() < 10
+    finally:
+        gc.enable()
+
+
+async def test_chunk_waits_for_no_slot_once_its_last_operation_has_begun(gauge: Gauge) -> None:
+    """Another's long operation holds the second slot; the first is enough for all of a quick chunk."""
+    runner = Runner(gauged(gauge), 2)
+    holding = asyncio.create_task(runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None))
+    await eventually(lambda: gauge.runs(1))
+
+    verdicts = await runner.run_chunk(make_chunk(*["/fail"] * 5), SOURCE, Stop(), lambda: None)
+
+    assert len(verdicts) == 5
+    assert gauge.running == 1
+    gauge.gate.set()
+    await holding
 
 
 async def test_cut_cancels_what_runs_and_keeps_what_has_ended(gauge: Gauge) -> None:

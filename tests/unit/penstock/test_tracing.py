@@ -134,7 +134,7 @@ async def test_an_operation_costs_one_look_at_an_attribute() -> None:
 
     runner = Runner(operations, 1)
     attempt = runner.run(build_operation(0, "/nothing"), Source("batch", "batch"), 1)
-    assert cast("Any", attempt).__qualname__ == "Runner._attempt"
+    assert cast("Any", attempt).__qualname__ == "Runner._run"
     await attempt
     delivery: Any = None
     with processing(None, "chunks", delivery, build_chunk([])) as nothing_at_all:
