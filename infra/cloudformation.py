@@ -48,8 +48,10 @@ class Stack:
             "Fn::GetAtt": self._attribute,
             "Fn::Sub": self._sub,
             "Fn::If": self._if,
+            "Fn::Select": lambda choice: self.resolve(choice[1])[int(choice[0])],
+            "Fn::Split": lambda parts: str(self.resolve(parts[1])).split(parts[0]),
         }
-        for name in set(parameters) - set(template["Parameters"]):
+        for name in set(parameters) - set(template["Parameters"]) - set(PSEUDO_PARAMETERS):
             raise NotUnderstood(f"the template has no parameter {name}")
 
     def resources(self, *types: str) -> dict[str, Document]:
@@ -96,7 +98,7 @@ class Stack:
         if name == "AWS::NoValue":
             return NO_VALUE
         if name in PSEUDO_PARAMETERS:
-            return PSEUDO_PARAMETERS[name]
+            return self._parameters.get(name, PSEUDO_PARAMETERS[name])
         if name in self._template["Parameters"]:
             return self._parameter(name)
         return self._made(name, "Ref")
@@ -109,8 +111,8 @@ class Stack:
             raise NotUnderstood(f"the parameter {name} has no value")
         return str(default)
 
-    def _attribute(self, place: str | list[str]) -> str:
-        name, attribute = place.split(".", 1) if isinstance(place, str) else place
+    def _attribute(self, place: list[str]) -> str:
+        name, attribute = place
         return self._made(name, attribute)
 
     def _sub(self, text: Any) -> str:
@@ -119,7 +121,7 @@ class Stack:
         return _VARIABLE.sub(lambda found: str(self._variable(found[1])), text).replace("${!", "${")
 
     def _variable(self, name: str) -> Any:
-        return self._attribute(name) if "." in name else self._ref(name)
+        return self._attribute(name.split(".", 1)) if "." in name else self._ref(name)
 
     def _if(self, branches: list[Any]) -> Any:
         condition, then, otherwise = branches
@@ -151,7 +153,8 @@ def _long_form(loader: _Loader, suffix: str, node: yaml.Node) -> Document:
     name = suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}"
     match node:
         case yaml.ScalarNode():
-            return {name: loader.construct_scalar(node)}
+            text = loader.construct_scalar(node)
+            return {name: text.split(".", 1) if suffix == "GetAtt" else text}
         case yaml.SequenceNode():
             return {name: loader.construct_sequence(node, deep=True)}
     raise NotUnderstood(f"!{suffix} of a mapping is not known to this reader")

@@ -1,0 +1,33 @@
+"""The picture of the dashboard draws what the template says, all of it."""
+
+from bench.dashboard import MINUTES, draw, rows_of, simulate
+from infra.cloudformation import read_template
+from infra.provision import TEMPLATE
+
+
+def test_every_widget_is_drawn_with_all_of_its_lines() -> None:
+    template = read_template(TEMPLATE)
+    series = simulate(template)
+
+    figure = draw(template, series)
+
+    assert {len(values) for values in series.values()} == {MINUTES}
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert titles[0] == "Alarms"
+    assert len(titles) == 13
+    drawn = {line.get_label() for axes in figure.axes for line in axes.get_lines()}
+    assert {"succeeded", "tried again", "over a limit", "writes refused", "tasks"} <= drawn
+
+
+def test_a_dot_stands_for_what_is_above() -> None:
+    metrics = [
+        ["A", "One", "Name", "x", {"label": "1"}],
+        [".", "Two", ".", ".", {"label": "2"}],
+        ["...", {"label": "3"}],
+    ]
+
+    assert [words for words, _ in rows_of({"metrics": metrics})] == [
+        ["A", "One", "Name", "x"],
+        ["A", "Two", "Name", "x"],
+        ["A", "Two", "Name", "x"],
+    ]

@@ -1,0 +1,331 @@
+"""The template: linted, held to rules of our own, and fitting what the programs do."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
+from infra.cloudformation import Document, Stack, read_template
+from infra.provision import TEMPLATE
+from penstock.dynamodb import DUE_INDEX
+from penstock.settings import Settings
+from service.__main__ import KEEP_ALIVE_SECONDS
+from service.content import PAUSE_SECONDS
+from service.health import READY_SECONDS
+from tests.unit.infra.template_rules import (
+    ALARM,
+    RULES,
+    Rule,
+    alarms_are_whole,
+    dashboard_shows_all,
+    deploys_roll_back,
+    expressions_add_up,
+    logs_are_forgotten,
+    metrics_exist,
+    programs_are_confined,
+    queues_are_guarded,
+    resources,
+    roles_name_what_they_grant,
+    table_is_guarded,
+)
+
+LARGEST_INLINE_BYTES = 51_200  # above, CloudFormation takes a template out of a bucket only
+README = TEMPLATE.with_name("README.md")
+NAME = "shop"
+
+
+@pytest.fixture
+def template() -> Document:
+    return deepcopy(read_template(TEMPLATE))
+
+
+@pytest.fixture
+def stack(template: Document) -> Stack:
+    return deployed(template)
+
+
+def deployed(template: Document, **parameters: str) -> Stack:
+    """The template with these parameters, and something in place of those that have no default."""
+    needed = {name: f"<{name}>" for name, one in template["Parameters"].items() if "Default" not in one}
+    return Stack(template, {**needed, "Name": NAME, **parameters}, lambda name, attribute: f"<{name}.{attribute}>")
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), TEMPLATE], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_cloudformation_takes_it_without_a_bucket() -> None:
+    assert TEMPLATE.stat().st_size < LARGEST_INLINE_BYTES
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_template_keeps_our_rules(rule: Rule, template: Document) -> None:
+    assert list(rule(template)) == []
+
+
+def at(template: Document, path: str) -> Any:
+    """What stands in the template's resources at this path."""
+    found = template["Resources"]
+    for step in filter(None, path.split("/")):
+        found = found[int(step)] if isinstance(found, list) else found[step]
+    return found
+
+
+def put(path: str, value: Any) -> Callable[[Document], None]:
+    def change(template: Document) -> None:
+        where, _, last = path.rpartition("/")
+        at(template, where)[last] = value
+
+    return change
+
+
+def drop(path: str) -> Callable[[Document], None]:
+    def change(template: Document) -> None:
+        where, _, last = path.rpartition("/")
+        found = at(template, where)
+        found.pop(int(last) if isinstance(found, list) else last)
+
+    return change
+
+
+def rewrite(path: str, before: str, after: str) -> Callable[[Document], None]:
+    def change(template: Document) -> None:
+        where, _, last = path.rpartition("/")
+        text = at(template, path)
+        assert before in text
+        at(template, where)[last] = text.replace(before, after)
+
+    return change
+
+
+BODY = "Dashboard/Properties/DashboardBody/Fn::Sub"
+SCALING = "ConsumersOnBacklog/Properties/TargetTrackingScalingPolicyConfiguration/CustomizedMetricSpecification/Metrics"
+CONTAINER = "ConsumerTask/Properties/ContainerDefinitions/0"
+GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
+
+
+@pytest.mark.parametrize(
+    ("rule", "breaking", "complaint"),
+    [
+        (
+            metrics_exist,
+            put("FrontEndErrors/Properties/MetricName", "HttpAnswer5xx"),
+            "we have no metric HttpAnswer5xx",
+        ),
+        (
+            metrics_exist,
+            put("FrontEndErrors/Properties/Dimensions/1/Value", "consumer"),
+            "no consumer measures HttpAnswers5xx",
+        ),
+        (metrics_exist, drop("FrontEndErrors/Properties/Dimensions/1"), "HttpAnswers5xx has the dimensions"),
+        (
+            metrics_exist,
+            put("OldestLow/Properties/MetricName", "AgeOfOldestMessage"),
+            "AWS has no AWS/SQS AgeOfOldestMessage",
+        ),
+        (
+            metrics_exist,
+            put("TableThrottled/Properties/Metrics/1/MetricStat/Metric/Dimensions/0/Name", "Table"),
+            "AWS has no AWS/DynamoDB ReadThrottleEvents by ['Table']",
+        ),
+        (
+            metrics_exist,
+            put(f"{SCALING}/4/MetricStat/Metric/MetricName", "RunningTaskCount"),
+            "ConsumersOnBacklog: AWS has no AWS/ECS RunningTaskCount",
+        ),
+        (metrics_exist, rewrite(BODY, "HandlerSeconds", "HandlerSecond"), "What a handler takes, seconds: we have no"),
+        (alarms_are_whole, drop("NoFrontEnd/Properties/TreatMissingData"), "NoFrontEnd lacks TreatMissingData"),
+        (alarms_are_whole, drop("NoFrontEnd/Properties/AlarmActions"), "NoFrontEnd lacks AlarmActions"),
+        (alarms_are_whole, put("NoFrontEnd/Properties/AlarmDescription", "Down."), "does not say what it means"),
+        (alarms_are_whole, drop("NoFrontEnd/Properties/Period"), "NoFrontEnd has a metric without Period"),
+        (alarms_are_whole, drop("NoFrontEnd/Properties/Statistic"), "NoFrontEnd has a metric without a statistic"),
+        (
+            alarms_are_whole,
+            put("FailureRate/Properties/Metrics/3/MetricStat/Period", 60),
+            "FailureRate compares metrics of different periods",
+        ),
+        (expressions_add_up, drop("FailureRate/Properties/Metrics/3"), "FailureRate knows no f1"),
+        (expressions_add_up, rewrite(f"{SCALING}/0/Expression", " + FILL(low, 0)", ""), "has no use for low"),
+        (expressions_add_up, put(f"{SCALING}/1/ReturnData", True), "needs one metric that is the answer"),
+        (queues_are_guarded, drop("ChunksLow/Properties/RedrivePolicy"), "ChunksLow has no redrive policy"),
+        (
+            queues_are_guarded,
+            put("ChunksLow/Properties/RedrivePolicy/deadLetterTargetArn", {"Fn::GetAtt": ["ChunksHigh", "Arn"]}),
+            "ChunksLow has no redrive policy",
+        ),
+        (queues_are_guarded, drop("OldestHigh"), "ChunksHigh has no alarm on the age"),
+        (queues_are_guarded, drop("EncryptedTransportOnly/Properties/Queues/0"), "DeadLetters may be talked to"),
+        (
+            queues_are_guarded,
+            put("EncryptedTransportOnly/Properties/PolicyDocument/Statement/0/Effect", "Allow"),
+            "ChunksNormal may be talked to over plain HTTP",
+        ),
+        (queues_are_guarded, drop("DeadLetters/Properties/SqsManagedSseEnabled"), "DeadLetters is not encrypted"),
+        (table_is_guarded, drop("Table/DeletionPolicy"), "Table would be deleted"),
+        (table_is_guarded, drop("Table/Properties/PointInTimeRecoverySpecification"), "no point-in-time recovery"),
+        (table_is_guarded, drop("Table/Properties/DeletionProtectionEnabled"), "no deletion protection"),
+        (table_is_guarded, drop("Table/Properties/SSESpecification"), "cannot be encrypted"),
+        (roles_name_what_they_grant, put(f"{GRANT}/0/Action", "sqs:*"), "FrontEndRole grants sqs:*"),
+        (
+            roles_name_what_they_grant,
+            put(f"{GRANT}/0/Resource", "*"),
+            "FrontEndRole grants sqs:SendMessage on everything",
+        ),
+        (roles_name_what_they_grant, drop(f"{GRANT}/3/Condition"), "grants cloudwatch:PutMetricData on everything"),
+        (programs_are_confined, drop(f"{CONTAINER}/User"), "ConsumerTask runs as root"),
+        (programs_are_confined, drop(f"{CONTAINER}/ReadonlyRootFilesystem"), "ConsumerTask may write to its image"),
+        (programs_are_confined, drop(f"{CONTAINER}/MountPoints/0"), "ConsumerTask has no place for temporary files"),
+        (programs_are_confined, drop(f"{CONTAINER}/LinuxParameters"), "ConsumerTask keeps capabilities"),
+        (programs_are_confined, put(f"{CONTAINER}/StopTimeout", 121), "ConsumerTask has no time to stop"),
+        (programs_are_confined, drop(f"{CONTAINER}/LogConfiguration"), "ConsumerTask logs to nowhere"),
+        (logs_are_forgotten, drop("ConsumerLogs/Properties/RetentionInDays"), "ConsumerLogs keeps logs for ever"),
+        (
+            deploys_roll_back,
+            drop("ConsumerService/Properties/DeploymentConfiguration/DeploymentCircuitBreaker"),
+            "ConsumerService stays broken",
+        ),
+        (deploys_roll_back, put("ConsumerService/Properties/DesiredCount", 1), "ConsumerService forgets"),
+        (dashboard_shows_all, rewrite(BODY, "${NoFrontEnd.Arn}", "${TargetErrors.Arn}"), "does not show NoFrontEnd"),
+        (dashboard_shows_all, rewrite(BODY, "RejectedByLimit", "HttpAnswers2xx"), "does not show RejectedByLimit"),
+    ],
+)
+def test_a_broken_copy_is_complained_of(
+    rule: Rule, breaking: Callable[[Document], None], complaint: str, template: Document
+) -> None:
+    breaking(template)
+
+    complaints = list(rule(template))
+
+    assert any(complaint in one for one in complaints), complaints
+
+
+def test_every_rule_is_shown_to_bite() -> None:
+    shown = {case[0] for mark in test_a_broken_copy_is_complained_of.pytestmark for case in mark.args[1]}  # type: ignore[attr-defined]
+
+    assert shown == set(RULES)
+
+
+def container(stack: Stack, task: str) -> Document:
+    [one] = stack.properties(task)["ContainerDefinitions"]
+    return dict(one)
+
+
+def attributes_of(stack: Stack, name: str, member: str) -> dict[str, str]:
+    return {one["Key"]: one["Value"] for one in stack.properties(name)[member]}
+
+
+def test_what_it_makes_is_what_the_settings_name(stack: Stack, template: Document) -> None:
+    settings = Settings(name=NAME)
+
+    assert stack.properties("ChunksNormal")["QueueName"] == settings.chunks_queue
+    assert stack.properties("DeadLetters")["QueueName"] == settings.dead_letter_queue
+    assert stack.properties("Table")["TableName"] == settings.table
+    assert [index["IndexName"] for index in stack.properties("Table")["GlobalSecondaryIndexes"]] == [DUE_INDEX]
+    assert stack.properties("ConsumerRole")["Policies"][0]["PolicyDocument"]["Statement"][3]["Resource"] == (
+        f"<Table.Arn>/index/{DUE_INDEX}"
+    )
+    assert template["Parameters"]["Name"]["Default"] == Settings.model_fields["name"].default
+    assert template["Parameters"]["VisibilitySeconds"]["Default"] == Settings.model_fields["visibility_seconds"].default
+    assert template["Parameters"]["Name"]["AllowedPattern"] in str(Settings.model_fields["name"].metadata)
+
+
+@pytest.mark.parametrize("task", ["FrontEndTask", "ConsumerTask"])
+def test_programs_are_told_where_they_belong(task: str, stack: Stack) -> None:
+    environment = {one["Name"]: one["Value"] for one in container(stack, task)["Environment"]}
+
+    assert environment["PENSTOCK_NAME"] == NAME
+    assert environment["PENSTOCK_LOG_FORMAT"] == "json"
+    assert all(
+        name == "AWS_REGION" or name.removeprefix("PENSTOCK_").lower() in Settings.model_fields for name in environment
+    )
+
+
+def test_consumers_are_given_the_time_to_drain(stack: Stack) -> None:
+    settings = Settings()
+    drain = settings.receive_wait_seconds + settings.grace_seconds + RECORDING_SECONDS + LEAVING_SECONDS
+
+    assert drain + 5 <= container(stack, "ConsumerTask")["StopTimeout"]
+
+
+def test_front_ends_are_given_the_time_to_stop(stack: Stack) -> None:
+    settings = Settings()
+
+    assert settings.leave_seconds + settings.grace_seconds + 5 <= container(stack, "FrontEndTask")["StopTimeout"]
+
+
+def test_the_balancer_closes_a_connection_before_the_front_end_does(stack: Stack) -> None:
+    idle = int(attributes_of(stack, "LoadBalancer", "LoadBalancerAttributes")["idle_timeout.timeout_seconds"])
+
+    assert PAUSE_SECONDS < idle < KEEP_ALIVE_SECONDS
+
+
+def test_the_balancer_waits_for_the_answer_of_readiness(stack: Stack) -> None:
+    targets = stack.properties("FrontEnds")
+
+    assert targets["HealthCheckPath"] == "/health/ready"
+    assert READY_SECONDS < targets["HealthCheckTimeoutSeconds"] < targets["HealthCheckIntervalSeconds"]
+
+
+def test_health_and_ports_are_those_that_the_commands_name(stack: Stack) -> None:
+    front_end, consumer = container(stack, "FrontEndTask"), container(stack, "ConsumerTask")
+
+    port = front_end["Command"][front_end["Command"].index("--port") + 1]
+    health = consumer["Command"][consumer["Command"].index("--health-port") + 1]
+
+    assert [int(port)] == [one["ContainerPort"] for one in front_end["PortMappings"]]
+    assert int(port) == stack.properties("FrontEnds")["Port"]
+    assert f":{health}/health/live" in consumer["HealthCheck"]["Command"][-1]
+
+
+@pytest.mark.parametrize(
+    ("certificate", "ports", "action"), [("", [80], "forward"), ("arn:aws:acm:...", [80, 443], "redirect")]
+)
+def test_with_a_certificate_plain_http_only_leads_to_https(
+    certificate: str, ports: list[int], action: str, template: Document
+) -> None:
+    stack = deployed(template, CertificateArn=certificate)
+
+    listeners = [stack.properties(name) for name in stack.resources("AWS::ElasticLoadBalancingV2::Listener")]
+
+    assert [listener["Port"] for listener in listeners] == ports
+    assert [one["Type"] for one in listeners[0]["DefaultActions"]] == [action]
+
+
+@pytest.mark.parametrize(("spot", "weights"), [("false", [1, 0]), ("true", [0, 1])])
+def test_the_first_consumer_never_runs_on_spot(spot: str, weights: list[int], template: Document) -> None:
+    stack = deployed(template, ConsumerSpot=spot)
+
+    strategy = stack.properties("ConsumerService")["CapacityProviderStrategy"]
+
+    assert [(one["CapacityProvider"], one["Weight"]) for one in strategy] == list(
+        zip(["FARGATE", "FARGATE_SPOT"], weights, strict=True)
+    )
+    assert strategy[0]["Base"] == 1
+
+
+def test_a_key_of_ones_own_encrypts_queues_and_table_and_both_programs_may_use_it(template: Document) -> None:
+    stack = deployed(template, KmsKeyArn="key")
+
+    assert all(stack.properties(name)["KmsMasterKeyId"] == "key" for name in stack.resources("AWS::SQS::Queue"))
+    assert stack.properties("Table")["SSESpecification"]["KMSMasterKeyId"] == "key"
+    for role in ("FrontEndRole", "ConsumerRole"):
+        [statement] = stack.properties(role)["Policies"][-1]["PolicyDocument"]["Statement"]
+        assert statement["Resource"] == "key"
+
+
+def test_readme_says_what_to_do_about_each_alarm(template: Document) -> None:
+    names = [one["AlarmName"]["Fn::Sub"].removeprefix("${Name}-") for one in resources(template, ALARM).values()]
+
+    told = re.findall(r"^\| `([a-z0-9-]+)` \| .{20,} \| .{20,} \|$", README.read_text(), re.MULTILINE)
+
+    assert told == names
