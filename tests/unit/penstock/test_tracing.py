@@ -3,14 +3,11 @@
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from penstock import Operations
 from penstock.chunk import Operation
@@ -23,6 +20,7 @@ from penstock.sqs import _attribute_bytes, _entry
 from penstock.testing import MemoryQueue
 from penstock.tracing import FLUSH_SECONDS, TracedQueue, open_spans, processing, wanted_exporters
 from tests.support.builders import build_chunk, build_operation, build_settings
+from tests.support.collector import Collector, collecting
 from tests.support.programs import free_port
 from tests.support.spans import record_spans
 from tests.support.waiting import UNIT_SECONDS
@@ -191,42 +189,11 @@ async def test_operation_that_nothing_handles_is_named_by_its_method_alone() -> 
 # --- Who collects the spans
 
 
-class Collector(ThreadingHTTPServer):
-    """Keeps what it is sent, once it may answer."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answering)
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.may_answer = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Answering(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.may_answer.wait()
-        self.server.requests.append(ExportTraceServiceRequest.FromString(body))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *arguments: Any) -> None:
-        """Tests are quiet."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with collecting() as server:
+        server.may_answer.clear()
         yield server
-        server.may_answer.set()
-        server.shutdown()
 
 
 ONE_SPAN = """
