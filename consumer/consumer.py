@@ -16,9 +16,10 @@ from penstock.errors import PenstockError, UnreadableMessage
 from penstock.message import decode_chunk
 from penstock.operations import Operations
 from penstock.queue import MESSAGES_IN_CALL, Delivery
-from penstock.runner import Runner, Stop
+from penstock.runner import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
+from penstock.tracing import runner_kind
 
 MOST_HELD = 50  # chunks, however small: each is a task, and a lease to extend
 MOMENT_SECONDS = 0.05  # several times what a receive takes
@@ -52,7 +53,7 @@ class Consumer:
         self._settings = settings
         self._clock = clock
         self._stop = Stop()
-        self._runner = Runner(operations, settings.concurrency, clock.monotonic, backend.spans)
+        self._runner = runner_kind(backend.spans)(operations, settings.concurrency, clock.monotonic)
         self._leases = Leases(backend.chunks, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,

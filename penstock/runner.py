@@ -4,10 +4,10 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -18,9 +18,6 @@ from penstock.operations import Operations
 from penstock.outcome import TryAgain, Verdict, failed, succeeded
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
-
-if TYPE_CHECKING:
-    from penstock.spans import Spans
 
 SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
@@ -90,14 +87,9 @@ class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
 
     def __init__(
-        self,
-        operations: Operations[Any],
-        concurrency: int,
-        monotonic: Callable[[], float] = time.monotonic,
-        spans: "Spans | None" = None,
+        self, operations: Operations[Any], concurrency: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._operations = operations
-        self._spans = spans
         self._monotonic = monotonic
         self._spent: dict[str, Spent] = {}
         self._concurrency = concurrency
@@ -146,46 +138,17 @@ class Runner:
         spent, self._spent = self._spent, {}
         return spent
 
-    def run(
+    async def run(
         self,
         operation: Operation,
         source: Source,
         attempt: int,
         transaction: Callable[[], Transaction] | None = None,
-    ) -> Coroutine[Any, Any, Verdict]:
+    ) -> Verdict:
         """One attempt, in what `transaction` opens; without it in a transaction of its own, where there are any.
 
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
-        if self._spans is None:
-            return self._run(operation, source, attempt, transaction)
-        return self._run_traced(self._spans, operation, source, attempt, transaction)
-
-    async def _run_traced(
-        self,
-        spans: "Spans",
-        operation: Operation,
-        source: Source,
-        attempt: int,
-        transaction: Callable[[], Transaction] | None,
-    ) -> Verdict:
-        with spans.performing(self._name_of(operation), source.batch_id, operation, attempt) as span:
-            return span.end(await self._run(operation, source, attempt, transaction))
-
-    def _name_of(self, operation: Operation) -> str:
-        """Of its handler; of one that is gone only the method, since names are to be few."""
-        try:
-            return self._operations.match(operation.method, operation.path).name
-        except InvalidOperation:
-            return operation.method
-
-    async def _run(
-        self,
-        operation: Operation,
-        source: Source,
-        attempt: int,
-        transaction: Callable[[], Transaction] | None,
-    ) -> Verdict:
         transaction = transaction or self._operations.transaction or nullcontext
         result = _NOTHING
         try:

@@ -8,8 +8,8 @@ from aiohttp import web
 from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.operations import Operations
-from penstock.runner import Runner
 from penstock.settings import Settings
+from penstock.tracing import runner_kind
 from service.cancel import cancel_batch
 from service.dead_letters import list_dead_letters, redrive_dead_letters
 from service.handler_times import HandlerTimes
@@ -29,7 +29,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app = web.Application(middlewares=[*tracing(backend.spans), problems], handler_args={"auto_decompress": False})
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
-    app[RUNNER] = Runner(operations, settings.concurrency, spans=backend.spans)
+    app[RUNNER] = runner_kind(backend.spans)(operations, settings.concurrency)
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
