@@ -1,6 +1,8 @@
-"""How consumers scale with a burst: `python -m infra.scaling`. By the rules that stand in infra/template.yaml.
+"""How consumers scale with a burst, by the rules that stand in infra/template.yaml.
 
-python -m infra.scaling --handler-ms 20 100 --parameter MaxConsumers=50 --plot .run/scaling.png
+    python -m infra.scaling --handler-ms 20 100 --parameter MaxConsumers=50 --plot .run/scaling.png
+
+What AWS adds to them, such as how late its metrics are, stands in `rules.py` and `fleet.py`.
 """
 
 import argparse
@@ -16,9 +18,7 @@ from infra.scaling.rules import MINUTE_SECONDS, Rules, read_rules
 from penstock.errors import PenstockError
 from penstock.settings import read_settings
 
-FASTEST = (
-    11_700  # operations/s of one consumer, no-op: half of what two do beside all else on two cores (bench/README.md)
-)
+FASTEST = 11_700  # operations/s of one consumer, no-op: half of what the bench measures of two
 BURST_AT_SECONDS = 300
 LOAD_EVERY_SECONDS = 10
 LOAD_SECONDS = 6 * 3600
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     console = Console(width=170)
     try:
-        settings, rules = read_settings(), read_rules(dict(one.split("=", 1) for one in arguments.parameter))
+        settings, rules = read_settings(), read_rules(dict(arguments.parameter))
     except PenstockError as error:
         sys.exit(f"infra.scaling: {error}")
     prices = Prices(arguments.cpu_price, arguments.gib_price)
@@ -64,17 +64,26 @@ def steady_load(rules: Rules, work: Work, tasks: float, seconds: int = LOAD_SECO
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m infra.scaling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m infra.scaling", description="How consumers scale with a burst.")
     parser.add_argument("--operations", type=int, default=1_000_000, help="in the burst")
     parser.add_argument("--load", type=float, default=1.5, help="tasks that a steady load keeps busy")
     parser.add_argument("--handler-ms", type=float, nargs="+", default=[0, 5, 20, 100], help="what a handler takes")
     parser.add_argument("--fastest", type=float, default=FASTEST, help="operations/s of one consumer, at most")
     parser.add_argument("--load-handler-ms", type=float, nargs="+", default=[20, 1_000, 60_000], help="in that load")
-    parser.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the template")
+    parser.add_argument(
+        "--parameter", action="append", default=[], type=_parameter, metavar="NAME=VALUE", help="of the template"
+    )
     parser.add_argument("--cpu-price", type=float, default=0.04048, help="USD a vCPU hour")
     parser.add_argument("--gib-price", type=float, default=0.004445, help="USD a GiB hour")
     parser.add_argument("--plot", type=Path, help="where to draw it")
     return parser
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE, such as MaxConsumers=50, not {text!r}")
+    return name, value
 
 
 if __name__ == "__main__":

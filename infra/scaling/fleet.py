@@ -43,14 +43,10 @@ class Work:
 
     def chunk_operations(self, operations: int) -> int:
         """How many operations of a batch go into a chunk, by what handlers take."""
-        fit = Fit(
-            self.settings.chunk_operations,
-            1,
-            seconds=self.settings.chunk_seconds,
-            least_chunks=self.settings.min_chunks,
-        )
-        aim = fit.aim(operations * self.handler_seconds)
-        return max(1, min(fit.most_operations, math.floor(aim / max(self.handler_seconds, 1e-9) + 1e-9)))
+        most, settings = self.settings.chunk_operations, self.settings
+        fit = Fit(most, settings.message_bytes, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
+        by_time = fit.aim(operations * self.handler_seconds) / max(self.handler_seconds, NO_TIME)
+        return max(1, min(most, math.floor(by_time + NO_TIME)))
 
 
 @dataclass(slots=True)

@@ -1,12 +1,15 @@
 """Which tasks are wanted, as a table; what a fleet makes of a burst; and the template that says both."""
 
 import math
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from infra.cloudformation import NotUnderstood
-from infra.scaling.__main__ import play, steady_load
+from infra.scaling.__main__ import main, play, steady_load
 from infra.scaling.fleet import METRIC_DELAY_SECONDS, START_SECONDS, Arrival, Fleet, Run, Task, Work
 from infra.scaling.rules import MINUTE_SECONDS, POINTS_IN, POINTS_OUT, Rules, Scaled, decide, read_rules
 from penstock.settings import Settings
@@ -188,3 +191,32 @@ def test_stopped_task_cuts_what_outlasts_the_grace_period() -> None:
     task.held.extend([1] * 14)
     fleet._stop(task, 100)
     assert (fleet._run.done, fleet._run.handed_on, task.ends_at) == (0, 14, 120)
+
+
+# --- What people are shown
+
+
+def test_tables_and_picture_tell_of_burst_and_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "scaling.png"
+    arguments = "--operations 50_000 --handler-ms 20 --load-handler-ms 60_000 --parameter MaxConsumers=3 --plot"
+    monkeypatch.setattr(sys, "argv", ["infra.scaling", *arguments.split(), str(picture)])
+    main()
+    told = capsys.readouterr().out
+    assert "1 to 3 tasks, 100 chunks for each. A burst of 50,000 operations" in told
+    assert re.search(r"\|\s+20 ms \|\s+100 \|\s+1.7 min \|", told), told
+    assert "Consumers, idle: 36 USD a month" in told
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "words"), [("MaxConsumer=3", "the template has no parameter MaxConsumer"), ("3", "write NAME=VALUE")]
+)
+def test_parameter_that_there_is_not_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parameter: str, words: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["infra.scaling", "--parameter", parameter])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert words in f"{ended.value} {capsys.readouterr().err}"
