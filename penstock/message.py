@@ -21,7 +21,7 @@ from penstock.outcome import Outcome
 
 VERSION = 1
 BILLING_UNIT_BYTES = 65_536  # SQS bills every 64 KB of a message's payload as one request, on send and on receive
-ATTRIBUTE_BYTES = 640  # kept free in every message: a trace context (at most 600) travels beside the body, and counts
+ATTRIBUTE_BYTES = 640  # kept free in every chunk: a trace context (at most 600) travels beside the body, and counts
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any message of ours; a damaged one cannot fill the memory
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
@@ -98,7 +98,7 @@ def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_by
     words = {failure.index: (failure.index, failure.status, failure.error) for failure in failures}
     errors = _escape(to_json([words[operation.index] for operation in letter.operations]))
     whole = head + operations + b'],"failures":' + errors + b"}"
-    return _pack(whole if len(whole) <= message_bytes - ATTRIBUTE_BYTES else head + operations + b"]}")
+    return _pack(whole if len(whole) <= message_bytes else head + operations + b"]}")
 
 
 def decode_chunk(text: str) -> Chunk:

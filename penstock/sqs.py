@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.aws import explained
@@ -35,7 +36,8 @@ class SqsQueue:
 
     async def send(self, messages: Sequence[Message]) -> None:
         # All of them come to their end even if one fails: none goes on behind the back of who handles the failure.
-        results = await asyncio.gather(*map(self._sends.ask, messages), return_exceptions=True)
+        fitting = map(self._lightened, messages)
+        results = await asyncio.gather(*map(self._sends.ask, fitting), return_exceptions=True)
         _raise_first(results)
 
     async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
@@ -64,6 +66,12 @@ class SqsQueue:
                 QueueUrl=self._url, AttributeNames=["ApproximateNumberOfMessages"]
             )
         return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+
+    def _lightened(self, message: Message) -> Message:
+        """A message that is too large with its trace goes without: it matters more than what is told of it."""
+        if message.trace is None or len(message.body.encode()) + _attribute_bytes(message) <= self._call_bytes:
+            return message
+        return replace(message, trace=None)
 
     def _fitting(self, messages: Sequence[Message]) -> int:
         """How many of these messages go into one call, by number and by bytes."""

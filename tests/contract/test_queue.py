@@ -190,6 +190,15 @@ async def test_trace_counts_towards_what_a_call_carries(queue: Queue) -> None:
     assert await bodies_on(queue, len(sent)) == Counter(sent)
 
 
+@on_servers
+async def test_message_that_is_too_large_with_its_trace_goes_without(queue: Queue) -> None:
+    trace = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    attribute = len("traceparent" + "String" + trace.traceparent)
+    await queue.send([Message("x" * size, trace=trace) for size in (MIB, MIB - attribute)])
+    traces = {len(delivery.body): delivery.trace for delivery in await receive(queue, 2)}
+    assert traces == {MIB: None, MIB - attribute: trace}
+
+
 @on_all
 async def test_messages_of_a_tenant_are_not_kept_waiting_for_each_other(queue: Queue) -> None:
     """On a standard queue a message group is about fairness only: one in flight holds back no other."""
