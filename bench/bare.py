@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from bench.commands import commands, run, say
 from penstock.aws import Clients, open_clients
+from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL
 from penstock.settings import Settings, read_settings
 from penstock.sqs import CALLS_AT_ONCE
@@ -52,7 +53,7 @@ async def consume_loop() -> None:
 
 
 async def _queue_url(clients: Clients, settings: Settings) -> str:
-    return (await clients.sqs.get_queue_url(QueueName=settings.chunks_queue))["QueueUrl"]
+    return (await clients.sqs.get_queue_url(QueueName=settings.chunk_queues[Priority.NORMAL]))["QueueUrl"]
 
 
 def _messages(file: Path, head: str) -> Iterator[str]:

@@ -11,12 +11,15 @@ from consumer.consumer import Consumer
 from consumer.health import serve_health
 from consumer.processes import run_processes
 from consumer.watchdog import Watchdog
+from penstock.application import find_application
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
 from penstock.collector import spare_what_stays
 from penstock.errors import PenstockError
-from penstock.operations import Operations, load_application
-from penstock.settings import Settings, TracingSettings, read_settings, require_app
+from penstock.metrics import Program
+from penstock.operations import Operations
+from penstock.reporting import reporting
+from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import configure_logging
 from penstock.tracing import open_spans
@@ -37,7 +40,7 @@ def main() -> None:
     try:
         settings = read_settings()
         configure_logging(settings, "consumer")
-        operations = load_application(require_app(settings))
+        operations = find_application(settings)
         if arguments.processes > 1:
             sys.exit(uvloop.run(_watch_over(arguments)))
         with open_spans(settings, TracingSettings(), "consumer") as spans:
@@ -54,15 +57,19 @@ async def _watch_over(arguments: argparse.Namespace) -> int:
 async def _consume(
     settings: Settings, operations: Operations[Any], arguments: argparse.Namespace, spans: "Spans | None"
 ) -> None:
-    async with open_backend(settings, spans) as backend:
+    clock = SystemClock()
+    async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
-        consumer = Consumer(backend, operations, settings, SystemClock())
-        spare_what_stays()
+        consumer = Consumer(backend, operations, settings, clock)
         stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready
         try:
-            async with serve_health(consumer, arguments.health_host, arguments.health_port):
+            async with (
+                serve_health(consumer, arguments.health_host, arguments.health_port),
+                reporting(consumer.meter, Program.CONSUMER, settings, clock),
+            ):
+                spare_what_stays()
                 with Watchdog(settings.stall_seconds).watching():
                     await consumer.run()
         finally:

@@ -24,6 +24,7 @@ class NotAdmitted(Enum):
 class _Entry:
     batch: Batch | None = None
     read_at: float = float("-inf")
+    was_early: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -61,13 +62,20 @@ class Batches:
         """Read at most once a second, and by one task for all; a batch being accepted at every poll."""
         entry = self._entry(batch_id)
         async with entry.lock:
-            fresh_for = ACCEPT_POLL_SECONDS if _is_accepting(entry.batch) else FRESH_SECONDS
-            if self._clock.monotonic() - entry.read_at >= fresh_for:
-                batch = await self._store.read_batch(batch_id)
-                if batch is not None and batch.state is BatchState.QUEUED:
-                    await self._store.start_batch(batch_id, self._clock.now())
-                entry.batch, entry.read_at = batch, self._clock.monotonic()  # kept once both calls went well
+            if not self._is_fresh(entry):
+                batch, now = await self._store.read_batch(batch_id), self._clock.now()
+                is_early = batch is not None and batch.is_early(now)
+                if batch is not None and batch.state is BatchState.QUEUED and not is_early:
+                    await self._store.start_batch(batch_id, now)
+                # Kept once both calls went well.
+                entry.batch, entry.read_at, entry.was_early = batch, self._clock.monotonic(), is_early
             return entry.batch
+
+    def _is_fresh(self, entry: _Entry) -> bool:
+        if entry.was_early and entry.batch is not None and not entry.batch.is_early(self._clock.now()):
+            return False  # its time has come since: it is to be started
+        fresh_for = ACCEPT_POLL_SECONDS if _is_accepting(entry.batch) else FRESH_SECONDS
+        return self._clock.monotonic() - entry.read_at < fresh_for
 
     def _entry(self, batch_id: str) -> _Entry:
         entry = self._entries.pop(batch_id, None) or _Entry()

@@ -1,35 +1,30 @@
-"""The queue program's heart: take a slot, receive, process; on request, drain. The first file to read."""
+"""The queue program's heart: receive where there is room, process; on request, drain. The first file to read."""
 
 import asyncio
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from consumer.inlets import Inlet, Load, room_for
 from consumer.lease import Leases
 from consumer.pacer import Pacer
 from consumer.processor import Processor
 from consumer.sweeper import Sweeper
 from penstock.backend import Backend
-from penstock.chunk import Chunk
 from penstock.clock import Clock
-from penstock.errors import PenstockError, UnreadableMessage
+from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
+from penstock.meter import Meter
+from penstock.metrics import Metric
 from penstock.operations import Operations
-from penstock.queue import MESSAGES_IN_CALL, Delivery
+from penstock.priority import Priority
+from penstock.queue import Delivery
 from penstock.runner import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 from penstock.tracing import runner_kind
 
-MOST_HELD = 50  # chunks, however small: each is a task, and a lease to extend
-MOMENT_SECONDS = 0.05  # several times what a receive takes
-MOMENTS_AT_ONCE = 3
-OWN_SECONDS = 30e-6  # what an operation takes of the event loop, however quick its handler: measured, see bench
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 30.0
 RECORDING_SECONDS = 10.0  # what recording and handing on may take once handlers are cut
 LEAVING_SECONDS = 1.0
-SMOOTHING = 0.3
 
 
 @dataclass(slots=True)
@@ -49,12 +44,14 @@ class Consumer:
     """
 
     def __init__(self, backend: Backend, operations: Operations[Any], settings: Settings, clock: Clock) -> None:
-        self._queue = backend.chunks
         self._settings = settings
         self._clock = clock
         self._stop = Stop()
-        self._runner = runner_kind(backend.spans)(operations, settings.concurrency, clock.monotonic)
-        self._leases = Leases(backend.chunks, settings.visibility_seconds, clock)
+        self.meter = Meter()
+        self._runner = runner_kind(backend.spans)(
+            operations, settings.concurrency, clock.monotonic, meter=self.meter, weights=settings.weights
+        )
+        self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
             operations,
@@ -63,13 +60,17 @@ class Consumer:
             stop=self._stop,
             settings=settings,
             clock=clock,
+            meter=self.meter,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
-        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock)
+        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter)
         self._held: dict[asyncio.Task[None], Held] = {}
-        self._moved = asyncio.Event()  # room may have come free, or we are to stop
-        self._operations_per_chunk = float(settings.chunk_operations)  # a moving average
-        self._pause_seconds = 0.0
+        self._moved = asyncio.Event()  # something has come, or room may have come free, or we are to stop
+        self._inlets = {
+            priority: Inlet(priority, queue, settings, self._stop.begun, self._moved.set)
+            for priority, queue in backend.queues.items()
+        }
+        self.meter.watch(Metric.IN_FLIGHT, lambda: len(self._held))
 
     def stop(self) -> None:
         """Begin to drain. May be called twice."""
@@ -78,10 +79,11 @@ class Consumer:
 
     @property
     def trouble(self) -> str | None:
-        """Why it receives nothing, if it does not."""
+        """Why it receives nothing, or not from every queue."""
         if self._stop.begun.is_set():
             return "It drains."
-        return "The queue does not answer." if self._pause_seconds else None
+        silent = [priority for priority, inlet in self._inlets.items() if inlet.is_in_trouble]
+        return f"No answer from the queue of {' and '.join(silent)} priority." if silent else None
 
     async def run(self) -> None:
         chores = [
@@ -106,28 +108,35 @@ class Consumer:
                 chore.result()  # it died of something: say so, and end with an error
 
     async def turn(self) -> None:
-        """Wait for a slot, receive once, begin to process what came."""
+        """Receive where there is room, wait until something moves, begin to process what has come."""
         self._moved.clear()
-        wanted = operations_wanted(self._settings.concurrency, self._waiting(), self._pacer.overall.seconds)
-        limit = room(wanted, self._operations_per_chunk, len(self._held))
-        if limit == 0:
+        self._open_inlets()
+        if not any(inlet.is_done for inlet in self._inlets.values()):
             await self._moved.wait()
-            return
-        for delivery in await self._receive(limit):
-            self._begin(delivery)
-        await asyncio.sleep(0)  # now each is decoded: the next turn knows how many operations wait
+        if self._take_in():
+            await asyncio.sleep(0)  # now each is decoded: the next turn knows how many operations wait
 
-    async def _receive(self, limit: int) -> list[Delivery]:
-        """A queue that does not answer is not an empty queue: say so, and wait longer each time."""
-        try:
-            deliveries = await self._queue.receive(limit, self._settings.receive_wait_seconds)
-        except PenstockError as error:
-            self._pause_seconds = min(max(2 * self._pause_seconds, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-            get_log().error(Event.RECEIVE_FAILED, error=str(error), pause_seconds=self._pause_seconds)
-            await self._pause(self._pause_seconds)
-            return []
-        self._pause_seconds = 0.0
-        return deliveries
+    def _open_inlets(self) -> None:
+        for inlet in self._inlets.values():
+            limit = 0 if inlet.is_open else self._room_for(inlet)
+            if limit:
+                inlet.open(limit)
+
+    def _room_for(self, inlet: Inlet) -> int:
+        return room_for(
+            inlet.priority,
+            self._loads(),
+            concurrency=self._settings.concurrency,
+            seconds_per_operation=self._pacer.overall.seconds,
+            operations_per_chunk=inlet.operations_per_chunk,
+        )
+
+    def _take_in(self) -> int:
+        """How many have come. More, perhaps, than there is room for: each queue may bring what it was asked for."""
+        deliveries = [delivery for inlet in self._inlets.values() for delivery in inlet.take()]
+        for delivery in deliveries:
+            self._begin(delivery)
+        return len(deliveries)
 
     def _begin(self, delivery: Delivery) -> None:
         self._leases.hold(delivery)
@@ -154,7 +163,10 @@ class Consumer:
             await self._processor.release(held.delivery, chunk)
             return
         held.waiting = len(chunk.operations)
-        self._learn_size(chunk)
+        # Of one that was held back only the time since it could be received; clocks differ, so never less than none.
+        ready_at = max(held.delivery.sent_at, chunk.not_before or 0)
+        self.meter.observe(Metric.CHUNK_AGE_SECONDS, max(0.0, self._clock.now() - ready_at))
+        self._inlets[held.delivery.priority].learn_size(len(chunk.operations))
 
         def ended() -> None:
             held.waiting -= 1
@@ -162,52 +174,33 @@ class Consumer:
 
         await self._processor.process(held.delivery, chunk, ended)
 
-    def _waiting(self) -> int:
+    def _loads(self) -> dict[Priority, Load]:
         """A chunk whose operations have ended counts for one while it is recorded, or memory would have no bound."""
-        return sum(max(held.waiting, 1) for held in self._held.values())
-
-    def _learn_size(self, chunk: Chunk) -> None:
-        self._operations_per_chunk += SMOOTHING * (len(chunk.operations) - self._operations_per_chunk)
+        loads = {priority: Load() for priority in Priority}
+        for held in self._held.values():
+            load = loads[held.delivery.priority]
+            load.chunks += 1
+            load.operations += max(held.waiting, 1)
+        return loads
 
     async def _drain(self) -> None:
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
+        giving_back = asyncio.gather(*map(self._give_back, self._inlets.values()))
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()
+        await self._wait_for_held(RECORDING_SECONDS)
+        await giving_back
         await self._wait_for_held(RECORDING_SECONDS)
         for task, held in list(self._held.items()):
             get_log().error(Event.CHUNK_BROKE, message_id=held.delivery.message_id, error="It could not be recorded.")
             task.cancel()
         await self._wait_for_held(LEAVING_SECONDS)  # not for ever: a handler may refuse to be cancelled
 
+    async def _give_back(self, inlet: Inlet) -> None:
+        """What a receive under way still brings, as soon as it does: processing gives it back, now that we stop."""
+        await inlet.finish()
+        self._take_in()
+
     async def _wait_for_held(self, seconds: float) -> None:
         if self._held:
             await asyncio.wait(list(self._held), timeout=seconds)
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but not through a request to stop."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.begun.wait()
-        except TimeoutError:
-            pass
-
-
-def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None) -> int:
-    """How many more operations to ask for, while so many wait here: none, as long as they last for a moment.
-
-    Then for some moments at once, so that quick chunks come together and not one by one. Of what takes long, one for
-    every slot and another at hand for it is enough: what is held here nobody else can take.
-    """
-    enough = few = 2 * concurrency
-    if seconds_per_operation is not None:
-        in_a_moment = math.ceil(MOMENT_SECONDS / max(seconds_per_operation / concurrency, OWN_SECONDS))
-        few, enough = max(few, in_a_moment), max(enough, MOMENTS_AT_ONCE * in_a_moment)
-    return enough - waiting if waiting < few else 0
-
-
-def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:
-    """How many chunks to ask for when so many more operations are wanted. Small chunks come ten at a time."""
-    if operations <= 0:
-        return 0
-    chunks = math.ceil(operations / max(operations_per_chunk, 1.0))
-    return max(0, min(chunks, MESSAGES_IN_CALL, MOST_HELD - chunks_held))

@@ -1,4 +1,4 @@
-"""Liveness and readiness of a consumer, for whoever supervises it: on a port of its own, where one is given."""
+"""Liveness, readiness and metrics of a consumer, for whoever watches it: on a port of its own, where one is given."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from consumer.consumer import Consumer
-from penstock.errors import Misconfigured
+from penstock.errors import Misconfigured, NotAcceptable
+from penstock.exposition import expose
+from penstock.metrics import Program
 
 CONSUMER = web.AppKey("consumer", Consumer)
 
@@ -18,7 +20,7 @@ async def serve_health(consumer: Consumer, host: str, port: int | None) -> Async
         return
     app = web.Application()
     app[CONSUMER] = consumer
-    app.add_routes([web.get("/health/live", _live), web.get("/health/ready", _ready)])
+    app.add_routes([web.get("/health/live", _live), web.get("/health/ready", _ready), web.get("/metrics", _metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
@@ -45,3 +47,11 @@ async def _ready(request: web.Request) -> web.Response:
     if trouble is None:
         return web.json_response({"status": "ready"})
     return web.json_response({"status": "not ready", "detail": trouble}, status=503)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    try:
+        body, content_type = expose(request.app[CONSUMER].meter, Program.CONSUMER, request.headers.get("Accept"))
+    except NotAcceptable as error:
+        return web.json_response({"status": "not acceptable", "detail": str(error)}, status=406)
+    return web.Response(body=body, headers={"Content-Type": content_type})

@@ -1,7 +1,11 @@
 """Keeps deliveries invisible to other consumers while we hold them, running or waiting."""
 
+import asyncio
+from collections.abc import Mapping, Sequence
+
 from penstock.clock import Clock
 from penstock.errors import PenstockError
+from penstock.priority import Priority
 from penstock.queue import Delivery, Queue
 from penstock.telemetry import Event, get_log
 
@@ -11,8 +15,8 @@ BEATS_IN_LEASE = 4  # so that two heartbeats in a row may fail, and the next sti
 class Leases:
     """Held from `hold` to `let_go`; `keep` extends all of them, four times in each visibility timeout."""
 
-    def __init__(self, queue: Queue, visibility_seconds: int, clock: Clock) -> None:
-        self._queue = queue
+    def __init__(self, queues: Mapping[Priority, Queue], visibility_seconds: int, clock: Clock) -> None:
+        self._queues = queues
         self._visibility_seconds = visibility_seconds
         self._clock = clock
         self._held: dict[str, Delivery] = {}
@@ -41,11 +45,14 @@ class Leases:
 
     async def beat(self) -> None:
         held = list(self._held.values())
-        if not held:
-            return
+        of_queues = ([one for one in held if one.priority is priority] for priority in Priority)
+        await asyncio.gather(*(self._extend(of_one) for of_one in of_queues if of_one))
+
+    async def _extend(self, held: Sequence[Delivery]) -> None:
+        """Those of one queue: another may not answer."""
         asked_at = self._clock.monotonic()
         try:
-            lost = await self._queue.extend(held, self._visibility_seconds)
+            lost = await self._queues[held[0].priority].extend(held, self._visibility_seconds)
         except PenstockError as error:
             get_log().warning(Event.HEARTBEAT_FAILED, deliveries=len(held), error=str(error))
             return
@@ -63,4 +70,4 @@ class Leases:
     async def release(self, delivery: Delivery, *, after_seconds: int = 0) -> None:
         """Give a delivery back before its lease ends."""
         self.let_go(delivery)
-        await self._queue.extend([delivery], after_seconds)
+        await self._queues[delivery.priority].extend([delivery], after_seconds)

@@ -21,11 +21,13 @@ from consumer.batches import Batches, NotAdmitted
 from consumer.finisher import Finisher
 from consumer.lease import Leases
 from penstock.backend import Backend
-from penstock.batch import Batch, Ending, sum_counts
+from penstock.batch import EARLY_SECONDS, Batch, Ending, sum_counts
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
 from penstock.errors import Misconfigured, PenstockError, Unavailable
 from penstock.message import encode_chunk, encode_dead_letter
+from penstock.meter import UNKNOWN_HANDLER, Meter
+from penstock.metrics import Metric
 from penstock.operations import Operations
 from penstock.outcome import (
     ChunkRecord,
@@ -39,7 +41,7 @@ from penstock.outcome import (
     record_poison,
     record_too_early,
 )
-from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
+from penstock.queue import LONGEST_DELAY_SECONDS, LONGEST_HIDDEN_SECONDS, Delivery, Message
 from penstock.route import InvalidOperation
 from penstock.runner import Runner, Source, Stop
 from penstock.settings import Settings
@@ -50,7 +52,6 @@ from penstock.tracing import processing
 T = TypeVar("T")
 
 EARLY_RELEASE_SECONDS = 5  # a chunk of a batch not accepted yet comes back after this
-TOO_EARLY_SECONDS = 1.0  # clocks differ by less; a chunk that comes sooner before its time than this just runs
 WATCH_SECONDS = 1.0
 FIRST_REPEAT_SECONDS = 0.2
 LONGEST_REPEAT_SECONDS = 10.0
@@ -67,8 +68,10 @@ class Processor:
         stop: Stop,
         settings: Settings,
         clock: Clock,
+        meter: Meter | None = None,
     ) -> None:
-        self._chunks = backend.chunks
+        self._meter = meter or Meter()
+        self._queues = backend.queues
         self._dead_letters = backend.dead_letters
         self._store = backend.store
         self._spans = backend.spans
@@ -84,13 +87,15 @@ class Processor:
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
         """Carry a delivery to its end: acknowledged, or given back. `ended` is called after each operation run."""
+        begun_at = self._clock.monotonic()
         with (
             structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt),
-            processing(self._spans, self._settings.chunks_queue, delivery, chunk),
+            processing(self._spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
         ):
             batch = await self._persist(lambda: self._batches.admit(chunk.batch_id))
             if isinstance(batch, Batch):
                 await self._process_admitted(delivery, chunk, batch, ended)
+                self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - begun_at)
             else:
                 await self._turn_away(delivery, chunk, batch)
 
@@ -98,7 +103,8 @@ class Processor:
         """Put a message that is not ours to run into the dead letter queue as it is, with the reason."""
         aside = Message(delivery.body, tenant=delivery.tenant, reason=reason, trace=delivery.trace)
         await self._persist(lambda: self._dead_letters.send([aside]))
-        await self._persist(lambda: self._chunks.delete(delivery))
+        self._meter.count(Metric.DEAD_LETTERS)
+        await self._acknowledge(delivery)
         get_log().warning(Event.MESSAGE_SET_ASIDE, message_id=delivery.message_id, reason=reason)
 
     async def release(self, delivery: Delivery, chunk: Chunk, *, after_seconds: int = 0) -> None:
@@ -115,17 +121,23 @@ class Processor:
     async def _process_admitted(
         self, delivery: Delivery, chunk: Chunk, batch: Batch, ended: Callable[[], None]
     ) -> None:
+        now = self._clock.now()
+        if batch.is_early(now):
+            # Not sent once more, as what is to be tried again is: that would be a record every 15 minutes.
+            wait = delay_seconds(batch.not_before, now, LONGEST_HIDDEN_SECONDS)
+            await self._persist(lambda: self.release(delivery, chunk, after_seconds=wait))
+            return
         record = await self._look(batch, delivery, chunk, ended)
         if record is None:
             await self._drop(delivery)
             return
-        await self._persist(lambda: self._follow_up(chunk, record, delivery.tenant))
+        await self._persist(lambda: self._follow_up(batch, chunk, record, delivery.tenant))
         group = await self._persist(lambda: self._store.count_chunk(batch, record))
         if chunk.id in group.done:
             await self._persist(lambda: self._send_dead_letters(batch, record, delivery.tenant))
             await self._persist(lambda: self._check_limits(batch, record))
         await self._persist(lambda: self._finisher.finish(batch, chunk.group, group))
-        await self._persist(lambda: self._chunks.delete(delivery))
+        await self._acknowledge(delivery)
         get_log().info(
             Event.CHUNK_DONE,
             succeeded=record.counts.succeeded,
@@ -177,7 +189,7 @@ class Processor:
         """What a chunk comes to that must not run, or not as it is; None: it is to run."""
         if self._ending(batch, chunk) is not None:
             return self._record(batch, chunk, {})
-        if chunk.not_before is not None and chunk.not_before - self._clock.now() > TOO_EARLY_SECONDS:
+        if chunk.not_before is not None and chunk.not_before - self._clock.now() > EARLY_SECONDS:
             return record_too_early(chunk)
         if deaths > 0 and len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
@@ -196,9 +208,11 @@ class Processor:
         """
         chunk = replace(chunk, attempt=chunk.attempt + begun)
         if begun and chunk.attempt > self._max_attempts(chunk):
+            self._meter.failed(self._handler_name(chunk), None)
             return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
-        async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot():
+        source = _source(batch, delivery)
+        async with self._quarantine, self._runner.all_slots() if is_last else self._runner.slot(source):
             if self._stop.begun.is_set():
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
             # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.
@@ -225,7 +239,7 @@ class Processor:
         deaths: int = 0,
         has_slot: bool = False,
     ) -> ChunkRecord:
-        source = Source(batch.id, batch.key_prefix)
+        source = _source(batch, delivery)
         with self._stop.follower() as stop:
             watching = asyncio.create_task(self._watch(batch, chunk, stop))
             try:
@@ -288,15 +302,25 @@ class Processor:
         except InvalidOperation:
             return chunk.attempt  # nothing handles it any more: running it says so
 
-    async def _follow_up(self, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
+    def _handler_name(self, chunk: Chunk) -> str:
+        operation = chunk.operations[0]
+        try:
+            return self._operations.match(operation.method, operation.path).name
+        except InvalidOperation:
+            return UNKNOWN_HANDLER
+
+    async def _acknowledge(self, delivery: Delivery) -> None:
+        await self._persist(lambda: self._queues[delivery.priority].delete(delivery))
+
+    async def _follow_up(self, batch: Batch, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
         """Send the chunks that a record lists; a repetition sends the same ids."""
         now = self._clock.now()
         following = [
-            Message(encode_chunk(next_chunk), delay_seconds(next_chunk, now, LONGEST_DELAY_SECONDS), tenant)
+            Message(encode_chunk(next_chunk), delay_seconds(next_chunk.not_before, now, LONGEST_DELAY_SECONDS), tenant)
             for next_chunk in follow_up_chunks(chunk, record)
         ]
         if following:
-            await self._chunks.send(following)
+            await self._queues[batch.priority].send(following)
 
     async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:
         letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)
@@ -306,6 +330,7 @@ class Processor:
         ]
         if messages:
             await self._dead_letters.send([Message(message, tenant=tenant) for message in messages])
+            self._meter.count(Metric.DEAD_LETTERS, len(messages))
 
     async def _check_limits(self, batch: Batch, record: ChunkRecord) -> None:
         """End a batch of which too much has failed, or that has cost too many consumers their lives."""
@@ -326,7 +351,7 @@ class Processor:
         self._batches.forget(batch.id)
 
     async def _drop(self, delivery: Delivery) -> None:
-        await self._persist(lambda: self._chunks.delete(delivery))
+        await self._acknowledge(delivery)
         get_log().info(Event.CHUNK_DROPPED)
 
     async def _turn_away(self, delivery: Delivery, chunk: Chunk, why: NotAdmitted) -> None:
@@ -348,3 +373,10 @@ class Processor:
                 get_log().warning(Event.STEP_REPEATED, error=str(error), wait_seconds=wait)
             await self._clock.sleep(wait)
             wait = min(2 * wait, LONGEST_REPEAT_SECONDS)
+
+
+def _source(batch: Batch, delivery: Delivery) -> Source:
+    """As urgent as the queue it came from: an operator may have moved it to another than its batch's own."""
+    return Source(
+        batch.id, batch.key_prefix, priority=delivery.priority, tenant=batch.tenant, headers=dict(batch.headers)
+    )

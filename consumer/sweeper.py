@@ -11,6 +11,8 @@ from consumer.finisher import Finisher
 from penstock.batch import Batch, BatchState, Ending
 from penstock.clock import Clock
 from penstock.errors import PenstockError
+from penstock.meter import Meter
+from penstock.metrics import Metric
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
@@ -19,10 +21,11 @@ PERIODS_OF_TENURE = 2.5  # who misses two sweeps is taken for dead
 
 
 class Sweeper:
-    def __init__(self, store: Store, period_seconds: float, clock: Clock) -> None:
+    def __init__(self, store: Store, period_seconds: float, clock: Clock, meter: Meter | None = None) -> None:
         self._store = store
         self._period_seconds = period_seconds
         self._clock = clock
+        self._meter = meter or Meter()
         self._finisher = Finisher(store, clock)
         self._owner = secrets.token_hex(8)
 
@@ -56,6 +59,7 @@ class Sweeper:
         get_log().warning(Event.BATCH_SWEPT, batch_id=batch.id, ending=ending)
         for number in range(len(batch.group_totals)):
             await self._close(batch, number, ending)
+        self._meter.count(Metric.BATCHES_SWEPT)
 
     async def _close(self, batch: Batch, number: int, ending: Ending) -> None:
         """Close a group unless it is complete. Consumers may count meanwhile: look again until it is settled."""

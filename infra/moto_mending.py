@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SUPPORTED_MOTO = "5.2.5"
 FINGERPRINTS = {
+    "moto.cloudwatch.models:CloudWatchBackend": "3fe7438c69771377",
     "moto.core.common_models:BaseModel": "c9c3cfdda1d3a82d",
     "moto.core.responses:BaseResponse": "f4fcc6eeaeda7007",
     "moto.core.serialize:ResponseSerializer": "6266dfddaa30faa3",
@@ -42,10 +43,11 @@ def mended_moto() -> "WSGIApplication":
     """The mended moto as a WSGI application. Two threads must not call it at once: moto would count wrong."""
     check_fit()
     # Only now: in a moto that does not fit, what these look for may not exist.
-    from infra import moto_dynamodb, moto_requests, moto_sqs  # noqa: PLC0415
+    from infra import moto_cloudwatch, moto_dynamodb, moto_requests, moto_sqs  # noqa: PLC0415
 
-    for owner, name, mend in (*moto_requests.MENDS, *moto_sqs.MENDS, *moto_dynamodb.MENDS):
-        setattr(owner, name, mend)
+    for mends in (moto_requests, moto_sqs, moto_dynamodb, moto_cloudwatch):
+        for owner, name, mend in mends.MENDS:
+            setattr(owner, name, mend)
     return moto_requests.Dispatcher()
 
 

@@ -36,7 +36,13 @@ QUEUE, TABLE = "AWS::SQS::Queue", "AWS::DynamoDB::Table"
 OF_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 TABLE_SECONDS = 120
 
-_QUEUE_ATTRIBUTES = {"MessageRetentionPeriod", "VisibilityTimeout", "RedrivePolicy", "SqsManagedSseEnabled"}
+_QUEUE_ATTRIBUTES = {
+    "MaximumMessageSize",
+    "MessageRetentionPeriod",
+    "VisibilityTimeout",
+    "RedrivePolicy",
+    "SqsManagedSseEnabled",
+}
 _TABLE_PROPERTIES = {
     "TableName",
     "BillingMode",
@@ -76,8 +82,12 @@ def provision(settings: Settings) -> list[str]:
 
 
 def _refuse_aws(settings: Settings, *urls: str) -> None:
-    if any(str(urlsplit(url).hostname).endswith(OF_AWS) for url in urls):
+    if any(map(leads_to_aws, urls)):
         raise Misconfigured(DEPLOY.format(name=settings.name, template=TEMPLATE))
+
+
+def leads_to_aws(url: str) -> bool:
+    return str(urlsplit(url).hostname).endswith(OF_AWS)
 
 
 def _make(settings: Settings, makers: Mapping[str, Callable[[dict[str, Any]], Standing]]) -> list[Standing]:
@@ -94,6 +104,8 @@ def read_stack(settings: Settings, made: Mapping[str, Standing]) -> "Stack":
     try:
         from infra.cloudformation import NotUnderstood, Stack, read_template  # noqa: PLC0415 - not needed on AWS
     except ModuleNotFoundError as error:
+        if error.name != "yaml":
+            raise
         raise Misconfigured("Install what stands in for AWS: pip install 'penstock[local]'.") from error
 
     def look_up(name: str, attribute: str) -> str:

@@ -17,9 +17,9 @@ from typing import NoReturn
 
 import aiohttp
 
+from penstock.application import find_application
 from penstock.errors import Misconfigured, PenstockError
-from penstock.operations import load_application
-from penstock.settings import Settings, read_settings, require_app
+from penstock.settings import Settings, read_settings
 from penstock.signals import stop_signals
 
 READY_SECONDS = 60
@@ -107,7 +107,7 @@ async def _stop_part(part: Part) -> None:
 async def _up(host: str, port: int, consumers: int) -> None:
     """Returns when asked to stop; raises PenstockError when a part cannot start or ends by itself."""
     settings = read_settings()
-    load_application(require_app(settings))  # once here: every part would say the same of one that cannot be used
+    find_application(settings)  # once here: every part would say the same of one that cannot be used
     machine = Machine(local_environment(os.environ))
     stopping = asyncio.create_task(stop_signals())
     await asyncio.sleep(0)  # signals are listened to before there is a part that would outlive us
@@ -190,12 +190,16 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
 
 
 def _addresses(url: str, endpoint: str, settings: Settings) -> str:
+    application = settings.app or f"everything is forwarded to {settings.upstream}"
     return f"""
 Penstock is up.
+  application   {application}
   batches       {url}/batch
   health        {url}/health/ready
+  metrics       {url}/metrics
   embedded AWS  {endpoint}
-                queues {settings.chunks_queue}, {settings.dead_letter_queue}; table {settings.table}
+                queues {", ".join((*settings.chunk_queues.values(), settings.dead_letter_queue))}
+                table {settings.table}
 
 Any AWS client can look inside:
   export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local

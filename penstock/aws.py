@@ -7,10 +7,12 @@ Where they connect is AWS's standard business: `AWS_ENDPOINT_URL`, `AWS_ENDPOINT
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
 from aiohttp import ClientError as HttpClientError
 from botocore.exceptions import (
     BotoCoreError,
@@ -24,17 +26,21 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.loaders import Loader, create_loader
 
 from penstock.errors import Misconfigured, PenstockError, Unavailable
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
+    from types_aiobotocore_cloudwatch import CloudWatchClient
     from types_aiobotocore_dynamodb import DynamoDBClient
     from types_aiobotocore_sqs import SQSClient
 
 CALLS_IN_FLIGHT = 50  # connections per client; a call beyond waits for one
 POLLS_IN_FLIGHT = 10
 SPARE_READ_SECONDS = 10
+METRICS_READ_SECONDS = 5
+_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 # Our calls may all be repeated, so the SDK may repeat them too; three tries ride out a dropped connection, and whoever
 # called decides about longer troubles.
@@ -76,7 +82,7 @@ class Clients:
 
 @asynccontextmanager
 async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
-    session = get_session()
+    session = _new_session()
     async with AsyncExitStack() as stack:
         with explained():
 
@@ -93,6 +99,42 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
                 dynamodb=await open_client("dynamodb", calls),
             )
         yield clients
+
+
+@asynccontextmanager
+async def open_cloudwatch(settings: Settings) -> AsyncIterator["CloudWatchClient | None"]:
+    """A client for metrics, None where they are not to be published."""
+    session = _new_session()
+    async with AsyncExitStack() as stack:
+
+        async def open_client(service: str) -> Any:
+            with explained():
+                config = _config(1, read_seconds=METRICS_READ_SECONDS)
+                return await stack.enter_async_context(
+                    session.create_client(service, region_name=settings.aws_region, config=config)
+                )
+
+        cloudwatch = None if settings.metrics == "off" else await open_client("cloudwatch")
+        # Where the queue is a stand-in, it is nobody's wish that credentials which are about be used with AWS itself.
+        is_meant = settings.metrics != "auto" or not _is_aws(cloudwatch) or _is_aws(await open_client("sqs"))
+        yield cloudwatch if is_meant else None
+
+
+def _is_aws(client: Any) -> bool:
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    return host.endswith(_AWS_HOSTS)
+
+
+def _new_session() -> AioSession:
+    session = get_session()
+    session.register_component("data_loader", _loader())
+    return session
+
+
+@cache
+def _loader() -> Loader:
+    """Of what botocore knows of services: every session would read it anew."""
+    return create_loader()
 
 
 def _config(connections: int, read_seconds: int) -> AioConfig:

@@ -2,8 +2,12 @@
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from penstock.priority import Priority
+
+EARLY_SECONDS = 1.0  # clocks differ by less; what comes sooner before its time than this just runs
 
 
 class BatchState(StrEnum):
@@ -85,9 +89,13 @@ class Batch:
     accept_by: float  # the acceptance lease: whoever finds it over and the batch not accepted, abandons it
     deadline_at: float  # what has not ended by then is expired
     expires_at: float  # when the table may forget it
+    priority: Priority = Priority.NORMAL
+    not_before: float | None = None  # nothing of it runs sooner
     failure_limit: FailureLimit | None = None
     has_own_ids: bool = False  # the client gave its operations ids; else they are their places
     keys_from: str | None = None  # the batch whose id is in the operations' keys, where it is not this one
+    # Of its request, what forwarded operations take along: it may be a secret, and is shown nowhere.
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     accepted_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
@@ -114,6 +122,12 @@ class Batch:
     def is_overdue(self, now: float) -> bool:
         """Whether its acceptance lease is over by this clock. Clocks differ: the table decides what comes of it."""
         return self.state is BatchState.ACCEPTING and now > self.accept_by
+
+    def is_early(self, now: float) -> bool:
+        """Whether it waits for its time to run."""
+        if self.not_before is None or self.state not in {BatchState.QUEUED, BatchState.PROCESSING}:
+            return False
+        return self.not_before - now > EARLY_SECONDS
 
     def ending_at(self, now: float) -> Ending | None:
         """Whether operations may still begin: None; or what becomes of those that have not."""

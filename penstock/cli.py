@@ -2,10 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from penstock.operations_file import FileFormat
 from penstock.submit import submit
 
 app = typer.Typer(
@@ -55,7 +57,9 @@ def consume(
     health_port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65_535, help="Answer /health/live and /health/ready here; process k of several on this port + k."
+            min=1,
+            max=65_535,
+            help="Answer /health/live, /health/ready and /metrics here; process k of several on this port + k.",
         ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, max=256, help="Consumers, a process each, under one parent.")] = 1,
@@ -66,6 +70,46 @@ def consume(
 
 
 app.command()(submit)
+
+
+@app.command()
+def profile(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON or NDJSON, as `penstock submit` takes it.")],
+    *,
+    app: App = None,
+    method: Annotated[str | None, typer.Option(help="CSV: the method of every row.")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="CSV: the path of every row; {column} is filled from the row.")
+    ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="The column, or member, with the status an operation is meant to end with."
+        ),
+    ] = None,
+    file_format: Annotated[
+        FileFormat | None, typer.Option("--format", help="What the file holds, if its name does not tell.")
+    ] = None,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            min=1, max=10_000, help="Operations at once. With 1 the profile shows what handlers wait for, too."
+        ),
+    ] = 1,
+) -> None:
+    """Run a file's operations in this process, without AWS, and print where the time goes.
+
+    What handlers do really happens: use a database that may be changed. Each operation is attempted once.
+    """
+    options = {
+        "--method": method,
+        "--path": path,
+        "--expect": expect,
+        "--format": file_format,
+        "--concurrency": str(concurrency),
+    }
+    given = [part for name, value in options.items() if value is not None for part in (name, value)]
+    _become("penstock.profiling", app, *given, "--", str(file))
 
 
 def _become(module: str, application: str | None, *arguments: str) -> NoReturn:

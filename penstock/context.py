@@ -1,6 +1,7 @@
 """What a handler is given, and what it may raise."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -16,7 +17,8 @@ class Context(Generic[T]):
 
     `key` is the same for every attempt and every delivery of an operation: store it with what the handler writes, and a
     second run changes nothing. `attempt` counts from 1. `transaction` is what the application's transaction yields,
-    None where it has none: write `Context[AsyncSession]` to have it typed.
+    None where it has none: write `Context[AsyncSession]` to have it typed. `headers` are those of the batch's request
+    that its forwarded operations take along, named by `forward(headers=...)`.
     """
 
     operation_id: str
@@ -24,6 +26,7 @@ class Context(Generic[T]):
     attempt: int
     key: str
     transaction: T
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Reject(Exception):

@@ -33,6 +33,7 @@ from penstock.chunk import group_of, planned_number, redriven_from
 from penstock.errors import AcceptanceLost
 from penstock.gathering import Gatherer, up_to
 from penstock.outcome import ChunkRecord, OutcomeState
+from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
 from penstock.store import HANDLER_DAYS, Group, KeyClaim, Traces
 
@@ -755,8 +756,11 @@ def _batch_to_item(batch: Batch) -> dict[str, Any]:
         "accept_by": _number(batch.accept_by),
         "deadline_at": _number(batch.deadline_at),
         "expires_at": _whole(batch.expires_at),
+        "priority": {"S": batch.priority},
+        **({} if batch.not_before is None else {"not_before": _number(batch.not_before)}),
         **({} if batch.failure_limit is None else {"failure_limit": {"N": str(batch.failure_limit.count)}}),
         **({} if batch.keys_from is None else {"keys_from": {"S": batch.keys_from}}),
+        **({"headers": {"M": {name: {"S": value} for name, value in batch.headers}}} if batch.headers else {}),
         "has_own_ids": {"BOOL": batch.has_own_ids},
         "open": {"S": OPEN},
         "due_at": _number(batch.accept_by),
@@ -775,8 +779,11 @@ def _batch_from_item(item: Item) -> Batch:
         accept_by=float(item["accept_by"]["N"]),
         deadline_at=float(item["deadline_at"]["N"]),
         expires_at=float(item["expires_at"]["N"]),
+        priority=Priority(item["priority"]["S"]) if "priority" in item else Priority.NORMAL,
+        not_before=_time(item, "not_before"),
         failure_limit=FailureLimit(int(item["failure_limit"]["N"])) if "failure_limit" in item else None,
         keys_from=_text(item, "keys_from"),
+        headers=tuple((name, value["S"]) for name, value in sorted(item.get("headers", {"M": {}})["M"].items())),
         has_own_ids=item["has_own_ids"]["BOOL"],
         ending=Ending(item["ending"]["S"]) if "ending" in item else None,
         reason=_text(item, "reason"),

@@ -1,7 +1,6 @@
-"""Every metric by name, with its unit and its meaning; and the one place of a process where they are gathered.
+"""Every metric by name, with its unit, who measures it, and its meaning. Gathered in `meter.py`.
 
-Counted and measured in process, at about half a microsecond an operation. `exposition.py` shows all since the start,
-`reporting.py` takes what a minute has brought. The names are CloudWatch's; `infra/README.md` has them as a table.
+The names are those in CloudWatch, in the namespace `Penstock`; `infra/README.md` has them as a table.
 """
 
 from enum import StrEnum
@@ -26,7 +25,7 @@ _BOTH = (Program.SERVICE, Program.CONSUMER)
 
 
 class Metric(StrEnum):
-    """Its value is its name in CloudWatch, in the namespace Penstock."""
+    """Its value is its name in CloudWatch. Dimensions are `Service`, which is PENSTOCK_NAME, and `Program`."""
 
     unit: Unit
     programs: tuple[Program, ...]
@@ -87,3 +86,13 @@ class Metric(StrEnum):
         (Program.SERVICE,),
         "Requests that a limit refused (413 and 429); they are among HttpAnswers4xx, too.",
     )
+
+
+BY_HANDLER = frozenset(
+    {Metric.OPERATIONS_SUCCEEDED, Metric.OPERATIONS_FAILED, Metric.OPERATIONS_RETRIED, Metric.HANDLER_SECONDS}
+)
+GAUGES = frozenset({Metric.IN_FLIGHT})
+
+
+def metrics_of(program: Program) -> list[Metric]:
+    return [metric for metric in Metric if program in metric.programs]

@@ -9,13 +9,15 @@ Front end and consumers load the same registry; the front end validates with it,
 """
 
 import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, ParamSpec, Protocol
+from urllib.parse import unquote
 
 from typing_extensions import TypeVar
 
 from penstock.errors import Flaw, Misconfigured
+from penstock.forward import DEFAULT_RESULT_BYTES, AddedHeaders, Connections, ForwardRoute, build_forward_routes
 from penstock.route import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_TIMEOUT_SECONDS,
@@ -70,6 +72,8 @@ class Operations(Generic[T]):
         self.savepoint = savepoint or _begin_nested
         self._exact: dict[tuple[str, str], Route] = {}
         self._with_parameters: dict[str, list[Route]] = {method: [] for method in METHODS}
+        self._forwards: dict[str, list[ForwardRoute]] = {method: [] for method in METHODS}
+        self._connections = Connections()
         self.get: RegisterMethod = self._registrars("GET")
         self.post: RegisterMethod = self._registrars("POST")
         self.put: RegisterMethod = self._registrars("PUT")
@@ -81,19 +85,94 @@ class Operations(Generic[T]):
         return [
             *self._exact.values(),
             *(route for routes in self._with_parameters.values() for route in routes),
+            *(route for routes in self._forwards.values() for route in routes),
         ]
 
+    @property
+    def passed_headers(self) -> frozenset[str]:
+        """The headers of a batch's request, in lower case, that some forwarded operation takes along."""
+        return frozenset(
+            name for routes in self._forwards.values() for route in routes for name in route.forward.passed
+        )
+
     def match(self, method: str, path: str) -> Route:
-        """The route of an operation; a path without parameters goes before one with. Raises InvalidOperation."""
+        """The route of an operation: a path without parameters goes before one with, and that before a forward.
+
+        Raises InvalidOperation.
+        """
+        route = self._match_handler(method, path)
+        if route is not None:
+            return route
+        for forward in self._forwards.get(method, ()):
+            if forward.pattern.fullmatch(path):
+                self._check_passes_by_handlers(method, path)
+                return forward
+        names = sorted(route.name for route in self.routes)
+        known = ", ".join(names[:_NAMES_IN_ERROR]) + (", ..." if len(names) > _NAMES_IN_ERROR else "")
+        raise InvalidOperation([Flaw("/path", f"{method} {path} is not offered here; there is: {known or 'nothing'}.")])
+
+    def forward(
+        self,
+        path: str,
+        *,
+        to: str,
+        methods: Iterable[str] = METHODS,
+        headers: Iterable[str] = (),
+        add_headers: AddedHeaders | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        max_result_bytes: int = DEFAULT_RESULT_BYTES,
+    ) -> None:
+        """Make a request to an existing API of every operation whose path no handler is registered for.
+
+        `path` ends with `/{path}`, which takes all that follows. An operation's path is asked for at `to` as it is;
+        where `to` ends with `/{path}` too, only what follows is.
+
+        `headers` names those of the batch's request that go along. They are kept with the batch in the table for as
+        long as that keeps it: name `Authorization` only if it may stand there. `add_headers` go along with every
+        request and are kept nowhere: a mapping, or a function or coroutine function that is asked for one each time.
+        """
+        asked = tuple(methods)
+        if unknown := [method for method in asked if method not in METHODS]:
+            raise Misconfigured(f"Choose the methods of forward({path!r}) from {', '.join(METHODS)}; not {unknown[0]}.")
+        for known in (route for method in asked for route in self._forwards[method]):
+            if known.path == path:
+                raise Misconfigured(f"Register forward({path!r}) once for {known.method}.")
+            if known.pattern.fullmatch(path):
+                raise Misconfigured(f"Register forward({path!r}) before {known.name}, which takes all of it.")
+        for route in build_forward_routes(
+            path,
+            to=to,
+            methods=asked,
+            policy=Policy(timeout_seconds=timeout_seconds, max_attempts=max_attempts),
+            headers=headers,
+            add_headers=add_headers,
+            max_result_bytes=max_result_bytes,
+            connections=self._connections,
+        ):
+            self._forwards[route.method].append(route)
+
+    def connections(self, for_each_host: int) -> AbstractAsyncContextManager[None]:
+        """What a program is in while it runs: forwarded operations share its connections, closed at the end."""
+        return self._connections.open(for_each_host)
+
+    def _match_handler(self, method: str, path: str) -> Route | None:
         exact = self._exact.get((method, path))
         if exact is not None:
             return exact
         for route in self._with_parameters.get(method, ()):
             if route.pattern.fullmatch(path):
                 return route
-        names = sorted(route.name for route in self.routes)
-        known = ", ".join(names[:_NAMES_IN_ERROR]) + (", ..." if len(names) > _NAMES_IN_ERROR else "")
-        raise InvalidOperation([Flaw("/path", f"{method} {path} is not offered here; there is: {known or 'nothing'}.")])
+        return None
+
+    def _check_passes_by_handlers(self, method: str, path: str) -> None:
+        """What a handler is there for goes to no upstream for being written in another way, or with a query."""
+        plain = unquote(path.partition("?")[0])
+        handler = self._match_handler(method, plain) if plain != path else None
+        if handler is not None:
+            raise InvalidOperation(
+                [Flaw("/path", f"Write it as {plain}: {handler.name} has a handler, without query.")]
+            )
 
     def _registrars(self, method: str) -> RegisterMethod:
         def registrar(
@@ -116,7 +195,8 @@ class Operations(Generic[T]):
         return registrar
 
     def _add(self, route: Route) -> None:
-        twins = [known for known in self.routes if known.method == route.method and known.shape == route.shape]
+        handled = [known for known in self.routes if not known.is_forwarded]
+        twins = [known for known in handled if known.method == route.method and known.shape == route.shape]
         if twins:
             raise Misconfigured(f"Register {route.name} once: {twins[0].name} has a handler already.")
         if route.has_parameters:

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -69,6 +69,11 @@ class OperationsFile:
     @property
     def is_atomic(self) -> bool:
         return self.envelope.get("atomic") is True
+
+    def asking(self, options: Mapping[str, Any]) -> "OperationsFile":
+        """With what the command line asks for, where it does: it goes before what the file says."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return replace(self, envelope={**self.envelope, **given})
 
     @property
     def has_expectations(self) -> bool:

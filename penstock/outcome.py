@@ -228,11 +228,11 @@ def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True)
     return letters
 
 
-def delay_seconds(chunk: Chunk, now: float, longest: int) -> int:
-    """The whole seconds, at most `longest`, for which the queue should hold a chunk back."""
-    if chunk.not_before is None:
+def delay_seconds(not_before: float | None, now: float, longest: int) -> int:
+    """The whole seconds, at most `longest`, for which the queue should hold back what is not to run before a time."""
+    if not_before is None:
         return 0
-    return max(0, min(longest, math.ceil(chunk.not_before - now)))
+    return max(0, min(longest, math.ceil(not_before - now)))
 
 
 def _wait_seconds(verdicts: Sequence[Verdict], attempt: int, backoff: Backoff, draw: float) -> float:

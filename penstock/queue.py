@@ -8,8 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock.priority import Priority
+
 MESSAGES_IN_CALL = 10  # what SQS takes, gives or deletes in one call
 LONGEST_DELAY_SECONDS = 900  # SQS holds a message back for 15 minutes at most
+LONGEST_HIDDEN_SECONDS = 42_000  # and hides one that was received for 12 hours in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Delivery:
     tenant: str | None = None
     sent_at: float = 0.0  # seconds since the epoch, by the queue's clock
     trace: TraceContext | None = None
+    priority: Priority = Priority.NORMAL  # of the queue it came from: to that one its receipt is good
 
     @property
     def mark(self) -> str:

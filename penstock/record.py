@@ -49,6 +49,16 @@ def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
     )
 
 
+def parse_recordable(content: bytes) -> Any:
+    """JSON as values that can be kept in a record. Raises ValueError for what is no JSON, or nests too deep for one.
+
+    A parser goes only so deep, and in a record up to three brackets stand around a result or the members of it.
+    """
+    value = from_json(content, allow_inf_nan=False)
+    from_json(b"[[[%b]]]" % content)
+    return value
+
+
 def _outcomes_to_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     indexes = [outcome.index for outcome in outcomes]
     is_run = indexes == list(range(indexes[0], indexes[0] + len(indexes))) if indexes else False

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
@@ -59,6 +59,8 @@ class Route:
     signature: Signature
     pattern: re.Pattern[str]
     name: str  # `POST /users/{user_id}`
+
+    is_forwarded: ClassVar[bool] = False  # its work is another program's: no transaction of ours holds it
 
     @property
     def shape(self) -> str:
@@ -121,7 +123,7 @@ class Route:
 def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> Route:
     """Raises Misconfigured when the handler cannot be used as it is written."""
     where = f"{method} {path} ({_name(handler)})"
-    _check(where, path, policy)
+    check_route(where, path, policy)
     if not (inspect.isroutine(handler) and inspect.iscoroutinefunction(handler)):
         raise Misconfigured(f"Write the handler of {where} as `async def`.")
     signature = _read_signature(handler, where, _PLACEHOLDER.findall(path))
@@ -132,7 +134,7 @@ def _name(handler: AnyHandler) -> str:
     return f"{handler.__module__}.{handler.__qualname__}" if inspect.isroutine(handler) else repr(handler)
 
 
-def _check(where: str, path: str, policy: Policy) -> None:
+def check_route(where: str, path: str, policy: Policy) -> None:
     names = _PLACEHOLDER.findall(path)
     if not path.startswith("/"):
         raise Misconfigured(f"Begin the path of {where} with a slash.")

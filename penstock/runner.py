@@ -4,19 +4,23 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from penstock.answer import Answer
 from penstock.chunk import Chunk, Operation
 from penstock.context import Context, Reject, Retry
 from penstock.errors import Misconfigured
+from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import TryAgain, Verdict, failed, succeeded
+from penstock.outcome import OutcomeState, TryAgain, Verdict, as_outcome, failed, is_final, succeeded
+from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Route
+from penstock.slots import Slots, Turn
 from penstock.telemetry import Event, get_log
 
 SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
@@ -69,10 +73,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The batch that an operation is of, as its handler is told. `key_prefix` begins the keys of its operations."""
+    """The batch that an operation is of. `key_prefix` begins the keys of its operations.
+
+    Slots are given by priority, and to the tenants of a priority in turn.
+    """
 
     batch_id: str
     key_prefix: str
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)  # of its request, those that operations take along
 
 
 @dataclass(slots=True)
@@ -87,13 +97,18 @@ class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on."""
 
     def __init__(
-        self, operations: Operations[Any], concurrency: int, monotonic: Callable[[], float] = time.monotonic
+        self,
+        operations: Operations[Any],
+        concurrency: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
+        weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
     ) -> None:
         self._operations = operations
         self._monotonic = monotonic
+        self._meter = meter or Meter()
         self._spent: dict[str, Spent] = {}
-        self._concurrency = concurrency
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency, weights, monotonic)
 
     async def run_chunk(
         self,
@@ -111,7 +126,7 @@ class Runner:
         `has_slot` the caller has taken the slot already, for a chunk of a single operation. `may_begin` is asked once
         there is a slot: when it is no, nothing more of the chunk begins.
         """
-        slots = None if has_slot else self._slots
+        slots = None if has_slot else self._slots.turn(source.priority, source.tenant)
 
         def attempt(operation: Operation) -> Awaitable[Verdict]:
             return self.run(operation, source, chunk.attempt)
@@ -120,18 +135,12 @@ class Runner:
         await run.carry_out(chunk.operations)
         return run.verdicts
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        async with self._slots:
-            yield
+    def slot(self, source: Source) -> AbstractAsyncContextManager[None]:
+        return self._slots.one(source.priority, source.tenant)
 
-    @asynccontextmanager
-    async def all_slots(self) -> AsyncIterator[None]:
+    def all_slots(self) -> AbstractAsyncContextManager[None]:
         """Waits until nothing else runs and lets nothing else begin. One caller at a time: two would wait for ever."""
-        async with AsyncExitStack() as stack:
-            for _ in range(self._concurrency):
-                await stack.enter_async_context(self._slots)
-            yield
+        return self._slots.all()
 
     def take_spent(self) -> dict[str, Spent]:
         """What the handlers have taken since this was last asked for, by their names."""
@@ -149,33 +158,44 @@ class Runner:
 
         The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
         """
-        transaction = transaction or self._operations.transaction or nullcontext
         result = _NOTHING
         try:
             route = self._operations.match(operation.method, operation.path)
             arguments = route.arguments(operation.path, operation.body)
         except InvalidOperation as error:
             # Validated before it was accepted, so the application has changed since: it is told, not tried again.
+            self._meter.failed(UNKNOWN_HANDLER, None)
             return failed(operation, 422, "Invalid operation", str(error), rejected=True)
+        if route.is_forwarded:
+            transaction = nullcontext
+        transaction = transaction or self._operations.transaction or nullcontext
         begun_at = self._monotonic()
+        verdict: Verdict | None = None  # none: cut short
         try:
             async with asyncio.timeout(route.policy.timeout_seconds) as limit, transaction() as opened:
                 key = f"{source.key_prefix}/{operation.id}"
-                context = Context(operation.id, source.batch_id, attempt, key, opened)
-                result = _to_json(route, await route.call(arguments, context))
+                context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
+                returned = await route.call(arguments, context)
+                if isinstance(returned, Answer):
+                    return returned.verdict(operation, route.policy.max_attempts)
+                result = _to_json(route, returned)
             if result is _NOTHING:
                 raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
-            return succeeded(operation, route.policy.status, result)
+            verdict = succeeded(operation, route.policy.status, result)
         except asyncio.CancelledError:
             if _is_being_cancelled():
                 raise
-            return _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
+            verdict = _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
         except (KeyboardInterrupt, GeneratorExit):
             raise  # they are about the process, or the coroutine as such
         except BaseException as error:  # noqa: BLE001 - whatever else a handler raises becomes its operation's outcome
-            return _verdict(error, operation, route, timed_out=limit.expired())
+            verdict = _verdict(error, operation, route, timed_out=limit.expired())
         finally:
-            self._note_spent(route.name, self._monotonic() - begun_at)
+            seconds = self._monotonic() - begun_at
+            self._note_spent(route.name, seconds)
+            if verdict is not None:
+                self._count(route.name, verdict, attempt, seconds)
+        return verdict
 
     def _note_spent(self, handler: str, seconds: float) -> None:
         spent = self._spent.get(handler)
@@ -183,6 +203,15 @@ class Runner:
             spent = self._spent[handler] = Spent()
         spent.count += 1
         spent.seconds += seconds
+
+    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float) -> None:
+        """The one place where attempts are counted for the metrics."""
+        if not is_final(verdict, attempt):
+            self._meter.retried(handler, seconds)
+        elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
+            self._meter.succeeded(handler, seconds)
+        else:
+            self._meter.failed(handler, seconds)
 
 
 def _verdict(error: BaseException, operation: Operation, route: Route, *, timed_out: bool) -> Verdict:
@@ -247,17 +276,18 @@ def _is_marked(unmarked: contextvars.Context) -> bool:
 class _ChunkRun:
     """A chunk's operations under way, each begun when there is a slot for it.
 
-    A worker has its slot for a slice of time and performs one operation after the other in it: a task for each would
-    cost as much as all else about a quick one. After its slice the slot goes to whoever has waited longest, this chunk
-    or another; so of operations that take longer than a slice each has a worker of its own. So has what comes after
-    one that leaves a mark on the task it runs in, a context variable or a cancellation.
+    A worker waits for a slot, has it for a slice of time, and performs one operation after the other in it: a task for
+    each would cost as much as all else about a quick one. Then the slot goes to whoever is next, this chunk or another,
+    and the worker waits again; so of operations that take longer than a slice it performs one at a time. After one that
+    leaves a mark on the task it runs in, a context variable or a cancellation, another worker takes its place. There
+    are as many as there are slots: when several come free at once, each may be this chunk's.
     """
 
     def __init__(
         self,
         attempt: Callable[[Operation], Awaitable[Verdict]],
         *,
-        slots: asyncio.Semaphore | None,
+        slots: Turn | None,
         stop: Stop,
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
@@ -270,18 +300,18 @@ class _ChunkRun:
         self._ended = ended
         self._may_begin = may_begin
         self._monotonic = monotonic
-        self._left: deque[Operation] = deque()  # not taken by a worker yet
-        self._workers: dict[asyncio.Task[None], Operation] = {}
-        self._feeding: asyncio.Task[None] | None = None
+        self._left: deque[Operation] = deque()  # not begun
+        self._workers: dict[asyncio.Task[None], Operation | None] = {}  # and what each is at
+        self._waiting: set[asyncio.Task[None]] = set()  # those that have no slot
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
         """Until all have ended, or they are cut and have had a moment to notice."""
         self._left.extend(operations)
-        self._feeding = feeding = asyncio.create_task(self._feed())
+        for _ in range(min(len(operations), self._slots.count if self._slots else 1)):
+            self._begin_worker()
         cutting = asyncio.create_task(self._stop.cut.wait())
         try:
-            await asyncio.wait((feeding, cutting), return_when=asyncio.FIRST_COMPLETED)
             while self._workers and not cutting.done():
                 await asyncio.wait((*self._workers, cutting), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -294,54 +324,78 @@ class _ChunkRun:
         if self._fault is not None:
             raise self._fault
 
-    async def _feed(self) -> None:
-        """A worker for each slot that can be had, while there are operations left."""
-        while self._left:
-            if self._slots is not None:
-                await self._slots.acquire()
-            worker = asyncio.create_task(self._work(operation := self._left.popleft()))
-            self._workers[worker] = operation
-            worker.add_done_callback(self._end)
+    def _begin_worker(self) -> None:
+        worker = asyncio.create_task(self._work())
+        self._workers[worker] = None
+        worker.add_done_callback(self._end)
 
-    async def _work(self, operation: Operation) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        unmarked, slice_ends_at = contextvars.copy_context(), self._monotonic() + SLICE_SECONDS
-        # Asked before each operation: the process may have been stopped for long, and wake up here.
-        while self._may_begin() and not self._stop.begun.is_set():
-            self.verdicts[operation.index] = await self._attempt(operation)
-            if not self._left or self._monotonic() >= slice_ends_at or task.cancelling() or _is_marked(unmarked):
+    async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        unmarked = contextvars.copy_context()
+        while self._left and not _is_marked(unmarked):
+            await self._take_slot(worker)
+            try:
+                await self._work_for_a_slice(worker, unmarked)
+            finally:
+                if self._slots is not None:
+                    self._slots.release()
+            if worker.cancelling():
                 return
+            await asyncio.sleep(0)  # where nobody waits for the slot, others have their turn on the loop
+
+    async def _take_slot(self, worker: asyncio.Task[None]) -> None:
+        if self._slots is None:
+            return
+        self._waiting.add(worker)
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting.discard(worker)
+
+    async def _work_for_a_slice(self, worker: asyncio.Task[None], unmarked: contextvars.Context) -> None:
+        ends_at = self._monotonic() + SLICE_SECONDS
+        while self._left:
+            # Asked before each operation: the process may have been stopped for long, and wake up here.
+            if not self._may_begin() or self._stop.begun.is_set():
+                self._give_up_rest()
+                return
+            self._workers[worker] = operation = self._take()
+            self.verdicts[operation.index] = await self._attempt(operation)
+            if worker.cancelling():
+                return  # by its handler, perhaps: how it ended is seen when the task has
+            self._workers[worker] = None
             self._ended()
-            self._workers[task] = operation = self._take()
-        self._give_up_rest()
+            if self._monotonic() >= ends_at or _is_marked(unmarked):
+                return
 
     def _take(self) -> Operation:
         operation = self._left.popleft()
         if not self._left:
-            self._stop_feeding()  # it waits for a slot that is not needed any more
+            self._dismiss()
         return operation
 
-    def _stop_feeding(self) -> None:
-        """And forget the task: what it was cancelled by refers to us, and only the collector would free the chunk."""
-        if self._feeding is not None:
-            self._feeding.cancel()
-            self._feeding = None
+    def _dismiss(self) -> None:
+        """Those who wait for a slot need none any more."""
+        for worker in self._waiting:
+            worker.cancel()
 
     def _give_up_rest(self) -> None:
         """Nothing more begins."""
-        self._stop_feeding()
+        self._dismiss()
         while self._left:
             self._left.popleft()
             self._ended()
 
     def _end(self, worker: asyncio.Task[None]) -> None:
         operation = self._workers.pop(worker)
-        if self._slots is not None:
-            self._slots.release()
-        self._ended()
-        if not worker.cancelled():
+        if operation is not None:
+            self._ended()
+        try:
             self._fault = self._fault or worker.exception()  # one of ours: what handlers raise are verdicts
-        elif not self._stop.cut.is_set():
-            # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
-            self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
+        except asyncio.CancelledError:
+            if operation is not None and not self._stop.cut.is_set():
+                # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
+                self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
+        if self._left:
+            self._begin_worker()

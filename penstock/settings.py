@@ -3,14 +3,25 @@
 Only this file reads the environment. Names on the outside are `PENSTOCK_` and the field's name in capitals.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from penstock.backoff import Backoff
 from penstock.errors import Misconfigured
+from penstock.headers import check_added, check_passed
+from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.upstream import read_upstream, without_secrets
 
 MIB = 1024 * 1024
 DAY_SECONDS = 24 * 3600
@@ -33,6 +44,15 @@ class Settings(BaseSettings):
     )
 
     concurrency: int = Field(10, ge=1, le=10_000, description="Handlers that run at once in one process.")
+    weight_high: int = Field(
+        DEFAULT_WEIGHTS[Priority.HIGH], ge=1, le=1_000, description="The share of the slots that `high` batches have."
+    )
+    weight_normal: int = Field(
+        DEFAULT_WEIGHTS[Priority.NORMAL], ge=1, le=1_000, description="The share that `normal` ones have beside them."
+    )
+    weight_low: int = Field(
+        DEFAULT_WEIGHTS[Priority.LOW], ge=1, le=1_000, description="The share that `low` ones have beside them."
+    )
     sync_max_operations: int = Field(100, ge=0, le=10_000, description="Up to so many operations are answered at once.")
     sync_seconds: float = Field(10, gt=0, le=900, description="What a batch answered at once may take, in seconds.")
     max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one JSON document.")
@@ -96,15 +116,50 @@ class Settings(BaseSettings):
         True, description="Whether what a handler rejected goes to the dead letter queue too, or only what broke."
     )
 
+    upstream: str | None = Field(
+        None, description="The URL of an existing API that every operation is forwarded to, in place of an application."
+    )
+    upstream_headers: str | None = Field(
+        None, description="Headers of a batch's request that go along with its operations: `Accept-Language, ...`."
+    )
+    upstream_authorization: SecretStr | None = Field(
+        None, description="The `Authorization` header of every forwarded operation."
+    )
+    upstream_timeout_seconds: float = Field(
+        60, gt=0, le=3_600, description="What a forwarded operation may take, in seconds."
+    )
+    upstream_max_attempts: int = Field(3, ge=1, le=100, description="How often one is tried, the first included.")
+    upstream_result_bytes: int = Field(
+        262_144, ge=1, le=16 * MIB, description="The most that is kept of an upstream's answer, in bytes."
+    )
+    upstream_connections: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Connections of one process to one upstream host. Unset: as `PENSTOCK_CONCURRENCY`.",
+    )
+
     tenant_header: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9-]+$",
         description="The request header, set by your gateway, that names the tenant. Unset: one tenant.",
     )
+    metrics: Literal["auto", "cloudwatch", "off"] = Field(
+        "auto",
+        description="`cloudwatch`: publish; `off`; `auto`: publish, unless CloudWatch is AWS's and the queue is not.",
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json`, `text`, or `auto`: text on a terminal."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+    @property
+    def connections_for_each_host(self) -> int:
+        return self.upstream_connections or self.concurrency
+
+    @property
+    def passed_headers(self) -> tuple[str, ...]:
+        return _names(self.upstream_headers)
 
     @property
     def backoff(self) -> Backoff:
@@ -115,12 +170,36 @@ class Settings(BaseSettings):
         return self.name
 
     @property
-    def chunks_queue(self) -> str:
-        return f"{self.name}-chunks-normal"
+    def weights(self) -> dict[Priority, int]:
+        return {priority: getattr(self, f"weight_{priority}") for priority in Priority}
+
+    @property
+    def chunk_queues(self) -> dict[Priority, str]:
+        return {priority: f"{self.name}-chunks-{priority}" for priority in Priority}
 
     @property
     def dead_letter_queue(self) -> str:
         return f"{self.name}-dead-letters"
+
+    @field_validator("upstream")
+    @classmethod
+    def _check_upstream(cls, url: str | None) -> str | None:
+        if url is not None:
+            read_upstream(url)
+        return url
+
+    @field_validator("upstream_headers")
+    @classmethod
+    def _check_headers(cls, names: str | None) -> str | None:
+        check_passed(_names(names))
+        return names
+
+    @field_validator("upstream_authorization")
+    @classmethod
+    def _check_authorization(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_added({"Authorization": value.get_secret_value()})
+        return value
 
     @model_validator(mode="after")
     def _check_against_each_other(self) -> "Settings":
@@ -128,6 +207,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"PENSTOCK_SYNC_MAX_OPERATIONS ({self.sync_max_operations}) is above "
                 f"PENSTOCK_MAX_OPERATIONS ({self.max_operations}); lower the one or raise the other"
+            )
+        if self.app is not None and self.upstream is not None:
+            raise ValueError(
+                "PENSTOCK_APP and PENSTOCK_UPSTREAM are both set; choose one: an application forwards what it has no "
+                'handler for by operations.forward("/{path}", to=...)'
             )
         return self
 
@@ -168,8 +252,15 @@ def read_settings() -> Settings:
 
 def require_app(settings: Settings) -> str:
     if settings.app is None:
-        raise Misconfigured("Name the application: set PENSTOCK_APP to MODULE:ATTRIBUTE, or give --app.")
+        raise Misconfigured(
+            "Name the application: set PENSTOCK_APP to MODULE:ATTRIBUTE, or give --app. "
+            "For an existing API set PENSTOCK_UPSTREAM to its URL."
+        )
     return settings.app
+
+
+def _names(listed: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (listed or "").split(",") if name.strip())
 
 
 def _explain(error: ErrorDetails) -> str:
@@ -178,7 +269,14 @@ def _explain(error: ErrorDetails) -> str:
         return f"{message}."
     field = str(error["loc"][0])
     variable = field if field.isupper() else PREFIX + field.upper()
-    return f"{variable}={error['input']!r}: {message[0].lower()}{message[1:]}{_range(field)}."
+    return f"{variable}={_shown(field, error['input'])}: {message[0].lower()}{message[1:]}{_range(field)}."
+
+
+def _shown(field: str, value: Any) -> str:
+    """A value as it may be told to whoever reads the log."""
+    if field == "upstream_authorization":
+        return "***"
+    return repr(without_secrets(str(value)) if field == "upstream" else value)
 
 
 def _range(field: str) -> str:

@@ -48,6 +48,7 @@ from penstock.operations_file import (
     Reading,
     read_operations,
 )
+from penstock.priority import Priority
 
 ALL_WELL, SOME_FAILED, NOT_SUBMITTED, INTERRUPTED = 0, 1, 2, 130
 
@@ -80,6 +81,11 @@ def submit(  # noqa: PLR0917 - the command line names them
     file_format: Annotated[
         FileFormat | None, typer.Option("--format", help="What the file holds, if its name does not tell.")
     ] = None,
+    priority: Annotated[Priority | None, typer.Option(help="How urgent it is; normal unless given.")] = None,
+    not_before: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Run nothing of it before this, such as 2026-12-24T18:00:00+01:00."),
+    ] = None,
 ) -> None:
     """Post a file of operations, follow it to the end, and print what it came to.
 
@@ -88,6 +94,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     server = _server(url)
     try:
         operations = read_operations(file, Reading(file_format, method, path, expect))
+        operations = operations.asking({"priority": priority, "notBefore": not_before})
     except FileRefused as refused:
         _complain(str(refused))
         raise typer.Exit(NOT_SUBMITTED) from refused

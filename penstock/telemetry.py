@@ -49,6 +49,14 @@ class Event(StrEnum):
     PACE_UNKNOWN = "pace unknown"  # how long operations take could not be asked; chunks are cut by what was known
     PACE_NOT_PUBLISHED = "pace not published"  # how long operations take; front ends plan by what they knew
     BATCH_FINISHED = "batch finished"  # every operation has its outcome
+    # both
+    HANDLER_FIGURES = (
+        "handler figures"  # what a handler has done and taken since its last such line, about a minute ago
+    )
+    METRICS_STAY = "metrics stay"  # nothing is published to CloudWatch, and why
+    METRICS_UNSENT = "metrics unsent"  # CloudWatch does not take them; said once, until it does again
+    METRICS_SENT_AGAIN = "metrics sent again"
+    REPORTER_BROKE = "reporter broke"  # a fault of ours; the program goes on without figures in log and CloudWatch
 
 
 Log = structlog.typing.FilteringBoundLogger

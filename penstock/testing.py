@@ -15,6 +15,7 @@ from penstock.chunk import group_of, planned_number, redriven_from
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
 from penstock.outcome import ChunkRecord
+from penstock.priority import Priority
 from penstock.queue import Delivery, Message
 from penstock.store import Group, KeyClaim, Traces
 
@@ -320,14 +321,20 @@ def _order(chunk_id: str) -> tuple[int, str]:
 class MemoryParts:
     """A backend in memory, its parts with their own types."""
 
-    chunks: MemoryQueue
+    queues: Mapping[Priority, MemoryQueue]
     dead_letters: MemoryQueue
     store: MemoryStore
 
     @property
+    def chunks(self) -> MemoryQueue:
+        """The queue of those who ask for no priority."""
+        return self.queues[Priority.NORMAL]
+
+    @property
     def backend(self) -> Backend:
-        return Backend(self.chunks, self.dead_letters, self.store)
+        return Backend(self.queues, self.dead_letters, self.store)
 
 
 def memory_parts(clock: Clock | None = None, visibility_seconds: float = 30) -> MemoryParts:
-    return MemoryParts(MemoryQueue(clock, visibility_seconds), MemoryQueue(clock, visibility_seconds), MemoryStore())
+    queues = {priority: MemoryQueue(clock, visibility_seconds) for priority in Priority}
+    return MemoryParts(queues, MemoryQueue(clock, visibility_seconds), MemoryStore())

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 from aiohttp import web
 
+from penstock.application import find_application
 from penstock.backend import open_backend
 from penstock.clock import SystemClock
 from penstock.collector import spare_what_stays
 from penstock.errors import Misconfigured, PenstockError
-from penstock.operations import Operations, load_application
-from penstock.settings import Settings, TracingSettings, read_settings, require_app
+from penstock.metrics import Program
+from penstock.operations import Operations
+from penstock.reporting import reporting
+from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
 from penstock.tracing import open_spans
 from service.app import create_app
-from service.parts import LEAVING
+from service.parts import LEAVING, METER
 
 if TYPE_CHECKING:
     from penstock.spans import Spans
@@ -39,7 +42,7 @@ def main() -> None:
     try:
         settings = read_settings()
         configure_logging(settings, "service")
-        operations = load_application(require_app(settings))
+        operations = find_application(settings)
         with open_spans(settings, TracingSettings(), "service") as spans:
             uvloop.run(_serve(settings, operations, arguments, spans))
     except PenstockError as error:
@@ -49,25 +52,32 @@ def main() -> None:
 async def _serve(
     settings: Settings, operations: Operations[Any], arguments: argparse.Namespace, spans: "Spans | None"
 ) -> None:
-    async with open_backend(settings, spans) as backend:
+    clock = SystemClock()
+    async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
-        app = create_app(settings, operations, backend, SystemClock())
-        runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
-        )
-        await runner.setup()
-        spare_what_stays()
-        try:
-            site = web.TCPSite(runner, arguments.host, arguments.port)
-            await _listen(site, arguments.host, arguments.port)
-            get_log().info(Event.SERVICE_READY, url=site.name)
-            await stop_signals()
-            app[LEAVING].set()
-            await asyncio.sleep(settings.leave_seconds)
-        finally:
-            # Stops listening, then waits up to the grace period for the requests under way.
-            await runner.cleanup()
+        app = create_app(settings, operations, backend, clock)
+        async with reporting(app[METER], Program.SERVICE, settings, clock):
+            await _answer(app, settings, arguments)
         get_log().info(Event.SERVICE_STOPPED)
+
+
+async def _answer(app: web.Application, settings: Settings, arguments: argparse.Namespace) -> None:
+    """Until we are asked to stop, and what is under way then has been answered."""
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
+    )
+    await runner.setup()
+    spare_what_stays()
+    try:
+        site = web.TCPSite(runner, arguments.host, arguments.port)
+        await _listen(site, arguments.host, arguments.port)
+        get_log().info(Event.SERVICE_READY, url=site.name)
+        await stop_signals()
+        app[LEAVING].set()
+        await asyncio.sleep(settings.leave_seconds)
+    finally:
+        # Stops listening, then waits up to the grace period for the requests under way.
+        await runner.cleanup()
 
 
 async def _listen(site: web.TCPSite, host: str, port: int) -> None:

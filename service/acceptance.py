@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from penstock.backend import Backend
@@ -17,7 +17,10 @@ from penstock.chunk import Chunk
 from penstock.clock import Clock
 from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, Unavailable
 from penstock.message import encode_chunk, encode_dead_letter
+from penstock.meter import Meter
+from penstock.metrics import Metric
 from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks, record_attempt
+from penstock.priority import Priority
 from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
 from penstock.settings import Settings
 from penstock.store import IDS_IN_CALL, KeyClaim
@@ -39,20 +42,26 @@ class Submission:
     draft: Draft
     key_prefix: str
     tenant: str
+    priority: Priority = Priority.NORMAL
+    not_before: float | None = None
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # what forwarded operations take along
     claim: KeyClaim | None = None  # its Idempotency-Key: once that may be taken over, the batch must not be accepted
 
 
 class Acceptance:
     """Of one batch."""
 
-    def __init__(self, submission: Submission, backend: Backend, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, submission: Submission, backend: Backend, settings: Settings, clock: Clock, meter: Meter
+    ) -> None:
         self._submission = submission
         self._draft = submission.draft
         self._backend = backend
         self._settings = settings
         self._clock = clock
+        self._meter = meter
         self._extend_at = clock.now() + settings.accept_seconds / 3
 
     async def accept(self, tried: Mapping[int, Tried]) -> Batch:
@@ -76,6 +85,7 @@ class Acceptance:
         submission, draft = self._submission, self._draft
         deadline_seconds = submission.deadline_seconds or self._settings.deadline_seconds
         accept_by = now + self._settings.accept_seconds
+        deadline_at = max(now, submission.not_before or now) + deadline_seconds
         return Batch(
             id=draft.batch_id,
             tenant=submission.tenant,
@@ -85,9 +95,12 @@ class Acceptance:
             group_totals=draft.plan.group_totals,
             created_at=now,
             accept_by=accept_by if submission.claim is None else min(accept_by, submission.claim.lease_until),
-            deadline_at=now + deadline_seconds,
-            expires_at=now + deadline_seconds + self._settings.retention_seconds,
+            deadline_at=deadline_at,
+            expires_at=deadline_at + self._settings.retention_seconds,
+            priority=submission.priority,
+            not_before=submission.not_before,
             failure_limit=submission.failure_limit,
+            headers=submission.headers,
             has_own_ids=draft.ids.has_own,
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
@@ -105,10 +118,11 @@ class Acceptance:
         await _for_each(_pieces(self._draft.ids, batch.group_totals), write)
 
     async def _send_chunks(self, batch: Batch, begun: Sequence[int]) -> None:
-        tenant = self._group_id(batch.tenant)
+        queue, tenant = self._backend.queues[batch.priority], self._group_id(batch.tenant)
 
         async def send(messages: list[bytes]) -> None:
-            await self._backend.chunks.send([Message(message.decode(), tenant=tenant) for message in messages])
+            delay = delay_seconds(batch.not_before, self._clock.now(), LONGEST_DELAY_SECONDS)
+            await queue.send([Message(message.decode(), delay, tenant) for message in messages])
             await self._keep_lease(batch)
 
         await _for_each(_calls(self._draft.plan.messages(without=begun), self._settings.message_bytes), send)
@@ -140,9 +154,11 @@ class Acceptance:
         )
         record = await self._backend.store.commit_chunk(batch, record)
         tenant = self._group_id(batch.tenant)
-        await self._backend.chunks.send(
+        await self._backend.queues[batch.priority].send(
             [
-                Message(encode_chunk(following), delay_seconds(following, now, LONGEST_DELAY_SECONDS), tenant)
+                Message(
+                    encode_chunk(following), delay_seconds(following.not_before, now, LONGEST_DELAY_SECONDS), tenant
+                )
                 for following in follow_up_chunks(chunk, record)
             ]
         )
@@ -170,6 +186,7 @@ class Acceptance:
         limit = self._settings.message_bytes
         messages = [encode_dead_letter(letter, record.outcomes, message_bytes=limit) for letter in letters]
         await self._backend.dead_letters.send([Message(text, tenant=self._group_id(batch.tenant)) for text in messages])
+        self._meter.count(Metric.DEAD_LETTERS, len(messages))
 
     def _group_id(self, tenant: str) -> str | None:
         """Fair queues cost more than plain ones, so a message names its tenant only where there can be several."""

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from penstock.backend import Backend
 from penstock.clock import Clock
+from penstock.meter import Meter
 from penstock.operations import Operations
 from penstock.settings import Settings
 from penstock.tracing import runner_kind
@@ -14,8 +15,9 @@ from service.cancel import cancel_batch
 from service.dead_letters import list_dead_letters, redrive_dead_letters
 from service.handler_times import HandlerTimes
 from service.health import live, ready
+from service.metrics import counted, metrics
 from service.openapi import openapi
-from service.parts import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, OPERATIONS, RUNNER, SETTINGS
+from service.parts import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, METER, OPERATIONS, RUNNER, SETTINGS
 from service.problems import problems
 from service.results import batch_results
 from service.retry import retry_batch
@@ -26,10 +28,15 @@ from service.tracing import tracing
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     # Bodies are unpacked in `content.py`: what aiohttp unpacks by itself it does not see cut short.
-    app = web.Application(middlewares=[*tracing(backend.spans), problems], handler_args={"auto_decompress": False})
+    app = web.Application(
+        middlewares=[*tracing(backend.spans), counted, problems], handler_args={"auto_decompress": False}
+    )
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
-    app[RUNNER] = runner_kind(backend.spans)(operations, settings.concurrency)
+    app[METER] = Meter()
+    app[RUNNER] = runner_kind(backend.spans)(
+        operations, settings.concurrency, meter=app[METER], weights=settings.weights
+    )
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
@@ -45,6 +52,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
             web.post("/dead-letters/redrive", redrive_dead_letters),
             web.get("/health/live", live),
             web.get("/health/ready", ready),
+            web.get("/metrics", metrics),
             web.get("/openapi.json", openapi),
         ]
     )

@@ -15,7 +15,8 @@ REASON = "Cancelled on request."
 async def cancel_batch(request: web.Request) -> web.Response:
     """202 with the batch's status; asked again, the same, even once it is final. 409 for one that ended otherwise."""
     batch = await find_batch(request)
-    settle_by = request.app[CLOCK].now() + request.app[SETTINGS].settle_seconds
+    now = request.app[CLOCK].now()
+    settle_by = now if batch.is_early(now) else now + request.app[SETTINGS].settle_seconds  # if early, nothing runs
     if not await request.app[BACKEND].store.end_batch(batch.id, Ending.CANCELLED, REASON, settle_by=settle_by):
         batch = await find_batch(request)
         if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:

@@ -1,19 +1,23 @@
 """GET /dead-letters and POST /dead-letters/redrive: look at what finally failed, and put it back.
 
 For operators: these see every tenant's. A dead letter is a chunk message, so putting it back is moving it to the queue
-of chunks; SQS's own redrive, from its console, does the same.
+of its batch's priority; SQS's own redrive, from its console, moves all to one that the operator names.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from penstock.backend import Backend
 from penstock.errors import InvalidRequest, UnreadableMessage
 from penstock.message import decode_chunk, decode_dead_letter
+from penstock.priority import Priority
 from penstock.queue import Delivery, Message, Queue
+from penstock.store import Store
 from penstock.telemetry import Event, get_log
 from service.flaws import errors_of, to_flaw
 from service.json_answer import json_answer
@@ -48,8 +52,8 @@ async def redrive_dead_letters(request: web.Request) -> web.Response:
     """Put back all, or one batch's. Moves for up to 20 seconds; `isComplete` says whether it came to the end."""
     batch_id = await _read_batch_id(request)
     backend = request.app[BACKEND]
-    redrive = Redrive(batch_id, before=request.app[CLOCK].now())
-    moved, is_complete = await _redrive(backend.dead_letters, backend.chunks, redrive)
+    redrive = Redrive(batch_id, before=request.app[CLOCK].now(), store=backend.store)
+    moved, is_complete = await _redrive(backend, redrive)
     get_log().info(Event.DEAD_LETTERS_REDRIVEN, batch_id=batch_id, chunks=moved)
     return json_answer({"redrivenChunks": moved, "isComplete": is_complete}, status=202)
 
@@ -76,23 +80,35 @@ async def _take(queue: Queue, limit: int) -> list[Delivery]:
 
 @dataclass(frozen=True, slots=True)
 class Redrive:
-    """Which letters are put back: of one batch or of all, and none that came after it began: what fails again stays."""
+    """Which letters are put back, and how urgent they are: of one batch or of all, and none that came after it began.
+
+    So what fails again stays.
+    """
 
     batch_id: str | None
     before: float
+    store: Store
+    priorities: dict[str, Priority] = field(default_factory=dict)  # of the batches met so far
 
-    def takes(self, delivery: Delivery) -> bool:
+    async def priority_of(self, delivery: Delivery) -> Priority | None:
+        """None: this letter stays where it is."""
         if delivery.sent_at > self.before:
-            return False
+            return None
         try:
             chunk = decode_chunk(delivery.body)
         except UnreadableMessage:
-            return False  # what is no chunk of ours stays where it is
-        return self.batch_id in {None, chunk.batch_id}
+            return None
+        if self.batch_id not in {None, chunk.batch_id}:
+            return None
+        if chunk.batch_id not in self.priorities:
+            batch = await self.store.read_batch(chunk.batch_id)
+            self.priorities[chunk.batch_id] = Priority.NORMAL if batch is None else batch.priority
+        return self.priorities[chunk.batch_id]
 
 
-async def _redrive(source: Queue, target: Queue, redrive: Redrive) -> tuple[int, bool]:
+async def _redrive(backend: Backend, redrive: Redrive) -> tuple[int, bool]:
     """Move letter by letter: sent first, then deleted. A crash in between leaves one twice, and it runs once."""
+    source = backend.dead_letters
     give_up_at = asyncio.get_running_loop().time() + REDRIVE_SECONDS
     moved = 0
     passed_over: list[Delivery] = []
@@ -101,14 +117,20 @@ async def _redrive(source: Queue, target: Queue, redrive: Redrive) -> tuple[int,
             deliveries = await source.receive(IN_RECEIVE, 1)
             if not deliveries:
                 return moved, True
-            letters = [delivery for delivery in deliveries if redrive.takes(delivery)]
-            others = [delivery for delivery in deliveries if delivery not in letters]
+            letters: dict[Priority, list[Delivery]] = defaultdict(list)
+            others: list[Delivery] = []
+            for delivery in deliveries:
+                priority = await redrive.priority_of(delivery)
+                (others if priority is None else letters[priority]).append(delivery)
             await source.extend(others, HIDDEN_SECONDS)
             passed_over += others
-            await target.send([Message(letter.body, tenant=letter.tenant, trace=letter.trace) for letter in letters])
-            for letter in letters:
-                await source.delete(letter)
-            moved += len(letters)
+            for priority, urgent in letters.items():
+                await backend.queues[priority].send(
+                    [Message(letter.body, tenant=letter.tenant, trace=letter.trace) for letter in urgent]
+                )
+                for letter in urgent:
+                    await source.delete(letter)
+                moved += len(urgent)
         return moved, False
     finally:
         await source.extend(passed_over, 0)

@@ -42,6 +42,7 @@ class Draft:
     ) -> None:
         self.batch_id = batch_id
         self.total = 0
+        self.first_forwarded: int | None = None  # the operation that another program performs
         self.operations: list[Operation] = []  # of a small batch all, of a large one none
         self.flaws = Flaws()
         self.ids = Ids()
@@ -85,6 +86,8 @@ class Draft:
         except InvalidOperation as error:
             self._refuse(index, error.flaws)
         else:
+            if route.is_forwarded and self.first_forwarded is None:
+                self.first_forwarded = index
             if self.flaws.count == 0:
                 encoded = encode_parts(index, operation_id, request.method, request.path, body)
                 self._taken.append((encoded, route.name))

@@ -7,8 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, BatchState
+from penstock.exposition import OPEN_METRICS, TEXT
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
+from penstock.priority import Priority
 from penstock.settings import Settings
 from service.content import JSON, NDJSON
 from service.dead_letters import RedriveRequest
@@ -26,7 +28,7 @@ _SCHEMAS = "#/components/schemas/"
 _ERRORS = {
     400: "The request cannot be read.",
     404: "There is no such batch.",
-    406: "The results come in other types.",
+    406: "The answer comes in other types.",
     408: "The body came too slowly.",
     409: "Not in the state that the batch, or the first request of this key, is in now.",
     413: "The request is larger than a limit, which it names.",
@@ -87,6 +89,7 @@ def _paths(settings: Settings, operations: Operations[Any]) -> Part:
         },
         "/health/live": {"get": _endpoint("Whether the process runs", _answers(200, "Health"))},
         "/health/ready": {"get": _endpoint("Whether requests may be sent here", _answers(200, "Health", 503))},
+        "/metrics": {"get": _metrics()},
         "/openapi.json": {
             "get": _endpoint("This description", {"200": _answer("An OpenAPI document.", {JSON: {"type": "object"}})})
         },
@@ -126,6 +129,13 @@ def _results() -> Part:
         answers,
         [*_ON_BATCH, "status", "cursor", "limit"],
     )
+
+
+def _metrics() -> Part:
+    answers = _answers(200, "Metrics", 406)
+    for kind in (TEXT, OPEN_METRICS):
+        answers["200"]["content"][kind] = {"schema": {"type": "string", "description": "As Prometheus reads it."}}
+    return _endpoint("What this front end has done since its start, and what it took", answers)
 
 
 def _endpoint(
@@ -200,7 +210,9 @@ _COUNT: Part = {"type": "integer", "minimum": 0}
 _TIME: Part = {"type": ["string", "null"], "format": "date-time"}
 _WHERE: Part = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), _TEXT)
 _COUNTS: Part = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), _COUNT)
-_TIMES: Part = dict.fromkeys(("createdAt", "acceptedAt", "startedAt", "finishedAt", "deadlineAt", "eta"), _TIME)
+_TIMES: Part = dict.fromkeys(
+    ("createdAt", "acceptedAt", "notBefore", "startedAt", "finishedAt", "deadlineAt", "eta"), _TIME
+)
 _STATES = [state for state in BatchState if state not in UNACCEPTED_STATES]
 
 _ANSWER_SCHEMAS: Part = {
@@ -240,6 +252,7 @@ _ANSWER_SCHEMAS: Part = {
         {
             "batchId": _TEXT,
             "status": {"enum": _STATES},
+            "priority": {"enum": list(Priority)},
             **_COUNTS,
             "progress": {"type": "number", "minimum": 0, "maximum": 1},
             **_TIMES,
@@ -248,6 +261,14 @@ _ANSWER_SCHEMAS: Part = {
         }
     ),
     "Page": _object({"results": _list_of(_ref("Outcome")), "nextCursor": {"type": ["string", "null"]}}),
+    "Metrics": _object(
+        {
+            "program": _TEXT,
+            "peakMemoryBytes": _COUNT,
+            "handlers": {"type": "object", "additionalProperties": {"type": "object"}},
+            "metrics": {"type": "object"},
+        }
+    ),
     "DeadLetters": _object(
         {"approximateCount": _COUNT, "deadLetters": _list_of(_object({"messageId": _TEXT}))},
     ),

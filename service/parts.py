@@ -9,6 +9,8 @@ from aiohttp import web
 from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.errors import MalformedRequest
+from penstock.headers import is_plain
+from penstock.meter import Meter
 from penstock.operations import Operations
 from penstock.runner import Runner
 from penstock.settings import Settings
@@ -18,6 +20,7 @@ BACKEND = web.AppKey("backend", Backend)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before it stops listening, so that no balancer sends any more
+METER = web.AppKey("meter", Meter)
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)
@@ -26,6 +29,20 @@ BATCH_ID = web.RequestKey("batch_id", str)  # of the batch that a request brings
 
 DEFAULT_TENANT = "default"
 _TENANT = re.compile(r"[!-~]{1,128}")  # what SQS takes as a message group
+
+
+def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
+    """Those of a batch's request that its forwarded operations take along. Raises MalformedRequest."""
+    passed = []
+    for name in sorted(request.app[OPERATIONS].passed_headers):
+        if values := request.headers.getall(name, []):
+            value = ", ".join(values)
+            if not is_plain(value):
+                raise MalformedRequest(
+                    f"Write the header {name} in printable ASCII: it goes along with the operations."
+                )
+            passed.append((name, value))
+    return tuple(passed)
 
 
 def tenant_of(request: web.Request) -> str:

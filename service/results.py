@@ -13,12 +13,12 @@ from aiohttp import hdrs, web
 from penstock.batch import Batch, Ending
 from penstock.chunk import GROUP_CHUNKS, group_of, planned_number
 from penstock.errors import MalformedRequest
+from penstock.negotiation import choose_type
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 from service.content import JSON, NDJSON
 from service.json_answer import encode, json_answer
-from service.negotiation import choose_type
 from service.parts import BACKEND
 from service.schemas import outcome_body, results_url
 from service.status import find_batch

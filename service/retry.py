@@ -31,6 +31,7 @@ async def retry_batch(request: web.Request) -> web.Response:
     if not batch.is_final:
         raise NotPossibleNow(f"The batch is {batch.state}; its failures can be retried once it is final.")
     backend = request.app[BACKEND]
+    queue = backend.queues[batch.priority]
     tenant = batch.tenant if request.app[SETTINGS].tenant_header else None
     retried = 0
     waiting: list[Message] = []
@@ -38,9 +39,9 @@ async def retry_batch(request: web.Request) -> web.Response:
         retried += len(chunk.operations)
         waiting.append(Message(encode_chunk(chunk), tenant=tenant))
         if len(waiting) == CHUNKS_IN_SEND:
-            await backend.chunks.send(waiting)
+            await queue.send(waiting)
             waiting = []
-    await backend.chunks.send(waiting)
+    await queue.send(waiting)
     get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=retried)
     return json_answer({**accepted_body(batch.id), "retried": retried}, status=202)
 

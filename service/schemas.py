@@ -1,17 +1,39 @@
 """Request and response bodies: JSON in camelCase."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from penstock.batch import Batch, Counts, FailureLimit, estimate_finish
 from penstock.outcome import Outcome, OutcomeState
+from penstock.priority import Priority
 
 LONGEST_ID = 128
 LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # what SQS keeps a message for
+MOST_DAYS_AHEAD = 7  # half of that, so that what has waited has as long again to run
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)")  # RFC 3339
+_TIME_WANTED = "Write a time as 2026-12-24T18:00:00Z, or with an offset, +01:00, in a query %2B01:00"
+
+
+def _to_seconds(value: Any) -> float:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError(_TIME_WANTED)
+    try:
+        seconds = datetime.fromisoformat(value.upper()).timestamp()
+    except ValueError as error:
+        raise ValueError(f"There is no such time: {error}") from error
+    if seconds < 0:
+        raise ValueError("There is no such time to come: it was before 1970")
+    return seconds
+
+
+Time = Annotated[float, BeforeValidator(_to_seconds), WithJsonSchema({"type": "string", "format": "date-time"})]
+"""Seconds since the epoch; in writing as RFC 3339 has it."""
 
 
 class OperationRequest(BaseModel):
@@ -31,6 +53,8 @@ class BatchOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     atomic: bool = False
+    priority: Annotated[Priority, Field(strict=False), WithJsonSchema({"enum": list(Priority)})] = Priority.NORMAL
+    not_before: Time | None = Field(None, alias="notBefore")
     deadline_seconds: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")
     max_failures: int | None = Field(None, ge=0, alias="maxFailures")
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
@@ -77,6 +101,7 @@ def status_body(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
     return {
         "batchId": batch.id,
         "status": batch.state,
+        "priority": batch.priority,
         "total": batch.total,
         "completed": counts.completed,
         "succeeded": counts.succeeded,
@@ -86,6 +111,7 @@ def status_body(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
         "progress": _progress(counts.completed, batch.total),
         "createdAt": _time(batch.created_at),
         "acceptedAt": _time(batch.accepted_at),
+        "notBefore": _time(batch.not_before),
         "startedAt": _time(batch.started_at),
         "finishedAt": _time(batch.finished_at),
         "deadlineAt": _time(batch.deadline_at),

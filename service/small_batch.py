@@ -1,7 +1,8 @@
 """A small batch, run at once: within the request's time, by the same slots as all that this process runs.
 
 Where the application has a transaction, one serves the whole batch: its operations run one after another, since they
-share a connection, each in a savepoint of its own. Without one they run side by side.
+share a connection, each in a savepoint of its own. Without one they run side by side, and so do those that are
+forwarded.
 """
 
 import asyncio
@@ -57,7 +58,20 @@ class SmallBatchRunner:
         deadline = asyncio.get_running_loop().time() + batch.seconds
         if self._registry.transaction is None:
             return await self._run_side_by_side(batch, deadline)
-        return await self._run_in_transaction(batch, deadline)
+        forwarded = [operation for operation in batch.operations if self._is_forwarded(operation)]
+        own = [operation for operation in batch.operations if not self._is_forwarded(operation)]
+        if not forwarded:
+            return await self._run_in_transaction(batch, deadline)
+        if not own:
+            return await self._run_side_by_side(batch, deadline)
+        of_upstreams, of_handlers = await asyncio.gather(
+            self._run_side_by_side(replace(batch, operations=forwarded), deadline),
+            self._run_in_transaction(replace(batch, operations=own), deadline),
+        )
+        return of_upstreams | of_handlers
+
+    def _is_forwarded(self, operation: Operation) -> bool:
+        return self._registry.match(operation.method, operation.path).is_forwarded
 
     async def _run_side_by_side(self, batch: SmallBatch, deadline: float) -> dict[int, Tried]:
         tried = await asyncio.gather(
@@ -128,7 +142,7 @@ class SmallBatchRunner:
         try:
             async with asyncio.timeout_at(deadline):
                 for attempt in itertools.count(1):
-                    async with self._runner.slot():
+                    async with self._runner.slot(batch.source):
                         # Nothing begins once time is over: a handler that never waits would run to its end, and a
                         # statement cut short can cost the others the connection that they share.
                         if clock.time() >= deadline:

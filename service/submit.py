@@ -6,18 +6,31 @@ from aiohttp import hdrs, web
 from ulid import ULID
 
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, UnknownBatch
+from penstock.metrics import Metric
 from penstock.outcome import as_outcome
 from penstock.runner import Source
+from penstock.settings import DAY_SECONDS
 from penstock.telemetry import Event, get_log
 from service.acceptance import Acceptance, Submission
 from service.draft import Draft
 from service.flaws import ENVELOPE
 from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
-from service.parts import BACKEND, BATCH_ID, CLOCK, HANDLER_TIMES, OPERATIONS, RUNNER, SETTINGS, tenant_of
+from service.parts import (
+    BACKEND,
+    BATCH_ID,
+    CLOCK,
+    HANDLER_TIMES,
+    METER,
+    OPERATIONS,
+    RUNNER,
+    SETTINGS,
+    headers_to_pass_on,
+    tenant_of,
+)
 from service.preferences import Preferences, read_preferences
 from service.reading import read_batch
-from service.schemas import accepted_body, answered_body, status_url
+from service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from service.small_batch import SmallBatch, SmallBatchRunner, Tried
 from service.status import read_status
 
@@ -32,7 +45,9 @@ async def submit_batch(request: web.Request) -> web.Response:
         read = await read_batch(request, draft)
         if read.options.atomic:
             _check_atomic(draft, request)
+        _check_time(draft, read.options, request.app[CLOCK].now())
         await draft.check()
+        headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
         standing = (
             await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
@@ -45,8 +60,11 @@ async def submit_batch(request: web.Request) -> web.Response:
             draft=draft,
             key_prefix=standing.claim.keys_from if standing else draft.batch_id,
             tenant=tenant_of(request),
+            priority=read.options.priority,
+            not_before=read.options.not_before,
             deadline_seconds=read.options.deadline_seconds,
             failure_limit=read.options.failure_limit(draft.total),
+            headers=headers,
             claim=standing.claim if standing else None,
         )
         return await _answer(request, submission, atomic=read.options.atomic)
@@ -57,9 +75,25 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
     if request.app[OPERATIONS].transaction is None:
         words = "This application has no transaction, so nothing can be rolled back."
         draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+    elif draft.first_forwarded is not None:
+        words = f"Operation {draft.first_forwarded} is forwarded, and what another program does is not rolled back."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
+
+
+def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:
+    if options.not_before is None:
+        return
+    if options.atomic:
+        words = "An atomic batch is run at once, within its request: leave notBefore out, or atomic."
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
+    if options.not_before > now + MOST_DAYS_AHEAD * DAY_SECONDS:
+        words = (
+            f"Name a time within {MOST_DAYS_AHEAD} days from now: the queue keeps messages for no more than twice that."
+        )
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
 
 
 async def _answer(request: web.Request, submission: Submission, *, atomic: bool) -> web.Response:
@@ -91,7 +125,8 @@ async def _run_or_accept(
 ) -> tuple[web.Response, bytes | None]:
     """The response, and its body where the batch was answered at once."""
     preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
-    if submission.draft.is_large or (preferences.respond_async and not atomic):
+    is_for_later = submission.not_before is not None
+    if submission.draft.is_large or is_for_later or (preferences.respond_async and not atomic):
         applied = "respond-async" if preferences.respond_async else None
         return await _accept(request, submission, {}, applied), None
     operations = submission.draft.operations
@@ -116,7 +151,13 @@ async def _run_at_once(
     request: web.Request, submission: Submission, seconds: float, *, atomic: bool
 ) -> dict[int, Tried]:
     runner = SmallBatchRunner(request.app[OPERATIONS], request.app[RUNNER], request.app[SETTINGS].backoff)
-    source = Source(submission.draft.batch_id, submission.key_prefix)
+    source = Source(
+        submission.draft.batch_id,
+        submission.key_prefix,
+        priority=submission.priority,
+        tenant=submission.tenant,
+        headers=dict(submission.headers),
+    )
     return await runner.run(SmallBatch(source, submission.draft.operations, seconds, atomic))
 
 
@@ -124,8 +165,11 @@ async def _accept(
     request: web.Request, submission: Submission, tried: dict[int, Tried], applied: str | None
 ) -> web.Response:
     """`tried` is what has been run already of a batch that outlived its time: it is not run again."""
-    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], request.app[CLOCK])
+    clock, meter = request.app[CLOCK], request.app[METER]
+    begun_at = clock.monotonic()
+    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
     batch = await acceptance.accept(tried)
+    meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - begun_at)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
     get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
     return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})

@@ -45,6 +45,12 @@ async def note(context: Context) -> dict[str, int]:
     return {"attempt": context.attempt}
 
 
+@operations.post("/pauses")
+async def pause(lingering: Lingering) -> None:
+    """As `linger`, with no word left: for many at once."""
+    await asyncio.sleep(lingering.seconds)
+
+
 @operations.post("/lingers")
 async def linger(lingering: Lingering, context: Context) -> dict[str, int]:
     journal().write("begun", context.key, context.attempt)

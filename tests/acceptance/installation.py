@@ -14,6 +14,7 @@ import pytest
 from backports import zstd
 
 from infra.provision import provision
+from penstock.priority import Priority
 from penstock.settings import Settings
 from tests.acceptance.apps import FOLDER
 from tests.acceptance.journal import Journal
@@ -34,7 +35,15 @@ USERS_DATABASE = "users.db"
 LAST_LINES = 40
 
 # In a program's log these mean that something went wrong which the program did not foresee.
-FAULTS = ("chunk broke", "request broke", "never retrieved", "never awaited", "Unclosed", "was destroyed but")
+FAULTS = (
+    "chunk broke",
+    "request broke",
+    "reporter broke",
+    "never retrieved",
+    "never awaited",
+    "Unclosed",
+    "was destroyed but",
+)
 
 
 @dataclass
@@ -66,12 +75,13 @@ class Installation:
             sqs.send_message(QueueUrl=url, MessageBody=body)
 
     def messages_left(self) -> int:
-        """On the queue of chunks: waiting, delayed or delivered."""
-        attributes = self.queue_attributes()
-        return sum(int(attributes[f"ApproximateNumberOfMessages{which}"]) for which in ("", "NotVisible", "Delayed"))
+        """On the queues of chunks: waiting, delayed or delivered."""
+        of_queues = [self.queue_attributes(priority) for priority in Priority]
+        states = [f"ApproximateNumberOfMessages{which}" for which in ("", "NotVisible", "Delayed")]
+        return sum(int(attributes[state]) for attributes in of_queues for state in states)
 
-    def queue_attributes(self) -> dict[str, str]:
-        with self._queue("chunks-normal") as (sqs, url):
+    def queue_attributes(self, priority: Priority = Priority.NORMAL) -> dict[str, str]:
+        with self._queue(f"chunks-{priority}") as (sqs, url):
             attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
         return {str(name): value for name, value in attributes.items()}
 

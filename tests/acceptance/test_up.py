@@ -81,7 +81,8 @@ async def test_everything_is_there_and_can_be_looked_into(up: StartUp) -> None:
     assert f"{machine.api.url}/batch" in output
     assert small.body["results"] == [{"id": "0", "status": 201, "result": {"sum": 3}}]
     assert (status.status, status.succeeded) == ("completed", 300)
-    assert {url.rpartition("/")[2] for url in queues} == {"penstock-chunks-normal", "penstock-dead-letters"}
+    names = {"penstock-chunks-high", "penstock-chunks-normal", "penstock-chunks-low", "penstock-dead-letters"}
+    assert {url.rpartition("/")[2] for url in queues} == names
     assert batch_id in str(items_in_table(machine.exports()))
 
 

@@ -11,6 +11,7 @@ from penstock.batch import BatchState
 from penstock.dynamodb import DynamoDbStore
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
+from penstock.priority import Priority
 from tests.chaos.journal import Run, read_journal
 from tests.chaos.logs import Logs
 from tests.support.api import Api, Outcome, Status
@@ -95,16 +96,19 @@ class Detective:
         return found
 
     async def _messages_left(self) -> int:
-        """What stays on the queue of chunks: waiting, delayed or delivered."""
-        url = await self._url("chunks-normal")
+        """What stays on the queues of chunks: waiting, delayed or delivered."""
+        urls = [await self._url(f"chunks-{priority}") for priority in Priority]
+
+        async def count() -> int:
+            return sum([await self._depth(url) for url in urls])
 
         async def is_empty() -> bool:
-            return await self._depth(url) == 0
+            return await count() == 0
 
         try:
             await eventually(is_empty, QUEUE_UNITS, poll_seconds=0.2)
         except AssertionError:
-            return await self._depth(url)
+            return await count()
         return 0
 
     async def _depth(self, url: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 
+from penstock.priority import Priority
 from tests.chaos.app import POISON_PATH, WORK_PATH
 from tests.support.api import Api, Operation, Status
 from tests.support.waiting import UNIT_SECONDS
@@ -47,7 +48,8 @@ class Load:
         return batch_id
 
     async def _submit(self, key: str, operations: Sequence[Operation]) -> str:
-        body = json.dumps({"operations": list(operations)}).encode()
+        priority = list(Priority)[len(self.batches) % len(Priority)]
+        body = json.dumps({"operations": list(operations), "priority": priority}).encode()
         headers = {"Content-Type": "application/json", "Idempotency-Key": f'"{key}"'}
         async with asyncio.timeout(SUBMIT_UNITS * UNIT_SECONDS):
             while True:

@@ -15,7 +15,8 @@ import pytest_asyncio
 from infra.provision import provision
 from penstock.backend import open_backend
 from penstock.errors import Misconfigured, Unavailable
-from penstock.queue import Delivery, Message, Queue, TraceContext
+from penstock.priority import Priority
+from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery, Message, Queue, TraceContext
 from penstock.settings import MIB, Settings
 from penstock.sqs import SqsQueue
 from penstock.testing import MemoryQueue
@@ -43,7 +44,7 @@ async def queue(servers: Servers | None, settings: Settings) -> Queue:
     provision(settings)
     return SqsQueue(
         servers.clients.sqs,
-        await find_url(servers, settings.chunks_queue),
+        await find_url(servers, settings.chunk_queues[Priority.NORMAL]),
         polls=servers.clients.polls,
         call_bytes=MIB,
     )
@@ -269,6 +270,14 @@ async def test_more_leases_than_a_call_takes_are_all_extended(queue: Queue) -> N
 
 
 @on_all
+async def test_delivery_can_be_hidden_for_half_a_day(queue: Queue) -> None:
+    await queue.send([Message("later")])
+    delivery = await receive_one(queue)
+    assert await queue.extend([delivery], LONGEST_HIDDEN_SECONDS) == []
+    assert await queue.receive(1, 0) == []
+
+
+@on_all
 async def test_no_leases_to_extend_is_none_lost(queue: Queue) -> None:
     assert await queue.extend([], 20) == []
 
@@ -352,7 +361,9 @@ async def test_receipt_that_was_never_issued_is_a_lost_lease(queue: Queue) -> No
 async def test_reason_goes_along_as_an_attribute(queue: Queue, servers: Servers, settings: Settings) -> None:
     await queue.send([Message("{}", reason="The message is not a chunk: v: Field required.")])
     answer = await servers.clients.polls.receive_message(
-        QueueUrl=await find_url(servers, settings.chunks_queue), MessageAttributeNames=["All"], WaitTimeSeconds=5
+        QueueUrl=await find_url(servers, settings.chunk_queues[Priority.NORMAL]),
+        MessageAttributeNames=["All"],
+        WaitTimeSeconds=5,
     )
     (message,) = answer["Messages"]
     assert message["MessageAttributes"]["reason"]["StringValue"] == "The message is not a chunk: v: Field required."
@@ -373,7 +384,7 @@ async def test_backend_that_nobody_provisioned_is_told(settings: Settings) -> No
 
 @on_servers
 async def test_queue_that_is_deleted_meanwhile_is_told(queue: Queue, servers: Servers, settings: Settings) -> None:
-    await servers.clients.sqs.delete_queue(QueueUrl=await find_url(servers, settings.chunks_queue))
+    await servers.clients.sqs.delete_queue(QueueUrl=await find_url(servers, settings.chunk_queues[Priority.NORMAL]))
     for call in (queue.send([Message("a")]), queue.receive(1, 0), queue.depth()):
         with pytest.raises(Misconfigured, match="Run `penstock provision`"):
             await call
@@ -397,7 +408,7 @@ async def proxied(
     monkeypatch.setattr("penstock.sqs.REFUSED_ENTRY_WAIT_SECONDS", 0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", proxy.url)
     async with open_backend(settings) as through:
-        yield through.chunks
+        yield through.queues[Priority.NORMAL]
 
 
 @on_servers

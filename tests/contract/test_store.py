@@ -19,6 +19,7 @@ from penstock.chunk import Operation, group_of
 from penstock.dynamodb import DynamoDbStore
 from penstock.errors import AcceptanceLost, Misconfigured, Unavailable
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
+from penstock.priority import Priority
 from penstock.record import encode_record
 from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, Traces
 from penstock.testing import MemoryStore
@@ -117,7 +118,10 @@ async def test_batch_is_read_as_it_was_created(store: Store, batch: Batch) -> No
 
 @on_all
 async def test_batch_with_all_that_a_client_may_ask_for_is_read_as_it_was_created(store: Store, batch: Batch) -> None:
+    headers = (("accept-language", ""), ("authorization", 'Bearer "x"'))
+    batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()), headers=headers)
     batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()))
+    batch = replace(batch, priority=Priority.LOW, not_before=batch.created_at + 3600)
     await store.create_batch(batch)
     assert await store.read_batch(batch.id) == batch
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NOT_SHOWN: Mapping[str, Mapping[str, str]] = {
     "embedded": {},
     "real": {
+        "MaximumMessageSize": "ElasticMQ takes it, and keeps to its own limit, which is the same.",
         "MessageRetentionPeriod": "ElasticMQ takes it, and forgets it as it never forgets a message.",
         "SqsManagedSseEnabled": "ElasticMQ keeps messages as they are, and does not know the attribute.",
         "PointInTimeRecoverySpecification": "DynamoDB Local has no backups, and does not know the call.",

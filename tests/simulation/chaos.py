@@ -7,7 +7,7 @@ from typing import Any
 from tests.simulation.mixes import Mix
 from tests.simulation.process import State
 from tests.simulation.programs import Program
-from tests.simulation.sqs import Oddities
+from tests.simulation.sqs import Oddities, Queue
 from tests.simulation.stage import Stage
 
 Action = Callable[[], Coroutine[Any, Any, None]]
@@ -43,16 +43,23 @@ class Chaos:
         until = self._world.loop.time() + seconds
         raging = [self._every(mean, until, action) for mean, action in actions if mean is not None]
         tasks = [self._world.loop.create_task(one) for one in raging]
-        self._world.chunks.oddities = self._world.dead_letters.oddities = mix.oddities
+        self._make_odd(mix.oddities)
         await asyncio.sleep(seconds)
         await asyncio.gather(*tasks)
         for program in self._stage.programs:
             program.process.spare()
         await asyncio.sleep(self._calm_at - self._world.loop.time())
-        self._world.chunks.oddities = self._world.dead_letters.oddities = Oddities()
+        self._make_odd(Oddities())
         self._world.fates.calm_down()
         await asyncio.sleep(self._world.landed_at - self._world.loop.time())  # what callers gave up is still on its way
         self._world.note("world", "the storm is over")
+
+    def _make_odd(self, oddities: Oddities) -> None:
+        for queue in (*self._world.queues.values(), self._world.dead_letters):
+            queue.oddities = oddities
+
+    def _any_queue(self) -> Queue:
+        return self._chance.choice(list(self._world.queues.values()))
 
     async def _every(self, mean: float, until: float, action: Action) -> None:
         while True:
@@ -109,19 +116,19 @@ class Chaos:
         self._world.note(program.name, f"has its clock off by {program.clock.skew_seconds:.1f} s")
 
     async def _redrive(self) -> None:
-        """Through the API, or from SQS's console."""
+        """Through the API, or from SQS's console, to whatever queue the operator chooses."""
         if self._chance.random() < 0.5:
             await self._stage.client.ask("POST", "/dead-letters/redrive", {})
         else:
             self._world.note("console", "redrives the dead letters")
-            self._world.dead_letters.move_all_to(self._world.chunks)
+            self._world.dead_letters.move_all_to(self._any_queue())
 
     async def _put_garbage(self) -> None:
         body = self._chance.choice(GARBAGE)
         self._world.truth.garbage.add(body)
-        self._world.chunks.put(body)
+        self._any_queue().put(body)
 
     async def _lose(self) -> None:
-        messages = self._world.chunks.messages
+        messages = self._world.messages
         if messages:
             self._world.lose(self._chance.choice(messages))

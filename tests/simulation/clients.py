@@ -3,10 +3,13 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
+from penstock.priority import Priority
 from tests.simulation.http import Answer
 from tests.simulation.mixes import Mix
+from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
 from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
 from tests.simulation.truth import MAX_ATTEMPTS, POISON, Plan, Submission, Toy
@@ -24,13 +27,18 @@ ORDINARY = (
 )
 
 
-def draw_submission(label: str, chance: random.Random, mix: Mix, most_operations: int, lease: float) -> Submission:
+def draw_submission(
+    label: str, chance: random.Random, mix: Mix, most_operations: int, *, lease: float, now: float
+) -> Submission:
     toys = [_draw_toy(chance, mix, lease) for _ in range(chance.randint(1, most_operations))]
     submission = Submission(label, toys)
     if chance.random() < mix.keys:
         submission.key = f"key of {label}"
     if chance.random() < 0.3:
         submission.prefer = chance.choice(["respond-async", "wait=1", "wait=3"])
+    submission.priority = chance.choice(list(Priority))
+    if chance.random() < mix.later:
+        submission.not_before = now + chance.choice([-60.0, 5.0, 60.0, 2_000.0])  # longer than SQS delays, too
     if chance.random() < mix.deadlines:
         submission.deadline_seconds = chance.choice([3.0, 30.0, 120.0])
     if chance.random() < mix.limits:
@@ -171,7 +179,9 @@ def _body(submission: Submission) -> dict[str, Any]:
         {"id": f"{submission.label}-{index}", "method": "POST", "path": toy.path, "body": toy.plan.model_dump()}
         for index, toy in enumerate(submission.toys)
     ]
-    body: dict[str, Any] = {"operations": operations}
+    body: dict[str, Any] = {"operations": operations, "priority": submission.priority}
+    if submission.not_before is not None:
+        body["notBefore"] = datetime.fromtimestamp(EPOCH + submission.not_before, UTC).isoformat()
     if submission.deadline_seconds is not None:
         body["deadlineSeconds"] = submission.deadline_seconds
     if submission.max_failures is not None:

@@ -34,6 +34,7 @@ class Mix:
     lose: float | None = None  # messages
     poison: float = 0.0  # operations that kill or block their process
     keys: float = 0.3
+    later: float = 0.1
     cancels: float = 0.0
     deadlines: float = 0.0
     limits: float = 0.0

@@ -19,7 +19,7 @@ from penstock.chunk import Chunk
 from penstock.dynamodb import DynamoDbStore
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
-from penstock.runner import Runner
+from penstock.runner import Runner, Source
 from penstock.sqs import SqsQueue
 from penstock.store import Group, KeyClaim, Traces
 
@@ -109,7 +109,7 @@ def delete_before_count(patching: Patching) -> None:
     async def mutant(self: DynamoDbStore, batch: Batch, record: ChunkRecord) -> Group:
         if working := _PROCESSING.get(None):
             processor, delivery, _ = working
-            await processor._chunks.delete(delivery)
+            await processor._queues[delivery.priority].delete(delivery)
         return await count(self, batch, record)
 
     patching.setattr(DynamoDbStore, "count_chunk", mutant)
@@ -293,7 +293,7 @@ def run_a_suspect_without_looking_again(patching: Patching) -> None:
 
 
 def run_a_last_attempt_beside_others(patching: Patching) -> None:
-    patching.setattr(Runner, "all_slots", Runner.slot)
+    patching.setattr(Runner, "all_slots", lambda self: self.slot(Source("", "")))
 
 
 def tell_what_is_not_counted(patching: Patching) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from backports import zstd
 from pydantic_core import from_json
 
-from penstock.batch import Counts
+from penstock.batch import EARLY_SECONDS, Counts
 from penstock.chunk import Chunk, redriven_from
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
@@ -70,6 +70,7 @@ class BatchFacts:
     ending: str | None = None
     group_totals: tuple[int, ...] = ()
     deadline_at: float = 0.0
+    not_before: float | None = None
     most_failed: int = 0  # at any time: a retry takes failures back
     groups: defaultdict[int, GroupFacts] = field(default_factory=lambda: defaultdict(GroupFacts))
     records: dict[str, Recorded] = field(default_factory=dict)
@@ -161,6 +162,7 @@ class Promises:
         facts.ending = after["ending"]["S"] if "ending" in after else None
         facts.group_totals = tuple(int(total["N"]) for total in after["group_totals"]["L"])
         facts.deadline_at = float(after["deadline_at"]["N"]) - EPOCH
+        facts.not_before = float(after["not_before"]["N"]) - EPOCH if "not_before" in after else None
         if before != facts.state:
             self._check_move(batch_id, facts, before)
 
@@ -244,6 +246,8 @@ class Promises:
         facts = self.batches[run.batch_id]
         where = f"{run.operation_id} of batch {run.batch_id} runs in chunk {run.chunk_id}"
         self.check(facts.is_accepted, 1, f"{where}, and that is {facts.state}")
+        early = (facts.not_before or 0.0) - self._now()
+        self.check(early <= EARLY_SECONDS + self._truth.most_skew, 1, f"{where} {early:.3f} s before its time")
         index = index_of(run.operation_id)
         latest = facts.outcome(index, counted=False)
         if latest is not None and redriven_from(run.chunk_id) != latest[1]:

@@ -107,7 +107,14 @@ class Scenario:
         await self.stage.close(is_gentle=self.mix.is_gentle)
 
     async def _submit(self, label: str) -> None:
-        chance, lease = self.world.chance, self.stage.settings.visibility_seconds
+        chance = self.world.chance
         await asyncio.sleep(chance.uniform(0, self.sizes.storm_seconds / 2))
-        submission = draw_submission(label, chance, self.mix, self.sizes.most_operations, lease)
+        submission = draw_submission(
+            label,
+            chance,
+            self.mix,
+            self.sizes.most_operations,
+            lease=self.stage.settings.visibility_seconds,
+            now=self.world.loop.time(),
+        )
         await self.stage.client.live(submission, self.mix)

@@ -154,13 +154,13 @@ async def cancel(stage: Stage, submission: Submission) -> None:
 async def lose_its_messages(stage: Stage, submission: Submission) -> None:
     await submit(stage, submission)
     await asyncio.sleep(0.5)
-    for kept in stage.world.chunks.messages:
+    for kept in stage.world.messages:
         stage.world.lose(kept)
 
 
 async def cancel_and_lose_its_messages(stage: Stage, submission: Submission) -> None:
     await cancel(stage, submission)
-    for kept in stage.world.chunks.messages:
+    for kept in stage.world.messages:
         stage.world.lose(kept)
 
 

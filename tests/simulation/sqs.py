@@ -200,7 +200,7 @@ class Queue:
         if kept.visible_at <= self.loop.time():
             return {"SenderFault": True, "Code": "MessageNotInflight"}
         kept.visible_at = self.loop.time() + entry["VisibilityTimeout"]
-        kept.released = entry["VisibilityTimeout"] < self.visibility_seconds
+        kept.released = entry["VisibilityTimeout"] != self.visibility_seconds  # that is a heartbeat
         self._at(kept.visible_at, self._serve)
         return {}
 

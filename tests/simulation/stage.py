@@ -45,8 +45,8 @@ class Stage:
         await self._stop()
         await asyncio.gather(*self._keeping)
         world = self.world
-        lapsed = Counter(chunk.id for chunk in map(chunk_of, world.chunks.lapses) if chunk is not None)
-        world.promises.check_end(world.chunks.messages, world.dead_letters.messages, lapsed)
+        lapsed = Counter(chunk.id for chunk in map(chunk_of, world.lapses) if chunk is not None)
+        world.promises.check_end(world.messages, world.dead_letters.messages, lapsed)
         if is_gentle:
             world.promises.check(not lapsed, 7, f"leases ran out: {lapsed}")
             world.promises.check_nothing_ran_again()
@@ -63,7 +63,7 @@ class Stage:
         give_up_at = self.world.loop.time() + SETTLE_SECONDS
         while self.world.loop.time() < give_up_at:
             accepted = [facts for facts in self.world.promises.batches.values() if facts.is_accepted]
-            if all(facts.state in FINAL for facts in accepted) and not self.world.chunks.messages:
+            if all(facts.state in FINAL for facts in accepted) and not self.world.messages:
                 return
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -16,6 +16,7 @@ import structlog
 from pydantic import BaseModel
 
 from penstock import Context, Operations, Reject, Retry
+from penstock.priority import Priority
 from tests.simulation.loop import GATE
 from tests.simulation.network import LOOKED_AT
 from tests.simulation.process import Process
@@ -82,6 +83,8 @@ class Submission:
     toys: list[Toy]
     key: str | None = None  # its Idempotency-Key
     prefer: str | None = None
+    priority: Priority = Priority.NORMAL
+    not_before: float | None = None  # in virtual time
     deadline_seconds: float | None = None
     max_failures: int | None = None
     is_cancelled: bool = False  # somebody has asked for it

@@ -18,6 +18,7 @@ import ulid
 from penstock.backend import Backend
 from penstock.dynamodb import DynamoDbStore
 from penstock.errors import PenstockError
+from penstock.priority import Priority
 from penstock.settings import Settings
 from penstock.sqs import SqsQueue
 from penstock.store import Traces
@@ -31,7 +32,7 @@ from tests.simulation.sqs import Kept, Queue
 from tests.simulation.trace import Event, to_line
 from tests.simulation.truth import TRUTH, Truth
 
-CHUNKS, DEAD_LETTERS = "chunks", "dead-letters"
+DEAD_LETTERS = "dead-letters"
 SHOWN_EVENTS = 150
 OUR_FAULTS = {LogEvent.CHUNK_BROKE, LogEvent.REQUEST_BROKE}
 
@@ -80,8 +81,24 @@ class World:
         self.context = copy_context()
         self.context.run(TRUTH.set, self.truth)
         self.dead_letters = self._queue(DEAD_LETTERS, visibility_seconds)
-        self.chunks = self._queue(CHUNKS, visibility_seconds, backstop=self.dead_letters)
+        self.queues = {
+            priority: self._queue(priority, visibility_seconds, backstop=self.dead_letters) for priority in Priority
+        }
         self.loop.set_exception_handler(self._on_loop_trouble)
+
+    @property
+    def chunks(self) -> Queue:
+        """The queue of those who ask for no priority."""
+        return self.queues[Priority.NORMAL]
+
+    @property
+    def messages(self) -> list[Kept]:
+        """On all queues of chunks."""
+        return [kept for queue in self.queues.values() for kept in queue.messages]
+
+    @property
+    def lapses(self) -> list[str]:
+        return [body for queue in self.queues.values() for body in queue.lapses]
 
     def process(self, name: str) -> Process:
         process = Process(name, self.loop)
@@ -92,11 +109,16 @@ class World:
     def backend(self, process: Process, settings: Settings) -> Backend:
         """The real adapters, on this process's own wire."""
         wire = Wire(self, process)
-        sqs: Any = SqsClient(wire, {CHUNKS: self.chunks, DEAD_LETTERS: self.dead_letters})
+        queues = [*self.queues.values(), self.dead_letters]
+        sqs: Any = SqsClient(wire, {queue.name: queue for queue in queues})
         dynamodb: Any = DynamoDbClient(wire, self.table)
+
+        def open_queue(name: str) -> SqsQueue:
+            return SqsQueue(sqs, name, polls=sqs, call_bytes=settings.message_bytes)
+
         return Backend(
-            chunks=SqsQueue(sqs, CHUNKS, polls=sqs, call_bytes=settings.message_bytes),
-            dead_letters=SqsQueue(sqs, DEAD_LETTERS, polls=sqs, call_bytes=settings.message_bytes),
+            queues={priority: open_queue(queue.name) for priority, queue in self.queues.items()},
+            dead_letters=open_queue(DEAD_LETTERS),
             store=_LookingStore(dynamodb, settings.table, wire),
         )
 
@@ -104,12 +126,12 @@ class World:
         self.events.append((self.loop.time(), who, what, details))
 
     def lose(self, kept: Kept) -> None:
-        """A message of the chunks' queue, as a purge would; who holds it goes on with it."""
+        """A message of a queue of chunks, as a purge would; who holds it goes on with it."""
         self.note("world", f"loses message {kept.id}")
         chunk = chunk_of(kept.body)
         if chunk is not None:
             self.truth.lost.add((chunk.batch_id, chunk.id))
-        self.chunks.lose(kept)
+        next(queue for queue in self.queues.values() if kept in queue.messages).lose(kept)
 
     def run(self, scenario: Coroutine[Any, Any, None]) -> None:
         """Raises PromiseBroken with all that is known."""

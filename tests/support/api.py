@@ -51,14 +51,19 @@ class Status:
 class Api:
     """A front end at `url`. It may be gone or be another one by the next call: nothing is kept open."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] | None = None) -> None:
         self._session = session
+        self._headers = dict(headers or {})  # of every request
         self.url = url
+
+    def of(self, headers: Mapping[str, str]) -> "Api":
+        """The same as somebody else speaks to it, such as another tenant."""
+        return Api(self._session, self.url, headers)
 
     async def post(self, operations: Sequence[Operation], **members: Any) -> Answer:
         """POST /batch, whatever the answer."""
         body = BytesIO(json.dumps({"operations": list(operations), **members}).encode())
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._headers}
         async with self._session.post(f"{self.url}/batch", data=body, headers=headers) as answer:
             return Answer(answer.status, answer.headers, await answer.json(content_type=None))
 
@@ -69,9 +74,24 @@ class Api:
         batch_id: str = answer.body["batchId"]
         return batch_id
 
+    async def stream(self, operation: Operation, count: int, **query: str) -> str:
+        """The id of a batch of so many alike, posted as NDJSON for the background, that was accepted."""
+        body = BytesIO((json.dumps(operation).encode() + b"\n") * count)
+        headers = {"Content-Type": "application/x-ndjson", "Prefer": "respond-async", **self._headers}
+        async with self._session.post(f"{self.url}/batch", data=body, params=query, headers=headers) as answer:
+            content = await answer.json(content_type=None)
+            assert answer.status == 202, content
+        batch_id: str = content["batchId"]
+        return batch_id
+
+    async def cancel(self, batch_id: str) -> None:
+        async with self._session.post(f"{self.url}/batch/{batch_id}/cancel", headers=self._headers) as answer:
+            assert answer.status == 202, await answer.text()
+
     async def get(self, path: str) -> Answer:
         """GET anything that comes as JSON."""
-        async with self._session.get(self.url + path, headers={"Accept": "application/json"}) as answer:
+        headers = {"Accept": "application/json", **self._headers}
+        async with self._session.get(self.url + path, headers=headers) as answer:
             return Answer(answer.status, answer.headers, await answer.json(content_type=None))
 
     async def status(self, batch_id: str) -> Status:
@@ -84,7 +104,7 @@ class Api:
 
     async def results(self, batch_id: str, query: str = "") -> list[Outcome]:
         """All of them, as NDJSON; a stream that breaks off raises."""
-        async with self._session.get(f"{self.url}/batch/{batch_id}/results{query}") as answer:
+        async with self._session.get(f"{self.url}/batch/{batch_id}/results{query}", headers=self._headers) as answer:
             text = await answer.text()
             assert answer.status == 200, text
         return [json.loads(line) for line in text.splitlines()]

@@ -18,13 +18,20 @@ Watch = Callable[[str, Moment], None]
 
 
 def watched(parts: MemoryParts, watch: Watch) -> Backend:
-    """A backend that tells `watch` before and after each call, such as `store.commit_chunk`; it may raise."""
+    """A backend that tells `watch` before and after each call, such as `store.commit_chunk`; it may raise.
+
+    The queue of those who ask for no priority is `chunks`, the others are `chunks-high` and `chunks-low`.
+    """
 
     def wrap(name: str, part: Any) -> Any:
         return _Watched(name, part, watch)
 
+    names = {
+        priority: "chunks" if queue is parts.chunks else f"chunks-{priority}"
+        for priority, queue in parts.queues.items()
+    }
     return Backend(
-        chunks=cast("Queue", wrap("chunks", parts.chunks)),
+        queues={priority: cast("Queue", wrap(names[priority], queue)) for priority, queue in parts.queues.items()},
         dead_letters=cast("Queue", wrap("dead_letters", parts.dead_letters)),
         store=cast("Store", wrap("store", parts.store)),
     )

@@ -14,6 +14,7 @@ from penstock import Context, Operations, Reject, Retry
 from penstock.backend import Backend
 from penstock.batch import Batch
 from penstock.message import decode_chunk
+from penstock.queue import Message
 from penstock.settings import Settings
 from penstock.spans import Spans
 from penstock.testing import FakeClock, MemoryParts, memory_parts
@@ -94,6 +95,11 @@ class Plant:
     def parts(self) -> MemoryParts:
         return self.service.parts
 
+    @property
+    def messages(self) -> list[Message]:
+        """On all queues of chunks."""
+        return [message for queue in self.parts.queues.values() for message in queue.messages]
+
     def consumer(self, watch: Watch | None = None, **changes: Any) -> Consumer:
         backend = traced(watched(self.parts, watch) if watch else self.parts.backend, self.spans)
         return Consumer(backend, self.operations, self.settings.model_copy(update=changes), self.clock)
@@ -113,13 +119,13 @@ class Plant:
         """Turn until nothing is left on the queue, skipping the time until what is held back or leased is due."""
         consumer = consumer or self.consumer()
         for _ in range(MOST_TURNS):
-            if not self.parts.chunks.messages:
+            if not self.messages:
                 return
-            if not await self.parts.chunks.depth():
+            if not any([await queue.depth() for queue in self.parts.queues.values()]):
                 self.clock.advance(self.settings.visibility_seconds + 1)
             async with asyncio.timeout(20 * UNIT_SECONDS):
                 await take_turn(consumer)
-        raise AssertionError(f"After {MOST_TURNS} turns there is still work: {self.parts.chunks.messages}")
+        raise AssertionError(f"After {MOST_TURNS} turns there is still work: {self.messages}")
 
     async def work_off_one_by_one(self) -> None:
         """As `work_off`, but a chunk begins only once the one before has ended."""
@@ -188,7 +194,9 @@ def traced(backend: Backend, spans: Spans | None) -> Backend:
         return backend
     return replace(
         backend,
-        chunks=TracedQueue(backend.chunks, "chunks", spans),
+        queues={
+            priority: TracedQueue(queue, f"chunks-{priority}", spans) for priority, queue in backend.queues.items()
+        },
         dead_letters=TracedQueue(backend.dead_letters, "dead-letters", spans),
         spans=spans,
     )

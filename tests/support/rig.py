@@ -63,7 +63,7 @@ class Rig:
             backend,
             self.operations,
             runner=Runner(self.operations, self.settings.concurrency),
-            leases=Leases(backend.chunks, self.settings.visibility_seconds, self.clock),
+            leases=Leases(backend.queues, self.settings.visibility_seconds, self.clock),
             stop=stop or Stop(),
             settings=self.settings,
             clock=self.clock,

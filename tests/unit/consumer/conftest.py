@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from consumer import consumer, processor
+from consumer import inlets, processor
 from penstock.telemetry import Event
 
 Logs = list[MutableMapping[str, Any]]
@@ -22,5 +22,5 @@ def logs() -> Iterator[Logs]:
 
 @pytest.fixture(autouse=True)
 def _repeat_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0)
     monkeypatch.setattr(processor, "FIRST_REPEAT_SECONDS", 0)

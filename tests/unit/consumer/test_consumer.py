@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 
 from consumer import consumer as consuming
-from consumer.consumer import MOST_HELD, Consumer, operations_wanted, room
+from consumer import inlets
+from consumer.consumer import Consumer
 from penstock import Context, Operations
 from penstock.backend import Backend
 from penstock.batch import BatchState, Counts
 from penstock.chunk import Chunk
 from penstock.clock import SystemClock
 from penstock.errors import Unavailable
-from penstock.message import decode_chunk
+from penstock.message import decode_chunk, encode_chunk
+from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 from penstock.telemetry import Event
 from penstock.testing import MemoryParts, MemoryQueue, MemoryStore
-from tests.support.builders import BATCH_ID, build_operations, build_settings, submit
+from tests.support.builders import BATCH_ID, build_operations, build_settings, plan, submit
 from tests.support.faults import Moment, Watch, watched
 from tests.support.rig import Rig, take_turn
 from tests.support.waiting import UNIT_SECONDS, eventually
@@ -89,8 +91,9 @@ class Plant:
     def __init__(self, watch: Watch | None = None, **settings: Any) -> None:
         self.toys = Toys()
         self.settings = build_settings(**{"receive_wait_seconds": 1, "grace_seconds": 5 * UNIT_SECONDS, **settings})
-        self.queue = PolledQueue()
-        self.parts = MemoryParts(self.queue, MemoryQueue(), MemoryStore())
+        self.queues = {priority: PolledQueue() for priority in Priority}
+        self.queue = self.queues[Priority.NORMAL]
+        self.parts = MemoryParts(self.queues, MemoryQueue(), MemoryStore())
         self.backend: Backend = watched(self.parts, watch) if watch else self.parts.backend
         self.consumer = Consumer(self.backend, self.toys.operations, self.settings, SystemClock())
 
@@ -105,14 +108,25 @@ class Plant:
             yield task
         finally:
             self.consumer.stop()
-            self.queue.poll_ends.set()
+            self.end_polls()
             await asyncio.wait([task], timeout=20 * UNIT_SECONDS)
             assert task.done()
 
     async def stop(self, task: "asyncio.Task[None]") -> None:
         self.consumer.stop()
-        self.queue.poll_ends.set()
+        self.end_polls()
         await asyncio.wait_for(task, 20 * UNIT_SECONDS)
+
+    def ask_to_stop(self) -> None:
+        """A poll of the queue goes on; those of the others end, since no test sends anything there."""
+        self.consumer.stop()
+        for queue in self.queues.values():
+            if queue is not self.queue:
+                queue.poll_ends.set()
+
+    def end_polls(self) -> None:
+        for queue in self.queues.values():
+            queue.poll_ends.set()
 
     async def until_begun(self, count: int) -> None:
         async def have_begun() -> bool:
@@ -136,50 +150,6 @@ class Plant:
 
     async def counts(self) -> Counts:
         return (await self.parts.store.read_group(BATCH_ID, 0)).counts
-
-
-@pytest.mark.parametrize(
-    ("concurrency", "waiting", "seconds_per_operation", "expected"),
-    [
-        (10, 0, None, 20),  # not measured yet: every slot has one, and another is at hand
-        (10, 19, None, 1),
-        (10, 20, None, 0),
-        (10, 0, 1.0, 20),
-        (10, 15, 1.0, 5),
-        (10, 20, 1.0, 0),
-        (10, 0, 0.005, 300),  # a hundred of them take a twentieth of a second
-        (10, 99, 0.005, 201),
-        (10, 100, 0.005, 0),
-        (10, 5_000, 0.005, 0),
-        (10, 0, 0.000_001, 5_001),  # quick as it is, the loop takes its own time for each
-        (1_000, 0, 0.1, 2_000),
-        (1, 1, None, 1),
-    ],
-)
-def test_operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None, expected: int) -> None:
-    assert operations_wanted(concurrency, waiting, seconds_per_operation) == expected
-
-
-@pytest.mark.parametrize(
-    ("operations", "operations_per_chunk", "chunks_held", "expected"),
-    [
-        (20, 1.0, 0, MESSAGES_IN_CALL),  # small chunks: as many as a receive brings
-        (5, 1.0, 15, 5),
-        (1, 1.0, 19, 1),
-        (0, 1.0, 20, 0),
-        (-980, 1.0, 20, 0),
-        (20, 100.0, 0, 1),  # one large chunk is plenty
-        (1, 100.0, 1, 1),
-        (20, 3.0, 0, 7),
-        (20, 0.1, 0, 10),  # an average never counts for less than one
-        (3_000, 100.0, 0, MESSAGES_IN_CALL),
-        (3_000, 1.0, MOST_HELD - 3, 3),  # chunks cost, however small they are
-        (3_000, 1.0, MOST_HELD, 0),
-        (3_000, 1.0, MOST_HELD + 1, 0),
-    ],
-)
-def test_room(operations: int, operations_per_chunk: float, chunks_held: int, expected: int) -> None:
-    assert room(operations, operations_per_chunk, chunks_held) == expected
 
 
 async def test_batches_are_worked_off() -> None:
@@ -285,6 +255,54 @@ async def test_first_guess_is_what_the_front_end_plans_and_then_it_learns() -> N
     assert limits[-1] == MESSAGES_IN_CALL
 
 
+# Priorities.
+
+
+async def test_each_queue_is_polled_at_the_same_time_while_there_is_nothing() -> None:
+    plant = Plant()
+    async with plant.running():
+        for queue in plant.queues.values():
+            await queue.is_polled.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [len(queue.limits) for queue in plant.queues.values()] == [1, 1, 1]
+
+
+async def test_urgent_chunk_is_taken_at_once_while_less_urgent_ones_take_all_slots() -> None:
+    plant = Plant(concurrency=2, chunk_operations=4)
+    operations = build_operations(*["/wait"] * 12, *["/succeed"] * 4)
+    batch, (*low, high) = plan(operations, 4)
+    await plant.parts.store.create_batch(batch)
+    await plant.queues[Priority.LOW].send([Message(encode_chunk(chunk)) for chunk in low])
+    async with plant.running():
+        await plant.until_begun(2)
+        await plant.queues[Priority.HIGH].send([Message(encode_chunk(high))])
+
+        async def is_taken() -> bool:
+            return not await plant.queues[Priority.HIGH].depth()
+
+        await eventually(is_taken)
+        assert await plant.queues[Priority.LOW].depth() == 2  # of those no more than is needed soon
+        plant.toys.gate.set()
+        await plant.until_finished()
+    urgent = [list(plant.toys.begun).index(f"id-{index}") for index in range(12, 16)]
+    assert max(urgent) <= 7  # the next after what was under way, but for a turn of the others
+
+
+async def test_queue_that_does_not_answer_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0.1)
+
+    def fail(call: str, moment: Moment) -> None:
+        if call == "chunks-high.receive":
+            raise Unavailable("AWS does not answer.")
+
+    plant = Plant(fail)
+    await plant.submit(*["/succeed"] * 30, chunk_operations=5)
+    async with plant.running():
+        await plant.until_finished()
+        assert plant.consumer.trouble == "No answer from the queue of high priority."
+
+
 # Trouble.
 
 
@@ -333,7 +351,7 @@ async def test_setting_aside_is_repeated_until_it_is_done() -> None:
 async def test_failing_receives_back_off_and_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
 ) -> None:
-    monkeypatch.setattr(consuming, "FIRST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0.5)
     failures = iter([True] * 8 + [False] + [True] * 2 + [False] * 100)
     pauses: list[float] = []
 
@@ -347,8 +365,8 @@ async def test_failing_receives_back_off_and_it_goes_on(
     rig = Rig(Toys().operations)
     await rig.submit(build_operations("/succeed", "/succeed"), chunk_operations=1)
     consumer = rig.consumer(fail_for_a_while)
-    consumer._pause = note  # type: ignore[method-assign]
-    for _ in range(13):
+    consumer._inlets[Priority.NORMAL]._pause = note  # type: ignore[method-assign]
+    for _ in range(40):
         await take_turn(consumer)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5, 1]
     assert [line["event"] for line in logs].count(Event.RECEIVE_FAILED) == 10
@@ -356,7 +374,7 @@ async def test_failing_receives_back_off_and_it_goes_on(
 
 
 async def test_stop_ends_the_pause_after_a_failed_receive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consuming, "FIRST_PAUSE_SECONDS", consuming.LONGEST_PAUSE_SECONDS)
+    monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", inlets.LONGEST_PAUSE_SECONDS)
     failed = asyncio.Event()
 
     def fail(call: str, moment: Moment) -> None:
@@ -438,7 +456,7 @@ async def test_death_of_the_heartbeats_ends_the_program_after_what_is_held() -> 
     plant.consumer = Consumer(plant.backend, plant.toys.operations, plant.settings, QuickClock())
 
     async def break_(deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
-        plant.queue.poll_ends.set()
+        plant.end_polls()
         plant.toys.gate.set()
         raise RuntimeError("a fault of ours")
 
@@ -465,7 +483,7 @@ async def test_receive_under_way_is_finished_and_what_it_brings_is_given_back() 
     plant = Plant()
     async with plant.running() as task:
         await plant.queue.is_polled.wait()
-        plant.consumer.stop()
+        plant.ask_to_stop()
         for _ in range(5):
             await asyncio.sleep(0)
         assert not task.done()  # cancelling the poll would strand what it was about to return
@@ -482,7 +500,7 @@ async def test_next_consumer_runs_whole_what_was_given_back() -> None:
     plant = Plant()
     async with plant.running() as task:
         await plant.queue.is_polled.wait()
-        plant.consumer.stop()
+        plant.ask_to_stop()
         await plant.submit("/succeed", "/succeed")
         await asyncio.wait_for(task, 10 * UNIT_SECONDS)
     successor = Consumer(plant.backend, plant.toys.operations, plant.settings, SystemClock())
@@ -498,7 +516,7 @@ async def test_running_handlers_finish_within_the_grace_period() -> None:
     await plant.submit("/wait", "/wait")
     async with plant.running() as task:
         await plant.until_begun(2)
-        plant.consumer.stop()
+        plant.ask_to_stop()
         plant.queue.poll_ends.set()
         for _ in range(10):
             await asyncio.sleep(0)
@@ -516,7 +534,7 @@ async def test_what_has_not_begun_is_handed_on_at_once() -> None:
     await plant.submit("/wait", "/succeed", "/succeed")
     async with plant.running() as task:
         await plant.until_begun(1)
-        plant.consumer.stop()
+        plant.ask_to_stop()
         plant.toys.gate.set()
         await plant.stop(task)
     assert plant.recorded() == {"id-0": 200}

@@ -1,12 +1,13 @@
 """A consumer is live while its loop runs, and ready while it receives."""
 
+import json
 import socket
 from typing import Any
 
 import aiohttp
 import pytest
 
-from consumer import consumer as consumer_module
+from consumer import inlets
 from consumer.consumer import Consumer
 from consumer.health import serve_health
 from penstock import Operations
@@ -39,16 +40,22 @@ async def test_live_and_ready_while_it_receives() -> None:
         assert await ask(port, "/health/ready") == (200, {"status": "ready"})
 
 
-async def test_not_ready_while_the_queue_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer_module, "FIRST_PAUSE_SECONDS", 0.001)
-    outage = Outage("chunks.receive", times=1)
+@pytest.mark.parametrize(
+    ("call", "priority"), [("chunks-high.receive", "high"), ("chunks.receive", "normal"), ("chunks-low.receive", "low")]
+)
+async def test_not_ready_while_one_of_the_queues_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, call: str, priority: str
+) -> None:
+    monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0.001)
+    outage = Outage(call, times=1)
     consumer, port = build_consumer(outage), free_port()
     async with serve_health(consumer, HOST, port):
         await consumer.turn()
         status, body = await ask(port, "/health/ready")
-        assert (status, body["detail"]) == (503, "The queue does not answer.")
+        assert (status, body["detail"]) == (503, f"No answer from the queue of {priority} priority.")
         assert (await ask(port, "/health/live"))[0] == 200
-        await consumer.turn()
+        for _ in range(5):
+            await consumer.turn()
         assert (await ask(port, "/health/ready"))[0] == 200
 
 
@@ -59,6 +66,23 @@ async def test_not_ready_once_it_drains() -> None:
         status, body = await ask(port, "/health/ready")
         assert (status, body["detail"]) == (503, "It drains.")
         assert (await ask(port, "/health/live"))[0] == 200
+
+
+async def test_metrics_are_of_this_consumer_and_come_as_asked_for() -> None:
+    consumer, port = build_consumer(), free_port()
+    consumer.meter.succeeded("POST /a", 0.1)
+    async with serve_health(consumer, HOST, port), aiohttp.ClientSession() as session:
+        answers = {}
+        for accept in ("*/*", "application/json", "image/png"):
+            async with session.get(f"http://{HOST}:{port}/metrics", headers={"Accept": accept}) as answer:
+                answers[accept] = answer.status, answer.content_type, await answer.text()
+    status, kind, text = answers["*/*"]
+    assert (status, kind) == (200, "text/plain")
+    assert 'penstock_operations_succeeded_total{handler="POST /a"} 1.0' in text.splitlines()
+    status, kind, text = answers["application/json"]
+    assert (status, kind) == (200, "application/json")
+    assert json.loads(text)["handlers"]["POST /a"]["count"] == 1
+    assert answers["image/png"][0] == 406
 
 
 async def test_without_a_port_nothing_listens() -> None:

@@ -24,7 +24,7 @@ class Held:
         self.clock = FakeClock(NOW)
         parts = memory_parts(self.clock, LEASE)
         self.queue: MemoryQueue = parts.chunks
-        self.leases = Leases(watched(parts, watch).chunks, LEASE, self.clock)
+        self.leases = Leases(watched(parts, watch).queues, LEASE, self.clock)
 
     async def receive(self, count: int) -> list[Delivery]:
         await self.queue.send([Message("x")] * count)

@@ -73,6 +73,10 @@ def test_the_template_keeps_our_rules(rule: Rule, template: Document) -> None:
     assert list(rule(template)) == []
 
 
+def test_every_parameter_is_described(template: Document) -> None:
+    assert [name for name, one in template["Parameters"].items() if "Description" not in one] == []
+
+
 def at(template: Document, path: str) -> Any:
     """What stands in the template's resources at this path."""
     found = template["Resources"]
@@ -227,8 +231,11 @@ def attributes_of(stack: Stack, name: str, member: str) -> dict[str, str]:
 def test_what_it_makes_is_what_the_settings_name(stack: Stack, template: Document) -> None:
     settings = Settings(name=NAME)
 
-    assert stack.properties("ChunksNormal")["QueueName"] == settings.chunks_queue
-    assert stack.properties("DeadLetters")["QueueName"] == settings.dead_letter_queue
+    queues = {stack.properties(name)["QueueName"] for name in stack.resources("AWS::SQS::Queue")}
+    assert queues == {settings.dead_letter_queue, *(f"{NAME}-chunks-{one}" for one in ("high", "normal", "low"))}
+    assert {stack.properties(name)["MaximumMessageSize"] for name in stack.resources("AWS::SQS::Queue")} == {
+        settings.message_bytes
+    }
     assert stack.properties("Table")["TableName"] == settings.table
     assert [index["IndexName"] for index in stack.properties("Table")["GlobalSecondaryIndexes"]] == [DUE_INDEX]
     assert stack.properties("ConsumerRole")["Policies"][0]["PolicyDocument"]["Statement"][3]["Resource"] == (
@@ -299,6 +306,16 @@ def test_with_a_certificate_plain_http_only_leads_to_https(
 
     assert [listener["Port"] for listener in listeners] == ports
     assert [one["Type"] for one in listeners[0]["DefaultActions"]] == [action]
+
+
+@pytest.mark.parametrize(("certificate", "is_allowed"), [("", False), ("arn:aws:acm:...", True)])
+def test_nothing_goes_over_the_internet_in_plain_text(certificate: str, is_allowed: bool, template: Document) -> None:
+    rule = template["Rules"]["NothingGoesOverTheInternetInPlainText"]
+    stack = deployed(template, Scheme="internet-facing", CertificateArn=certificate)
+
+    assert stack._truth(rule["RuleCondition"])
+    assert [stack._truth(one["Assert"]) for one in rule["Assertions"]] == [is_allowed]
+    assert not deployed(template)._truth(rule["RuleCondition"])
 
 
 @pytest.mark.parametrize(("spot", "weights"), [("false", [1, 0]), ("true", [0, 1])])

@@ -12,7 +12,7 @@ from aiohttp import web
 from botocore.exceptions import ClientError, ParamValidationError
 
 from penstock import aws
-from penstock.aws import Clients, error_code, explained, open_clients
+from penstock.aws import Clients, error_code, explained, open_clients, open_cloudwatch
 from penstock.backend import open_backend
 from penstock.errors import Misconfigured, Unavailable
 from penstock.settings import read_settings
@@ -99,6 +99,38 @@ async def test_region_is_taken_from_either_variable(monkeypatch: pytest.MonkeyPa
     set_variables(monkeypatch, **KEYS, **{variable: "eu-west-3"})
     async with open_clients(read_settings()) as clients:
         assert clients.sqs.meta.region_name == clients.dynamodb.meta.region_name == "eu-west-3"
+
+
+# --- Whether there is a CloudWatch
+
+
+@pytest.mark.parametrize(
+    ("metrics", "elsewhere", "is_open"),
+    [
+        ("auto", (), True),  # AWS itself
+        ("auto", ("AWS_ENDPOINT_URL",), True),  # a server that is all of AWS
+        ("auto", ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL_CLOUDWATCH"), True),
+        ("auto", ("AWS_ENDPOINT_URL_CLOUDWATCH",), True),
+        ("auto", ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"), False),  # ElasticMQ and DynamoDB Local
+        ("cloudwatch", ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"), True),  # by one's own will
+        ("off", (), False),
+        ("off", ("AWS_ENDPOINT_URL",), False),
+    ],
+)
+async def test_figures_of_a_stand_in_never_go_to_aws_by_accident(
+    monkeypatch: pytest.MonkeyPatch, metrics: str, elsewhere: tuple[str, ...], is_open: bool
+) -> None:
+    endpoints = dict.fromkeys(elsewhere, "http://127.0.0.1:1")
+    set_variables(monkeypatch, **KEYS, **REGION, **endpoints, PENSTOCK_METRICS=metrics)
+    async with open_cloudwatch(read_settings()) as client:
+        assert (client is not None) is is_open
+
+
+async def test_aws_behind_an_address_of_ones_own_network_is_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "https://vpce-0a1b2c3d.sqs.eu-central-1.vpce.amazonaws.com"
+    set_variables(monkeypatch, **KEYS, **REGION, AWS_ENDPOINT_URL_SQS=address)
+    async with open_cloudwatch(read_settings()) as client:
+        assert client is not None
 
 
 # --- What a server answers

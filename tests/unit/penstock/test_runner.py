@@ -19,7 +19,9 @@ from structlog.testing import capture_logs
 from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
+from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, as_outcome, failed
+from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
 from penstock.runner import MAX_DETAIL_CHARACTERS, SLICE_SECONDS, SWALLOWED, Runner, Source, Stop
 from penstock.telemetry import Event
@@ -170,6 +172,11 @@ async def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@operations.post("/sleep")
+async def sleep() -> None:
+    await asyncio.Event().wait()
+
+
 @operations.post("/needs-a-number")
 async def needs_a_number(body: int) -> None: ...
 
@@ -236,6 +243,47 @@ def broke(detail: str, max_attempts: int = 3) -> TryAgain:
 )
 async def test_whatever_a_handler_does_becomes_a_verdict(path: str, verdict: Verdict) -> None:
     assert await run(path) == verdict
+
+
+@pytest.mark.parametrize(
+    ("path", "attempt", "counted"),
+    [
+        ("/succeed", 1, "succeeded"),
+        ("/succeed", 9, "succeeded"),
+        ("/reject", 1, "failed"),
+        ("/fail", 1, "retried"),
+        ("/fail", 2, "retried"),
+        ("/fail", 3, "failed"),  # its last
+        ("/retry-any-time", 4, "retried"),
+        ("/retry-any-time", 5, "failed"),
+        ("/hang", 3, "failed"),
+        ("/cancelled-within", 1, "retried"),
+    ],
+)
+async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: int, counted: str) -> None:
+    meter = Meter()
+    await Runner(operations, 1, meter=meter).run(make_operation(path), SOURCE, attempt)
+    figures = meter.take().handlers
+    assert list(figures) == [f"POST {path}"]
+    [handler] = figures.values()
+    assert (getattr(handler, counted), handler.count, handler.seconds.count) == (1, 1, 1)
+
+
+async def test_attempt_that_is_cut_short_is_not_counted() -> None:
+    meter = Meter()
+    running = asyncio.create_task(Runner(operations, 1, meter=meter).run(make_operation("/sleep"), SOURCE, 1))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert meter.take().handlers == {}
+
+
+async def test_operation_that_is_not_offered_any_more_is_counted_without_a_time() -> None:
+    meter = Meter()
+    await Runner(Operations(), 1, meter=meter).run(make_operation("/x"), SOURCE, 1)
+    figures = meter.take().handlers[UNKNOWN_HANDLER]
+    assert (figures.failed, figures.count, figures.seconds.count) == (1, 1, 0)
 
 
 async def test_operation_that_the_application_no_longer_offers_fails_for_good() -> None:
@@ -492,7 +540,7 @@ async def test_concurrency_is_bounded_across_chunks(gauge: Gauge, concurrency: i
 
 async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 2)
-    async with runner.slot():
+    async with runner.slot(SOURCE):
         running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: None))
         await eventually(lambda: gauge.runs(1))
     await eventually(lambda: gauge.runs(2))
@@ -503,9 +551,32 @@ async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
 async def test_chunk_for_which_a_slot_was_taken_takes_no_other(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 1)
     gauge.gate.set()
-    async with runner.slot():
+    async with runner.slot(SOURCE):
         verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None, has_slot=True)
     assert sorted(verdicts) == [0]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [Source("01K", "01K", Priority.HIGH), Source("01K", "01K", Priority.NORMAL, "small")],
+    ids=["more urgent", "of another tenant"],
+)
+async def test_chunk_does_not_wait_for_all_of_another_that_came_before_it(second: Source) -> None:
+    order: list[str] = []
+    registry, clock = Operations(), FakeClock()
+
+    @registry.post("/x")
+    async def x(context: Context) -> None:
+        order.append(context.batch_id)
+        clock.advance(SLICE_SECONDS)
+        await asyncio.sleep(0)
+
+    runner = Runner(registry, 2, clock.monotonic)
+    first = Source("01J", "01J", Priority.NORMAL, "big")
+    chunks = [(make_chunk(*["/x"] * 40), first), (make_chunk(*["/x"] * 5), second)]
+    await asyncio.gather(*(runner.run_chunk(chunk, source, Stop(), lambda: None) for chunk, source in chunks))
+    last = max(place for place, batch_id in enumerate(order) if batch_id == "01K")
+    assert last < 2 + 2 * 5 + 2
 
 
 async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
@@ -613,15 +684,15 @@ async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_n
     is_kept = True
     ended: list[int] = []
     runner = Runner(gauged(gauge), 1)
-    running = asyncio.create_task(
-        runner.run_chunk(
-            make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: is_kept
+    async with runner.slot(SOURCE):
+        running = asyncio.create_task(
+            runner.run_chunk(
+                make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: is_kept
+            )
         )
-    )
-    await asyncio.sleep(0)  # it begins to feed
-    await asyncio.sleep(0)  # and has its slot
-    assert runner._slots.locked()
-    is_kept = False
+        await asyncio.sleep(0)  # its worker is made
+        await asyncio.sleep(0)  # and waits
+    is_kept = False  # the worker has been given the slot, and has not woken up yet
 
     assert await running == {}
     assert gauge.begun == 0
@@ -631,23 +702,17 @@ async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_n
 # --- Several operations in the slice of one slot
 
 
-async def test_quick_operations_share_a_task_and_long_ones_do_not() -> None:
-    operations, tasks, clock = Operations(), list[object](), FakeClock()
+async def test_quick_operations_share_a_task() -> None:
+    operations, tasks = Operations(), list[object]()
 
     @operations.post("/quick")
     async def quick() -> None:
         tasks.append(asyncio.current_task())
 
-    @operations.post("/long")
-    async def long() -> None:
-        tasks.append(asyncio.current_task())
-        clock.advance(1.0)
-
-    await Runner(operations, 1, clock.monotonic).run_chunk(make_chunk(*["/quick"] * 4), SOURCE, Stop(), lambda: None)
+    runner = Runner(operations, 1, FakeClock().monotonic)
+    await runner.run_chunk(make_chunk(*["/quick"] * 4), SOURCE, Stop(), lambda: None)
+    assert len(tasks) == 4
     assert len(set(tasks)) == 1
-    tasks.clear()
-    await Runner(operations, 1, clock.monotonic).run_chunk(make_chunk(*["/long"] * 4), SOURCE, Stop(), lambda: None)
-    assert len(set(tasks)) == 4
 
 
 async def test_another_chunk_has_its_turn_after_a_slice() -> None:
@@ -661,7 +726,7 @@ async def test_another_chunk_has_its_turn_after_a_slice() -> None:
     runner = Runner(operations, 1, clock.monotonic)
     chunk = make_chunk(*["/work"] * 4)
     await asyncio.gather(*(runner.run_chunk(chunk, Source(name, name), Stop(), lambda: None) for name in "ab"))
-    assert "".join(order) == "aababab" + "b"  # the first to come was the first to ask for another
+    assert "".join(order) == "abababab"
 
 
 class Incomparable:
@@ -708,13 +773,16 @@ async def test_handler_that_cancels_its_task_costs_its_neighbours_nothing() -> N
 async def test_nothing_of_a_chunk_is_left_to_the_collector() -> None:
     """It has been told to come seldom: what it must free stays in memory for long."""
     runner, chunk = Runner(operations, 2), make_chunk(*["/succeed"] * 50)
-    await runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)
-    await asyncio.sleep(0)
+
+    async def run_three() -> None:
+        await asyncio.gather(*(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None) for _ in range(3)))
+        await asyncio.sleep(0)
+
+    await run_three()
     gc.collect()
     gc.disable()
     try:
-        await runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)
-        await asyncio.sleep(0)
+        await run_three()
         assert gc.collect() < 10
     finally:
         gc.enable()
@@ -831,7 +899,7 @@ async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: 
     stop.cut_off()
     assert await running == {}
     let_go.set()
-    async with runner.slot():
+    async with runner.slot(SOURCE):
         pass  # it has given its slot back
 
 

@@ -1,7 +1,7 @@
 """Settings are read from the environment, within bounds, or refused with the variable, its value and what it may be."""
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from penstock.backoff import Backoff
 from penstock.errors import Misconfigured
@@ -47,6 +47,10 @@ BOUNDS = [
     ("grace_seconds", 0, 3_600, "from 0 to 3,600"),
     ("backoff_seconds", 0, 3_600, "from 0 to 3,600"),
     ("backoff_max_seconds", 0, 86_400, "from 0 to 86,400"),
+    ("upstream_timeout_seconds", 1, 3_600, ""),  # above 0
+    ("upstream_max_attempts", 1, 100, "from 1 to 100"),
+    ("upstream_result_bytes", 1, 16 * MIB, "from 1 to 16,777,216"),
+    ("upstream_connections", 1, 10_000, "from 1 to 10,000"),
 ]
 SENTENCES = [(name, low, high, sentence) for name, low, high, sentence in BOUNDS if sentence]
 
@@ -93,6 +97,10 @@ def test_what_is_beyond_a_bound_is_refused_with_variable_value_and_range(
         ("PENSTOCK_LOG_FORMAT", "xml", "'auto', 'json' or 'text'"),
         ("PENSTOCK_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("PENSTOCK_DEAD_LETTER_REJECTIONS", "perhaps", "a valid boolean"),
+        ("PENSTOCK_UPSTREAM", "api.example", "write it as https://api.example.com or http"),
+        ("PENSTOCK_UPSTREAM", "http://api.example:http", "write it as https://api.example.com .*: it is no URL"),
+        ("PENSTOCK_UPSTREAM_HEADERS", "Accept-Language, Host", "leave Host out: Penstock sets it itself"),
+        ("PENSTOCK_UPSTREAM_HEADERS", "Accept Language", "'Accept Language' is no name of a header"),
     ],
 )
 def test_refusal_names_variable_value_and_what_it_may_be(
@@ -152,6 +160,45 @@ def test_region_is_the_one_that_aws_programs_go_by(
     assert read_settings().aws_region == region
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("PENSTOCK_UPSTREAM", "https://user:secret@api.example", "PENSTOCK_UPSTREAM='https://***@api.example': leave"),
+        ("PENSTOCK_UPSTREAM", "https://api.example?key=secret", "PENSTOCK_UPSTREAM='https://api.example?***': leave"),
+        ("PENSTOCK_UPSTREAM", "user:secret@api.example", "PENSTOCK_UPSTREAM='***@api.example': write it as"),
+        ("PENSTOCK_UPSTREAM_AUTHORIZATION", "Bearer secret\n", "PENSTOCK_UPSTREAM_AUTHORIZATION=***: write the value"),
+    ],
+)
+def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str) -> None:
+    refused = refusal(monkeypatch, **{variable: value})
+    assert told in refused
+    assert "secret" not in refused
+
+
+def test_secret_is_not_shown_with_the_settings() -> None:
+    assert "Bearer" not in repr(
+        Settings(upstream="https://api.example", upstream_authorization=SecretStr("Bearer secret"))
+    )
+
+
+def test_application_and_upstream_are_not_both_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = refusal(monkeypatch, PENSTOCK_APP="shop:operations", PENSTOCK_UPSTREAM="https://api.example")
+    assert told == (
+        "Mend the settings:\n  PENSTOCK_APP and PENSTOCK_UPSTREAM are both set; choose one: an application forwards "
+        'what it has no handler for by operations.forward("/{path}", to=...).'
+    )
+
+
+def test_names_of_headers_stand_between_commas() -> None:
+    assert Settings().passed_headers == ()
+    assert Settings(upstream_headers=" Accept-Language,If-Match , ").passed_headers == ("Accept-Language", "If-Match")
+
+
+def test_connections_are_as_many_as_handlers_unless_it_is_said() -> None:
+    assert Settings(concurrency=7).connections_for_each_host == 7
+    assert Settings(concurrency=7, upstream_connections=3).connections_for_each_host == 3
+
+
 def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_CONCURRENCY", "")
     monkeypatch.setenv("PENSTOCK_APP", "")
@@ -171,7 +218,7 @@ def test_settings_do_not_change_once_read() -> None:
 def test_names_of_the_resources_begin_with_the_name() -> None:
     settings = Settings(name="shop")
     assert settings.table == "shop"
-    assert settings.chunks_queue == "shop-chunks-normal"
+    assert list(settings.chunk_queues.values()) == ["shop-chunks-high", "shop-chunks-normal", "shop-chunks-low"]
     assert settings.dead_letter_queue == "shop-dead-letters"
 
 

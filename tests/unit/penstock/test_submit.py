@@ -36,6 +36,7 @@ class Server:
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)  # for a status
     url: str = ""
     batches: list[list[Operation]] = field(default_factory=list)
+    envelopes: list[dict[str, Any]] = field(default_factory=list)  # what came beside them
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -45,7 +46,9 @@ class Server:
         return app
 
     async def post(self, request: web.Request) -> web.Response:
-        operations = (await request.json())["operations"]
+        envelope = await request.json()
+        operations = envelope.pop("operations")
+        self.envelopes.append(envelope)
         if refused := self.refusal(operations):
             return refused
         self.batches.append(operations)
@@ -120,6 +123,32 @@ async def test_all_well_is_a_summary_and_exit_0(server: Server) -> None:
     assert [len(batch) for batch in server.batches] == [1000, 1000, 500]
     assert result.stderr.splitlines()[0] == f"users.csv: 2,500 operations to {server.url}"
     assert result.stderr.splitlines()[-1].startswith("100%  2,500 of 2,500, 0 failed, ")
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "envelope"),
+    [
+        ({}, [], {}),
+        ({}, ["--priority", "high"], {"priority": "high"}),
+        ({}, ["--not-before", "2026-12-24T18:00:00Z"], {"notBefore": "2026-12-24T18:00:00Z"}),
+        ({"priority": "low", "maxFailures": 3}, [], {"priority": "low", "maxFailures": 3}),
+        ({"priority": "low", "maxFailures": 3}, ["--priority", "normal"], {"priority": "normal", "maxFailures": 3}),
+    ],
+)
+async def test_what_the_command_asks_for_goes_before_what_the_file_says(
+    server: Server, content: dict[str, Any], arguments: list[str], envelope: dict[str, Any]
+) -> None:
+    operation = {"method": "POST", "path": "/users", "body": {"name": "Ann"}}
+    write("users.json", json.dumps({"operations": [operation], **content}))
+    result = await penstock_submit("users.json", *arguments, url=server.url)
+    assert result.exit_code == 0
+    assert server.envelopes == [envelope]
+
+
+async def test_priority_that_there_is_not_is_told_before_anything_is_posted(server: Server) -> None:
+    write_users("Ann")
+    result = await penstock_submit(*USERS, "--priority", "urgent", url=server.url)
+    assert (result.exit_code, server.envelopes) == (2, [])
 
 
 async def test_failures_are_listed_with_their_lines_and_exit_1(server: Server) -> None:

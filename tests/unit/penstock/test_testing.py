@@ -1,5 +1,6 @@
 """What the in-memory parts do beyond the ports: a clock to turn, and looks inside. See tests/contract for the rest."""
 
+from penstock.priority import Priority
 from penstock.queue import Message
 from penstock.testing import FakeClock, MemoryQueue, memory_parts
 
@@ -52,6 +53,6 @@ async def test_test_can_look_at_what_is_on_the_queue_and_what_was_acknowledged()
 async def test_memory_parts_make_a_backend() -> None:
     parts = memory_parts()
     await parts.backend.check()
-    assert parts.backend.chunks is parts.chunks
+    assert parts.backend.queues[Priority.NORMAL] is parts.chunks
     assert parts.backend.dead_letters is parts.dead_letters
     assert parts.backend.store is parts.store

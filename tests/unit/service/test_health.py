@@ -18,7 +18,7 @@ async def test_live_and_ready(serve: Serve) -> None:
         assert (answer.status, answer.content_type) == (200, "application/json")
 
 
-async def test_readiness_asks_the_queue_and_the_table(serve: Serve) -> None:
+async def test_readiness_asks_the_queues_and_the_table(serve: Serve) -> None:
     asked: set[str] = set()
 
     def watch(call: str, moment: Moment) -> None:
@@ -28,10 +28,10 @@ async def test_readiness_asks_the_queue_and_the_table(serve: Serve) -> None:
     await service.get("/health/live")
     assert asked == set()
     await service.get("/health/ready")
-    assert asked == {"chunks.depth", "store.check"}
+    assert asked == {"chunks-high.depth", "chunks.depth", "chunks-low.depth", "store.check"}
 
 
-@pytest.mark.parametrize("call", ["chunks.depth", "store.check"])
+@pytest.mark.parametrize("call", ["chunks.depth", "chunks-low.depth", "store.check"])
 async def test_not_ready_while_a_part_does_not_answer_but_live(serve: Serve, call: str) -> None:
     outage = Outage(call)
     service = await serve(Operations(), watch=outage)

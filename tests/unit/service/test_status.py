@@ -36,6 +36,7 @@ async def test_accepted_batch_is_queued(serve: Serve) -> None:
     assert await read_status(serve, build_batch(6)) == {
         "batchId": BATCH_ID,
         "status": "queued",
+        "priority": "normal",
         "total": 6,
         "completed": 0,
         "succeeded": 0,
@@ -45,6 +46,7 @@ async def test_accepted_batch_is_queued(serve: Serve) -> None:
         "progress": 0.0,
         "createdAt": "2023-11-14T22:13:20.000Z",
         "acceptedAt": "2023-11-14T22:13:20.000Z",
+        "notBefore": None,
         "startedAt": None,
         "finishedAt": None,
         "deadlineAt": "2096-10-02T07:06:40.000Z",

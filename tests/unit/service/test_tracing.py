@@ -19,7 +19,7 @@ CLIENT_SPAN = "b7ad6b7169203331"
 TRACEPARENT = f"00-{CLIENT_TRACE}-{CLIENT_SPAN}-01"
 
 SERVER = "POST /batch"
-SEND = "send chunks"
+SEND = "send chunks-normal"
 PROCESS = "process penstock-chunks-normal"
 LETTERS = "send dead-letters"
 
@@ -86,7 +86,7 @@ async def test_spans_say_what_they_are_about(plant: Plant, recording: Recording)
     }
     assert attributes(recording.one(SEND)) == {
         "messaging.system": "aws_sqs",
-        "messaging.destination.name": "chunks",
+        "messaging.destination.name": "chunks-normal",
         "messaging.operation.name": "send",
         "messaging.operation.type": "send",
         "messaging.batch.message_count": 1,

@@ -3,7 +3,7 @@
 import pytest
 
 from penstock.errors import NotAcceptable
-from service.negotiation import choose_type
+from penstock.negotiation import choose_type
 
 OFFERED = ("application/x-ndjson", "application/json")
 NDJSON, JSON = OFFERED
