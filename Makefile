@@ -6,6 +6,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILE := uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 help: ## this list
@@ -42,9 +44,10 @@ lint: $(READY) ## layout and lint
 types: $(READY) ## strict type check, tests included
 	$(BIN)/mypy
 
-lock: ## pin every dependency anew, with hashes (needs uv)
-	uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --universal --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade -o requirements.lock
+lock: ## pin every dependency anew, with hashes, and the same for the image (needs uv)
+	$(COMPILE) pyproject.toml --all-extras --group dev --upgrade -o requirements.lock
+	$(COMPILE) pyproject.toml --extra tracing --constraint requirements.lock -o requirements-image.lock
+	$(COMPILE) --group build --constraint requirements.lock -o requirements-build.lock
 
 setup: $(READY) ## make .venv with everything in it, as locked
 

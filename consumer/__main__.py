@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -19,9 +19,13 @@ from penstock.errors import PenstockError
 from penstock.metrics import Program
 from penstock.operations import Operations
 from penstock.reporting import reporting
-from penstock.settings import Settings, read_settings
+from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import configure_logging
+from penstock.tracing import open_spans
+
+if TYPE_CHECKING:
+    from penstock.spans import Spans
 
 
 def main() -> None:
@@ -39,7 +43,8 @@ def main() -> None:
         operations = find_application(settings)
         if arguments.processes > 1:
             sys.exit(uvloop.run(_watch_over(arguments)))
-        uvloop.run(_consume(settings, operations, arguments))
+        with open_spans(settings, TracingSettings(), "consumer") as spans:
+            uvloop.run(_consume(settings, operations, arguments, spans))
     except PenstockError as error:
         sys.exit(f"penstock consume: {error}")
 
@@ -49,9 +54,11 @@ async def _watch_over(arguments: argparse.Namespace) -> int:
     return await run_processes(arguments.processes, host, arguments.health_port, SystemClock())
 
 
-async def _consume(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
+async def _consume(
+    settings: Settings, operations: Operations[Any], arguments: argparse.Namespace, spans: "Spans | None"
+) -> None:
     clock = SystemClock()
-    async with open_backend(settings) as backend, operations.connections(settings.connections_for_each_host):
+    async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
         consumer = Consumer(backend, operations, settings, clock)
         stopping = asyncio.create_task(stop_signals(), name="signals")

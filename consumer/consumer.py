@@ -18,9 +18,10 @@ from penstock.metrics import Metric
 from penstock.operations import Operations
 from penstock.priority import Priority
 from penstock.queue import Delivery
-from penstock.runner import Runner, Stop
+from penstock.runner import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
+from penstock.tracing import runner_kind
 
 RECORDING_SECONDS = 10.0  # what recording and handing on may take once handlers are cut
 LEAVING_SECONDS = 1.0
@@ -47,7 +48,7 @@ class Consumer:
         self._clock = clock
         self._stop = Stop()
         self.meter = Meter()
-        self._runner = Runner(
+        self._runner = runner_kind(backend.spans)(
             operations,
             settings.concurrency,
             clock.monotonic,

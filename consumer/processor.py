@@ -47,6 +47,7 @@ from penstock.runner import Runner, Source, Stop
 from penstock.settings import Settings
 from penstock.store import Traces
 from penstock.telemetry import Event, get_log
+from penstock.tracing import processing
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class Processor:
         self._queues = backend.queues
         self._dead_letters = backend.dead_letters
         self._store = backend.store
+        self._spans = backend.spans
         self._operations = operations
         self._runner = runner
         self._leases = leases
@@ -86,7 +88,10 @@ class Processor:
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
         """Carry a delivery to its end: acknowledged, or given back. `ended` is called after each operation run."""
         begun_at = self._clock.monotonic()
-        with structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt):
+        with (
+            structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt),
+            processing(self._spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
+        ):
             batch = await self._persist(lambda: self._batches.admit(chunk.batch_id))
             if isinstance(batch, Batch):
                 await self._process_admitted(delivery, chunk, batch, ended)
@@ -96,7 +101,7 @@ class Processor:
 
     async def set_aside(self, delivery: Delivery, reason: str) -> None:
         """Put a message that is not ours to run into the dead letter queue as it is, with the reason."""
-        aside = Message(delivery.body, tenant=delivery.tenant, reason=reason)
+        aside = Message(delivery.body, tenant=delivery.tenant, reason=reason, trace=delivery.trace)
         await self._persist(lambda: self._dead_letters.send([aside]))
         self._meter.count(Metric.DEAD_LETTERS)
         await self._acknowledge(delivery)

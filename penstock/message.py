@@ -21,6 +21,7 @@ from penstock.outcome import Outcome
 
 VERSION = 1
 BILLING_UNIT_BYTES = 65_536  # SQS bills every 64 KB of a message's payload as one request, on send and on receive
+ATTRIBUTE_BYTES = 640  # kept free in every chunk: a trace context (at most 600) travels beside the body, and counts
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any message of ours; a damaged one cannot fill the memory
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
@@ -70,7 +71,7 @@ def size_on_the_queue(encoded: bytes) -> int:
 def room_in_message(message_bytes: int) -> int:
     """How many bytes of operations fit into a message of `message_bytes`."""
     longest_head = _head("0" * 40, "0" * 200, attempt=10**9, not_before=_LONGEST_FLOAT)
-    return message_bytes - len(longest_head) - len(b"]}")
+    return message_bytes - ATTRIBUTE_BYTES - len(longest_head) - len(b"]}")
 
 
 def join_message(

@@ -16,16 +16,25 @@ LONGEST_HIDDEN_SECONDS = 42_000  # and hides one that was received for 12 hours 
 
 
 @dataclass(frozen=True, slots=True)
+class TraceContext:
+    """Which trace a message is part of, as W3C writes it. Penstock only carries it."""
+
+    traceparent: str
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """`delay_seconds` is a whole number up to 900. `tenant`, where given, is whom the queue should be fair to.
 
-    `reason` goes along as a message attribute: why a message was set aside.
+    `reason` and `trace` go along as message attributes: why a message was set aside, and which trace it is part of.
     """
 
     body: str
     delay_seconds: int = 0
     tenant: str | None = None
     reason: str | None = None
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class Delivery:
     receive_count: int  # from 1; above 1 an earlier delivery was released, or its consumer died or was slow
     tenant: str | None = None
     sent_at: float = 0.0  # seconds since the epoch, by the queue's clock
+    trace: TraceContext | None = None
     priority: Priority = Priority.NORMAL  # of the queue it came from: to that one its receipt is good
 
     @property

@@ -222,6 +222,31 @@ class Settings(BaseSettings):
         return self
 
 
+class TracingSettings(BaseSettings):
+    """OpenTelemetry's own variables, as far as they say whether there are spans. The rest its SDK reads by itself."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    sdk_disabled: str = Field("", validation_alias="OTEL_SDK_DISABLED")
+    exporter: str = Field("", validation_alias="OTEL_TRACES_EXPORTER")
+    endpoint: str = Field("", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    traces_endpoint: str = Field("", validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    any_protocol: str = Field("", validation_alias="OTEL_EXPORTER_OTLP_PROTOCOL")
+    traces_protocol: str = Field("", validation_alias="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+
+    @property
+    def is_disabled(self) -> bool:
+        return self.sdk_disabled.strip().lower() == "true"
+
+    @property
+    def has_endpoint(self) -> bool:
+        return bool(self.traces_endpoint or self.endpoint)
+
+    @property
+    def protocol(self) -> str:
+        return self.traces_protocol or self.any_protocol
+
+
 def read_settings() -> Settings:
     """Settings from the environment. Raises Misconfigured naming each variable, its value and what it may be."""
     try:

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.aws import explained
 from penstock.errors import Unavailable
 from penstock.gathering import Gatherer, up_to
-from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, TraceContext
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -17,6 +18,9 @@ CALLS_AT_ONCE = 8
 TRIES_FOR_REFUSED_ENTRIES = 5
 REFUSED_ENTRY_WAIT_SECONDS = 0.1
 _REASON = "reason"
+_TRACEPARENT = "traceparent"
+_TRACESTATE = "tracestate"
+_STRING = "String"
 
 
 class SqsQueue:
@@ -32,7 +36,8 @@ class SqsQueue:
 
     async def send(self, messages: Sequence[Message]) -> None:
         # All of them come to their end even if one fails: none goes on behind the back of who handles the failure.
-        results = await asyncio.gather(*map(self._sends.ask, messages), return_exceptions=True)
+        fitting = map(self._lightened, messages)
+        results = await asyncio.gather(*map(self._sends.ask, fitting), return_exceptions=True)
         _raise_first(results)
 
     async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
@@ -42,6 +47,7 @@ class SqsQueue:
                 MaxNumberOfMessages=min(limit, MESSAGES_IN_CALL),
                 WaitTimeSeconds=wait_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
+                MessageAttributeNames=[_TRACEPARENT, _TRACESTATE],
             )
         return [_delivery(message) for message in answer.get("Messages", [])]
 
@@ -61,11 +67,17 @@ class SqsQueue:
             )
         return int(answer["Attributes"]["ApproximateNumberOfMessages"])
 
+    def _lightened(self, message: Message) -> Message:
+        """A message that is too large with its trace goes without: it matters more than what is told of it."""
+        if message.trace is None or len(message.body.encode()) + _attribute_bytes(message) <= self._call_bytes:
+            return message
+        return replace(message, trace=None)
+
     def _fitting(self, messages: Sequence[Message]) -> int:
         """How many of these messages go into one call, by number and by bytes."""
         total = 0
         for count, message in enumerate(messages[:MESSAGES_IN_CALL]):
-            total += len(message.body.encode())
+            total += len(message.body.encode()) + _attribute_bytes(message)
             if count and total > self._call_bytes:
                 return count
         return min(len(messages), MESSAGES_IN_CALL)
@@ -133,9 +145,30 @@ def _entry(key: str, message: Message) -> "SendMessageBatchRequestEntryTypeDef":
         entry["DelaySeconds"] = message.delay_seconds
     if message.tenant is not None:
         entry["MessageGroupId"] = message.tenant
-    if message.reason is not None:
-        entry["MessageAttributes"] = {_REASON: {"DataType": "String", "StringValue": message.reason}}
+    attributes = _attributes(message)
+    if attributes:
+        entry["MessageAttributes"] = {
+            name: {"DataType": _STRING, "StringValue": value} for name, value in attributes.items()
+        }
     return entry
+
+
+def _attributes(message: Message) -> dict[str, str]:
+    attributes: dict[str, str] = {}
+    if message.reason is not None:
+        attributes[_REASON] = message.reason
+    if message.trace is not None:
+        attributes[_TRACEPARENT] = message.trace.traceparent
+        if message.trace.tracestate:
+            attributes[_TRACESTATE] = message.trace.tracestate
+    return attributes
+
+
+def _attribute_bytes(message: Message) -> int:
+    """SQS counts names, types and values of attributes as it counts the body."""
+    return sum(
+        len(name) + len(_STRING) + len(value.encode("utf-8", "replace")) for name, value in _attributes(message).items()
+    )
 
 
 def _delivery(message: "MessageTypeDef") -> Delivery:
@@ -147,4 +180,15 @@ def _delivery(message: "MessageTypeDef") -> Delivery:
         receive_count=int(attributes["ApproximateReceiveCount"]),
         tenant=attributes.get("MessageGroupId"),
         sent_at=int(attributes["SentTimestamp"]) / 1000,
+        trace=_trace(message),
+    )
+
+
+def _trace(message: "MessageTypeDef") -> TraceContext | None:
+    attributes = message.get("MessageAttributes", {})
+    if _TRACEPARENT not in attributes:
+        return None
+    state = attributes.get(_TRACESTATE)
+    return TraceContext(
+        attributes[_TRACEPARENT].get("StringValue", ""), None if state is None else state.get("StringValue")
     )

@@ -105,7 +105,16 @@ class MemoryQueue:
         kept.receive_count += 1
         kept.visible_at = self._clock.now() + self._visibility_seconds
         kept.receipt = f"{kept.id}#{kept.receive_count}"
-        return Delivery(kept.id, kept.message.body, kept.receipt, kept.receive_count, kept.message.tenant, kept.sent_at)
+        message = kept.message
+        return Delivery(
+            message_id=kept.id,
+            body=message.body,
+            receipt=kept.receipt,
+            receive_count=kept.receive_count,
+            tenant=message.tenant,
+            sent_at=kept.sent_at,
+            trace=message.trace,
+        )
 
     def _held(self, delivery: Delivery) -> _Kept | None:
         """The message, while this delivery is its last and its lease has not ended."""

@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from aiohttp import web
@@ -16,11 +16,15 @@ from penstock.errors import Misconfigured, PenstockError
 from penstock.metrics import Program
 from penstock.operations import Operations
 from penstock.reporting import reporting
-from penstock.settings import Settings, read_settings
+from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
+from penstock.tracing import open_spans
 from service.app import create_app
 from service.parts import LEAVING, METER
+
+if TYPE_CHECKING:
+    from penstock.spans import Spans
 
 # Longer than the load balancer keeps an idle connection (infra/template.yaml): who closes first may just be sent a
 # request, and the client would get a 502.
@@ -39,14 +43,17 @@ def main() -> None:
         settings = read_settings()
         configure_logging(settings, "service")
         operations = find_application(settings)
-        uvloop.run(_serve(settings, operations, arguments))
+        with open_spans(settings, TracingSettings(), "service") as spans:
+            uvloop.run(_serve(settings, operations, arguments, spans))
     except PenstockError as error:
         sys.exit(f"penstock serve: {error}")
 
 
-async def _serve(settings: Settings, operations: Operations[Any], arguments: argparse.Namespace) -> None:
+async def _serve(
+    settings: Settings, operations: Operations[Any], arguments: argparse.Namespace, spans: "Spans | None"
+) -> None:
     clock = SystemClock()
-    async with open_backend(settings) as backend, operations.connections(settings.connections_for_each_host):
+    async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
         app = create_app(settings, operations, backend, clock)
         async with reporting(app[METER], Program.SERVICE, settings, clock):

@@ -9,8 +9,8 @@ from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.meter import Meter
 from penstock.operations import Operations
-from penstock.runner import Runner
 from penstock.settings import Settings
+from penstock.tracing import runner_kind
 from service.cancel import cancel_batch
 from service.dead_letters import list_dead_letters, redrive_dead_letters
 from service.handler_times import HandlerTimes
@@ -23,15 +23,18 @@ from service.results import batch_results
 from service.retry import retry_batch
 from service.status import batch_status
 from service.submit import submit_batch
+from service.tracing import tracing
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     # Bodies are unpacked in `content.py`: what aiohttp unpacks by itself it does not see cut short.
-    app = web.Application(middlewares=[counted, problems], handler_args={"auto_decompress": False})
+    app = web.Application(
+        middlewares=[*tracing(backend.spans), counted, problems], handler_args={"auto_decompress": False}
+    )
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()
-    app[RUNNER] = Runner(
+    app[RUNNER] = runner_kind(backend.spans)(
         operations,
         settings.concurrency,
         meter=app[METER],

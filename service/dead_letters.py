@@ -125,7 +125,9 @@ async def _redrive(backend: Backend, redrive: Redrive) -> tuple[int, bool]:
             await source.extend(others, HIDDEN_SECONDS)
             passed_over += others
             for priority, urgent in letters.items():
-                await backend.queues[priority].send([Message(letter.body, tenant=letter.tenant) for letter in urgent])
+                await backend.queues[priority].send(
+                    [Message(letter.body, tenant=letter.tenant, trace=letter.trace) for letter in urgent]
+                )
                 for letter in urgent:
                     await source.delete(letter)
                 moved += len(urgent)

@@ -25,6 +25,8 @@ OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)
 
+BATCH_ID = web.RequestKey("batch_id", str)  # of the batch that a request brings
+
 DEFAULT_TENANT = "default"
 _TENANT = re.compile(r"[!-~]{1,128}")  # what SQS takes as a message group
 

@@ -18,6 +18,7 @@ from service.idempotency import REPLAYED, Standing, claim_key, read_key
 from service.json_answer import encode, json_answer
 from service.parts import (
     BACKEND,
+    BATCH_ID,
     CLOCK,
     HANDLER_TIMES,
     METER,
@@ -40,6 +41,7 @@ async def submit_batch(request: web.Request) -> web.Response:
     key = read_key(request)
     app = request.app
     with Draft(str(ULID()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
+        request[BATCH_ID] = draft.batch_id
         read = await read_batch(request, draft)
         if read.options.atomic:
             _check_atomic(draft, request)

@@ -16,7 +16,7 @@ from infra.provision import provision
 from penstock.backend import open_backend
 from penstock.errors import Misconfigured, Unavailable
 from penstock.priority import Priority
-from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery, Message, Queue
+from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery, Message, Queue, TraceContext
 from penstock.settings import MIB, Settings
 from penstock.sqs import SqsQueue
 from penstock.testing import MemoryQueue
@@ -166,6 +166,38 @@ async def test_tenant_goes_along(queue: Queue) -> None:
     await queue.send([Message("a", tenant="acme"), Message("b", tenant="acme"), Message("c"), Message("d", tenant="x")])
     tenants = {delivery.body: delivery.tenant for delivery in await receive(queue, 4)}
     assert tenants == {"a": "acme", "b": "acme", "c": None, "d": "x"}
+
+
+@on_all
+async def test_trace_goes_along_and_comes_again_with_every_delivery(queue: Queue) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    traces = {
+        "whole": TraceContext(parent, "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"),
+        "bare": TraceContext(parent),
+        "none": None,
+    }
+    await queue.send([Message(body, tenant="acme", trace=trace) for body, trace in traces.items()])
+    for _ in range(2):
+        deliveries = await receive(queue, len(traces))
+        assert {delivery.body: delivery.trace for delivery in deliveries} == traces
+        assert await queue.extend(deliveries, 0) == []
+
+
+@on_all
+async def test_trace_counts_towards_what_a_call_carries(queue: Queue) -> None:
+    trace = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", f"a={'x' * 500}")
+    sent = [f"{number}" + "x" * (MIB // 10 - 100) for number in range(10)]
+    await queue.send([Message(body, trace=trace) for body in sent])
+    assert await bodies_on(queue, len(sent)) == Counter(sent)
+
+
+@on_servers
+async def test_message_that_is_too_large_with_its_trace_goes_without(queue: Queue) -> None:
+    trace = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    attribute = len("traceparent" + "String" + trace.traceparent)
+    await queue.send([Message("x" * size, trace=trace) for size in (MIB, MIB - attribute)])
+    traces = {len(delivery.body): delivery.trace for delivery in await receive(queue, 2)}
+    assert traces == {MIB: None, MIB - attribute: trace}
 
 
 @on_all

@@ -37,4 +37,4 @@ def start_aws(kind: str) -> Iterator[Aws]:
 
 def scrubbed_environment() -> dict[str, str]:
     """The environment without what could lead a test to somebody's account or settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PENSTOCK_"))}
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PENSTOCK_", "OTEL_"))}

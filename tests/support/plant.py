@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_aiohttp import AiohttpClient
@@ -11,11 +11,14 @@ from pytest_aiohttp import AiohttpClient
 from consumer.consumer import Consumer
 from consumer.sweeper import Sweeper
 from penstock import Context, Operations, Reject, Retry
+from penstock.backend import Backend
 from penstock.batch import Batch
 from penstock.message import decode_chunk
 from penstock.queue import Message
 from penstock.settings import Settings
+from penstock.spans import Spans
 from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.tracing import TracedQueue
 from service.app import create_app
 from tests.support.builders import NOW, build_settings
 from tests.support.faults import Moment, Watch, watched
@@ -86,6 +89,7 @@ class Plant:
     settings: Settings
     clock: FakeClock
     sweeper: Sweeper
+    spans: Spans | None = None
 
     @property
     def parts(self) -> MemoryParts:
@@ -97,7 +101,7 @@ class Plant:
         return [message for queue in self.parts.queues.values() for message in queue.messages]
 
     def consumer(self, watch: Watch | None = None, **changes: Any) -> Consumer:
-        backend = watched(self.parts, watch) if watch else self.parts.backend
+        backend = traced(watched(self.parts, watch) if watch else self.parts.backend, self.spans)
         return Consumer(backend, self.operations, self.settings.model_copy(update=changes), self.clock)
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
@@ -172,15 +176,30 @@ async def build_plant(
     watch: Watch | None = None,
     parts: MemoryParts | None = None,
     clock: FakeClock | None = None,
+    spans: Spans | None = None,
     **settings: Any,
 ) -> Plant:
     clock = clock or FakeClock(NOW)
     built = build_settings(**settings)
     parts = parts or memory_parts(clock, built.visibility_seconds)
-    backend = watched(parts, watch) if watch else parts.backend
+    backend = traced(watched(parts, watch) if watch else parts.backend, spans)
     client = await aiohttp_client(create_app(built, operations, backend, clock))
     sweeper = Sweeper(parts.store, built.sweep_seconds, clock)
-    return Plant(Service(client, parts), operations, built, clock, sweeper)
+    return Plant(Service(client, parts), operations, built, clock, sweeper, spans)
+
+
+def traced(backend: Backend, spans: Spans | None) -> Backend:
+    """As `open_backend` does it."""
+    if spans is None:
+        return backend
+    return replace(
+        backend,
+        queues={
+            priority: TracedQueue(queue, f"chunks-{priority}", spans) for priority, queue in backend.queues.items()
+        },
+        dead_letters=TracedQueue(backend.dead_letters, "dead-letters", spans),
+        spans=spans,
+    )
 
 
 def all_of(*watches: Watch) -> Watch:

@@ -1,0 +1,213 @@
+"""What happens to a batch as OpenTelemetry spans. The only file that imports OpenTelemetry: see `tracing.py`.
+
+    SERVER    POST /batch                          the request
+    PRODUCER  └ send penstock-chunks-normal        a send of chunks, of follow-ups, of dead letters
+    CONSUMER    └ process penstock-chunks-normal   a delivery of a chunk
+    INTERNAL      └ POST /users                    an attempt at an operation; what its handler traces is below it
+
+Kinds, names and the attributes `messaging.*` and `http.*` are those of OpenTelemetry's semantic conventions. A chunk
+has the send for its parent, and also for a link, as they allow where messages are processed one by one. What is not
+sampled leaves no span anywhere: its messages carry nothing, and a delivery without a context begins no trace.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from penstock.chunk import Chunk, Operation
+from penstock.outcome import OutcomeState, Verdict, as_outcome, is_final
+from penstock.queue import Delivery, Message, TraceContext
+
+_W3C = TraceContextTextMapPropagator()
+_EXPORTERS: Mapping[str, type[SpanExporter]] = {"otlp": OTLPSpanExporter, "console": ConsoleSpanExporter}
+
+BATCH_ID = "penstock.batch.id"
+CHUNK_ID = "penstock.chunk.id"
+OPERATION_ID = "penstock.operation.id"
+OPERATIONS = "penstock.operations"  # how many a bulk handler was called with
+ATTEMPT = "penstock.attempt"
+RECEIVE_COUNT = "penstock.receive_count"
+OUTCOME = "penstock.outcome"  # succeeded, failed, or "try again"; missing where the attempt did not come to its end
+STATUS = "penstock.status"
+
+
+def open_provider(name: str, exporters: Sequence[str]) -> TracerProvider:
+    """The application's own provider, if it has set one; otherwise a new one, for handlers too.
+
+    Sampler, limits, headers and the rest are read by OpenTelemetry itself from its variables.
+    """
+    standing = trace.get_tracer_provider()
+    if isinstance(standing, TracerProvider):
+        return standing
+    provider = TracerProvider(resource=describe_program(name), shutdown_on_exit=False)
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(_EXPORTERS[exporter]()))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def describe_program(name: str) -> Resource:
+    """What all its spans say of it; what OpenTelemetry's variables say goes before."""
+    return Resource.create(Resource({SERVICE_NAME: name}).merge(OTELResourceDetector().detect()).attributes)
+
+
+class Spans:
+    """Each method is a context manager around what it is called after."""
+
+    def __init__(self, provider: trace.TracerProvider) -> None:
+        self._tracer = provider.get_tracer("penstock")
+        self._nowhere = _unsampled_context()
+
+    @contextmanager
+    def answering(
+        self, method: str, route: str | None, path: str, headers: Mapping[str, str]
+    ) -> Iterator["AnsweringSpan"]:
+        """A request, which may be part of its client's trace: `headers` are its `traceparent` and `tracestate`."""
+        with self._tracer.start_as_current_span(
+            method if route is None else f"{method} {route}",
+            context=_W3C.extract(headers),
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": method, "url.path": path, **({"http.route": route} if route else {})},
+        ) as span:
+            yield AnsweringSpan(span)
+
+    @contextmanager
+    def sending(self, queue: str, messages: Sequence[Message]) -> Iterator[TraceContext | None]:
+        """A send; the context that its messages are to carry, None where nothing is traced."""
+        if not trace.get_current_span().get_span_context().trace_flags.sampled:
+            yield None
+            return
+        with self._tracer.start_as_current_span(
+            f"send {queue}",
+            kind=SpanKind.PRODUCER,
+            attributes={**_messaging(queue, "send"), "messaging.batch.message_count": len(messages)},
+            links=[link for message in messages for link in _links(_context_of(message.trace))],
+        ):
+            yield _current()
+
+    @contextmanager
+    def processing(self, queue: str, delivery: Delivery, chunk: Chunk) -> Iterator[None]:
+        """A delivery of a chunk, under the send that it comes from."""
+        parent = _context_of(delivery.trace)
+        links = _links(parent)
+        if not links:
+            token = attach(self._nowhere)
+            try:
+                yield
+            finally:
+                detach(token)
+            return
+        with self._tracer.start_as_current_span(
+            f"process {queue}",
+            context=parent,
+            kind=SpanKind.CONSUMER,
+            attributes={
+                **_messaging(queue, "process"),
+                "messaging.message.id": delivery.message_id,
+                BATCH_ID: chunk.batch_id,
+                CHUNK_ID: chunk.id,
+                ATTEMPT: chunk.attempt,
+                RECEIVE_COUNT: delivery.receive_count,
+            },
+            links=links,
+        ):
+            yield
+
+    @contextmanager
+    def performing(self, handler: str, batch_id: str, operation: Operation, attempt: int) -> Iterator["OperationSpan"]:
+        """An attempt at an operation, by the name of its handler."""
+        around = trace.get_current_span()
+        if around is not trace.INVALID_SPAN and not around.get_span_context().trace_flags.sampled:
+            yield OperationSpan(around, attempt)  # nothing is kept of it: not even a span is made
+            return
+        with self._tracer.start_as_current_span(
+            handler, attributes={BATCH_ID: batch_id, OPERATION_ID: operation.id, ATTEMPT: attempt}
+        ) as span:
+            yield OperationSpan(span, attempt)
+
+    @contextmanager
+    def performing_together(self, handler: str, batch_id: str, count: int, attempt: int) -> Iterator[None]:
+        """A call of a bulk handler. What it came to for each operation stands in the results."""
+        with self._tracer.start_as_current_span(
+            handler, attributes={BATCH_ID: batch_id, OPERATIONS: count, ATTEMPT: attempt}
+        ):
+            yield
+
+
+class AnsweringSpan:
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def end(self, status: int, batch_id: str | None) -> None:
+        self._span.set_attribute("http.response.status_code", status)
+        if batch_id is not None:
+            self._span.set_attribute(BATCH_ID, batch_id)
+        if status >= 500:
+            self._span.set_attribute("error.type", str(status))
+            self._span.set_status(StatusCode.ERROR)
+
+
+class OperationSpan:
+    def __init__(self, span: Span, attempt: int) -> None:
+        self._span = span
+        self._attempt = attempt
+
+    def end(self, verdict: Verdict) -> Verdict:
+        """Note what the attempt came to: without its words, which may be people's data."""
+        if not self._span.is_recording():
+            return verdict
+        outcome = as_outcome(verdict)
+        self._span.set_attribute(OUTCOME, str(outcome.state) if is_final(verdict, self._attempt) else "try again")
+        self._span.set_attribute(STATUS, outcome.status)
+        if outcome.state is OutcomeState.FAILED:
+            title = (outcome.error or {}).get("title", "")
+            self._span.set_attribute("error.type", title)
+            if not outcome.rejected:  # what a handler refuses is no error
+                self._span.set_status(StatusCode.ERROR, title)
+        return verdict
+
+
+def _messaging(queue: str, operation: str) -> dict[str, str]:
+    return {
+        "messaging.system": "aws_sqs",
+        "messaging.destination.name": queue,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+    }
+
+
+def _current() -> TraceContext:
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    return TraceContext(carrier["traceparent"], carrier.get("tracestate"))
+
+
+def _context_of(carried: TraceContext | None) -> Context:
+    """What a message carries is read as strictly as what a client sends: what is not W3C's is not there."""
+    if carried is None:
+        return Context()
+    carrier = {"traceparent": carried.traceparent}
+    if carried.tracestate:
+        carrier["tracestate"] = carried.tracestate
+    return _W3C.extract(carrier)
+
+
+def _links(context: Context) -> list[Link]:
+    linked = trace.get_current_span(context).get_span_context()
+    return [Link(linked)] if linked.is_valid else []
+
+
+def _unsampled_context() -> Context:
+    """A parent below which a parent-based sampler takes nothing, the spans of handlers included."""
+    ids = RandomIdGenerator()
+    unsampled = SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=True)
+    return trace.set_span_in_context(NonRecordingSpan(unsampled), Context())
