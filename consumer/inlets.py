@@ -22,6 +22,7 @@ OWN_SECONDS = 30e-6  # what an operation takes of the event loop, however quick 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 SMOOTHING = 0.3
+_ORDER = tuple(Priority)
 
 
 @dataclass(slots=True)
@@ -44,19 +45,11 @@ def room_for(
 
     Of every queue there is one chunk at hand, however much is held of more urgent ones: or it would have no share.
     """
-    ahead = [loads[other] for other in as_urgent_as(priority)]
+    ahead = [loads[other] for other in _ORDER[: _ORDER.index(priority) + 1]]
     waiting = sum(load.operations for load in ahead)
     wanted = operations_wanted(concurrency, waiting, seconds_per_operation)
     chunks = room(wanted, operations_per_chunk, sum(load.chunks for load in ahead))
     return chunks or int(loads[priority].chunks == 0)
-
-
-def as_urgent_as(priority: Priority) -> list[Priority]:
-    """This priority, and those before it."""
-    return [other for other in Priority if _ORDER[other] <= _ORDER[priority]]
-
-
-_ORDER = {priority: place for place, priority in enumerate(Priority)}
 
 
 def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None) -> int:

@@ -1,7 +1,7 @@
 """Keeps deliveries invisible to other consumers while we hold them, running or waiting."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from penstock.clock import Clock
 from penstock.errors import PenstockError
@@ -44,15 +44,16 @@ class Leases:
             await self.beat()
 
     async def beat(self) -> None:
-        held = list(self._held.values())
-        of_queues = ([one for one in held if one.priority is priority] for priority in Priority)
-        await asyncio.gather(*(self._extend(of_one) for of_one in of_queues if of_one))
+        """Each queue by itself: another may not answer."""
+        await asyncio.gather(*map(self._extend, Priority))
 
-    async def _extend(self, held: Sequence[Delivery]) -> None:
-        """Those of one queue: another may not answer."""
+    async def _extend(self, priority: Priority) -> None:
+        held = [delivery for delivery in self._held.values() if delivery.priority is priority]
+        if not held:
+            return
         asked_at = self._clock.monotonic()
         try:
-            lost = await self._queues[held[0].priority].extend(held, self._visibility_seconds)
+            lost = await self._queues[priority].extend(held, self._visibility_seconds)
         except PenstockError as error:
             get_log().warning(Event.HEARTBEAT_FAILED, deliveries=len(held), error=str(error))
             return

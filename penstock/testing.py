@@ -55,11 +55,12 @@ class _Kept:
 
 
 class MemoryQueue:
-    """`deleted` counts what was acknowledged."""
+    """`deleted` counts what was acknowledged. `name` begins its messages' ids, which no other queue's may have."""
 
-    def __init__(self, clock: Clock | None = None, visibility_seconds: float = 30) -> None:
+    def __init__(self, clock: Clock | None = None, visibility_seconds: float = 30, name: str = "m") -> None:
         self._clock = clock or SystemClock()
         self._visibility_seconds = visibility_seconds
+        self._name = name
         self._numbers = itertools.count(1)
         self._kept: dict[str, _Kept] = {}
         self.deleted = 0
@@ -71,7 +72,7 @@ class MemoryQueue:
 
     async def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            message_id = f"m{next(self._numbers)}"
+            message_id = f"{self._name}{next(self._numbers)}"
             now = self._clock.now()
             self._kept[message_id] = _Kept(message_id, message, now, now + message.delay_seconds)
 
@@ -336,5 +337,5 @@ class MemoryParts:
 
 
 def memory_parts(clock: Clock | None = None, visibility_seconds: float = 30) -> MemoryParts:
-    queues = {priority: MemoryQueue(clock, visibility_seconds) for priority in Priority}
+    queues = {priority: MemoryQueue(clock, visibility_seconds, priority) for priority in Priority}
     return MemoryParts(queues, MemoryQueue(clock, visibility_seconds), MemoryStore())

@@ -33,8 +33,8 @@ from tests.support.waiting import UNIT_SECONDS, eventually
 class PolledQueue(MemoryQueue):
     """A poll of it lasts until there is something to receive, or until a test ends it. `limits` are those asked for."""
 
-    def __init__(self) -> None:
-        super().__init__(visibility_seconds=60)
+    def __init__(self, name: str) -> None:
+        super().__init__(visibility_seconds=60, name=name)
         self.limits: list[int] = []
         self.is_polled = asyncio.Event()
         self.poll_ends = asyncio.Event()
@@ -100,7 +100,7 @@ class Plant:
     def __init__(self, watch: Watch | None = None, **settings: Any) -> None:
         self.toys = Toys()
         self.settings = build_settings(**{"receive_wait_seconds": 1, "grace_seconds": 5 * UNIT_SECONDS, **settings})
-        self.queues = {priority: PolledQueue() for priority in Priority}
+        self.queues = {priority: PolledQueue(priority) for priority in Priority}
         self.queue = self.queues[Priority.NORMAL]
         self.parts = MemoryParts(self.queues, MemoryQueue(), MemoryStore())
         self.backend: Backend = watched(self.parts, watch) if watch else self.parts.backend
@@ -451,10 +451,10 @@ async def test_leases_are_kept_while_handlers_run_and_no_longer(logs: list[Mutab
     async with plant.running():
 
         async def is_extended_often() -> bool:
-            return extended["m1"] > 10
+            return extended["normal1"] > 10
 
         await eventually(is_extended_often)
-        assert extended["m2"] < 5  # settled long since
+        assert extended["normal2"] < 5  # settled long since
         plant.toys.gate.set()
         await plant.until_finished()
     assert Event.LEASE_LOST not in [line["event"] for line in logs]  # settled is not lost

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from consumer.lease import BEATS_IN_LEASE, Leases
+from penstock.priority import Priority
 from penstock.queue import Delivery, Message
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryQueue, memory_parts
@@ -45,6 +47,24 @@ async def test_all_that_is_held_stays_ours() -> None:
     await held.receive(10)
     await held.pass_leases(5)
     assert await held.queue.depth() == 0
+
+
+@pytest.mark.parametrize("away", Priority)
+async def test_queue_that_does_not_answer_costs_only_its_own_leases(away: Priority) -> None:
+    clock = FakeClock(NOW)
+    parts = memory_parts(clock, LEASE)
+    outage = Outage(f"chunks-{away}.extend" if away is not Priority.NORMAL else "chunks.extend")
+    leases = Leases(watched(parts, outage).queues, LEASE, clock)
+    for priority, queue in parts.queues.items():
+        await queue.send([Message("x")])
+        [delivery] = await queue.receive(1, 0)
+        leases.hold(replace(delivery, priority=priority))
+    for _ in range(2 * BEATS_IN_LEASE):
+        clock.advance(LEASE / BEATS_IN_LEASE)
+        await leases.beat()
+    assert {priority: await queue.depth() for priority, queue in parts.queues.items()} == {
+        priority: int(priority is away) for priority in Priority
+    }
 
 
 async def test_what_is_let_go_is_not_extended() -> None:
