@@ -12,8 +12,14 @@ from penstock.backend import Backend, open_backend
 from penstock.settings import Settings
 from tests.support.aws import Aws, scrubbed_environment, start_aws
 from tests.support.backends import REQUIRED
+from tests.support.recorded_calls import RecordedCalls
 
 MakeSettings = Callable[..., Settings]
+CALLS = pytest.StashKey[RecordedCalls]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CALLS] = RecordedCalls()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,7 +39,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", params=["embedded", "real"])
 def aws(request: pytest.FixtureRequest) -> Iterator[Aws]:
-    with start_aws(request.param) as started:
+    with start_aws(request.param, request.config.stash[CALLS]) as started:
         yield started
 
 
