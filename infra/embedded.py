@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
-from infra.moto_host import host_moto
+from infra.moto_host import Watch, host_moto
 
 READY_LINE = "embedded AWS ready on {url}"
 PARENT_CHECK_SECONDS = 0.5
@@ -32,8 +32,8 @@ class EmbeddedAws:
 
     url: str
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._host, self._port = host, port
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, watch: Watch | None = None) -> None:
+        self._host, self._port, self._watch = host, port, watch
 
     def __enter__(self) -> Self:
         ready: Future[str] = Future()
@@ -63,7 +63,7 @@ class EmbeddedAws:
 
     async def _serve(self, ready: "Future[str]") -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with host_moto(self._host, self._port) as url:
+        async with host_moto(self._host, self._port, self._watch) as url:
             ready.set_result(url)
             await self._stop.wait()
 

@@ -8,7 +8,7 @@ import asyncio
 import io
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -28,12 +28,14 @@ BODY_HEADERS = {"CONTENT_TYPE", "CONTENT_LENGTH", "TRANSFER_ENCODING"}  # the bo
 
 MOTO: "web.AppKey[WSGIApplication]" = web.AppKey("moto")
 STOPPING = web.AppKey("stopping", asyncio.Event)
+Watch = Callable[[str, Mapping[str, str], bytes], None]  # is told the path, headers and body of every request
+WATCH: web.AppKey[Watch] = web.AppKey("watch")
 
 _only_host = threading.Lock()
 
 
 @asynccontextmanager
-async def host_moto(host: str, port: int) -> AsyncIterator[str]:
+async def host_moto(host: str, port: int, watch: Watch | None = None) -> AsyncIterator[str]:
     """Answer requests on this loop while the context is open, from an empty moto; yields the URL.
 
     Port 0 takes a free one. Since moto's state is the process's, there is one host in a process at a time.
@@ -41,7 +43,7 @@ async def host_moto(host: str, port: int) -> AsyncIterator[str]:
     if not _only_host.acquire(blocking=False):
         raise RuntimeError("This process hosts moto already; two hosts would share its state and race for it.")
     try:
-        app = _create_app()
+        app = _create_app(watch or _look_away)
         reset_moto()
         async with _served(app, host, port) as url:
             yield url
@@ -66,8 +68,13 @@ async def _served(app: web.Application, host: str, port: int) -> AsyncIterator[s
         await runner.cleanup()
 
 
-def _create_app() -> web.Application:
+def _look_away(_path: str, _headers: Mapping[str, str], _body: bytes) -> None:
+    """What nobody asked to watch."""
+
+
+def _create_app(watch: Watch) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app[WATCH] = watch
     app[MOTO], app[STOPPING] = mended_moto(), asyncio.Event()
     app.on_shutdown.append(_stop_waiting)
     app.router.add_route("*", "/{path:.*}", _answer)
@@ -81,6 +88,7 @@ async def _stop_waiting(app: web.Application) -> None:
 
 async def _answer(request: web.Request) -> web.Response:
     body = await request.read()
+    request.app[WATCH](request.path, request.headers, body)
     response, empty = _call_moto(request, body)
     if empty is None:
         return response

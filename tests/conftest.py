@@ -7,13 +7,52 @@ from typing import Any
 
 import pytest
 
-from infra.provision import provision
+from infra.cloudformation import read_template
+from infra.provision import TEMPLATE, provision
 from penstock.backend import Backend, open_backend
 from penstock.settings import Settings
 from tests.support.aws import Aws, scrubbed_environment, start_aws
 from tests.support.backends import REQUIRED
+from tests.support.recorded_calls import Call, RecordedCalls
+from tests.support.roles import compare, granted
 
 MakeSettings = Callable[..., Settings]
+CALLS = pytest.StashKey[RecordedCalls]()
+WRONG_ROLES = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CALLS] = RecordedCalls()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A worker has ended: what its programs have called belongs to the run."""
+    seen = getattr(node, "workeroutput", {}).get("calls", ())
+    node.config.stash[CALLS].seen |= {Call(*call) for call in seen}
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """The roles of the template are held against what this run has called: see `tests/support/roles.py`."""
+    config, seen = session.config, session.config.stash[CALLS].seen
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["calls"] = [list(call) for call in sorted(seen)]
+        return
+    wrong = compare(seen, granted(read_template(TEMPLATE)), is_whole_run=_is_whole(config, exitstatus))
+    config.stash[WRONG_ROLES] = wrong
+    if wrong and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(WRONG_ROLES, []):
+        terminalreporter.write_line(f"ROLES {line}: see infra/template.yaml", red=True)
+
+
+def _is_whole(config: pytest.Config, exitstatus: int) -> bool:
+    """Whether all tests were run, and none cut short what it would have called."""
+    all_of_it = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return all_of_it and exitstatus == pytest.ExitCode.OK and not (config.option.keyword or config.option.lf)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,7 +72,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", params=["embedded", "real"])
 def aws(request: pytest.FixtureRequest) -> Iterator[Aws]:
-    with start_aws(request.param) as started:
+    with start_aws(request.param, request.config.stash[CALLS]) as started:
         yield started
 
 

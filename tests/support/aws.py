@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from infra.embedded import EmbeddedAws
 from infra.local.servers import local_servers
 from tests.support.backends import real_servers_or_skip
+from tests.support.recorded_calls import RecordedCalls
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
@@ -21,12 +22,13 @@ class Aws:
 
 
 @contextmanager
-def start_aws(kind: str) -> Iterator[Aws]:
+def start_aws(kind: str, calls: RecordedCalls) -> Iterator[Aws]:
+    """`calls` are told of the embedded AWS alone."""
     if kind == "memory":  # no AWS at all: for suites that the in-memory queue and store are held to as well
         yield Aws(kind, {})
         return
     if kind == "embedded":
-        with EmbeddedAws() as embedded:
+        with EmbeddedAws(watch=calls.watch) as embedded:
             yield Aws(kind, {"AWS_ENDPOINT_URL": embedded.url, **CREDENTIALS})
         return
     real_servers_or_skip()

@@ -15,6 +15,9 @@ import aiohttp
 
 from tests.support.waiting import UNIT_SECONDS, eventually
 
+ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+ROLES = {"service": "service", "serve": "service", "consumer": "consumer", "consume": "consumer"}
+
 
 @dataclass
 class Program:
@@ -89,10 +92,12 @@ class Programs:
 
     async def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> Program:
         log = self.folder / f"{next(self._numbers)}-{name}.log"
+        # Its access key is its name, so that the embedded AWS can tell which program called.
+        known = {ACCESS_KEY: ROLES[name]} if name in ROLES and ACCESS_KEY in self.environment else {}
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env={**self.environment, **environment},
+                env={**self.environment, **known, **environment},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -1,0 +1,45 @@
+"""What the template's roles grant each program, held against what the programs were seen to call in a run of tests."""
+
+from collections.abc import Iterator
+
+from infra.cloudformation import Document, Stack
+from tests.support.recorded_calls import Call
+
+ROLES = {"service": "FrontEndRole", "consumer": "ConsumerRole"}
+
+
+def granted(template: Document) -> set[Call]:
+    """With resources named as recorded calls name them: what is left of their names without the installation's."""
+
+    def made(name: str, _attribute: str) -> str:
+        properties = stack.properties(name)
+        named: str = properties["QueueName"] if "QueueName" in properties else properties["TableName"]
+        return named
+
+    stack = Stack(template, {"Name": ""}, made)
+    return {call for program, role in ROLES.items() for call in _grants(program, stack.properties(role))}
+
+
+def _grants(program: str, role: Document) -> Iterator[Call]:
+    for policy in role["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            for action in _list(statement["Action"]):
+                for resource in _list(statement["Resource"]):
+                    yield Call(program, action, resource)
+
+
+def _list(one_or_many: str | list[str]) -> list[str]:
+    return [one_or_many] if isinstance(one_or_many, str) else one_or_many
+
+
+def compare(seen: set[Call], grants: set[Call], *, is_whole_run: bool) -> list[str]:
+    """What is wrong with the roles. That nobody used what they grant can only be told by a run of all tests."""
+    lacking = [f"{ROLES[call.program]} lacks {_words(call)}, which was called" for call in sorted(seen - grants)]
+    if not is_whole_run:
+        return lacking
+    unused = sorted(grants - seen)
+    return lacking + [f"{ROLES[call.program]} grants {_words(call)}, which no test has called" for call in unused]
+
+
+def _words(call: Call) -> str:
+    return f"{call.action} on {call.resource if call.resource == '*' else 'NAME' + call.resource}"

@@ -1,0 +1,40 @@
+"""A role that lacks what was called, or grants what never was, is found."""
+
+import copy
+
+from infra.cloudformation import Document, read_template
+from infra.provision import TEMPLATE
+from tests.support.recorded_calls import Call
+from tests.support.roles import compare, granted
+
+SEND = Call("service", "sqs:SendMessage", "-chunks-normal")
+QUERY = Call("consumer", "dynamodb:Query", "/index/due")
+
+
+def test_grants_are_read_from_the_template() -> None:
+    grants = granted(read_template(TEMPLATE))
+    assert {SEND, QUERY, Call("consumer", "dynamodb:PutItem", "")} <= grants
+    assert Call("service", "cloudwatch:PutMetricData", "*") in grants
+    assert {call.program for call in grants} == {"service", "consumer"}
+
+
+def without_first_statement(role: str) -> Document:
+    template = copy.deepcopy(read_template(TEMPLATE))
+    del template["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"][0]
+    return template
+
+
+def test_call_that_a_role_lacks_is_told_in_any_run() -> None:
+    lacking = granted(without_first_statement("FrontEndRole"))
+    told = compare({SEND}, lacking, is_whole_run=False)
+    assert told == ["FrontEndRole lacks sqs:SendMessage on NAME-chunks-normal, which was called"]
+
+
+def test_grant_that_is_never_used_is_told_of_a_whole_run_alone() -> None:
+    assert compare({SEND}, {SEND, QUERY}, is_whole_run=False) == []
+    told = compare({SEND}, {SEND, QUERY}, is_whole_run=True)
+    assert told == ["ConsumerRole grants dynamodb:Query on NAME/index/due, which no test has called"]
+
+
+def test_roles_that_grant_what_was_called_are_right() -> None:
+    assert compare({SEND, QUERY}, {SEND, QUERY}, is_whole_run=True) == []
