@@ -87,7 +87,7 @@ async def test_batches_of_many_clients_at_once_do_not_mix(running: Installation)
 
 
 async def test_progress_rises_to_the_end_and_never_falls(running: Installation) -> None:
-    batch_id = await running.api.submit(lingers(300, seconds=0.02))
+    batch_id = await running.api.submit(lingers(300, seconds=0.05))
 
     statuses = await watch(running.api, batch_id)
 

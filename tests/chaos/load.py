@@ -48,7 +48,7 @@ class Load:
         return batch_id
 
     async def _submit(self, key: str, operations: Sequence[Operation]) -> str:
-        priority = list(Priority)[len(self.batches) % len(Priority)]
+        priority = list(Priority)[int(key.rpartition("-")[2]) % len(Priority)]  # the same when it is sent again
         body = json.dumps({"operations": list(operations), "priority": priority}).encode()
         headers = {"Content-Type": "application/json", "Idempotency-Key": f'"{key}"'}
         async with asyncio.timeout(SUBMIT_UNITS * UNIT_SECONDS):

@@ -100,7 +100,7 @@ class Queue:
     def send_batch(self, request: Request) -> dict[str, Any]:
         entries = request["Entries"]
         _check_entries(entries, "SendMessageBatch")
-        if sum(len(entry["MessageBody"].encode()) for entry in entries) > MOST_BYTES:
+        if sum(map(_size, entries)) > MOST_BYTES:
             raise refusal("AWS.SimpleQueueService.BatchRequestTooLong", "SendMessageBatch", "too long")
         answer: dict[str, Any] = {"Successful": [], "Failed": []}
         for entry in entries:
@@ -268,7 +268,14 @@ def _as_answer(kept: Kept) -> dict[str, Any]:
     }
     if kept.group is not None:
         attributes["MessageGroupId"] = kept.group
-    return {"MessageId": kept.id, "Body": kept.body, "ReceiptHandle": kept.receipt, "Attributes": attributes}
+    answer = {"MessageId": kept.id, "Body": kept.body, "ReceiptHandle": kept.receipt, "Attributes": attributes}
+    return {**answer, "MessageAttributes": kept.attributes} if kept.attributes else answer
+
+
+def _size(entry: Mapping[str, Any]) -> int:
+    """Names, types and values of attributes count as the body does."""
+    attributes = [(name, *value.values()) for name, value in entry.get("MessageAttributes", {}).items()]
+    return sum(len(text.encode()) for text in (entry["MessageBody"], *itertools.chain.from_iterable(attributes)))
 
 
 def _check_entries(entries: Iterable[Mapping[str, Any]], action: str) -> None:

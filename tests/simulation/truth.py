@@ -110,6 +110,9 @@ class Truth:
         label = self.labels[batch_id]
         return next(submission for submission in self.submissions if submission.label == label)
 
+    def toy_of(self, batch_id: str, operation_id: str) -> Toy:
+        return self.submission_of(batch_id).toys[int(operation_id.rpartition("-")[2])]
+
     def keys_of(self, submission: Submission) -> set[str]:
         """The keys that handlers were given for its operations, in all batches that it became."""
         runs = [run for runs in self.runs.values() for run in runs]

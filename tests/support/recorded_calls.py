@@ -24,6 +24,7 @@ _QUEUE = re.compile(rb'"QueueUrl": ?"[^"]*/([^"/]+)"')
 _QUEUE_NAME = re.compile(rb'"QueueName": ?"([^"]+)"')
 _TABLE = re.compile(rb'"TableName": ?"([^"]+)"|"RequestItems": ?\{"([^"]+)"')
 _INDEX = re.compile(rb'"IndexName": ?"([^"]+)"')
+_QUEUE_KIND = re.compile(r"^.*(-chunks-\w+|-dead-letters)$")  # whatever the installation is called, also one not there
 _OWN_NAME = re.compile(r"^(?:test-[0-9a-f]{8}|penstock)(?=-|$)")
 
 
@@ -67,7 +68,7 @@ def _action(path: str, headers: Mapping[str, str]) -> str:
 def _resource(action: str, body: bytes) -> str:
     if action.startswith("sqs:"):
         found = _QUEUE.search(body) or _QUEUE_NAME.search(body)
-        return _OWN_NAME.sub("", found[1].decode()) if found else "*"
+        return _QUEUE_KIND.sub(r"\1", found[1].decode()) if found else "*"
     found = _TABLE.search(body)
     if found is None:
         return "*"

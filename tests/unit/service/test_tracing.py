@@ -97,7 +97,7 @@ async def test_spans_say_what_they_are_about(plant: Plant, recording: Recording)
         "messaging.destination.name": "penstock-chunks-normal",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
-        "messaging.message.id": "m1",
+        "messaging.message.id": "normal1",
         "penstock.batch.id": batch_id,
         "penstock.chunk.id": "0",
         "penstock.attempt": 1,
