@@ -37,7 +37,7 @@ QUEUES = {"high": "ChunksHigh", "normal": "ChunksNormal", "low": "ChunksLow"}
 
 CAPTION = (
     "Not CloudWatch's drawing but that of bench/dashboard.py, after infra/template.yaml, with an hour of simulated "
-    "load. Alarms on an expression are grey."
+    "load. Alarms on an expression, or on days, are grey."
 )
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -132,8 +132,6 @@ class Hour:
         self.letters += letters
         self.note("DeadLetters", "consumer", "Sum", letters)
         self.note("ApproximateNumberOfMessagesVisible", "DeadLetters.QueueName", "Maximum", self.letters)
-        age = 60 * max(0, minute - BROKEN_MINUTES.start) if self.letters else 0
-        self.note("ApproximateAgeOfOldestMessage", "DeadLetters.QueueName", "Maximum", age)
         self.note("BatchesSwept", "consumer", "Sum", 0)
         self.note("HttpAnswers2xx", "service", "Sum", batches + self.chance.randint(80, 120))
         self.note("HttpAnswers4xx", "service", "Sum", self.chance.randint(0, 6))
@@ -147,6 +145,7 @@ class Hour:
         self.note("ConsumedReadCapacityUnits", "Table", "Sum", 3 * chunks + 60)
         self.note("WriteThrottleEvents", "Table", "Sum", 40 if minute == BURST_MINUTE + 6 else 0)
         self.note("ReadThrottleEvents", "Table", "Sum", 0)
+        self.note("ReadThrottleEvents", "due", "Sum", 0)
 
     def note_times(self, waits: Sequence[float]) -> None:
         ordered = sorted(waits) or [0.0]
@@ -241,7 +240,7 @@ def rows_of(properties: Document) -> list[Row]:
 
 
 def _draw_alarms(axes: Axes, template: Document, series: Mapping[Key, Sequence[float]]) -> None:
-    """Red or green at the end of the hour; grey are alarms on an expression, which this picture does not work out."""
+    """Red or green at the end of the hour; grey are alarms that an hour of single metrics cannot tell."""
     axes.set_axis_off()
     stack = _stack(template)
     alarms = [stack.properties(name) for name in stack.resources("AWS::CloudWatch::Alarm")]

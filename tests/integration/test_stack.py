@@ -43,6 +43,7 @@ GIVEN = {
     "App": "shop.operations:operations",
     "KmsKeyArn": f"arn:aws:kms:us-east-1:{ACCOUNT}:key/one",
     "EnvironmentFileArn": "arn:aws:s3:::bucket/file.env",
+    "OperatorCidr": "10.1.0.0/16",
     "SecretArn": f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:one",
 }
 
@@ -159,7 +160,15 @@ def test_the_balancer_asks_and_sends_as_the_template_says(deployed: Deployed) ->
     listeners = elb.describe_listeners(LoadBalancerArn=balancer)["Listeners"]
 
     assert {one: group[one] for one in wanted if one in group} == {one: wanted[one] for one in wanted if one in group}
-    assert group["HealthCheckPath"] == "/health/ready"
+    assert group["HealthCheckPath"] == "/health/live"
     actions = {one["Port"]: one["DefaultActions"][0] for one in listeners}
     assert actions[80]["RedirectConfig"]["Protocol"] == "HTTPS"
-    assert actions[443] == {"Type": "forward", "TargetGroupArn": group["TargetGroupArn"]}
+    assert actions[443]["FixedResponseConfig"]["StatusCode"] == "404"
+    [secure] = [one["ListenerArn"] for one in listeners if one["Port"] == 443]
+    rules = elb.describe_rules(ListenerArn=secure)["Rules"]
+    found = {one["Conditions"][0]["Field"]: one["Actions"][0] for one in rules if not one["IsDefault"]}
+    forward = {"Type": "forward", "TargetGroupArn": group["TargetGroupArn"]}
+    assert {field: {one: action[one] for one in forward} for field, action in found.items()} == {
+        "source-ip": forward,
+        "path-pattern": forward,
+    }

@@ -12,6 +12,10 @@ from penstock.metrics import Metric
 Rule = Callable[[Document], Iterator[str]]
 
 QUEUE, ALARM, ROLE = "AWS::SQS::Queue", "AWS::CloudWatch::Alarm", "AWS::IAM::Role"
+SCALING_POLICY = "AWS::ApplicationAutoScaling::ScalingPolicy"
+FILL_CONSTANT = re.compile(r"\bFILL\(\s*\w+\s*,\s*-?[\d.]")
+DAY_SECONDS = 86_400
+LONGEST_ALARM_DAYS = 7  # CloudWatch looks no further back
 SMALLEST_REASON = 20  # characters
 LONGEST_STOP_SECONDS = 120  # Fargate's limit
 
@@ -66,7 +70,7 @@ def resources(template: Document, kind: str) -> dict[str, Document]:
 def metric_uses(template: Document) -> Iterator[Use]:
     for name, alarm in resources(template, ALARM).items():
         yield from _uses(name, [alarm] if "MetricName" in alarm else _metrics_of(alarm))
-    for name, policy in resources(template, "AWS::ApplicationAutoScaling::ScalingPolicy").items():
+    for name, policy in resources(template, SCALING_POLICY).items():
         custom = policy["TargetTrackingScalingPolicyConfiguration"].get("CustomizedMetricSpecification", {})
         yield from _uses(name, _metrics_of(custom))
     for title, rows in widgets(template).items():
@@ -152,21 +156,58 @@ def expressions_add_up(template: Document) -> Iterator[str]:
         yield from (f"{name} has no use for {one}" for one in unused)
 
 
+def late_metrics_are_waited_for(template: Document) -> Iterator[str]:
+    """FILL with a constant makes a point of a minute that is only late: one of the latest is always wrong."""
+    for name, policy in resources(template, SCALING_POLICY).items():
+        if "FILL(" in json.dumps(policy):
+            yield f"{name} makes up what is late, and scales by it"
+    for name, alarm in resources(template, ALARM).items():
+        periods = int(alarm["EvaluationPeriods"])
+        if FILL_CONSTANT.search(json.dumps(alarm)) and int(alarm.get("DatapointsToAlarm", periods)) >= periods:
+            yield f"{name} takes what is late for a constant, and alarms only when all points breach"
+
+
 def queues_are_guarded(template: Document) -> Iterator[str]:
-    queues = resources(template, QUEUE)
     letters = {"Fn::GetAtt": ["DeadLetters", "Arn"]}
-    alarms = resources(template, ALARM)
-    ages = [one for one in metric_uses(template) if one.name == "ApproximateAgeOfOldestMessage" and one.where in alarms]
-    aged = [use.dimensions.get("QueueName") for use in ages]
-    for name, queue in queues.items():
-        if name != "DeadLetters" and queue.get("RedrivePolicy", {}).get("deadLetterTargetArn") != letters:
-            yield f"{name} has no redrive policy to the dead letters"
-        if {"Fn::GetAtt": [name, "QueueName"]} not in aged:
-            yield f"{name} has no alarm on the age of its oldest message"
+    alarms = resources(template, ALARM).values()
+    for name, queue in resources(template, QUEUE).items():
+        if name == "DeadLetters":
+            if not any(_watches_for_days(alarm, name) for alarm in alarms):
+                yield f"{name} has no alarm on letters that lie for days"
+        else:
+            if queue.get("RedrivePolicy", {}).get("deadLetterTargetArn") != letters:
+                yield f"{name} has no redrive policy to the dead letters"
+            if not any(_watches_age(alarm, name) for alarm in alarms):
+                yield f"{name} has no alarm on the age of its oldest message while one waits"
         if {"Ref": name} not in _refusing_plain_http(template):
             yield f"{name} may be talked to over plain HTTP"
         if not {"SqsManagedSseEnabled", "KmsMasterKeyId"} <= set(queue):
             yield f"{name} is not encrypted"
+
+
+def _of(queue: str) -> list[Document]:
+    return [{"Name": "QueueName", "Value": {"Fn::GetAtt": [queue, "QueueName"]}}]
+
+
+def _watches_age(alarm: Document, queue: str) -> bool:
+    """SQS counts the age of hidden messages, too: it tells something only while one waits."""
+    parts = {one["Id"]: one.get("Expression") or _words_of(one["MetricStat"]) for one in alarm.get("Metrics", ())}
+    return parts == {
+        "value": "IF(visible > 0, age, 0)",
+        "visible": ("Minimum", "ApproximateNumberOfMessagesVisible", _of(queue)),
+        "age": ("Maximum", "ApproximateAgeOfOldestMessage", _of(queue)),
+    }
+
+
+def _words_of(stat: Document) -> tuple[str, str, list[Document]]:
+    return stat["Stat"], stat["Metric"]["MetricName"], stat["Metric"]["Dimensions"]
+
+
+def _watches_for_days(alarm: Document, queue: str) -> bool:
+    """By their number: SQS leaves out of the age what was received three times, as letters are that are looked at."""
+    what = (alarm.get("Statistic"), alarm.get("MetricName"), alarm.get("Dimensions"))
+    days = alarm.get("Period", 0) * alarm["EvaluationPeriods"] / DAY_SECONDS
+    return what == ("Minimum", "ApproximateNumberOfMessagesVisible", _of(queue)) and 1 < days <= LONGEST_ALARM_DAYS
 
 
 def _refusing_plain_http(template: Document) -> list[Document]:
@@ -186,8 +227,12 @@ def table_is_guarded(template: Document) -> Iterator[str]:
         if resource["Type"] != "AWS::DynamoDB::Table":
             continue
         table = resource["Properties"]
-        if {resource.get("DeletionPolicy"), resource.get("UpdateReplacePolicy")} != {"Retain"}:
+        if resource.get("DeletionPolicy") not in {"Retain", "RetainExceptOnCreate"}:
             yield f"{name} would be deleted with the stack"
+        if resource.get("DeletionPolicy") != "RetainExceptOnCreate":
+            yield f"{name} would be in the way when a first deploy that failed is repeated"
+        if resource.get("UpdateReplacePolicy") != "Retain":
+            yield f"{name} would be deleted when it is replaced"
         if table.get("PointInTimeRecoverySpecification") != {"PointInTimeRecoveryEnabled": True}:
             yield f"{name} has no point-in-time recovery"
         if table.get("DeletionProtectionEnabled") != {"Ref": "DeletionProtection"}:
@@ -268,6 +313,7 @@ RULES: tuple[Rule, ...] = (
     metrics_exist,
     alarms_are_whole,
     expressions_add_up,
+    late_metrics_are_waited_for,
     queues_are_guarded,
     table_is_guarded,
     roles_name_what_they_grant,

@@ -66,4 +66,3 @@ def test_what_is_counted_is_what_there_is() -> None:
     assert f"alarms, by metric: {watched}," in COSTS
     assert f"| {metrics} metrics of ours" in COSTS
     assert f"{TIMES} {Prices().sqs:.2f} ÷ 1,000,000" in COSTS
-    assert f"0.5 {TIMES} {Prices().reads}" in COSTS

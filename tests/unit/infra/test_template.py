@@ -1,5 +1,6 @@
 """The template: linted, held to rules of our own, and fitting what the programs do."""
 
+import fnmatch
 import re
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pytest
 from consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
 from infra.cloudformation import Document, Stack, read_template
 from infra.provision import TEMPLATE
+from penstock import Operations
 from penstock.dynamodb import DUE_INDEX
 from penstock.settings import Settings
 from service.__main__ import KEEP_ALIVE_SECONDS
 from service.content import PAUSE_SECONDS
-from service.health import READY_SECONDS
+from service.openapi import describe
 from tests.unit.infra.template_rules import (
     ALARM,
     RULES,
@@ -26,6 +28,7 @@ from tests.unit.infra.template_rules import (
     dashboard_shows_all,
     deploys_roll_back,
     expressions_add_up,
+    late_metrics_are_waited_for,
     logs_are_forgotten,
     metrics_exist,
     programs_are_confined,
@@ -35,6 +38,8 @@ from tests.unit.infra.template_rules import (
     table_is_guarded,
 )
 
+PATHS = "AWS::ElasticLoadBalancingV2::ListenerRule"
+MOST_PATTERNS = 3  # that a balancer takes in one condition
 LARGEST_INLINE_BYTES = 51_200  # above, CloudFormation takes a template out of a bucket only
 README = TEMPLATE.with_name("README.md")
 NAME = "shop"
@@ -134,7 +139,7 @@ GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
         (metrics_exist, drop("FrontEndErrors/Properties/Dimensions/1"), "HttpAnswers5xx has the dimensions"),
         (
             metrics_exist,
-            put("OldestLow/Properties/MetricName", "AgeOfOldestMessage"),
+            put("OldestLow/Properties/Metrics/2/MetricStat/Metric/MetricName", "AgeOfOldestMessage"),
             "AWS has no AWS/SQS AgeOfOldestMessage",
         ),
         (
@@ -159,8 +164,23 @@ GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
             "FailureRate compares metrics of different periods",
         ),
         (expressions_add_up, drop("FailureRate/Properties/Metrics/3"), "FailureRate knows no f1"),
-        (expressions_add_up, rewrite(f"{SCALING}/0/Expression", " + FILL(low, 0)", ""), "has no use for low"),
+        (expressions_add_up, rewrite(f"{SCALING}/0/Expression", " + low", ""), "has no use for low"),
         (expressions_add_up, put(f"{SCALING}/1/ReturnData", True), "needs one metric that is the answer"),
+        (
+            late_metrics_are_waited_for,
+            rewrite(f"{SCALING}/0/Expression", "low", "FILL(low, 0)"),
+            "ConsumersOnBacklog makes up what is late",
+        ),
+        (
+            late_metrics_are_waited_for,
+            drop("FailureRate/Properties/DatapointsToAlarm"),
+            "FailureRate takes what is late",
+        ),
+        (
+            late_metrics_are_waited_for,
+            put("TableThrottled/Properties/EvaluationPeriods", 3),
+            "TableThrottled takes what is late",
+        ),
         (queues_are_guarded, drop("ChunksLow/Properties/RedrivePolicy"), "ChunksLow has no redrive policy"),
         (
             queues_are_guarded,
@@ -168,6 +188,31 @@ GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
             "ChunksLow has no redrive policy",
         ),
         (queues_are_guarded, drop("OldestHigh"), "ChunksHigh has no alarm on the age"),
+        (
+            queues_are_guarded,
+            put("OldestHigh/Properties/Metrics/0/Expression", "age"),
+            "ChunksHigh has no alarm on the age",
+        ),
+        (
+            queues_are_guarded,
+            put("OldestLow/Properties/Metrics/1/MetricStat/Stat", "Maximum"),
+            "ChunksLow has no alarm on the age",
+        ),
+        (
+            queues_are_guarded,
+            put("OldestLow/Properties/Metrics/1/MetricStat/Metric/Dimensions/0/Value", {"Ref": "ChunksHigh"}),
+            "ChunksLow has no alarm on the age",
+        ),
+        (
+            queues_are_guarded,
+            put("DeadLettersForgotten/Properties/MetricName", "ApproximateAgeOfOldestMessage"),
+            "DeadLetters has no alarm on letters that lie for days",
+        ),
+        (
+            queues_are_guarded,
+            put("DeadLettersForgotten/Properties/EvaluationPeriods", 8),
+            "DeadLetters has no alarm on letters that lie for days",
+        ),
         (queues_are_guarded, drop("EncryptedTransportOnly/Properties/Queues/0"), "DeadLetters may be talked to"),
         (
             queues_are_guarded,
@@ -175,7 +220,9 @@ GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
             "ChunksNormal may be talked to over plain HTTP",
         ),
         (queues_are_guarded, drop("DeadLetters/Properties/SqsManagedSseEnabled"), "DeadLetters is not encrypted"),
-        (table_is_guarded, drop("Table/DeletionPolicy"), "Table would be deleted"),
+        (table_is_guarded, drop("Table/DeletionPolicy"), "Table would be deleted with the stack"),
+        (table_is_guarded, put("Table/DeletionPolicy", "Retain"), "Table would be in the way"),
+        (table_is_guarded, drop("Table/UpdateReplacePolicy"), "Table would be deleted when it is replaced"),
         (table_is_guarded, drop("Table/Properties/PointInTimeRecoverySpecification"), "no point-in-time recovery"),
         (table_is_guarded, drop("Table/Properties/DeletionProtectionEnabled"), "no deletion protection"),
         (table_is_guarded, drop("Table/Properties/SSESpecification"), "cannot be encrypted"),
@@ -276,11 +323,12 @@ def test_the_balancer_closes_a_connection_before_the_front_end_does(stack: Stack
     assert PAUSE_SECONDS < idle < KEEP_ALIVE_SECONDS
 
 
-def test_the_balancer_waits_for_the_answer_of_readiness(stack: Stack) -> None:
+def test_the_balancer_asks_whether_a_front_end_lives_and_not_whether_aws_does(stack: Stack) -> None:
+    """ECS replaces what the balancer finds unhealthy: readiness would have it replace all whenever SQS is away."""
     targets = stack.properties("FrontEnds")
 
-    assert targets["HealthCheckPath"] == "/health/ready"
-    assert READY_SECONDS < targets["HealthCheckTimeoutSeconds"] < targets["HealthCheckIntervalSeconds"]
+    assert targets["HealthCheckPath"] == "/health/live"
+    assert targets["HealthCheckTimeoutSeconds"] < targets["HealthCheckIntervalSeconds"]
 
 
 def test_health_and_ports_are_those_that_the_commands_name(stack: Stack) -> None:
@@ -295,17 +343,59 @@ def test_health_and_ports_are_those_that_the_commands_name(stack: Stack) -> None
 
 
 @pytest.mark.parametrize(
-    ("certificate", "ports", "action"), [("", [80], "forward"), ("arn:aws:acm:...", [80, 443], "redirect")]
+    ("certificate", "actions"),
+    [("", {80: "fixed-response"}), ("arn:aws:acm:...", {80: "redirect", 443: "fixed-response"})],
 )
 def test_with_a_certificate_plain_http_only_leads_to_https(
-    certificate: str, ports: list[int], action: str, template: Document
+    certificate: str, actions: dict[int, str], template: Document
 ) -> None:
     stack = deployed(template, CertificateArn=certificate)
 
     listeners = [stack.properties(name) for name in stack.resources("AWS::ElasticLoadBalancingV2::Listener")]
 
-    assert [listener["Port"] for listener in listeners] == ports
-    assert [one["Type"] for one in listeners[0]["DefaultActions"]] == [action]
+    assert {one["Port"]: one["DefaultActions"][0]["Type"] for one in listeners} == actions
+
+
+@pytest.mark.parametrize(("certificate", "listener"), [("", "HttpListener"), ("arn:aws:acm:...", "HttpsListener")])
+def test_front_ends_join_a_target_group_that_the_balancer_sends_to_already(
+    certificate: str, listener: str, template: Document
+) -> None:
+    """ECS refuses a service whose target group belongs to no balancer, and what is conditional cannot be waited for."""
+    stack = deployed(template, CertificateArn=certificate, OperatorCidr="10.1.0.0/16")
+    service = stack.resources("AWS::ECS::Service")["FrontEndService"]
+    [joined] = [one["TargetGroupArn"] for one in stack.properties("FrontEndService")["LoadBalancers"]]
+
+    awaited = stack.properties(service["DependsOn"])
+
+    assert "Condition" not in stack.resources()[service["DependsOn"]]
+    assert awaited["Actions"] == [{"Type": "forward", "TargetGroupArn": joined}]
+    assert {stack.properties(name)["ListenerArn"] for name in stack.resources(PATHS)} == {f"<{listener}.Ref>"}
+    assert listener in stack.resources("AWS::ElasticLoadBalancingV2::Listener")
+
+
+def test_clients_reach_every_endpoint_but_those_of_operators(stack: Stack) -> None:
+    """A front end unquotes paths and a balancer may not, so that only what is named is let through."""
+    [rule] = [stack.properties(name) for name in stack.resources(PATHS)]
+    [condition] = rule["Conditions"]
+    patterns = condition["PathPatternConfig"]["Values"]
+    paths = set(describe(Settings(), Operations())["paths"])
+    spellings = {"/%6detrics", "//metrics", "/%64ead-letters", "/x/../metrics"}
+
+    reached = {path for path in paths | spellings if any(fnmatch.fnmatchcase(path, one) for one in patterns)}
+
+    assert paths - reached == {"/dead-letters", "/dead-letters/redrive", "/metrics"}
+    assert reached <= paths
+    assert len(patterns) <= MOST_PATTERNS
+
+
+def test_operators_reach_everything_from_their_addresses_first(template: Document) -> None:
+    stack = deployed(template, OperatorCidr="10.1.0.0/16")
+
+    first, second = sorted(map(stack.properties, stack.resources(PATHS)), key=lambda rule: int(rule["Priority"]))
+
+    assert first["Conditions"] == [{"Field": "source-ip", "SourceIpConfig": {"Values": ["10.1.0.0/16"]}}]
+    assert first["Actions"] == second["Actions"]
+    assert [one["Field"] for one in second["Conditions"]] == ["path-pattern"]
 
 
 @pytest.mark.parametrize(("certificate", "is_allowed"), [("", False), ("arn:aws:acm:...", True)])
@@ -338,6 +428,23 @@ def test_a_key_of_ones_own_encrypts_queues_and_table_and_both_programs_may_use_i
     for role in ("FrontEndRole", "ConsumerRole"):
         [statement] = stack.properties(role)["Policies"][-1]["PolicyDocument"]["Statement"]
         assert statement["Resource"] == "key"
+
+
+def test_that_nothing_is_received_is_told_by_whole_minutes_and_for_as_long_as_it_lasts(stack: Stack) -> None:
+    """SQS forgets queues that nobody asks for six hours, so that what is missing must not end the alarm."""
+    alarm = stack.properties("NothingReceived")
+
+    assert not any("FILL" in one.get("Expression", "") for one in alarm["Metrics"])
+    assert alarm["DatapointsToAlarm"] < alarm["EvaluationPeriods"]
+    assert alarm["TreatMissingData"] == "ignore"
+
+
+def test_calls_that_the_table_or_its_index_refuses_are_told(stack: Stack) -> None:
+    metrics = [one["MetricStat"]["Metric"] for one in stack.properties("TableThrottled")["Metrics"][1:]]
+
+    assert {(one["MetricName"], one["Dimensions"][-1]["Value"]) for one in metrics} == {
+        (name, place) for name in ("ReadThrottleEvents", "WriteThrottleEvents") for place in ("<Table.Ref>", DUE_INDEX)
+    }
 
 
 def test_readme_says_what_to_do_about_each_alarm(template: Document) -> None:

@@ -2,10 +2,12 @@
 
 import copy
 
-from infra.cloudformation import Document, read_template
+import pytest
+
+from infra.cloudformation import Document, NotUnderstood, read_template
 from infra.provision import TEMPLATE
 from tests.support.recorded_calls import Call
-from tests.support.roles import compare, granted
+from tests.support.roles import compare, granted, left_out
 
 SEND = Call("service", "sqs:SendMessage", "-chunks-normal")
 QUERY = Call("consumer", "dynamodb:Query", "/index/due")
@@ -16,6 +18,33 @@ def test_grants_are_read_from_the_template() -> None:
     assert {SEND, QUERY, Call("consumer", "dynamodb:PutItem", "")} <= grants
     assert Call("service", "cloudwatch:PutMetricData", "*") in grants
     assert {call.program for call in grants} == {"service", "consumer"}
+
+
+@pytest.mark.parametrize("role", ["FrontEndRole", "ConsumerRole"])
+def test_refusal_is_not_taken_for_a_grant(role: str) -> None:
+    template = copy.deepcopy(read_template(TEMPLATE))
+    template["Resources"][role]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"][0]["Effect"] = "Deny"
+    with pytest.raises(NotUnderstood, match=f"{role}: teach .* to read Deny"):
+        granted(template)
+
+
+def test_what_is_not_compared_is_known() -> None:
+    """The embedded AWS encrypts nothing, and knows no ECS that starts programs: nobody calls these in a test."""
+    assert left_out(read_template(TEMPLATE)) == {
+        ("FrontEndRole", "key", "kms:Decrypt"),
+        ("FrontEndRole", "key", "kms:GenerateDataKey"),
+        ("ConsumerRole", "key", "kms:Decrypt"),
+        ("ConsumerRole", "key", "kms:GenerateDataKey"),
+        ("ExecutionRole", "start", "ecr:GetAuthorizationToken"),
+        ("ExecutionRole", "start", "ecr:BatchCheckLayerAvailability"),
+        ("ExecutionRole", "start", "ecr:GetDownloadUrlForLayer"),
+        ("ExecutionRole", "start", "ecr:BatchGetImage"),
+        ("ExecutionRole", "start", "logs:CreateLogStream"),
+        ("ExecutionRole", "start", "logs:PutLogEvents"),
+        ("ExecutionRole", "environment", "s3:GetObject"),
+        ("ExecutionRole", "environment", "s3:GetBucketLocation"),
+        ("ExecutionRole", "secret", "secretsmanager:GetSecretValue"),
+    }
 
 
 def without_first_statement(role: str) -> Document:
