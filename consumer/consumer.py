@@ -1,6 +1,7 @@
 """The queue program's heart: receive where there is room, process; on request, drain. The first file to read."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,15 +125,17 @@ class Consumer:
             await asyncio.sleep(0)  # now each is decoded: the next turn knows how many operations wait
 
     def _open_inlets(self) -> None:
-        for inlet in self._inlets.values():
-            limit = 0 if inlet.is_open else self._room_for(inlet)
+        closed = [inlet for inlet in self._inlets.values() if not inlet.is_open]
+        loads = self._loads() if closed else {}
+        for inlet in closed:
+            limit = self._room_for(inlet, loads)
             if limit:
                 inlet.open(limit)
 
-    def _room_for(self, inlet: Inlet) -> int:
+    def _room_for(self, inlet: Inlet, loads: Mapping[Priority, Load]) -> int:
         return room_for(
             inlet.priority,
-            self._loads(),
+            loads,
             concurrency=self._settings.concurrency,
             seconds_per_operation=self._pacer.overall.seconds,
             operations_per_chunk=inlet.operations_per_chunk,

@@ -59,7 +59,8 @@ class Sweeper:
         get_log().warning(Event.BATCH_SWEPT, batch_id=batch.id, ending=ending)
         for number in range(len(batch.group_totals)):
             await self._close(batch, number, ending)
-        self._meter.count(Metric.BATCHES_SWEPT)
+        if ending is Ending.EXPIRED:  # a cancelled batch is not past its time: nothing is the matter
+            self._meter.count(Metric.BATCHES_SWEPT)
 
     async def _close(self, batch: Batch, number: int, ending: Ending) -> None:
         """Close a group unless it is complete. Consumers may count meanwhile: look again until it is settled."""

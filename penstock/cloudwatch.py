@@ -6,11 +6,12 @@ A minute that could not be sent is sent with the next, under its own time: added
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from penstock.aws import explained, open_cloudwatch
 from penstock.clock import Clock
+from penstock.errors import PenstockError
 from penstock.meter import Figures
 from penstock.metric_data import calls, entries
 from penstock.metrics import Program
@@ -73,8 +74,18 @@ class CloudWatch:
 
 @asynccontextmanager
 async def open_publisher(settings: Settings, program: Program, clock: Clock) -> AsyncIterator[CloudWatch | None]:
-    """None where nothing is to be published. Raises Misconfigured when AWS's settings cannot be used."""
-    async with open_cloudwatch(settings) as client:
-        if client is None and settings.metrics == "auto":
-            get_log().info(Event.METRICS_STAY, why=STAND_IN)
+    """None where nothing is to be published, and where AWS's settings cannot be used for it: that is said, once."""
+    async with AsyncExitStack() as stack:
+        client = await _open_client(settings, stack)
         yield None if client is None else CloudWatch(client, program, settings.name, clock)
+
+
+async def _open_client(settings: Settings, stack: AsyncExitStack) -> "CloudWatchClient | None":
+    try:
+        client = await stack.enter_async_context(open_cloudwatch(settings))
+    except PenstockError as error:
+        get_log().warning(Event.METRICS_UNSENT, error=str(error))
+        return None
+    if client is None and settings.metrics == "auto":
+        get_log().info(Event.METRICS_STAY, why=STAND_IN)
+    return client

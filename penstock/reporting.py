@@ -1,9 +1,9 @@
 """Once a minute, and at the end, what is new goes into the log, a line for each handler, and to CloudWatch."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from penstock.clock import Clock
 from penstock.cloudwatch import open_publisher
@@ -54,17 +54,22 @@ class Reporter:
 async def reporting(meter: Meter, program: Program, settings: Settings, clock: Clock) -> AsyncIterator[None]:
     async with open_publisher(settings, program, clock) as publisher:
         reporter = Reporter(meter, publisher, clock)
-        keeping = asyncio.create_task(reporter.keep(), name="reporter")
-        keeping.add_done_callback(_say_if_it_broke)
+        keeping = _begin(reporter.keep())
         try:
             yield
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
-            await reporter.report(LAST_SEND_SECONDS)
+            await asyncio.gather(_begin(reporter.report(LAST_SEND_SECONDS)), return_exceptions=True)
 
 
-def _say_if_it_broke(keeping: asyncio.Task[None]) -> None:
+def _begin(telling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(telling, name="reporter")
+    task.add_done_callback(_say_if_it_broke)
+    return task
+
+
+def _say_if_it_broke(task: asyncio.Task[None]) -> None:
     """A fault of ours. The program goes on: it is of more use without figures than not at all."""
-    if not keeping.cancelled() and (error := keeping.exception()) is not None:
+    if not task.cancelled() and (error := task.exception()) is not None:
         get_log().error(Event.REPORTER_BROKE, exc_info=error)

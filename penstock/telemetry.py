@@ -55,7 +55,7 @@ class Event(StrEnum):
         "handler figures"  # what a handler has done and taken since its last such line, about a minute ago
     )
     METRICS_STAY = "metrics stay"  # nothing is published to CloudWatch, and why
-    METRICS_UNSENT = "metrics unsent"  # CloudWatch does not take them; said once, until it does again
+    METRICS_UNSENT = "metrics unsent"  # CloudWatch is out of reach; said once, until it takes them again
     METRICS_SENT_AGAIN = "metrics sent again"
     REPORTER_BROKE = "reporter broke"  # a fault of ours; the program goes on without figures in log and CloudWatch
 

@@ -102,10 +102,12 @@ async def run_until_struck_dead(rig: Rig, strike: Strike) -> None:
 
 
 async def abandon(consumer: Consumer) -> None:
-    """What else the process had in hand goes with it."""
-    for task in consumer._held:
+    """What else the process had in hand goes with it: chunks, and receives under way, which may have been its death."""
+    receives = [inlet._receiving for inlet in consumer._inlets.values() if inlet._receiving is not None]
+    tasks = [*consumer._held, *receives]
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*consumer._held, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def assert_everything_is_as_promised(rig: Rig) -> None:

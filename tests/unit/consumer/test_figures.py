@@ -1,5 +1,7 @@
 """What a consumer counts and measures of chunks, letters and batches."""
 
+from datetime import UTC, datetime
+
 import pytest
 from pytest_aiohttp import AiohttpClient
 
@@ -9,7 +11,7 @@ from penstock.context import Context
 from penstock.meter import Figures, Meter
 from penstock.metrics import Metric
 from penstock.queue import Message
-from tests.support.builders import build_operations, build_settings
+from tests.support.builders import NOW, build_operations, build_settings
 from tests.support.plant import Toys, build_plant
 from tests.support.rig import Rig, take_turn
 
@@ -87,7 +89,7 @@ async def test_in_flight_is_what_is_held(rig: Rig) -> None:
     assert consumer.meter.levels() == {Metric.IN_FLIGHT: 0}
 
 
-async def test_swept_batches_are_counted_once(aiohttp_client: AiohttpClient) -> None:
+async def test_batches_swept_past_their_deadline_are_counted_once(aiohttp_client: AiohttpClient) -> None:
     plant = await build_plant(aiohttp_client, Toys().operations(), deadline_seconds=60)
     meter = Meter()
     sweeper = Sweeper(plant.parts.store, 30, plant.clock, meter)
@@ -97,6 +99,22 @@ async def test_swept_batches_are_counted_once(aiohttp_client: AiohttpClient) -> 
     for _ in range(2):
         await sweeper.sweep()
     assert meter.take().counts[Metric.BATCHES_SWEPT] == 2
+
+
+async def test_cancelled_batches_that_the_sweeper_ends_are_not_counted(aiohttp_client: AiohttpClient) -> None:
+    """Or an ordinary cancel of what is scheduled, or behind a backlog, would raise an alarm."""
+    plant = await build_plant(aiohttp_client, Toys().operations(), settle_seconds=60)
+    meter = Meter()
+    sweeper = Sweeper(plant.parts.store, 30, plant.clock, meter)
+    scheduled = await plant.submit("/succeed/a", notBefore=datetime.fromtimestamp(NOW + 3600, UTC).isoformat())
+    queued = await plant.submit("/succeed/b")
+    for batch_id in (scheduled, queued):
+        await plant.ask("POST", f"/batch/{batch_id}/cancel")
+    plant.clock.advance(61)
+    await sweeper.sweep()
+    for batch_id in (scheduled, queued):
+        assert await plant.counts(batch_id) == ("cancelled", {"cancelled": 1})
+    assert meter.take().counts.get(Metric.BATCHES_SWEPT, 0) == 0
 
 
 async def test_poison_has_failed_without_a_time(rig: Rig) -> None:

@@ -116,3 +116,28 @@ async def test_fault_of_ours_stops_the_figures_and_nothing_else(monkeypatch: pyt
                 return Event.REPORTER_BROKE in [log["event"] for log in logs]
 
             await eventually(has_said_so)
+
+
+async def test_fault_of_ours_in_the_last_report_ends_nothing_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_() -> Figures:
+        raise RuntimeError("a fault")
+
+    meter = Meter()
+    monkeypatch.setattr(meter, "take", break_)
+    with capture_logs() as logs:
+        async with reporting(meter, Program.CONSUMER, build_settings(metrics="off"), FakeClock()):
+            pass
+    assert [log["event"] for log in logs] == [Event.REPORTER_BROKE]
+
+
+async def test_endpoint_that_cannot_be_used_is_said_once_and_the_program_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", "no address")
+    settings = build_settings(metrics="cloudwatch", aws_region="eu-central-1")
+    meter = Meter()
+    with capture_logs() as logs:
+        async with reporting(meter, Program.SERVICE, settings, FakeClock()):
+            meter.succeeded("POST /a", 0.1)
+    assert [log["event"] for log in logs] == [Event.METRICS_UNSENT, Event.HANDLER_FIGURES]
+    assert "Invalid endpoint: no address" in logs[0]["error"]
