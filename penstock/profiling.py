@@ -1,14 +1,15 @@
 """`penstock profile`: a file's operations in this process, without AWS, under a profiler: where does the time go?
 
-Each is attempted once, as a consumer attempts it: with its time limit, in a transaction of its own. One at a time the
-profile follows each handler through what it awaits; several at once, it shows what keeps the event loop busy.
+Each is attempted once, as a consumer attempts it: with its time limit, in a transaction of its own, and what bulk
+handlers take together in one call. One at a time the profile follows each handler through what it awaits; several at
+once, it shows what keeps the event loop busy.
 """
 
 import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 from ulid import ULID
 
+from penstock.application import find_application
+from penstock.bulk import CallFailed, Lot
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured, PenstockError
 from penstock.exposition import figures_of
 from penstock.meter import HandlerFigures, Meter, peak_memory_bytes
-from penstock.operations import Operations, load_application
+from penstock.operations import Operations
 from penstock.operations_file import FileFormat, FileRefused, OperationsFile, Reading, read_operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome
 from penstock.route import InvalidOperation
 from penstock.runner import Runner, Source, Stop
-from penstock.settings import read_settings, require_app
+from penstock.settings import Settings, read_settings
 from penstock.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -66,9 +69,9 @@ def main() -> None:
 
 def _profile(arguments: argparse.Namespace) -> int:
     profiler = _new_profiler(arguments.concurrency)
-    settings = read_settings()
+    settings = read_settings().model_copy(update={"concurrency": arguments.concurrency})
     configure_logging(settings, "profile")
-    application = load_application(require_app(settings))
+    application = find_application(settings)
     reading = Reading(arguments.format, arguments.method, arguments.path, arguments.expect)
     file = read_operations(arguments.file, reading)
     operations = _operations_of(file)
@@ -76,8 +79,7 @@ def _profile(arguments: argparse.Namespace) -> int:
     if file.is_atomic:
         _say(f"{file.name} is atomic; here each operation has a transaction of its own.")
     run = Run()
-    runner = Runner(application, arguments.concurrency, meter=run.meter)
-    code = _run_profiled(profiler, runner, operations, run, at_once=arguments.concurrency)
+    code = _run_profiled(_run(profiler, application, settings, operations, run), run)
     _print_profile(profiler)
     _print_figures(run)
     _print_failures(file, run)
@@ -115,14 +117,12 @@ def _check(file: OperationsFile, operations: Sequence[Operation], application: O
         raise Misconfigured(f"Mend {file.name}; nothing was run:\n{listed}")
 
 
-def _run_profiled(
-    profiler: "Profiler", runner: Runner, operations: Sequence[Operation], run: Run, *, at_once: int
-) -> int:
+def _run_profiled(running: Coroutine[Any, Any, None], run: Run) -> int:
     """The exit code. Whatever has run when Ctrl-C comes is told, too."""
     begun_at = time.monotonic()
     try:
         # Not on uvloop, as the programs are: there the profiler loses what is awaited.
-        asyncio.run(_run(profiler, runner, operations, run, at_once=at_once))
+        asyncio.run(running)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
@@ -131,17 +131,43 @@ def _run_profiled(
 
 
 async def _run(
-    profiler: "Profiler", runner: Runner, operations: Sequence[Operation], run: Run, *, at_once: int
+    profiler: "Profiler", application: Operations[Any], settings: Settings, operations: Sequence[Operation], run: Run
 ) -> None:
+    runner = Runner(application, settings.concurrency, meter=run.meter, cpu_processes=settings.cpu_processes)
+    try:
+        async with application.connections(settings.connections_for_each_host):
+            with profiler:
+                await _run_in_chunks(runner, settings, operations, run)
+    finally:
+        await runner.close()
+
+
+async def _run_in_chunks(runner: Runner, settings: Settings, operations: Sequence[Operation], run: Run) -> None:
+    """As large as a batch's may be: bulk handlers are given no more at once."""
     name = f"profile-{ULID()}"  # handlers that do nothing twice under one key are to do it again
     source = Source(name, name)
-    with profiler:
-        if at_once > 1:
-            chunk = Chunk(name, "0", 1, tuple(operations))
-            run.verdicts = await runner.run_chunk(chunk, source, Stop(), lambda: None)
+    for start in range(0, len(operations), settings.chunk_operations):
+        chunk = Chunk(name, str(start), 1, tuple(operations[start : start + settings.chunk_operations]))
+        if settings.concurrency > 1:
+            run.verdicts |= await runner.run_chunk(chunk, source, Stop(), lambda: None)
+            continue
+        for lot in runner.lots(chunk.operations):
+            await _run_in_this_task(runner, lot, source, run)
+
+
+async def _run_in_this_task(runner: Runner, lot: Lot, source: Source, run: Run) -> None:
+    """The profiler follows what is awaited in no other one."""
+    async with runner.slot(lot[0], source):
+        if len(lot) == 1:
+            run.verdicts[lot[0].index] = await runner.run(lot[0], source, attempt=1)
             return
-        for operation in operations:
-            run.verdicts[operation.index] = await runner.run(operation, source, attempt=1)
+        try:
+            run.verdicts |= await runner.run_lot(lot, source, attempt=1)
+            return
+        except CallFailed:
+            pass
+    for operation in lot:  # singly, as a consumer tries them
+        await _run_in_this_task(runner, (operation,), source, run)
 
 
 def _print_profile(profiler: "Profiler") -> None:

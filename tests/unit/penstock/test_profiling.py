@@ -1,5 +1,7 @@
 """`penstock profile` runs a file's operations for real, once each, and tells where the time went."""
 
+import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -10,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from penstock import profiling
+from tests.support.upstream import toy_upstream
 
 APPLICATION = """
 import asyncio
+import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -61,6 +65,20 @@ async def retry() -> None:
 @operations.post("/numbers")
 async def take_number(body: int) -> int:
     return body
+
+
+@operations.post("/together", bulk=True, max_size=2)
+async def take_together(bodies: list[int]) -> list[int]:
+    write("together " + " ".join(map(str, bodies)))
+    if 4 in bodies:
+        raise ValueError
+    return bodies
+
+
+@operations.post("/elsewhere", cpu_bound=True)
+def work() -> int:
+    write(f"elsewhere {os.getpid()}")
+    return 1
 """
 NOTES = "name\nada\nben\ncleo\n"
 MIXED = "\n".join(f'{{"method": "POST", "path": "/{path}"}}' for path in ("refused", "retried"))
@@ -80,9 +98,10 @@ class Shell:
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
-    def profile(self, file: str, content: str, *options: str, app: str = "bank:operations") -> Ended:
+    def profile(self, file: str, content: str, *options: str, app: str | None = "bank:operations") -> Ended:
         Path(file).write_text(content)
-        self.monkeypatch.setenv("PENSTOCK_APP", app)
+        if app is not None:
+            self.monkeypatch.setenv("PENSTOCK_APP", app)
         self.monkeypatch.setattr("sys.argv", ["profile", *options, "--", file])
         with pytest.raises(SystemExit) as ending:
             profiling.main()
@@ -118,6 +137,53 @@ def test_several_run_at_once_where_that_is_asked_for(shell: Shell) -> None:
     assert ended.code == 0
     assert journal()[:3] == ["ada 1", "ben 1", "cleo 1"]
     assert journal()[3:] == ["committed"] * 3
+
+
+@pytest.mark.parametrize("concurrency", ["1", "3"])
+def test_bulk_handlers_are_called_as_a_consumer_calls_them(shell: Shell, concurrency: str) -> None:
+    content = "\n".join(f'{{"method": "POST", "path": "/together", "body": {number}}}' for number in range(5))
+    ended = shell.profile("numbers.ndjson", content, "--concurrency", concurrency)
+    calls = [line for line in journal() if line.startswith("together")]
+    assert sorted(calls) == ["together 0 1", "together 2 3", "together 4"]
+    assert re.search(r"POST /together +5 +4 +0 +1 ", ended.stdout)
+    assert "Failed: 1, the first:\n  line 5  500  " in ended.stdout
+
+
+def test_operations_of_a_bulk_call_that_broke_are_tried_singly(shell: Shell) -> None:
+    content = "\n".join(f'{{"method": "POST", "path": "/together", "body": {number}}}' for number in (3, 4))
+    ended = shell.profile("numbers.ndjson", content)
+    assert [line for line in journal() if line.startswith("together")] == ["together 3 4", "together 3", "together 4"]
+    assert re.search(r"POST /together +2 +1 +0 +1 ", ended.stdout)
+
+
+def test_bulk_handlers_are_given_no_more_than_a_chunk_holds(shell: Shell) -> None:
+    shell.monkeypatch.setenv("PENSTOCK_CHUNK_OPERATIONS", "1")
+    shell.profile("numbers.ndjson", '{"method": "POST", "path": "/together", "body": 1}\n' * 2)
+    assert [line for line in journal() if line.startswith("together")] == ["together 1"] * 2
+
+
+@pytest.mark.parametrize("concurrency", ["1", "4"])
+def test_work_for_the_processor_is_done_in_processes_that_end_with_the_profile(shell: Shell, concurrency: str) -> None:
+    shell.monkeypatch.setenv("PENSTOCK_CPU_PROCESSES", "1")
+    content = '{"method": "POST", "path": "/elsewhere"}\n' * 3
+    ended = shell.profile("work.ndjson", content, "--concurrency", concurrency)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert re.search(r"POST /elsewhere +3 +3 +0 +0 ", ended.stdout)
+    [line] = set(journal())
+    pid = int(line.removeprefix("elsewhere "))
+    assert pid != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_forwarded_operations_are_run_too(shell: Shell) -> None:
+    async with toy_upstream() as upstream:
+        shell.monkeypatch.setenv("PENSTOCK_UPSTREAM", upstream.url)
+        content = '{"method": "POST", "path": "/create/7", "body": 1}\n{"method": "GET", "path": "/missing/8"}'
+        ended = await asyncio.to_thread(shell.profile, "asked.ndjson", content, app=None)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert upstream.targets == ["/create/7", "/missing/8"]
+    assert "Failed: 1, the first:\n  line 2  404  No such thing" in ended.stdout
 
 
 def test_each_is_attempted_once_and_what_failed_is_told(shell: Shell) -> None:
