@@ -21,14 +21,20 @@ class Leases:
         self._clock = clock
         self._held: dict[str, Delivery] = {}
         self._until: dict[str, float] = {}
+        self._settling: set[str] = set()
 
     def hold(self, delivery: Delivery) -> None:
         self._held[delivery.receipt] = delivery
         self._until[delivery.receipt] = self._clock.monotonic() + self._visibility_seconds
 
+    def settle(self, delivery: Delivery) -> None:
+        """It is about to be deleted: kept until it is, and then found gone on purpose."""
+        self._settling.add(delivery.receipt)
+
     def let_go(self, delivery: Delivery) -> None:
         self._held.pop(delivery.receipt, None)
         self._until.pop(delivery.receipt, None)
+        self._settling.discard(delivery.receipt)
 
     def is_kept(self, delivery: Delivery) -> bool:
         """Whether the lease certainly runs: no other consumer has recorded anything of this chunk.
@@ -62,8 +68,8 @@ class Leases:
                 self._until[delivery.receipt] = asked_at + self._visibility_seconds
         for delivery in lost:
             self._until.pop(delivery.receipt, None)
-            # One that was settled while the call was under way is lost on purpose.
-            if self._held.pop(delivery.receipt, None) is not None:
+            # One that was let go while the call was under way is lost on purpose, too.
+            if self._held.pop(delivery.receipt, None) is not None and delivery.receipt not in self._settling:
                 # What is under way goes on, nothing more of it begins: whoever commits first wins, and the other's
                 # outcomes are dropped.
                 get_log().warning(Event.LEASE_LOST, message_id=delivery.message_id)

@@ -314,6 +314,7 @@ class Processor:
             return UNKNOWN_HANDLER
 
     async def _acknowledge(self, delivery: Delivery) -> None:
+        self._leases.settle(delivery)
         await self._persist(lambda: self._queues[delivery.priority].delete(delivery))
 
     async def _follow_up(self, batch: Batch, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:

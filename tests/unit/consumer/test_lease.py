@@ -150,6 +150,26 @@ async def test_what_is_settled_during_a_heartbeat_is_not_called_lost(logs: list[
     assert logs == []
 
 
+async def test_what_is_found_deleted_while_it_is_being_settled_is_not_called_lost(
+    logs: list[MutableMapping[str, Any]],
+) -> None:
+    """The answer to its deletion is still on its way."""
+    held = Held()
+    [delivery] = await held.receive(1)
+    held.leases.settle(delivery)
+    await held.queue.delete(delivery)
+    await held.leases.beat()
+    assert Event.LEASE_LOST not in [line["event"] for line in logs]
+
+
+async def test_what_is_being_settled_is_still_extended() -> None:
+    held = Held()
+    [delivery] = await held.receive(1)
+    held.leases.settle(delivery)
+    await held.pass_leases(3)
+    assert await held.queue.depth() == 0
+
+
 async def test_release_gives_back_and_stops_holding() -> None:
     held = Held()
     [delivery] = await held.receive(1)
