@@ -15,8 +15,9 @@ import os
 import pickle
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,9 @@ from typing import Any
 from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Verdict
+from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import Place, Policy, Route
+from penstock.slots import Slots
 from penstock.verdict import WorkerDied
 
 LOAD_SECONDS = 60.0  # what starting a process and importing a handler may take; none of it is the operation's time
@@ -60,18 +63,24 @@ class Job:
 class CpuPool:
     """`size` processes at most, started when they are needed. Take room with `acquire`, use a `worker`, `release`."""
 
-    def __init__(self, size: int, routes: Iterable[Route]) -> None:
+    def __init__(
+        self,
+        size: int,
+        routes: Iterable[Route],
+        weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Raises Misconfigured when a handler cannot be imported by its name."""
-        self._room = asyncio.Semaphore(size)
+        self._room = Slots(size, weights, monotonic)
         self._idle: list[Worker] = []
         self._ending: set[asyncio.Task[int]] = set()
         self._loads = {route.name: _load(route) for route in routes if route.place is Place.PROCESS}
 
-    async def acquire(self) -> None:
-        await self._room.acquire()
+    async def acquire(self, priority: Priority, tenant: str) -> None:
+        await self._room.acquire(priority, tenant)
 
-    def release(self) -> None:
-        self._room.release()
+    def release(self, priority: Priority) -> None:
+        self._room.release(priority)
 
     @asynccontextmanager
     async def worker(self, route: Route) -> AsyncIterator["Worker"]:

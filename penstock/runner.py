@@ -125,8 +125,8 @@ class Runner:
         self._meter = meter or Meter()
         self._spent: dict[str, Spent] = {}
         self._slots = Slots(concurrency, weights, monotonic)
-        self._threads = Threads(concurrency)
-        self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes)
+        self._threads = Threads(concurrency, weights, monotonic)
+        self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes, weights, monotonic)
         self._rooms: dict[Place, Room] = {Place.THREAD: self._threads, Place.PROCESS: self._cpu}
 
     async def run_chunk(
@@ -221,13 +221,13 @@ class Runner:
             turn.release()
 
     @asynccontextmanager
-    async def all_slots(self, operation: Operation) -> AsyncIterator[None]:
+    async def all_slots(self, operation: Operation, source: Source) -> AsyncIterator[None]:
         """For an operation beside which nothing else is to run, nor a thread that was left behind.
 
         Waits until it is so and lets nothing else begin. One caller at a time: two would wait for ever.
         """
         room = self._rooms.get(self.place_of(operation))
-        async with _taken(room) if room is not None else nullcontext(), self._slots.all():
+        async with _taken(room, source) if room is not None else nullcontext(), self._slots.all():
             await self._threads.quiet()
             yield
 
@@ -285,7 +285,7 @@ class Runner:
             key = source.key_of(operation)
             context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
             if route.place is Place.THREAD:
-                return await self._threads.run(lambda: as_json(route, route.call(arguments, context)))
+                return await self._threads.run(lambda: as_json(route, route.call(arguments, context)), source.priority)
             returned = await route.call(arguments, context)
             return returned if isinstance(returned, Answer) else as_json(route, returned)
 
@@ -323,7 +323,7 @@ class Runner:
         async def perform(opened: Any) -> list[Any]:
             if route.place is Place.LOOP:
                 return read_outcomes(route, await call(opened), len(rows))
-            return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)))
+            return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)), source.priority)
 
         try:
             outcomes = await self._attempt(route, perform, transaction, count=len(rows))
@@ -421,12 +421,12 @@ class Runner:
 
 
 @asynccontextmanager
-async def _taken(room: Room) -> AsyncIterator[None]:
-    await room.acquire()
+async def _taken(room: Room, source: Source) -> AsyncIterator[None]:
+    await room.acquire(source.priority, source.tenant)
     try:
         yield
     finally:
-        room.release()
+        room.release(source.priority)
 
 
 async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:

@@ -100,6 +100,12 @@ def burn(seconds: float) -> None:
         sum(range(1_000))
 
 
+@_post("/nap")
+def nap(seconds: float) -> None:
+    """In a thread."""
+    time.sleep(seconds)
+
+
 @_post("/burn-a-moment", cpu_bound=True, timeout_seconds=0.2)
 def burn_too_long(note: str) -> None:
     """Leaves word of who it is before it burns for ever."""

@@ -17,6 +17,7 @@ from penstock import Operations
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
+from penstock.priority import Priority
 from penstock.runner import Runner, Source, Stop
 from tests.support.cpu_toys import operations
 from tests.support.waiting import UNIT_SECONDS, eventually
@@ -208,6 +209,7 @@ async def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> N
 PARENT = """
 import asyncio, sys
 from penstock.chunk import Operation
+from penstock.priority import Priority
 from penstock.runner import Runner, Source
 from tests.support.cpu_toys import operations
 
@@ -228,6 +230,33 @@ async def test_what_waits_for_a_process_holds_no_slot() -> None:
     assert not burning.done()
     assert len(await burning) == 4
     await runner.close()
+
+
+async def in_turn(path: str, *sources: Source) -> list[Source]:
+    """The order in which operations run that all want the one thread, or the one process, at the same time."""
+    runner = Runner(operations, 4 if path == "/burn" else 1, cpu_processes=1)
+    ran: list[Source] = []
+
+    async def run_one(source: Source) -> None:
+        async with runner.slot(operation := make_operation(path, 0.01), source):
+            ran.append(source)
+            assert isinstance(await runner.run(operation, source, 1), Outcome)
+
+    await asyncio.gather(*map(run_one, sources))
+    await runner.close()
+    return ran
+
+
+@pytest.mark.parametrize("path", ["/nap", "/burn"])
+async def test_urgent_operations_are_next_in_threads_and_processes_too(path: str) -> None:
+    low, high = (Source("01J", "01J", priority) for priority in (Priority.LOW, Priority.HIGH))
+    assert await in_turn(path, low, low, low, high) == [low, high, low, low]
+
+
+@pytest.mark.parametrize("path", ["/nap", "/burn"])
+async def test_tenants_take_turns_in_threads_and_processes_too(path: str) -> None:
+    one, other = (Source("01J", "01J", tenant=tenant) for tenant in ("one", "other"))
+    assert await in_turn(path, one, one, one, other, other) == [one, one, other, one, other]
 
 
 async def test_loop_stays_responsive_while_handlers_burn_every_core() -> None:

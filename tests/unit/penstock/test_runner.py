@@ -595,7 +595,7 @@ async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
 
 
 async def take_all_slots(runner: Runner, gauge: Gauge) -> None:
-    async with runner.all_slots(make_operation("/succeed")):
+    async with runner.all_slots(make_operation("/succeed"), SOURCE):
         begun = gauge.begun
         for _ in range(10):
             assert gauge.running == 0
