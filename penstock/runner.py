@@ -489,7 +489,7 @@ class _ChunkRun:
         self._monotonic = monotonic
         self._left: deque[Operation] = deque()  # not begun
         self._workers: dict[asyncio.Task[None], Operation | None] = {}  # and what each is at
-        self._waiting: set[asyncio.Task[None]] = set()  # those that have no slot
+        self._waiting: dict[asyncio.Task[None], None] = {}  # those that have no slot, in their order
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
@@ -534,11 +534,11 @@ class _ChunkRun:
     async def _take_slot(self, worker: asyncio.Task[None]) -> None:
         if self._slots is None:
             return
-        self._waiting.add(worker)
+        self._waiting[worker] = None
         try:
             await self._slots.acquire()
         finally:
-            self._waiting.discard(worker)
+            self._waiting.pop(worker, None)
 
     async def _work_for_a_slice(self, worker: asyncio.Task[None], unmarked: contextvars.Context) -> None:
         ends_at = self._monotonic() + SLICE_SECONDS
