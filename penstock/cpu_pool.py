@@ -87,7 +87,7 @@ class CpuPool:
         """A process that has imported the handler. It is killed when what is done with it does not end well."""
         worker = await self._take()
         try:
-            await worker.load(route.name, self._loads.setdefault(route.name, _load(route)))
+            await worker.load(route.name, self._load_of(route))
             yield worker
         except BaseException:
             self._kill(worker)
@@ -100,6 +100,12 @@ class CpuPool:
             self._kill(self._idle.pop())
         if self._ending:
             await asyncio.wait(self._ending)
+
+    def _load_of(self, route: Route) -> Load:
+        load = self._loads.get(route.name)
+        if load is None:  # it was registered after the pool was made
+            load = self._loads[route.name] = _load(route)
+        return load
 
     async def _take(self) -> "Worker":
         while self._idle:

@@ -87,14 +87,6 @@ class Slots:
         self._release(self._lanes[priority])
 
     @asynccontextmanager
-    async def one(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> AsyncIterator[None]:
-        await self.acquire(priority, tenant)
-        try:
-            yield
-        finally:
-            self.release(priority)
-
-    @asynccontextmanager
     async def all(self) -> AsyncIterator[None]:
         """All of them, ahead of whatever waits: those it has are idle until it has the last.
 
