@@ -112,6 +112,7 @@ class CpuPool:
             worker = self._idle.pop()
             if worker.is_alive:
                 return worker
+            self._kill(worker)
         return await start_worker()
 
     def _kill(self, worker: "Worker") -> None:
@@ -149,8 +150,9 @@ class Worker:
         return verdict
 
     async def kill(self) -> int:
+        """And all that its handlers have started, also when it has died by itself: it leads a group of its own."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
         return await self._process.wait()
 
     async def _end(self) -> int:
@@ -180,7 +182,8 @@ async def start_worker() -> Worker:
         *(sys.executable, "-m", "penstock.cpu_worker", "--exit-with-parent", str(os.getpid())),
         stdin=PIPE,
         stdout=PIPE,
-        # A session of its own: Ctrl-C is for the parent, which decides what becomes of the operations.
+        # A session of its own: Ctrl-C is for the parent, which decides what becomes of the operations. And so that it
+        # can be killed with all that it has started.
         start_new_session=True,
     )
     return Worker(process)

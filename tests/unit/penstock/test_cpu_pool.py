@@ -154,6 +154,26 @@ async def test_process_is_killed_when_its_time_is_up(runner: Runner, tmp_path: P
     assert await result_of(runner, "/where") != pid
 
 
+@pytest.mark.parametrize("path", ["/start-and-hang", "/start-and-die"])
+async def test_what_a_handler_has_started_ends_with_its_process(runner: Runner, tmp_path: Path, path: str) -> None:
+    note = tmp_path / "pid"
+    with capture_logs():
+        assert isinstance(await run(runner, path, str(note)), TryAgain)
+    await until_ended(await noted(note))
+
+
+async def test_what_a_handler_has_started_ends_also_when_its_process_died_between_two_operations(
+    runner: Runner, tmp_path: Path
+) -> None:
+    note = tmp_path / "pid"
+    os.kill(await result_of(runner, "/start", str(note)), signal.SIGKILL)
+    [worker] = runner._cpu._idle
+    await eventually(lambda: asyncio.sleep(0, not worker.is_alive))
+    assert is_running(await noted(note))
+    await result_of(runner, "/where")
+    await until_ended(await noted(note))
+
+
 async def test_starting_a_process_is_not_the_operations_time(tmp_path: Path) -> None:
     """Which is a fifth of a second here, less than starting Python and importing takes."""
     runner = Runner(operations, 1)
