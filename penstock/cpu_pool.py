@@ -26,7 +26,7 @@ from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Verdict
 from penstock.priority import DEFAULT_WEIGHTS, Priority
-from penstock.route import Place, Policy, Route
+from penstock.route import InvalidOperation, Place, Policy, Route
 from penstock.slots import Slots
 from penstock.verdict import WorkerDied
 
@@ -145,9 +145,10 @@ class Worker:
             raise ImportError(f"The process could not import the handler: {failure}.")
         self._loaded.add(name)
 
-    async def perform(self, job: Job) -> Verdict:
-        verdict: Verdict = await self._ask(job)
-        return verdict
+    async def perform(self, job: Job) -> Verdict | InvalidOperation:
+        """The verdict, or why the handler does not take the operation."""
+        answer: Verdict | InvalidOperation = await self._ask(job)
+        return answer
 
     async def kill(self) -> int:
         """And all that its handlers have started, also when it has died by itself: it leads a group of its own."""

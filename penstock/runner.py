@@ -103,6 +103,13 @@ class Spent:
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class Timing:
+    """What an attempt at an operation has taken; `None` as long as it has not come to run."""
+
+    seconds: float | None = None
+
+
 class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on.
 
@@ -264,19 +271,26 @@ class Runner:
             route = self._operations.match(operation.method, operation.path)
             if route.is_bulk:
                 return (await self.run_lot((operation,), source, attempt, transaction))[operation.index]
-            begun_at = self._monotonic()
+            timing = Timing()
             if route.place is Place.PROCESS:
-                verdict = await self._run_in_process(route, operation, source, attempt)
+                verdict = await self._run_in_process(route, operation, source, attempt, timing=timing)
             else:
-                verdict = await self._run_here(route, operation, source, attempt, transaction)
+                verdict = await self._run_here(route, operation, source, attempt, transaction, timing=timing)
         except InvalidOperation as error:
             self._meter.failed(UNKNOWN_HANDLER, None)
             return invalid(operation, error)
-        self._count(route.name, verdict, attempt, self._monotonic() - begun_at)
+        self._count(route.name, verdict, attempt, timing.seconds)
         return verdict
 
     async def _run_here(
-        self, route: Route, operation: Operation, source: Source, attempt: int, transaction: OpenTransaction | None
+        self,
+        route: Route,
+        operation: Operation,
+        source: Source,
+        attempt: int,
+        transaction: OpenTransaction | None,
+        *,
+        timing: Timing,
     ) -> Verdict:
         """On the loop, or in a thread. Raises InvalidOperation."""
         arguments = route.arguments(operation.path, operation.body)
@@ -290,7 +304,7 @@ class Runner:
             return returned if isinstance(returned, Answer) else as_json(route, returned)
 
         try:
-            result = await self._attempt(route, perform, transaction)
+            result = await self._attempt(route, perform, timing, transaction)
         except _PASSING:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
@@ -312,7 +326,6 @@ class Runner:
             self._meter.failed(UNKNOWN_HANDLER, None)
         if not rows:
             return verdicts
-        begun_at = self._monotonic()
 
         def call(opened: Any) -> Any:
             contexts = [
@@ -325,8 +338,9 @@ class Runner:
                 return read_outcomes(route, await call(opened), len(rows))
             return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)), source.priority)
 
+        timing = Timing()
         try:
-            outcomes = await self._attempt(route, perform, transaction, count=len(rows))
+            outcomes = await self._attempt(route, perform, timing, transaction, count=len(rows))
         except _PASSING:
             raise
         except BaseException as error:
@@ -334,17 +348,19 @@ class Runner:
                 get_log().warning(Event.BULK_CALL_BROKE, handler=route.name, operations=len(rows), exc_info=error)
                 raise CallFailed(timed_out=isinstance(error, TimedOut)) from error
             outcomes = [error] * len(rows)
-        seconds_each = (self._monotonic() - begun_at) / len(rows)
         for (operation, _), outcome in zip(rows, outcomes, strict=True):
             verdicts[operation.index] = verdict = (
                 judge(outcome, operation, route)
                 if isinstance(outcome, BaseException)
                 else succeeded(operation, route.policy.status, outcome)
             )
-            self._count(route.name, verdict, attempt, seconds_each)
+            self._count(route.name, verdict, attempt, timing.seconds)
         return verdicts
 
-    async def _run_in_process(self, route: Route, operation: Operation, source: Source, attempt: int) -> Verdict:
+    async def _run_in_process(
+        self, route: Route, operation: Operation, source: Source, attempt: int, *, timing: Timing
+    ) -> Verdict:
+        """Raises InvalidOperation."""
         job = Job(
             route.name,
             operation,
@@ -357,22 +373,28 @@ class Runner:
         )
         try:
             async with self._cpu.worker(route) as worker:
-                verdict: Verdict = await self._attempt(route, lambda _: worker.perform(job))
-                return verdict
+                answer: Verdict | InvalidOperation = await self._attempt(route, lambda _: worker.perform(job), timing)
         except _PASSING:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
             return judge(error, operation, route)
+        if isinstance(answer, InvalidOperation):
+            raise answer
+        return answer
 
     async def _attempt(
         self,
         route: Route,
         perform: Callable[[Any], Awaitable[Any]],
+        timing: Timing,
         transaction: OpenTransaction | None = None,
         *,
         count: int = 1,
     ) -> Any:
-        """What `perform` returns, within the handler's time and the transaction. Raises whatever went wrong instead."""
+        """What `perform` returns, within the handler's time and the transaction. Raises whatever went wrong instead.
+
+        It is of so many operations, and `timing` is set to what each has taken.
+        """
         result = _NOTHING
         begun_at = self._monotonic()
         try:
@@ -393,7 +415,9 @@ class Runner:
                 raise TimedOut from error
             raise
         finally:
-            self._note_spent(route.name, self._monotonic() - begun_at, count)
+            seconds = self._monotonic() - begun_at
+            timing.seconds = seconds / count
+            self._note_spent(route.name, seconds, count)
 
     def _open_for(self, route: Route, transaction: OpenTransaction | None) -> Transaction:
         """The transaction is the loop's: its connection cannot be used in a thread, and less so in a process."""
@@ -410,11 +434,12 @@ class Runner:
         spent.count += count
         spent.seconds += seconds
 
-    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float) -> None:
+    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float | None) -> None:
         """The one place where attempts are counted for the metrics."""
         if not is_final(verdict, attempt):
             self._meter.retried(handler, seconds)
         elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
+            assert seconds is not None
             self._meter.succeeded(handler, seconds)
         else:
             self._meter.failed(handler, seconds)

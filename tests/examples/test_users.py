@@ -355,7 +355,8 @@ async def test_a_wrong_number_of_outcomes_is_wrong_once_wrapped_too(database: Da
 
     @once_each
     async def create(users: list[NewUser], contexts: list[Context[AsyncSession]]) -> list[User | Reject]:
-        return [email_taken(user.email) for user in users * 3][:count]
+        rejected: list[User | Reject] = [email_taken(user.email) for user in users * 3]
+        return rejected[:count]
 
     ada, bob, cleo = make_users("ada", "bob", "cleo")
     await perform_bulk(database, create_users, ["a"], users=[ada])

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from penstock import Operations
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
+from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
 from penstock.priority import Priority
 from penstock.runner import Runner, Source, Stop
@@ -191,6 +193,28 @@ async def test_process_is_killed_when_the_run_is_cut(runner: Runner, tmp_path: P
     stop.cut_off()
     assert await running == {}
     await until_ended(pid)
+
+
+async def test_figures_are_of_the_handler_and_not_of_starting_its_process() -> None:
+    meter = Meter()
+    runner = Runner(operations, 1, meter=meter)
+    begun_at = time.monotonic()
+    await run(runner, "/where")
+    took = time.monotonic() - begun_at
+    spent = runner.take_spent()["POST /where"]
+    await runner.close()
+    [seconds] = [figures.seconds for figures in meter.take().handlers.values()]
+    assert (seconds.count, seconds.total) == (1, spent.seconds)
+    assert seconds.total < took / 2
+
+
+async def test_what_the_process_finds_invalid_is_counted_as_on_the_loop() -> None:
+    meter = Meter()
+    runner = Runner(operations, 1, meter=meter)
+    await run(runner, "/double")
+    await runner.close()
+    [(handler, figures)] = meter.take().handlers.items()
+    assert (handler, figures.failed, figures.count, figures.seconds.count) == (UNKNOWN_HANDLER, 1, 1, 0)
 
 
 async def test_closing_leaves_no_process() -> None:
