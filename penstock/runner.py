@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -26,13 +26,14 @@ from penstock.route import InvalidOperation, Place, Route
 from penstock.slots import Room, Slots, Turn, TurnWithRoom
 from penstock.telemetry import Event, get_log
 from penstock.threads import Threads
-from penstock.verdict import CancelledWithin, TimedOut, as_json, invalid, judge
+from penstock.verdict import CancelledItself, CancelledWithin, TimedOut, as_json, cancelled_itself, invalid, judge
 
 SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 
 SWALLOWED = "The application's transaction swallowed what its handler raised: it is to roll back and let it pass."
 
+T = TypeVar("T")
 Transaction = AbstractAsyncContextManager[Any]
 OpenTransaction = Callable[[], Transaction]
 
@@ -159,17 +160,29 @@ class Runner:
         def attempt(operation: Operation) -> Awaitable[Verdict]:
             return self.run(operation, source, chunk.attempt)
 
+        def one_by_one(turn: Turn | TurnWithRoom | None, may_begin: Callable[[], bool]) -> _ChunkRun:
+            own = self._cancelled_itself
+            return _ChunkRun(attempt, own, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
+
         async def run_singly(operations: Sequence[Operation], turn: Turn | TurnWithRoom | None) -> dict[int, Verdict]:
-            run = _ChunkRun(attempt, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin_new)
+            run = one_by_one(turn, may_begin_new)
             await run.carry_out(operations)
             return run.verdicts
 
         async def run_in_lots(lots: Sequence[Lot], turn: Turn | TurnWithRoom) -> dict[int, Verdict]:
             run = _LotRun(lots, lambda lot: self.run_lot(lot, source, chunk.attempt), ended)
-            calls = _ChunkRun(run.begin, turn, self._monotonic, stop=stop, ended=lambda: None, may_begin=may_begin_new)
+            calls = _ChunkRun(
+                run.begin,
+                _call_failed,
+                turn,
+                self._monotonic,
+                stop=stop,
+                ended=lambda: None,
+                may_begin=may_begin_new,
+            )
             await run.carry_out(calls)
             # What a call has begun goes on, whatever time is left: a call that took it all would be made for ever.
-            rest = _ChunkRun(attempt, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
+            rest = one_by_one(turn, may_begin)
             if run.failed:
                 await rest.carry_out(run.failed)
             return run.verdicts | rest.verdicts
@@ -282,6 +295,30 @@ class Runner:
         self._count(route.name, verdict, attempt, timing.seconds)
         return verdict
 
+    async def run_apart(
+        self, operation: Operation, source: Source, attempt: int, transaction: OpenTransaction | None = None
+    ) -> Verdict:
+        """As `run`, in a task of its own: a handler that cancels that takes nothing else along."""
+        try:
+            return await _apart(self.run(operation, source, attempt, transaction))
+        except CancelledItself:
+            return self._cancelled_itself(operation)
+
+    async def run_lot_apart(
+        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
+    ) -> dict[int, Verdict]:
+        """As `run_lot`, in a task of its own."""
+        try:
+            return await _apart(self.run_lot(lot, source, attempt, transaction))
+        except CancelledItself as error:
+            raise CallFailed(cut_off=True) from error
+
+    def _cancelled_itself(self, operation: Operation) -> Verdict:
+        """For good: without a verdict it would follow for ever."""
+        route = self._route(operation)
+        self._meter.failed(UNKNOWN_HANDLER if route is None else route.name, None)
+        return cancelled_itself(operation)
+
     async def _run_here(
         self,
         route: Route,
@@ -346,7 +383,7 @@ class Runner:
         except BaseException as error:
             if len(rows) > 1 and not tells_of_all(error):
                 get_log().warning(Event.BULK_CALL_BROKE, handler=route.name, operations=len(rows), exc_info=error)
-                raise CallFailed(timed_out=isinstance(error, TimedOut)) from error
+                raise CallFailed(cut_off=isinstance(error, TimedOut)) from error
             outcomes = [error] * len(rows)
         for (operation, _), outcome in zip(rows, outcomes, strict=True):
             verdicts[operation.index] = verdict = (
@@ -472,6 +509,16 @@ def _log_fields() -> dict[str, Any]:
     return {name: value for name, value in fields if isinstance(value, str | int) and name != "program"}
 
 
+async def _apart(attempt: Coroutine[Any, Any, T]) -> T:
+    """Raises CancelledItself when its task was cancelled, and nobody had asked for that out here."""
+    try:
+        return await asyncio.create_task(attempt)
+    except asyncio.CancelledError as error:
+        if _is_being_cancelled():
+            raise
+        raise CancelledItself from error
+
+
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -498,6 +545,7 @@ class _ChunkRun:
     def __init__(
         self,
         attempt: Callable[[Operation], Awaitable[Verdict]],
+        cancelled: Callable[[Operation], Verdict],
         slots: Turn | TurnWithRoom | None,
         monotonic: Callable[[], float],
         *,
@@ -507,6 +555,7 @@ class _ChunkRun:
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
         self._attempt = attempt
+        self._cancelled = cancelled  # what an attempt has come to that cancelled its own task
         self._slots = slots
         self._stop = stop
         self._ended = ended
@@ -606,11 +655,15 @@ class _ChunkRun:
         try:
             self._fault = self._fault or worker.exception()  # one of ours: what handlers raise are verdicts
         except asyncio.CancelledError:
-            if operation is not None and not self._stop.cut.is_set():
-                # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
-                self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
+            if operation is not None and not self._stop.cut.is_set():  # by the handler it ran
+                self.verdicts[operation.index] = self._cancelled(operation)
         if self._left:
             self._begin_worker()
+
+
+def _call_failed(first: Operation) -> Verdict:
+    """For the run that begins calls: this one's operations have no verdicts yet."""
+    return failed(first, 500, "Broke")
 
 
 class _LotRun:
@@ -643,7 +696,7 @@ class _LotRun:
         try:
             verdicts = await self._attempt(lot)
         except CallFailed:
-            return failed(first, 500, "Broke")
+            return _call_failed(first)
         self.verdicts |= verdicts
         self._end(lot)
         return verdicts[first.index]
