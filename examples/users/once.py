@@ -74,7 +74,7 @@ def once_each(
             some = {name: [values[place] for place in places] for name, values in lists.items()}
             returned = await handler(**some)
             if len(returned) != len(places):
-                return [*outcomes.values(), *returned]  # too few or too many here as well: Penstock says so, clearly
+                return [*outcomes.values(), *returned]  # wrong for all of them too: Penstock says so and rolls back
             outcomes |= zip([keys[place] for place in places], returned, strict=True)
         done = {
             key: answer_type.dump_json(outcome).decode()
