@@ -212,8 +212,8 @@ class Processor:
             return await self._commit(batch, record_poison(chunk, begun))
         is_last = chunk.attempt >= self._max_attempts(chunk)
         operation = chunk.operations[0]
-        slot = self._runner.all_slots(operation) if is_last else self._runner.slot(operation, _source(batch, delivery))
-        async with self._quarantine, slot:
+        take = self._runner.all_slots if is_last else self._runner.slot
+        async with self._quarantine, take(operation, _source(batch, delivery)):
             if self._stop.begun.is_set():
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
             # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.

@@ -22,12 +22,13 @@ Row = tuple[Operation, dict[str, Any]]  # with the arguments that are its part o
 class CallFailed(Exception):
     """A bulk call raised, which tells nothing of the single operations: they are to be tried singly.
 
-    `timed_out`: it was cut off, and may have cost the connection of a transaction that others share.
+    `cut_off`: its time was up, or it cancelled itself, which may have cost the connection of a transaction that others
+    share.
     """
 
-    def __init__(self, *, timed_out: bool) -> None:
+    def __init__(self, *, cut_off: bool) -> None:
         super().__init__()
-        self.timed_out = timed_out
+        self.cut_off = cut_off
 
 
 def together(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:

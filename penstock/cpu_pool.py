@@ -15,8 +15,9 @@ import os
 import pickle
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,9 @@ from typing import Any
 from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Verdict
-from penstock.route import Place, Policy, Route
+from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.route import InvalidOperation, Place, Policy, Route
+from penstock.slots import Slots
 from penstock.verdict import WorkerDied
 
 LOAD_SECONDS = 60.0  # what starting a process and importing a handler may take; none of it is the operation's time
@@ -60,25 +63,31 @@ class Job:
 class CpuPool:
     """`size` processes at most, started when they are needed. Take room with `acquire`, use a `worker`, `release`."""
 
-    def __init__(self, size: int, routes: Iterable[Route]) -> None:
+    def __init__(
+        self,
+        size: int,
+        routes: Iterable[Route],
+        weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Raises Misconfigured when a handler cannot be imported by its name."""
-        self._room = asyncio.Semaphore(size)
+        self._room = Slots(size, weights, monotonic)
         self._idle: list[Worker] = []
         self._ending: set[asyncio.Task[int]] = set()
         self._loads = {route.name: _load(route) for route in routes if route.place is Place.PROCESS}
 
-    async def acquire(self) -> None:
-        await self._room.acquire()
+    async def acquire(self, priority: Priority, tenant: str) -> None:
+        await self._room.acquire(priority, tenant)
 
-    def release(self) -> None:
-        self._room.release()
+    def release(self, priority: Priority) -> None:
+        self._room.release(priority)
 
     @asynccontextmanager
     async def worker(self, route: Route) -> AsyncIterator["Worker"]:
         """A process that has imported the handler. It is killed when what is done with it does not end well."""
         worker = await self._take()
         try:
-            await worker.load(route.name, self._loads.setdefault(route.name, _load(route)))
+            await worker.load(route.name, self._load_of(route))
             yield worker
         except BaseException:
             self._kill(worker)
@@ -92,11 +101,18 @@ class CpuPool:
         if self._ending:
             await asyncio.wait(self._ending)
 
+    def _load_of(self, route: Route) -> Load:
+        load = self._loads.get(route.name)
+        if load is None:  # it was registered after the pool was made
+            load = self._loads[route.name] = _load(route)
+        return load
+
     async def _take(self) -> "Worker":
         while self._idle:
             worker = self._idle.pop()
             if worker.is_alive:
                 return worker
+            self._kill(worker)
         return await start_worker()
 
     def _kill(self, worker: "Worker") -> None:
@@ -129,13 +145,15 @@ class Worker:
             raise ImportError(f"The process could not import the handler: {failure}.")
         self._loaded.add(name)
 
-    async def perform(self, job: Job) -> Verdict:
-        verdict: Verdict = await self._ask(job)
-        return verdict
+    async def perform(self, job: Job) -> Verdict | InvalidOperation:
+        """The verdict, or why the handler does not take the operation."""
+        answer: Verdict | InvalidOperation = await self._ask(job)
+        return answer
 
     async def kill(self) -> int:
+        """And all that its handlers have started, also when it has died by itself: it leads a group of its own."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
         return await self._process.wait()
 
     async def _end(self) -> int:
@@ -165,7 +183,8 @@ async def start_worker() -> Worker:
         *(sys.executable, "-m", "penstock.cpu_worker", "--exit-with-parent", str(os.getpid())),
         stdin=PIPE,
         stdout=PIPE,
-        # A session of its own: Ctrl-C is for the parent, which decides what becomes of the operations.
+        # A session of its own: Ctrl-C is for the parent, which decides what becomes of the operations. And so that it
+        # can be killed with all that it has started.
         start_new_session=True,
     )
     return Worker(process)

@@ -22,7 +22,7 @@ from penstock.route import InvalidOperation, Route, build_route
 from penstock.settings import read_settings
 from penstock.signals import end_with_parent
 from penstock.telemetry import configure_logging
-from penstock.verdict import as_json, invalid, judge
+from penstock.verdict import as_json, judge
 
 # So that the event loop, which needs little, need not wait for what takes every core it can get.
 NICENESS = 10
@@ -62,7 +62,7 @@ def _load(routes: dict[str, Route], load: Load) -> str | None:
     return None
 
 
-def _perform(route: Route, job: Job) -> Verdict:
+def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
     """The operation is validated here and not by the parent: so its loop has no part in that, nor is a model sent."""
     transaction = NoTransaction(route.name) if job.has_transaction else None
     context: Context[Any] = Context(job.operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers)
@@ -71,7 +71,7 @@ def _perform(route: Route, job: Job) -> Verdict:
             arguments = route.arguments(job.operation.path, job.operation.body)
             return succeeded(job.operation, route.policy.status, as_json(route, route.call(arguments, context)))
         except InvalidOperation as error:
-            return invalid(job.operation, error)
+            return error
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
             return judge(error, job.operation, route)
 

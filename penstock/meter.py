@@ -77,11 +77,12 @@ class Meter:
         if seconds is not None:
             figures.seconds.add(seconds)
 
-    def retried(self, handler: str, seconds: float) -> None:
-        """It failed, and may be tried again."""
+    def retried(self, handler: str, seconds: float | None) -> None:
+        """It failed, and may be tried again. Without seconds, as above."""
         figures = self._handler(handler)
         figures.retried += 1
-        figures.seconds.add(seconds)
+        if seconds is not None:
+            figures.seconds.add(seconds)
 
     def count(self, metric: Metric, times: int = 1) -> None:
         self._new.counts[metric] += times

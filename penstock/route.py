@@ -30,6 +30,9 @@ class InvalidOperation(Exception):
         super().__init__(" ".join(flaw.detail for flaw in flaws))
         self.flaws = flaws
 
+    def __reduce__(self) -> tuple[type["InvalidOperation"], tuple[list[Flaw]]]:
+        return type(self), (self.flaws,)  # as it comes from another process
+
 
 class Place(StrEnum):
     """Where a handler runs."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -26,13 +26,14 @@ from penstock.route import InvalidOperation, Place, Route
 from penstock.slots import Room, Slots, Turn, TurnWithRoom
 from penstock.telemetry import Event, get_log
 from penstock.threads import Threads
-from penstock.verdict import CancelledWithin, TimedOut, as_json, invalid, judge
+from penstock.verdict import CancelledItself, CancelledWithin, TimedOut, as_json, cancelled_itself, invalid, judge
 
 SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
 NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
 
 SWALLOWED = "The application's transaction swallowed what its handler raised: it is to roll back and let it pass."
 
+T = TypeVar("T")
 Transaction = AbstractAsyncContextManager[Any]
 OpenTransaction = Callable[[], Transaction]
 
@@ -103,6 +104,13 @@ class Spent:
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class Timing:
+    """What an attempt at an operation has taken; `None` as long as it has not come to run."""
+
+    seconds: float | None = None
+
+
 class Runner:
     """One per process: its slots are the bound on handlers in flight, shared by all that the process works on.
 
@@ -125,8 +133,8 @@ class Runner:
         self._meter = meter or Meter()
         self._spent: dict[str, Spent] = {}
         self._slots = Slots(concurrency, weights, monotonic)
-        self._threads = Threads(concurrency)
-        self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes)
+        self._threads = Threads(concurrency, weights, monotonic)
+        self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes, weights, monotonic)
         self._rooms: dict[Place, Room] = {Place.THREAD: self._threads, Place.PROCESS: self._cpu}
 
     async def run_chunk(
@@ -152,17 +160,29 @@ class Runner:
         def attempt(operation: Operation) -> Awaitable[Verdict]:
             return self.run(operation, source, chunk.attempt)
 
+        def one_by_one(turn: Turn | TurnWithRoom | None, may_begin: Callable[[], bool]) -> _ChunkRun:
+            own = self._cancelled_itself
+            return _ChunkRun(attempt, own, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
+
         async def run_singly(operations: Sequence[Operation], turn: Turn | TurnWithRoom | None) -> dict[int, Verdict]:
-            run = _ChunkRun(attempt, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin_new)
+            run = one_by_one(turn, may_begin_new)
             await run.carry_out(operations)
             return run.verdicts
 
         async def run_in_lots(lots: Sequence[Lot], turn: Turn | TurnWithRoom) -> dict[int, Verdict]:
             run = _LotRun(lots, lambda lot: self.run_lot(lot, source, chunk.attempt), ended)
-            calls = _ChunkRun(run.begin, turn, self._monotonic, stop=stop, ended=lambda: None, may_begin=may_begin_new)
+            calls = _ChunkRun(
+                run.begin,
+                _call_failed,
+                turn,
+                self._monotonic,
+                stop=stop,
+                ended=lambda: None,
+                may_begin=may_begin_new,
+            )
             await run.carry_out(calls)
             # What a call has begun goes on, whatever time is left: a call that took it all would be made for ever.
-            rest = _ChunkRun(attempt, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
+            rest = one_by_one(turn, may_begin)
             if run.failed:
                 await rest.carry_out(run.failed)
             return run.verdicts | rest.verdicts
@@ -221,13 +241,13 @@ class Runner:
             turn.release()
 
     @asynccontextmanager
-    async def all_slots(self, operation: Operation) -> AsyncIterator[None]:
+    async def all_slots(self, operation: Operation, source: Source) -> AsyncIterator[None]:
         """For an operation beside which nothing else is to run, nor a thread that was left behind.
 
         Waits until it is so and lets nothing else begin. One caller at a time: two would wait for ever.
         """
         room = self._rooms.get(self.place_of(operation))
-        async with _taken(room) if room is not None else nullcontext(), self._slots.all():
+        async with _taken(room, source) if room is not None else nullcontext(), self._slots.all():
             await self._threads.quiet()
             yield
 
@@ -264,19 +284,50 @@ class Runner:
             route = self._operations.match(operation.method, operation.path)
             if route.is_bulk:
                 return (await self.run_lot((operation,), source, attempt, transaction))[operation.index]
-            begun_at = self._monotonic()
+            timing = Timing()
             if route.place is Place.PROCESS:
-                verdict = await self._run_in_process(route, operation, source, attempt)
+                verdict = await self._run_in_process(route, operation, source, attempt, timing=timing)
             else:
-                verdict = await self._run_here(route, operation, source, attempt, transaction)
+                verdict = await self._run_here(route, operation, source, attempt, transaction, timing=timing)
         except InvalidOperation as error:
             self._meter.failed(UNKNOWN_HANDLER, None)
             return invalid(operation, error)
-        self._count(route.name, verdict, attempt, self._monotonic() - begun_at)
+        self._count(route.name, verdict, attempt, timing.seconds)
         return verdict
 
+    async def run_apart(
+        self, operation: Operation, source: Source, attempt: int, transaction: OpenTransaction | None = None
+    ) -> Verdict:
+        """As `run`, in a task of its own: a handler that cancels that takes nothing else along."""
+        try:
+            return await _apart(self.run(operation, source, attempt, transaction))
+        except CancelledItself:
+            return self._cancelled_itself(operation)
+
+    async def run_lot_apart(
+        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
+    ) -> dict[int, Verdict]:
+        """As `run_lot`, in a task of its own."""
+        try:
+            return await _apart(self.run_lot(lot, source, attempt, transaction))
+        except CancelledItself as error:
+            raise CallFailed(cut_off=True) from error
+
+    def _cancelled_itself(self, operation: Operation) -> Verdict:
+        """For good: without a verdict it would follow for ever."""
+        route = self._route(operation)
+        self._meter.failed(UNKNOWN_HANDLER if route is None else route.name, None)
+        return cancelled_itself(operation)
+
     async def _run_here(
-        self, route: Route, operation: Operation, source: Source, attempt: int, transaction: OpenTransaction | None
+        self,
+        route: Route,
+        operation: Operation,
+        source: Source,
+        attempt: int,
+        transaction: OpenTransaction | None,
+        *,
+        timing: Timing,
     ) -> Verdict:
         """On the loop, or in a thread. Raises InvalidOperation."""
         arguments = route.arguments(operation.path, operation.body)
@@ -285,12 +336,12 @@ class Runner:
             key = source.key_of(operation)
             context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
             if route.place is Place.THREAD:
-                return await self._threads.run(lambda: as_json(route, route.call(arguments, context)))
+                return await self._threads.run(lambda: as_json(route, route.call(arguments, context)), source.priority)
             returned = await route.call(arguments, context)
             return returned if isinstance(returned, Answer) else as_json(route, returned)
 
         try:
-            result = await self._attempt(route, perform, transaction)
+            result = await self._attempt(route, perform, timing, transaction)
         except _PASSING:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
@@ -312,7 +363,6 @@ class Runner:
             self._meter.failed(UNKNOWN_HANDLER, None)
         if not rows:
             return verdicts
-        begun_at = self._monotonic()
 
         def call(opened: Any) -> Any:
             contexts = [
@@ -323,28 +373,31 @@ class Runner:
         async def perform(opened: Any) -> list[Any]:
             if route.place is Place.LOOP:
                 return read_outcomes(route, await call(opened), len(rows))
-            return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)))
+            return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)), source.priority)
 
+        timing = Timing()
         try:
-            outcomes = await self._attempt(route, perform, transaction, count=len(rows))
+            outcomes = await self._attempt(route, perform, timing, transaction, count=len(rows))
         except _PASSING:
             raise
         except BaseException as error:
             if len(rows) > 1 and not tells_of_all(error):
                 get_log().warning(Event.BULK_CALL_BROKE, handler=route.name, operations=len(rows), exc_info=error)
-                raise CallFailed(timed_out=isinstance(error, TimedOut)) from error
+                raise CallFailed(cut_off=isinstance(error, TimedOut)) from error
             outcomes = [error] * len(rows)
-        seconds_each = (self._monotonic() - begun_at) / len(rows)
         for (operation, _), outcome in zip(rows, outcomes, strict=True):
             verdicts[operation.index] = verdict = (
                 judge(outcome, operation, route)
                 if isinstance(outcome, BaseException)
                 else succeeded(operation, route.policy.status, outcome)
             )
-            self._count(route.name, verdict, attempt, seconds_each)
+            self._count(route.name, verdict, attempt, timing.seconds)
         return verdicts
 
-    async def _run_in_process(self, route: Route, operation: Operation, source: Source, attempt: int) -> Verdict:
+    async def _run_in_process(
+        self, route: Route, operation: Operation, source: Source, attempt: int, *, timing: Timing
+    ) -> Verdict:
+        """Raises InvalidOperation."""
         job = Job(
             route.name,
             operation,
@@ -357,22 +410,28 @@ class Runner:
         )
         try:
             async with self._cpu.worker(route) as worker:
-                verdict: Verdict = await self._attempt(route, lambda _: worker.perform(job))
-                return verdict
+                answer: Verdict | InvalidOperation = await self._attempt(route, lambda _: worker.perform(job), timing)
         except _PASSING:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
             return judge(error, operation, route)
+        if isinstance(answer, InvalidOperation):
+            raise answer
+        return answer
 
     async def _attempt(
         self,
         route: Route,
         perform: Callable[[Any], Awaitable[Any]],
+        timing: Timing,
         transaction: OpenTransaction | None = None,
         *,
         count: int = 1,
     ) -> Any:
-        """What `perform` returns, within the handler's time and the transaction. Raises whatever went wrong instead."""
+        """What `perform` returns, within the handler's time and the transaction. Raises whatever went wrong instead.
+
+        It is of so many operations, and `timing` is set to what each has taken.
+        """
         result = _NOTHING
         begun_at = self._monotonic()
         try:
@@ -393,7 +452,9 @@ class Runner:
                 raise TimedOut from error
             raise
         finally:
-            self._note_spent(route.name, self._monotonic() - begun_at, count)
+            seconds = self._monotonic() - begun_at
+            timing.seconds = seconds / count
+            self._note_spent(route.name, seconds, count)
 
     def _open_for(self, route: Route, transaction: OpenTransaction | None) -> Transaction:
         """The transaction is the loop's: its connection cannot be used in a thread, and less so in a process."""
@@ -410,23 +471,24 @@ class Runner:
         spent.count += count
         spent.seconds += seconds
 
-    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float) -> None:
+    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float | None) -> None:
         """The one place where attempts are counted for the metrics."""
         if not is_final(verdict, attempt):
             self._meter.retried(handler, seconds)
         elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
+            assert seconds is not None
             self._meter.succeeded(handler, seconds)
         else:
             self._meter.failed(handler, seconds)
 
 
 @asynccontextmanager
-async def _taken(room: Room) -> AsyncIterator[None]:
-    await room.acquire()
+async def _taken(room: Room, source: Source) -> AsyncIterator[None]:
+    await room.acquire(source.priority, source.tenant)
     try:
         yield
     finally:
-        room.release()
+        room.release(source.priority)
 
 
 async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:
@@ -445,6 +507,16 @@ def _log_fields() -> dict[str, Any]:
     """Of the lines about what runs here, as far as they can be sent to another process."""
     fields = structlog.contextvars.get_contextvars().items()
     return {name: value for name, value in fields if isinstance(value, str | int) and name != "program"}
+
+
+async def _apart(attempt: Coroutine[Any, Any, T]) -> T:
+    """Raises CancelledItself when its task was cancelled, and nobody had asked for that out here."""
+    try:
+        return await asyncio.create_task(attempt)
+    except asyncio.CancelledError as error:
+        if _is_being_cancelled():
+            raise
+        raise CancelledItself from error
 
 
 def _is_being_cancelled() -> bool:
@@ -473,6 +545,7 @@ class _ChunkRun:
     def __init__(
         self,
         attempt: Callable[[Operation], Awaitable[Verdict]],
+        cancelled: Callable[[Operation], Verdict],
         slots: Turn | TurnWithRoom | None,
         monotonic: Callable[[], float],
         *,
@@ -482,6 +555,7 @@ class _ChunkRun:
     ) -> None:
         self.verdicts: dict[int, Verdict] = {}
         self._attempt = attempt
+        self._cancelled = cancelled  # what an attempt has come to that cancelled its own task
         self._slots = slots
         self._stop = stop
         self._ended = ended
@@ -489,7 +563,7 @@ class _ChunkRun:
         self._monotonic = monotonic
         self._left: deque[Operation] = deque()  # not begun
         self._workers: dict[asyncio.Task[None], Operation | None] = {}  # and what each is at
-        self._waiting: set[asyncio.Task[None]] = set()  # those that have no slot
+        self._waiting: dict[asyncio.Task[None], None] = {}  # those that have no slot, in their order
         self._fault: BaseException | None = None
 
     async def carry_out(self, operations: Sequence[Operation]) -> None:
@@ -534,11 +608,11 @@ class _ChunkRun:
     async def _take_slot(self, worker: asyncio.Task[None]) -> None:
         if self._slots is None:
             return
-        self._waiting.add(worker)
+        self._waiting[worker] = None
         try:
             await self._slots.acquire()
         finally:
-            self._waiting.discard(worker)
+            self._waiting.pop(worker, None)
 
     async def _work_for_a_slice(self, worker: asyncio.Task[None], unmarked: contextvars.Context) -> None:
         ends_at = self._monotonic() + SLICE_SECONDS
@@ -581,11 +655,15 @@ class _ChunkRun:
         try:
             self._fault = self._fault or worker.exception()  # one of ours: what handlers raise are verdicts
         except asyncio.CancelledError:
-            if operation is not None and not self._stop.cut.is_set():
-                # Its handler cancelled the task it runs in. Without a verdict it would follow for ever.
-                self.verdicts[operation.index] = failed(operation, 500, "Broke", "The handler cancelled its own task.")
+            if operation is not None and not self._stop.cut.is_set():  # by the handler it ran
+                self.verdicts[operation.index] = self._cancelled(operation)
         if self._left:
             self._begin_worker()
+
+
+def _call_failed(first: Operation) -> Verdict:
+    """For the run that begins calls: this one's operations have no verdicts yet."""
+    return failed(first, 500, "Broke")
 
 
 class _LotRun:
@@ -618,7 +696,7 @@ class _LotRun:
         try:
             verdicts = await self._attempt(lot)
         except CallFailed:
-            return failed(first, 500, "Broke")
+            return _call_failed(first)
         self.verdicts |= verdicts
         self._end(lot)
         return verdicts[first.index]

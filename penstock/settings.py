@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         60,
         ge=2,
         le=3_600,
-        description="A consumer of which handlers block the loop, or every thread, for so long ends itself.",
+        description="Ends a consumer whose loop, or a program all of whose threads, handlers block for so long.",
     )
     leave_seconds: float = Field(
         5, ge=0, le=300, description="How long a front end says that it is not ready, before it stops listening."

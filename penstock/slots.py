@@ -87,14 +87,6 @@ class Slots:
         self._release(self._lanes[priority])
 
     @asynccontextmanager
-    async def one(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> AsyncIterator[None]:
-        await self.acquire(priority, tenant)
-        try:
-            yield
-        finally:
-            self.release(priority)
-
-    @asynccontextmanager
     async def all(self) -> AsyncIterator[None]:
         """All of them, ahead of whatever waits: those it has are idle until it has the last.
 
@@ -178,11 +170,11 @@ class Turn:
 
 
 class Room(Protocol):
-    """What else there is a bounded number of: threads, processes."""
+    """What else there is a bounded number of, given in the same turns: threads, processes."""
 
-    async def acquire(self) -> None: ...
+    async def acquire(self, priority: Priority, tenant: str) -> None: ...
 
-    def release(self) -> None: ...
+    def release(self, priority: Priority) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +192,13 @@ class TurnWithRoom:
         return self.turn.count
 
     async def acquire(self) -> None:
-        await self.room.acquire()
+        await self.room.acquire(self.turn.priority, self.turn.tenant)
         try:
             await self.turn.acquire()
         except BaseException:
-            self.room.release()
+            self.room.release(self.turn.priority)
             raise
 
     def release(self) -> None:
         self.turn.release()
-        self.room.release()
+        self.room.release(self.turn.priority)

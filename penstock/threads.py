@@ -11,12 +11,15 @@ import contextlib
 import contextvars
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from penstock.clock import Clock
 from penstock.errors import ThreadsStuck
+from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.slots import Slots
 
 T = TypeVar("T")
 
@@ -29,32 +32,40 @@ class _Returned(Generic[T]):
 
 
 class Threads:
-    """Take room with `acquire`, then `run` one call, then `release`: room comes free once the thread has returned."""
+    """Take room with `acquire`, then `run` one call, then `release`: room comes free once the thread has returned.
 
-    def __init__(self, size: int) -> None:
+    All three are told the priority of whose turn it is.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._size = size
-        self._room = asyncio.Semaphore(size)
+        self._room = Slots(size, weights, monotonic)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started = 0
         self._idle = 0
-        self._left = 0  # threads that nobody waits for any more
-        self._unreleased = 0  # of those: whose room is not to be released before they return
+        self._left: list[Priority] = []  # of threads that nobody waits for any more
+        self._unreleased: list[Priority] = []  # of those whose room is not to be released before they return
         self._any_left = asyncio.Event()
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._waiting_for_quiet = 0
         self._is_let_go = False
 
-    async def acquire(self) -> None:
-        await self._room.acquire()
+    async def acquire(self, priority: Priority, tenant: str) -> None:
+        await self._room.acquire(priority, tenant)
 
-    def release(self) -> None:
-        if self._unreleased:
-            self._unreleased -= 1  # a thread was left behind, and releases it when it returns
+    def release(self, priority: Priority) -> None:
+        if priority in self._unreleased:
+            self._unreleased.remove(priority)  # a thread was left behind, and releases it when it returns
         else:
-            self._room.release()
+            self._room.release(priority)
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T], priority: Priority) -> T:
         """What the call returns or raises; it sees the context variables. Cancelled, it leaves its thread behind."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[_Returned[T] | BaseException] = loop.create_future()
@@ -63,14 +74,14 @@ class Threads:
         def perform() -> None:
             outcome = _perform(lambda: context.run(call))
             with contextlib.suppress(RuntimeError):  # the loop is closed: it was left behind, and the program ends
-                loop.call_soon_threadsafe(self._end, ended, outcome)
+                loop.call_soon_threadsafe(self._end, ended, outcome, priority)
 
         self._hand_over(perform)
         try:
             outcome = await ended
         except asyncio.CancelledError:
             if ended.cancelled():
-                self._leave()
+                self._leave(priority)
             raise
         if isinstance(outcome, BaseException):
             raise outcome
@@ -97,14 +108,14 @@ class Threads:
             elif stuck_since is None:
                 stuck_since = clock.monotonic()
             elif clock.monotonic() - stuck_since >= stall_seconds:
-                raise ThreadsStuck(self._left)
+                raise ThreadsStuck(len(self._left))
 
     def let_go(self) -> None:
         """Nothing begins any more: nobody waits any longer for room that a thread left behind keeps, or for quiet."""
         self._is_let_go = True
         self._none_left.set()
-        for _ in range(self._left):
-            self._room.release()
+        for priority in self._left:
+            self._room.release(priority)
 
     def close(self) -> None:
         """Let the threads end that have nothing to do; those that are left behind end with the process."""
@@ -112,7 +123,7 @@ class Threads:
             self._jobs.put(None)
 
     def _hold_up(self) -> bool:
-        return self._left >= self._size or (self._left > 0 and self._waiting_for_quiet > 0)
+        return len(self._left) >= self._size or bool(self._left and self._waiting_for_quiet)
 
     def _hand_over(self, job: Callable[[], None]) -> None:
         if self._idle:
@@ -124,25 +135,29 @@ class Threads:
         self._jobs.put(job)
 
     def _end(
-        self, ended: "asyncio.Future[_Returned[T] | BaseException]", outcome: _Returned[T] | BaseException
+        self,
+        ended: "asyncio.Future[_Returned[T] | BaseException]",
+        outcome: _Returned[T] | BaseException,
+        priority: Priority,
     ) -> None:
         self._idle += 1
         if ended.cancelled():
-            self._come_back()
+            self._come_back(priority)
         else:
             ended.set_result(outcome)
 
-    def _leave(self) -> None:
-        self._left += 1
+    def _leave(self, priority: Priority) -> None:
+        self._left.append(priority)
         if not self._is_let_go:
-            self._unreleased += 1
+            self._unreleased.append(priority)
         self._any_left.set()
         self._none_left.clear()
 
-    def _come_back(self) -> None:
-        self._left -= 1
-        self._room.release()
-        if self._left == 0:
+    def _come_back(self, priority: Priority) -> None:
+        self._left.remove(priority)
+        if not self._is_let_go:
+            self._room.release(priority)
+        if not self._left:
             self._any_left.clear()
             self._none_left.set()
 

@@ -1,6 +1,7 @@
 """What an attempt came to: whatever a handler returns becomes JSON, whatever is raised becomes a verdict."""
 
 import inspect
+from http import HTTPStatus
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -8,10 +9,11 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from penstock.chunk import Operation
 from penstock.context import Reject, Retry
 from penstock.errors import Misconfigured
-from penstock.outcome import Outcome, TryAgain, Verdict, failed
+from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome, failed
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
 
+CANCELLED_ITSELF = "The handler cancelled its own task."
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 
 
@@ -21,6 +23,10 @@ class TimedOut(Exception):
 
 class CancelledWithin(Exception):
     """The handler was cancelled, and nobody had asked for that."""
+
+
+class CancelledItself(Exception):
+    """The handler cancelled the task that it runs in."""
 
 
 class Unserializable(Exception):
@@ -38,6 +44,17 @@ class WorkerDied(Exception):
 def invalid(operation: Operation, error: InvalidOperation) -> Outcome:
     """Validated before it was accepted, so the application has changed since: it is told, not tried again."""
     return failed(operation, 422, "Invalid operation", str(error), rejected=True)
+
+
+def cancelled_itself(operation: Operation) -> Outcome:
+    return failed(operation, 500, "Broke", CANCELLED_ITSELF)
+
+
+def was_cut_off(verdict: Verdict) -> bool:
+    """Perhaps in the middle of a statement, which can cost the connection of a transaction."""
+    outcome = as_outcome(verdict)
+    detail = outcome.error["detail"] if outcome.error is not None else None
+    return outcome.status == HTTPStatus.GATEWAY_TIMEOUT or detail == CANCELLED_ITSELF
 
 
 def judge(error: BaseException, operation: Operation, route: Route) -> Verdict:

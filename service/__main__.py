@@ -21,7 +21,7 @@ from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
 from penstock.tracing import open_spans
 from service.app import create_app
-from service.parts import LEAVING, METER
+from service.parts import CLOCK, LEAVING, METER, RUNNER
 
 if TYPE_CHECKING:
     from penstock.spans import Spans
@@ -62,7 +62,10 @@ async def _serve(
 
 
 async def _answer(app: web.Application, settings: Settings, arguments: argparse.Namespace) -> None:
-    """Until we are asked to stop, and what is under way then has been answered."""
+    """Until we are asked to stop, and what is under way then has been answered.
+
+    Raises ThreadsStuck, likewise after all that, when handlers hold up for too long what needs a thread.
+    """
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
     )
@@ -72,12 +75,26 @@ async def _answer(app: web.Application, settings: Settings, arguments: argparse.
         site = web.TCPSite(runner, arguments.host, arguments.port)
         await _listen(site, arguments.host, arguments.port)
         get_log().info(Event.SERVICE_READY, url=site.name)
-        await stop_signals()
-        app[LEAVING].set()
-        await asyncio.sleep(settings.leave_seconds)
+        try:
+            await _stop_or_stuck(app, settings)
+        finally:
+            app[LEAVING].set()
+            await asyncio.sleep(settings.leave_seconds)
     finally:
         # Stops listening, then waits up to the grace period for the requests under way.
         await runner.cleanup()
+
+
+async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:
+    watching = asyncio.create_task(app[RUNNER].watch(settings.stall_seconds, app[CLOCK]), name="threads")
+    stopping = asyncio.create_task(stop_signals(), name="signals")
+    try:
+        await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            await watching
+    finally:
+        watching.cancel()
+        stopping.cancel()
 
 
 async def _listen(site: web.TCPSite, host: str, port: int) -> None:

@@ -13,7 +13,6 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from typing import Any
 
 from penstock.backoff import Backoff
@@ -23,6 +22,7 @@ from penstock.operations import Operations
 from penstock.outcome import OutcomeState, TryAgain, Verdict, as_outcome, failed, is_final
 from penstock.runner import Runner, Source, Transaction
 from penstock.telemetry import Event, get_log
+from penstock.verdict import was_cut_off
 
 
 class _RollBack(Exception):
@@ -108,7 +108,7 @@ class SmallBatchRunner:
                 singly |= {operation.index for operation in lost.lot}
                 continue
             except Exception as error:  # noqa: BLE001 - opening or committing failed: nothing of it stands
-                found = {index: one for index, one in tried.items() if _was_cut_off(one)}
+                found = {index: one for index, one in tried.items() if was_cut_off(one.verdict)}
                 if not batch.atomic and asyncio.get_running_loop().time() >= deadline:
                     return culprits | found  # the others have not ended, and time is over
                 if not found or batch.atomic:
@@ -171,11 +171,11 @@ class SmallBatchRunner:
             async with asyncio.timeout_at(deadline), self._runner.slot(lot[0], batch.source):
                 if asyncio.get_running_loop().time() >= deadline:
                     return None
-                verdicts = await self._runner.run_lot(lot, batch.source, 1, transaction)
+                verdicts = await self._runner.run_lot_apart(lot, batch.source, 1, transaction)
         except TimeoutError:
             return None
         except CallFailed as error:
-            if error.timed_out and transaction is not None:
+            if error.cut_off and transaction is not None:
                 raise _Anew(lot) from error
             return {}
         return {index: Tried(verdict, 1) for index, verdict in verdicts.items()}
@@ -201,7 +201,7 @@ class SmallBatchRunner:
                         # statement cut short can cost the others the connection that they share.
                         if asyncio.get_running_loop().time() >= deadline:
                             break
-                        verdict = await self._runner.run(operation, batch.source, attempt, transaction)
+                        verdict = await self._runner.run_apart(operation, batch.source, attempt, transaction)
                     last = Tried(verdict, attempt)
         except TimeoutError:
             pass
@@ -209,7 +209,7 @@ class SmallBatchRunner:
 
     async def _comes_another(self, last: Tried, deadline: float, transaction: Callable[[], Transaction] | None) -> bool:
         """Whether there is to be another attempt; then it is time for it."""
-        if transaction is not None and _was_cut_off(last):
+        if transaction is not None and was_cut_off(last.verdict):
             return False  # what it was doing may have cost the connection: no further attempt on that one
         wait = self._wait_seconds(last.verdict, last.attempt)
         # A wait that time does not allow is not begun: nobody would gain by it, and the next in the transaction would
@@ -247,10 +247,6 @@ def _one_by_one(lot: Lot) -> list[Lot]:
 
 def _is_success(tried: Tried | None) -> bool:
     return tried is not None and as_outcome(tried.verdict).state is OutcomeState.SUCCEEDED
-
-
-def _was_cut_off(tried: Tried) -> bool:
-    return as_outcome(tried.verdict).status == HTTPStatus.GATEWAY_TIMEOUT
 
 
 def _rolled_back(batch: SmallBatch, operation: Operation, tried: Tried | None) -> Tried:

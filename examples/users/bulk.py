@@ -68,13 +68,14 @@ def apply_change(users: dict[int, User], owners: dict[str, int], user_id: int, c
     """In memory: `users` as they will be stored, and whose each address will be."""
     if user_id not in users:
         return unknown_user(user_id)
-    if change.email is not None and owners.setdefault(change.email, user_id) != user_id:
-        return email_taken(change.email)
     if change.country is not None:
         try:
             refuse_unserved(change.country)
         except Reject as refusal:
             return refusal
+    # Last: what is refused must not claim an address.
+    if change.email is not None and owners.setdefault(change.email, user_id) != user_id:
+        return email_taken(change.email)
     users[user_id] = users[user_id].model_copy(update=change.model_dump(exclude_none=True))
     return users[user_id]
 

@@ -72,7 +72,10 @@ def once_each(
         places = [place for place, key in enumerate(keys) if key in fresh]
         if places:
             some = {name: [values[place] for place in places] for name, values in lists.items()}
-            outcomes |= zip([keys[place] for place in places], await handler(**some), strict=True)
+            returned = await handler(**some)
+            if len(returned) != len(places):
+                return [*outcomes.values(), *returned]  # wrong for all of them too: Penstock says so and rolls back
+            outcomes |= zip([keys[place] for place in places], returned, strict=True)
         done = {
             key: answer_type.dump_json(outcome).decode()
             for key, outcome in outcomes.items()

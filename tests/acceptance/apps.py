@@ -79,6 +79,12 @@ def wait_in_thread(context: Context) -> dict[str, int]:
     return {"attempt": context.attempt}
 
 
+@operations.post("/hangs-in-a-thread", timeout_seconds=0.2, max_attempts=1)
+def hang_in_thread() -> None:
+    while not journal().is_gate_open:
+        time.sleep(0.01)
+
+
 @operations.post("/burns", cpu_bound=True, timeout_seconds=600)
 def burn(context: Context) -> dict[str, int]:
     """Keeps a core busy until the test opens the gate."""

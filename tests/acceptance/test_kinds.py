@@ -11,6 +11,7 @@ from tests.support.waiting import eventually
 LONG_LEASE = "600"
 BURN: Operation = {"method": "POST", "path": "/burns"}
 WAIT: Operation = {"method": "POST", "path": "/waits-in-a-thread"}
+HANGS: Operation = {"method": "POST", "path": "/hangs-in-a-thread"}
 TOO_LONG: Operation = {"method": "POST", "path": "/burns-for-too-long"}
 KILLS: Operation = {"method": "POST", "path": "/kills-its-worker"}
 
@@ -75,6 +76,25 @@ async def test_stopped_consumer_kills_its_processes_leaves_its_threads_and_hands
     assert exit_code == 0
     assert (status.status, status.succeeded) == ("completed", 2)
     assert {outcome["result"]["attempt"] for outcome in await penstock.api.results(batch_id)} == {1}
+
+
+@on_any_aws
+async def test_front_end_whose_threads_hang_leaves_its_balancer_and_ends(install: Install) -> None:
+    penstock = await install(CONCURRENCY="1", STALL_SECONDS="2", LEAVE_SECONDS="2", GRACE_SECONDS="0.2")
+    stuck = await penstock.serve()
+    answer = await penstock.api.post([HANGS])
+    assert [result["status"] for result in answer.body["results"]] == [504]
+
+    await until_unready(penstock)
+    assert await stuck.ended() == 1
+    assert "penstock serve: Let `def` handlers return in time" in stuck.output()
+
+
+async def until_unready(penstock: Installation) -> None:
+    async def is_unready() -> bool:
+        return (await penstock.api.get("/health/ready")).status == 503
+
+    await eventually(is_unready)
 
 
 @on_any_aws

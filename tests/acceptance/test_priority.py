@@ -9,7 +9,7 @@ from tests.support.api import Api, Operation
 PAUSE: Operation = {"method": "POST", "path": "/pauses", "body": {"seconds": 0.005}}
 URGENT = 2_000
 PATIENT = 50_000
-MOST_TIMES_AS_LONG = 2.0  # it is about 1.1; other work on the machine may double that
+MOST_TIMES_AS_LONG = 2.0  # by weight a sixteenth, and what was running; measured 1.5 on two busy cores
 SPARE_SECONDS = 1.0
 
 
@@ -35,7 +35,9 @@ async def measured_installation(install: Install, **settings: str) -> Installati
 
 
 @on_any_aws
-async def test_urgent_batch_behind_fifty_thousand_patient_operations_takes_as_long_as_alone(install: Install) -> None:
+async def test_urgent_batch_behind_fifty_thousand_patient_operations_takes_little_longer_than_alone(
+    install: Install,
+) -> None:
     penstock = await measured_installation(install)
     alone = await seconds_taken(penstock.api, await penstock.api.stream(PAUSE, URGENT, priority="high"))
     patient = await penstock.api.stream(PAUSE, PATIENT, priority="low")

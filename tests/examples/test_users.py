@@ -22,7 +22,8 @@ from examples.users.app import create_user, delete_user, get_user, operations, u
 from examples.users.bulk import create_users, update_users
 from examples.users.database import Database, prepare_sqlite_file, read_url
 from examples.users.models import STAFF, UserRow, answers
-from examples.users.rules import COUNTRIES, MINIMUM_AGE_YEARS, age_on
+from examples.users.once import once_each
+from examples.users.rules import COUNTRIES, MINIMUM_AGE_YEARS, age_on, email_taken
 from examples.users.schemas import NewUser, User, UserChange
 from penstock import Context, Reject
 
@@ -292,6 +293,13 @@ async def test_of_two_who_want_one_address_the_first_has_it(database: Database) 
     assert outcomes(given) == ["wanted@example.com", 409]
 
 
+async def test_who_is_refused_claims_no_address(database: Database) -> None:
+    ada, bob = await created(database, *make_users("ada", "bob"))
+    changes = [UserChange(email="wanted@example.com", country="US"), UserChange(email="wanted@example.com")]
+    given = await perform_bulk(database, update_users, user_id=[ada.id, bob.id], changes=changes)
+    assert outcomes(given) == [422, "wanted@example.com"]
+
+
 async def test_an_address_taken_since_we_looked_fails_the_call_and_changes_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +347,21 @@ async def test_a_bulk_call_delivered_twice_at_the_same_time_is_done_once(url: st
         given = await asyncio.gather(*attempts)
         assert given == [given[0]] * 6
         assert len(await emails(one)) == len(STAFF) + 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_a_wrong_number_of_outcomes_is_wrong_once_wrapped_too(database: Database, count: int) -> None:
+    """Also when it would be right without what an earlier run has done."""
+
+    @once_each
+    async def create(users: list[NewUser], contexts: list[Context[AsyncSession]]) -> list[User | Reject]:
+        rejected: list[User | Reject] = [email_taken(user.email) for user in users * 3]
+        return rejected[:count]
+
+    ada, bob, cleo = make_users("ada", "bob", "cleo")
+    await perform_bulk(database, create_users, ["a"], users=[ada])
+    given = await perform_bulk(database, create, ["a", "b", "c"], users=[ada, bob, cleo])
+    assert len(given) == 1 + count
 
 
 async def test_rivals_in_two_calls_are_told_apart(url: str) -> None:

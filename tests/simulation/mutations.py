@@ -19,7 +19,7 @@ from penstock.chunk import Chunk
 from penstock.dynamodb import DynamoDbStore
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
-from penstock.runner import Runner, Source
+from penstock.runner import Runner
 from penstock.sqs import SqsQueue
 from penstock.store import Group, KeyClaim, Traces
 
@@ -293,7 +293,7 @@ def run_a_suspect_without_looking_again(patching: Patching) -> None:
 
 
 def run_a_last_attempt_beside_others(patching: Patching) -> None:
-    patching.setattr(Runner, "all_slots", lambda self, operation: self.slot(operation, Source("", "")))
+    patching.setattr(Runner, "all_slots", Runner.slot)
 
 
 def tell_what_is_not_counted(patching: Patching) -> None:

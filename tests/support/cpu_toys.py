@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -100,6 +101,12 @@ def burn(seconds: float) -> None:
         sum(range(1_000))
 
 
+@_post("/nap")
+def nap(seconds: float) -> None:
+    """In a thread."""
+    time.sleep(seconds)
+
+
 @_post("/burn-a-moment", cpu_bound=True, timeout_seconds=0.2)
 def burn_too_long(note: str) -> None:
     """Leaves word of who it is before it burns for ever."""
@@ -111,6 +118,29 @@ def burn_too_long(note: str) -> None:
 @_post("/burn-for-ever", cpu_bound=True)
 def burn_for_ever(note: str) -> None:
     burn_too_long(note)
+
+
+def _start_sleeping(note: str) -> None:
+    """A program that would go on for a minute; leaves word of who it is."""
+    Path(note).write_text(str(subprocess.Popen(["/bin/sleep", "60"]).pid))
+
+
+@_post("/start-and-hang", cpu_bound=True, timeout_seconds=0.2)
+def start_and_hang(note: str) -> None:
+    _start_sleeping(note)
+    time.sleep(60)
+
+
+@_post("/start-and-die", cpu_bound=True)
+def start_and_die(note: str) -> None:
+    _start_sleeping(note)
+    os._exit(1)
+
+
+@_post("/start", cpu_bound=True)
+def start(note: str) -> int:
+    _start_sleeping(note)
+    return os.getpid()
 
 
 @_post("/async")

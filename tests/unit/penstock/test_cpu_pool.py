@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from structlog.testing import capture_logs
 from penstock import Operations
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
+from penstock.meter import UNKNOWN_HANDLER, Meter
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
+from penstock.priority import Priority
 from penstock.runner import Runner, Source, Stop
 from tests.support.cpu_toys import operations
 from tests.support.waiting import UNIT_SECONDS, eventually
@@ -153,6 +156,26 @@ async def test_process_is_killed_when_its_time_is_up(runner: Runner, tmp_path: P
     assert await result_of(runner, "/where") != pid
 
 
+@pytest.mark.parametrize("path", ["/start-and-hang", "/start-and-die"])
+async def test_what_a_handler_has_started_ends_with_its_process(runner: Runner, tmp_path: Path, path: str) -> None:
+    note = tmp_path / "pid"
+    with capture_logs():
+        assert isinstance(await run(runner, path, str(note)), TryAgain)
+    await until_ended(await noted(note))
+
+
+async def test_what_a_handler_has_started_ends_also_when_its_process_died_between_two_operations(
+    runner: Runner, tmp_path: Path
+) -> None:
+    note = tmp_path / "pid"
+    os.kill(await result_of(runner, "/start", str(note)), signal.SIGKILL)
+    [worker] = runner._cpu._idle
+    await eventually(lambda: asyncio.sleep(0, not worker.is_alive))
+    assert is_running(await noted(note))
+    await result_of(runner, "/where")
+    await until_ended(await noted(note))
+
+
 async def test_starting_a_process_is_not_the_operations_time(tmp_path: Path) -> None:
     """Which is a fifth of a second here, less than starting Python and importing takes."""
     runner = Runner(operations, 1)
@@ -170,6 +193,28 @@ async def test_process_is_killed_when_the_run_is_cut(runner: Runner, tmp_path: P
     stop.cut_off()
     assert await running == {}
     await until_ended(pid)
+
+
+async def test_figures_are_of_the_handler_and_not_of_starting_its_process() -> None:
+    meter = Meter()
+    runner = Runner(operations, 1, meter=meter)
+    begun_at = time.monotonic()
+    await run(runner, "/where")
+    took = time.monotonic() - begun_at
+    spent = runner.take_spent()["POST /where"]
+    await runner.close()
+    [seconds] = [figures.seconds for figures in meter.take().handlers.values()]
+    assert (seconds.count, seconds.total) == (1, spent.seconds)
+    assert seconds.total < took / 2
+
+
+async def test_what_the_process_finds_invalid_is_counted_as_on_the_loop() -> None:
+    meter = Meter()
+    runner = Runner(operations, 1, meter=meter)
+    await run(runner, "/double")
+    await runner.close()
+    [(handler, figures)] = meter.take().handlers.items()
+    assert (handler, figures.failed, figures.count, figures.seconds.count) == (UNKNOWN_HANDLER, 1, 1, 0)
 
 
 async def test_closing_leaves_no_process() -> None:
@@ -208,6 +253,7 @@ async def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> N
 PARENT = """
 import asyncio, sys
 from penstock.chunk import Operation
+from penstock.priority import Priority
 from penstock.runner import Runner, Source
 from tests.support.cpu_toys import operations
 
@@ -228,6 +274,33 @@ async def test_what_waits_for_a_process_holds_no_slot() -> None:
     assert not burning.done()
     assert len(await burning) == 4
     await runner.close()
+
+
+async def in_turn(path: str, *sources: Source) -> list[Source]:
+    """The order in which operations run that all want the one thread, or the one process, at the same time."""
+    runner = Runner(operations, 4 if path == "/burn" else 1, cpu_processes=1)
+    ran: list[Source] = []
+
+    async def run_one(source: Source) -> None:
+        async with runner.slot(operation := make_operation(path, 0.01), source):
+            ran.append(source)
+            assert isinstance(await runner.run(operation, source, 1), Outcome)
+
+    await asyncio.gather(*map(run_one, sources))
+    await runner.close()
+    return ran
+
+
+@pytest.mark.parametrize("path", ["/nap", "/burn"])
+async def test_urgent_operations_are_next_in_threads_and_processes_too(path: str) -> None:
+    low, high = (Source("01J", "01J", priority) for priority in (Priority.LOW, Priority.HIGH))
+    assert await in_turn(path, low, low, low, high) == [low, high, low, low]
+
+
+@pytest.mark.parametrize("path", ["/nap", "/burn"])
+async def test_tenants_take_turns_in_threads_and_processes_too(path: str) -> None:
+    one, other = (Source("01J", "01J", tenant=tenant) for tenant in ("one", "other"))
+    assert await in_turn(path, one, one, one, other, other) == [one, one, other, one, other]
 
 
 async def test_loop_stays_responsive_while_handlers_burn_every_core() -> None:

@@ -595,7 +595,7 @@ async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
 
 
 async def take_all_slots(runner: Runner, gauge: Gauge) -> None:
-    async with runner.all_slots(make_operation("/succeed")):
+    async with runner.all_slots(make_operation("/succeed"), SOURCE):
         begun = gauge.begun
         for _ in range(10):
             assert gauge.running == 0
@@ -638,8 +638,33 @@ async def test_failing_operations_leave_their_neighbours_alone() -> None:
 
 async def test_handler_that_cancels_its_own_task_fails_for_good() -> None:
     """Without a verdict it would follow as not run, for ever."""
-    verdicts = await Runner(operations, 1).run_chunk(make_chunk("/cancel-itself"), SOURCE, Stop(), lambda: None)
+    meter = Meter()
+    runner = Runner(operations, 1, meter=meter)
+    verdicts = await runner.run_chunk(make_chunk("/cancel-itself"), SOURCE, Stop(), lambda: None)
     assert verdicts == {0: failure(500, "Broke", "The handler cancelled its own task.")}
+    assert counted(meter) == {"POST /cancel-itself": (1, 1)}
+
+
+async def test_handler_that_runs_apart_cancels_nothing_but_itself() -> None:
+    meter = Meter()
+    verdict = await Runner(operations, 1, meter=meter).run_apart(make_operation("/cancel-itself"), SOURCE, 1)
+    assert verdict == failure(500, "Broke", "The handler cancelled its own task.")
+    assert counted(meter) == {"POST /cancel-itself": (1, 1)}
+
+
+async def test_what_runs_apart_is_cancelled_with_whoever_waits_for_it() -> None:
+    meter = Meter()
+    running = asyncio.create_task(Runner(operations, 1, meter=meter).run_apart(make_operation("/sleep"), SOURCE, 1))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert counted(meter) == {}
+
+
+def counted(meter: Meter) -> dict[str, tuple[int, int]]:
+    """How many attempts of each handler failed for good, and how many there were."""
+    return {name: (figures.failed, figures.count) for name, figures in meter.take().handlers.items()}
 
 
 async def test_each_operation_is_said_to_have_ended_exactly_once(gauge: Gauge) -> None:

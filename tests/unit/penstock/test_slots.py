@@ -47,15 +47,21 @@ class Bench:
     _running: list[tuple[float, asyncio.Event]] = field(default_factory=list)
 
     async def work(self, kind: str, seconds: float, priority: Priority, tenant: str = "") -> None:
-        async with self.slots.one(priority, tenant):
-            self.first.setdefault(kind, self.now)
-            self.here += 1
-            self.most = max(self.most, self.here)
-            ended = asyncio.Event()
-            self._running.append((self.now + seconds, ended))
-            await ended.wait()
-            self.shares[kind] += seconds
-            self.here -= 1
+        await self.slots.acquire(priority, tenant)
+        try:
+            await self._run(kind, seconds)
+        finally:
+            self.slots.release(priority)
+
+    async def _run(self, kind: str, seconds: float) -> None:
+        self.first.setdefault(kind, self.now)
+        self.here += 1
+        self.most = max(self.most, self.here)
+        ended = asyncio.Event()
+        self._running.append((self.now + seconds, ended))
+        await ended.wait()
+        self.shares[kind] += seconds
+        self.here -= 1
 
     async def pass_time(self, until: float) -> None:
         await settle()

@@ -233,7 +233,7 @@ async def test_what_must_run_alone_waits_for_threads_left_behind(toys: Operation
     await run_chunk(runner, "/hang")
 
     async def run_alone() -> None:
-        async with runner.all_slots(make_operation("/async")):
+        async with runner.all_slots(make_operation("/async"), SOURCE):
             assert gate.running == 0
 
     alone = asyncio.create_task(run_alone())
@@ -266,7 +266,7 @@ async def test_what_must_run_alone_does_not_wait_for_threads_that_the_cut_leaves
     await gate.until_running(2)
 
     async def run_alone() -> None:
-        async with runner.all_slots(make_operation("/thread")):
+        async with runner.all_slots(make_operation("/thread"), SOURCE):
             pass
 
     alone = asyncio.create_task(run_alone())

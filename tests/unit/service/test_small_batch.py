@@ -113,6 +113,33 @@ async def test_each_failure_is_its_own(serve: Serve) -> None:
     assert all(("result" in result) != ("error" in result) for result in answer.body["results"])
 
 
+async def cancel_own_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+toys.post("/cancel-itself")(cancel_own_task)
+
+
+async def test_handler_that_cancels_its_own_task_fails_alone(serve: Serve) -> None:
+    service = await serve(toys, concurrency=2)
+    asked, key = ask_for("/succeed", "/cancel-itself", "/second-time-right"), {"Idempotency-Key": "once"}
+    answer = await service.post(asked, key)
+    assert statuses(answer) == [200, 500, 200]
+    assert answer.body["results"][1]["error"] == {"title": "Broke", "detail": "The handler cancelled its own task."}
+    again = await service.post(asked, key)
+    assert (again.content, again.headers["Idempotent-Replayed"]) == (answer.content, "true")
+
+
+async def test_beside_a_handler_that_cancels_its_own_task_what_time_cuts_off_is_handed_over(serve: Serve) -> None:
+    service = await serve(toys, concurrency=2, sync_seconds=SOON)
+    answer = await service.post(ask_for("/cancel-itself", "/hang"))
+    assert answer.status == 202
+    assert handed_over(service) == [1]
+
+
 async def test_given_ids_come_back_and_others_are_positions(serve: Serve) -> None:
     service = await serve(toys)
     operations = ask_for("/succeed", "/succeed", "/succeed")
@@ -357,6 +384,32 @@ async def test_operations_in_a_transaction_run_one_after_another(serve: Serve, d
     service = await serve(operations, concurrency=10)
     assert statuses(await service.post(ask_for(*["/attend"] * 5))) == [200] * 5
     assert meeting.most == 1
+
+
+async def test_handler_that_cancels_its_own_task_costs_nobody_the_transaction(serve: Serve, database: Database) -> None:
+    operations = database.operations()
+    operations.post("/cancel-itself")(cancel_own_task)
+
+    @operations.post("/cancel-statement/{name}")
+    async def cancel_statement(name: str, context: Context[AsyncConnection]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await insert(context, name)
+
+    service = await serve(operations)
+    answer = await service.post(ask_for("/items/a", "/cancel-itself", "/cancel-statement/x", "/items/b"))
+    assert statuses(answer) == [201, 500, 500, 201]
+    assert await database.names() == ["a", "b"]
+
+
+async def test_handler_that_cancels_its_own_task_fails_an_atomic_batch(serve: Serve, database: Database) -> None:
+    operations = database.operations()
+    operations.post("/cancel-itself")(cancel_own_task)
+    service = await serve(operations)
+    answer = await service.post(ask_for("/items/a", "/cancel-itself", "/items/b"), atomic=True)
+    assert statuses(answer) == [424, 500, 424]
+    assert await database.names() == []
 
 
 async def test_another_attempt_begins_with_a_fresh_savepoint(serve: Serve, database: Database) -> None:
@@ -682,6 +735,25 @@ async def test_call_that_is_cut_off_costs_nobody_the_transaction(serve: Serve, d
     service = await serve(with_bulk_items(database, sizes), sync_seconds=20 * UNIT_SECONDS)
     answer = await service.post([*ask_for("/items/z"), *bulk_items("a", "hang", "c")])
     assert statuses(answer) == [201, 201, 504, 201]
+    assert sizes[:2] == [3, 1]
+    assert await database.names() == ["a", "c", "z"]
+
+
+async def test_call_that_cancels_its_own_task_costs_nobody_the_transaction(serve: Serve, database: Database) -> None:
+    operations, sizes = database.operations(), list[int]()
+
+    @operations.post("/bulk-items/{name}", status=201, bulk=True)
+    async def create(name: list[str], contexts: list[Context[AsyncConnection]]) -> list[str]:
+        sizes.append(len(name))
+        for one in name:
+            await insert(contexts[0], one)
+        if "cancel" in name:
+            await cancel_own_task()
+        return name
+
+    service = await serve(operations)
+    answer = await service.post([*ask_for("/items/z"), *bulk_items("a", "cancel", "c")])
+    assert statuses(answer) == [201, 201, 500, 201]
     assert sizes[:2] == [3, 1]
     assert await database.names() == ["a", "c", "z"]
 
