@@ -1,5 +1,6 @@
 """What failed for good lands in the dead letter queue, as messages that can be run again."""
 
+from penstock.priority import Priority
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import on_any_aws, read_letter
 from tests.support.api import Operation
@@ -62,3 +63,30 @@ async def test_message_that_is_no_chunk_is_set_aside_and_stops_nothing(install: 
     assert (await penstock.api.ended(batch_id)).succeeded == 101
     await penstock.until_queue_is_empty()
     assert penstock.take_dead_letters() == ["This is no chunk."]
+
+
+@on_any_aws
+async def test_dead_letters_of_every_priority_are_shown_and_put_back_through_the_api(install: Install) -> None:
+    """Slow enough for heartbeats, too: so the programs make every call that their roles on AWS grant."""
+    penstock = await install(VISIBILITY_SECONDS="2", SYNC_MAX_OPERATIONS="2", SYNC_SECONDS="0.5")
+    await penstock.serve()
+    await penstock.consume()
+    slow: Operation = {"method": "POST", "path": "/pauses", "body": {"seconds": 1.2}}
+
+    batch_ids = []
+    for priority in Priority:
+        answer = await penstock.api.post([slow, LUCKY, BROKEN], priority=priority)
+        batch_ids.append(answer.body["batchId"])
+    handed_over = (await penstock.api.post([slow, REFUSED])).body["batchId"]
+    await penstock.api.ended(handed_over)
+    before = [await penstock.api.ended(batch_id) for batch_id in batch_ids]
+    await penstock.until_queue_is_empty()
+    shown = await penstock.api.get("/dead-letters")
+    redriven = await penstock.api.redrive()
+    await penstock.until_queue_is_empty()
+    after = [await penstock.api.ended(batch_id) for batch_id in batch_ids]
+
+    assert [(status.succeeded, status.failed) for status in before] == [(2, 1)] * 3
+    assert {letter["batchId"] for letter in shown.body["deadLetters"]} == {*batch_ids, handed_over}
+    assert (redriven.status, redriven.body) == (202, {"redrivenChunks": 4, "isComplete": True})
+    assert after == before  # what is broken fails again

@@ -13,7 +13,7 @@ from tests.simulation.world import PromiseBroken
 
 pytestmark = pytest.mark.timeout(600)
 
-RECOVERY_CALLS = 8
+RECOVERY_CALLS = 5
 
 
 @pytest.mark.parametrize("hit", Hit, ids=lambda hit: hit.name.lower())

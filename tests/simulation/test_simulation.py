@@ -11,7 +11,7 @@ from tests.simulation.mixes import MIXES
 from tests.simulation.scenario import run_seed
 
 BLOCK = len(MIXES)
-BLOCKS = 40  # 640 seeds
+BLOCKS = 32  # 512 seeds
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

@@ -88,6 +88,11 @@ class Api:
         async with self._session.post(f"{self.url}/batch/{batch_id}/cancel", headers=self._headers) as answer:
             assert answer.status == 202, await answer.text()
 
+    async def redrive(self) -> Answer:
+        """Put all dead letters back."""
+        async with self._session.post(f"{self.url}/dead-letters/redrive", headers=self._headers) as answer:
+            return Answer(answer.status, answer.headers, await answer.json(content_type=None))
+
     async def get(self, path: str) -> Answer:
         """GET anything that comes as JSON."""
         headers = {"Accept": "application/json", **self._headers}
