@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.priority import Priority
+from penstock.runner import NOTICE_SECONDS
 from tests.simulation.loop import GATE
 from tests.simulation.network import LOOKED_AT
 from tests.simulation.process import Process
@@ -109,9 +110,6 @@ class Truth:
     def submission_of(self, batch_id: str) -> Submission:
         label = self.labels[batch_id]
         return next(submission for submission in self.submissions if submission.label == label)
-
-    def toy_of(self, batch_id: str, operation_id: str) -> Toy:
-        return self.submission_of(batch_id).toys[int(operation_id.rpartition("-")[2])]
 
     def keys_of(self, submission: Submission) -> set[str]:
         """The keys that handlers were given for its operations, in all batches that it became."""
@@ -258,16 +256,16 @@ async def cancel_itself(plan: Plan, context: Context) -> Any:
 
 @_post("/stubborn", timeout_seconds=3_600)
 async def stubborn(plan: Plan, context: Context) -> Any:
-    """Will not be cancelled before it is done."""
-    truth = TRUTH.get()
+    """Will not be cancelled before it is done: it may be left behind, and then it has not finished for anybody."""
+    truth, noticed_at = TRUTH.get(), None
     async with truth.performing(context, Plan(seconds=0)) as run:
         until = truth.now() + plan.seconds
         while truth.now() < until and not truth.is_over:
             try:
                 await asyncio.sleep(until - truth.now())
             except asyncio.CancelledError:
-                continue
-        run.is_final = True
+                noticed_at = noticed_at or truth.now()
+        run.is_final = noticed_at is None or truth.now() < noticed_at + NOTICE_SECONDS
         return {"run": run.number}
 
 
