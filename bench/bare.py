@@ -16,11 +16,11 @@ from typing import Any
 from pydantic_core import to_json
 
 from bench.commands import commands, run, say
-from penstock.aws import Clients, open_clients
+from penstock.aws.clients import Clients, open_clients
+from penstock.aws.sqs import CALLS_AT_ONCE
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL
 from penstock.settings import Settings, read_settings
-from penstock.sqs import CALLS_AT_ONCE
 
 CHUNK_OPERATIONS = 100
 RECEIVES_AT_ONCE = 2  # while one is settled the next is on its way

@@ -21,8 +21,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from infra.cloudformation import Document, Stack, read_template
-from infra.provision import TEMPLATE
+from penstock.infra.cloudformation import Document, Stack, read_template
+from penstock.infra.provision import TEMPLATE
 
 MINUTES = 60
 CHUNK_OPERATIONS = 40  # of 50 ms each: two seconds of handler time

@@ -17,7 +17,7 @@ from aiobotocore.session import get_session
 
 from bench.counting import FILE_VARIABLE, Usage, usage_of
 from bench.servers import CREDENTIALS, Servers
-from penstock.dynamodb import DynamoDbStore
+from penstock.aws.store import DynamoDbStore
 from penstock.telemetry import Event
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class Installation:
         for name in (NAME, BARE_NAME):
             await self._provision(name)
         self.port = _free_port()
-        front = await self._start(FRONT_END, "service.__main__", "--port", str(self.port))
+        front = await self._start(FRONT_END, "penstock.service.__main__", "--port", str(self.port))
         numbers = range(1, consumers + 1)
-        ours = [await self._start(f"{CONSUMER} {number}", "consumer.__main__") for number in numbers]
+        ours = [await self._start(f"{CONSUMER} {number}", "penstock.consumer.__main__") for number in numbers]
         floors = [] if self.application else await self._start_floors(numbers)
         await front.logs(Event.SERVICE_READY)
         for program in ours:
@@ -123,7 +123,7 @@ class Installation:
 
     async def _provision(self, name: str) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "infra.provision"),
+            *(sys.executable, "-m", "penstock.infra.provision"),
             env=self._environment(PENSTOCK_NAME=name),
             stdout=asyncio.subprocess.DEVNULL,
         )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local.servers import DYNAMODB, ELASTICMQ, Server, missing_tools, running_servers
+from penstock.infra.local.servers import DYNAMODB, ELASTICMQ, Server, missing_tools, running_servers
 
 EMBEDDED = "embedded AWS"
 REAL = f"{ELASTICMQ.name} + {DYNAMODB.name}"
@@ -36,7 +36,7 @@ def start_servers(name: str) -> Iterator[Servers]:
 
 @contextmanager
 def _start_embedded() -> Iterator[Servers]:
-    command = [sys.executable, "-m", "infra.embedded", "--exit-with-parent", str(os.getpid())]
+    command = [sys.executable, "-m", "penstock.infra.embedded", "--exit-with-parent", str(os.getpid())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ours
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]

@@ -1,4 +1,4 @@
-"""The queue program: `python -m consumer`, or `penstock consume`."""
+"""The queue program: `python -m penstock.consumer`, or `penstock consume`."""
 
 import argparse
 import asyncio
@@ -7,25 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from consumer.consumer import Consumer
-from consumer.health import serve_health
-from consumer.processes import run_processes
-from consumer.watchdog import Watchdog
 from penstock.application import find_application
-from penstock.backend import open_backend
+from penstock.aws.backend import open_backend
+from penstock.aws.cloudwatch import open_publisher
 from penstock.clock import SystemClock
-from penstock.collector import spare_what_stays
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.health import serve_health
+from penstock.consumer.processes import run_processes
+from penstock.consumer.watchdog import Watchdog
 from penstock.errors import PenstockError
-from penstock.metrics import Program
+from penstock.metrics.names import Program
+from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
-from penstock.reporting import reporting
+from penstock.running.collector import spare_what_stays
 from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import configure_logging
-from penstock.tracing import open_spans
+from penstock.tracing.hooks import open_spans
 
 if TYPE_CHECKING:
-    from penstock.spans import Spans
+    from penstock.tracing.spans import Spans
 
 
 def main() -> None:
@@ -67,7 +68,8 @@ async def _consume(
         try:
             async with (
                 serve_health(consumer, arguments.health_host, arguments.health_port),
-                reporting(consumer.meter, Program.CONSUMER, settings, clock),
+                open_publisher(settings, Program.CONSUMER, clock) as publisher,
+                reporting(consumer.meter, publisher, clock),
             ):
                 spare_what_stays()
                 with Watchdog(settings.stall_seconds).watching():

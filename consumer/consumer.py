@@ -5,24 +5,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from consumer.inlets import Inlet, Load, room_for
-from consumer.lease import Leases
-from consumer.pacer import Pacer
-from consumer.processor import Processor
-from consumer.sweeper import Sweeper
 from penstock.backend import Backend
 from penstock.clock import Clock
+from penstock.consumer.inlets import Inlet, Load, room_for
+from penstock.consumer.lease import Leases
+from penstock.consumer.pacer import Pacer
+from penstock.consumer.processor import Processor
+from penstock.consumer.sweeper import Sweeper
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
-from penstock.meter import Meter
-from penstock.metrics import Metric
+from penstock.metrics.meter import Meter
+from penstock.metrics.names import Metric
 from penstock.operations import Operations
 from penstock.priority import Priority
 from penstock.queue import Delivery
-from penstock.runner import Stop
+from penstock.running.runner import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
-from penstock.tracing import runner_kind
+from penstock.tracing.hooks import runner_kind
 
 RECORDING_SECONDS = 10.0  # what recording and handing on may take once handlers are cut
 LEAVING_SECONDS = 1.0

@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from consumer.consumer import Consumer
+from penstock.consumer.consumer import Consumer
 from penstock.errors import Misconfigured, NotAcceptable
-from penstock.exposition import expose
-from penstock.metrics import Program
+from penstock.metrics.exposition import expose
+from penstock.metrics.names import Program
 
 CONSUMER = web.AppKey("consumer", Consumer)
 

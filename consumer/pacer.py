@@ -3,7 +3,7 @@
 from penstock.clock import Clock
 from penstock.errors import PenstockError
 from penstock.pace import Pace
-from penstock.runner import Runner
+from penstock.running.runner import Runner
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
 

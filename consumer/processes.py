@@ -73,7 +73,7 @@ class Processes:
 
 async def run_processes(count: int, arguments: Sequence[str], health_port: int | None, clock: Clock) -> int:
     """The exit code. Process k answers for its health on port `health_port + k`, k from 0."""
-    base = [sys.executable, "-m", "consumer", *arguments, "--exit-with-parent", str(os.getpid())]
+    base = [sys.executable, "-m", "penstock.consumer", *arguments, "--exit-with-parent", str(os.getpid())]
     ports = [[] if health_port is None else ["--health-port", str(health_port + number)] for number in range(count)]
     processes = Processes([[*base, *port] for port in ports], clock)
     stopping = asyncio.create_task(stop_signals(), name="signals")

@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 
 import structlog
 
-from consumer.batches import Batches, NotAdmitted
-from consumer.finisher import Finisher
-from consumer.lease import Leases
 from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch, Ending, sum_counts
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
+from penstock.consumer.batches import Batches, NotAdmitted
+from penstock.consumer.finisher import Finisher
+from penstock.consumer.lease import Leases
 from penstock.errors import Misconfigured, PenstockError, Unavailable
 from penstock.message import encode_chunk, encode_dead_letter
-from penstock.meter import UNKNOWN_HANDLER, Meter
-from penstock.metrics import Metric
+from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
+from penstock.metrics.names import Metric
 from penstock.operations import Operations
 from penstock.outcome import (
     ChunkRecord,
@@ -43,11 +43,11 @@ from penstock.outcome import (
 )
 from penstock.queue import LONGEST_DELAY_SECONDS, LONGEST_HIDDEN_SECONDS, Delivery, Message
 from penstock.route import InvalidOperation
-from penstock.runner import Runner, Source, Stop
+from penstock.running.runner import Runner, Source, Stop
 from penstock.settings import Settings
 from penstock.store import Traces
 from penstock.telemetry import Event, get_log
-from penstock.tracing import processing
+from penstock.tracing.hooks import processing
 
 T = TypeVar("T")
 

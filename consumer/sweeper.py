@@ -7,12 +7,12 @@ cancelled), its groups are closed, and nothing is counted in them any more. One 
 import random
 import secrets
 
-from consumer.finisher import Finisher
 from penstock.batch import Batch, BatchState, Ending
 from penstock.clock import Clock
+from penstock.consumer.finisher import Finisher
 from penstock.errors import PenstockError
-from penstock.meter import Meter
-from penstock.metrics import Metric
+from penstock.metrics.meter import Meter
+from penstock.metrics.names import Metric
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
 

@@ -148,4 +148,4 @@ def penstock_up(application: str, port: int, environment: Mapping[str, str] | No
 def penstock() -> list[str]:
     """The command that was installed beside this Python, or what it stands for."""
     command = Path(sys.executable).with_name("penstock")
-    return [str(command)] if command.exists() else [sys.executable, "-m", "penstock.cli"]
+    return [str(command)] if command.exists() else [sys.executable, "-m", "penstock"]

@@ -1,6 +1,6 @@
 """Makes the queues and the table of `template.yaml` with single calls, where there is no CloudFormation.
 
-`python -m infra.provision`, or `penstock provision`, for the embedded AWS, ElasticMQ and DynamoDB Local. May be
+`python -m penstock.infra.provision` or `penstock provision`, for the embedded AWS, ElasticMQ and DynamoDB Local. May be
 repeated: what stands is brought to what the template says, and nothing is ever deleted. Every type but AWS::SQS::Queue
 and AWS::DynamoDB::Table is left out: services, roles, scaling, alarms, the dashboard, and the policy that refuses plain
 HTTP, which is what such servers speak. On AWS this makes nothing and says how to deploy the template: what runs there
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.exceptions import ClientError
 
-from penstock.aws import error_code, explained
+from penstock.aws.clients import error_code, explained
 from penstock.errors import Misconfigured, PenstockError
 from penstock.settings import Settings, read_settings
 from penstock.signals import end_with_parent
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types_boto3_dynamodb.type_defs import TableDescriptionTypeDef
     from types_boto3_sqs import SQSClient
 
-    from infra.cloudformation import Stack
+    from penstock.infra.cloudformation import Stack
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
 QUEUE, TABLE = "AWS::SQS::Queue", "AWS::DynamoDB::Table"
@@ -102,7 +102,7 @@ def _make(settings: Settings, makers: Mapping[str, Callable[[dict[str, Any]], St
 def read_stack(settings: Settings, made: Mapping[str, Standing]) -> "Stack":
     """The template as it is for these settings. The rest of its parameters are as it says itself."""
     try:
-        from infra.cloudformation import NotUnderstood, Stack, read_template  # noqa: PLC0415 - not needed on AWS
+        from penstock.infra.cloudformation import NotUnderstood, Stack, read_template  # noqa: PLC0415 - not needed on AWS
     except ModuleNotFoundError as error:
         if error.name != "yaml":
             raise

@@ -1,4 +1,4 @@
-"""Everything on this machine: `python -m infra.up`, or `penstock up`.
+"""Everything on this machine: `python -m penstock.infra.up`, or `penstock up`.
 
 An embedded AWS, the queues and the table, one front end and some consumers, each a process of its own. They stop
 together: on Ctrl-C or SIGTERM, and when one of them dies.
@@ -128,10 +128,10 @@ async def _work(machine: Machine, settings: Settings, host: str, port: int, cons
     url = f"http://{ANY_HOST.get(host, host)}:{port}"
     endpoint = await _start_aws(machine)
     machine.environment["AWS_ENDPOINT_URL"] = endpoint
-    await machine.run("provisioning", "infra.provision")
-    await machine.start("front end", "service", "--host", host, "--port", str(port))
+    await machine.run("provisioning", "penstock.infra.provision")
+    await machine.start("front end", "penstock.service", "--host", host, "--port", str(port))
     for number in range(1, consumers + 1):
-        await machine.start(f"consumer {number}", "consumer")
+        await machine.start(f"consumer {number}", "penstock.consumer")
     dying = asyncio.create_task(machine.first_death())
     ready = asyncio.create_task(_until_ready(f"{url}/health/ready"))
     try:
@@ -157,7 +157,7 @@ def _end(returncode: int | None) -> str:
 
 
 async def _start_aws(machine: Machine) -> str:
-    part = await machine.start("embedded AWS", "infra.embedded", "--port", "0", stdout=asyncio.subprocess.PIPE)
+    part = await machine.start("embedded AWS", "penstock.infra.embedded", "--port", "0", stdout=asyncio.subprocess.PIPE)
     assert part.process.stdout is not None
     line = (await part.process.stdout.readline()).decode()
     if not line:

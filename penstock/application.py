@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from penstock.forwarding.upstream import REST
 from penstock.operations import Operations, load_application
 from penstock.settings import Settings, require_app
-from penstock.upstream import REST
 
 
 def find_application(settings: Settings) -> Operations[Any]:

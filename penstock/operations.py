@@ -17,7 +17,13 @@ from urllib.parse import unquote
 from typing_extensions import TypeVar
 
 from penstock.errors import Flaw, Misconfigured
-from penstock.forward import DEFAULT_RESULT_BYTES, AddedHeaders, Connections, ForwardRoute, build_forward_routes
+from penstock.forwarding.forward import (
+    DEFAULT_RESULT_BYTES,
+    AddedHeaders,
+    Connections,
+    ForwardRoute,
+    build_forward_routes,
+)
 from penstock.route import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_TIMEOUT_SECONDS,

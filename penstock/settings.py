@@ -19,9 +19,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from penstock.backoff import Backoff
 from penstock.errors import Misconfigured
-from penstock.headers import check_added, check_passed
+from penstock.forwarding.headers import check_added, check_passed
+from penstock.forwarding.upstream import read_upstream, without_secrets
 from penstock.priority import DEFAULT_WEIGHTS, Priority
-from penstock.upstream import read_upstream, without_secrets
 
 MIB = 1024 * 1024
 DAY_SECONDS = 24 * 3600

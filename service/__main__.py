@@ -1,4 +1,4 @@
-"""The HTTP program: `python -m service`, or `penstock serve`."""
+"""The HTTP program: `python -m penstock.service`, or `penstock serve`."""
 
 import argparse
 import asyncio
@@ -9,22 +9,23 @@ import uvloop
 from aiohttp import web
 
 from penstock.application import find_application
-from penstock.backend import open_backend
+from penstock.aws.backend import open_backend
+from penstock.aws.cloudwatch import open_publisher
 from penstock.clock import SystemClock
-from penstock.collector import spare_what_stays
 from penstock.errors import Misconfigured, PenstockError
-from penstock.metrics import Program
+from penstock.metrics.names import Program
+from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
-from penstock.reporting import reporting
+from penstock.running.collector import spare_what_stays
+from penstock.service.app import create_app
+from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER
 from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.signals import end_with_parent, stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
-from penstock.tracing import open_spans
-from service.app import create_app
-from service.parts import CLOCK, LEAVING, METER, RUNNER
+from penstock.tracing.hooks import open_spans
 
 if TYPE_CHECKING:
-    from penstock.spans import Spans
+    from penstock.tracing.spans import Spans
 
 # Longer than the load balancer keeps an idle connection (infra/template.yaml): who closes first may just be sent a
 # request, and the client would get a 502.
@@ -56,7 +57,10 @@ async def _serve(
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
         app = create_app(settings, operations, backend, clock)
-        async with reporting(app[METER], Program.SERVICE, settings, clock):
+        async with (
+            open_publisher(settings, Program.SERVICE, clock) as publisher,
+            reporting(app[METER], publisher, clock),
+        ):
             await _answer(app, settings, arguments)
         get_log().info(Event.SERVICE_STOPPED)
 

@@ -7,23 +7,23 @@ from aiohttp import web
 
 from penstock.backend import Backend
 from penstock.clock import Clock
-from penstock.meter import Meter
+from penstock.metrics.meter import Meter
 from penstock.operations import Operations
+from penstock.service.batches.cancel import cancel_batch
+from penstock.service.batches.results import batch_results
+from penstock.service.batches.retry import retry_batch
+from penstock.service.batches.status import batch_status
+from penstock.service.handler_times import HandlerTimes
+from penstock.service.intake.submit import submit_batch
+from penstock.service.keys import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, METER, OPERATIONS, RUNNER, SETTINGS
+from penstock.service.openapi import openapi
+from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
+from penstock.service.operators.health import live, ready
+from penstock.service.operators.metrics import counted, metrics
+from penstock.service.problems import problems
+from penstock.service.tracing import tracing
 from penstock.settings import Settings
-from penstock.tracing import runner_kind
-from service.cancel import cancel_batch
-from service.dead_letters import list_dead_letters, redrive_dead_letters
-from service.handler_times import HandlerTimes
-from service.health import live, ready
-from service.metrics import counted, metrics
-from service.openapi import openapi
-from service.parts import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, METER, OPERATIONS, RUNNER, SETTINGS
-from service.problems import problems
-from service.results import batch_results
-from service.retry import retry_batch
-from service.status import batch_status
-from service.submit import submit_batch
-from service.tracing import tracing
+from penstock.tracing.hooks import runner_kind
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import hdrs, web
+from pydantic_core import from_json
 
 from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
-from service.unpacking import MEMBERS, Unpacker
+from penstock.service.keys import SETTINGS
+from penstock.service.unpacking import MEMBERS, Unpacker
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -26,6 +29,18 @@ async def read_content(request: web.Request, most_bytes: int) -> bytes:
     """The whole body, unpacked."""
     async with within(BODY_SECONDS):
         return b"".join([piece async for piece in Body(request, {"maxBodyBytes": most_bytes}).pieces()])
+
+
+async def read_json(request: web.Request) -> Any:
+    check_type(request, [JSON])
+    return parse_json(await read_content(request, request.app[SETTINGS].max_body_bytes))
+
+
+def parse_json(content: bytes) -> Any:
+    try:
+        return from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedRequest(f"The body is not JSON: {error}.") from error
 
 
 @asynccontextmanager

@@ -7,20 +7,20 @@ from typing import Any
 from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, BatchState
-from penstock.exposition import OPEN_METRICS, TEXT
+from penstock.metrics.exposition import OPEN_METRICS, TEXT
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
 from penstock.priority import Priority
+from penstock.service.content import JSON, NDJSON
+from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import OPERATIONS, SETTINGS
+from penstock.service.operators.dead_letters import RedriveRequest
+from penstock.service.paging import LONGEST_PAGE
+from penstock.service.problems import CONTENT_TYPE as PROBLEM
+from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
+from penstock.service.unpacking import MEMBERS
 from penstock.settings import Settings
-from service.content import JSON, NDJSON
-from service.dead_letters import RedriveRequest
-from service.idempotency import HEADER, LONGEST_KEY
-from service.json_answer import json_answer
-from service.parts import OPERATIONS, SETTINGS
-from service.problems import CONTENT_TYPE as PROBLEM
-from service.results import LONGEST_PAGE
-from service.schemas import BatchOptions, BatchRequest, OperationRequest
-from service.unpacking import MEMBERS
 
 Part = dict[str, Any]
 

@@ -24,10 +24,10 @@ from penstock.errors import (
     UnknownBatch,
     UnsupportedContent,
 )
+from penstock.service.json_answer import json_answer
+from penstock.service.schemas import status_url
+from penstock.service.unpacking import MEMBERS
 from penstock.telemetry import Event, get_log
-from service.json_answer import json_answer
-from service.schemas import status_url
-from service.unpacking import MEMBERS
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2

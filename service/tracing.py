@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from service.parts import BATCH_ID
-from service.problems import Endpoint
+from penstock.service.keys import BATCH_ID
+from penstock.service.problems import Endpoint
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
 
-    from penstock.spans import Spans
+    from penstock.tracing.spans import Spans
 
 UNTRACED = ("/health/", "/metrics")  # asked for every few seconds, by nobody who is waiting for a batch
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from infra.cloudformation import read_template
-from infra.provision import TEMPLATE, provision
-from penstock.backend import Backend, open_backend
+from penstock.aws.backend import open_backend
+from penstock.backend import Backend
+from penstock.infra.cloudformation import read_template
+from penstock.infra.provision import TEMPLATE, provision
 from penstock.settings import Settings
 from tests.support.aws import Aws, scrubbed_environment, start_aws
 from tests.support.backends import REQUIRED

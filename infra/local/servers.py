@@ -1,8 +1,8 @@
 """Starts real servers on this machine: ElasticMQ speaks SQS, DynamoDB Local speaks DynamoDB.
 
-`python -m infra.local.servers` prints their addresses as shell exports and serves until Ctrl-C or SIGTERM; tests call
-`local_servers()`. Maven fetches them once (pom.xml says what); they keep everything in memory, and forget it, unless
-`running_servers` is given a folder for the queues.
+`python -m penstock.infra.local.servers` prints their addresses as shell exports and serves until Ctrl-C or SIGTERM;
+tests call `local_servers()`. Maven fetches them once (pom.xml says what); they keep everything in memory, and forget
+it, unless `running_servers` is given a folder for the queues.
 
 ElasticMQ listens on the loopback address only. DynamoDB Local has no such option and listens on every interface, on a
 port nobody is told: on a machine that strangers can reach, close it off with the firewall.
@@ -398,7 +398,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m infra.local.servers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m penstock.infra.local.servers", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--fetch-only", action="store_true", help="fetch the servers if need be, and start nothing")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the servers' logs there")

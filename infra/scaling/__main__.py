@@ -1,6 +1,6 @@
 """How consumers scale with a burst, by the rules that stand in infra/template.yaml.
 
-    python -m infra.scaling --handler-ms 20 100 --parameter MaxConsumers=50 --plot .run/scaling.png
+    python -m penstock.infra.scaling --handler-ms 20 100 --parameter MaxConsumers=50 --plot .run/scaling.png
 
 What AWS adds to them, such as how late its metrics are, stands in `rules.py` and `fleet.py`.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from infra.scaling.fleet import Arrival, Fleet, Work
-from infra.scaling.report import Case, Prices, burst_table, costs, draw, load_table, minute_table
-from infra.scaling.rules import MINUTE_SECONDS, Rules, read_rules
 from penstock.errors import PenstockError
+from penstock.infra.scaling.fleet import Arrival, Fleet, Work
+from penstock.infra.scaling.report import Case, Prices, burst_table, costs, draw, load_table, minute_table
+from penstock.infra.scaling.rules import MINUTE_SECONDS, Rules, read_rules
 from penstock.settings import read_settings
 
 FASTEST = 11_700  # operations/s of one consumer, no-op: half of what the bench measures of two
@@ -64,7 +64,9 @@ def steady_load(rules: Rules, work: Work, tasks: float, seconds: int = LOAD_SECO
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m infra.scaling", description="How consumers scale with a burst.")
+    parser = argparse.ArgumentParser(
+        prog="python -m penstock.infra.scaling", description="How consumers scale with a burst."
+    )
     parser.add_argument("--operations", type=int, default=1_000_000, help="in the burst")
     parser.add_argument("--load", type=float, default=1.5, help="tasks that a steady load keeps busy")
     parser.add_argument("--handler-ms", type=float, nargs="+", default=[0, 5, 20, 100], help="what a handler takes")

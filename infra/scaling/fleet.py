@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from infra.scaling.rules import MINUTE_SECONDS, Rules, Scaled, decide
 from penstock.chunk import Fit
+from penstock.infra.scaling.rules import MINUTE_SECONDS, Rules, Scaled, decide
 from penstock.settings import Settings
 
 LOOK_SECONDS = 10

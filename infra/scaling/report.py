@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 from rich.box import MARKDOWN
 from rich.table import Table
 
-from infra.scaling.fleet import Run, Work
-from infra.scaling.rules import MINUTE_SECONDS, Rules
+from penstock.infra.scaling.fleet import Run, Work
+from penstock.infra.scaling.rules import MINUTE_SECONDS, Rules
 
 HOUR_SECONDS = 3600
 MONTH_HOURS = 730

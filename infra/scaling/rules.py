@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.cloudformation import Stack, read_template
+from penstock.infra.cloudformation import Stack, read_template
 
 TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 POINTS_OUT = 3

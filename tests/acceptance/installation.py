@@ -13,7 +13,7 @@ import boto3
 import pytest
 from backports import zstd
 
-from infra.provision import provision
+from penstock.infra.provision import provision
 from penstock.priority import Priority
 from penstock.settings import Settings
 from tests.acceptance.apps import FOLDER

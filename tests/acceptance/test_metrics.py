@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import boto3
 
-from penstock.metrics import Program
+from penstock.metrics.names import Program
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation, on_any_aws
 from tests.support.api import Operation
@@ -45,7 +45,7 @@ async def test_both_programs_tell_what_they_have_done(install: Install) -> None:
     penstock = await install(LEAVE_SECONDS="0")
     front_end = await penstock.serve()
     port = free_port()
-    consumer = await penstock.programs.start("consumer", "--health-port", str(port))
+    consumer = await penstock.programs.start("penstock.consumer", "--health-port", str(port))
     await consumer.says("consumer ready")
     await penstock.api.ended(await penstock.api.submit([ADD, ADD, REFUSED] * 40))
     await penstock.until_queue_is_empty()

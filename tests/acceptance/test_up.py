@@ -112,7 +112,12 @@ async def test_signal_stops_everything_and_it_ends_well(up: StartUp, number: sig
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("consumer", "consumer 1"), ("service", "front end"), ("infra.embedded", "embedded AWS")]
+    ("module", "name"),
+    [
+        ("penstock.consumer", "consumer 1"),
+        ("penstock.service", "front end"),
+        ("penstock.infra.embedded", "embedded AWS"),
+    ],
 )
 async def test_death_of_a_part_stops_the_rest_and_says_so(up: StartUp, module: str, name: str) -> None:
     machine = await up()
@@ -170,7 +175,7 @@ async def test_port_in_use_is_said_clearly(local: Programs) -> None:
     assert "Traceback" not in program.output()
 
 
-@pytest.mark.parametrize("moment", ["infra.embedded", "infra.provision", "consumer"])
+@pytest.mark.parametrize("moment", ["penstock.infra.embedded", "penstock.infra.provision", "penstock.consumer"])
 async def test_signal_while_it_starts_stops_what_has_started(local: Programs, moment: str) -> None:
     program = await local.penstock("up", "--port", str(free_port()))
     parts = await parts_once_there_is(program, moment)
@@ -182,7 +187,7 @@ async def test_signal_while_it_starts_stops_what_has_started(local: Programs, mo
     await until_gone(parts)
 
 
-@pytest.mark.parametrize("moment", ["infra.embedded", "infra.provision", "consumer"])
+@pytest.mark.parametrize("moment", ["penstock.infra.embedded", "penstock.infra.provision", "penstock.consumer"])
 async def test_parts_do_not_outlive_it_when_it_is_killed_while_they_start(local: Programs, moment: str) -> None:
     program = await local.penstock("up", "--port", str(free_port()))
     parts = await parts_once_there_is(program, moment)

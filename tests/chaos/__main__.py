@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from infra.local.servers import Server, running_servers
+from penstock.infra.local.servers import Server, running_servers
 from tests.chaos.scenarios import SCENARIOS, Report, Scenario, run_scenario
 from tests.chaos.stage import Options, open_stage
 

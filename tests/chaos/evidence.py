@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from penstock.aws.store import DynamoDbStore
 from penstock.batch import BatchState
-from penstock.dynamodb import DynamoDbStore
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
 from penstock.priority import Priority

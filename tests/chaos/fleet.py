@@ -149,8 +149,8 @@ async def _follows(post: Post, program: Program) -> bool:
 @asynccontextmanager
 async def open_fleet(programs: Programs, port: int, consumers: int, logs: Logs) -> AsyncIterator[Fleet]:
     leash = ("--exit-with-parent", str(os.getpid()))  # none of them outlives us, however we end
-    front = Post("service", ("--port", str(port), *leash))
-    fleet = Fleet(programs, port, front, [Post("consumer", leash) for _ in range(consumers)], logs)
+    front = Post("penstock.service", ("--port", str(port), *leash))
+    fleet = Fleet(programs, port, front, [Post("penstock.consumer", leash) for _ in range(consumers)], logs)
     keeping = [asyncio.create_task(fleet.keep(post), name=post.module) for post in fleet.posts]
     try:
         await fleet.first_ready()

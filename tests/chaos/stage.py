@@ -13,8 +13,8 @@ from unittest import mock
 import aiohttp
 from aiobotocore.session import get_session
 
-from infra.local.servers import Server
-from infra.provision import provision
+from penstock.infra.local.servers import Server
+from penstock.infra.provision import provision
 from penstock.settings import read_settings
 from tests.chaos.app import APP, JOURNAL
 from tests.chaos.evidence import Detective

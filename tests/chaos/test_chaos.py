@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from infra.local.servers import Server, running_servers
+from penstock.infra.local.servers import Server, running_servers
 from tests.chaos.scenarios import SCENARIOS, Scenario, poison, restart_queue, roll_out, run_scenario
 from tests.chaos.stage import Options, Stage, Terms, open_stage
 from tests.support.backends import real_servers_or_skip

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from infra.provision import provision
-from penstock.aws import Clients, open_clients
+from penstock.aws.clients import Clients, open_clients
+from penstock.infra.provision import provision
 from penstock.settings import Settings
 from tests.support.aws import Aws
 

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from infra.provision import provision
-from penstock.backend import open_backend
+from penstock.aws.backend import open_backend
+from penstock.aws.sqs import SqsQueue
 from penstock.errors import Misconfigured, Unavailable
+from penstock.infra.provision import provision
 from penstock.priority import Priority
 from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery, Message, Queue, TraceContext
 from penstock.settings import MIB, Settings
-from penstock.sqs import SqsQueue
 from penstock.testing import MemoryQueue
 from tests.conftest import MakeSettings
 from tests.contract.conftest import LEASE_SECONDS, Servers
@@ -405,7 +405,7 @@ async def proxied(
     queue: Queue, proxy: LossyProxy, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Queue]:
     """The queue as seen through the proxy; nothing waits before it is repeated."""
-    monkeypatch.setattr("penstock.sqs.REFUSED_ENTRY_WAIT_SECONDS", 0)
+    monkeypatch.setattr("penstock.aws.sqs.REFUSED_ENTRY_WAIT_SECONDS", 0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", proxy.url)
     async with open_backend(settings) as through:
         yield through.queues[Priority.NORMAL]

@@ -24,9 +24,8 @@ from hypothesis.stateful import (
 )
 from ulid import ULID
 
-from consumer.finisher import Finisher
-from infra.provision import provision
-from penstock.aws import open_clients
+from penstock.aws.clients import open_clients
+from penstock.aws.store import DynamoDbStore
 from penstock.backoff import Backoff
 from penstock.batch import (
     FINAL_STATES,
@@ -40,8 +39,9 @@ from penstock.batch import (
     sum_counts,
 )
 from penstock.chunk import Chunk, Operation, group_of, planned_number, redriven_from
-from penstock.dynamodb import DynamoDbStore
+from penstock.consumer.finisher import Finisher
 from penstock.errors import AcceptanceLost
+from penstock.infra.provision import provision
 from penstock.outcome import (
     ChunkRecord,
     Ended,
@@ -527,6 +527,6 @@ def test_faulty_store_is_caught(stores: Stores, faulty: type[MemoryStore]) -> No
 
 @pytest.mark.parametrize("aws", ["embedded"], indirect=True)
 def test_adapter_that_counts_without_its_condition_is_caught(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.dynamodb._conditions_of_count", lambda _: (["attribute_not_exists(nonsense)"], {}))
+    monkeypatch.setattr("penstock.aws.store._conditions_of_count", lambda _: (["attribute_not_exists(nonsense)"], {}))
     with pytest.raises(AssertionError):
         live(stores, stores.make, LIVES["embedded"], (Phase.generate,))

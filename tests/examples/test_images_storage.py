@@ -29,7 +29,7 @@ ESCAPES = [
 @pytest.fixture(scope="module")
 def aws_url() -> Iterator[str]:
     """A process of its own: the embedded AWS of other tests may live in this one."""
-    command = [sys.executable, "-m", "infra.embedded", "--port", "0", "--exit-with-parent", str(os.getpid())]
+    command = [sys.executable, "-m", "penstock.infra.embedded", "--port", "0", "--exit-with-parent", str(os.getpid())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]

@@ -9,11 +9,11 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.cloudwatch.models import cloudwatch_backends
 
+from penstock.aws.cloudwatch import NAMESPACE, open_publisher
 from penstock.clock import SystemClock
-from penstock.cloudwatch import NAMESPACE, open_publisher
-from penstock.histogram import upper_bound
-from penstock.meter import Figures, Meter
-from penstock.metrics import Metric, Program, metrics_of
+from penstock.metrics.histogram import upper_bound
+from penstock.metrics.meter import Figures, Meter
+from penstock.metrics.names import Metric, Program, metrics_of
 from penstock.settings import Settings
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from moto.sqs import models as moto_sqs
 from types_aiobotocore_dynamodb import DynamoDBClient
 from types_aiobotocore_sqs import SQSClient
 
-from infra import moto_host
-from infra.embedded import EmbeddedAws
-from infra.moto_mending import SUPPORTED_MOTO, UnknownMotoError, check_fit
+from penstock.infra.embedded import host as moto_host
+from penstock.infra.embedded.patches import SUPPORTED_MOTO, UnknownMotoError, check_fit
+from penstock.infra.embedded.server import EmbeddedAws
 
 DEADLINE_SECONDS = 20.0  # for what takes a moment; reached only when something hangs
 LONG_WAIT_SECONDS = 20  # the longest poll; a test that has to wait for its end has failed
@@ -491,7 +491,8 @@ async def test_the_program_does_not_outlive_its_parent() -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        "import subprocess, sys; subprocess.run([sys.executable, '-m', 'infra.embedded', '--exit-with-parent'])",
+        "import subprocess, sys; "
+        "subprocess.run([sys.executable, '-m', 'penstock.infra.embedded', '--exit-with-parent'])",
         stdout=PIPE,
     )
     address = urlsplit(await read_url(parent))
@@ -642,7 +643,9 @@ async def open_raw_poll(url: str, queue_url: str) -> asyncio.StreamWriter:
 
 
 async def start_program() -> Process:
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "infra.embedded", stdout=PIPE, stderr=PIPE)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "penstock.infra.embedded", stdout=PIPE, stderr=PIPE
+    )
 
 
 async def read_url(program: Process) -> str:

@@ -30,8 +30,16 @@ from types_aiobotocore_dynamodb import DynamoDBClient
 from types_aiobotocore_sqs import SQSClient
 from types_aiobotocore_sqs.type_defs import MessageTypeDef
 
-from infra.local import servers
-from infra.local.servers import DYNAMODB, ELASTICMQ, LocalServers, LocalServersError, Program, Server, local_servers
+from penstock.infra.local import servers
+from penstock.infra.local.servers import (
+    DYNAMODB,
+    ELASTICMQ,
+    LocalServers,
+    LocalServersError,
+    Program,
+    Server,
+    local_servers,
+)
 from tests.support.backends import REQUIRED, real_servers_or_skip
 
 MIB = 1024 * 1024
@@ -512,7 +520,7 @@ def launched(program: Program, folder: Path) -> Iterator[Server]:
 
 def start_program(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "infra.local.servers", *arguments],
+        [sys.executable, "-m", "penstock.infra.local.servers", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -9,8 +9,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from infra.provision import QUEUE, TABLE, Standing, changes_of, is_same, provision, read_stack
 from penstock.errors import Misconfigured
+from penstock.infra.provision import QUEUE, TABLE, Standing, changes_of, is_same, provision, read_stack
 from penstock.settings import Settings
 from tests.conftest import MakeSettings
 from tests.support.aws import Aws

@@ -15,8 +15,8 @@ from typing import Any
 import boto3
 import pytest
 
-from infra.cloudformation import Document, Stack, read_template
-from infra.provision import QUEUE, TABLE, TEMPLATE
+from penstock.infra.cloudformation import Document, Stack, read_template
+from penstock.infra.provision import QUEUE, TABLE, TEMPLATE
 from penstock.settings import Settings
 from tests.integration.test_provisioned import Ground, means_the_same
 from tests.support.aws import Aws

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from consumer.batches import Batches, NotAdmitted
-from consumer.lease import Leases
-from consumer.processor import Processor
+from penstock.aws.sqs import SqsQueue
+from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, Counts, Ending
 from penstock.chunk import Chunk
-from penstock.dynamodb import DynamoDbStore
+from penstock.consumer.batches import Batches, NotAdmitted
+from penstock.consumer.lease import Leases
+from penstock.consumer.processor import Processor
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
-from penstock.runner import Runner
-from penstock.sqs import SqsQueue
+from penstock.running.runner import Runner
 from penstock.store import Group, KeyClaim, Traces
 
 Patching = pytest.MonkeyPatch
@@ -241,7 +241,7 @@ def take_a_key_over_without_abandoning(patching: Patching) -> None:
     async def mutant(store: DynamoDbStore, standing: KeyClaim, now: float) -> bool:
         return False
 
-    patching.setattr("service.idempotency._was_accepted", mutant)
+    patching.setattr("penstock.service.intake.idempotency._was_accepted", mutant)
 
 
 def forget_what_failed_before_a_redrive(patching: Patching) -> None:
@@ -302,7 +302,7 @@ def tell_what_is_not_counted(patching: Patching) -> None:
     ) -> AsyncIterator[list[ChunkRecord]]:
         return store.read_records(batch, number, first_chunk)
 
-    patching.setattr("service.results._counted_records", mutant)
+    patching.setattr("penstock.service.batches.results._counted_records", mutant)
 
 
 MUTATIONS = {

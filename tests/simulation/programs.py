@@ -6,9 +6,9 @@ from typing import Any
 
 from aiohttp import web
 
-from consumer.consumer import Consumer
+from penstock.consumer.consumer import Consumer
+from penstock.service.app import create_app
 from penstock.settings import Settings
-from service.app import create_app
 from tests.simulation.http import Answer, ask
 from tests.simulation.process import ProcessClock
 from tests.simulation.truth import operations

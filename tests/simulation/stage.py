@@ -120,6 +120,6 @@ class Stage:
 def group_chunks(number: int) -> ExitStack:
     """Smaller groups, so that small batches have several."""
     stack = ExitStack()
-    for place in ("penstock.chunk", "service.results"):
+    for place in ("penstock.chunk", "penstock.service.batches.results"):
         stack.enter_context(patch(f"{place}.GROUP_CHUNKS", number))
     return stack

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from penstock.aws import Clients
+from penstock.aws.clients import Clients
+from penstock.aws.sqs import SqsQueue
 from penstock.settings import MIB
-from penstock.sqs import SqsQueue
 from tests.contract import test_queue, test_store
 from tests.contract.conftest import LEASE_SECONDS, Servers
 from tests.contract.test_store import batch, store  # noqa: F401 - fixtures of the suite

@@ -1,7 +1,7 @@
 """Consumers come and go in numbers while there is work, as scaling does it: counts stay exact, nothing is lost.
 
-The programs are the real ones, in virtual time: what `python -m infra.scaling` takes for granted when it hands on the
-chunks of a task that is stopped.
+The programs are the real ones, in virtual time: what `python -m penstock.infra.scaling` takes for granted when it
+hands on the chunks of a task that is stopped.
 """
 
 import asyncio

@@ -15,12 +15,12 @@ from unittest.mock import patch
 import structlog
 import ulid
 
+from penstock.aws.sqs import SqsQueue
+from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
-from penstock.dynamodb import DynamoDbStore
 from penstock.errors import PenstockError
 from penstock.priority import Priority
 from penstock.settings import Settings
-from penstock.sqs import SqsQueue
 from penstock.store import Traces
 from penstock.telemetry import Event as LogEvent
 from tests.simulation.dynamodb import Table

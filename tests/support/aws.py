@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from infra.embedded import EmbeddedAws
-from infra.local.servers import local_servers
+from penstock.infra.embedded.server import EmbeddedAws
+from penstock.infra.local.servers import local_servers
 from tests.support.backends import real_servers_or_skip
 from tests.support.recorded_calls import RecordedCalls
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from infra.local.servers import missing_tools
+from penstock.infra.local.servers import missing_tools
 
 REQUIRED = "PENSTOCK_REQUIRE_REAL_SERVERS"
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from pytest_aiohttp import AiohttpClient
 
-from consumer.consumer import Consumer
-from consumer.sweeper import Sweeper
 from penstock import Context, Operations, Reject, Retry
 from penstock.backend import Backend
 from penstock.batch import Batch
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.sweeper import Sweeper
 from penstock.message import decode_chunk
 from penstock.queue import Message
+from penstock.service.app import create_app
 from penstock.settings import Settings
-from penstock.spans import Spans
 from penstock.testing import FakeClock, MemoryParts, memory_parts
-from penstock.tracing import TracedQueue
-from service.app import create_app
+from penstock.tracing.hooks import TracedQueue
+from penstock.tracing.spans import Spans
 from tests.support.builders import NOW, build_settings
 from tests.support.faults import Moment, Watch, watched
 from tests.support.rig import take_turn

@@ -16,7 +16,12 @@ import aiohttp
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
-ROLES = {"service": "service", "serve": "service", "consumer": "consumer", "consume": "consumer"}
+ROLES = {
+    "penstock.service": "service",
+    "serve": "service",
+    "penstock.consumer": "consumer",
+    "consume": "consumer",
+}
 
 
 @dataclass
@@ -70,12 +75,12 @@ class Programs:
 
     async def start_service(self, port: int, **environment: str) -> Program:
         """A front end that answers."""
-        program = await self.start("service", "--port", str(port), **environment)
+        program = await self.start("penstock.service", "--port", str(port), **environment)
         await until_ready(port, program)
         return program
 
     async def start_consumer(self, **environment: str) -> Program:
-        program = await self.start("consumer", **environment)
+        program = await self.start("penstock.consumer", **environment)
 
         async def is_ready() -> bool:
             assert program.process.returncode is None, program.output()

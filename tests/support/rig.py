@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.consumer import Consumer
-from consumer.lease import Leases
-from consumer.processor import Processor
 from penstock.batch import Batch, Counts, sum_counts
 from penstock.chunk import Chunk, Operation
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.lease import Leases
+from penstock.consumer.processor import Processor
 from penstock.context import Context
 from penstock.message import decode_chunk
 from penstock.operations import Operations
 from penstock.outcome import Outcome
 from penstock.queue import Delivery, Message
-from penstock.runner import Runner, Stop
+from penstock.running.runner import Runner, Stop
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, build_settings, submit

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from infra.cloudformation import Document, NotUnderstood, Stack
+from penstock.infra.cloudformation import Document, NotUnderstood, Stack
 from tests.support.recorded_calls import Call
 
 ROLES = {"service": "FrontEndRole", "consumer": "ConsumerRole"}

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
-from penstock.spans import Spans
+from penstock.tracing.spans import Spans
 
 ALL = ParentBased(ALWAYS_ON)
 NONE = ParentBased(ALWAYS_OFF)

@@ -1,8 +1,8 @@
 """The picture of the dashboard draws what the template says, all of it."""
 
 from bench.dashboard import MINUTES, draw, rows_of, simulate
-from infra.cloudformation import read_template
-from infra.provision import TEMPLATE
+from penstock.infra.cloudformation import read_template
+from penstock.infra.provision import TEMPLATE
 
 
 def test_every_widget_is_drawn_with_all_of_its_lines() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from consumer import inlets, processor
+from penstock.consumer import inlets, processor
 from penstock.telemetry import Event
 
 Logs = list[MutableMapping[str, Any]]

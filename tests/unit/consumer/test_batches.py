@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from consumer.batches import ACCEPT_WAIT_SECONDS, FRESH_SECONDS, KEPT, Batches, NotAdmitted
 from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState
+from penstock.consumer.batches import ACCEPT_WAIT_SECONDS, FRESH_SECONDS, KEPT, Batches, NotAdmitted
 from penstock.errors import AcceptanceLost, Unavailable
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch

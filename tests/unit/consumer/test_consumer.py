@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from consumer import consumer as consuming
-from consumer import inlets
-from consumer.consumer import Consumer
 from penstock import Context, Operations
 from penstock.backend import Backend
 from penstock.batch import BatchState, Counts
 from penstock.chunk import Chunk
 from penstock.clock import SystemClock
+from penstock.consumer import consumer as consuming
+from penstock.consumer import inlets
+from penstock.consumer.consumer import Consumer
 from penstock.errors import ThreadsStuck, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.priority import Priority

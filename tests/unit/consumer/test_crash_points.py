@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import pytest
 
-from consumer.consumer import Consumer
 from penstock import Context, Operations, Reject, Retry
 from penstock.batch import BatchState, Counts
+from penstock.consumer.consumer import Consumer
 from penstock.errors import Unavailable
 from penstock.message import encode_chunk
 from penstock.queue import Message

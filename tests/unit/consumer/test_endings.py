@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from consumer import processor
 from penstock.batch import BatchState, Ending
-from penstock.runner import Stop
+from penstock.consumer import processor
+from penstock.running.runner import Stop
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from consumer.sweeper import Sweeper
 from penstock import Reject, Retry
+from penstock.consumer.sweeper import Sweeper
 from penstock.context import Context
-from penstock.meter import Figures, Meter
-from penstock.metrics import Metric
+from penstock.metrics.meter import Figures, Meter
+from penstock.metrics.names import Metric
 from penstock.queue import Message
 from tests.support.builders import NOW, build_operations, build_settings
 from tests.support.plant import Toys, build_plant

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from consumer.finisher import Finisher
 from penstock.batch import Batch, BatchState, Counts, Ending
+from penstock.consumer.finisher import Finisher
 from penstock.store import Group
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryStore

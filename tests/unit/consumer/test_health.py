@@ -7,10 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from consumer import inlets
-from consumer.consumer import Consumer
-from consumer.health import serve_health
 from penstock import Operations
+from penstock.consumer import inlets
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.health import serve_health
 from penstock.errors import Misconfigured
 from penstock.testing import FakeClock, memory_parts
 from tests.support.builders import build_settings

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from consumer.inlets import MOST_HELD, Inlet, Load, operations_wanted, room, room_for
+from penstock.consumer.inlets import MOST_HELD, Inlet, Load, operations_wanted, room, room_for
 from penstock.errors import Unavailable
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -126,8 +126,8 @@ async def test_inlet_tells_when_something_has_come_and_from_where() -> None:
 
 
 async def test_inlet_in_trouble_pauses_until_it_is_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumer.inlets.FIRST_PAUSE_SECONDS", 3_600)
-    monkeypatch.setattr("consumer.inlets.LONGEST_PAUSE_SECONDS", 3_600)
+    monkeypatch.setattr("penstock.consumer.inlets.FIRST_PAUSE_SECONDS", 3_600)
+    monkeypatch.setattr("penstock.consumer.inlets.LONGEST_PAUSE_SECONDS", 3_600)
     queue, stopping = HeldUpQueue(), asyncio.Event()
     queue.is_down = True
     queue.gate.set()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.lease import BEATS_IN_LEASE, Leases
+from penstock.consumer.lease import BEATS_IN_LEASE, Leases
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message
 from penstock.telemetry import Event

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from consumer.pacer import REFRESH_SECONDS, Pacer, has_changed
 from penstock import Operations
 from penstock.chunk import Chunk, Operation
+from penstock.consumer.pacer import REFRESH_SECONDS, Pacer, has_changed
 from penstock.errors import Unavailable
-from penstock.runner import Runner, Source, Stop
+from penstock.running.runner import Runner, Source, Stop
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryStore
 from tests.support.waiting import eventually

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from consumer.processes import Processes
 from penstock.backoff import Backoff
 from penstock.clock import SystemClock
+from penstock.consumer.processes import Processes
 from penstock.telemetry import Event
 from tests.support.waiting import eventually
 

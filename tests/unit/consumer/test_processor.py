@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from consumer import processor as processing
-from consumer.batches import ACCEPT_WAIT_SECONDS
-from consumer.processor import EARLY_RELEASE_SECONDS
 from penstock import Context, Operations, Reject, Retry
 from penstock.batch import BatchState, Counts, Ending
 from penstock.chunk import Chunk, Operation
+from penstock.consumer import processor as processing
+from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
+from penstock.consumer.processor import EARLY_RELEASE_SECONDS
 from penstock.errors import Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, succeeded
 from penstock.queue import Delivery, Message
-from penstock.runner import Stop
+from penstock.running.runner import Stop
 from tests.support.builders import (
     BATCH_ID,
     NOW,

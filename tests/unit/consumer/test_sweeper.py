@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from consumer.sweeper import PERIODS_OF_TENURE, Sweeper
 from penstock.batch import BatchState
+from penstock.consumer.sweeper import PERIODS_OF_TENURE, Sweeper
 from tests.support.faults import Outage
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bench.dashboard import Row, rows_of
-from infra.cloudformation import Document
-from penstock.metrics import Metric
+from penstock.infra.cloudformation import Document
+from penstock.metrics.names import Metric
 
 Rule = Callable[[Document], Iterator[str]]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infra.cloudformation import Document, NotUnderstood, Stack, read_template
+from penstock.infra.cloudformation import Document, NotUnderstood, Stack, read_template
 
 SOURCE = """
 Parameters:

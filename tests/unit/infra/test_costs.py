@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bench.billing import Prices
-from infra.cloudformation import read_template
-from infra.provision import TEMPLATE
-from penstock.metrics import Metric
+from penstock.infra.cloudformation import read_template
+from penstock.infra.provision import TEMPLATE
+from penstock.metrics.names import Metric
 from tests.unit.infra.template_rules import ALARM, resources
 
 TEXT = TEMPLATE.with_name("README.md").read_text()

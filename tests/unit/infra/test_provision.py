@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from infra.provision import Queues, Tables, changes_of, is_same, leads_to_aws, read_stack
 from penstock.errors import Misconfigured
+from penstock.infra.provision import Queues, Tables, changes_of, is_same, leads_to_aws, read_stack
 from penstock.settings import Settings
 
 KEYS = [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}]
@@ -93,7 +93,7 @@ def test_what_it_cannot_make_it_refuses_before_it_makes_anything() -> None:
 
 
 def test_without_the_reader_of_yaml_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "infra.cloudformation", raising=False)
+    monkeypatch.delitem(sys.modules, "penstock.infra.cloudformation", raising=False)
     monkeypatch.setitem(sys.modules, "yaml", None)
 
     with pytest.raises(Misconfigured, match="Install what stands in for AWS"):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.cloudformation import NotUnderstood
-from infra.scaling.__main__ import main, play, steady_load
-from infra.scaling.fleet import METRIC_DELAY_SECONDS, START_SECONDS, Arrival, Fleet, Run, Task, Work
-from infra.scaling.rules import MINUTE_SECONDS, POINTS_IN, POINTS_OUT, Rules, Scaled, decide, read_rules
+from penstock.infra.cloudformation import NotUnderstood
+from penstock.infra.scaling.__main__ import main, play, steady_load
+from penstock.infra.scaling.fleet import METRIC_DELAY_SECONDS, START_SECONDS, Arrival, Fleet, Run, Task, Work
+from penstock.infra.scaling.rules import MINUTE_SECONDS, POINTS_IN, POINTS_OUT, Rules, Scaled, decide, read_rules
 from penstock.settings import Settings
 from tests.support.builders import build_settings
 
@@ -201,7 +201,7 @@ def test_tables_and_picture_tell_of_burst_and_load(
 ) -> None:
     picture = tmp_path / "scaling.png"
     arguments = "--operations 50_000 --handler-ms 20 --load-handler-ms 60_000 --parameter MaxConsumers=3 --plot"
-    monkeypatch.setattr(sys, "argv", ["infra.scaling", *arguments.split(), str(picture)])
+    monkeypatch.setattr(sys, "argv", ["penstock.infra.scaling", *arguments.split(), str(picture)])
     main()
     told = capsys.readouterr().out
     assert "1 to 3 tasks, 100 chunks for each. A burst of 50,000 operations" in told
@@ -216,7 +216,7 @@ def test_tables_and_picture_tell_of_burst_and_load(
 def test_parameter_that_there_is_not_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parameter: str, words: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["infra.scaling", "--parameter", parameter])
+    monkeypatch.setattr(sys, "argv", ["penstock.infra.scaling", "--parameter", parameter])
     with pytest.raises(SystemExit) as ended:
         main()
     assert words in f"{ended.value} {capsys.readouterr().err}"

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
-from infra.cloudformation import Document, Stack, read_template
-from infra.provision import TEMPLATE
 from penstock import Operations
-from penstock.dynamodb import DUE_INDEX
+from penstock.aws.store import DUE_INDEX
+from penstock.consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
+from penstock.infra.cloudformation import Document, Stack, read_template
+from penstock.infra.provision import TEMPLATE
+from penstock.service.__main__ import KEEP_ALIVE_SECONDS
+from penstock.service.content import PAUSE_SECONDS
+from penstock.service.openapi import describe
 from penstock.settings import Settings
-from service.__main__ import KEEP_ALIVE_SECONDS
-from service.content import PAUSE_SECONDS
-from service.openapi import describe
 from tests.unit.infra.template_rules import (
     ALARM,
     RULES,

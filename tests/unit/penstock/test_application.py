@@ -8,7 +8,7 @@ from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.operations import METHODS
 from penstock.outcome import Outcome
-from penstock.runner import Runner, Source
+from penstock.running.runner import Runner, Source
 from penstock.settings import Settings
 from tests.support.upstream import toy_upstream
 

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from penstock.clock import Clock, SystemClock
 from penstock.operations import Operations
+from penstock.service.app import create_app
 from penstock.telemetry import Event
 from penstock.testing import MemoryParts, memory_parts
-from service.app import create_app
 from tests.support.builders import build_settings
 from tests.support.faults import Watch, watched
 from tests.support.service import Serve, Service

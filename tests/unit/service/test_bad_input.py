@@ -17,9 +17,9 @@ from penstock import Operations
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
 from penstock.queue import Message
+from penstock.service import content as content_module
+from penstock.service.app import create_app
 from penstock.testing import FakeClock, MemoryParts, memory_parts
-from service import content as content_module
-from service.app import create_app
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_settings
 from tests.support.service import JSON, PROBLEM, Answer, Serve, Service, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS, eventually

@@ -8,8 +8,8 @@ import pytest
 
 from penstock import Operations
 from penstock.message import decode_chunk
+from penstock.service.handler_times import STALE_SECONDS, HandlerTimes
 from penstock.testing import FakeClock, MemoryParts, memory_parts
-from service.handler_times import STALE_SECONDS, HandlerTimes
 from tests.support.builders import NOW
 from tests.support.faults import Moment, Outage
 from tests.support.service import NDJSON, Serve

@@ -17,10 +17,10 @@ from schemathesis import checks
 from penstock import Operations, Reject
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
+from penstock.service.app import create_app
+from penstock.service.openapi import describe
 from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts
-from service.app import create_app
-from service.openapi import describe
 from tests.support.builders import NOW, build_batch, build_settings
 from tests.support.service import Serve
 

@@ -14,9 +14,10 @@ from penstock.batch import BatchState, FailureLimit
 from penstock.chunk import Operation
 from penstock.message import decode_chunk
 from penstock.queue import Message
+from penstock.service import content
+from penstock.service.flaws import MOST_FLAWS
+from penstock.service.intake import acceptance, spool
 from penstock.testing import FakeClock, MemoryParts
-from service import acceptance, content, spool
-from service.flaws import MOST_FLAWS
 from tests.support.builders import NOW
 from tests.support.faults import Moment, Outage
 from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem

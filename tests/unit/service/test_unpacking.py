@@ -9,7 +9,7 @@ import pytest
 from backports import zstd
 
 from penstock.errors import MalformedRequest
-from service.unpacking import PIECE_BYTES, Unpacker
+from penstock.service.unpacking import PIECE_BYTES, Unpacker
 
 Pack = Callable[[bytes], bytes]
 PACKS: dict[str, Pack] = {"gzip": gzip.compress, "zstd": zstd.compress}

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from infra.cloudformation import Document, NotUnderstood, read_template
-from infra.provision import TEMPLATE
+from penstock.infra.cloudformation import Document, NotUnderstood, read_template
+from penstock.infra.provision import TEMPLATE
 from tests.support.recorded_calls import Call
 from tests.support.roles import compare, granted, left_out
 

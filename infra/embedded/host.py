@@ -1,0 +1,152 @@
+"""Serves moto's WSGI application from one event loop, so that no two of its calls ever overlap.
+
+moto is not thread-safe and its own server is threaded: it loses messages and lets too many conditional updates win.
+Here each call runs on the loop, start to end. Only the waiting of a long poll is ours, between two calls.
+"""
+
+import asyncio
+import io
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import web
+
+from penstock.infra.embedded.long_poll import EMPTY_RECEIVE, EmptyReceive
+from penstock.infra.embedded.patches import mended_moto, reset_moto
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+MAX_BODY_BYTES = 64 * 1024 * 1024  # BatchWriteItem takes 16 MB, a part of an S3 upload may be larger
+POLL_SECONDS = 0.02  # how often a long poll looks for a message; a look costs microseconds
+STOP_SECONDS = 2.0  # for answers under way when the host stops; moto's take milliseconds
+BODY_HEADERS = {"CONTENT_TYPE", "CONTENT_LENGTH", "TRANSFER_ENCODING"}  # the body arrives whole and is described anew
+
+MOTO: "web.AppKey[WSGIApplication]" = web.AppKey("moto")
+STOPPING = web.AppKey("stopping", asyncio.Event)
+Watch = Callable[[str, Mapping[str, str], bytes], None]  # is told the path, headers and body of every request
+WATCH: web.AppKey[Watch] = web.AppKey("watch")
+
+_only_host = threading.Lock()
+
+
+@asynccontextmanager
+async def host_moto(host: str, port: int, watch: Watch | None = None) -> AsyncIterator[str]:
+    """Answer requests on this loop while the context is open, from an empty moto; yields the URL.
+
+    Port 0 takes a free one. Since moto's state is the process's, there is one host in a process at a time.
+    """
+    if not _only_host.acquire(blocking=False):
+        raise RuntimeError("This process hosts moto already; two hosts would share its state and race for it.")
+    try:
+        app = _create_app(watch or _look_away)
+        reset_moto()
+        async with _served(app, host, port) as url:
+            yield url
+    finally:
+        _only_host.release()
+
+
+@asynccontextmanager
+async def _served(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,  # ends a long poll whose client went away: it must not eat messages
+        auto_decompress=False,  # moto reads Content-Encoding itself
+        shutdown_timeout=STOP_SECONDS,
+    )
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        yield f"http://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _look_away(_path: str, _headers: Mapping[str, str], _body: bytes) -> None:
+    """What nobody asked to watch."""
+
+
+def _create_app(watch: Watch) -> web.Application:
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app[WATCH] = watch
+    app[MOTO], app[STOPPING] = mended_moto(), asyncio.Event()
+    app.on_shutdown.append(_stop_waiting)
+    app.router.add_route("*", "/{path:.*}", _answer)
+    return app
+
+
+async def _stop_waiting(app: web.Application) -> None:
+    """Open long polls end with what they have: nothing."""
+    app[STOPPING].set()
+
+
+async def _answer(request: web.Request) -> web.Response:
+    body = await request.read()
+    request.app[WATCH](request.path, request.headers, body)
+    response, empty = _call_moto(request, body)
+    if empty is None:
+        return response
+    return await _wait_for_message(request, body, response, empty)
+
+
+async def _wait_for_message(
+    request: web.Request, body: bytes, response: web.Response, empty: EmptyReceive
+) -> web.Response:
+    """Repeat a ReceiveMessage that found nothing as soon as that may help, until its wait is over."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + empty.wait_seconds
+    while (left := deadline - clock()) > 0 and not request.app[STOPPING].is_set():
+        # The one place where the client's going away can end us; a call to moto is never torn.
+        await asyncio.sleep(min(left, POLL_SECONDS))
+        if empty.is_worth_repeating():
+            response, again = _call_moto(request, body)
+            if again is None:
+                return response
+            empty = again
+    return response
+
+
+def _call_moto(request: web.Request, body: bytes) -> tuple[web.Response, EmptyReceive | None]:
+    """Blocks the loop until moto has answered: that is the point."""
+    environ = _wsgi_environ(request, body)
+    started: dict[str, Any] = {}
+
+    def start_response(status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> Any:
+        started.update(status=int(status.split(maxsplit=1)[0]), headers=headers)
+
+    content = b"".join(request.app[MOTO](environ, start_response))
+    return web.Response(body=content, **started), environ.get(EMPTY_RECEIVE)
+
+
+def _wsgi_environ(request: web.Request, body: bytes) -> dict[str, Any]:
+    path, _, query = request.raw_path.partition("?")
+    environ = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "RAW_URI": request.raw_path,
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+        "CONTENT_LENGTH": str(len(body)),
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "80",  # asked for by WSGI; the address comes from the Host header
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name in request.headers.keys():  # noqa: SIM118 - a header sent twice is two items, and one key
+        key = name.upper().replace("-", "_")
+        if key not in BODY_HEADERS:
+            environ[f"HTTP_{key}"] = ",".join(request.headers.getall(name))
+    return environ

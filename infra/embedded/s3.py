@@ -1,0 +1,88 @@
+"""What is mended in moto's S3: a presigned POST is held to its policy, and overwritten objects are forgotten.
+
+moto takes every upload, whatever the policy says of its size. That the policy is the one that was signed is not looked
+at: any credentials do here, so there is no secret to compare with.
+"""
+
+import json
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from moto.core.responses import ActionResult
+from moto.s3.exceptions import S3ClientError
+from moto.s3.models import FakeKey
+from moto.s3.responses import S3Response
+
+from penstock.infra.embedded.requests import untracked
+
+_moto_bucket_response_post = S3Response._bucket_response_post  # noqa: SLF001 - a step moto offers no other way into
+
+# What need not be in the policy: it is not about the object.
+_FREE_FIELDS = {"policy", "file", "signature", "awsaccesskeyid", "x-amz-signature"}
+_FREE_PREFIX = "x-ignore-"
+
+
+def _bucket_response_post(response: Any, request: Any, bucket_name: str) -> Any:
+    form = {name.lower(): value for name, value in response.form_data.items()}
+    if "policy" in form:
+        failure = next(_failures(form | {"bucket": bucket_name}, len(response.body)), None)
+        if failure is not None:
+            return _refusal(response, *failure)
+    return _moto_bucket_response_post(response, request, bucket_name)
+
+
+def _failures(form: Mapping[str, str], size_bytes: int) -> Iterator[tuple[int, str, str]]:
+    """Status, code and message, as AWS words them, for each way in which an upload breaks its policy."""
+    try:
+        policy = json.loads(b64decode(form["policy"]))
+        expires_at = datetime.fromisoformat(policy["expiration"])
+        conditions = [_condition(one) for one in policy["conditions"]]
+    except (ValueError, KeyError, TypeError) as error:
+        yield 400, "InvalidPolicyDocument", f"Invalid Policy: {error}"
+        return
+    if datetime.now(UTC) > expires_at:
+        yield 403, "AccessDenied", "Invalid according to Policy: Policy expired."
+    known = {name for _, name, _ in conditions}
+    for name in form.keys() - known - _FREE_FIELDS - {"bucket"}:
+        if not name.startswith(_FREE_PREFIX):
+            yield 403, "AccessDenied", f"Invalid according to Policy: Extra input fields: {name}"
+    for operator, name, value in conditions:
+        if operator == "content-length-range":
+            yield from _wrong_sizes(int(name), int(value), size_bytes)
+        elif not _holds(operator, form.get(name, ""), value):
+            said = json.dumps([operator, f"${name}", value])
+            yield 403, "AccessDenied", f"Invalid according to Policy: Policy Condition failed: {said}"
+
+
+def _condition(stated: Any) -> tuple[str, str, str]:
+    """`{"key": "a"}` is short for `["eq", "$key", "a"]`."""
+    if isinstance(stated, dict):
+        [(name, value)] = stated.items()
+        return "eq", name.lower(), value
+    operator, name, value = map(str, stated)
+    return operator, name.removeprefix("$").lower(), value
+
+
+def _holds(operator: str, given: str, value: str) -> bool:
+    return given.startswith(value) if operator == "starts-with" else given == value
+
+
+def _wrong_sizes(least: int, most: int, size_bytes: int) -> Iterator[tuple[int, str, str]]:
+    if size_bytes < least:
+        yield 400, "EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size"
+    if size_bytes > most:
+        yield 400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size"
+
+
+def _refusal(response: Any, status: int, code: str, message: str) -> tuple[int, dict[str, str], str]:
+    """The status is ours: moto would give each of its errors 400, but for those that the model of S3 names."""
+    _, headers, body = response.serialized(ActionResult(S3ClientError(code, message)))
+    return status, headers, body
+
+
+MENDS: tuple[tuple[object, str, object], ...] = (
+    (S3Response, "_bucket_response_post", _bucket_response_post),
+    (FakeKey, "__new__", staticmethod(untracked)),
+)

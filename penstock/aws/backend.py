@@ -1,0 +1,38 @@
+"""Opens the queues and the store of a program on AWS, from its settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from penstock.aws.clients import Clients, explained, open_clients
+from penstock.aws.sqs import SqsQueue
+from penstock.aws.store import DynamoDbStore
+from penstock.backend import Backend
+from penstock.queue import Queue
+from penstock.settings import Settings
+from penstock.tracing.hooks import TracedQueue
+
+if TYPE_CHECKING:
+    from penstock.tracing.spans import Spans
+
+
+@asynccontextmanager
+async def open_backend(settings: Settings, spans: "Spans | None" = None) -> AsyncIterator[Backend]:
+    """Raises Misconfigured when there is no region, no credentials, or a queue is not there."""
+    async with open_clients(settings) as clients:
+        yield Backend(
+            queues={
+                priority: await _open_queue(clients, name, settings, spans)
+                for priority, name in settings.chunk_queues.items()
+            },
+            dead_letters=await _open_queue(clients, settings.dead_letter_queue, settings, spans),
+            store=DynamoDbStore(clients.dynamodb, settings.table),
+            spans=spans,
+        )
+
+
+async def _open_queue(clients: Clients, name: str, settings: Settings, spans: "Spans | None") -> Queue:
+    with explained():
+        answer = await clients.sqs.get_queue_url(QueueName=name)
+    queue = SqsQueue(clients.sqs, answer["QueueUrl"], polls=clients.polls, call_bytes=settings.message_bytes)
+    return queue if spans is None else TracedQueue(queue, name, spans)

@@ -1,0 +1,82 @@
+"""What a minute has brought as calls of PutMetricData. Pure; CloudWatch's limits are named here.
+
+Seconds travel as the values of their histogram with a count for each, so CloudWatch can tell percentiles, to within the
+histogram's error. A count is sent also when it is 0: that nothing failed is news.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from penstock.metrics.meter import Figures, HandlerFigures, together
+from penstock.metrics.names import GAUGES, Metric, Program, Unit, metrics_of
+
+if TYPE_CHECKING:
+    from types_aiobotocore_cloudwatch.type_defs import DimensionTypeDef, MetricDatumTypeDef
+
+VALUES_IN_ENTRY = 150
+ENTRIES_IN_CALL = 1_000
+CALL_BYTES = 1_000_000
+_ENTRY_BYTES = 1_000  # at most, beside its values: a name, a time, two dimensions
+_VALUE_BYTES = 100  # at most, with its count, in any of CloudWatch's protocols
+
+Values = Sequence[tuple[float, int]]  # each with how often there was one like it
+
+
+def entries(figures: Figures, program: Program, service: str, at: float) -> Iterator["MetricDatumTypeDef"]:
+    """`service` is which Penstock this is, `at` the end of the minute."""
+    dimensions: list[DimensionTypeDef] = [
+        {"Name": "Service", "Value": service},
+        {"Name": "Program", "Value": str(program)},
+    ]
+    overall = together(figures.handlers.values())
+    for metric in metrics_of(program):
+        values = _values(metric, figures, overall)
+        for start in range(0, len(values), VALUES_IN_ENTRY):
+            piece = values[start : start + VALUES_IN_ENTRY]
+            yield {
+                "MetricName": str(metric),
+                "Dimensions": dimensions,
+                "Timestamp": datetime.fromtimestamp(at, UTC),
+                "Unit": metric.unit.value,
+                "Values": [value for value, _ in piece],
+                "Counts": [float(count) for _, count in piece],
+            }
+
+
+def _values(metric: Metric, figures: Figures, overall: HandlerFigures) -> Values:
+    if metric is Metric.HANDLER_SECONDS:
+        return list(overall.seconds.values())
+    if metric.unit is Unit.SECONDS:
+        return list(figures.spreads[metric].values()) if metric in figures.spreads else []
+    if metric in GAUGES:
+        return sorted(figures.samples.get(metric, Counter()).items())
+    return [(count_of(metric, figures, overall), 1)]
+
+
+def count_of(metric: Metric, figures: Figures, overall: HandlerFigures) -> int:
+    match metric:
+        case Metric.OPERATIONS_SUCCEEDED:
+            return overall.succeeded
+        case Metric.OPERATIONS_FAILED:
+            return overall.failed
+        case Metric.OPERATIONS_RETRIED:
+            return overall.retried
+        case _:
+            return figures.counts[metric]
+
+
+def calls(data: Iterable["MetricDatumTypeDef"]) -> Iterator[list["MetricDatumTypeDef"]]:
+    """Neighbouring entries that go in one call."""
+    call: list[MetricDatumTypeDef] = []
+    size = 0
+    for entry in data:
+        entry_bytes = _ENTRY_BYTES + _VALUE_BYTES * len(entry["Values"])
+        if call and (len(call) == ENTRIES_IN_CALL or size + entry_bytes > CALL_BYTES):
+            yield call
+            call, size = [], 0
+        call.append(entry)
+        size += entry_bytes
+    if call:
+        yield call

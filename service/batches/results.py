@@ -1,0 +1,177 @@
+"""GET /batch/{id}/results: the outcomes counted so far, in the order of the operations.
+
+NDJSON of all of them, a line each; or with `?limit=`, or as JSON, a page and a cursor to the next. While the batch runs
+an answer holds what is counted at that moment; it is complete once the batch is final.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from aiohttp import hdrs, web
+
+from penstock.batch import Batch, Ending
+from penstock.chunk import GROUP_CHUNKS, group_of, planned_number
+from penstock.errors import MalformedRequest
+from penstock.negotiation import choose_type
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
+from penstock.service.batches.status import find_batch
+from penstock.service.content import JSON, NDJSON
+from penstock.service.json_answer import encode, json_answer
+from penstock.service.keys import BACKEND
+from penstock.service.paging import read_limit
+from penstock.service.schemas import outcome_body, results_url
+from penstock.store import Group, Store
+from penstock.telemetry import Event, get_log
+
+PAGE_OUTCOMES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the results: after operation `index`, which is in planned chunk `chunk`."""
+
+    chunk: int = 0
+    index: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.chunk}.{self.index}"
+
+
+async def batch_results(request: web.Request) -> web.StreamResponse:
+    batch = await find_batch(request)
+    kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
+    state, cursor = _read_state(request), _read_cursor(request)
+    limit = read_limit(request)
+    outcomes = _outcomes(request.app[BACKEND].store, batch, cursor, state)
+    if kind == NDJSON and limit is None:
+        return await _stream(request, outcomes)
+    page, following = await _page(outcomes, limit or PAGE_OUTCOMES)
+    return _page_answer(batch, kind, page, following, _kept_query(state, limit))
+
+
+async def _outcomes(
+    store: Store, batch: Batch, cursor: Cursor, state: OutcomeState | None
+) -> AsyncIterator[tuple[Cursor, Outcome]]:
+    for number in range(group_of(str(cursor.chunk)), len(batch.group_totals)):
+        group = await store.read_group(batch.id, number)
+        outcomes = (
+            _open_group(store, batch, number, group, cursor.chunk)
+            if group.closed is None
+            else _closed_group(store, batch, number, group, group.closed)
+        )
+        async for chunk, outcome in outcomes:
+            if outcome.index > cursor.index and state in {None, outcome.state}:
+                yield Cursor(chunk, outcome.index), outcome
+
+
+async def _open_group(
+    store: Store, batch: Batch, number: int, group: Group, first_chunk: int
+) -> AsyncIterator[tuple[int, Outcome]]:
+    async for records in _counted_records(store, batch, number, group, first_chunk):
+        chunk = planned_number(records[0].chunk_id)
+        for outcome in _merge(records):
+            yield chunk, outcome
+
+
+async def _closed_group(
+    store: Store, batch: Batch, number: int, group: Group, ending: Ending
+) -> AsyncIterator[tuple[int, Outcome]]:
+    """What was counted before the group was closed; every other operation has the outcome that the ending says."""
+    records = [record async for family in _counted_records(store, batch, number, group, 0) for record in family]
+    recorded = {outcome.index: outcome for outcome in _merge(records)}
+    first = batch.first_index(number)
+    # What expired before the batch was given an ending is not told that ending's reason afterwards.
+    reason = batch.reason if ending is batch.ending else None
+    ids = await store.read_ids(batch.id, number) if batch.has_own_ids else []
+    for place in range(batch.group_totals[number]):
+        index = first + place
+        operation_id = ids[place] if batch.has_own_ids else str(index)
+        yield number * GROUP_CHUNKS, recorded.get(index) or never_ended(index, operation_id, ending, reason)
+
+
+async def _counted_records(
+    store: Store, batch: Batch, number: int, group: Group, first_chunk: int
+) -> AsyncIterator[list[ChunkRecord]]:
+    """Of each planned chunk what is counted. What is not may yet be given up, should the group be closed before."""
+    async for family in store.read_records(batch, number, first_chunk):
+        counted = [record for record in family if record.chunk_id in group.done]
+        if counted:
+            yield counted
+
+
+def _merge(records: list[ChunkRecord]) -> list[Outcome]:
+    """The outcomes of planned chunks and of all that followed from them; a later outcome supersedes an earlier one."""
+    latest = {outcome.index: outcome for record in records for outcome in record.outcomes}
+    return [latest[index] for index in sorted(latest)]
+
+
+async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Outcome]]) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Type": NDJSON})
+    await answer.prepare(request)
+    if request.method == hdrs.METH_HEAD:
+        return answer
+    try:
+        async for _, outcome in outcomes:
+            await answer.write(encode(outcome_body(outcome)) + b"\n")
+    except ConnectionResetError:
+        return answer  # the client has heard enough
+    except Exception as error:  # noqa: BLE001 - whatever it is, the middleware can answer it no more
+        # The status is on its way already: only a connection that breaks off can tell that something is missing.
+        get_log().error(Event.REQUEST_BROKE, path=request.path, exc_info=error)
+        if request.transport is not None:
+            request.transport.abort()
+        return answer
+    await answer.write_eof()
+    return answer
+
+
+async def _page(outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int) -> tuple[list[Outcome], Cursor | None]:
+    """Up to `limit` outcomes, and the place after them if there are more."""
+    page: list[Outcome] = []
+    last = Cursor()
+    async for place, outcome in outcomes:
+        if len(page) == limit:
+            return page, last
+        page.append(outcome)
+        last = place
+    return page, None
+
+
+def _page_answer(
+    batch: Batch, kind: str, page: list[Outcome], following: Cursor | None, query: dict[str, str]
+) -> web.Response:
+    headers = {}
+    if following is not None:
+        url = f"{results_url(batch.id)}?{urlencode({**query, 'cursor': str(following)})}"
+        headers["Link"] = f'<{url}>; rel="next"'
+    bodies = [outcome_body(outcome) for outcome in page]
+    if kind == NDJSON:
+        lines = b"".join(encode(body) + b"\n" for body in bodies)
+        return web.Response(body=lines, headers=headers, content_type=NDJSON)
+    return json_answer({"results": bodies, "nextCursor": str(following) if following else None}, headers=headers)
+
+
+def _kept_query(state: OutcomeState | None, limit: int | None) -> dict[str, str]:
+    kept = {"status": state, "limit": limit}
+    return {name: str(value) for name, value in kept.items() if value is not None}
+
+
+def _read_state(request: web.Request) -> OutcomeState | None:
+    given = request.query.get("status")
+    if given is None:
+        return None
+    try:
+        return OutcomeState(given)
+    except ValueError:
+        raise MalformedRequest(f"status is one of {', '.join(OutcomeState)}; {given!r} is none of them.") from None
+
+
+def _read_cursor(request: web.Request) -> Cursor:
+    given = request.query.get("cursor")
+    if given is None:
+        return Cursor()
+    chunk, _, index = given.partition(".")
+    if not (chunk.isdecimal() and index.isdecimal() and len(given) < 20):
+        raise MalformedRequest(f"Take the cursor from an earlier answer; {given!r} is none.")
+    return Cursor(int(chunk), int(index))

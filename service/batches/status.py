@@ -1,0 +1,35 @@
+"""GET /batch/{id}/status: how far a batch is."""
+
+import re
+from typing import Any
+
+from aiohttp import web
+
+from penstock.batch import UNACCEPTED_STATES, Batch, sum_counts
+from penstock.errors import UnknownBatch
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import BACKEND, CLOCK, tenant_of
+from penstock.service.schemas import status_body
+
+_BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key; the table refuses too long ones
+
+
+async def batch_status(request: web.Request) -> web.Response:
+    return json_answer(await read_status(request, await find_batch(request)))
+
+
+async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
+    """The counts are read after the batch: so a final state never comes with counts of before."""
+    groups = await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals)))
+    return status_body(batch, sum_counts(group.counts for group in groups.values()), request.app[CLOCK].now())
+
+
+async def find_batch(request: web.Request) -> Batch:
+    """The batch that the path names, if it is the tenant's own. One that was never accepted does not exist."""
+    batch_id = request.match_info["batch_id"]
+    if not _BATCH_ID.fullmatch(batch_id):
+        raise UnknownBatch(batch_id)
+    batch = await request.app[BACKEND].store.read_batch(batch_id)
+    if batch is None or batch.state in UNACCEPTED_STATES or batch.tenant != tenant_of(request):
+        raise UnknownBatch(batch_id)
+    return batch

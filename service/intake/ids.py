@@ -1,0 +1,106 @@
+"""The ids of a batch's operations, which are unique: a million of them without a set of a million strings."""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+
+from pydantic_core import from_json, to_json
+
+from penstock.service.intake.spool import Spool
+
+PARTS = 64
+IDS_IN_LINE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Operation `index` has the id that operation `first` has."""
+
+    index: int
+    id: str
+    first: int
+
+
+class Ids:
+    """In memory are eight bytes of each, spread over parts that are looked at one by one; the ids are in a spool.
+
+    The eight bytes are Python's hash, keyed anew in every process, so that nobody can make two ids meet. If two ever
+    do, the ids themselves are compared.
+    """
+
+    def __init__(self) -> None:
+        self.has_own = False  # the client gave some of them; where it does not, they are the operations' places
+        self._count = 0
+        self._parts = [array("q") for _ in range(PARTS)]
+        self._line: list[str] = []
+        self._spool = Spool()
+
+    def add(self, given: str | None) -> str:
+        """The id of the next operation."""
+        place = str(self._count)
+        operation_id = place if given is None else given
+        self.has_own |= operation_id != place
+        digest = hash(operation_id)
+        self._parts[digest % PARTS].append(digest)
+        self._line.append(operation_id)
+        self._count += 1
+        if len(self._line) == IDS_IN_LINE:
+            self._write_line()
+        return operation_id
+
+    def __iter__(self) -> Iterator[str]:
+        """All of them, in the order of the operations."""
+        for line in self._lines():
+            yield from line
+
+    async def duplicates(self, most: int) -> tuple[int, list[Duplicate]]:
+        """How many operations have the id of an earlier one; and those, or where there are very many, some of them."""
+        count, suspects = await self._suspects(most) if self.has_own else (0, set[int]())
+        named = [one async for one in self._named(suspects)] if suspects else []
+        return (count, named) if named else (0, [])
+
+    def close(self) -> None:
+        self._spool.close()
+
+    async def _suspects(self, most: int) -> tuple[int, set[int]]:
+        """How many digests are there again, and up to `most` of these."""
+        count, suspects = 0, set[int]()
+        for part in self._parts:
+            repeated = len(part) - len(set(part))
+            if repeated and len(suspects) < most:
+                suspects |= _repeated(part, most - len(suspects))
+            count += repeated
+            await asyncio.sleep(0)  # others want their answers meanwhile
+        return count, suspects
+
+    async def _named(self, suspects: set[int]) -> AsyncIterator[Duplicate]:
+        first: dict[str, int] = {}
+        index = 0
+        for line in self._lines():
+            for operation_id in line:
+                if hash(operation_id) in suspects and first.setdefault(operation_id, index) != index:
+                    yield Duplicate(index, operation_id, first[operation_id])
+                index += 1
+            await asyncio.sleep(0)
+
+    def _lines(self) -> Iterator[list[str]]:
+        self._write_line()
+        for line in self._spool:
+            yield from_json(line)
+
+    def _write_line(self) -> None:
+        if self._line:
+            self._spool.write(to_json(self._line))
+            self._line = []
+
+
+def _repeated(digests: Iterable[int], most: int) -> set[int]:
+    seen, repeated = set[int](), set[int]()
+    for digest in digests:
+        if digest in seen:
+            repeated.add(digest)
+            if len(repeated) == most:
+                break
+        seen.add(digest)
+    return repeated

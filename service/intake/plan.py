@@ -1,0 +1,65 @@
+"""A batch's chunks, cut and encoded while its operations come, put aside until all of it is known to be valid."""
+
+import bisect
+from collections.abc import Container, Iterator
+
+from penstock.chunk import Fit, Planner, plan_groups
+from penstock.message import join_message, room_in_message, size_on_the_queue
+from penstock.service.intake.spool import Spool
+from penstock.settings import Settings
+
+
+class Plan:
+    """`add` every operation, then `finish`; from then on it tells the chunks and their messages."""
+
+    def __init__(self, batch_id: str, settings: Settings) -> None:
+        self.room = room_in_message(settings.message_bytes)  # what one operation may take
+        self._batch_id = batch_id
+        self._planner = Planner(
+            Fit(settings.chunk_operations, self.room, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
+        )
+        self._total = 0
+        self._written = 0  # chunks
+        self._chunk: list[bytes] = []  # the operations of the one that may still grow
+        self._spool = Spool()
+
+    def expect(self, batch_seconds: float) -> None:
+        self._planner.expect(batch_seconds)
+
+    def add(self, encoded: bytes, seconds: float) -> None:
+        """The next operation, and the handler time it is expected to take."""
+        if self._planner.begins_chunk(size_on_the_queue(encoded), seconds):
+            self.finish()
+        self._chunk.append(encoded)
+        self._total += 1
+
+    def finish(self) -> None:
+        if self._chunk:
+            message = join_message(self._batch_id, str(self._written), self._chunk)
+            self._spool.write(message.encode())  # neither JSON nor base64 has a line break in it
+            self._written += 1
+            self._chunk = []
+
+    @property
+    def chunk_count(self) -> int:
+        return len(self._planner.starts)
+
+    @property
+    def group_totals(self) -> tuple[int, ...]:
+        return plan_groups(self._planner.starts, self._total)
+
+    def chunk_at(self, index: int) -> int:
+        """The number of the chunk that operation `index` is in."""
+        return bisect.bisect_right(self._planner.starts, index) - 1
+
+    def run(self, number: int) -> range:
+        """The operations of a chunk."""
+        starts = self._planner.starts
+        return range(starts[number], starts[number + 1] if number + 1 < len(starts) else self._total)
+
+    def messages(self, *, without: Container[int]) -> Iterator[bytes]:
+        """Of all chunks but those of these numbers, in their order."""
+        return (message for number, message in enumerate(self._spool) if number not in without)
+
+    def close(self) -> None:
+        self._spool.close()

@@ -1,0 +1,198 @@
+"""POST /batch: read, validate; run a small batch at once, accept a large one for the background."""
+
+from collections.abc import Awaitable
+
+from aiohttp import hdrs, web
+from ulid import ULID
+
+from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, UnknownBatch
+from penstock.metrics.names import Metric
+from penstock.outcome import as_outcome
+from penstock.running.runner import Source
+from penstock.service.batches.status import read_status
+from penstock.service.flaws import ENVELOPE
+from penstock.service.intake.acceptance import Acceptance, Submission
+from penstock.service.intake.draft import Draft
+from penstock.service.intake.idempotency import REPLAYED, Standing, claim_key, read_key
+from penstock.service.intake.preferences import Preferences, read_preferences
+from penstock.service.intake.reading import read_batch
+from penstock.service.intake.small_batch import SmallBatch, SmallBatchRunner, Tried
+from penstock.service.json_answer import encode, json_answer
+from penstock.service.keys import (
+    BACKEND,
+    BATCH_ID,
+    CLOCK,
+    HANDLER_TIMES,
+    METER,
+    OPERATIONS,
+    RUNNER,
+    SETTINGS,
+    headers_to_pass_on,
+    tenant_of,
+)
+from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
+from penstock.settings import DAY_SECONDS
+from penstock.telemetry import Event, get_log
+
+FIRST_POLL_SECONDS = 1  # a hint for when asking for the status makes sense
+
+
+async def submit_batch(request: web.Request) -> web.Response:
+    key = read_key(request)
+    app = request.app
+    with Draft(str(ULID()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
+        request[BATCH_ID] = draft.batch_id
+        read = await read_batch(request, draft)
+        if read.options.atomic:
+            _check_atomic(draft, request)
+        _check_time(draft, read.options, request.app[CLOCK].now())
+        await draft.check()
+        headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
+        # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
+        standing = (
+            await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
+            if key is not None
+            else None
+        )
+        if standing is not None and standing.is_replay:
+            return await _replay(request, standing)
+        submission = Submission(
+            draft=draft,
+            key_prefix=standing.claim.keys_from if standing else draft.batch_id,
+            tenant=tenant_of(request),
+            priority=read.options.priority,
+            not_before=read.options.not_before,
+            deadline_seconds=read.options.deadline_seconds,
+            failure_limit=read.options.failure_limit(draft.total),
+            headers=headers,
+            claim=standing.claim if standing else None,
+        )
+        return await _answer(request, submission, atomic=read.options.atomic)
+
+
+def _check_atomic(draft: Draft, request: web.Request) -> None:
+    limit = request.app[SETTINGS].sync_max_operations
+    if request.app[OPERATIONS].transaction is None:
+        words = "This application has no transaction, so nothing can be rolled back."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+    elif draft.first_forwarded is not None:
+        words = f"Operation {draft.first_forwarded} is forwarded, and what another program does is not rolled back."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+    elif draft.is_large:
+        detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
+        raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
+    else:
+        draft.refuse_outside_transaction()
+
+
+def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:
+    if options.not_before is None:
+        return
+    if options.atomic:
+        words = "An atomic batch is run at once, within its request: leave notBefore out, or atomic."
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
+    if options.not_before > now + MOST_DAYS_AHEAD * DAY_SECONDS:
+        words = (
+            f"Name a time within {MOST_DAYS_AHEAD} days from now: the queue keeps messages for no more than twice that."
+        )
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
+
+
+async def _answer(request: web.Request, submission: Submission, *, atomic: bool) -> web.Response:
+    """Answer, and settle the key. A request that comes to nothing gives its key up, so that it can be sent again."""
+    store, claim = request.app[BACKEND].store, submission.claim
+    try:
+        answer, at_once = await _run_or_accept(request, submission, atomic=atomic)
+    except AcceptanceUnknown:
+        raise
+    except Exception:
+        if claim is not None:
+            await _try(store.release_key(claim))
+        raise
+    if claim is not None:
+        await _try(store.settle_key(claim, at_once))
+    return answer
+
+
+async def _try(step: Awaitable[None]) -> None:
+    """What AWS keeps us from doing now is made up for when the claim's lease is over."""
+    try:
+        await step
+    except PenstockError as error:
+        get_log().error(Event.AWS_UNAVAILABLE, error=str(error))
+
+
+async def _run_or_accept(
+    request: web.Request, submission: Submission, *, atomic: bool
+) -> tuple[web.Response, bytes | None]:
+    """The response, and its body where the batch was answered at once."""
+    preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
+    is_for_later = submission.not_before is not None
+    if submission.draft.is_large or is_for_later or (preferences.respond_async and not atomic):
+        applied = "respond-async" if preferences.respond_async else None
+        return await _accept(request, submission, {}, applied), None
+    operations = submission.draft.operations
+    seconds, applied = _time_to_answer(request, preferences)
+    tried = await _run_at_once(request, submission, seconds, atomic=atomic)
+    if len(tried) < len(operations):
+        return await _accept(request, submission, tried, applied), None
+    body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
+    get_log().info(Event.BATCH_ANSWERED, batch_id=submission.draft.batch_id, **body["summary"])
+    return json_answer(body, headers=_applied(applied)), encode(body)
+
+
+def _time_to_answer(request: web.Request, preferences: Preferences) -> tuple[float, str | None]:
+    """How long the client is kept waiting at most, and the preference that says so."""
+    longest = request.app[SETTINGS].sync_seconds
+    if preferences.wait_seconds is None or preferences.wait_seconds > longest:
+        return longest, None
+    return preferences.wait_seconds, f"wait={preferences.wait_seconds}"
+
+
+async def _run_at_once(
+    request: web.Request, submission: Submission, seconds: float, *, atomic: bool
+) -> dict[int, Tried]:
+    runner = SmallBatchRunner(request.app[OPERATIONS], request.app[RUNNER], request.app[SETTINGS].backoff)
+    source = Source(
+        submission.draft.batch_id,
+        submission.key_prefix,
+        priority=submission.priority,
+        tenant=submission.tenant,
+        headers=dict(submission.headers),
+    )
+    return await runner.run(SmallBatch(source, submission.draft.operations, seconds, atomic))
+
+
+async def _accept(
+    request: web.Request, submission: Submission, tried: dict[int, Tried], applied: str | None
+) -> web.Response:
+    """`tried` is what has been run already of a batch that outlived its time: it is not run again."""
+    clock, meter = request.app[CLOCK], request.app[METER]
+    begun_at = clock.monotonic()
+    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
+    batch = await acceptance.accept(tried)
+    meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - begun_at)
+    event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
+    get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
+    return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})
+
+
+async def _replay(request: web.Request, standing: Standing) -> web.Response:
+    """The answer of the first request; for a batch in the background, with its status of now."""
+    claim = standing.claim
+    replayed = {REPLAYED: "true"}
+    if claim.answer is not None:
+        return web.Response(body=claim.answer, content_type="application/json", headers=replayed)
+    batch = await request.app[BACKEND].store.read_batch(claim.batch_id)
+    if batch is None:
+        raise UnknownBatch(claim.batch_id)
+    body = {**accepted_body(batch.id), **await read_status(request, batch)}
+    return json_answer(body, status=202, headers={**_where(batch.id), **replayed})
+
+
+def _where(batch_id: str) -> dict[str, str]:
+    return {hdrs.LOCATION: status_url(batch_id), hdrs.RETRY_AFTER: str(FIRST_POLL_SECONDS)}
+
+
+def _applied(preference: str | None) -> dict[str, str]:
+    return {} if preference is None else {"Preference-Applied": preference}

@@ -1,0 +1,158 @@
+"""GET /dead-letters and POST /dead-letters/redrive: look at what finally failed, and put it back.
+
+For operators: these see every tenant's. A dead letter is a chunk message, so putting it back is moving it to the queue
+of its batch's priority; SQS's own redrive, from its console, moves all to one that the operator names.
+"""
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from penstock.backend import Backend
+from penstock.errors import InvalidRequest, UnreadableMessage
+from penstock.message import decode_chunk, decode_dead_letter
+from penstock.priority import Priority
+from penstock.queue import Delivery, Message, Queue
+from penstock.service.content import read_json
+from penstock.service.flaws import errors_of, to_flaw
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import BACKEND, CLOCK
+from penstock.service.paging import read_limit
+from penstock.store import Store
+from penstock.telemetry import Event, get_log
+
+SHOWN = 10
+MOST_SHOWN = 100  # each may be as large as a message: memory is the bound
+REDRIVE_SECONDS = 20.0
+IN_RECEIVE = 10
+HIDDEN_SECONDS = 60  # longer than one redrive: what it does not move must not come round again
+
+
+class RedriveRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    batchId: str | None = None  # noqa: N815 - as it stands in the JSON
+
+
+async def list_dead_letters(request: web.Request) -> web.Response:
+    """About how many there are, and some of them: SQS can be looked into only by receiving, in no order."""
+    queue = request.app[BACKEND].dead_letters
+    deliveries = await _take(queue, min(read_limit(request) or SHOWN, MOST_SHOWN))
+    await queue.extend(deliveries, 0)
+    return json_answer(
+        {"approximateCount": await queue.depth(), "deadLetters": [_describe(delivery) for delivery in deliveries]}
+    )
+
+
+async def redrive_dead_letters(request: web.Request) -> web.Response:
+    """Put back all, or one batch's. Moves for up to 20 seconds; `isComplete` says whether it came to the end."""
+    batch_id = await _read_batch_id(request)
+    backend = request.app[BACKEND]
+    redrive = Redrive(batch_id, before=request.app[CLOCK].now(), store=backend.store)
+    moved, is_complete = await _redrive(backend, redrive)
+    get_log().info(Event.DEAD_LETTERS_REDRIVEN, batch_id=batch_id, chunks=moved)
+    return json_answer({"redrivenChunks": moved, "isComplete": is_complete}, status=202)
+
+
+async def _read_batch_id(request: web.Request) -> str | None:
+    if not request.can_read_body:
+        return None
+    document = await read_json(request)
+    try:
+        return RedriveRequest.model_validate(document).batchId
+    except ValidationError as error:
+        raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
+
+
+async def _take(queue: Queue, limit: int) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    while len(deliveries) < limit:
+        received = await queue.receive(min(IN_RECEIVE, limit - len(deliveries)), 0)
+        if not received:
+            break
+        deliveries += received
+    return deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """Which letters are put back, and how urgent they are: of one batch or of all, and none that came after it began.
+
+    So what fails again stays.
+    """
+
+    batch_id: str | None
+    before: float
+    store: Store
+    priorities: dict[str, Priority] = field(default_factory=dict)  # of the batches met so far
+
+    async def priority_of(self, delivery: Delivery) -> Priority | None:
+        """None: this letter stays where it is."""
+        if delivery.sent_at > self.before:
+            return None
+        try:
+            chunk = decode_chunk(delivery.body)
+        except UnreadableMessage:
+            return None
+        if self.batch_id not in {None, chunk.batch_id}:
+            return None
+        if chunk.batch_id not in self.priorities:
+            batch = await self.store.read_batch(chunk.batch_id)
+            self.priorities[chunk.batch_id] = Priority.NORMAL if batch is None else batch.priority
+        return self.priorities[chunk.batch_id]
+
+
+async def _redrive(backend: Backend, redrive: Redrive) -> tuple[int, bool]:
+    """Move letter by letter: sent first, then deleted. A crash in between leaves one twice, and it runs once."""
+    source = backend.dead_letters
+    give_up_at = asyncio.get_running_loop().time() + REDRIVE_SECONDS
+    moved = 0
+    passed_over: list[Delivery] = []
+    try:
+        while asyncio.get_running_loop().time() < give_up_at:
+            deliveries = await source.receive(IN_RECEIVE, 1)
+            if not deliveries:
+                return moved, True
+            letters: dict[Priority, list[Delivery]] = defaultdict(list)
+            others: list[Delivery] = []
+            for delivery in deliveries:
+                priority = await redrive.priority_of(delivery)
+                (others if priority is None else letters[priority]).append(delivery)
+            await source.extend(others, HIDDEN_SECONDS)
+            passed_over += others
+            for priority, urgent in letters.items():
+                await backend.queues[priority].send(
+                    [Message(letter.body, tenant=letter.tenant, trace=letter.trace) for letter in urgent]
+                )
+                for letter in urgent:
+                    await source.delete(letter)
+                moved += len(urgent)
+        return moved, False
+    finally:
+        await source.extend(passed_over, 0)
+
+
+def _describe(delivery: Delivery) -> dict[str, Any]:
+    try:
+        chunk, failures = decode_dead_letter(delivery.body)
+    except UnreadableMessage as error:
+        return {"messageId": delivery.message_id, "unreadable": str(error)}
+    return {
+        "messageId": delivery.message_id,
+        "batchId": chunk.batch_id,
+        "chunkId": chunk.id,
+        "operations": [
+            {
+                "id": operation.id,
+                "method": operation.method,
+                "path": operation.path,
+                "body": operation.body,
+                **failures.get(operation.index, {}),
+            }
+            for operation in chunk.operations
+        ],
+    }

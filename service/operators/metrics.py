@@ -1,0 +1,35 @@
+"""GET /metrics: what this front end has done since its start. And what counts its answers."""
+
+from http import HTTPStatus
+
+from aiohttp import web
+
+from penstock.metrics.exposition import expose
+from penstock.metrics.names import Metric, Program
+from penstock.service.keys import METER
+from penstock.service.problems import Endpoint
+
+# Asked every few seconds by balancers and scrapers: they would hide what clients are answered, and a front end that
+# leaves its balancer says 503 on purpose.
+UNCOUNTED = {"/health/live", "/health/ready", "/metrics"}
+
+_BY_CLASS = {2: Metric.HTTP_ANSWERS_2XX, 4: Metric.HTTP_ANSWERS_4XX, 5: Metric.HTTP_ANSWERS_5XX}
+_OF_LIMITS = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+async def metrics(request: web.Request) -> web.Response:
+    body, content_type = expose(request.app[METER], Program.SERVICE, request.headers.get("Accept"))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+@web.middleware
+async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+    """The outermost: what it sees is what the client is answered."""
+    answer = await handler(request)
+    if request.path not in UNCOUNTED:
+        meter = request.app[METER]
+        if (metric := _BY_CLASS.get(answer.status // 100)) is not None:
+            meter.count(metric)
+        if answer.status in _OF_LIMITS:
+            meter.count(Metric.REJECTED_BY_LIMIT)
+    return answer

@@ -1,0 +1,16 @@
+"""Reads how long a page a client asks for."""
+
+from aiohttp import web
+
+from penstock.errors import MalformedRequest
+
+LONGEST_PAGE = 10_000
+
+
+def read_limit(request: web.Request) -> int | None:
+    given = request.query.get("limit")
+    if given is None:
+        return None
+    if not (given.isdecimal() and len(given) < 8 and 1 <= int(given) <= LONGEST_PAGE):
+        raise MalformedRequest(f"limit is a number from 1 to {LONGEST_PAGE:,}; {given!r} is not.")
+    return int(given)

@@ -1,0 +1,210 @@
+"""A file as operations: what each kind of file becomes, and what each kind of mistake is told."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.cli.operations_file import FileFormat, FileRefused, OperationsFile, Reading, read_operations
+
+POST_USERS = Reading(method="post", path="/users")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(name: str, content: str | bytes, reading: Reading = Reading()) -> OperationsFile:  # noqa: B008 - frozen
+    path = Path(name)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_operations(path, reading)
+
+
+def operations(file: OperationsFile) -> list[dict[str, Any]]:
+    return [json.loads(operation.encoded) for operation in file.operations]
+
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def test_csv_row_becomes_an_operation() -> None:
+    file = read("users.csv", "email,name\nann@mail.example,Ann\nbo@mail.example,\n", POST_USERS)
+    assert operations(file) == [
+        {"id": "2", "method": "POST", "path": "/users", "body": {"email": "ann@mail.example", "name": "Ann"}},
+        {"id": "3", "method": "POST", "path": "/users", "body": {"email": "bo@mail.example"}},
+    ]
+    assert not file.has_expectations
+
+
+def test_column_in_the_path_is_percent_encoded_and_leaves_the_body() -> None:
+    reading = Reading(method="PUT", path="/teams/{team}/users/{user}")
+    file = read("users.csv", "team,user,name\na/b,é 1,Ann\n", reading)
+    assert operations(file) == [
+        {"id": "2", "method": "PUT", "path": "/teams/a%2Fb/users/%C3%A9%201", "body": {"name": "Ann"}}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "has_body"),
+    [("GET", False), ("delete", False), ("POST", True), ("PATCH", True)],
+)
+def test_row_without_cells_left_has_a_body_only_where_one_is_usual(method: str, has_body: bool) -> None:
+    file = read("users.csv", "id,note\n7,\n", Reading(method=method, path="/users/{id}"))
+    assert ("body" in operations(file)[0]) == has_body
+
+
+def test_csv_as_spreadsheets_write_it() -> None:
+    content = '\ufeffemail,note\r\nann@mail.example,"two\r\nlines, ""quoted"""\r\n\r\nbo@mail.example,Grüße\r\n'
+    file = read("users.csv", content, POST_USERS)
+    assert [operation["body"] for operation in operations(file)] == [
+        {"email": "ann@mail.example", "note": 'two\r\nlines, "quoted"'},
+        {"email": "bo@mail.example", "note": "Grüße"},
+    ]
+    assert [operation.number for operation in file.operations] == [2, 5]
+
+
+def test_id_column_is_a_member_of_the_body_like_any_other() -> None:
+    file = read("users.csv", "id,name\n7,Ann\n", POST_USERS)
+    assert operations(file)[0]["body"] == {"id": "7", "name": "Ann"}
+
+
+def test_ndjson_line_becomes_an_operation() -> None:
+    file = read(
+        "users.ndjson",
+        '{"id": "a", "method": "POST", "path": "/users", "body": {"name": "Zoë"}}\n\n'
+        '{"method": "DELETE", "path": "/users/7"}',
+    )
+    assert operations(file) == [
+        {"id": "a", "method": "POST", "path": "/users", "body": {"name": "Zoë"}},
+        {"id": "3", "method": "DELETE", "path": "/users/7"},
+    ]
+    assert [operation.has_own_id for operation in file.operations] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"method": "GET", "path": "/a"}, {"method": "GET", "path": "/b", "id": null}]',
+        '{"operations": [{"method": "GET", "path": "/a"}, {"method": "GET", "path": "/b"}]}',
+    ],
+)
+def test_json_list_or_document_becomes_operations(content: str) -> None:
+    file = read("reads.json", content)
+    assert [(operation["id"], operation["path"]) for operation in operations(file)] == [("1", "/a"), ("2", "/b")]
+    assert not file.is_atomic
+
+
+def test_what_a_document_says_beside_its_operations_is_passed_on() -> None:
+    file = read("reads.json", '{"atomic": true, "operations": [{"method": "GET", "path": "/a"}]}')
+    assert file.envelope == {"atomic": True}
+    assert file.is_atomic
+
+
+def test_expected_statuses_are_taken_out_of_the_operation() -> None:
+    file = read("users.csv", "name,expect\nAnn,201\nAnn,201|409\n", Reading(None, "POST", "/users", "expect"))
+    assert [operation.expected for operation in file.operations] == [frozenset({201}), frozenset({201, 409})]
+    assert [operation["body"] for operation in operations(file)] == [{"name": "Ann"}, {"name": "Ann"}]
+    assert file.has_expectations
+
+    file = read("reads.ndjson", '{"method": "GET", "path": "/a", "wants": 200}', Reading(expect="wants"))
+    assert file.operations[0].expected == frozenset({200})
+    assert "wants" not in operations(file)[0]
+
+
+def test_standard_input_is_read_as_the_format_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"method": "GET", "path": "/a"}\n')))
+    file = read_operations(Path("-"), Reading(FileFormat.NDJSON))
+    assert (file.name, len(file.operations)) == ("standard input", 1)
+
+
+def test_format_named_overrules_the_suffix() -> None:
+    assert len(read("reads.json", '{"method": "GET", "path": "/a"}', Reading(FileFormat.NDJSON)).operations) == 1
+
+
+def test_places_are_told_as_the_file_counts_them() -> None:
+    file = read("users.csv", "name\n" + "Ann\n" * 10, POST_USERS)
+    assert file.places([range(1)]) == "line 2"
+    assert file.places([range(2), range(2, 4), range(6, 7), range(8, 10)]) == "lines 2 to 5, line 8, lines 10 to 11"
+    assert read("reads.json", '[{"method": "GET", "path": "/a"}]').places([range(1)]) == "operation 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.txt", "", "a.txt: its name does not tell what it holds; say --format json, ndjson or csv."),
+        ("a.json", "", "a.json, line 1: is not JSON"),
+        ("a.ndjson", "\n\n", "a.ndjson: holds no operations"),
+        ("a.json", "[]", "a.json: holds no operations"),
+        ("a.json", '[\n{"method": "GET",\n"path" "/a"}]', "a.json, line 3: is not JSON (expecting ':' delimiter"),
+        ("a.json", '{"method":1}\n{"method":2}', "a.json, line 2: is not JSON (extra data, column 1). If it has one"),
+        ("a.json", "{}", 'a.json: should be {"operations": [...]}, or a bare list'),
+        ("a.json", "7", 'a.json: should be {"operations": [...]}, or a bare list'),
+        ("a.json", '[{"method": "GET", "path": "/a"}, 7]', "a.json, operation 2: should be an object like"),
+        ("a.ndjson", '{"method": "GET", "path": "/a"}\n{', "a.ndjson, line 2: is not JSON"),
+        ("a.ndjson", '{"path": "/a"}', 'a.ndjson, line 1: should be an object like {"method": "POST"'),
+        ("a.ndjson", '{"method": "GET", "path": "/a", "body": NaN}', "line 1: is not JSON that can be sent on (NaN"),
+        ("a.ndjson", '{"method": "GET", "path": "/a", "body": 1e999}', "line 1: holds a value that cannot be sent"),
+        ("a.ndjson", '{"method": "GET", "path": "/a", "body": "\\ud800"}', "line 1: holds a value that cannot be"),
+        ("a.ndjson", "[" * 100_000, "line 1: is not JSON that can be sent on"),
+        (
+            "a.ndjson",
+            b'{"method": "GET", "path": "/a"}\n\xff',
+            "a.ndjson, line 2: is not UTF-8; save the file as UTF-8.",
+        ),
+        ("a.json", b'[\n"\xff"]', "a.json, line 2: is not UTF-8; save the file as UTF-8."),
+    ],
+)
+def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: str) -> None:
+    with pytest.raises(FileRefused) as refused:
+        read(name, content)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reading", "told"),
+    [
+        ("", POST_USERS, "a.csv: holds no operations"),
+        ("name\n", POST_USERS, "a.csv: holds no operations"),
+        ("name\nAnn\n", Reading(method="POST"), "a.csv: a CSV file needs --method and --path, for example"),
+        ("a,b\n1,2\n1\n", POST_USERS, "a.csv, line 3: has 1 cell where the header has 2."),
+        ("a,b\n1,2,3\n", POST_USERS, "a.csv, line 2: has 3 cells where the header has 2."),
+        ('a,b\n1,"x\ny"\n1\n', POST_USERS, "a.csv, line 4: has 1 cell where the header has 2."),
+        ('a,b\n1,2\n3,"4\n5,6\n', POST_USERS, "a.csv, line 3: is not a row of CSV (unexpected end of data)."),
+        ("a,a\n1,2\n", POST_USERS, "a.csv, line 1: should be a header, every column with a name of its own."),
+        ("a,\n1,2\n", POST_USERS, "a.csv, line 1: should be a header, every column with a name of its own."),
+        ("a\n\xff".encode("latin-1"), POST_USERS, "a.csv, line 2: is not UTF-8; save the file as UTF-8."),
+        (
+            "a,b\n1,2\n",
+            Reading(method="GET", path="/users/{id}"),
+            "a.csv, line 1: has no column 'id'; its columns are 'a', 'b'.",
+        ),
+        ("a,b\n,2\n", Reading(method="GET", path="/u/{a}"), "a.csv, line 2: column 'a' is empty, and the path /u/{a}"),
+        ("a\n1\n", Reading(None, "GET", "/u", "expect"), "a.csv, line 1: has no column 'expect'"),
+        (
+            "a,expect\n1,201\n1,2xx\n",
+            Reading(None, "GET", "/u", "expect"),
+            "a.csv, line 3: 'expect' should be a status such as 201, or 201|409, not '2xx'.",
+        ),
+    ],
+)
+def test_mistake_in_a_csv_file_is_told_with_its_line(content: str | bytes, reading: Reading, told: str) -> None:
+    with pytest.raises(FileRefused) as refused:
+        read("a.csv", content, reading)
+    assert told in str(refused.value)
+
+
+def test_method_and_path_beside_operations_that_name_their_own_are_refused() -> None:
+    with pytest.raises(FileRefused, match=r"a\.ndjson: --method and --path are for CSV files"):
+        read("a.ndjson", "", POST_USERS)
+
+
+def test_file_that_cannot_be_opened_is_told(folder: Path) -> None:
+    with pytest.raises(FileRefused, match=r"missing\.json: cannot be read \(No such file or directory\)"):
+        read_operations(Path("missing.json"), Reading())
+    with pytest.raises(FileRefused, match="cannot be read"):
+        read_operations(folder, Reading(FileFormat.JSON))

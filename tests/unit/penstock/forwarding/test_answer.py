@@ -1,0 +1,244 @@
+"""What the answer of an upstream makes of an operation."""
+
+import json
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from penstock.chunk import Operation
+from penstock.context import LONGEST_WAIT_SECONDS
+from penstock.forwarding.answer import MOST_ERROR_BYTES, MOST_ERROR_CHARACTERS, Answer, Received, conclude, wait_seconds
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain
+from penstock.record import decode_record, encode_record
+
+NOW = 1_700_000_000.0
+JSON = "application/json"
+
+
+def receive(status: int, content: bytes = b"", media_type: str = JSON, *, is_cut: bool = False, **more: Any) -> Answer:
+    given: dict[str, Any] = {"headers": {}, "charset": "utf-8", **more}
+    return conclude(
+        Received("api.example", status, media_type=media_type, content=content, is_cut=is_cut, **given), NOW
+    )
+
+
+# --- What succeeded
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 299])
+def test_status_of_a_success_is_kept(status: int) -> None:
+    assert receive(status, b'{"id":1}') == Answer(status, {"id": 1})
+    assert receive(status) == Answer(status, None)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "content", "result"),
+    [
+        (JSON, b"null", None),
+        (JSON, b" \n", None),
+        (JSON, b'\xef\xbb\xbf{"a":1}', {"a": 1}),
+        (JSON, b' {"a": [1, 2.5, "\xc3\xa4"]} ', {"a": [1, 2.5, "ä"]}),
+        ("application/hal+json", b"[]", []),
+        (JSON, b"12345678901234567890", 12345678901234567890),
+        ("text/plain", b"done", "done"),
+        ("text/plain", b'{"a": 1}', '{"a": 1}'),
+        ("text/html", b"<p>\xc3\xa4</p>", "<p>ä</p>"),
+        ("application/octet-stream", b"as good as text", "as good as text"),
+    ],
+)
+def test_result_is_json_or_text(media_type: str, content: bytes, result: Any) -> None:
+    assert receive(200, content, media_type) == Answer(200, result)
+
+
+def test_text_is_read_by_its_charset() -> None:
+    assert receive(200, b"\xe4", "text/plain", charset="latin-1") == Answer(200, "ä")
+
+
+@pytest.mark.parametrize(
+    ("media_type", "content", "charset"),
+    [
+        (JSON, b'{"not": JSON', "utf-8"),
+        (JSON, b"\xff", "utf-8"),
+        (JSON, b"{}{}", "utf-8"),
+        (JSON, b"1]]],[[[2", "utf-8"),  # whole only among the brackets of a record
+        (JSON, b"NaN", "utf-8"),
+        (JSON, b'"\\ud800"', "utf-8"),
+        (JSON, b"[" * 199 + b"]" * 199, "utf-8"),  # could be read now, but not within a record
+        (JSON, b"[" * 100_000, "utf-8"),
+        ("image/png", b"\x89PNG", "utf-8"),
+        ("text/plain", b"\xff", "utf-8"),
+        ("text/plain", b"x", "no-such-charset"),
+        ("text/plain", b"x", "zlib"),
+        ("text/plain", b"+2AA-", "utf-7"),  # half of a surrogate pair
+    ],
+)
+def test_what_cannot_be_kept_is_a_final_failure_that_says_it_was_performed(
+    media_type: str, content: bytes, charset: str
+) -> None:
+    answer = receive(201, content, media_type, charset=charset)
+    assert answer.error is not None
+    assert (answer.status, answer.error["title"]) == (502, "Answer not readable")
+    assert answer.error["detail"].startswith(f"api.example performed this operation and answered 201 with {media_type}")
+    assert not answer.is_passing
+    assert not answer.rejected
+
+
+def test_answer_that_is_too_large_says_how_much_is_kept() -> None:
+    answer = receive(200, b"x" * 5_000, is_cut=True)
+    assert answer == Answer(
+        502,
+        error={
+            "title": "Answer too large",
+            "detail": "api.example performed this operation and answered 200 with more than the 5,000 bytes that are "
+            "kept.",
+        },
+    )
+
+
+# --- What failed
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 410, 418, 422, 451, 499])
+def test_other_refusals_are_final(status: int) -> None:
+    answer = receive(status, b"{}")
+    assert (answer.status, answer.rejected, answer.is_passing) == (status, True, False)
+
+
+@pytest.mark.parametrize("status", [429, 500, 501, 502, 503, 504, 520, 599])
+def test_what_may_pass_is_tried_again(status: int) -> None:
+    answer = receive(status, b"{}")
+    assert (answer.status, answer.rejected, answer.is_passing, answer.after_seconds) == (status, False, True, None)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_redirect_is_a_final_failure_that_says_so(status: int) -> None:
+    for secret in ("?token=secret", "#token=secret"):
+        answer = receive(status, headers={"Location": f"https://evil.example/x{secret}"})
+        assert answer == Answer(
+            502,
+            error={
+                "title": "Redirected",
+                "detail": f"api.example answered {status}, a redirect to 'https://evil.example/x'; redirects are not "
+                "followed.",
+            },
+        )
+    assert "secret" not in str(receive(status, headers={"Location": "https://u:secret@evil.example"}).error)
+    assert "redirect;" in str(receive(status).error)
+
+
+@pytest.mark.parametrize("status", [0, 101, 199, 600, 999])
+def test_status_that_is_none_of_an_answer_is_a_final_failure(status: int) -> None:
+    answer = receive(status)
+    assert (answer.status, answer.is_passing) == (502, False)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "content", "error"),
+    [
+        (JSON, b"", {"title": "Conflict", "detail": "api.example answered 409."}),
+        (JSON, b"null", {"title": "Conflict", "detail": "api.example answered 409."}),
+        (
+            "application/problem+json",
+            b'{"type":"urn:x","title":"Taken","status":409,"detail":"By Ann.","instance":"/1","errors":[{"a":1}]}',
+            {"type": "urn:x", "title": "Taken", "detail": "By Ann.", "instance": "/1", "errors": [{"a": 1}]},
+        ),
+        (JSON, b'{"detail":"Taken."}', {"title": "Conflict", "detail": "Taken."}),
+        (
+            JSON,
+            b'{"detail":[{"loc":["body"]}]}',
+            {
+                "title": "Conflict",
+                "detail": "api.example answered 409.",
+                "body": {"detail": [{"loc": ["body"]}]},
+            },
+        ),
+        (JSON, b'{"title":5}', {"title": "Conflict", "detail": "api.example answered 409.", "body": {"title": 5}}),
+        (JSON, b'["a"]', {"title": "Conflict", "detail": "api.example answered 409.", "body": ["a"]}),
+        (
+            JSON,
+            b'{"error":"taken"}',
+            {"title": "Conflict", "detail": "api.example answered 409.", "body": {"error": "taken"}},
+        ),
+        (JSON, b"{oops", {"title": "Conflict", "detail": "api.example answered 409.", "body": "{oops"}),
+        ("text/plain", b" Taken. \n", {"title": "Conflict", "detail": "Taken."}),
+        ("text/html", b"<p>", {"title": "Conflict", "detail": "api.example answered 409.", "body": "<p>"}),
+        ("text/plain", b"\xff", {"title": "Conflict", "detail": "\ufffd"}),
+    ],
+)
+def test_error_has_the_shape_of_all_and_keeps_what_the_upstream_says(
+    media_type: str, content: bytes, error: dict[str, Any]
+) -> None:
+    assert receive(409, content, media_type).error == error
+
+
+@pytest.mark.parametrize(("status", "title"), [(404, "Not Found"), (499, "Refused"), (520, "Failed")])
+def test_title_is_that_of_the_status(status: int, title: str) -> None:
+    error = receive(status).error
+    assert error is not None
+    assert error["title"] == title
+
+
+def test_large_error_is_cut() -> None:
+    large = json.dumps({"title": "Taken", "why": "x" * MOST_ERROR_BYTES}).encode()
+    error = receive(409, large).error
+    assert error is not None
+    assert error["title"] == "Conflict"
+    assert len(error["body"]) == MOST_ERROR_CHARACTERS
+
+
+@pytest.mark.parametrize("depth", [100, 190, 195, 196, 197, 198, 199, 200, 201, 5_000])
+def test_error_of_any_depth_can_be_recorded(depth: int) -> None:
+    for content in (b"[" * depth + b"]" * depth, b'{"title":"x","y":' + b"[" * depth + b"]" * depth + b"}"):
+        verdict = receive(409, content).verdict(Operation(0, "a", "GET", "/x"), 1)
+        assert isinstance(verdict, Outcome)
+        record = ChunkRecord("0", outcomes=(verdict,))
+        assert decode_record("0", encode_record(record)) == record
+
+
+# --- When to try again
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("٣", None),
+        ("0", 0),
+        ("5", 5),
+        (" 120 ", 120),
+        ("9" * 5_000, LONGEST_WAIT_SECONDS),
+        (format_datetime(datetime.fromtimestamp(NOW + 90, UTC), usegmt=True), 90),
+        (format_datetime(datetime.fromtimestamp(NOW - 90, UTC), usegmt=True), 0),
+        ("Tue, 14 Nov 2023 22:14:50 -0000", 90),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_WAIT_SECONDS),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float | None) -> None:
+    assert wait_seconds(text, NOW) == seconds
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_upstream_says_when_it_wants_to_be_asked_again(status: int) -> None:
+    assert receive(status, headers={"Retry-After": "7"}).after_seconds == 7
+
+
+# --- As a verdict
+
+
+def test_verdict_is_of_the_operation() -> None:
+    operation = Operation(3, "mine", "POST", "/x")
+    assert Answer(201, {"id": 1}).verdict(operation, 3) == Outcome(3, "mine", OutcomeState.SUCCEEDED, 201, {"id": 1})
+    assert Answer(409, error={"title": "T"}, rejected=True).verdict(operation, 3) == Outcome(
+        3, "mine", OutcomeState.FAILED, 409, error={"title": "T"}, rejected=True
+    )
+    assert Answer(503, error={"title": "T"}, is_passing=True, after_seconds=7).verdict(operation, 4) == TryAgain(
+        Outcome(3, "mine", OutcomeState.FAILED, 503, error={"title": "T"}), 4, 7
+    )

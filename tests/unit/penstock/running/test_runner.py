@@ -1,0 +1,1125 @@
+"""Whatever a handler does becomes its operation's verdict, within the slots and the stages of stopping."""
+
+import asyncio
+import gc
+import math
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+from structlog.testing import capture_logs
+
+from penstock import Context, Operations, Reject, Retry
+from penstock.chunk import Chunk, Operation
+from penstock.errors import Misconfigured
+from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, as_outcome, failed
+from penstock.priority import Priority
+from penstock.record import decode_record, encode_record
+from penstock.running.runner import SLICE_SECONDS, SWALLOWED, Runner, Source, Stop
+from penstock.running.verdict import MAX_DETAIL_CHARACTERS
+from penstock.telemetry import Event
+from penstock.testing import FakeClock
+from tests.support.waiting import eventually
+
+Logs = list[MutableMapping[str, Any]]
+
+SOURCE = Source("01J", "01J")
+
+operations = Operations()
+
+
+class Odd(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+class Forgetful(Reject):
+    def __init__(self) -> None:
+        """Forgets its base class."""
+
+
+class Rude(BaseException):
+    pass
+
+
+@operations.post("/succeed", status=201)
+async def succeed(body: Any = None) -> Any:
+    return body
+
+
+@operations.post("/reject")
+async def reject() -> None:
+    raise Reject(409, "This e-mail is taken.")
+
+
+@operations.post("/retry")
+async def retry() -> None:
+    raise Retry("The bank is closed.", after_seconds=7)
+
+
+@operations.post("/retry-any-time", max_attempts=5)
+async def retry_any_time() -> None:
+    raise Retry
+
+
+@operations.post("/fail")
+async def fail() -> None:
+    raise RuntimeError("no luck")
+
+
+@operations.post("/fail-silently")
+async def fail_silently() -> None:
+    raise RuntimeError
+
+
+@operations.post("/fail-at-length")
+async def fail_at_length() -> None:
+    raise RuntimeError("x" * 10_000)
+
+
+@operations.post("/fail-oddly")
+async def fail_oddly() -> None:
+    raise Odd
+
+
+@operations.post("/fail-with-a-file-name")
+async def fail_with_a_file_name() -> None:
+    raise FileNotFoundError("\udcff.csv")
+
+
+@operations.post("/fail-as-a-group")
+async def fail_as_a_group() -> None:
+    raise ExceptionGroup("two things", [ValueError("a"), KeyError("b")])
+
+
+@operations.post("/reject-forgetfully")
+async def reject_forgetfully() -> None:
+    raise Forgetful
+
+
+@operations.post("/reject-with-an-object")
+async def reject_with_an_object() -> None:
+    raise Reject(422, {"field": "email"})  # type: ignore[arg-type]
+
+
+@operations.post("/hang", timeout_seconds=0.01)
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+@operations.post("/time-out-by-itself")
+async def time_out_by_itself() -> None:
+    async with asyncio.timeout(0):
+        await asyncio.Event().wait()
+
+
+@operations.post("/finish-late", timeout_seconds=0.01)
+async def finish_late() -> str:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return "done all the same"
+    return ""
+
+
+@operations.post("/fail-late", timeout_seconds=0.01)
+async def fail_late() -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise ConnectionError("while cleaning up")
+
+
+@operations.post("/exit")
+async def leave() -> None:
+    sys.exit(3)
+
+
+@operations.post("/rude")
+async def be_rude() -> None:
+    raise Rude("out of the tree")
+
+
+@operations.post("/cancelled-within")
+async def cancelled_within() -> None:
+    raise asyncio.CancelledError
+
+
+@operations.post("/await-what-was-cancelled")
+async def await_what_was_cancelled() -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+@operations.post("/cancel-itself")
+async def cancel_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+@operations.post("/interrupt")
+async def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@operations.post("/sleep")
+async def sleep() -> None:
+    await asyncio.Event().wait()
+
+
+@operations.post("/needs-a-number")
+async def needs_a_number(body: int) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    with capture_logs() as captured:
+        yield captured
+
+
+def make_operation(path: str, body: Any = None, index: int = 0) -> Operation:
+    return Operation(index, f"op-{index}", "POST", path, body)
+
+
+async def run(path: str, body: Any = None, registry: Operations[Any] = operations) -> Verdict:
+    return await Runner(registry, concurrency=1).run(make_operation(path, body), SOURCE, 1)
+
+
+def make_chunk(*paths: str) -> Chunk:
+    return Chunk("01J", "17", 1, tuple(make_operation(path, index=index) for index, path in enumerate(paths)))
+
+
+def failure(status: int, title: str, detail: str, *, rejected: bool = False) -> Outcome:
+    return failed(make_operation("/"), status, title, detail, rejected=rejected)
+
+
+def broke(detail: str, max_attempts: int = 3) -> TryAgain:
+    return TryAgain(failure(500, "Broke", detail), max_attempts)
+
+
+# --- Verdicts
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict"),
+    [
+        ("/succeed", Outcome(0, "op-0", OutcomeState.SUCCEEDED, 201, result=None)),
+        # Refused for good.
+        ("/reject", failure(409, "Rejected", "This e-mail is taken.", rejected=True)),
+        ("/reject-with-an-object", failure(422, "Rejected", "{'field': 'email'}", rejected=True)),
+        ("/needs-a-number", failure(422, "Invalid operation", "POST /needs-a-number needs a body.", rejected=True)),
+        # To be tried again.
+        ("/retry", TryAgain(failure(503, "Not performed", "The bank is closed."), 3, after_seconds=7)),
+        ("/retry-any-time", TryAgain(failure(503, "Not performed", "The operation could not be performed yet."), 5)),
+        ("/fail", broke("RuntimeError: no luck")),
+        ("/fail-silently", broke("RuntimeError")),
+        ("/fail-at-length", broke("RuntimeError: " + "x" * (MAX_DETAIL_CHARACTERS - 14))),
+        ("/fail-with-a-file-name", broke("FileNotFoundError: ?.csv")),
+        ("/fail-as-a-group", broke("ExceptionGroup: two things (2 sub-exceptions)")),
+        # Exceptions that are none of a good family: no reason to lose the operation's neighbours.
+        ("/fail-oddly", broke("Odd")),
+        ("/reject-forgetfully", broke("Forgetful")),
+        ("/rude", broke("Rude: out of the tree")),
+        ("/exit", broke("SystemExit: 3")),
+        # Time.
+        ("/hang", TryAgain(failure(504, "Timed out", "The operation was not done within 0.01 s."), 3)),
+        ("/time-out-by-itself", broke("TimeoutError")),
+        ("/finish-late", Outcome(0, "op-0", OutcomeState.SUCCEEDED, 200, result="done all the same")),
+        ("/fail-late", broke("ConnectionError: while cleaning up")),
+        # A cancellation that nobody asked for.
+        ("/cancelled-within", broke("CancelledError: The handler was cancelled from within.")),
+        ("/await-what-was-cancelled", broke("CancelledError: The handler was cancelled from within.")),
+    ],
+)
+async def test_whatever_a_handler_does_becomes_a_verdict(path: str, verdict: Verdict) -> None:
+    assert await run(path) == verdict
+
+
+@pytest.mark.parametrize(
+    ("path", "attempt", "counted"),
+    [
+        ("/succeed", 1, "succeeded"),
+        ("/succeed", 9, "succeeded"),
+        ("/reject", 1, "failed"),
+        ("/fail", 1, "retried"),
+        ("/fail", 2, "retried"),
+        ("/fail", 3, "failed"),  # its last
+        ("/retry-any-time", 4, "retried"),
+        ("/retry-any-time", 5, "failed"),
+        ("/hang", 3, "failed"),
+        ("/cancelled-within", 1, "retried"),
+    ],
+)
+async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: int, counted: str) -> None:
+    meter = Meter()
+    await Runner(operations, 1, meter=meter).run(make_operation(path), SOURCE, attempt)
+    figures = meter.take().handlers
+    assert list(figures) == [f"POST {path}"]
+    [handler] = figures.values()
+    assert (getattr(handler, counted), handler.count, handler.seconds.count) == (1, 1, 1)
+
+
+async def test_attempt_that_is_cut_short_is_not_counted() -> None:
+    meter = Meter()
+    running = asyncio.create_task(Runner(operations, 1, meter=meter).run(make_operation("/sleep"), SOURCE, 1))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert meter.take().handlers == {}
+
+
+async def test_operation_that_is_not_offered_any_more_is_counted_without_a_time() -> None:
+    meter = Meter()
+    await Runner(Operations(), 1, meter=meter).run(make_operation("/x"), SOURCE, 1)
+    figures = meter.take().handlers[UNKNOWN_HANDLER]
+    assert (figures.failed, figures.count, figures.seconds.count) == (1, 1, 0)
+
+
+async def test_operation_that_the_application_no_longer_offers_fails_for_good() -> None:
+    detail = "POST /x is not offered here; there is: nothing."
+    assert await run("/x", registry=Operations()) == failure(422, "Invalid operation", detail, rejected=True)
+
+
+async def test_interrupt_is_for_the_process_and_passes() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        await run("/interrupt")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_logged"),
+    [("/succeed", False), ("/reject", False), ("/retry", False), ("/hang", False), ("/fail", True), ("/exit", True)],
+)
+async def test_only_what_a_handler_does_not_declare_is_logged(logs: Logs, path: str, is_logged: bool) -> None:
+    await run(path)
+    broken = [line for line in logs if line["event"] == Event.OPERATION_BROKE]
+    assert [line["handler"] for line in broken] == [f"POST {path}"] * is_logged
+
+
+async def test_misconfigured_application_is_told_and_not_tried_again() -> None:
+    registry = Operations()
+
+    @registry.post("/x")
+    async def handler() -> None:
+        raise Misconfigured("Tell Penstock how to open a savepoint.")
+
+    detail = "Tell Penstock how to open a savepoint."
+    assert await run("/x", registry=registry) == failure(500, "Misconfigured", detail)
+
+
+# --- Results
+
+
+class User(BaseModel):
+    first_name: str = Field(alias="firstName")
+    born: datetime
+
+
+@dataclass
+class Point:
+    x: int
+    y: tuple[int, ...] = ()
+
+
+def returning(result: Any) -> Operations[Any]:
+    registry = Operations()
+
+    @registry.post("/x")
+    async def handler() -> Any:
+        return result() if callable(result) else result
+
+    return registry
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("returned", "result"),
+    [
+        (None, None),
+        ({"a": [1, 2.5, "x", None, True]}, {"a": [1, 2.5, "x", None, True]}),
+        (
+            User(firstName="Ann", born=datetime(2000, 1, 1, tzinfo=UTC)),
+            {"firstName": "Ann", "born": "2000-01-01T00:00:00Z"},  # by its aliases, as it would be sent
+        ),
+        ([Point(1, (2, 3))], [{"x": 1, "y": [2, 3]}]),
+        (
+            {
+                1,
+            },
+            [1],
+        ),
+        (frozenset(), []),
+        (b"text", "text"),
+        (Decimal("9.90"), "9.90"),
+        ({1: "a", None: "b"}, {"1": "a", "None": "b"}),
+        (lambda: (n for n in range(3)), [0, 1, 2]),
+        (float("inf"), float("inf")),  # in the answer it becomes null
+        ("\ufffe\x00", "\ufffe\x00"),
+        (10**4_000, 10**4_000),
+        (nested(190), nested(190)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_result_is_what_the_handler_returned_as_json(returned: Any, result: Any) -> None:
+    verdict = await run("/x", registry=returning(returned))
+    assert isinstance(verdict, Outcome)
+    assert verdict.result == result
+    assert verdict.status == 200
+
+
+async def test_nan_survives_as_a_result() -> None:
+    verdict = await run("/x", registry=returning(float("nan")))
+    assert isinstance(verdict, Outcome)
+    assert math.isnan(verdict.result)
+
+
+def circular() -> list[Any]:
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        object(),
+        b"\xff",
+        "\ud800",
+        {"\udcff": 1},
+        circular(),
+        10**5_000,
+        {"a": [{1, object}]},
+        nested(250),
+        nested(1_000),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_result_that_json_cannot_hold_fails_for_good(returned: Any) -> None:
+    verdict = await run("/x", registry=returning(lambda: returned))
+    assert isinstance(verdict, Outcome)
+    assert verdict.error is not None
+    assert (verdict.status, verdict.error["title"]) == (500, "Result is not JSON")
+    assert verdict.error["detail"].startswith("POST /x returned what JSON cannot hold: ")
+    assert_can_be_recorded(verdict)
+
+
+@pytest.mark.parametrize("depth", range(190, 206))
+async def test_result_of_any_depth_is_refused_or_can_be_read_back_from_a_record(depth: int) -> None:
+    verdict = await run("/x", registry=returning(nested(depth)))
+    assert isinstance(verdict, Outcome)
+    assert_can_be_recorded(verdict)
+
+
+def assert_can_be_recorded(outcome: Outcome) -> None:
+    record = ChunkRecord("17", (outcome,))
+    assert decode_record("17", encode_record(record)) == record
+
+
+# --- What the handler is given
+
+
+async def test_context_tells_the_handler_what_it_performs() -> None:
+    registry, seen = Operations(), list[Context]()
+
+    @registry.post("/x")
+    async def handler(context: Context) -> None:
+        seen.append(context)
+
+    await Runner(registry, 1).run(make_operation("/x", index=5), SOURCE, 2)
+    assert seen == [Context("op-5", "01J", 2, "01J/op-5", None)]
+
+
+async def test_key_is_the_same_for_every_attempt_and_of_this_operation_alone() -> None:
+    registry, keys = Operations(), list[str]()
+
+    @registry.post("/x", max_attempts=9)
+    async def handler(context: Context) -> None:
+        keys.append(context.key)
+        raise Retry
+
+    runner = Runner(registry, 1)
+    for attempt in (1, 2, 3):
+        await runner.run(make_operation("/x", index=0), SOURCE, attempt)
+    await runner.run(make_operation("/x", index=1), SOURCE, 1)
+    await runner.run(make_operation("/x", index=0), Source("01K", "01K"), 1)
+    assert keys[0] == keys[1] == keys[2]
+    assert len(set(keys)) == 3
+
+
+async def test_batch_that_took_over_anothers_request_keeps_its_keys() -> None:
+    registry, seen = Operations(), list[Context]()
+
+    @registry.post("/x")
+    async def handler(context: Context) -> None:
+        seen.append(context)
+
+    await Runner(registry, 1).run(make_operation("/x"), Source(batch_id="01K", key_prefix="01J"), 1)
+    assert (seen[0].batch_id, seen[0].key) == ("01K", "01J/op-0")
+
+
+async def test_attempt_that_changed_its_body_leaves_it_as_it_was_for_the_next() -> None:
+    registry = Operations()
+
+    @registry.post("/x")
+    async def handler(body: dict[str, Any]) -> None:
+        body["items"].clear()
+        raise Retry
+
+    operation = make_operation("/x", {"items": [1]})
+    await Runner(registry, 1).run(operation, SOURCE, 1)
+    assert operation.body == {"items": [1]}
+
+
+# --- Slots
+
+
+@dataclass
+class Gauge:
+    """A handler that records how many of itself run at once, and goes on when it is let."""
+
+    running: int = 0
+    most: int = 0
+    begun: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def perform(self) -> None:
+        self.begun += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.running -= 1
+
+    async def runs(self, count: int) -> bool:
+        return self.running == count
+
+
+@pytest.fixture
+def gauge() -> Gauge:
+    return Gauge()
+
+
+def gauged(gauge: Gauge) -> Operations[Any]:
+    registry = Operations()
+    registry.post("/gauge")(gauge.perform)
+    registry.post("/succeed")(succeed)
+    registry.post("/fail")(fail)
+    return registry
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 100])
+async def test_concurrency_is_bounded_across_chunks(gauge: Gauge, concurrency: int) -> None:
+    runner = Runner(gauged(gauge), concurrency)
+    chunks = [make_chunk(*["/gauge"] * 10) for _ in range(5)]
+    running = [asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)) for chunk in chunks]
+    await eventually(lambda: gauge.runs(min(concurrency, 50)))
+    gauge.gate.set()
+
+    verdicts = await asyncio.gather(*running)
+    assert gauge.most == min(concurrency, 50)
+    assert [sorted(one) for one in verdicts] == [list(range(10))] * 5
+
+
+async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
+    runner = Runner(gauged(gauge), 2)
+    async with runner.slot(make_operation("/gauge"), SOURCE):
+        running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: None))
+        await eventually(lambda: gauge.runs(1))
+    await eventually(lambda: gauge.runs(2))
+    gauge.gate.set()
+    await running
+
+
+async def test_chunk_for_which_a_slot_was_taken_takes_no_other(gauge: Gauge) -> None:
+    runner = Runner(gauged(gauge), 1)
+    gauge.gate.set()
+    async with runner.slot(make_operation("/gauge"), SOURCE):
+        verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None, has_slot=True)
+    assert sorted(verdicts) == [0]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [Source("01K", "01K", Priority.HIGH), Source("01K", "01K", Priority.NORMAL, "small")],
+    ids=["more urgent", "of another tenant"],
+)
+async def test_chunk_does_not_wait_for_all_of_another_that_came_before_it(second: Source) -> None:
+    order: list[str] = []
+    registry, clock = Operations(), FakeClock()
+
+    @registry.post("/x")
+    async def x(context: Context) -> None:
+        order.append(context.batch_id)
+        clock.advance(SLICE_SECONDS)
+        await asyncio.sleep(0)
+
+    runner = Runner(registry, 2, clock.monotonic)
+    first = Source("01J", "01J", Priority.NORMAL, "big")
+    chunks = [(make_chunk(*["/x"] * 40), first), (make_chunk(*["/x"] * 5), second)]
+    await asyncio.gather(*(runner.run_chunk(chunk, source, Stop(), lambda: None) for chunk, source in chunks))
+    last = max(place for place, batch_id in enumerate(order) if batch_id == "01K")
+    assert last < 2 + 2 * 5 + 2
+
+
+async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
+    runner = Runner(gauged(gauge), 3)
+    before = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 2), SOURCE, Stop(), lambda: None))
+    await eventually(lambda: gauge.runs(2))
+    alone = asyncio.create_task(take_all_slots(runner, gauge))
+    await asyncio.sleep(0)
+    after = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 5), SOURCE, Stop(), lambda: None))
+    gauge.gate.set()
+
+    await asyncio.gather(before, alone, after)
+    assert gauge.begun == 7
+    assert gauge.most <= 3
+
+
+async def take_all_slots(runner: Runner, gauge: Gauge) -> None:
+    async with runner.all_slots(make_operation("/succeed"), SOURCE):
+        begun = gauge.begun
+        for _ in range(10):
+            assert gauge.running == 0
+            await asyncio.sleep(0)
+        assert gauge.begun == begun
+
+
+async def test_slots_gathered_in_vain_come_free(gauge: Gauge) -> None:
+    runner = Runner(gauged(gauge), 3)
+    running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None))
+    await eventually(lambda: gauge.runs(1))
+    gathering = asyncio.create_task(take_all_slots(runner, gauge))
+    await asyncio.sleep(0)
+    gathering.cancel()
+    await asyncio.gather(gathering, return_exceptions=True)
+    others = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 2), SOURCE, Stop(), lambda: None))
+    await eventually(lambda: gauge.runs(3))
+    gauge.gate.set()
+    await asyncio.gather(running, others)
+
+
+async def test_slots_come_free_whatever_handlers_do() -> None:
+    runner = Runner(operations, 1)
+    paths = ["/fail", "/exit", "/hang", "/rude", "/cancel-itself", "/fail-oddly", "/finish-late", "/needs-a-number"]
+    await runner.run_chunk(make_chunk(*paths, *paths), SOURCE, Stop(), lambda: None)
+    verdicts = await runner.run_chunk(make_chunk("/succeed"), SOURCE, Stop(), lambda: None)
+    assert isinstance(verdicts[0], Outcome)
+
+
+# --- Chunks
+
+
+async def test_failing_operations_leave_their_neighbours_alone() -> None:
+    paths = ["/succeed", "/fail", "/reject", "/exit", "/hang", "/rude", "/cancel-itself", "/cancelled-within"]
+    chunk = make_chunk(*paths, "/succeed")
+    verdicts = await Runner(operations, 3).run_chunk(chunk, SOURCE, Stop(), lambda: None)
+    states = [verdict.state if isinstance(verdict, Outcome) else "again" for _, verdict in sorted(verdicts.items())]
+    assert states == ["succeeded", "again", "failed", "again", "again", "again", "failed", "again", "succeeded"]
+
+
+async def test_handler_that_cancels_its_own_task_fails_for_good() -> None:
+    """Without a verdict it would follow as not run, for ever."""
+    meter = Meter()
+    runner = Runner(operations, 1, meter=meter)
+    verdicts = await runner.run_chunk(make_chunk("/cancel-itself"), SOURCE, Stop(), lambda: None)
+    assert verdicts == {0: failure(500, "Broke", "The handler cancelled its own task.")}
+    assert counted(meter) == {"POST /cancel-itself": (1, 1)}
+
+
+async def test_handler_that_runs_apart_cancels_nothing_but_itself() -> None:
+    meter = Meter()
+    verdict = await Runner(operations, 1, meter=meter).run_apart(make_operation("/cancel-itself"), SOURCE, 1)
+    assert verdict == failure(500, "Broke", "The handler cancelled its own task.")
+    assert counted(meter) == {"POST /cancel-itself": (1, 1)}
+
+
+async def test_what_runs_apart_is_cancelled_with_whoever_waits_for_it() -> None:
+    meter = Meter()
+    running = asyncio.create_task(Runner(operations, 1, meter=meter).run_apart(make_operation("/sleep"), SOURCE, 1))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert counted(meter) == {}
+
+
+def counted(meter: Meter) -> dict[str, tuple[int, int]]:
+    """How many attempts of each handler failed for good, and how many there were."""
+    return {name: (figures.failed, figures.count) for name, figures in meter.take().handlers.items()}
+
+
+async def test_each_operation_is_said_to_have_ended_exactly_once(gauge: Gauge) -> None:
+    ended: list[int] = []
+    gauge.gate.set()
+    stop = Stop()
+    chunk = make_chunk("/gauge", "/fail", "/gauge", "/nowhere")
+    await Runner(gauged(gauge), 2).run_chunk(chunk, SOURCE, stop, lambda: ended.append(1))
+    assert len(ended) == 4
+    stop.begin()
+    await Runner(gauged(gauge), 2).run_chunk(chunk, SOURCE, stop, lambda: ended.append(1))
+    assert len(ended) == 8
+
+
+async def test_chunk_that_is_cancelled_cancels_its_handlers_and_waits_for_them(gauge: Gauge) -> None:
+    runner = Runner(gauged(gauge), 5)
+    running = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 9), SOURCE, Stop(), lambda: None))
+    await eventually(lambda: gauge.runs(5))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert gauge.running == 0
+    assert gauge.begun == 5
+
+
+# --- Stopping
+
+
+async def test_once_stopping_has_begun_nothing_new_begins(gauge: Gauge) -> None:
+    stop, runner = Stop(), Runner(gauged(gauge), 2)
+    running = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 9), SOURCE, stop, lambda: None))
+    await eventually(lambda: gauge.runs(2))
+    stop.begin()
+    gauge.gate.set()
+
+    verdicts = await running
+    assert gauge.begun == 2
+    assert sorted(verdicts) == [0, 1]
+
+
+async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_not_begin(gauge: Gauge) -> None:
+    """A process may be stopped at any instant, and wake up past its lease."""
+    is_kept = True
+    ended: list[int] = []
+    runner = Runner(gauged(gauge), 1)
+    async with runner.slot(make_operation("/gauge"), SOURCE):
+        running = asyncio.create_task(
+            runner.run_chunk(
+                make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: is_kept
+            )
+        )
+        await asyncio.sleep(0)  # its worker is made
+        await asyncio.sleep(0)  # and waits
+    is_kept = False  # the worker has been given the slot, and has not woken up yet
+
+    assert await running == {}
+    assert gauge.begun == 0
+    assert len(ended) == 2
+
+
+# --- Several operations in the slice of one slot
+
+
+async def test_quick_operations_share_a_task() -> None:
+    operations, tasks = Operations(), list[object]()
+
+    @operations.post("/quick")
+    async def quick() -> None:
+        tasks.append(asyncio.current_task())
+
+    runner = Runner(operations, 1, FakeClock().monotonic)
+    await runner.run_chunk(make_chunk(*["/quick"] * 4), SOURCE, Stop(), lambda: None)
+    assert len(tasks) == 4
+    assert len(set(tasks)) == 1
+
+
+async def test_another_chunk_has_its_turn_after_a_slice() -> None:
+    operations, clock, order = Operations(), FakeClock(), list[str]()
+
+    @operations.post("/work")
+    async def work(context: Context) -> None:
+        order.append(context.batch_id)
+        clock.advance(SLICE_SECONDS)
+
+    runner = Runner(operations, 1, clock.monotonic)
+    chunk = make_chunk(*["/work"] * 4)
+    await asyncio.gather(*(runner.run_chunk(chunk, Source(name, name), Stop(), lambda: None) for name in "ab"))
+    assert "".join(order) == "abababab"
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("An array, say.")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("value", ["set", Incomparable()])
+async def test_context_variables_of_one_operation_are_not_seen_by_the_next(value: object) -> None:
+    operations, variable, seen = Operations(), ContextVar[object]("variable", default="unset"), list[object]()
+    variable.set("outside")
+
+    @operations.post("/set")
+    async def set_it() -> None:
+        seen.append(variable.get())
+        variable.set(value)
+
+    await Runner(operations, 1).run_chunk(make_chunk(*["/set"] * 3), SOURCE, Stop(), lambda: None)
+    assert seen == ["outside"] * 3
+
+
+async def test_handler_that_cancels_its_task_costs_its_neighbours_nothing() -> None:
+    operations = Operations()
+
+    @operations.post("/cancel", max_attempts=1)
+    async def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    @operations.post("/wait")
+    async def wait() -> None:
+        await asyncio.sleep(0)
+
+    ended: list[int] = []
+    chunk = make_chunk("/wait", "/cancel", "/wait", "/cancel", "/wait")
+    verdicts = await Runner(operations, 1).run_chunk(chunk, SOURCE, Stop(), lambda: ended.append(1))
+    assert [as_outcome(verdicts[index]).status for index in range(5)] == [200, 500, 200, 500, 200]
+    assert len(ended) == 5
+
+
+async def test_nothing_of_a_chunk_is_left_to_the_collector() -> None:
+    """It has been told to come seldom: what it must free stays in memory for long."""
+    runner, chunk = Runner(operations, 2), make_chunk(*["/succeed"] * 50)
+
+    async def run_three() -> None:
+        await asyncio.gather(*(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None) for _ in range(3)))
+        await asyncio.sleep(0)
+
+    await run_three()
+    gc.collect()
+    gc.disable()
+    try:
+        await run_three()
+        assert gc.collect() < 10
+    finally:
+        gc.enable()
+
+
+async def test_chunk_waits_for_no_slot_once_its_last_operation_has_begun(gauge: Gauge) -> None:
+    """Another's long operation holds the second slot; the first is enough for all of a quick chunk."""
+    runner = Runner(gauged(gauge), 2)
+    holding = asyncio.create_task(runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None))
+    await eventually(lambda: gauge.runs(1))
+
+    verdicts = await runner.run_chunk(make_chunk(*["/fail"] * 5), SOURCE, Stop(), lambda: None)
+
+    assert len(verdicts) == 5
+    assert gauge.running == 1
+    gauge.gate.set()
+    await holding
+
+
+async def test_cut_cancels_what_runs_and_keeps_what_has_ended(gauge: Gauge) -> None:
+    stop, runner = Stop(), Runner(gauged(gauge), 4)
+    chunk = make_chunk("/fail", "/gauge", "/fail", "/gauge")
+    ended: list[int] = []
+    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, lambda: ended.append(1)))
+    await eventually(lambda: gauge.runs(2))
+    stop.begin()
+    stop.cut_off()
+
+    verdicts = await running
+    assert sorted(verdicts) == [0, 2]
+    assert gauge.running == 0
+    assert len(ended) == 4
+
+
+async def test_chunk_begun_after_the_cut_runs_nothing(gauge: Gauge) -> None:
+    stop = Stop()
+    stop.begin()
+    stop.cut_off()
+    assert await Runner(gauged(gauge), 4).run_chunk(make_chunk("/gauge", "/fail"), SOURCE, stop, lambda: None) == {}
+    assert gauge.begun == 0
+
+
+async def swallow(waiting: asyncio.Event) -> str:
+    try:
+        await waiting.wait()
+    except asyncio.CancelledError:
+        await asyncio.sleep(0)  # a clean-up that waits
+    return "done"
+
+
+async def replace_cancellation(waiting: asyncio.Event) -> None:
+    try:
+        await waiting.wait()
+    except asyncio.CancelledError:
+        raise ConnectionError("lost") from None
+
+
+@pytest.mark.parametrize(
+    ("late", "verdict"),
+    [
+        (swallow, Outcome(0, "op-0", OutcomeState.SUCCEEDED, 200, result="done")),
+        (replace_cancellation, broke("ConnectionError: lost")),
+    ],
+)
+async def test_handler_that_comes_to_an_end_when_cut_is_kept(
+    late: Callable[[asyncio.Event], Any], verdict: Verdict
+) -> None:
+    registry, stop, begun = Operations(), Stop(), asyncio.Event()
+
+    @registry.post("/x")
+    async def handler() -> Any:
+        begun.set()
+        return await late(asyncio.Event())
+
+    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None))
+    await begun.wait()
+    stop.begin()
+    stop.cut_off()
+    assert await running == {0: verdict}
+
+
+async def test_handler_is_cut_while_its_time_is_running_out() -> None:
+    """Both cancellations at once: it was cut short, so it follows as not run rather than as failed."""
+    registry, stop = Operations(), Stop()
+
+    @registry.post("/x", timeout_seconds=0.02)
+    async def handler() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stop.begin()
+            stop.cut_off()
+            await asyncio.Event().wait()
+
+    assert await Runner(registry, 1).run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None) == {}
+
+
+async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one of them would keep the outcomes of its whole chunk from being recorded."""
+    monkeypatch.setattr("penstock.running.runner.NOTICE_SECONDS", 0.01)
+    registry, stop, begun, let_go = Operations(), Stop(), asyncio.Event(), asyncio.Event()
+
+    @registry.post("/x")
+    async def stubborn() -> None:
+        begun.set()
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    runner = Runner(registry, 1)
+    running = asyncio.create_task(runner.run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None))
+    await begun.wait()
+    stop.begin()
+    stop.cut_off()
+    assert await running == {}
+    let_go.set()
+    async with runner.slot(make_operation("/succeed"), SOURCE):
+        pass  # it has given its slot back
+
+
+def test_follower_stops_with_its_leader_and_can_stop_before() -> None:
+    leader = Stop()
+    with leader.follower() as early, leader.follower() as follower:
+        early.begin()
+        assert not leader.begun.is_set()
+        assert not follower.begun.is_set()
+        leader.begin()
+        assert follower.begun.is_set()
+        assert not follower.cut.is_set()
+        leader.cut_off()
+        assert early.cut.is_set()
+        assert follower.cut.is_set()
+
+
+def test_follower_of_one_that_has_stopped_has_stopped() -> None:
+    leader = Stop()
+    leader.begin()
+    with leader.follower() as follower:
+        assert (follower.begun.is_set(), follower.cut.is_set()) == (True, False)
+    leader.cut_off()
+    with leader.follower() as follower:
+        assert (follower.begun.is_set(), follower.cut.is_set()) == (True, True)
+
+
+def test_follower_that_is_done_follows_no_more() -> None:
+    leader = Stop()
+    with leader.follower() as follower:
+        pass
+    leader.begin()
+    assert not follower.begun.is_set()
+
+
+# --- Transactions
+
+
+class Ledger:
+    """The application's database, as far as a transaction goes: what was committed, what was rolled back."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.commit_error: Exception | None = None
+        self.open_error: Exception | None = None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[str]:
+        if self.open_error is not None:
+            raise self.open_error
+        self.events.append("begin")
+        try:
+            yield "the transaction"
+        except BaseException:
+            self.events.append("roll back")
+            raise
+        if self.commit_error is not None:
+            raise self.commit_error
+        self.events.append("commit")
+
+
+def with_transaction(ledger: Ledger) -> Operations[str]:
+    registry = Operations(transaction=ledger.transaction)
+    for path in ("/succeed", "/fail", "/reject", "/retry", "/exit", "/cancelled-within", "/needs-a-number"):
+        registry.post(path)(operations.match("POST", path).handler)
+    registry.post("/hang", timeout_seconds=0.01)(hang)
+
+    @registry.post("/unserializable")
+    async def unserializable() -> Any:
+        return object()
+
+    @registry.post("/look")
+    async def look(context: Context[str]) -> str:
+        return context.transaction
+
+    return registry
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+async def test_handler_finds_the_transaction_in_its_context(ledger: Ledger) -> None:
+    verdict = await run("/look", registry=with_transaction(ledger))
+    assert isinstance(verdict, Outcome)
+    assert verdict.result == "the transaction"
+
+
+@pytest.mark.parametrize(
+    ("path", "events"),
+    [
+        ("/look", ["begin", "commit"]),
+        ("/fail", ["begin", "roll back"]),
+        ("/reject", ["begin", "roll back"]),
+        ("/retry", ["begin", "roll back"]),
+        ("/hang", ["begin", "roll back"]),
+        ("/exit", ["begin", "roll back"]),
+        ("/cancelled-within", ["begin", "roll back"]),
+        ("/unserializable", ["begin", "roll back"]),  # it fails, so nothing of it may stand
+        ("/nowhere", []),  # not even begun
+        ("/needs-a-number", []),
+    ],
+)
+async def test_transaction_is_committed_only_when_the_operation_succeeded(
+    ledger: Ledger, path: str, events: list[str]
+) -> None:
+    verdict = await run(path, registry=with_transaction(ledger))
+    assert ledger.events == events
+    assert (isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED) is ("commit" in events)
+
+
+async def test_operation_whose_commit_fails_is_tried_again(ledger: Ledger) -> None:
+    ledger.commit_error = ConnectionError("gone")
+    assert await run("/look", registry=with_transaction(ledger)) == broke("ConnectionError: gone")
+
+
+async def test_operation_for_which_no_transaction_opens_is_tried_again(ledger: Ledger) -> None:
+    ledger.open_error = ConnectionError("too many clients")
+    assert await run("/look", registry=with_transaction(ledger)) == broke("ConnectionError: too many clients")
+
+
+async def test_cut_rolls_back(ledger: Ledger) -> None:
+    registry, stop, begun = with_transaction(ledger), Stop(), asyncio.Event()
+
+    @registry.post("/wait")
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/wait"), SOURCE, stop, lambda: None))
+    await begun.wait()
+    stop.begin()
+    stop.cut_off()
+    assert await running == {}
+    assert ledger.events == ["begin", "roll back"]
+
+
+async def test_each_operation_of_a_chunk_has_a_transaction_of_its_own(ledger: Ledger) -> None:
+    await Runner(with_transaction(ledger), 1).run_chunk(
+        make_chunk("/look", "/fail", "/look"), SOURCE, Stop(), lambda: None
+    )
+    assert ledger.events == ["begin", "commit", "begin", "roll back", "begin", "commit"]
+
+
+async def test_given_transaction_takes_the_place_of_an_own_one(ledger: Ledger) -> None:
+    shared = Ledger()
+    runner = Runner(with_transaction(ledger), 1)
+    await runner.run(make_operation("/look"), SOURCE, 1, shared.transaction)
+    assert (ledger.events, shared.events) == ([], ["begin", "commit"])
+
+
+async def test_transaction_that_hangs_is_within_the_operations_time(ledger: Ledger) -> None:
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    verdict = await Runner(with_transaction(ledger), 1).run(make_operation("/hang"), SOURCE, 1, slow)
+    assert isinstance(verdict, TryAgain)
+    assert verdict.failure.status == 504
+
+
+@asynccontextmanager
+async def forgiving() -> AsyncIterator[None]:
+    """A transaction that swallows whatever it is left by."""
+    with suppress(BaseException):
+        yield
+
+
+@pytest.mark.parametrize("path", ["/fail", "/reject", "/retry", "/hang"])
+async def test_transaction_that_swallows_what_its_handler_raised_is_told_and_not_tried_again(path: str) -> None:
+    """Neither is it a success, nor is it known whether something of it was kept."""
+    registry = Operations(transaction=forgiving)
+    for name, handler in (("/fail", fail), ("/reject", reject), ("/retry", retry)):
+        registry.post(name)(handler)
+
+    @registry.post("/hang", timeout_seconds=0.01)
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    assert await run(path, registry=registry) == failure(500, "Misconfigured", SWALLOWED)
+
+
+async def test_cut_that_a_transaction_swallows_leaves_no_verdict() -> None:
+    registry, stop, begun = Operations(transaction=forgiving), Stop(), asyncio.Event()
+
+    @registry.post("/wait")
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/wait"), SOURCE, stop, lambda: None))
+    await begun.wait()
+    stop.begin()
+    stop.cut_off()
+    assert await running == {}

@@ -1,0 +1,231 @@
+"""Slots: never more than there are, none idle while something waits, and turns by weight and by tenant."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from penstock.priority import Priority
+from penstock.running.slots import Lane, Slots, choose
+
+HIGH, NORMAL, LOW = Priority
+WEIGHTS = {HIGH: 16, NORMAL: 4, LOW: 1}
+
+
+def lane(weight: int, used: float = 0.0, held: int = 0, *, waits: bool = True) -> Lane:
+    return Lane(weight, used, held, {"": deque()} if waits else {})
+
+
+@pytest.mark.parametrize(
+    ("lanes", "chosen"),
+    [
+        ([lane(16), lane(4), lane(1)], 0),  # all the same: the most urgent
+        ([lane(16, waits=False), lane(4), lane(1)], 1),
+        ([lane(16, waits=False), lane(4, waits=False), lane(1, used=9)], 2),
+        ([lane(16, used=1.1), lane(4, used=1.2), lane(1, used=1.0)], 2),  # who has used least
+        ([lane(16, held=9), lane(4), lane(1)], 1),  # what is held counts at once
+        ([lane(16, held=9), lane(4, waits=False), lane(1)], 2),
+        ([lane(16, held=9), lane(4, held=3), lane(1, held=1)], 0),
+    ],
+)
+def test_choose(lanes: list[Lane], chosen: int) -> None:
+    assert choose(lanes) is lanes[chosen]
+
+
+@dataclass
+class Bench:
+    """Work of given lengths on slots, in its own time: `shares` is the time that each kind had, up to a moment."""
+
+    slots: Slots
+    now: float = 0.0
+    shares: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    first: dict[str, float] = field(default_factory=dict)  # when one of a kind was first given a slot
+    here: int = 0
+    most: int = 0
+    _running: list[tuple[float, asyncio.Event]] = field(default_factory=list)
+
+    async def work(self, kind: str, seconds: float, priority: Priority, tenant: str = "") -> None:
+        await self.slots.acquire(priority, tenant)
+        try:
+            await self._run(kind, seconds)
+        finally:
+            self.slots.release(priority)
+
+    async def _run(self, kind: str, seconds: float) -> None:
+        self.first.setdefault(kind, self.now)
+        self.here += 1
+        self.most = max(self.most, self.here)
+        ended = asyncio.Event()
+        self._running.append((self.now + seconds, ended))
+        await ended.wait()
+        self.shares[kind] += seconds
+        self.here -= 1
+
+    async def pass_time(self, until: float) -> None:
+        await settle()
+        while self._running and min(self._running, key=at)[0] <= until:
+            ending = min(self._running, key=at)
+            self._running.remove(ending)
+            self.now = ending[0]
+            ending[1].set()
+            await settle()
+        self.now = until
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def at(running: tuple[float, asyncio.Event]) -> float:
+    return running[0]
+
+
+def open_bench(count: int) -> Bench:
+    bench: Bench
+
+    def now() -> float:
+        return bench.now
+
+    bench = Bench(Slots(count, WEIGHTS, now))
+    return bench
+
+
+async def cancel(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def submit(bench: Bench, kind: str, count: int, seconds: float, priority: Priority) -> list["asyncio.Task[None]"]:
+    """The kind is the tenant, too."""
+    return [asyncio.create_task(bench.work(kind, seconds, priority, kind)) for _ in range(count)]
+
+
+def flood(bench: Bench, kind: str, seconds: float, priority: Priority, tenant: str = "") -> list["asyncio.Task[None]"]:
+    """More than there will ever be slots for."""
+
+    async def go_on() -> None:
+        while True:
+            await bench.work(kind, seconds, priority, kind)
+
+    return [asyncio.create_task(go_on()) for _ in range(20)]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 10])
+@pytest.mark.parametrize(("high_seconds", "low_seconds"), [(0.01, 0.01), (0.01, 0.5), (0.5, 0.01)])
+async def test_shares_are_by_weight_however_long_things_take(
+    slots: int, high_seconds: float, low_seconds: float
+) -> None:
+    bench = open_bench(slots)
+    tasks = flood(bench, "low", low_seconds, LOW) + flood(bench, "high", high_seconds, HIGH)
+    await bench.pass_time(20)
+    share = bench.shares["low"] / sum(bench.shares.values())
+    assert share == pytest.approx(1 / 17, abs=0.04)
+    assert sum(bench.shares.values()) == pytest.approx(20 * slots, rel=0.1)  # no slot was idle
+    assert bench.most == slots
+    await cancel(tasks)
+
+
+async def test_what_is_urgent_is_next_however_much_waits() -> None:
+    bench = open_bench(10)
+    tasks = flood(bench, "low", 1.0, LOW)
+    await bench.pass_time(50)
+    tasks += submit(bench, "high", 9, 0.1, HIGH)
+    await bench.pass_time(52)
+    assert bench.first["high"] <= 51  # when the next slot comes free
+    assert bench.shares["high"] == pytest.approx(0.9)
+    await cancel(tasks)
+
+
+async def test_a_priority_that_did_not_wait_has_no_claim_to_what_the_others_had() -> None:
+    """Or what is less urgent, after a pause, would take all slots for as long as the pause was."""
+    bench = open_bench(2)
+    tasks = flood(bench, "high", 1.0, HIGH)
+    await bench.pass_time(100)
+    tasks += flood(bench, "low", 1.0, LOW)
+    had = bench.shares["high"]
+    await bench.pass_time(150)
+    assert bench.shares["low"] == pytest.approx(100 / 17, abs=2)
+    assert bench.shares["high"] - had == pytest.approx(100 * 16 / 17, abs=2)
+    await cancel(tasks)
+
+
+async def test_free_slots_are_for_anyone_and_nobody_owes_for_them() -> None:
+    bench = open_bench(4)
+    tasks = submit(bench, "low", 3, 100.0, LOW)
+    await bench.pass_time(90)
+    tasks += flood(bench, "low", 1.0, LOW) + submit(bench, "high", 5, 1.0, HIGH)
+    await bench.pass_time(100)
+    assert bench.shares["high"] == 5
+    assert bench.shares["low"] >= 3  # of the one slot that was left
+    await cancel(tasks)
+
+
+async def test_tenants_of_a_priority_take_turns() -> None:
+    bench = open_bench(2)
+    tasks = flood(bench, "big", 1.0, NORMAL)
+    await bench.pass_time(10)
+    tasks += submit(bench, "small", 10, 1.0, NORMAL) + submit(bench, "other", 10, 1.0, NORMAL)
+    await bench.pass_time(26)
+    assert (bench.shares["small"], bench.shares["other"]) == (10, 10)
+    await cancel(tasks)
+
+
+async def test_all_slots_are_taken_ahead_of_what_waits() -> None:
+    bench = open_bench(3)
+    tasks = submit(bench, "high", 30, 1.0, HIGH)
+    alone: list[float] = []
+
+    async def take_all() -> None:
+        async with bench.slots.all():
+            alone.append(bench.now)
+            assert bench.here == 0
+
+    await bench.pass_time(0.5)
+    taking = asyncio.create_task(take_all())
+    await bench.pass_time(2)
+    assert alone == [1.0]
+    await taking
+    await bench.pass_time(20)
+    assert bench.shares["high"] == 30
+    await cancel(tasks)
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+async def test_cancelled_while_it_waits_it_takes_no_slot(*, is_given: bool) -> None:
+    slots = Slots(1, WEIGHTS)
+    await slots.acquire(LOW)
+    waiting = [asyncio.create_task(slots.acquire(priority)) for priority in (HIGH, LOW)]
+    await settle()
+    if is_given:
+        slots.release(LOW)  # to the first, who is cancelled before it knows
+        waiting[0].cancel()
+    else:
+        waiting[0].cancel()
+        slots.release(LOW)  # when the first is cancelled, but has not heard of it
+    await asyncio.wait(waiting)
+    assert waiting[0].cancelled()
+    assert not waiting[1].cancelled()
+    slots.release(LOW)
+    async with asyncio.timeout(1):
+        await slots.acquire(LOW)
+
+
+async def test_all_slots_given_up_half_way_come_free() -> None:
+    slots = Slots(3, WEIGHTS)
+    await slots.acquire(LOW)
+
+    async def take_all() -> None:
+        async with slots.all():
+            pass
+
+    taking = asyncio.create_task(take_all())
+    await settle()
+    taking.cancel()
+    await asyncio.wait([taking])
+    async with asyncio.timeout(1):
+        await slots.acquire(LOW)
+        await slots.acquire(HIGH)

@@ -1,0 +1,338 @@
+"""Results: all of them, in order, whole or by pages, while the batch runs and after."""
+
+import asyncio
+import math
+import random
+import re
+from collections.abc import AsyncIterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+
+from penstock import Operations
+from penstock.batch import Batch, BatchState, Counts, Ending
+from penstock.chunk import Operation, plan_groups
+from penstock.errors import Unavailable
+from penstock.outcome import ChunkRecord, Outcome, failed, succeeded
+from penstock.service.batches import results
+from penstock.testing import MemoryParts, memory_parts
+from tests.support.builders import BATCH_ID, build_batch, build_operation
+from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
+
+URL = f"/batch/{BATCH_ID}/results"
+
+
+def come_to(operation: Operation) -> Outcome:
+    """Every third fails."""
+    if operation.index % 3 == 2:
+        return failed(operation, 409, "Rejected", "Every third.")
+    return succeeded(operation, 201, {"n": operation.index})
+
+
+def told(outcome: Outcome) -> dict[str, Any]:
+    ending = {"error": outcome.error} if outcome.error else {"result": outcome.result}
+    return {"id": outcome.id, "status": outcome.status, **ending}
+
+
+@dataclass
+class Recorded:
+    """A store with a batch's records, and what is to be read of them."""
+
+    parts: MemoryParts = field(default_factory=memory_parts)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [told(outcome) for outcome in self.outcomes]
+
+
+async def record(*chunk_sizes: int, draw: random.Random | None = None, missing: float = 0) -> Recorded:
+    """Records as consumers leave them; with `draw` scattered over follow-up chunks, written in any order."""
+    recorded = Recorded()
+    runs, start = [], 0
+    for size in chunk_sizes:
+        runs.append(range(start, start + size))
+        start += size
+    batch = build_batch(
+        *plan_groups([run.start for run in runs], start), chunk_count=len(runs), state=BatchState.PROCESSING
+    )
+    await recorded.parts.store.create_batch(batch)
+    records: list[ChunkRecord] = []
+    for number, run in enumerate(runs):
+        outcomes = [come_to(build_operation(index)) for index in run]
+        records += scatter(number, outcomes, draw, missing) if draw else [ChunkRecord(str(number), tuple(outcomes))]
+    if draw:
+        draw.shuffle(records)
+    for one in records:
+        await settle(recorded.parts, batch, one)
+    recorded.outcomes = sorted((o for one in records for o in one.outcomes), key=lambda outcome: outcome.index)
+    return recorded
+
+
+async def settle(parts: MemoryParts, batch: Batch, record: ChunkRecord) -> None:
+    """As consumers do it: committed, then counted."""
+    await parts.store.commit_chunk(batch, record)
+    await parts.store.count_chunk(batch, record)
+
+
+def scatter(number: int, outcomes: list[Outcome], draw: random.Random, missing: float) -> list[ChunkRecord]:
+    scattered: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if draw.random() >= missing:
+            suffix = draw.choice(["", "", ".1", ".2", ".1.1", ".1.2", ".2.1", ".2.1.1"])
+            scattered.setdefault(f"{number}{suffix}", []).append(outcome)
+    return [ChunkRecord(chunk_id, tuple(some)) for chunk_id, some in scattered.items()]
+
+
+async def serve_recorded(serve: Serve, recorded: Recorded) -> Service:
+    return await serve(Operations(), parts=recorded.parts)
+
+
+async def test_results_are_ndjson_of_all_in_order(serve: Serve) -> None:
+    recorded = await record(2, 3, 1)
+    service = await serve_recorded(serve, recorded)
+    answer = await service.get(URL)
+    assert (answer.status, answer.content_type) == (200, NDJSON)
+    assert answer.lines == recorded.bodies
+    assert answer.content.endswith(b"\n")
+    assert len(answer.lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("*/*", NDJSON),
+        (NDJSON, NDJSON),
+        (JSON, JSON),
+        (f"text/html, {JSON};q=0.9, */*;q=0.8", JSON),
+        (f"{JSON};q=0.5, {NDJSON}", NDJSON),
+        (f"{NDJSON};q=0, */*", JSON),
+    ],
+)
+async def test_accept_chooses_the_type(serve: Serve, accept: str, content_type: str) -> None:
+    recorded = await record(2)
+    service = await serve_recorded(serve, recorded)
+    answer = await service.get(URL, Accept=accept)
+    assert answer.content_type == content_type
+    found = answer.lines if content_type == NDJSON else answer.body["results"]
+    assert found == recorded.bodies
+
+
+async def test_accept_may_come_in_several_lines(serve: Serve) -> None:
+    service = await serve_recorded(serve, await record(1))
+    answer = await service.ask("GET", URL, headers=[("Accept", "text/html"), ("Accept", JSON)])
+    assert (answer.status, answer.content_type) == (200, JSON)
+
+
+async def test_other_types_are_not_offered(serve: Serve) -> None:
+    service = await serve_recorded(serve, await record(1))
+    assert NDJSON in assert_problem(await service.get(URL, Accept="text/csv, image/*"), 406)["detail"]
+
+
+async def test_json_comes_by_pages_of_its_own_accord(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "PAGE_OUTCOMES", 4)
+    service = await serve_recorded(serve, await record(3, 3))
+    first = await service.get(URL, Accept=JSON)
+    assert [len(first.body["results"]), first.body["nextCursor"] is None] == [4, False]
+    second = await service.get(f"{URL}?cursor={first.body['nextCursor']}", Accept=JSON)
+    assert [len(second.body["results"]), second.body["nextCursor"]] == [2, None]
+
+
+async def read_pages(service: Service, query: str, accept: str) -> list[list[dict[str, Any]]]:
+    """All pages, by the links from each to the next."""
+    pages = []
+    url: str | None = f"{URL}?{query}"
+    while url is not None:
+        answer = await service.get(url, Accept=accept)
+        assert answer.status == 200, answer
+        pages.append(answer.lines if accept == NDJSON else answer.body["results"])
+        url = next_url(answer)
+        if accept == JSON:
+            assert (answer.body["nextCursor"] is None) == (url is None)
+            assert url is None or f"cursor={answer.body['nextCursor']}" in url
+        assert len(pages) < 1_000
+    return pages
+
+
+def next_url(answer: Answer) -> str | None:
+    if "Link" not in answer.headers:
+        return None
+    link = re.fullmatch(r'<(/batch/[^>]+)>; rel="next"', answer.headers["Link"])
+    assert link, answer.headers["Link"]
+    return link[1]
+
+
+@pytest.mark.parametrize("accept", [JSON, NDJSON])
+@pytest.mark.parametrize("limit", [1, 2, 5, 6, 7, 1000])
+async def test_pages_hold_everything_once_and_in_order(serve: Serve, limit: int, accept: str) -> None:
+    recorded = await record(2, 1, 3)
+    service = await serve_recorded(serve, recorded)
+    pages = await read_pages(service, f"limit={limit}", accept)
+    assert [result for page in pages for result in page] == recorded.bodies
+    assert len(pages) == math.ceil(6 / limit)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("query", ["", "&status=failed", "&status=succeeded"])
+async def test_pages_hold_everything_however_it_was_recorded(serve: Serve, seed: int, query: str) -> None:
+    """Chunks of all sizes, more than a group of them, outcomes scattered over follow-ups, and some not there yet."""
+    draw = random.Random(seed)
+    sizes = [draw.randint(1, 9) for _ in range(150)]
+    recorded = await record(*sizes, draw=draw, missing=draw.choice([0, 0.3]))
+    expected = [told(outcome) for outcome in recorded.outcomes if not query or query.endswith(outcome.state)]
+    service = await serve_recorded(serve, recorded)
+    assert (await service.get(f"{URL}?{query}")).lines == expected
+    for accept, limit in ((JSON, 60), (NDJSON, 53)):
+        pages = await read_pages(service, f"limit={limit}{query}", accept)
+        assert [result for page in pages for result in page] == expected
+        assert all(len(page) == limit for page in pages[:-1])
+
+
+async def test_results_so_far_while_the_batch_runs(serve: Serve) -> None:
+    batch = build_batch(3, chunk_count=3, state=BatchState.PROCESSING)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    service = await serve(Operations(), parts=parts)
+    assert (await service.get(URL)).content == b""
+    assert (await service.get(URL, Accept=JSON)).body == {"results": [], "nextCursor": None}
+    for number, index in ((2, 2), (0, 0)):
+        await settle(parts, batch, ChunkRecord(str(number), (come_to(build_operation(index)),)))
+    assert [line["id"] for line in (await service.get(URL)).lines] == ["id-0", "id-2"]
+
+
+async def test_outcome_that_is_not_counted_yet_is_not_told(serve: Serve) -> None:
+    """Its group may be closed before it is counted: then the operation will have come to something else."""
+    batch = build_batch(2, chunk_count=2, state=BatchState.CANCELLING, ending=Ending.CANCELLED)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    await settle(parts, batch, ChunkRecord("0", (come_to(build_operation(0)),)))
+    await parts.store.commit_chunk(batch, ChunkRecord("1", (succeeded(build_operation(1), 200, None),)))
+    service = await serve(Operations(), parts=parts)
+    assert [line["id"] for line in (await service.get(URL)).lines] == ["id-0"]
+    await parts.store.close_group(batch, 0, (await parts.store.read_group(batch.id, 0)).counts, Ending.CANCELLED)
+    assert [(line["id"], line["status"]) for line in (await service.get(URL)).lines][1:] == [("1", 410)]
+
+
+async def test_what_expired_keeps_its_words_when_the_batch_is_cancelled_afterwards(serve: Serve) -> None:
+    """Found by the simulation (seed 10301)."""
+    batch = build_batch(1, state=BatchState.PROCESSING)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    service = await serve(Operations(), parts=parts)
+    await parts.store.close_group(batch, 0, Counts(), Ending.EXPIRED)
+    before = (await service.get(URL)).lines
+    assert await parts.store.end_batch(batch.id, Ending.CANCELLED, "Cancelled on request.", settle_by=0)
+    assert (
+        (await service.get(URL)).lines
+        == before
+        == [{"id": "0", "status": 504, "error": {"title": "Not done by the deadline"}}]
+    )
+
+
+async def test_later_outcome_of_an_operation_supersedes_the_earlier(serve: Serve) -> None:
+    batch = build_batch(1, state=BatchState.COMPLETED)
+    parts = memory_parts()
+    operation = build_operation(0)
+    await parts.store.create_batch(batch)
+    await settle(parts, batch, ChunkRecord("0.d1", (succeeded(operation, 200, None),)))
+    await settle(parts, batch, ChunkRecord("0", (failed(operation, 500, "Broke"),)))
+    service = await serve(Operations(), parts=parts)
+    assert (await service.get(URL)).lines == [{"id": "id-0", "status": 200, "result": None}]
+
+
+async def test_numbers_that_json_has_no_word_for_become_null(serve: Serve) -> None:
+    batch = build_batch(1, state=BatchState.COMPLETED)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    result = {"nan": math.nan, "inf": [math.inf, -math.inf], "n": 1e308}
+    await settle(parts, batch, ChunkRecord("0", (succeeded(build_operation(0), 200, result),)))
+    service = await serve(Operations(), parts=parts)
+    expected = {"nan": None, "inf": [None, None], "n": 1e308}
+    assert (await service.get(URL)).lines[0]["result"] == expected
+    assert (await service.get(URL, Accept=JSON)).body["results"][0]["result"] == expected
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "expired"])
+async def test_status_filters(serve: Serve, state: str) -> None:
+    recorded = await record(5, 4)
+    service = await serve_recorded(serve, recorded)
+    expected = [told(outcome) for outcome in recorded.outcomes if outcome.state == state]
+    assert (await service.get(f"{URL}?status={state}")).lines == expected
+    assert (await service.get(f"{URL}?status={state}", Accept=JSON)).body["results"] == expected
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("status=", "status=queued", "status=Failed", "status=failed,succeeded", "status=%00"),
+        *("limit=", "limit=0", "limit=-1", "limit=1.5", "limit=many", "limit=10001", "limit=1e3", "limit=%20"),
+        *("limit=99999999999999999999", "limit=0x10", "limit=1_0"),
+        *("cursor=", "cursor=1", "cursor=.", "cursor=1.", "cursor=.1", "cursor=-1.2", "cursor=1.-2", "cursor=1.2.3"),
+        *("cursor=a.b", "cursor=1.2%00", "cursor=" + "9" * 30 + ".1", "cursor=%C2%B2.%C2%B2"),
+    ],
+)
+@pytest.mark.parametrize("accept", [JSON, NDJSON])
+async def test_wrong_queries_are_refused(serve: Serve, query: str, accept: str) -> None:
+    service = await serve_recorded(serve, await record(1))
+    problem = assert_problem(await service.get(f"{URL}?{query}", Accept=accept), 400)
+    assert query.partition("=")[0] in problem["detail"]
+
+
+async def test_cursor_past_the_end_finds_nothing(serve: Serve) -> None:
+    service = await serve_recorded(serve, await record(2))
+    assert (await service.get(f"{URL}?cursor=99999999.99999999")).content == b""
+    answer = await service.get(f"{URL}?cursor=99999999.99999999", Accept=JSON)
+    assert answer.body == {"results": [], "nextCursor": None}
+
+
+async def test_unknown_batch(serve: Serve) -> None:
+    service = await serve(Operations())
+    assert_problem(await service.get(URL), 404)
+    assert_problem(await service.get(URL, Accept=JSON), 404)
+
+
+async def test_head_of_results_has_no_body(serve: Serve) -> None:
+    service = await serve_recorded(serve, await record(2))
+    answer = await service.ask("HEAD", URL)
+    assert (answer.status, answer.content) == (200, b"")
+    assert (await service.get(URL)).status == 200  # the connection is still in step
+
+
+def break_after_the_first(parts: MemoryParts, error: Exception) -> None:
+    read = parts.store.read_records
+
+    async def read_one(batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
+        async for family in read(batch, group, first_chunk):
+            yield family
+            raise error
+
+    parts.store.read_records = read_one  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("error", [Unavailable("AWS does not answer."), ValueError("a damaged record")])
+async def test_results_that_cannot_be_read_to_the_end_do_not_look_whole(
+    serve: Serve, error: Exception, logs: list[MutableMapping[str, Any]]
+) -> None:
+    recorded = await record(1, 1)
+    break_after_the_first(recorded.parts, error)
+    service = await serve_recorded(serve, recorded)
+    with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
+        await service.get(URL)
+    assert_problem(await service.get(URL, Accept=JSON), 503 if isinstance(error, Unavailable) else 500)
+    logs.clear()
+
+
+async def test_client_that_leaves_in_the_middle_breaks_nothing(serve: Serve) -> None:
+    batch = build_batch(400, chunk_count=400)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    for number in range(400):
+        outcome = succeeded(build_operation(number), 200, "x" * 20_000)
+        await settle(parts, batch, ChunkRecord(str(number), (outcome,)))
+    service = await serve(Operations(), parts=parts)
+    async with asyncio.timeout(10), service.client.get(URL) as response:
+        await response.content.read(100)
+        response.close()
+    assert (await service.get("/health/live")).status == 200

@@ -1,0 +1,53 @@
+"""A stream cut into lines: the same ones however it comes in pieces, and never more in memory than is allowed."""
+
+import random
+
+import pytest
+
+from penstock.errors import LimitPassed
+from penstock.service.intake.lines import Lines
+
+
+def lines_of(content: bytes, size: int, most_bytes: int = 100, most_lines: int = 100) -> list[tuple[int, bytes]]:
+    lines = Lines(most_bytes=most_bytes, most_lines=most_lines)
+    found = [line for start in range(0, len(content), size) for line in lines.feed(content[start : start + size])]
+    return [*found, *lines.end()]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", []),
+        (b"\n", []),
+        (b"a", [(1, b"a")]),  # the last line need not end
+        (b"a\n", [(1, b"a")]),
+        (b"a\nbc\n", [(1, b"a"), (2, b"bc")]),
+        (b"\n \t\r\na\n\n\nb\n\n", [(3, b"a"), (6, b"b")]),  # blank lines count, and are left out
+        (b"a\r\nb\r\n", [(1, b"a\r"), (2, b"b\r")]),  # to JSON it is a space
+    ],
+)
+def test_lines_are_numbered_and_blank_ones_left_out(content: bytes, found: list[tuple[int, bytes]], size: int) -> None:
+    assert lines_of(content, size) == found
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pieces_make_no_difference(seed: int) -> None:
+    draw = random.Random(seed)
+    content = bytes(draw.choices(b"ab \n", k=500))
+    expected = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
+    assert lines_of(content, draw.randint(1, 50), most_lines=1000) == expected
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_longest_line_is_taken_and_a_byte_more_is_refused(size: int) -> None:
+    assert lines_of(b"a\n" + b"b" * 100 + b"\n", size) == [(1, b"a"), (2, b"b" * 100)]
+    with pytest.raises(LimitPassed, match=r"Line 2 has more than 100 bytes") as refused:
+        lines_of(b"a\n" + b"b" * 101, size)
+    assert refused.value.limit == {"maxLineBytes": 100}
+
+
+def test_very_many_blank_lines_are_refused() -> None:
+    assert lines_of(b"\n" * 98 + b"a\n", 7) == [(99, b"a")]
+    with pytest.raises(LimitPassed, match="more than 100 lines"):
+        lines_of(b"\n" * 200, 7)

@@ -1,0 +1,261 @@
+"""Large batches: what is on the queue when the answer goes out, and that nothing is accepted by halves."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from penstock import Operations
+from penstock.batch import BatchState
+from penstock.chunk import Chunk
+from penstock.message import decode_chunk
+from penstock.queue import Message
+from penstock.service.intake import acceptance
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from tests.support.builders import NOW
+from tests.support.faults import Moment, Outage
+from tests.support.service import Answer, Serve, ask_for, assert_problem, pointers
+
+runs: list[str] = []
+operations = Operations()
+
+
+@operations.post("/run/{name}", status=201)
+async def run(name: str, body: Any = None) -> None:
+    runs.append(name)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.clear()
+    monkeypatch.setattr(acceptance, "ACCEPT_REPEAT_SECONDS", 0)
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return ask_for(*(f"/run/{number}" for number in range(count)))
+
+
+def chunks_on(parts: MemoryParts) -> list[Chunk]:
+    return [decode_chunk(message.body) for message in parts.chunks.messages]
+
+
+def states(parts: MemoryParts) -> list[BatchState]:
+    return [batch.state for batch in parts.store._batches.values()]
+
+
+async def test_large_batch_is_answered_with_where_to_look(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=3)
+    answer = await service.post(many(4))
+    assert answer.status == 202
+    batch_id = answer.body["batchId"]
+    assert answer.body == {
+        "batchId": batch_id,
+        "statusUrl": f"/batch/{batch_id}/status",
+        "resultsUrl": f"/batch/{batch_id}/results",
+    }
+    assert answer.headers["Location"] == answer.body["statusUrl"]
+    assert int(answer.headers["Retry-After"]) > 0
+    status = await service.get(answer.body["statusUrl"])
+    assert (status.status, status.body["status"], status.body["total"]) == (200, "queued", 4)
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "count", "status"),
+    [
+        (3, 3, 200),  # up to the limit at once
+        (3, 4, 202),
+        (0, 1, 202),  # 0: nothing is answered at once
+    ],
+)
+async def test_size_decides_what_is_answered_at_once(serve: Serve, limit: int, count: int, status: int) -> None:
+    service = await serve(operations, sync_max_operations=limit)
+    answer = await service.post(many(count))
+    assert answer.status == status
+    assert len(runs) == (count if status == 200 else 0)
+    assert len(service.parts.chunks.messages) == (0 if status == 200 else 1)
+
+
+async def test_every_operation_is_on_the_queue_once_and_as_it_came(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=0, chunk_operations=3)
+    asked = many(7)
+    asked[2] |= {"id": "ä\u0000\uffff", "body": {"deep": [1, 2.5, None, "\ud7ff\U0001f600"]}}
+    answer = await service.post(asked)
+    chunks = chunks_on(service.parts)
+    assert [chunk.id for chunk in chunks] == ["0", "1", "2"]
+    assert {(chunk.batch_id, chunk.attempt, chunk.not_before) for chunk in chunks} == {
+        (answer.body["batchId"], 1, None)
+    }
+    sent = [operation for chunk in chunks for operation in chunk.operations]
+    assert [operation.index for operation in sent] == list(range(7))
+    assert [operation.id for operation in sent] == ["0", "1", "ä\u0000\uffff", "3", "4", "5", "6"]
+    assert [(operation.method, operation.path, operation.body) for operation in sent] == [
+        (one["method"], one["path"], one.get("body")) for one in asked
+    ]
+
+
+async def test_chunks_fit_the_queue_s_messages(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=0, message_bytes=4096)
+    asked = [{**one, "body": "x" * 1000} for one in many(20)]
+    assert (await service.post(asked)).status == 202
+    assert all(len(message.body.encode()) <= 4096 for message in service.parts.chunks.messages)
+    assert [operation.index for chunk in chunks_on(service.parts) for operation in chunk.operations] == list(range(20))
+
+
+async def test_batch_knows_its_groups_and_its_times(serve: Serve) -> None:
+    clock = FakeClock(NOW)
+    settings: dict[str, Any] = {"sync_max_operations": 0, "accept_seconds": 30, "retention_seconds": 3600}
+    service = await serve(operations, clock=clock, chunk_operations=2, **settings)
+    answer = await service.post(many(2 * 64 + 2 * 64 + 1))
+    batch = await service.parts.store.read_batch(answer.body["batchId"])
+    assert batch is not None
+    assert (batch.total, batch.chunk_count, batch.group_totals) == (257, 129, (128, 128, 1))
+    assert (batch.state, batch.accepted_at, batch.created_at) == (BatchState.QUEUED, NOW, NOW)
+    assert (batch.accept_by, batch.deadline_at, batch.expires_at) == (NOW + 30, NOW + 86_400, NOW + 90_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers", "tenant", "group"),
+    [
+        ({}, {"X-Tenant": "acme"}, "default", None),  # not told to look at the header
+        ({"tenant_header": "X-Tenant"}, {"X-Tenant": "acme"}, "acme", "acme"),
+        ({"tenant_header": "X-Tenant"}, {}, "default", "default"),
+    ],
+)
+async def test_messages_name_the_tenant_where_there_can_be_several(
+    serve: Serve, settings: dict[str, str], headers: dict[str, str], tenant: str, group: str | None
+) -> None:
+    service = await serve(operations, sync_max_operations=0, **settings)
+    answer = await service.post(many(1), headers)
+    batch = await service.parts.store.read_batch(answer.body["batchId"])
+    assert batch is not None
+    assert batch.tenant == tenant
+    assert [message.tenant for message in service.parts.chunks.messages] == [group]
+
+
+@pytest.mark.parametrize("tenant", ["two words", "é", "x" * 129, ""])
+async def test_tenant_that_the_queue_cannot_take_is_refused_in_time(serve: Serve, tenant: str) -> None:
+    service = await serve(operations, sync_max_operations=0, tenant_header="X-Tenant")
+    problem = assert_problem(await service.post(many(1), {"X-Tenant": tenant}), 400)
+    assert "X-Tenant" in problem["detail"]
+    assert states(service.parts) == []
+
+
+async def test_the_same_request_twice_is_two_batches(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=0)
+    first, second = await service.post(many(1)), await service.post(many(1))
+    assert first.body["batchId"] != second.body["batchId"]
+    assert {chunk.batch_id for chunk in chunks_on(service.parts)} == {first.body["batchId"], second.body["batchId"]}
+
+
+async def test_batch_is_accepted_only_after_every_chunk_is_sent(serve: Serve) -> None:
+    calls: list[str] = []
+
+    def watch(call: str, moment: Moment) -> None:
+        if moment == "after":
+            calls.append(call)
+
+    service = await serve(operations, sync_max_operations=0, chunk_operations=1, watch=watch)
+    assert (await service.post(many(30))).status == 202
+    sends = ["chunks.send"] * 3
+    assert calls == ["store.read_handler_seconds", "store.create_batch", *sends, "store.accept_batch"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("call", ["store.create_batch", "chunks.send"])
+async def test_nothing_is_accepted_when_a_step_fails(serve: Serve, call: str, moment: Moment) -> None:
+    service = await serve(operations, sync_max_operations=0, watch=Outage(call, moment))
+    answer = await service.post(many(3))
+    assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert set(states(service.parts)) <= {BatchState.ACCEPTING}
+
+
+async def test_nothing_is_accepted_when_only_some_chunks_could_be_sent(serve: Serve) -> None:
+    parts = memory_parts()
+    send = parts.chunks.send
+
+    async def send_some(messages: Sequence[Message]) -> None:
+        await send(messages[:2])
+        Outage("chunks.send")("chunks.send", "before")
+
+    parts.chunks.send = send_some  # type: ignore[method-assign]
+    service = await serve(operations, parts=parts, sync_max_operations=0, chunk_operations=1)
+    assert_problem(await service.post(many(5)), 503)
+    assert len(parts.chunks.messages) == 2
+    assert states(parts) == [BatchState.ACCEPTING]
+
+
+async def test_unaccepted_batch_does_not_exist_for_anybody(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=0, watch=Outage("chunks.send"))
+    await service.post(many(1))
+    [batch_id] = service.parts.store._batches
+    assert_problem(await service.get(f"/batch/{batch_id}/status"), 404)
+    assert_problem(await service.get(f"/batch/{batch_id}/results"), 404)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_accepting_is_repeated_and_accepts_once(serve: Serve, moment: Moment) -> None:
+    clock = FakeClock(NOW)
+    outage = Outage("store.accept_batch", moment, times=acceptance.ACCEPT_REPEATS - 1)
+    service = await serve(operations, clock=clock, sync_max_operations=0, watch=outage)
+    assert (await service.post(many(1))).status == 202
+    assert outage.times == 0
+    assert states(service.parts) == [BatchState.QUEUED]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_when_acceptance_stays_unknown_the_client_is_told_where_to_ask(serve: Serve, moment: Moment) -> None:
+    service = await serve(operations, sync_max_operations=0, watch=Outage("store.accept_batch", moment))
+    answer = await service.post(many(1))
+    problem = assert_problem(answer, 504)
+    assert problem["statusUrl"] == f"/batch/{problem['batchId']}/status"
+    assert "Retry-After" not in answer.headers  # sent again it could be a second batch
+    assert (await service.get(problem["statusUrl"])).status == (404 if moment == "before" else 200)
+
+
+async def test_batch_whose_acceptance_lease_ran_out_is_not_accepted(serve: Serve) -> None:
+    clock = FakeClock(NOW)
+
+    def sending_takes_long(call: str, moment: Moment) -> None:
+        if (call, moment) == ("chunks.send", "after"):
+            clock.advance(31)
+
+    service = await serve(operations, clock=clock, sync_max_operations=0, accept_seconds=30, watch=sending_takes_long)
+    answer = await service.post(many(1))
+    assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert states(service.parts) == [BatchState.ACCEPTING]
+
+
+async def test_operations_too_large_for_a_message_are_all_named(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=0, message_bytes=4096)
+    asked = many(5)
+    asked[1]["body"] = asked[4]["body"] = "x" * 4096
+    problem = assert_problem(await service.post(asked), 413)
+    assert pointers(problem) == ["/operations/1", "/operations/4"]
+    assert problem["maxOperationBytes"] < 4096
+    assert (states(service.parts), service.parts.chunks.messages) == ([], [])
+
+
+async def test_the_largest_operation_that_is_taken_travels(serve: Serve) -> None:
+    """The limit that the refusal names is the true one: at it the operation goes through, a byte more is refused."""
+    service = await serve(operations, sync_max_operations=0, message_bytes=4096)
+
+    async def post_sized(size: int) -> Answer:
+        return await service.post([{"method": "POST", "path": "/run/a", "id": "a", "body": "x" * size}])
+
+    limit = (await post_sized(4096)).body["maxOperationBytes"]
+    around = len(json.dumps([0, "a", "POST", "/run/a", ""], separators=(",", ":"))) + 1
+    assert (await post_sized(limit - around + 1)).status == 413
+    assert (await post_sized(limit - around)).status == 202
+    assert len(service.parts.chunks.messages[0].body) <= 4096
+
+
+async def test_what_is_answered_at_once_touches_neither_queue_nor_table(serve: Serve) -> None:
+    def refuse(call: str, moment: Moment) -> None:
+        raise AssertionError(call)
+
+    service = await serve(operations, watch=refuse)
+    assert (await service.post(many(2))).status == 200

@@ -1,0 +1,54 @@
+"""Liveness asks nothing, readiness asks the queue and the table."""
+
+import asyncio
+
+import pytest
+
+from penstock import Operations
+from penstock.service.operators import health
+from penstock.testing import memory_parts
+from tests.support.faults import Moment, Outage
+from tests.support.service import Serve, assert_problem
+
+
+async def test_live_and_ready(serve: Serve) -> None:
+    service = await serve(Operations())
+    for path in ("/health/live", "/health/ready"):
+        answer = await service.get(path)
+        assert (answer.status, answer.content_type) == (200, "application/json")
+
+
+async def test_readiness_asks_the_queues_and_the_table(serve: Serve) -> None:
+    asked: set[str] = set()
+
+    def watch(call: str, moment: Moment) -> None:
+        asked.add(call)
+
+    service = await serve(Operations(), watch=watch)
+    await service.get("/health/live")
+    assert asked == set()
+    await service.get("/health/ready")
+    assert asked == {"chunks-high.depth", "chunks.depth", "chunks-low.depth", "store.check"}
+
+
+@pytest.mark.parametrize("call", ["chunks.depth", "chunks-low.depth", "store.check"])
+async def test_not_ready_while_a_part_does_not_answer_but_live(serve: Serve, call: str) -> None:
+    outage = Outage(call)
+    service = await serve(Operations(), watch=outage)
+    answer = await service.get("/health/ready")
+    assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (await service.get("/health/live")).status == 200
+    outage.times = 0
+    assert (await service.get("/health/ready")).status == 200
+
+
+async def test_readiness_does_not_wait_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    parts = memory_parts()
+    monkeypatch.setattr(health, "READY_SECONDS", 0.05)
+    monkeypatch.setattr(parts.store, "check", hang)
+    service = await serve(Operations(), parts=parts)
+    assert_problem(await service.get("/health/ready"), 503)
