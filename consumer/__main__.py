@@ -14,6 +14,7 @@ from penstock.clock import SystemClock
 from penstock.consumer.consumer import Consumer
 from penstock.consumer.health import serve_health
 from penstock.consumer.processes import run_processes
+from penstock.consumer.progress import Progress
 from penstock.consumer.watchdog import Watchdog
 from penstock.errors import PenstockError
 from penstock.metrics.names import Program
@@ -34,6 +35,12 @@ def main() -> None:
     parser.add_argument("--health-host", default="127.0.0.1")
     parser.add_argument("--health-port", type=int)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--give-up",
+        action="store_true",
+        help="stop all of them if one cannot run",
+    )
+    parser.add_argument("--progress-to", type=int, metavar="FD", help="a pipe of the parent, for `progress.py`")
     parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
     arguments = parser.parse_args()
     if arguments.exit_with_parent is not None:
@@ -42,7 +49,7 @@ def main() -> None:
         settings = read_settings()
         configure_logging(settings, "consumer")
         operations = find_application(settings)
-        if arguments.processes > 1:
+        if arguments.processes > 1 or arguments.give_up:
             sys.exit(uvloop.run(_watch_over(arguments)))
         with open_spans(settings, TracingSettings(), "consumer") as spans:
             uvloop.run(_consume(settings, operations, arguments, spans))
@@ -52,7 +59,9 @@ def main() -> None:
 
 async def _watch_over(arguments: argparse.Namespace) -> int:
     host = ("--health-host", arguments.health_host)
-    return await run_processes(arguments.processes, host, arguments.health_port, SystemClock())
+    return await run_processes(
+        arguments.processes, host, arguments.health_port, SystemClock(), gives_up=arguments.give_up
+    )
 
 
 async def _consume(
@@ -61,7 +70,7 @@ async def _consume(
     clock = SystemClock()
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
-        consumer = Consumer(backend, operations, settings, clock)
+        consumer = Consumer(backend, operations, settings, clock, Progress(arguments.progress_to))
         stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready

@@ -11,6 +11,7 @@ from penstock.consumer.inlets import Inlet, Load, room_for
 from penstock.consumer.lease import Leases
 from penstock.consumer.pacer import Pacer
 from penstock.consumer.processor import Processor
+from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.consumer.sweeper import Sweeper
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
@@ -44,9 +45,17 @@ class Consumer:
     What they finished is recorded; the rest follows as a chunk of its own.
     """
 
-    def __init__(self, backend: Backend, operations: Operations[Any], settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        operations: Operations[Any],
+        settings: Settings,
+        clock: Clock,
+        progress: Progress | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._progress = progress or Progress()
         self._stop = Stop()
         self.meter = Meter()
         self._runner = runner_kind(backend.spans)(
@@ -100,6 +109,7 @@ class Consumer:
         ]
         for chore in chores:
             chore.add_done_callback(lambda _: self.stop())  # without heartbeats, say, nothing may go on
+        self._progress.report(STARTED)
         get_log().info(Event.CONSUMER_READY, concurrency=self._settings.concurrency)
         try:
             while not self._stop.begun.is_set():
@@ -172,6 +182,7 @@ class Consumer:
         if self._stop.begun.is_set():
             await self._processor.release(held.delivery, chunk)
             return
+        self._progress.report(WORKED)
         held.waiting = len(chunk.operations)
         # Of one that was held back only the time since it could be received; clocks differ, so never less than none.
         ready_at = max(held.delivery.sent_at, chunk.not_before or 0)

@@ -1,6 +1,7 @@
-"""Several consumers on one machine, `penstock consume --processes N`: a process has one loop, so it uses one core.
+"""Runs several consumers on one machine (`penstock consume --processes N`), each in a process of its own.
 
-The parent starts them, starts anew whichever dies, and passes on the request to stop. It receives nothing itself.
+One process has one event loop, so it uses one core. The parent starts the consumers, restarts those that die, and
+passes on the request to stop. It receives no chunks itself.
 """
 
 import asyncio
@@ -8,60 +9,142 @@ import os
 import random
 import signal
 import sys
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from penstock.backoff import Backoff
 from penstock.clock import Clock
+from penstock.consumer.progress import STARTED, WORKED
 from penstock.signals import stop_signals
 from penstock.telemetry import Event, get_log
 
 RESTART = Backoff(base_seconds=1, max_seconds=30)
-ENDED_WELL = {0, -signal.SIGTERM}  # asked to stop, it drained; or it had not got so far as to listen, nor to receive
-HEALTHY_SECONDS = 60.0  # one that lived so long did not die of how it was started: its deaths are counted anew
+CLEAN_EXITS = {0, -signal.SIGTERM}  # it drained; or SIGTERM came before it listened to signals and received chunks
+HEALTHY_SECONDS = 60.0  # a consumer that lived this long did not die of how it was started: its deaths count from 1
+IDLE_DEATHS = 5
+IDLE_DEATHS_SECONDS = 60.0
+PROGRESS_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One run of a consumer process: how it ended, how long it lived, and the progress that it reported."""
+
+    exit_code: int
+    seconds: float
+    progress: bytes
+
+    @property
+    def could_not_start(self) -> bool:
+        """It ended with an error of its own before it received chunks: the next run would end in the same way."""
+        return self.exit_code > 0 and STARTED not in self.progress
+
+    @property
+    def was_idle(self) -> bool:
+        """It never received a chunk, so no operation can have killed it."""
+        return WORKED not in self.progress
+
+
+@dataclass(slots=True)
+class Deaths:
+    """The deaths of one consumer. They decide how long a restart waits, and whether there is a restart at all. Pure."""
+
+    in_a_row: int = 0
+    _idle_at: deque[float] = field(default_factory=lambda: deque(maxlen=IDLE_DEATHS))
+
+    def add(self, life: Life, now: float) -> None:
+        self.in_a_row = 1 if life.seconds >= HEALTHY_SECONDS else self.in_a_row + 1
+        if life.was_idle:
+            self._idle_at.append(now)
+        else:
+            self._idle_at.clear()
+
+    def are_hopeless(self, life: Life, now: float) -> bool:
+        """Return True if a restart cannot help: the last run could not start, or five idle runs died in a minute."""
+        too_many = len(self._idle_at) == IDLE_DEATHS and now - self._idle_at[0] <= IDLE_DEATHS_SECONDS
+        return life.could_not_start or too_many
 
 
 class Processes:
-    """Its life: `run` until `stop` is called, then wait for all of them to drain."""
+    """Runs one process for each of `commands`: `run` until `stop` is called and all of them have drained.
 
-    def __init__(self, commands: Sequence[Sequence[str]], clock: Clock, restart: Backoff = RESTART) -> None:
+    With `gives_up`, a consumer that cannot run stops all of them. Without it, restarts go on for ever.
+    """
+
+    def __init__(
+        self,
+        commands: Sequence[Sequence[str]],
+        clock: Clock,
+        restart: Backoff = RESTART,
+        *,
+        gives_up: bool = False,
+    ) -> None:
         self._commands = commands
         self._clock = clock
         self._restart = restart
+        self._gives_up = gives_up
         self._stopping = asyncio.Event()
         self._running: dict[int, asyncio.subprocess.Process] = {}
 
     def stop(self) -> None:
-        """Ask all to drain. May be called twice."""
+        """Ask all processes to drain. May be called again."""
         self._stopping.set()
         for process in self._running.values():
             process.terminate()
 
     async def run(self) -> bool:
-        """Whether all that were asked to stop ended well."""
-        codes = await asyncio.gather(*map(self._keep, range(len(self._commands))))
-        return ENDED_WELL.issuperset(codes)
+        """Return True if every process that was asked to stop exited cleanly, False also after giving up."""
+        codes = await asyncio.gather(*map(self._keep_running, range(len(self._commands))))
+        return CLEAN_EXITS.issuperset(codes)
 
-    async def _keep(self, number: int) -> int:
-        """Keep one process running; its exit code once we are to stop."""
-        deaths = 0
+    async def _keep_running(self, number: int) -> int:
+        """Keep one process running; return its exit code once all of them stop."""
+        deaths = Deaths()
         while True:
-            begun_at = self._clock.monotonic()
-            code = await self._run(number)
+            life = await self._run(number)
             if self._stopping.is_set():
-                return code
-            deaths = 1 if self._clock.monotonic() - begun_at >= HEALTHY_SECONDS else deaths + 1
-            wait = self._restart.delay_seconds(deaths, random.random())  # noqa: S311 - spreads restarts
-            get_log().error(Event.CONSUMER_DIED, number=number, exit_code=code, restart_in_seconds=round(wait, 1))
-            try:
-                async with asyncio.timeout(wait):
-                    await self._stopping.wait()
+                return life.exit_code
+            now = self._clock.monotonic()
+            deaths.add(life, now)
+            if self._gives_up and deaths.are_hopeless(life, now):
+                get_log().error(Event.CONSUMER_HOPELESS, number=number, exit_code=life.exit_code)
+                self.stop()
+                return life.exit_code or 1
+            if await self._stops_before_restart(number, life, deaths.in_a_row):
                 return 0
-            except TimeoutError:
-                pass
 
-    async def _run(self, number: int) -> int:
-        # A session of its own: Ctrl-C reaches the parent alone, which passes it on.
-        process = await asyncio.create_subprocess_exec(*self._commands[number], start_new_session=True)
+    async def _stops_before_restart(self, number: int, life: Life, deaths: int) -> bool:
+        """Wait before a restart; return True if the request to stop came first."""
+        wait = self._restart.delay_seconds(deaths, random.random())  # noqa: S311 - spreads restarts
+        get_log().error(Event.CONSUMER_DIED, number=number, exit_code=life.exit_code, restart_in_seconds=round(wait, 1))
+        try:
+            async with asyncio.timeout(wait):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _run(self, number: int) -> Life:
+        started_at = self._clock.monotonic()
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        try:
+            code = await self._run_process(number, writing)
+            return Life(code, self._clock.monotonic() - started_at, _read_progress(reading))
+        finally:
+            os.close(reading)
+
+    async def _run_process(self, number: int, progress: int) -> int:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(*self._commands[number], "--progress-to", str(progress)),
+                pass_fds=[progress],
+                # A session of its own: Ctrl-C reaches the parent alone, which passes it on.
+                start_new_session=True,
+            )
+        finally:
+            os.close(progress)
         self._running[number] = process
         try:
             if self._stopping.is_set():
@@ -71,14 +154,27 @@ class Processes:
             del self._running[number]
 
 
-async def run_processes(count: int, arguments: Sequence[str], health_port: int | None, clock: Clock) -> int:
-    """The exit code. Process k answers for its health on port `health_port + k`, k from 0."""
+def _read_progress(descriptor: int) -> bytes:
+    """Return the steps that a process has written so far, without waiting for more."""
+    try:
+        return os.read(descriptor, PROGRESS_BYTES)
+    except BlockingIOError:
+        return b""
+
+
+async def run_processes(
+    count: int, arguments: Sequence[str], health_port: int | None, clock: Clock, *, gives_up: bool = False
+) -> int:
+    """Run `count` consumers until a signal asks to stop, and return the exit code of the program.
+
+    Consumer k, counted from 0, answers for its health on port `health_port + k`.
+    """
     base = [sys.executable, "-m", "penstock.consumer", *arguments, "--exit-with-parent", str(os.getpid())]
     ports = [[] if health_port is None else ["--health-port", str(health_port + number)] for number in range(count)]
-    processes = Processes([[*base, *port] for port in ports], clock)
+    processes = Processes([[*base, *port] for port in ports], clock, gives_up=gives_up)
     stopping = asyncio.create_task(stop_signals(), name="signals")
     stopping.add_done_callback(lambda _: processes.stop())
-    await asyncio.sleep(0)  # signals are listened to before the first one is started
+    await asyncio.sleep(0)  # signals are listened to before the first process starts
     try:
         return 0 if await processes.run() else 1
     finally:

@@ -223,8 +223,19 @@ class Processor:
             batch = await self._reread(batch)
             if self._is_over(batch, chunk):
                 return await self._commit(batch, self._record(batch, chunk, {}, begun))
+            self._log_suspect(chunk)
             record = await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
             return await self._commit(batch, record)
+
+    def _log_suspect(self, chunk: Chunk) -> None:
+        operation = chunk.operations[0]
+        get_log().warning(
+            Event.OPERATION_SUSPECTED,
+            operation_id=operation.id,
+            method=operation.method,
+            path=operation.path,
+            max_attempts=self._max_attempts(chunk),
+        )
 
     async def _commit(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         """The record that stands: this one, or that of whoever came first."""

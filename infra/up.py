@@ -1,7 +1,8 @@
-"""Everything on this machine: `python -m penstock.infra.up`, or `penstock up`.
+"""Runs everything on this machine: `python -m penstock.infra.up`, or `penstock up`.
 
-An embedded AWS, the queues and the table, one front end and some consumers, each a process of its own. They stop
-together: on Ctrl-C or SIGTERM, and when one of them dies.
+It starts an embedded AWS, makes the queues and the table, and starts a front end and the consumers, each in a process
+of its own. All of them stop together: on Ctrl-C, on SIGTERM, or when one of them ends. A consumer that dies is
+restarted by the parent of the consumers (`consumer/processes.py`).
 """
 
 import argparse
@@ -23,14 +24,14 @@ from penstock.settings import Settings, read_settings
 from penstock.signals import stop_signals
 
 READY_SECONDS = 60
-STOP_SECONDS = 45  # above the grace period and what recording takes
+STOP_SECONDS = 45  # longer than the grace period and the recording of results take together
 POLL_SECONDS = 0.1
 REGION = "us-east-1"
-ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - said to people, not listened on
+ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown to people, not listened on
 
 
 class PartEnded(PenstockError):
-    """A part of the machine could not start, or ended by itself."""
+    """A part could not start, or ended although nobody had asked it to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Part:
 
 
 class Machine:
-    """Its life: parts are started one after another; `wait` until one of them ends or we are asked to stop; `stop`."""
+    """The parts that run here: start them one after another, wait for the `first_death`, and `stop` all of them."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
@@ -52,7 +53,7 @@ class Machine:
             *("-m", module, *arguments, "--exit-with-parent", str(os.getpid())),
             env=self.environment,
             stdout=stdout,
-            # A session of its own: Ctrl-C reaches us alone, and we stop the parts in their order.
+            # A session of its own: Ctrl-C reaches only this process, which stops the parts in the right order.
             start_new_session=True,
         )
         part = Part(name, process)
@@ -60,7 +61,7 @@ class Machine:
         return part
 
     async def run(self, name: str, module: str) -> None:
-        """Run a program to its end."""
+        """Run a program until it ends. Raise Misconfigured if it fails."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", module, "--exit-with-parent", str(os.getpid())),
@@ -69,14 +70,14 @@ class Machine:
         )
         try:
             if await process.wait() != 0:
-                raise Misconfigured(f"The {name} failed; what it said stands above.")
+                raise Misconfigured(f"The {name} failed. The lines above say why.")
         finally:
-            if process.returncode is None:  # we were asked to stop meanwhile
+            if process.returncode is None:  # a request to stop came first
                 process.kill()
                 await process.wait()
 
     async def first_death(self) -> Part:
-        """The first part to end."""
+        """Wait until a part ends, and return the first one that does."""
         waits = {asyncio.create_task(part.process.wait()): part for part in self._parts}
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -84,11 +85,8 @@ class Machine:
         return waits[done.pop()]
 
     async def stop(self) -> None:
-        """The last started first: nobody loses what it still needs."""
-        consumers = [part for part in self._parts if part.name.startswith("consumer")]
-        others = [part for part in reversed(self._parts) if part not in consumers]
-        await asyncio.gather(*(_stop_part(part) for part in consumers))
-        for part in others:
+        """Stop the parts, the last one first, so that no part loses another one that it still needs."""
+        for part in reversed(self._parts):
             await _stop_part(part)
 
 
@@ -99,18 +97,18 @@ async def _stop_part(part: Part) -> None:
     try:
         await asyncio.wait_for(part.process.wait(), STOP_SECONDS)
     except TimeoutError:
-        _say(f"The {part.name} did not stop within {STOP_SECONDS} s and was killed.")
+        _say(f"The {part.name} did not stop within {STOP_SECONDS} s, so it was killed.")
         part.process.kill()
         await part.process.wait()
 
 
 async def _up(host: str, port: int, consumers: int) -> None:
-    """Returns when asked to stop; raises PenstockError when a part cannot start or ends by itself."""
+    """Run everything until a request to stop. Raise PenstockError if a part cannot start or ends before that."""
     settings = read_settings()
-    find_application(settings)  # once here: every part would say the same of one that cannot be used
+    find_application(settings)  # checked once here: otherwise each part would report the same error
     machine = Machine(local_environment(os.environ))
     stopping = asyncio.create_task(stop_signals())
-    await asyncio.sleep(0)  # signals are listened to before there is a part that would outlive us
+    await asyncio.sleep(0)  # listen to signals before there is a part that could outlive this process
     working = asyncio.create_task(_work(machine, settings, host, port, consumers))
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,8 +128,7 @@ async def _work(machine: Machine, settings: Settings, host: str, port: int, cons
     machine.environment["AWS_ENDPOINT_URL"] = endpoint
     await machine.run("provisioning", "penstock.infra.provision")
     await machine.start("front end", "penstock.service", "--host", host, "--port", str(port))
-    for number in range(1, consumers + 1):
-        await machine.start(f"consumer {number}", "penstock.consumer")
+    await machine.start("consumers", "penstock.consumer", "--processes", str(consumers), "--give-up")
     dying = asyncio.create_task(machine.first_death())
     ready = asyncio.create_task(_until_ready(f"{url}/health/ready"))
     try:
@@ -144,13 +141,13 @@ async def _work(machine: Machine, settings: Settings, host: str, port: int, cons
         ready.cancel()
         dying.cancel()
     raise PartEnded(
-        f"The {dead.name} ended by itself ({_end(dead.process.returncode)}), so the rest was stopped too; "
-        "what it said stands above."
+        f"The {dead.name} stopped unexpectedly ({_end(dead.process.returncode)}), so everything else was stopped too. "
+        "The lines above say why."
     )
 
 
 def _end(returncode: int | None) -> str:
-    """How a process ended, in words."""
+    """Say in words how a process ended."""
     if returncode is not None and returncode < 0:
         return f"killed by {signal.Signals(-returncode).name}"
     return f"exit code {returncode}"
@@ -173,14 +170,15 @@ async def _until_ready(url: str) -> None:
                     if answer.status == HTTPStatus.OK:
                         return
             await asyncio.sleep(POLL_SECONDS)
-    raise PartEnded(f"The front end is not ready after {READY_SECONDS} s; what it said stands above.")
+    raise PartEnded(f"The front end is not ready after {READY_SECONDS} s. The lines above say why.")
 
 
 def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the parts: theirs is the embedded AWS, whatever account the shell is set up for."""
+    """Return the environment of the parts. They use the embedded AWS, whatever AWS account the shell is set up for."""
     return {
-        "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a receive is finished before a consumer stops, and Ctrl-C waits for it
-        "PENSTOCK_LEAVE_SECONDS": "0",  # there is no load balancer to leave
+        "PENSTOCK_LOG_FORMAT": "text",  # a person reads these lines
+        "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a stop, as by Ctrl-C, waits for a receive in progress
+        "PENSTOCK_LEAVE_SECONDS": "0",  # there is no load balancer that must notice first
         **{name: value for name, value in outside.items() if not name.startswith("AWS_")},
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
@@ -190,7 +188,7 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
 
 
 def _addresses(url: str, endpoint: str, settings: Settings) -> str:
-    application = settings.app or f"everything is forwarded to {settings.upstream}"
+    application = settings.app or f"forwards everything to {settings.upstream}"
     return f"""
 Penstock is up.
   application   {application}
@@ -201,10 +199,10 @@ Penstock is up.
                 queues {", ".join((*settings.chunk_queues.values(), settings.dead_letter_queue))}
                 table {settings.table}
 
-Any AWS client can look inside:
+To look inside with any AWS client:
   export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
 
-It is all in memory and gone when this stops: Ctrl-C."""
+Everything is in memory and is lost when this stops. Press Ctrl-C to stop."""
 
 
 def _say(text: str) -> None:

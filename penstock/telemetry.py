@@ -30,13 +30,15 @@ class Event(StrEnum):
     CONSUMER_READY = "consumer ready"  # it receives
     CONSUMER_DRAINING = "consumer draining"  # it takes nothing new
     CONSUMER_STOPPED = "consumer stopped"
-    CONSUMER_DIED = "consumer died"  # one of several under a parent, which starts it anew
+    CONSUMER_DIED = "consumer died"  # its parent restarts it
+    CONSUMER_HOPELESS = "consumer cannot run"  # it cannot start, or keeps dying without work: all consumers stop
     RECEIVE_FAILED = "receive failed"  # not an empty queue: the queue did not answer
     LOOP_BLOCKED = "loop blocked"  # a handler blocks the event loop: the process is ended
     CHUNK_DONE = "chunk done"  # recorded, counted, acknowledged
     CHUNK_BROKE = "chunk broke"  # left to its lease: it will be delivered again
     CHUNK_DROPPED = "chunk dropped"  # of an abandoned or forgotten batch; nothing of it ran
     CHUNK_RELEASED = "chunk released"  # given back unstarted
+    OPERATION_SUSPECTED = "operation suspected"  # consumers died while it may have been running: it runs alone now
     CHUNK_HALVED = "chunk halved"  # an earlier delivery died with it
     MESSAGE_SET_ASIDE = "message set aside"  # not a chunk of ours: put in the dead letter queue as it is
     LEASE_LOST = "lease lost"  # another consumer may work on the same chunk
@@ -74,14 +76,14 @@ def configure_logging(settings: Settings, program: str) -> None:
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso", utc=True)
+        if as_json
+        else structlog.processors.TimeStamper("%H:%M:%S", utc=False),
     ]
     written: list[Any] = (
         [_tracebacks(), structlog.processors.JSONRenderer()]
         if as_json
-        else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+        else [_for_people(has_colors=sys.stderr.isatty())]
     )
     structlog.configure(
         processors=[*shared, *written],
@@ -91,6 +93,23 @@ def configure_logging(settings: Settings, program: str) -> None:
     )
     structlog.contextvars.bind_contextvars(program=program)
     _join_standard_logging(shared, written)
+
+
+def _for_people(*, has_colors: bool) -> structlog.dev.ConsoleRenderer:
+    """Return a renderer for a terminal: local time, program, level, event, then the fields of the line."""
+    dim, bold, reset = ("\033[2m", "\033[1m", "\033[0m") if has_colors else ("", "", "")
+    levels = structlog.dev.ConsoleRenderer.get_default_level_styles(has_colors)
+    column = structlog.dev.KeyValueColumnFormatter
+    return structlog.dev.ConsoleRenderer(
+        exception_formatter=structlog.dev.plain_traceback,
+        columns=[
+            structlog.dev.Column("timestamp", column(None, dim, reset, str)),
+            structlog.dev.Column("program", column(None, "", "", str, width=8)),
+            structlog.dev.Column("level", lambda _, level: f"{levels[level]}{level:<7}{reset}"),
+            structlog.dev.Column("event", column(None, bold, reset, str, width=18)),
+            structlog.dev.Column("", column(dim, "", reset, str)),
+        ],
+    )
 
 
 def _tracebacks() -> structlog.processors.ExceptionRenderer:

@@ -21,6 +21,7 @@ from tests.support.programs import Program, Programs, free_port, programs
 from tests.support.waiting import eventually
 
 WAIT: Operation = {"method": "POST", "path": "/waits"}
+DIE: Operation = {"method": "POST", "path": "/poison"}
 SUM: Operation = {"method": "POST", "path": "/sums", "body": {"a": 1, "b": 2}}
 
 
@@ -57,10 +58,10 @@ StartUp = Callable[..., Awaitable[Machine]]
 async def up(local: Programs) -> AsyncIterator[StartUp]:
     async with AsyncExitStack() as stack:
 
-        async def start(*, consumers: int = 1) -> Machine:
+        async def start(*, consumers: int = 1, **environment: str) -> Machine:
             port = free_port()
             api = await stack.enter_async_context(open_api(port))
-            program = await local.penstock("up", "--port", str(port), "--consumers", str(consumers))
+            program = await local.penstock("up", "--port", str(port), "--consumers", str(consumers), **environment)
             await program.says("Penstock is up.")
             return Machine(program, api, children_of(program.process.pid), Journal(local.folder))
 
@@ -77,7 +78,7 @@ async def test_everything_is_there_and_can_be_looked_into(up: StartUp) -> None:
     with sqs_client(machine.exports()) as sqs:
         queues = sqs.list_queues()["QueueUrls"]
 
-    assert len(machine.parts) == 4
+    assert len(machine.parts) == 3
     assert f"{machine.api.url}/batch" in output
     assert small.body["results"] == [{"id": "0", "status": 201, "result": {"sum": 3}}]
     assert (status.status, status.succeeded) == ("completed", 300)
@@ -114,7 +115,6 @@ async def test_signal_stops_everything_and_it_ends_well(up: StartUp, number: sig
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("penstock.consumer", "consumer 1"),
         ("penstock.service", "front end"),
         ("penstock.infra.embedded", "embedded AWS"),
     ],
@@ -127,7 +127,37 @@ async def test_death_of_a_part_stops_the_rest_and_says_so(up: StartUp, module: s
     assert await machine.program.ended() == 1
     await until_gone(machine.parts)
     output = machine.program.output()
-    assert f"penstock up: The {name} ended by itself (killed by SIGKILL)" in output
+    assert f"penstock up: The {name} stopped unexpectedly (killed by SIGKILL)" in output
+    assert "Traceback" not in output
+
+
+async def test_operation_that_kills_its_consumer_fails_alone(up: StartUp) -> None:
+    machine = await up(consumers=2, PENSTOCK_VISIBILITY_SECONDS="2", PENSTOCK_SYNC_MAX_OPERATIONS="0")
+
+    batch_id = await machine.api.submit([SUM] * 7 + [DIE])
+    status = await machine.api.ended(batch_id, units=60)
+    output = machine.program.output()
+
+    assert (status.status, status.succeeded, status.failed) == ("completed", 7, 1)
+    assert "consumer died" in output
+    assert re.search("operation suspected.*method=POST.*path=/poison", output)
+    assert machine.program.process.returncode is None
+
+
+async def test_consumers_that_die_without_work_stop_it(up: StartUp) -> None:
+    machine = await up()
+    parent = machine.part("penstock.consumer")
+
+    async def kill_child() -> bool:
+        for child in children_of(parent.pid):
+            child.kill()
+        return machine.program.process.returncode is not None
+
+    await eventually(kill_child, units=90)
+    await until_gone(machine.parts)
+    output = machine.program.output()
+    assert "consumer cannot run" in output
+    assert "penstock up: The consumers stopped unexpectedly (exit code 1)" in output
     assert "Traceback" not in output
 
 

@@ -1,6 +1,7 @@
 """A parent keeps its consumers running, and stops them all."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from structlog.testing import capture_logs
 
 from penstock.backoff import Backoff
 from penstock.clock import SystemClock
-from penstock.consumer.processes import Processes
+from penstock.consumer.processes import IDLE_DEATHS, Deaths, Life, Processes
+from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.telemetry import Event
 from tests.support.waiting import eventually
 
+KILLED = -9
 AT_ONCE = Backoff(base_seconds=0.001, max_seconds=0.001)
 HOURS = Backoff(base_seconds=1e6, max_seconds=1e6)
 
@@ -88,3 +91,92 @@ async def test_what_does_not_end_well_is_told(codes: list[int], is_well: bool, t
     await until_runs(journal, 2)
     processes.stop()
     assert await running is is_well
+
+
+# --- Giving up
+
+
+def deaths_of(*lives: tuple[float, Life]) -> tuple[Deaths, Life, float]:
+    deaths = Deaths()
+    for at, life in lives:
+        deaths.add(life, at)
+    at, last = lives[-1]
+    return deaths, last, at
+
+
+CANNOT_START = Life(exit_code=1, seconds=1, progress=b"")
+KILLED_EARLY = Life(exit_code=KILLED, seconds=1, progress=b"")
+KILLED_IDLE = Life(exit_code=KILLED, seconds=1, progress=STARTED)
+KILLED_BUSY = Life(exit_code=KILLED, seconds=1, progress=STARTED + WORKED)
+
+
+@pytest.mark.parametrize(
+    ("lives", "are_hopeless"),
+    [
+        ([(0, CANNOT_START)], True),
+        ([(0, KILLED_EARLY)], False),  # by somebody else, such as the kernel when memory is short
+        ([(0, KILLED_IDLE)], False),
+        ([(at, KILLED_IDLE) for at in (0, 10, 20, 30)], False),
+        ([(at, KILLED_IDLE) for at in (0, 10, 20, 30, 60)], True),
+        ([(at, KILLED_IDLE) for at in (0, 10, 20, 30, 60.1)], False),  # more than a minute
+        ([(at, KILLED_IDLE) for at in (0, 30, 50, 60, 70, 80)], True),  # the last five
+        ([(at, KILLED_BUSY) for at in range(20)], False),  # an operation may be to blame
+        ([(0, KILLED_IDLE), (1, KILLED_IDLE), (2, KILLED_BUSY), *[(at, KILLED_IDLE) for at in (3, 4, 5)]], False),
+    ],
+)
+def test_restarts_end_only_where_they_cannot_help(lives: list[tuple[float, Life]], are_hopeless: bool) -> None:
+    deaths, last, at = deaths_of(*lives)
+    assert deaths.are_hopeless(last, at) is are_hopeless
+
+
+def test_consumer_that_lived_long_waits_for_its_restart_as_after_a_first_death() -> None:
+    deaths, _, _ = deaths_of((0, KILLED_BUSY), (1, KILLED_BUSY), (100, Life(KILLED, seconds=60, progress=STARTED)))
+    assert deaths.in_a_row == 1
+
+
+async def test_consumer_that_cannot_start_stops_all_of_them(tmp_path: Path) -> None:
+    failing, living = tmp_path / "failing", tmp_path / "living"
+    processes = Processes([command(DIE, failing), command(LIVE, living)], SystemClock(), AT_ONCE, gives_up=True)
+    with capture_logs() as logs:
+        async with asyncio.timeout(30):
+            assert await processes.run() is False
+    assert len(runs(failing)) == 1
+    [said] = [log for log in logs if log["event"] == Event.CONSUMER_HOPELESS]
+    assert (said["number"], said["exit_code"]) == (0, 3)
+
+
+KILL_ITSELF = """
+import os, signal, sys
+print(os.getpid(), file=open(sys.argv[1], "a"), flush=True)
+os.write(int(sys.argv[-1]), sys.argv[2].encode())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_five_deaths_without_work_stop_all_of_them(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    processes = Processes([[*command(KILL_ITSELF, journal), "s"]], SystemClock(), AT_ONCE, gives_up=True)
+    async with asyncio.timeout(30):
+        assert await processes.run() is False
+    assert len(runs(journal)) == IDLE_DEATHS
+
+
+async def test_consumer_that_dies_at_work_is_always_restarted(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    processes = Processes([[*command(KILL_ITSELF, journal), "sw"]], SystemClock(), AT_ONCE, gives_up=True)
+    running = asyncio.create_task(processes.run())
+    await until_runs(journal, IDLE_DEATHS + 2)
+    processes.stop()
+    await running
+
+
+def test_each_step_is_reported_once() -> None:
+    reading, writing = os.pipe()
+    progress = Progress(writing)
+    for step in (STARTED, WORKED, STARTED, WORKED):
+        progress.report(step)
+    assert os.read(reading, 16) == STARTED + WORKED
+    os.close(reading)
+    progress = Progress(writing)
+    progress.report(STARTED)  # nobody reads any more: nothing happens
+    os.close(writing)
