@@ -20,10 +20,10 @@ from penstock.metrics.names import Metric
 from penstock.operations import Operations
 from penstock.priority import Priority
 from penstock.queue import Delivery
-from penstock.running.runner import Stop
+from penstock.running.runner import Runner
+from penstock.running.stop import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
-from penstock.tracing.hooks import runner_kind
 
 RECORDING_SECONDS = 10.0  # what recording and handing on may take once handlers are cut
 LEAVING_SECONDS = 1.0
@@ -58,11 +58,12 @@ class Consumer:
         self._progress = progress or Progress()
         self._stop = Stop()
         self.meter = Meter()
-        self._runner = runner_kind(backend.spans)(
+        self._runner = Runner(
             operations,
             settings.concurrency,
             clock.monotonic,
             meter=self.meter,
+            observer=backend.spans,
             weights=settings.weights,
             cpu_processes=settings.cpu_processes,
         )

@@ -43,7 +43,9 @@ from penstock.outcome import (
 )
 from penstock.queue import LONGEST_DELAY_SECONDS, LONGEST_HIDDEN_SECONDS, Delivery, Message
 from penstock.route import InvalidOperation
-from penstock.running.runner import Runner, Source, Stop
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
 from penstock.settings import Settings
 from penstock.store import Traces
 from penstock.telemetry import Event, get_log

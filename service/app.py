@@ -9,6 +9,7 @@ from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
+from penstock.running.runner import Runner
 from penstock.service.batches.cancel import cancel_batch
 from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
@@ -23,7 +24,6 @@ from penstock.service.operators.metrics import counted, metrics
 from penstock.service.problems import problems
 from penstock.service.tracing import tracing
 from penstock.settings import Settings
-from penstock.tracing.hooks import runner_kind
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
@@ -34,10 +34,11 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()
-    app[RUNNER] = runner_kind(backend.spans)(
+    app[RUNNER] = Runner(
         operations,
         settings.concurrency,
         meter=app[METER],
+        observer=backend.spans,
         weights=settings.weights,
         cpu_processes=settings.cpu_processes,
     )

@@ -27,7 +27,9 @@ from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome
 from penstock.route import InvalidOperation
 from penstock.running.bulk import CallFailed, Lot
-from penstock.running.runner import Runner, Source, Stop
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
 from penstock.settings import Settings, read_settings
 from penstock.telemetry import configure_logging
 
@@ -158,11 +160,8 @@ async def _run_in_chunks(runner: Runner, settings: Settings, operations: Sequenc
 async def _run_in_this_task(runner: Runner, lot: Lot, source: Source, run: Run) -> None:
     """The profiler follows what is awaited in no other one."""
     async with runner.slot(lot[0], source):
-        if len(lot) == 1:
-            run.verdicts[lot[0].index] = await runner.run(lot[0], source, attempt=1)
-            return
         try:
-            run.verdicts |= await runner.run_lot(lot, source, attempt=1)
+            run.verdicts |= await runner.run(lot, source, attempt=1)
             return
         except CallFailed:
             pass

@@ -46,6 +46,11 @@ def neighbours(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:
     return [lot for _, run in runs for lot in together(run)]
 
 
+def one_by_one(operations: Iterable[Operation]) -> list[Lot]:
+    """Put each operation into a lot of its own."""
+    return [(operation,) for operation in operations]
+
+
 def _cut(route: Route | None, operations: Sequence[Operation]) -> Iterator[Lot]:
     size = route.policy.max_size if route is not None else None
     size = size or len(operations)
@@ -84,7 +89,7 @@ def read_outcomes(route: Route, returned: Any, count: int) -> list[Any]:
     return [outcome if isinstance(outcome, BaseException) else as_json(route, outcome) for outcome in returned]
 
 
-def tells_of_all(error: BaseException) -> bool:
+def is_about_all(error: BaseException) -> bool:
     """Whether what a bulk call raised is about each of its operations, so that trying them singly would not help.
 
     `Retry` is: the handler asks for another attempt, at all that it was given.

@@ -1,128 +1,52 @@
-"""Runs handlers: an attempt at an operation becomes a verdict, whatever the handler does; slots bound how many."""
+"""Runs handlers within the slots of the process, on the event loop, in a thread, or in another process."""
 
 import asyncio
-import contextvars
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
 from penstock.chunk import Chunk, Operation
 from penstock.clock import Clock
-from penstock.context import Context, NoTransaction
-from penstock.errors import Misconfigured
-from penstock.forwarding.answer import Answer
+from penstock.context import NoTransaction
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import OutcomeState, Verdict, as_outcome, failed, is_final, succeeded
+from penstock.outcome import OutcomeState, Verdict, as_outcome, is_final
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Place, Route
-from penstock.running.bulk import CallFailed, Lot, neighbours, read_outcomes, tells_of_all, together, validate
+from penstock.running.attempt import Attempt, OpenTransaction, is_being_cancelled, prepare, within_limits
+from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
+from penstock.running.chunk_run import ChunkRun
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
+from penstock.running.observer import Observer
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
+from penstock.running.source import Source
+from penstock.running.stop import Stop
 from penstock.running.threads import Threads
-from penstock.running.verdict import (
-    CancelledItself,
-    CancelledWithin,
-    TimedOut,
-    as_json,
-    cancelled_itself,
-    invalid,
-    judge,
-)
-from penstock.telemetry import Event, get_log
-
-SLICE_SECONDS = 0.001  # a hundred quick operations; so long is nothing else done in the process
-NOTICE_SECONDS = 2.0  # a handler that is cancelled ends in this time, or it is left behind, its operation not ended
-
-SWALLOWED = "The application's transaction swallowed what its handler raised: it is to roll back and let it pass."
+from penstock.running.verdict import CancelledItself, cancelled_itself, invalid
 
 T = TypeVar("T")
-Transaction = AbstractAsyncContextManager[Any]
-OpenTransaction = Callable[[], Transaction]
 
-_NOTHING: Any = object()  # no result: None is one
-_PASSING = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)  # about the process, or the coroutine as such
-
-
-class Stop:
-    """How far stopping has gone. The stages follow one another and are never taken back; followers stop along."""
-
-    def __init__(self) -> None:
-        self.is_spent = False  # nothing new begins, but what was begun together goes on singly
-        self.begun = asyncio.Event()  # nothing new begins
-        self.cut = asyncio.Event()  # the grace period is over: handlers under way are cancelled
-        self._followers: dict[Stop, None] = {}  # in their order, or no run could be replayed
-
-    def spend(self) -> None:
-        """The time of what follows this stop is spent. Its followers have their own."""
-        self.is_spent = True
-
-    def begin(self) -> None:
-        self.begun.set()
-        for follower in self._followers:
-            follower.begin()
-
-    def cut_off(self) -> None:
-        self.cut.set()
-        for follower in self._followers:
-            follower.cut_off()
-
-    @contextmanager
-    def follower(self) -> Iterator["Stop"]:
-        """A stop that can come earlier than this one, but not later."""
-        follower = Stop()
-        self._followers[follower] = None
-        if self.begun.is_set():
-            follower.begin()
-        if self.cut.is_set():
-            follower.cut_off()
-        try:
-            yield follower
-        finally:
-            del self._followers[follower]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The batch that an operation is of. `key_prefix` begins the keys of its operations.
-
-    Slots are given by priority, and to the tenants of a priority in turn.
-    """
-
-    batch_id: str
-    key_prefix: str
-    priority: Priority = Priority.NORMAL
-    tenant: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)  # of its request, those that operations take along
-
-    def key_of(self, operation: Operation) -> str:
-        return f"{self.key_prefix}/{operation.id}"
+_PASSING = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)  # about the process, or the coroutine itself
 
 
 @dataclass(slots=True)
 class Spent:
-    """Handler time: `count` attempts have taken `seconds` together."""
+    """The time that handlers took: `count` attempts took `seconds` together."""
 
     count: int = 0
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
-class Timing:
-    """What an attempt at an operation has taken; `None` as long as it has not come to run."""
-
-    seconds: float | None = None
-
-
 class Runner:
-    """One per process: its slots are the bound on handlers in flight, shared by all that the process works on.
+    """Runs operations. There is one in each process, and its slots limit how many handlers run together.
 
-    Handlers run where they belong: on the loop, in a thread, or in another process. `close` it in the end.
+    `run` and `run_apart` perform one attempt, for which the caller holds a `slot`. `run_chunk` takes slots by itself.
+    Operations run as *lots*: those that a bulk handler performs in one call, and each other operation as a lot of one.
+    Call `close` at the end.
     """
 
     def __init__(
@@ -132,13 +56,15 @@ class Runner:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         meter: Meter | None = None,
+        observer: Observer | None = None,
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         cpu_processes: int | None = None,
     ) -> None:
-        """Raises Misconfigured when a handler cannot run where it is to run."""
+        """Raise Misconfigured if a `cpu_bound` handler cannot be imported in another process."""
         self._operations = operations
         self._monotonic = monotonic
         self._meter = meter or Meter()
+        self._observer = observer
         self._spent: dict[str, Spent] = {}
         self._slots = Slots(concurrency, weights, monotonic)
         self._threads = Threads(concurrency, weights, monotonic)
@@ -155,70 +81,37 @@ class Runner:
         may_begin: Callable[[], bool] = lambda: True,
         has_slot: bool = False,
     ) -> dict[int, Verdict]:
-        """Run a chunk's operations, each as soon as a slot is free; return the verdicts of those that came to an end.
+        """Run a chunk's operations, each as soon as a slot is free. Return the verdicts by index.
 
-        What is missing from the verdicts was not run, or was cut short. `ended` is called once for each operation. With
-        `has_slot` the caller has taken the slot already, for a chunk of a single operation. `may_begin` is asked once
-        there is a slot: when it is no, nothing more of the chunk begins.
+        An operation without a verdict did not run, or was cut short. `ended` is called once for each operation.
+        `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. With
+        `has_slot` the caller already holds the slot, for a chunk of a single operation.
         """
 
-        def may_begin_new() -> bool:
-            return not stop.is_spent and may_begin()
+        def attempt(lot: Lot) -> Awaitable[dict[int, Verdict]]:
+            return self.run(lot, source, chunk.attempt)
 
-        def attempt(operation: Operation) -> Awaitable[Verdict]:
-            return self.run(operation, source, chunk.attempt)
-
-        def one_by_one(turn: Turn | TurnWithRoom | None, may_begin: Callable[[], bool]) -> _ChunkRun:
+        def new_run(turn: Turn | TurnWithRoom | None) -> ChunkRun:
             own = self._cancelled_itself
-            return _ChunkRun(attempt, own, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
-
-        async def run_singly(operations: Sequence[Operation], turn: Turn | TurnWithRoom | None) -> dict[int, Verdict]:
-            run = one_by_one(turn, may_begin_new)
-            await run.carry_out(operations)
-            return run.verdicts
-
-        async def run_in_lots(lots: Sequence[Lot], turn: Turn | TurnWithRoom) -> dict[int, Verdict]:
-            run = _LotRun(lots, lambda lot: self.run_lot(lot, source, chunk.attempt), ended)
-            calls = _ChunkRun(
-                run.begin,
-                _call_failed,
-                turn,
-                self._monotonic,
-                stop=stop,
-                ended=lambda: None,
-                may_begin=may_begin_new,
-            )
-            await run.carry_out(calls)
-            # What a call has begun goes on, whatever time is left: a call that took it all would be made for ever.
-            rest = one_by_one(turn, may_begin)
-            if run.failed:
-                await rest.carry_out(run.failed)
-            return run.verdicts | rest.verdicts
+            return ChunkRun(attempt, own, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
 
         if has_slot:
-            return await run_singly(chunk.operations, None)
-        singly, lots = self._sort(chunk.operations)
+            return await new_run(None).carry_out(one_by_one(chunk.operations))
         return await _gather(
-            [run_singly(operations, self._turn(place, source)) for place, operations in singly.items()]
-            + [run_in_lots(of_place, self._turn(place, source)) for place, of_place in lots.items()]
+            [new_run(self._turn(place, source)).carry_out(lots) for place, lots in self._sort(chunk.operations).items()]
         )
 
-    def _sort(self, operations: Sequence[Operation]) -> tuple[dict[Place, list[Operation]], dict[Place, list[Lot]]]:
-        """Where they run: those that run singly, and those that run together."""
+    def _sort(self, operations: Sequence[Operation]) -> dict[Place, list[Lot]]:
+        """Group operations into lots, by the place where they run."""
         if all(route.place is Place.LOOP and not route.is_bulk for route in self._operations.routes):
-            return {Place.LOOP: list(operations)}, {}
-        singly: dict[Place, list[Operation]] = {}
+            return {Place.LOOP: one_by_one(operations)}
         lots: dict[Place, list[Lot]] = {}
         for lot in self.lots(operations):
-            place = self.place_of(lot[0])
-            if len(lot) == 1:
-                singly.setdefault(place, []).append(lot[0])
-            else:
-                lots.setdefault(place, []).append(lot)
-        return singly, lots
+            lots.setdefault(self.place_of(lot[0]), []).append(lot)
+        return lots
 
     def lots(self, operations: Iterable[Operation], *, in_order: bool = False) -> list[Lot]:
-        """What is to run together, as bulk handlers take it; `in_order` only what stands side by side."""
+        """Group operations into lots. With `in_order` only neighbours share a lot, so their order is kept."""
         pairs = [(self._route(operation), operation) for operation in operations]
         return neighbours(pairs) if in_order else together(pairs)
 
@@ -229,7 +122,7 @@ class Runner:
             return None
 
     def place_of(self, operation: Operation) -> Place:
-        """Where its handler runs; what no handler takes is refused on the loop."""
+        """Return where the operation's handler runs. An operation without a handler fails on the event loop."""
         route = self._route(operation)
         return route.place if route else Place.LOOP
 
@@ -240,7 +133,7 @@ class Runner:
 
     @asynccontextmanager
     async def slot(self, operation: Operation, source: Source) -> AsyncIterator[None]:
-        """For an operation, or a lot that begins with it."""
+        """Hold a slot for an operation, or for the lot that starts with it."""
         turn = self._turn(self.place_of(operation), source)
         await turn.acquire()
         try:
@@ -250,248 +143,176 @@ class Runner:
 
     @asynccontextmanager
     async def all_slots(self, operation: Operation, source: Source) -> AsyncIterator[None]:
-        """For an operation beside which nothing else is to run, nor a thread that was left behind.
+        """Hold all slots, for an operation that must run alone: also no thread that was left behind is running then.
 
-        Waits until it is so and lets nothing else begin. One caller at a time: two would wait for ever.
+        Nothing else can start while a caller waits for this. Only one caller may do so: two would wait for each other
+        for ever.
         """
         room = self._rooms.get(self.place_of(operation))
-        async with _taken(room, source) if room is not None else nullcontext(), self._slots.all():
+        async with _held(room, source) if room is not None else nullcontext(), self._slots.all():
             await self._threads.quiet()
             yield
 
     def take_spent(self) -> dict[str, Spent]:
-        """What the handlers have taken since this was last asked for, by their names."""
+        """Return the time that each handler took since the last call of this, by the handler's name."""
         spent, self._spent = self._spent, {}
         return spent
 
     async def watch(self, stall_seconds: float, clock: Clock) -> None:
-        """Runs until it is cancelled. Raises ThreadsStuck when handlers hold up for so long what needs a thread."""
+        """Run until cancelled. Raise ThreadsStuck if stuck threads block all others for `stall_seconds`."""
         await self._threads.watch(stall_seconds, clock)
 
     def let_go(self) -> None:
-        """After the stop has cut: whoever waits for a slot that a thread left behind keeps is to wait no longer."""
+        """Wake up everybody who waits for a thread that was left behind. Call this after the stop has cut off."""
         self._threads.let_go()
 
     async def close(self) -> None:
-        """End the processes; threads that are left behind end with this one."""
+        """End the processes. Threads that were left behind end with this process."""
         self._threads.close()
         await self._cpu.close()
 
-    async def run(
-        self,
-        operation: Operation,
-        source: Source,
-        attempt: int,
-        transaction: OpenTransaction | None = None,
-    ) -> Verdict:
-        """One attempt, in what `transaction` opens; without it in a transaction of its own, where there are any.
-
-        The transaction is left clean when the attempt succeeded, by an exception otherwise. Takes no slot by itself.
-        """
-        try:
-            route = self._operations.match(operation.method, operation.path)
-            if route.is_bulk:
-                return (await self.run_lot((operation,), source, attempt, transaction))[operation.index]
-            timing = Timing()
-            if route.place is Place.PROCESS:
-                verdict = await self._run_in_process(route, operation, source, attempt, timing=timing)
-            else:
-                verdict = await self._run_here(route, operation, source, attempt, transaction, timing=timing)
-        except InvalidOperation as error:
-            self._meter.failed(UNKNOWN_HANDLER, None)
-            return invalid(operation, error)
-        self._count(route.name, verdict, attempt, timing.seconds)
-        return verdict
-
     async def run_apart(
-        self, operation: Operation, source: Source, attempt: int, transaction: OpenTransaction | None = None
-    ) -> Verdict:
-        """As `run`, in a task of its own: a handler that cancels that takes nothing else along."""
+        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
+    ) -> dict[int, Verdict]:
+        """Do the same as `run` in a new task, so that a handler that cancels its task does not cancel the caller."""
         try:
-            return await _apart(self.run(operation, source, attempt, transaction))
+            return await _apart(self.run(lot, source, attempt, transaction))
         except CancelledItself:
-            return self._cancelled_itself(operation)
+            return self._cancelled_itself(lot)
 
-    async def run_lot_apart(
+    async def run(
         self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
     ) -> dict[int, Verdict]:
-        """As `run_lot`, in a task of its own."""
-        try:
-            return await _apart(self.run_lot(lot, source, attempt, transaction))
-        except CancelledItself as error:
-            raise CallFailed(cut_off=True) from error
+        """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
-    def _cancelled_itself(self, operation: Operation) -> Verdict:
-        """For good: without a verdict it would follow for ever."""
-        route = self._route(operation)
-        self._meter.failed(UNKNOWN_HANDLER if route is None else route.name, None)
-        return cancelled_itself(operation)
-
-    async def _run_here(
-        self,
-        route: Route,
-        operation: Operation,
-        source: Source,
-        attempt: int,
-        transaction: OpenTransaction | None,
-        *,
-        timing: Timing,
-    ) -> Verdict:
-        """On the loop, or in a thread. Raises InvalidOperation."""
-        arguments = route.arguments(operation.path, operation.body)
-
-        async def perform(opened: Any) -> Any:
-            key = source.key_of(operation)
-            context = Context(operation.id, source.batch_id, attempt, key, opened, source.headers)
-            if route.place is Place.THREAD:
-                return await self._threads.run(lambda: as_json(route, route.call(arguments, context)), source.priority)
-            returned = await route.call(arguments, context)
-            return returned if isinstance(returned, Answer) else as_json(route, returned)
-
-        try:
-            result = await self._attempt(route, perform, timing, transaction)
-        except _PASSING:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
-            return judge(error, operation, route)
-        if isinstance(result, Answer):
-            return result.verdict(operation, route.policy.max_attempts)
-        return succeeded(operation, route.policy.status, result)
-
-    async def run_lot(
-        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
-    ) -> dict[int, Verdict]:
-        """One attempt at all of a lot in one call of their bulk handler, and in one transaction.
-
-        Raises CallFailed when it came to nothing that could be told of each, and there are several.
+        The attempt runs in the transaction that `transaction` opens, by default in one of its own. It is left by an
+        exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
+        operations and the call told nothing about each of them: then run them one by one.
         """
-        route = self._operations.match(lot[0].method, lot[0].path)
-        rows, verdicts = validate(route, lot)
-        for _ in verdicts:
-            self._meter.failed(UNKNOWN_HANDLER, None)
-        if not rows:
-            return verdicts
-
-        def call(opened: Any) -> Any:
-            contexts = [
-                Context(one.id, source.batch_id, attempt, source.key_of(one), opened, source.headers) for one, _ in rows
-            ]
-            return route.call_bulk([arguments for _, arguments in rows], contexts)
-
-        async def perform(opened: Any) -> list[Any]:
-            if route.place is Place.LOOP:
-                return read_outcomes(route, await call(opened), len(rows))
-            return await self._threads.run(lambda: read_outcomes(route, call(opened), len(rows)), source.priority)
-
-        timing = Timing()
-        try:
-            outcomes = await self._attempt(route, perform, timing, transaction, count=len(rows))
-        except _PASSING:
-            raise
-        except BaseException as error:
-            if len(rows) > 1 and not tells_of_all(error):
-                get_log().warning(Event.BULK_CALL_BROKE, handler=route.name, operations=len(rows), exc_info=error)
-                raise CallFailed(cut_off=isinstance(error, TimedOut)) from error
-            outcomes = [error] * len(rows)
-        for (operation, _), outcome in zip(rows, outcomes, strict=True):
-            verdicts[operation.index] = verdict = (
-                judge(outcome, operation, route)
-                if isinstance(outcome, BaseException)
-                else succeeded(operation, route.policy.status, outcome)
-            )
-            self._count(route.name, verdict, attempt, timing.seconds)
+        if self._observer is None:
+            return await self._run(lot, source, attempt, transaction)
+        route = self._route(lot[0])
+        handler = lot[0].method if route is None else route.name  # not the path of an unknown one: names must be few
+        with self._observer.attempting(handler, source.batch_id, lot, attempt) as observation:
+            verdicts = await self._run(lot, source, attempt, transaction)
+            observation.end(verdicts)
         return verdicts
 
-    async def _run_in_process(
-        self, route: Route, operation: Operation, source: Source, attempt: int, *, timing: Timing
-    ) -> Verdict:
-        """Raises InvalidOperation."""
-        job = Job(
-            route.name,
-            operation,
-            source.batch_id,
-            attempt,
-            source.key_of(operation),
-            has_transaction=self._operations.transaction is not None,
-            fields=_log_fields(),
-            headers=dict(source.headers),
-        )
+    async def _run(
+        self, lot: Lot, source: Source, number: int, transaction: OpenTransaction | None
+    ) -> dict[int, Verdict]:
         try:
-            async with self._cpu.worker(route) as worker:
-                answer: Verdict | InvalidOperation = await self._attempt(route, lambda _: worker.perform(job), timing)
+            route = self._operations.match(lot[0].method, lot[0].path)
+        except InvalidOperation as error:
+            return self._count_invalid({operation.index: invalid(operation, error) for operation in lot})
+        attempt = prepare(route, lot, source, number, transaction)
+        outcomes = await self._perform(attempt) if attempt.rows else []
+        verdicts = self._count(attempt, attempt.judge(outcomes))
+        return self._count_invalid(attempt.invalid) | verdicts if attempt.invalid else verdicts
+
+    async def _perform(self, attempt: Attempt) -> Sequence[Any]:
+        """Return an outcome for each row: a result, an exception, or a verdict. Raise CallFailed."""
+        try:
+            match attempt.route.place:
+                case Place.LOOP:
+                    return await self._within_limits(attempt, attempt.call_on_loop)
+                case Place.THREAD:
+                    return await self._perform_in_thread(attempt)
+                case Place.PROCESS:
+                    return await self._perform_in_process(attempt)
         except _PASSING:
             raise
-        except BaseException as error:  # noqa: BLE001 - as above
-            return judge(error, operation, route)
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes an outcome
+            return attempt.share(error)
+
+    async def _perform_in_thread(self, attempt: Attempt) -> list[Any]:
+        def call_in_thread(opened: Any) -> Awaitable[list[Any]]:
+            return self._threads.run(lambda: attempt.read(attempt.call(opened)), attempt.source.priority)
+
+        return await self._within_limits(attempt, call_in_thread)
+
+    async def _perform_in_process(self, attempt: Attempt) -> list[Any]:
+        job = self._job(attempt)
+        async with self._cpu.worker(attempt.route) as worker:
+            answer = await self._within_limits(attempt, lambda _: worker.perform(job))
         if isinstance(answer, InvalidOperation):
-            raise answer
-        return answer
+            attempt.refuse(answer)
+            return []
+        return [answer]
 
-    async def _attempt(
-        self,
-        route: Route,
-        perform: Callable[[Any], Awaitable[Any]],
-        timing: Timing,
-        transaction: OpenTransaction | None = None,
-        *,
-        count: int = 1,
-    ) -> Any:
-        """What `perform` returns, within the handler's time and the transaction. Raises whatever went wrong instead.
+    def _job(self, attempt: Attempt) -> Job:
+        [(operation, _)] = attempt.rows
+        return Job(
+            attempt.route.name,
+            operation,
+            attempt.source.batch_id,
+            attempt.number,
+            attempt.source.key_of(operation),
+            has_transaction=self._operations.transaction is not None,
+            fields=_log_fields(),
+            headers=dict(attempt.source.headers),
+        )
 
-        It is of so many operations, and `timing` is set to what each has taken.
-        """
-        result = _NOTHING
+    async def _within_limits(self, attempt: Attempt, perform: Callable[[Any], Awaitable[T]]) -> T:
+        """Await `perform` within the handler's time and in its transaction, and note how long it takes."""
+        transaction = self._transaction_for(attempt)
         begun_at = self._monotonic()
         try:
-            async with (
-                asyncio.timeout(route.policy.timeout_seconds) as limit,
-                self._open_for(route, transaction) as opened,
-            ):
-                result = await perform(opened)
-            if result is _NOTHING:
-                raise asyncio.CancelledError if _is_being_cancelled() else Misconfigured(SWALLOWED)
-            return result
-        except asyncio.CancelledError as error:
-            if _is_being_cancelled():
-                raise
-            raise CancelledWithin from error
-        except TimeoutError as error:
-            if limit.expired():
-                raise TimedOut from error
-            raise
+            return await within_limits(attempt.route.policy.timeout_seconds, transaction, perform)
         finally:
-            seconds = self._monotonic() - begun_at
-            timing.seconds = seconds / count
-            self._note_spent(route.name, seconds, count)
+            self._note_seconds(attempt, self._monotonic() - begun_at)
 
-    def _open_for(self, route: Route, transaction: OpenTransaction | None) -> Transaction:
-        """The transaction is the loop's: its connection cannot be used in a thread, and less so in a process."""
+    def _transaction_for(self, attempt: Attempt) -> OpenTransaction:
+        """Return what opens the transaction. It belongs to the event loop, so handlers elsewhere have none."""
+        route, own = attempt.route, self._operations.transaction
         if route.is_forwarded:
-            return nullcontext()
+            return nullcontext
         if route.place is Place.LOOP:
-            return (transaction or self._operations.transaction or nullcontext)()
-        return nullcontext(None if self._operations.transaction is None else NoTransaction(route.name))
+            return attempt.transaction or own or nullcontext
+        return lambda: nullcontext(None if own is None else NoTransaction(route.name))
 
-    def _note_spent(self, handler: str, seconds: float, count: int) -> None:
-        spent = self._spent.get(handler)
+    def _note_seconds(self, attempt: Attempt, seconds: float) -> None:
+        count = len(attempt.rows)
+        attempt.seconds = seconds / count
+        spent = self._spent.get(attempt.route.name)
         if spent is None:
-            spent = self._spent[handler] = Spent()
+            spent = self._spent[attempt.route.name] = Spent()
         spent.count += count
         spent.seconds += seconds
 
-    def _count(self, handler: str, verdict: Verdict, attempt: int, seconds: float | None) -> None:
-        """The one place where attempts are counted for the metrics."""
-        if not is_final(verdict, attempt):
-            self._meter.retried(handler, seconds)
-        elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
-            assert seconds is not None
-            self._meter.succeeded(handler, seconds)
-        else:
-            self._meter.failed(handler, seconds)
+    def _cancelled_itself(self, lot: Lot) -> dict[int, Verdict]:
+        """Return the verdict of an operation whose handler cancelled its own task. Raise CallFailed for several.
+
+        It has failed for good. Without a verdict it would be handed over to another chunk for ever.
+        """
+        if len(lot) > 1:
+            raise CallFailed(cut_off=True)
+        [operation] = lot
+        route = self._route(operation)
+        self._meter.failed(UNKNOWN_HANDLER if route is None else route.name, None)
+        return {operation.index: cancelled_itself(operation)}
+
+    def _count_invalid(self, verdicts: dict[int, Verdict]) -> dict[int, Verdict]:
+        for _ in verdicts:
+            self._meter.failed(UNKNOWN_HANDLER, None)
+        return verdicts
+
+    def _count(self, attempt: Attempt, verdicts: dict[int, Verdict]) -> dict[int, Verdict]:
+        """Count the attempt for the metrics, once for each operation."""
+        handler, seconds = attempt.route.name, attempt.seconds
+        for verdict in verdicts.values():
+            if not is_final(verdict, attempt.number):
+                self._meter.retried(handler, seconds)
+            elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
+                assert seconds is not None
+                self._meter.succeeded(handler, seconds)
+            else:
+                self._meter.failed(handler, seconds)
+        return verdicts
 
 
 @asynccontextmanager
-async def _taken(room: Room, source: Source) -> AsyncIterator[None]:
+async def _held(room: Room, source: Source) -> AsyncIterator[None]:
     await room.acquire(source.priority, source.tenant)
     try:
         yield
@@ -500,7 +321,7 @@ async def _taken(room: Room, source: Source) -> AsyncIterator[None]:
 
 
 async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:
-    """The verdicts of all; when one of them raises, the others are cancelled, and that is what is raised."""
+    """Return the verdicts of all runs. If one of them raises, cancel the others and raise the same."""
     if len(runs) == 1:
         return await runs[0]
     try:
@@ -511,205 +332,17 @@ async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> di
     return {index: verdict for task in tasks for index, verdict in task.result().items()}
 
 
-def _log_fields() -> dict[str, Any]:
-    """Of the lines about what runs here, as far as they can be sent to another process."""
-    fields = structlog.contextvars.get_contextvars().items()
-    return {name: value for name, value in fields if isinstance(value, str | int) and name != "program"}
-
-
 async def _apart(attempt: Coroutine[Any, Any, T]) -> T:
-    """Raises CancelledItself when its task was cancelled, and nobody had asked for that out here."""
+    """Await it in a new task. Raise CancelledItself if that task was cancelled and the current one was not."""
     try:
         return await asyncio.create_task(attempt)
     except asyncio.CancelledError as error:
-        if _is_being_cancelled():
+        if is_being_cancelled():
             raise
         raise CancelledItself from error
 
 
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _is_marked(unmarked: contextvars.Context) -> bool:
-    """Whether a handler has left a context variable changed, which the next one in this task would find."""
-    try:
-        return contextvars.copy_context() != unmarked
-    except Exception:  # noqa: BLE001 - there are values that cannot be compared, and these have changed
-        return True
-
-
-class _ChunkRun:
-    """A chunk's operations under way, each begun when there is a slot for it.
-
-    A worker waits for a slot, has it for a slice of time, and performs one operation after the other in it: a task for
-    each would cost as much as all else about a quick one. Then the slot goes to whoever is next, this chunk or another,
-    and the worker waits again; so of operations that take longer than a slice it performs one at a time. After one that
-    leaves a mark on the task it runs in, a context variable or a cancellation, another worker takes its place. There
-    are as many as there are slots: when several come free at once, each may be this chunk's.
-    """
-
-    def __init__(
-        self,
-        attempt: Callable[[Operation], Awaitable[Verdict]],
-        cancelled: Callable[[Operation], Verdict],
-        slots: Turn | TurnWithRoom | None,
-        monotonic: Callable[[], float],
-        *,
-        stop: Stop,
-        ended: Callable[[], None],
-        may_begin: Callable[[], bool],
-    ) -> None:
-        self.verdicts: dict[int, Verdict] = {}
-        self._attempt = attempt
-        self._cancelled = cancelled  # what an attempt has come to that cancelled its own task
-        self._slots = slots
-        self._stop = stop
-        self._ended = ended
-        self._may_begin = may_begin
-        self._monotonic = monotonic
-        self._left: deque[Operation] = deque()  # not begun
-        self._workers: dict[asyncio.Task[None], Operation | None] = {}  # and what each is at
-        self._waiting: dict[asyncio.Task[None], None] = {}  # those that have no slot, in their order
-        self._fault: BaseException | None = None
-
-    async def carry_out(self, operations: Sequence[Operation]) -> None:
-        """Until all have ended, or they are cut and have had a moment to notice."""
-        self._left.extend(operations)
-        for _ in range(min(len(operations), self._slots.count if self._slots else 1)):
-            self._begin_worker()
-        cutting = asyncio.create_task(self._stop.cut.wait())
-        try:
-            while self._workers and not cutting.done():
-                await asyncio.wait((*self._workers, cutting), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            cutting.cancel()
-            self._give_up_rest()
-            for worker in self._workers:
-                worker.cancel()
-        if self._workers:
-            await asyncio.wait(list(self._workers), timeout=NOTICE_SECONDS)
-        if self._fault is not None:
-            raise self._fault
-
-    def _begin_worker(self) -> None:
-        worker = asyncio.create_task(self._work())
-        self._workers[worker] = None
-        worker.add_done_callback(self._end)
-
-    async def _work(self) -> None:
-        worker = asyncio.current_task()
-        assert worker is not None
-        unmarked = contextvars.copy_context()
-        while self._left and not _is_marked(unmarked):
-            await self._take_slot(worker)
-            try:
-                await self._work_for_a_slice(worker, unmarked)
-            finally:
-                if self._slots is not None:
-                    self._slots.release()
-            if worker.cancelling():
-                return
-            await asyncio.sleep(0)  # where nobody waits for the slot, others have their turn on the loop
-
-    async def _take_slot(self, worker: asyncio.Task[None]) -> None:
-        if self._slots is None:
-            return
-        self._waiting[worker] = None
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting.pop(worker, None)
-
-    async def _work_for_a_slice(self, worker: asyncio.Task[None], unmarked: contextvars.Context) -> None:
-        ends_at = self._monotonic() + SLICE_SECONDS
-        while self._left:
-            # Asked before each operation: the process may have been stopped for long, and wake up here.
-            if not self._may_begin() or self._stop.begun.is_set():
-                self._give_up_rest()
-                return
-            self._workers[worker] = operation = self._take()
-            self.verdicts[operation.index] = await self._attempt(operation)
-            if worker.cancelling():
-                return  # by its handler, perhaps: how it ended is seen when the task has
-            self._workers[worker] = None
-            self._ended()
-            if self._monotonic() >= ends_at or _is_marked(unmarked):
-                return
-
-    def _take(self) -> Operation:
-        operation = self._left.popleft()
-        if not self._left:
-            self._dismiss()
-        return operation
-
-    def _dismiss(self) -> None:
-        """Those who wait for a slot need none any more."""
-        for worker in self._waiting:
-            worker.cancel()
-
-    def _give_up_rest(self) -> None:
-        """Nothing more begins."""
-        self._dismiss()
-        while self._left:
-            self._left.popleft()
-            self._ended()
-
-    def _end(self, worker: asyncio.Task[None]) -> None:
-        operation = self._workers.pop(worker)
-        if operation is not None:
-            self._ended()
-        try:
-            self._fault = self._fault or worker.exception()  # one of ours: what handlers raise are verdicts
-        except asyncio.CancelledError:
-            if operation is not None and not self._stop.cut.is_set():  # by the handler it ran
-                self.verdicts[operation.index] = self._cancelled(operation)
-        if self._left:
-            self._begin_worker()
-
-
-def _call_failed(first: Operation) -> Verdict:
-    """For the run that begins calls: this one's operations have no verdicts yet."""
-    return failed(first, 500, "Broke")
-
-
-class _LotRun:
-    """A chunk's lots under way. For the run that begins them each is represented by its first operation."""
-
-    def __init__(
-        self,
-        lots: Sequence[Lot],
-        attempt: Callable[[Lot], Awaitable[dict[int, Verdict]]],
-        ended: Callable[[], None],
-    ) -> None:
-        self.verdicts: dict[int, Verdict] = {}
-        self.failed: list[Operation] = []  # of calls that raised: to be tried singly
-        self._lots = {lot[0].index: lot for lot in lots}  # that have not ended
-        self._attempt = attempt
-        self._ended = ended
-
-    async def carry_out(self, run: _ChunkRun) -> None:
-        try:
-            await run.carry_out([lot[0] for lot in self._lots.values()])
-        finally:
-            for first, lot in list(self._lots.items()):
-                if first in run.verdicts:
-                    self.failed += lot
-                else:  # not begun, or cut
-                    self._end(lot)
-
-    async def begin(self, first: Operation) -> Verdict:
-        lot = self._lots[first.index]
-        try:
-            verdicts = await self._attempt(lot)
-        except CallFailed:
-            return _call_failed(first)
-        self.verdicts |= verdicts
-        self._end(lot)
-        return verdicts[first.index]
-
-    def _end(self, lot: Lot) -> None:
-        """Once: a handler that would not be cancelled comes to its end when its lot has been given up."""
-        for _ in self._lots.pop(lot[0].index, ()):
-            self._ended()
+def _log_fields() -> dict[str, Any]:
+    """Return those fields of the current log context that can be sent to another process."""
+    fields = structlog.contextvars.get_contextvars().items()
+    return {name: value for name, value in fields if isinstance(value, str | int) and name != "program"}

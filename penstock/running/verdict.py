@@ -9,7 +9,8 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from penstock.chunk import Operation
 from penstock.context import Reject, Retry
 from penstock.errors import Misconfigured
-from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome, failed
+from penstock.forwarding.answer import Answer
+from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome, failed, succeeded
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
 
@@ -55,6 +56,17 @@ def was_cut_off(verdict: Verdict) -> bool:
     outcome = as_outcome(verdict)
     detail = outcome.error["detail"] if outcome.error is not None else None
     return outcome.status == HTTPStatus.GATEWAY_TIMEOUT or detail == CANCELLED_ITSELF
+
+
+def as_verdict(outcome: Any, operation: Operation, route: Route) -> Verdict:
+    """Turn the outcome of an attempt into a verdict: a result, an exception, an upstream's answer, or a verdict."""
+    if isinstance(outcome, BaseException):
+        return judge(outcome, operation, route)
+    if isinstance(outcome, Answer):
+        return outcome.verdict(operation, route.policy.max_attempts)
+    if isinstance(outcome, Outcome | TryAgain):
+        return outcome
+    return succeeded(operation, route.policy.status, outcome)
 
 
 def judge(error: BaseException, operation: Operation, route: Route) -> Verdict:

@@ -4,20 +4,15 @@ They are there when OpenTelemetry's own variables ask for them (`OTEL_EXPORTER_O
 and the extra is installed. Then the context of a trace travels with every message, as W3C writes it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from penstock.chunk import Chunk, Operation
+from penstock.chunk import Chunk
 from penstock.errors import Misconfigured
-from penstock.operations import Operations
-from penstock.outcome import Verdict
 from penstock.queue import Delivery, Message, Queue
-from penstock.route import InvalidOperation
-from penstock.running.bulk import Lot
-from penstock.running.runner import Runner, Source, Transaction
 from penstock.settings import Settings, TracingSettings
 
 if TYPE_CHECKING:
@@ -84,44 +79,6 @@ def processing(
 ) -> AbstractContextManager[object, bool | None]:
     """Around the processing of a delivery."""
     return nullcontext() if spans is None else spans.processing(queue, delivery, chunk)
-
-
-def runner_kind(spans: "Spans | None") -> type[Runner]:
-    """What runs handlers: as it is, or with a span for every attempt."""
-    return Runner if spans is None else _traced_runner(spans)
-
-
-def _traced_runner(spans: "Spans") -> type[Runner]:
-    class TracedRunner(Runner):
-        async def run(
-            self,
-            operation: Operation,
-            source: Source,
-            attempt: int,
-            transaction: Callable[[], Transaction] | None = None,
-        ) -> Verdict:
-            handler = _handler_name(self._operations, operation)
-            with spans.performing(handler, source.batch_id, operation, attempt) as span:
-                return span.end(await super().run(operation, source, attempt, transaction))
-
-        async def run_lot(
-            self, lot: Lot, source: Source, attempt: int, transaction: Callable[[], Transaction] | None = None
-        ) -> dict[int, Verdict]:
-            if len(lot) == 1:
-                return await super().run_lot(lot, source, attempt, transaction)  # within its operation's span
-            handler = _handler_name(self._operations, lot[0])
-            with spans.performing_together(handler, source.batch_id, len(lot), attempt):
-                return await super().run_lot(lot, source, attempt, transaction)
-
-    return TracedRunner
-
-
-def _handler_name(operations: Operations[Any], operation: Operation) -> str:
-    """Of one that is gone only the method, since names are to be few."""
-    try:
-        return operations.match(operation.method, operation.path).name
-    except InvalidOperation:
-        return operation.method
 
 
 class TracedQueue:

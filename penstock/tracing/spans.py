@@ -123,24 +123,19 @@ class Spans:
             yield
 
     @contextmanager
-    def performing(self, handler: str, batch_id: str, operation: Operation, attempt: int) -> Iterator["OperationSpan"]:
-        """An attempt at an operation, by the name of its handler."""
+    def attempting(
+        self, handler: str, batch_id: str, operations: Sequence[Operation], attempt: int
+    ) -> Iterator["AttemptSpan"]:
+        """Open the span of an attempt, which has the name of its handler. The runner calls this as its observer."""
         around = trace.get_current_span()
         if around is not trace.INVALID_SPAN and not around.get_span_context().trace_flags.sampled:
-            yield OperationSpan(around, attempt)  # nothing is kept of it: not even a span is made
+            yield AttemptSpan(around, attempt)  # nothing of it is kept, so no span is made
             return
+        what = {OPERATION_ID: operations[0].id} if len(operations) == 1 else {OPERATIONS: len(operations)}
         with self._tracer.start_as_current_span(
-            handler, attributes={BATCH_ID: batch_id, OPERATION_ID: operation.id, ATTEMPT: attempt}
+            handler, attributes={BATCH_ID: batch_id, **what, ATTEMPT: attempt}
         ) as span:
-            yield OperationSpan(span, attempt)
-
-    @contextmanager
-    def performing_together(self, handler: str, batch_id: str, count: int, attempt: int) -> Iterator[None]:
-        """A call of a bulk handler. What it came to for each operation stands in the results."""
-        with self._tracer.start_as_current_span(
-            handler, attributes={BATCH_ID: batch_id, OPERATIONS: count, ATTEMPT: attempt}
-        ):
-            yield
+            yield AttemptSpan(span, attempt)
 
 
 class AnsweringSpan:
@@ -156,15 +151,19 @@ class AnsweringSpan:
             self._span.set_status(StatusCode.ERROR)
 
 
-class OperationSpan:
+class AttemptSpan:
     def __init__(self, span: Span, attempt: int) -> None:
         self._span = span
         self._attempt = attempt
 
-    def end(self, verdict: Verdict) -> Verdict:
-        """Note what the attempt came to: without its words, which may be people's data."""
-        if not self._span.is_recording():
-            return verdict
+    def end(self, verdicts: Mapping[int, Verdict]) -> None:
+        """Note the verdict on a single operation. The verdicts on several are in the results of the batch."""
+        if len(verdicts) == 1 and self._span.is_recording():
+            [verdict] = verdicts.values()
+            self._note(verdict)
+
+    def _note(self, verdict: Verdict) -> None:
+        """Note status and title, but not the detail, which may be personal data."""
         outcome = as_outcome(verdict)
         self._span.set_attribute(OUTCOME, str(outcome.state) if is_final(verdict, self._attempt) else "try again")
         self._span.set_attribute(STATUS, outcome.status)
@@ -173,7 +172,6 @@ class OperationSpan:
             self._span.set_attribute("error.type", title)
             if not outcome.rejected:  # what a handler refuses is no error
                 self._span.set_status(StatusCode.ERROR, title)
-        return verdict
 
 
 def _messaging(queue: str, operation: str) -> dict[str, str]:

@@ -19,8 +19,10 @@ from penstock.backoff import Backoff
 from penstock.chunk import Operation
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState, TryAgain, Verdict, as_outcome, failed, is_final
+from penstock.running.attempt import Transaction
 from penstock.running.bulk import CallFailed, Lot
-from penstock.running.runner import Runner, Source, Transaction
+from penstock.running.runner import Runner
+from penstock.running.source import Source
 from penstock.running.verdict import was_cut_off
 from penstock.telemetry import Event, get_log
 
@@ -171,7 +173,7 @@ class SmallBatchRunner:
             async with asyncio.timeout_at(deadline), self._runner.slot(lot[0], batch.source):
                 if asyncio.get_running_loop().time() >= deadline:
                     return None
-                verdicts = await self._runner.run_lot_apart(lot, batch.source, 1, transaction)
+                verdicts = await self._runner.run_apart(lot, batch.source, 1, transaction)
         except TimeoutError:
             return None
         except CallFailed as error:
@@ -201,8 +203,8 @@ class SmallBatchRunner:
                         # statement cut short can cost the others the connection that they share.
                         if asyncio.get_running_loop().time() >= deadline:
                             break
-                        verdict = await self._runner.run_apart(operation, batch.source, attempt, transaction)
-                    last = Tried(verdict, attempt)
+                        verdicts = await self._runner.run_apart((operation,), batch.source, attempt, transaction)
+                    last = Tried(verdicts[operation.index], attempt)
         except TimeoutError:
             pass
         return last

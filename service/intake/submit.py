@@ -8,7 +8,7 @@ from ulid import ULID
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import as_outcome
-from penstock.running.runner import Source
+from penstock.running.source import Source
 from penstock.service.batches.status import read_status
 from penstock.service.flaws import ENVELOPE
 from penstock.service.intake.acceptance import Acceptance, Submission

@@ -17,7 +17,8 @@ from penstock.message import decode_chunk
 from penstock.operations import Operations
 from penstock.outcome import Outcome
 from penstock.queue import Delivery, Message
-from penstock.running.runner import Runner, Stop
+from penstock.running.runner import Runner
+from penstock.running.stop import Stop
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, build_settings, submit

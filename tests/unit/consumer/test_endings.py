@@ -10,7 +10,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState, Ending
 from penstock.consumer import processor
-from penstock.running.runner import Stop
+from penstock.running.stop import Stop
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn

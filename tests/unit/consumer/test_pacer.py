@@ -9,7 +9,9 @@ from penstock import Operations
 from penstock.chunk import Chunk, Operation
 from penstock.consumer.pacer import REFRESH_SECONDS, Pacer, has_changed
 from penstock.errors import Unavailable
-from penstock.running.runner import Runner, Source, Stop
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryStore
 from tests.support.waiting import eventually

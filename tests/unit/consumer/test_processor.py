@@ -19,7 +19,7 @@ from penstock.errors import Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, succeeded
 from penstock.queue import Delivery, Message
-from penstock.running.runner import Stop
+from penstock.running.stop import Stop
 from tests.support.builders import (
     BATCH_ID,
     NOW,

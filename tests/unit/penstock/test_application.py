@@ -8,8 +8,10 @@ from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.operations import METHODS
 from penstock.outcome import Outcome
-from penstock.running.runner import Runner, Source
+from penstock.running.runner import Runner
+from penstock.running.source import Source
 from penstock.settings import Settings
+from tests.support.attempts import run_one
 from tests.support.upstream import toy_upstream
 
 
@@ -25,7 +27,7 @@ async def test_upstream_alone_makes_an_application_that_forwards_everything() ->
         operations = find_application(settings)
         async with operations.connections(1):
             source = Source("01J", "01J", headers={"accept-language": "de"})
-            outcome = await Runner(operations, 1).run(Operation(0, "0", "GET", "/users?x=1", None), source, 1)
+            outcome = await run_one(Runner(operations, 1), Operation(0, "0", "GET", "/users?x=1", None), source, 1)
 
     assert isinstance(outcome, Outcome)
     assert outcome.result == {"asked": "/v1/users?x=1"}

@@ -24,7 +24,10 @@ from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome
 from penstock.route import InvalidOperation
-from penstock.running.runner import Runner, Source, Stop
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
+from tests.support.attempts import run_one
 from tests.support.upstream import ToyUpstream, toy_upstream
 from tests.support.waiting import eventually
 
@@ -61,7 +64,7 @@ async def perform(
     body: Any = None,
     source: Source = SOURCE,
 ) -> Verdict:
-    return await Runner(operations, 1).run(Operation(7, "7", method, path, body), source, 1)
+    return await run_one(Runner(operations, 1), Operation(7, "7", method, path, body), source, 1)
 
 
 def passing(verdict: Verdict) -> Outcome:
@@ -128,7 +131,7 @@ async def test_key_is_that_of_the_operation_at_every_attempt(upstream: ToyUpstre
     async with forwarding(upstream.url) as operations:
         runner = Runner(operations, 1)
         for attempt in (1, 2):
-            await runner.run(Operation(0, 'ä"', "POST", "/broken", None), SOURCE, attempt)
+            await run_one(runner, Operation(0, 'ä"', "POST", "/broken", None), SOURCE, attempt)
     assert [asked.headers["Idempotency-Key"] for asked in upstream.requests] == [r'"01J/%C3%A4\""'] * 2
 
 
@@ -487,14 +490,15 @@ async def test_certificate_authority_of_ones_own_is_named_as_for_all_of_openssl(
 import asyncio
 from penstock.application import find_application
 from penstock.chunk import Operation
-from penstock.running.runner import Runner, Source
+from penstock.running.runner import Runner
+from penstock.running.source import Source
 from penstock.settings import read_settings
 
 async def main():
     operations = find_application(read_settings())
     async with operations.connections(1):
-        outcome = await Runner(operations, 1).run(Operation(0, "0", "GET", "/x", None), Source("b", "b"), 1)
-    assert outcome.status == 200, outcome
+        verdicts = await Runner(operations, 1).run((Operation(0, "0", "GET", "/x", None),), Source("b", "b"), 1)
+    assert verdicts[0].status == 200, verdicts
 
 asyncio.run(main())
 """

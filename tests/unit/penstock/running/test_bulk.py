@@ -14,8 +14,11 @@ from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
 from penstock.metrics.meter import Meter
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
-from penstock.running.runner import Runner, Source, Stop
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
 from penstock.telemetry import Event
+from tests.support.attempts import run_one
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 SOURCE = Source("01J", "01J")
@@ -119,7 +122,7 @@ async def test_operations_of_other_handlers_run_beside_it() -> None:
 
 async def test_single_operation_is_a_list_of_one() -> None:
     calls = Calls()
-    verdict = await Runner(calls.operations(), 1).run(make_operation(7), SOURCE, 1)
+    verdict = await run_one(Runner(calls.operations(), 1), make_operation(7), SOURCE, 1)
     assert verdict == success(7, 7)
     assert calls.made == [[7]]
 

@@ -20,7 +20,10 @@ from penstock.errors import Misconfigured
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
 from penstock.priority import Priority
-from penstock.running.runner import Runner, Source, Stop
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
+from tests.support.attempts import run_one
 from tests.support.cpu_toys import operations
 from tests.support.waiting import UNIT_SECONDS, eventually
 
@@ -47,7 +50,7 @@ def make_chunk(*paths: str, body: Any = None) -> Chunk:
 
 async def run(runner: Runner, path: str, body: Any = None) -> Verdict:
     async with runner.slot(operation := make_operation(path, body), SOURCE):
-        return await runner.run(operation, SOURCE, 2)
+        return await run_one(runner, operation, SOURCE, 2)
 
 
 async def result_of(runner: Runner, path: str, body: Any = None) -> Any:
@@ -254,11 +257,12 @@ PARENT = """
 import asyncio, sys
 from penstock.chunk import Operation
 from penstock.priority import Priority
-from penstock.running.runner import Runner, Source
+from penstock.running.runner import Runner
+from penstock.running.source import Source
 from tests.support.cpu_toys import operations
 
 operation = Operation(0, "op-0", "POST", "/burn-for-ever", sys.argv[1])
-asyncio.run(Runner(operations, 1).run(operation, Source("01J", "01J"), 1))
+asyncio.run(Runner(operations, 1).run((operation,), Source("01J", "01J"), 1))
 """
 
 
@@ -281,12 +285,12 @@ async def in_turn(path: str, *sources: Source) -> list[Source]:
     runner = Runner(operations, 4 if path == "/burn" else 1, cpu_processes=1)
     ran: list[Source] = []
 
-    async def run_one(source: Source) -> None:
+    async def run_from(source: Source) -> None:
         async with runner.slot(operation := make_operation(path, 0.01), source):
             ran.append(source)
-            assert isinstance(await runner.run(operation, source, 1), Outcome)
+            assert isinstance(await run_one(runner, operation, source, 1), Outcome)
 
-    await asyncio.gather(*map(run_one, sources))
+    await asyncio.gather(*map(run_from, sources))
     await runner.close()
     return ran
 

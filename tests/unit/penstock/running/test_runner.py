@@ -23,10 +23,15 @@ from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, as_outcome, failed
 from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
-from penstock.running.runner import SLICE_SECONDS, SWALLOWED, Runner, Source, Stop
+from penstock.running.attempt import SWALLOWED
+from penstock.running.chunk_run import SLICE_SECONDS
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
 from penstock.running.verdict import MAX_DETAIL_CHARACTERS
 from penstock.telemetry import Event
 from penstock.testing import FakeClock
+from tests.support.attempts import run_one
 from tests.support.waiting import eventually
 
 Logs = list[MutableMapping[str, Any]]
@@ -193,7 +198,7 @@ def make_operation(path: str, body: Any = None, index: int = 0) -> Operation:
 
 
 async def run(path: str, body: Any = None, registry: Operations[Any] = operations) -> Verdict:
-    return await Runner(registry, concurrency=1).run(make_operation(path, body), SOURCE, 1)
+    return await run_one(Runner(registry, concurrency=1), make_operation(path, body), SOURCE, 1)
 
 
 def make_chunk(*paths: str) -> Chunk:
@@ -263,7 +268,7 @@ async def test_whatever_a_handler_does_becomes_a_verdict(path: str, verdict: Ver
 )
 async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: int, counted: str) -> None:
     meter = Meter()
-    await Runner(operations, 1, meter=meter).run(make_operation(path), SOURCE, attempt)
+    await run_one(Runner(operations, 1, meter=meter), make_operation(path), SOURCE, attempt)
     figures = meter.take().handlers
     assert list(figures) == [f"POST {path}"]
     [handler] = figures.values()
@@ -272,7 +277,7 @@ async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: i
 
 async def test_attempt_that_is_cut_short_is_not_counted() -> None:
     meter = Meter()
-    running = asyncio.create_task(Runner(operations, 1, meter=meter).run(make_operation("/sleep"), SOURCE, 1))
+    running = asyncio.create_task(run_one(Runner(operations, 1, meter=meter), make_operation("/sleep"), SOURCE, 1))
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -282,7 +287,7 @@ async def test_attempt_that_is_cut_short_is_not_counted() -> None:
 
 async def test_operation_that_is_not_offered_any_more_is_counted_without_a_time() -> None:
     meter = Meter()
-    await Runner(Operations(), 1, meter=meter).run(make_operation("/x"), SOURCE, 1)
+    await run_one(Runner(Operations(), 1, meter=meter), make_operation("/x"), SOURCE, 1)
     figures = meter.take().handlers[UNKNOWN_HANDLER]
     assert (figures.failed, figures.count, figures.seconds.count) == (1, 1, 0)
 
@@ -442,7 +447,7 @@ async def test_context_tells_the_handler_what_it_performs() -> None:
     async def handler(context: Context) -> None:
         seen.append(context)
 
-    await Runner(registry, 1).run(make_operation("/x", index=5), SOURCE, 2)
+    await run_one(Runner(registry, 1), make_operation("/x", index=5), SOURCE, 2)
     assert seen == [Context("op-5", "01J", 2, "01J/op-5", None)]
 
 
@@ -456,9 +461,9 @@ async def test_key_is_the_same_for_every_attempt_and_of_this_operation_alone() -
 
     runner = Runner(registry, 1)
     for attempt in (1, 2, 3):
-        await runner.run(make_operation("/x", index=0), SOURCE, attempt)
-    await runner.run(make_operation("/x", index=1), SOURCE, 1)
-    await runner.run(make_operation("/x", index=0), Source("01K", "01K"), 1)
+        await run_one(runner, make_operation("/x", index=0), SOURCE, attempt)
+    await run_one(runner, make_operation("/x", index=1), SOURCE, 1)
+    await run_one(runner, make_operation("/x", index=0), Source("01K", "01K"), 1)
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys)) == 3
 
@@ -470,7 +475,7 @@ async def test_batch_that_took_over_anothers_request_keeps_its_keys() -> None:
     async def handler(context: Context) -> None:
         seen.append(context)
 
-    await Runner(registry, 1).run(make_operation("/x"), Source(batch_id="01K", key_prefix="01J"), 1)
+    await run_one(Runner(registry, 1), make_operation("/x"), Source(batch_id="01K", key_prefix="01J"), 1)
     assert (seen[0].batch_id, seen[0].key) == ("01K", "01J/op-0")
 
 
@@ -483,7 +488,7 @@ async def test_attempt_that_changed_its_body_leaves_it_as_it_was_for_the_next() 
         raise Retry
 
     operation = make_operation("/x", {"items": [1]})
-    await Runner(registry, 1).run(operation, SOURCE, 1)
+    await run_one(Runner(registry, 1), operation, SOURCE, 1)
     assert operation.body == {"items": [1]}
 
 
@@ -647,14 +652,15 @@ async def test_handler_that_cancels_its_own_task_fails_for_good() -> None:
 
 async def test_handler_that_runs_apart_cancels_nothing_but_itself() -> None:
     meter = Meter()
-    verdict = await Runner(operations, 1, meter=meter).run_apart(make_operation("/cancel-itself"), SOURCE, 1)
-    assert verdict == failure(500, "Broke", "The handler cancelled its own task.")
+    runner = Runner(operations, 1, meter=meter)
+    verdicts = await runner.run_apart((make_operation("/cancel-itself"),), SOURCE, 1)
+    assert verdicts[0] == failure(500, "Broke", "The handler cancelled its own task.")
     assert counted(meter) == {"POST /cancel-itself": (1, 1)}
 
 
 async def test_what_runs_apart_is_cancelled_with_whoever_waits_for_it() -> None:
     meter = Meter()
-    running = asyncio.create_task(Runner(operations, 1, meter=meter).run_apart(make_operation("/sleep"), SOURCE, 1))
+    running = asyncio.create_task(Runner(operations, 1, meter=meter).run_apart((make_operation("/sleep"),), SOURCE, 1))
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -908,7 +914,7 @@ async def test_handler_is_cut_while_its_time_is_running_out() -> None:
 
 async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or one of them would keep the outcomes of its whole chunk from being recorded."""
-    monkeypatch.setattr("penstock.running.runner.NOTICE_SECONDS", 0.01)
+    monkeypatch.setattr("penstock.running.chunk_run.NOTICE_SECONDS", 0.01)
     registry, stop, begun, let_go = Operations(), Stop(), asyncio.Event(), asyncio.Event()
 
     @registry.post("/x")
@@ -1074,7 +1080,7 @@ async def test_each_operation_of_a_chunk_has_a_transaction_of_its_own(ledger: Le
 async def test_given_transaction_takes_the_place_of_an_own_one(ledger: Ledger) -> None:
     shared = Ledger()
     runner = Runner(with_transaction(ledger), 1)
-    await runner.run(make_operation("/look"), SOURCE, 1, shared.transaction)
+    await run_one(runner, make_operation("/look"), SOURCE, 1, shared.transaction)
     assert (ledger.events, shared.events) == ([], ["begin", "commit"])
 
 
@@ -1084,7 +1090,7 @@ async def test_transaction_that_hangs_is_within_the_operations_time(ledger: Ledg
         await asyncio.Event().wait()
         yield
 
-    verdict = await Runner(with_transaction(ledger), 1).run(make_operation("/hang"), SOURCE, 1, slow)
+    verdict = await run_one(Runner(with_transaction(ledger), 1), make_operation("/hang"), SOURCE, 1, slow)
     assert isinstance(verdict, TryAgain)
     assert verdict.failure.status == 504
 

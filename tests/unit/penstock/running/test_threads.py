@@ -14,8 +14,11 @@ from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
 from penstock.errors import ThreadsStuck
 from penstock.outcome import Outcome, TryAgain, Verdict, failed
-from penstock.running.runner import Runner, Source, Stop
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
 from penstock.testing import FakeClock
+from tests.support.attempts import run_one
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 SOURCE = Source("01J", "01J")
@@ -81,7 +84,7 @@ def make_chunk(*paths: str) -> Chunk:
 
 
 async def run(registry: Operations[Any], path: str = "/x") -> Verdict:
-    return await Runner(registry, 1).run(make_operation(path), SOURCE, 1)
+    return await run_one(Runner(registry, 1), make_operation(path), SOURCE, 1)
 
 
 async def run_chunk(runner: Runner, *paths: str, stop: Stop | None = None) -> dict[int, Verdict]:

@@ -15,11 +15,13 @@ from penstock.aws.sqs import _attribute_bytes, _entry
 from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.queue import Message
-from penstock.running.runner import Runner, Source
+from penstock.running.runner import Runner
+from penstock.running.source import Source
 from penstock.settings import TracingSettings
 from penstock.testing import MemoryQueue
-from penstock.tracing.hooks import FLUSH_SECONDS, TracedQueue, open_spans, processing, runner_kind, wanted_exporters
+from penstock.tracing.hooks import FLUSH_SECONDS, TracedQueue, open_spans, processing, wanted_exporters
 from penstock.tracing.spans import describe_program
+from tests.support.attempts import run_one
 from tests.support.builders import build_chunk, build_operation, build_settings
 from tests.support.collector import Collector, collecting
 from tests.support.programs import free_port
@@ -124,9 +126,7 @@ def test_messages_are_what_they_are_without_tracing() -> None:
     assert _attribute_bytes(message) == 0
 
 
-def test_what_runs_handlers_and_sends_messages_is_what_it_is_without_tracing() -> None:
-    """Not so much as a look at an attribute is spent on an operation."""
-    assert runner_kind(None) is Runner
+def test_processing_opens_nothing_without_tracing() -> None:
     delivery: Any = None
     assert isinstance(processing(None, "chunks", delivery, build_chunk([])), nullcontext)
 
@@ -166,8 +166,8 @@ async def test_send_in_no_trace_is_no_span() -> None:
 
 async def test_operation_that_nothing_handles_is_named_by_its_method_alone() -> None:
     recording = record_spans()
-    runner = runner_kind(recording.spans)(Operations(), 1)
-    await runner.run(Operation(0, "a", "POST", "/gone/123"), Source("batch", "batch"), 1)
+    runner = Runner(Operations(), 1, observer=recording.spans)
+    await run_one(runner, Operation(0, "a", "POST", "/gone/123"), Source("batch", "batch"), 1)
     assert recording.one("POST").attributes == {
         "penstock.batch.id": "batch",
         "penstock.operation.id": "a",
@@ -240,6 +240,6 @@ def test_applications_own_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(EXPORTER, "otlp")
     with open_spans(build_settings(), TracingSettings(), "consumer") as spans:
         assert spans is not None
-        with spans.performing("POST /users", "batch", build_operation(0), 1):
+        with spans.attempting("POST /users", "batch", [build_operation(0)], 1):
             pass
     assert recording.one("POST /users").attributes is not None

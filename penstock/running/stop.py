@@ -1,0 +1,50 @@
+"""How far stopping has gone. What runs operations checks it before it starts another one."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stop:
+    """The stages of stopping. They come in this order, and none is ever undone. Followers stop together with it.
+
+    1. `spend`: the time budget is used up. Nothing new starts, but the operations of a failed bulk call still run.
+    2. `begin`: nothing at all starts any more. Handlers in flight go on.
+    3. `cut_off`: the grace period is over. Handlers in flight are cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.is_spent = False
+        self.begun = asyncio.Event()
+        self.cut = asyncio.Event()
+        self._followers: dict[Stop, None] = {}  # in a fixed order, or a simulated run could not be replayed
+
+    def spend(self) -> None:
+        """Mark the time budget as used up. Followers have budgets of their own and are not affected."""
+        self.is_spent = True
+
+    def begin(self) -> None:
+        """Let nothing start any more, here and in all followers."""
+        self.begun.set()
+        for follower in self._followers:
+            follower.begin()
+
+    def cut_off(self) -> None:
+        """Cancel the handlers in flight, here and in all followers."""
+        self.cut.set()
+        for follower in self._followers:
+            follower.cut_off()
+
+    @contextmanager
+    def follower(self) -> Iterator["Stop"]:
+        """Open a stop that stops when this one does. It may also stop earlier by itself."""
+        follower = Stop()
+        self._followers[follower] = None
+        if self.begun.is_set():
+            follower.begin()
+        if self.cut.is_set():
+            follower.cut_off()
+        try:
+            yield follower
+        finally:
+            del self._followers[follower]
