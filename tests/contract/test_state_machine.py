@@ -527,6 +527,6 @@ def test_faulty_store_is_caught(stores: Stores, faulty: type[MemoryStore]) -> No
 
 @pytest.mark.parametrize("aws", ["embedded"], indirect=True)
 def test_adapter_that_counts_without_its_condition_is_caught(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.aws.store._conditions_of_count", lambda _: (["attribute_not_exists(nonsense)"], {}))
+    monkeypatch.setattr("penstock.aws.items.conditions_of_count", lambda _: (["attribute_not_exists(nonsense)"], {}))
     with pytest.raises(AssertionError):
         live(stores, stores.make, LIVES["embedded"], (Phase.generate,))

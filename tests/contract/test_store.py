@@ -683,7 +683,7 @@ async def test_large_and_small_records_lose_to_each_other(store: Store, batch: B
 async def test_record_is_cut_into_parts_anywhere(store: Store, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     size = len(encode_record(FULL))
     for number, part in enumerate([1 + size // 20, size // 2, size - 1, size, size + 1]):
-        monkeypatch.setattr("penstock.aws.store.ITEM_BYTES", part)
+        monkeypatch.setattr("penstock.aws.items.ITEM_BYTES", part)
         record = replace(FULL, chunk_id=str(number))
         await store.commit_chunk(batch, record)
         assert (await store.read_traces(batch.id, str(number))).record == record

@@ -79,8 +79,8 @@ def _rewrite(patching: Patching, method: str, change: Callable[[dict[str, Any]],
     original = getattr(DynamoDbStore, method)
 
     async def mutant(self: DynamoDbStore, *arguments: Any, **options: Any) -> Any:
-        rewriting: Any = _Rewriting(self._client, change)
-        return await original(DynamoDbStore(rewriting, self._table), *arguments, **options)
+        rewriting: Any = _Rewriting(self._table.client, change)
+        return await original(DynamoDbStore(rewriting, self._table.name), *arguments, **options)
 
     patching.setattr(DynamoDbStore, method, mutant)
 

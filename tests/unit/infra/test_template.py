@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from penstock import Operations
-from penstock.aws.store import DUE_INDEX
+from penstock.aws.items import DUE_INDEX
 from penstock.consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
 from penstock.infra.cloudformation import Document, Stack, read_template
 from penstock.infra.provision import TEMPLATE

@@ -1,0 +1,406 @@
+"""What the items of the table look like: their keys, and how each kind is encoded and decoded. Pure.
+
+The table has the keys `pk` and `sk`. DynamoDB's TTL deletes an item after its `expires_at`.
+
+item                  pk                    sk
+batch                 batch#<id>            batch
+group counter         batch#<id>#<group>    count
+operation ids         batch#<id>#<group>    ids#<first index>       only if the client gave ids
+chunk                 batch#<id>#<group>    chunk#<chunk id>
+part of a record      batch#<id>#<group>    part#<chunk id>#<nonce>#<number>
+idempotency key       key#<tenant>#<key>    key
+part of its answer    key#<tenant>#<key>    answer#<batch id>#<number>
+sweep lease           sweep                 sweep
+handler's time        handler#<METHOD path> time
+
+A chunk's item has a `nonce` if it holds the chunk's record, and the marks of deliveries in `released` and `begun`.
+A record or an answer that is too large for one item is cut into parts, which are items of their own.
+
+The index `due` has the batches that are not final, ordered by the time at which a sweep must deal with them.
+
+A group has a partition of its own, so that no partition has to bear the writes of more than 64 chunks.
+"""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from backports import zstd
+from pydantic_core import from_json, to_json
+
+from penstock.aws.attributes import (
+    Item,
+    Value,
+    binary,
+    flag,
+    number,
+    number_list,
+    read_binary,
+    read_count,
+    read_flag,
+    read_number,
+    read_number_list,
+    read_numbers,
+    read_optional_seconds,
+    read_optional_text,
+    read_seconds,
+    read_text,
+    read_texts,
+    seconds,
+    text,
+    whole_seconds,
+)
+from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.chunk import group_of, planned_number, redriven_from
+from penstock.outcome import ChunkRecord, OutcomeState
+from penstock.priority import Priority
+from penstock.store import HANDLER_DAYS, Group, KeyClaim
+
+DAY_SECONDS = 24 * 3600
+ITEM_BYTES = 380_000  # DynamoDB accepts 400 KB an item, including its keys and names
+DUE_INDEX = "due"
+OPEN = "open"  # the only partition of that index
+IDS_RANGE = "ids#", "ids$"  # `$` comes right after `#`
+CHUNKS_END = "chunk$"
+_PLANNED_DIGITS = 8
+_INDEX_DIGITS = 8
+
+
+def _key(pk: str, sk: str) -> dict[str, Value]:
+    return {"pk": text(pk), "sk": text(sk)}
+
+
+def cut(content: bytes) -> list[bytes]:
+    """Cut content into parts that fit into an item. Nothing has no parts."""
+    return [content[start : start + ITEM_BYTES] for start in range(0, len(content), ITEM_BYTES)]
+
+
+# --- Batches
+
+
+def batch_key(batch_id: str) -> dict[str, Value]:
+    return _key(f"batch#{batch_id}", "batch")
+
+
+def batch_to_item(batch: Batch) -> dict[str, Value]:
+    return {
+        **batch_key(batch.id),
+        "tenant": text(batch.tenant),
+        "state": text(batch.state),
+        "total": number(batch.total),
+        "chunk_count": number(batch.chunk_count),
+        "group_totals": number_list(batch.group_totals),
+        "created_at": seconds(batch.created_at),
+        "accept_by": seconds(batch.accept_by),
+        "deadline_at": seconds(batch.deadline_at),
+        "expires_at": whole_seconds(batch.expires_at),
+        "priority": text(batch.priority),
+        **({} if batch.not_before is None else {"not_before": seconds(batch.not_before)}),
+        **({} if batch.failure_limit is None else {"failure_limit": number(batch.failure_limit.count)}),
+        **({} if batch.keys_from is None else {"keys_from": text(batch.keys_from)}),
+        **({"headers": {"M": {name: text(value) for name, value in batch.headers}}} if batch.headers else {}),
+        "has_own_ids": flag(batch.has_own_ids),
+        "open": text(OPEN),
+        "due_at": seconds(batch.accept_by),
+    }
+
+
+def batch_from_item(item: Item) -> Batch:
+    headers: dict[str, Value] = item.get("headers", {"M": {}})["M"]
+    return Batch(
+        id=batch_id_of(item),
+        tenant=read_text(item, "tenant"),
+        state=BatchState(read_text(item, "state")),
+        total=read_number(item, "total"),
+        chunk_count=read_number(item, "chunk_count"),
+        group_totals=read_number_list(item, "group_totals"),
+        created_at=read_seconds(item, "created_at"),
+        accept_by=read_seconds(item, "accept_by"),
+        deadline_at=read_seconds(item, "deadline_at"),
+        expires_at=read_seconds(item, "expires_at"),
+        priority=Priority(read_text(item, "priority")) if "priority" in item else Priority.NORMAL,
+        not_before=read_optional_seconds(item, "not_before"),
+        failure_limit=FailureLimit(read_number(item, "failure_limit")) if "failure_limit" in item else None,
+        keys_from=read_optional_text(item, "keys_from"),
+        headers=tuple((name, value["S"]) for name, value in sorted(headers.items())),
+        has_own_ids=read_flag(item, "has_own_ids"),
+        ending=Ending(read_text(item, "ending")) if "ending" in item else None,
+        reason=read_optional_text(item, "reason"),
+        accepted_at=read_optional_seconds(item, "accepted_at"),
+        started_at=read_optional_seconds(item, "started_at"),
+        finished_at=read_optional_seconds(item, "finished_at"),
+        finished_groups=finished_groups(item),
+    )
+
+
+def batch_id_of(item: Item) -> str:
+    """Return the batch id from the key of a batch, or of an item of one of its groups."""
+    return read_text(item, "pk").split("#")[1]
+
+
+def finished_groups(item: Item) -> frozenset[int]:
+    return read_numbers(item, "finished_groups")
+
+
+def was_accepted(item: Item, at: float) -> bool:
+    """Return True if the batch was accepted with exactly this time."""
+    return read_optional_seconds(item, "accepted_at") == round(at, 3)
+
+
+def was_ended(item: Item, ending: Ending, reason: str) -> bool:
+    """Return True if the batch was ended for exactly this reason."""
+    return (read_optional_text(item, "ending"), read_optional_text(item, "reason")) == (ending, reason)
+
+
+# --- Groups
+
+GROUP_WITHOUT_DONE = "pk, succeeded, failed, cancelled, expired, deaths, closed"
+
+
+def group_pk(batch_id: str, group: int) -> str:
+    return f"batch#{batch_id}#{group}"
+
+
+def count_key(batch_id: str, group: int) -> dict[str, Value]:
+    return _key(group_pk(batch_id, group), "count")
+
+
+def group_number(item: Item) -> int:
+    return int(read_text(item, "pk").rpartition("#")[2])
+
+
+def group_from_item(item: Item) -> Group:
+    return Group(
+        counts=Counts(*(read_count(item, name) for name in OutcomeState)),
+        deaths=read_count(item, "deaths"),
+        closed=Ending(read_text(item, "closed")) if "closed" in item else None,
+        done=read_texts(item, "done"),
+    )
+
+
+def counts_to_values(counts: Counts) -> dict[str, Value]:
+    return {
+        "succeeded": number(counts.succeeded),
+        "failed": number(counts.failed),
+        "cancelled": number(counts.cancelled),
+        "expired": number(counts.expired),
+    }
+
+
+def conditions_of_count(records: Sequence[ChunkRecord]) -> tuple[list[str], dict[str, Value]]:
+    """Return the conditions under which chunks may be counted, and their values.
+
+    None of the chunks may be counted yet, and the group must be open. A redriven chunk may also be counted in a closed
+    group if the chunk that it corrects is counted there; otherwise its correction would take back what nobody added.
+    """
+    conditions: list[str] = []
+    values: dict[str, Value] = {}
+    for position, record in enumerate(records):
+        corrected = redriven_from(record.chunk_id)
+        conditions.append(f"NOT contains(done, :chunk{position})")
+        values[f"chunk{position}"] = text(record.chunk_id)
+        if corrected is None:
+            conditions.append("attribute_not_exists(closed)")
+        else:
+            conditions.append(f"(attribute_not_exists(closed) OR contains(done, :corrected{position}))")
+            values[f"corrected{position}"] = text(corrected)
+    return list(dict.fromkeys(conditions)), values
+
+
+def condition_of_close(seen: Counts) -> str:
+    """Return the condition under which a group may be closed: it is open, and its counts are those that were seen."""
+    unchanged = "(succeeded = :succeeded AND failed = :failed AND cancelled = :cancelled AND expired = :expired)"
+    if seen == Counts():
+        unchanged = f"(attribute_not_exists(succeeded) OR {unchanged})"
+    return f"attribute_not_exists(closed) AND {unchanged}"
+
+
+# --- Operation ids
+
+
+def ids_to_items(batch: Batch, first_index: int, ids: Sequence[str]) -> list[dict[str, Value]]:
+    """Encode ids as one item, or as several if they are too long for one, as in a script of many letters."""
+    compressed = zstd.compress(to_json(list(ids)))
+    if len(compressed) > ITEM_BYTES:
+        middle = len(ids) // 2
+        first, rest = ids[:middle], ids[middle:]
+        return ids_to_items(batch, first_index, first) + ids_to_items(batch, first_index + middle, rest)
+    return [
+        {
+            **_key(group_pk(batch.id, batch.group_at(first_index)), f"ids#{first_index:0{_INDEX_DIGITS}}"),
+            "ids": binary(compressed),
+            "expires_at": whole_seconds(batch.expires_at),
+        }
+    ]
+
+
+def ids_from_item(item: Item) -> list[str]:
+    ids: list[str] = from_json(zstd.decompress(read_binary(item, "ids")))
+    return ids
+
+
+# --- Chunks
+
+
+def chunk_key(batch_id: str, chunk_id: str) -> dict[str, Value]:
+    return _key(group_pk(batch_id, group_of(chunk_id)), chunk_sk(chunk_id))
+
+
+def chunk_sk(chunk_id: str) -> str:
+    """Return a chunk's sort key. Sorted, chunks have the order of their operations, each before its follow-ups."""
+    planned, dot, rest = chunk_id.partition(".")
+    return f"chunk#{planned.zfill(_PLANNED_DIGITS)}{dot}{rest}"
+
+
+def chunk_of(item: Item) -> tuple[str, str]:
+    """Return the batch id and the chunk id from a chunk's keys."""
+    padded, dot, rest = read_text(item, "sk").removeprefix("chunk#").partition(".")
+    return batch_id_of(item), f"{int(padded)}{dot}{rest}"
+
+
+def planned_number_of(item: Item) -> int:
+    return planned_number(chunk_of(item)[1])
+
+
+def has_record(item: Item) -> bool:
+    """Return False for a chunk of which only deliveries are noted so far."""
+    return "nonce" in item
+
+
+def released(item: Item) -> frozenset[str]:
+    return read_texts(item, "released")
+
+
+def begun(item: Item) -> frozenset[str]:
+    return read_texts(item, "begun")
+
+
+def record_to_item(batch: Batch, chunk_id: str, nonce: str, parts: Sequence[bytes]) -> dict[str, Value]:
+    """Encode a record. A single part is in the item itself; several are items of their own."""
+    content = {"record": binary(parts[0])} if len(parts) == 1 else {"parts": number(len(parts))}
+    return {
+        **chunk_key(batch.id, chunk_id),
+        "nonce": text(nonce),
+        "expires_at": whole_seconds(batch.expires_at),
+        **content,
+    }
+
+
+def record_parts_to_items(batch: Batch, chunk_id: str, nonce: str, parts: Sequence[bytes]) -> list[dict[str, Value]]:
+    return [
+        {
+            **_record_part_key(batch.id, chunk_id, nonce, position),
+            "record": binary(part),
+            "expires_at": whole_seconds(batch.expires_at),
+        }
+        for position, part in enumerate(parts)
+    ]
+
+
+def record_bytes(item: Item) -> bytes:
+    """Return a record, or the part of it that is in this item."""
+    return read_binary(item, "record")
+
+
+def record_part_keys(item: Item) -> list[dict[str, Value]]:
+    """Return the keys of a record's parts; none if the record is in the item itself."""
+    batch_id, chunk_id = chunk_of(item)
+    count = read_count(item, "parts")
+    return [_record_part_key(batch_id, chunk_id, read_text(item, "nonce"), position) for position in range(count)]
+
+
+def _record_part_key(batch_id: str, chunk_id: str, nonce: str, position: int) -> dict[str, Value]:
+    return _key(group_pk(batch_id, group_of(chunk_id)), f"part#{chunk_id}#{nonce}#{position}")
+
+
+# --- Sweep lease
+
+
+def sweep_key() -> dict[str, Value]:
+    return _key("sweep", "sweep")
+
+
+# --- Idempotency keys
+
+
+def claim_key(claim: KeyClaim) -> dict[str, Value]:
+    return _key(_claim_pk(claim.tenant, claim.key), "key")
+
+
+def _claim_pk(tenant: str, key: str) -> str:
+    """Return the partition of a key. The tenant is quoted, so that no tenant can name a key of another."""
+    return f"key#{quote(tenant, safe='')}#{key}"
+
+
+def claim_to_item(claim: KeyClaim) -> dict[str, Value]:
+    return {
+        **claim_key(claim),
+        "fingerprint": text(claim.fingerprint),
+        "batch_id": text(claim.batch_id),
+        "keys_from": text(claim.keys_from),
+        "lease_until": seconds(claim.lease_until),
+        "expires_at": whole_seconds(claim.expires_at),
+        "is_settled": flag(False),
+    }
+
+
+def claim_from_item(tenant: str, key: str, item: Item) -> KeyClaim:
+    """Decode a claim. Its answer is not in the item, but in parts."""
+    return KeyClaim(
+        tenant=tenant,
+        key=key,
+        fingerprint=read_text(item, "fingerprint"),
+        batch_id=read_text(item, "batch_id"),
+        keys_from=read_text(item, "keys_from"),
+        lease_until=read_seconds(item, "lease_until"),
+        expires_at=read_seconds(item, "expires_at"),
+        is_settled=read_flag(item, "is_settled"),
+    )
+
+
+def is_claimed_for(item: Item, batch_id: str) -> bool:
+    return read_optional_text(item, "batch_id") == batch_id
+
+
+def answer_parts_to_items(claim: KeyClaim, parts: Sequence[bytes]) -> list[dict[str, Value]]:
+    return [
+        {
+            **_answer_part_key(claim, position),
+            "answer": binary(part),
+            "expires_at": whole_seconds(claim.expires_at),
+        }
+        for position, part in enumerate(parts)
+    ]
+
+
+def answer_part_keys(claim: KeyClaim, item: Item) -> list[dict[str, Value]]:
+    """Return the keys of a claim's answer; none if it has no answer yet, or never will."""
+    return [_answer_part_key(claim, position) for position in range(read_count(item, "answer_parts"))]
+
+
+def answer_bytes(item: Item) -> bytes:
+    """Return the part of an answer that is in this item."""
+    return read_binary(item, "answer")
+
+
+def _answer_part_key(claim: KeyClaim, position: int) -> dict[str, Value]:
+    return _key(_claim_pk(claim.tenant, claim.key), f"answer#{claim.batch_id}#{position}")
+
+
+# --- Handlers' times
+
+
+def handler_key(name: str) -> dict[str, Value]:
+    return _key(f"handler#{name}", "time")
+
+
+def handler_to_item(name: str, taken_seconds: float, at: float) -> dict[str, Value]:
+    return {
+        **handler_key(name),
+        "seconds": {"N": f"{taken_seconds:.9f}"},  # a handler may take microseconds
+        "at": seconds(at),
+        "expires_at": whole_seconds(at + HANDLER_DAYS * DAY_SECONDS),
+    }
+
+
+def handler_from_item(item: Item) -> tuple[str, float]:
+    return read_text(item, "pk").removeprefix("handler#"), read_seconds(item, "seconds")
