@@ -1,23 +1,22 @@
-"""POST /batch/{id}/retry: run the failed operations again, with all their attempts anew.
+"""POST /batch/{id}/retry: run the failed operations again, starting at attempt 1.
 
-What is sent are the very chunks that went to the dead letter queue, so retrying twice, or retrying and redriving,
-counts nothing twice: the first to be recorded stands, and what comes after it does not run. Only copies that are
-delivered at the very same time both run, as those of any chunk that the queue holds twice.
+A retry sends the same chunks that went to the dead letter queue. So two retries, or a retry and a redrive, count no
+operation twice: the first copy of a chunk to be recorded counts, and later copies do not run. Both copies run only if
+they are delivered at the same time, as with any chunk that is on the queue twice.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
 
 from penstock.batch import Batch
 from penstock.chunk import Chunk
 from penstock.errors import NotPossibleNow
-from penstock.message import encode_chunk
 from penstock.outcome import ChunkRecord, dead_letters
-from penstock.queue import Message
+from penstock.sending import ChunkSender, tenant_on_queue
 from penstock.service.batches.status import find_batch
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, SETTINGS
+from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import accepted_body
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
@@ -26,28 +25,34 @@ CHUNKS_IN_SEND = 100
 
 
 async def retry_batch(request: web.Request) -> web.Response:
-    """202 and how many operations run again. 409 while the batch is not final."""
+    """Answer 202 with the number of operations that run again, or 409 if the batch is not final yet."""
     batch = await find_batch(request)
     if not batch.is_final:
-        raise NotPossibleNow(f"The batch is {batch.state}; its failures can be retried once it is final.")
-    backend = request.app[BACKEND]
-    queue = backend.queues[batch.priority]
-    tenant = batch.tenant if request.app[SETTINGS].tenant_header else None
+        raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")
+    backend, settings = request.app[BACKEND], request.app[SETTINGS]
+    sender, tenant = ChunkSender(backend, settings, request.app[CLOCK]), tenant_on_queue(batch, settings)
     retried = 0
-    waiting: list[Message] = []
-    async for chunk in _failed_chunks(backend.store, batch):
-        retried += len(chunk.operations)
-        waiting.append(Message(encode_chunk(chunk), tenant=tenant))
-        if len(waiting) == CHUNKS_IN_SEND:
-            await queue.send(waiting)
-            waiting = []
-    await queue.send(waiting)
+    async for chunks in _in_sends(_failed_chunks(backend.store, batch)):
+        await sender.send(batch, chunks, tenant)
+        retried += sum(len(chunk.operations) for chunk in chunks)
     get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=retried)
     return json_answer({**accepted_body(batch.id), "retried": retried}, status=202)
 
 
+async def _in_sends(chunks: AsyncIterator[Chunk]) -> AsyncIterator[list[Chunk]]:
+    """Split the chunks into lists of up to 100, so that only these are in memory at a time."""
+    waiting: list[Chunk] = []
+    async for chunk in chunks:
+        waiting.append(chunk)
+        if len(waiting) == CHUNKS_IN_SEND:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
 async def _failed_chunks(store: Store, batch: Batch) -> AsyncIterator[Chunk]:
-    """What failed and has not been run again since."""
+    """Yield the failed operations of a batch, as chunks, except those that have already run again."""
     for number in range(len(batch.group_totals)):
         group = await store.read_group(batch.id, number)
         async for family in store.read_records(batch, number, 0):
@@ -56,6 +61,6 @@ async def _failed_chunks(store: Store, batch: Batch) -> AsyncIterator[Chunk]:
                 yield chunk
 
 
-def _not_run_again(batch: Batch, family: list[ChunkRecord]) -> list[Chunk]:
+def _not_run_again(batch: Batch, family: Sequence[ChunkRecord]) -> list[Chunk]:
     known = {record.chunk_id for record in family}
     return [chunk for record in family for chunk in dead_letters(batch.id, record) if chunk.id not in known]

@@ -1,7 +1,7 @@
-"""Accepts a batch for the background: all of it becomes durable, or nothing of it ever runs.
+"""Accepts a batch that runs in the background. Either the whole batch becomes durable, or none of it ever runs.
 
-Nothing of a batch runs before it is accepted, and it is accepted only when every chunk is durable on the queue. A front
-end that dies in between leaves a batch that is never accepted: its chunks are dropped unrun.
+Consumers do not run a batch before it is accepted, and it is accepted only after every chunk is durable on the queue.
+If the front end dies before that, the batch is never accepted, and consumers drop its chunks without running them.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_
 from penstock.chunk import Chunk
 from penstock.clock import Clock
 from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, Unavailable
-from penstock.message import encode_chunk, encode_dead_letter
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
-from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks, record_attempt
+from penstock.outcome import ChunkRecord, delay_seconds, record_attempt
 from penstock.priority import Priority
 from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
+from penstock.sending import ChunkSender, tenant_on_queue
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.small_batch import Tried
 from penstock.settings import Settings
@@ -30,14 +30,14 @@ from penstock.telemetry import Event, get_log
 
 ACCEPT_REPEATS = 5
 ACCEPT_REPEAT_SECONDS = 0.2
-CALLS_AT_ONCE = 8  # what they carry is in memory: a mebibyte each, and again in the AWS client
+CALLS_AT_ONCE = 8  # the messages of a call take a mebibyte of memory, and another one in the AWS client
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A valid batch on its way."""
+    """A valid batch that has not been run or accepted yet, with what its request asked for."""
 
     draft: Draft
     key_prefix: str
@@ -46,12 +46,12 @@ class Submission:
     not_before: float | None = None
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # what forwarded operations take along
-    claim: KeyClaim | None = None  # its Idempotency-Key: once that may be taken over, the batch must not be accepted
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # headers to send with forwarded operations
+    claim: KeyClaim | None = None  # its Idempotency-Key; once the claim's lease is over, the batch must not be accepted
 
 
 class Acceptance:
-    """Of one batch."""
+    """Accepts one submission."""
 
     def __init__(
         self, submission: Submission, backend: Backend, settings: Settings, clock: Clock, meter: Meter
@@ -62,20 +62,22 @@ class Acceptance:
         self._settings = settings
         self._clock = clock
         self._meter = meter
+        self._sender = ChunkSender(backend, settings, clock)
         self._extend_at = clock.now() + settings.accept_seconds / 3
 
     async def accept(self, tried: Mapping[int, Tried]) -> Batch:
-        """`tried` is what has been run already, by index, of a batch that outlived its time.
+        """Make the batch durable and let it run. `tried` holds, by index, the operations that have already run.
 
-        Raises LimitPassed, Unavailable, AcceptanceLost: nothing of it will run. AcceptanceUnknown: it may.
+        If it raises LimitPassed, Unavailable or AcceptanceLost, none of the remaining operations will run. If it raises
+        AcceptanceUnknown, all of them may run.
         """
         await self._draft.finish_plan()
         batch = self._new_batch()
         await self._backend.store.create_batch(batch)
         await self._write_ids(batch)
-        begun = sorted({self._draft.plan.chunk_at(index) for index in tried})
-        counts = [await self._hand_over(batch, number, tried) for number in begun]
-        await self._send_chunks(batch, begun)
+        started = sorted({self._draft.plan.chunk_at(index) for index in tried})
+        counts = [await self._hand_over(batch, number, tried) for number in started]
+        await self._send_chunks(batch, started)
         await self._mark_accepted(batch.id)
         await self._check_limit(batch, sum_counts(counts))
         return batch
@@ -106,29 +108,30 @@ class Acceptance:
         )
 
     async def _write_ids(self, batch: Batch) -> None:
-        """So that every operation can be named, even one whose message is lost."""
+        """Keep the client's ids in the table, so that results can name an operation even if its message is lost."""
         if not batch.has_own_ids:
             return
 
-        async def write(piece: tuple[int, list[str]]) -> None:
-            first_index, ids = piece
+        async def write(neighbours: tuple[int, list[str]]) -> None:
+            first_index, ids = neighbours
             await self._backend.store.write_ids(batch, first_index, ids)
             await self._keep_lease(batch)
 
-        await _for_each(_pieces(self._draft.ids, batch.group_totals), write)
+        await _for_each(_neighbours(self._draft.ids, batch.group_totals), write)
 
-    async def _send_chunks(self, batch: Batch, begun: Sequence[int]) -> None:
-        queue, tenant = self._backend.queues[batch.priority], self._group_id(batch.tenant)
+    async def _send_chunks(self, batch: Batch, started: Sequence[int]) -> None:
+        """Send every planned chunk except those of which an operation has already run."""
+        queue, tenant = self._backend.queues[batch.priority], tenant_on_queue(batch, self._settings)
 
         async def send(messages: list[bytes]) -> None:
             delay = delay_seconds(batch.not_before, self._clock.now(), LONGEST_DELAY_SECONDS)
             await queue.send([Message(message.decode(), delay, tenant) for message in messages])
             await self._keep_lease(batch)
 
-        await _for_each(_calls(self._draft.plan.messages(without=begun), self._settings.message_bytes), send)
+        await _for_each(_calls(self._draft.plan.messages(without=started), self._settings.message_bytes), send)
 
     async def _keep_lease(self, batch: Batch) -> None:
-        """A large batch may take longer to send than its acceptance lease is. Raises AcceptanceLost when it is over."""
+        """Extend the acceptance lease: a large batch may take longer to send. Raise AcceptanceLost if it is over."""
         now = self._clock.now()
         if now < self._extend_at:
             return
@@ -136,41 +139,38 @@ class Acceptance:
         until = now + self._settings.accept_seconds
         claim = self._submission.claim
         if claim is not None and not await self._backend.store.extend_key(claim, until):
-            raise AcceptanceLost(f"The Idempotency-Key of batch {batch.id} was taken over.")
+            raise AcceptanceLost(f"A later request took over the Idempotency-Key of batch {batch.id}.")
         await self._backend.store.extend_acceptance(batch.id, now, until)
 
     async def _hand_over(self, batch: Batch, number: int, tried: Mapping[int, Tried]) -> Counts:
-        """Record a chunk of which some has been run already: as a consumer does it, and in the same order."""
-        run = self._draft.plan.run(number)
+        """Record a chunk of which some operations have already run. Return what it adds to the batch's counts.
+
+        A consumer does the same, and `consumer/processor.py` explains the order of these steps.
+        """
+        run, tenant = self._draft.plan.run(number), tenant_on_queue(batch, self._settings)
         chunk = Chunk(batch.id, str(number), 1, tuple(self._draft.operations[run.start : run.stop]))
-        now = self._clock.now()
-        record = record_attempt(
+        record = await self._backend.store.commit_chunk(batch, self._record(chunk, tried))
+        await self._sender.send_follow_ups(batch, chunk, record, tenant)
+        group = await self._backend.store.count_chunk(batch, record)
+        if group.counts.completed == batch.group_totals[chunk.group]:
+            # No consumer receives anything of this group any more, so finish it here. The batch itself is not finished:
+            # it is only handed over because some of its operations remain.
+            await self._backend.store.finish_group(batch.id, chunk.group)
+        self._meter.count(Metric.DEAD_LETTERS, await self._sender.send_dead_letters(batch, record, tenant))
+        return record.counts
+
+    def _record(self, chunk: Chunk, tried: Mapping[int, Tried]) -> ChunkRecord:
+        return record_attempt(
             chunk,
             {index: one.verdict for index, one in tried.items()},
             backoff=self._settings.backoff,
             draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
-            now=now,
+            now=self._clock.now(),
             attempts={index: one.attempt for index, one in tried.items()},
         )
-        record = await self._backend.store.commit_chunk(batch, record)
-        tenant = self._group_id(batch.tenant)
-        await self._backend.queues[batch.priority].send(
-            [
-                Message(
-                    encode_chunk(following), delay_seconds(following.not_before, now, LONGEST_DELAY_SECONDS), tenant
-                )
-                for following in follow_up_chunks(chunk, record)
-            ]
-        )
-        group = await self._backend.store.count_chunk(batch, record)
-        if group.counts.completed == batch.group_totals[chunk.group]:
-            # No consumer will see this group become full. It is not the last: something of the batch is open.
-            await self._backend.store.finish_group(batch.id, chunk.group)
-        await self._send_dead_letters(batch, record)
-        return record.counts
 
     async def _check_limit(self, batch: Batch, counts: Counts) -> None:
-        """No consumer looks for it until something more of the batch fails."""
+        """Cancel the rest if too much has failed already. A consumer checks only when another operation fails."""
         limit = batch.failure_limit
         if limit is None or not limit.is_passed(counts):
             return
@@ -178,22 +178,11 @@ class Acceptance:
         try:
             await self._backend.store.end_batch(batch.id, Ending.CANCELLED, limit.reason, settle_by=settle_by)
         except PenstockError as error:
-            # The batch is accepted, and that is what the client is to know.
+            # The batch is accepted, so the client must get its 202 and not an error.
             get_log().error(Event.AWS_UNAVAILABLE, batch_id=batch.id, error=str(error))
 
-    async def _send_dead_letters(self, batch: Batch, record: ChunkRecord) -> None:
-        letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)
-        limit = self._settings.message_bytes
-        messages = [encode_dead_letter(letter, record.outcomes, message_bytes=limit) for letter in letters]
-        await self._backend.dead_letters.send([Message(text, tenant=self._group_id(batch.tenant)) for text in messages])
-        self._meter.count(Metric.DEAD_LETTERS, len(messages))
-
-    def _group_id(self, tenant: str) -> str | None:
-        """Fair queues cost more than plain ones, so a message names its tenant only where there can be several."""
-        return tenant if self._settings.tenant_header else None
-
     async def _mark_accepted(self, batch_id: str) -> None:
-        """The point of no return, so a lost answer is worth asking again for; marking twice marks once."""
+        """Accept the batch. This is the point of no return, so repeat the call if its answer is lost."""
         at = self._clock.now()
         for repeat in range(ACCEPT_REPEATS):
             try:
@@ -205,8 +194,8 @@ class Acceptance:
             await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)
 
 
-def _pieces(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tuple[int, list[str]]]:
-    """Neighbouring ids of one group, and the index of the first."""
+def _neighbours(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tuple[int, list[str]]]:
+    """Yield neighbouring ids of the same group, as many as fit into one call, with the index of the first."""
     left = iter(ids)
     first_index = 0
     for total in group_totals:
@@ -216,7 +205,7 @@ def _pieces(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tuple[
 
 
 def _calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]:
-    """Neighbouring messages that go in one call."""
+    """Yield neighbouring messages, as many as fit into one call."""
     call: list[bytes] = []
     size = 0
     for message in messages:
@@ -230,7 +219,10 @@ def _calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]
 
 
 async def _for_each(things: Generator[T], step: Callable[[T], Awaitable[None]]) -> None:
-    """Some at once. After a failure nothing new begins, and what is under way runs to its end: none goes on later."""
+    """Run a step for each thing, several at a time. After a failure no further step starts.
+
+    The error is raised only when the running steps have finished, so that none continues after the client is answered.
+    """
 
     async def take_turns() -> None:
         try:

@@ -1,0 +1,64 @@
+"""Sends the chunks that a record lists, and its dead letters. The consumer, a hand-over and a retry all send them here.
+
+Sending again sends the same chunk ids, so every call may be repeated: the first of equal chunks to be recorded counts.
+"""
+
+from collections.abc import Iterable
+
+from penstock.backend import Backend
+from penstock.batch import Batch
+from penstock.chunk import Chunk
+from penstock.clock import Clock
+from penstock.message import encode_chunk, encode_dead_letter
+from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks
+from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
+from penstock.settings import Settings
+
+
+class ChunkSender:
+    """Sends chunks to the queue of their batch's priority, and dead letters to the dead letter queue.
+
+    `tenant` is the tenant that the messages name, so that the queue can be fair to all tenants.
+    """
+
+    def __init__(self, backend: Backend, settings: Settings, clock: Clock) -> None:
+        self._queues = backend.queues
+        self._dead_letters = backend.dead_letters
+        self._settings = settings
+        self._clock = clock
+
+    async def send(self, batch: Batch, chunks: Iterable[Chunk], tenant: str | None) -> None:
+        """Send chunks of a batch. The queue holds each of them back until its time, or for 15 minutes at most."""
+        now = self._clock.now()
+        messages = [
+            Message(encode_chunk(chunk), delay_seconds(chunk.not_before, now, LONGEST_DELAY_SECONDS), tenant)
+            for chunk in chunks
+        ]
+        if messages:
+            await self._queues[batch.priority].send(messages)
+
+    async def send_follow_ups(self, batch: Batch, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
+        """Send the follow-up chunks that the record of a chunk lists."""
+        await self.send(batch, follow_up_chunks(chunk, record), tenant)
+
+    async def send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> int:
+        """Send the failed operations of a record to the dead letter queue. Return the number of messages."""
+        letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)
+        message_bytes = self._settings.message_bytes
+        texts = [encode_dead_letter(letter, record.outcomes, message_bytes=message_bytes) for letter in letters]
+        if texts:
+            await self._dead_letters.send([Message(text, tenant=tenant) for text in texts])
+        return len(texts)
+
+    async def send_unchanged(self, delivery: Delivery, reason: str) -> None:
+        """Send a message that is not a chunk we can run to the dead letter queue, unchanged and with the reason."""
+        message = Message(delivery.body, tenant=delivery.tenant, reason=reason, trace=delivery.trace)
+        await self._dead_letters.send([message])
+
+
+def tenant_on_queue(batch: Batch, settings: Settings) -> str | None:
+    """Return the tenant that a batch's messages name, or None if this installation has only one tenant.
+
+    A message that names a tenant costs more, because it uses SQS's fair queues.
+    """
+    return batch.tenant if settings.tenant_header else None
