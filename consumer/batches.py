@@ -1,14 +1,17 @@
 """The batches that this process works on, as read a moment ago: a thousand chunks of one batch cost few reads."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from penstock.batch import Batch, BatchState
 from penstock.clock import Clock
+from penstock.errors import PenstockError
 from penstock.store import Store
 
 FRESH_SECONDS = 1.0
+WATCH_SECONDS = 1.0
 ACCEPT_POLL_SECONDS = 0.05
 ACCEPT_WAIT_SECONDS = 2.0
 KEPT = 1_000
@@ -70,6 +73,17 @@ class Batches:
                 # Kept once both calls went well.
                 entry.batch, entry.read_at, entry.was_early = batch, self._clock.monotonic(), is_early
             return entry.batch
+
+    async def wait_until(self, batch_id: str, is_over: Callable[[Batch], bool]) -> None:
+        """Read the batch once a second, and return once it is over or deleted."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                batch = await self.read(batch_id)
+            except PenstockError:
+                continue  # whoever depends on AWS here handles that it is unavailable
+            if batch is None or is_over(batch):
+                return
 
     def _is_fresh(self, entry: _Entry) -> bool:
         if entry.was_early and entry.batch is not None and not entry.batch.is_early(self._clock.now()):

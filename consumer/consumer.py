@@ -178,7 +178,7 @@ class Consumer:
         try:
             chunk = decode_chunk(held.delivery.body)
         except UnreadableMessage as error:
-            await self._processor.set_aside(held.delivery, str(error))
+            await self._processor.move_to_dead_letters(held.delivery, str(error))
             return
         if self._stop.begun.is_set():
             await self._processor.release(held.delivery, chunk)

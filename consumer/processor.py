@@ -1,31 +1,28 @@
-"""One attempt at one chunk, step by step. What a crash after each step means stands beside it.
+"""Processes one delivery of a chunk, from its receipt until it is acknowledged or released.
 
-The order *record, follow up, count, dead letters, finish, acknowledge* is the delivery guarantee:
-
-- The record is the commit point. Before it nothing has happened but handlers that ran; they run again, with the same
-  keys. From it on the record alone says what this chunk came to, and whoever is delivered the chunk carries that on.
-- Each of the steps between is safe to repeat, so a crash between them costs a repetition. Dead letters are sent after
-  their failures are counted: a redrive takes those back, and no counter may ever be below what it will be.
-- Only then is the message deleted. Deleting decides nothing: with an old receipt it "succeeds" and deletes nothing.
+First `_decide` finds the record of the chunk, and runs the operations if there is none. Then `_settle` acts on it. The
+delivery guarantee depends on the order of the steps there: see `_complete`.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
 from penstock.backend import Backend
-from penstock.batch import EARLY_SECONDS, Batch, Ending, sum_counts
-from penstock.chunk import Chunk, redriven_from
+from penstock.batch import EARLY_SECONDS, Batch
+from penstock.chunk import Chunk
 from penstock.clock import Clock
+from penstock.consumer.attempt import Attempt, Decision, Discard, Release
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.lease import Leases
-from penstock.errors import Misconfigured, PenstockError, Unavailable
-from penstock.message import encode_chunk, encode_dead_letter
+from penstock.consumer.limits import Limits
+from penstock.consumer.patience import patient, until_answered
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -33,30 +30,22 @@ from penstock.outcome import (
     ChunkRecord,
     Ended,
     Verdict,
-    dead_letters,
     delay_seconds,
-    follow_up_chunks,
     record_attempt,
     record_halves,
     record_poison,
     record_too_early,
 )
-from penstock.queue import LONGEST_DELAY_SECONDS, LONGEST_HIDDEN_SECONDS, Delivery, Message
-from penstock.route import InvalidOperation
+from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery
+from penstock.route import InvalidOperation, Route
 from penstock.running.runner import Runner
-from penstock.running.source import Source
 from penstock.running.stop import Stop
+from penstock.sending import ChunkSender
 from penstock.settings import Settings
-from penstock.store import Traces
 from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
 
-T = TypeVar("T")
-
-EARLY_RELEASE_SECONDS = 5  # a chunk of a batch not accepted yet comes back after this
-WATCH_SECONDS = 1.0
-FIRST_REPEAT_SECONDS = 0.2
-LONGEST_REPEAT_SECONDS = 10.0
+ACCEPTING_RELEASE_SECONDS = 5  # when a chunk comes back whose batch is not accepted yet
 
 
 class Processor:
@@ -72,74 +61,266 @@ class Processor:
         clock: Clock,
         meter: Meter | None = None,
     ) -> None:
-        self._meter = meter or Meter()
-        self._queues = backend.queues
-        self._dead_letters = backend.dead_letters
-        self._store = backend.store
-        self._spans = backend.spans
+        self._backend = backend
         self._operations = operations
         self._runner = runner
         self._leases = leases
         self._stop = stop
         self._settings = settings
         self._clock = clock
+        self._meter = meter or Meter()
         self._quarantine = asyncio.Lock()
-        self._batches = Batches(backend.store, clock)
-        self._finisher = Finisher(backend.store, clock)
+        batches = Batches(backend.store, clock)
+        # All calls of these are repeated as long as AWS is unavailable.
+        self._store = patient(backend.store, clock)
+        self._queues = {priority: patient(queue, clock) for priority, queue in backend.queues.items()}
+        self._batches = patient(batches, clock)
+        self._sender = patient(ChunkSender(backend, settings, clock), clock)
+        self._limits = patient(Limits(backend.store, batches, settings, clock), clock)
+        self._finisher = patient(Finisher(backend.store, clock), clock)
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
-        """Carry a delivery to its end: acknowledged, or given back. `ended` is called after each operation run."""
-        begun_at = self._clock.monotonic()
+        """Process a delivery until it is acknowledged or released. `ended` is called after each operation that ran."""
+        received_at = self._clock.monotonic()
         with (
             structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt),
-            processing(self._spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
+            processing(self._backend.spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
         ):
-            batch = await self._persist(lambda: self._batches.admit(chunk.batch_id))
+            batch = await self._batches.admit(chunk.batch_id)
             if isinstance(batch, Batch):
-                await self._process_admitted(delivery, chunk, batch, ended)
-                self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - begun_at)
+                attempt = Attempt(delivery, chunk, batch, ended)
+                await self._settle(attempt, await self._decide(attempt))
+                self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - received_at)
             else:
                 await self._turn_away(delivery, chunk, batch)
 
-    async def set_aside(self, delivery: Delivery, reason: str) -> None:
-        """Put a message that is not ours to run into the dead letter queue as it is, with the reason."""
-        aside = Message(delivery.body, tenant=delivery.tenant, reason=reason, trace=delivery.trace)
-        await self._persist(lambda: self._dead_letters.send([aside]))
+    async def release(self, delivery: Delivery, chunk: Chunk, *, after_seconds: int = 0) -> None:
+        """Release a delivery of which nothing has run, and note that no consumer died of it.
+
+        This is not repeated if AWS is unavailable. Then the lease ends by itself, and the chunk looks like one that its
+        consumer died of.
+        """
+        batch = await self._backend.store.read_batch(chunk.batch_id)
+        if batch is not None:
+            await self._backend.store.note_release(batch, chunk.id, delivery.mark)
+        await self._leases.release(delivery, after_seconds=after_seconds)
+        get_log().info(Event.CHUNK_RELEASED, batch_id=chunk.batch_id, chunk_id=chunk.id)
+
+    async def move_to_dead_letters(self, delivery: Delivery, reason: str) -> None:
+        """Move a message that this fleet cannot run to the dead letter queue, unchanged and with the reason."""
+        await self._sender.send_unchanged(delivery, reason)
         self._meter.count(Metric.DEAD_LETTERS)
         await self._acknowledge(delivery)
         get_log().warning(Event.MESSAGE_SET_ASIDE, message_id=delivery.message_id, reason=reason)
 
-    async def release(self, delivery: Delivery, chunk: Chunk, *, after_seconds: int = 0) -> None:
-        """Give back a delivery of which nothing was begun, and leave word that no consumer died of it.
+    async def _turn_away(self, delivery: Delivery, chunk: Chunk, why: NotAdmitted) -> None:
+        match why:
+            case NotAdmitted.ABANDONED:
+                await self._discard(delivery)
+            case NotAdmitted.UNKNOWN:
+                reason = f"The table has no batch {chunk.batch_id}. Perhaps it is past its retention and was deleted."
+                await self.move_to_dead_letters(delivery, reason)
+            case NotAdmitted.ACCEPTING:
+                await self._release_patiently(delivery, chunk, ACCEPTING_RELEASE_SECONDS)
 
-        Not repeated while AWS is in trouble: then the lease runs out, and the chunk is taken for one that was begun.
+    # Decide: find the record of the chunk, or run its operations and commit it.
+
+    async def _decide(self, attempt: Attempt) -> Decision:
+        """Decide what to do with a delivery. Operations run only if the chunk has no record yet.
+
+        The record is read on the first delivery, too. A chunk can be on the queue twice, because a send was repeated
+        whose answer was lost, and no handler may run again once its outcome is recorded.
         """
-        batch = await self._store.read_batch(chunk.batch_id)
-        if batch is not None:
-            await self._store.note_release(batch, chunk.id, delivery.mark)
-        await self._leases.release(delivery, after_seconds=after_seconds)
-        get_log().info(Event.CHUNK_RELEASED, batch_id=chunk.batch_id, chunk_id=chunk.id)
-
-    async def _process_admitted(
-        self, delivery: Delivery, chunk: Chunk, batch: Batch, ended: Callable[[], None]
-    ) -> None:
         now = self._clock.now()
-        if batch.is_early(now):
-            # Not sent once more, as what is to be tried again is: that would be a record every 15 minutes.
-            wait = delay_seconds(batch.not_before, now, LONGEST_HIDDEN_SECONDS)
-            await self._persist(lambda: self.release(delivery, chunk, after_seconds=wait))
-            return
-        record = await self._look(batch, delivery, chunk, ended)
-        if record is None:
-            await self._drop(delivery)
-            return
-        await self._persist(lambda: self._follow_up(batch, chunk, record, delivery.tenant))
-        group = await self._persist(lambda: self._store.count_chunk(batch, record))
+        if attempt.batch.is_early(now):
+            # A delayed follow-up, as for a retry, would cost a record every 15 minutes.
+            return Release(delay_seconds(attempt.batch.not_before, now, LONGEST_HIDDEN_SECONDS))
+        traces = await self._store.read_traces(attempt.batch.id, attempt.chunk.id)
+        if traces.record is not None:
+            return await self._without_sent_follow_ups(attempt, traces.record)
+        attempt = await self._reread_batch(replace(attempt, traces=traces))
+        return Discard() if attempt.is_too_late else await self._make_record(attempt)
+
+    async def _without_sent_follow_ups(self, attempt: Attempt, record: ChunkRecord) -> ChunkRecord:
+        """Return the record without its follow-ups if it is counted, since they were sent before that.
+
+        Otherwise each duplicate would cause duplicates of everything that followed from it. If deliveries were lost
+        faster than these die out, the queue would grow without end.
+        """
+        if not record.follow_ups:
+            return record
+        group = await self._store.read_group(attempt.batch.id, attempt.chunk.group)
+        return replace(record, follow_ups=()) if attempt.chunk.id in group.done else record
+
+    async def _make_record(self, attempt: Attempt) -> ChunkRecord:
+        record = self._record_without_running(attempt)
+        if record is not None:
+            return await self._commit(attempt, record)
+        if attempt.lost_deliveries:
+            return await self._run_suspect(attempt.with_noted_deaths())
+        return await self._commit(attempt, await self._run(attempt))
+
+    def _record_without_running(self, attempt: Attempt) -> ChunkRecord | None:
+        """Return the record of a chunk that must not run, or not as a whole. Return None if it can run."""
+        chunk, now, lost = attempt.chunk, self._clock.now(), attempt.lost_deliveries
+        if attempt.ending_at(now) is not None:
+            return self._record(attempt, {})
+        if chunk.not_before is not None and chunk.not_before - now > EARLY_SECONDS:
+            return record_too_early(chunk)
+        if lost and len(chunk.operations) > 1:
+            get_log().warning(Event.CHUNK_HALVED, deaths=lost)
+            return record_halves(chunk, lost)
+        return None
+
+    async def _run_suspect(self, attempt: Attempt) -> ChunkRecord:
+        """Run a single operation of which a consumer may have died. Only one of these runs at a time.
+
+        If this process dies, only the operation that noted its start is blamed, and not those that wait for their turn.
+        On its last attempt nothing else runs in this process, so that the process can die of nothing else. Both hold
+        until the record is committed: otherwise a crash caused by the next operation would be blamed on this one.
+        """
+        operation, route = attempt.chunk.operations[0], self._route(attempt.chunk)
+        # An operation that no handler takes any more is not poison: it runs, and its outcome says so.
+        max_attempts = route.policy.max_attempts if route else attempt.chunk.attempt
+        if attempt.deaths and attempt.chunk.attempt > max_attempts:
+            self._meter.failed(route.name if route else UNKNOWN_HANDLER, None)
+            return await self._commit(attempt, record_poison(attempt.chunk, attempt.deaths))
+        take = self._runner.all_slots if attempt.chunk.attempt >= max_attempts else self._runner.slot
+        async with self._quarantine, take(operation, attempt.source):
+            return await self._run_in_quarantine(attempt, max_attempts)
+
+    async def _run_in_quarantine(self, attempt: Attempt, max_attempts: int) -> ChunkRecord:
+        """Note the start, run the operation and commit, unless it must not start after the wait for the quarantine."""
+        if self._stop.begun.is_set():
+            return await self._commit(attempt, self._record(attempt, {}))
+        standing = await self._store.note_start(attempt.batch, attempt.chunk.id, attempt.delivery.mark)
+        if standing is not None:
+            return await self._without_sent_follow_ups(attempt, standing)
+        attempt = await self._reread_batch(attempt)
+        if attempt.is_over_at(self._clock.now()):
+            return await self._commit(attempt, self._record(attempt, {}))
+        operation = attempt.chunk.operations[0]
+        get_log().warning(
+            Event.OPERATION_SUSPECTED,
+            operation_id=operation.id,
+            method=operation.method,
+            path=operation.path,
+            max_attempts=max_attempts,
+        )
+        return await self._commit(attempt, await self._run(attempt, has_slot=True))
+
+    async def _run(self, attempt: Attempt, *, has_slot: bool = False) -> ChunkRecord:
+        """Run the operations of the chunk. Return the record of their outcomes, which is not committed yet."""
+        with self._limited(attempt) as stop:
+            verdicts = await self._runner.run_chunk(
+                attempt.chunk,
+                attempt.source,
+                stop,
+                attempt.ended,
+                # After the lease another consumer may record outcomes, and what it has recorded must not run again.
+                may_begin=lambda: self._leases.is_kept(attempt.delivery),
+                has_slot=has_slot,
+            )
+        return self._record(await self._reread_batch(attempt), verdicts)
+
+    @contextmanager
+    def _limited(self, attempt: Attempt) -> Iterator[Stop]:
+        """Yield a stop for this attempt: it follows the program's stop, the end of the batch and the time budget."""
+        with self._stop.follower() as stop:
+            budget = asyncio.get_running_loop().call_later(self._settings.chunk_budget_seconds, stop.spend)
+            watching = asyncio.create_task(self._stop_when_over(attempt, stop))
+            try:
+                yield stop
+            finally:
+                budget.cancel()
+                watching.cancel()
+
+    async def _stop_when_over(self, attempt: Attempt, stop: Stop) -> None:
+        await self._batches.wait_until(
+            attempt.batch.id, lambda batch: replace(attempt, batch=batch).is_over_at(self._clock.now())
+        )
+        stop.begin()
+
+    def _record(self, attempt: Attempt, verdicts: Mapping[int, Verdict]) -> ChunkRecord:
+        now = self._clock.now()
+        ending = attempt.ending_at(now)
+        return record_attempt(
+            attempt.chunk,
+            verdicts,
+            backoff=self._settings.backoff,
+            draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
+            now=now,
+            ended=None if ending is None else Ended(ending, attempt.batch.reason),
+            deaths=attempt.deaths,
+        )
+
+    async def _commit(self, attempt: Attempt, record: ChunkRecord) -> ChunkRecord:
+        """Commit the record. Return the one that stands, which another delivery may have committed first."""
+        return await self._store.commit_chunk(attempt.batch, record)
+
+    async def _reread_batch(self, attempt: Attempt) -> Attempt:
+        """Return the attempt with its batch as it was at most a second ago."""
+        return replace(attempt, batch=await self._batches.read(attempt.batch.id) or attempt.batch)
+
+    def _route(self, chunk: Chunk) -> Route | None:
+        operation = chunk.operations[0]
+        try:
+            return self._operations.match(operation.method, operation.path)
+        except InvalidOperation:
+            return None
+
+    # Settle: act on the decision.
+
+    async def _settle(self, attempt: Attempt, decision: Decision) -> None:
+        match decision:
+            case ChunkRecord():
+                await self._complete(attempt, decision)
+            case Release(after_seconds):
+                await self._release_patiently(attempt.delivery, attempt.chunk, after_seconds)
+            case Discard():
+                await self._discard(attempt.delivery)
+
+    async def _complete(self, attempt: Attempt, record: ChunkRecord) -> None:
+        """Carry out what follows from the committed record, and acknowledge the delivery.
+
+        The order *commit, follow up, count, dead letters, finish, acknowledge* is the delivery guarantee: no operation
+        is lost, each gets exactly one outcome, and each outcome is counted exactly once. Only handlers may run twice.
+
+        A consumer can die at any time. Then the lease ends, and the next delivery of the chunk starts from the top.
+        What it does depends on the last step that took effect:
+
+            last step     what the next delivery does
+            ------------  --------------------------------------------------------------------------------------
+            none          It runs the handlers again, with the same keys. Nothing else has happened yet.
+            commit        It runs no handler. It sends the follow-ups that the record lists, and continues.
+            follow up     It sends them again, with the same ids: the first of two equal chunks to be recorded counts.
+            count         It sends no follow-ups and counts nothing, since its group lists the chunk as counted.
+            dead letters  It also sends the dead letters again, with the same ids.
+            finish        The same, and it finishes nothing, since a batch becomes final only once.
+            acknowledge   There is no next delivery. If the queue holds the chunk twice, the other one does the same.
+
+        No two steps can change places:
+
+        - *Commit* comes first. The table keeps the first record of a chunk and rejects all others, so from then on the
+          record alone says what became of the chunk. Anything sent or counted before that could come from an attempt
+          whose record is rejected.
+        - *Follow up* comes before *count*. A counted chunk proves that its follow-ups are on the queue. In the other
+          order, a crash between the two would lose the operations in them.
+        - *Count* comes before *dead letters*. A redrive subtracts the failures that it runs again. If they were not
+          counted yet, a counter would be too low for a while. If the sweep has closed the group, the chunk is not
+          counted, and its operations have another outcome already: then no dead letters are sent.
+        - *Finish* comes after *count*, because the counters decide whether the batch is final.
+        - *Acknowledge* comes last, because until then the message brings the chunk back after a crash. It decides
+          nothing: after the lease has ended, SQS may report success and delete nothing, and the chunk comes again.
+        """
+        batch, chunk, tenant = attempt.batch, attempt.chunk, attempt.delivery.tenant
+        await self._sender.send_follow_ups(batch, chunk, record, tenant)
+        group = await self._store.count_chunk(batch, record)
         if chunk.id in group.done:
-            await self._persist(lambda: self._send_dead_letters(batch, record, delivery.tenant))
-            await self._persist(lambda: self._check_limits(batch, record))
-        await self._persist(lambda: self._finisher.finish(batch, chunk.group, group))
-        await self._acknowledge(delivery)
+            await self._send_dead_letters(batch, record, tenant)
+            await self._limits.check(batch, record)
+        await self._finisher.finish(batch, chunk.group, group)
+        await self._acknowledge(attempt.delivery)
         get_log().info(
             Event.CHUNK_DONE,
             succeeded=record.counts.succeeded,
@@ -147,254 +328,19 @@ class Processor:
             followed_by=[follow_up.id for follow_up in record.follow_ups],
         )
 
-    async def _look(
-        self, batch: Batch, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]
-    ) -> ChunkRecord | None:
-        """The record that stands for this chunk: an earlier delivery's, or the one that this delivery commits.
-
-        Every delivery looks, even a first one: the queue may hold a chunk twice, when a send was repeated because its
-        answer was lost, and no handler may run again once its outcome is recorded. None: the batch is over, and
-        nothing of this chunk will ever be counted.
-        """
-        traces = await self._persist(lambda: self._store.read_traces(chunk.batch_id, chunk.id))
-        if traces.record is not None:
-            return await self._what_is_left(chunk, traces.record)
-        batch = await self._reread(batch)  # the look may have taken long
-        if batch.is_final and redriven_from(chunk.id) is None:
-            return None
-        return await self._answer(batch, delivery, chunk, traces, ended)
-
-    async def _what_is_left(self, chunk: Chunk, record: ChunkRecord) -> ChunkRecord:
-        """An earlier delivery's record, without its follow-ups where it is counted: then they have been sent.
-
-        Or a duplicate would bring duplicates of all that ever followed from it. Deliveries may be lost faster than
-        such a family dies out, and then the queue would fill without end.
-        """
-        if not record.follow_ups:
-            return record
-        group = await self._persist(lambda: self._store.read_group(chunk.batch_id, chunk.group))
-        return replace(record, follow_ups=()) if chunk.id in group.done else record
-
-    async def _answer(
-        self, batch: Batch, delivery: Delivery, chunk: Chunk, traces: Traces, ended: Callable[[], None]
-    ) -> ChunkRecord:
-        """Record what this chunk comes to, of which there was no record; return the record that stands."""
-        deaths = delivery.receive_count - 1 - delivery.count_own(traces.released)
-        record = self._decide_unrun(batch, chunk, deaths)
-        if record is None and deaths > 0:
-            return await self._run_suspect(batch, delivery, chunk, delivery.count_own(traces.begun), ended)
-        if record is None:
-            record = await self._run(batch, delivery, chunk, ended)
-        return await self._commit(batch, record)
-
-    def _decide_unrun(self, batch: Batch, chunk: Chunk, deaths: int) -> ChunkRecord | None:
-        """What a chunk comes to that must not run, or not as it is; None: it is to run."""
-        if self._ending(batch, chunk) is not None:
-            return self._record(batch, chunk, {})
-        if chunk.not_before is not None and chunk.not_before - self._clock.now() > EARLY_SECONDS:
-            return record_too_early(chunk)
-        if deaths > 0 and len(chunk.operations) > 1:
-            get_log().warning(Event.CHUNK_HALVED, deaths=deaths)
-            return record_halves(chunk, deaths)
-        return None
-
-    async def _run_suspect(
-        self, batch: Batch, delivery: Delivery, chunk: Chunk, begun: int, ended: Callable[[], None]
-    ) -> ChunkRecord:
-        """Run a single operation again of which a consumer may have died: one such at a time, and with a note of it.
-
-        Should this process die, it is the noted one that is blamed, not those that wait here; nor is a delivery taken
-        for an attempt that never came to run it, its receive having lost its answer. The attempt whose death would be
-        the verdict is made with nothing else running: then the process can die of nothing else. All this lasts until
-        the record is committed, or else dying of the next one would look like dying of this one.
-        """
-        chunk = replace(chunk, attempt=chunk.attempt + begun)
-        if begun and chunk.attempt > self._max_attempts(chunk):
-            self._meter.failed(self._handler_name(chunk), None)
-            return await self._commit(batch, record_poison(chunk, begun))
-        is_last = chunk.attempt >= self._max_attempts(chunk)
-        operation = chunk.operations[0]
-        take = self._runner.all_slots if is_last else self._runner.slot
-        async with self._quarantine, take(operation, _source(batch, delivery)):
-            if self._stop.begun.is_set():
-                return await self._commit(batch, self._record(batch, chunk, {}, begun))
-            # The wait may have been long: another delivery may have been recorded meanwhile, and the batch have ended.
-            standing = await self._persist(lambda: self._store.note_start(batch, chunk.id, delivery.mark))
-            if standing is not None:
-                return await self._what_is_left(chunk, standing)
-            batch = await self._reread(batch)
-            if self._is_over(batch, chunk):
-                return await self._commit(batch, self._record(batch, chunk, {}, begun))
-            self._log_suspect(chunk)
-            record = await self._run(batch, delivery, chunk, ended, deaths=begun, has_slot=True)
-            return await self._commit(batch, record)
-
-    def _log_suspect(self, chunk: Chunk) -> None:
-        operation = chunk.operations[0]
-        get_log().warning(
-            Event.OPERATION_SUSPECTED,
-            operation_id=operation.id,
-            method=operation.method,
-            path=operation.path,
-            max_attempts=self._max_attempts(chunk),
-        )
-
-    async def _commit(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
-        """The record that stands: this one, or that of whoever came first."""
-        return await self._persist(lambda: self._store.commit_chunk(batch, record))
-
-    async def _run(
-        self,
-        batch: Batch,
-        delivery: Delivery,
-        chunk: Chunk,
-        ended: Callable[[], None],
-        *,
-        deaths: int = 0,
-        has_slot: bool = False,
-    ) -> ChunkRecord:
-        source = _source(batch, delivery)
-        with self._stop.follower() as stop:
-            watching = asyncio.create_task(self._watch(batch, chunk, stop))
-            try:
-                verdicts = await self._runner.run_chunk(
-                    chunk,
-                    source,
-                    stop,
-                    ended,
-                    # Once the lease is over another consumer may have recorded outcomes: no handler may run after that.
-                    may_begin=lambda: self._leases.is_kept(delivery),
-                    has_slot=has_slot,
-                )
-            finally:
-                watching.cancel()
-        return self._record(await self._reread(batch), chunk, verdicts, deaths)
-
-    async def _reread(self, batch: Batch) -> Batch:
-        """As it was a second ago at most."""
-        latest = await self._persist(lambda: self._batches.read(batch.id))
-        return latest or batch
-
-    async def _watch(self, batch: Batch, chunk: Chunk, stop: Stop) -> None:
-        """Let nothing more of a chunk begin once its batch is to end, or its time budget is spent."""
-        loop = asyncio.get_running_loop()
-        spent_at = loop.time() + self._settings.chunk_budget_seconds
-        while True:
-            left = spent_at - loop.time()
-            await asyncio.sleep(min(WATCH_SECONDS, left) if left > 0 else WATCH_SECONDS)
-            if loop.time() >= spent_at:
-                stop.spend()
-            try:
-                latest = await self._batches.read(batch.id)
-            except PenstockError:
-                continue  # what to do about AWS is decided where something depends on it
-            if latest is None or self._is_over(latest, chunk):
-                break
-        stop.begin()
-
-    def _is_over(self, batch: Batch, chunk: Chunk) -> bool:
-        """Whether nothing more of this chunk may begin."""
-        return self._ending(batch, chunk) is not None or (batch.is_final and redriven_from(chunk.id) is None)
-
-    def _ending(self, batch: Batch, chunk: Chunk) -> Ending | None:
-        """Whether this chunk's operations may begin (None). Those of a redrive may: somebody has just asked for it."""
-        return batch.ending_at(self._clock.now()) if redriven_from(chunk.id) is None else None
-
-    def _record(self, batch: Batch, chunk: Chunk, verdicts: Mapping[int, Verdict], deaths: int = 0) -> ChunkRecord:
-        ending = self._ending(batch, chunk)
-        return record_attempt(
-            chunk,
-            verdicts,
-            backoff=self._settings.backoff,
-            draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
-            now=self._clock.now(),
-            ended=None if ending is None else Ended(ending, batch.reason),
-            deaths=deaths,
-        )
-
-    def _max_attempts(self, chunk: Chunk) -> int:
-        operation = chunk.operations[0]
-        try:
-            return self._operations.match(operation.method, operation.path).policy.max_attempts
-        except InvalidOperation:
-            return chunk.attempt  # nothing handles it any more: running it says so
-
-    def _handler_name(self, chunk: Chunk) -> str:
-        operation = chunk.operations[0]
-        try:
-            return self._operations.match(operation.method, operation.path).name
-        except InvalidOperation:
-            return UNKNOWN_HANDLER
-
-    async def _acknowledge(self, delivery: Delivery) -> None:
-        self._leases.settle(delivery)
-        await self._persist(lambda: self._queues[delivery.priority].delete(delivery))
-
-    async def _follow_up(self, batch: Batch, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
-        """Send the chunks that a record lists; a repetition sends the same ids."""
-        now = self._clock.now()
-        following = [
-            Message(encode_chunk(next_chunk), delay_seconds(next_chunk.not_before, now, LONGEST_DELAY_SECONDS), tenant)
-            for next_chunk in follow_up_chunks(chunk, record)
-        ]
-        if following:
-            await self._queues[batch.priority].send(following)
-
     async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:
-        letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)
-        messages = [
-            encode_dead_letter(letter, record.outcomes, message_bytes=self._settings.message_bytes)
-            for letter in letters
-        ]
-        if messages:
-            await self._dead_letters.send([Message(message, tenant=tenant) for message in messages])
-            self._meter.count(Metric.DEAD_LETTERS, len(messages))
+        sent = await self._sender.send_dead_letters(batch, record, tenant)
+        if sent:
+            self._meter.count(Metric.DEAD_LETTERS, sent)
 
-    async def _check_limits(self, batch: Batch, record: ChunkRecord) -> None:
-        """End a batch of which too much has failed, or that has cost too many consumers their lives."""
-        may_fail_too_much = batch.failure_limit is not None and record.counts.failed > 0
-        if not (may_fail_too_much or record.deaths):
-            return
-        groups = (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
-        deaths, most_deaths = sum(group.deaths for group in groups), self._settings.max_deaths
-        if deaths > most_deaths:
-            await self._end(batch, Ending.FAILED, f"It has cost more than {most_deaths} consumers their lives.")
-        elif batch.failure_limit is not None and batch.failure_limit.is_passed(sum_counts(g.counts for g in groups)):
-            await self._end(batch, Ending.CANCELLED, batch.failure_limit.reason)
+    async def _release_patiently(self, delivery: Delivery, chunk: Chunk, after_seconds: int) -> None:
+        await until_answered(self._clock, self.release, delivery, chunk, after_seconds=after_seconds)
 
-    async def _end(self, batch: Batch, ending: Ending, reason: str) -> None:
-        settle_by = self._clock.now() + self._settings.settle_seconds
-        if await self._store.end_batch(batch.id, ending, reason, settle_by=settle_by):
-            get_log().warning(Event.BATCH_ENDED, ending=ending, reason=reason)
-        self._batches.forget(batch.id)
-
-    async def _drop(self, delivery: Delivery) -> None:
+    async def _discard(self, delivery: Delivery) -> None:
+        """Acknowledge a chunk that must not run and cannot be counted."""
         await self._acknowledge(delivery)
         get_log().info(Event.CHUNK_DROPPED)
 
-    async def _turn_away(self, delivery: Delivery, chunk: Chunk, why: NotAdmitted) -> None:
-        match why:
-            case NotAdmitted.ABANDONED:
-                await self._drop(delivery)
-            case NotAdmitted.UNKNOWN:
-                await self.set_aside(delivery, f"The table knows no batch {chunk.batch_id}; it may be forgotten.")
-            case NotAdmitted.ACCEPTING:
-                await self._persist(lambda: self.release(delivery, chunk, after_seconds=EARLY_RELEASE_SECONDS))
-
-    async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a step while AWS is in trouble: the lease is kept meanwhile, and no attempt is used up."""
-        wait = FIRST_REPEAT_SECONDS
-        while True:
-            try:
-                return await step()
-            except (Unavailable, Misconfigured) as error:
-                get_log().warning(Event.STEP_REPEATED, error=str(error), wait_seconds=wait)
-            await self._clock.sleep(wait)
-            wait = min(2 * wait, LONGEST_REPEAT_SECONDS)
-
-
-def _source(batch: Batch, delivery: Delivery) -> Source:
-    """As urgent as the queue it came from: an operator may have moved it to another than its batch's own."""
-    return Source(
-        batch.id, batch.key_prefix, priority=delivery.priority, tenant=batch.tenant, headers=dict(batch.headers)
-    )
+    async def _acknowledge(self, delivery: Delivery) -> None:
+        self._leases.settle(delivery)
+        await self._queues[delivery.priority].delete(delivery)

@@ -15,6 +15,7 @@ from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, Counts, Ending
 from penstock.chunk import Chunk
+from penstock.consumer.attempt import Attempt
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
@@ -258,9 +259,9 @@ def cancel_what_has_finished(patching: Patching) -> None:
     """When a batch is to end, its running chunks are cut as if nothing of them had come to an end."""
     record = Processor._record
 
-    def mutant(self: Processor, batch: Batch, chunk: Chunk, verdicts: Any, deaths: int = 0) -> ChunkRecord:
-        ending = self._ending(batch, chunk)
-        return record(self, batch, chunk, {} if ending is Ending.CANCELLED else verdicts, deaths)
+    def mutant(self: Processor, attempt: Attempt, verdicts: Any) -> ChunkRecord:
+        ending = attempt.ending_at(self._clock.now())
+        return record(self, attempt, {} if ending is Ending.CANCELLED else verdicts)
 
     patching.setattr(Processor, "_record", mutant)
 
@@ -270,14 +271,14 @@ def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
     run_suspect, commit = Processor._run_suspect, Processor._commit
     is_inside = ContextVar("is_inside", default=False)
 
-    async def commit_later(self: Processor, batch: Batch, record: ChunkRecord) -> ChunkRecord:
-        return record if is_inside.get() else await commit(self, batch, record)
+    async def commit_later(self: Processor, attempt: Attempt, record: ChunkRecord) -> ChunkRecord:
+        return record if is_inside.get() else await commit(self, attempt, record)
 
-    async def mutant(self: Processor, batch: Batch, *arguments: Any) -> ChunkRecord:
+    async def mutant(self: Processor, attempt: Attempt) -> ChunkRecord:
         is_inside.set(True)
-        record = await run_suspect(self, batch, *arguments)
+        record = await run_suspect(self, attempt)
         is_inside.set(False)
-        return await commit(self, batch, record)
+        return await commit(self, attempt, record)
 
     patching.setattr(Processor, "_commit", commit_later)
     patching.setattr(Processor, "_run_suspect", mutant)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from penstock.consumer import inlets, processor
+from penstock.consumer import inlets, patience
 from penstock.telemetry import Event
 
 Logs = list[MutableMapping[str, Any]]
@@ -23,4 +23,4 @@ def logs() -> Iterator[Logs]:
 @pytest.fixture(autouse=True)
 def _repeat_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0)
-    monkeypatch.setattr(processor, "FIRST_REPEAT_SECONDS", 0)
+    monkeypatch.setattr(patience, "FIRST_REPEAT_SECONDS", 0)

@@ -9,7 +9,7 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState, Ending
-from penstock.consumer import processor
+from penstock.consumer import batches
 from penstock.running.stop import Stop
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
@@ -19,7 +19,7 @@ from tests.support.waiting import UNIT_SECONDS
 
 @pytest.fixture(autouse=True)
 def _watch_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "WATCH_SECONDS", 0.005)
+    monkeypatch.setattr(batches, "WATCH_SECONDS", 0.005)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from penstock import Context, Operations, Reject, Retry
 from penstock.batch import BatchState, Counts, Ending
 from penstock.chunk import Chunk, Operation
-from penstock.consumer import processor as processing
+from penstock.consumer import patience
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
-from penstock.consumer.processor import EARLY_RELEASE_SECONDS
+from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
 from penstock.errors import Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, succeeded
@@ -546,7 +546,7 @@ async def test_nothing_runs_while_the_batch_is_being_accepted(rig: Rig) -> None:
     assert NOW + ACCEPT_WAIT_SECONDS <= rig.clock.now() <= NOW + ACCEPT_WAIT_SECONDS + 1
     assert (rig.runs, rig.outcomes(), await rig.counts()) == ({}, [], Counts())
     assert await rig.parts.chunks.depth() == 0
-    rig.clock.advance(EARLY_RELEASE_SECONDS)
+    rig.clock.advance(ACCEPTING_RELEASE_SECONDS)
     assert await rig.parts.chunks.depth() == 1
 
 
@@ -554,7 +554,7 @@ async def test_chunk_that_came_too_early_runs_whole_once_the_batch_is_accepted(r
     await put_accepting(rig)
     for _ in range(4):
         await rig.process_next()
-        rig.clock.advance(EARLY_RELEASE_SECONDS)
+        rig.clock.advance(ACCEPTING_RELEASE_SECONDS)
     await rig.parts.store.accept_batch(BATCH_ID, rig.clock.now())
     await rig.process_next()
     assert rig.attempts == [("id-0", 1)]
@@ -674,7 +674,7 @@ async def test_steps_are_repeated_while_aws_is_in_trouble(rig: Rig, monkeypatch:
     async def note_wait(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(processing, "FIRST_REPEAT_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "FIRST_REPEAT_SECONDS", 0.2)
     monkeypatch.setattr(rig.clock, "sleep", note_wait)
     failures = iter(range(8))
 

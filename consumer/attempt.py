@@ -1,0 +1,90 @@
+"""An attempt: one delivery of a chunk while a consumer works on it, and what can become of it. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
+
+from penstock.batch import Batch, Ending
+from penstock.chunk import Chunk, redriven_from
+from penstock.outcome import ChunkRecord
+from penstock.queue import Delivery
+from penstock.running.source import Source
+from penstock.store import Traces
+
+_NO_TRACES = Traces(record=None, released=frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A step that learns something new passes a changed copy on to the next step."""
+
+    delivery: Delivery
+    chunk: Chunk
+    batch: Batch  # as it was when it was last read
+    ended: Callable[[], None]  # called after each operation that has run
+    traces: Traces = _NO_TRACES  # what earlier deliveries of the chunk have left in the table
+    deaths: int = 0  # how many lost deliveries are blamed on the only operation of this chunk
+
+    @property
+    def source(self) -> Source:
+        """Return the source that the runner gives slots to, with the priority of the queue that the delivery came from.
+
+        An operator may have moved the message there from the queue of the batch's own priority.
+        """
+        return Source(
+            self.batch.id,
+            self.batch.key_prefix,
+            priority=self.delivery.priority,
+            tenant=self.batch.tenant,
+            headers=dict(self.batch.headers),
+        )
+
+    @property
+    def lost_deliveries(self) -> int:
+        """Return how many earlier deliveries of this message ended without a record or a release.
+
+        Perhaps a consumer died each time.
+        """
+        return self.delivery.receive_count - 1 - self.delivery.count_own(self.traces.released)
+
+    @property
+    def is_redrive(self) -> bool:
+        """Return True if this is a redrive. It runs although its batch has ended: somebody has just asked for it."""
+        return redriven_from(self.chunk.id) is not None
+
+    @property
+    def is_too_late(self) -> bool:
+        """Return True if the batch is final, so that nothing of this chunk would be counted any more."""
+        return self.batch.is_final and not self.is_redrive
+
+    def ending_at(self, now: float) -> Ending | None:
+        """Return how the batch ends the operations that have not started, or None if they may still start."""
+        return None if self.is_redrive else self.batch.ending_at(now)
+
+    def is_over_at(self, now: float) -> bool:
+        """Return True if no further operation of this chunk may start."""
+        return self.is_too_late or self.ending_at(now) is not None
+
+    def with_noted_deaths(self) -> Self:
+        """Count each earlier delivery of this message that noted its start and was lost as one more attempt.
+
+        A lost delivery without that note does not count: it may never have started to run the operation. Perhaps only
+        the answer to the receive was lost.
+        """
+        deaths = self.delivery.count_own(self.traces.begun)
+        return replace(self, chunk=replace(self.chunk, attempt=self.chunk.attempt + deaths), deaths=deaths)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The decision to release the delivery, so that it is received again after some time."""
+
+    after_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """The decision to acknowledge the delivery without a record, since nothing of its chunk would be counted."""
+
+
+Decision = ChunkRecord | Release | Discard

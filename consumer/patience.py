@@ -1,0 +1,52 @@
+"""Repeats calls while AWS is unavailable, so that the steps of an attempt just make them.
+
+The heartbeats keep the lease for as long as this takes, and waiting uses up no attempt of the operations.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, cast
+
+from penstock.clock import Clock
+from penstock.errors import Misconfigured, Unavailable
+from penstock.telemetry import Event, get_log
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FIRST_REPEAT_SECONDS = 0.2
+LONGEST_REPEAT_SECONDS = 10.0
+
+
+def patient(port: T, clock: Clock) -> T:
+    """Return the port, but with each of its coroutine methods repeated until AWS answers.
+
+    A method is repeated as a whole, so each of them must be safe to repeat.
+    """
+    return cast("T", _Patient(port, clock))
+
+
+class _Patient:
+    def __init__(self, port: object, clock: Clock) -> None:
+        self._port = port
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._port, name)
+        return partial(until_answered, self._clock, attribute) if inspect.iscoroutinefunction(attribute) else attribute
+
+
+async def until_answered(clock: Clock, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a call and repeat it until AWS answers.
+
+    Missing permissions are waited for, too: an operator can add them, and no chunk has to fail because of them.
+    """
+    wait = FIRST_REPEAT_SECONDS
+    while True:
+        try:
+            return await call(*args, **kwargs)
+        except (Unavailable, Misconfigured) as error:
+            get_log().warning(Event.STEP_REPEATED, error=str(error), wait_seconds=wait)
+        await clock.sleep(wait)
+        wait = min(2 * wait, LONGEST_REPEAT_SECONDS)
