@@ -1,4 +1,4 @@
-"""The queue program: `python -m penstock.consumer`, or `penstock consume`."""
+"""The queue program. Start it with `penstock consume` or `python -m penstock.consumer`."""
 
 import argparse
 import asyncio
@@ -41,7 +41,9 @@ def main() -> None:
         help="stop all of them if one cannot run",
     )
     parser.add_argument("--progress-to", type=int, metavar="FD", help="a pipe of the parent, for `progress.py`")
-    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
+    parser.add_argument(
+        "--exit-with-parent", type=int, metavar="PID", help="exit when the parent process is no longer PID"
+    )
     arguments = parser.parse_args()
     if arguments.exit_with_parent is not None:
         end_with_parent(arguments.exit_with_parent)
@@ -73,7 +75,7 @@ async def _consume(
         consumer = Consumer(backend, operations, settings, clock, Progress(arguments.progress_to))
         stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
-        await asyncio.sleep(0)  # signals are listened to before anyone is told that this consumer is ready
+        await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready
         try:
             async with (
                 serve_health(consumer, arguments.health_host, arguments.health_port),

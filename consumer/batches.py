@@ -1,4 +1,4 @@
-"""The batches that this process works on, as read a moment ago: a thousand chunks of one batch cost few reads."""
+"""Caches for a second the batches that this process works on, so that a thousand chunks of a batch cost few reads."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,8 +18,8 @@ KEPT = 1_000
 
 
 class NotAdmitted(Enum):
-    UNKNOWN = auto()  # the table has no such batch, or has forgotten it
-    ABANDONED = auto()  # its front end died before it was accepted: nothing of it may run
+    UNKNOWN = auto()  # the table has no such batch, perhaps because it is past its retention
+    ABANDONED = auto()  # its front end died before it was accepted, so it must not run
     ACCEPTING = auto()  # not accepted yet, and we have waited long enough
 
 
@@ -38,7 +38,7 @@ class Batches:
         self._entries: dict[str, _Entry] = {}
 
     async def admit(self, batch_id: str) -> Batch | NotAdmitted:
-        """The batch, if its operations may run. Waits a little for one that is still being accepted."""
+        """Return the batch if its operations may run. Wait for up to two seconds if it is still being accepted."""
         give_up_at = self._clock.monotonic() + ACCEPT_WAIT_SECONDS
         while True:
             batch = await self.read(batch_id)
@@ -47,7 +47,7 @@ class Batches:
             if batch.state is BatchState.ABANDONED:
                 return NotAdmitted.ABANDONED
             if batch.is_overdue(self._clock.now()):
-                # Our clock may be fast, or the front end slow: the table lets one of us win, and we read which.
+                # Our clock may be fast, or the front end slow. The table lets one of us win: read again which one.
                 await self._store.abandon_batch(batch_id)
                 self._entry(batch_id).read_at = float("-inf")
                 continue
@@ -58,11 +58,14 @@ class Batches:
             await self._clock.sleep(ACCEPT_POLL_SECONDS)
 
     def forget(self, batch_id: str) -> None:
-        """Read it afresh next time: we have just changed it."""
+        """Read the batch from the table next time, because this process has just changed it."""
         self._entries.pop(batch_id, None)
 
     async def read(self, batch_id: str) -> Batch | None:
-        """Read at most once a second, and by one task for all; a batch being accepted at every poll."""
+        """Return the batch as it was at most a second ago. A batch that is being accepted is read at every poll.
+
+        Only one task reads it at a time, and the others use its result.
+        """
         entry = self._entry(batch_id)
         async with entry.lock:
             if not self._is_fresh(entry):
@@ -70,7 +73,7 @@ class Batches:
                 is_early = batch is not None and batch.is_early(now)
                 if batch is not None and batch.state is BatchState.QUEUED and not is_early:
                     await self._store.start_batch(batch_id, now)
-                # Kept once both calls went well.
+                # Cache it only after both calls have succeeded.
                 entry.batch, entry.read_at, entry.was_early = batch, self._clock.monotonic(), is_early
             return entry.batch
 
@@ -87,13 +90,13 @@ class Batches:
 
     def _is_fresh(self, entry: _Entry) -> bool:
         if entry.was_early and entry.batch is not None and not entry.batch.is_early(self._clock.now()):
-            return False  # its time has come since: it is to be started
+            return False  # its time has come since it was read, so it must be started
         fresh_for = ACCEPT_POLL_SECONDS if _is_accepting(entry.batch) else FRESH_SECONDS
         return self._clock.monotonic() - entry.read_at < fresh_for
 
     def _entry(self, batch_id: str) -> _Entry:
         entry = self._entries.pop(batch_id, None) or _Entry()
-        self._entries[batch_id] = entry  # last again, so that the first are those not asked for longest
+        self._entries[batch_id] = entry  # moves it to the end, so that the first is the least recently used
         if len(self._entries) > KEPT:
             del self._entries[next(iter(self._entries))]
         return entry

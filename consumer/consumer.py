@@ -1,4 +1,4 @@
-"""The queue program's heart: receive where there is room, process; on request, drain. The first file to read."""
+"""The heart of the queue program: it receives chunks if there is room, and processes them. Read this file first."""
 
 import asyncio
 from collections.abc import Mapping
@@ -25,24 +25,24 @@ from penstock.running.stop import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
-RECORDING_SECONDS = 10.0  # what recording and handing on may take once handlers are cut
+RECORDING_SECONDS = 10.0  # the time for recording and follow-ups after the handlers are cancelled
 LEAVING_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class Held:
-    """A delivery in flight. `waiting` is how many of its operations have not come to their end."""
+    """A delivery in flight. `waiting` is the number of its operations that have not finished."""
 
     delivery: Delivery
     waiting: int = 0
 
 
 class Consumer:
-    """Its life: `run` receives and processes until `stop` is called, then drains and returns.
+    """Receives and processes chunks: `run` does this until `stop` is called, then it drains and returns.
 
-    Draining: nothing new is received; a receive under way is finished, since cancelling it would strand what it was
-    about to return, and its deliveries are given back. Handlers go on for the grace period, then they are cancelled.
-    What they finished is recorded; the rest follows as a chunk of its own.
+    Draining means that nothing new is received. A running receive is not cancelled, because the messages that it is
+    about to return would be stranded: these messages are released. Handlers may continue for the grace period, then
+    they are cancelled. Finished operations are recorded, and the remaining ones follow as another chunk.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Consumer:
         self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter)
         self._held: dict[asyncio.Task[None], Held] = {}
-        self._moved = asyncio.Event()  # something has come, or room may have come free, or we are to stop
+        self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
         self._inlets = {
             priority: Inlet(priority, queue, settings, self._stop.begun, self._moved.set)
             for priority, queue in backend.queues.items()
@@ -89,17 +89,17 @@ class Consumer:
         self.meter.watch(Metric.IN_FLIGHT, lambda: len(self._held))
 
     def stop(self) -> None:
-        """Begin to drain. May be called twice."""
+        """Start to drain. It may be called twice."""
         self._stop.begin()
         self._moved.set()
 
     @property
     def trouble(self) -> str | None:
-        """Why it receives nothing, or not from every queue."""
+        """Return why this consumer does not receive from every queue, or None if it does."""
         if self._stop.begun.is_set():
-            return "It drains."
+            return "Draining."
         silent = [priority for priority, inlet in self._inlets.items() if inlet.is_in_trouble]
-        return f"No answer from the queue of {' and '.join(silent)} priority." if silent else None
+        return f"The queue of {' and '.join(silent)} priority does not answer." if silent else None
 
     async def run(self) -> None:
         chores = [
@@ -109,7 +109,7 @@ class Consumer:
             asyncio.create_task(self._runner.watch(self._settings.stall_seconds, self._clock), name="threads"),
         ]
         for chore in chores:
-            chore.add_done_callback(lambda _: self.stop())  # without heartbeats, say, nothing may go on
+            chore.add_done_callback(lambda _: self.stop())  # for instance, nothing may run without heartbeats
         self._progress.report(STARTED)
         get_log().info(Event.CONSUMER_READY, concurrency=self._settings.concurrency)
         try:
@@ -124,16 +124,16 @@ class Consumer:
         get_log().info(Event.CONSUMER_STOPPED)
         for chore in chores:
             if not chore.cancelled():
-                chore.result()  # it died of something: say so, and end with an error
+                chore.result()  # if it failed, raise its error
 
     async def turn(self) -> None:
-        """Receive where there is room, wait until something moves, begin to process what has come."""
+        """Receive from queues that have room, wait for a change, and start to process what has arrived."""
         self._moved.clear()
         self._open_inlets()
         if not any(inlet.is_done for inlet in self._inlets.values()):
             await self._moved.wait()
         if self._take_in():
-            await asyncio.sleep(0)  # now each is decoded: the next turn knows how many operations wait
+            await asyncio.sleep(0)  # lets each be decoded, so that the next turn knows how many operations wait
 
     def _open_inlets(self) -> None:
         closed = [inlet for inlet in self._inlets.values() if not inlet.is_open]
@@ -153,7 +153,10 @@ class Consumer:
         )
 
     def _take_in(self) -> int:
-        """How many have come. More, perhaps, than there is room for: each queue may bring what it was asked for."""
+        """Start to process what the inlets have received, and return the number of deliveries.
+
+        There may be more than there is room for, since every queue may return as many as it was asked for.
+        """
         deliveries = [delivery for inlet in self._inlets.values() for delivery in inlet.take()]
         for delivery in deliveries:
             self._begin(delivery)
@@ -171,7 +174,8 @@ class Consumer:
         self._leases.let_go(held.delivery)
         self._moved.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A fault of ours. The lease runs out and the chunk comes again; the queue's own redrive policy is the end.
+            # This is a bug in Penstock. The lease ends and the chunk is delivered again, until the redrive policy of
+            # the queue moves it to the dead letter queue.
             get_log().error(Event.CHUNK_BROKE, message_id=held.delivery.message_id, exc_info=error)
 
     async def _process(self, held: Held) -> None:
@@ -185,7 +189,7 @@ class Consumer:
             return
         self._progress.report(WORKED)
         held.waiting = len(chunk.operations)
-        # Of one that was held back only the time since it could be received; clocks differ, so never less than none.
+        # The age of a delayed chunk starts when it could first be received. It is never negative, though clocks differ.
         ready_at = max(held.delivery.sent_at, chunk.not_before or 0)
         self.meter.observe(Metric.CHUNK_AGE_SECONDS, max(0.0, self._clock.now() - ready_at))
         self._inlets[held.delivery.priority].learn_size(len(chunk.operations))
@@ -197,7 +201,11 @@ class Consumer:
         await self._processor.process(held.delivery, chunk, ended)
 
     def _loads(self) -> dict[Priority, Load]:
-        """A chunk whose operations have ended counts for one while it is recorded, or memory would have no bound."""
+        """Return what is held of each priority.
+
+        A chunk whose operations have finished counts as one operation while it is recorded: otherwise the number of
+        chunks in memory would have no limit.
+        """
         loads = {priority: Load() for priority in Priority}
         for held in self._held.values():
             load = loads[held.delivery.priority]
@@ -207,20 +215,22 @@ class Consumer:
 
     async def _drain(self) -> None:
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
-        giving_back = asyncio.gather(*map(self._give_back, self._inlets.values()))
+        releasing = asyncio.gather(*map(self._release_received, self._inlets.values()))
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()
         self._runner.let_go()
         await self._wait_for_held(RECORDING_SECONDS)
-        await giving_back
+        await releasing
         await self._wait_for_held(RECORDING_SECONDS)
         for task, held in list(self._held.items()):
-            get_log().error(Event.CHUNK_BROKE, message_id=held.delivery.message_id, error="It could not be recorded.")
+            get_log().error(
+                Event.CHUNK_BROKE, message_id=held.delivery.message_id, error="It could not be recorded in time."
+            )
             task.cancel()
-        await self._wait_for_held(LEAVING_SECONDS)  # not for ever: a handler may refuse to be cancelled
+        await self._wait_for_held(LEAVING_SECONDS)  # a handler may ignore its cancellation
 
-    async def _give_back(self, inlet: Inlet) -> None:
-        """What a receive under way still brings, as soon as it does: processing gives it back, now that we stop."""
+    async def _release_received(self, inlet: Inlet) -> None:
+        """Take what the last receive returns. Since the consumer is stopping, processing releases it immediately."""
         await inlet.finish()
         self._take_in()
 

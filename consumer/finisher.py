@@ -1,4 +1,4 @@
-"""The last group makes the batch final."""
+"""Finishes groups whose operations are all counted, and the batch with its last group."""
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
@@ -12,7 +12,7 @@ class Finisher:
         self._clock = clock
 
     async def finish(self, batch: Batch, number: int, group: Group) -> None:
-        """Call with what a group has after each of its chunks. May be repeated from any point: nothing moves twice."""
+        """Finish the group, and the batch if this was its last group. Call it after each count; it may be repeated."""
         if group.counts.completed < batch.group_totals[number]:
             return
         finished = await self._store.finish_group(batch.id, number)
@@ -20,13 +20,16 @@ class Finisher:
             await self._finish_batch(batch.id)
 
     async def _finish_batch(self, batch_id: str) -> None:
-        """Decides again when the batch has been given its ending meanwhile; it is given one once at most."""
+        """Move the batch to its final state.
+
+        If the batch is given an ending meanwhile, decide again. It is given an ending only once.
+        """
         while (batch := await self._store.read_batch(batch_id)) and batch.state not in UNACCEPTED_STATES:
             groups = await self._store.read_groups(batch_id, range(len(batch.group_totals)))
             counts = sum_counts(group.counts for group in groups.values())
             state = final_state(counts, batch.ending)
             if batch.is_final:
-                # A redrive has succeeded where everything had failed, for instance.
+                # A redrive can change the final state: for instance, everything had failed, and now some succeeded.
                 if state is not batch.state:
                     await self._store.revise_batch(batch_id, batch.state, state)
                 return

@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics of a consumer, for whoever watches it: on a port of its own, where one is given."""
+"""Serves liveness, readiness and metrics of a consumer over HTTP, if `--health-port` is given."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,7 +34,9 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
-        raise Misconfigured(f"Choose another --health-port: {host}:{port} cannot be listened on.") from error
+        raise Misconfigured(
+            f"Choose another --health-port: cannot listen on {host}:{port} ({error.strerror})."
+        ) from error
 
 
 async def _live(_request: web.Request) -> web.Response:
@@ -42,7 +44,7 @@ async def _live(_request: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    """503 while receiving fails, and while it drains."""
+    """Answer 503 while receiving fails and while the consumer is draining."""
     trouble = request.app[CONSUMER].trouble
     if trouble is None:
         return web.json_response({"status": "ready"})

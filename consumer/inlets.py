@@ -1,7 +1,7 @@
-"""Receiving: from which queue how much, and a receive of each under way at the same time.
+"""Receives chunks: decides how many to request from which queue, and keeps one receive running for each queue.
 
-A receive that waits costs one request in twenty seconds, and brings what comes at once. So each queue has one under way
-whenever there is room for what it may bring; one that has nothing is not asked over and over.
+A receive that waits (a long poll) costs one request in 20 seconds and returns as soon as a message arrives. So each
+queue always has one running if there is room for what it may return, and an empty queue is not polled again and again.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from penstock.queue import MESSAGES_IN_CALL, Delivery, Queue
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
-MOST_HELD = 50  # chunks of a priority, however small: each is a task, and a lease to extend
-MOMENT_SECONDS = 0.05  # several times what a receive takes
+MOST_HELD = 50  # chunks of a priority, even if they are small: each is a task, and a lease to extend
+MOMENT_SECONDS = 0.05  # a receive takes a fraction of this
 MOMENTS_AT_ONCE = 3
-OWN_SECONDS = 30e-6  # what an operation takes of the event loop, however quick its handler: measured, see bench
+OWN_SECONDS = 30e-6  # the time of the event loop that any operation takes besides its handler, as measured in bench/
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 SMOOTHING = 0.3
@@ -27,10 +27,10 @@ _ORDER = tuple(Priority)
 
 @dataclass(slots=True)
 class Load:
-    """What is held of one priority."""
+    """The chunks of one priority that this consumer holds."""
 
     chunks: int = 0
-    operations: int = 0  # that have not come to their end
+    operations: int = 0  # those that have not finished
 
 
 def room_for(
@@ -41,9 +41,10 @@ def room_for(
     seconds_per_operation: float | None,
     operations_per_chunk: float,
 ) -> int:
-    """How many chunks to ask this queue for. What is less urgent is not in its way.
+    """Return how many chunks to request from the queue of a priority. Less urgent chunks take no room from it.
 
-    Of every queue there is one chunk at hand, however much is held of more urgent ones: or it would have no share.
+    One chunk of every queue is always held, even if many more urgent ones are: otherwise its priority would get no
+    share of the slots.
     """
     ahead = [loads[other] for other in _ORDER[: _ORDER.index(priority) + 1]]
     waiting = sum(load.operations for load in ahead)
@@ -53,10 +54,10 @@ def room_for(
 
 
 def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None) -> int:
-    """How many more operations to ask for, while so many wait here: none, as long as they last for a moment.
+    """Return how many more operations to request: none, as long as those that wait here last for a moment.
 
-    Then for some moments at once, so that quick chunks come together and not one by one. Of what takes long, one for
-    every slot and another at hand for it is enough: what is held here nobody else can take.
+    After that, request enough for several moments, so that quick chunks arrive together and not one by one. If
+    operations take long, two for each slot are enough, since no other consumer can run those that are held here.
     """
     enough = few = 2 * concurrency
     if seconds_per_operation is not None:
@@ -66,7 +67,7 @@ def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: flo
 
 
 def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:
-    """How many chunks to ask for when so many more operations are wanted. Small chunks come ten at a time."""
+    """Return how many chunks to request to get this many operations. One receive returns at most ten chunks."""
     if operations <= 0:
         return 0
     chunks = math.ceil(operations / max(operations_per_chunk, 1.0))
@@ -74,9 +75,10 @@ def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:
 
 
 class Inlet:
-    """Of one queue. Its life: `open`, and once it `is_done` `take` what has come, again and again.
+    """Receives from one queue. Call `open`, wait until it `is_done`, call `take`, and start again.
 
-    At most one receive is under way. It is never cancelled: what it was about to return would be stranded.
+    At most one receive runs at a time. It is never cancelled: the messages that it was about to return would stay
+    invisible until their visibility timeout ends.
     """
 
     def __init__(
@@ -113,14 +115,14 @@ class Inlet:
         self._receiving.add_done_callback(lambda _: self._when_done())
 
     def take(self) -> list[Delivery]:
-        """What has come, if anything has."""
+        """Return the deliveries of the last receive, or an empty list if it has not returned yet."""
         if self._receiving is None or not self._receiving.done():
             return []
         received, self._receiving = self._receiving.result(), None
         return received
 
     async def finish(self) -> None:
-        """Until a receive under way has come back."""
+        """Wait until the running receive, if there is one, has returned."""
         if self._receiving is not None:
             await asyncio.wait([self._receiving])
 
@@ -128,7 +130,7 @@ class Inlet:
         self.operations_per_chunk += SMOOTHING * (operations - self.operations_per_chunk)
 
     async def _receive(self, limit: int) -> list[Delivery]:
-        """A queue that does not answer is not an empty queue: say so, and wait longer each time."""
+        """Receive once. If the queue does not answer, it is not empty: log the error, and wait longer each time."""
         try:
             deliveries = await self._queue.receive(limit, self._wait_seconds)
         except PenstockError as error:
@@ -142,7 +144,7 @@ class Inlet:
         return [replace(delivery, priority=self.priority) for delivery in deliveries]
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, but not through a request to stop."""
+        """Sleep, but wake up as soon as the consumer is asked to stop."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()

@@ -1,4 +1,4 @@
-"""Keeps deliveries invisible to other consumers while we hold them, running or waiting."""
+"""Keeps deliveries invisible to other consumers while this one holds them, whether they run or wait."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,11 +9,14 @@ from penstock.priority import Priority
 from penstock.queue import Delivery, Queue
 from penstock.telemetry import Event, get_log
 
-BEATS_IN_LEASE = 4  # so that two heartbeats in a row may fail, and the next still comes before the lease ends
+BEATS_IN_LEASE = 4  # two heartbeats in a row may fail, and the next one still comes before the lease ends
 
 
 class Leases:
-    """Held from `hold` to `let_go`; `keep` extends all of them, four times in each visibility timeout."""
+    """Holds the lease of each delivery from `hold` to `let_go`.
+
+    `keep` extends all leases, four times in each visibility timeout.
+    """
 
     def __init__(self, queues: Mapping[Priority, Queue], visibility_seconds: int, clock: Clock) -> None:
         self._queues = queues
@@ -28,7 +31,7 @@ class Leases:
         self._until[delivery.receipt] = self._clock.monotonic() + self._visibility_seconds
 
     def settle(self, delivery: Delivery) -> None:
-        """It is about to be deleted: kept until it is, and then found gone on purpose."""
+        """Note that the delivery is about to be deleted. Its lease is still kept, but losing it is no longer logged."""
         self._settling.add(delivery.receipt)
 
     def let_go(self, delivery: Delivery) -> None:
@@ -37,20 +40,20 @@ class Leases:
         self._settling.discard(delivery.receipt)
 
     def is_kept(self, delivery: Delivery) -> bool:
-        """Whether the lease certainly runs: no other consumer has recorded anything of this chunk.
+        """Return True if the lease certainly still runs, so that no other consumer can have received the chunk.
 
-        A process that was stopped past its lease wakes up with deliveries that others have finished since.
+        A process that was suspended for longer than its leases wakes up with deliveries that others have finished.
         """
         return self._clock.monotonic() < self._until.get(delivery.receipt, float("-inf"))
 
     async def keep(self) -> None:
-        """Runs until it is cancelled. Without it every chunk longer than its lease would run twice."""
+        """Send heartbeats until cancelled. Without them, a chunk that takes longer than its lease would run twice."""
         while True:
             await self._clock.sleep(self._visibility_seconds / BEATS_IN_LEASE)
             await self.beat()
 
     async def beat(self) -> None:
-        """Each queue by itself: another may not answer."""
+        """Extend all leases, for each queue by itself, since one queue may not answer."""
         await asyncio.gather(*map(self._extend, Priority))
 
     async def _extend(self, priority: Priority) -> None:
@@ -68,13 +71,13 @@ class Leases:
                 self._until[delivery.receipt] = asked_at + self._visibility_seconds
         for delivery in lost:
             self._until.pop(delivery.receipt, None)
-            # One that was let go while the call was under way is lost on purpose, too.
+            # A delivery that was let go during the call is reported as lost as well, but that is as intended.
             if self._held.pop(delivery.receipt, None) is not None and delivery.receipt not in self._settling:
-                # What is under way goes on, nothing more of it begins: whoever commits first wins, and the other's
-                # outcomes are dropped.
+                # Running operations continue, and no more of them start. The consumer that commits first wins, and the
+                # outcomes of the other are dropped.
                 get_log().warning(Event.LEASE_LOST, message_id=delivery.message_id)
 
     async def release(self, delivery: Delivery, *, after_seconds: int = 0) -> None:
-        """Give a delivery back before its lease ends."""
+        """Return a delivery to the queue before its lease ends."""
         self.let_go(delivery)
         await self._queues[delivery.priority].extend([delivery], after_seconds)

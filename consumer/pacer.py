@@ -1,4 +1,4 @@
-"""Publishes how long operations take, so that front ends cut chunks to measure."""
+"""Publishes how long the operations of each handler take, so that front ends can plan chunks of a suitable size."""
 
 from penstock.clock import Clock
 from penstock.errors import PenstockError
@@ -8,12 +8,12 @@ from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 PUBLISH_SECONDS = 1.0
-REFRESH_SECONDS = 3_600.0  # published again though it has not changed: the table forgets
-NOTICED = 1.2  # a change by less than a fifth changes no plan
+REFRESH_SECONDS = 3_600.0  # publish it again even if it has not changed, because the table deletes old values
+NOTICED = 1.2  # a change by less than a fifth makes no difference to a plan
 
 
 class Pacer:
-    """`keep` looks once a second at what the runner has measured, and writes what has changed."""
+    """`keep` reads once a second what the runner has measured, and publishes what has changed."""
 
     def __init__(self, runner: Runner, store: Store, clock: Clock) -> None:
         self._runner = runner
@@ -22,10 +22,10 @@ class Pacer:
         self._paces: dict[str, Pace] = {}
         self._published: dict[str, float] = {}
         self._forgotten_at = clock.monotonic() + REFRESH_SECONDS
-        self.overall = Pace()  # of whatever this process runs
+        self.overall = Pace()  # of all operations that this process runs
 
     async def keep(self) -> None:
-        """Runs until it is cancelled."""
+        """Measure and publish once a second, until cancelled."""
         while True:
             await self._clock.sleep(PUBLISH_SECONDS)
             self.measure()
@@ -56,5 +56,5 @@ class Pacer:
 
 
 def has_changed(before: float | None, now: float) -> bool:
-    """Whether a pace differs from what was published by more than planning forgives."""
+    """Return True if the difference to the published value is large enough to change a plan."""
     return before is None or not before / NOTICED <= now <= before * NOTICED

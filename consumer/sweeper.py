@@ -1,7 +1,7 @@
-"""Ends what nothing else ends: batches past their deadline, and cancelled ones that do not settle.
+"""Ends batches that nothing else ends: those past their deadline, and cancelled ones that do not settle.
 
-Lost messages, dead consumers, a purged queue: whatever of a batch is still open then is counted as expired (or
-cancelled), its groups are closed, and nothing is counted in them any more. One consumer sweeps at a time.
+The reason may be lost messages, dead consumers or a purged queue. The sweep counts the open operations of the batch as
+expired (or cancelled) and closes its groups, so that nothing more is counted in them. One consumer sweeps at a time.
 """
 
 import random
@@ -17,7 +17,7 @@ from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 BATCHES_IN_SWEEP = 100
-PERIODS_OF_TENURE = 2.5  # who misses two sweeps is taken for dead
+PERIODS_OF_TENURE = 2.5  # a consumer that misses two sweeps loses the task to another one
 
 
 class Sweeper:
@@ -30,9 +30,9 @@ class Sweeper:
         self._owner = secrets.token_hex(8)
 
     async def keep(self) -> None:
-        """Runs until it is cancelled."""
+        """Sweep once in each period, until cancelled."""
         while True:
-            # A little at random, so that a fleet started at once does not ask at once.
+            # Jitter, so that consumers that were started together do not sweep at the same moment.
             await self._clock.sleep(self._period_seconds * random.uniform(0.8, 1.2))  # noqa: S311
             try:
                 await self.sweep()
@@ -55,15 +55,15 @@ class Sweeper:
             return
         ending = batch.ending_at(now)
         if ending is None:
-            return  # it has been accepted since the index named it
+            return  # it was accepted after the index was read
         get_log().warning(Event.BATCH_SWEPT, batch_id=batch.id, ending=ending)
         for number in range(len(batch.group_totals)):
             await self._close(batch, number, ending)
-        if ending is Ending.EXPIRED:  # a cancelled batch is not past its time: nothing is the matter
+        if ending is Ending.EXPIRED:  # a cancelled batch that is closed here is nothing to worry about
             self._meter.count(Metric.BATCHES_SWEPT)
 
     async def _close(self, batch: Batch, number: int, ending: Ending) -> None:
-        """Close a group unless it is complete. Consumers may count meanwhile: look again until it is settled."""
+        """Close a group unless it is complete. Consumers may count in it meanwhile, so read it again until it is."""
         while True:
             group = await self._store.read_group(batch.id, number)
             if group.counts.completed >= batch.group_totals[number]:

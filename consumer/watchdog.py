@@ -1,7 +1,8 @@
-"""Ends a process whose event loop a handler has blocked for too long.
+"""Ends a process whose event loop has been blocked by a handler for too long.
 
-A blocked loop sends no heartbeats, so its chunks go to other consumers, but the process would hang for ever. It is
-ended as if it had crashed, with a trace of where every thread stands; what did it is cornered like any other poison.
+A blocked loop sends no heartbeats, so its chunks go to other consumers, but the process itself would hang forever. The
+watchdog ends it as if it had crashed, and prints the stack of every thread. The operation that blocked the loop is then
+isolated like any other poison.
 """
 
 import asyncio
@@ -18,7 +19,10 @@ TICK_SECONDS = 1.0
 
 
 class Watchdog:
-    """Counts its own ticks since the loop last moved: a process that was stopped as a whole (SIGSTOP) does not tick."""
+    """Counts its own ticks since the loop last ran.
+
+    It does not compare times: a process that was suspended as a whole (SIGSTOP) is not blocked, and does not tick.
+    """
 
     def __init__(self, stall_seconds: float) -> None:
         self._most_ticks = max(2, round(stall_seconds / TICK_SECONDS))
@@ -27,7 +31,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watches the running loop."""
+        """Watch the running event loop inside the `with` block."""
         beating = asyncio.get_running_loop().create_task(self._beat(), name="watchdog")
         thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         thread.start()

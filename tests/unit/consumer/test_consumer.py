@@ -309,7 +309,7 @@ async def test_queue_that_does_not_answer_does_not_hold_up_the_others(monkeypatc
     await plant.submit(*["/succeed"] * 30, chunk_operations=5)
     async with plant.running():
         await plant.until_finished()
-        assert plant.consumer.trouble == "No answer from the queue of high priority."
+        assert plant.consumer.trouble == "The queue of high priority does not answer."
 
 
 # Trouble.

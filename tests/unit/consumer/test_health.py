@@ -52,7 +52,7 @@ async def test_not_ready_while_one_of_the_queues_does_not_answer(
     async with serve_health(consumer, HOST, port):
         await consumer.turn()
         status, body = await ask(port, "/health/ready")
-        assert (status, body["detail"]) == (503, f"No answer from the queue of {priority} priority.")
+        assert (status, body["detail"]) == (503, f"The queue of {priority} priority does not answer.")
         assert (await ask(port, "/health/live"))[0] == 200
         for _ in range(5):
             await consumer.turn()
@@ -64,7 +64,7 @@ async def test_not_ready_once_it_drains() -> None:
     async with serve_health(consumer, HOST, port):
         consumer.stop()
         status, body = await ask(port, "/health/ready")
-        assert (status, body["detail"]) == (503, "It drains.")
+        assert (status, body["detail"]) == (503, "Draining.")
         assert (await ask(port, "/health/live"))[0] == 200
 
 
