@@ -22,8 +22,8 @@ from penstock.outcome import ChunkRecord, delay_seconds, record_attempt
 from penstock.priority import Priority
 from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
 from penstock.sending import ChunkSender, tenant_on_queue
+from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
-from penstock.service.intake.small_batch import Tried
 from penstock.settings import Settings
 from penstock.store import IDS_IN_CALL, KeyClaim
 from penstock.telemetry import Event, get_log

@@ -12,11 +12,12 @@ from penstock.running.source import Source
 from penstock.service.batches.status import read_status
 from penstock.service.flaws import ENVELOPE
 from penstock.service.intake.acceptance import Acceptance, Submission
+from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.idempotency import REPLAYED, Standing, claim_key, read_key
 from penstock.service.intake.preferences import Preferences, read_preferences
 from penstock.service.intake.reading import read_batch
-from penstock.service.intake.small_batch import SmallBatch, SmallBatchRunner, Tried
+from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
 from penstock.service.json_answer import encode, json_answer
 from penstock.service.keys import (
     BACKEND,
@@ -152,7 +153,6 @@ def _time_to_answer(request: web.Request, preferences: Preferences) -> tuple[flo
 async def _run_at_once(
     request: web.Request, submission: Submission, seconds: float, *, atomic: bool
 ) -> dict[int, Tried]:
-    runner = SmallBatchRunner(request.app[OPERATIONS], request.app[RUNNER], request.app[SETTINGS].backoff)
     source = Source(
         submission.draft.batch_id,
         submission.key_prefix,
@@ -160,7 +160,9 @@ async def _run_at_once(
         tenant=submission.tenant,
         headers=dict(submission.headers),
     )
-    return await runner.run(SmallBatch(source, submission.draft.operations, seconds, atomic))
+    batch = SmallBatch(source, submission.draft.operations, seconds, atomic)
+    app = request.app
+    return await SmallBatchRun(batch, app[OPERATIONS], app[RUNNER], app[SETTINGS].backoff).run()
 
 
 async def _accept(

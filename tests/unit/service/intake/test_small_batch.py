@@ -446,6 +446,22 @@ async def test_when_the_commit_fails_all_are_told(serve: Serve, database: Databa
     assert await database.names() == []
 
 
+@pytest.mark.parametrize(("status", "detail"), [(504, "Too slow."), (400, "The handler cancelled its own task.")])
+async def test_failure_that_only_reads_like_a_cut_off_one_is_no_culprit(
+    serve: Serve, database: Database, status: int, detail: str
+) -> None:
+    operations = database.operations()
+
+    @operations.post("/reject")
+    async def reject() -> None:
+        raise Reject(status, detail)
+
+    service = await serve(operations)
+    answer = await service.post(ask_for("/reject", "/orphans"))
+    assert statuses(answer) == [503, 503]
+    assert database.log.count("begin") == 1
+
+
 async def test_when_time_is_over_what_is_done_is_committed(serve: Serve, database: Database) -> None:
     service = await serve(database.operations(), sync_seconds=SOON)
     answer = await service.post(ask_for("/items/a", "/items/a", "/hanging-items/b", "/items/c", "/items/d"))

@@ -1,0 +1,133 @@
+"""Attempts at the operations of a small batch: each attempt takes a slot, and all keep within the batch's time."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from penstock.backoff import Backoff
+from penstock.chunk import Operation
+from penstock.outcome import TryAgain, Verdict, is_final
+from penstock.running.attempt import Transaction
+from penstock.running.bulk import CallFailed, Lot
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The last attempt at an operation: its verdict, and its number, counted from 1.
+
+    `cut_off` is true if the attempt was cancelled inside its savepoint. That can happen in the middle of a statement,
+    and then the transaction may have lost its connection.
+    """
+
+    verdict: Verdict
+    attempt: int
+    cut_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LotTried:
+    """The first attempt at a lot, by index. `tried` is empty if the call raised, or if the time was over first."""
+
+    tried: Mapping[int, Tried] = field(default_factory=dict)
+    cut_off: bool = False
+
+
+class Savepoint:
+    """A savepoint for one attempt. Afterwards, `cut_off` tells whether the attempt was cancelled inside it.
+
+    A handler that raises CancelledError by itself was not cut off: nobody cancelled its task.
+    """
+
+    def __init__(self, open_: Callable[[], Transaction]) -> None:
+        self.cut_off = False
+        self._open = open_
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[object]:
+        try:
+            async with self._open() as transaction:
+                yield transaction
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            self.cut_off = task is not None and task.cancelling() > 0
+            raise
+
+
+class Attempts:
+    """Makes attempts until `deadline`, in the time of the loop.
+
+    With `open_savepoint`, every attempt runs in a savepoint of the same transaction. Then the attempts must be made
+    one after another.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        backoff: Backoff,
+        source: Source,
+        deadline: float,
+        open_savepoint: Callable[[], Transaction] | None = None,
+    ) -> None:
+        self._runner = runner
+        self._backoff = backoff
+        self._source = source
+        self._deadline = deadline
+        self._open_savepoint = open_savepoint
+
+    async def try_together(self, lot: Lot) -> LotTried:
+        """Make the first attempt at the operations of a bulk handler in one call. Do nothing for a single operation."""
+        return LotTried() if len(lot) == 1 else await self._try(lot, 1)
+
+    async def try_until_final(self, operation: Operation, last: Tried | None = None) -> Tried | None:
+        """Make the attempts that are left after `last`, as far as the time allows, and return the last one.
+
+        Return None if the time was over before the first attempt was finished.
+        """
+        while last is None or await self._wait_for_next_attempt(last):
+            attempt = 1 if last is None else last.attempt + 1
+            made = (await self._try((operation,), attempt)).tried.get(operation.index)
+            if made is None:
+                break
+            last = made
+        return last
+
+    async def _try(self, lot: Lot, attempt: int) -> LotTried:
+        savepoint = None if self._open_savepoint is None else Savepoint(self._open_savepoint)
+        try:
+            async with asyncio.timeout_at(self._deadline), self._runner.slot(lot[0], self._source):
+                # A handler that never waits cannot be stopped by the timeout. And a statement that is cut short can
+                # cost the other operations their connection. So no attempt starts after the deadline.
+                if asyncio.get_running_loop().time() >= self._deadline:
+                    return LotTried()
+                verdicts = await self._run(lot, attempt, savepoint)
+        except TimeoutError:
+            return LotTried()
+        cut_off = savepoint is not None and savepoint.cut_off
+        return LotTried({index: Tried(verdict, attempt, cut_off) for index, verdict in verdicts.items()}, cut_off)
+
+    async def _run(self, lot: Lot, attempt: int, savepoint: Savepoint | None) -> dict[int, Verdict]:
+        open_ = None if savepoint is None else savepoint.open
+        try:
+            return await self._runner.run_apart(lot, self._source, attempt, open_)
+        except CallFailed:
+            return {}
+
+    async def _wait_for_next_attempt(self, last: Tried) -> bool:
+        """Wait until the next attempt is due. Return False, without waiting, if there will be none."""
+        if last.cut_off or is_final(last.verdict, last.attempt):
+            return False
+        wait = self._wait_seconds(last.verdict, last.attempt)
+        # A wait beyond the deadline is not started: it helps nobody, and delays the next operation of a transaction.
+        if asyncio.get_running_loop().time() + wait >= self._deadline:
+            return False
+        await asyncio.sleep(wait)
+        return True
+
+    def _wait_seconds(self, verdict: Verdict, attempt: int) -> float:
+        if isinstance(verdict, TryAgain) and verdict.after_seconds is not None:
+            return verdict.after_seconds
+        return self._backoff.delay_seconds(attempt, random.random())  # noqa: S311 - spreads retries, keeps no secret
