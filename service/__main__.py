@@ -1,4 +1,4 @@
-"""The HTTP program: `python -m penstock.service`, or `penstock serve`."""
+"""Starts the HTTP program: `python -m penstock.service`, or `penstock serve`."""
 
 import argparse
 import asyncio
@@ -27,8 +27,8 @@ from penstock.tracing.hooks import open_spans
 if TYPE_CHECKING:
     from penstock.tracing.spans import Spans
 
-# Longer than the load balancer keeps an idle connection (infra/template.yaml): who closes first may just be sent a
-# request, and the client would get a 502.
+# Longer than the load balancer keeps an idle connection (infra/template.yaml). If this side closed it first, a request
+# could already be on its way, and the client would get a 502.
 KEEP_ALIVE_SECONDS = 150
 
 
@@ -36,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="penstock serve")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
+    parser.add_argument(
+        "--exit-with-parent", type=int, metavar="PID", help="stop when PID is no longer the parent process"
+    )
     arguments = parser.parse_args()
     if arguments.exit_with_parent is not None:
         end_with_parent(arguments.exit_with_parent)
@@ -66,9 +68,9 @@ async def _serve(
 
 
 async def _answer(app: web.Application, settings: Settings, arguments: argparse.Namespace) -> None:
-    """Until we are asked to stop, and what is under way then has been answered.
+    """Answer requests until this process is asked to stop, and then those that are in progress.
 
-    Raises ThreadsStuck, likewise after all that, when handlers hold up for too long what needs a thread.
+    Raises ThreadsStuck, also after answering the requests in progress, if handlers block all threads for too long.
     """
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
@@ -85,7 +87,7 @@ async def _answer(app: web.Application, settings: Settings, arguments: argparse.
             app[LEAVING].set()
             await asyncio.sleep(settings.leave_seconds)
     finally:
-        # Stops listening, then waits up to the grace period for the requests under way.
+        # Stops listening, then waits up to the grace period for the requests in progress.
         await runner.cleanup()
 
 
@@ -106,7 +108,7 @@ async def _listen(site: web.TCPSite, host: str, port: int) -> None:
         await site.start()
     except OSError as error:
         raise Misconfigured(
-            f"Choose another --port: {host}:{port} cannot be listened on ({error.strerror})."
+            f"Cannot listen on {host}:{port} ({error.strerror}). Choose another --port or --host."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The HTTP application on one page: its parts, its middleware, its routes."""
+"""Puts the HTTP application together on one page: its middleware, its parts and its routes."""
 
 import asyncio
 from typing import Any
@@ -27,7 +27,7 @@ from penstock.settings import Settings
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
-    # Bodies are unpacked in `content.py`: what aiohttp unpacks by itself it does not see cut short.
+    # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
         middlewares=[*tracing(backend.spans), counted, problems], handler_args={"auto_decompress": False}
     )

@@ -1,4 +1,4 @@
-"""A request's body as it arrives: of a type and an encoding we take, piece by piece, no more than is allowed."""
+"""Reads the body of a request piece by piece. Checks its type, its encoding, its size and its speed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -9,26 +9,27 @@ from aiohttp import hdrs, web
 from pydantic_core import from_json
 
 from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
+from penstock.service.decompression import MEMBERS, Decompressor
 from penstock.service.keys import SETTINGS
-from penstock.service.unpacking import MEMBERS, Unpacker
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 READ_BYTES = 65_536
-BODY_SECONDS = 120  # a client that sends drop by drop keeps a connection, and the memory of what it has sent
+BODY_SECONDS = 120  # a slow client holds a connection, and the memory of what it has sent so far
 PAUSE_SECONDS = 60
 
 
-def check_type(request: web.Request, taken: Collection[str]) -> None:
-    if request.content_type not in taken:
-        given = request.headers.get(hdrs.CONTENT_TYPE, "none")
-        raise UnsupportedContent(f"Send the body as Content-Type: {' or '.join(taken)}; this request has {given}.")
+def check_type(request: web.Request, supported: Collection[str]) -> None:
+    if request.content_type not in supported:
+        given = request.headers.get(hdrs.CONTENT_TYPE)
+        problem = "The Content-Type is missing" if given is None else f"The Content-Type {given} is not supported"
+        raise UnsupportedContent(f"{problem}. Use {' or '.join(supported)}.")
 
 
 async def read_content(request: web.Request, most_bytes: int) -> bytes:
-    """The whole body, unpacked."""
+    """Return the whole body, decompressed."""
     async with within(BODY_SECONDS):
-        return b"".join([piece async for piece in Body(request, {"maxBodyBytes": most_bytes}).pieces()])
+        return b"".join([piece async for piece in RequestBody(request, {"maxBodyBytes": most_bytes}).pieces()])
 
 
 async def read_json(request: web.Request) -> Any:
@@ -40,59 +41,61 @@ def parse_json(content: bytes) -> Any:
     try:
         return from_json(content, allow_inf_nan=False)
     except ValueError as error:
-        raise MalformedRequest(f"The body is not JSON: {error}.") from error
+        raise MalformedRequest(f"The body is not valid JSON: {error}.") from error
 
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
-    """Raises TooSlow if the body is not here by then."""
+    """Raise TooSlow if the body is not complete after this time."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise TooSlow(f"The body was not here within {seconds:g} s.") from error
+        raise TooSlow(f"The body was not complete within {seconds:g} s.") from error
 
 
-class Body:
-    """`limit` bounds its unpacked size, under the name that a refusal gives it."""
+class RequestBody:
+    """The body of a request. `limit` is its largest decompressed size, under the name that the error reports."""
 
     def __init__(self, request: web.Request, limit: dict[str, int]) -> None:
-        self.unpacked_bytes = 0
-        self._packed_bytes = 0
+        self.decompressed_bytes = 0
+        self._received_bytes = 0  # whose pieces were all yielded
         self._request = request
         self._limit = limit
-        self._unpacker = _unpacker(request)
+        self._decompressor = _decompressor(request)
 
     @property
     def share(self) -> float:
-        """How much of it was taken before the piece that is taken now; 0 while nobody knows."""
+        """The share of the body that was read before the current piece. 0 if the length is unknown."""
         length = self._request.content_length
-        return self._packed_bytes / length if length else 0.0
+        return self._received_bytes / length if length else 0.0
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Small ones, unpacked."""
-        while packed := await _read(self._request):
-            for piece in self._unpacker.unpack(packed) if self._unpacker else (packed,):
+        """Yield the decompressed body in small pieces."""
+        while received := await _read(self._request):
+            for piece in self._decompressor.decompress(received) if self._decompressor else (received,):
                 self._count(len(piece))
                 yield piece
-            self._packed_bytes += len(packed)
-        if self._unpacker:
-            self._unpacker.end()
+            self._received_bytes += len(received)
+        if self._decompressor:
+            self._decompressor.end()
 
     def _count(self, size: int) -> None:
-        self.unpacked_bytes += size
+        self.decompressed_bytes += size
         [most_bytes] = self._limit.values()
-        if self.unpacked_bytes > most_bytes:
-            raise LimitPassed(f"The body is larger than {most_bytes:,} bytes, unpacked.", limit=self._limit)
+        if self.decompressed_bytes > most_bytes:
+            raise LimitPassed(f"The decompressed body is larger than {most_bytes:,} bytes.", limit=self._limit)
 
 
-def _unpacker(request: web.Request) -> Unpacker | None:
+def _decompressor(request: web.Request) -> Decompressor | None:
     encoding = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())).strip().lower()
     if encoding in {"", "identity"}:
         return None
     if encoding not in MEMBERS:
-        raise UnsupportedContent(f"Send the body plain, or with Content-Encoding: {' or '.join(MEMBERS)}.")
-    return Unpacker(encoding)
+        raise UnsupportedContent(
+            f"This Content-Encoding is not supported. Send the body uncompressed, or use {' or '.join(MEMBERS)}."
+        )
+    return Decompressor(encoding)
 
 
 async def _read(request: web.Request) -> bytes:
@@ -100,8 +103,8 @@ async def _read(request: web.Request) -> bytes:
         async with asyncio.timeout(PAUSE_SECONDS):
             return await request.content.read(READ_BYTES)
     except TimeoutError as error:
-        raise TooSlow(f"Nothing more of the body came for {PAUSE_SECONDS:g} s.") from error
+        raise TooSlow(f"No more data of the body arrived for {PAUSE_SECONDS:g} s.") from error
     except web.RequestPayloadError as error:
-        raise MalformedRequest("The body is not encoded as its Transfer-Encoding says.") from error
+        raise MalformedRequest("The body does not match its Transfer-Encoding.") from error
     except OSError as error:
-        raise MalformedRequest("The connection broke before the body was here.") from error
+        raise MalformedRequest("The connection was lost before the body was complete.") from error

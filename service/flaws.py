@@ -1,4 +1,4 @@
-"""Everything wrong with a request: the first of it word for word, the rest counted."""
+"""Collects the errors of a request. The first ones are kept word for word, and all are counted."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,13 +9,13 @@ from pydantic_core import ErrorDetails
 from penstock.errors import Flaw
 from penstock.pointer import pointer_to
 
-MOST_FLAWS = 1_000  # in one answer: a small request can have very many
-MOST_CHARACTERS = 4 * 1024 * 1024  # of all of them: the name of a member can be as long as a line
-ENVELOPE = -1  # comes before every operation
+MOST_FLAWS = 1_000  # in one answer: even a small request can have very many errors
+MOST_CHARACTERS = 4 * 1024 * 1024  # of all kept errors: the name of a member can be as long as a line
+ENVELOPE = -1  # the index of errors outside the operations: they are listed first
 
 
 class Flaws:
-    """They are told in the order of the operations, whatever the order in which they were found."""
+    """Errors may be found in any order. They are listed in the order of the operations."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,12 +29,15 @@ class Flaws:
             self._kept.append((index, flaw))
 
     def put_first(self, flaws: Iterable[tuple[int, Flaw]], count: int) -> None:
-        """Before the others of the same operation. `flaws` are some of `count`."""
+        """Add errors that are listed before the other errors of the same operation.
+
+        `count` is how many errors there are. `flaws` may be only some of them.
+        """
         self.count += count
         self._kept[:0] = flaws
 
     @property
-    def told(self) -> list[Flaw]:
+    def listed(self) -> list[Flaw]:
         in_order = sorted(self._kept, key=lambda one: one[0])
         return [flaw for _, flaw in in_order[:MOST_FLAWS]]
 

@@ -1,4 +1,4 @@
-"""How long each handler takes, as the consumers published it last."""
+"""Knows how long each handler takes, as the consumers last published it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,10 @@ STALE_SECONDS = 60.0
 
 
 class HandlerTimes:
-    """One per process: the table is asked once a second at most, however many batches are planned.
+    """A cache of the published handler times. There is one per process.
 
-    Nobody waits for it but the first, and who comes after a pause: others go by what is known, and ask for the next.
+    The table is read at most once a second, even if many batches are planned. A batch is planned with the cached times,
+    while newer ones are read for the next batch. It waits only if the cache is empty or has not been used for a while.
     """
 
     def __init__(self, store: Store, names: Sequence[str], clock: Clock) -> None:
@@ -23,23 +24,23 @@ class HandlerTimes:
         self._names = names
         self._clock = clock
         self._known: Mapping[str, float] = {}
-        self._asked_at = float("-inf")
-        self._asking: asyncio.Task[None] | None = None
+        self._refreshed_at = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def read(self) -> Mapping[str, float]:
-        """Seconds per operation of every handler that was measured."""
+        """Return the seconds per operation of every handler that was measured."""
         now = self._clock.monotonic()
-        age = now - self._asked_at
+        age = now - self._refreshed_at
         if age >= FRESH_SECONDS:
-            self._asked_at = now
-            self._asking = asyncio.create_task(self._ask())
+            self._refreshed_at = now
+            self._refreshing = asyncio.create_task(self._refresh())
             if age >= STALE_SECONDS:
-                await self._asking
+                await self._refreshing
         return self._known
 
-    async def _ask(self) -> None:
+    async def _refresh(self) -> None:
         try:
             self._known = await self._store.read_handler_seconds(self._names)
         except PenstockError as error:
-            # Chunks of another size are no reason to refuse a batch.
+            # The batch is accepted anyway. Its chunks may only be larger or smaller than ideal.
             get_log().warning(Event.PACE_UNKNOWN, error=str(error))

@@ -1,4 +1,4 @@
-"""JSON as we answer it: numbers that JSON has no word for become null."""
+"""Writes answers as JSON. Numbers that JSON cannot express, such as infinity, become null."""
 
 from collections.abc import Mapping
 from typing import Any

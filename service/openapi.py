@@ -1,4 +1,4 @@
-"""GET /openapi.json: what every endpoint takes and answers, as OpenAPI 3.1. Not the application's own operations."""
+"""GET /openapi.json: describes the endpoints as OpenAPI 3.1. The operations of the application are listed by name."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,6 +12,7 @@ from penstock.operations import Operations
 from penstock.outcome import OutcomeState
 from penstock.priority import Priority
 from penstock.service.content import JSON, NDJSON
+from penstock.service.decompression import MEMBERS
 from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import OPERATIONS, SETTINGS
@@ -19,23 +20,22 @@ from penstock.service.operators.dead_letters import RedriveRequest
 from penstock.service.paging import LONGEST_PAGE
 from penstock.service.problems import CONTENT_TYPE as PROBLEM
 from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
-from penstock.service.unpacking import MEMBERS
 from penstock.settings import Settings
 
-Part = dict[str, Any]
+Fragment = dict[str, Any]
 
 _SCHEMAS = "#/components/schemas/"
 _ERRORS = {
     400: "The request cannot be read.",
-    404: "There is no such batch.",
-    406: "The answer comes in other types.",
-    408: "The body came too slowly.",
-    409: "Not in the state that the batch, or the first request of this key, is in now.",
-    413: "The request is larger than a limit, which it names.",
-    415: "The body is of another type, or encoded in another way.",
-    422: "The request is wrong, or its Idempotency-Key came with another body before; nothing was run.",
-    503: "A part that is needed does not answer; ask again.",
-    504: "Whether the batch runs is not known; its status will tell. Send it again only with its Idempotency-Key.",
+    404: "The batch does not exist.",
+    406: "None of the accepted types is available.",
+    408: "The body arrived too slowly.",
+    409: "The state of the batch does not allow this, or the first request with this key is still in progress.",
+    413: "The request is larger than a limit. The problem names the limit.",
+    415: "The type or encoding of the body is not supported.",
+    422: "The request is invalid, or its Idempotency-Key was used for another request. No operation was run.",
+    503: "The service is temporarily unavailable. Try again.",
+    504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
 }
 
 
@@ -43,7 +43,7 @@ async def openapi(request: web.Request) -> web.Response:
     return json_answer(describe(request.app[SETTINGS], request.app[OPERATIONS]))
 
 
-def describe(settings: Settings, operations: Operations[Any]) -> Part:
+def describe(settings: Settings, operations: Operations[Any]) -> Fragment:
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,46 +61,46 @@ def describe(settings: Settings, operations: Operations[Any]) -> Part:
     }
 
 
-def _paths(settings: Settings, operations: Operations[Any]) -> Part:
+def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
     return {
         "/batch": {"post": _submit(settings, operations)},
-        "/batch/{batch_id}/status": {"get": _endpoint("How far a batch is", _batch_answers(200, "Status"), _ON_BATCH)},
+        "/batch/{batch_id}/status": {"get": _endpoint("Status of a batch", _batch_answers(200, "Status"), _ON_BATCH)},
         "/batch/{batch_id}/results": {"get": _results()},
         "/batch/{batch_id}/cancel": {
             "post": _endpoint(
-                "Run nothing more of a batch; what runs finishes", _batch_answers(202, "Status", 409), _ON_BATCH
+                "Cancel a batch. Operations that are running finish", _batch_answers(202, "Status", 409), _ON_BATCH
             )
         },
         "/batch/{batch_id}/retry": {
             "post": _endpoint(
-                "Run the failed operations of a final batch again", _batch_answers(202, "Retried", 409), _ON_BATCH
+                "Retry the failed operations of a final batch", _batch_answers(202, "Retried", 409), _ON_BATCH
             )
         },
         "/dead-letters": {
-            "get": _endpoint("Some of what finally failed", _answers(200, "DeadLetters", 400, 503), ["limit"])
+            "get": _endpoint("Show some of the dead letters", _answers(200, "DeadLetters", 400, 503), ["limit"])
         },
         "/dead-letters/redrive": {
             "post": _endpoint(
-                "Put dead letters back, all or one batch's",
+                "Move dead letters back to the queue, all or those of one batch",
                 _answers(202, "Redriven", 400, 408, 413, 415, 422, 503),
                 body="RedriveRequest",
                 is_body_required=False,
             )
         },
-        "/health/live": {"get": _endpoint("Whether the process runs", _answers(200, "Health"))},
-        "/health/ready": {"get": _endpoint("Whether requests may be sent here", _answers(200, "Health", 503))},
+        "/health/live": {"get": _endpoint("Liveness of this front end", _answers(200, "Health"))},
+        "/health/ready": {"get": _endpoint("Readiness of this front end for requests", _answers(200, "Health", 503))},
         "/metrics": {"get": _metrics()},
         "/openapi.json": {
-            "get": _endpoint("This description", {"200": _answer("An OpenAPI document.", {JSON: {"type": "object"}})})
+            "get": _endpoint("This document", {"200": _answer("An OpenAPI document.", {JSON: {"type": "object"}})})
         },
     }
 
 
-def _submit(settings: Settings, operations: Operations[Any]) -> Part:
+def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
     answers = _answers(200, "Answered", 400, 408, 409, 413, 415, 422, 503, 504)
     answers["200"] |= _with_headers("Preference-Applied", "Idempotent-Replayed")
     answers["202"] = _answer(
-        "Every operation is durable and will run.",
+        "The batch was accepted. Every operation is durable and will run.",
         {JSON: _ref("Accepted")},
         "Location",
         "Retry-After",
@@ -111,42 +111,43 @@ def _submit(settings: Settings, operations: Operations[Any]) -> Part:
     endpoint = _endpoint("Run many operations", answers, parameters, body="BatchRequest")
     endpoint["requestBody"]["content"][NDJSON] = {"schema": _stream(settings)}
     offered = "\n".join(f"- `{route.name}`" for route in operations.routes)
-    at_once = f"Up to {settings.sync_max_operations:,} operations are answered at once, more run in the background."
-    return endpoint | {"description": f"{at_once}\n\nThis application offers:\n{offered}"}
+    limit = f"Up to {settings.sync_max_operations:,} operations are run immediately and answered with their results."
+    larger = "Larger batches run in the background."
+    return endpoint | {"description": f"{limit} {larger}\n\nThe operations of this application:\n{offered}"}
 
 
-def _stream(settings: Settings) -> Part:
-    words = f"An OperationRequest a line, up to {settings.max_stream_operations:,}; the rest of a batch in the query."
-    return {"type": "string", "description": words}
+def _stream(settings: Settings) -> Fragment:
+    description = f"One OperationRequest per line, up to {settings.max_stream_operations:,}. Options are in the query."
+    return {"type": "string", "description": description}
 
 
-def _results() -> Part:
+def _results() -> Fragment:
     answers = _batch_answers(200, "Page", 406)
-    answers["200"]["content"][NDJSON] = {"schema": {"type": "string", "description": "An Outcome a line."}}
+    answers["200"]["content"][NDJSON] = {"schema": {"type": "string", "description": "One Outcome per line."}}
     answers["200"] |= _with_headers("Link")
     return _endpoint(
-        "The outcomes counted so far, in the order of the operations",
+        "Results of a batch so far, in the order of the operations",
         answers,
         [*_ON_BATCH, "status", "cursor", "limit"],
     )
 
 
-def _metrics() -> Part:
+def _metrics() -> Fragment:
     answers = _answers(200, "Metrics", 406)
     for kind in (TEXT, OPEN_METRICS):
-        answers["200"]["content"][kind] = {"schema": {"type": "string", "description": "As Prometheus reads it."}}
-    return _endpoint("What this front end has done since its start, and what it took", answers)
+        answers["200"]["content"][kind] = {"schema": {"type": "string", "description": "The Prometheus text format."}}
+    return _endpoint("Metrics of this front end since it started", answers)
 
 
 def _endpoint(
     summary: str,
-    answers: Part,
+    answers: Fragment,
     parameters: Sequence[str] = (),
     *,
     body: str | None = None,
     is_body_required: bool = True,
-) -> Part:
-    endpoint: Part = {"summary": summary, "responses": answers}
+) -> Fragment:
+    endpoint: Fragment = {"summary": summary, "responses": answers}
     if parameters:
         endpoint["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     if body is not None:
@@ -155,34 +156,34 @@ def _endpoint(
     return endpoint
 
 
-def _batch_answers(status: int, schema: str, *errors: int) -> Part:
+def _batch_answers(status: int, schema: str, *errors: int) -> Fragment:
     return _answers(status, schema, 400, 404, *errors, 503)
 
 
-def _answers(status: int, schema: str, *errors: int) -> Part:
+def _answers(status: int, schema: str, *errors: int) -> Fragment:
     problems = {str(error): {"$ref": f"#/components/responses/{error}"} for error in errors}
     return {str(status): _answer(f"{schema}.", {JSON: _ref(schema)}), **problems}
 
 
-def _answer(description: str, contents: Part, *headers: str) -> Part:
+def _answer(description: str, contents: Fragment, *headers: str) -> Fragment:
     content = {kind: {"schema": schema} for kind, schema in contents.items()}
     return {"description": description, "content": content, **_with_headers(*headers)}
 
 
-def _with_headers(*names: str) -> Part:
+def _with_headers(*names: str) -> Fragment:
     return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}} if names else {}
 
 
-def _problem_responses() -> Part:
+def _problem_responses() -> Fragment:
     headers = {409: ["Retry-After"], 415: ["Accept-Encoding"], 503: ["Retry-After"]}
     return {
-        str(status): _answer(words, {PROBLEM: _ref("Problem")}, *headers.get(status, ()))
-        for status, words in _ERRORS.items()
+        str(status): _answer(description, {PROBLEM: _ref("Problem")}, *headers.get(status, ()))
+        for status, description in _ERRORS.items()
     }
 
 
-def _request_schemas(settings: Settings) -> Part:
-    schemas: Part = {
+def _request_schemas(settings: Settings) -> Fragment:
+    schemas: Fragment = {
         model.__name__: model.model_json_schema(by_alias=True)
         for model in (BatchRequest, OperationRequest, RedriveRequest)
     }
@@ -193,31 +194,31 @@ def _request_schemas(settings: Settings) -> Part:
     return schemas
 
 
-def _ref(schema: str) -> Part:
+def _ref(schema: str) -> Fragment:
     return {"$ref": _SCHEMAS + schema}
 
 
-def _object(required: Part, optional: Part | None = None) -> Part:
+def _object(required: Fragment, optional: Fragment | None = None) -> Fragment:
     return {"type": "object", "required": list(required), "properties": required | (optional or {})}
 
 
-def _list_of(schema: Part) -> Part:
+def _list_of(schema: Fragment) -> Fragment:
     return {"type": "array", "items": schema}
 
 
-_TEXT: Part = {"type": "string"}
-_COUNT: Part = {"type": "integer", "minimum": 0}
-_TIME: Part = {"type": ["string", "null"], "format": "date-time"}
-_WHERE: Part = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), _TEXT)
-_COUNTS: Part = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), _COUNT)
-_TIMES: Part = dict.fromkeys(
+_TEXT: Fragment = {"type": "string"}
+_COUNT: Fragment = {"type": "integer", "minimum": 0}
+_TIME: Fragment = {"type": ["string", "null"], "format": "date-time"}
+_WHERE: Fragment = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), _TEXT)
+_COUNTS: Fragment = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), _COUNT)
+_TIMES: Fragment = dict.fromkeys(
     ("createdAt", "acceptedAt", "notBefore", "startedAt", "finishedAt", "deadlineAt", "eta"), _TIME
 )
 _STATES = [state for state in BatchState if state not in UNACCEPTED_STATES]
 
-_ANSWER_SCHEMAS: Part = {
+_ANSWER_SCHEMAS: Fragment = {
     "Problem": {
-        "description": "RFC 9457. It holds the limits that were passed, too, such as maxOperations.",
+        "description": "A problem as in RFC 9457. It names a limit that was exceeded, such as maxOperations.",
         **_object(
             {"type": _TEXT, "title": _TEXT, "status": {"type": "integer"}, "detail": _TEXT},
             {
@@ -233,7 +234,7 @@ _ANSWER_SCHEMAS: Part = {
         ),
     },
     "Outcome": {
-        "description": "What an operation came to: its result if it succeeded, else its error.",
+        "description": "The outcome of an operation: its result if it succeeded, otherwise its error.",
         **_object({"id": _TEXT, "status": {"type": "integer"}}, {"result": {}, "error": _object({"title": _TEXT})}),
         "oneOf": [{"required": ["result"]}, {"required": ["error"]}],
     },
@@ -244,7 +245,7 @@ _ANSWER_SCHEMAS: Part = {
         }
     ),
     "Accepted": {
-        "description": "Where the batch is; when it is replayed, with its status too.",
+        "description": "The URLs of the batch. The answer to a repeated request also has the status of the batch.",
         **_object(_WHERE),
     },
     "Retried": _object({**_WHERE, "retried": _COUNT}),
@@ -276,57 +277,60 @@ _ANSWER_SCHEMAS: Part = {
     "Health": _object({"status": _TEXT}),
 }
 
-_HEADERS: Part = {
-    "Accept-Encoding": {"description": "How a body may be encoded.", "schema": _TEXT},
-    "Location": {"description": "Where the status of the batch is.", "schema": _TEXT},
-    "Retry-After": {"description": "When it makes sense to ask again, in seconds.", "schema": _COUNT},
-    "Preference-Applied": {"description": "Which preference was followed (RFC 7240).", "schema": _TEXT},
-    "Idempotent-Replayed": {"description": "This is the answer to an earlier request.", "schema": {"const": "true"}},
-    "Link": {"description": 'The next page, as `<...>; rel="next"`.', "schema": _TEXT},
+_HEADERS: Fragment = {
+    "Accept-Encoding": {"description": "The supported values of Content-Encoding.", "schema": _TEXT},
+    "Location": {"description": "The URL of the status of the batch.", "schema": _TEXT},
+    "Retry-After": {"description": "The seconds to wait before the next request.", "schema": _COUNT},
+    "Preference-Applied": {"description": "The preference that was applied (RFC 7240).", "schema": _TEXT},
+    "Idempotent-Replayed": {
+        "description": "The answer to an earlier request, repeated.",
+        "schema": {"const": "true"},
+    },
+    "Link": {"description": 'The URL of the next page, as `<...>; rel="next"`.', "schema": _TEXT},
 }
 
 _ON_BATCH = ["batch_id"]
-_OPTIONS: Part = {
+_OPTIONS: Fragment = {
     name: {
         "name": name,
         "in": "query",
-        "description": "Of a batch that comes as NDJSON; a JSON document has it as a member.",
-        "schema": schema.get("anyOf", [schema])[0],  # it is not there, or not null
+        "description": "An option of a batch sent as NDJSON. In a JSON document it is a member.",
+        "schema": schema.get("anyOf", [schema])[0],  # in a query an option is absent, never null
     }
     for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()
 }
-_PARAMETERS: Part = {
+_PARAMETERS: Fragment = {
     **_OPTIONS,
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": _TEXT},
     "status": {
         "name": "status",
         "in": "query",
-        "description": "Only outcomes of this kind.",
+        "description": "Only outcomes with this status.",
         "schema": {"enum": list(OutcomeState)},
     },
-    "cursor": {"name": "cursor", "in": "query", "description": "From an earlier page.", "schema": _TEXT},
+    "cursor": {"name": "cursor", "in": "query", "description": "The `nextCursor` of an earlier page.", "schema": _TEXT},
     "limit": {
         "name": "limit",
         "in": "query",
-        "description": "At most so many.",
+        "description": "The largest number of entries in the answer.",
         "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE},
     },
     "Idempotency-Key": {
         "name": HEADER,
         "in": "header",
-        "description": f'`"..."`, or bare, of 1 to {LONGEST_KEY} ASCII characters: the same key is the same batch.',
+        "description": f'`"..."` or without quotes, of 1 to {LONGEST_KEY} ASCII characters. A key creates one batch.',
         "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-+.-~]{1,255})$'},
     },
     "Content-Encoding": {
         "name": "Content-Encoding",
         "in": "header",
-        "description": "How the body is packed; its limit holds for what it unpacks to.",
+        "description": "The compression of the body. Limits apply to the decompressed size.",
         "schema": {"enum": ["identity", *MEMBERS]},
     },
     "Prefer": {
         "name": "Prefer",
         "in": "header",
-        "description": "`respond-async`, or `wait=n` (seconds): what has not ended by then runs in the background.",
+        "description": "`respond-async`: run in the background. `wait=n`: run in the background after n seconds.",
         "schema": _TEXT,
     },
 }

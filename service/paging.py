@@ -1,4 +1,4 @@
-"""Reads how long a page a client asks for."""
+"""Reads the page size that a client asks for."""
 
 from aiohttp import web
 
@@ -12,5 +12,5 @@ def read_limit(request: web.Request) -> int | None:
     if given is None:
         return None
     if not (given.isdecimal() and len(given) < 8 and 1 <= int(given) <= LONGEST_PAGE):
-        raise MalformedRequest(f"limit is a number from 1 to {LONGEST_PAGE:,}; {given!r} is not.")
+        raise MalformedRequest(f"Invalid limit {given!r}. Use a number from 1 to {LONGEST_PAGE:,}.")
     return int(given)

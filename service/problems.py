@@ -1,4 +1,4 @@
-"""Our errors as HTTP problems (RFC 9457): one table, one middleware. Only here errors have an HTTP status."""
+"""Answers errors as HTTP problems (RFC 9457). This is the only file that knows the HTTP status of an error."""
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -24,9 +24,9 @@ from penstock.errors import (
     UnknownBatch,
     UnsupportedContent,
 )
+from penstock.service.decompression import MEMBERS
 from penstock.service.json_answer import json_answer
 from penstock.service.schemas import status_url
-from penstock.service.unpacking import MEMBERS
 from penstock.telemetry import Event, get_log
 
 CONTENT_TYPE = "application/problem+json"
@@ -34,19 +34,27 @@ RETRY_AFTER_SECONDS = 2
 
 _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "The request cannot be read"),
-    TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body came too slowly"),
-    UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "There is no such batch"),
-    NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "The answer comes in other types"),
-    NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The batch is in another state"),
-    KeyInUse: (HTTPStatus.CONFLICT, "key-in-use", "The first request of this key is still being answered"),
+    TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body arrived too slowly"),
+    UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "The batch does not exist"),
+    NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "None of the accepted types is available"),
+    NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The state of the batch does not allow this"),
+    KeyInUse: (HTTPStatus.CONFLICT, "key-in-use", "The first request with this key is still in progress"),
     KeyReused: (HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", "This key was used for another request"),
     LimitPassed: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "limit-passed", "The request is too large"),
-    UnsupportedContent: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-content", "The body is of another type"),
-    InvalidRequest: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The request is wrong"),
+    UnsupportedContent: (
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-content",
+        "The type or encoding of the body is not supported",
+    ),
+    InvalidRequest: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The request is invalid"),
     AcceptanceLost: (HTTPStatus.SERVICE_UNAVAILABLE, "not-accepted", "The batch could not be accepted in time"),
-    AcceptanceUnknown: (HTTPStatus.GATEWAY_TIMEOUT, "acceptance-unknown", "Whether the batch runs is not known yet"),
-    Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "A part that is needed does not answer"),
-    Misconfigured: (HTTPStatus.INTERNAL_SERVER_ERROR, "misconfigured", "The service is not set up right"),
+    AcceptanceUnknown: (
+        HTTPStatus.GATEWAY_TIMEOUT,
+        "acceptance-unknown",
+        "It is not known yet whether the batch was accepted",
+    ),
+    Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "The service is temporarily unavailable"),
+    Misconfigured: (HTTPStatus.INTERNAL_SERVER_ERROR, "misconfigured", "The service is not configured correctly"),
 }
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -54,7 +62,7 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def problems(request: web.Request, handler: Endpoint) -> web.StreamResponse:
-    """Whatever goes wrong is answered as a problem; what was not foreseen is logged, and its words told to nobody."""
+    """Answer every error as a problem. An unexpected error is logged, and the client does not see its text."""
     try:
         return await handler(request)
     except PenstockError as error:
@@ -66,7 +74,9 @@ async def problems(request: web.Request, handler: Endpoint) -> web.StreamRespons
         return _problem(error.status, "about:blank", error.reason, _route_hint(request, error), headers=headers)
     except Exception:  # noqa: BLE001 - the last resort: logged here with its traceback, answered as 500
         get_log().exception(Event.REQUEST_BROKE, method=request.method, path=request.path)
-        return _problem(500, "about:blank", "Internal Server Error", "The fault is ours; it is in the log.")
+        return _problem(
+            500, "about:blank", "Internal Server Error", "The server failed unexpectedly. The error is in its log."
+        )
 
 
 def _known_problem(error: PenstockError) -> web.Response:
@@ -80,7 +90,7 @@ def _known_problem(error: PenstockError) -> web.Response:
         case LimitPassed(flaws=flaws, count=count, limit=limit):
             members = {**limit, **_flaws(flaws, count)}
         case AcceptanceUnknown(batch_id=batch_id):
-            # No Retry-After: sending it again could make a second batch.
+            # No Retry-After: if the client sends the request again, it could create a second batch.
             members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
         case UnsupportedContent():
@@ -92,7 +102,7 @@ def _known_problem(error: PenstockError) -> web.Response:
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
         case Misconfigured():
             get_log().error(Event.REQUEST_BROKE, error=detail)
-            detail = "The fault is on our side; it is in the log."
+            detail = "The server is not configured correctly. The error is in its log."
     return _problem(status, f"urn:penstock:problem:{slug}", title, detail, members=members, headers=headers)
 
 
@@ -101,15 +111,15 @@ def _flaws(flaws: tuple[Flaw, ...], count: int) -> dict[str, Any]:
 
 
 def _flaw(flaw: Flaw) -> dict[str, Any]:
-    told: dict[str, Any] = {"pointer": flaw.pointer, "detail": flaw.detail}
-    return told if flaw.line is None else {"line": flaw.line, **told}
+    error: dict[str, Any] = {"pointer": flaw.pointer, "detail": flaw.detail}
+    return error if flaw.line is None else {"line": flaw.line, **error}
 
 
 def _route_hint(request: web.Request, error: web.HTTPException) -> str:
     if error.status == HTTPStatus.NOT_FOUND:
-        return f"Nothing is at {request.path}; batches are posted to /batch."
+        return f"The path {request.path} does not exist. Send batches with POST /batch."
     if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"{request.path} takes {', '.join(sorted(error.allowed_methods))}, not {request.method}."
+        return f"{request.path} does not support {request.method}. Use {' or '.join(sorted(error.allowed_methods))}."
     return error.text or error.reason
 
 
@@ -122,7 +132,7 @@ def _problem(
     members: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> web.Response:
-    # A header's bytes that are not Unicode come as lone surrogates, which JSON cannot hold.
+    # Header bytes that are not UTF-8 arrive as lone surrogates, which JSON cannot express.
     readable = detail.encode("utf-8", "replace").decode()
     body = {"type": kind, "title": title, "status": int(status), "detail": readable, **(members or {})}
     return json_answer(body, status=status, headers=headers, content_type=CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""Request and response bodies: JSON in camelCase."""
+"""The bodies of requests and answers, as JSON in camelCase."""
 
 import re
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from penstock.priority import Priority
 
 LONGEST_ID = 128
 LONGEST_PATH = 2_048
-LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # what SQS keeps a message for
-MOST_DAYS_AHEAD = 7  # half of that, so that what has waited has as long again to run
+LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
+MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)")  # RFC 3339
-_TIME_WANTED = "Write a time as 2026-12-24T18:00:00Z, or with an offset, +01:00, in a query %2B01:00"
+_TIME_WANTED = "Write the time as 2026-12-24T18:00:00Z, or with an offset such as +01:00 (in a query %2B01:00)"
 
 
 def _to_seconds(value: Any) -> float:
@@ -26,18 +26,18 @@ def _to_seconds(value: Any) -> float:
     try:
         seconds = datetime.fromisoformat(value.upper()).timestamp()
     except ValueError as error:
-        raise ValueError(f"There is no such time: {error}") from error
+        raise ValueError(f"This time does not exist: {error}") from error
     if seconds < 0:
-        raise ValueError("There is no such time to come: it was before 1970")
+        raise ValueError("The time must not be before 1970")
     return seconds
 
 
 Time = Annotated[float, BeforeValidator(_to_seconds), WithJsonSchema({"type": "string", "format": "date-time"})]
-"""Seconds since the epoch; in writing as RFC 3339 has it."""
+"""A time in seconds since the epoch. In JSON it is written as in RFC 3339."""
 
 
 class OperationRequest(BaseModel):
-    """One operation as a client writes it. Its `body` is validated later, by its handler's model."""
+    """One operation as a client writes it. Its `body` is validated later, by the model of its handler."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -48,7 +48,7 @@ class OperationRequest(BaseModel):
 
 
 class BatchOptions(BaseModel):
-    """What may be asked for a batch as a whole."""
+    """The options of a batch."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -60,7 +60,7 @@ class BatchOptions(BaseModel):
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
 
     def failure_limit(self, total: int) -> FailureLimit | None:
-        """The stricter, where both are given."""
+        """Return the limit of failures. If both limits are given, the lower one counts."""
         limits = []
         if self.max_failures is not None:
             limits.append(FailureLimit(self.max_failures))
@@ -70,7 +70,7 @@ class BatchOptions(BaseModel):
 
 
 class BatchRequest(BatchOptions):
-    """The envelope; each operation is validated by itself, so that one that is wrong hides nothing about the others."""
+    """A batch with its options. The operations are validated one by one, so that every invalid one is reported."""
 
     operations: Annotated[list[Any], Field(min_length=1)]
 
@@ -85,7 +85,7 @@ def outcome_body(outcome: Outcome) -> dict[str, Any]:
 
 
 def answered_body(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The answer to a batch that was run at once."""
+    """Return the answer to a batch that was run immediately, with all its results."""
     succeeded = sum(outcome.state is OutcomeState.SUCCEEDED for outcome in outcomes)
     return {
         "summary": {"total": len(outcomes), "succeeded": succeeded, "failed": len(outcomes) - succeeded},
@@ -130,7 +130,7 @@ def results_url(batch_id: str) -> str:
 
 
 def _progress(completed: int, total: int) -> float:
-    """Down to four digits, so that it says 1.0 only when nothing is open."""
+    """Return the progress, rounded down to four digits: it is 1.0 only when every operation is completed."""
     return completed * 10_000 // total / 10_000
 
 

@@ -1,4 +1,4 @@
-"""A span for every request, as part of its client's trace where it says so (`traceparent`)."""
+"""Opens a span for every request. If the client sends `traceparent`, the span is part of the client's trace."""
 
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from penstock.tracing.spans import Spans
 
-UNTRACED = ("/health/", "/metrics")  # asked for every few seconds, by nobody who is waiting for a batch
+UNTRACED = ("/health/", "/metrics")  # polled every few seconds by machines: nobody needs a trace of these
 
 
 def tracing(spans: "Spans | None") -> list["Middleware"]:
-    """The middleware, where there are spans."""
+    """Return the tracing middleware, or nothing if tracing is off."""
     if spans is None:
         return []
 
@@ -33,13 +33,13 @@ def tracing(spans: "Spans | None") -> list["Middleware"]:
 
 
 def _route(request: web.Request) -> str | None:
-    """`/batch/{batch_id}/status`; None where nothing is."""
+    """Return the route with its placeholders, such as `/batch/{batch_id}/status`. None if there is no such route."""
     resource = request.match_info.route.resource
     return None if resource is None else resource.canonical
 
 
 def _context(request: web.Request) -> dict[str, str]:
-    """The headers of a trace. Of several `traceparent` none is to be believed."""
+    """Return the trace headers of a request. If there are several `traceparent` headers, all are ignored."""
     parents = request.headers.getall("traceparent", [])
     if len(parents) != 1:
         return {}

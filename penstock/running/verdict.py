@@ -1,7 +1,6 @@
 """What an attempt came to: whatever a handler returns becomes JSON, whatever is raised becomes a verdict."""
 
 import inspect
-from http import HTTPStatus
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -10,7 +9,7 @@ from penstock.chunk import Operation
 from penstock.context import Reject, Retry
 from penstock.errors import Misconfigured
 from penstock.forwarding.answer import Answer
-from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome, failed, succeeded
+from penstock.outcome import Outcome, TryAgain, Verdict, failed, succeeded
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
 
@@ -49,13 +48,6 @@ def invalid(operation: Operation, error: InvalidOperation) -> Outcome:
 
 def cancelled_itself(operation: Operation) -> Outcome:
     return failed(operation, 500, "Broke", CANCELLED_ITSELF)
-
-
-def was_cut_off(verdict: Verdict) -> bool:
-    """Perhaps in the middle of a statement, which can cost the connection of a transaction."""
-    outcome = as_outcome(verdict)
-    detail = outcome.error["detail"] if outcome.error is not None else None
-    return outcome.status == HTTPStatus.GATEWAY_TIMEOUT or detail == CANCELLED_ITSELF
 
 
 def as_verdict(outcome: Any, operation: Operation, route: Route) -> Verdict:

@@ -1,4 +1,4 @@
-"""POST /batch/{id}/cancel: what runs finishes, what has not begun is cancelled."""
+"""POST /batch/{id}/cancel: operations that are running finish, and all others are cancelled."""
 
 from aiohttp import web
 
@@ -13,13 +13,15 @@ REASON = "Cancelled on request."
 
 
 async def cancel_batch(request: web.Request) -> web.Response:
-    """202 with the batch's status; asked again, the same, even once it is final. 409 for one that ended otherwise."""
+    """Answer 202 with the status, also if the batch is cancelled already. Answer 409 if it ended in another way."""
     batch = await find_batch(request)
     now = request.app[CLOCK].now()
-    settle_by = now if batch.is_early(now) else now + request.app[SETTINGS].settle_seconds  # if early, nothing runs
+    settle_by = (
+        now if batch.is_early(now) else now + request.app[SETTINGS].settle_seconds
+    )  # if it is early, no operation is running
     if not await request.app[BACKEND].store.end_batch(batch.id, Ending.CANCELLED, REASON, settle_by=settle_by):
         batch = await find_batch(request)
         if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
-            raise NotPossibleNow(f"The batch is {batch.state} already; there is nothing left to cancel.")
+            raise NotPossibleNow(f"The batch is already {batch.state}, so it cannot be cancelled.")
     get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=REASON)
     return json_answer(await read_status(request, await find_batch(request)), status=202)

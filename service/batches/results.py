@@ -1,7 +1,7 @@
-"""GET /batch/{id}/results: the outcomes counted so far, in the order of the operations.
+"""GET /batch/{id}/results: answers the outcomes that are counted so far, in the order of the operations.
 
-NDJSON of all of them, a line each; or with `?limit=`, or as JSON, a page and a cursor to the next. While the batch runs
-an answer holds what is counted at that moment; it is complete once the batch is final.
+As NDJSON, the answer holds all outcomes, one per line. With `?limit=`, or as JSON, it is one page with a cursor to the
+next. While the batch runs, operations without an outcome are missing. Once it is final, the results are complete.
 """
 
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ PAGE_OUTCOMES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in the results: after operation `index`, which is in planned chunk `chunk`."""
+    """A position in the results: after operation `index`, which is in the planned chunk `chunk`."""
 
     chunk: int = 0
     index: int = -1
@@ -77,11 +77,11 @@ async def _open_group(
 async def _closed_group(
     store: Store, batch: Batch, number: int, group: Group, ending: Ending
 ) -> AsyncIterator[tuple[int, Outcome]]:
-    """What was counted before the group was closed; every other operation has the outcome that the ending says."""
+    """Yield what was counted before the group was closed. Every other operation gets the outcome of the ending."""
     records = [record async for family in _counted_records(store, batch, number, group, 0) for record in family]
     recorded = {outcome.index: outcome for outcome in _merge(records)}
     first = batch.first_index(number)
-    # What expired before the batch was given an ending is not told that ending's reason afterwards.
+    # The group may have expired before the batch got its ending. Then the reason of that ending is not the group's.
     reason = batch.reason if ending is batch.ending else None
     ids = await store.read_ids(batch.id, number) if batch.has_own_ids else []
     for place in range(batch.group_totals[number]):
@@ -93,7 +93,7 @@ async def _closed_group(
 async def _counted_records(
     store: Store, batch: Batch, number: int, group: Group, first_chunk: int
 ) -> AsyncIterator[list[ChunkRecord]]:
-    """Of each planned chunk what is counted. What is not may yet be given up, should the group be closed before."""
+    """Yield the counted records of each planned chunk. A record that is not counted yet may become void."""
     async for family in store.read_records(batch, number, first_chunk):
         counted = [record for record in family if record.chunk_id in group.done]
         if counted:
@@ -101,7 +101,7 @@ async def _counted_records(
 
 
 def _merge(records: list[ChunkRecord]) -> list[Outcome]:
-    """The outcomes of planned chunks and of all that followed from them; a later outcome supersedes an earlier one."""
+    """Return the latest outcome of each operation, from a planned chunk and the chunks that followed from it."""
     latest = {outcome.index: outcome for record in records for outcome in record.outcomes}
     return [latest[index] for index in sorted(latest)]
 
@@ -115,9 +115,9 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
         async for _, outcome in outcomes:
             await answer.write(encode(outcome_body(outcome)) + b"\n")
     except ConnectionResetError:
-        return answer  # the client has heard enough
-    except Exception as error:  # noqa: BLE001 - whatever it is, the middleware can answer it no more
-        # The status is on its way already: only a connection that breaks off can tell that something is missing.
+        return answer  # the client closed the connection
+    except Exception as error:  # noqa: BLE001 - any error: the middleware cannot answer it any more
+        # The 200 has already been sent. Only a broken connection can show the client that results are missing.
         get_log().error(Event.REQUEST_BROKE, path=request.path, exc_info=error)
         if request.transport is not None:
             request.transport.abort()
@@ -127,7 +127,7 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
 
 
 async def _page(outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int) -> tuple[list[Outcome], Cursor | None]:
-    """Up to `limit` outcomes, and the place after them if there are more."""
+    """Return up to `limit` outcomes, and the position after them if there are more."""
     page: list[Outcome] = []
     last = Cursor()
     async for place, outcome in outcomes:
@@ -164,7 +164,7 @@ def _read_state(request: web.Request) -> OutcomeState | None:
     try:
         return OutcomeState(given)
     except ValueError:
-        raise MalformedRequest(f"status is one of {', '.join(OutcomeState)}; {given!r} is none of them.") from None
+        raise MalformedRequest(f"Invalid status {given!r}. Use one of {', '.join(OutcomeState)}.") from None
 
 
 def _read_cursor(request: web.Request) -> Cursor:
@@ -173,5 +173,5 @@ def _read_cursor(request: web.Request) -> Cursor:
         return Cursor()
     chunk, _, index = given.partition(".")
     if not (chunk.isdecimal() and index.isdecimal() and len(given) < 20):
-        raise MalformedRequest(f"Take the cursor from an earlier answer; {given!r} is none.")
+        raise MalformedRequest(f"Invalid cursor {given!r}. Use nextCursor from an earlier page.")
     return Cursor(int(chunk), int(index))

@@ -1,4 +1,4 @@
-"""GET /batch/{id}/status: how far a batch is."""
+"""GET /batch/{id}/status: reports the state, the counts and the times of a batch."""
 
 import re
 from typing import Any
@@ -7,11 +7,12 @@ from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, sum_counts
 from penstock.errors import UnknownBatch
+from penstock.service.caller import tenant_of
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK, tenant_of
+from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.schemas import status_body
 
-_BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key; the table refuses too long ones
+_BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key: the table rejects keys that are too long
 
 
 async def batch_status(request: web.Request) -> web.Response:
@@ -19,13 +20,13 @@ async def batch_status(request: web.Request) -> web.Response:
 
 
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
-    """The counts are read after the batch: so a final state never comes with counts of before."""
+    """Read the status of a batch. The counts are read after the batch, so they are never older than its state."""
     groups = await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals)))
     return status_body(batch, sum_counts(group.counts for group in groups.values()), request.app[CLOCK].now())
 
 
 async def find_batch(request: web.Request) -> Batch:
-    """The batch that the path names, if it is the tenant's own. One that was never accepted does not exist."""
+    """Return the batch in the path. Raises UnknownBatch if it was never accepted, or belongs to another tenant."""
     batch_id = request.match_info["batch_id"]
     if not _BATCH_ID.fullmatch(batch_id):
         raise UnknownBatch(batch_id)

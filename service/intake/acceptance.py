@@ -147,7 +147,7 @@ class Acceptance:
 
         A consumer does the same, and `consumer/processor.py` explains the order of these steps.
         """
-        run, tenant = self._draft.plan.run(number), tenant_on_queue(batch, self._settings)
+        run, tenant = self._draft.plan.indexes(number), tenant_on_queue(batch, self._settings)
         chunk = Chunk(batch.id, str(number), 1, tuple(self._draft.operations[run.start : run.stop]))
         record = await self._backend.store.commit_chunk(batch, self._record(chunk, tried))
         await self._sender.send_follow_ups(batch, chunk, record, tenant)

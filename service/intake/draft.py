@@ -1,7 +1,7 @@
-"""A batch while its request is read: every operation is validated for its handler, and encoded for the queue at once.
+"""A batch while its request is read. Every operation is validated by its handler's model and encoded for the queue.
 
-A small one keeps its operations, since it may be answered at once. Of a large one no more is in memory than the chunk
-that is being filled: full chunks are put aside, and nothing is sent before the whole batch is valid.
+A small batch keeps its operations in memory, because it may be run immediately. A large batch keeps only the chunk that
+is being filled: full chunks are buffered in a file. Nothing is sent before the whole batch has been validated.
 """
 
 import math
@@ -27,14 +27,15 @@ from penstock.service.intake.plan import Plan
 from penstock.service.schemas import OperationRequest
 from penstock.settings import Settings
 
-# What `model_validate` does, without its own part of the cost: it is called for every operation of every batch.
+# Does the same as `model_validate` at a lower cost, because it is called for every operation of every batch.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
 
 
 class Draft:
-    """`take` every operation, and as soon as it is large `plan_taken`; `check` that nothing is wrong.
+    """A batch that is being read.
 
-    What goes to the background is `finish_plan`ned; then `plan` and `ids` are whole.
+    Call `add` for every operation. Once the batch is large, call `plan_added` from time to time. Then call `check`,
+    which reports all errors. Before a batch goes to the background, call `finish_plan`, which completes `plan`.
     """
 
     def __init__(
@@ -42,17 +43,17 @@ class Draft:
     ) -> None:
         self.batch_id = batch_id
         self.total = 0
-        self.first_forwarded: int | None = None  # the operation that another program performs
-        self.operations: list[Operation] = []  # of a small batch all, of a large one none
+        self.first_forwarded: int | None = None  # the index of the first operation that is forwarded to another program
+        self.operations: list[Operation] = []  # all of a small batch, none of a large batch
         self.flaws = Flaws()
         self.ids = Ids()
         self.plan = Plan(batch_id, settings)
         self._registry = registry
         self._most_kept = settings.sync_max_operations
         self._handler_times = handler_times
-        self._handler_seconds = 0.0  # of all that is planned
-        self._taken: list[tuple[bytes, str]] = []  # encoded, and the handler's name; not planned yet
-        self._lines = array("I")  # of a stream: the line of each operation
+        self._handler_seconds = 0.0  # expected for all planned operations
+        self._added: list[tuple[bytes, str]] = []  # not planned yet: encoded operations and their handlers
+        self._lines = array("I")  # the line of each operation, if the request is a stream
         self._giants = Flaws()
 
     def __enter__(self) -> Self:
@@ -69,12 +70,12 @@ class Draft:
         return self.total > self._most_kept
 
     def grow_large(self) -> None:
-        """Its operations take too much memory to be kept, few as they may be."""
+        """Treat the batch as large, because its operations need too much memory."""
         self._most_kept = -1
         self.operations = []
 
-    def take(self, document: Any, line: int | None = None) -> None:
-        """The next operation, as it came."""
+    def add(self, document: Any, line: int | None = None) -> None:
+        """Add the next operation, as it was received."""
         index, operation_id = self._count(document, line)
         try:
             request = _validate_request(document)
@@ -82,70 +83,73 @@ class Draft:
             body = to_json(request.body)
             route.arguments(request.path, request.body, body)
         except ValidationError as error:
-            self._refuse(index, [to_flaw(one, document) for one in errors_of(error)])
+            self._add_flaws(index, [to_flaw(one, document) for one in errors_of(error)])
         except InvalidOperation as error:
-            self._refuse(index, error.flaws)
+            self._add_flaws(index, error.flaws)
         else:
             if route.is_forwarded and self.first_forwarded is None:
                 self.first_forwarded = index
             if self.flaws.count == 0:
                 encoded = encode_parts(index, operation_id, request.method, request.path, body)
-                self._taken.append((encoded, route.name))
+                self._added.append((encoded, route.name))
                 self._keep(index, operation_id, request)
 
-    def take_unreadable(self, detail: str, line: int) -> None:
+    def add_unreadable(self, detail: str, line: int) -> None:
         index, _ = self._count(None, line)
-        self._refuse(index, [Flaw("", detail)])
+        self._add_flaws(index, [Flaw("", detail)])
 
-    def refuse_outside_transaction(self) -> None:
-        """Of an atomic batch, whatever could not be rolled back with the rest."""
+    def check_all_in_transaction(self) -> None:
+        """Report the operations of an atomic batch that could not be rolled back with the others."""
         for operation in self.operations:
             route = self._registry.match(operation.method, operation.path)
             if not route.has_transaction:
-                detail = f"{route.name} has no part in the transaction, so it could not be rolled back."
-                self._refuse(operation.index, [Flaw("/path", detail)])
+                detail = f"{route.name} does not run in the transaction, so it could not be rolled back."
+                self._add_flaws(operation.index, [Flaw("/path", detail)])
 
-    async def plan_taken(self, share: float = 1) -> None:
-        """`share` is how much of the batch has been taken; 0 where nobody knows, and then it counts as large."""
+    async def plan_added(self, share: float = 1) -> None:
+        """Plan the operations that were added. `share` is the share of the batch that was read; 0 if it is unknown.
+
+        A batch of unknown size is planned as a large one.
+        """
         if self.flaws.count:
-            self._taken.clear()  # nothing of it will be sent
+            self._added.clear()  # the batch is invalid and will not be sent
             return
         known = await self._handler_times.read()
-        seconds = [known.get(name, UNMEASURED_SECONDS) for _, name in self._taken]
+        seconds = [known.get(name, UNMEASURED_SECONDS) for _, name in self._added]
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
-        first = self.total - len(self._taken)
-        for index, ((encoded, _), taking) in enumerate(zip(self._taken, seconds, strict=True), start=first):
+        first = self.total - len(self._added)
+        for index, ((encoded, _), expected) in enumerate(zip(self._added, seconds, strict=True), start=first):
             size = size_on_the_queue(encoded)
             if size > self.plan.room:
-                detail = f"takes {size:,} bytes as a message; at most {self.plan.room:,} fit."
+                detail = f"The operation needs {size:,} bytes in a message. At most {self.plan.room:,} bytes fit."
                 self._giants.add(index, self._at(index, Flaw("", detail)))
             else:
-                self.plan.add(encoded, taking)
-        self._taken.clear()
+                self.plan.add(encoded, expected)
+        self._added.clear()
 
     async def check(self) -> None:
-        """Raises InvalidRequest, or LimitPassed, with all that is wrong."""
+        """Raise InvalidRequest with all errors, if there are any."""
         count, duplicates = await self.ids.duplicates(MOST_FLAWS)
         self.flaws.put_first([(one.index, self._duplicate(one)) for one in duplicates], count)
         if self.flaws.count:
-            raise InvalidRequest(self.flaws.told, self.flaws.count)
+            raise InvalidRequest(self.flaws.listed, self.flaws.count)
 
     async def finish_plan(self) -> None:
-        """Raises LimitPassed, naming every operation that fits into no message."""
-        await self.plan_taken()
+        """Complete `plan`. Raises LimitPassed, with every operation that is too large for a message."""
+        await self.plan_added()
         self.plan.finish()
         count = self._giants.count
         if count:
             raise LimitPassed(
-                f"{count} of the operations {'is' if count == 1 else 'are'} too large for a message of the queue.",
+                f"{count:,} {'operation is' if count == 1 else 'operations are'} too large for a message of the queue.",
                 limit={"maxOperationBytes": self.plan.room},
-                flaws=self._giants.told,
+                flaws=self._giants.listed,
                 count=count,
             )
 
     def _count(self, document: Any, line: int | None) -> tuple[int, str]:
-        """Its place and its id; also of an operation that is wrong otherwise, so that a duplicate is told at once."""
+        """Return the index and the id of the next operation. The ids of invalid operations must be unique too."""
         index = self.total
         self.total += 1
         if line is not None:
@@ -160,14 +164,14 @@ class Draft:
             self.operations = []
 
     def _duplicate(self, found: Duplicate) -> Flaw:
-        detail = f"{found.id!r} is the id of operation {found.first} too; ids are unique."
+        detail = f"Operation {found.first} has the same id {found.id!r}. Ids must be unique within a batch."
         return self._at(found.index, Flaw("/id", detail))
 
-    def _refuse(self, index: int, flaws: Iterable[Flaw]) -> None:
+    def _add_flaws(self, index: int, flaws: Iterable[Flaw]) -> None:
         for flaw in flaws:
             self.flaws.add(index, self._at(index, flaw))
 
     def _at(self, index: int, flaw: Flaw) -> Flaw:
-        """A flaw of this operation; its pointer was from the operation on."""
+        """Turn the pointer of an error, which starts at the operation, into a pointer that starts at the request."""
         line = self._lines[index] if self._lines else None
         return Flaw(pointer("operations", index) + flaw.pointer, flaw.detail, line)

@@ -1,13 +1,14 @@
-"""Same Idempotency-Key and same request, same batch: however often a client sends it, it runs once.
+"""Makes repeated requests safe: the same Idempotency-Key with the same request creates only one batch.
 
-        claim ──► answer ──► settle                    another request of the same key finds
-          │                                              settled             the same answer
-          └── lease, until then 409 ──► taken over       settled, other body 422
-                                                         its lease running   409
-                                                         its lease over      nobody: it takes over
+A request claims its key, is answered, and then settles the key. Another request with the same key finds the claim:
 
-A front end that dies leaves a claim whose lease runs out. Before it is taken over, the batch that it may have been
-accepting is abandoned for good, unless it was accepted after all.
+    another body                  422
+    settled                       the same answer again
+    not settled, lease valid      409, because the first request is still in progress
+    not settled, lease expired    it takes over the claim, and is handled like the first request
+
+If a front end dies, its claim stays until the lease expires. Before another request takes over the claim, it abandons
+the batch of that front end, which then can never be accepted. If it was accepted already, the request gets its status.
 """
 
 import re
@@ -17,26 +18,27 @@ from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState
 from penstock.errors import KeyInUse, KeyReused, MalformedRequest
-from penstock.service.keys import BACKEND, CLOCK, SETTINGS, tenant_of
+from penstock.service.caller import tenant_of
+from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.store import KeyClaim, Store
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST_KEY = 255
-_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a string of structured fields (RFC 9651)
+_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a string as in structured fields (RFC 9651)
 _BARE = re.compile(r"[!#-+\--~]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A claim, and whether its request has been answered already: then the answer is to be repeated."""
+class ClaimedKey:
+    """The claim of a key. If `is_replay`, the request was answered before, and gets the same answer again."""
 
     claim: KeyClaim
     is_replay: bool
 
 
 def read_key(request: web.Request) -> str | None:
-    """The key that the client gave: a structured-field string, or the bare form that many send."""
+    """Return the key of a request: a string as in structured fields, or without quotes, as many clients send it."""
     header = request.headers.get(HEADER)
     if header is None:
         return None
@@ -44,12 +46,14 @@ def read_key(request: web.Request) -> str | None:
     quoted = _STRING.fullmatch(text)
     key = re.sub(r'\\(["\\])', r"\1", quoted[1]) if quoted else text if _BARE.fullmatch(text) else ""
     if not 1 <= len(key) <= LONGEST_KEY:
-        raise MalformedRequest(f'Write {HEADER}: "...", with 1 to {LONGEST_KEY} ASCII characters in the quotes.')
+        raise MalformedRequest(
+            f'Invalid {HEADER}. Write {HEADER}: "...", with 1 to {LONGEST_KEY} ASCII characters in the quotes.'
+        )
     return key
 
 
-async def claim_key(request: web.Request, key: str, fingerprint: str, batch_id: str) -> Standing:
-    """Raises KeyReused and KeyInUse."""
+async def claim_key(request: web.Request, key: str, fingerprint: str, batch_id: str) -> ClaimedKey:
+    """Claim the key for this request, or find the earlier request with it. Raises KeyReused and KeyInUse."""
     store, now = request.app[BACKEND].store, request.app[CLOCK].now()
     settings = request.app[SETTINGS]
     ours = KeyClaim(
@@ -58,43 +62,43 @@ async def claim_key(request: web.Request, key: str, fingerprint: str, batch_id: 
         fingerprint=fingerprint,
         batch_id=batch_id,
         keys_from=batch_id,
-        # Longer than an answer at once and then an acceptance; one that takes longer extends it.
+        # Long enough to run a batch and then accept it. An acceptance that takes longer extends the lease.
         lease_until=now + settings.sync_seconds + settings.accept_seconds,
         expires_at=now + settings.idempotency_seconds,
     )
-    standing = await store.claim_key(ours, now)
-    if standing.batch_id == ours.batch_id:
-        return Standing(ours, is_replay=False)
-    if standing.fingerprint != ours.fingerprint:
-        raise KeyReused(f"The key {key!r} came with another body before; use a new key for a new request.")
-    if standing.is_settled or await _was_accepted(store, standing, now):
-        return Standing(standing, is_replay=True)
-    taking_over = replace(ours, keys_from=standing.keys_from)
-    if standing.lease_until >= now or not await store.take_over_key(standing, taking_over, now):
-        raise KeyInUse(f"The first request with the key {key!r} is still being answered; ask again in a moment.")
-    return Standing(taking_over, is_replay=False)
+    existing = await store.claim_key(ours, now)
+    if existing.batch_id == ours.batch_id:
+        return ClaimedKey(ours, is_replay=False)
+    if existing.fingerprint != ours.fingerprint:
+        raise KeyReused(f"The key {key!r} was used for another request before. Use a new key for a new request.")
+    if existing.is_settled or await _was_accepted(store, existing, now):
+        return ClaimedKey(existing, is_replay=True)
+    taking_over = replace(ours, keys_from=existing.keys_from)
+    if existing.lease_until >= now or not await store.take_over_key(existing, taking_over, now):
+        raise KeyInUse(f"The first request with the key {key!r} is still in progress. Try again in a moment.")
+    return ClaimedKey(taking_over, is_replay=False)
 
 
-async def _was_accepted(store: Store, standing: KeyClaim, now: float) -> bool:
-    """Whether a front end that died had accepted the batch. If not, it never will be: it is abandoned here."""
-    if standing.lease_until >= now:
+async def _was_accepted(store: Store, existing: KeyClaim, now: float) -> bool:
+    """Return True if a front end accepted the batch before it died. Otherwise, abandon the batch."""
+    if existing.lease_until >= now:
         return False
-    while not await store.abandon_batch(standing.batch_id):
-        batch = await store.read_batch(standing.batch_id)
+    while not await store.abandon_batch(existing.batch_id):
+        batch = await store.read_batch(existing.batch_id)
         if batch is None:
-            # It may still be created, by a front end whose clock is slow or whose call was long under way.
-            await store.create_batch(_stand_in(standing, now))
+            # A front end with a slow clock, or whose call took very long, may still create it. Take its place.
+            await store.create_batch(_stand_in(existing, now))
         elif batch.state not in UNACCEPTED_STATES:
-            await store.settle_key(standing, None)
+            await store.settle_key(existing, None)
             return True
     return False
 
 
-def _stand_in(standing: KeyClaim, now: float) -> Batch:
-    """A batch in the place of one that must not come about any more. It can only be abandoned."""
+def _stand_in(existing: KeyClaim, now: float) -> Batch:
+    """Return a batch that takes the place of one that must not be created any more. It can only be abandoned."""
     return Batch(
-        id=standing.batch_id,
-        tenant=standing.tenant,
+        id=existing.batch_id,
+        tenant=existing.tenant,
         state=BatchState.ACCEPTING,
         total=0,
         chunk_count=0,
@@ -102,5 +106,5 @@ def _stand_in(standing: KeyClaim, now: float) -> Batch:
         created_at=now,
         accept_by=0,
         deadline_at=now,
-        expires_at=standing.expires_at,
+        expires_at=existing.expires_at,
     )

@@ -1,4 +1,4 @@
-"""The ids of a batch's operations, which are unique: a million of them without a set of a million strings."""
+"""Checks that the ids of a batch are unique, without keeping a million strings in memory."""
 
 import asyncio
 from array import array
@@ -15,7 +15,7 @@ IDS_IN_LINE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Operation `index` has the id that operation `first` has."""
+    """Operation `index` has the same id as operation `first`."""
 
     index: int
     id: str
@@ -23,24 +23,25 @@ class Duplicate:
 
 
 class Ids:
-    """In memory are eight bytes of each, spread over parts that are looked at one by one; the ids are in a spool.
+    """The ids of a batch. They are written to a spool, and only eight bytes of each stay in memory.
 
-    The eight bytes are Python's hash, keyed anew in every process, so that nobody can make two ids meet. If two ever
-    do, the ids themselves are compared.
+    The eight bytes are Python's hash. Its key is random in every process, so no client can construct ids with the same
+    hash. If two hashes are equal, the ids themselves are compared. The hashes are divided into parts, which are checked
+    one by one.
     """
 
     def __init__(self) -> None:
-        self.has_own = False  # the client gave some of them; where it does not, they are the operations' places
+        self.has_own = False  # the client gave at least one id; an operation without an id gets its index
         self._count = 0
         self._parts = [array("q") for _ in range(PARTS)]
         self._line: list[str] = []
         self._spool = Spool()
 
     def add(self, given: str | None) -> str:
-        """The id of the next operation."""
-        place = str(self._count)
-        operation_id = place if given is None else given
-        self.has_own |= operation_id != place
+        """Add the id of the next operation and return it. Without an id, the operation gets its index as its id."""
+        index = str(self._count)
+        operation_id = index if given is None else given
+        self.has_own |= operation_id != index
         digest = hash(operation_id)
         self._parts[digest % PARTS].append(digest)
         self._line.append(operation_id)
@@ -50,31 +51,31 @@ class Ids:
         return operation_id
 
     def __iter__(self) -> Iterator[str]:
-        """All of them, in the order of the operations."""
+        """Yield all ids in the order of the operations."""
         for line in self._lines():
             yield from line
 
     async def duplicates(self, most: int) -> tuple[int, list[Duplicate]]:
-        """How many operations have the id of an earlier one; and those, or where there are very many, some of them."""
+        """Return how many operations have the id of an earlier operation, and about `most` of these."""
         count, suspects = await self._suspects(most) if self.has_own else (0, set[int]())
-        named = [one async for one in self._named(suspects)] if suspects else []
+        named = [one async for one in self._find(suspects)] if suspects else []
         return (count, named) if named else (0, [])
 
     def close(self) -> None:
         self._spool.close()
 
     async def _suspects(self, most: int) -> tuple[int, set[int]]:
-        """How many digests are there again, and up to `most` of these."""
+        """Count the digests that occur again, and return up to `most` of them."""
         count, suspects = 0, set[int]()
         for part in self._parts:
             repeated = len(part) - len(set(part))
             if repeated and len(suspects) < most:
                 suspects |= _repeated(part, most - len(suspects))
             count += repeated
-            await asyncio.sleep(0)  # others want their answers meanwhile
+            await asyncio.sleep(0)  # let other requests run
         return count, suspects
 
-    async def _named(self, suspects: set[int]) -> AsyncIterator[Duplicate]:
+    async def _find(self, suspects: set[int]) -> AsyncIterator[Duplicate]:
         first: dict[str, int] = {}
         index = 0
         for line in self._lines():

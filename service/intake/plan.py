@@ -1,4 +1,4 @@
-"""A batch's chunks, cut and encoded while its operations come, put aside until all of it is known to be valid."""
+"""Cuts a batch into chunks while its operations arrive, and buffers them until the whole batch has been validated."""
 
 import bisect
 from collections.abc import Container, Iterator
@@ -10,24 +10,24 @@ from penstock.settings import Settings
 
 
 class Plan:
-    """`add` every operation, then `finish`; from then on it tells the chunks and their messages."""
+    """The chunks of a batch. Call `add` for every operation, then `finish`; afterwards the chunks can be read."""
 
     def __init__(self, batch_id: str, settings: Settings) -> None:
-        self.room = room_in_message(settings.message_bytes)  # what one operation may take
+        self.room = room_in_message(settings.message_bytes)  # the largest size of an operation
         self._batch_id = batch_id
         self._planner = Planner(
             Fit(settings.chunk_operations, self.room, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
         )
         self._total = 0
-        self._written = 0  # chunks
-        self._chunk: list[bytes] = []  # the operations of the one that may still grow
+        self._written = 0  # number of chunks
+        self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
         self._spool = Spool()
 
     def expect(self, batch_seconds: float) -> None:
         self._planner.expect(batch_seconds)
 
     def add(self, encoded: bytes, seconds: float) -> None:
-        """The next operation, and the handler time it is expected to take."""
+        """Add the next operation. `seconds` is how long its handler is expected to take."""
         if self._planner.begins_chunk(size_on_the_queue(encoded), seconds):
             self.finish()
         self._chunk.append(encoded)
@@ -36,7 +36,7 @@ class Plan:
     def finish(self) -> None:
         if self._chunk:
             message = join_message(self._batch_id, str(self._written), self._chunk)
-            self._spool.write(message.encode())  # neither JSON nor base64 has a line break in it
+            self._spool.write(message.encode())  # contains no line break, as JSON or as base64
             self._written += 1
             self._chunk = []
 
@@ -49,16 +49,16 @@ class Plan:
         return plan_groups(self._planner.starts, self._total)
 
     def chunk_at(self, index: int) -> int:
-        """The number of the chunk that operation `index` is in."""
+        """Return the number of the chunk that contains operation `index`."""
         return bisect.bisect_right(self._planner.starts, index) - 1
 
-    def run(self, number: int) -> range:
-        """The operations of a chunk."""
+    def indexes(self, number: int) -> range:
+        """Return the indexes of the operations in a chunk."""
         starts = self._planner.starts
         return range(starts[number], starts[number + 1] if number + 1 < len(starts) else self._total)
 
     def messages(self, *, without: Container[int]) -> Iterator[bytes]:
-        """Of all chunks but those of these numbers, in their order."""
+        """Yield the messages of all chunks in their order, without the chunks of these numbers."""
         return (message for number, message in enumerate(self._spool) if number not in without)
 
     def close(self) -> None:

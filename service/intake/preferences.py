@@ -1,4 +1,4 @@
-"""What a client prefers (RFC 7240): `respond-async`, and `wait=<seconds>`. Pure."""
+"""Reads the preferences of a client (RFC 7240): `respond-async` and `wait=<seconds>`. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ _WAIT = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """`wait_seconds` is how long the client wants to wait for an answer at once."""
+    """The preferences of a client. `wait_seconds` is how long it wants to wait for the results."""
 
     respond_async: bool = False
     wait_seconds: int | None = None
 
 
 def read_preferences(header: str) -> Preferences:
-    """What is not known or not well-formed is passed over, as the standard wants it; the first of a name counts."""
+    """Read the header. Unknown and invalid preferences are ignored, and the first one of a name counts (RFC 7240)."""
     found: dict[str, str] = {}
     for part in header.split(","):
         match = _PREFERENCE.fullmatch(part)

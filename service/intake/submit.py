@@ -1,4 +1,4 @@
-"""POST /batch: read, validate; run a small batch at once, accept a large one for the background."""
+"""POST /batch: reads and validates a batch, then runs it immediately or accepts it for the background."""
 
 from collections.abc import Awaitable
 
@@ -10,11 +10,12 @@ from penstock.metrics.names import Metric
 from penstock.outcome import as_outcome
 from penstock.running.source import Source
 from penstock.service.batches.status import read_status
+from penstock.service.caller import headers_to_pass_on, tenant_of
 from penstock.service.flaws import ENVELOPE
 from penstock.service.intake.acceptance import Acceptance, Submission
 from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
-from penstock.service.intake.idempotency import REPLAYED, Standing, claim_key, read_key
+from penstock.service.intake.idempotency import REPLAYED, ClaimedKey, claim_key, read_key
 from penstock.service.intake.preferences import Preferences, read_preferences
 from penstock.service.intake.reading import read_batch
 from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
@@ -28,14 +29,12 @@ from penstock.service.keys import (
     OPERATIONS,
     RUNNER,
     SETTINGS,
-    headers_to_pass_on,
-    tenant_of,
 )
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
 from penstock.telemetry import Event, get_log
 
-FIRST_POLL_SECONDS = 1  # a hint for when asking for the status makes sense
+FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request makes sense
 
 
 async def submit_batch(request: web.Request) -> web.Response:
@@ -49,24 +48,24 @@ async def submit_batch(request: web.Request) -> web.Response:
         _check_time(draft, read.options, request.app[CLOCK].now())
         await draft.check()
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
-        # Only a request that can be answered claims its key: one that is refused may be mended and sent again.
-        standing = (
+        # An invalid request does not claim its key, so the client can correct it and send it again with the same key.
+        claimed = (
             await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
             if key is not None
             else None
         )
-        if standing is not None and standing.is_replay:
-            return await _replay(request, standing)
+        if claimed is not None and claimed.is_replay:
+            return await _replay(request, claimed)
         submission = Submission(
             draft=draft,
-            key_prefix=standing.claim.keys_from if standing else draft.batch_id,
+            key_prefix=claimed.claim.keys_from if claimed else draft.batch_id,
             tenant=tenant_of(request),
             priority=read.options.priority,
             not_before=read.options.not_before,
             deadline_seconds=read.options.deadline_seconds,
             failure_limit=read.options.failure_limit(draft.total),
             headers=headers,
-            claim=standing.claim if standing else None,
+            claim=claimed.claim if claimed else None,
         )
         return await _answer(request, submission, atomic=read.options.atomic)
 
@@ -74,49 +73,47 @@ async def submit_batch(request: web.Request) -> web.Response:
 def _check_atomic(draft: Draft, request: web.Request) -> None:
     limit = request.app[SETTINGS].sync_max_operations
     if request.app[OPERATIONS].transaction is None:
-        words = "This application has no transaction, so nothing can be rolled back."
-        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+        detail = "This application has no transaction, so a batch cannot be atomic."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
     elif draft.first_forwarded is not None:
-        words = f"Operation {draft.first_forwarded} is forwarded, and what another program does is not rolled back."
-        draft.flaws.add(ENVELOPE, Flaw("/atomic", words))
+        detail = f"Operation {draft.first_forwarded} is forwarded to another program, so it could not be rolled back."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
     elif draft.is_large:
-        detail = f"The atomic batch has {draft.total:,} operations; at most {limit:,} go into one."
+        detail = f"The atomic batch has {draft.total:,} operations. The limit is {limit:,}."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})
     else:
-        draft.refuse_outside_transaction()
+        draft.check_all_in_transaction()
 
 
 def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:
     if options.not_before is None:
         return
     if options.atomic:
-        words = "An atomic batch is run at once, within its request: leave notBefore out, or atomic."
-        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
+        detail = "An atomic batch runs immediately, so it cannot have notBefore. Remove one of the two."
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", detail))
     if options.not_before > now + MOST_DAYS_AHEAD * DAY_SECONDS:
-        words = (
-            f"Name a time within {MOST_DAYS_AHEAD} days from now: the queue keeps messages for no more than twice that."
-        )
-        draft.flaws.add(ENVELOPE, Flaw("/notBefore", words))
+        detail = f"The time is too late. Use a time within {MOST_DAYS_AHEAD} days from now."
+        draft.flaws.add(ENVELOPE, Flaw("/notBefore", detail))
 
 
 async def _answer(request: web.Request, submission: Submission, *, atomic: bool) -> web.Response:
-    """Answer, and settle the key. A request that comes to nothing gives its key up, so that it can be sent again."""
+    """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
     store, claim = request.app[BACKEND].store, submission.claim
     try:
-        answer, at_once = await _run_or_accept(request, submission, atomic=atomic)
+        answer, results = await _run_or_accept(request, submission, atomic=atomic)
     except AcceptanceUnknown:
         raise
     except Exception:
         if claim is not None:
-            await _try(store.release_key(claim))
+            await _try_to_update(store.release_key(claim))
         raise
     if claim is not None:
-        await _try(store.settle_key(claim, at_once))
+        await _try_to_update(store.settle_key(claim, results))
     return answer
 
 
-async def _try(step: Awaitable[None]) -> None:
-    """What AWS keeps us from doing now is made up for when the claim's lease is over."""
+async def _try_to_update(step: Awaitable[None]) -> None:
+    """Make an update of a claim. If AWS is unavailable, only log it: the lease of the claim will expire."""
     try:
         await step
     except PenstockError as error:
@@ -126,15 +123,15 @@ async def _try(step: Awaitable[None]) -> None:
 async def _run_or_accept(
     request: web.Request, submission: Submission, *, atomic: bool
 ) -> tuple[web.Response, bytes | None]:
-    """The response, and its body where the batch was answered at once."""
+    """Return the answer, and its body if it has all results."""
     preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
-    is_for_later = submission.not_before is not None
-    if submission.draft.is_large or is_for_later or (preferences.respond_async and not atomic):
+    is_delayed = submission.not_before is not None
+    if submission.draft.is_large or is_delayed or (preferences.respond_async and not atomic):
         applied = "respond-async" if preferences.respond_async else None
         return await _accept(request, submission, {}, applied), None
     operations = submission.draft.operations
     seconds, applied = _time_to_answer(request, preferences)
-    tried = await _run_at_once(request, submission, seconds, atomic=atomic)
+    tried = await _run_immediately(request, submission, seconds, atomic=atomic)
     if len(tried) < len(operations):
         return await _accept(request, submission, tried, applied), None
     body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
@@ -143,14 +140,14 @@ async def _run_or_accept(
 
 
 def _time_to_answer(request: web.Request, preferences: Preferences) -> tuple[float, str | None]:
-    """How long the client is kept waiting at most, and the preference that says so."""
+    """Return the seconds that the client waits at most, and the preference that set them, if one did."""
     longest = request.app[SETTINGS].sync_seconds
     if preferences.wait_seconds is None or preferences.wait_seconds > longest:
         return longest, None
     return preferences.wait_seconds, f"wait={preferences.wait_seconds}"
 
 
-async def _run_at_once(
+async def _run_immediately(
     request: web.Request, submission: Submission, seconds: float, *, atomic: bool
 ) -> dict[int, Tried]:
     source = Source(
@@ -168,20 +165,20 @@ async def _run_at_once(
 async def _accept(
     request: web.Request, submission: Submission, tried: dict[int, Tried], applied: str | None
 ) -> web.Response:
-    """`tried` is what has been run already of a batch that outlived its time: it is not run again."""
+    """Accept the batch for the background. `tried` was run already, but not all operations were finished in time."""
     clock, meter = request.app[CLOCK], request.app[METER]
-    begun_at = clock.monotonic()
+    started_at = clock.monotonic()
     acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
     batch = await acceptance.accept(tried)
-    meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - begun_at)
+    meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - started_at)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
     get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
     return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})
 
 
-async def _replay(request: web.Request, standing: Standing) -> web.Response:
-    """The answer of the first request; for a batch in the background, with its status of now."""
-    claim = standing.claim
+async def _replay(request: web.Request, claimed: ClaimedKey) -> web.Response:
+    """Return the answer of the first request. If its batch runs in the background, add the current status."""
+    claim = claimed.claim
     replayed = {REPLAYED: "true"}
     if claim.answer is not None:
         return web.Response(body=claim.answer, content_type="application/json", headers=replayed)

@@ -1,0 +1,1 @@
+"""The endpoints for operators, load balancers and monitoring: dead letters, health and metrics."""

@@ -1,7 +1,8 @@
-"""GET /dead-letters and POST /dead-letters/redrive: look at what finally failed, and put it back.
+"""GET /dead-letters and POST /dead-letters/redrive: shows dead letters, and moves them back to the queue.
 
-For operators: these see every tenant's. A dead letter is a chunk message, so putting it back is moving it to the queue
-of its batch's priority; SQS's own redrive, from its console, moves all to one that the operator names.
+These endpoints are for operators: they cover the dead letters of every tenant. A dead letter is the message of a chunk,
+so it can be moved back as it is. It goes to the queue of its batch's priority. (The redrive in the console of SQS moves
+all dead letters to a single queue.)
 """
 
 import asyncio
@@ -26,22 +27,22 @@ from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 SHOWN = 10
-MOST_SHOWN = 100  # each may be as large as a message: memory is the bound
+MOST_SHOWN = 100  # all are in memory, and each can be as large as a message
 REDRIVE_SECONDS = 20.0
 IN_RECEIVE = 10
-HIDDEN_SECONDS = 60  # longer than one redrive: what it does not move must not come round again
+HIDDEN_SECONDS = 60  # longer than a redrive: it must not receive a letter again that it does not move
 
 
 class RedriveRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    batchId: str | None = None  # noqa: N815 - as it stands in the JSON
+    batchId: str | None = None  # noqa: N815 - the name in the JSON
 
 
 async def list_dead_letters(request: web.Request) -> web.Response:
-    """About how many there are, and some of them: SQS can be looked into only by receiving, in no order."""
+    """Answer about how many dead letters there are, and show some. SQS can only be read by receiving, in no order."""
     queue = request.app[BACKEND].dead_letters
-    deliveries = await _take(queue, min(read_limit(request) or SHOWN, MOST_SHOWN))
+    deliveries = await _receive(queue, min(read_limit(request) or SHOWN, MOST_SHOWN))
     await queue.extend(deliveries, 0)
     return json_answer(
         {"approximateCount": await queue.depth(), "deadLetters": [_describe(delivery) for delivery in deliveries]}
@@ -49,7 +50,7 @@ async def list_dead_letters(request: web.Request) -> web.Response:
 
 
 async def redrive_dead_letters(request: web.Request) -> web.Response:
-    """Put back all, or one batch's. Moves for up to 20 seconds; `isComplete` says whether it came to the end."""
+    """Move all dead letters, or those of one batch. Stop after 20 seconds: then `isComplete` in the answer is false."""
     batch_id = await _read_batch_id(request)
     backend = request.app[BACKEND]
     redrive = Redrive(batch_id, before=request.app[CLOCK].now(), store=backend.store)
@@ -68,7 +69,7 @@ async def _read_batch_id(request: web.Request) -> str | None:
         raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
 
 
-async def _take(queue: Queue, limit: int) -> list[Delivery]:
+async def _receive(queue: Queue, limit: int) -> list[Delivery]:
     deliveries: list[Delivery] = []
     while len(deliveries) < limit:
         received = await queue.receive(min(IN_RECEIVE, limit - len(deliveries)), 0)
@@ -80,18 +81,27 @@ async def _take(queue: Queue, limit: int) -> list[Delivery]:
 
 @dataclass(frozen=True, slots=True)
 class Redrive:
-    """Which letters are put back, and how urgent they are: of one batch or of all, and none that came after it began.
+    """Decides which letters are moved: those of one batch or of all batches, if they were sent before the redrive.
 
-    So what fails again stays.
+    An operation that fails again during the redrive sends a new letter, and that one stays.
     """
 
     batch_id: str | None
     before: float
     store: Store
-    priorities: dict[str, Priority] = field(default_factory=dict)  # of the batches met so far
+    priorities: dict[str, Priority] = field(default_factory=dict)  # of the batches that were read so far
 
-    async def priority_of(self, delivery: Delivery) -> Priority | None:
-        """None: this letter stays where it is."""
+    async def sort(self, deliveries: list[Delivery]) -> tuple[dict[Priority, list[Delivery]], list[Delivery]]:
+        """Return the letters that are moved, by the priority of their batch, and those that stay."""
+        letters: dict[Priority, list[Delivery]] = defaultdict(list)
+        others: list[Delivery] = []
+        for delivery in deliveries:
+            priority = await self._priority_of(delivery)
+            (others if priority is None else letters[priority]).append(delivery)
+        return letters, others
+
+    async def _priority_of(self, delivery: Delivery) -> Priority | None:
+        """Return the priority of the letter's batch, or None if the letter stays in the dead letter queue."""
         if delivery.sent_at > self.before:
             return None
         try:
@@ -107,7 +117,7 @@ class Redrive:
 
 
 async def _redrive(backend: Backend, redrive: Redrive) -> tuple[int, bool]:
-    """Move letter by letter: sent first, then deleted. A crash in between leaves one twice, and it runs once."""
+    """Move the letters. Return how many were moved, and whether the whole queue was read."""
     source = backend.dead_letters
     give_up_at = asyncio.get_running_loop().time() + REDRIVE_SECONDS
     moved = 0
@@ -117,23 +127,22 @@ async def _redrive(backend: Backend, redrive: Redrive) -> tuple[int, bool]:
             deliveries = await source.receive(IN_RECEIVE, 1)
             if not deliveries:
                 return moved, True
-            letters: dict[Priority, list[Delivery]] = defaultdict(list)
-            others: list[Delivery] = []
-            for delivery in deliveries:
-                priority = await redrive.priority_of(delivery)
-                (others if priority is None else letters[priority]).append(delivery)
+            letters, others = await redrive.sort(deliveries)
             await source.extend(others, HIDDEN_SECONDS)
             passed_over += others
-            for priority, urgent in letters.items():
-                await backend.queues[priority].send(
-                    [Message(letter.body, tenant=letter.tenant, trace=letter.trace) for letter in urgent]
-                )
-                for letter in urgent:
-                    await source.delete(letter)
-                moved += len(urgent)
+            for priority, of_priority in letters.items():
+                await _move(of_priority, source, backend.queues[priority])
+                moved += len(of_priority)
         return moved, False
     finally:
         await source.extend(passed_over, 0)
+
+
+async def _move(letters: list[Delivery], source: Queue, target: Queue) -> None:
+    """Send the letters first and then delete them. A crash in between leaves copies, but a chunk is counted once."""
+    await target.send([Message(letter.body, tenant=letter.tenant, trace=letter.trace) for letter in letters])
+    for letter in letters:
+        await source.delete(letter)
 
 
 def _describe(delivery: Delivery) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Liveness and readiness, for the load balancer and for people."""
+"""GET /health/live and GET /health/ready, for load balancers and for people."""
 
 import asyncio
 
@@ -12,14 +12,14 @@ READY_SECONDS = 5
 
 
 async def live(_request: web.Request) -> web.Response:
-    """The process runs its loop; nothing else is asked."""
+    """Answer 200 as long as the event loop of this process runs. Nothing else is checked."""
     return json_answer({"status": "live"})
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Asks the queue and the table. 503 when one of them does not answer, and once this front end is to stop."""
+    """Check the queue and the table. Answer 503 if one of them does not answer, or if this front end is stopping."""
     if request.app[LEAVING].is_set():
-        raise Unavailable("This front end is about to stop.")
+        raise Unavailable("This front end is stopping.")
     try:
         async with asyncio.timeout(READY_SECONDS):
             await request.app[BACKEND].check()

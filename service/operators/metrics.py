@@ -1,4 +1,4 @@
-"""GET /metrics: what this front end has done since its start. And what counts its answers."""
+"""GET /metrics: reports what this front end has done since it started. A middleware counts its answers."""
 
 from http import HTTPStatus
 
@@ -9,8 +9,8 @@ from penstock.metrics.names import Metric, Program
 from penstock.service.keys import METER
 from penstock.service.problems import Endpoint
 
-# Asked every few seconds by balancers and scrapers: they would hide what clients are answered, and a front end that
-# leaves its balancer says 503 on purpose.
+# Load balancers and scrapers ask these every few seconds, which would hide the answers to clients. And a front end that
+# is stopping answers 503 on purpose.
 UNCOUNTED = {"/health/live", "/health/ready", "/metrics"}
 
 _BY_CLASS = {2: Metric.HTTP_ANSWERS_2XX, 4: Metric.HTTP_ANSWERS_4XX, 5: Metric.HTTP_ANSWERS_5XX}
@@ -24,7 +24,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 @web.middleware
 async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
-    """The outermost: what it sees is what the client is answered."""
+    """Count the answers. This middleware is outside the others, so it sees the status that the client gets."""
     answer = await handler(request)
     if request.path not in UNCOUNTED:
         meter = request.app[METER]

@@ -91,4 +91,4 @@ async def test_front_end_asks_for_another_port_where_its_own_is_taken(install: I
     with socket.create_server(("127.0.0.1", penstock.port)):
         front_end = await penstock.programs.penstock("serve", "--port", str(penstock.port))
 
-        await check_refusal(front_end, "serve", f"Choose another --port: 127.0.0.1:{penstock.port} ")
+        await check_refusal(front_end, "serve", f"Cannot listen on 127.0.0.1:{penstock.port} ")

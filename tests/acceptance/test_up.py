@@ -200,7 +200,7 @@ async def test_port_in_use_is_said_clearly(local: Programs) -> None:
         exit_code = await program.ended()
 
     assert exit_code == 1
-    assert f"Choose another --port: 127.0.0.1:{port} cannot be listened on" in program.output()
+    assert f"Cannot listen on 127.0.0.1:{port}" in program.output()
     assert "Penstock is up." not in program.output()
     assert "Traceback" not in program.output()
 

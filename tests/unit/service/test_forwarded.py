@@ -167,7 +167,7 @@ async def test_batch_with_a_forwarded_operation_cannot_be_atomic(serve: Serve, u
     assert problem["errors"] == [
         {
             "pointer": "/atomic",
-            "detail": "Operation 1 is forwarded, and what another program does is not rolled back.",
+            "detail": "Operation 1 is forwarded to another program, so it could not be rolled back.",
         }
     ]
     assert upstream.requests == []

@@ -42,7 +42,7 @@ def test_pieces_make_no_difference(seed: int) -> None:
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_longest_line_is_taken_and_a_byte_more_is_refused(size: int) -> None:
     assert lines_of(b"a\n" + b"b" * 100 + b"\n", size) == [(1, b"a"), (2, b"b" * 100)]
-    with pytest.raises(LimitPassed, match=r"Line 2 has more than 100 bytes") as refused:
+    with pytest.raises(LimitPassed, match=r"Line 2 is longer than 100 bytes") as refused:
         lines_of(b"a\n" + b"b" * 101, size)
     assert refused.value.limit == {"maxLineBytes": 100}
 

@@ -638,7 +638,7 @@ async def test_atomic_refuses_what_could_not_be_rolled_back(serve: Serve, databa
     assert problem["errors"] == [
         {
             "pointer": "/operations/1/path",
-            "detail": "POST /thread has no part in the transaction, so it could not be rolled back.",
+            "detail": "POST /thread does not run in the transaction, so it could not be rolled back.",
         }
     ]
     assert await database.names() == []

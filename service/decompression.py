@@ -1,4 +1,4 @@
-"""Unpacks a body piece by piece, so that a little that unpacks to very much never lies in memory as a whole."""
+"""Decompresses a body piece by piece, so that a small body never fills the memory with what it decompresses to."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from penstock.errors import MalformedRequest
 
 PIECE_BYTES = 65_536
 _GZIP = 16 + zlib.MAX_WBITS
-_LARGEST_WINDOW = 23  # 8 MiB, more than which no sender of Content-Encoding: zstd may ask for (RFC 9659)
+_LARGEST_WINDOW = 23  # 8 MiB: the largest window that Content-Encoding: zstd may ask for (RFC 9659)
 
 
 class _Member(Protocol):
-    """One gzip member or zstd frame; a body may be several in a row. What it has not unpacked yet it keeps."""
+    """A gzip member or a zstd frame. It keeps the input that it has not decompressed yet."""
 
     @property
     def eof(self) -> bool: ...
@@ -48,37 +48,38 @@ def _zstd_frame() -> _Member:
 MEMBERS: dict[str, Callable[[], _Member]] = {"gzip": _GzipMember, "zstd": _zstd_frame}
 
 
-class Unpacker:
-    """`unpack` takes the packed body in pieces; `end` says whether that was all. Both raise MalformedRequest."""
+class Decompressor:
+    """Decompresses one body, which may consist of several members. Both methods raise MalformedRequest."""
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
         self._member = MEMBERS[encoding]()
 
-    def unpack(self, packed: bytes) -> Iterator[bytes]:
-        """Pieces of at most 64 KiB, each unpacked when it is asked for."""
-        while packed:
+    def decompress(self, compressed: bytes) -> Iterator[bytes]:
+        """Yield pieces of at most 64 KiB. Each piece is decompressed when it is asked for."""
+        while compressed:
             if self._member.eof:
                 self._member = MEMBERS[self._encoding]()
-            yield from self._unpack_member(packed)
-            packed = self._member.unused_data
+            yield from self._decompress_member(compressed)
+            compressed = self._member.unused_data
 
     def end(self) -> None:
+        """Check that the body was complete."""
         if not self._member.eof:
-            raise MalformedRequest(f"The body ends before its {self._encoding} does.")
+            raise MalformedRequest(f"The {self._encoding} body is incomplete.")
 
-    def _unpack_member(self, packed: bytes) -> Iterator[bytes]:
-        piece = self._decompress(packed)
-        while len(piece) == PIECE_BYTES:  # there may be more in it
+    def _decompress_member(self, compressed: bytes) -> Iterator[bytes]:
+        piece = self._next_piece(compressed)
+        while len(piece) == PIECE_BYTES:  # there may be more in the input
             yield piece
-            piece = self._decompress(b"")
+            piece = self._next_piece(b"")
         if piece:
             yield piece
 
-    def _decompress(self, packed: bytes) -> bytes:
-        if self._member.eof:  # it ended just where the piece did
+    def _next_piece(self, compressed: bytes) -> bytes:
+        if self._member.eof:  # the member ended exactly at the end of the last piece
             return b""
         try:
-            return self._member.decompress(packed, PIECE_BYTES)
+            return self._member.decompress(compressed, PIECE_BYTES)
         except (zlib.error, zstd.ZstdError) as error:
-            raise MalformedRequest(f"The body is not {self._encoding}, or damaged: {error}.") from error
+            raise MalformedRequest(f"The body is not valid {self._encoding}: {error}.") from error

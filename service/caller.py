@@ -1,0 +1,37 @@
+"""What the headers of a request tell about its caller: the tenant, and the headers that forwarded operations get."""
+
+import re
+
+from aiohttp import web
+
+from penstock.errors import MalformedRequest
+from penstock.forwarding.headers import is_plain
+from penstock.service.keys import OPERATIONS, SETTINGS
+
+DEFAULT_TENANT = "default"
+_TENANT = re.compile(r"[!-~]{1,128}")  # what SQS accepts as a message group
+
+
+def tenant_of(request: web.Request) -> str:
+    """Return the tenant that the gateway in front of this service names. Raises MalformedRequest if it is invalid."""
+    header = request.app[SETTINGS].tenant_header
+    tenant = request.headers.get(header, DEFAULT_TENANT) if header else DEFAULT_TENANT
+    if not _TENANT.fullmatch(tenant):
+        raise MalformedRequest(
+            f"The header {header} is not a valid tenant. Use 1 to 128 printable ASCII characters without spaces."
+        )
+    return tenant
+
+
+def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
+    """Return the headers that the forwarded operations of a batch get from its request. Raises MalformedRequest."""
+    passed = []
+    for name in sorted(request.app[OPERATIONS].passed_headers):
+        if values := request.headers.getall(name, []):
+            value = ", ".join(values)
+            if not is_plain(value):
+                raise MalformedRequest(
+                    f"The header {name} is passed on with forwarded operations, so use printable ASCII only."
+                )
+            passed.append((name, value))
+    return tuple(passed)
