@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate chaos bench format lint types acceptance lock setup clean
+.PHONY: help run test check simulate chaos bench docs format lint types acceptance lock setup clean
 
 SEEDS ?= 0-499
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -30,6 +30,9 @@ chaos: $(READY) ## real processes killed, stopped and restarted under load: ARGS
 
 bench: $(READY) ## speed, cost and memory beside their floors: an hour or more (ARGS=--quick: about three minutes)
 	$(BIN)/python -m bench $(ARGS)
+
+docs: $(READY) ## build the site into .run/docs; warnings and broken links are errors
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs .run/docs
 
 check: lint types test ## what CI runs
 

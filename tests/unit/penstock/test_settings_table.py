@@ -1,4 +1,4 @@
-"""The README's settings table says what settings.py says."""
+"""The table in docs/settings.md lists exactly the settings of penstock/settings.py."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from pydantic.fields import FieldInfo
 
 from penstock.settings import PREFIX, Settings
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
-def test_readme_lists_every_setting_with_its_default_and_meaning() -> None:
-    text = README.read_text()
+def test_the_page_lists_every_setting_with_its_default_and_meaning() -> None:
+    text = PAGE.read_text()
     start = text.index("| variable | default | meaning |")
     table = text[start:].split("\n\n")[0].splitlines()[2:]
     assert table == [_row(name, field) for name, field in Settings.model_fields.items()]
