@@ -47,7 +47,7 @@ lint: $(READY) ## layout and lint
 types: $(READY) ## strict type check, tests included
 	$(BIN)/mypy
 
-lock: ## pin every dependency anew, with hashes, and the same for the image (needs uv)
+lock: ## pin every dependency again, with hashes, and the same for the image (needs uv)
 	$(COMPILE) pyproject.toml --all-extras --group dev --upgrade -o requirements.lock
 	$(COMPILE) pyproject.toml --extra tracing --constraint requirements.lock -o requirements-image.lock
 	$(COMPILE) --group build --constraint requirements.lock -o requirements-build.lock

@@ -25,6 +25,7 @@ html_title = "Penstock"
 html_static_path = ["_static"]
 html_css_files = ["penstock.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 
 myst_heading_anchors = 4
