@@ -59,7 +59,7 @@ class RequestBody:
 
     def __init__(self, request: web.Request, limit: dict[str, int]) -> None:
         self.decompressed_bytes = 0
-        self._received_bytes = 0  # whose pieces were all yielded
+        self._received_bytes = 0  # before decompression, and without the input of the current piece
         self._request = request
         self._limit = limit
         self._decompressor = _decompressor(request)

@@ -16,10 +16,11 @@ async def cancel_batch(request: web.Request) -> web.Response:
     """Answer 202 with the status, also if the batch is cancelled already. Answer 409 if it ended in another way."""
     batch = await find_batch(request)
     now = request.app[CLOCK].now()
-    settle_by = (
-        now if batch.is_early(now) else now + request.app[SETTINGS].settle_seconds
-    )  # if it is early, no operation is running
-    if not await request.app[BACKEND].store.end_batch(batch.id, Ending.CANCELLED, REASON, settle_by=settle_by):
+    # Before its notBefore time, no operation of a batch is running, so there is nothing to wait for.
+    settle_seconds = 0 if batch.is_early(now) else request.app[SETTINGS].settle_seconds
+    if not await request.app[BACKEND].store.end_batch(
+        batch.id, Ending.CANCELLED, REASON, settle_by=now + settle_seconds
+    ):
         batch = await find_batch(request)
         if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
             raise NotPossibleNow(f"The batch is already {batch.state}, so it cannot be cancelled.")

@@ -1,6 +1,6 @@
-"""GET /batch/{id}/results: answers the outcomes that are counted so far, in the order of the operations.
+"""GET /batch/{id}/results: returns the outcomes that are counted so far, in the order of the operations.
 
-As NDJSON, the answer holds all outcomes, one per line. With `?limit=`, or as JSON, it is one page with a cursor to the
+As NDJSON, it returns all outcomes, one per line. With `?limit=`, or as JSON, it is one page with a cursor to the
 next. While the batch runs, operations without an outcome are missing. Once it is final, the results are complete.
 """
 

@@ -1,4 +1,4 @@
-"""The HTTP program on parts in memory; a test in which it breaks fails."""
+"""The HTTP program with all its parts in memory. A test fails if the program fails unexpectedly."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -21,7 +21,7 @@ Logs = list[MutableMapping[str, Any]]
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[Logs]:
-    """What the program logs. A test that means it to break clears them."""
+    """Return what the program logs. A test that expects an unexpected failure clears the logs."""
     with capture_logs() as lines:
         yield lines
     assert not [line for line in lines if line["event"] == Event.REQUEST_BROKE]

@@ -1,4 +1,4 @@
-"""Bad input to every endpoint: refused as a problem or answered sanely, never with 5xx, and nothing is left behind."""
+"""Bad input to every endpoint is rejected with a problem or answered, never with 5xx, and leaves no data behind."""
 
 import asyncio
 import gzip
@@ -26,7 +26,7 @@ from tests.support.waiting import UNIT_SECONDS, eventually
 
 MAX_BODY = 100_000
 
-# Of a batch that is final, so that nothing of it can be cancelled, and that has no failures to retry.
+# For a final batch without failures, so that nothing can be cancelled or retried.
 ENDPOINTS = [
     ("POST", "/batch"),
     ("GET", f"/batch/{BATCH_ID}/status"),
@@ -56,7 +56,7 @@ def inside(value: bytes) -> bytes:
     return b'{"batchId":' + value + b"}"
 
 
-# Wrong in a request to either endpoint that takes one.
+# Invalid bodies for both endpoints that read one.
 BODIES: dict[str, bytes] = {
     "empty": b"",
     "spaces": b" " * 1000,
@@ -94,13 +94,13 @@ BODIES: dict[str, bytes] = {
 
 @pytest.fixture
 def parts() -> MemoryParts:
-    """On a clock that nobody waits by: a redrive is soon sure that no more letters come."""
+    """Use a clock without waiting, so that a redrive finds quickly that there are no more letters."""
     return memory_parts(FakeClock(NOW))
 
 
 @pytest.fixture
 async def service(serve: Serve, parts: MemoryParts) -> Service:
-    """With a batch that has ended and a letter that nobody can read."""
+    """Serve with a final batch and an unreadable dead letter."""
     batch = build_batch(1, state=BatchState.COMPLETED, deadline_at=NOW + 60)
     await parts.store.create_batch(batch)
     await parts.dead_letters.send([Message("not ours")])
@@ -118,7 +118,7 @@ async def leaving_nothing(parts: MemoryParts) -> AsyncIterator[None]:
 
 
 def assert_sane(answer: Answer) -> None:
-    """Answered, or refused with a problem; and no fault is ours."""
+    """Check that the answer is a success or a problem, and not a server error."""
     assert answer.status < 500, answer.content
     if answer.status >= 400 and answer.content:
         assert_problem(answer, answer.status)
@@ -296,7 +296,7 @@ QUERIES = [
     "limit=" + "9" * 4000,
     "limit=%00",
     "limit=",
-    "limit=%D9%A3%D9%A3",  # digits, but not ours
+    "limit=%D9%A3%D9%A3",  # digits, but not ASCII
     "limit=1&limit=x",
     "status=",
     "status=FAILED",
@@ -308,7 +308,7 @@ QUERIES = [
     "cursor=" + "9" * 4000,
     "cursor=%00.%00",
     "cursor=99999999.99999999",
-    "cursor=%C2%B2.%C2%B2",  # a superscript two is a digit that is no number
+    "cursor=%C2%B2.%C2%B2",  # a superscript two is a digit but not a number
     "a" * 4000,
     "&" * 4000,
     "%",
@@ -367,7 +367,7 @@ async def test_other_methods_are_refused_and_head_is_answered_bare(
         assert (bare.status, bare.content) == (200 if method == "GET" else 405, b"")
 
 
-# Over a bare connection, for what a client would not send.
+# Requests over a plain connection that no client library would send.
 
 
 @asynccontextmanager
@@ -403,7 +403,7 @@ WHOLE = {
 
 @pytest.fixture
 def reading_begun(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Set once a body is being read."""
+    """Return an event that is set when the service starts to read a body."""
     event = asyncio.Event()
     read = StreamReader.read
 
@@ -417,7 +417,7 @@ def reading_begun(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
 @pytest.fixture
 async def address(parts: MemoryParts) -> AsyncIterator[tuple[str, int]]:
-    """The program as it is run: a test server cancels endpoints whose client goes away, a real one does not."""
+    """Serve as in production. (Only a test server cancels the endpoint of a client that disconnects.)"""
     runner = web.AppRunner(create_app(build_settings(), operations, parts.backend, SystemClock()), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,4 +1,4 @@
-"""Batches of forwarded operations: what is refused, what runs at once and in the background, and which headers go."""
+"""Batches of forwarded operations: invalid ones, immediate and background runs, and the headers that are passed on."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -124,7 +124,7 @@ async def test_headers_are_not_kept_for_a_batch_of_which_nothing_is_forwarded(
         assert (await plant.batch(batch_id)).headers == ()
 
 
-# --- Beside a transaction
+# --- Together with a transaction
 
 
 @asynccontextmanager

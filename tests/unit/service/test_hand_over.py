@@ -1,4 +1,4 @@
-"""A small batch that outlives its time goes on in the background: nothing that finished runs again, all is counted."""
+"""A small batch that exceeds its time continues in the background. Finished operations do not run again."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,7 +13,7 @@ from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Answer, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS
 
-SOON = 0.1 * UNIT_SECONDS  # all the time an answer at once has where it is meant to run out
+SOON = 0.1 * UNIT_SECONDS  # the time of a batch in tests where it must run out
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_failures_are_dead_lettered_once(plant: Plant, toys: Toys) -> None
 async def test_group_of_which_all_finished_at_once_does_not_hold_the_batch_up(
     aiohttp_client: AiohttpClient, toys: Toys
 ) -> None:
-    """64 chunks are a group; no consumer is ever delivered one of it."""
+    """A group has 64 chunks, and no consumer receives any of them."""
     plant = await build(aiohttp_client, toys, chunk_operations=1, sync_seconds=10 * SOON, concurrency=100)
     batch_id = handed_over(await plant.service.post(ask_for(*["/succeed/a"] * 64, "/hang/b")))
     assert plant.waiting_operations() == ["64"]
@@ -152,7 +152,7 @@ async def test_answer_to_a_key_is_the_batch_it_became(plant: Plant, toys: Toys) 
 
 
 class Ledger:
-    """Transactions that only tell what was done with them, in one log with what is recorded."""
+    """Transactions that only log what was done with them, in the same log as the records."""
 
     def __init__(self) -> None:
         self.log: list[str] = []

@@ -1,4 +1,4 @@
-"""Chunks are sized by what consumers published; the table is asked about once a second, and not at all for nothing."""
+"""Published handler times decide the size of chunks. The table is read about once a second, and only if needed."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ async def test_chunks_take_about_as_long_as_they_aim_at(serve: Serve, paths: lis
     ("path", "count", "expected"),
     [
         ("/new", 20_000, 200),  # chunks of two seconds
-        ("/new", 1_000, 17),  # one piece: it is known whole
+        ("/new", 1_000, 17),  # one piece: the whole batch is known
         ("/quick", 20_000, 20),
         ("/slow/a", 2_000, 1_000),
     ],
@@ -94,7 +94,7 @@ async def test_stream_is_cut_as_its_length_lets_expect(
 
 
 async def test_medium_stream_is_cut_into_enough_chunks_for_all(serve: Serve) -> None:
-    """Its first pieces tell what the whole will take."""
+    """The first pieces predict the time of the whole batch."""
     service = await serve(operations, parts=await measured(), **{**DEFAULTS, "chunk_seconds": 300})
     content = b"".join(json.dumps(one).encode() + b"\n" for one in ask("/new") * 10_000)
     await service.ask("POST", "/batch", data=content, headers={"Content-Type": NDJSON})
@@ -119,7 +119,7 @@ async def test_the_table_is_asked_once_a_second_however_many_ask() -> None:
     assert asked == [NAMES]
     await parts.store.write_handler_seconds({"POST /new": 3.0}, NOW)
     clock.advance(1)
-    assert "POST /new" not in await times.read()  # it does not wait, but asks for the next
+    assert "POST /new" not in await times.read()  # it does not wait, but refreshes for the next batch
     await eventually(lambda: knows(times, "POST /new"))
     assert len(asked) == 2
 

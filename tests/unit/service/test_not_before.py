@@ -1,4 +1,4 @@
-"""`notBefore`: nothing of a batch runs before its time; until then it can be looked at and cancelled."""
+"""`notBefore`: no operation runs before this time. Until then, the batch can be read and cancelled."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,7 +42,7 @@ async def nothing_opened() -> AsyncIterator[None]:
 
 
 async def pass_time(plant: Plant, until: float, step: float) -> None:
-    """Turn the clock, and let a consumer look every so often."""
+    """Advance the clock, and let a consumer poll regularly."""
     consumer = plant.consumer()
     while plant.clock.now() + step < NOW + until:
         plant.clock.advance(step)
@@ -133,7 +133,7 @@ async def test_it_is_cancelled_at_once_while_it_waits(plant: Plant, toys: Toys) 
     batch_id = await submit(plant, 7 * DAY)
     await plant.ask("POST", f"/batch/{batch_id}/cancel")
     plant.clock.advance(1)
-    await plant.sweep()  # none needs to hear of it: nothing runs
+    await plant.sweep()  # no consumer needs to know: nothing runs
     assert await plant.counts(batch_id) == ("cancelled", {"cancelled": 5})
     await plant.work_off()
     assert (toys.runs, plant.messages) == ([], [])
@@ -146,7 +146,7 @@ async def test_deliveries_that_came_too_early_are_taken_for_no_deaths(plant: Pla
     [kept] = plant.parts.chunks._kept.values()
     assert kept.receive_count > 3
     await plant.work_off()
-    assert set(plant.parts.store._records) == {(batch_id, "0")}  # neither halved nor run as a suspect
+    assert set(plant.parts.store._records) == {(batch_id, "0")}  # neither split in half nor isolated
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ async def test_stream_has_it_in_the_query(plant: Plant) -> None:
     [
         ("tomorrow", "Write the time as"),
         ("2023-11-15", "Write the time as"),
-        ("2023-11-15T00:00:00", "Write the time as"),  # whose midnight?
+        ("2023-11-15T00:00:00", "Write the time as"),  # without an offset
         ("2023-11-15 00:00:00Z", "Write the time as"),
         ("2023-11-15T00:00:00 01:00", "%2B01:00"),  # a plus in a query is a space
         ("2023-02-30T00:00:00Z", "does not exist"),

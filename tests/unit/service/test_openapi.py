@@ -1,4 +1,4 @@
-"""The description is OpenAPI, covers what the program serves, and the program answers as it says."""
+"""The document is valid OpenAPI and covers all routes, and every answer is as it describes."""
 
 import asyncio
 import threading
@@ -73,7 +73,7 @@ def as_it_is(context: Any, value: Any) -> bytes:
 
 
 class Server:
-    """The program in a thread of its own: Schemathesis asks from this one, and waits for the answer."""
+    """The program in a separate thread, because Schemathesis blocks this one while it waits for answers."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -92,8 +92,8 @@ class Server:
         self._loop.close()
 
     async def _serve(self) -> str:
-        """With a batch in it, so that not all of them are unknown."""
-        # On the queue's clock no time passes: nobody waits for a letter that may come.
+        """Serve with one batch, so that not every batch id is unknown."""
+        # No time passes on the clock of the queue, so no request waits for a letter.
         parts = memory_parts(FakeClock())
         await parts.store.create_batch(BATCH)
         app = create_app(build_settings(**SETTINGS), operations, parts.backend, SystemClock())
@@ -114,7 +114,7 @@ def url() -> Iterator[str]:
 
 
 def aim(case: Case) -> None:
-    """At a batch that there is, at operations that are offered, at a body as it says: chance alone finds none of it."""
+    """Use an existing batch, existing operations and an uncompressed body. Random input would not find them."""
     case.headers.pop("Content-Encoding", None)
     if case.path_parameters and len(str(case.path_parameters["batch_id"])) % 2:
         case.path_parameters["batch_id"] = BATCH.id

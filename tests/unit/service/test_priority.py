@@ -1,4 +1,4 @@
-"""A batch's priority: on which queue all of it travels, whatever becomes of it, and what clients are told."""
+"""The priority of a batch decides the queue of all its messages, and is part of its status."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
 
 
 def where(plant: Plant) -> dict[str, int]:
-    """How many messages are on each queue that has any."""
+    """Return the number of messages on each queue that is not empty."""
     return {priority: len(queue.messages) for priority, queue in plant.parts.queues.items() if queue.messages}
 
 
@@ -98,7 +98,7 @@ async def test_letter_of_a_batch_that_is_forgotten_is_put_back_too(plant: Plant)
 
 @pytest.mark.parametrize("target", Priority)
 async def test_chunk_is_valid_on_any_queue(plant: Plant, toys: Toys, target: Priority) -> None:
-    """An operator may redrive to whichever SQS's console offers; what follows goes home."""
+    """In the console of SQS, an operator may redrive to any queue. Follow-ups go to the queue of the batch."""
     batch_id = await plant.submit("/break/a", priority="high")
     await plant.work_off()
     [letter] = plant.parts.dead_letters.messages

@@ -1,4 +1,4 @@
-"""Whatever goes wrong is answered as a problem document, and our insides are told to nobody."""
+"""Every error is answered as a problem document, and clients never see internal details."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -64,7 +64,7 @@ async def test_head_is_answered_without_a_body(service: Service) -> None:
     "batch_id", ["x" * 3000, "a%23b", "%00", "%ff", "%C3%A4", "..%2F..%2Fetc", "a b", "%F0%9F%98%80", "a" * 65]
 )
 async def test_what_can_be_no_batch_id_is_not_looked_for(serve: Serve, batch_id: str) -> None:
-    """The table takes keys up to a length, and what is not a key of ours should not become one."""
+    """The table rejects long keys, and an id that cannot be valid must not become part of a key."""
 
     def refuse(call: str, moment: str) -> None:
         raise AssertionError(call)
@@ -107,7 +107,7 @@ async def test_unavailable_part_asks_to_come_again(serve: Serve) -> None:
 
 
 async def ask_in_bytes(service: Service, request: bytes) -> bytes:
-    """What no client library would send."""
+    """Client libraries do not send such requests."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.client.port)
     try:
         writer.write(request)

@@ -1,4 +1,4 @@
-"""POST /batch as NDJSON: an operation a line, all of it valid before anything of it is sent."""
+"""POST /batch as NDJSON: one operation per line. The whole batch is validated before anything is sent."""
 
 import asyncio
 import gzip
@@ -44,7 +44,7 @@ def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def spools(monkeypatch: pytest.MonkeyPatch) -> list[spool.Spool]:
-    """All that were made. They go to the disk at once."""
+    """Return all spools that were created. They write to the disk immediately."""
     made: list[spool.Spool] = []
     build = spool.Spool.__init__
 
@@ -144,7 +144,7 @@ async def test_own_ids_are_kept_by_group(serve: Serve, monkeypatch: pytest.Monke
     [
         b'{"method":"POST","path":"/run/a"}',  # no line break at the end
         b'{"method":"POST","path":"/run/a"}\r\n',
-        b'\n\n \t\n{"method":"POST","path":"/run/a"}\n\n\n',  # blank lines are nothing
+        b'\n\n \t\n{"method":"POST","path":"/run/a"}\n\n\n',  # blank lines are ignored
         b'  {"method" :\t"POST", "path": "/run/a"}  \n',
     ],
 )
@@ -174,7 +174,7 @@ async def test_every_error_is_told_with_its_line(serve: Serve, spools: list[spoo
         (3, "/operations/1"),
         (4, "/operations/2"),
         (5, "/operations/3/path"),
-        (6, "/operations/4/id"),  # what operation 0 has, as its place
+        (6, "/operations/4/id"),  # the same as the index of operation 0
         (6, "/operations/4/more"),
         (8, "/operations/5/body"),
         (9, "/operations/6"),

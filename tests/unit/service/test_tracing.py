@@ -1,4 +1,4 @@
-"""Request, chunks and operations are one trace, across the queue: with a front end and consumers as they are."""
+"""Request, chunks and operations form one trace across the queue, with a real front end and real consumers."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def span_id(span: ReadableSpan) -> int:
 
 
 def traces_of(messages: list[Message]) -> list[str]:
-    """The trace ids that messages carry."""
+    """Return the trace ids of the messages."""
     return [message.trace.traceparent.split("-")[1] for message in messages if message.trace]
 
 
@@ -166,7 +166,7 @@ async def test_what_breaks_is_an_error_and_what_a_handler_refuses_is_none(plant:
     assert (broken.status.status_code, attributes(broken)["error.type"]) == (StatusCode.ERROR, "Broke")
     assert (rejected.status.status_code, attributes(rejected)["error.type"]) == (StatusCode.UNSET, "Rejected")
     assert [attributes(span)["penstock.outcome"] for span in (broken, rejected)] == ["failed", "failed"]
-    assert "It is broken." not in broken.to_json()  # words may be people's data
+    assert "It is broken." not in broken.to_json()  # the text of an error may contain personal data
 
 
 async def test_dead_letters_stay_in_the_trace_also_when_they_are_put_back(
@@ -259,7 +259,7 @@ async def test_what_is_not_sampled_leaves_no_span_and_no_attribute(
 async def test_delivery_without_a_context_begins_no_trace(
     aiohttp_client: AiohttpClient, toys: Toys, recording: Recording
 ) -> None:
-    """It was not sampled: were its consumer to draw anew, half traces would be what is left of most batches."""
+    """It was not sampled. If consumers decided again, most batches would have incomplete traces."""
     silent = record_spans(NONE)
     front = await build(aiohttp_client, toys, silent)
     await front.submit("/succeed/a", "/second-time-right/b")
@@ -311,7 +311,7 @@ async def test_requests_of_balancers_are_not_traced(plant: Plant, recording: Rec
 
 
 async def test_requests_are_named_by_their_route(plant: Plant, recording: Recording) -> None:
-    """Not by their path: a name that has an id in it is one for each batch."""
+    """A span is not named by its path: a path has an id, so every batch would have its own name."""
     batch_id = await plant.submit("/succeed/a")
     await plant.status(batch_id)
     await plant.ask("GET", "/nothing/here")

@@ -1,4 +1,4 @@
-"""Cancel: nothing more of a batch begins, what has ended stands, and every operation has its outcome."""
+"""Cancel: no more operations start, finished ones keep their outcome, and every operation gets one."""
 
 import asyncio
 
@@ -51,7 +51,7 @@ async def test_cancelling_twice_is_cancelling_once(plant: Plant) -> None:
 
 
 async def test_cancel_repeated_after_the_end_is_answered_as_the_first(plant: Plant) -> None:
-    """Whose answer may have been lost."""
+    """The answer to the first request may have been lost."""
     batch_id = await plant.submit("/succeed/a")
     await plant.ask("POST", f"/batch/{batch_id}/cancel")
     await plant.work_off()

@@ -1,4 +1,4 @@
-"""Results: all of them, in order, whole or by pages, while the batch runs and after."""
+"""Results: all of them in order, in one answer or in pages, while the batch runs and afterwards."""
 
 import asyncio
 import math
@@ -25,7 +25,7 @@ URL = f"/batch/{BATCH_ID}/results"
 
 
 def come_to(operation: Operation) -> Outcome:
-    """Every third fails."""
+    """Every third operation fails."""
     if operation.index % 3 == 2:
         return failed(operation, 409, "Rejected", "Every third.")
     return succeeded(operation, 201, {"n": operation.index})
@@ -38,7 +38,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
 
 @dataclass
 class Recorded:
-    """A store with a batch's records, and what is to be read of them."""
+    """A store with the records of a batch, and the outcomes that must be read from it."""
 
     parts: MemoryParts = field(default_factory=memory_parts)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Recorded:
 
 
 async def record(*chunk_sizes: int, draw: random.Random | None = None, missing: float = 0) -> Recorded:
-    """Records as consumers leave them; with `draw` scattered over follow-up chunks, written in any order."""
+    """Build records as consumers write them. `draw` scatters them over follow-up chunks, in any order."""
     recorded = Recorded()
     runs, start = [], 0
     for size in chunk_sizes:
@@ -72,7 +72,7 @@ async def record(*chunk_sizes: int, draw: random.Random | None = None, missing: 
 
 
 async def settle(parts: MemoryParts, batch: Batch, record: ChunkRecord) -> None:
-    """As consumers do it: committed, then counted."""
+    """Write records as consumers do it: first they commit them, then they count them."""
     await parts.store.commit_chunk(batch, record)
     await parts.store.count_chunk(batch, record)
 
@@ -141,7 +141,7 @@ async def test_json_comes_by_pages_of_its_own_accord(serve: Serve, monkeypatch: 
 
 
 async def read_pages(service: Service, query: str, accept: str) -> list[list[dict[str, Any]]]:
-    """All pages, by the links from each to the next."""
+    """Read all pages by following the link from each page to the next."""
     pages = []
     url: str | None = f"{URL}?{query}"
     while url is not None:
@@ -177,7 +177,7 @@ async def test_pages_hold_everything_once_and_in_order(serve: Serve, limit: int,
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("query", ["", "&status=failed", "&status=succeeded"])
 async def test_pages_hold_everything_however_it_was_recorded(serve: Serve, seed: int, query: str) -> None:
-    """Chunks of all sizes, more than a group of them, outcomes scattered over follow-ups, and some not there yet."""
+    """Chunks of all sizes in more than one group. Outcomes are scattered over follow-ups, and some are missing."""
     draw = random.Random(seed)
     sizes = [draw.randint(1, 9) for _ in range(150)]
     recorded = await record(*sizes, draw=draw, missing=draw.choice([0, 0.3]))
@@ -203,7 +203,7 @@ async def test_results_so_far_while_the_batch_runs(serve: Serve) -> None:
 
 
 async def test_outcome_that_is_not_counted_yet_is_not_told(serve: Serve) -> None:
-    """Its group may be closed before it is counted: then the operation will have come to something else."""
+    """Its group may be closed before it is counted. Then the operation gets another outcome."""
     batch = build_batch(2, chunk_count=2, state=BatchState.CANCELLING, ending=Ending.CANCELLED)
     parts = memory_parts()
     await parts.store.create_batch(batch)

@@ -1,4 +1,4 @@
-"""What a batch's status says at each point of its life."""
+"""The status of a batch at each point of its life."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ URL = f"/batch/{BATCH_ID}/status"
 
 
 async def parts_with(batch: Batch, *counts: Counts) -> MemoryParts:
-    """A store with this batch, its groups counted as given."""
+    """Return a store with this batch and these counts of its groups."""
     parts = memory_parts()
     await parts.store.create_batch(batch)
     for group, counted in enumerate(counts):
@@ -92,7 +92,7 @@ async def test_final_batch_has_its_times_and_no_eta(serve: Serve) -> None:
 
 
 async def test_final_state_never_comes_with_counts_of_before(serve: Serve) -> None:
-    """The batch ends while its status is read: whatever is answered, a final state has whole counts."""
+    """The batch ends while its status is read. If the answer has a final state, its counts are complete."""
     batch = build_batch(2, state=BatchState.PROCESSING)
     parts = await parts_with(batch)
 

@@ -1,4 +1,4 @@
-"""Same key and same request, same batch: however often it is sent, whatever died meanwhile."""
+"""The same key with the same request creates one batch, even if it is sent often or a front end dies."""
 
 import asyncio
 from typing import Any
@@ -144,14 +144,14 @@ async def test_request_that_failed_may_be_sent_again_at_once(aiohttp_client: Aio
     plant.clock.advance(0.001)
     again = await plant.service.post(asked, ASYNC_KEY)
     assert (again.status, is_replay(again)) == (202, False)
-    # The chunk of the first had been sent, too: it is of a batch that is abandoned.
+    # The chunk of the first request was sent too, but its batch is abandoned.
     assert plant.waiting_operations() == ["0", "0"]
     await plant.work_off()
     assert toys.times == {"0": 1}
     assert await plant.counts(again.body["batchId"]) == ("completed", {"succeeded": 1})
 
 
-# A front end that died leaves a claim that nobody settles and nobody gives up.
+# If a front end dies, nobody settles or releases its claim.
 
 
 def death_after_acceptance() -> Watch:
@@ -159,7 +159,7 @@ def death_after_acceptance() -> Watch:
 
 
 def death_before_acceptance() -> Watch:
-    """Its chunks are on the queue, the batch is not accepted."""
+    """Its chunks are on the queue, but the batch is not accepted."""
     return all_of(Outage("chunks.send", "after", times=1), Outage("store.release_key"))
 
 
@@ -201,7 +201,7 @@ async def test_batch_that_a_dead_front_end_had_not_accepted_is_made_anew(
 async def test_batch_whose_creation_comes_late_is_made_anew(
     aiohttp_client: AiohttpClient, toys: Toys, state: BatchState
 ) -> None:
-    """The table gets it when whoever takes over has found nothing to abandon: it is there, and nobody accepts it.
+    """The batch is created just after the request that takes over found nothing to abandon. Nobody accepts it.
 
     A sweep may even have abandoned it.
     """
@@ -225,7 +225,7 @@ async def test_batch_whose_creation_comes_late_is_made_anew(
 
 
 async def test_front_end_that_comes_too_late_accepts_nothing(aiohttp_client: AiohttpClient, toys: Toys) -> None:
-    """By another clock its lease is over, though it has not created its batch yet: that can come about no more."""
+    """By another clock its lease is over before it created its batch. Afterwards, it can no longer create it."""
     plant = await build(aiohttp_client, toys, sync_seconds=2 * UNIT_SECONDS)
     asked = ask_for("/hang/a")
     slow = asyncio.create_task(plant.service.post(asked, KEY))
@@ -254,7 +254,7 @@ async def test_other_body_is_refused_though_the_first_front_end_is_dead(
 async def test_operations_run_again_after_a_takeover_have_the_same_key(
     aiohttp_client: AiohttpClient, toys: Toys
 ) -> None:
-    """A front end that dies before its answer at once is kept: handlers ran, and nobody knows."""
+    """A front end dies before the results are stored: handlers ran, and nobody knows."""
     plant = await build(aiohttp_client, toys, death_after_acceptance())
     asked = ask_for("/succeed/a")
     for _ in range(3):
@@ -294,12 +294,12 @@ async def test_late_front_end_does_not_settle_what_another_has_taken_over(plant:
 
 
 async def test_front_end_too_late_for_its_key_does_not_accept_its_batch(plant: Plant, toys: Toys) -> None:
-    """Else the same key would make two batches: the one that is taken over, and the one that is late."""
+    """Otherwise, the same key would create two batches: the one that took over, and the late one."""
     asked = ask_for("/hang/a")
     async with asyncio.TaskGroup() as group:
         slow = group.create_task(plant.service.post(asked, {**KEY, "Prefer": "wait=1"}))
         await toys.arrived.wait()
-        plant.clock.advance(LEASE_SECONDS + 1)  # it runs on, and hands over only afterwards
+        plant.clock.advance(LEASE_SECONDS + 1)  # it runs longer, and is handed over afterwards
         second = await plant.service.post(asked, ASYNC_KEY)
     assert second.status == 202
     assert_problem(slow.result(), 503)

@@ -1,4 +1,4 @@
-"""Ids are unique: every operation that has the id of an earlier one is counted, and named unless they are very many."""
+"""Ids are unique: duplicates are counted, and the first of them are reported."""
 
 import random
 import tracemalloc
@@ -35,9 +35,9 @@ def build() -> Iterator[Build]:
     [
         ([], False, []),
         ([None, None], False, []),
-        (["0", "1"], False, []),  # they are their places
+        (["0", "1"], False, []),  # the same as their indexes
         (["a", None], True, []),
-        (["1", None], True, [Duplicate(1, "1", 0)]),  # a place is an id like any other
+        (["1", None], True, [Duplicate(1, "1", 0)]),  # an index is an id like any other
         ([None, "0"], True, [Duplicate(1, "0", 0)]),
         (["a", "b", "a", "b", "a"], True, [Duplicate(2, "a", 0), Duplicate(3, "b", 1), Duplicate(4, "a", 0)]),
         (["", ""], True, [Duplicate(1, "", 0)]),

@@ -1,4 +1,4 @@
-"""A stream cut into lines: the same ones however it comes in pieces, and never more in memory than is allowed."""
+"""A stream is split into the same lines for any pieces, and the memory is limited."""
 
 import random
 
@@ -20,11 +20,11 @@ def lines_of(content: bytes, size: int, most_bytes: int = 100, most_lines: int =
     [
         (b"", []),
         (b"\n", []),
-        (b"a", [(1, b"a")]),  # the last line need not end
+        (b"a", [(1, b"a")]),  # the last line needs no line break
         (b"a\n", [(1, b"a")]),
         (b"a\nbc\n", [(1, b"a"), (2, b"bc")]),
-        (b"\n \t\r\na\n\n\nb\n\n", [(3, b"a"), (6, b"b")]),  # blank lines count, and are left out
-        (b"a\r\nb\r\n", [(1, b"a\r"), (2, b"b\r")]),  # to JSON it is a space
+        (b"\n \t\r\na\n\n\nb\n\n", [(3, b"a"), (6, b"b")]),  # blank lines are counted, but not yielded
+        (b"a\r\nb\r\n", [(1, b"a\r"), (2, b"b\r")]),  # JSON treats it as a space
     ],
 )
 def test_lines_are_numbered_and_blank_ones_left_out(content: bytes, found: list[tuple[int, bytes]], size: int) -> None:

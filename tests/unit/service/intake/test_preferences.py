@@ -1,4 +1,4 @@
-"""What of a Prefer header is understood, and what the answer says was done."""
+"""Which preferences of a Prefer header are understood, and which ones the answer reports as applied."""
 
 import pytest
 from pytest_aiohttp import AiohttpClient
@@ -13,7 +13,7 @@ from tests.support.service import ask_for
     [
         ("", Preferences()),
         ("respond-async", Preferences(respond_async=True)),
-        ("Respond-Async", Preferences(respond_async=True)),  # names have no case
+        ("Respond-Async", Preferences(respond_async=True)),  # names are case-insensitive
         ("respond-async=1", Preferences(respond_async=True)),  # a value changes nothing
         ("respond-async; foo=bar", Preferences(respond_async=True)),  # nor do parameters
         ("respond-asyncs", Preferences()),
@@ -23,7 +23,7 @@ from tests.support.service import ask_for
         ("wait=0", Preferences(wait_seconds=0)),
         ("WAIT=5", Preferences(wait_seconds=5)),
         ("wait=5, wait=9", Preferences(wait_seconds=5)),  # the first counts
-        ("wait=x, wait=9", Preferences()),  # also where it is wrong
+        ("wait=x, wait=9", Preferences()),  # even if it is invalid
         ("respond-async, wait=5", Preferences(respond_async=True, wait_seconds=5)),
         ("return=minimal, wait=5, handling=lenient", Preferences(wait_seconds=5)),
         (", ,wait=5,", Preferences(wait_seconds=5)),
@@ -31,7 +31,7 @@ from tests.support.service import ask_for
         ("wait=", Preferences()),
         ("wait=-1", Preferences()),
         ("wait=1.5", Preferences()),
-        ("wait=1000000000", Preferences()),  # a number too long to be meant
+        ("wait=1000000000", Preferences()),  # too many digits
         ("wait=٣", Preferences()),
         ("wait 5", Preferences()),
         ('a="respond-async"', Preferences()),
@@ -49,9 +49,9 @@ def test_header_is_read_leniently(header: str, expected: Preferences) -> None:
         ("respond-async", 1, 202, "respond-async"),
         ("respond-async, wait=5", 1, 202, "respond-async"),
         ("wait=5", 1, 200, "wait=5"),
-        ("wait=10", 1, 200, "wait=10"),  # as long as it may be
-        ("wait=11", 1, 200, None),  # longer than an answer at once may take
-        ("wait=5", 3, 202, None),  # too large to be answered at once, whatever is preferred
+        ("wait=10", 1, 200, "wait=10"),  # the longest time
+        ("wait=11", 1, 200, None),  # longer than the limit
+        ("wait=5", 3, 202, None),  # too large to run immediately
         ("respond-async", 3, 202, "respond-async"),
         (None, 3, 202, None),
         ("return=minimal", 1, 200, None),

@@ -1,4 +1,4 @@
-"""Reading a request: what is refused, that every error is told at its place, and that no body can break the service."""
+"""Reading a request: invalid ones are rejected, every error has its pointer, and no body can break the service."""
 
 import asyncio
 import gzip
@@ -184,8 +184,8 @@ OPERATIONS_AND_POINTERS: list[tuple[Any, list[str]]] = [
     ({**GOOD, "id": ["a"]}, ["/id"]),
     ({**GOOD, "headers": {}}, ["/headers"]),
     ({**GOOD, "id": 1, "path": "succeed", "headers": {}}, ["/id", "/path", "/headers"]),
-    ({**GOOD, "body": {}}, ["/body"]),  # takes none
-    ({"method": "POST", "path": "/people"}, ["/body"]),  # needs one
+    ({**GOOD, "body": {}}, ["/body"]),  # this handler has no body
+    ({"method": "POST", "path": "/people"}, ["/body"]),  # this handler needs a body
     ({"method": "POST", "path": "/people", "body": []}, ["/body"]),
     ({"method": "POST", "path": "/people", "body": {}}, ["/body/name"]),
     ({"method": "POST", "path": "/people", "body": {"name": 1}}, ["/body/name"]),
@@ -238,7 +238,7 @@ async def test_very_many_errors_are_counted_and_the_first_are_shown(serve: Serve
         (["a", "b"], []),
         (["a", "A"], []),
         ([None, None], []),
-        (["1", None, None], ["/operations/1/id"]),  # a position is an id like any other
+        (["1", None, None], ["/operations/1/id"]),  # an index is an id like any other
         ([None, "0"], ["/operations/1/id"]),
         (["a", "a"], ["/operations/1/id"]),
         (["a", "b", "a", "b", "a"], ["/operations/2/id", "/operations/3/id", "/operations/4/id"]),
@@ -267,7 +267,7 @@ async def test_too_many_operations_are_refused_with_the_limit(serve: Serve) -> N
     assert (await service.post([GOOD] * 3)).status == 200
     problem = assert_problem(await service.post([GOOD] * 4), 413)
     assert problem["maxOperations"] == 3
-    assert_problem(await service.post([None] * 4), 413)  # whatever they are
+    assert_problem(await service.post([None] * 4), 413)  # even if they are all invalid
     assert len(runs) == 3
 
 
@@ -277,7 +277,7 @@ def padded(size: int) -> bytes:
 
 
 async def in_pieces(content: bytes) -> AsyncIterator[bytes]:
-    """Sent like this, a body goes in HTTP chunks and its length is not declared."""
+    """Such a body is sent in HTTP chunks without a Content-Length."""
     for start in range(0, len(content), 1000):
         yield content[start : start + 1000]
 
@@ -333,7 +333,7 @@ async def test_bodies_arrive_as_they_were_sent(service: Service) -> None:
     assert [result["result"] for result in answer.body["results"]] == bodies
 
 
-# Fuzz: whatever comes in, the answer is one of ours.
+# Fuzz: every input gets a regular answer.
 
 NASTY: list[Any] = [
     *(None, True, 0, -1, 1.5, 2**63, 10**400, float("nan"), float("inf"), 1e308),
@@ -362,7 +362,7 @@ WHOLE: list[dict[str, Any]] = [
 
 
 def mutate(value: Any, draw: random.Random) -> Any:
-    """A copy in which something is replaced, buried, lost, added or doubled: here, or further down."""
+    """Return a copy in which something is replaced, nested, removed, added or doubled: here, or deeper."""
     here = [lambda: draw.choice(NASTY), lambda: bury(value, draw.choice([1, 100, 195, 300]))]
     if isinstance(value, dict) and value:
         name = draw.choice(list(value))
@@ -433,7 +433,7 @@ def assert_is_one_of_ours(content: bytes, answer: Answer) -> None:
 
 
 async def test_deepest_body_that_is_taken_goes_all_the_way(serve: Serve) -> None:
-    """Wherever the parser's limit lies, what passes it on the way in can be read back from the queue."""
+    """Every body that the parser accepts in a request can also be read back from the queue."""
     service = await serve(operations, sync_max_operations=0)
     taken = 0
     for depth in range(150, 230):

@@ -1,4 +1,4 @@
-"""Small batches, answered at once: order, isolation, time, concurrency, and the application's transaction."""
+"""Small batches run immediately: order, isolation, time, concurrency, and the application's transaction."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ from penstock.message import decode_chunk
 from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, pointers
 from tests.support.waiting import UNIT_SECONDS
 
-SOON = 0.1 * UNIT_SECONDS  # all the time a batch has where it is meant to run out
+SOON = 0.1 * UNIT_SECONDS  # the time of a batch in tests where it must run out
 LONG = 60.0
 
 
@@ -87,7 +87,7 @@ def statuses(answer: Answer) -> list[int]:
 
 
 def handed_over(service: Service) -> list[int]:
-    """The operations that go on in the background, by index."""
+    """Return the indexes of the operations that continue in the background."""
     chunks = [decode_chunk(message.body) for message in service.parts.chunks.messages]
     return sorted(operation.index for chunk in chunks for operation in chunk.operations)
 
@@ -212,7 +212,7 @@ async def test_a_wait_longer_than_the_time_left_is_not_begun(serve: Serve) -> No
 
 @dataclass
 class Meeting:
-    """Handlers that go on only when `size` of them are here; `most` is how many were here at once."""
+    """Handlers that wait until `size` of them have arrived. `most` is how many were there at the same time."""
 
     size: int
     here: int = 0
@@ -268,12 +268,12 @@ async def test_waiting_for_another_attempt_holds_no_slot(serve: Serve) -> None:
     assert statuses(await service.post(ask_for("/wait-for-the-other", "/other"))) == [200, 200]
 
 
-# With a transaction. The database is a real one, since what savepoints do is the point.
+# With a transaction. The database is real, because these tests are about savepoints.
 
 
 @dataclass
 class Database:
-    """Rows with unique names, and `log`, the transaction statements as SQLAlchemy sent them."""
+    """A table with unique names. `log` has the transaction statements that SQLAlchemy sent."""
 
     engine: AsyncEngine
     log: list[str] = field(default_factory=list)
@@ -315,7 +315,7 @@ class Database:
 
         @operations.post("/orphans")
         async def create_orphan(context: Context[AsyncConnection]) -> None:
-            """Found out by the database only when it commits."""
+            """The database detects this only when it commits."""
             await context.transaction.execute(text("INSERT INTO part (item) VALUES ('nobody')"))
 
         return operations
@@ -343,7 +343,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def _set_up_connection(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # or Python begins transactions by itself, too late for savepoints
+    connection.isolation_level = None  # otherwise Python starts transactions by itself, too late for savepoints
     connection.execute("PRAGMA foreign_keys=ON")
 
 
@@ -560,7 +560,7 @@ async def test_a_transaction_without_savepoints_is_called_misconfigured(serve: S
 
 
 async def test_handlers_stop_once_time_is_over_even_if_they_never_wait(serve: Serve) -> None:
-    """What never awaits cannot be cancelled, so what has not begun by then must not begin."""
+    """A handler that never awaits cannot be cancelled, so it must not start after the deadline."""
     operations = operations_with(no_transaction, savepoint=no_savepoint)
     runs: list[str] = []
 
@@ -660,7 +660,7 @@ async def test_thread_that_outlives_the_time_is_handed_over(serve: Serve) -> Non
 
 
 def with_bulk_items(database: Database, sizes: list[int]) -> Operations[AsyncConnection]:
-    """What it inserts is unique; `sizes` are those of its calls."""
+    """Add a bulk handler that inserts unique names. `sizes` are the sizes of its calls."""
     operations = database.operations()
 
     @operations.post("/bulk-items/{name}", status=201, bulk=True, timeout_seconds=1 * UNIT_SECONDS)
@@ -746,7 +746,7 @@ async def test_row_to_be_tried_again_is_tried_singly(serve: Serve, database: Dat
 
 
 async def test_call_that_is_cut_off_costs_nobody_the_transaction(serve: Serve, database: Database) -> None:
-    """The connection may be gone with it: all begins anew, these singly."""
+    """The connection may be lost with it. All operations run again, and those of the call alone."""
     sizes: list[int] = []
     service = await serve(with_bulk_items(database, sizes), sync_seconds=20 * UNIT_SECONDS)
     answer = await service.post([*ask_for("/items/z"), *bulk_items("a", "hang", "c")])

@@ -1,4 +1,4 @@
-"""Large batches: what is on the queue when the answer goes out, and that nothing is accepted by halves."""
+"""Large batches: everything is on the queue when the answer is sent, and no batch is accepted in part."""
 
 import json
 from collections.abc import Sequence
@@ -64,9 +64,9 @@ async def test_large_batch_is_answered_with_where_to_look(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("limit", "count", "status"),
     [
-        (3, 3, 200),  # up to the limit at once
+        (3, 3, 200),  # up to the limit, it runs immediately
         (3, 4, 202),
-        (0, 1, 202),  # 0: nothing is answered at once
+        (0, 1, 202),  # 0: no batch runs immediately
     ],
 )
 async def test_size_decides_what_is_answered_at_once(serve: Serve, limit: int, count: int, status: int) -> None:
@@ -118,7 +118,7 @@ async def test_batch_knows_its_groups_and_its_times(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("settings", "headers", "tenant", "group"),
     [
-        ({}, {"X-Tenant": "acme"}, "default", None),  # not told to look at the header
+        ({}, {"X-Tenant": "acme"}, "default", None),  # the header is not configured
         ({"tenant_header": "X-Tenant"}, {"X-Tenant": "acme"}, "acme", "acme"),
         ({"tenant_header": "X-Tenant"}, {}, "default", "default"),
     ],
@@ -211,7 +211,7 @@ async def test_when_acceptance_stays_unknown_the_client_is_told_where_to_ask(ser
     answer = await service.post(many(1))
     problem = assert_problem(answer, 504)
     assert problem["statusUrl"] == f"/batch/{problem['batchId']}/status"
-    assert "Retry-After" not in answer.headers  # sent again it could be a second batch
+    assert "Retry-After" not in answer.headers  # a repeated request could create a second batch
     assert (await service.get(problem["statusUrl"])).status == (404 if moment == "before" else 200)
 
 
@@ -240,7 +240,7 @@ async def test_operations_too_large_for_a_message_are_all_named(serve: Serve) ->
 
 
 async def test_the_largest_operation_that_is_taken_travels(serve: Serve) -> None:
-    """The limit that the refusal names is the true one: at it the operation goes through, a byte more is refused."""
+    """The limit in the problem is exact: an operation of this size is accepted, and one byte more is rejected."""
     service = await serve(operations, sync_max_operations=0, message_bytes=4096)
 
     async def post_sized(size: int) -> Answer:

@@ -1,4 +1,4 @@
-"""Dead letters: looked at without being taken, put back all or one batch's, and each runs once more."""
+"""Dead letters can be shown without removing them, and moved back: all, or those of one batch. Each runs once more."""
 
 import asyncio
 from typing import Any
@@ -109,7 +109,7 @@ async def test_redrive_of_a_batch_without_letters_moves_none(plant: Plant) -> No
 
 
 async def test_what_fails_again_while_it_goes_on_is_not_moved_again(aiohttp_client: AiohttpClient, toys: Toys) -> None:
-    """Else an operation that always fails would keep a redrive going until its time is over."""
+    """Otherwise, an operation that always fails would keep a redrive busy until its time is over."""
     plant: Plant
     back: list[asyncio.Task[None]] = []
 

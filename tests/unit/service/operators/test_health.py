@@ -1,4 +1,4 @@
-"""Liveness asks nothing, readiness asks the queue and the table."""
+"""Liveness checks nothing, and readiness checks the queue and the table."""
 
 import asyncio
 

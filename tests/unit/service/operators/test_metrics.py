@@ -1,4 +1,4 @@
-"""GET /metrics, and what of the front end's work is counted."""
+"""GET /metrics, and which work of the front end is counted."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ async def reject(name: str) -> None:
 
 
 def counts_of(service: Service) -> dict[str, int]:
-    """All that were counted, by CloudWatch's names."""
+    """Return all counters, by their names in CloudWatch."""
     app = service.client.app
     assert app is not None
     return {metric.value: count for metric, count in app[METER].totals().counts.items() if count}
