@@ -32,6 +32,7 @@ from penstock.service.keys import (
 )
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
+from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
 
 FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request makes sense
@@ -43,31 +44,42 @@ async def submit_batch(request: web.Request) -> web.Response:
     with Draft(str(ULID()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
         read = await read_batch(request, draft)
-        if read.options.atomic:
-            _check_atomic(draft, request)
-        _check_time(draft, read.options, request.app[CLOCK].now())
-        await draft.check()
+        await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         # An invalid request does not claim its key, so the client can correct it and send it again with the same key.
-        claimed = (
-            await claim_key(request, key, fingerprint=read.fingerprint, batch_id=draft.batch_id)
-            if key is not None
-            else None
-        )
+        claimed = await claim_key(request, key, read.fingerprint, draft.batch_id) if key is not None else None
         if claimed is not None and claimed.is_replay:
             return await _replay(request, claimed)
-        submission = Submission(
-            draft=draft,
-            key_prefix=claimed.claim.keys_from if claimed else draft.batch_id,
-            tenant=tenant_of(request),
-            priority=read.options.priority,
-            not_before=read.options.not_before,
-            deadline_seconds=read.options.deadline_seconds,
-            failure_limit=read.options.failure_limit(draft.total),
-            headers=headers,
-            claim=claimed.claim if claimed else None,
-        )
+        submission = _submission(request, draft, read.options, headers, claimed.claim if claimed else None)
         return await _answer(request, submission, atomic=read.options.atomic)
+
+
+async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> None:
+    """Raise InvalidRequest, or LimitPassed, if the batch is invalid."""
+    if options.atomic:
+        _check_atomic(draft, request)
+    _check_time(draft, options, request.app[CLOCK].now())
+    await draft.check()
+
+
+def _submission(
+    request: web.Request,
+    draft: Draft,
+    options: BatchOptions,
+    headers: tuple[tuple[str, str], ...],
+    claim: KeyClaim | None,
+) -> Submission:
+    return Submission(
+        draft=draft,
+        key_prefix=claim.keys_from if claim else draft.batch_id,
+        tenant=tenant_of(request),
+        priority=options.priority,
+        not_before=options.not_before,
+        deadline_seconds=options.deadline_seconds,
+        failure_limit=options.failure_limit(draft.total),
+        headers=headers,
+        claim=claim,
+    )
 
 
 def _check_atomic(draft: Draft, request: web.Request) -> None:
