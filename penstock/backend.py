@@ -1,4 +1,4 @@
-"""The queues and the store that a program works on."""
+"""The queues and the store that a program works with."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A chunk is sent to the queue of its batch's priority. On any of them it is valid, wherever it is moved to.
+    """The queues and the store. A chunk is sent to the queue of its batch's priority, and is valid on any of them.
 
-    `spans` are what the program traces by, if it does.
+    `spans` creates the program's trace spans. It is None if the program is not traced.
     """
 
     queues: Mapping[Priority, Queue]
@@ -26,5 +26,5 @@ class Backend:
     spans: "Spans | None" = None
 
     async def check(self) -> None:
-        """Ask the queues and the table whether they answer. Raises Unavailable or Misconfigured."""
+        """Check that the queues and the table answer. Raises Unavailable or Misconfigured if one does not."""
         await asyncio.gather(*(queue.depth() for queue in self.queues.values()), self.store.check())

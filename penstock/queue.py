@@ -1,7 +1,7 @@
-"""The port to a queue: send, receive, delete, change visibility.
+"""The port to a queue: send, receive, delete, and change the visibility timeout.
 
-Every call may block on the network and may raise Unavailable; each may be repeated. The adapter is `sqs.py`; the one
-for tests is in `testing.py`; one contract suite holds for both.
+Every call may wait for the network and may raise Unavailable, and every call may be repeated. The adapter is
+`aws/sqs.py`; the queue for tests is in `testing.py`. One contract suite (`tests/contract/test_queue.py`) tests both.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,14 +10,14 @@ from typing import Protocol
 
 from penstock.priority import Priority
 
-MESSAGES_IN_CALL = 10  # what SQS takes, gives or deletes in one call
-LONGEST_DELAY_SECONDS = 900  # SQS holds a message back for 15 minutes at most
-LONGEST_HIDDEN_SECONDS = 42_000  # and hides one that was received for 12 hours in all
+MESSAGES_IN_CALL = 10  # SQS sends, delivers or deletes at most 10 messages in a call
+LONGEST_DELAY_SECONDS = 900  # SQS delays a message for at most 15 minutes
+LONGEST_HIDDEN_SECONDS = 42_000  # SQS hides a received message for at most 12 hours in all (43,200 s)
 
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """Which trace a message is part of, as W3C writes it. Penstock only carries it."""
+    """The trace that a message is part of, in W3C's format. Penstock does not read it, it only passes it on."""
 
     traceparent: str
     tracestate: str | None = None
@@ -25,56 +25,62 @@ class TraceContext:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`delay_seconds` is a whole number up to 900. `tenant`, where given, is whom the queue should be fair to.
-
-    `reason` and `trace` go along as message attributes: why a message was set aside, and which trace it is part of.
-    """
+    """A message to send. `reason` and `trace` travel as message attributes."""
 
     body: str
-    delay_seconds: int = 0
-    tenant: str | None = None
-    reason: str | None = None
+    delay_seconds: int = 0  # at most LONGEST_DELAY_SECONDS
+    tenant: str | None = None  # the queue shares its deliveries fairly between tenants
+    reason: str | None = None  # why the message was moved to the dead letter queue
     trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message as received once. The receipt is our right to it, until the lease ends; handlers never see it."""
+    """A message as it was received once. Until the lease ends, the receipt gives us the right to delete or extend it.
+
+    Handlers never see a delivery.
+    """
 
     message_id: str
     body: str
     receipt: str
-    receive_count: int  # from 1; above 1 an earlier delivery was released, or its consumer died or was slow
+    receive_count: int  # from 1; above 1, an earlier delivery was released, or its consumer crashed or was too slow
     tenant: str | None = None
     sent_at: float = 0.0  # seconds since the epoch, by the queue's clock
     trace: TraceContext | None = None
-    priority: Priority = Priority.NORMAL  # of the queue it came from: to that one its receipt is good
+    priority: Priority = Priority.NORMAL  # the queue that it came from; its receipt is only valid there
 
     @property
     def mark(self) -> str:
-        """What a note of this delivery is known by. The same chunk may stand twice on the queue, in two messages."""
+        """Return the name of this delivery in notes. It has the message id, since two messages may carry one chunk."""
         return f"{self.message_id}#{self.receive_count}"
 
     def count_own(self, marks: Iterable[str]) -> int:
-        """How many of these marks are of deliveries of this message: those before are over. Another's may go on."""
+        """Count the marks of deliveries of this message.
+
+        Earlier deliveries of this message have ended. Those of another message with the same chunk may still run.
+        """
         return sum(mark.rpartition("#")[0] == self.message_id for mark in marks)
 
 
 class Queue(Protocol):
     async def send(self, messages: Sequence[Message]) -> None:
-        """Send all of them; when it returns each is durable. When it raises, some may have been sent."""
+        """Send messages. When it returns, all of them are durable; when it raises, some may have been sent.
+
+        A repetition sends them again, so that a message may arrive twice.
+        """
 
     async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
-        """Up to `limit` (at most 10) deliveries; waits up to `wait_seconds` while there are none.
+        """Return up to `limit` deliveries, at most 10. If there are none, wait for up to `wait_seconds`.
 
-        Do not cancel it: deliveries already on their way would be stranded until their visibility timeout.
+        Do not cancel this call: messages that are on their way would stay invisible until their visibility timeout.
         """
 
     async def delete(self, delivery: Delivery) -> None:
-        """Acknowledge. With a receipt whose lease has ended it may do nothing, and says nothing."""
+        """Acknowledge a delivery. If its lease has ended, the call may have no effect; it reports no error then."""
 
     async def extend(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
-        """Keep deliveries invisible for `seconds` from now, 0 to give them back. Returns those whose lease is lost."""
+        """Make deliveries invisible for `seconds` from now; 0 releases them. Returns those whose lease is lost."""
 
     async def depth(self) -> int:
-        """About how many messages wait. Also the way to ask whether the queue answers."""
+        """Return about how many messages wait. It also shows if the queue answers."""

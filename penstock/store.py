@@ -1,8 +1,8 @@
-"""The port to the table: batches, chunk records, group counters, idempotency keys.
+"""The port to the table: batches, chunk records, group counters and idempotency keys.
 
-Every call may block on the network and may raise Unavailable. Each may be repeated and is written so that a repetition
-changes nothing, since an AWS call that times out may have taken effect. The adapter is `dynamodb.py`; the one for tests
-is in `testing.py`; one contract suite holds for both.
+Every call may wait for the network and may raise Unavailable. Every call may be repeated: a call that timed out may
+have taken effect, so a repetition changes nothing that the first call has changed. The adapter is `aws/store.py`; the
+store for tests is in `testing.py`. One contract suite (`tests/contract/test_store.py`) tests both.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,18 +15,18 @@ from penstock.outcome import ChunkRecord
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What the table knows of a chunk that is delivered again: its record, or the notes of deliveries, by mark."""
+    """What earlier deliveries of a chunk have left in the table: the chunk's record, and marks of deliveries."""
 
     record: ChunkRecord | None
-    released: frozenset[str]  # of deliveries that were released before anything of them ran
-    begun: frozenset[str] = frozenset()  # of deliveries that began to run it though an earlier one had ended badly
+    released: frozenset[str]  # deliveries that were released before any of their operations ran
+    begun: frozenset[str] = frozenset()  # deliveries that started to run although an earlier delivery may have crashed
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a group has counted. Once it is closed nothing more is counted but redrives of what was counted before.
+    """The counter of a group. Once it is closed, it only counts redrives of chunks that it counted before.
 
-    `done`, the chunks that are counted, is read by `read_group` alone.
+    `done` has the ids of the chunks that are counted. Only `read_group` returns it.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -37,122 +37,151 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class KeyClaim:
-    """A client's Idempotency-Key, claimed for a request. `batch_id` is the batch that the request became."""
+    """A client's Idempotency-Key, claimed for one request. The request becomes the batch `batch_id`."""
 
     tenant: str
     key: str
     fingerprint: str
     batch_id: str
-    keys_from: str  # the batch id of the first claim: operations' keys stay the same when a later claim takes over
+    keys_from: str  # the first claim's batch id: operations keep their keys when a later claim takes over
     lease_until: float
     expires_at: float
     is_settled: bool = False
-    answer: bytes | None = None  # what was answered at once; None for a batch in the background
+    answer: bytes | None = None  # the synchronous response; None for a batch that runs in the background
 
 
 class Store(Protocol):
     async def create_batch(self, batch: Batch) -> None:
-        """Write a new batch, in state accepting; nothing if it is there already, whatever became of it."""
+        """Write a new batch in state accepting. If the batch exists, change nothing, whatever its state is."""
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
-        """Keep the ids that a client gave to neighbouring operations of a group; at most `IDS_IN_CALL` in a call."""
+        """Write the ids that a client gave to consecutive operations of one group, at most `IDS_IN_CALL` in a call."""
 
     async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
-        """Move the end of the acceptance lease. Raises AcceptanceLost as `accept_batch` would."""
+        """Extend the acceptance lease.
+
+        Raises AcceptanceLost if the lease has ended before `at`, or if the batch is not in state accepting.
+        """
 
     async def accept_batch(self, batch_id: str, at: float) -> None:
-        """From accepting to queued. Raises AcceptanceLost once the acceptance lease is over, or the batch forgotten."""
+        """Move the batch from accepting to queued. A repetition with the same time succeeds.
+
+        Raises AcceptanceLost if the lease has ended before `at`, or if the batch is abandoned or no longer exists.
+        """
 
     async def abandon_batch(self, batch_id: str) -> bool:
-        """From accepting to abandoned, so that it can never be accepted. False when it has been accepted."""
+        """Move the batch from accepting to abandoned, so that it can never be accepted.
 
-    async def read_batch(self, batch_id: str) -> Batch | None: ...
+        Returns True if the batch is abandoned, also if it was before; False if it has been accepted or does not exist.
+        """
+
+    async def read_batch(self, batch_id: str) -> Batch | None:
+        """Return the batch, or None if the table has no such batch (any more)."""
 
     async def start_batch(self, batch_id: str, at: float) -> None:
-        """From queued to processing; nothing if it is further already."""
+        """Move the batch from queued to processing. In any other state, change nothing."""
 
     async def end_batch(self, batch_id: str, ending: Ending, reason: str, *, settle_by: float) -> bool:
-        """From queued or processing to cancelling. Whatever holds it up, a sweep closes it after `settle_by`."""
+        """Move the batch from queued or processing to cancelling. A sweep closes it after `settle_by` at the latest.
 
-    async def read_traces(self, batch_id: str, chunk_id: str) -> Traces: ...
+        Returns True also for a repetition with the same ending and reason; False if the batch was in any other state.
+        """
+
+    async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
+        """Return the chunk's record and the marks of its deliveries."""
 
     async def note_release(self, batch: Batch, chunk_id: str, mark: str) -> None:
-        """Remember that the delivery of this mark is given back unstarted: it is no sign of a death."""
+        """Note that the delivery with this mark was released before it started, so it is no sign of a crash."""
 
     async def note_start(self, batch: Batch, chunk_id: str, mark: str) -> ChunkRecord | None:
-        """Remember that the delivery of this mark begins to run a chunk of which an earlier one may have died.
+        """Note that the delivery with this mark starts to run a chunk that may have crashed an earlier consumer.
 
-        Returns the chunk's record if it has one by now: then nothing of it may begin any more.
+        Returns the chunk's record if it has one by now. In that case none of its operations may start.
         """
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
-        """Write the record if the chunk has none; return the one that stands. The commit point of everything."""
+        """Write the record if the chunk has none, and return the record that the chunk has now.
+
+        This is the commit point: only outcomes in the returned record count, and handlers never run again for them.
+        """
 
     async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
-        """Add a record's counts to its group unless that chunk is counted or the group closed.
+        """Add a record's counts to its group, unless the chunk is counted already or the group is closed.
 
-        Returns what the group has now. A redriven chunk is counted in a closed group too, if what it corrects is.
+        Returns the group's counter after the call. A closed group still counts a redriven chunk if it has counted the
+        chunk that the redrive corrects.
         """
 
     async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
-        """Count all that is open in a group as `ending` and close it. False if its counts are not those `seen`."""
+        """Close a group and count all of its open operations as `ending`.
+
+        Returns False, and changes nothing, if the group is closed already or its counts differ from `seen`.
+        """
 
     async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
-        """Add a group to the batch's finished groups; return them all."""
+        """Add a group to the batch's finished groups. Returns all of them; none if the batch no longer exists."""
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
-        """Each group without its `done`; nothing counted yet is all zeros."""
+        """Return the counter of each group, without `done`. A group that has counted nothing yet has zeros."""
 
-    async def read_group(self, batch_id: str, group: int) -> Group: ...
+    async def read_group(self, batch_id: str, group: int) -> Group:
+        """Return the counter of a group, with `done`."""
 
     async def read_ids(self, batch_id: str, group: int) -> list[str]:
-        """The ids written for a group's operations, in their order; empty when they have none of their own."""
+        """Return the ids of a group's operations in their order; none if the client gave no ids."""
 
     async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
-        """Move the batch to its final state. False when it is final already, not accepted, or its ending another."""
+        """Move the batch to a final state.
+
+        Returns False, and changes nothing, if the batch is final already or not accepted, or has another ending.
+        """
 
     async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
-        """From one final state to another, when a redrive has changed what the batch came to."""
+        """Move the batch from one final state to another, after a redrive. In any other state, change nothing."""
 
     def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
-        """Per planned chunk of a group from `first_chunk` on, in order: its record and those of all that followed.
+        """Yield, for each planned chunk of a group from `first_chunk` on, its record and those of its follow-ups.
 
-        Within a planned chunk a record comes before those that follow from it. Chunks without any record are left out.
+        Planned chunks come in their order, and within each a record comes before those of its follow-ups. Chunks
+        without any record are left out.
         """
 
     async def due_batches(self, now: float, limit: int) -> list[str]:
-        """Batches that are not final and past their time: to be accepted, to settle after a cancel, or their deadline.
+        """Return the ids of batches that a sweep must deal with: their acceptance, cancellation or deadline is overdue.
 
-        It may name one that has moved on meanwhile.
+        The list may be slightly out of date, so the caller must read a batch before it acts.
         """
 
     async def take_sweep(self, owner: str, now: float, until: float) -> bool:
-        """Become the one that sweeps, until a time; again, if we are."""
+        """Take the sweep lease until a time, or extend it if `owner` has it. Returns False if another owner has it."""
 
     async def claim_key(self, claim: KeyClaim, now: float) -> KeyClaim:
-        """Claim a key if nobody has. Returns the claim that stands: ours, or whose it is."""
+        """Claim a key if it is free. Returns the claim that the table has now: this one, or another request's."""
 
     async def take_over_key(self, standing: KeyClaim, claim: KeyClaim, now: float) -> bool:
-        """Put our claim in the place of one whose lease is over and which is not settled. False if it has changed."""
+        """Replace the claim `standing` if it is not settled and its lease has ended.
+
+        Returns True if `claim` is in the table now, False if `standing` has changed in the meantime.
+        """
 
     async def extend_key(self, claim: KeyClaim, until: float) -> bool:
-        """Move the end of the claim's lease. False when it was taken over."""
+        """Extend the claim's lease. Returns False if another request has taken the key over."""
 
     async def settle_key(self, claim: KeyClaim, answer: bytes | None) -> None:
-        """The request of this claim is answered: from now on the answer stands. Nothing if the claim was taken over."""
+        """Settle the claim with its answer, which later requests get. If the key was taken over, change nothing."""
 
     async def release_key(self, claim: KeyClaim) -> None:
-        """End the lease of a claim whose request came to nothing, so that it can be taken over at once."""
+        """End the lease of a claim whose request failed, so that a repetition can take the key over immediately."""
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
-        """Seconds per operation as last written, of those handlers of which any are."""
+        """Return the seconds per operation of those handlers for which the table has them."""
 
-    async def write_handler_seconds(self, seconds: Mapping[str, float], at: float) -> None:
-        """Publish how long handlers take. `at` is when it was measured: it is forgotten a month later."""
+    async def write_handler_seconds(self, taken_seconds: Mapping[str, float], at: float) -> None:
+        """Write the seconds per operation that handlers took, measured at `at`. They expire after `HANDLER_DAYS`."""
 
     async def check(self) -> None:
-        """Ask the table for nothing in particular; raises Unavailable or Misconfigured."""
+        """Make a cheap call to see if the table answers. Raises Unavailable or Misconfigured if it does not."""
 
 
-IDS_IN_CALL = 2_500  # of at most 128 characters each; of most alphabets they fit into one item
-HANDLER_DAYS = 30  # without news of a handler, it counts as not measured
+IDS_IN_CALL = 2_500  # ids have at most 128 characters, so that in most alphabets this number fits into one item
+HANDLER_DAYS = 30  # a handler that has no newer time counts as not measured

@@ -1,7 +1,7 @@
-"""In-memory queue and store and a clock to turn by hand: what an application's tests can run Penstock on.
+"""An in-memory queue and store, and a clock that a test controls. Applications can use them in their own tests.
 
-They keep the contracts of `queue.py` and `store.py`, leases and conditions included; one suite runs against them and
-against the real adapters. They hold everything in one process, and nothing outlives it.
+They keep the contracts of `queue.py` and `store.py`, including leases and conditions: one suite tests them and the real
+adapters. They only work within one process, and nothing is kept when it ends.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
-from penstock.queue import Delivery, Message
+from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 from penstock.store import Group, KeyClaim, Traces
 
 POLL_SECONDS = 0.005
 
 
 class FakeClock:
-    """Time moves only by `advance`, and by `sleep`, which passes at once."""
+    """A clock whose time only moves by `advance` and `sleep`. `sleep` returns immediately."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self._now = now
@@ -44,7 +44,7 @@ class FakeClock:
 
 @dataclass
 class _Kept:
-    """A message on the in-memory queue; `receipt` is that of its last delivery."""
+    """A message on the in-memory queue. `receipt` belongs to its last delivery."""
 
     id: str
     message: Message
@@ -55,7 +55,10 @@ class _Kept:
 
 
 class MemoryQueue:
-    """`deleted` counts what was acknowledged. `name` begins its messages' ids, which no other queue's may have."""
+    """A queue in memory. `deleted` counts the acknowledged messages.
+
+    Message ids start with `name`, so give each queue of a test its own name.
+    """
 
     def __init__(self, clock: Clock | None = None, visibility_seconds: float = 30, name: str = "m") -> None:
         self._clock = clock or SystemClock()
@@ -67,7 +70,7 @@ class MemoryQueue:
 
     @property
     def messages(self) -> list[Message]:
-        """What is on the queue, delivered or not."""
+        """Return all messages on the queue: waiting, delayed, and delivered but not acknowledged."""
         return [kept.message for kept in self._kept.values()]
 
     async def send(self, messages: Sequence[Message]) -> None:
@@ -81,7 +84,7 @@ class MemoryQueue:
         while True:
             visible = [kept for kept in self._kept.values() if kept.visible_at <= self._clock.now()]
             if visible or self._clock.monotonic() >= give_up_at:
-                return [self._deliver(kept) for kept in visible[: min(limit, 10)]]
+                return [self._deliver(kept) for kept in visible[: min(limit, MESSAGES_IN_CALL)]]
             await self._clock.sleep(POLL_SECONDS)
 
     async def delete(self, delivery: Delivery) -> None:
@@ -118,7 +121,7 @@ class MemoryQueue:
         )
 
     def _held(self, delivery: Delivery) -> _Kept | None:
-        """The message, while this delivery is its last and its lease has not ended."""
+        """Return the message if this delivery is its last one and its lease has not ended; otherwise None."""
         kept = self._kept.get(delivery.message_id)
         if kept is None or kept.receipt != delivery.receipt or kept.visible_at <= self._clock.now():
             return None
@@ -135,7 +138,7 @@ class MemoryStore:
         self._keys: dict[tuple[str, str], KeyClaim] = {}
         self._due: dict[str, float] = {}
         self._sweeper: tuple[str, float] | None = None
-        self._handler_times: dict[str, tuple[float, float]] = {}
+        self._handler_seconds: dict[str, float] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
 
     async def create_batch(self, batch: Batch) -> None:
@@ -149,7 +152,7 @@ class MemoryStore:
     async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
         batch = self._batches.get(batch_id)
         if batch is None or batch.state is not BatchState.ACCEPTING or batch.accept_by < at:
-            raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.")
+            raise AcceptanceLost(f"Batch {batch_id} was not accepted before its acceptance lease ended.")
         self._batches[batch_id] = replace(batch, accept_by=until)
         self._due[batch_id] = until
 
@@ -158,7 +161,7 @@ class MemoryStore:
         if batch is not None and batch.accepted_at == at:
             return
         if batch is None or batch.state is not BatchState.ACCEPTING or at > batch.accept_by:
-            raise AcceptanceLost(f"Batch {batch_id} was not accepted within its lease.")
+            raise AcceptanceLost(f"Batch {batch_id} was not accepted before its acceptance lease ended.")
         self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
         self._due[batch_id] = batch.deadline_at
 
@@ -305,10 +308,10 @@ class MemoryStore:
             self._keys[key] = replace(current, lease_until=0)
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
-        return {name: self._handler_times[name][0] for name in names if name in self._handler_times}
+        return {name: self._handler_seconds[name] for name in names if name in self._handler_seconds}
 
-    async def write_handler_seconds(self, seconds: Mapping[str, float], at: float) -> None:
-        self._handler_times |= {name: (taking, at) for name, taking in seconds.items()}
+    async def write_handler_seconds(self, taken_seconds: Mapping[str, float], at: float) -> None:  # noqa: ARG002 - here they never expire
+        self._handler_seconds |= taken_seconds
 
     async def check(self) -> None:
         pass
@@ -320,7 +323,7 @@ def _order(chunk_id: str) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class MemoryParts:
-    """A backend in memory, its parts with their own types."""
+    """The parts of a backend in memory, with their own types."""
 
     queues: Mapping[Priority, MemoryQueue]
     dead_letters: MemoryQueue
@@ -328,7 +331,7 @@ class MemoryParts:
 
     @property
     def chunks(self) -> MemoryQueue:
-        """The queue of those who ask for no priority."""
+        """Return the queue for batches of normal priority."""
         return self.queues[Priority.NORMAL]
 
     @property
@@ -337,5 +340,6 @@ class MemoryParts:
 
 
 def memory_parts(clock: Clock | None = None, visibility_seconds: float = 30) -> MemoryParts:
+    """Create the queues and the store of a backend in memory."""
     queues = {priority: MemoryQueue(clock, visibility_seconds, priority) for priority in Priority}
     return MemoryParts(queues, MemoryQueue(clock, visibility_seconds), MemoryStore())
