@@ -1,4 +1,4 @@
-"""Opens the queues and the store of a program on AWS, from its settings."""
+"""Opens a program's queues and store on AWS, as its settings name them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_backend(settings: Settings, spans: "Spans | None" = None) -> AsyncIterator[Backend]:
-    """Raises Misconfigured when there is no region, no credentials, or a queue is not there."""
+    """Open the AWS clients and find the queues.
+
+    Raises Misconfigured if the region or the credentials are missing, or if a queue does not exist; and Unavailable if
+    AWS does not answer. The table is not checked: see `Backend.check`.
+    """
     async with open_clients(settings) as clients:
         yield Backend(
             queues={

@@ -1,7 +1,7 @@
-"""Opens the AWS clients, once per program, and tells AWS's troubles apart.
+"""Opens the AWS clients, once per program, and translates AWS's errors into ours.
 
-Where they connect is AWS's standard business: `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL_DYNAMODB`,
-`AWS_REGION`, credentials from the usual chain.
+AWS's standard variables say where the clients connect: `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`,
+`AWS_ENDPOINT_URL_DYNAMODB`. Credentials come from AWS's usual chain.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
     from types_aiobotocore_sqs import SQSClient
 
-CALLS_IN_FLIGHT = 50  # connections per client; a call beyond waits for one
+CALLS_IN_FLIGHT = 50  # connections per client; further calls wait for one
 POLLS_IN_FLIGHT = 10
-SPARE_READ_SECONDS = 10
+SPARE_READ_SECONDS = 10  # a long poll may take this much longer than its wait time
 METRICS_READ_SECONDS = 5
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
-# Our calls may all be repeated, so the SDK may repeat them too; three tries ride out a dropped connection, and whoever
-# called decides about longer troubles.
+# All of our calls may be repeated, so the SDK may do it too. Three tries survive a dropped connection; the callers
+# decide what to do about a longer outage.
 _TRIES = 3
 
 _MISSING = {"ResourceNotFoundException", "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
@@ -73,7 +73,7 @@ _SLOW_DOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """`polls` is an SQS client of its own: long polls hold their connections, and no send may wait for one."""
+    """The open clients. Long polls use `polls`: they hold their connections, and no send may wait for one."""
 
     sqs: "SQSClient"
     polls: "SQSClient"
@@ -82,42 +82,52 @@ class Clients:
 
 @asynccontextmanager
 async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
-    session = _new_session()
+    """Open the clients of a program, without calling AWS. Raises Misconfigured if AWS's settings are invalid."""
+    calls = _config(CALLS_IN_FLIGHT, read_seconds=SPARE_READ_SECONDS)
+    polls = _config(POLLS_IN_FLIGHT, read_seconds=settings.receive_wait_seconds + SPARE_READ_SECONDS)
     async with AsyncExitStack() as stack:
-        with explained():
-
-            async def open_client(service: str, config: AioConfig) -> Any:
-                return await stack.enter_async_context(
-                    session.create_client(service, region_name=settings.aws_region, config=config)
-                )
-
-            calls = _config(CALLS_IN_FLIGHT, read_seconds=SPARE_READ_SECONDS)
-            polls = _config(POLLS_IN_FLIGHT, read_seconds=settings.receive_wait_seconds + SPARE_READ_SECONDS)
-            clients = Clients(
-                sqs=await open_client("sqs", calls),
-                polls=await open_client("sqs", polls),
-                dynamodb=await open_client("dynamodb", calls),
-            )
-        yield clients
+        opener = _Opener(stack, settings)
+        yield Clients(
+            sqs=await opener.open("sqs", calls),
+            polls=await opener.open("sqs", polls),
+            dynamodb=await opener.open("dynamodb", calls),
+        )
 
 
 @asynccontextmanager
 async def open_cloudwatch(settings: Settings) -> AsyncIterator["CloudWatchClient | None"]:
-    """A client for metrics, None where they are not to be published."""
-    session = _new_session()
+    """Yield a client for metrics, or None if metrics must not be published."""
     async with AsyncExitStack() as stack:
+        opener = _Opener(stack, settings)
+        match settings.metrics:
+            case "off":
+                yield None
+            case "cloudwatch":
+                yield await opener.open("cloudwatch", _metrics_config())
+            case "auto":
+                cloudwatch = await opener.open("cloudwatch", _metrics_config())
+                # With a local queue, credentials that are found by chance must not be used to publish to AWS.
+                is_by_accident = _is_aws(cloudwatch) and not _is_aws(await opener.open("sqs", _metrics_config()))
+                yield None if is_by_accident else cloudwatch
 
-        async def open_client(service: str) -> Any:
-            with explained():
-                config = _config(1, read_seconds=METRICS_READ_SECONDS)
-                return await stack.enter_async_context(
-                    session.create_client(service, region_name=settings.aws_region, config=config)
-                )
 
-        cloudwatch = None if settings.metrics == "off" else await open_client("cloudwatch")
-        # Where the queue is a stand-in, it is nobody's wish that credentials which are about be used with AWS itself.
-        is_meant = settings.metrics != "auto" or not _is_aws(cloudwatch) or _is_aws(await open_client("sqs"))
-        yield cloudwatch if is_meant else None
+class _Opener:
+    """Opens clients in one session. They close with the stack."""
+
+    def __init__(self, stack: AsyncExitStack, settings: Settings) -> None:
+        self._stack = stack
+        self._settings = settings
+        self._session = _new_session()
+
+    async def open(self, service: str, config: AioConfig) -> Any:
+        with explained():
+            return await self._stack.enter_async_context(
+                self._session.create_client(service, region_name=self._settings.aws_region, config=config)
+            )
+
+
+def _metrics_config() -> AioConfig:
+    return _config(1, read_seconds=METRICS_READ_SECONDS)
 
 
 def _is_aws(client: Any) -> bool:
@@ -133,7 +143,7 @@ def _new_session() -> AioSession:
 
 @cache
 def _loader() -> Loader:
-    """Of what botocore knows of services: every session would read it anew."""
+    """Return what reads botocore's files about services. It has a cache, which all sessions share."""
     return create_loader()
 
 
@@ -143,27 +153,27 @@ def _config(connections: int, read_seconds: int) -> AioConfig:
         connect_timeout=5,
         read_timeout=read_seconds,
         retries={"mode": "standard", "total_max_attempts": _TRIES},
-        parameter_validation=False,  # each call would be checked against the service's model; our tests have done that
-        user_agent="penstock",  # the default one is put together anew for every call
+        parameter_validation=False,  # saves time in each call; our tests check the parameters
+        user_agent="penstock",  # saves time: the default one is built again for every call
     )
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """AWS's exceptions as ours: Unavailable where the same call may work later, Misconfigured where it cannot."""
+    """Raise AWS's exceptions as ours: Unavailable if the same call may work later, Misconfigured if it cannot."""
     try:
         yield
     except NoRegionError as error:
         raise Misconfigured("Name the AWS region: set AWS_REGION, for instance to us-east-1.") from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise Misconfigured(
-            "Give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. A server on this "
-            "machine takes any; `penstock up` brings its own."
+            "Provide AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. A local "
+            "server accepts any credentials; `penstock up` brings its own."
         ) from error
     except (InvalidRegionError, ProfileNotFound, ConfigParseError, InvalidConfigError) as error:
         raise Misconfigured(f"Check the AWS settings: {error}") from error
     except ParamValidationError:
-        raise  # a fault of ours: no repetition mends it
+        raise  # a bug of ours: a repetition cannot help
     except ClientError as error:
         explanation = _explain(error)
         if explanation is None:
@@ -174,7 +184,7 @@ def explained() -> Iterator[None]:
     except ValueError as error:
         if not str(error).startswith("Invalid endpoint"):
             raise
-        raise Misconfigured(f"Write AWS_ENDPOINT_URL as http://HOST:PORT. AWS's client says: {error}") from error
+        raise Misconfigured(f"Invalid AWS_ENDPOINT_URL: use http://HOST:PORT. AWS's client reports: {error}") from error
 
 
 def error_code(error: ClientError) -> str:
@@ -182,13 +192,13 @@ def error_code(error: ClientError) -> str:
 
 
 def _explain(error: ClientError) -> PenstockError | None:
-    """None for an answer that the caller expects, such as a condition that failed."""
+    """Return our exception, or None for an error that the caller handles, such as a failed condition."""
     code = error_code(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     if code in _MISSING:
-        return Misconfigured(f"Run `penstock provision`: a queue or the table is not there. AWS says: {error}")
+        return Misconfigured(f"Run `penstock provision`: a queue or the table does not exist. AWS reports: {error}")
     if code in _NOT_ALLOWED:
-        return Misconfigured(f"Check the AWS credentials and their permissions. AWS says: {error}")
+        return Misconfigured(f"Check the AWS credentials and their permissions. AWS reports: {error}")
     if code in _SLOW_DOWN or status >= 500 or status == 429:
-        return Unavailable(f"AWS asks to slow down or fails: {error}")
+        return Unavailable(f"AWS throttles the call or fails: {error}")
     return None

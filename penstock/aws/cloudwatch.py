@@ -1,6 +1,6 @@
-"""Publishes metrics to CloudWatch, a minute in a call. Whatever CloudWatch does, the program goes on.
+"""Publishes metrics to CloudWatch every minute. If CloudWatch fails, the program goes on.
 
-A minute that could not be sent is sent with the next, under its own time: added to the next it would look like a burst.
+A minute that could not be sent is sent later with its own time. Added to a later minute, it would look like a burst.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 NAMESPACE = "Penstock"
 MINUTES_KEPT = 15
 STAND_IN = (
-    "The queue is not at AWS, but CloudWatch would be: set AWS_ENDPOINT_URL_CLOUDWATCH, or PENSTOCK_METRICS to "
-    "cloudwatch if that is meant, or to off."
+    "The queue is not on AWS, so no metrics are published there. To publish them, set AWS_ENDPOINT_URL_CLOUDWATCH, or "
+    "set PENSTOCK_METRICS to cloudwatch. To turn off this message, set PENSTOCK_METRICS to off."
 )
 
 
@@ -36,21 +36,24 @@ class CloudWatch:
         self._service = service
         self._clock = clock
         self._unsent: deque[tuple[float, Figures]] = deque(maxlen=MINUTES_KEPT)
-        self._is_away = False
+        self._is_unavailable = False
         self._lost_minutes = 0
 
     async def publish(self, figures: Figures, within_seconds: float) -> None:
-        """Send this minute, and what is left of those before. Raises nothing; says once that it cannot."""
+        """Send this minute, and earlier minutes that are still unsent.
+
+        It never raises. It logs when CloudWatch stops answering, and when it answers again.
+        """
         if len(self._unsent) == MINUTES_KEPT:
             self._lost_minutes += 1
         self._unsent.append((self._clock.now(), figures))
         try:
             async with asyncio.timeout(within_seconds):
                 await self._send_unsent()
-        except Exception as error:  # noqa: BLE001 - no trouble with figures is a reason to stop working: said, and kept
-            self._say_away(error)
+        except Exception as error:  # noqa: BLE001 - metrics must never stop the program; it is logged, and the minute is kept
+            self._report_outage(error)
         else:
-            self._say_back()
+            self._report_recovery()
 
     async def _send_unsent(self) -> None:
         while self._unsent:
@@ -60,21 +63,21 @@ class CloudWatch:
                     await self._client.put_metric_data(Namespace=NAMESPACE, MetricData=call)
             self._unsent.popleft()
 
-    def _say_away(self, error: Exception) -> None:
-        if not self._is_away:
-            self._is_away = True
-            words = str(error) or "It did not answer in time."
-            get_log().warning(Event.METRICS_UNSENT, error=words, minutes_kept=MINUTES_KEPT)
+    def _report_outage(self, error: Exception) -> None:
+        if not self._is_unavailable:
+            self._is_unavailable = True
+            reason = str(error) or "CloudWatch did not answer in time."
+            get_log().warning(Event.METRICS_UNSENT, error=reason, minutes_kept=MINUTES_KEPT)
 
-    def _say_back(self) -> None:
-        if self._is_away:
+    def _report_recovery(self) -> None:
+        if self._is_unavailable:
             get_log().info(Event.METRICS_SENT_AGAIN, lost_minutes=self._lost_minutes)
-            self._is_away, self._lost_minutes = False, 0
+            self._is_unavailable, self._lost_minutes = False, 0
 
 
 @asynccontextmanager
 async def open_publisher(settings: Settings, program: Program, clock: Clock) -> AsyncIterator[CloudWatch | None]:
-    """None where nothing is to be published, and where AWS's settings cannot be used for it: that is said, once."""
+    """Yield a publisher, or None if no metrics are published. If AWS's settings are invalid, log it and yield None."""
     async with AsyncExitStack() as stack:
         client = await _open_client(settings, stack)
         yield None if client is None else CloudWatch(client, program, settings.name, clock)

@@ -1,8 +1,8 @@
-"""Gathers what is asked for one by one into calls that take many: fewer calls, and no waiting for company.
+"""Combines single requests into batch API calls, without making any request wait for others to arrive.
 
-While no call is under way one begins at once, with all that is asked for in the same turn of the event loop. What comes
-while calls are under way goes together in the next. So a busy program makes few calls, and an idle one is as quick as
-without.
+If no call is in flight, one starts immediately, with everything that is requested in the same turn of the event loop.
+Requests that arrive while calls are in flight go together into the next call. So a busy program makes few calls, and an
+idle one answers as fast as without this.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ R = TypeVar("R")
 
 
 class Gatherer(Generic[T, R]):
-    """`call` answers each item in its place; `fitting` says how many of those that wait, at least one, go into a call.
+    """Combines items into calls. Up to `at_once` calls are in flight.
 
-    Up to `at_once` calls are under way.
+    `call` gets some items and returns the answer to each of them, in the same order. `fitting` gets the items that wait
+    and returns how many of them go into the next call, at least one.
     """
 
     def __init__(
@@ -30,16 +31,16 @@ class Gatherer(Generic[T, R]):
         self._fitting = fitting
         self._at_once = at_once
         self._waiting: list[T] = []
-        self._answers: list[asyncio.Future[R]] = []  # of those that wait, in their order
+        self._answers: list[asyncio.Future[R]] = []  # one for each item in `_waiting`, in the same order
         self._calls: set[asyncio.Task[None]] = set()
-        self._is_gathering = False  # a call has begun that takes along what this turn of the loop still asks for
+        self._is_gathering = False  # a call has started, and still accepts items in this turn of the loop
 
     @property
     def is_idle(self) -> bool:
         return not (self._waiting or self._calls)
 
     async def ask(self, item: T) -> R:
-        """The answer to this item. Raises what the call raises, as it does to all that were in it."""
+        """Return the answer to this item. If the call fails, every item in it gets the call's exception."""
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append(item)
         self._answers.append(answer)
@@ -68,9 +69,9 @@ class Gatherer(Generic[T, R]):
             for answer in answers:
                 answer.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - it is for those who asked
+        except Exception as error:  # noqa: BLE001 - everybody who asked gets it
             for answer in answers:
-                if not answer.done():  # who asked may have been cancelled
+                if not answer.done():  # it is done if its asker was cancelled
                     answer.set_exception(error)
             return
         for answer, result in results:
@@ -85,5 +86,5 @@ class Gatherer(Generic[T, R]):
 
 
 def up_to(most: int) -> Callable[[Sequence[object]], int]:
-    """For calls that take a number of items, whatever they are."""
+    """Return a `fitting` for calls that accept up to `most` items, of any size."""
     return lambda items: min(len(items), most)

@@ -1,7 +1,7 @@
-"""The queue port spoken to SQS. SQS's limits are named here, next to the code that obeys them."""
+"""The queue port on SQS. SQS's limits are named here and in `queue.py`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,15 @@ from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, TraceContext
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
-    from types_aiobotocore_sqs.type_defs import MessageTypeDef, SendMessageBatchRequestEntryTypeDef
+    from types_aiobotocore_sqs.type_defs import (
+        BatchResultErrorEntryTypeDef,
+        MessageTypeDef,
+        SendMessageBatchRequestEntryTypeDef,
+    )
 
 CALLS_AT_ONCE = 8
-TRIES_FOR_REFUSED_ENTRIES = 5
-REFUSED_ENTRY_WAIT_SECONDS = 0.1
+SEND_TRIES = 5
+SEND_WAIT_SECONDS = 0.1  # doubled after each try
 _REASON = "reason"
 _TRACEPARENT = "traceparent"
 _TRACESTATE = "tracestate"
@@ -24,7 +28,7 @@ _STRING = "String"
 
 
 class SqsQueue:
-    """`call_bytes` is what one SendMessageBatch may carry, all its entries together."""
+    """A queue. `call_bytes` limits the size of one SendMessageBatch call: bodies and attributes of all its messages."""
 
     def __init__(self, client: "SQSClient", url: str, *, polls: "SQSClient", call_bytes: int) -> None:
         self._client = client
@@ -35,10 +39,9 @@ class SqsQueue:
         self._deletes = Gatherer(self._delete_call, up_to(MESSAGES_IN_CALL))
 
     async def send(self, messages: Sequence[Message]) -> None:
-        # All of them come to their end even if one fails: none goes on behind the back of who handles the failure.
-        fitting = map(self._lightened, messages)
-        results = await asyncio.gather(*map(self._sends.ask, fitting), return_exceptions=True)
-        _raise_first(results)
+        # Wait for all of them even if one fails: no send may still be in flight while the caller handles the failure.
+        sends = [self._sends.ask(self._drop_trace_if_too_large(message)) for message in messages]
+        _raise_first(await asyncio.gather(*sends, return_exceptions=True))
 
     async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
         with explained():
@@ -67,44 +70,50 @@ class SqsQueue:
             )
         return int(answer["Attributes"]["ApproximateNumberOfMessages"])
 
-    def _lightened(self, message: Message) -> Message:
-        """A message that is too large with its trace goes without: it matters more than what is told of it."""
-        if message.trace is None or len(message.body.encode()) + _attribute_bytes(message) <= self._call_bytes:
+    def _drop_trace_if_too_large(self, message: Message) -> Message:
+        """Return the message without its trace if it is too large for a call with it: the message matters more."""
+        if message.trace is None or _message_bytes(message) <= self._call_bytes:
             return message
         return replace(message, trace=None)
 
     def _fitting(self, messages: Sequence[Message]) -> int:
-        """How many of these messages go into one call, by number and by bytes."""
+        """Return how many of these messages fit into one call, by number and by size."""
         total = 0
         for count, message in enumerate(messages[:MESSAGES_IN_CALL]):
-            total += len(message.body.encode()) + _attribute_bytes(message)
+            total += _message_bytes(message)
             if count and total > self._call_bytes:
                 return count
         return min(len(messages), MESSAGES_IN_CALL)
 
     async def _send_call(self, messages: Sequence[Message]) -> list[Exception | None]:
-        """One SendMessageBatch, repeated for the entries that it refused while they are not the fault of the sender."""
-        results: dict[str, Exception | None] = {str(number): None for number in range(len(messages))}
-        entries = {str(number): message for number, message in enumerate(messages)}
-        for attempt in range(TRIES_FOR_REFUSED_ENTRIES):
-            with explained():
-                answer = await self._client.send_message_batch(
-                    QueueUrl=self._url, Entries=[_entry(key, message) for key, message in entries.items()]
-                )
-            refused = answer.get("Failed", [])
-            for entry in refused:
+        """Send messages in one call. Repeat the call for failed entries, unless the failure is the sender's fault."""
+        results: list[Exception | None] = [None] * len(messages)
+        unsent = dict(enumerate(messages))
+        for attempt in range(SEND_TRIES):
+            failed = await self._send_entries(unsent)
+            for entry in failed:
                 if entry["SenderFault"]:
-                    text = f"SQS refuses a message: {entry['Code']}: {entry.get('Message', '')}"
-                    results[entry["Id"]] = ValueError(text)
-            entries = {entry["Id"]: entries[entry["Id"]] for entry in refused if not entry["SenderFault"]}
-            if not entries:
-                return list(results.values())
-            await asyncio.sleep(REFUSED_ENTRY_WAIT_SECONDS * 2**attempt)
-        text = f"SQS went on refusing {len(entries)} of {len(messages)} messages of a call."
-        return list((results | dict.fromkeys(entries, Unavailable(text))).values())
+                    results[int(entry["Id"])] = _rejection(entry)
+            unsent = {int(entry["Id"]): unsent[int(entry["Id"])] for entry in failed if not entry["SenderFault"]}
+            if not unsent:
+                return results
+            await asyncio.sleep(SEND_WAIT_SECONDS * 2**attempt)
+        error = Unavailable(f"SQS failed {SEND_TRIES} times to send {len(unsent)} of {len(messages)} messages.")
+        return [error if number in unsent else result for number, result in enumerate(results)]
+
+    async def _send_entries(self, messages: Mapping[int, Message]) -> Sequence["BatchResultErrorEntryTypeDef"]:
+        """Send messages under their numbers, and return the entries that failed."""
+        with explained():
+            answer = await self._client.send_message_batch(
+                QueueUrl=self._url, Entries=[_entry(number, message) for number, message in messages.items()]
+            )
+        return answer.get("Failed", [])
 
     async def _delete_call(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
-        """One DeleteMessageBatch. Refused with a fault of ours: the lease is over, the message another's to delete."""
+        """Delete messages in one call.
+
+        An entry that fails with a sender fault is no error: its lease has ended, and another delivery has the message.
+        """
         with explained():
             answer = await self._client.delete_message_batch(
                 QueueUrl=self._url,
@@ -119,6 +128,7 @@ class SqsQueue:
         return results
 
     async def _extend_call(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
+        """Extend leases in one call. An entry that fails with a sender fault is a lease that is lost."""
         with explained():
             answer = await self._client.change_message_visibility_batch(
                 QueueUrl=self._url,
@@ -127,10 +137,10 @@ class SqsQueue:
                     for number, delivery in enumerate(deliveries)
                 ],
             )
-        refused = answer.get("Failed", [])
-        if not all(entry["SenderFault"] for entry in refused):
-            raise Unavailable(f"SQS did not extend {len(refused)} of {len(deliveries)} leases of a call.")
-        return [deliveries[int(entry["Id"])] for entry in refused]
+        failed = answer.get("Failed", [])
+        if not all(entry["SenderFault"] for entry in failed):
+            raise Unavailable(f"SQS did not extend {len(failed)} of {len(deliveries)} leases in a call.")
+        return [deliveries[int(entry["Id"])] for entry in failed]
 
 
 def _raise_first(results: Sequence[BaseException | None]) -> None:
@@ -139,8 +149,12 @@ def _raise_first(results: Sequence[BaseException | None]) -> None:
             raise result
 
 
-def _entry(key: str, message: Message) -> "SendMessageBatchRequestEntryTypeDef":
-    entry: SendMessageBatchRequestEntryTypeDef = {"Id": key, "MessageBody": message.body}
+def _rejection(entry: "BatchResultErrorEntryTypeDef") -> ValueError:
+    return ValueError(f"SQS rejected a message: {entry['Code']}: {entry.get('Message', '')}")
+
+
+def _entry(number: int, message: Message) -> "SendMessageBatchRequestEntryTypeDef":
+    entry: SendMessageBatchRequestEntryTypeDef = {"Id": str(number), "MessageBody": message.body}
     if message.delay_seconds:
         entry["DelaySeconds"] = message.delay_seconds
     if message.tenant is not None:
@@ -164,8 +178,12 @@ def _attributes(message: Message) -> dict[str, str]:
     return attributes
 
 
+def _message_bytes(message: Message) -> int:
+    return len(message.body.encode()) + _attribute_bytes(message)
+
+
 def _attribute_bytes(message: Message) -> int:
-    """SQS counts names, types and values of attributes as it counts the body."""
+    """Return the size of the attributes. SQS counts their names, types and values as it counts the body."""
     return sum(
         len(name) + len(_STRING) + len(value.encode("utf-8", "replace")) for name, value in _attributes(message).items()
     )

@@ -1,4 +1,4 @@
-"""The store on DynamoDB. `items.py` knows what its items look like, `table.py` how the table is called.
+"""The store port on DynamoDB. `items.py` knows what the items look like, and `table.py` calls DynamoDB.
 
 Every write may be repeated, because a call that times out may have taken effect. So every write either always writes
 the same, or has a condition that its own first effect makes false.

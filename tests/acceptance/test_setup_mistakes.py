@@ -46,7 +46,7 @@ async def check_refusal(program: Program, command: str, sentence: str) -> None:
     [
         ({"PENSTOCK_CONCURRENCY": "0"}, "Mend the settings:\n  PENSTOCK_CONCURRENCY='0': "),
         ({"AWS_REGION": ""}, "Name the AWS region: "),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Give AWS credentials: "),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Provide AWS credentials: "),
         ({}, "AWS does not answer: "),
     ],
 )

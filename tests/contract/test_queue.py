@@ -371,7 +371,7 @@ async def test_reason_goes_along_as_an_attribute(queue: Queue, servers: Servers,
 
 @pytest.mark.parametrize("aws", ["real"], indirect=True)
 async def test_message_that_sqs_takes_never_is_told_and_not_repeated(queue: Queue) -> None:
-    with pytest.raises(ValueError, match="SQS refuses a message"):
+    with pytest.raises(ValueError, match="SQS rejected a message"):
         await asyncio.wait_for(queue.send([Message("fine"), Message("\uffff")]), 5)
 
 
@@ -405,7 +405,7 @@ async def proxied(
     queue: Queue, proxy: LossyProxy, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Queue]:
     """The queue as seen through the proxy; nothing waits before it is repeated."""
-    monkeypatch.setattr("penstock.aws.sqs.REFUSED_ENTRY_WAIT_SECONDS", 0)
+    monkeypatch.setattr("penstock.aws.sqs.SEND_WAIT_SECONDS", 0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", proxy.url)
     async with open_backend(settings) as through:
         yield through.queues[Priority.NORMAL]
@@ -435,7 +435,7 @@ async def test_entries_refused_again_and_again_are_an_outage(proxied: Queue, pro
         return bool(entry["MessageBody"] == "message 3")
 
     proxy.refuse_entries("SendMessageBatch", is_third, sender_fault=False, times=100)
-    with pytest.raises(Unavailable, match="SQS went on refusing 1 of 10 messages"):
+    with pytest.raises(Unavailable, match="SQS failed 5 times to send 1 of 10 messages"):
         await proxied.send([Message(f"message {number}") for number in range(10)])
     assert proxy.calls["SendMessageBatch"] == 5
 
@@ -443,7 +443,7 @@ async def test_entries_refused_again_and_again_are_an_outage(proxied: Queue, pro
 @on_servers
 async def test_entry_refused_by_our_fault_is_an_error_at_once(proxied: Queue, proxy: LossyProxy) -> None:
     proxy.refuse_entries("SendMessageBatch", lambda entry: entry["Id"] == "1", sender_fault=True, times=100)
-    with pytest.raises(ValueError, match="SQS refuses a message: Refused: by the proxy"):
+    with pytest.raises(ValueError, match="SQS rejected a message: Refused: by the proxy"):
         await proxied.send([Message("a"), Message("b")])
     assert proxy.calls["SendMessageBatch"] == 1
 
@@ -452,7 +452,7 @@ async def test_entry_refused_by_our_fault_is_an_error_at_once(proxied: Queue, pr
 async def test_send_that_fails_leaves_no_call_under_way(proxied: Queue, proxy: LossyProxy) -> None:
     """Whoever handles the failure handles all of it."""
     proxy.refuse_entries("SendMessageBatch", lambda entry: entry["MessageBody"] == "0", sender_fault=True)
-    with pytest.raises(ValueError, match="SQS refuses a message"):
+    with pytest.raises(ValueError, match="SQS rejected a message"):
         await proxied.send([Message(str(number)) for number in range(200)])
     assert proxy.calls["SendMessageBatch"] == 20
 

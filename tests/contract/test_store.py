@@ -1126,7 +1126,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         records(store, batch),
     ]
     for call in calls:
-        with pytest.raises(Misconfigured, match="Run `penstock provision`: a queue or the table is not there"):
+        with pytest.raises(Misconfigured, match="Run `penstock provision`: a queue or the table does not exist"):
             await call
 
 

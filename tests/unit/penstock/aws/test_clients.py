@@ -58,8 +58,8 @@ async def open_and_close() -> None:
     ("variables", "told"),
     [
         (KEYS, r"^Name the AWS region: set AWS_REGION, for instance to us-east-1\.$"),
-        (REGION, r"^Give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY\. "),
-        ({**REGION, "AWS_ACCESS_KEY_ID": "any"}, "^Give AWS credentials: "),
+        (REGION, r"^Provide AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY\. "),
+        ({**REGION, "AWS_ACCESS_KEY_ID": "any"}, "^Provide AWS credentials: "),
         ({**KEYS, "AWS_REGION": "eu central"}, "^Check the AWS settings: .*'eu central'"),
         ({**REGION, "AWS_PROFILE": "nobody"}, r"^Check the AWS settings: .*profile \(nobody\)"),
     ],
@@ -82,7 +82,7 @@ async def test_what_is_missing_or_misspelt_in_the_environment_is_told(
 )
 async def test_endpoint_that_is_no_url_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, address: str) -> None:
     set_variables(monkeypatch, **KEYS, **REGION, **{variable: address})
-    with pytest.raises(Misconfigured, match=r"^Write AWS_ENDPOINT_URL as http://HOST:PORT\. .*Invalid endpoint"):
+    with pytest.raises(Misconfigured, match=r"^Invalid AWS_ENDPOINT_URL: use http://HOST:PORT\. .*Invalid endpoint"):
         async with open_clients(read_settings()):
             pass
 
@@ -197,9 +197,9 @@ async def serving(answers: Answers) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-PROVISION = (Misconfigured, "^Run `penstock provision`: a queue or the table is not there. AWS says: ")
-CHECK = (Misconfigured, "^Check the AWS credentials and their permissions. AWS says: ")
-LATER = (Unavailable, "^AWS asks to slow down or fails: ")
+PROVISION = (Misconfigured, "^Run `penstock provision`: a queue or the table does not exist. AWS reports: ")
+CHECK = (Misconfigured, "^Check the AWS credentials and their permissions. AWS reports: ")
+LATER = (Unavailable, "^AWS throttles the call or fails: ")
 UNEXPLAINED = (ClientError, "An error occurred")
 
 

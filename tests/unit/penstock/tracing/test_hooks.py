@@ -122,7 +122,7 @@ def test_nothing_of_opentelemetry_is_imported() -> None:
 
 def test_messages_are_what_they_are_without_tracing() -> None:
     message = Message("{}", tenant="acme")
-    assert _entry("0", message) == {"Id": "0", "MessageBody": "{}", "MessageGroupId": "acme"}
+    assert _entry(0, message) == {"Id": "0", "MessageBody": "{}", "MessageGroupId": "acme"}
     assert _attribute_bytes(message) == 0
 
 
