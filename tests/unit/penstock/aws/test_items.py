@@ -1,0 +1,142 @@
+"""What the items look like. tests/contract shows that they hold what is put into them."""
+
+import random
+import string
+from dataclasses import replace
+
+import pytest
+
+from penstock.aws import items
+from penstock.aws.attributes import text
+from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.chunk import GROUP_CHUNKS
+from penstock.outcome import ChunkRecord
+from penstock.priority import Priority
+from penstock.store import KeyClaim
+
+PLAIN = Batch(
+    id="B1",
+    tenant="acme",
+    state=BatchState.ACCEPTING,
+    total=70,
+    chunk_count=70,
+    group_totals=(64, 6),
+    created_at=1_000.125,
+    accept_by=1_060.5,
+    deadline_at=4_600.25,
+    expires_at=90_000,
+)
+FULL = replace(
+    PLAIN,
+    priority=Priority.HIGH,
+    not_before=2_000.5,
+    failure_limit=FailureLimit(0),
+    has_own_ids=True,
+    keys_from="B0",
+    headers=(("authorization", "secret"),),
+)
+
+
+def record_of(chunk_id: str) -> ChunkRecord:
+    return ChunkRecord(chunk_id, ())
+
+
+@pytest.mark.parametrize("batch", [PLAIN, FULL])
+def test_batch_comes_back_as_it_was(batch: Batch) -> None:
+    assert items.batch_from_item(items.batch_to_item(batch)) == batch
+
+
+def test_batch_is_due_when_its_acceptance_lease_ends() -> None:
+    item = items.batch_to_item(PLAIN)
+    assert (item["open"], item["due_at"]) == (text("open"), {"N": "1060.500"})
+
+
+def test_chunks_are_sorted_by_their_operations_and_before_their_follow_ups() -> None:
+    ids = ["2", "9", "9.1", "9.1.d1", "10", "63"]
+    assert sorted(ids, key=items.chunk_sk) == ids
+    assert all("chunk#" < items.chunk_sk(chunk_id) < items.CHUNKS_END for chunk_id in ids)
+
+
+@pytest.mark.parametrize("chunk_id", ["0", "17", "17.1", "17.d1", f"{GROUP_CHUNKS}.2.1"])
+def test_chunk_is_known_by_its_keys(chunk_id: str) -> None:
+    assert items.chunk_of(items.chunk_key("B1", chunk_id)) == ("B1", chunk_id)
+
+
+def test_chunk_with_only_notes_has_no_record() -> None:
+    assert not items.has_record({**items.chunk_key("B1", "0"), "begun": {"SS": ["m#2"]}})
+
+
+def test_small_record_is_in_its_item_and_a_large_one_in_parts() -> None:
+    small = items.record_to_item(PLAIN, "65", "n", [b"ab"])
+    assert (items.record_bytes(small), items.record_part_keys(small)) == (b"ab", [])
+
+    large = items.record_to_item(PLAIN, "65", "n", [b"ab", b"c"])
+    parts = items.record_parts_to_items(PLAIN, "65", "n", [b"ab", b"c"])
+    assert items.record_part_keys(large) == [{"pk": part["pk"], "sk": part["sk"]} for part in parts]
+    assert parts[1]["sk"] == text("part#65#n#1")
+    assert b"".join(map(items.record_bytes, parts)) == b"abc"
+
+
+def test_content_is_cut_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(items, "ITEM_BYTES", 2)
+    assert items.cut(b"abcde") == [b"ab", b"cd", b"e"]
+    assert items.cut(b"") == []
+
+
+def test_ids_that_are_too_long_for_one_item_go_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(1)
+    ids = ["".join(chance.choices(string.ascii_letters, k=40)) for _ in range(60)]
+    monkeypatch.setattr(items, "ITEM_BYTES", 700)
+    pieces = items.ids_to_items(PLAIN, 3, ids)
+    assert len(pieces) > 2
+    assert [operation_id for piece in pieces for operation_id in items.ids_from_item(piece)] == ids
+    keys = [piece["sk"]["S"] for piece in pieces]
+    assert keys == sorted(keys)
+    assert keys[0] == "ids#00000003"
+
+
+def test_chunks_are_counted_once_in_an_open_group() -> None:
+    conditions, values = items.conditions_of_count([record_of("3"), record_of("4")])
+    assert conditions == [
+        "NOT contains(done, :chunk0)",
+        "attribute_not_exists(closed)",
+        "NOT contains(done, :chunk1)",
+    ]
+    assert values == {"chunk0": text("3"), "chunk1": text("4")}
+
+
+def test_redrive_is_counted_in_a_closed_group_if_what_it_corrects_is() -> None:
+    conditions, values = items.conditions_of_count([record_of("3.1.d1")])
+    assert conditions == [
+        "NOT contains(done, :chunk0)",
+        "(attribute_not_exists(closed) OR contains(done, :corrected0))",
+    ]
+    assert values == {"chunk0": text("3.1.d1"), "corrected0": text("3.1")}
+
+
+def test_group_that_has_counted_nothing_may_have_no_counter_yet() -> None:
+    assert "attribute_not_exists(succeeded)" in items.condition_of_close(Counts())
+    assert "attribute_not_exists(succeeded)" not in items.condition_of_close(Counts(succeeded=1))
+
+
+def test_missing_counter_is_a_group_of_zeros() -> None:
+    group = items.group_from_item({})
+    assert (group.counts, group.deaths, group.closed, group.done) == (Counts(), 0, None, frozenset())
+
+
+def test_batch_that_was_accepted_or_ended_by_this_call_is_recognized() -> None:
+    item = {"accepted_at": {"N": "1000.123"}, "ending": text("cancelled"), "reason": text("enough")}
+    assert items.was_accepted(item, 1_000.12304)
+    assert not items.was_accepted(item, 1_000.124)
+    assert not items.was_accepted({}, 1_000.123)
+    assert items.was_ended(item, Ending.CANCELLED, "enough")
+    assert not items.was_ended(item, Ending.EXPIRED, "enough")
+
+
+def test_tenant_cannot_name_a_key_of_another() -> None:
+    def key_of(tenant: str, key: str) -> str:
+        claim = KeyClaim(tenant, key, "f", "B1", "B1", 0.0, 0.0)
+        return str(items.claim_key(claim)["pk"]["S"])
+
+    assert key_of("a", "b#c") != key_of("a#b", "c")
+    assert key_of("a", "k") == "key#a#k"
