@@ -1,4 +1,4 @@
-"""One table and one set of clients for a suite: tests keep apart by queues and batches of their own."""
+"""One table and one set of clients for a test file. Each test uses its own queues and batches."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def environment(aws: Aws) -> Iterator[None]:
-    """Each test begins with a scrubbed environment; this one is for what is opened once for all of them."""
+    """Set the environment for what is opened once for all tests. Each test itself starts with a scrubbed one."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in aws.environment.items():
             patch.setenv(name, value)
@@ -31,7 +31,7 @@ def environment(aws: Aws) -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers(aws: Aws, environment: None) -> AsyncIterator[Servers | None]:
-    """None where there are none: in memory."""
+    """Yield the servers, or None for the in-memory parts."""
     if aws.kind == "memory":
         yield None
         return

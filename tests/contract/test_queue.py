@@ -1,7 +1,7 @@
-"""What every queue keeps: the one in memory, and the SQS adapter on the embedded AWS and on ElasticMQ.
+"""The contract of every queue: the one in memory, and the SQS adapter on the embedded AWS and on ElasticMQ.
 
-Where servers differ the test says on what all agree. AWS itself keeps no order, and may deliver twice; the servers here
-do neither, so "exactly once" below is about the adapter.
+Where servers differ, a test only asserts what they have in common. AWS may change the order of messages and may deliver
+them twice. The servers here do not, so "exactly once" below is about the adapter.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ async def find_url(servers: Servers, name: str) -> str:
 
 
 async def receive(queue: Queue, count: int) -> list[Delivery]:
-    """So many deliveries, in as many receives as that takes; fails if there are fewer."""
+    """Receive this number of deliveries, in as many calls as needed. Fail if there are fewer."""
     deliveries: list[Delivery] = []
 
     async def are_there() -> bool:
@@ -72,7 +72,7 @@ async def receive_one(queue: Queue) -> Delivery:
 
 
 async def bodies_on(queue: Queue, count: int) -> Counter[str]:
-    """What is on the queue: so many messages, and no more."""
+    """Receive this number of messages, and check that the queue has no more."""
     deliveries = await receive(queue, count)
     assert await queue.receive(10, wait_seconds=0) == []
     return Counter(delivery.body for delivery in deliveries)
@@ -97,7 +97,7 @@ async def test_delivery_says_when_its_message_was_sent(queue: Queue) -> None:
     await queue.send([Message("a", delay_seconds=1)])
     after = time.time()
     delivery = await receive_one(queue)
-    assert before - 1 <= delivery.sent_at <= after + 0.5  # by the queue's clock, and in milliseconds at best
+    assert before - 1 <= delivery.sent_at <= after + 0.5  # by the queue's clock, which counts milliseconds at best
     await queue.extend([delivery], 0)
     assert (await receive_one(queue)).sent_at == delivery.sent_at
 
@@ -117,7 +117,7 @@ async def test_more_messages_than_a_call_takes_arrive_all(queue: Queue) -> None:
 
 @on_all
 async def test_more_bytes_than_a_call_takes_arrive_all(queue: Queue) -> None:
-    """Calls are cut by bytes, not characters: a euro sign has three of them."""
+    """Size is counted in bytes, not in characters: a euro sign has three bytes."""
     sent = [f"{number}" + "€" * 120_000 for number in range(9)] + ["x" * MIB, "small", "y" * (MIB - 1), "z"]
     await queue.send([Message(body) for body in sent])
     assert await bodies_on(queue, len(sent)) == Counter(sent)
@@ -146,7 +146,7 @@ async def test_receive_that_does_not_wait_finds_an_empty_queue_empty(queue: Queu
 @on_all
 async def test_message_ends_the_wait_for_it(queue: Queue) -> None:
     waiting = asyncio.create_task(queue.receive(1, wait_seconds=20))
-    await asyncio.sleep(0.1)  # so that it waits; were it not, the test would still hold
+    await asyncio.sleep(0.1)  # so that it waits; without that, the test would still hold
     await queue.send([Message("a")])
     (delivery,) = await asyncio.wait_for(waiting, 10)
     assert delivery.body == "a"
@@ -202,7 +202,7 @@ async def test_message_that_is_too_large_with_its_trace_goes_without(queue: Queu
 
 @on_all
 async def test_messages_of_a_tenant_are_not_kept_waiting_for_each_other(queue: Queue) -> None:
-    """On a standard queue a message group is about fairness only: one in flight holds back no other."""
+    """On a standard queue, message groups only affect fairness: a message in flight delays no other of its group."""
     await queue.send([Message(str(number), tenant="acme") for number in range(5)])
     assert len(await receive(queue, 5)) == 5
 
@@ -284,7 +284,7 @@ async def test_no_leases_to_extend_is_none_lost(queue: Queue) -> None:
 
 @on_all
 async def test_lost_lease_is_told_or_at_least_changes_nothing(queue: Queue) -> None:
-    """The embedded AWS tells, as AWS does; ElasticMQ does too. What all keep: it takes nothing from who has it now."""
+    """AWS reports it, and so do the embedded AWS and ElasticMQ. On all of them, the current delivery stays valid."""
     await queue.send([Message("a")])
     lost = await receive_one(queue)
     await queue.extend([lost], 0)
@@ -340,7 +340,7 @@ async def test_deleting_with_an_old_receipt_is_no_error_and_leaves_the_message_t
 
 @on_all
 async def test_deleting_once_the_lease_is_over_is_no_error(queue: Queue) -> None:
-    """Whether the message is then gone differs from server to server."""
+    """Servers differ in whether the message is deleted."""
     await queue.send([Message("a")])
     delivery = await receive_one(queue)
     await queue.extend([delivery], 0)
@@ -404,7 +404,7 @@ async def proxy(aws: Aws) -> AsyncIterator[LossyProxy]:
 async def proxied(
     queue: Queue, proxy: LossyProxy, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Queue]:
-    """The queue as seen through the proxy; nothing waits before it is repeated."""
+    """Yield the queue behind the proxy. Repetitions do not wait."""
     monkeypatch.setattr("penstock.aws.sqs.SEND_WAIT_SECONDS", 0)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", proxy.url)
     async with open_backend(settings) as through:
@@ -450,7 +450,7 @@ async def test_entry_refused_by_our_fault_is_an_error_at_once(proxied: Queue, pr
 
 @on_servers
 async def test_send_that_fails_leaves_no_call_under_way(proxied: Queue, proxy: LossyProxy) -> None:
-    """Whoever handles the failure handles all of it."""
+    """No send is still in flight while the caller handles the failure."""
     proxy.refuse_entries("SendMessageBatch", lambda entry: entry["MessageBody"] == "0", sender_fault=True)
     with pytest.raises(ValueError, match="SQS rejected a message"):
         await proxied.send([Message(str(number)) for number in range(200)])
@@ -473,7 +473,7 @@ async def test_lease_that_sqs_did_not_extend_through_no_fault_of_ours_is_not_tak
 async def test_send_whose_answer_is_lost_is_repeated_so_that_every_message_arrives(
     proxied: Queue, proxy: LossyProxy
 ) -> None:
-    """It arrives twice then: what consumers do with a chunk may be repeated."""
+    """It arrives twice. That is fine, because every step of a consumer may be repeated."""
     proxy.lose_answers("SendMessageBatch")
     await proxied.send([Message("a"), Message("b")])
     assert await bodies_on(proxied, 4) == Counter(a=2, b=2)

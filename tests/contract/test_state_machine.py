@@ -1,8 +1,8 @@
-"""A batch's life in any order, on every store: what Hypothesis does to it, held against a small model.
+"""The life of a batch in any order of steps, on every store. Hypothesis chooses the steps; a small model checks them.
 
-Chunks are delivered any number of times, in any order, by consumers that crash between any two steps; meanwhile the
-batch is accepted or abandoned, cancelled, swept, finished, redriven. What a store is to come to follows from very
-little: which record was first for each chunk, which chunks are counted, which groups are closed.
+Chunks are delivered any number of times, in any order, by consumers that crash between any two steps. At the same time
+the batch is accepted or abandoned, cancelled, swept, finished, redriven. The state that a store must reach follows from
+little: which record was first for each chunk, which chunks are counted, and which groups are closed.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ from penstock.testing import FakeClock, MemoryStore
 from tests.support.aws import Aws
 
 NOW = 4_000_000_000.0
-PLANNED = {"0": range(3), "1": range(3, 5), "64": range(5, 7)}  # of two groups
+PLANNED = {"0": range(3), "1": range(3, 5), "64": range(5, 7)}  # in two groups
 GROUP_TOTALS = (5, 2)
 GROUPS = range(len(GROUP_TOTALS))
 REASON = "On request."
@@ -81,20 +81,20 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @dataclass
 class Model:
-    """All that a store has to know. Counts are not kept: they follow from what is counted."""
+    """Everything that a store must know. It keeps no counts: they follow from the chunks that are counted."""
 
     batch: Batch
     chunks: dict[str, Chunk] = field(default_factory=dict)  # that may be on the queue
     records: dict[str, ChunkRecord] = field(default_factory=dict)
     counted: set[str] = field(default_factory=set)
     closed: dict[int, Ending] = field(default_factory=dict)
-    closing: dict[int, Counts] = field(default_factory=dict)  # what the closing of a group has counted
+    closing: dict[int, Counts] = field(default_factory=dict)  # counts that were added when a group was closed
 
     def commit(self, chunk: Chunk, record: ChunkRecord) -> ChunkRecord:
         standing = self.records.setdefault(chunk.id, record)
         self._send(follow_up_chunks(chunk, standing))
         if chunk.group in self.closed:
-            # No program sends the dead letters of what is not counted; a store does not rely on that.
+            # No program sends dead letters of chunks that are not counted, but a store must not rely on that.
             self._send(dead_letters(self.batch.id, standing))
         return standing
 
@@ -138,7 +138,7 @@ class Model:
 
 
 class Life(RuleBasedStateMachine):
-    """One batch. What every call returns, and after each step all that can be read, must be what the model says."""
+    """The life of one batch. Every returned value, and all that can be read after each step, must match the model."""
 
     def __init__(self, run: Run, store: Store) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(call=st.sampled_from(["create", "accept", "accept late", "abandon", "start"]))
     def call_of_whoever_comes_late(self, call: str) -> None:
-        """Or for the first time. Calls that were long under way arrive after all that followed."""
+        """Create the batch, perhaps again: a delayed call may arrive after everything that followed."""
         match call:
             case "create":
                 self.run(self.store.create_batch(self.created))
@@ -221,14 +221,14 @@ class Life(RuleBasedStateMachine):
     # --- Deliveries
 
     def draw_chunk(self, data: st.DataObject) -> Chunk:
-        """Twice as often one without a record than any."""
+        """Choose a chunk; twice as often from those without a record as from all."""
         open_chunks = sorted(self.model.chunks.keys() - self.model.records.keys())
         some = st.sampled_from(sorted(self.model.chunks))
         chosen = st.one_of(st.sampled_from(open_chunks), st.sampled_from(open_chunks), some) if open_chunks else some
         return self.model.chunks[data.draw(chosen, label="chunk")]
 
     def draw_record(self, data: st.DataObject, chunk: Chunk) -> ChunkRecord:
-        """What an attempt comes to; a redriven chunk runs whatever has become of its batch."""
+        """Choose the outcome of an attempt. A redriven chunk runs whatever the state of its batch is."""
         if len(chunk.operations) > 1 and data.draw(st.booleans(), label="its consumer died"):
             return record_halves(chunk, deaths=1)
         fates = {
@@ -245,7 +245,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data(), deliveries=st.integers(1, 6))
     def deliver(self, data: st.DataObject, deliveries: int) -> None:
-        """Chunks, for the first time or again, to consumers that may crash on the way."""
+        """Deliver chunks, for the first time or again, to consumers that may crash at any step."""
         for _ in range(deliveries):
             chunk = self.draw_chunk(data)
             record = self.model.records.get(chunk.id) or self.draw_record(data, chunk)
@@ -266,7 +266,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def commit_twice_at_once(self, data: st.DataObject) -> None:
-        """Two consumers have the same chunk: both are told the same record, that of one of them."""
+        """Two consumers have the same chunk. Both get the same record: the one that was written first."""
         chunk = self.draw_chunk(data)
         records = [self.draw_record(data, chunk) for _ in range(2)]
         first, second = self.run(_all(self.store.commit_chunk(self.batch, record) for record in records))
@@ -298,7 +298,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.batch.state in OPEN_STATES and self.model.records)
     @rule(numbers=st.sampled_from([[0], [1], [0, 1]]), ending=st.sampled_from(Ending), missed=st.booleans())
     def sweep(self, numbers: Sequence[int], ending: Ending, *, missed: bool) -> None:
-        """At its deadline, or when it does not settle. What is counted meanwhile must not be missed."""
+        """Sweep the batch, as at its deadline. No chunk that is counted at the same time may be lost."""
         for number in numbers:
             seen = self.model.group(number).counts
             if not self.model.is_full(number):
@@ -318,9 +318,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(sorted(FINAL_STATES)), ending=st.sampled_from(Ending))
     def finish_by_what_was_read_before(self, state: BatchState, ending: Ending) -> None:
-        """By one who does not know how the batch is to end, or that it has ended."""
+        """Finish the batch for a caller who does not know its ending, or that it is final already."""
         if self.batch.ending is ending and self.batch.state is BatchState.CANCELLING:
-            return  # that one knows, and must not call before the groups are full
+            return  # this caller knows the ending, and must not call before all groups are complete
         assert not self.run(self.store.finish_batch(self.batch.id, state, NOW, ending=ending))
 
     # --- What must hold after each step
@@ -341,7 +341,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def each_operation_is_counted_once(self) -> None:
-        """What was counted without a closing is as many as the operations that have a counted outcome."""
+        """Apart from closings, a group counts exactly the operations that have a counted outcome."""
         for number in GROUPS:
             records = [record for chunk_id, record in self.model.records.items() if chunk_id in self.model.counted]
             ended = {one.index for record in records if group_of(record.chunk_id) == number for one in record.outcomes}
@@ -349,7 +349,7 @@ class Life(RuleBasedStateMachine):
             assert completed - self.model.closing.get(number, Counts()).completed == len(ended)
 
     def teardown(self) -> None:
-        """Whatever was done to it, a batch ends, by itself or by a sweep; and whoever reads all of it finds it so."""
+        """After any life, a batch can be finished, by itself or by a sweep; and its records show the same outcomes."""
         if self.batch.state is BatchState.ACCEPTING:
             self.accept(1)
         if self.batch.state is not BatchState.ABANDONED:
@@ -391,7 +391,7 @@ class Stores:
 
 @pytest.fixture(scope="module")
 def stores(aws: Aws, environment: None) -> Iterator[Stores]:
-    """Each life is on a store of its own; on servers they share a table."""
+    """Yield what makes a new store for each life. On servers, all stores share one table."""
     with asyncio.Runner() as runner:
         if aws.kind == "memory":
             yield Stores(runner.run, MemoryStore)
@@ -408,7 +408,7 @@ def stores(aws: Aws, environment: None) -> Iterator[Stores]:
 
 def live(stores: Stores, make: Callable[[], Store], lives: int, phases: Sequence[Phase]) -> None:
     run_state_machine_as_test(
-        lambda: Life(stores.run, make()),  # type: ignore[arg-type] # it takes any factory
+        lambda: Life(stores.run, make()),  # type: ignore[arg-type] # it accepts any factory
         settings=settings(
             max_examples=lives,
             stateful_step_count=30,
@@ -421,7 +421,7 @@ def live(stores: Stores, make: Callable[[], Store], lives: int, phases: Sequence
     )
 
 
-# Faults that a store may have, each in a line or two of it.
+# Bugs that a store may have, each of one or two lines.
 
 
 class CountsWithoutCondition(MemoryStore):

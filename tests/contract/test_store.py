@@ -1,4 +1,4 @@
-"""What every store keeps: the one in memory, and the DynamoDB adapter on the embedded AWS and on DynamoDB Local."""
+"""The contract of every store: the one in memory, and the DynamoDB adapter on the embedded AWS and DynamoDB Local."""
 
 import asyncio
 import base64
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 on_all = pytest.mark.parametrize("aws", ["memory", "embedded", "real"], indirect=True)
 on_servers = pytest.mark.parametrize("aws", ["embedded", "real"], indirect=True)
 
-NOW = float(int(time.time()))  # DynamoDB forgets what expired long ago
+NOW = float(int(time.time()))  # not in the past, because DynamoDB deletes expired items
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def store(servers: Servers | None) -> Store:
 
 @pytest.fixture
 def batch() -> Batch:
-    """A batch of 70 chunks of one operation, so of two groups."""
+    """Return a batch of 70 chunks with one operation each, so it has two groups."""
     return make_batch((64, 6))
 
 
@@ -70,14 +70,14 @@ def noise(length: int, seed: int = 0) -> str:
 
 
 def counting(chunk_id: str, counts: Counts, deaths: int = 0) -> ChunkRecord:
-    """A record with so many outcomes of each state; of a redriven chunk each of them takes a failure's place."""
+    """Return a record with these numbers of outcomes. In a redriven chunk, each outcome replaces a failure."""
     states = [state for state in OutcomeState for _ in range(getattr(counts, state))]
     outcomes = tuple(Outcome(index, str(index), state, 200) for index, state in enumerate(states))
     return ChunkRecord(chunk_id, outcomes=outcomes, deaths=deaths)
 
 
 async def count(store: Store, batch: Batch, chunk_id: str, counts: Counts) -> Counts:
-    """What the group has, once this chunk is counted in it."""
+    """Count a chunk with this record, and return what its group has counted after that."""
     return (await store.count_chunk(batch, counting(chunk_id, counts))).counts
 
 
@@ -98,7 +98,7 @@ async def accept(store: Store, batch: Batch) -> Batch:
 
 
 async def read_records(store: Store, batch: Batch, first_chunk: int = 0) -> list[list[ChunkRecord]]:
-    """As who reads results: group by group."""
+    """Read records as a reader of results does: group by group."""
     groups = range(group_of(str(first_chunk)), len(batch.group_totals))
     return [family for group in groups async for family in store.read_records(batch, group, first_chunk)]
 
@@ -140,7 +140,7 @@ async def test_batch_that_nobody_created_is_none(store: Store, batch: Batch) -> 
 
 @on_all
 async def test_creating_again_undoes_nothing(store: Store, batch: Batch) -> None:
-    """A call that was long under way, and repeated meanwhile, may arrive after all that followed."""
+    """A call that was delayed and repeated may arrive after everything that followed."""
     accepted = await accept(store, batch)
     await store.create_batch(batch)
     assert await store.read_batch(batch.id) == accepted
@@ -161,7 +161,7 @@ async def test_batch_can_be_accepted_until_the_last_moment_of_its_lease(
 ) -> None:
     await store.create_batch(batch)
     await store.accept_batch(batch.id, NOW + seconds)
-    await store.accept_batch(batch.id, NOW + seconds)  # repeated, since the first answer may have been lost
+    await store.accept_batch(batch.id, NOW + seconds)  # repeated, because the first answer may have been lost
     assert (await read(store, batch)).state is BatchState.QUEUED
 
 
@@ -234,7 +234,7 @@ async def test_of_racing_acceptances_one_stands(store: Store, batch: Batch) -> N
 
 @on_all
 async def test_abandoned_batch_can_never_be_accepted(store: Store, batch: Batch) -> None:
-    """Not even by a front end whose clock says that there is time left."""
+    """Not even by a front end whose clock is slow."""
     await store.create_batch(batch)
     assert await store.abandon_batch(batch.id) is True
     with pytest.raises(AcceptanceLost):
@@ -246,7 +246,7 @@ async def test_abandoned_batch_can_never_be_accepted(store: Store, batch: Batch)
 
 @on_all
 async def test_abandoning_again_says_the_same(store: Store, batch: Batch) -> None:
-    """Each consumer that finds a chunk of it asks, and must drop that chunk."""
+    """Each consumer that receives one of its chunks asks, and must drop the chunk."""
     await store.create_batch(batch)
     assert [await store.abandon_batch(batch.id) for _ in range(3)] == [True] * 3
 
@@ -437,7 +437,7 @@ async def test_chunk_is_counted_once(store: Store, batch: Batch) -> None:
 
 @on_all
 async def test_what_follows_from_a_chunk_is_counted_beside_it(store: Store, batch: Batch) -> None:
-    ids = ["1", "1.1", "1.1.1", "1.2", "11", "10"]  # each is part of another's name, and none is another
+    ids = ["1", "1.1", "1.1.1", "1.2", "11", "10"]  # some names contain others, but all are different chunks
     for number, chunk_id in enumerate(ids, start=1):
         assert await count(store, batch, chunk_id, Counts(succeeded=1)) == Counts(number)
 
@@ -475,7 +475,7 @@ async def test_racing_counts_of_one_chunk_count_once(store: Store, batch: Batch)
 
 @on_all
 async def test_racing_counts_of_different_chunks_all_count(store: Store, batch: Batch) -> None:
-    """Several of them may be counted at once: then each is answered with all of them."""
+    """Several chunks may be counted in one call: then each caller gets the same totals."""
     answers = await asyncio.gather(*(count(store, batch, str(number), Counts(2, 1)) for number in range(50)))
     assert all(answer.completed in range(3, 151, 3) for answer in answers)
     assert max(answer.completed for answer in answers) == 150
@@ -520,7 +520,7 @@ async def test_batches_count_apart(store: Store) -> None:
 
 @on_all
 async def test_groups_of_which_nothing_is_counted_are_zero(store: Store) -> None:
-    """And more groups than a call reads come at once."""
+    """There may be more groups than one call can read."""
     batch = make_batch((64,) * 250)
     await count(store, batch, str(64 * 101), Counts(succeeded=9))
     assert await store.read_groups(batch.id, range(250)) == {
@@ -561,7 +561,7 @@ async def test_group_of_which_nothing_is_counted_can_be_closed(store: Store, bat
 
 @on_all
 async def test_group_that_was_counted_as_nothing_can_be_closed(store: Store, batch: Batch) -> None:
-    """A chunk all of which follows elsewhere is counted, with zeros."""
+    """A chunk whose operations are all in follow-ups is counted, with zeros."""
     await count(store, batch, "5", Counts())
     assert await store.close_group(batch, 0, Counts(), Ending.EXPIRED) is True
     assert await read_counts(store, batch, 0) == [Counts(expired=64)]
@@ -588,7 +588,7 @@ async def test_group_is_closed_once(store: Store, batch: Batch) -> None:
 async def test_nothing_is_counted_in_a_closed_group(store: Store, batch: Batch) -> None:
     await count(store, batch, "64", Counts(1))
     await store.close_group(batch, 1, Counts(1), Ending.EXPIRED)
-    for chunk_id in ("65", "64.1", "65.d1", "64.1.d1"):  # late, or a redrive of what was not counted
+    for chunk_id in ("65", "64.1", "65.d1", "64.1.d1"):  # late, or a redrive of a chunk that was not counted
         group = await store.count_chunk(batch, counting(chunk_id, Counts(1, 1)))
         assert group == Group(Counts(1, expired=5), closed=Ending.EXPIRED, done=frozenset({"64"}))
 
@@ -603,7 +603,7 @@ async def test_redrive_of_what_was_counted_counts_in_a_closed_group(store: Store
 
 @on_all
 async def test_whatever_races_with_closing_a_group_it_ends_complete(store: Store) -> None:
-    """Consumers count while a sweep closes: what is counted first is counted, all else is expired."""
+    """Consumers count while a sweep closes: chunks that come first are counted, all others are expired."""
     for _ in range(5):
         batch = make_batch((20,))
         sweeps = [close(store, batch) for _ in range(2)]
@@ -722,7 +722,7 @@ async def test_note_of_a_release_is_no_record(store: Store, batch: Batch) -> Non
 async def test_note_of_a_release_does_not_stand_in_a_records_way_nor_undo_it(store: Store, batch: Batch) -> None:
     await store.note_release(batch, "17", "a#1")
     assert await store.commit_chunk(batch, FULL) == FULL
-    await store.note_release(batch, "17", "a#2")  # by who lost the lease long ago
+    await store.note_release(batch, "17", "a#2")  # by a consumer that lost the lease long ago
     assert (await store.read_traces(batch.id, "17")).record == FULL
     assert await store.commit_chunk(batch, make_record("17", "late")) == FULL
 
@@ -759,7 +759,7 @@ async def test_note_of_a_start_answers_with_a_record_in_parts(store: Store, batc
 
 @on_all
 async def test_records_come_in_the_order_of_their_operations(store: Store) -> None:
-    """Not in that of their names, nor in that of their commits; beyond one group."""
+    """The order is not that of their names or of their commits, and it holds across groups."""
     batch = make_batch((64, 64, 64))
     numbers = list(range(0, 192, 3))
     shuffled = random.Random(1).sample(numbers, len(numbers))
@@ -789,7 +789,7 @@ async def test_records_come_with_all_that_followed_from_them(store: Store, batch
 
 @on_all
 async def test_records_of_more_than_a_page_are_all_read(store: Store, batch: Batch) -> None:
-    """DynamoDB answers a query with a megabyte at most, so families are cut by its pages."""
+    """DynamoDB returns at most a megabyte per query, so a page may end between a chunk and its follow-ups."""
     written = [make_record(f"{number}{end}", noise(150_000, number)) for number in range(8) for end in ("", ".1")]
     await asyncio.gather(*(store.commit_chunk(batch, record) for record in written))
     families = await read_records(store, batch)
@@ -822,7 +822,7 @@ async def test_table_is_there(store: Store) -> None:
 async def test_ids_come_back_in_the_order_of_the_operations(store: Store) -> None:
     batch = make_batch((30, 5))
     ids = [f"Zoë 🛠 {number}" for number in range(35)]
-    for start in (20, 0, 30, 10):  # in calls that may overtake each other
+    for start in (20, 0, 30, 10):  # calls may overtake each other
         await store.write_ids(batch, start, ids[start : start + (10 if start < 30 else 5)])
     assert await store.read_ids(batch.id, 0) == ids[:30]
     assert await store.read_ids(batch.id, 1) == ids[30:]
@@ -843,7 +843,7 @@ async def test_ids_written_again_are_the_same(store: Store, batch: Batch) -> Non
 @on_all
 @pytest.mark.parametrize("characters", [(0x21, 0x7F), (0x4E00, 0x9FA5), (0x20000, 0x2A6D0), (0x1, 0x20)])
 async def test_as_many_ids_as_go_into_a_call_fit_whatever_they_are(store: Store, characters: tuple[int, int]) -> None:
-    """The longest ids that a client may give, as random as they come, in any script."""
+    """These are the longest ids that a client may give, random and in any script."""
     draw = random.Random(1)
     batch = make_batch((IDS_IN_CALL,))
     ids = ["".join(chr(draw.randrange(*characters)) for _ in range(128)) for _ in range(IDS_IN_CALL)]
@@ -900,9 +900,9 @@ async def test_those_longest_due_come_first_and_no_more_than_asked_for(store: St
 async def test_one_at_a_time_sweeps(store: Store) -> None:
     assert await store.take_sweep("one", NOW, NOW + 60) is True
     assert await store.take_sweep("other", NOW + 1, NOW + 61) is False
-    assert await store.take_sweep("one", NOW + 30, NOW + 90) is True  # again, and so for longer
+    assert await store.take_sweep("one", NOW + 30, NOW + 90) is True  # again, which extends the lease
     assert await store.take_sweep("other", NOW + 90, NOW + 150) is False
-    assert await store.take_sweep("other", NOW + 90.001, NOW + 150) is True  # one is taken for dead
+    assert await store.take_sweep("other", NOW + 90.001, NOW + 150) is True  # the first one counts as crashed
     assert await store.take_sweep("one", NOW + 91, NOW + 151) is False
 
     later = NOW + 1_000
@@ -961,7 +961,7 @@ async def test_any_key_that_a_client_may_send_is_kept(store: Store) -> None:
 
 @on_all
 async def test_key_can_be_claimed_anew_once_it_has_expired(store: Store) -> None:
-    """Whether or not the table has deleted it by then; and nothing of its first life shines through."""
+    """It does not matter if the table has deleted it by then. Nothing of the first claim is left."""
     first = await store.claim_key(make_claim(), NOW)
     await store.settle_key(first, b"answer")
     assert (await store.claim_key(make_claim(first.key), first.expires_at)).batch_id == first.batch_id
@@ -993,7 +993,7 @@ async def test_lease_of_a_claim_can_be_extended_by_whose_it_is(store: Store) -> 
     assert not await store.take_over_key(extended, rival, extended.lease_until)
     assert await store.take_over_key(extended, rival, extended.lease_until + 1)
     assert not await store.extend_key(first, first.lease_until)
-    assert not await store.extend_key(make_claim(), NOW)  # nobody's
+    assert not await store.extend_key(make_claim(), NOW)  # never claimed
 
 
 @on_all
@@ -1195,7 +1195,7 @@ async def proxy(aws: Aws) -> AsyncIterator[LossyProxy]:
 async def proxied(
     request: pytest.FixtureRequest, aws: Aws, servers: Servers, proxy: LossyProxy
 ) -> AsyncIterator[Store]:
-    """The SDK repeats what gets no answer, without a word; or, told not to, leaves that to its caller."""
+    """Yield a store whose SDK silently repeats calls without an answer, or one whose SDK leaves that to the caller."""
     tries = 3 if request.param == "the SDK repeats" else 1
     session = get_session()
     async with session.create_client(
@@ -1210,7 +1210,7 @@ async def proxied(
 
 
 async def until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
-    """What the programs do with a step: repeat it."""
+    """Repeat a call until it is answered, as the programs do."""
     while True:
         try:
             return await call()
@@ -1265,7 +1265,7 @@ async def test_counts_whose_answer_is_lost_are_counted_once(
 async def test_finish_whose_answer_is_lost_stands(
     proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
 ) -> None:
-    """Whoever is told False may not have been the one who finished it; the batch is final all the same."""
+    """A caller who gets False may have finished the batch itself; the batch is final in any case."""
     await accept(store, batch)
     proxy.lose_answers("UpdateItem")
     assert await until_answered(lambda: proxied.finish_group(batch.id, 1)) == {1}
@@ -1302,7 +1302,7 @@ async def test_start_and_release_whose_answers_are_lost_stand(
 async def test_group_that_is_closed_without_an_answer_is_closed(
     proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
 ) -> None:
-    """Whoever is told False looks at the group again, and finds it complete."""
+    """A caller who gets False reads the group again, and finds it complete."""
     proxy.lose_answers("UpdateItem")
     assert await until_answered(lambda: proxied.close_group(batch, 1, Counts(), Ending.EXPIRED)) is False
     assert await read_counts(store, batch, 1) == [Counts(expired=6)]

@@ -1,4 +1,4 @@
-"""What the in-memory parts do beyond the ports: a clock to turn, and looks inside. See tests/contract for the rest."""
+"""What the in-memory parts offer beyond the ports. The tests in tests/contract cover the ports."""
 
 from penstock.priority import Priority
 from penstock.queue import Message

@@ -1,4 +1,4 @@
-"""What AWS, its client or the lack of a server says, told apart: what a person must mend, and what may work later."""
+"""Errors of AWS, of its client, or of a missing server: which ones a person must fix, and which may pass."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ REGION = {"AWS_REGION": "eu-central-1"}
 
 @pytest.fixture(autouse=True)
 def _nobodys_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No profile of whoever runs the tests, no role of the machine; and one try, so that no test waits for more."""
+    """Hide the profile of the user and the role of the machine; and try calls once, so that no test waits longer."""
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -40,7 +40,7 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port on which nobody listens, and nobody can as long as we hold it."""
+    """Yield a port on which nobody listens. Nobody else can take it during the test."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
@@ -108,11 +108,11 @@ async def test_region_is_taken_from_either_variable(monkeypatch: pytest.MonkeyPa
     ("metrics", "elsewhere", "is_open"),
     [
         ("auto", (), True),  # AWS itself
-        ("auto", ("AWS_ENDPOINT_URL",), True),  # a server that is all of AWS
+        ("auto", ("AWS_ENDPOINT_URL",), True),  # one server for all of AWS
         ("auto", ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL_CLOUDWATCH"), True),
         ("auto", ("AWS_ENDPOINT_URL_CLOUDWATCH",), True),
         ("auto", ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"), False),  # ElasticMQ and DynamoDB Local
-        ("cloudwatch", ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"), True),  # by one's own will
+        ("cloudwatch", ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"), True),  # on purpose
         ("off", (), False),
         ("off", ("AWS_ENDPOINT_URL",), False),
     ],
@@ -137,7 +137,7 @@ async def test_aws_behind_an_address_of_ones_own_network_is_aws(monkeypatch: pyt
 
 
 class Answers:
-    """A server of AWS that always gives the same answer."""
+    """A server in place of AWS that always gives the same answer."""
 
     def __init__(self) -> None:
         self.reset()
@@ -174,7 +174,7 @@ def answers(server: Answers) -> Answers:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def clients(server: Answers) -> AsyncIterator[Clients]:
-    """Opened once, since that is slow; they try once, and do not wait long."""
+    """Open the clients once, because that is slow. They try each call once, and do not wait long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aws, "_TRIES", 1)
         patch.setattr(aws, "SPARE_READ_SECONDS", 1)
@@ -219,8 +219,8 @@ UNEXPLAINED = (ClientError, "An error occurred")
         (503, "ServiceUnavailable", LATER),
         (500, "SomethingNew", LATER),
         (429, "SomethingNew", LATER),
-        (400, "ConditionalCheckFailedException", UNEXPLAINED),  # expected by whoever set the condition
-        (400, "ValidationException", UNEXPLAINED),  # a fault of ours
+        (400, "ConditionalCheckFailedException", UNEXPLAINED),  # the caller who set the condition handles it
+        (400, "ValidationException", UNEXPLAINED),  # a bug of ours
     ],
 )
 async def test_what_dynamodb_says_is_told_apart(
@@ -303,7 +303,7 @@ async def test_server_that_is_not_there_is_unavailable(monkeypatch: pytest.Monke
 
 
 async def test_call_that_is_wrong_in_itself_is_a_fault_of_ours_and_no_outage() -> None:
-    """Taken for an outage it would be repeated for ever."""
+    """If it counted as an outage, it would be repeated forever."""
     with pytest.raises(ParamValidationError), explained():
         raise ParamValidationError(report="Unknown parameter")
 
@@ -316,7 +316,7 @@ async def test_what_is_not_about_aws_passes_as_it_is(error: BaseException) -> No
 
 
 async def test_polls_hold_no_connection_that_other_calls_need(clients: Clients, answers: Answers) -> None:
-    """Each long poll keeps its connection for as long as it waits."""
+    """Each long poll holds its connection while it waits."""
     answers.is_silent = True
     polls = [
         asyncio.create_task(clients.polls.receive_message(QueueUrl="http://q")) for _ in range(aws.POLLS_IN_FLIGHT)

@@ -1,4 +1,4 @@
-"""The publisher sends a minute in a call, keeps what could not be sent for a while, and troubles nobody."""
+"""The publisher sends a minute in a call, keeps minutes that could not be sent for a while, and never raises."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ TROUBLES = [DENIED, EndpointConnectionError(endpoint_url="http://nowhere"), Time
 
 @dataclass
 class Recorder:
-    """In CloudWatch's place: notes what it is sent, or is in trouble."""
+    """Stands in for CloudWatch: it keeps what it is sent, or fails, or hangs."""
 
     trouble: Exception | None = None
     hangs: bool = False
@@ -40,7 +40,7 @@ class Recorder:
         self.calls.append(MetricData)
 
     def succeeded(self) -> dict[float, float]:
-        """How many operations, by the time they were told under."""
+        """Return the number of operations by the time that they were published with."""
         return {
             entry["Timestamp"].timestamp(): entry["Values"][0]
             for call in self.calls

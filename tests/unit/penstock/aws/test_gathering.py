@@ -1,4 +1,4 @@
-"""Calls are gathered while others are under way, and never wait for company."""
+"""Requests are combined while other calls are in flight, and never wait for others to arrive."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 
 
 class Server:
-    """Answers what it is asked with its double, once the gate is open."""
+    """Answers each number with its double, once the gate is open."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""What the items look like. tests/contract shows that they hold what is put into them."""
+"""What the items look like. The tests in tests/contract write them to servers and read them back."""
 
 import random
 import string

@@ -1,4 +1,4 @@
-"""What the table asks of DynamoDB, and what it makes of the answers."""
+"""The requests that the table sends to DynamoDB, and what it returns for each answer."""
 
 from typing import Any, cast
 
