@@ -6,14 +6,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from penstock.chunk import Operation
 from penstock.context import Context
 from penstock.errors import Misconfigured
 from penstock.forwarding.answer import Answer
-from penstock.outcome import Verdict
+from penstock.outcome import Outcome, TryAgain, Verdict, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.bulk import CallFailed, Lot, Row, is_about_all, read_outcomes, validate
 from penstock.running.source import Source
-from penstock.running.verdict import CancelledWithin, TimedOut, as_json, as_verdict, invalid
+from penstock.running.verdict import CancelledWithin, TimedOut, as_json, invalid, judge
 from penstock.telemetry import Event, get_log
 
 Transaction = AbstractAsyncContextManager[Any]
@@ -24,6 +25,7 @@ SWALLOWED = "The application's transaction swallowed the exception of its handle
 T = TypeVar("T")
 
 _NOTHING: Any = object()  # marks a missing result, since None is a result
+_VERDICTS = (Outcome, TryAgain)
 
 
 @dataclass(slots=True)
@@ -33,26 +35,63 @@ class Attempt:
     route: Route
     source: Source
     number: int
-    transaction: OpenTransaction | None
     rows: list[Row]  # the operations that the handler accepts
     invalid: dict[int, Verdict]  # the verdicts of those that it does not accept
-    seconds: float | None = None  # what each operation has taken; None if none has run
+    count: int = 0  # how many operations the handler was called with
+    seconds: float | None = None  # what each of them took; None if there was no call
 
-    def call(self, opened: Any) -> Any:
-        """Call the handler. On the event loop the result must be awaited."""
-        contexts = [self._context(operation, opened) for operation, _ in self.rows]
-        if self.route.is_bulk:
-            return self.route.call_bulk([arguments for _, arguments in self.rows], contexts)
-        return self.route.call(self.rows[0][1], contexts[0])
+    async def within_limits(
+        self, open_transaction: OpenTransaction, perform: Callable[[Any], Awaitable[T]], monotonic: Callable[[], float]
+    ) -> T:
+        """Await `perform` in a transaction and within the handler's time. Raise what went wrong.
+
+        The transaction ends cleanly only if `perform` returned. Otherwise it is left by an exception.
+        """
+        result = _NOTHING
+        begun_at = monotonic()
+        try:
+            async with asyncio.timeout(self.route.policy.timeout_seconds) as limit, open_transaction() as opened:
+                result = await perform(opened)
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            raise CancelledWithin from error
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimedOut from error
+            raise
+        finally:
+            self.count = len(self.rows)
+            self.seconds = (monotonic() - begun_at) / self.count
+        if result is _NOTHING:
+            raise asyncio.CancelledError if is_being_cancelled() else Misconfigured(SWALLOWED)
+        return result
 
     async def call_on_loop(self, opened: Any) -> list[Any]:
-        return self.read(await self.call(opened))
+        """Call the handler, and return an outcome for each row."""
+        return self._read(await self._call(opened))
 
-    def read(self, returned: Any) -> list[Any]:
-        """Turn what the handler returned into an outcome for each row."""
-        if self.route.is_bulk:
+    def call_in_thread(self, opened: Any) -> list[Any]:
+        """Do the same for a handler that is not awaited."""
+        return self._read(self._call(opened))
+
+    def _call(self, opened: Any) -> Any:
+        if self.route.policy.bulk:
+            contexts = [self._context(operation, opened) for operation, _ in self.rows]
+            return self.route.call_bulk([arguments for _, arguments in self.rows], contexts)
+        [(operation, arguments)] = self.rows
+        return self.route.call(arguments, self._context(operation, opened))
+
+    def _context(self, operation: Operation, opened: Any) -> Context[Any]:
+        source = self.source
+        return Context(operation.id, source.batch_id, self.number, source.key_of(operation), opened, source.headers)
+
+    def _read(self, returned: Any) -> list[Any]:
+        if self.route.policy.bulk:
             return read_outcomes(self.route, returned, len(self.rows))
-        return [returned if isinstance(returned, Answer) else as_json(self.route, returned)]
+        if isinstance(returned, Answer):
+            return [returned.verdict(self.rows[0][0], self.route.policy.max_attempts)]
+        return [as_json(self.route, returned)]
 
     def share(self, error: BaseException) -> Sequence[BaseException]:
         """Make what the call raised the outcome of each row. Raise CallFailed if it tells nothing about single rows."""
@@ -68,45 +107,27 @@ class Attempt:
         self.invalid[operation.index] = invalid(operation, error)
 
     def judge(self, outcomes: Sequence[Any]) -> dict[int, Verdict]:
-        """Turn the outcomes of the rows into verdicts."""
-        return {
-            operation.index: as_verdict(outcome, operation, self.route)
-            for (operation, _), outcome in zip(self.rows, outcomes, strict=True)
-        }
+        """Turn the outcomes of the rows into verdicts. Each is a result as JSON, an exception, or a verdict already."""
+        verdicts: dict[int, Verdict] = {}
+        status = self.route.policy.status
+        for (operation, _), outcome in zip(self.rows, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                verdicts[operation.index] = judge(outcome, operation, self.route)
+            elif isinstance(outcome, _VERDICTS):
+                verdicts[operation.index] = outcome
+            else:
+                verdicts[operation.index] = succeeded(operation, status, outcome)
+        return verdicts
 
-    def _context(self, operation: Any, opened: Any) -> Context[Any]:
-        source = self.source
-        return Context(operation.id, source.batch_id, self.number, source.key_of(operation), opened, source.headers)
 
-
-def prepare(route: Route, lot: Lot, source: Source, number: int, transaction: OpenTransaction | None = None) -> Attempt:
+def prepare(route: Route, lot: Lot, source: Source, number: int) -> Attempt:
     """Validate the operations of a lot. Those for another process are validated there, to spare the event loop."""
-    if route.place is Place.PROCESS:
-        return Attempt(route, source, number, transaction, [(operation, {}) for operation in lot], {})
-    rows, verdicts = validate(route, lot)
-    return Attempt(route, source, number, transaction, rows, verdicts)
+    rows, verdicts = _unvalidated(lot) if route.place is Place.PROCESS else validate(route, lot)
+    return Attempt(route, source, number, rows, verdicts)
 
 
-async def within_limits(seconds: float, transaction: OpenTransaction, perform: Callable[[Any], Awaitable[T]]) -> T:
-    """Await `perform` in a transaction, for at most `seconds`. Raise what went wrong.
-
-    The transaction ends cleanly only if `perform` returned. Otherwise it is left by an exception.
-    """
-    result = _NOTHING
-    try:
-        async with asyncio.timeout(seconds) as limit, transaction() as opened:
-            result = await perform(opened)
-    except asyncio.CancelledError as error:
-        if is_being_cancelled():
-            raise
-        raise CancelledWithin from error
-    except TimeoutError as error:
-        if limit.expired():
-            raise TimedOut from error
-        raise
-    if result is _NOTHING:
-        raise asyncio.CancelledError if is_being_cancelled() else Misconfigured(SWALLOWED)
-    return result
+def _unvalidated(lot: Lot) -> tuple[list[Row], dict[int, Verdict]]:
+    return [(operation, {}) for operation in lot], {}
 
 
 def is_being_cancelled() -> bool:

@@ -128,7 +128,10 @@ class ChunkRun:
                 self._give_up_rest()
                 return
             self._workers[worker] = lot = self._take_next()
-            await self._perform(lot)
+            try:
+                self._verdicts.update(await self._attempt(lot))
+            except CallFailed:
+                self._note_failed(lot)
             if worker.cancelling():
                 return  # perhaps its handler did that: `_worker_ended` finds out
             self._workers[worker] = None
@@ -145,12 +148,6 @@ class ChunkRun:
         if not self._left:
             self._dismiss_waiting()
         return lot
-
-    async def _perform(self, lot: Lot) -> None:
-        try:
-            self._verdicts.update(await self._attempt(lot))
-        except CallFailed:
-            self._note_failed(lot)
 
     def _worker_ended(self, worker: Worker) -> None:
         lot = self._workers.pop(worker)

@@ -14,10 +14,10 @@ from penstock.clock import Clock
 from penstock.context import NoTransaction
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import OutcomeState, Verdict, as_outcome, is_final
+from penstock.outcome import Outcome, OutcomeState, Verdict, is_final
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Place, Route
-from penstock.running.attempt import Attempt, OpenTransaction, is_being_cancelled, prepare, within_limits
+from penstock.running.attempt import Attempt, OpenTransaction, is_being_cancelled, prepare
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
 from penstock.running.chunk_run import ChunkRun
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
@@ -70,6 +70,11 @@ class Runner:
         self._threads = Threads(concurrency, weights, monotonic)
         self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes, weights, monotonic)
         self._rooms: dict[Place, Room] = {Place.THREAD: self._threads, Place.PROCESS: self._cpu}
+        self._performers: dict[Place, Callable[[Attempt, OpenTransaction], Awaitable[list[Any]]]] = {
+            Place.LOOP: self._perform_on_loop,
+            Place.THREAD: self._perform_in_thread,
+            Place.PROCESS: self._perform_in_process,
+        }
 
     async def run_chunk(
         self,
@@ -180,21 +185,26 @@ class Runner:
         except CancelledItself:
             return self._cancelled_itself(lot)
 
-    async def run(
+    def run(
         self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
-    ) -> dict[int, Verdict]:
+    ) -> Coroutine[Any, Any, dict[int, Verdict]]:
         """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
         The attempt runs in the transaction that `transaction` opens, by default in one of its own. It is left by an
         exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
         operations and the call told nothing about each of them: then run them one by one.
         """
-        if self._observer is None:
-            return await self._run(lot, source, attempt, transaction)
+        run = self._run if self._observer is None else self._run_observed
+        return run(lot, source, attempt, transaction)
+
+    async def _run_observed(
+        self, lot: Lot, source: Source, number: int, transaction: OpenTransaction | None
+    ) -> dict[int, Verdict]:
+        assert self._observer is not None
         route = self._route(lot[0])
         handler = lot[0].method if route is None else route.name  # not the path of an unknown one: names must be few
-        with self._observer.attempting(handler, source.batch_id, lot, attempt) as observation:
-            verdicts = await self._run(lot, source, attempt, transaction)
+        with self._observer.attempting(handler, source.batch_id, lot, number) as observation:
+            verdicts = await self._run(lot, source, number, transaction)
             observation.end(verdicts)
         return verdicts
 
@@ -205,36 +215,36 @@ class Runner:
             route = self._operations.match(lot[0].method, lot[0].path)
         except InvalidOperation as error:
             return self._count_invalid({operation.index: invalid(operation, error) for operation in lot})
-        attempt = prepare(route, lot, source, number, transaction)
-        outcomes = await self._perform(attempt) if attempt.rows else []
+        attempt = prepare(route, lot, source, number)
+        outcomes = await self._perform(attempt, transaction) if attempt.rows else []
         verdicts = self._count(attempt, attempt.judge(outcomes))
         return self._count_invalid(attempt.invalid) | verdicts if attempt.invalid else verdicts
 
-    async def _perform(self, attempt: Attempt) -> Sequence[Any]:
+    async def _perform(self, attempt: Attempt, transaction: OpenTransaction | None) -> Sequence[Any]:
         """Return an outcome for each row: a result, an exception, or a verdict. Raise CallFailed."""
+        perform = self._performers[attempt.route.place]
         try:
-            match attempt.route.place:
-                case Place.LOOP:
-                    return await self._within_limits(attempt, attempt.call_on_loop)
-                case Place.THREAD:
-                    return await self._perform_in_thread(attempt)
-                case Place.PROCESS:
-                    return await self._perform_in_process(attempt)
+            return await perform(attempt, self._open(attempt.route, transaction))
         except _PASSING:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes an outcome
             return attempt.share(error)
+        finally:
+            self._note_spent(attempt)
 
-    async def _perform_in_thread(self, attempt: Attempt) -> list[Any]:
-        def call_in_thread(opened: Any) -> Awaitable[list[Any]]:
-            return self._threads.run(lambda: attempt.read(attempt.call(opened)), attempt.source.priority)
+    def _perform_on_loop(self, attempt: Attempt, transaction: OpenTransaction) -> Awaitable[list[Any]]:
+        return attempt.within_limits(transaction, attempt.call_on_loop, self._monotonic)
 
-        return await self._within_limits(attempt, call_in_thread)
+    def _perform_in_thread(self, attempt: Attempt, transaction: OpenTransaction) -> Awaitable[list[Any]]:
+        def call(opened: Any) -> Awaitable[list[Any]]:
+            return self._threads.run(lambda: attempt.call_in_thread(opened), attempt.source.priority)
 
-    async def _perform_in_process(self, attempt: Attempt) -> list[Any]:
+        return attempt.within_limits(transaction, call, self._monotonic)
+
+    async def _perform_in_process(self, attempt: Attempt, transaction: OpenTransaction) -> list[Any]:
         job = self._job(attempt)
         async with self._cpu.worker(attempt.route) as worker:
-            answer = await self._within_limits(attempt, lambda _: worker.perform(job))
+            answer = await attempt.within_limits(transaction, lambda _: worker.perform(job), self._monotonic)
         if isinstance(answer, InvalidOperation):
             attempt.refuse(answer)
             return []
@@ -253,32 +263,23 @@ class Runner:
             headers=dict(attempt.source.headers),
         )
 
-    async def _within_limits(self, attempt: Attempt, perform: Callable[[Any], Awaitable[T]]) -> T:
-        """Await `perform` within the handler's time and in its transaction, and note how long it takes."""
-        transaction = self._transaction_for(attempt)
-        begun_at = self._monotonic()
-        try:
-            return await within_limits(attempt.route.policy.timeout_seconds, transaction, perform)
-        finally:
-            self._note_seconds(attempt, self._monotonic() - begun_at)
-
-    def _transaction_for(self, attempt: Attempt) -> OpenTransaction:
+    def _open(self, route: Route, transaction: OpenTransaction | None) -> OpenTransaction:
         """Return what opens the transaction. It belongs to the event loop, so handlers elsewhere have none."""
-        route, own = attempt.route, self._operations.transaction
         if route.is_forwarded:
             return nullcontext
         if route.place is Place.LOOP:
-            return attempt.transaction or own or nullcontext
-        return lambda: nullcontext(None if own is None else NoTransaction(route.name))
+            return transaction or self._operations.transaction or nullcontext
+        nothing = None if self._operations.transaction is None else NoTransaction(route.name)
+        return lambda: nullcontext(nothing)
 
-    def _note_seconds(self, attempt: Attempt, seconds: float) -> None:
-        count = len(attempt.rows)
-        attempt.seconds = seconds / count
+    def _note_spent(self, attempt: Attempt) -> None:
+        if attempt.seconds is None:
+            return
         spent = self._spent.get(attempt.route.name)
         if spent is None:
             spent = self._spent[attempt.route.name] = Spent()
-        spent.count += count
-        spent.seconds += seconds
+        spent.count += attempt.count
+        spent.seconds += attempt.seconds * attempt.count
 
     def _cancelled_itself(self, lot: Lot) -> dict[int, Verdict]:
         """Return the verdict of an operation whose handler cancelled its own task. Raise CallFailed for several.
@@ -301,13 +302,13 @@ class Runner:
         """Count the attempt for the metrics, once for each operation."""
         handler, seconds = attempt.route.name, attempt.seconds
         for verdict in verdicts.values():
-            if not is_final(verdict, attempt.number):
-                self._meter.retried(handler, seconds)
-            elif as_outcome(verdict).state is OutcomeState.SUCCEEDED:
+            if isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED:
                 assert seconds is not None
                 self._meter.succeeded(handler, seconds)
-            else:
+            elif is_final(verdict, attempt.number):
                 self._meter.failed(handler, seconds)
+            else:
+                self._meter.retried(handler, seconds)
         return verdicts
 
 

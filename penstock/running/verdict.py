@@ -8,8 +8,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from penstock.chunk import Operation
 from penstock.context import Reject, Retry
 from penstock.errors import Misconfigured
-from penstock.forwarding.answer import Answer
-from penstock.outcome import Outcome, TryAgain, Verdict, failed, succeeded
+from penstock.outcome import Outcome, TryAgain, Verdict, failed
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
 
@@ -48,17 +47,6 @@ def invalid(operation: Operation, error: InvalidOperation) -> Outcome:
 
 def cancelled_itself(operation: Operation) -> Outcome:
     return failed(operation, 500, "Broke", CANCELLED_ITSELF)
-
-
-def as_verdict(outcome: Any, operation: Operation, route: Route) -> Verdict:
-    """Turn the outcome of an attempt into a verdict: a result, an exception, an upstream's answer, or a verdict."""
-    if isinstance(outcome, BaseException):
-        return judge(outcome, operation, route)
-    if isinstance(outcome, Answer):
-        return outcome.verdict(operation, route.policy.max_attempts)
-    if isinstance(outcome, Outcome | TryAgain):
-        return outcome
-    return succeeded(operation, route.policy.status, outcome)
 
 
 def judge(error: BaseException, operation: Operation, route: Route) -> Verdict:
