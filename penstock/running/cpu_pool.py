@@ -1,12 +1,12 @@
 """Runs `cpu_bound` handlers, each in a process of a pool.
 
-Unlike a thread a process can be killed: when a handler's time is up, or the run is cut, its process ends with it, and
-another takes its place. When a process dies by itself, that concerns the operation it was at and no other.
+A process can be killed, unlike a thread. If a handler times out or is cut off, its process is killed and another one
+replaces it. If a process dies by itself, only the operation it was running fails or is retried.
 
-    parent: load a handler ──► worker imports it ──► parent: perform an operation ──► worker answers with its verdict
+    parent: import a handler ──► worker imports it ──► parent: perform an operation ──► worker returns its verdict
 
-Workers are programs of our own and not of `multiprocessing`, which would import the parent's main program in each of
-them, and whose executor is broken as a whole when one worker dies. They are spoken to over pipes, on the event loop.
+The workers are a program of our own. `multiprocessing` would import the parent's main program in each of them, and its
+executor stops working when one worker dies. The event loop exchanges messages with the workers over pipes.
 """
 
 import asyncio
@@ -30,14 +30,17 @@ from penstock.route import InvalidOperation, Place, Policy, Route
 from penstock.running.slots import Slots
 from penstock.running.verdict import WorkerDied
 
-LOAD_SECONDS = 60.0  # what starting a process and importing a handler may take; none of it is the operation's time
-ENDING_SECONDS = 5.0  # with a core dump
+IMPORT_SECONDS = 60.0  # for starting a process and importing a handler; not part of the operation's time
+ENDING_SECONDS = 5.0  # a process that crashes may write a core dump
 HEADER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Import a handler. `handler` is pickled, which is to say: the name to import it by; `paths` is where to look."""
+class ImportRequest:
+    """Asks a worker to import a handler.
+
+    `handler` is pickled, so it holds just the name to import it by. `paths` are those of the parent's `sys.path`.
+    """
 
     handler: bytes
     paths: tuple[str, ...]
@@ -48,7 +51,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Perform an operation with the handler loaded as `route`. `fields` are those of the log lines about it."""
+    """Asks a worker to perform an operation with the handler of `route`. `fields` go into the log lines about it."""
 
     route: str
     operation: Operation
@@ -61,7 +64,7 @@ class Job:
 
 
 class CpuPool:
-    """`size` processes at most, started when they are needed. Take room with `acquire`, use a `worker`, `release`."""
+    """At most `size` processes, which start when they are needed. Call `acquire`, use a `worker`, call `release`."""
 
     def __init__(
         self,
@@ -70,11 +73,11 @@ class CpuPool:
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises Misconfigured when a handler cannot be imported by its name."""
+        """Raise Misconfigured if a handler cannot be imported by its name."""
         self._room = Slots(size, weights, monotonic)
         self._idle: list[Worker] = []
         self._ending: set[asyncio.Task[int]] = set()
-        self._loads = {route.name: _load(route) for route in routes if route.place is Place.PROCESS}
+        self._imports = {route.name: _import_request(route) for route in routes if route.place is Place.PROCESS}
 
     async def acquire(self, priority: Priority, tenant: str) -> None:
         await self._room.acquire(priority, tenant)
@@ -84,10 +87,10 @@ class CpuPool:
 
     @asynccontextmanager
     async def worker(self, route: Route) -> AsyncIterator["Worker"]:
-        """A process that has imported the handler. It is killed when what is done with it does not end well."""
+        """Lend a process that has imported the handler. It is killed if the caller leaves with an exception."""
         worker = await self._take()
         try:
-            await worker.load(route.name, self._load_of(route))
+            await worker.import_handler(route.name, self._import_of(route))
             yield worker
         except BaseException:
             self._kill(worker)
@@ -95,17 +98,17 @@ class CpuPool:
         self._idle.append(worker)
 
     async def close(self) -> None:
-        """Kill all processes, and wait until they have ended."""
+        """Kill all processes and wait until they have ended."""
         while self._idle:
             self._kill(self._idle.pop())
         if self._ending:
             await asyncio.wait(self._ending)
 
-    def _load_of(self, route: Route) -> Load:
-        load = self._loads.get(route.name)
-        if load is None:  # it was registered after the pool was made
-            load = self._loads[route.name] = _load(route)
-        return load
+    def _import_of(self, route: Route) -> ImportRequest:
+        request = self._imports.get(route.name)
+        if request is None:  # the handler was registered after the pool was created
+            request = self._imports[route.name] = _import_request(route)
+        return request
 
     async def _take(self) -> "Worker":
         while self._idle:
@@ -122,49 +125,49 @@ class CpuPool:
 
 
 class Worker:
-    """One process, one operation at a time."""
+    """A process that performs one operation at a time."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._loaded: set[str] = set()
+        self._imported: set[str] = set()
 
     @property
     def is_alive(self) -> bool:
         return self._process.returncode is None
 
-    async def load(self, name: str, load: Load) -> None:
-        """Raises whatever stood in the way of importing the handler."""
-        if name in self._loaded:
+    async def import_handler(self, name: str, request: ImportRequest) -> None:
+        """Import the handler, unless it has been imported before. Raise ImportError if that fails."""
+        if name in self._imported:
             return
         try:
-            async with asyncio.timeout(LOAD_SECONDS):
-                failure = await self._ask(load)
+            async with asyncio.timeout(IMPORT_SECONDS):
+                failure = await self._ask(request)
         except TimeoutError:
-            failure = f"not within {LOAD_SECONDS:g} s"
+            failure = f"it took more than {IMPORT_SECONDS:g} s"
         if failure is not None:
             raise ImportError(f"The process could not import the handler: {failure}.")
-        self._loaded.add(name)
+        self._imported.add(name)
 
     async def perform(self, job: Job) -> Verdict | InvalidOperation:
-        """The verdict, or why the handler does not take the operation."""
+        """Return the verdict, or the reason why the operation is invalid for the handler."""
         answer: Verdict | InvalidOperation = await self._ask(job)
         return answer
 
     async def kill(self) -> int:
-        """And all that its handlers have started, also when it has died by itself: it leads a group of its own."""
+        """Kill it and everything its handlers have started, also if it has died already: it leads a process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         return await self._process.wait()
 
     async def _end(self) -> int:
-        """Its pipes are closed, a moment before it has ended of what it dies of: killed now, it would tell of that."""
+        """Wait for the end of a process that has closed its pipes. If we killed it now, its exit code would be lost."""
         try:
             async with asyncio.timeout(ENDING_SECONDS):
                 return await self._process.wait()
         except TimeoutError:
             return await self.kill()
 
-    async def _ask(self, request: Load | Job) -> Any:
+    async def _ask(self, request: ImportRequest | Job) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         content = pickle.dumps(request)
@@ -175,7 +178,7 @@ class Worker:
             answer = await self._process.stdout.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise WorkerDied(_how_it_ended(await self._end())) from error
-        return pickle.loads(answer)  # noqa: S301 - from a process of our own
+        return pickle.loads(answer)  # noqa: S301 - from our own process
 
 
 async def start_worker() -> Worker:
@@ -183,25 +186,25 @@ async def start_worker() -> Worker:
         *(sys.executable, "-m", "penstock.running.cpu_worker", "--exit-with-parent", str(os.getpid())),
         stdin=PIPE,
         stdout=PIPE,
-        # A session of its own: Ctrl-C is for the parent, which decides what becomes of the operations. And so that it
-        # can be killed with all that it has started.
+        # In a session of its own it does not get the parent's Ctrl-C, since the parent decides what happens to the
+        # operations. And it can be killed together with everything it has started.
         start_new_session=True,
     )
     return Worker(process)
 
 
 def count_cores() -> int:
-    """Those that this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load(route: Route) -> Load:
+def _import_request(route: Route) -> ImportRequest:
     try:
-        return Load(pickle.dumps(route.handler), tuple(sys.path), route.method, route.path, route.policy)
+        return ImportRequest(pickle.dumps(route.handler), tuple(sys.path), route.method, route.path, route.policy)
     except (pickle.PicklingError, AttributeError) as error:
         raise Misconfigured(
-            f"Let the handler of {route.name} be what its module knows by its name, without another decorator around: "
-            f"cpu_bound=True runs it in another process, which imports it ({error})."
+            f"The handler of {route.name} cannot be imported by its name: {error}. cpu_bound=True runs it in another "
+            "process, which imports it. Define it at the top of its module, and put no other decorator around it."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""A process of the pool: `python -m penstock.running.cpu_worker`, started by `cpu_pool.py` and by nobody else.
+"""A process of the pool: `python -m penstock.running.cpu_worker`. Only `cpu_pool.py` starts it.
 
-It reads requests from its standard input and answers each on its standard output, until the input ends. It ends with
-its parent, also in the middle of an operation.
+It reads requests from standard input and writes a reply to each to standard output, until the input ends. It ends
+together with its parent, even in the middle of an operation.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from penstock.context import Context, NoTransaction
 from penstock.errors import PenstockError
 from penstock.outcome import Verdict, succeeded
 from penstock.route import InvalidOperation, Route, build_route
-from penstock.running.cpu_pool import HEADER_BYTES, Job, Load
+from penstock.running.cpu_pool import HEADER_BYTES, ImportRequest, Job
 from penstock.running.verdict import as_json, judge
 from penstock.settings import read_settings
 from penstock.signals import end_with_parent
 from penstock.telemetry import configure_logging
 
-# So that the event loop, which needs little, need not wait for what takes every core it can get.
+# The event loop needs little CPU time, and must not wait for handlers that use every core.
 NICENESS = 10
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     end_with_parent(arguments.exit_with_parent)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # sent to all there is, they are for the parent
+        signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and decides
     os.nice(NICENESS)
     requests, answers = _take_pipes()
     _configure_logging()
@@ -44,26 +44,30 @@ def main() -> None:
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     routes: dict[str, Route] = {}
     while (request := _read(requests)) is not None:
-        answer = _load(routes, request) if isinstance(request, Load) else _perform(routes[request.route], request)
+        answer = (
+            _import_handler(routes, request)
+            if isinstance(request, ImportRequest)
+            else _perform(routes[request.route], request)
+        )
         content = pickle.dumps(answer)
         answers.write(len(content).to_bytes(HEADER_BYTES) + content)
         answers.flush()
 
 
-def _load(routes: dict[str, Route], load: Load) -> str | None:
-    """What stood in the way, if anything did."""
-    sys.path += [path for path in load.paths if path not in sys.path]
+def _import_handler(routes: dict[str, Route], request: ImportRequest) -> str | None:
+    """Import a handler. Return the error, or None if there was none."""
+    sys.path += [path for path in request.paths if path not in sys.path]
     try:
-        handler: Callable[..., Any] = pickle.loads(load.handler)  # noqa: S301 - from our parent
-        route = build_route(handler, load.method, load.path, load.policy)
-    except Exception as error:  # noqa: BLE001 - whatever importing it comes to, the parent is told
+        handler: Callable[..., Any] = pickle.loads(request.handler)  # noqa: S301 - from our parent
+        route = build_route(handler, request.method, request.path, request.policy)
+    except Exception as error:  # noqa: BLE001 - the parent reports whatever the import raised
         return f"{type(error).__name__}: {error}"
     routes[route.name] = route
     return None
 
 
 def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
-    """The operation is validated here and not by the parent: so its loop has no part in that, nor is a model sent."""
+    """Validate and perform an operation. Validation runs here to keep the parent's event loop free."""
     transaction = NoTransaction(route.name) if job.has_transaction else None
     context: Context[Any] = Context(job.operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers)
     with structlog.contextvars.bound_contextvars(**job.fields):
@@ -72,20 +76,20 @@ def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
             return succeeded(job.operation, route.policy.status, as_json(route, route.call(arguments, context)))
         except InvalidOperation as error:
             return error
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes its operation's outcome
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes an outcome
             return judge(error, job.operation, route)
 
 
-def _read(requests: BinaryIO) -> Load | Job | None:
+def _read(requests: BinaryIO) -> ImportRequest | Job | None:
     header = requests.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
         return None
-    request: Load | Job = pickle.loads(requests.read(int.from_bytes(header)))  # noqa: S301 - from our parent
+    request: ImportRequest | Job = pickle.loads(requests.read(int.from_bytes(header)))  # noqa: S301 - from our parent
     return request
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes to the parent are ours alone: what a handler prints goes to standard error, and it reads nothing."""
+    """Keep the pipes to the parent for ourselves: a handler prints to standard error, and reads an empty input."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -337,7 +337,7 @@ async def test_handler_that_its_module_knows_as_something_else_is_refused_at_onc
     registry = Operations()
     registry.post("/x", cpu_bound=True)(double)
     monkeypatch.setitem(globals(), "double", lambda n: n)
-    with pytest.raises(Misconfigured, match="Let the handler of POST /x be what its module knows by its name"):
+    with pytest.raises(Misconfigured, match="The handler of POST /x cannot be imported by its name"):
         Runner(registry, 1)
 
 
