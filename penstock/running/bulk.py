@@ -1,7 +1,8 @@
-"""Bulk handlers: many operations of one route, performed in one call. Pure.
+"""Lots: operations that run together. Pure.
 
-Such operations of a chunk form *lots*. A lot takes one slot and one transaction; what the handler returns is a list
-with an outcome for each operation: a result, or an exception as if it had been raised for that one alone.
+A bulk handler performs many operations of one route in one call; these form a *lot*. Every other operation is a lot of
+one. A lot takes one slot and one transaction. A bulk handler returns a list with an outcome for each operation: a
+result, or an exception that counts as raised for that operation alone.
 """
 
 import itertools
@@ -16,14 +17,13 @@ from penstock.route import InvalidOperation, Route
 from penstock.running.verdict import WrongNumber, as_json, invalid
 
 Lot = tuple[Operation, ...]
-Row = tuple[Operation, dict[str, Any]]  # with the arguments that are its part of each list
+Row = tuple[Operation, dict[str, Any]]  # an operation and the arguments for its handler
 
 
 class CallFailed(Exception):
-    """A bulk call raised, which tells nothing of the single operations: they are to be tried singly.
+    """A bulk call failed as a whole, which tells nothing about its single operations. Run them one by one.
 
-    `cut_off`: its time was up, or it cancelled itself, which may have cost the connection of a transaction that others
-    share.
+    `cut_off` is True if the call timed out or cancelled itself. Then the connection of its transaction may be lost.
     """
 
     def __init__(self, *, cut_off: bool) -> None:
@@ -32,7 +32,7 @@ class CallFailed(Exception):
 
 
 def together(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:
-    """All operations: those of one bulk handler in lots, as large as it takes them, and each other by itself."""
+    """Group the operations of each bulk handler into lots, as large as it accepts them. Others are lots of one."""
     members: dict[str | int, tuple[Route | None, list[Operation]]] = {}
     for route, operation in pairs:
         key = route.name if route is not None and route.is_bulk else operation.index
@@ -41,7 +41,7 @@ def together(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:
 
 
 def neighbours(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:
-    """The same in their order: only those that stand beside each other are in a lot."""
+    """Group in the same way, but keep the order: only neighbours share a lot."""
     runs = itertools.groupby(pairs, key=lambda pair: pair[0] and pair[0].name)
     return [lot for _, run in runs for lot in together(run)]
 
@@ -59,7 +59,7 @@ def _cut(route: Route | None, operations: Sequence[Operation]) -> Iterator[Lot]:
 
 
 def validate(route: Route, lot: Lot) -> tuple[list[Row], dict[int, Verdict]]:
-    """The rows of a call, and what became of the operations that the handler does not take."""
+    """Return the rows of a call, and the verdicts on the operations that are invalid for its handler."""
     rows: list[Row] = []
     verdicts: dict[int, Verdict] = {}
     for operation in lot:
@@ -71,27 +71,27 @@ def validate(route: Route, lot: Lot) -> tuple[list[Row], dict[int, Verdict]]:
 
 
 def read_outcomes(route: Route, returned: Any, count: int) -> list[Any]:
-    """For each operation its result as JSON, or an exception.
+    """Return for each operation its result as JSON, or an exception.
 
-    Raises WrongNumber; or Unserializable where there are several: then they are tried singly, and only the one at
-    fault has failed.
+    Raise WrongNumber, or Unserializable. If there are several operations, each of them then runs alone, so that only
+    the one with the bad result fails.
     """
     if not isinstance(returned, list | tuple):
         raise WrongNumber(
-            f"Let the bulk handler of {route.name} return a list with an outcome for each of its {count} operations: "
-            f"it returned a value of type {type(returned).__name__}."
+            f"The bulk handler of {route.name} returned a value of type {type(returned).__name__}. "
+            f"Return a list with an outcome for each of its {count} operations."
         )
     if len(returned) != count:
         raise WrongNumber(
-            f"Let the bulk handler of {route.name} return an outcome for each operation, in their order: it was given "
-            f"{count} and returned {len(returned)}."
+            f"The bulk handler of {route.name} was given {count} operations and returned {len(returned)} outcomes. "
+            "Return an outcome for each operation, in their order."
         )
     return [outcome if isinstance(outcome, BaseException) else as_json(route, outcome) for outcome in returned]
 
 
 def is_about_all(error: BaseException) -> bool:
-    """Whether what a bulk call raised is about each of its operations, so that trying them singly would not help.
+    """Return True if the exception of a bulk call applies to all its operations. Then running each alone cannot help.
 
-    `Retry` is: the handler asks for another attempt, at all that it was given.
+    `Retry` is such an exception: the handler asks for another attempt at everything it was given.
     """
     return isinstance(error, WrongNumber | Retry | Misconfigured)

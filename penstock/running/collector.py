@@ -1,15 +1,15 @@
-"""Python's garbage collector, set for programs in which nearly everything is freed by its reference count."""
+"""Tunes Python's garbage collector for programs in which reference counts free nearly everything."""
 
 import gc
 
-THRESHOLD = 50_000  # container objects more than were freed: what the chunks that a consumer holds are made of
+THRESHOLD = 50_000  # new container objects before a collection; the chunks that a consumer holds have about as many
 
 
 def spare_what_stays() -> None:
-    """Once a program is loaded: what it has made so far stays until its end, so let no collection go through it.
+    """Exclude all existing objects from collections. Call this once the program is loaded: they stay until its end.
 
-    Chunks come and go by the thousand operations. With Python's own settings each makes the collector go through all
-    that AWS clients hold, a hundred thousand objects, which took a fifth of a consumer's time.
+    Chunks of a thousand operations come and go. With Python's default settings each of them makes the collector visit
+    the hundred thousand objects that AWS clients hold, which took a fifth of a consumer's time.
     """
     gc.collect()
     gc.freeze()

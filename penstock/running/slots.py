@@ -1,7 +1,7 @@
-"""The slots of a process: how many handlers run at once, and whose turn it is when one comes free.
+"""The slots of a process limit how many handlers run together, and decide who is next when a slot becomes free.
 
-Nothing waits while a slot is free. While something waits, each priority has its share of the slots' time by weight, so
-that what is urgent goes first and what is not keeps moving; within a priority the tenants take turns.
+Nobody waits while a slot is free. While somebody waits, each priority gets a share of the slots' time by its weight: so
+urgent operations go first, and the others still make progress. Within a priority the tenants take turns.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ from typing import Protocol
 
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 
-GIVEN_SECONDS = 1.0  # what a slot counts for as soon as it is given: or whoever is behind would be given all of them
+GIVEN_SECONDS = 1.0  # a slot counts as so much use once it is given, or the priority that is behind would get them all
 
 Waiter = asyncio.Future[None]
 
 
 @dataclass(slots=True)
 class Lane:
-    """What waits, and what holds slots, of one priority.
+    """Who waits and how many slots are held, for one priority.
 
-    `used` is the time of slots it has had, by its weight, while anything waited: who has used least comes next.
+    `used` is the time for which it held slots while anybody waited, divided by its weight. The least used comes next.
     """
 
     weight: int
     used: float = 0.0
     held: int = 0
-    waiting: dict[str, deque[Waiter]] = field(default_factory=dict)  # by tenant, whose turn it is first
+    waiting: dict[str, deque[Waiter]] = field(default_factory=dict)  # by tenant; the first tenant is next
 
     @property
     def standing(self) -> float:
@@ -39,7 +39,7 @@ class Lane:
         self.waiting.setdefault(tenant, deque()).append(waiter)
 
     def discard(self, tenant: str, waiter: Waiter) -> bool:
-        """Whether it was there."""
+        """Remove a waiter. Return True if it was waiting."""
         waiters = self.waiting.get(tenant, deque())
         if waiter not in waiters:
             return False
@@ -49,7 +49,7 @@ class Lane:
         return True
 
     def take_next(self) -> Waiter:
-        """The next of the tenant whose turn it is; then it is the others' turn."""
+        """Return the next waiter of the tenant whose turn it is, and put that tenant at the end."""
         tenant = next(iter(self.waiting))
         waiters = self.waiting.pop(tenant)
         waiter = waiters.popleft()
@@ -59,7 +59,7 @@ class Lane:
 
 
 def choose(lanes: Iterable[Lane]) -> Lane:
-    """Whose turn it is, of those where something waits; the first, where several have used as little."""
+    """Return the lane that is next among those where somebody waits. If several have used the same, take the first."""
     return min((lane for lane in lanes if lane.waiting), key=lambda lane: lane.standing)
 
 
@@ -73,24 +73,24 @@ class Slots:
         self.count = count
         self._free = count
         self._lanes = {priority: Lane(weights[priority]) for priority in Priority}
-        self._ahead = Lane(weight=1)  # of one who wants all slots: it has each that comes free
+        self._ahead = Lane(weight=1)  # for the caller that wants all slots: it gets each one that becomes free
         self._waiters = 0
         self._monotonic = monotonic
         self._charged_at = 0.0
-        self._least_used = 0.0  # of those that waited: who begins to wait has no claim to what it did not want before
+        self._least_used = 0.0  # by those that waited: time without waiters gives no claim to more slots later
 
     async def acquire(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> None:
         await self._acquire(self._lanes[priority], tenant)
 
     def release(self, priority: Priority = Priority.NORMAL) -> None:
-        """Hands the slot on to whoever is next."""
+        """Pass the slot on to the next waiter."""
         self._release(self._lanes[priority])
 
     @asynccontextmanager
     async def all(self) -> AsyncIterator[None]:
-        """All of them, ahead of whatever waits: those it has are idle until it has the last.
+        """Hold all slots, ahead of everybody who waits. The slots it has stay idle until it has the last one.
 
-        One caller at a time: two would wait for each other for ever.
+        Only one caller may do this: two would wait for each other for ever.
         """
         async with AsyncExitStack() as stack:
             for _ in range(self.count):
@@ -116,7 +116,7 @@ class Slots:
             await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled():
-                self._release(lane)  # it had been given just before
+                self._release(lane)  # the slot had been given just before
             elif lane.discard(tenant, waiter):
                 self._waiters -= 1
             raise
@@ -127,7 +127,7 @@ class Slots:
         lane.held -= 1
         while self._waiters:
             following, waiter = self._take_next()
-            if not waiter.cancelled():  # just now, so that it could not say so yet
+            if not waiter.cancelled():  # it may have been cancelled just now, and not have left its lane yet
                 following.held += 1
                 waiter.set_result(None)
                 return
@@ -142,7 +142,7 @@ class Slots:
         return lane, lane.take_next()
 
     def _charge(self) -> None:
-        """Everyone, for the slots held since this was last done: somebody has waited for one all the while."""
+        """Charge each lane for the slots it held since the last charge. Somebody has waited all that time."""
         now = self._monotonic()
         passed, self._charged_at = now - self._charged_at, now
         for lane in self._lanes.values():
@@ -152,7 +152,7 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The slots as those see them who wait in the lane of one priority and tenant."""
+    """The slots, seen by one priority and tenant."""
 
     slots: Slots
     priority: Priority
@@ -170,7 +170,7 @@ class Turn:
 
 
 class Room(Protocol):
-    """What else there is a bounded number of, given in the same turns: threads, processes."""
+    """Another limited resource that is given in the same turns: threads or processes."""
 
     async def acquire(self, priority: Priority, tenant: str) -> None: ...
 
@@ -179,9 +179,10 @@ class Room(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TurnWithRoom:
-    """A turn for operations whose handlers need room elsewhere too.
+    """A turn for operations whose handlers need a thread or a process too.
 
-    That is taken first: what waits for a process holds no slot, and cannot keep those out that need none.
+    The room is taken first. So an operation that waits for a process holds no slot, and does not block operations that
+    need no process.
     """
 
     room: Room

@@ -1,9 +1,9 @@
 """Runs `def` handlers, each call in a thread of a pool.
 
-A thread cannot be stopped. When a call's time is up, or the run is cut, its thread is left behind: nobody waits for it
-any more, and its place in the pool is free again only when it returns. So there are never more threads than the pool
-holds, and while a call hangs for ever there is one less for the others. The threads are daemons: they do not keep the
-process from ending, as those of `concurrent.futures` would.
+A thread cannot be stopped. If a call times out or is cut off, its thread is left behind: nobody waits for it any more,
+but it occupies its place in the pool until the call returns. So the pool never grows, and a call that hangs for ever
+costs the others one thread. The threads are daemons, so they do not keep the process from ending, as the threads of
+`concurrent.futures` would.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from penstock.running.slots import Slots
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class _Returned(Generic[T]):
 
 
 class Threads:
-    """Take room with `acquire`, then `run` one call, then `release`: room comes free once the thread has returned.
+    """A pool of threads. Call `acquire`, `run` one call, then `release`, each with the priority of the operation.
 
-    All three are told the priority of whose turn it is.
+    A thread that was left behind keeps its place, also after `release`, until its call has returned.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Threads:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started = 0
         self._idle = 0
-        self._left: list[Priority] = []  # of threads that nobody waits for any more
-        self._unreleased: list[Priority] = []  # of those whose room is not to be released before they return
+        self._left: list[Priority] = []  # the priorities of threads that were left behind
+        self._unreleased: list[Priority] = []  # of those whose place is not released before their call returns
         self._any_left = asyncio.Event()
         self._none_left = asyncio.Event()
         self._none_left.set()
@@ -61,19 +61,24 @@ class Threads:
 
     def release(self, priority: Priority) -> None:
         if priority in self._unreleased:
-            self._unreleased.remove(priority)  # a thread was left behind, and releases it when it returns
+            self._unreleased.remove(priority)  # its thread was left behind, and releases the place when it returns
         else:
             self._room.release(priority)
 
     async def run(self, call: Callable[[], T], priority: Priority) -> T:
-        """What the call returns or raises; it sees the context variables. Cancelled, it leaves its thread behind."""
+        """Return what the call returns, or raise what it raises. If this is cancelled, the thread is left behind.
+
+        The call sees the context variables of the caller.
+        """
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[_Returned[T] | BaseException] = loop.create_future()
         context = contextvars.copy_context()
 
         def perform() -> None:
             outcome = _perform(lambda: context.run(call))
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it was left behind, and the program ends
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the event loop is closed: the thread was left behind, and the program ends
                 loop.call_soon_threadsafe(self._end, ended, outcome, priority)
 
         self._hand_over(perform)
@@ -98,11 +103,11 @@ class Threads:
             self._waiting_for_quiet -= 1
 
     async def watch(self, stall_seconds: float, clock: Clock) -> None:
-        """Raises ThreadsStuck when threads left behind have held up everything that needs one for so long."""
+        """Run until cancelled. Raise ThreadsStuck if threads left behind block all others for `stall_seconds`."""
         stuck_since: float | None = None
         while True:
             await self._any_left.wait()
-            await clock.sleep(LOOK_SECONDS)
+            await clock.sleep(CHECK_SECONDS)
             if not self._hold_up():
                 stuck_since = None
             elif stuck_since is None:
@@ -111,14 +116,14 @@ class Threads:
                 raise ThreadsStuck(len(self._left))
 
     def let_go(self) -> None:
-        """Nothing begins any more: nobody waits any longer for room that a thread left behind keeps, or for quiet."""
+        """Wake up everybody who waits for the place of a thread left behind, or for quiet. Nothing starts any more."""
         self._is_let_go = True
         self._none_left.set()
         for priority in self._left:
             self._room.release(priority)
 
     def close(self) -> None:
-        """Let the threads end that have nothing to do; those that are left behind end with the process."""
+        """End the idle threads. Those that were left behind end with the process."""
         for _ in range(self._started):
             self._jobs.put(None)
 
@@ -165,11 +170,11 @@ class Threads:
 def _work(jobs: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
     while (job := jobs.get()) is not None:
         job()
-        del job  # and all that it was given, which could be much, while there is nothing to do
+        del job  # frees what it refers to, which can be large, while the thread is idle
 
 
 def _perform(call: Callable[[], T]) -> _Returned[T] | BaseException:
     try:
         return _Returned(call())
-    except BaseException as error:  # noqa: BLE001 - raised again where the call is waited for
+    except BaseException as error:  # noqa: BLE001 - `run` raises it again
         return error

@@ -1,4 +1,4 @@
-"""What an attempt came to: whatever a handler returns becomes JSON, whatever is raised becomes a verdict."""
+"""Turns what a handler did into a verdict: what it returns becomes JSON, what it raises becomes a failure."""
 
 import inspect
 from typing import Any
@@ -17,43 +17,44 @@ MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations the
 
 
 class TimedOut(Exception):
-    """The handler's time is up."""
+    """The handler timed out."""
 
 
 class CancelledWithin(Exception):
-    """The handler was cancelled, and nobody had asked for that."""
+    """The handler was cancelled from within: nobody outside had asked for that."""
 
 
 class CancelledItself(Exception):
-    """The handler cancelled the task that it runs in."""
+    """The handler cancelled its own task."""
 
 
 class Unserializable(Exception):
-    """The handler returned what JSON cannot hold."""
+    """The handler returned a value that JSON cannot represent."""
 
 
 class WrongNumber(Exception):
-    """A bulk handler returned something else than an outcome for each operation."""
+    """A bulk handler did not return exactly one outcome for each operation."""
 
 
 class WorkerDied(Exception):
-    """The process that ran the handler ended."""
+    """The process that ran the handler died."""
 
 
 def invalid(operation: Operation, error: InvalidOperation) -> Outcome:
-    """Validated before it was accepted, so the application has changed since: it is told, not tried again."""
+    """Return the outcome of an invalid operation. It was valid when it was accepted, so the application has changed."""
     return failed(operation, 422, "Invalid operation", str(error), rejected=True)
 
 
 def cancelled_itself(operation: Operation) -> Outcome:
+    """Return the outcome of an operation whose handler cancelled its own task."""
     return failed(operation, 500, "Broke", CANCELLED_ITSELF)
 
 
 def judge(error: BaseException, operation: Operation, route: Route) -> Verdict:
-    """The one place where what went wrong in a handler becomes a verdict."""
+    """Turn what a handler raised into a verdict. This is the only place where that happens."""
     try:
         return _judge(error, operation, route)
-    except Exception:  # noqa: BLE001 - not even its text can be had, or it skipped the constructor of its base class
+    except Exception:  # noqa: BLE001 - its text cannot be read, or it did not call the constructor of its base class
         return _broke(operation, route, type(error).__name__, "")
 
 
@@ -91,18 +92,17 @@ def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAg
 
 
 def as_json(route: Route, result: Any) -> Any:
-    """The result as plain JSON values, by way of its bytes: so nothing is kept that could not be written later.
+    """Return the result as plain JSON values. It is encoded and parsed, so a result that passes can be stored later.
 
-    Nor read: a parser goes only so deep, and in a chunk record up to three brackets stand around a result or its
-    members.
+    It can be read again too: parsers limit the depth, and a chunk record puts up to three brackets around a result.
     """
     if inspect.iscoroutine(result):
         result.close()
         raise Misconfigured(
-            f"Write the handler of {route.name} as `async def`: it is a `def` that returned a coroutine. A decorator "
-            "around an `async def` has to be one itself."
+            f"The handler of {route.name} is a `def` that returned a coroutine. Write it as `async def`. A decorator "
+            "around an `async def` must be an `async def` itself."
         )
     try:
         return from_json(b"[[[%b]]]" % to_json(result))[0][0][0]
     except (PydanticSerializationError, ValueError) as error:
-        raise Unserializable(f"{route.name} returned what JSON cannot hold: {error}") from error
+        raise Unserializable(f"{route.name} returned a value that JSON cannot represent: {error}") from error

@@ -1,7 +1,7 @@
-"""Whether there are spans, and where they hook in. OpenTelemetry itself is in `spans.py`, imported only if there are.
+"""Decides whether there are spans, and opens them. Only `spans.py` imports OpenTelemetry, and only if there are spans.
 
-They are there when OpenTelemetry's own variables ask for them (`OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_TRACES_EXPORTER`)
-and the extra is installed. Then the context of a trace travels with every message, as W3C writes it.
+There are spans if the `tracing` extra is installed and OpenTelemetry's own variables ask for them:
+`OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_TRACES_EXPORTER`. Then every message carries the W3C trace context.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 EXPORTERS = ("otlp", "console")
 PROTOCOL = "http/protobuf"
-FLUSH_SECONDS = 3.0  # what sending the last spans may take at stop
+FLUSH_SECONDS = 3.0  # the time limit for sending the last spans when a program stops
 
 
 def wanted_exporters(settings: TracingSettings) -> list[str]:
-    """Where spans go, by the names that OpenTelemetry gives it; empty: there are none. Raises Misconfigured. Pure."""
+    """Return the exporters by OpenTelemetry's names, or an empty list for no spans. Raise Misconfigured. Pure."""
     if settings.is_disabled:
         return []
     names = [name.strip() for name in settings.exporter.split(",") if name.strip()]
@@ -35,19 +35,19 @@ def wanted_exporters(settings: TracingSettings) -> list[str]:
     wanted = [name for name in dict.fromkeys(names) if name != "none"]
     unknown = [name for name in wanted if name not in EXPORTERS]
     if unknown:
-        raise Misconfigured(f"Set OTEL_TRACES_EXPORTER to otlp, console or none: Penstock knows no {unknown[0]!r}.")
+        raise Misconfigured(f"OTEL_TRACES_EXPORTER is {unknown[0]!r}. Set it to otlp, console or none.")
     if "otlp" in wanted and settings.protocol not in {"", PROTOCOL}:
         raise Misconfigured(
-            f"Set OTEL_EXPORTER_OTLP_PROTOCOL to {PROTOCOL}, or leave it out: {settings.protocol!r} is not spoken here."
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {settings.protocol!r}. Set it to {PROTOCOL}, or remove it."
         )
     return wanted
 
 
 @contextmanager
 def open_spans(settings: Settings, tracing: TracingSettings, program: str) -> Iterator["Spans | None"]:
-    """The spans of a program, None where nobody asks for them. Around all that it does: at the end they are sent.
+    """Open the spans of a program, or None if nobody asks for them. The last ones are sent when this is left.
 
-    Raises Misconfigured when they are asked for and cannot be made.
+    Raise Misconfigured if spans are asked for and cannot be made.
     """
     exporters = wanted_exporters(tracing)
     if not exporters:
@@ -57,8 +57,8 @@ def open_spans(settings: Settings, tracing: TracingSettings, program: str) -> It
         from penstock.tracing.spans import Spans, open_provider  # noqa: PLC0415 - it imports OpenTelemetry
     except ImportError as error:
         raise Misconfigured(
-            "Install what traces: pip install 'penstock[tracing]', or unset the OTEL_* variables that ask for traces. "
-            f"Python says: {error}."
+            "OTEL_* variables ask for traces, but OpenTelemetry is not installed. Install it with "
+            f"pip install 'penstock[tracing]', or unset these variables. Python reports: {error}."
         ) from error
     provider = open_provider(f"{settings.name}-{program}", exporters)
     try:
@@ -68,7 +68,7 @@ def open_spans(settings: Settings, tracing: TracingSettings, program: str) -> It
 
 
 def _send_the_last(provider: "TracerProvider") -> None:
-    """In a thread that nobody waits for longer: whoever collects spans must not keep a program from ending."""
+    """Send them in a thread, and give up after FLUSH_SECONDS: a slow collector must not keep a program from ending."""
     sending = Thread(target=provider.shutdown, name="last spans", daemon=True)
     sending.start()
     sending.join(FLUSH_SECONDS)
@@ -77,14 +77,14 @@ def _send_the_last(provider: "TracerProvider") -> None:
 def processing(
     spans: "Spans | None", queue: str, delivery: Delivery, chunk: Chunk
 ) -> AbstractContextManager[object, bool | None]:
-    """Around the processing of a delivery."""
+    """Return a context manager for the processing of a delivery. It opens a span if there are any."""
     return nullcontext() if spans is None else spans.processing(queue, delivery, chunk)
 
 
 class TracedQueue:
-    """A queue whose sends are spans, and whose messages carry the context on.
+    """A queue that makes a span for each send, and puts the trace context into its messages.
 
-    A message that has a context already keeps it: a dead letter put back is still part of its batch's trace.
+    A message that has a context keeps it: a dead letter that is put back still belongs to the trace of its batch.
     """
 
     def __init__(self, queue: Queue, name: str, spans: "Spans") -> None:

@@ -1,13 +1,14 @@
-"""What happens to a batch as OpenTelemetry spans. The only file that imports OpenTelemetry: see `tracing.py`.
+"""Shows what happens to a batch as OpenTelemetry spans. This is the only file that imports OpenTelemetry.
 
     SERVER    POST /batch                          the request
-    PRODUCER  └ send penstock-chunks-normal        a send of chunks, of follow-ups, of dead letters
-    CONSUMER    └ process penstock-chunks-normal   a delivery of a chunk
-    INTERNAL      └ POST /users                    an attempt at an operation; what its handler traces is below it
+    PRODUCER  └ send penstock-chunks-normal        sending chunks, follow-ups, or dead letters
+    CONSUMER    └ process penstock-chunks-normal   processing a delivery of a chunk
+    INTERNAL      └ POST /users                    an attempt at an operation; its handler's own spans are below it
 
-Kinds, names and the attributes `messaging.*` and `http.*` are those of OpenTelemetry's semantic conventions. A chunk
-has the send for its parent, and also for a link, as they allow where messages are processed one by one. What is not
-sampled leaves no span anywhere: its messages carry nothing, and a delivery without a context begins no trace.
+Kinds, names and the attributes `messaging.*` and `http.*` follow OpenTelemetry's semantic conventions. The span of a
+delivery has the send as its parent and as a link, which the conventions allow for messages that are processed one by
+one. A request that is not sampled leaves no span anywhere: its messages carry no context, and a delivery without a
+context starts no trace.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,21 +34,21 @@ _EXPORTERS: Mapping[str, type[SpanExporter]] = {"otlp": OTLPSpanExporter, "conso
 BATCH_ID = "penstock.batch.id"
 CHUNK_ID = "penstock.chunk.id"
 OPERATION_ID = "penstock.operation.id"
-OPERATIONS = "penstock.operations"  # how many a bulk handler was called with
+OPERATIONS = "penstock.operations"  # how many operations a bulk handler was called with
 ATTEMPT = "penstock.attempt"
 RECEIVE_COUNT = "penstock.receive_count"
-OUTCOME = "penstock.outcome"  # succeeded, failed, or "try again"; missing where the attempt did not come to its end
+OUTCOME = "penstock.outcome"  # succeeded, failed, or "try again"; missing if the attempt was cut short
 STATUS = "penstock.status"
 
 
 def open_provider(name: str, exporters: Sequence[str]) -> TracerProvider:
-    """The application's own provider, if it has set one; otherwise a new one, for handlers too.
+    """Return the application's own provider if it has set one, or else a new one that handlers use too.
 
-    Sampler, limits, headers and the rest are read by OpenTelemetry itself from its variables.
+    OpenTelemetry itself reads sampler, limits, headers and the rest from its variables.
     """
-    standing = trace.get_tracer_provider()
-    if isinstance(standing, TracerProvider):
-        return standing
+    existing = trace.get_tracer_provider()
+    if isinstance(existing, TracerProvider):
+        return existing
     provider = TracerProvider(resource=describe_program(name), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(_EXPORTERS[exporter]()))
@@ -56,12 +57,15 @@ def open_provider(name: str, exporters: Sequence[str]) -> TracerProvider:
 
 
 def describe_program(name: str) -> Resource:
-    """What all its spans say of it; what OpenTelemetry's variables say goes before."""
+    """Return the attributes of the program that all its spans have. OpenTelemetry's variables take precedence."""
     return Resource.create(Resource({SERVICE_NAME: name}).merge(OTELResourceDetector().detect()).attributes)
 
 
 class Spans:
-    """Each method is a context manager around what it is called after."""
+    """Makes the spans. Each method returns a context manager that is open while the span lasts.
+
+    This is the observer of a runner, too (see `penstock/running/observer.py`).
+    """
 
     def __init__(self, provider: trace.TracerProvider) -> None:
         self._tracer = provider.get_tracer("penstock")
@@ -71,7 +75,7 @@ class Spans:
     def answering(
         self, method: str, route: str | None, path: str, headers: Mapping[str, str]
     ) -> Iterator["AnsweringSpan"]:
-        """A request, which may be part of its client's trace: `headers` are its `traceparent` and `tracestate`."""
+        """Open the span of a request. `headers` are its `traceparent` and `tracestate`, if its client traces it."""
         with self._tracer.start_as_current_span(
             method if route is None else f"{method} {route}",
             context=_W3C.extract(headers),
@@ -82,7 +86,7 @@ class Spans:
 
     @contextmanager
     def sending(self, queue: str, messages: Sequence[Message]) -> Iterator[TraceContext | None]:
-        """A send; the context that its messages are to carry, None where nothing is traced."""
+        """Open the span of a send. Yield the context for its messages to carry, or None if nothing is traced."""
         if not trace.get_current_span().get_span_context().trace_flags.sampled:
             yield None
             return
@@ -96,7 +100,7 @@ class Spans:
 
     @contextmanager
     def processing(self, queue: str, delivery: Delivery, chunk: Chunk) -> Iterator[None]:
-        """A delivery of a chunk, under the send that it comes from."""
+        """Open the span of a delivery of a chunk, below the span of its send."""
         parent = _context_of(delivery.trace)
         links = _links(parent)
         if not links:
@@ -126,7 +130,7 @@ class Spans:
     def attempting(
         self, handler: str, batch_id: str, operations: Sequence[Operation], attempt: int
     ) -> Iterator["AttemptSpan"]:
-        """Open the span of an attempt, which has the name of its handler. The runner calls this as its observer."""
+        """Open the span of an attempt, with the name of its handler. The runner calls this."""
         around = trace.get_current_span()
         if around is not trace.INVALID_SPAN and not around.get_span_context().trace_flags.sampled:
             yield AttemptSpan(around, attempt)  # nothing of it is kept, so no span is made
@@ -139,6 +143,8 @@ class Spans:
 
 
 class AnsweringSpan:
+    """The span of a request."""
+
     def __init__(self, span: Span) -> None:
         self._span = span
 
@@ -152,6 +158,8 @@ class AnsweringSpan:
 
 
 class AttemptSpan:
+    """The span of an attempt at one or more operations."""
+
     def __init__(self, span: Span, attempt: int) -> None:
         self._span = span
         self._attempt = attempt
@@ -170,7 +178,7 @@ class AttemptSpan:
         if outcome.state is OutcomeState.FAILED:
             title = (outcome.error or {}).get("title", "")
             self._span.set_attribute("error.type", title)
-            if not outcome.rejected:  # what a handler refuses is no error
+            if not outcome.rejected:  # a rejected operation is not an error of the handler
                 self._span.set_status(StatusCode.ERROR, title)
 
 
@@ -190,7 +198,7 @@ def _current() -> TraceContext:
 
 
 def _context_of(carried: TraceContext | None) -> Context:
-    """What a message carries is read as strictly as what a client sends: what is not W3C's is not there."""
+    """Return the context that a message carries. It is read as strictly as a client's: anything invalid is ignored."""
     if carried is None:
         return Context()
     carrier = {"traceparent": carried.traceparent}
@@ -205,7 +213,7 @@ def _links(context: Context) -> list[Link]:
 
 
 def _unsampled_context() -> Context:
-    """A parent below which a parent-based sampler takes nothing, the spans of handlers included."""
+    """Return a parent below which a parent-based sampler samples nothing, not even the spans of handlers."""
     ids = RandomIdGenerator()
     unsampled = SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=True)
     return trace.set_span_in_context(NonRecordingSpan(unsampled), Context())

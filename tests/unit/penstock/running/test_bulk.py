@@ -24,6 +24,9 @@ from tests.support.waiting import UNIT_SECONDS, eventually
 SOURCE = Source("01J", "01J")
 Logs = list[MutableMapping[str, Any]]
 
+EACH = "Return an outcome for each operation, in their order."
+LIST = "Return a list with an outcome for each of its 3 operations."
+
 
 class Row(BaseModel):
     n: int
@@ -182,12 +185,12 @@ async def test_rejects_and_retries_are_the_outcomes_of_their_rows() -> None:
 @pytest.mark.parametrize(
     ("returned", "why"),
     [
-        ([1, 2], "return an outcome for each operation, in their order: it was given 3 and returned 2."),
-        ([], "it was given 3 and returned 0."),
-        ([1, 2, 3, 4], "it was given 3 and returned 4."),
-        (None, "return a list with an outcome for each of its 3 operations: it returned a value of type NoneType."),
-        ("abc", "it returned a value of type str."),
-        ({0: 1, 1: 2, 2: 3}, "it returned a value of type dict."),
+        ([1, 2], f"was given 3 operations and returned 2 outcomes. {EACH}"),
+        ([], f"was given 3 operations and returned 0 outcomes. {EACH}"),
+        ([1, 2, 3, 4], f"was given 3 operations and returned 4 outcomes. {EACH}"),
+        (None, f"returned a value of type NoneType. {LIST}"),
+        ("abc", f"returned a value of type str. {LIST}"),
+        ({0: 1, 1: 2, 2: 3}, f"returned a value of type dict. {LIST}"),
     ],
 )
 async def test_wrong_number_of_outcomes_fails_all_and_says_what_would_be_right(returned: Any, why: str) -> None:
@@ -198,7 +201,7 @@ async def test_wrong_number_of_outcomes_fails_all_and_says_what_would_be_right(r
         assert isinstance(verdict, Outcome)
         assert verdict.error is not None
         assert verdict.error["title"] == "Wrong number of outcomes"
-        assert verdict.error["detail"].startswith("Let the bulk handler of POST /rows return ")
+        assert verdict.error["detail"].startswith("The bulk handler of POST /rows ")
         assert verdict.error["detail"].endswith(why)
     assert statuses(verdicts) == dict.fromkeys(range(3), 500)
 

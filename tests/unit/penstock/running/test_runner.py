@@ -421,7 +421,7 @@ async def test_result_that_json_cannot_hold_fails_for_good(returned: Any) -> Non
     assert isinstance(verdict, Outcome)
     assert verdict.error is not None
     assert (verdict.status, verdict.error["title"]) == (500, "Result is not JSON")
-    assert verdict.error["detail"].startswith("POST /x returned what JSON cannot hold: ")
+    assert verdict.error["detail"].startswith("POST /x returned a value that JSON cannot represent: ")
     assert_can_be_recorded(verdict)
 
 

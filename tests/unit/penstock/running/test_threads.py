@@ -171,7 +171,7 @@ async def test_def_that_returns_a_coroutine_is_told_what_to_do() -> None:
     assert isinstance(verdict, Outcome)
     assert verdict.error is not None
     assert verdict.error["detail"].startswith(
-        "Write the handler of POST /x as `async def`: it is a `def` that returned"
+        "The handler of POST /x is a `def` that returned a coroutine. Write it as `async def`."
     )
 
 

@@ -72,11 +72,16 @@ def test_opentelemetrys_variables_say_where_spans_go(
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({EXPORTER: "zipkin"}, "Set OTEL_TRACES_EXPORTER to otlp, console or none: Penstock knows no 'zipkin'."),
-        ({PROTOCOL: "grpc", EXPORTER: "otlp"}, "Set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf, or leave it out"),
+        ({EXPORTER: "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'. Set it to otlp, console or none."),
+        (
+            {PROTOCOL: "grpc", EXPORTER: "otlp"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'. Set it to http/protobuf, or remove it.",
+        ),
     ],
 )
-def test_what_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str) -> None:
+def test_unsupported_exporter_or_protocol_is_reported(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(Misconfigured, match=f"^{words}"):
@@ -89,11 +94,14 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_to_install_is_told_where_the_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_reported_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "penstock.tracing.spans")
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.setenv(EXPORTER, "otlp")
-    words = re.escape("Install what traces: pip install 'penstock[tracing]', or unset the OTEL_* variables")
+    words = re.escape(
+        "OTEL_* variables ask for traces, but OpenTelemetry is not installed. Install it with "
+        "pip install 'penstock[tracing]', or unset these variables."
+    )
     with (
         pytest.raises(Misconfigured, match=f"^{words}"),
         open_spans(build_settings(), TracingSettings(), "consumer"),
