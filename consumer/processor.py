@@ -123,7 +123,7 @@ class Processor:
             case NotAdmitted.ACCEPTING:
                 await self._release_patiently(delivery, chunk, ACCEPTING_RELEASE_SECONDS)
 
-    # Decide: find the record of the chunk, or run its operations and commit it.
+    # Decide: find the record of the chunk, or run its operations and commit one.
 
     async def _decide(self, attempt: Attempt) -> Decision:
         """Decide what to do with a delivery. Operations run only if the chunk has no record yet.
@@ -153,6 +153,7 @@ class Processor:
         return replace(record, follow_ups=()) if attempt.chunk.id in group.done else record
 
     async def _make_record(self, attempt: Attempt) -> ChunkRecord:
+        """Commit the record of a chunk that has none, after running its operations if they may run."""
         record = self._record_without_running(attempt)
         if record is not None:
             return await self._commit(attempt, record)
@@ -236,6 +237,7 @@ class Processor:
                 watching.cancel()
 
     async def _stop_when_over(self, attempt: Attempt, stop: Stop) -> None:
+        """Start the stop as soon as no further operation of the chunk may start."""
         await self._batches.wait_until(
             attempt.batch.id, lambda batch: replace(attempt, batch=batch).is_over_at(self._clock.now())
         )
@@ -291,15 +293,15 @@ class Processor:
 
             last step     what the next delivery does
             ------------  --------------------------------------------------------------------------------------
-            none          It runs the handlers again, with the same keys. Nothing else has happened yet.
+            none          It runs the handlers again, with the same keys. It splits a larger chunk in half before.
             commit        It runs no handler. It sends the follow-ups that the record lists, and continues.
             follow up     It sends them again, with the same ids: the first of two equal chunks to be recorded counts.
             count         It sends no follow-ups and counts nothing, since its group lists the chunk as counted.
             dead letters  It also sends the dead letters again, with the same ids.
             finish        The same, and it finishes nothing, since a batch becomes final only once.
-            acknowledge   There is no next delivery. If the queue holds the chunk twice, the other one does the same.
+            acknowledge   There is no next delivery. If the queue holds the chunk twice, the other copy does the same.
 
-        No two steps can change places:
+        The reasons for this order:
 
         - *Commit* comes first. The table keeps the first record of a chunk and rejects all others, so from then on the
           record alone says what became of the chunk. Anything sent or counted before that could come from an attempt
@@ -309,7 +311,7 @@ class Processor:
         - *Count* comes before *dead letters*. A redrive subtracts the failures that it runs again. If they were not
           counted yet, a counter would be too low for a while. If the sweep has closed the group, the chunk is not
           counted, and its operations have another outcome already: then no dead letters are sent.
-        - *Finish* comes after *count*, because the counters decide whether the batch is final.
+        - *Finish* comes after *count*, because the counters decide whether the group and the batch are finished.
         - *Acknowledge* comes last, because until then the message brings the chunk back after a crash. It decides
           nothing: after the lease has ended, SQS may report success and delete nothing, and the chunk comes again.
         """
