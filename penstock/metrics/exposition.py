@@ -1,6 +1,6 @@
-"""What `/metrics` answers: all figures since the start, as Prometheus or OpenMetrics text, or as JSON.
+"""The response of `/metrics`: all figures since the start, as Prometheus or OpenMetrics text, or as JSON.
 
-Each process answers for itself: figures add up over processes, histograms too, so whoever scrapes them adds.
+Each process reports only its own figures. Counters and histograms of several processes can be added.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ TEXT, OPEN_METRICS, JSON = "text/plain", "application/openmetrics-text", "applic
 TYPES = (TEXT, OPEN_METRICS, JSON)
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-_DECIMALS = 6  # of a second
-# Of our buckets every eighth, three to a decade, from a millisecond to a quarter of an hour.
+_DECIMALS = 6  # seconds are rounded to microseconds
+# Every eighth of our buckets: three in each decade, from a millisecond to about a quarter of an hour.
 _BOUNDS = range(3 * BUCKETS_PER_DECADE, 9 * BUCKETS_PER_DECADE, BUCKETS_PER_DECADE // 3)
 
 
 def expose(meter: Meter, program: Program, accept: str | None) -> tuple[bytes, str]:
-    """The body, and its content type. Raises NotAcceptable."""
+    """Return the body of the response and its content type. Raises NotAcceptable."""
     match choose_type(accept, TYPES):
         case "application/json":
             return to_json(as_document(meter, program)), JSON
@@ -42,7 +42,7 @@ def expose(meter: Meter, program: Program, accept: str | None) -> tuple[bytes, s
 
 
 def figures_of(handler: HandlerFigures) -> dict[str, float]:
-    """A handler's figures by name, as the log has them."""
+    """Return the figures of a handler by name, as they are logged."""
     return {
         "count": handler.count,
         "succeeded": handler.succeeded,
@@ -53,6 +53,7 @@ def figures_of(handler: HandlerFigures) -> dict[str, float]:
 
 
 def as_document(meter: Meter, program: Program) -> dict[str, Any]:
+    """Return all figures as a JSON document."""
     totals, levels = meter.totals(), meter.levels()
     return {
         "program": program,
@@ -62,12 +63,12 @@ def as_document(meter: Meter, program: Program) -> dict[str, Any]:
             for name, handler in sorted(totals.handlers.items())
         },
         "metrics": {
-            metric: _told(metric, totals, levels) for metric in metrics_of(program) if metric not in BY_HANDLER
+            metric: _value(metric, totals, levels) for metric in metrics_of(program) if metric not in BY_HANDLER
         },
     }
 
 
-def _told(metric: Metric, totals: Figures, levels: dict[Metric, int]) -> Any:
+def _value(metric: Metric, totals: Figures, levels: dict[Metric, int]) -> Any:
     if metric in GAUGES:
         return levels.get(metric, 0)
     if metric.unit is Unit.COUNT:
@@ -88,7 +89,7 @@ def _camel_case(name: str) -> str:
 
 
 class _Figures(Collector):
-    """prometheus_client asks it whenever there is to be an answer; nothing is kept in its own metrics."""
+    """A collector that prometheus_client calls for each response. prometheus_client itself stores no figures."""
 
     def __init__(self, meter: Meter, program: Program) -> None:
         self._meter = meter
@@ -99,7 +100,7 @@ class _Figures(Collector):
         for metric in metrics_of(self._program):
             yield _family(metric, totals, levels)
         yield _handler_figures(totals)
-        peak = "The most memory that this process has had at once."
+        peak = "The maximum memory of this process since its start."
         yield GaugeMetricFamily("penstock_peak_memory_bytes", peak, peak_memory_bytes())
 
 
@@ -147,8 +148,8 @@ def _buckets(seconds: Histogram) -> list[tuple[str, float]]:
 
 
 def _handler_figures(totals: Figures) -> Family:
-    words = "What a handler takes for one attempt, since the start: its mean, quantiles, and maximum."
-    family = GaugeMetricFamily("penstock_handler_figure_seconds", words, labels=("handler", "figure"))
+    meaning = "Duration of one attempt of a handler since the start: mean, quantiles and maximum."
+    family = GaugeMetricFamily("penstock_handler_figure_seconds", meaning, labels=("handler", "figure"))
     for name, handler in sorted(totals.handlers.items()):
         for figure, seconds in _spread(handler.seconds).items():
             family.add_metric([name, figure], seconds)

@@ -1,7 +1,8 @@
-"""How values are spread, in little room: buckets whose bounds grow by a tenth. Pure.
+"""A histogram that needs little memory: each bucket's bound is a tenth larger than the previous one. Pure.
 
-A bucket answers for all that is in it with one value, its geometric middle, so a quantile is off by at most 4.9 % of
-itself (`RELATIVE_ERROR`); count, total and the largest are exact. Values below a microsecond share the first bucket.
+All values in a bucket are represented by its geometric middle, so a quantile has a relative error of at most 4.9 %
+(`RELATIVE_ERROR`). The count, the total and the largest value are exact. Values below a microsecond share the first
+bucket.
 """
 
 import math
@@ -14,14 +15,14 @@ SMALLEST = 1e-6
 _PER_E = BUCKETS_PER_DECADE / math.log(10)
 _OFFSET = (
     -math.log(SMALLEST) * _PER_E - 1e-9
-)  # a value that is a bound stays below it, however its logarithm is rounded
+)  # a value equal to a bound stays in its bucket, even if its logarithm is rounded up
 _log, _ceil = math.log, math.ceil
 
 
 class Histogram:
-    """Bucket n holds what is above `upper_bound(n - 1)` and not above `upper_bound(n)`; a dictionary of the few in use.
+    """A histogram of seconds. Bucket n holds the values above `upper_bound(n - 1)` and up to `upper_bound(n)`.
 
-    Adding takes about a third of a microsecond.
+    `buckets` contains only the buckets that have values. Adding a value takes about a third of a microsecond.
     """
 
     __slots__ = ("buckets", "largest", "total")
@@ -36,7 +37,7 @@ class Histogram:
         buckets = self.buckets
         buckets[bucket] = buckets.get(bucket, 0) + 1
         self.total += value
-        if value > self.largest:  # noqa: PLR1730 - max() takes as long as the rest of this
+        if value > self.largest:  # noqa: PLR1730 - max() takes as long as the rest of this method
             self.largest = value
 
     def merge(self, other: "Histogram") -> None:
@@ -54,7 +55,7 @@ class Histogram:
         return self.total / count if (count := self.count) else 0.0
 
     def quantile(self, share: float) -> float:
-        """The smallest value that so large a share of all does not exceed; 0 when there is none."""
+        """Return the smallest value that at least this share of all values does not exceed, or 0 if there is none."""
         wanted = max(1, math.ceil(share * self.count))
         for value, count in self.values():
             wanted -= count
@@ -63,16 +64,17 @@ class Histogram:
         return self.largest
 
     def values(self) -> Iterator[tuple[float, int]]:
-        """A value for each bucket in use, and how many are in it; smallest first."""
+        """Yield a value for each used bucket, and the number of values in it; the smallest first."""
         for bucket, count in sorted(self.buckets.items()):
             yield min(_middle(bucket), self.largest), count
 
     def count_up_to(self, bucket: int) -> int:
-        """How many are not above this bucket's upper bound."""
+        """Return the number of values that do not exceed this bucket's upper bound."""
         return sum(count for other, count in self.buckets.items() if other <= bucket)
 
 
 def upper_bound(bucket: int) -> float:
+    """Return the largest value of a bucket, in seconds."""
     return float(SMALLEST * 10 ** (bucket / BUCKETS_PER_DECADE))
 
 

@@ -1,6 +1,7 @@
-"""Counts and measures what a process does: one per process, and one call for each attempt.
+"""The meter counts and measures the work of a process. Each attempt of an operation is one call to it.
 
-`/metrics` shows the totals since the start (`exposition.py`); once a minute what is new is taken (`reporting.py`).
+`/metrics` shows the totals since the start (`exposition.py`). Once a minute the new figures are reported
+(`reporting.py`).
 """
 
 import resource
@@ -14,14 +15,14 @@ from pathlib import Path
 from penstock.metrics.histogram import Histogram
 from penstock.metrics.names import Metric
 
-UNKNOWN_HANDLER = "unknown"  # of an operation that the application, changed since, does not offer any more
+UNKNOWN_HANDLER = "unknown"  # stands for the handler of an operation that the application has removed since
 
 _STATUS = Path("/proc/self/status")
 
 
 @dataclass(slots=True)
 class HandlerFigures:
-    """`seconds` is of the attempts that ran; what failed without running has none."""
+    """The counts and times of a handler's attempts. An attempt that failed without running has no time."""
 
     succeeded: int = 0
     failed: int = 0
@@ -30,7 +31,7 @@ class HandlerFigures:
 
     @property
     def count(self) -> int:
-        """Attempts that came to an end. One that was cut short counts where it runs again."""
+        """Return the number of finished attempts. An interrupted attempt counts when it runs again."""
         return self.succeeded + self.failed + self.retried
 
     def merge(self, other: "HandlerFigures") -> None:
@@ -42,7 +43,7 @@ class HandlerFigures:
 
 @dataclass(slots=True)
 class Figures:
-    """What some time has brought. `samples` are how often a gauge stood where."""
+    """The figures of a period. `samples` counts, for each gauge, how often it had which value."""
 
     handlers: dict[str, HandlerFigures] = field(default_factory=dict)
     counts: Counter[Metric] = field(default_factory=Counter)
@@ -60,56 +61,62 @@ class Figures:
 
 
 class Meter:
+    """Counts and measures the work of one process."""
+
     def __init__(self) -> None:
         self._new = Figures()
         self._taken = Figures()
         self._gauges: dict[Metric, Callable[[], int]] = {}
 
     def succeeded(self, handler: str, seconds: float) -> None:
+        """Count an attempt that succeeded."""
         figures = self._handler(handler)
         figures.succeeded += 1
         figures.seconds.add(seconds)
 
     def failed(self, handler: str, seconds: float | None) -> None:
-        """For good. Without seconds: it did not come to run."""
+        """Count an attempt that failed the operation. `seconds` is None if the handler did not run."""
         figures = self._handler(handler)
         figures.failed += 1
         if seconds is not None:
             figures.seconds.add(seconds)
 
     def retried(self, handler: str, seconds: float | None) -> None:
-        """It failed, and may be tried again. Without seconds, as above."""
+        """Count an attempt that failed and is followed by another. `seconds` is None if the handler did not run."""
         figures = self._handler(handler)
         figures.retried += 1
         if seconds is not None:
             figures.seconds.add(seconds)
 
     def count(self, metric: Metric, times: int = 1) -> None:
+        """Add to a counter."""
         self._new.counts[metric] += times
 
     def observe(self, metric: Metric, seconds: float) -> None:
+        """Add a duration to a histogram."""
         self._new.spreads.setdefault(metric, Histogram()).add(seconds)
 
     def watch(self, metric: Metric, gauge: Callable[[], int]) -> None:
-        """From here on `gauge` says where a metric stands."""
+        """Register the function that returns the present value of a gauge."""
         self._gauges[metric] = gauge
 
     def sample(self) -> None:
-        """Note where every gauge stands."""
+        """Record the present value of every gauge."""
         for metric, level in self.levels().items():
             self._new.samples.setdefault(metric, Counter())[level] += 1
 
     def levels(self) -> dict[Metric, int]:
+        """Return the present value of every gauge."""
         return {metric: gauge() for metric, gauge in self._gauges.items()}
 
     def take(self) -> Figures:
-        """What is new since this was last asked for."""
+        """Return the figures since the previous call."""
         new, self._new = self._new, Figures()
         self._taken.merge(new)
         return new
 
     def totals(self) -> Figures:
-        """All since the start."""
+        """Return the figures since the start of the process."""
         totals = Figures()
         totals.merge(self._taken)
         totals.merge(self._new)
@@ -123,7 +130,7 @@ class Meter:
 
 
 def together(handlers: Iterable[HandlerFigures]) -> HandlerFigures:
-    """Of all handlers as if they were one."""
+    """Return the figures of several handlers as if they were one."""
     figures = HandlerFigures()
     for one in handlers:
         figures.merge(one)
@@ -131,9 +138,9 @@ def together(handlers: Iterable[HandlerFigures]) -> HandlerFigures:
 
 
 def peak_memory_bytes() -> int:
-    """The most that this process has had in memory at once.
+    """Return the maximum memory of this process in bytes.
 
-    From /proc where it tells: Linux's getrusage includes what the process was before it became this program.
+    It comes from /proc if available: on Linux, getrusage includes the memory of the process before it ran exec.
     """
     with suppress(OSError):
         for line in _STATUS.read_text().splitlines():

@@ -1,7 +1,7 @@
-"""What a minute has brought as calls of PutMetricData. Pure; CloudWatch's limits are named here.
+"""Convert the figures of a minute to calls of PutMetricData, within CloudWatch's limits. Pure.
 
-Seconds travel as the values of their histogram with a count for each, so CloudWatch can tell percentiles, to within the
-histogram's error. A count is sent also when it is 0: that nothing failed is news.
+Durations are sent as the values of their histogram with a count for each, so that CloudWatch can compute percentiles
+with the histogram's error. A count of 0 is sent, too: it shows that nothing failed.
 """
 
 from collections import Counter
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 VALUES_IN_ENTRY = 150
 ENTRIES_IN_CALL = 1_000
 CALL_BYTES = 1_000_000
-_ENTRY_BYTES = 1_000  # at most, beside its values: a name, a time, two dimensions
-_VALUE_BYTES = 100  # at most, with its count, in any of CloudWatch's protocols
+_ENTRY_BYTES = 1_000  # upper bound for an entry without its values: a name, a time and two dimensions
+_VALUE_BYTES = 100  # upper bound for a value with its count, in any of CloudWatch's protocols
 
-Values = Sequence[tuple[float, int]]  # each with how often there was one like it
+Values = Sequence[tuple[float, int]]  # each value with the number of its occurrences
 
 
 def entries(figures: Figures, program: Program, service: str, at: float) -> Iterator["MetricDatumTypeDef"]:
-    """`service` is which Penstock this is, `at` the end of the minute."""
+    """Yield the entries for CloudWatch. `service` is PENSTOCK_NAME; `at` is the end of the minute since the epoch."""
     dimensions: list[DimensionTypeDef] = [
         {"Name": "Service", "Value": service},
         {"Name": "Program", "Value": str(program)},
@@ -56,6 +56,7 @@ def _values(metric: Metric, figures: Figures, overall: HandlerFigures) -> Values
 
 
 def count_of(metric: Metric, figures: Figures, overall: HandlerFigures) -> int:
+    """Return the value of a counter. Counters of attempts come from `overall`, the others from `figures`."""
     match metric:
         case Metric.OPERATIONS_SUCCEEDED:
             return overall.succeeded
@@ -68,7 +69,7 @@ def count_of(metric: Metric, figures: Figures, overall: HandlerFigures) -> int:
 
 
 def calls(data: Iterable["MetricDatumTypeDef"]) -> Iterator[list["MetricDatumTypeDef"]]:
-    """Neighbouring entries that go in one call."""
+    """Yield lists of entries, each as many as fit into one call."""
     call: list[MetricDatumTypeDef] = []
     size = 0
     for entry in data:

@@ -1,6 +1,6 @@
-"""Every metric by name, with its unit, who measures it, and its meaning. Gathered in `meter.py`.
+"""All metrics with their names, their units, the programs that measure them, and their meanings.
 
-The names are those in CloudWatch, in the namespace `Penstock`; `infra/README.md` has them as a table.
+The names are those in CloudWatch, in the namespace `Penstock`. The documentation for operators has the same table.
 """
 
 from enum import StrEnum
@@ -8,14 +8,14 @@ from typing import Self
 
 
 class Program(StrEnum):
-    """Who measures."""
+    """The program that measures a metric."""
 
     SERVICE = "service"
     CONSUMER = "consumer"
 
 
 class Unit(StrEnum):
-    """As CloudWatch calls it."""
+    """The unit of a metric, as CloudWatch calls it."""
 
     COUNT = "Count"
     SECONDS = "Seconds"
@@ -25,7 +25,7 @@ _BOTH = (Program.SERVICE, Program.CONSUMER)
 
 
 class Metric(StrEnum):
-    """Its value is its name in CloudWatch. Dimensions are `Service`, which is PENSTOCK_NAME, and `Program`."""
+    """A metric. Its value is its name in CloudWatch; its dimensions are `Service` (PENSTOCK_NAME) and `Program`."""
 
     unit: Unit
     programs: tuple[Program, ...]
@@ -37,54 +37,74 @@ class Metric(StrEnum):
         metric.unit, metric.programs, metric.meaning = unit, programs, meaning
         return metric
 
-    OPERATIONS_SUCCEEDED = "OperationsSucceeded", Unit.COUNT, _BOTH, "Attempts that ended an operation as succeeded."
-    OPERATIONS_FAILED = "OperationsFailed", Unit.COUNT, _BOTH, "Attempts that ended an operation as failed."
-    OPERATIONS_RETRIED = "OperationsRetried", Unit.COUNT, _BOTH, "Attempts that failed and left another one to come."
-    HANDLER_SECONDS = "HandlerSeconds", Unit.SECONDS, _BOTH, "What a handler took for one attempt."
+    OPERATIONS_SUCCEEDED = "OperationsSucceeded", Unit.COUNT, _BOTH, "Attempts after which an operation has succeeded."
+    OPERATIONS_FAILED = "OperationsFailed", Unit.COUNT, _BOTH, "Attempts after which an operation has failed."
+    OPERATIONS_RETRIED = (
+        "OperationsRetried",
+        Unit.COUNT,
+        _BOTH,
+        "Attempts that failed and are followed by another attempt.",
+    )
+    HANDLER_SECONDS = "HandlerSeconds", Unit.SECONDS, _BOTH, "Duration of one attempt of a handler."
     CHUNK_AGE_SECONDS = (
         "ChunkAgeSeconds",
         Unit.SECONDS,
         (Program.CONSUMER,),
-        "How long a chunk had stood on the queue, ready to run, when it was received.",
+        "Time that a chunk waited on the queue, ready to run, until it was received.",
     )
     CHUNK_SECONDS = (
         "ChunkSeconds",
         Unit.SECONDS,
         (Program.CONSUMER,),
-        "From a chunk's receipt to its acknowledgement: waiting for slots, handlers, recording.",
+        "Time from the receipt of a chunk to its acknowledgement: waiting for slots, running handlers, recording.",
     )
     IN_FLIGHT = (
         "InFlight",
         Unit.COUNT,
         (Program.CONSUMER,),
-        "Chunks that one consumer has received and not settled, looked at every second; 0 while it is idle.",
+        "Chunks that one consumer has received and not finished, sampled every second; 0 while it is idle.",
     )
     DEAD_LETTERS = (
         "DeadLetters",
         Unit.COUNT,
         _BOTH,
-        "Messages put into the dead letter queue: chunks of what finally failed, and what was set aside.",
+        "Messages sent to the dead letter queue: chunks of failed operations, and messages that are not chunks.",
     )
     BATCHES_SWEPT = (
         "BatchesSwept",
         Unit.COUNT,
         (Program.CONSUMER,),
-        "Batches that the sweeper ended because they were past their time.",
+        "Overdue batches that the sweeper finished.",
     )
     ACCEPT_SECONDS = (
         "AcceptSeconds",
         Unit.SECONDS,
         (Program.SERVICE,),
-        "From a valid batch to its acceptance: planning, and sending every chunk.",
+        "Time from the validation of a batch to its acceptance: planning, and sending all chunks.",
     )
-    HTTP_ANSWERS_2XX = "HttpAnswers2xx", Unit.COUNT, (Program.SERVICE,), "Answers 200 to 299, without health checks."
-    HTTP_ANSWERS_4XX = "HttpAnswers4xx", Unit.COUNT, (Program.SERVICE,), "Answers 400 to 499, without health checks."
-    HTTP_ANSWERS_5XX = "HttpAnswers5xx", Unit.COUNT, (Program.SERVICE,), "Answers 500 to 599, without health checks."
+    HTTP_ANSWERS_2XX = (
+        "HttpAnswers2xx",
+        Unit.COUNT,
+        (Program.SERVICE,),
+        "Responses with status 200 to 299, without health checks.",
+    )
+    HTTP_ANSWERS_4XX = (
+        "HttpAnswers4xx",
+        Unit.COUNT,
+        (Program.SERVICE,),
+        "Responses with status 400 to 499, without health checks.",
+    )
+    HTTP_ANSWERS_5XX = (
+        "HttpAnswers5xx",
+        Unit.COUNT,
+        (Program.SERVICE,),
+        "Responses with status 500 to 599, without health checks.",
+    )
     REJECTED_BY_LIMIT = (
         "RejectedByLimit",
         Unit.COUNT,
         (Program.SERVICE,),
-        "Requests that a limit refused (413 and 429); they are among HttpAnswers4xx, too.",
+        "Requests that were rejected because of a limit (413 and 429); HttpAnswers4xx includes them.",
     )
 
 
@@ -95,4 +115,5 @@ GAUGES = frozenset({Metric.IN_FLIGHT})
 
 
 def metrics_of(program: Program) -> list[Metric]:
+    """Return the metrics that a program measures."""
     return [metric for metric in Metric if program in metric.programs]

@@ -1,4 +1,4 @@
-"""Once a minute, and at the end, what is new goes into the log, a line for each handler, and to CloudWatch."""
+"""Report the new figures once a minute and at the end: one log line for each handler, and metrics to CloudWatch."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -13,22 +13,26 @@ from penstock.telemetry import Event, get_log
 PERIOD_SECONDS = 60.0
 SAMPLE_SECONDS = 1.0
 SEND_SECONDS = 15.0
-LAST_SEND_SECONDS = 2.0  # the program is about to end, and who stops it waits
+LAST_SEND_SECONDS = 2.0  # short, since the program is stopping
 
 
 class Publisher(Protocol):
+    """The port to CloudWatch."""
+
     async def publish(self, figures: Figures, within_seconds: float) -> None:
-        """Raises nothing."""
+        """Send the figures within this time. It raises no exception if this fails."""
 
 
 class Reporter:
+    """Samples the gauges every second and reports the new figures every minute."""
+
     def __init__(self, meter: Meter, publisher: Publisher | None, clock: Clock) -> None:
         self._meter = meter
         self._publisher = publisher
         self._clock = clock
 
     async def keep(self) -> None:
-        """Runs until it is cancelled."""
+        """Sample and report until the task is cancelled."""
         due_at = self._clock.monotonic() + PERIOD_SECONDS
         while True:
             await self._clock.sleep(SAMPLE_SECONDS)
@@ -36,9 +40,10 @@ class Reporter:
             now = self._clock.monotonic()
             if now >= due_at:
                 await self.report(SEND_SECONDS)
-                due_at = max(due_at + PERIOD_SECONDS, now)  # late by much: this process, or its machine, stood still
+                due_at = max(due_at + PERIOD_SECONDS, now)  # skip minutes in which the process was suspended
 
     async def report(self, within_seconds: float) -> None:
+        """Log the new figures of every handler and publish all new figures."""
         figures = self._meter.take()
         peak = peak_memory_bytes()
         for name, handler in sorted(figures.handlers.items()):
@@ -49,23 +54,24 @@ class Reporter:
 
 @asynccontextmanager
 async def reporting(meter: Meter, publisher: Publisher | None, clock: Clock) -> AsyncIterator[None]:
+    """Report while the context is open, and once more at its end."""
     reporter = Reporter(meter, publisher, clock)
-    keeping = _begin(reporter.keep())
+    regular = _start(reporter.keep())
     try:
         yield
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-        await asyncio.gather(_begin(reporter.report(LAST_SEND_SECONDS)), return_exceptions=True)
+        regular.cancel()
+        await asyncio.gather(regular, return_exceptions=True)
+        await asyncio.gather(_start(reporter.report(LAST_SEND_SECONDS)), return_exceptions=True)
 
 
-def _begin(telling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    task = asyncio.create_task(telling, name="reporter")
-    task.add_done_callback(_say_if_it_broke)
+def _start(report: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(report, name="reporter")
+    task.add_done_callback(_log_failure)
     return task
 
 
-def _say_if_it_broke(task: asyncio.Task[None]) -> None:
-    """A fault of ours. The program goes on: it is of more use without figures than not at all."""
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Log a bug in the reporter. The program goes on: it is more useful without metrics than not running."""
     if not task.cancelled() and (error := task.exception()) is not None:
         get_log().error(Event.REPORTER_BROKE, exc_info=error)
