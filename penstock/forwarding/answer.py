@@ -1,6 +1,7 @@
-"""What the answer of an upstream makes of an operation. Pure.
+"""Turn an upstream's response into the outcome of an operation. Pure.
 
-A 2xx is the operation's result. 429 and 5xx are tried again, not before the upstream wants it; anything else is final.
+A 2xx response is the operation's result. 429 and 5xx are tried again, after the delay in `Retry-After` if there is one.
+Any other response is final.
 """
 
 import re
@@ -20,25 +21,26 @@ from penstock.forwarding.upstream import without_secrets
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict
 from penstock.record import parse_recordable
 
-MOST_ERROR_BYTES = 8_192  # errors travel with their operations: to the table, and to the dead letter queue
+MOST_ERROR_BYTES = 8_192  # errors are stored with their operations in the table and in the dead letter queue
 MOST_ERROR_CHARACTERS = 2_000
 
 _QUERY_OR_FRAGMENT = re.compile(r"[?#]")
-_NOT_READABLE = "Answer not readable"
+_NOT_READABLE = "Unreadable response"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A verdict, but for whose it is. `error` is None where the operation succeeded."""
+    """The verdict of a forwarded request, still without its operation. `error` is None if the request succeeded."""
 
     status: int
     result: Any = None
     error: dict[str, Any] | None = None
-    rejected: bool = False  # trying again cannot help
-    is_passing: bool = False  # trying again may help
-    after_seconds: float | None = None  # when the upstream wants to be asked again
+    rejected: bool = False  # another attempt cannot help
+    is_passing: bool = False  # another attempt may help
+    after_seconds: float | None = None  # the delay that the upstream asks for
 
     def verdict(self, operation: Operation, max_attempts: int) -> Verdict:
+        """Return the verdict for this operation."""
         state = OutcomeState.SUCCEEDED if self.error is None else OutcomeState.FAILED
         outcome = Outcome(
             operation.index, operation.id, state, self.status, self.result, self.error, rejected=self.rejected
@@ -48,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An answer as it came. `is_cut`: `content` is not all of it, since that is more than is kept."""
+    """A response as it was received. If `is_cut`, it was too large, and `content` is only the beginning of its body."""
 
     host: str
     status: int
@@ -64,41 +66,46 @@ class Received:
 
     @property
     def text(self) -> str:
-        """Raises ValueError where it is none."""
+        """Decode the body as text. Raises ValueError if it is not valid text."""
         try:
             text = self.content.decode(self.charset)
         except LookupError as error:
-            raise ValueError(f"its charset is {self.charset[:40]!a}") from error
-        text.encode()  # some charsets bring lone surrogates, which no record can hold
+            raise ValueError(f"its charset {self.charset[:40]!a} is unknown") from error
+        text.encode()  # fails for lone surrogates, which some charsets produce and a record cannot contain
         return text
 
 
 def conclude(received: Received, now: float) -> Answer:
+    """Return the verdict that follows from a response. `now` is seconds since the epoch, to read `Retry-After`."""
     status = received.status
     if 200 <= status <= 299:
         return _performed(received)
     if 300 <= status <= 399:
-        detail = f"{received.host} answered {status}, a redirect{_where(received)}; redirects are not followed."
+        detail = f"{received.host} answered {status}, a redirect{_where(received)}. Penstock does not follow redirects."
         return not_usable("Redirected", detail)
     if status == HTTPStatus.TOO_MANY_REQUESTS or 500 <= status <= 599:
         wait = wait_seconds(received.headers.get("Retry-After"), now)
         return Answer(status, error=_error(received), is_passing=True, after_seconds=wait)
     if 400 <= status <= 499:
         return Answer(status, error=_error(received), rejected=True)
-    return not_usable(_NOT_READABLE, f"{received.host} answered {status}, which is no status of an answer.")
+    return not_usable(_NOT_READABLE, f"{received.host} answered {status}, which is not a valid status of a response.")
 
 
 def not_usable(title: str, detail: str) -> Answer:
-    """An answer that cannot become an outcome, and would be the same another time."""
+    """Return the verdict for a response that cannot become a result and would be the same the next time."""
     return Answer(HTTPStatus.BAD_GATEWAY.value, error={"title": title, "detail": detail})
 
 
 def not_answered(status: HTTPStatus, title: str, detail: str) -> Answer:
+    """Return the verdict for a request without a response. It is tried again."""
     return Answer(status.value, error={"title": title, "detail": detail}, is_passing=True)
 
 
 def wait_seconds(retry_after: str | None, now: float) -> float | None:
-    """How long the upstream asks to wait, in seconds or until a date; None where it says nothing that can be read."""
+    """Return the delay in seconds from a `Retry-After` header, or None if it is missing or unreadable.
+
+    The header is a number of seconds or a date. The delay is at most LONGEST_WAIT_SECONDS.
+    """
     text = (retry_after or "").strip()
     if text.isascii() and text.isdecimal():
         return float(min(int(text[:10]), LONGEST_WAIT_SECONDS))
@@ -111,30 +118,37 @@ def wait_seconds(retry_after: str | None, now: float) -> float | None:
 
 
 def _performed(received: Received) -> Answer:
-    """What cannot be kept is a failure, though the upstream has done it: nobody is told of a result that is not it."""
-    did = f"{received.host} performed this operation and answered {received.status}"
+    """Return the verdict for a 2xx response.
+
+    If its body cannot be stored, the operation fails although the upstream performed it: a client must never get a
+    result that differs from the upstream's.
+    """
+    performed = f"{received.host} performed this operation and answered {received.status}"
     if received.is_cut:
-        return not_usable(
-            "Answer too large", f"{did} with more than the {len(received.content):,} bytes that are kept."
-        )
+        limit = len(received.content)
+        return not_usable("Response too large", f"{performed} with a body larger than the limit of {limit:,} bytes.")
     if not received.content.strip():
         return Answer(received.status)
     try:
         result = parse_recordable(received.content.removeprefix(BOM_UTF8)) if received.is_json else received.text
     except ValueError as error:
         kind = "JSON" if received.is_json else "JSON or text"
-        return not_usable(_NOT_READABLE, f"{did} with {received.media_type} that cannot be read as {kind}: {error}.")
+        detail = f"{performed} with {received.media_type} that cannot be read as {kind}: {error}."
+        return not_usable(_NOT_READABLE, detail)
     return Answer(received.status, result)
 
 
 def _where(received: Received) -> str:
-    """Without its query and its fragment, in which there may be tokens, and without a password."""
+    """Return the target of a redirect without its query, its fragment and its password: they may be secret."""
     location = without_secrets(_QUERY_OR_FRAGMENT.split(received.headers.get("Location", ""))[0])
     return f" to {location[:MOST_ERROR_CHARACTERS]!a}" if location else ""
 
 
 def _error(received: Received) -> dict[str, Any]:
-    """Shaped as all are. What is said in JSON is kept whole: a problem (RFC 9457) as it is, anything else as `body`."""
+    """Return the error of a response, with `title` and `detail` as in all errors.
+
+    A JSON problem (RFC 9457) is kept completely; other JSON becomes the member `body`.
+    """
     error = {"title": _phrase(received.status), "detail": f"{received.host} answered {received.status}."}
     if received.is_json and not received.is_cut and len(received.content) <= MOST_ERROR_BYTES:
         try:
@@ -142,7 +156,7 @@ def _error(received: Received) -> dict[str, Any]:
             whole = error | _members(body)
             parse_recordable(to_json(whole))
         except ValueError:
-            pass  # then as text
+            pass  # it is not valid JSON: the text below is used
         else:
             return whole
     text = received.content.decode(errors="replace")[:MOST_ERROR_CHARACTERS].strip()
@@ -152,8 +166,8 @@ def _error(received: Received) -> dict[str, Any]:
 
 
 def _members(body: Any) -> dict[str, Any]:
-    said = [body[name] for name in ("title", "detail") if name in body] if isinstance(body, dict) else []
-    if said and all(isinstance(words, str) for words in said):
+    texts = [body[name] for name in ("title", "detail") if name in body] if isinstance(body, dict) else []
+    if texts and all(isinstance(text, str) for text in texts):
         return {name: value for name, value in body.items() if name != "status"}
     return {} if body is None else {"body": body}
 
@@ -162,4 +176,4 @@ def _phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
-        return "Refused" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "Failed"
+        return "Rejected" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "Failed"

@@ -1,7 +1,7 @@
-"""Forwarding: an operation becomes a request to an existing API, and the answer its outcome.
+"""Forward operations: an operation becomes a request to an existing API, and the response becomes its outcome.
 
-Redirects are not followed, cookies are not kept, and no proxy and no `.netrc` of the environment is looked at: a
-request goes to the configured host, with what is said here, or not at all.
+A request goes only to the configured host, and only with the headers that are set here. Redirects are not followed,
+cookies are not kept, and proxies and `.netrc` files of the environment are ignored.
 """
 
 import inspect
@@ -33,23 +33,23 @@ DEFAULT_RESULT_BYTES = 262_144
 DEFAULT_CONNECTIONS = 10
 CONNECT_SECONDS = 10.0
 
-# What an application adds to every request: headers, or who makes them anew for each, such as a token that expires.
+# The headers that an application adds to every request. A function is called for each, for example to renew a token.
 AddedHeaders = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
 _USER_AGENT = f"penstock/{version('penstock')}"
 _SIGNATURE = Signature(path_parameters={}, context_parameter="context")
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientConnectorDNSError, "its name could not be resolved"),
-    (aiohttp.ClientConnectorSSLError, "TLS could not be agreed on; it may speak http:// instead of https://"),
+    (aiohttp.ClientConnectorSSLError, "the TLS handshake failed; the server may need http:// instead of https://"),
     (aiohttp.ServerTimeoutError, "it did not answer in time"),
     (aiohttp.ServerDisconnectedError, "it closed the connection"),
-    (aiohttp.ClientPayloadError, "it broke off in the middle"),
-    (aiohttp.ClientResponseError, "what it sent is not HTTP"),
+    (aiohttp.ClientPayloadError, "the response ended early"),
+    (aiohttp.ClientResponseError, "the response is not valid HTTP"),
 )
 
 
 class Connections:
-    """To all upstreams of a process: opened with the first request, kept for the next, closed at the end of `open`."""
+    """The connections of a process to all upstreams. The first request opens the session; leaving `open` closes it."""
 
     def __init__(self) -> None:
         self._for_each_host = DEFAULT_CONNECTIONS
@@ -57,6 +57,7 @@ class Connections:
 
     @asynccontextmanager
     async def open(self, for_each_host: int) -> AsyncIterator[None]:
+        """Allow at most `for_each_host` connections to each host, and close all of them at the end."""
         self._for_each_host = for_each_host
         try:
             yield
@@ -67,27 +68,29 @@ class Connections:
 
     @property
     def session(self) -> aiohttp.ClientSession:
+        """Return the session, and open it if this is the first request."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._for_each_host),
-                cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies would go along with another's operations
-                skip_auto_headers=(hdrs.CONTENT_TYPE,),  # where there is no body, nothing is said of one
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the rest is the runner's
+                cookie_jar=aiohttp.DummyCookieJar(),  # otherwise cookies would leak between clients
+                skip_auto_headers=(hdrs.CONTENT_TYPE,),  # a request without a body has no Content-Type
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the runner limits the rest
             )
         return self._session
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What was registered: where to, and what goes along."""
+    """A registered forward: its upstream, and the headers of its requests."""
 
     upstream: Upstream
-    passed: tuple[str, ...]  # headers of the batch's request that go along
+    passed: tuple[str, ...]  # names, in lower case, of headers of the batch's request that operations carry
     added: AddedHeaders
     most_bytes: int
     connections: Connections
 
     async def ask(self, method: str, url: URL, content: bytes | None, context: Context[Any]) -> Answer:
+        """Send one request and return its verdict. `content` is the JSON body, or None for no body."""
         headers = await self._headers(content, context)
         body = None if content is None else io.BytesIO(content)
         try:
@@ -97,10 +100,10 @@ class Forward:
                 received = await self._receive(response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             detail = f"{self.upstream.host} could not be reached: {_reason(error)}."
-            return not_answered(HTTPStatus.SERVICE_UNAVAILABLE, "Not reached", detail)
+            return not_answered(HTTPStatus.SERVICE_UNAVAILABLE, "Upstream unavailable", detail)
         except aiohttp.ClientError as error:
-            detail = f"{self.upstream.host} gave no whole answer: {_reason(error)}."
-            return not_answered(HTTPStatus.BAD_GATEWAY, "Not answered", detail)
+            detail = f"{self.upstream.host} sent no complete response: {_reason(error)}."
+            return not_answered(HTTPStatus.BAD_GATEWAY, "No response", detail)
         return conclude(received, time.time())
 
     async def _headers(self, content: bytes | None, context: Context[Any]) -> CIMultiDict[str]:
@@ -117,7 +120,10 @@ class Forward:
         return headers
 
     async def _receive(self, response: aiohttp.ClientResponse) -> Received:
-        """No more of it than is kept, however well it is packed; the rest is left, and the connection with it."""
+        """Read the response up to the size limit, which applies to the decompressed size.
+
+        The rest of a larger response is not read, and its connection is closed.
+        """
         content = bytearray()
         while len(content) <= self.most_bytes and (piece := await response.content.readany()):
             content += piece
@@ -134,7 +140,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class ForwardRoute(Route):
-    """A route whose path ends with all that follows its last slash, and whose handler is an upstream."""
+    """A route whose handler is an upstream. Its path ends with `{path}`, which matches everything that follows."""
 
     forward: Forward
 
@@ -148,7 +154,7 @@ class ForwardRoute(Route):
         except InvalidPath as error:
             flaws.append(Flaw("/path", str(error)))
         if body is not None and self.method == hdrs.METH_GET:
-            flaws.append(Flaw("/body", "A GET is forwarded without a body; what it asks for stands in its path."))
+            flaws.append(Flaw("/body", "A GET is forwarded without a body. Put its parameters into the path."))
         if flaws:
             raise InvalidOperation(flaws)
         if body is None:
@@ -169,24 +175,26 @@ def build_forward_routes(
     max_result_bytes: int,
     connections: Connections,
 ) -> list[ForwardRoute]:
-    """A route for each method. Raises Misconfigured when the forward cannot be used as it is written."""
+    """Build a route for each method. Raises Misconfigured if an argument is invalid."""
     where = f"forward({path!r})"
     if not path.startswith("/") or not path.endswith("/" + REST) or path.count("{") != 1:
-        raise Misconfigured(f"End the path of {where} with /{REST}, which takes all that follows, and begin it with /.")
+        raise Misconfigured(
+            f"The path of {where} is invalid. Start it with / and end it with /{REST}, which matches all that follows."
+        )
     check_route(where, path, policy)
     if isinstance(headers, str):
-        raise Misconfigured(f"Give {where} its headers as a list of names, not as one text, {headers!r}.")
+        raise Misconfigured(f"The headers of {where} are one text, {headers!r}. Pass a list of names.")
     if max_result_bytes < 1:
-        raise Misconfigured(f"Give {where} a max_result_bytes of at least 1, not {max_result_bytes}.")
+        raise Misconfigured(f"The max_result_bytes of {where} is {max_result_bytes}. Use at least 1.")
     try:
         upstream = read_upstream(to)
     except ValueError as error:
-        raise Misconfigured(f"Mend the URL of {where}, {without_secrets(to)!r}: {error}.") from error
+        raise Misconfigured(f"The URL of {where}, {without_secrets(to)!r}, is invalid: {error}.") from error
     try:
         passed = tuple(name.lower() for name in check_passed(headers))
         added = add_headers if callable(add_headers) else check_added(add_headers or {})
     except ValueError as error:
-        raise Misconfigured(f"Mend the headers of {where}: {error}.") from error
+        raise Misconfigured(f"The headers of {where} are invalid: {error}.") from error
     forward = Forward(upstream, passed, added, max_result_bytes, connections)
     pattern = re.compile(re.escape(path.removesuffix(REST)) + ".*", re.DOTALL)
     return [
@@ -196,9 +204,9 @@ def build_forward_routes(
 
 
 def _reason(error: aiohttp.ClientError) -> str:
-    """Why there is no answer, in a few words, without what was asked for."""
+    """Return why there is no response, in a few words and without the URL, which may contain secrets."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate was refused, {getattr(error.certificate_error, 'verify_message', 'unverified')}"
+        return f"its certificate is invalid, {getattr(error.certificate_error, 'verify_message', 'unverified')}"
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words

@@ -1,4 +1,4 @@
-"""Which headers a forwarded operation takes along: what may be passed on, what may be added, and its key. Pure."""
+"""The headers of a forwarded operation: which may be passed on, which may be added, and its idempotency key. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t -~]*")
 
-# They are about one connection or one body, and both are ours.
+# These headers are about one connection or one body, and Penstock makes both.
 _OURS = frozenset(
     {
         "accept-encoding",
@@ -29,14 +29,17 @@ _OURS = frozenset(
         "upgrade",
     }
 )
-# What the client of a batch says with these is about the batch.
+# In a batch's request these headers are about the batch, not about its operations.
 _OF_THE_BATCH = frozenset({"accept", "host", "prefer"})
 
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
 def check_passed(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of headers that a batch's request passes on to its operations. Raises ValueError."""
+    """Return the names of headers that operations may carry from the batch's request.
+
+    Raises ValueError if a name is invalid or not allowed.
+    """
     checked = tuple(names)
     for name in checked:
         _check_name(name, _OURS | _OF_THE_BATCH)
@@ -44,26 +47,30 @@ def check_passed(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_added(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that the application adds. Raises ValueError, without their values: those may be secrets."""
+    """Return the headers that the application adds.
+
+    Raises ValueError if a header is invalid. The message does not contain its value, which may be secret.
+    """
     for name, value in headers.items():
         _check_name(name, _OURS)
         if not is_plain(value):
-            raise ValueError(f"write the value of {name} in printable ASCII, on one line")
+            raise ValueError(f"the value of {name} must be one line of printable ASCII")
     return dict(headers)
 
 
 def is_plain(value: object) -> bool:
+    """Return True if the value is a text of printable ASCII, spaces and tabs."""
     return isinstance(value, str) and _VALUE.fullmatch(value) is not None
 
 
 def to_key_header(key: str) -> str:
-    """A key as a string of structured fields (RFC 9651). That is ASCII: any other character is percent-encoded."""
+    """Return the key as a string of structured fields (RFC 9651). Characters outside ASCII are percent-encoded."""
     plain = quote(key, safe=_PRINTABLE, errors="replace").replace("\\", r"\\").replace('"', r"\"")
     return f'"{plain}"'
 
 
 def _check_name(name: str, excluded: frozenset[str]) -> None:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a header")
+        raise ValueError(f"{name!r} is not a valid header name")
     if name.lower() in excluded:
-        raise ValueError(f"leave {name} out: Penstock sets it itself, or it is about the batch")
+        raise ValueError(f"remove {name}: Penstock sets this header itself, or it is about the batch")

@@ -1,7 +1,7 @@
-"""An existing API that operations are forwarded to: its URL, and what the path of an operation is there. Pure.
+"""An upstream is an existing API that operations are forwarded to. This module builds the URLs of the requests. Pure.
 
-Nothing but the host of that URL is ever asked, and nothing beside or above the path in it: what a path of an operation
-could be read as beyond that is refused, also if it takes a server that decodes it once too often.
+A request never leaves the host and the path prefix of the configured URL. An operation is rejected if its path could be
+read as any other place, even by a server that decodes the path more than once.
 """
 
 import re
@@ -21,59 +21,70 @@ _SLASHES = re.compile(r"[/\\]")
 _KEPT_IN_PATH = "/%:@!$&'()*+,;=[]~"
 _KEPT_IN_QUERY = _KEPT_IN_PATH + "?"
 
-_EXAMPLES = "write it as https://api.example.com or http://localhost:3000/v1"
+_TWO_SLASHES = "Start the path with one slash: two slashes would start a host name."
+_EXAMPLES = "write a URL such as https://api.example.com or http://localhost:3000/v1"
 
 
 class InvalidPath(Exception):
-    """A path that cannot be asked for, or that could be read as another; the message says what to write."""
+    """The path of an operation is invalid or could be read as another path. The message says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """`takes_rest`: its own path takes the place of what stands before the rest of an operation's."""
+    """The URL of an upstream.
+
+    If `takes_rest` is True, the prefix replaces the beginning of an operation's path up to the part that `{path}`
+    matched. Otherwise the whole path is appended to the prefix.
+    """
 
     scheme: str
-    host: str  # and the port, where the URL has one
+    host: str  # with the port, if the URL has one
     prefix: str
     takes_rest: bool = False
 
     def target(self, path: str, rest_begins: int) -> URL:
-        """Where to ask for an operation's path, whose rest begins at that place. Raises InvalidPath."""
+        """Return the URL for the path of an operation. Raises InvalidPath.
+
+        `rest_begins` is the position in the path at which the part that `{path}` matches starts.
+        """
         check_path(path)
-        asked, _, query = path.partition("?")
-        there = self.prefix + (asked[rest_begins:] if self.takes_rest else asked)
-        if there.startswith("//"):
-            raise InvalidPath("Write one slash where the path begins: after two stands a host.")
+        without_query, _, query = path.partition("?")
+        target = self.prefix + (without_query[rest_begins:] if self.takes_rest else without_query)
+        if target.startswith("//"):
+            raise InvalidPath(_TWO_SLASHES)
         return URL.build(
             scheme=self.scheme,
             authority=self.host,
-            path=quote(there, safe=_KEPT_IN_PATH),
+            path=quote(target, safe=_KEPT_IN_PATH),
             query_string=quote(query, safe=_KEPT_IN_QUERY),
             encoded=True,
         )
 
 
 def read_upstream(url: str) -> Upstream:
-    """Raises ValueError, whose words say what to write, without the URL: it may hold a password."""
+    """Parse the URL of an upstream.
+
+    Raises ValueError if it is invalid. The message does not contain the URL, which may contain a password.
+    """
     scheme, _, rest = url.partition("://")
     if scheme not in {"http", "https"} or not rest:
-        raise ValueError(f"{_EXAMPLES}: it begins with neither https:// nor http://")
+        raise ValueError(f"{_EXAMPLES}: it starts with neither https:// nor http://")
     if "@" in rest.partition("/")[0]:
         raise ValueError(
-            "leave the user and the password out; PENSTOCK_UPSTREAM_AUTHORIZATION, or add_headers=, is the place"
+            "remove the user and the password; use PENSTOCK_UPSTREAM_AUTHORIZATION or add_headers= instead"
         )
     if "?" in rest or "#" in rest:
-        raise ValueError("leave out the query, from ? or # on: every operation brings its own")
+        raise ValueError("remove the query or fragment, from ? or # on: each operation has its own query")
     takes_rest = rest.endswith("/" + REST)
     plain = url.removesuffix(REST) if takes_rest else url
     if "{" in plain or "}" in plain:
-        raise ValueError(f"let {REST} be the last of its path, or leave it out")
+        raise ValueError(f"write {REST} only at the end of its path, or remove it")
     try:
         check_path("/" + plain.partition("://")[2])
         parsed = URL(plain)
         host = parsed.host
     except (InvalidPath, ValueError) as error:
-        raise ValueError(f"{_EXAMPLES}: it is no URL") from error
+        raise ValueError(f"{_EXAMPLES}: it is not a valid URL") from error
     if not host:
         raise ValueError(f"{_EXAMPLES}: it has no host")
     prefix = parsed.raw_path if takes_rest else parsed.raw_path.rstrip("/")
@@ -81,7 +92,7 @@ def read_upstream(url: str) -> Upstream:
 
 
 def without_secrets(url: str) -> str:
-    """A URL as it may be shown, however wrong it is: without what may be a password, or a key in its query."""
+    """Return a URL, valid or not, as it may be logged: without its user, password and query, which may be secret."""
     shown, mark, _ = url.partition("?")
     scheme, separator, rest = shown.partition("://")
     before, rest = (scheme + separator, rest) if separator else ("", shown)
@@ -89,28 +100,28 @@ def without_secrets(url: str) -> str:
 
 
 def check_path(path: str) -> None:
-    """Raises InvalidPath for a path, with its query, that is not one in a URL or may be read as another."""
+    """Raise InvalidPath if a path, with its query, is not valid in a URL or could be read as another path."""
     if not path.startswith("/"):
-        raise InvalidPath("Begin the path with a slash.")
+        raise InvalidPath("Start the path with a slash.")
     if found := _NOT_IN_A_PATH.search(path):
-        raise InvalidPath(f"Write the character {found[0]!a} percent-encoded, or leave it out.")
+        raise InvalidPath(f"Percent-encode the character {found[0]!a}, or remove it.")
     if _STRAY_PERCENT.search(path):
-        raise InvalidPath("Write a percent sign as %25; two hexadecimal digits follow any other.")
+        raise InvalidPath("Write a percent sign as %25, unless two hexadecimal digits follow it.")
     if path.startswith("//"):
-        raise InvalidPath("Write one slash where the path begins: after two stands a host.")
+        raise InvalidPath(_TWO_SLASHES)
     for reading in _readings(path.partition("?")[0]):
         if _CONTROL.search(reading):
-            raise InvalidPath("Leave control characters out of the path, percent-encoded ones too.")
+            raise InvalidPath("Remove control characters from the path, including percent-encoded ones.")
         if any(piece.partition(";")[0] in {".", ".."} for piece in _SLASHES.split(reading)):
-            raise InvalidPath("Write the path without . and .. in it, percent-encoded ones too.")
+            raise InvalidPath("Remove . and .. from the path, including percent-encoded ones.")
 
 
 def _readings(path: str) -> Iterator[str]:
-    """The path, and what servers make of it that decode it once, or several times. Raises InvalidPath for too many."""
+    """Yield the path as it is, decoded once, decoded twice, and so on. Raises InvalidPath after too many levels."""
     for _ in range(_MOST_DECODINGS + 1):
         yield path
         decoded = unquote(path, errors="replace") if "%" in path else path
         if decoded == path:
             return
         path = decoded
-    raise InvalidPath(f"Percent-encode the path once, not more than {_MOST_DECODINGS} times.")
+    raise InvalidPath(f"Percent-encode the path only once. It is encoded more than {_MOST_DECODINGS} times.")

@@ -79,7 +79,7 @@ def test_what_cannot_be_kept_is_a_final_failure_that_says_it_was_performed(
 ) -> None:
     answer = receive(201, content, media_type, charset=charset)
     assert answer.error is not None
-    assert (answer.status, answer.error["title"]) == (502, "Answer not readable")
+    assert (answer.status, answer.error["title"]) == (502, "Unreadable response")
     assert answer.error["detail"].startswith(f"api.example performed this operation and answered 201 with {media_type}")
     assert not answer.is_passing
     assert not answer.rejected
@@ -90,9 +90,9 @@ def test_answer_that_is_too_large_says_how_much_is_kept() -> None:
     assert answer == Answer(
         502,
         error={
-            "title": "Answer too large",
-            "detail": "api.example performed this operation and answered 200 with more than the 5,000 bytes that are "
-            "kept.",
+            "title": "Response too large",
+            "detail": "api.example performed this operation and answered 200 with a body larger than the limit "
+            "of 5,000 bytes.",
         },
     )
 
@@ -120,12 +120,12 @@ def test_redirect_is_a_final_failure_that_says_so(status: int) -> None:
             502,
             error={
                 "title": "Redirected",
-                "detail": f"api.example answered {status}, a redirect to 'https://evil.example/x'; redirects are not "
-                "followed.",
+                "detail": f"api.example answered {status}, a redirect to 'https://evil.example/x'. Penstock does not "
+                "follow redirects.",
             },
         )
     assert "secret" not in str(receive(status, headers={"Location": "https://u:secret@evil.example"}).error)
-    assert "redirect;" in str(receive(status).error)
+    assert "redirect." in str(receive(status).error)
 
 
 @pytest.mark.parametrize("status", [0, 101, 199, 600, 999])
@@ -173,7 +173,7 @@ def test_error_has_the_shape_of_all_and_keeps_what_the_upstream_says(
     assert receive(409, content, media_type).error == error
 
 
-@pytest.mark.parametrize(("status", "title"), [(404, "Not Found"), (499, "Refused"), (520, "Failed")])
+@pytest.mark.parametrize(("status", "title"), [(404, "Not Found"), (499, "Rejected"), (520, "Failed")])
 def test_title_is_that_of_the_status(status: int, title: str) -> None:
     error = receive(status).error
     assert error is not None

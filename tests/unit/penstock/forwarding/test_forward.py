@@ -200,7 +200,7 @@ async def test_redirect_is_not_followed(upstream: ToyUpstream, stranger: ToyUpst
         outcome = final(await perform(operations, "/away"))
     assert outcome.status == 502
     assert detail(outcome) == (
-        f"{upstream.host} answered {status}, a redirect to '{stranger.url}/x'; redirects are not followed."
+        f"{upstream.host} answered {status}, a redirect to '{stranger.url}/x'. Penstock does not follow redirects."
     )
 
 
@@ -274,7 +274,7 @@ async def test_cookies_are_not_kept(upstream: ToyUpstream) -> None:
     [
         ("/missing", 404, {"type": "about:blank", "title": "No such thing", "detail": "It is not here."}),
         ("/taken", 409, {"title": "Conflict", "body": {"error": "taken"}}),
-        ("/garbage", 502, {"title": "Answer not readable"}),
+        ("/garbage", 502, {"title": "Unreadable response"}),
     ],
 )
 async def test_final_failure_tells_what_the_upstream_said(
@@ -326,8 +326,8 @@ async def test_no_more_is_read_than_is_kept(upstream: ToyUpstream, *, is_packed:
     upstream.answers["large"] = answer
     async with forwarding(upstream.url, max_result_bytes=1_000) as operations:
         outcome = final(await perform(operations, "/large"))
-    assert (outcome.status, outcome.error and outcome.error["title"]) == (502, "Answer too large")
-    assert "more than the 1,000 bytes that are kept" in detail(outcome)
+    assert (outcome.status, outcome.error and outcome.error["title"]) == (502, "Response too large")
+    assert "larger than the limit of 1,000 bytes" in detail(outcome)
 
 
 @pytest.mark.parametrize(("size", "status"), [(1_000, 200), (1_001, 502)])
@@ -374,9 +374,9 @@ async def raw_server(answer: bytes) -> AsyncIterator[str]:
     ("answer", "told"),
     [
         (b"", "it closed the connection"),
-        (b"no HTTP at all\r\n\r\n", "what it sent is not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "it broke off in the middle"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "what it sent is not HTTP"),
+        (b"no HTTP at all\r\n\r\n", "the response is not valid HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "the response ended early"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "the response is not valid HTTP"),
     ],
 )
 async def test_answer_that_is_none_is_tried_again(answer: bytes, told: str) -> None:
@@ -384,8 +384,8 @@ async def test_answer_that_is_none_is_tried_again(answer: bytes, told: str) -> N
         outcome = passing(await perform(operations, "/x"))
     assert outcome.status == 502
     assert outcome.error is not None
-    assert outcome.error["title"] == "Not answered"
-    assert detail(outcome) == f"{host} gave no whole answer: {told}."
+    assert outcome.error["title"] == "No response"
+    assert detail(outcome) == f"{host} sent no complete response: {told}."
 
 
 async def test_upstream_that_is_not_there_is_tried_again() -> None:
@@ -395,7 +395,7 @@ async def test_upstream_that_is_not_there_is_tried_again() -> None:
         outcome = passing(await perform(operations, "/secret?key=secret", body="secret"))
     assert outcome.status == 503
     assert outcome.error is not None
-    assert outcome.error["title"] == "Not reached"
+    assert outcome.error["title"] == "Upstream unavailable"
     assert detail(outcome) == f"{host} could not be reached: Connection refused."
 
 
@@ -472,7 +472,7 @@ async def test_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) ->
     async with toy_upstream(self_signed(tmp_path)) as upstream, forwarding(upstream.url) as operations:
         outcome = passing(await perform(operations, "/x"))
     assert detail(outcome) == (
-        f"{upstream.host} could not be reached: its certificate was refused, self-signed certificate."
+        f"{upstream.host} could not be reached: its certificate is invalid, self-signed certificate."
     )
     assert upstream.requests == []
 
@@ -481,7 +481,7 @@ async def test_upstream_that_speaks_no_tls_is_told_so(upstream: ToyUpstream) -> 
     async with forwarding(f"https://{upstream.host}") as operations:
         outcome = passing(await perform(operations, "/x"))
     assert detail(outcome) == (
-        f"{upstream.host} could not be reached: TLS could not be agreed on; it may speak http:// instead of https://."
+        f"{upstream.host} could not be reached: the TLS handshake failed; the server may need http:// instead of https://."
     )
 
 
@@ -538,7 +538,9 @@ def test_what_a_handler_is_there_for_is_not_forwarded_in_disguise(path: str) -> 
     operations.forward("/{path}", to="https://api.example")
     operations.get("/users")(handle)
     operations.get("/users/{a}/{b}")(_two)
-    with pytest.raises(InvalidOperation, match=r"^Write it as /users.*: GET /users.* has a handler, without query\.$"):
+    with pytest.raises(
+        InvalidOperation, match=r"^Write the path as /users.*: GET /users.* has a handler, which accepts no query\.$"
+    ):
         operations.match("GET", path)
 
 
@@ -567,21 +569,33 @@ def test_routes_are_few_however_many_paths_there_are() -> None:
 @pytest.mark.parametrize(
     ("path", "options", "told"),
     [
-        ("/api", {}, r"End the path of forward\('/api'\) with /{path}"),
-        ("api/{path}", {}, "and begin it with /"),
-        ("/api{path}", {}, "End the path"),
-        ("/{path}/x", {}, "End the path"),
-        ("/{id}/{path}", {}, "End the path"),
-        ("/{rest}", {}, "End the path"),
-        ("/{path}", {"to": "api.example"}, r"Mend the URL of forward\('/{path}'\), 'api.example': write it as https:"),
-        ("/{path}", {"to": "https://u:secret@api.example"}, r"'https://\*\*\*@api.example': leave the user"),
-        ("/{path}", {"methods": ["HEAD"]}, "Choose the methods .* from GET, POST, PUT, PATCH, DELETE; not HEAD"),
-        ("/{path}", {"headers": ["Host"]}, "Mend the headers of .*: leave Host out"),
-        ("/{path}", {"headers": "Host"}, "its headers as a list of names, not as one text, 'Host'"),
-        ("/{path}", {"add_headers": {"A": "secret\n"}}, "Mend the headers of .*: write the value of A"),
-        ("/{path}", {"timeout_seconds": 0}, "a timeout_seconds above 0"),
-        ("/{path}", {"max_attempts": 0}, "a max_attempts of at least 1"),
-        ("/{path}", {"max_result_bytes": 0}, "a max_result_bytes of at least 1"),
+        ("/api", {}, r"The path of forward\('/api'\) is invalid. .* end it with /{path}"),
+        ("api/{path}", {}, "Start it with /"),
+        ("/api{path}", {}, "end it with /{path}"),
+        ("/{path}/x", {}, "end it with /{path}"),
+        ("/{id}/{path}", {}, "end it with /{path}"),
+        ("/{rest}", {}, "end it with /{path}"),
+        (
+            "/{path}",
+            {"to": "api.example"},
+            r"The URL of forward\('/{path}'\), 'api.example', is invalid: write a URL such as https:",
+        ),
+        (
+            "/{path}",
+            {"to": "https://u:secret@api.example"},
+            r"'https://\*\*\*@api.example', is invalid: remove the user",
+        ),
+        (
+            "/{path}",
+            {"methods": ["HEAD"]},
+            "The method HEAD of .* is not supported. Use methods of GET, POST, PUT, PATCH, DELETE",
+        ),
+        ("/{path}", {"headers": ["Host"]}, "The headers of .* are invalid: remove Host"),
+        ("/{path}", {"headers": "Host"}, "The headers of .* are one text, 'Host'. Pass a list of names"),
+        ("/{path}", {"add_headers": {"A": "secret\n"}}, "The headers of .* are invalid: the value of A must be"),
+        ("/{path}", {"timeout_seconds": 0}, "The timeout_seconds of .* is 0"),
+        ("/{path}", {"max_attempts": 0}, "The max_attempts of .* is 0"),
+        ("/{path}", {"max_result_bytes": 0}, "The max_result_bytes of .* is 0"),
     ],
 )
 def test_forward_that_cannot_be_is_refused(path: str, options: dict[str, Any], told: str) -> None:
@@ -594,9 +608,9 @@ def test_forward_that_nothing_would_reach_is_refused() -> None:
     operations: Operations[Any] = Operations()
     operations.forward("/{path}", to="https://api.example", methods=["GET"])
     operations.forward("/api/{path}", to="https://api.example", methods=["POST"])
-    with pytest.raises(Misconfigured, match=r"before GET /{path}, which takes all of it"):
+    with pytest.raises(Misconfigured, match=r"since GET /{path} matches all its paths. Register it earlier"):
         operations.forward("/api/{path}", to="https://other.example")
-    with pytest.raises(Misconfigured, match=r"forward\('/{path}'\) once for GET\."):
+    with pytest.raises(Misconfigured, match=r"forward\('/{path}'\) is registered twice for GET\."):
         operations.forward("/{path}", to="https://other.example")
 
 

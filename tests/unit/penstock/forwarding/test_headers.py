@@ -34,15 +34,15 @@ def test_headers_about_the_caller_and_the_question_may_be_passed_on(name: str) -
     ],
 )
 def test_headers_about_the_connection_and_names_that_are_none_may_not(name: str) -> None:
-    with pytest.raises(ValueError, match=r"leave|is no name"):
+    with pytest.raises(ValueError, match=r"remove|is not a valid"):
         check_passed(["X-Any", name])
-    with pytest.raises(ValueError, match=r"leave|is no name"):
+    with pytest.raises(ValueError, match=r"remove|is not a valid"):
         check_added({name: "x"})
 
 
 @pytest.mark.parametrize("name", ["Host", "Prefer", "Accept"])
 def test_what_a_batch_says_of_itself_is_not_passed_on_but_may_be_added(name: str) -> None:
-    with pytest.raises(ValueError, match=f"leave {name} out"):
+    with pytest.raises(ValueError, match=f"remove {name}"):
         check_passed([name])
     assert check_added({name: "x"}) == {name: "x"}
 
@@ -50,7 +50,7 @@ def test_what_a_batch_says_of_itself_is_not_passed_on_but_may_be_added(name: str
 @pytest.mark.parametrize("value", ["secret\r\nHost: evil", "secret\n", "sécret", "secret\0", 5])
 def test_value_that_is_no_header_is_refused_and_not_shown(value: str) -> None:
     assert not is_plain(value)
-    with pytest.raises(ValueError, match="the value of Authorization in printable ASCII") as refused:
+    with pytest.raises(ValueError, match="the value of Authorization must be one line of printable ASCII") as refused:
         check_added({"Authorization": value})
     assert "secret" not in str(refused.value)
 
