@@ -1,4 +1,4 @@
-"""A batch: what a client submits, its states, its counts. Pure."""
+"""A batch is what a client submits. This module defines its fields, its states and its counts. Pure."""
 
 import itertools
 from collections.abc import Iterable
@@ -7,19 +7,21 @@ from enum import StrEnum
 
 from penstock.priority import Priority
 
-EARLY_SECONDS = 1.0  # clocks differ by less; what comes sooner before its time than this just runs
+EARLY_SECONDS = 1.0  # clocks differ by less than this, so a chunk that is early by less runs immediately
 
 
 class BatchState(StrEnum):
-    ACCEPTING = "accepting"  # its chunks are being sent; nothing of it may run
-    ABANDONED = "abandoned"  # it was not accepted in time: nothing of it will ever run
-    QUEUED = "queued"  # accepted; no consumer has begun
+    """The state of a batch. In every final state each operation has an outcome."""
+
+    ACCEPTING = "accepting"  # the front end is sending its chunks; no operation may run yet
+    ABANDONED = "abandoned"  # it was not accepted in time; no operation will ever run
+    QUEUED = "queued"  # it is accepted, and no consumer has started it
     PROCESSING = "processing"
-    CANCELLING = "cancelling"  # nothing more of it begins; what runs may finish
-    COMPLETED = "completed"  # every operation has its outcome, and one at least succeeded
-    FAILED = "failed"  # every operation has its outcome, and none succeeded; or it was stopped, and some are failed
-    CANCELLED = "cancelled"  # every operation has its outcome, some of them cancelled
-    EXPIRED = "expired"  # every operation has its outcome, some of them expired
+    CANCELLING = "cancelling"  # no further operation starts; running operations may finish
+    COMPLETED = "completed"  # final: at least one operation succeeded
+    FAILED = "failed"  # final: no operation succeeded, or the batch was stopped and at least one operation failed
+    CANCELLED = "cancelled"  # final: at least one operation was cancelled
+    EXPIRED = "expired"  # final: at least one operation expired
 
 
 UNACCEPTED_STATES = frozenset({BatchState.ACCEPTING, BatchState.ABANDONED})
@@ -28,16 +30,19 @@ OPEN_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING, BatchState.CA
 
 
 class Ending(StrEnum):
-    """What becomes of the operations of a batch that have not begun, once no more of them shall."""
+    """Why a batch ends early. Operations that have not started get the outcome of this name."""
 
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    FAILED = "failed"  # it has cost too many consumers their lives
+    FAILED = "failed"  # too many consumers died while they ran its chunks
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many operations have which outcome. Counts add up; those of a redrive take back what failed before."""
+    """The number of operations with each outcome.
+
+    The counts of a redriven chunk have a negative `failed`: they take back the failures that were counted before.
+    """
 
     succeeded: int = 0
     failed: int = 0
@@ -46,6 +51,7 @@ class Counts:
 
     @property
     def completed(self) -> int:
+        """Return the number of operations that have an outcome."""
         return self.succeeded + self.failed + self.cancelled + self.expired
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -59,13 +65,13 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class FailureLimit:
-    """More failures than `count`, and the rest of the batch is cancelled."""
+    """The rest of a batch is cancelled when more than `count` of its operations have failed."""
 
     count: int
 
     @classmethod
     def of_percent(cls, percent: float, total: int) -> "FailureLimit":
-        return cls(int(round(total * percent / 100, 6)))  # 0.57 % of 10,000 are 56.99999999999999 in floats
+        return cls(int(round(total * percent / 100, 6)))  # 0.57 % of 10,000 is 56.99999999999999 in floats
 
     def is_passed(self, counts: Counts) -> bool:
         return counts.failed > self.count
@@ -77,7 +83,10 @@ class FailureLimit:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Times are seconds since the epoch. `group_totals[g]` is the number of operations in group g."""
+    """A batch as the table stores it.
+
+    All times are seconds since the epoch. `group_totals[g]` is the number of operations in group g.
+    """
 
     id: str
     tenant: str
@@ -86,22 +95,22 @@ class Batch:
     chunk_count: int
     group_totals: tuple[int, ...]
     created_at: float
-    accept_by: float  # the acceptance lease: whoever finds it over and the batch not accepted, abandons it
-    deadline_at: float  # what has not ended by then is expired
-    expires_at: float  # when the table may forget it
+    accept_by: float  # end of the acceptance lease: after it, any program may abandon a batch that is not accepted
+    deadline_at: float  # operations that have not finished by then expire
+    expires_at: float  # when the table may delete the batch
     priority: Priority = Priority.NORMAL
-    not_before: float | None = None  # nothing of it runs sooner
+    not_before: float | None = None  # no operation runs before this time
     failure_limit: FailureLimit | None = None
-    has_own_ids: bool = False  # the client gave its operations ids; else they are their places
-    keys_from: str | None = None  # the batch whose id is in the operations' keys, where it is not this one
-    # Of its request, what forwarded operations take along: it may be a secret, and is shown nowhere.
+    has_own_ids: bool = False  # True if the client gave ids to its operations; otherwise an id is the index
+    keys_from: str | None = None  # the batch whose id the operations' keys contain, if it is another batch
+    # Headers of the request that forwarded operations carry. They may be secrets: never show or log them.
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     accepted_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
     finished_groups: frozenset[int] = frozenset()
-    ending: Ending | None = None  # why it is cancelling
-    reason: str | None = None  # the same in words, for people
+    ending: Ending | None = None  # why it ends early
+    reason: str | None = None  # the same as a sentence for people
 
     @property
     def key_prefix(self) -> str:
@@ -115,22 +124,25 @@ class Batch:
         return sum(self.group_totals[:group])
 
     def group_at(self, index: int) -> int:
-        """The group that operation `index` is in."""
+        """Return the number of the group that contains the operation at `index`."""
         ends = itertools.accumulate(self.group_totals)
         return next(group for group, end in enumerate(ends) if index < end)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether its acceptance lease is over by this clock. Clocks differ: the table decides what comes of it."""
+        """Return True if the acceptance lease has ended by this clock.
+
+        Clocks differ, so this is only a hint: the table's conditional write decides whether the batch is abandoned.
+        """
         return self.state is BatchState.ACCEPTING and now > self.accept_by
 
     def is_early(self, now: float) -> bool:
-        """Whether it waits for its time to run."""
+        """Return True if the batch still waits for its `not_before` time."""
         if self.not_before is None or self.state not in {BatchState.QUEUED, BatchState.PROCESSING}:
             return False
         return self.not_before - now > EARLY_SECONDS
 
     def ending_at(self, now: float) -> Ending | None:
-        """Whether operations may still begin: None; or what becomes of those that have not."""
+        """Return None if operations may still start, or the reason why the batch ends early."""
         if self.state is BatchState.CANCELLING:
             return self.ending or Ending.CANCELLED
         if self.state in OPEN_STATES and now > self.deadline_at:
@@ -143,19 +155,22 @@ def sum_counts(counts: Iterable[Counts]) -> Counts:
 
 
 def final_state(counts: Counts, ending: Ending | None = None) -> BatchState:
-    """The state of a batch whose every operation is counted."""
+    """Return the final state of a batch whose operations are all counted."""
     if counts.cancelled:
         return BatchState.CANCELLED
     if counts.expired:
         return BatchState.EXPIRED
-    is_stopped = ending is Ending.FAILED and counts.failed > 0  # a retry may make up for all that was stopped
+    is_stopped = ending is Ending.FAILED and counts.failed > 0  # after a retry there may be no failure left
     if is_stopped or not counts.succeeded:
         return BatchState.FAILED
     return BatchState.COMPLETED
 
 
 def estimate_finish(batch: Batch, completed: int, now: float) -> float | None:
-    """When the last outcome is due at the pace kept so far (seconds since the epoch); None while there is no pace."""
+    """Return the time (seconds since the epoch) at which the batch will finish if it keeps its present pace.
+
+    Return None if no operation has an outcome yet, or if the batch is final.
+    """
     if batch.is_final or batch.started_at is None or completed == 0:
         return None
     seconds_each = max(now - batch.started_at, 0.0) / completed

@@ -1,8 +1,8 @@
-"""A chunk: the operations that travel in one message; and how a batch is cut into chunks. Pure.
+"""A chunk holds the operations that travel in one message. The planner splits a batch into chunks. Pure.
 
-A chunk's id is dotted: `17` was planned by the front end, `17.1` and `17.2` follow from chunk 17, `17.d1` is a dead
-letter of it. Neighbouring planned chunks form a group, the unit of counting; whatever follows from a chunk counts in
-the group of the chunk it came from.
+A chunk's id is dotted: the front end planned `17`, the chunks `17.1` and `17.2` follow from chunk 17, and `17.d1` is a
+dead letter of chunk 17. Neighbouring planned chunks form a group, the unit of counting. A chunk that follows from
+another is counted in the same group.
 """
 
 import itertools
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 QUICK_SECONDS = 0.1
-_ROUNDING = 1 + 1e-9  # a hundred times 0.02 is a little more than 2
-GROUP_CHUNKS = 64  # so that one group counter is written by few, and its set of counted chunks stays near 1 KB
+_ROUNDING = 1 + 1e-9  # in floats, the sum of a hundred times 0.02 is a little more than 2
+GROUP_CHUNKS = 64  # few consumers write to one group counter, and its set of counted chunks stays near 1 KB
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing asked for. `index` is its place in the batch, from 0; `body` is JSON, None when there is none."""
+    """One operation of a batch. `index` is its position in the batch, from 0. `body` is a JSON value or None."""
 
     index: int
     id: str
@@ -29,7 +29,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`attempt` counts from 1 and holds for all its operations. `not_before` is seconds since the epoch."""
+    """A chunk of a batch. `attempt` (from 1) applies to all its operations. `not_before` is seconds since the epoch."""
 
     batch_id: str
     id: str
@@ -43,12 +43,15 @@ class Chunk:
 
 
 def planned_number(chunk_id: str) -> int:
-    """17 for `17` and for everything that followed from it."""
+    """Return 17 for chunk `17` and for every chunk that follows from it."""
     return int(chunk_id.partition(".")[0])
 
 
 def redriven_from(chunk_id: str) -> str | None:
-    """`17.1` for `17.1.d1` and all that follows from it: the chunk whose failures it runs again; None for others."""
+    """Return the id of the chunk whose failed operations this chunk runs again, or None if it is not a redrive.
+
+    This is `17.1` for `17.1.d1` and for every chunk that follows from `17.1.d1`.
+    """
     head, mark, _ = chunk_id.rpartition(".d")
     return head if mark else None
 
@@ -59,23 +62,26 @@ def group_of(chunk_id: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How large chunks are. A single operation may take longer than `seconds`, but no more than `most_bytes`."""
+    """How large chunks are. `most_operations` and `most_bytes` are hard limits; the others are targets."""
 
     most_operations: int
     most_bytes: int
-    seconds: float  # of handler time, what a chunk aims at
-    least_chunks: int  # of a batch, so that every consumer finds one
+    seconds: float  # target for the handler time of a chunk
+    least_chunks: int  # target for the number of chunks of a batch, so that every consumer gets one
 
     def aim(self, batch_seconds: float) -> float:
-        """The handler time of a chunk, in a batch of so much. Work that is done at once is not worth spreading."""
+        """Return the target for a chunk's handler time, if the whole batch takes `batch_seconds` of handler time.
+
+        The target is at least QUICK_SECONDS: it does not pay to distribute less work than that.
+        """
         return min(self.seconds, max(batch_seconds / self.least_chunks, QUICK_SECONDS))
 
 
 class Planner:
-    """Cuts a batch into chunks that fit, operation by operation, in their order."""
+    """Split a batch into chunks, one operation after the other, in the order of the operations."""
 
     def __init__(self, fit: Fit) -> None:
-        self.starts = array("I")  # the index of each chunk's first operation; four bytes each, as there can be many
+        self.starts = array("I")  # index of each chunk's first operation; an array, since there can be a million
         self._fit = fit
         self._aim = fit.seconds
         self._total = 0
@@ -83,11 +89,14 @@ class Planner:
         self._chunk_seconds = 0.0
 
     def expect(self, batch_seconds: float) -> None:
-        """How much handler time the whole batch will take, as far as can be told by now."""
+        """Set the handler time of the whole batch, as estimated so far. It determines the size of further chunks."""
         self._aim = self._fit.aim(batch_seconds) * _ROUNDING
 
     def begins_chunk(self, size: int, seconds: float) -> bool:
-        """Whether the next operation, of `size` bytes as it travels with its separator, begins a new chunk."""
+        """Add the next operation, and return True if it starts a new chunk.
+
+        `size` is its encoded size in bytes with the separator; `seconds` is its estimated handler time.
+        """
         begins = (
             not self.starts
             or self._chunk_bytes + size > self._fit.most_bytes
@@ -105,5 +114,5 @@ class Planner:
 
 
 def plan_groups(starts: Sequence[int], total: int) -> tuple[int, ...]:
-    """How many operations each group of 64 neighbouring chunks holds."""
+    """Return the number of operations in each group of 64 neighbouring chunks."""
     return tuple(end - start for start, end in itertools.pairwise([*starts[::GROUP_CHUNKS], total]))

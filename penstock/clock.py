@@ -1,4 +1,4 @@
-"""Time as the programs see it: wall time for what people and other machines read, monotonic time for durations."""
+"""The clock of the programs: wall time for timestamps that others read, monotonic time for durations."""
 
 import asyncio
 import time
@@ -6,16 +6,21 @@ from typing import Protocol
 
 
 class Clock(Protocol):
+    """What the programs need of a clock. Tests and the simulation use a clock of their own."""
+
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the wall time in seconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards, from an arbitrary start."""
+        """Return seconds since an arbitrary start. They never run backwards."""
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Wait for this many seconds."""
 
 
 class SystemClock:
+    """The clock of the operating system."""
+
     def now(self) -> float:
         return time.time()
 

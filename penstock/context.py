@@ -1,4 +1,4 @@
-"""What a handler is given, and what it may raise."""
+"""The context that a handler receives, and the exceptions that it may raise to reject or retry an operation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +15,20 @@ LONGEST_WAIT_SECONDS = 30 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Context(Generic[T]):
-    """What a handler may know of the operation it performs.
+    """Information about the operation that a handler performs.
 
-    `key` is the same for every attempt and every delivery of an operation: store it with what the handler writes, and a
-    second run changes nothing. `attempt` counts from 1. `transaction` is what the application's transaction yields,
-    None where it has none: write `Context[AsyncSession]` to have it typed. It is for `async def` handlers alone.
-    `headers` are those of the batch's request that its forwarded operations take along, as `forward(headers=...)` names
-    them.
+    A handler receives it in the parameter that is annotated with `Context`; a bulk handler receives a list of them.
+
+    Attributes:
+        operation_id: The id that the client gave to the operation, or its position in the batch (from 0) as text.
+        batch_id: The id of the batch.
+        attempt: The number of this attempt, from 1.
+        key: A text that is unique to this operation and the same for every attempt and delivery of it. Store it in the
+            same transaction as the work: if the handler runs a second time, it finds the key and changes nothing.
+        transaction: The value that the application's transaction yields, or None if the application has no transaction.
+            Annotate the parameter with `Context[AsyncSession]` to get it typed. Only `async def` handlers can use it.
+        headers: The headers of the batch's request that `Operations.forward(headers=...)` names. Header names are in
+            lower case.
     """
 
     operation_id: str
@@ -33,45 +40,59 @@ class Context(Generic[T]):
 
 
 class NoTransaction:
-    """Stands in for the application's transaction where a `def` handler runs, and says so when it is used."""
+    """The value of `context.transaction` in a `def` handler. It raises Misconfigured with an explanation when used."""
 
     def __init__(self, handler: str) -> None:
         self._handler = handler
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
-            raise AttributeError(name)  # asked by the language, such as when it is copied
+            raise AttributeError(name)  # Python itself asks for these, for example when it copies the object
         raise Misconfigured(
-            f"Write the handler of {self._handler} as `async def` to use context.transaction ({name}): it is the event "
-            "loop's, and a `def` handler runs elsewhere. Or let it open a transaction of its own."
+            f"The handler of {self._handler} is a `def` and uses context.transaction ({name}), which belongs to the "
+            "event loop. Write the handler as `async def`, or open a separate transaction in it."
         )
 
 
 class Reject(Exception):
-    """Refuse this operation for good: `raise Reject(409, "This e-mail is taken.")`. It is not tried again.
+    """Raise this in a handler to fail the operation without another attempt.
 
-    `status` is the outcome's, 400 to 599; `detail` says why, for the client.
+    Example: `raise Reject(409, "This e-mail address is taken.")`. A bulk handler can also return a Reject in the place
+    of a result.
+
+    Args:
+        status: The status of the operation's outcome, read like an HTTP status: 400 to 599. Any other number raises
+            ValueError.
+        detail: A sentence for the client that explains why the operation is rejected.
     """
 
     def __init__(self, status: int, detail: str) -> None:
         if not 400 <= status <= 599:
-            raise ValueError(f"Reject takes a status from 400 to 599, not {status}.")
+            raise ValueError(f"The status of a Reject is {status}. Use a status from 400 to 599.")
         super().__init__(detail)
         self.status = status
         self.detail = str(detail)
 
 
 class Retry(Exception):
-    """Ask for another attempt: `raise Retry(after_seconds=30)`. Without a time the backoff decides when.
+    """Raise this in a handler to ask for another attempt.
 
-    It counts as an attempt: after `max_attempts` the operation fails with `detail`.
+    Example: `raise Retry(after_seconds=30)`. The present attempt counts: after `max_attempts` attempts the operation
+    fails. A bulk handler can also return a Retry in the place of a result.
+
+    Args:
+        detail: A sentence for the client. It becomes the error of the operation if no attempt is left.
+        after_seconds: The delay before the next attempt in seconds, from 0 to 2,592,000 (30 days). Any other number
+            raises ValueError. If it is None, the delay follows the usual exponential backoff.
     """
 
     def __init__(
         self, detail: str = "The operation could not be performed yet.", *, after_seconds: float | None = None
     ) -> None:
         if after_seconds is not None and not 0 <= after_seconds <= LONGEST_WAIT_SECONDS:
-            raise ValueError(f"Retry takes after_seconds from 0 to {LONGEST_WAIT_SECONDS:,}, not {after_seconds}.")
+            raise ValueError(
+                f"The after_seconds of a Retry is {after_seconds}. Use a number from 0 to {LONGEST_WAIT_SECONDS:,}."
+            )
         super().__init__(detail)
         self.detail = str(detail)
         self.after_seconds = after_seconds

@@ -1,8 +1,8 @@
-"""Every exception that Penstock raises on purpose.
+"""All exceptions that Penstock raises on purpose.
 
 PenstockError
-├── Misconfigured                 a setting, the application or AWS access is not usable as given
-├── Refused                       a request that is not taken; nothing of it runs
+├── Misconfigured                 a setting, the application or the access to AWS is invalid
+├── Refused                       a request is rejected; none of its operations runs
 │   ├── MalformedRequest
 │   ├── TooSlow
 │   ├── UnsupportedContent
@@ -13,13 +13,13 @@ PenstockError
 │   ├── NotPossibleNow
 │   ├── KeyInUse
 │   └── KeyReused
-├── UnreadableMessage             a message that is not a chunk of ours
+├── UnreadableMessage             a message is not a chunk that this program can read
 ├── AcceptanceLost                the batch was abandoned before it could be accepted
-├── AcceptanceUnknown             whether the batch was accepted could not be learnt
-├── ThreadsStuck                  handlers past their time hold every thread
-└── Unavailable                   AWS does not answer or asks to slow down: the same call may work later
+├── AcceptanceUnknown             AWS did not answer the call that accepts the batch
+├── ThreadsStuck                  handlers past their timeout occupy every thread
+└── Unavailable                   AWS does not answer or asks to slow down; the same call may work later
 
-What an application raises (`Reject`, `Retry`) is not here: see `operations.py`.
+The exceptions that an application raises (`Reject`, `Retry`) are in `context.py`.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,19 @@ from dataclasses import dataclass
 
 
 class PenstockError(Exception):
-    """The root of the tree; never raised itself."""
+    """The base class of all these exceptions. It is never raised itself."""
 
 
 class Misconfigured(PenstockError):
-    """A setting, the application or the access to AWS is not usable as given; the first sentence says what to do."""
+    """A setting, the application or the access to AWS is invalid. The message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One thing wrong with a request: where (a JSON pointer, RFC 6901; in a stream, also the line) and what."""
+    """One error in a request: `pointer` says where (a JSON pointer, RFC 6901), `detail` says what is wrong.
+
+    For an NDJSON stream `line` is the number of the line, from 1.
+    """
 
     pointer: str
     detail: str
@@ -44,7 +47,7 @@ class Flaw:
 
 
 class Refused(PenstockError):
-    """A request that is not taken. Nothing of it runs, nothing of it is kept."""
+    """The request is rejected. None of its operations runs, and nothing of it is stored."""
 
 
 class MalformedRequest(Refused):
@@ -52,19 +55,19 @@ class MalformedRequest(Refused):
 
 
 class TooSlow(Refused):
-    """The body did not come to its end in time."""
+    """The body of the request was not received completely in time."""
 
 
 class UnsupportedContent(Refused):
-    """The body is of a type that is not taken here."""
+    """The media type or the encoding of the body is not supported."""
 
 
 class NotAcceptable(Refused):
-    """The answer cannot be given in any of the types the client accepts."""
+    """The client accepts none of the media types that the response is available in."""
 
 
 class LimitPassed(Refused):
-    """The request is larger than a limit, which it names: `limit` is the problem's extra member and its value."""
+    """The request exceeds a limit. `limit` becomes an extra member of the problem document: its name and value."""
 
     def __init__(
         self, detail: str, *, limit: dict[str, int], flaws: Sequence[Flaw] = (), count: int | None = None
@@ -76,60 +79,69 @@ class LimitPassed(Refused):
 
 
 class InvalidRequest(Refused):
-    """The request can be read and is wrong: `flaws` are its errors, not just the first; `count` says how many."""
+    """The request is readable but invalid. `flaws` lists its errors, `count` is their number.
+
+    `flaws` may be cut to the first ones; `count` always includes all.
+    """
 
     def __init__(self, flaws: Sequence[Flaw], count: int | None = None) -> None:
         self.flaws = tuple(flaws)
         self.count = len(flaws) if count is None else count
-        things = "thing is" if self.count == 1 else "things are"
-        super().__init__(f"{self.count} {things} wrong with this request; nothing was run.")
+        errors = "error" if self.count == 1 else "errors"
+        super().__init__(f"The request has {self.count} {errors}; nothing was run.")
 
 
 class UnknownBatch(Refused):
-    """No batch of this id, or not one of this tenant's."""
+    """There is no batch with this id, or it belongs to another tenant."""
 
     def __init__(self, batch_id: str) -> None:
-        super().__init__(f"There is no batch {batch_id!r}; it may have been kept past its retention.")
+        super().__init__(f"There is no batch {batch_id!r}. It may have been deleted after its retention time.")
 
 
 class NotPossibleNow(Refused):
-    """The batch is in a state in which this cannot be done to it."""
+    """The present state of the batch does not allow this request."""
 
 
 class KeyInUse(Refused):
-    """The first request of this Idempotency-Key is still being answered."""
+    """The first request with this Idempotency-Key is still being processed."""
 
 
 class KeyReused(Refused):
-    """This Idempotency-Key was used for another request."""
+    """This Idempotency-Key was already used for a different request."""
 
 
 class UnreadableMessage(PenstockError):
-    """A message that is not a chunk of ours, of a newer version, or damaged."""
+    """The message is not a chunk, is damaged, or has a newer format version."""
 
 
 class AcceptanceLost(PenstockError):
-    """The batch was not accepted within its acceptance lease: nothing of it will ever run."""
+    """The batch was not accepted within its acceptance lease. None of its operations will ever run."""
 
 
 class AcceptanceUnknown(PenstockError):
-    """AWS fell silent at the very step that accepts a batch: it runs whole or not at all, and its status will tell."""
+    """AWS did not answer the call that accepts the batch.
+
+    Either all of its operations run or none does. The status of the batch shows which.
+    """
 
     def __init__(self, batch_id: str) -> None:
-        super().__init__(f"AWS fell silent while batch {batch_id} was being accepted: it runs whole or not at all.")
+        super().__init__(
+            f"AWS did not answer while batch {batch_id} was being accepted. Either all of its operations run or none; "
+            "read its status to find out."
+        )
         self.batch_id = batch_id
 
 
 class ThreadsStuck(PenstockError):
-    """Handlers that do not return hold up all that needs a thread: only another process helps."""
+    """Handlers that do not return occupy all threads. Only a restart of the process frees them."""
 
     def __init__(self, count: int) -> None:
         handlers = "handler has" if count == 1 else "handlers have"
         super().__init__(
-            f"Let `def` handlers return in time, by time limits in what they call: {count} {handlers} not returned "
-            "long after their timeout_seconds, and a thread cannot be stopped. This process has to be started anew."
+            f"{count} `def` {handlers} not returned long after timeout_seconds, and a thread cannot be stopped. "
+            "Restart this process. Set timeouts on the calls that these handlers make."
         )
 
 
 class Unavailable(PenstockError):
-    """AWS does not answer, fails or asks to slow down. The call may have taken effect; it may be repeated."""
+    """AWS does not answer, fails or asks to slow down. The call may have taken effect, and it is safe to repeat."""

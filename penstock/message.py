@@ -1,9 +1,9 @@
-"""A chunk as text on the queue and back, with a format version. Pure.
+"""Encode a chunk as the text of a queue message, with a format version, and decode it. Pure.
 
-The text is a JSON object: `{"v": 1, "batch": "...", "chunk": "17", "attempt": 1, "operations": [...]}`, an operation
-being `[index, id, method, path, body]`. Where that saves billing units it is compressed: `zstd:` and base64. A dead
-letter is such a chunk with `"failures": [[index, status, error], ...]` added, for people: a redrive runs its operations
-again and does not read them.
+The text is a JSON object: `{"v": 1, "batch": "...", "chunk": "17", "attempt": 1, "operations": [...]}`. An operation is
+`[index, id, method, path, body]`. If this saves billing units, the text is compressed: `zstd:` and base64. A dead
+letter is a chunk with an additional member `"failures": [[index, status, error], ...]`. It is for people: a redrive
+runs the operations again and ignores the failures.
 """
 
 import base64
@@ -20,15 +20,15 @@ from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome
 
 VERSION = 1
-BILLING_UNIT_BYTES = 65_536  # SQS bills every 64 KB of a message's payload as one request, on send and on receive
-ATTRIBUTE_BYTES = 640  # kept free in every chunk: a trace context (at most 600) travels beside the body, and counts
-MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any message of ours; a damaged one cannot fill the memory
+BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
+ATTRIBUTE_BYTES = 640  # reserved in every message: its trace context (at most 600) counts towards the size limit
+MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
 _SEPARATOR_BYTES = 1
-_LONGEST_FLOAT = -1.7976931348623157e308  # in writing: 1e17 would be short
+_LONGEST_FLOAT = -1.7976931348623157e308  # the float whose JSON text is longest
 
-# SQS takes these two characters as little as control characters, and JSON does not escape them by itself.
+# SQS rejects these two characters, and the JSON encoder does not escape them.
 _NOT_ALLOWED = {b"\xef\xbf\xbe": b"\\ufffe", b"\xef\xbf\xbf": b"\\uffff"}
 _BEGINNING_OF_BOTH = b"\xef\xbf"
 
@@ -37,7 +37,7 @@ class _Envelope(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     v: Literal[1]
-    batch: str = Field(pattern=r"^[0-9A-Za-z_-]{1,40}$")  # it becomes part of keys
+    batch: str = Field(pattern=r"^[0-9A-Za-z_-]{1,40}$")  # it becomes part of table keys
     chunk: str = Field(pattern=r"^[0-9]{1,8}(\.d?[0-9]+)*$")
     attempt: int = Field(ge=1)
     not_before: float | None = Field(None, allow_inf_nan=False)
@@ -46,12 +46,12 @@ class _Envelope(BaseModel):
 
 
 def encode_operation(operation: Operation) -> bytes:
-    """One operation as it travels. Encode once: planning measures it, `join_message` takes it as it is."""
+    """Encode one operation as it is sent. Encode it once: the planner measures the result, `join_message` joins it."""
     return encode_parts(operation.index, operation.id, operation.method, operation.path, to_json(operation.body))
 
 
 def encode_parts(index: int, operation_id: str, method: str, path: str, body: bytes) -> bytes:
-    """The same, of an operation whose body is in JSON already."""
+    """Encode one operation whose body is already JSON."""
     return _escape(b"%b,%b]" % (to_json((index, operation_id, method, path))[:-1], body))
 
 
@@ -64,12 +64,12 @@ def _escape(encoded: bytes) -> bytes:
 
 
 def size_on_the_queue(encoded: bytes) -> int:
-    """What an encoded operation adds to a message, in bytes."""
+    """Return the number of bytes that an encoded operation adds to a message."""
     return len(encoded) + _SEPARATOR_BYTES
 
 
 def room_in_message(message_bytes: int) -> int:
-    """How many bytes of operations fit into a message of `message_bytes`."""
+    """Return the number of bytes of encoded operations that fit into a message of `message_bytes`."""
     longest_head = _head("0" * 40, "0" * 200, attempt=10**9, not_before=_LONGEST_FLOAT)
     return message_bytes - ATTRIBUTE_BYTES - len(longest_head) - len(b"]}")
 
@@ -82,8 +82,8 @@ def join_message(
     attempt: int = 1,
     not_before: float | None = None,
 ) -> str:
-    """The message of a chunk from its already encoded operations."""
-    return _pack(_head(batch_id, chunk_id, attempt, not_before) + b",".join(encoded) + b"]}")
+    """Return the message text of a chunk whose operations are already encoded."""
+    return _compress(_head(batch_id, chunk_id, attempt, not_before) + b",".join(encoded) + b"]}")
 
 
 def encode_chunk(chunk: Chunk) -> str:
@@ -92,23 +92,26 @@ def encode_chunk(chunk: Chunk) -> str:
 
 
 def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_bytes: int) -> str:
-    """A chunk of failed operations with how they failed, which it leaves out where all does not fit into a message."""
+    """Encode a dead letter: failed operations with their errors. Leave the errors out if the message gets too large."""
     operations = b",".join(encode_operation(operation) for operation in letter.operations)
     head = _head(letter.batch_id, letter.id, letter.attempt, not_before=None)
-    words = {failure.index: (failure.index, failure.status, failure.error) for failure in failures}
-    errors = _escape(to_json([words[operation.index] for operation in letter.operations]))
+    failure_of = {failure.index: (failure.index, failure.status, failure.error) for failure in failures}
+    errors = _escape(to_json([failure_of[operation.index] for operation in letter.operations]))
     whole = head + operations + b'],"failures":' + errors + b"}"
-    return _pack(whole if len(whole) <= message_bytes else head + operations + b"]}")
+    return _compress(whole if len(whole) <= message_bytes else head + operations + b"]}")
 
 
 def decode_chunk(text: str) -> Chunk:
-    """The chunk that a message holds. Raises UnreadableMessage, saying why."""
+    """Decode the chunk in a message. Raises UnreadableMessage with the reason."""
     return decode_dead_letter(text)[0]
 
 
 def decode_dead_letter(text: str) -> tuple[Chunk, dict[int, dict[str, Any]]]:
-    """A chunk and how its operations failed, `{"status", "error"}` by index, as far as the message says it."""
-    content = _unpack(text)
+    """Decode a dead letter. Return its chunk and its failures: `{"status": ..., "error": ...}` by operation index.
+
+    The failures are empty if the message has none. Raises UnreadableMessage with the reason.
+    """
+    content = _decompress(text)
     try:
         envelope = _Envelope.model_validate_json(content)
     except ValidationError as error:
@@ -130,31 +133,31 @@ def _head(batch_id: str, chunk_id: str, attempt: int, not_before: float | None) 
     return to_json(head)[:-1] + b',"operations":['
 
 
-def _pack(plain: bytes) -> str:
-    """The shorter of plain and compressed, counted in billing units: within a unit nothing is gained by packing."""
+def _compress(plain: bytes) -> str:
+    """Compress the text only if this saves billing units: within one unit compression saves nothing."""
     if len(plain) <= BILLING_UNIT_BYTES:
         return plain.decode()
-    packed = _COMPRESSED + base64.b64encode(zstd.compress(plain, _COMPRESSION_LEVEL)).decode()
-    return packed if _units(len(packed)) < _units(len(plain)) else plain.decode()
+    compressed = _COMPRESSED + base64.b64encode(zstd.compress(plain, _COMPRESSION_LEVEL)).decode()
+    return compressed if _units(len(compressed)) < _units(len(plain)) else plain.decode()
 
 
 def _units(size: int) -> int:
     return -(-size // BILLING_UNIT_BYTES)
 
 
-def _unpack(text: str) -> bytes:
+def _decompress(text: str) -> bytes:
     try:
         if not text.startswith(_COMPRESSED):
             return text.encode()
-        packed = base64.b64decode(text[len(_COMPRESSED) :], validate=True)
-        unpacked = zstd.ZstdDecompressor().decompress(packed, MAX_UNPACKED_BYTES + 1)
+        compressed = base64.b64decode(text[len(_COMPRESSED) :], validate=True)
+        plain = zstd.ZstdDecompressor().decompress(compressed, MAX_UNPACKED_BYTES + 1)
     except UnicodeEncodeError as error:
-        raise UnreadableMessage("The message is not Unicode: it holds half of a surrogate pair.") from error
+        raise UnreadableMessage("The message is not valid Unicode: it contains half of a surrogate pair.") from error
     except (binascii.Error, ValueError, zstd.ZstdError) as error:
-        raise UnreadableMessage(f"The message is compressed and damaged: {error}.") from error
-    if len(unpacked) > MAX_UNPACKED_BYTES:
-        raise UnreadableMessage(f"The message unpacks to more than {MAX_UNPACKED_BYTES:,} bytes.")
-    return unpacked
+        raise UnreadableMessage(f"The message is compressed and cannot be decompressed: {error}.") from error
+    if len(plain) > MAX_UNPACKED_BYTES:
+        raise UnreadableMessage(f"The decompressed message is larger than {MAX_UNPACKED_BYTES:,} bytes.")
+    return plain
 
 
 def _why_unreadable(content: bytes, error: ValidationError) -> str:
@@ -163,6 +166,6 @@ def _why_unreadable(content: bytes, error: ValidationError) -> str:
         return f"The message is not JSON: {first['msg']}."
     match from_json(content):
         case {"v": int(version)} if version > VERSION:
-            return f"The message has format version {version}; this program reads up to {VERSION}: update it."
+            return f"The message has format version {version}. This program reads versions up to {VERSION}; update it."
     where = "/".join(map(str, first["loc"])) or "as a whole"
     return f"The message is not a chunk: {where}: {first['msg']}."

@@ -1,4 +1,4 @@
-"""Which of the types we offer a client likes best, by its Accept header (RFC 9110, section 12.5.1). Pure."""
+"""Choose the media type of a response by the client's Accept header (RFC 9110, section 12.5.1). Pure."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from penstock.errors import NotAcceptable
 
 
 def choose_type(accept: str | None, offered: Sequence[str]) -> str:
-    """The first of `offered` with the highest weight. Raises NotAcceptable when the client wants none of them."""
+    """Return the first of `offered` with the highest weight. Raises NotAcceptable if the client accepts none."""
     if not accept or not accept.strip():
         return offered[0]
     ranges = [_parse(part) for part in accept.split(",")]
     weights = {kind: _weight(kind, ranges) for kind in offered}
     best = max(offered, key=lambda kind: weights[kind])
     if weights[best] <= 0:
-        raise NotAcceptable(f"This comes as {' or '.join(offered)}; the request accepts {accept}.")
+        raise NotAcceptable(f"The response is available as {' or '.join(offered)}; the request accepts {accept}.")
     return best
 
 
@@ -30,7 +30,7 @@ def _parse(part: str) -> tuple[str, float]:
 
 
 def _weight(kind: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The weight of the most specific range that covers a type."""
+    """Return the weight of the most specific range that matches the type."""
     for pattern in (kind, kind.partition("/")[0] + "/*", "*/*"):
         matching = [weight for name, weight in ranges if name == pattern]
         if matching:

@@ -1,11 +1,11 @@
-"""The registry: which handler performs which operation.
+"""The registry of an application: it knows which handler performs which operation.
 
     operations = Operations()
 
     @operations.post("/users", status=201)
     async def create_user(user: NewUser, context: Context) -> User: ...
 
-Front end and consumers load the same registry; the front end validates with it, both run by it.
+Front ends and consumers load the same registry. Front ends validate operations with it; both run operations with it.
 """
 
 import importlib
@@ -42,17 +42,13 @@ _NAMES_IN_ERROR = 20
 
 
 class Registrar(Protocol):
-    """Registers the handler it decorates, and gives it back as it was."""
+    """A decorator that registers a handler and returns it unchanged."""
 
     def __call__(self, handler: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 class RegisterMethod(Protocol):
-    """`status` is the outcome's when the handler returns; `max_attempts` includes the first.
-
-    An `async def` runs on the event loop, a `def` in a thread, a `def` with `cpu_bound` in another process. With `bulk`
-    it is given lists, of `max_size` operations at most, and returns a list: a result, a Reject or a Retry for each.
-    """
+    """The type of the decorators `get`, `post`, `put`, `patch` and `delete` of Operations."""
 
     def __call__(
         self,
@@ -64,15 +60,55 @@ class RegisterMethod(Protocol):
         cpu_bound: bool = False,
         bulk: bool = False,
         max_size: int | None = None,
-    ) -> Registrar: ...
+    ) -> Registrar:
+        """Register the decorated function as the handler of one kind of operation.
+
+        An example::
+
+            @operations.post("/users/{team}", status=201, timeout_seconds=10)
+            async def create_user(team: str, user: NewUser, context: Context) -> User: ...
+
+        The parameters of the handler are the path parameters by name, at most one parameter for the body, and at most
+        one `Context`. Path parameters and the body are validated with Pydantic by their annotations. The value that the
+        handler returns is the result of the operation; it must be convertible to JSON. A handler fails an operation by
+        raising `Reject`, and asks for another attempt by raising `Retry` or any other exception.
+
+        An `async def` handler runs on the event loop, a `def` handler in a thread, and a `def` handler with
+        `cpu_bound=True` in another process. Every handler may run more than once for the same operation: see
+        `Context.key`.
+
+        Args:
+            path: The path of the operation, starting with a slash. `{name}` is a path parameter; it matches one
+                segment.
+            status: The status of the outcome when the handler returns, from 200 to 299.
+            timeout_seconds: The time limit for one attempt in seconds; with `bulk`, for one call. A timed-out operation
+                counts as a failed attempt and is tried again.
+            max_attempts: The maximum number of attempts, including the first. With 1 nothing is tried again.
+            cpu_bound: If True, run the handler in another process. It must be a `def` at the top level of its module.
+            bulk: If True, one call performs many operations. Every parameter is a list with one item for each
+                operation, and the handler returns a list of the same length: a result, a `Reject` or a `Retry` for each
+                operation.
+            max_size: The maximum number of operations in one bulk call. None sets no limit of its own.
+
+        Raises:
+            Misconfigured: The path, the options or the signature of the handler are invalid, or another handler is
+                registered for the same method and path.
+        """
 
 
 class Operations(Generic[T]):
-    """An application's operations.
+    """The operations of an application: its handlers, its forwards and its transaction.
 
-    `transaction` opens the application's database transaction: an async context manager that commits on a clean exit
-    and rolls back when an exception leaves it; handlers find what it yields in `context.transaction`. `savepoint` opens
-    a nested one in it, used where a small batch shares a transaction; by default what SQLAlchemy offers.
+    Register handlers with the decorators `get`, `post`, `put`, `patch` and `delete`, and pass the object to Penstock as
+    `--app MODULE:ATTRIBUTE`.
+
+    Args:
+        transaction: A function that opens a database transaction, such as SQLAlchemy's `sessionmaker.begin`. It returns
+            an async context manager that commits on a clean exit and rolls back on an exception. Handlers get the
+            yielded value as `context.transaction`. If it is None, handlers run without a transaction.
+        savepoint: A function that opens a savepoint inside the given transaction and returns an async context manager.
+            A small batch uses it, since all its operations share one transaction. The default calls `begin_nested()`
+            of the transaction, which SQLAlchemy's `AsyncSession` and `AsyncConnection` have.
     """
 
     def __init__(
@@ -95,6 +131,7 @@ class Operations(Generic[T]):
 
     @property
     def routes(self) -> list[Route]:
+        """Return all registered routes: handlers first, then forwards."""
         return [
             *self._exact.values(),
             *(route for routes in self._with_parameters.values() for route in routes),
@@ -103,15 +140,15 @@ class Operations(Generic[T]):
 
     @property
     def passed_headers(self) -> frozenset[str]:
-        """The headers of a batch's request, in lower case, that some forwarded operation takes along."""
+        """Return the names, in lower case, of the request headers that any forward passes on to its operations."""
         return frozenset(
             name for routes in self._forwards.values() for route in routes for name in route.forward.passed
         )
 
     def match(self, method: str, path: str) -> Route:
-        """The route of an operation: a path without parameters goes before one with, and that before a forward.
+        """Return the route of an operation. Raises InvalidOperation if there is none.
 
-        Raises InvalidOperation.
+        A path without parameters has priority over a path with parameters, and both have priority over a forward.
         """
         route = self._match_handler(method, path)
         if route is not None:
@@ -122,7 +159,9 @@ class Operations(Generic[T]):
                 return forward
         names = sorted(route.name for route in self.routes)
         known = ", ".join(names[:_NAMES_IN_ERROR]) + (", ..." if len(names) > _NAMES_IN_ERROR else "")
-        raise InvalidOperation([Flaw("/path", f"{method} {path} is not offered here; there is: {known or 'nothing'}.")])
+        raise InvalidOperation(
+            [Flaw("/path", f"There is no operation {method} {path}. Available operations: {known or 'none'}.")]
+        )
 
     def forward(
         self,
@@ -136,23 +175,44 @@ class Operations(Generic[T]):
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         max_result_bytes: int = DEFAULT_RESULT_BYTES,
     ) -> None:
-        """Make a request to an existing API of every operation whose path no handler is registered for.
+        """Forward operations to an existing API: each operation becomes one HTTP request to it.
 
-        `path` ends with `/{path}`, which takes all that follows. An operation's path is asked for at `to` as it is;
-        where `to` ends with `/{path}` too, only what follows is.
+        An operation is forwarded if its path matches and no handler is registered for it. The request has the method,
+        path, query and JSON body of the operation, and the operation's key as `Idempotency-Key`. A 2xx response becomes
+        the result. 429, 5xx, timeouts and connection errors are tried again; any other response is final.
 
-        `headers` names those of the batch's request that go along. They are kept with the batch in the table for as
-        long as that keeps it: name `Authorization` only if it may stand there. `add_headers` go along with every
-        request and are kept nowhere: a mapping, or a function or coroutine function that is asked for one each time.
+        An example::
+
+            operations.forward("/api/{path}", to="https://internal.example", headers=["Accept-Language"])
+
+        Args:
+            path: The paths to forward. It must end with `/{path}`, which matches everything that follows.
+            to: The URL of the API. The whole path of the operation is appended to it. If the URL ends with `/{path}`,
+                only the part that matched `{path}` is appended.
+            methods: The methods to forward, by default all of GET, POST, PUT, PATCH and DELETE.
+            headers: The names of headers of the batch's request that each of its operations carries. Their values are
+                stored in the table as long as the batch: name `Authorization` only if it may be stored there.
+            add_headers: Headers that are added to every request and stored nowhere: a mapping, or a function or
+                coroutine function that returns one. The function is called for each request.
+            timeout_seconds: The time limit for one attempt in seconds.
+            max_attempts: The maximum number of attempts, including the first.
+            max_result_bytes: The maximum size of a response in bytes. An operation whose response is larger fails.
+
+        Raises:
+            Misconfigured: An argument is invalid, or an earlier forward matches the same paths.
         """
         asked = tuple(methods)
         if unknown := [method for method in asked if method not in METHODS]:
-            raise Misconfigured(f"Choose the methods of forward({path!r}) from {', '.join(METHODS)}; not {unknown[0]}.")
+            raise Misconfigured(
+                f"The method {unknown[0]} of forward({path!r}) is not supported. Use methods of {', '.join(METHODS)}."
+            )
         for known in (route for method in asked for route in self._forwards[method]):
             if known.path == path:
-                raise Misconfigured(f"Register forward({path!r}) once for {known.method}.")
+                raise Misconfigured(f"forward({path!r}) is registered twice for {known.method}. Register it once.")
             if known.pattern.fullmatch(path):
-                raise Misconfigured(f"Register forward({path!r}) before {known.name}, which takes all of it.")
+                raise Misconfigured(
+                    f"forward({path!r}) has no effect, since {known.name} matches all its paths. Register it earlier."
+                )
         for route in build_forward_routes(
             path,
             to=to,
@@ -166,7 +226,10 @@ class Operations(Generic[T]):
             self._forwards[route.method].append(route)
 
     def connections(self, for_each_host: int) -> AbstractAsyncContextManager[None]:
-        """What a program is in while it runs: forwarded operations share its connections, closed at the end."""
+        """Return a context manager that a program enters while it runs. On exit it closes the upstream connections.
+
+        All forwarded operations of the program share the connections, at most `for_each_host` to one upstream host.
+        """
         return self._connections.open(for_each_host)
 
     def _match_handler(self, method: str, path: str) -> Route | None:
@@ -179,12 +242,15 @@ class Operations(Generic[T]):
         return None
 
     def _check_passes_by_handlers(self, method: str, path: str) -> None:
-        """What a handler is there for goes to no upstream for being written in another way, or with a query."""
+        """Raise InvalidOperation if a handler exists for this path when it is decoded and has no query.
+
+        Otherwise a client could bypass a handler by writing its path in a different way.
+        """
         plain = unquote(path.partition("?")[0])
         handler = self._match_handler(method, plain) if plain != path else None
         if handler is not None:
             raise InvalidOperation(
-                [Flaw("/path", f"Write it as {plain}: {handler.name} has a handler, without query.")]
+                [Flaw("/path", f"Write the path as {plain}: {handler.name} has a handler, which accepts no query.")]
             )
 
     def _registrars(self, method: str) -> RegisterMethod:
@@ -199,7 +265,9 @@ class Operations(Generic[T]):
             max_size: int | None = None,
         ) -> Registrar:
             if not isinstance(path, str):
-                raise Misconfigured(f"Give the path: @operations.{method.lower()}(path), with parentheses.")
+                raise Misconfigured(
+                    f"The decorator has no path. Write @operations.{method.lower()}(path), with parentheses."
+                )
             policy = Policy(status, timeout_seconds, max_attempts, cpu_bound, bulk, max_size)
 
             def register(handler: Callable[P, R], /) -> Callable[P, R]:
@@ -214,7 +282,9 @@ class Operations(Generic[T]):
         handled = [known for known in self.routes if not known.is_forwarded]
         twins = [known for known in handled if known.method == route.method and known.shape == route.shape]
         if twins:
-            raise Misconfigured(f"Register {route.name} once: {twins[0].name} has a handler already.")
+            raise Misconfigured(
+                f"{route.name} is registered twice: {twins[0].name} already has a handler. Register it once."
+            )
         if route.has_parameters:
             self._with_parameters[route.method].append(route)
         else:
@@ -222,34 +292,38 @@ class Operations(Generic[T]):
 
 
 def load_application(name: str) -> Operations[Any]:
-    """The Operations that `module:attribute` names. Raises Misconfigured, saying what is the matter."""
+    """Import the Operations object that `module:attribute` names. Raises Misconfigured if this is not possible."""
     module_name, _, attribute = name.partition(":")
     if not module_name or module_name.startswith(".") or not attribute:
-        raise Misconfigured(f"Name the application as MODULE:ATTRIBUTE, such as shop.bulk:operations; {name!r} is not.")
+        raise Misconfigured(
+            f"The application {name!r} is invalid. Name it as MODULE:ATTRIBUTE, such as shop.bulk:operations."
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the application is there; what it imports is not
+            raise  # the application exists, but a module that it imports does not
         raise Misconfigured(
-            f"Start Penstock where the application can be imported: there is no module {error.name!r} (for {name!r})."
+            f"There is no module {error.name!r} (for {name!r}). Start Penstock where the application can be imported."
         ) from error
     operations = getattr(module, attribute, None)
     if not isinstance(operations, Operations):
         kind = "nothing" if operations is None else f"a {type(operations).__name__}"
-        raise Misconfigured(f"Let {name!r} name an Operations(): {attribute!r} of {module_name!r} is {kind}.")
+        raise Misconfigured(
+            f"The application {name!r} is invalid: {attribute!r} of {module_name!r} is {kind}. Name an Operations()."
+        )
     if not operations.routes:
-        raise Misconfigured(f"Register a handler in {name!r}: it has none.")
+        raise Misconfigured(f"The application {name!r} has no handler. Register one.")
     return operations
 
 
 def _begin_nested(transaction: Any) -> AbstractAsyncContextManager[Any]:
-    """SQLAlchemy's way to open a savepoint, for its AsyncSession and AsyncConnection alike."""
+    """Open a savepoint as SQLAlchemy's AsyncSession and AsyncConnection do."""
     begin = getattr(transaction, "begin_nested", None)
     if begin is None:
         raise Misconfigured(
-            "Tell Penstock how to open a savepoint: Operations(transaction=..., savepoint=...). The transaction yields "
-            f"a {type(transaction).__name__}, which has no begin_nested()."
+            f"The transaction yields a {type(transaction).__name__}, which has no begin_nested() to open a savepoint. "
+            "Pass a function that opens one: Operations(transaction=..., savepoint=...)."
         )
     savepoint: AbstractAsyncContextManager[Any] = begin()
     return savepoint

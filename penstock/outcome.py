@@ -1,7 +1,7 @@
-"""What operations came to, and what follows from a chunk. Pure.
+"""The outcomes of operations, and the chunks that follow from a chunk. Pure.
 
-Here is the one decision that everything rests on: what an attempt at a chunk came to, told per operation as a verdict,
-becomes a chunk record: the outcomes that are final, and the chunks that follow for everything that is not.
+This module makes the central decision of Penstock. An attempt at a chunk gives a verdict for each operation. From the
+verdicts follows the chunk record: the final outcomes, and the follow-up chunks for all other operations.
 """
 
 import math
@@ -14,11 +14,13 @@ from penstock.backoff import Backoff
 from penstock.batch import Counts, Ending
 from penstock.chunk import Chunk, Operation, redriven_from
 
-BROKE = "d1"
-REJECTED = "d2"
+BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
+REJECTED = "d2"  # the suffix of a dead letter whose operations were rejected
 
 
 class OutcomeState(StrEnum):
+    """The state of an operation that has an outcome."""
+
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -27,7 +29,7 @@ class OutcomeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an operation came to. `status` is read like an HTTP status, `error` like an RFC 9457 problem."""
+    """The final result of an operation. `status` is read like an HTTP status, `error` like an RFC 9457 problem."""
 
     index: int
     id: str
@@ -35,16 +37,16 @@ class Outcome:
     status: int
     result: Any = None
     error: dict[str, Any] | None = None
-    rejected: bool = False  # the handler refused it: trying again cannot help
+    rejected: bool = False  # True if another attempt cannot help, for example after a Reject
 
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """This attempt failed and another may succeed. `failure` is the outcome if there is none left."""
+    """This attempt failed, and another may succeed. `failure` is the outcome if no attempt is left."""
 
     failure: Outcome
     max_attempts: int
-    after_seconds: float | None = None  # asked for by the handler; None: backoff decides
+    after_seconds: float | None = None  # the delay that the handler asked for; None means the usual backoff
 
 
 Verdict = Outcome | TryAgain
@@ -52,7 +54,7 @@ Verdict = Outcome | TryAgain
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """A chunk that follows, without its operations: whoever holds the chunk has them."""
+    """A follow-up chunk without its operations. `indexes` names them: they are operations of the present chunk."""
 
     id: str
     attempt: int
@@ -62,9 +64,9 @@ class FollowUp:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRecord:
-    """The durable answer to a chunk. Of what failed it keeps the operations too, since a retry needs them.
+    """The durable result of a chunk. It also keeps the failed operations, since a retry needs them.
 
-    `deaths` is how many deliveries of the chunk ended without a record.
+    `deaths` is the number of deliveries of the chunk that ended without a record.
     """
 
     chunk_id: str
@@ -75,7 +77,10 @@ class ChunkRecord:
 
     @property
     def counts(self) -> Counts:
-        """What this record adds to the counters. Of a redriven chunk every outcome takes the place of a failure."""
+        """Return what this record adds to the counters.
+
+        In a redriven chunk each outcome replaces a failure that was counted before, so `failed` is reduced.
+        """
         states = [outcome.state for outcome in self.outcomes]
         counts = Counts(*(states.count(state) for state in OutcomeState))
         if redriven_from(self.chunk_id) is None:
@@ -95,7 +100,7 @@ def failed(
 
 
 def never_ended(index: int, operation_id: str, ending: Ending, reason: str | None) -> Outcome:
-    """The outcome of an operation that had not ended when its batch was."""
+    """Return the outcome of an operation that had not finished when its batch ended early."""
     state, status, title = _NEVER_ENDED[ending]
     error = {"title": title, "detail": reason} if reason else {"title": title}
     return Outcome(index, operation_id, state, status, error=error, rejected=True)
@@ -109,7 +114,7 @@ _NEVER_ENDED = {
 
 
 def _readable(text: str) -> str:
-    """Without lone surrogates, which file names bring into messages and JSON cannot hold."""
+    """Replace lone surrogates: file names bring them into error messages, and JSON cannot contain them."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -118,13 +123,13 @@ def is_final(verdict: Verdict, attempt: int) -> bool:
 
 
 def as_outcome(verdict: Verdict) -> Outcome:
-    """The outcome of a verdict after which nothing is tried again."""
+    """Return the outcome for this verdict if there is no further attempt."""
     return verdict if isinstance(verdict, Outcome) else verdict.failure
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """That a batch is to end, and why: what has not begun does not begin any more."""
+    """The decision to end a batch early, with the reason. Operations that have not started do not start."""
 
     ending: Ending
     reason: str | None = None
@@ -141,12 +146,13 @@ def record_attempt(
     ended: Ended | None = None,
     deaths: int = 0,
 ) -> ChunkRecord:
-    """The record of an attempt at a chunk. An operation without a verdict was not run, or not to its end.
+    """Return the record of an attempt at a chunk. An operation without a verdict did not run or did not finish.
 
-    Final verdicts become outcomes. What is to be tried again follows, delayed, its attempt one higher; what was not run
-    follows in another chunk, at once, its attempt unchanged. Of a batch that is to end nothing follows: what failed has
-    failed, and what did not run is given the outcome that the ending says. `attempts` tells the attempt of operations
-    that were tried more often than the chunk.
+    Final verdicts become outcomes. Operations to retry go into follow-up chunks with a delay, and their attempt goes up
+    by one. Operations that did not run go into another follow-up chunk without a delay, and their attempt is unchanged.
+    If the batch ends early (`ended`), there are no follow-ups: failed operations have failed, and operations that did
+    not run get the outcome of the ending. `attempts` gives the attempt of operations that were tried more often than
+    the chunk.
     """
     attempts = attempts or {}
     outcomes: list[Outcome] = []
@@ -173,7 +179,7 @@ def record_attempt(
 
 
 def record_halves(chunk: Chunk, deaths: int) -> ChunkRecord:
-    """An earlier delivery of this chunk died without a record: its two halves, so that what killed it is cornered."""
+    """Split a chunk in half after an earlier delivery died without a record. This isolates the operation that kills."""
     middle = len(chunk.operations) // 2
     halves = (chunk.operations[:middle], chunk.operations[middle:])
     follow_ups: list[FollowUp] = []
@@ -184,20 +190,20 @@ def record_halves(chunk: Chunk, deaths: int) -> ChunkRecord:
 
 
 def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
-    """The one operation of this chunk was under way `deaths` times when its consumer died: it is not tried again."""
-    times = "time" if deaths == 1 else f"{deaths} times"
-    detail = f"Its consumer died or lost its lease the {times} it ran this operation alone."
+    """Fail the only operation of this chunk: its consumer died `deaths` times while it ran. It is not tried again."""
+    times = "once" if deaths == 1 else f"{deaths} times"
+    detail = f"A consumer ran this operation alone {times}, and each time it died or lost its lease."
     return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [], deaths)
 
 
 def record_too_early(chunk: Chunk) -> ChunkRecord:
-    """The chunk came before its time (a queue delays by 15 minutes at most): it follows from itself."""
+    """Send a chunk again that came before its `not_before` time. SQS delays a message by 15 minutes at most."""
     indexes = tuple(operation.index for operation in chunk.operations)
     return _record(chunk, [], [FollowUp(_next_id(chunk, []), chunk.attempt, indexes, chunk.not_before)])
 
 
 def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
-    """The chunks that follow from a record, with their operations."""
+    """Return the follow-up chunks of a record, with their operations."""
     operations = {operation.index: operation for operation in chunk.operations}
     return [
         Chunk(
@@ -212,10 +218,10 @@ def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
 
 
 def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True) -> list[Chunk]:
-    """A record's failed operations as chunks: `<chunk id>.d1` of what broke, `<chunk id>.d2` of what was rejected.
+    """Return a record's failed operations as chunks: `<chunk id>.d1` for failures, `<chunk id>.d2` for rejections.
 
-    They follow from the record alone, so whoever sends them again, from the dead letter queue or on request, sends the
-    same: the first to be recorded stands. Their attempt is 1 again.
+    The chunks depend on the record alone. So a redrive from the dead letter queue and a retry through the API send the
+    same chunks, and the first one to be recorded counts. Their attempt is 1 again.
     """
     operations = {operation.index: operation for operation in record.failed_operations}
     failures = [outcome for outcome in record.outcomes if outcome.state is OutcomeState.FAILED]
@@ -229,14 +235,17 @@ def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True)
 
 
 def delay_seconds(not_before: float | None, now: float, longest: int) -> int:
-    """The whole seconds, at most `longest`, for which the queue should hold back what is not to run before a time."""
+    """Return the delay for a message that must not run before `not_before`: whole seconds, at most `longest`."""
     if not_before is None:
         return 0
     return max(0, min(longest, math.ceil(not_before - now)))
 
 
 def _wait_seconds(verdicts: Sequence[Verdict], attempt: int, backoff: Backoff, draw: float) -> float:
-    """They wait together, so as long as the one that waits longest: by its handler's word, or else by the backoff."""
+    """Return the longest delay of these operations, since they wait together in one chunk.
+
+    The delay of an operation is the one that its handler asked for, or else the backoff.
+    """
     by_backoff = backoff.delay_seconds(attempt, draw)
     asked = [verdict.after_seconds for verdict in verdicts if isinstance(verdict, TryAgain)]
     return max(by_backoff if seconds is None else seconds for seconds in asked)

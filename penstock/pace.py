@@ -1,13 +1,13 @@
-"""How long a handler takes for an operation, by what was measured last. Pure."""
+"""The handler time of an operation as a moving average of recent measurements. Pure."""
 
-UNMEASURED_SECONDS = 0.02  # what a handler is taken for that nobody has measured yet
-_KEPT = 0.25  # less would follow every outlier, more would take many chunks to follow a change
+UNMEASURED_SECONDS = 0.02  # the assumed handler time of an operation before the first measurement
+_KEPT = 0.25  # a smaller share would follow every outlier, a larger one would need many chunks to follow a change
 
 
 class Pace:
-    """Seconds of handler time for an operation: a moving average that follows a change within a few chunks.
+    """The seconds of handler time per operation: a moving average that follows a change within a few chunks.
 
-    Observe it once a chunk, not for each operation: at every observation all that was before counts a quarter as much.
+    Call `observe` once per chunk, not per operation: each call reduces the weight of all earlier ones to a quarter.
     """
 
     def __init__(self) -> None:
@@ -16,10 +16,10 @@ class Pace:
 
     @property
     def seconds(self) -> float | None:
-        """None while nothing was measured."""
+        """Return the seconds per operation, or None if nothing has been measured yet."""
         return self._seconds / self._count if self._count else None
 
     def observe(self, count: int, seconds: float) -> None:
-        """`count` operations took `seconds` in all, each for itself: what ran side by side adds up."""
+        """Record that `count` operations took `seconds` in total: the sum over all, even if they ran concurrently."""
         self._count = self._count * _KEPT + count
         self._seconds = self._seconds * _KEPT + seconds

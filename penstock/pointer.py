@@ -1,4 +1,4 @@
-"""Where in a JSON document something is, as a JSON pointer (RFC 6901). Pure."""
+"""Build JSON pointers (RFC 6901), which name a place in a JSON document. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,24 +13,24 @@ def pointer(*parts: str | int) -> str:
 
 
 def pointer_to(error: ErrorDetails, document: Any) -> str:
-    """The pointer to what a Pydantic error is about.
+    """Return the pointer to the place that a Pydantic error is about.
 
-    Pydantic also puts the names of union members and of validators into a location. What does not stand in the document
-    is left out, all but the name of a member that is missing.
+    Pydantic also puts the names of union members and of validators into a location. Parts that do not exist in the
+    document are left out, except for the name of a missing member.
     """
     parts = list(error["loc"])
     missing = [parts.pop()] if error["type"] == "missing" and parts else []
-    return pointer(*_standing(parts, document), *missing)
+    return pointer(*_existing(parts, document), *missing)
 
 
-def _standing(parts: Sequence[str | int], document: Any) -> list[str | int]:
-    standing: list[str | int] = []
+def _existing(parts: Sequence[str | int], document: Any) -> list[str | int]:
+    existing: list[str | int] = []
     for part in parts:
         inside = _step(document, part)
         if inside is not _ABSENT:
-            standing.append(part)
+            existing.append(part)
             document = inside
-    return standing
+    return existing
 
 
 def _step(place: Any, part: str | int) -> Any:

@@ -1,10 +1,10 @@
-"""How urgent a batch is: each priority has a queue of its own, and a share of the slots."""
+"""The priority of a batch. Each priority has its own queue and a share of the slots."""
 
 from enum import StrEnum
 
 
 class Priority(StrEnum):
-    """The most urgent first."""
+    """The priorities, the most urgent first."""
 
     HIGH = "high"
     NORMAL = "normal"

@@ -1,8 +1,8 @@
-"""A chunk record as bytes in the table and back. Pure.
+"""Encode a chunk record as bytes for the table, and decode it. Pure.
 
-Outcomes are written field by field, all ids, all statuses, and so on, and so are results that have the same members:
-alike stands beside alike, which compresses by a sixth better than outcome by outcome. A field whose values are all the
-same is written once.
+Outcomes are written as columns: all ids, all statuses, and so on. Results that have the same members are written as
+columns, too. Similar values are then next to each other, which compresses a sixth better than one outcome after the
+other. A column whose values are all the same is written as one value.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from penstock.chunk import Operation
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 
-_COMPRESSION_LEVEL = 6  # a tenth less than 3, and a write costs by the KB
+_COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
 _SAME = "same"
 
 
@@ -50,9 +50,9 @@ def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
 
 
 def parse_recordable(content: bytes) -> Any:
-    """JSON as values that can be kept in a record. Raises ValueError for what is no JSON, or nests too deep for one.
+    """Parse JSON that can be stored in a record. Raises ValueError if it is invalid or nested too deeply.
 
-    A parser goes only so deep, and in a record up to three brackets stand around a result or the members of it.
+    The parser limits the depth, and a record nests a result in up to three more arrays.
     """
     value = from_json(content, allow_inf_nan=False)
     from_json(b"[[[%b]]]" % content)
@@ -105,7 +105,10 @@ def _results_from_columns(content: dict[str, Any], count: int) -> Sequence[Any]:
 
 
 def _to_column(values: list[Any]) -> Any:
-    """Once, if all are the same. Only of values whose likes are equal in writing too: 1 is not true, nor 0.0 -0.0."""
+    """Write one value for the whole column if all values are the same.
+
+    This is limited to types whose equal values have the same JSON text: 1 equals True, and 0.0 equals -0.0.
+    """
     first = values[0] if values else None
     if type(first) in {str, int, bool, type(None)} and all(type(v) is type(first) and v == first for v in values):
         return {_SAME: first}

@@ -1,4 +1,4 @@
-"""One kind of operation: its method and path, its handler, and what the handler's signature says of path and body."""
+"""A route is one kind of operation: its method and path, its handler, and the types in the handler's signature."""
 
 import inspect
 import re
@@ -24,18 +24,18 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class InvalidOperation(Exception):
-    """An operation that no handler takes as it is. `flaws` point into the operation: `/path`, `/body/email`."""
+    """The operation is invalid, or no handler exists for it. `flaws` point into it: `/path`, `/body/email`."""
 
     def __init__(self, flaws: list[Flaw]) -> None:
         super().__init__(" ".join(flaw.detail for flaw in flaws))
         self.flaws = flaws
 
     def __reduce__(self) -> tuple[type["InvalidOperation"], tuple[list[Flaw]]]:
-        return type(self), (self.flaws,)  # as it comes from another process
+        return type(self), (self.flaws,)  # a process for cpu_bound handlers sends it pickled
 
 
 class Place(StrEnum):
-    """Where a handler runs."""
+    """The place where a handler runs."""
 
     LOOP = "loop"  # `async def`
     THREAD = "thread"  # `def`
@@ -44,9 +44,9 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How an operation is tried; `status` is what it ends with when the handler returns.
+    """The options of a route: the status of a success, the time limit, and the number of attempts.
 
-    A `bulk` handler performs many operations in one call, `max_size` at most; its time limit is that of a call.
+    A `bulk` handler performs many operations in one call, at most `max_size`. Its `timeout_seconds` applies to a call.
     """
 
     status: int = 200
@@ -59,7 +59,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a handler takes, read from its annotations; of a bulk handler, what it takes for each operation."""
+    """The parameters of a handler, read from its annotations. For a bulk handler, the types are those of the items."""
 
     path_parameters: Mapping[str, TypeAdapter[Any]]
     body_parameter: str | None = None
@@ -70,6 +70,8 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """One kind of operation: its method, its path and its handler."""
+
     method: str
     path: str
     handler: AnyHandler
@@ -79,7 +81,7 @@ class Route:
     name: str  # `POST /users/{user_id}`
     place: Place
 
-    is_forwarded: ClassVar[bool] = False  # its work is another program's: no transaction of ours holds it
+    is_forwarded: ClassVar[bool] = False  # True if another program does the work, so that no transaction covers it
 
     @property
     def is_bulk(self) -> bool:
@@ -87,12 +89,12 @@ class Route:
 
     @property
     def has_transaction(self) -> bool:
-        """Whether the application's transaction is open around its handler."""
+        """Return True if the handler runs inside the application's transaction."""
         return self.place is Place.LOOP and not self.is_forwarded
 
     @property
     def shape(self) -> str:
-        """The path whatever its parameters are called: two routes of one shape match the same paths."""
+        """Return the path without the names of its parameters. Two routes with the same shape match the same paths."""
         return _PLACEHOLDER.sub("{}", self.path)
 
     @property
@@ -100,9 +102,9 @@ class Route:
         return bool(self.signature.path_parameters)
 
     def arguments(self, path: str, body: Any, content: bytes | None = None) -> dict[str, Any]:
-        """The handler's arguments, all but the context. Raises InvalidOperation with every flaw.
+        """Validate an operation and return the handler's arguments, except the context.
 
-        `content` is the body as JSON, from whoever has it already.
+        `content` is the body as JSON, if the caller already has it. Raises InvalidOperation with all errors.
         """
         flaws: list[Flaw] = []
         arguments = self._from_path(path, flaws) if self.signature.path_parameters else {}
@@ -112,13 +114,13 @@ class Route:
         return arguments
 
     def call(self, arguments: dict[str, Any], context: Context) -> Any:
-        """What the handler returns; on the loop that is to be awaited."""
+        """Call the handler and return its result. For a handler on the event loop, this is a coroutine to await."""
         if self.signature.context_parameter is None:
             return self.handler(**arguments)
         return self.handler(**arguments, **{self.signature.context_parameter: context})
 
     def call_bulk(self, rows: Sequence[dict[str, Any]], contexts: Sequence[Context]) -> Any:
-        """The same, for many operations: each argument is a list with a place for each of them."""
+        """Call a bulk handler with many operations: each argument is a list with one item for each operation."""
         lists: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
         if self.signature.context_parameter is not None:
             lists[self.signature.context_parameter] = list(contexts)
@@ -133,15 +135,15 @@ class Route:
                 arguments[name] = adapter.validate_python(unquote(texts[name]))
             except ValidationError as error:
                 flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in _errors(error)]
-            except Exception as error:  # noqa: BLE001 - a validator stumbles over it, which is no reason to run it
-                flaws.append(Flaw("/path", f"{name}: {_stumble(error)}"))
+            except Exception as error:  # noqa: BLE001 - a validator failed unexpectedly, so the operation must not run
+                flaws.append(Flaw("/path", f"{name}: {_validator_failure(error)}"))
         return arguments
 
     def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw]) -> dict[str, Any]:
         name, adapter = self.signature.body_parameter, self.signature.body_adapter
         if name is None or adapter is None:
             if body is not None:
-                flaws.append(Flaw("/body", f"{self.name} takes no body."))
+                flaws.append(Flaw("/body", f"{self.name} accepts no body."))
             return {}
         if body is None:
             if self.signature.body_required:
@@ -152,18 +154,18 @@ class Route:
         except ValidationError as error:
             flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in _errors(error)]
         except Exception as error:  # noqa: BLE001 - as above
-            flaws.append(Flaw("/body", _stumble(error)))
+            flaws.append(Flaw("/body", _validator_failure(error)))
         return {}
 
 
 def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> Route:
-    """Raises Misconfigured when the handler cannot be used as it is written."""
+    """Build the route of a handler. Raises Misconfigured if the path, the policy or the signature is invalid."""
     where = f"{method} {path} ({_name(handler)})"
     check_route(where, path, policy)
     place = _place(handler, where, policy)
     signature = _read_signature(handler, where, _PLACEHOLDER.findall(path), bulk=policy.bulk)
     if place is not Place.LOOP:
-        _check_asks_no_transaction(handler, where, signature.context_parameter)
+        _check_needs_no_transaction(handler, where, signature.context_parameter)
     return Route(method, path, handler, policy, signature, _pattern(path), f"{method} {path}", place)
 
 
@@ -172,52 +174,64 @@ def _name(handler: AnyHandler) -> str:
 
 
 def check_route(where: str, path: str, policy: Policy) -> None:
+    """Raise Misconfigured if the path or the policy of a route is invalid. `where` names the route in the message."""
     names = _PLACEHOLDER.findall(path)
     if not path.startswith("/"):
-        raise Misconfigured(f"Begin the path of {where} with a slash.")
+        raise Misconfigured(f"The path of {where} is invalid. Start it with a slash.")
     if len(set(names)) != len(names) or set("{}") & set(_PLACEHOLDER.sub("", path)):
-        raise Misconfigured(f"Write each path parameter of {where} once, as {{name}}.")
+        raise Misconfigured(f"The path of {where} is invalid. Write each path parameter once, as {{name}}.")
     if not 200 <= policy.status <= 299:
-        raise Misconfigured(f"Give {where} a status from 200 to 299, not {policy.status}; to fail, raise Reject.")
+        raise Misconfigured(
+            f"The status of {where} is {policy.status}. Use a status from 200 to 299; to fail, raise Reject."
+        )
     if not policy.timeout_seconds > 0:
-        raise Misconfigured(f"Give {where} a timeout_seconds above 0, not {policy.timeout_seconds}.")
+        raise Misconfigured(f"The timeout_seconds of {where} is {policy.timeout_seconds}. Use a number above 0.")
     if policy.max_attempts < 1:
-        raise Misconfigured(f"Give {where} a max_attempts of at least 1, the first; not {policy.max_attempts}.")
+        raise Misconfigured(
+            f"The max_attempts of {where} is {policy.max_attempts}. Use at least 1, which is the first attempt."
+        )
     if policy.bulk and policy.cpu_bound:
-        raise Misconfigured(f"Choose one for {where}: bulk=True or cpu_bound=True. A process is given one at a time.")
+        raise Misconfigured(
+            f"{where} has both bulk=True and cpu_bound=True. Choose one: a process runs one operation at a time."
+        )
     if policy.max_size is not None and not policy.bulk:
-        raise Misconfigured(f"Give {where} bulk=True too: max_size is how many operations one bulk call takes.")
+        raise Misconfigured(
+            f"{where} has max_size without bulk=True. Add bulk=True: max_size limits the operations in one bulk call."
+        )
     if policy.max_size is not None and policy.max_size < 1:
-        raise Misconfigured(f"Give {where} a max_size of at least 1, not {policy.max_size}.")
+        raise Misconfigured(f"The max_size of {where} is {policy.max_size}. Use at least 1.")
 
 
 def _place(handler: AnyHandler, where: str, policy: Policy) -> Place:
     if not inspect.isroutine(handler) or inspect.isasyncgenfunction(handler):
-        raise Misconfigured(f"Write the handler of {where} as a function that returns: `async def` or `def`.")
+        raise Misconfigured(
+            f"The handler of {where} is not a plain function. Write it as `async def` or `def`, and return the result."
+        )
     is_async = inspect.iscoroutinefunction(handler)
     if not policy.cpu_bound:
         return Place.LOOP if is_async else Place.THREAD
     if is_async:
         raise Misconfigured(
-            f"Write the handler of {where} as `def`: cpu_bound=True runs it in a process without an event loop."
+            f"The handler of {where} is an `async def` with cpu_bound=True. Write it as `def`: it runs in a process "
+            "without an event loop."
         )
     if "<" in handler.__qualname__:  # <locals> or <lambda>
         raise Misconfigured(
-            f"Define the handler of {where} with `def` at the top of its module: "
+            f"The handler of {where} is not at the top level of its module. Define it there with `def`: "
             "cpu_bound=True runs it in another process, which imports it by its name."
         )
     return Place.PROCESS
 
 
-def _check_asks_no_transaction(handler: AnyHandler, where: str, context_parameter: str | None) -> None:
+def _check_needs_no_transaction(handler: AnyHandler, where: str, context_parameter: str | None) -> None:
     if context_parameter is None:
         return
     annotation = _hints(handler, where)[context_parameter]
     asked = [argument for argument in _context_arguments(annotation) if argument not in {None, type(None), Any}]
     if asked:
         raise Misconfigured(
-            f"Write the handler of {where} as `async def`, or its {context_parameter} as a plain Context: the "
-            "application's transaction is the event loop's, and a `def` handler runs elsewhere. It opens its own."
+            f"The handler of {where} is a `def`, and the application's transaction belongs to the event loop. Write it "
+            f"as `async def`, or annotate {context_parameter} as a plain Context and open a separate transaction in it."
         )
 
 
@@ -234,7 +248,9 @@ def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *
     parameters = list(inspect.signature(handler).parameters.values())
     for parameter in parameters:
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
-            raise Misconfigured(f"Give the handler of {where} plain named parameters; {parameter} is none.")
+            raise Misconfigured(
+                f"The parameter {parameter} of the handler of {where} is not supported. Use plain named parameters."
+            )
     if bulk:
         hints = _hints_for_each(hints, parameters, where)
     contexts = [p.name for p in parameters if _is_context(hints.get(p.name))]
@@ -242,12 +258,14 @@ def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *
     bodies = [p for p in parameters if p.name not in contexts and p.name not in in_path]
     absent = [name for name in names_in_path if name not in in_path]
     if absent:
-        raise Misconfigured(f"Add the parameter {absent[0]} to the handler of {where}: its path has it.")
+        raise Misconfigured(
+            f"The handler of {where} has no parameter {absent[0]}, which is in its path. Add the parameter."
+        )
     if len(bodies) > 1 or len(contexts) > 1:
         one_too_many = (bodies if len(bodies) > 1 else parameters)[-1].name
         raise Misconfigured(
-            f"Give the handler of {where} at most one body and one Context beside its path parameters; "
-            f"{one_too_many} is one too many."
+            f"The handler of {where} has too many parameters: {one_too_many} is one too many. "
+            "Besides the path parameters, it may have one body and one Context."
         )
     path_parameters = {name: _adapter(hints.get(name, str), name, where) for name in in_path}
     context_parameter = contexts[0] if contexts else None
@@ -255,38 +273,42 @@ def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *
         return Signature(path_parameters, context_parameter=context_parameter)
     body = bodies[0]
     if body.name not in hints:
-        raise Misconfigured(f"Annotate {body.name} of {where}: bodies are validated against its annotation.")
+        raise Misconfigured(
+            f"The parameter {body.name} of {where} has no annotation. Annotate it: bodies are validated with it."
+        )
     body_adapter = _adapter(hints[body.name], body.name, where)
     return Signature(
         path_parameters,
         body_parameter=body.name,
         body_adapter=body_adapter,
-        body_required=not _takes_none(body_adapter) if bulk else body.default is inspect.Parameter.empty,
+        body_required=not _accepts_none(body_adapter) if bulk else body.default is inspect.Parameter.empty,
         context_parameter=context_parameter,
     )
 
 
 def _hints_for_each(hints: dict[str, Any], parameters: list[inspect.Parameter], where: str) -> dict[str, Any]:
-    """What a bulk handler takes for each operation: `NewUser` of `list[NewUser]`."""
+    """Return the type of one item for each parameter of a bulk handler: `NewUser` for `list[NewUser]`."""
     if not parameters:
-        raise Misconfigured(f"Give the bulk handler of {where} a list of the bodies, or of the contexts.")
+        raise Misconfigured(
+            f"The bulk handler of {where} has no parameter. Add a list of the bodies, or a list of the contexts."
+        )
     for_each: dict[str, Any] = {}
     for parameter in parameters:
         annotation = hints.get(parameter.name)
         if get_origin(annotation) not in {list, Sequence} or len(get_args(annotation)) != 1:
             raise Misconfigured(
-                f"Annotate {parameter.name} of {where} as a list, such as list[NewUser], list[int] or list[Context]: "
-                "a bulk handler is given lists with a place for each operation."
+                f"The parameter {parameter.name} of {where} is not annotated as a list. A bulk handler receives lists "
+                "with one item for each operation: annotate it as list[NewUser], list[int] or list[Context]."
             )
         for_each[parameter.name] = get_args(annotation)[0]
     return for_each
 
 
-def _takes_none(adapter: TypeAdapter[Any]) -> bool:
-    """Whether an operation without a body is one of those that it takes."""
+def _accepts_none(adapter: TypeAdapter[Any]) -> bool:
+    """Return True if None is valid, which stands for an operation without a body."""
     try:
         adapter.validate_python(None)
-    except Exception:  # noqa: BLE001 - also a validator that stumbles does not take it
+    except Exception:  # noqa: BLE001 - a validator that fails unexpectedly does not accept None either
         return False
     return True
 
@@ -295,18 +317,20 @@ def _hints(handler: AnyHandler, where: str) -> dict[str, Any]:
     try:
         return get_type_hints(handler, include_extras=True)
     except (NameError, AttributeError, SyntaxError, TypeError) as error:
-        raise Misconfigured(f"Define the types that {where} names where its module can see them: {error}.") from error
+        raise Misconfigured(
+            f"A type in the annotations of {where} cannot be resolved: {error}. Define or import it in the module."
+        ) from error
 
 
 def _is_context(annotation: Any) -> bool:
-    """Also `Context | None`, which Pydantic would take for a body."""
+    """Return True for Context, and also for `Context | None`, which Pydantic would treat as a body."""
     if annotation is Context or get_origin(annotation) is Context:
         return True
     return any(map(_is_context, get_args(annotation)))
 
 
 def _context_arguments(annotation: Any) -> list[Any]:
-    """`AsyncSession` of `Context[AsyncSession]`, also where it is an item of a list or one of several."""
+    """Return `AsyncSession` for `Context[AsyncSession]`, also inside a list or a union."""
     if get_origin(annotation) is Context:
         return list(get_args(annotation))
     return [argument for inner in get_args(annotation) for argument in _context_arguments(inner)]
@@ -315,16 +339,16 @@ def _context_arguments(annotation: Any) -> list[Any]:
 def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        adapter.rebuild()  # a model that names a type not known yet is found out here, not by the first body
+        adapter.rebuild()  # fails now, and not with the first body, if a model refers to an undefined type
         return adapter
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise Misconfigured(f"Pydantic cannot validate {name} of {where}: {error.message}") from error
 
 
 def _validate(adapter: TypeAdapter[Any], content: bytes) -> Any:
-    """Validate by JSON's rules. They let a strict model take a date or an enum from a string, which Python's do not.
+    """Validate with Pydantic's rules for JSON: they accept a string as a date or an enum even in a strict model.
 
-    So handlers and validators get a body of their own: what they change in it is not changed for the next attempt.
+    Parsing again also gives each attempt a new body, so that a handler cannot change the body of the next attempt.
     """
     return adapter.validator.validate_json(content)
 
@@ -333,8 +357,8 @@ def _errors(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_context=False, include_input=False)
 
 
-def _stumble(error: Exception) -> str:
-    return f"It could not be validated: {type(error).__name__}: {error}."
+def _validator_failure(error: Exception) -> str:
+    return f"The validator failed: {type(error).__name__}: {error}."
 
 
 def _sentence(error: ErrorDetails) -> str:

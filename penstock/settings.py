@@ -1,6 +1,6 @@
-"""The settings both programs share: read once from the environment, bounded, refused with a clear sentence.
+"""The settings that both programs share. They are read once from the environment and checked.
 
-Only this file reads the environment. Names on the outside are `PENSTOCK_` and the field's name in capitals.
+Only this file reads the environment. The variable of a setting is `PENSTOCK_` and the field's name in capitals.
 """
 
 from typing import Annotated, Any, Literal
@@ -31,133 +31,222 @@ LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
 
 
 class Settings(BaseSettings):
+    """The settings of a front end or a consumer. The descriptions are also the settings table for users."""
+
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{3,40}$")] = Field(
-        "penstock", description="Prefixes the name of every resource: letters, digits, `-` and `_`."
+        "penstock", description="The prefix of every resource name: 3 to 40 letters, digits, `-` and `_`."
     )
-    app: str | None = Field(None, description="The application, as `module:attribute`.")
+    app: str | None = Field(None, description="The application to load, as `MODULE:ATTRIBUTE`.")
     aws_region: str | None = Field(
         None,
         validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
-        description="The AWS region; also `AWS_DEFAULT_REGION`.",
+        description="The AWS region. `AWS_DEFAULT_REGION` works as well.",
     )
 
-    concurrency: int = Field(10, ge=1, le=10_000, description="Handlers that run at once in one process.")
+    concurrency: int = Field(
+        10, ge=1, le=10_000, description="Maximum number of handlers that run at the same time in one process."
+    )
     weight_high: int = Field(
-        DEFAULT_WEIGHTS[Priority.HIGH], ge=1, le=1_000, description="The share of the slots that `high` batches have."
+        DEFAULT_WEIGHTS[Priority.HIGH],
+        ge=1,
+        le=1_000,
+        description="The share of the slots for `high` batches, relative to the other two weights.",
     )
     weight_normal: int = Field(
-        DEFAULT_WEIGHTS[Priority.NORMAL], ge=1, le=1_000, description="The share that `normal` ones have beside them."
+        DEFAULT_WEIGHTS[Priority.NORMAL],
+        ge=1,
+        le=1_000,
+        description="The share of the slots for `normal` batches, relative to the other two weights.",
     )
     weight_low: int = Field(
-        DEFAULT_WEIGHTS[Priority.LOW], ge=1, le=1_000, description="The share that `low` ones have beside them."
+        DEFAULT_WEIGHTS[Priority.LOW],
+        ge=1,
+        le=1_000,
+        description="The share of the slots for `low` batches, relative to the other two weights.",
     )
     cpu_processes: int | None = Field(
-        None, ge=1, le=1_000, description="Processes for `cpu_bound` handlers, beside each program; as many as cores."
+        None,
+        ge=1,
+        le=1_000,
+        description="Number of processes for `cpu_bound` handlers in each program. Unset: the number of cores.",
     )
-    sync_max_operations: int = Field(100, ge=0, le=10_000, description="Up to so many operations are answered at once.")
-    sync_seconds: float = Field(10, gt=0, le=900, description="What a batch answered at once may take, in seconds.")
-    max_operations: int = Field(1_000, ge=1, le=1_000_000, description="Operations in one JSON document.")
-    max_body_bytes: int = Field(10 * MIB, ge=1_024, le=1_024 * MIB, description="Size of a JSON document, in bytes.")
-    max_stream_operations: int = Field(1_000_000, ge=1, le=10_000_000, description="Operations in one NDJSON stream.")
+    sync_max_operations: int = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="Maximum number of operations in a batch that runs synchronously. Larger batches run in the "
+        "background.",
+    )
+    sync_seconds: float = Field(
+        10,
+        gt=0,
+        le=900,
+        description="Time limit for a synchronous batch in seconds. After that, the rest of it runs in the background.",
+    )
+    max_operations: int = Field(
+        1_000, ge=1, le=1_000_000, description="Maximum number of operations in one JSON document."
+    )
+    max_body_bytes: int = Field(
+        10 * MIB, ge=1_024, le=1_024 * MIB, description="Maximum size of a JSON document in bytes, after decompression."
+    )
+    max_stream_operations: int = Field(
+        1_000_000, ge=1, le=10_000_000, description="Maximum number of operations in one NDJSON stream."
+    )
     max_stream_bytes: int = Field(
-        2_048 * MIB, ge=1_024, le=1_024 * 1_024 * MIB, description="Size of an NDJSON stream, in bytes."
+        2_048 * MIB,
+        ge=1_024,
+        le=1_024 * 1_024 * MIB,
+        description="Maximum size of an NDJSON stream in bytes, after decompression.",
     )
-    chunk_seconds: float = Field(2, gt=0, le=300, description="Handler time that a chunk aims at, in seconds.")
-    chunk_operations: int = Field(1_000, ge=1, le=10_000, description="The most operations in a chunk.")
+    chunk_seconds: float = Field(2, gt=0, le=300, description="Target for the handler time of one chunk, in seconds.")
+    chunk_operations: int = Field(1_000, ge=1, le=10_000, description="Maximum number of operations in one chunk.")
     min_chunks: int = Field(
-        16, ge=1, le=1_000, description="A batch is cut into so many chunks or more, if they take 0.1 s or more."
+        16,
+        ge=1,
+        le=1_000,
+        description="Minimum number of chunks of a batch, as long as each chunk takes at least 0.1 seconds.",
     )
     message_bytes: int = Field(
-        MIB, ge=4_096, le=MIB, description="What the queue takes as one message and as one call, in bytes."
+        MIB, ge=4_096, le=MIB, description="Maximum size of one queue message, and of one call to the queue, in bytes."
     )
     accept_seconds: float = Field(
-        60, ge=1, le=3_600, description="A batch not accepted for so many seconds is abandoned: nothing of it runs."
+        60,
+        ge=1,
+        le=3_600,
+        description="A batch that is not accepted within this many seconds is abandoned, and none of its operations "
+        "runs.",
     )
     deadline_seconds: float = Field(
-        DAY_SECONDS, gt=0, le=14 * DAY_SECONDS, description="What of a batch has not ended after so long is expired."
+        DAY_SECONDS,
+        gt=0,
+        le=14 * DAY_SECONDS,
+        description="Default deadline of a batch in seconds. Operations that have not finished by then expire.",
     )
     settle_seconds: float = Field(
-        300, ge=1, le=DAY_SECONDS, description="How long what runs of a cancelled batch may take to end."
+        300,
+        ge=1,
+        le=DAY_SECONDS,
+        description="Time in seconds that running operations of a cancelled batch have to finish.",
     )
     max_deaths: int = Field(
-        100, ge=1, description="A batch that has cost more consumer processes than this is stopped."
+        100, ge=1, description="A batch is stopped when more consumer processes than this have died while running it."
     )
     retention_seconds: float = Field(
         7 * DAY_SECONDS,
         ge=60,
         le=3_650 * DAY_SECONDS,
-        description="How long the table keeps a batch and its results, in seconds.",
+        description="Time in seconds that the table keeps a batch and its results.",
     )
 
     idempotency_seconds: float = Field(
-        DAY_SECONDS, ge=60, le=365 * DAY_SECONDS, description="How long an Idempotency-Key is remembered."
+        DAY_SECONDS, ge=60, le=365 * DAY_SECONDS, description="Time in seconds that an Idempotency-Key is remembered."
     )
     visibility_seconds: int = Field(
-        60, ge=2, le=LONGEST_SQS_VISIBILITY_SECONDS, description="The lease on a chunk; extended while we work on it."
+        60,
+        ge=2,
+        le=LONGEST_SQS_VISIBILITY_SECONDS,
+        description="Length of the lease on a chunk in seconds. Consumers extend it while they run the chunk.",
     )
     receive_wait_seconds: int = Field(
-        LONGEST_SQS_WAIT_SECONDS, ge=0, le=LONGEST_SQS_WAIT_SECONDS, description="How long a receive waits for chunks."
+        LONGEST_SQS_WAIT_SECONDS,
+        ge=0,
+        le=LONGEST_SQS_WAIT_SECONDS,
+        description="Maximum time in seconds that one receive call waits for chunks.",
     )
     chunk_budget_seconds: float = Field(
-        300, gt=0, le=12 * 3600, description="A chunk that runs longer is recorded, and its rest follows as another."
+        300,
+        gt=0,
+        le=12 * 3600,
+        description="Maximum time in seconds that a chunk runs. The remaining operations follow as another chunk.",
     )
     sweep_seconds: float = Field(
-        30, gt=0, le=3_600, description="How often consumers look for batches past their time."
+        30, gt=0, le=3_600, description="Interval in seconds at which consumers check for overdue batches."
     )
     stall_seconds: float = Field(
         60,
         ge=2,
         le=3_600,
-        description="Ends a consumer whose loop, or a program all of whose threads, handlers block for so long.",
+        description="A consumer exits when a handler blocks its event loop for this many seconds; any program, when "
+        "all its threads are blocked.",
     )
     leave_seconds: float = Field(
-        5, ge=0, le=300, description="How long a front end says that it is not ready, before it stops listening."
+        5,
+        ge=0,
+        le=300,
+        description="Time in seconds that a stopping front end reports that it is not ready, before it stops "
+        "listening.",
     )
-    grace_seconds: float = Field(20, ge=0, le=3_600, description="How long running handlers may go on after SIGTERM.")
-    backoff_seconds: float = Field(1, ge=0, le=3_600, description="Bound of the first wait before another attempt.")
-    backoff_max_seconds: float = Field(300, ge=0, le=86_400, description="Bound of every wait before another attempt.")
+    grace_seconds: float = Field(
+        20, ge=0, le=3_600, description="Time in seconds that running handlers have to finish after SIGTERM."
+    )
+    backoff_seconds: float = Field(
+        1,
+        ge=0,
+        le=3_600,
+        description="Upper bound of the delay before the second attempt, in seconds. The bound doubles with each "
+        "attempt.",
+    )
+    backoff_max_seconds: float = Field(
+        300, ge=0, le=86_400, description="Upper bound of the delay before any attempt, in seconds."
+    )
     dead_letter_rejections: bool = Field(
-        True, description="Whether what a handler rejected goes to the dead letter queue too, or only what broke."
+        True,
+        description="Whether rejected operations go to the dead letter queue, too. If false, only other failures do.",
     )
 
     upstream: str | None = Field(
-        None, description="The URL of an existing API that every operation is forwarded to, in place of an application."
+        None,
+        description="The URL of an existing API to which every operation is forwarded, instead of to an application.",
     )
     upstream_headers: str | None = Field(
-        None, description="Headers of a batch's request that go along with its operations: `Accept-Language, ...`."
+        None,
+        description="The headers of a batch's request that its forwarded operations carry, such as `Accept-Language, "
+        "If-Match`.",
     )
     upstream_authorization: SecretStr | None = Field(
-        None, description="The `Authorization` header of every forwarded operation."
+        None, description="The value of the `Authorization` header of every forwarded operation."
     )
     upstream_timeout_seconds: float = Field(
-        60, gt=0, le=3_600, description="What a forwarded operation may take, in seconds."
+        60, gt=0, le=3_600, description="Time limit for one attempt of a forwarded operation, in seconds."
     )
-    upstream_max_attempts: int = Field(3, ge=1, le=100, description="How often one is tried, the first included.")
+    upstream_max_attempts: int = Field(
+        3, ge=1, le=100, description="Maximum number of attempts for a forwarded operation, including the first."
+    )
     upstream_result_bytes: int = Field(
-        262_144, ge=1, le=16 * MIB, description="The most that is kept of an upstream's answer, in bytes."
+        262_144,
+        ge=1,
+        le=16 * MIB,
+        description="Maximum size of an upstream's response in bytes. An operation whose response is larger fails.",
     )
     upstream_connections: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="Connections of one process to one upstream host. Unset: as `PENSTOCK_CONCURRENCY`.",
+        description="Maximum number of connections from one process to one upstream host. Unset: the value of "
+        "`PENSTOCK_CONCURRENCY`.",
     )
 
     tenant_header: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9-]+$",
-        description="The request header, set by your gateway, that names the tenant. Unset: one tenant.",
+        description="The request header with the name of the tenant, which your gateway sets. Unset: there is one "
+        "tenant.",
     )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
-        description="`cloudwatch`: publish; `off`; `auto`: publish, unless CloudWatch is AWS's and the queue is not.",
+        description="`cloudwatch` publishes metrics, `off` does not, `auto` does unless the queue is a stand-in and "
+        "CloudWatch is real.",
     )
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="`json`, `text`, or `auto`: text on a terminal."
+        "auto",
+        description="The format of log lines: `json`, `text`, or `auto`, which is text on a terminal and JSON "
+        "otherwise.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The lowest level that is logged: `debug`, `info`, `warning` or `error`."
+    )
 
     @property
     def connections_for_each_host(self) -> int:
@@ -211,19 +300,19 @@ class Settings(BaseSettings):
     def _check_against_each_other(self) -> "Settings":
         if self.sync_max_operations > self.max_operations:
             raise ValueError(
-                f"PENSTOCK_SYNC_MAX_OPERATIONS ({self.sync_max_operations}) is above "
-                f"PENSTOCK_MAX_OPERATIONS ({self.max_operations}); lower the one or raise the other"
+                f"PENSTOCK_SYNC_MAX_OPERATIONS ({self.sync_max_operations}) is larger than "
+                f"PENSTOCK_MAX_OPERATIONS ({self.max_operations}). Lower the first or raise the second"
             )
         if self.app is not None and self.upstream is not None:
             raise ValueError(
-                "PENSTOCK_APP and PENSTOCK_UPSTREAM are both set; choose one: an application forwards what it has no "
-                'handler for by operations.forward("/{path}", to=...)'
+                "PENSTOCK_APP and PENSTOCK_UPSTREAM are both set. Set only one. To forward operations from an "
+                'application, call operations.forward("/{path}", to=...) in it'
             )
         return self
 
 
 class TracingSettings(BaseSettings):
-    """OpenTelemetry's own variables, as far as they say whether there are spans. The rest its SDK reads by itself."""
+    """The OpenTelemetry variables that turn tracing on or off. OpenTelemetry's SDK reads the other variables itself."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
@@ -248,19 +337,23 @@ class TracingSettings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Settings from the environment. Raises Misconfigured naming each variable, its value and what it may be."""
+    """Read the settings from the environment.
+
+    Raises Misconfigured with one line for each invalid variable: its value, and the values that are allowed.
+    """
     try:
         return Settings()
     except ValidationError as error:
         problems = [_explain(one) for one in error.errors(include_url=False)]
-        raise Misconfigured("Mend the settings:\n" + "\n".join(f"  {problem}" for problem in problems)) from error
+        raise Misconfigured("Invalid settings:\n" + "\n".join(f"  {problem}" for problem in problems)) from error
 
 
 def require_app(settings: Settings) -> str:
+    """Return the name of the application. Raises Misconfigured if it is not set."""
     if settings.app is None:
         raise Misconfigured(
-            "Name the application: set PENSTOCK_APP to MODULE:ATTRIBUTE, or give --app. "
-            "For an existing API set PENSTOCK_UPSTREAM to its URL."
+            "No application is set. Set PENSTOCK_APP to MODULE:ATTRIBUTE, or pass --app. "
+            "To forward to an existing API, set PENSTOCK_UPSTREAM to its URL."
         )
     return settings.app
 
@@ -275,22 +368,23 @@ def _explain(error: ErrorDetails) -> str:
         return f"{message}."
     field = str(error["loc"][0])
     variable = field if field.isupper() else PREFIX + field.upper()
-    return f"{variable}={_shown(field, error['input'])}: {message[0].lower()}{message[1:]}{_range(field)}."
+    return f"{variable}={_printable(field, error['input'])}: {message[0].lower()}{message[1:]}.{_range(field)}"
 
 
-def _shown(field: str, value: Any) -> str:
-    """A value as it may be told to whoever reads the log."""
+def _printable(field: str, value: Any) -> str:
+    """Return a value without its secrets, since the message goes to the log."""
     if field == "upstream_authorization":
         return "***"
     return repr(without_secrets(str(value)) if field == "upstream" else value)
 
 
 def _range(field: str) -> str:
-    """What a number may be; nothing for a field that is none."""
+    """Return a sentence with the allowed range of a number, or an empty text if the field is not a number."""
     rules = Settings.model_fields[field].metadata if field in Settings.model_fields else []
     bounds = {name: getattr(rule, name) for rule in rules for name in ("gt", "ge", "le") if hasattr(rule, name)}
     if not bounds:
         return ""
-    low = f"above {bounds['gt']:,}" if "gt" in bounds else f"from {bounds['ge']:,}"
-    high = f"to {bounds['le']:,}" if "le" in bounds else "upwards"
-    return f"; it may be {low} {high}"
+    if "le" not in bounds:
+        return f" Use a number of at least {bounds['ge']:,}."
+    low = f"above {bounds['gt']:,} and up" if "gt" in bounds else f"from {bounds['ge']:,}"
+    return f" Use a number {low} to {bounds['le']:,}."

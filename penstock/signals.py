@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a program to stop; asked a second time it ends at once. And how to end with a parent."""
+"""Stop a program on SIGTERM or SIGINT, or when its parent process ends."""
 
 import asyncio
 import os
@@ -11,9 +11,9 @@ PARENT_POLL_SECONDS = 0.5
 
 
 async def stop_signals() -> None:
-    """Return when the program is asked to stop.
+    """Wait until the program receives SIGTERM or SIGINT.
 
-    From then on a second signal ends it on the spot: safely, since what is not recorded yet is delivered again.
+    After that a second signal ends the process immediately. This is safe: SQS delivers unrecorded chunks again.
     """
     asked = asyncio.Event()
 
@@ -29,10 +29,10 @@ async def stop_signals() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """End this program on the spot once process `parent` is not its parent any more, whatever it is doing.
+    """End this process immediately when the process `parent` is no longer its parent.
 
-    A killed parent sends no signal; its children are then somebody else's, perhaps before they first look. The AWS that
-    it had started ends with it, so there is nothing left to save, and nowhere to save it.
+    A parent that is killed sends no signal, and its children get another parent, perhaps before the first check. The
+    parent had started the embedded AWS, which has ended too, so there is nothing left to save.
     """
 
     def watch() -> None:

@@ -1,7 +1,7 @@
-"""Every log event by name, with its meaning; and how lines are written.
+"""All log events with their meanings, and the format of the log.
 
-A line is one event with fields; `batch_id`, `chunk_id` and `attempt` are on every line about a chunk. In a pipe or file
-a line is a JSON object, on a terminal it is text.
+Each line is one event with fields. Every line about a chunk has the fields `batch_id`, `chunk_id` and `attempt`. On a
+terminal a line is text; in a pipe or a file it is a JSON object.
 """
 
 import logging
@@ -15,51 +15,53 @@ from penstock.settings import Settings
 
 
 class Event(StrEnum):
-    # service
-    SERVICE_READY = "service ready"  # it listens
-    SERVICE_STOPPED = "service stopped"
-    BATCH_ACCEPTED = "batch accepted"  # every chunk is on the queue; it runs from here on
-    BATCH_ANSWERED = "batch answered"  # a small batch, run at once
-    BATCH_REFUSED = "batch refused"  # nothing of it runs
-    BATCH_HANDED_OVER = "batch handed over"  # it outlived its time; what had not ended runs in the background
-    BATCH_RETRIED = "batch retried"  # its failed operations run again
-    DEAD_LETTERS_REDRIVEN = "dead letters redriven"
-    REQUEST_BROKE = "request broke"  # a fault of ours, answered 500
-    AWS_UNAVAILABLE = "aws unavailable"  # answered 503
-    # consumer
-    CONSUMER_READY = "consumer ready"  # it receives
-    CONSUMER_DRAINING = "consumer draining"  # it takes nothing new
-    CONSUMER_STOPPED = "consumer stopped"
-    CONSUMER_DIED = "consumer died"  # its parent restarts it
-    CONSUMER_HOPELESS = "consumer cannot run"  # it cannot start, or keeps dying without work: all consumers stop
-    RECEIVE_FAILED = "receive failed"  # not an empty queue: the queue did not answer
-    LOOP_BLOCKED = "loop blocked"  # a handler blocks the event loop: the process is ended
-    CHUNK_DONE = "chunk done"  # recorded, counted, acknowledged
-    CHUNK_BROKE = "chunk broke"  # left to its lease: it will be delivered again
-    CHUNK_DROPPED = "chunk dropped"  # of an abandoned or forgotten batch; nothing of it ran
-    CHUNK_RELEASED = "chunk released"  # given back unstarted
-    OPERATION_SUSPECTED = "operation suspected"  # consumers died while it may have been running: it runs alone now
-    CHUNK_HALVED = "chunk halved"  # an earlier delivery died with it
-    MESSAGE_SET_ASIDE = "message set aside"  # not a chunk of ours: put in the dead letter queue as it is
-    LEASE_LOST = "lease lost"  # another consumer may work on the same chunk
-    HEARTBEAT_FAILED = "heartbeat failed"
-    STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is tried again while the lease is held
-    OPERATION_BROKE = "operation broke"  # a handler raised what it does not declare; with its traceback
-    BULK_CALL_BROKE = "bulk call broke"  # a bulk handler raised: its operations are tried singly
-    BATCH_ENDED = "batch ended"  # nothing more of it begins: too much failed, or it killed too many consumers
-    BATCH_SWEPT = "batch swept"  # past its time; what was open of it is counted as expired or cancelled
-    SWEEP_FAILED = "sweep failed"
-    PACE_UNKNOWN = "pace unknown"  # how long operations take could not be asked; chunks are cut by what was known
-    PACE_NOT_PUBLISHED = "pace not published"  # how long operations take; front ends plan by what they knew
-    BATCH_FINISHED = "batch finished"  # every operation has its outcome
-    # both
-    HANDLER_FIGURES = (
-        "handler figures"  # what a handler has done and taken since its last such line, about a minute ago
+    """The events of both programs, each with its meaning. The values are stable, because alarms may search for them."""
+
+    # Events of the service.
+    SERVICE_READY = "service ready"  # The front end listens.
+    SERVICE_STOPPED = "service stopped"  # The front end has stopped after a signal.
+    BATCH_ACCEPTED = "batch accepted"  # All chunks are on the queue, and consumers may run them.
+    BATCH_ANSWERED = "batch answered"  # A small batch ran synchronously, and the response has its results.
+    BATCH_REFUSED = "batch refused"  # A batch was rejected; none of its operations runs.
+    BATCH_HANDED_OVER = "batch handed over"  # A small batch timed out; the rest of it runs in the background.
+    BATCH_RETRIED = "batch retried"  # A client asked to run the failed operations of a batch again.
+    DEAD_LETTERS_REDRIVEN = "dead letters redriven"  # Dead letters were moved back to the queues.
+    REQUEST_BROKE = "request failed unexpectedly"  # A bug in Penstock; the response was 500.
+    AWS_UNAVAILABLE = "aws unavailable"  # AWS did not answer; the response was 503.
+    # Events of the consumer.
+    CONSUMER_READY = "consumer ready"  # The consumer receives chunks.
+    CONSUMER_DRAINING = "consumer draining"  # The consumer stops: it receives no more chunks.
+    CONSUMER_STOPPED = "consumer stopped"  # The consumer has stopped after a signal.
+    CONSUMER_DIED = "consumer died"  # A consumer process exited unexpectedly; its parent starts it again.
+    CONSUMER_HOPELESS = "consumer cannot run"  # A consumer cannot start, or keeps dying without work; all of them stop.
+    RECEIVE_FAILED = "receive failed"  # The queue did not answer. An empty queue does not cause this event.
+    LOOP_BLOCKED = "loop blocked"  # A handler blocks the event loop; the process exits.
+    CHUNK_DONE = "chunk done"  # The chunk is recorded, counted and acknowledged.
+    CHUNK_BROKE = "chunk failed unexpectedly"  # A bug in Penstock; the chunk is delivered again when its lease ends.
+    CHUNK_DROPPED = "chunk dropped"  # The batch of the chunk was abandoned or deleted; none of its operations ran.
+    CHUNK_RELEASED = "chunk released"  # The chunk returned to the queue before any of its operations ran.
+    CHUNK_HALVED = "chunk halved"  # An earlier delivery of the chunk died, so the chunk is split in half.
+    OPERATION_SUSPECTED = "operation suspected"  # Consumers died that may have been running it; now it runs alone.
+    MESSAGE_SET_ASIDE = "message set aside"  # The message is not a chunk; it is moved to the dead letter queue.
+    LEASE_LOST = "lease lost"  # The lease on the chunk ended; another consumer may run the same chunk.
+    HEARTBEAT_FAILED = "heartbeat failed"  # The lease on a chunk could not be extended; the next heartbeat retries.
+    STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.
+    OPERATION_BROKE = "operation failed unexpectedly"  # A handler raised neither Reject nor Retry; with its traceback.
+    BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
+    BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.
+    BATCH_SWEPT = "batch swept"  # The batch was overdue; its unfinished operations count as expired or cancelled.
+    SWEEP_FAILED = "sweep failed"  # AWS did not answer the sweeper; the next sweep tries again.
+    PACE_UNKNOWN = "handler times unavailable"  # AWS did not return the handler times; older ones are used.
+    PACE_NOT_PUBLISHED = (
+        "handler times not published"  # AWS did not store the handler times; front ends use older ones.
     )
-    METRICS_STAY = "metrics stay"  # nothing is published to CloudWatch, and why
-    METRICS_UNSENT = "metrics unsent"  # CloudWatch is out of reach; said once, until it takes them again
-    METRICS_SENT_AGAIN = "metrics sent again"
-    REPORTER_BROKE = "reporter broke"  # a fault of ours; the program goes on without figures in log and CloudWatch
+    BATCH_FINISHED = "batch finished"  # Every operation of the batch has its outcome.
+    # Events of both programs.
+    HANDLER_FIGURES = "handler figures"  # Counts and times of one handler since its last such line, about a minute ago.
+    METRICS_STAY = "metrics not published"  # The settings turn metrics for CloudWatch off; the line says why.
+    METRICS_UNSENT = "metrics unsent"  # CloudWatch does not accept metrics; logged once until it accepts them again.
+    METRICS_SENT_AGAIN = "metrics sent again"  # CloudWatch accepts metrics again.
+    REPORTER_BROKE = "metrics reporting failed unexpectedly"  # A bug in Penstock; the program goes on without metrics.
 
 
 Log = structlog.typing.FilteringBoundLogger
@@ -71,7 +73,7 @@ def get_log() -> Log:
 
 
 def configure_logging(settings: Settings, program: str) -> None:
-    """Call once, before anything is logged. `program` is on every line."""
+    """Configure the log of this process. Call it once, before the first event. Every line has the field `program`."""
     as_json = _is_json(settings.log_format)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -113,7 +115,7 @@ def _for_people(*, has_colors: bool) -> structlog.dev.ConsoleRenderer:
 
 
 def _tracebacks() -> structlog.processors.ExceptionRenderer:
-    """Without the values of variables: those are people's data."""
+    """Return a renderer of tracebacks that leaves out local variables, since they contain personal data."""
     return structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
@@ -122,7 +124,7 @@ def _is_json(log_format: Literal["auto", "json", "text"]) -> bool:
 
 
 def _join_standard_logging(shared: list[Any], written: list[Any]) -> None:
-    """What libraries log comes out as the same lines; from warnings up, since botocore and aiohttp are talkative."""
+    """Write the logs of libraries in the same format, from warnings up, since botocore and aiohttp log a lot."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -36,9 +36,9 @@ LAST_LINES = 40
 
 # In a program's log these mean that something went wrong which the program did not foresee.
 FAULTS = (
-    "chunk broke",
-    "request broke",
-    "reporter broke",
+    "chunk failed unexpectedly",
+    "request failed unexpectedly",
+    "metrics reporting failed unexpectedly",
     "never retrieved",
     "never awaited",
     "Unclosed",

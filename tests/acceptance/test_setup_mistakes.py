@@ -44,7 +44,7 @@ async def check_refusal(program: Program, command: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("spoiled", "sentence"),
     [
-        ({"PENSTOCK_CONCURRENCY": "0"}, "Mend the settings:\n  PENSTOCK_CONCURRENCY='0': "),
+        ({"PENSTOCK_CONCURRENCY": "0"}, "Invalid settings:\n  PENSTOCK_CONCURRENCY='0': "),
         ({"AWS_REGION": ""}, "Name the AWS region: "),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Provide AWS credentials: "),
         ({}, "AWS does not answer: "),
@@ -62,10 +62,10 @@ async def test_every_program_says_what_is_wrong_with_its_surroundings(
 @pytest.mark.parametrize(
     ("app", "sentence"),
     [
-        ("", "Name the application: "),
-        ("nowhere.at_all:operations", "Start Penstock where the application can be imported: "),
-        (f"{APPS}:nothing", f"Let '{APPS}:nothing' name an Operations()"),
-        (f"{APPS}:without_handlers", f"Register a handler in '{APPS}:without_handlers'"),
+        ("", "No application is set. "),
+        ("nowhere.at_all:operations", "There is no module 'nowhere' "),
+        (f"{APPS}:nothing", f"The application '{APPS}:nothing' is invalid: "),
+        (f"{APPS}:without_handlers", f"The application '{APPS}:without_handlers' has no handler. "),
     ],
 )
 async def test_programs_say_what_is_wrong_with_the_application(mistaken: Programs, app: str, sentence: str) -> None:

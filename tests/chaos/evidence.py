@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 QUEUE_UNITS = 30
 LOOK_SECONDS = 0.005
 UNREADABLE = "a message that is not a chunk"
-FAULTS = ("chunk broke", "request broke", "never retrieved", "never awaited", "was destroyed but")
+FAULTS = (
+    "chunk failed unexpectedly",
+    "request failed unexpectedly",
+    "never retrieved",
+    "never awaited",
+    "was destroyed but",
+)
 
 
 @dataclass(frozen=True, slots=True)

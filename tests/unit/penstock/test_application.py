@@ -48,5 +48,7 @@ def test_application_is_loaded_by_its_name() -> None:
 
 
 def test_one_of_both_is_needed() -> None:
-    with pytest.raises(Misconfigured, match=r"^Name the application: .* For an existing API set PENSTOCK_UPSTREAM"):
+    with pytest.raises(
+        Misconfigured, match=r"^No application is set\. .* To forward to an existing API, set PENSTOCK_UPSTREAM"
+    ):
         find_application(Settings())

@@ -74,7 +74,9 @@ def test_operation_that_nothing_handles_is_told_what_is_offered(method: str, pat
         operations.match(method, path)
     (flaw,) = refused.value.flaws
     assert flaw.pointer == "/path"
-    assert flaw.detail == f"{method} {path} is not offered here; there is: DELETE /teams/{{id}}, GET /users."
+    assert (
+        flaw.detail == f"There is no operation {method} {path}. Available operations: DELETE /teams/{{id}}, GET /users."
+    )
 
 
 def test_long_list_of_what_is_offered_is_cut() -> None:
@@ -111,19 +113,24 @@ def test_second_handler_for_the_same_operations_is_refused(known: str, twin: str
     handlers: dict[str, Any] = {"/users": first, "/users/{id}": by_id, "/users/{name}": by_name}
     operations = Operations()
     operations.get(known)(handlers[known])
-    with pytest.raises(Misconfigured, match=r"^Register GET /users.* once: GET /users.* has a handler already\.$"):
+    with pytest.raises(
+        Misconfigured,
+        match=r"^GET /users.* is registered twice: GET /users.* already has a handler\. Register it once\.$",
+    ):
         operations.get(twin)(handlers[twin])
     operations.put(twin)(handlers[twin])
 
 
 def test_decorator_without_its_parentheses_is_refused() -> None:
     register: Any = Operations().post
-    with pytest.raises(Misconfigured, match=r"^Give the path: @operations\.post\(path\), with parentheses\.$"):
+    with pytest.raises(
+        Misconfigured, match=r"^The decorator has no path\. Write @operations\.post\(path\), with parentheses\.$"
+    ):
         register(first)
 
 
 def test_application_without_begin_nested_is_told_to_name_its_savepoint() -> None:
-    with pytest.raises(Misconfigured, match=r"Operations\(transaction=\.\.\., savepoint=\.\.\.\).*yields a dict"):
+    with pytest.raises(Misconfigured, match=r"yields a dict.*Operations\(transaction=\.\.\., savepoint=\.\.\.\)"):
         Operations().savepoint({})
 
 
@@ -132,14 +139,14 @@ def test_application_without_begin_nested_is_told_to_name_its_savepoint() -> Non
 
 @pytest.mark.parametrize("status", [0, 200, 399, 600, -400])
 def test_reject_takes_the_status_of_an_error(status: int) -> None:
-    with pytest.raises(ValueError, match=f"from 400 to 599, not {status}"):
+    with pytest.raises(ValueError, match=f"is {status}. Use a status from 400 to 599"):
         Reject(status, "no")
     assert (Reject(400, "no").status, Reject(599, "no").status) == (400, 599)
 
 
 @pytest.mark.parametrize("seconds", [-1, -0.001, LONGEST_WAIT_SECONDS + 1, float("inf"), float("nan")])
 def test_retry_takes_a_wait_that_can_be_waited(seconds: float) -> None:
-    with pytest.raises(ValueError, match="after_seconds from 0 to 2,592,000"):
+    with pytest.raises(ValueError, match=r"after_seconds .* Use a number from 0 to 2,592,000"):
         Retry(after_seconds=seconds)
     assert Retry(after_seconds=0).after_seconds == 0
     assert Retry().after_seconds is None
@@ -226,28 +233,28 @@ def test_type_that_only_the_type_checker_sees_is_told(folder: Path) -> None:
         async def create(user: User) -> None: ...
         """,
     )
-    with pytest.raises(Misconfigured, match=r"POST /users.*where its module can see them: name 'User' is not defined"):
+    with pytest.raises(Misconfigured, match=r"POST /users.*cannot be resolved: name 'User' is not defined"):
         load_application("future:operations")
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("", "Name the application as MODULE:ATTRIBUTE"),
-        ("shop", "Name the application as MODULE:ATTRIBUTE.*'shop' is not"),
-        (":operations", "Name the application as MODULE:ATTRIBUTE"),
-        ("shop:", "Name the application as MODULE:ATTRIBUTE"),
-        (".shop:operations", "Name the application as MODULE:ATTRIBUTE"),
-        ("..:operations", "Name the application as MODULE:ATTRIBUTE"),
-        ("nowhere:operations", "there is no module 'nowhere'"),
-        ("shop.nowhere:operations", "there is no module 'shop.nowhere'"),
-        ("shop py:operations", "there is no module 'shop py'"),
-        ("shop.py:operations", "there is no module 'shop.py'"),
+        ("", "Name it as MODULE:ATTRIBUTE"),
+        ("shop", "The application 'shop' is invalid. Name it as MODULE:ATTRIBUTE"),
+        (":operations", "Name it as MODULE:ATTRIBUTE"),
+        ("shop:", "Name it as MODULE:ATTRIBUTE"),
+        (".shop:operations", "Name it as MODULE:ATTRIBUTE"),
+        ("..:operations", "Name it as MODULE:ATTRIBUTE"),
+        ("nowhere:operations", "There is no module 'nowhere'"),
+        ("shop.nowhere:operations", "There is no module 'shop.nowhere'"),
+        ("shop py:operations", "There is no module 'shop py'"),
+        ("shop.py:operations", "There is no module 'shop.py'"),
         ("shop:nothing", "'nothing' of 'shop' is nothing"),
         ("shop:a:b", "'a:b' of 'shop' is nothing"),
         ("shop:number", "'number' of 'shop' is a int"),
         ("shop:Operations", "'Operations' of 'shop' is a type"),
-        ("shop:operations", "Register a handler in 'shop:operations': it has none"),
+        ("shop:operations", "The application 'shop:operations' has no handler. Register one"),
     ],
 )
 def test_name_that_leads_to_no_application_is_refused(folder: Path, name: str, why: str) -> None:

@@ -259,8 +259,8 @@ def test_what_a_handler_changes_in_its_body_is_not_changed_for_the_next_attempt(
 @pytest.mark.parametrize(
     ("body", "stumbled"),
     [
-        ({"name": "x"}, "It could not be validated: KeyError: 'title'."),
-        (5, "It could not be validated: AttributeError: 'int' object has no attribute 'pop'."),
+        ({"name": "x"}, "The validator failed: KeyError: 'title'."),
+        (5, "The validator failed: AttributeError: 'int' object has no attribute 'pop'."),
     ],
 )
 def test_body_over_which_a_validator_stumbles_is_refused(body: Any, stumbled: str) -> None:
@@ -289,7 +289,7 @@ def test_body_that_nobody_takes_is_told() -> None:
     assert deletion.arguments("/users/7", None) == {"key": 7}
     bodies: list[Any] = [{}, [], "", 0, False, {"a": 1}]
     for body in bodies:
-        assert flaws(deletion, "/users/7", body) == [Flaw("/body", "DELETE /users/{key} takes no body.")]
+        assert flaws(deletion, "/users/7", body) == [Flaw("/body", "DELETE /users/{key} accepts no body.")]
 
 
 # --- Context
@@ -363,19 +363,19 @@ class Callee:
 @pytest.mark.parametrize(
     ("handler", "why"),
     [
-        (generator, r"Write the handler of POST /users \(.*generator\) as a function that returns"),
-        (Callee(), "as a function that returns: `async def` or `def`"),
-        (functools.partial(fine), "as a function that returns"),
-        (NewUser, "as a function that returns"),
-        (no_annotation, r"Annotate user of POST /users \(.*no_annotation\)"),
-        (two_bodies, "at most one body and one Context beside its path parameters; note is one too many"),
-        (two_contexts, "at most one body and one Context beside its path parameters; second is one too many"),
-        (positional, "plain named parameters; user.* is none"),
-        (many, r"plain named parameters; \*users.* is none"),
-        (anything, r"plain named parameters; \*\*users.* is none"),
-        (unknown_type, "Define the types that .* names where its module can see them: name 'Nobody' is not defined"),
-        (unknown_member, "Define the types .* 'functools' has no attribute 'Nobody'"),
-        (no_type, "Define the types"),
+        (generator, r"The handler of POST /users \(.*generator\) is not a plain function"),
+        (Callee(), "Write it as `async def` or `def`"),
+        (functools.partial(fine), "is not a plain function"),
+        (NewUser, "is not a plain function"),
+        (no_annotation, r"The parameter user of POST /users \(.*no_annotation\) has no annotation"),
+        (two_bodies, "note is one too many. Besides the path parameters, it may have one body and one Context"),
+        (two_contexts, "second is one too many. Besides the path parameters, it may have one body and one Context"),
+        (positional, "The parameter user.* is not supported. Use plain named parameters"),
+        (many, r"The parameter \*users.* is not supported"),
+        (anything, r"The parameter \*\*users.* is not supported"),
+        (unknown_type, "A type in .* cannot be resolved: name 'Nobody' is not defined"),
+        (unknown_member, "A type in .* 'functools' has no attribute 'Nobody'"),
+        (no_type, "A type in .* cannot be resolved"),
         (a_number, "Pydantic cannot validate user of POST /users"),
         (not_pydantic, "Pydantic cannot validate user of POST /users"),
         (unfinished, "Pydantic cannot validate user of POST /users .*name 'Nobody' is not defined"),
@@ -427,18 +427,34 @@ def test_handler_runs_where_its_kind_says(handler: Any, policy: Policy, place: P
 @pytest.mark.parametrize(
     ("handler", "policy", "why"),
     [
-        (fine, Policy(cpu_bound=True), r"Write the handler of POST /users \(.*fine\) as `def`: cpu_bound=True"),
-        (inner(), Policy(cpu_bound=True), "Define the handler of .* at the top of its module"),
-        (lambda: None, Policy(cpu_bound=True), "Define the handler of .* at the top of its module"),
-        (bulk, Policy(bulk=True, cpu_bound=True), "Choose one for .*: bulk=True or cpu_bound=True"),
-        (fine, Policy(max_size=5), "Give .* bulk=True too"),
-        (bulk, Policy(bulk=True, max_size=0), "Give .* a max_size of at least 1, not 0"),
-        (fine, Policy(bulk=True), r"Annotate user of .* as a list, such as list\[NewUser\]"),
-        (bulk_with_context, Policy(bulk=True), r"Annotate context of .* as a list, such as .*list\[Context\]"),
-        (nothing_at_all, Policy(bulk=True), "Give the bulk handler of .* a list of the bodies"),
-        (with_transaction, Policy(), "as `async def`, or its context as a plain Context"),
-        (with_transaction, Policy(cpu_bound=True), "as `async def`, or its context as a plain Context"),
-        (with_transactions, Policy(bulk=True), "as `async def`, or its contexts as a plain Context"),
+        (
+            fine,
+            Policy(cpu_bound=True),
+            r"The handler of POST /users \(.*fine\) is an `async def` with cpu_bound=True. Write it as `def`",
+        ),
+        (inner(), Policy(cpu_bound=True), "The handler of .* is not at the top level of its module. Define it there"),
+        (
+            lambda: None,
+            Policy(cpu_bound=True),
+            "The handler of .* is not at the top level of its module. Define it there",
+        ),
+        (bulk, Policy(bulk=True, cpu_bound=True), "has both bulk=True and cpu_bound=True. Choose one"),
+        (fine, Policy(max_size=5), "has max_size without bulk=True. Add bulk=True"),
+        (bulk, Policy(bulk=True, max_size=0), "The max_size of .* is 0. Use at least 1"),
+        (
+            fine,
+            Policy(bulk=True),
+            r"The parameter user of .* is not annotated as a list.* annotate it as list\[NewUser\]",
+        ),
+        (
+            bulk_with_context,
+            Policy(bulk=True),
+            r"The parameter context of .* is not annotated as a list.* annotate it as .*list\[Context\]",
+        ),
+        (nothing_at_all, Policy(bulk=True), "The bulk handler of .* has no parameter. Add a list of the bodies"),
+        (with_transaction, Policy(), "as `async def`, or annotate context as a plain Context"),
+        (with_transaction, Policy(cpu_bound=True), "as `async def`, or annotate context as a plain Context"),
+        (with_transactions, Policy(bulk=True), "as `async def`, or annotate contexts as a plain Context"),
     ],
 )
 def test_kind_that_does_not_fit_is_refused_with_what_to_do(handler: Any, policy: Policy, why: str) -> None:
@@ -468,23 +484,23 @@ async def with_id(id: int) -> None: ...  # noqa: A002 - what applications write
 @pytest.mark.parametrize(
     ("path", "policy", "why"),
     [
-        ("users/{id}", Policy(), "Begin the path of POST users/.* with a slash"),
+        ("users/{id}", Policy(), "The path of POST users/.* is invalid. Start it with a slash"),
         ("", Policy(), "with a slash"),
-        ("/users", Policy(status=404), "a status from 200 to 299, not 404; to fail, raise Reject"),
-        ("/users", Policy(status=99), "a status from 200 to 299, not 99"),
-        ("/users/{id}/{id}", Policy(), "Write each path parameter of .* once"),
+        ("/users", Policy(status=404), "is 404. Use a status from 200 to 299; to fail, raise Reject"),
+        ("/users", Policy(status=99), "is 99. Use a status from 200 to 299"),
+        ("/users/{id}/{id}", Policy(), "Write each path parameter once"),
         ("/users/{id", Policy(), "Write each path parameter"),
         ("/users/id}", Policy(), "Write each path parameter"),
         ("/users/{}", Policy(), "Write each path parameter"),
         ("/users/{user-id}", Policy(), "Write each path parameter"),
         ("/users/{{id}}", Policy(), "Write each path parameter"),
         ("/users/{id:int}", Policy(), "Write each path parameter"),
-        ("/users/{user}", Policy(), "Add the parameter user to the handler"),
-        ("/users/{1}", Policy(), "Add the parameter 1 to the handler"),
-        ("/users/{id}", Policy(timeout_seconds=0), "a timeout_seconds above 0, not 0"),
-        ("/users/{id}", Policy(timeout_seconds=-1), "a timeout_seconds above 0, not -1"),
-        ("/users/{id}", Policy(timeout_seconds=float("nan")), "a timeout_seconds above 0, not nan"),
-        ("/users/{id}", Policy(max_attempts=0), "a max_attempts of at least 1, the first; not 0"),
+        ("/users/{user}", Policy(), "has no parameter user, which is in its path. Add the parameter"),
+        ("/users/{1}", Policy(), "has no parameter 1, which is in its path. Add the parameter"),
+        ("/users/{id}", Policy(timeout_seconds=0), "timeout_seconds of .* is 0. Use a number above 0"),
+        ("/users/{id}", Policy(timeout_seconds=-1), "timeout_seconds of .* is -1. Use a number above 0"),
+        ("/users/{id}", Policy(timeout_seconds=float("nan")), "timeout_seconds of .* is nan. Use a number above 0"),
+        ("/users/{id}", Policy(max_attempts=0), "max_attempts of .* is 0. Use at least 1, which is the first attempt"),
     ],
 )
 def test_registration_that_cannot_be_meant_is_refused(path: str, policy: Policy, why: str) -> None:

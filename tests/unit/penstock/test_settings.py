@@ -71,27 +71,27 @@ def test_what_is_beyond_a_bound_is_refused_with_variable_value_and_range(
     variable = f"PENSTOCK_{name.upper()}"
     for value in (low - 1, high + 1):
         told = refusal(monkeypatch, **{variable: str(value)})
-        assert told.startswith(f"Mend the settings:\n  {variable}='{value}': ")
-        assert told.endswith(f"; it may be {sentence}.")
+        assert told.startswith(f"Invalid settings:\n  {variable}='{value}': ")
+        assert told.endswith(f". Use a number {sentence}.")
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("PENSTOCK_SYNC_SECONDS", "0", "it may be above 0 to 900"),
-        ("PENSTOCK_SYNC_SECONDS", "901", "it may be above 0 to 900"),
-        ("PENSTOCK_DEADLINE_SECONDS", "0", "it may be above 0 to 1,209,600"),
-        ("PENSTOCK_DEADLINE_SECONDS", "1209601", "it may be above 0 to 1,209,600"),
-        ("PENSTOCK_MAX_DEATHS", "0", "it may be from 1 upwards"),
-        ("PENSTOCK_SYNC_MAX_OPERATIONS", "-1", "it may be from 0 to 10,000"),
-        ("PENSTOCK_WEIGHT_HIGH", "1001", "it may be from 1 to 1,000"),
-        ("PENSTOCK_WEIGHT_LOW", "0", "it may be from 1 to 1,000"),
-        ("PENSTOCK_WEIGHT_NORMAL", "much", "it may be from 1 to 1,000"),
-        ("PENSTOCK_MAX_OPERATIONS", "1000001", "it may be from 1 to 1,000,000"),
-        ("PENSTOCK_CONCURRENCY", "ten", "a valid integer.*; it may be from 1 to 10,000"),
-        ("PENSTOCK_CONCURRENCY", "1.5", "a valid integer.*; it may be from 1 to 10,000"),
-        ("PENSTOCK_GRACE_SECONDS", "nan", "it may be from 0 to 3,600"),
-        ("PENSTOCK_RETENTION_SECONDS", "inf", "it may be from 60 to 315,360,000"),
+        ("PENSTOCK_SYNC_SECONDS", "0", "Use a number above 0 and up to 900"),
+        ("PENSTOCK_SYNC_SECONDS", "901", "Use a number above 0 and up to 900"),
+        ("PENSTOCK_DEADLINE_SECONDS", "0", "Use a number above 0 and up to 1,209,600"),
+        ("PENSTOCK_DEADLINE_SECONDS", "1209601", "Use a number above 0 and up to 1,209,600"),
+        ("PENSTOCK_MAX_DEATHS", "0", "Use a number of at least 1"),
+        ("PENSTOCK_SYNC_MAX_OPERATIONS", "-1", "Use a number from 0 to 10,000"),
+        ("PENSTOCK_WEIGHT_HIGH", "1001", "Use a number from 1 to 1,000"),
+        ("PENSTOCK_WEIGHT_LOW", "0", "Use a number from 1 to 1,000"),
+        ("PENSTOCK_WEIGHT_NORMAL", "much", "Use a number from 1 to 1,000"),
+        ("PENSTOCK_MAX_OPERATIONS", "1000001", "Use a number from 1 to 1,000,000"),
+        ("PENSTOCK_CONCURRENCY", "ten", "a valid integer.*[.] Use a number from 1 to 10,000"),
+        ("PENSTOCK_CONCURRENCY", "1.5", "a valid integer.*[.] Use a number from 1 to 10,000"),
+        ("PENSTOCK_GRACE_SECONDS", "nan", "Use a number from 0 to 3,600"),
+        ("PENSTOCK_RETENTION_SECONDS", "inf", "Use a number from 60 to 315,360,000"),
         ("PENSTOCK_NAME", "my penstock", "should match pattern"),
         ("PENSTOCK_NAME", "ab", "should match pattern"),  # DynamoDB's tables have three letters at least
         ("PENSTOCK_NAME", "a" * 41, "should match pattern"),  # SQS's queues have 80 at most, suffix included
@@ -100,10 +100,14 @@ def test_what_is_beyond_a_bound_is_refused_with_variable_value_and_range(
         ("PENSTOCK_LOG_FORMAT", "xml", "'auto', 'json' or 'text'"),
         ("PENSTOCK_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("PENSTOCK_DEAD_LETTER_REJECTIONS", "perhaps", "a valid boolean"),
-        ("PENSTOCK_UPSTREAM", "api.example", "write it as https://api.example.com or http"),
-        ("PENSTOCK_UPSTREAM", "http://api.example:http", "write it as https://api.example.com .*: it is no URL"),
-        ("PENSTOCK_UPSTREAM_HEADERS", "Accept-Language, Host", "leave Host out: Penstock sets it itself"),
-        ("PENSTOCK_UPSTREAM_HEADERS", "Accept Language", "'Accept Language' is no name of a header"),
+        ("PENSTOCK_UPSTREAM", "api.example", "write a URL such as https://api.example.com or http"),
+        (
+            "PENSTOCK_UPSTREAM",
+            "http://api.example:http",
+            "write a URL such as https://api.example.com .*: it is not a valid URL",
+        ),
+        ("PENSTOCK_UPSTREAM_HEADERS", "Accept-Language, Host", "remove Host: Penstock sets this header itself"),
+        ("PENSTOCK_UPSTREAM_HEADERS", "Accept Language", "'Accept Language' is not a valid header name"),
     ],
 )
 def test_refusal_names_variable_value_and_what_it_may_be(
@@ -118,7 +122,7 @@ def test_refusal_names_variable_value_and_what_it_may_be(
 )
 def test_number_that_is_none_is_refused_with_what_it_may_be(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     variable = f"PENSTOCK_{name.upper()}"
-    assert "; it may be " in refusal(monkeypatch, **{variable: "many"})
+    assert ". Use a number " in refusal(monkeypatch, **{variable: "many"})
 
 
 def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +144,8 @@ def test_more_cannot_be_answered_at_once_than_be_sent(
         monkeypatch, PENSTOCK_SYNC_MAX_OPERATIONS=sync_max_operations, PENSTOCK_MAX_OPERATIONS=max_operations
     )
     assert told == (
-        f"Mend the settings:\n  PENSTOCK_SYNC_MAX_OPERATIONS ({sync_max_operations}) is above "
-        f"PENSTOCK_MAX_OPERATIONS ({max_operations}); lower the one or raise the other."
+        f"Invalid settings:\n  PENSTOCK_SYNC_MAX_OPERATIONS ({sync_max_operations}) is larger than "
+        f"PENSTOCK_MAX_OPERATIONS ({max_operations}). Lower the first or raise the second."
     )
 
 
@@ -166,10 +170,10 @@ def test_region_is_the_one_that_aws_programs_go_by(
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("PENSTOCK_UPSTREAM", "https://user:secret@api.example", "PENSTOCK_UPSTREAM='https://***@api.example': leave"),
-        ("PENSTOCK_UPSTREAM", "https://api.example?key=secret", "PENSTOCK_UPSTREAM='https://api.example?***': leave"),
-        ("PENSTOCK_UPSTREAM", "user:secret@api.example", "PENSTOCK_UPSTREAM='***@api.example': write it as"),
-        ("PENSTOCK_UPSTREAM_AUTHORIZATION", "Bearer secret\n", "PENSTOCK_UPSTREAM_AUTHORIZATION=***: write the value"),
+        ("PENSTOCK_UPSTREAM", "https://user:secret@api.example", "PENSTOCK_UPSTREAM='https://***@api.example': remove"),
+        ("PENSTOCK_UPSTREAM", "https://api.example?key=secret", "PENSTOCK_UPSTREAM='https://api.example?***': remove"),
+        ("PENSTOCK_UPSTREAM", "user:secret@api.example", "PENSTOCK_UPSTREAM='***@api.example': write a URL"),
+        ("PENSTOCK_UPSTREAM_AUTHORIZATION", "Bearer secret\n", "PENSTOCK_UPSTREAM_AUTHORIZATION=***: the value"),
     ],
 )
 def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str) -> None:
@@ -187,8 +191,8 @@ def test_secret_is_not_shown_with_the_settings() -> None:
 def test_application_and_upstream_are_not_both_set(monkeypatch: pytest.MonkeyPatch) -> None:
     told = refusal(monkeypatch, PENSTOCK_APP="shop:operations", PENSTOCK_UPSTREAM="https://api.example")
     assert told == (
-        "Mend the settings:\n  PENSTOCK_APP and PENSTOCK_UPSTREAM are both set; choose one: an application forwards "
-        'what it has no handler for by operations.forward("/{path}", to=...).'
+        "Invalid settings:\n  PENSTOCK_APP and PENSTOCK_UPSTREAM are both set. Set only one. To forward operations "
+        'from an application, call operations.forward("/{path}", to=...) in it.'
     )
 
 
@@ -227,5 +231,5 @@ def test_names_of_the_resources_begin_with_the_name() -> None:
 
 def test_application_must_be_named_where_one_is_needed() -> None:
     assert require_app(Settings(app="shop:operations")) == "shop:operations"
-    with pytest.raises(Misconfigured, match=r"^Name the application: set PENSTOCK_APP to MODULE:ATTRIBUTE"):
+    with pytest.raises(Misconfigured, match=r"^No application is set\. Set PENSTOCK_APP to MODULE:ATTRIBUTE"):
         require_app(Settings())

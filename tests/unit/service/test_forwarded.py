@@ -42,7 +42,7 @@ async def test_batch_with_an_impossible_path_is_refused_whole(serve: Serve, upst
         problem = assert_problem(await service.post(ask_for(*paths)), 422)
 
     assert pointers(problem) == [f"/operations/{index}/path" for index in (1, 2, 3, 4)]
-    assert "without . and .." in problem["errors"][0]["detail"]
+    assert "Remove . and .." in problem["errors"][0]["detail"]
     assert "there is: DELETE /api/{path}" in problem["errors"][3]["detail"]
     assert upstream.requests == []
 

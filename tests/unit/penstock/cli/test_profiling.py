@@ -230,7 +230,7 @@ def test_what_cannot_be_run_is_refused_whole(
 def test_application_that_cannot_be_loaded_is_told(shell: Shell) -> None:
     ended = shell.profile("notes.csv", NOTES, "--method", "POST", "--path", "/notes", app="nobody:operations")
     assert ended.code == 2
-    assert "there is no module 'nobody'" in ended.stderr
+    assert "There is no module 'nobody'" in ended.stderr
 
 
 def test_the_command_runs_it_and_says_that_it_happens_for_real(shell: Shell) -> None:

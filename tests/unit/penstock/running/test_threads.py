@@ -293,7 +293,7 @@ async def test_process_is_given_up_when_threads_left_behind_hold_every_place(
         await asyncio.sleep(0)  # each is a second of that clock
     assert watching.done() is is_stuck
     if is_stuck:
-        with pytest.raises(ThreadsStuck, match=r"Let `def` handlers return in time.* 1 handler has not returned"):
+        with pytest.raises(ThreadsStuck, match=r"^1 `def` handler has not returned .* Set timeouts on the calls"):
             await watching
     watching.cancel()
     gate.opened.set()
@@ -320,4 +320,4 @@ async def test_def_handler_runs_without_the_transaction_that_is_the_loops() -> N
     assert isinstance(refused, Outcome)
     assert refused.error is not None
     assert refused.error["title"] == "Misconfigured"
-    assert refused.error["detail"].startswith("Write the handler of POST /y as `async def` to use context.transaction")
+    assert refused.error["detail"].startswith("The handler of POST /y is a `def` and uses context.transaction")
