@@ -1,4 +1,4 @@
-"""Starts the embedded AWS: `python -m penstock.infra.embedded`."""
+"""Start the embedded AWS: `python -m penstock.infra.embedded`."""
 
 from penstock.infra.embedded.server import main
 

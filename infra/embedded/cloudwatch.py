@@ -1,7 +1,7 @@
-"""What is mended in moto's CloudWatch: it keeps an object for every single value, however many there were of each.
+"""Patches for moto's CloudWatch, which creates an object for each single value of an entry and keeps it for ever.
 
-A minute of a busy program has hundreds of thousands, which all other requests would wait for, and they are never
-forgotten. Kept as the statistics of the entry, which is all that moto can tell of them anyway: it has no percentiles.
+A minute of a busy program has hundreds of thousands of values, and all other requests would wait while moto stores
+them. The patch stores the statistics of an entry instead. Nothing is lost: moto cannot compute percentiles anyway.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ _moto_put_metric_data = CloudWatchBackend.put_metric_data
 
 def _put_metric_data(backend: CloudWatchBackend, namespace: str, metric_data: list[dict[str, Any]]) -> None:
     for number, entry in enumerate(metric_data, 1):
-        backend._validate_parameters_put_metric_data(entry, number)  # noqa: SLF001 - as moto does, before all are changed
-    _moto_put_metric_data(backend, namespace, [_gathered(entry) for entry in metric_data])
+        backend._validate_parameters_put_metric_data(entry, number)  # noqa: SLF001 - moto would see only the statistics
+    _moto_put_metric_data(backend, namespace, [_with_statistics(entry) for entry in metric_data])
 
 
-def _gathered(entry: dict[str, Any]) -> dict[str, Any]:
+def _with_statistics(entry: dict[str, Any]) -> dict[str, Any]:
     values = [float(value) for value in entry.get("Values") or ()]
     if not values:
         return entry
@@ -29,9 +29,9 @@ def _gathered(entry: dict[str, Any]) -> dict[str, Any]:
         "Maximum": max(values),
     }
     return {
-        **{name: told for name, told in entry.items() if name not in {"Values", "Counts"}},
+        **{name: value for name, value in entry.items() if name not in {"Values", "Counts"}},
         "StatisticValues": statistics,
     }
 
 
-MENDS: tuple[tuple[object, str, object], ...] = ((CloudWatchBackend, "put_metric_data", _put_metric_data),)
+PATCHES: tuple[tuple[object, str, object], ...] = ((CloudWatchBackend, "put_metric_data", _put_metric_data),)

@@ -1,7 +1,7 @@
-"""What is mended in moto's DynamoDB: the cost of a Query in a large table, and that of answering with many items.
+"""Patches for moto's DynamoDB: the cost of a Query in a large table, and the cost of a response with many items.
 
-For every Query moto sorts the whole table, in Python, and then picks one partition of it. Most of the time of an answer
-goes into looking for what an attribute is not.
+For each Query moto sorts the whole table in Python and then selects one partition. In a response it spends most of the
+time on checking types that an attribute does not have.
 """
 
 import copy
@@ -14,14 +14,14 @@ from moto.dynamodb.models.dynamo_type import DynamoType, Item
 from moto.dynamodb.models.table import Table
 
 _moto_query = Table.query
-_moto_serialize_member = ResponseSerializer._serialize_structure_member  # noqa: SLF001 - a step moto offers no other way into
+_moto_serialize_member = ResponseSerializer._serialize_structure_member  # noqa: SLF001 - moto has no other hook here
 _query_arguments = inspect.signature(Table.query)
 
 
 def _query(table: Table, hash_key: DynamoType | None, *rest: Any, **named: Any) -> Any:
-    """Let moto query a view of the table that offers no more than it can pick from.
+    """Let moto query a view of the table that contains only the items that it can select.
 
-    moto sorts what it has picked, so the order in which it is offered changes the cost and nothing else.
+    moto sorts the items that it selects, so the order of the items in the view changes only the cost.
     """
     view: Any = copy.copy(table)
     if _query_arguments.bind(table, hash_key, *rest, **named).arguments.get("index_name"):
@@ -32,7 +32,7 @@ def _query(table: Table, hash_key: DynamoType | None, *rest: Any, **named: Any) 
 
 
 def _partition(table: Any, hash_key: DynamoType | None) -> list[Item]:
-    """In order already: moto's sort compares in Python, and has less to do."""
+    """Return the items of a partition in order, so that moto's sort, which compares in Python, has less to do."""
     found = table.items.get(hash_key)
     if found is None:
         return []
@@ -50,13 +50,13 @@ def _all_items(table: Any) -> list[Item]:
 
 
 def _serialize_member(serializer: ResponseSerializer, serialized: Any, value: Any, shape: Any, key: str) -> None:
-    """An attribute has one of ten types. moto looks for each of them, under up to seven spellings."""
+    """Skip the types that an attribute does not have. moto checks all ten types, each in up to seven spellings."""
     is_attribute = serializer.service_model.service_name == "dynamodb" and shape.parent.name == "AttributeValue"
     if not is_attribute or key in value:
         _moto_serialize_member(serializer, serialized, value, shape, key)
 
 
-MENDS: tuple[tuple[object, str, object], ...] = (
+PATCHES: tuple[tuple[object, str, object], ...] = (
     (Table, "query", _query),
     (ResponseSerializer, "_serialize_structure_member", _serialize_member),
 )

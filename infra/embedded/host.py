@@ -1,7 +1,7 @@
-"""Serves moto's WSGI application from one event loop, so that no two of its calls ever overlap.
+"""Serve moto's WSGI application from one event loop, so that no two of its calls overlap.
 
-moto is not thread-safe and its own server is threaded: it loses messages and lets too many conditional updates win.
-Here each call runs on the loop, start to end. Only the waiting of a long poll is ours, between two calls.
+moto is not thread-safe, but its own server uses threads: it loses messages, and several conflicting conditional writes
+succeed. Here each call runs on the event loop from start to end. A long poll waits outside of moto, between two calls.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 
 from penstock.infra.embedded.long_poll import EMPTY_RECEIVE, EmptyReceive
-from penstock.infra.embedded.patches import mended_moto, reset_moto
+from penstock.infra.embedded.patches import patched_moto, reset_moto
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-MAX_BODY_BYTES = 64 * 1024 * 1024  # BatchWriteItem takes 16 MB, a part of an S3 upload may be larger
-POLL_SECONDS = 0.02  # how often a long poll looks for a message; a look costs microseconds
-STOP_SECONDS = 2.0  # for answers under way when the host stops; moto's take milliseconds
-BODY_HEADERS = {"CONTENT_TYPE", "CONTENT_LENGTH", "TRANSFER_ENCODING"}  # the body arrives whole and is described anew
+MAX_BODY_BYTES = 64 * 1024 * 1024  # BatchWriteItem accepts 16 MB, and a part of an S3 upload may be larger
+POLL_SECONDS = 0.02  # interval at which a long poll checks for a message; a check takes microseconds
+STOP_SECONDS = 2.0  # time for requests in flight when the host stops; moto needs milliseconds
+BODY_HEADERS = {"CONTENT_TYPE", "CONTENT_LENGTH", "TRANSFER_ENCODING"}  # set again below, from the complete body
 
 MOTO: "web.AppKey[WSGIApplication]" = web.AppKey("moto")
 STOPPING = web.AppKey("stopping", asyncio.Event)
-Watch = Callable[[str, Mapping[str, str], bytes], None]  # is told the path, headers and body of every request
+Watch = Callable[[str, Mapping[str, str], bytes], None]  # called with the path, headers and body of each request
 WATCH: web.AppKey[Watch] = web.AppKey("watch")
 
 _only_host = threading.Lock()
@@ -36,14 +36,15 @@ _only_host = threading.Lock()
 
 @asynccontextmanager
 async def host_moto(host: str, port: int, watch: Watch | None = None) -> AsyncIterator[str]:
-    """Answer requests on this loop while the context is open, from an empty moto; yields the URL.
+    """Serve an empty moto on this event loop while the context is open, and yield its URL.
 
-    Port 0 takes a free one. Since moto's state is the process's, there is one host in a process at a time.
+    Port 0 selects a free port. A process can have only one host at a time, since moto keeps its state in the process.
+    Raises RuntimeError if there is another host.
     """
     if not _only_host.acquire(blocking=False):
-        raise RuntimeError("This process hosts moto already; two hosts would share its state and race for it.")
+        raise RuntimeError("This process hosts moto already, and two hosts would share its state. Stop the first one.")
     try:
-        app = _create_app(watch or _look_away)
+        app = _create_app(watch or _ignore)
         reset_moto()
         async with _served(app, host, port) as url:
             yield url
@@ -56,7 +57,7 @@ async def _served(app: web.Application, host: str, port: int) -> AsyncIterator[s
     runner = web.AppRunner(
         app,
         access_log=None,
-        handler_cancellation=True,  # ends a long poll whose client went away: it must not eat messages
+        handler_cancellation=True,  # a long poll whose client has disconnected must not receive messages
         auto_decompress=False,  # moto reads Content-Encoding itself
         shutdown_timeout=STOP_SECONDS,
     )
@@ -68,21 +69,21 @@ async def _served(app: web.Application, host: str, port: int) -> AsyncIterator[s
         await runner.cleanup()
 
 
-def _look_away(_path: str, _headers: Mapping[str, str], _body: bytes) -> None:
-    """What nobody asked to watch."""
+def _ignore(_path: str, _headers: Mapping[str, str], _body: bytes) -> None:
+    """Do nothing with the request."""
 
 
 def _create_app(watch: Watch) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app[WATCH] = watch
-    app[MOTO], app[STOPPING] = mended_moto(), asyncio.Event()
+    app[MOTO], app[STOPPING] = patched_moto(), asyncio.Event()
     app.on_shutdown.append(_stop_waiting)
     app.router.add_route("*", "/{path:.*}", _answer)
     return app
 
 
 async def _stop_waiting(app: web.Application) -> None:
-    """Open long polls end with what they have: nothing."""
+    """End the open long polls; they return no messages."""
     app[STOPPING].set()
 
 
@@ -98,11 +99,11 @@ async def _answer(request: web.Request) -> web.Response:
 async def _wait_for_message(
     request: web.Request, body: bytes, response: web.Response, empty: EmptyReceive
 ) -> web.Response:
-    """Repeat a ReceiveMessage that found nothing as soon as that may help, until its wait is over."""
+    """Repeat a ReceiveMessage that found no message as soon as there may be one, until its wait time is over."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + empty.wait_seconds
     while (left := deadline - clock()) > 0 and not request.app[STOPPING].is_set():
-        # The one place where the client's going away can end us; a call to moto is never torn.
+        # A disconnect of the client can cancel the request only here; a call to moto is never interrupted.
         await asyncio.sleep(min(left, POLL_SECONDS))
         if empty.is_worth_repeating():
             response, again = _call_moto(request, body)
@@ -113,7 +114,7 @@ async def _wait_for_message(
 
 
 def _call_moto(request: web.Request, body: bytes) -> tuple[web.Response, EmptyReceive | None]:
-    """Blocks the loop until moto has answered: that is the point."""
+    """Call moto. This blocks the event loop on purpose, so that no other call overlaps."""
     environ = _wsgi_environ(request, body)
     started: dict[str, Any] = {}
 
@@ -135,7 +136,7 @@ def _wsgi_environ(request: web.Request, body: bytes) -> dict[str, Any]:
         "CONTENT_TYPE": request.headers.get("Content-Type", ""),
         "CONTENT_LENGTH": str(len(body)),
         "SERVER_NAME": "127.0.0.1",
-        "SERVER_PORT": "80",  # asked for by WSGI; the address comes from the Host header
+        "SERVER_PORT": "80",  # WSGI requires it; moto takes the address from the Host header
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
@@ -145,7 +146,7 @@ def _wsgi_environ(request: web.Request, body: bytes) -> dict[str, Any]:
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
     }
-    for name in request.headers.keys():  # noqa: SIM118 - a header sent twice is two items, and one key
+    for name in request.headers.keys():  # noqa: SIM118 - a header that is sent twice has one key, but two items
         key = name.upper().replace("-", "_")
         if key not in BODY_HEADERS:
             environ[f"HTTP_{key}"] = ",".join(request.headers.getall(name))

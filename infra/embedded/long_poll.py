@@ -1,15 +1,15 @@
-"""How the mended moto, which must never wait, tells its host that a ReceiveMessage would have waited."""
+"""The message from the patched moto to its host that a ReceiveMessage has to wait. moto itself must never wait."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 EMPTY_RECEIVE = "penstock.empty_receive"
-"""Where in the WSGI environment of the call an EmptyReceive is left."""
+"""The key in the WSGI environment of the call under which moto leaves an EmptyReceive."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmptyReceive:
-    """A ReceiveMessage that found nothing and asked to wait, by itself or by its queue's default."""
+    """A ReceiveMessage that found no message and has a wait time, from the call or from the queue's default."""
 
     wait_seconds: int
-    is_worth_repeating: Callable[[], bool]  # a cheap look at whether the same call would now say something else
+    is_worth_repeating: Callable[[], bool]  # a cheap check whether the same call would now return something else

@@ -1,7 +1,7 @@
-"""Mends moto, in this process, where it slows down with depth or differs from AWS in what Penstock relies on.
+"""Patch moto in this process where deep queues make it slow, or where it differs from AWS in what Penstock relies on.
 
-The mends reach into moto's insides, so they are made only in a moto whose insides are the ones they were written for:
-`FINGERPRINTS` are those of its source. `python -m penstock.infra.embedded.patches` prints those of the installed moto.
+The patches change moto's internals, so they are applied only to the version they were written for: `FINGERPRINTS` are
+hashes of its source. `python -m penstock.infra.embedded.patches` prints the fingerprints of the installed moto.
 """
 
 import hashlib
@@ -37,43 +37,47 @@ FINGERPRINTS = {
 
 
 class UnknownMotoError(Exception):
-    """The moto installed is not the one that the mends were written for."""
+    """The installed moto is not the version that the patches were written for."""
 
 
 @cache
-def mended_moto() -> "WSGIApplication":
-    """The mended moto as a WSGI application. Two threads must not call it at once: moto would count wrong."""
+def patched_moto() -> "WSGIApplication":
+    """Patch moto and return it as a WSGI application.
+
+    Two threads must not call it at the same time: moto's counts would become wrong. Raises UnknownMotoError.
+    """
     check_fit()
-    # Only now: in a moto that does not fit, what these look for may not exist.
+    # Import these after the check: in another version of moto, names that they import may not exist.
     from penstock.infra.embedded import cloudwatch, dynamodb, requests, s3, sqs  # noqa: PLC0415
 
-    for mends in (requests, sqs, dynamodb, cloudwatch, s3):
-        for owner, name, mend in mends.MENDS:
-            setattr(owner, name, mend)
+    for module in (requests, sqs, dynamodb, cloudwatch, s3):
+        for owner, name, patch in module.PATCHES:
+            setattr(owner, name, patch)
     return requests.Dispatcher()
 
 
 def reset_moto() -> None:
-    """Forget every queue, table and bucket, as `POST /moto-api/reset` does."""
-    from moto.moto_api._internal.models import moto_api_backend  # noqa: PLC0415 - as above
+    """Delete every queue, table and bucket, as `POST /moto-api/reset` does."""
+    from moto.moto_api._internal.models import moto_api_backend  # noqa: PLC0415 - after the check, as above
 
     moto_api_backend.reset()
 
 
 def check_fit() -> None:
-    """Raise UnknownMotoError unless what is mended, and what the mends build on, reads as it did."""
+    """Raise UnknownMotoError if the source of anything that is patched, or that the patches use, has changed."""
     changed = [name for name, expected in FINGERPRINTS.items() if fingerprint(name) != expected]
     if changed:
         raise UnknownMotoError(
-            f"The embedded AWS mends moto {SUPPORTED_MOTO}; in moto {moto.__version__}, which is installed, "
-            f"{', '.join(changed)} read differently. Install moto {SUPPORTED_MOTO} (`make setup` does). "
-            "Or compare the two, adapt infra/embedded/*.py, run tests/integration/test_embedded_aws.py, and take over "
-            "the fingerprints that `python -m penstock.infra.embedded.patches` prints."
+            f"The embedded AWS patches moto {SUPPORTED_MOTO}, but moto {moto.__version__} is installed, in which "
+            f"{', '.join(changed)} are different. Install moto {SUPPORTED_MOTO} (`make setup` does this). "
+            "To support the other version, compare the two, adapt infra/embedded/*.py, run "
+            "tests/integration/test_embedded_aws.py, and copy the fingerprints that "
+            "`python -m penstock.infra.embedded.patches` prints."
         )
 
 
 def fingerprint(name: str) -> str:
-    """Of the source of `module:name`; classes are read from their file, so a mend does not change it."""
+    """Return a hash of the source of `module:name`. The source is read from its file, so a patch does not change it."""
     try:
         source = inspect.getsource(pkgutil.resolve_name(name))
     except (ImportError, AttributeError, OSError, TypeError):

@@ -1,7 +1,7 @@
-"""What is mended in moto for every request: what it costs to route one, and to forget it.
+"""Patches for all requests to moto: the cost of routing a request, and the memory that each request leaves behind.
 
-And one thing that is wrong: moto reads every body as a form. A message or an item that has `&Action=DeleteQueue&`
-somewhere in its text deletes the queue.
+They also fix a bug: moto parses every body as a form, so a message or an item whose text contains
+`&Action=DeleteQueue&` deletes the queue.
 """
 
 from functools import cache
@@ -17,9 +17,9 @@ from moto.sqs.models import Message
 
 
 class Dispatcher(DomainDispatcherApplication):
-    """moto's WSGI application. It remembers which service answers for a host name.
+    """moto's WSGI application with a cache of the service for each host name.
 
-    moto itself lists its own folder and tries 170 patterns, once more for each request.
+    moto itself lists its own folder and tries 170 patterns for each request.
     """
 
     def __init__(self) -> None:
@@ -33,16 +33,16 @@ class Dispatcher(DomainDispatcherApplication):
 
 
 def _form_fields(body: str, **options: Any) -> list[tuple[str, str]]:
-    """JSON is no form; moto now gets what it always got for JSON without `&` and `=`."""
+    """Do not parse JSON as a form. moto gets the same result as for JSON without `&` and `=`."""
     return [(body, "")] if body.startswith("{") else parse_qsl(body, **options)
 
 
 def untracked(kind: type, *_: Any, **__: Any) -> Any:
-    """For its dashboard moto keeps whatever it makes in a list: also each message, item and object, and each copy."""
+    """Create an object without tracking it. moto keeps each message, item and copy in a list for its dashboard."""
     return object.__new__(kind)
 
 
-MENDS: tuple[tuple[object, str, object], ...] = (
+PATCHES: tuple[tuple[object, str, object], ...] = (
     (responses, "parse_qsl", _form_fields),
     (responses, "method_names_from_class", cache(method_names_from_class)),
     (responses, "camelcase_to_underscores", cache(camelcase_to_underscores)),

@@ -1,7 +1,7 @@
-"""What is mended in moto's S3: a presigned POST is held to its policy, and overwritten objects are forgotten.
+"""Patches for moto's S3: a presigned POST must satisfy its policy, and overwritten objects are deleted.
 
-moto takes every upload, whatever the policy says of its size. That the policy is the one that was signed is not looked
-at: any credentials do here, so there is no secret to compare with.
+moto accepts every upload, even if its policy limits the size. The signature of the policy is not checked: moto accepts
+any credentials, so there is no secret to check it with.
 """
 
 import json
@@ -17,9 +17,9 @@ from moto.s3.responses import S3Response
 
 from penstock.infra.embedded.requests import untracked
 
-_moto_bucket_response_post = S3Response._bucket_response_post  # noqa: SLF001 - a step moto offers no other way into
+_moto_bucket_response_post = S3Response._bucket_response_post  # noqa: SLF001 - moto has no other hook here
 
-# What need not be in the policy: it is not about the object.
+# These fields need not be in the policy, since they are not about the object.
 _FREE_FIELDS = {"policy", "file", "signature", "awsaccesskeyid", "x-amz-signature"}
 _FREE_PREFIX = "x-ignore-"
 
@@ -29,12 +29,12 @@ def _bucket_response_post(response: Any, request: Any, bucket_name: str) -> Any:
     if "policy" in form:
         failure = next(_failures(form | {"bucket": bucket_name}, len(response.body)), None)
         if failure is not None:
-            return _refusal(response, *failure)
+            return _rejection(response, *failure)
     return _moto_bucket_response_post(response, request, bucket_name)
 
 
 def _failures(form: Mapping[str, str], size_bytes: int) -> Iterator[tuple[int, str, str]]:
-    """Status, code and message, as AWS words them, for each way in which an upload breaks its policy."""
+    """Yield the status, code and message, in AWS's words, for each way in which an upload violates its policy."""
     try:
         policy = json.loads(b64decode(form["policy"]))
         expires_at = datetime.fromisoformat(policy["expiration"])
@@ -52,16 +52,16 @@ def _failures(form: Mapping[str, str], size_bytes: int) -> Iterator[tuple[int, s
         if operator == "content-length-range":
             yield from _wrong_sizes(int(name), int(value), size_bytes)
         elif not _holds(operator, form.get(name, ""), value):
-            said = json.dumps([operator, f"${name}", value])
-            yield 403, "AccessDenied", f"Invalid according to Policy: Policy Condition failed: {said}"
+            condition = json.dumps([operator, f"${name}", value])
+            yield 403, "AccessDenied", f"Invalid according to Policy: Policy Condition failed: {condition}"
 
 
-def _condition(stated: Any) -> tuple[str, str, str]:
-    """`{"key": "a"}` is short for `["eq", "$key", "a"]`."""
-    if isinstance(stated, dict):
-        [(name, value)] = stated.items()
+def _condition(written: Any) -> tuple[str, str, str]:
+    """Parse a condition of a policy. `{"key": "a"}` is short for `["eq", "$key", "a"]`."""
+    if isinstance(written, dict):
+        [(name, value)] = written.items()
         return "eq", name.lower(), value
-    operator, name, value = map(str, stated)
+    operator, name, value = map(str, written)
     return operator, name.removeprefix("$").lower(), value
 
 
@@ -76,13 +76,13 @@ def _wrong_sizes(least: int, most: int, size_bytes: int) -> Iterator[tuple[int, 
         yield 400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size"
 
 
-def _refusal(response: Any, status: int, code: str, message: str) -> tuple[int, dict[str, str], str]:
-    """The status is ours: moto would give each of its errors 400, but for those that the model of S3 names."""
+def _rejection(response: Any, status: int, code: str, message: str) -> tuple[int, dict[str, str], str]:
+    """Return an error response with this status. moto would use 400 for errors that are not in its model of S3."""
     _, headers, body = response.serialized(ActionResult(S3ClientError(code, message)))
     return status, headers, body
 
 
-MENDS: tuple[tuple[object, str, object], ...] = (
+PATCHES: tuple[tuple[object, str, object], ...] = (
     (S3Response, "_bucket_response_post", _bucket_response_post),
     (FakeKey, "__new__", staticmethod(untracked)),
 )

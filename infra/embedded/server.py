@@ -1,7 +1,7 @@
-"""The embedded AWS: SQS, DynamoDB, S3 and whatever else moto knows, in one process, in memory, exact under any load.
+"""The embedded AWS: SQS, DynamoDB, S3 and the other services of moto in one process, in memory, correct under load.
 
-As a program: `python -m penstock.infra.embedded [--host 127.0.0.1] [--port 0] [--exit-with-parent [PID]]`. It prints
-one line once it answers, `embedded AWS ready on http://127.0.0.1:PORT`, and ends with code 0 on SIGTERM and SIGINT.
+As a program: `python -m penstock.infra.embedded [--host 127.0.0.1] [--port 0] [--exit-with-parent [PID]]`. When it is
+ready it prints the line `embedded AWS ready on http://127.0.0.1:PORT`. It exits with code 0 on SIGTERM and SIGINT.
 In a test: `with EmbeddedAws() as aws: ... aws.url ... aws.reset()`.
 """
 
@@ -24,10 +24,10 @@ PARENT_CHECK_SECONDS = 0.5
 
 
 class EmbeddedAws:
-    """The embedded AWS in a thread of this process, on a loop of its own: a test may block its loop, or close it.
+    """The embedded AWS in a thread of this process with its own event loop, so a test may block or close its loop.
 
-    Entering starts it, empty, on a free port, and waits until it answers; leaving stops it. One at a time in a
-    process, since moto's state is the process's.
+    Entering the context starts it, empty, on a free port, and waits until it is ready. Leaving the context stops it. A
+    process can have only one at a time, since moto keeps its state in the process.
     """
 
     url: str
@@ -49,14 +49,14 @@ class EmbeddedAws:
         self._thread.join()
 
     def reset(self) -> None:
-        """Forget every queue, table and bucket."""
+        """Delete every queue, table and bucket."""
         reset(self.url)
 
     def _run(self, ready: "Future[str]") -> None:
         try:
             asyncio.run(self._serve(ready))
         except Exception as error:
-            # Before it was ready this is the answer to __enter__; later no one is there to be told but the thread.
+            # Until it is ready, __enter__ waits and raises the error. Later only the thread can report it.
             if ready.done():
                 raise
             ready.set_exception(error)
@@ -69,18 +69,19 @@ class EmbeddedAws:
 
 
 def reset(url: str) -> None:
-    """Make the embedded AWS at `url` forget every queue, table and bucket."""
+    """Delete every queue, table and bucket of the embedded AWS at `url`."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     try:
         connection.request("POST", "/moto-api/reset")
         answer = connection.getresponse()
         if answer.status != http.HTTPStatus.OK:
-            raise RuntimeError(f"{url} could not be reset: it answered {answer.status} {answer.reason}.")
+            raise RuntimeError(f"{url} could not be reset. It answered {answer.status} {answer.reason}.")
     finally:
         connection.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the embedded AWS as a program."""
     parser = argparse.ArgumentParser(prog="python -m penstock.infra.embedded", description="An AWS in one process.")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="the port to listen on (default: a free one)")
@@ -90,19 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="?",
         const=os.getppid(),
         metavar="PID",
-        help="end once the process that started this one, or PID, is gone",
+        help="exit when the parent process, or the process PID, has ended",
     )
     options = parser.parse_args(arguments)
     asyncio.run(run(options.host, options.port, parent=options.exit_with_parent))
 
 
 async def run(host: str, port: int, *, parent: int | None) -> None:
-    """Serve until a signal says stop or, if `parent` is given, until that process is no longer our parent."""
+    """Serve until SIGTERM or SIGINT or, if `parent` is given, until that process is no longer our parent."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     async with host_moto(host, port) as url:
-        print(READY_LINE.format(url=url), flush=True)  # noqa: T201 - whoever starts this program reads it
+        print(READY_LINE.format(url=url), flush=True)  # noqa: T201 - the program that started this one reads it
         while not stop.is_set() and parent in {None, os.getppid()}:
             await _wait(stop, PARENT_CHECK_SECONDS if parent else None)
 

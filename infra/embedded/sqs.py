@@ -1,8 +1,8 @@
-"""What is mended in moto's SQS: its cost at depth, its waiting, and what receipts do.
+"""Patches for moto's SQS: the cost of deep queues, long polls, and the rules for receipts.
 
-moto computes every attribute of a queue, and so counts its messages, several dozen times for each message it sends or
-hands out; it builds datetimes to compare two numbers; it copies deeply what it only reads; it scans the whole queue to
-delete. So its SQS slows down with the square of the depth. `MENDS` lists what takes the place of what.
+For each message that moto sends or receives, it computes every attribute of the queue several dozen times, and each
+time it counts the messages. It builds datetimes to compare two numbers, copies deeply what it only reads, and scans the
+whole queue to delete a message. So the cost grows with the square of the depth. `PATCHES` lists what is replaced.
 """
 
 import copy
@@ -41,17 +41,17 @@ def _unix_time_millis() -> float:
 
 
 def _receipt_handle() -> str:
-    """As random and about as long as moto's, which draws its 185 letters one by one."""
+    """Return a receipt as random and about as long as moto's. moto draws its 185 letters one by one."""
     return secrets.token_urlsafe(138)
 
 
-# --- What a queue holds
+# --- The messages of a queue
 
 
 def _ready_messages(queue: Queue) -> Iterator[Message]:
-    """The messages that may be received now, oldest first; a receive stops looking once it has enough.
+    """Yield the messages that may be received now, the oldest first. A receive stops when it has enough.
 
-    Those in flight are among the oldest, so it looks at about as many messages as are in flight, not at the depth.
+    Messages in flight are among the oldest. So the cost depends on the number of messages in flight, not on the depth.
     """
     now = _unix_time_millis()
     return (m for m in queue._messages if m.visible_at < now and m.delayed_until <= now)  # noqa: SLF001
@@ -72,9 +72,9 @@ def _count_in_flight(queue: Queue) -> int:
 
 
 class _Attributes(Mapping[str, Any]):
-    """A queue's attributes, each computed when it is asked for.
+    """The attributes of a queue, each computed when it is read.
 
-    moto computes all of them, and so counts the queue three times, to look at one of them for every message sent.
+    moto computes all attributes, and counts the queue three times, to read one of them for each message sent.
     """
 
     def __init__(self, queue: Queue) -> None:
@@ -116,7 +116,7 @@ def _field_name(attribute: str) -> str:
 
 
 def _validate_message(backend: SQSBackend, queue: Any, message_body: str, *rest: Any, **named: Any) -> None:
-    """AWS measures a message in bytes, moto in characters."""
+    """Limit the size of a message in bytes, as AWS does. moto counts characters."""
     _moto_validate_message(backend, queue, message_body, *rest, **named)
     if len(message_body.encode()) > queue.maximum_message_size:
         raise InvalidParameterValue(
@@ -140,25 +140,25 @@ def _send_message_batch(
 def _receive_message(
     backend: SQSBackend, queue_name: str, count: int, wait_seconds: int, *rest: Any, **named: Any
 ) -> list[Message]:
-    """Never waits, since that would block the loop of the host: leaves it an EmptyReceive instead."""
+    """Receive without waiting, since a wait would block the host's event loop. Leave an EmptyReceive for the host."""
     messages = _moto_receive_message(backend, queue_name, count, 0, *rest, **named)
     if messages:
         receipts = _issued_receipts.setdefault(backend.get_queue(queue_name), set())
         receipts.update(str(message.receipt_handle) for message in messages)
     elif wait_seconds:
-        look = partial(_is_worth_repeating, backend, queue_name)
-        flask.request.environ[EMPTY_RECEIVE] = EmptyReceive(wait_seconds, look)
+        check = partial(_is_worth_repeating, backend, queue_name)
+        flask.request.environ[EMPTY_RECEIVE] = EmptyReceive(wait_seconds, check)
     return messages
 
 
 def _is_worth_repeating(backend: SQSBackend, queue_name: str) -> bool:
-    """Whether a message is ready. True also when the queue is gone, as then moto has an error to tell."""
+    """Return True if a message is ready, or if the queue was deleted, since moto then returns an error."""
     queue = backend.queues.get(queue_name)
     return queue is None or any(True for _ in queue.messages)
 
 
 def _is_retained(backend: SQSBackend, queue_name: str, message: Any) -> bool:
-    """For each message it hands out moto reads this one number out of all attributes of the queue."""
+    """Read only the retention period. moto computes all attributes of the queue for each message that it returns."""
     queue: Any = backend.get_queue(queue_name)
     return bool(message.sent_timestamp / 1000 + queue.message_retention_period > time.time())
 
@@ -171,11 +171,11 @@ def _is_issued(queue: Queue, receipt_handle: str) -> bool:
 
 
 def _delete_message(queue: Queue, receipt_handle: str) -> None:
-    """As on AWS, only the last receipt of a message deletes it; an older one succeeds and deletes nothing.
+    """Delete a message only with its last receipt, as on AWS. With an older one succeed and delete nothing.
 
-    moto deletes with any receipt the message ever had, and so takes it from the consumer that has it now.
+    moto deletes with any receipt that the message ever had, even if another consumer has received it since.
     """
-    for position, message in enumerate(queue._messages):  # noqa: SLF001 - what is in flight comes first, so this ends early
+    for position, message in enumerate(queue._messages):  # noqa: SLF001 - messages in flight come first, so this is quick
         if message.receipt_handle == receipt_handle:
             del queue._messages[position]  # noqa: SLF001
             queue.pending_messages.discard(message)
@@ -187,9 +187,9 @@ def _delete_message(queue: Queue, receipt_handle: str) -> None:
 def _change_message_visibility(
     backend: SQSBackend, queue_name: str, receipt_handle: str, visibility_timeout: int
 ) -> None:
-    """As on AWS, only the last receipt changes the visibility, and only while the message is in flight.
+    """Change the visibility only with the last receipt and only while the message is in flight, as on AWS.
 
-    moto lets any receipt the message ever had do so, and so lets a consumer renew a lease it has lost.
+    moto accepts any receipt that the message ever had, so a consumer could extend a lease that it has lost.
     """
     queue = backend.get_queue(queue_name)
     if not _is_issued(queue, receipt_handle):
@@ -206,7 +206,7 @@ def _change_message_visibility(
 def _change_message_visibility_batch(
     backend: SQSBackend, queue_name: str, entries: list[dict[str, Any]]
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """One entry that fails does not fail the others; moto lets it, unless the receipt is malformed."""
+    """Report the failure of an entry without failing the others. In moto it fails all of them in most cases."""
     changed, failed = [], []
     for entry in entries:
         try:
@@ -218,11 +218,11 @@ def _change_message_visibility_batch(
     return changed, failed
 
 
-MENDS: tuple[tuple[object, str, object], ...] = (
+PATCHES: tuple[tuple[object, str, object], ...] = (
     (models, "unix_time", time.time),
     (models, "unix_time_millis", _unix_time_millis),
     (models, "generate_receipt_handle", _receipt_handle),
-    (models, "deepcopy", copy.copy),  # of what moto then replaces whole and never changes inside
+    (models, "deepcopy", copy.copy),  # moto replaces the copied objects completely and never changes their members
     (Queue, "messages", property(_ready_messages)),
     (Queue, "approximate_number_of_messages", property(_count_ready)),
     (Queue, "approximate_number_of_messages_delayed", property(_count_delayed)),

@@ -87,7 +87,7 @@ async def test_front_end_whose_threads_hang_leaves_its_balancer_and_ends(install
 
     await until_unready(penstock)
     assert await stuck.ended() == 1
-    assert "penstock serve: Let `def` handlers return in time" in stuck.output()
+    assert "penstock serve: 1 `def` handler has not returned" in stuck.output()
 
 
 async def until_unready(penstock: Installation) -> None:

@@ -193,7 +193,7 @@ async def test_calls_cost_the_same_in_a_deep_queue(aws: EmbeddedAws, sqs: SQSCli
     in_shallow = await time_calls(sqs, shallow["QueueUrl"])
     in_deep = await time_calls(sqs, queue_url)
 
-    # Unmended, the ratio is in the thousands; on a busy machine single calls are several times slower than others.
+    # Without the patches the ratio is in the thousands. On a busy machine single calls are several times slower.
     for call, seconds in in_deep.items():
         assert seconds < 25 * in_shallow[call], f"{call} takes {seconds / in_shallow[call]:.1f} times as long"
     assert await count_messages(sqs, queue_url) == (19_820, 180)
