@@ -51,13 +51,13 @@ def _start_real() -> Iterator[Servers]:
     os.environ["_JAVA_OPTIONS"] = HEAP  # Java lets it win over the command line
     with running_servers() as started:
         elasticmq, dynamodb = started
-        pids = {server.program.name: _pid_of(server) for server in started}
+        pids = {server.spec.name: _pid_of(server) for server in started}
         yield Servers(_environment(elasticmq.url, dynamodb.url), pids)
 
 
 def _pid_of(server: Server) -> int:
     """Java's: between it and us stands a shell that keeps it on a leash."""
-    words = (server.program.main, str(server.port))
+    words = (server.spec.main, str(server.port))
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             program, *arguments = file.read_text().split("\0")
@@ -65,7 +65,7 @@ def _pid_of(server: Server) -> int:
             continue  # it has ended, or is a stranger's
         if program.endswith("java") and all(any(word in one for one in arguments) for word in words):
             return int(file.parent.name)
-    raise ProcessLookupError(f"{server.program.name} has no process.")
+    raise ProcessLookupError(f"{server.spec.name} has no process.")
 
 
 def _environment(sqs_url: str, dynamodb_url: str) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""Starts real servers on this machine: ElasticMQ speaks SQS, DynamoDB Local speaks DynamoDB.
+"""Start real servers on this machine: ElasticMQ implements SQS, and DynamoDB Local implements DynamoDB.
 
-`python -m penstock.infra.local.servers` prints their addresses as shell exports and serves until Ctrl-C or SIGTERM;
-tests call `local_servers()`. Maven fetches them once (pom.xml says what); they keep everything in memory, and forget
-it, unless `running_servers` is given a folder for the queues.
+`python -m penstock.infra.local.servers` prints their addresses as shell exports and serves until Ctrl-C or SIGTERM.
+Tests call `local_servers()`. Maven downloads the servers once, in the versions of pom.xml. They keep all data in memory
+and lose it at the end, unless `running_servers` gets a folder for the queues.
 
-ElasticMQ listens on the loopback address only. DynamoDB Local has no such option and listens on every interface, on a
-port nobody is told: on a machine that strangers can reach, close it off with the firewall.
+ElasticMQ listens only on the loopback address. DynamoDB Local has no option for this and listens on all interfaces, on
+a random port: if other machines can reach this one, block the port in the firewall.
 """
 
 import argparse
@@ -37,15 +37,15 @@ FETCH_SECONDS = 900
 READY_SECONDS = 60
 ANSWER_SECONDS = 2
 STOP_SECONDS = 10
-LAUNCHES = 5  # on other ports, when each time another process was quicker to take ours
+LAUNCHES = 5  # attempts, each on another port, if another process takes the port first
 TAIL_LINES = 30
 
-# Tests start these servers far more often than they keep them busy: the quick compiler alone makes them ready in two
-# thirds of the time. A server without memory should die and say so, not limp.
+# Tests start these servers often and use them little, and with the quick compiler alone they start in two thirds of the
+# time. A server that is out of memory should exit with an error instead of becoming slow.
 JVM = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError")
 
-# Runs a command that does not outlive us, however we end: only we hold the other end of its standard input, and once
-# that is closed, by us or by our death, the second process in here kills the command. Ends with the command's status.
+# This script runs a command that ends when we end, even if we are killed: only we hold the other end of its standard
+# input. When that is closed, the second process in the script kills the command. The script exits with its status.
 LEASH = """
 exec 3<&0
 "$@" 3<&- </dev/null & command=$!
@@ -56,33 +56,34 @@ kill $leash; wait $leash
 exit $status
 """
 
-PORT_TAKEN = "Address already in use"  # Java's words, in either server's log
+PORT_TAKEN = "Address already in use"  # Java writes this to the log of either server
 
 
 class LocalServersError(Exception):
-    """The servers cannot be had; the first sentence says what to do about it."""
+    """The servers cannot be started or have ended. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalServers:
-    """Where the two answer; any region and any credentials of letters and digits will do."""
+    """The URLs of the two servers. They accept any region, and any credentials of letters and digits."""
 
     sqs_url: str
     dynamodb_url: str
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
-    """One server as a thing to fetch and run. `{port}` in its words is the port it gets."""
+class ServerSpec:
+    """How to download and run one of the servers. `{port}` in its properties and arguments stands for its port."""
 
     name: str
     profile: str
     main: str
-    question: tuple[str, dict[str, str]]  # body and headers of a call that it answers with 200 once it is ready
+    question: tuple[str, dict[str, str]]  # body and headers of a request that it answers with 200 when it is ready
     properties: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
 
     def command(self, java: str, jars: Path, port: int) -> list[str]:
+        """Return the command that runs the server on a port."""
         properties, arguments = (
             [word.format(port=port) for word in words] for words in (self.properties, self.arguments)
         )
@@ -90,7 +91,7 @@ class Program:
         return [java, *JVM, library, *properties, "-classpath", f"{jars}/*", self.main, *arguments]
 
 
-ELASTICMQ = Program(
+ELASTICMQ = ServerSpec(
     name="ElasticMQ",
     profile="elasticmq",
     main="org.elasticmq.server.Main",
@@ -99,12 +100,12 @@ ELASTICMQ = Program(
         f"-Drest-sqs.bind-hostname={LOOPBACK}",
         "-Drest-sqs.bind-port={port}",
         "-Drest-sqs.sqs-limits=strict",
-        "-Dgenerate-node-address=true",  # queue URLs name the address above
+        "-Dgenerate-node-address=true",  # queue URLs contain the address above
         "-Daws.region=us-east-1",
     ),
 )
 
-DYNAMODB = Program(
+DYNAMODB = ServerSpec(
     name="DynamoDB Local",
     profile="dynamodb",
     main="software.amazon.dynamodb.services.local.main.ServerRunner",
@@ -117,15 +118,15 @@ DYNAMODB = Program(
             "SignedHeaders=host, Signature=unchecked",
         },
     ),
-    # Unless told not to, it reports to AWS how it is used.
+    # By default, it sends usage data to AWS.
     arguments=("-port", "{port}", "-inMemory", "-sharedDb", "-disableTelemetry"),
 )
 
-PROGRAMS = (ELASTICMQ, DYNAMODB)
+SERVER_SPECS = (ELASTICMQ, DYNAMODB)
 
 
-def stored_in(folder: Path) -> Program:
-    """ElasticMQ with its queues and messages on disk: what it has answered is there after a restart, even a kill."""
+def stored_in(folder: Path) -> ServerSpec:
+    """Return ElasticMQ with its queues and messages on disk. Every confirmed call survives a restart and a kill."""
     storage = (
         "-Dmessages-storage.enabled=true",
         f"-Dmessages-storage.uri=jdbc:h2:{folder.resolve()}/queues;WRITE_DELAY=0",
@@ -134,10 +135,10 @@ def stored_in(folder: Path) -> Program:
 
 
 def missing_tools() -> str | None:
-    """Why the servers cannot run on this machine, or None if they can. Looks at the machine only, fetches nothing."""
+    """Return why the servers cannot run on this machine, or None if they can. This downloads nothing."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return (
-            "DynamoDB Local's native library is fetched for Linux on x86_64 only, and this machine is "
+            "the native library of DynamoDB Local is available only for Linux on x86_64, and this machine is "
             f"{platform.system()} on {platform.machine()}"
         )
     java = shutil.which("java")
@@ -147,7 +148,7 @@ def missing_tools() -> str | None:
     if int(re.split(r"\D", version)[0]) < OLDEST_JAVA:
         return f"Java {OLDEST_JAVA} (java) is not installed, only Java {version} is"
     if shutil.which("mvn") is None and not _fetched(TARGET).is_dir():
-        return "Maven (mvn) is not installed, and the servers have not been fetched before"
+        return "Maven (mvn) is not installed, and the servers have not been downloaded before"
     return None
 
 
@@ -158,10 +159,10 @@ def _java_version(java: str) -> str:
 
 
 def fetch(target: Path = TARGET) -> Path:
-    """The folder with each server's jars, fetched if pom.xml was not fetched as it is now.
+    """Return the folder with the jars of each server, and download them if it does not exist for this pom.xml.
 
-    Processes that fetch at the same time take turns, and all but the first find it done. A folder is complete or not
-    there: one killed half-way leaves what the next one clears away.
+    Processes that call this at the same time wait for the first one, which downloads. The folder is created under
+    another name and renamed, so it is always complete; the next download deletes what an interrupted one left.
     """
     folder = _fetched(target)
     if folder.is_dir():
@@ -172,8 +173,8 @@ def fetch(target: Path = TARGET) -> Path:
         if not folder.is_dir():
             unfinished = target / "unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            for program in PROGRAMS:
-                _copy_jars(program, unfinished / program.profile, lock.fileno())
+            for spec in SERVER_SPECS:
+                _copy_jars(spec, unfinished / spec.profile, lock.fileno())
             unfinished.rename(folder)
     return folder
 
@@ -182,15 +183,15 @@ def _fetched(target: Path) -> Path:
     return target / f"servers-{sha256(POM.read_bytes()).hexdigest()[:12]}"
 
 
-def _copy_jars(program: Program, folder: Path, lock: int) -> None:
-    """Has Maven resolve and copy. It inherits the lock: should we be killed, the lock is held until Maven ends too."""
+def _copy_jars(spec: ServerSpec, folder: Path, lock: int) -> None:
+    """Download the jars with Maven. Maven inherits the lock, so that it stays locked if we are killed before Maven."""
     maven = shutil.which("mvn")
     if maven is None:
-        raise LocalServersError(f"Install Maven (mvn): {program.name} is fetched with it, and it is not on the PATH.")
+        raise LocalServersError(f"Maven (mvn) is not on the PATH. Install it: it downloads {spec.name}.")
     options = ("--batch-mode", "--quiet", "--strict-checksums", "-Dstyle.color=never")
-    order = (f"--file={POM}", f"--activate-profiles={program.profile}", f"-Djars={folder}", "package")
+    order = (f"--file={POM}", f"--activate-profiles={spec.profile}", f"-Djars={folder}", "package")
     try:
-        subprocess.run(  # noqa: S603 - Maven from the PATH, told to read our pom.xml
+        subprocess.run(  # noqa: S603 - Maven from the PATH with our pom.xml
             [maven, *options, *order],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -202,12 +203,13 @@ def _copy_jars(program: Program, folder: Path, lock: int) -> None:
         )
     except subprocess.CalledProcessError as error:
         raise LocalServersError(
-            f"Mend what Maven says, then try again: it could not fetch {program.name}.\n{_tail(error.stdout)}"
+            f"Maven could not download {spec.name}. Fix the cause, which its output names, and try again.\n"
+            f"{_tail(error.stdout)}"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise LocalServersError(
-            f"Check that Maven reaches its repository, then try again: fetching {program.name} took longer than "
-            f"{FETCH_SECONDS} seconds."
+            f"The download of {spec.name} took longer than {FETCH_SECONDS} seconds. Check that Maven reaches its "
+            "repository, and try again."
         ) from error
 
 
@@ -216,10 +218,10 @@ def _tail(text: str) -> str:
 
 
 class Server:
-    """One running server: `launch`, then `wait_until_ready`, and `stop` whatever happened; `check` in between."""
+    """One running server. Call `launch`, then `wait_until_ready`, and `stop` in any case. `check` detects a crash."""
 
-    def __init__(self, program: Program, java: str, jars: Path, log: Path) -> None:
-        self.program = program
+    def __init__(self, spec: ServerSpec, java: str, jars: Path, log: Path) -> None:
+        self.spec = spec
         self.log = log
         self._java = java
         self._jars = jars
@@ -236,84 +238,86 @@ class Server:
         return int(self._port.getsockname()[1])
 
     def launch(self) -> None:
+        """Start the process of the server."""
         self._port = self._port or reserve_port()
-        command = self.program.command(self._java, self._jars, self.port)
+        command = self.spec.command(self._java, self._jars, self.port)
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - Java from the PATH, words from this file
-                ["/bin/sh", "-c", LEASH, self.program.profile, *command],
+            self._process = subprocess.Popen(  # noqa: S603 - Java from the PATH, arguments from this file
+                ["/bin/sh", "-c", LEASH, self.spec.profile, *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.log.parent,
-                start_new_session=True,  # Ctrl-C is for us; we stop the server in our own time
+                start_new_session=True,  # Ctrl-C must not reach the server; we stop it ourselves
             )
 
     def wait_until_ready(self) -> None:
+        """Wait until the server answers. Launch it on another port if its port is taken. Raises LocalServersError."""
         for _ in range(LAUNCHES):
             if self._becomes_ready():
                 return
             self.stop()
             self.launch()
         raise LocalServersError(
-            f"Try again when the machine is calmer: {self.program.name} found its port taken {LAUNCHES} times."
+            f"Other processes took the port of {self.spec.name} {LAUNCHES} times. Try again on a less busy machine."
         )
 
     def _becomes_ready(self) -> bool:
-        """False if another process took the port before the server could."""
+        """Wait until the server answers. Return False if another process took its port first."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if self._answers():
                 return True
             has_ended = self._has_ended()
-            if PORT_TAKEN in self._read_log():  # ElasticMQ lives on without its port, so this alone decides
+            if PORT_TAKEN in self._read_log():  # ElasticMQ goes on without its port, so its exit is not a sign
                 return False
             if has_ended:
-                raise self._failure("ended before it answered")
+                raise self._failure("exited before it was ready")
             time.sleep(0.05)
         raise self._failure(f"did not answer within {READY_SECONDS} seconds")
 
     def _answers(self) -> bool:
-        body, headers = self.program.question
+        body, headers = self.spec.question
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=ANSWER_SECONDS)
         try:
             connection.request("POST", "/", body, headers)
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
-            return False  # not listening yet, or not HTTP: a stranger's port
+            return False  # it does not listen yet, or another program listens on the port
         finally:
             connection.close()
 
     def check(self) -> None:
-        """Raises LocalServersError if the server has ended by itself."""
+        """Raise LocalServersError if the server has exited unexpectedly."""
         if self._has_ended():
-            raise self._failure("ended by itself")
+            raise self._failure("exited unexpectedly")
 
     def _has_ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
 
     def _failure(self, what: str) -> LocalServersError:
         return LocalServersError(
-            f"Read the end of its log, below: {self.program.name} {what}.\n{_tail(self._read_log())}"
+            f"{self.spec.name} {what}. These are the last lines of its log:\n{_tail(self._read_log())}"
         )
 
     def _read_log(self) -> str:
         return self.log.read_text(errors="replace")
 
     def restart(self) -> None:
-        """Kills the server and has another one ready at its address, with what it keeps on disk."""
+        """Kill the server and start it again at the same address with its data on disk."""
         self.kill()
         self.launch()
         if not self._becomes_ready():
             raise self._failure("found its port taken")
 
     def kill(self) -> None:
-        """Ends the server at once, and keeps its port for the next launch. May be called twice, or before `launch`."""
+        """Kill the server and keep its port for the next launch. It may be called twice, or before `launch`."""
         if self._process is not None:
             _let_go(self._process)
             self._process = None
 
     def stop(self) -> None:
-        """As `kill`, for good: there is nothing to save."""
+        """Kill the server and release its port."""
         self.kill()
         if self._port is not None:
             self._port.close()
@@ -321,7 +325,7 @@ class Server:
 
 
 def _let_go(leash: subprocess.Popen[bytes]) -> None:
-    """Has the leash kill its command, and waits until both are gone; if that fails, kills all of them."""
+    """Let the leash script kill its command and wait for both. If that takes too long, kill both."""
     try:
         leash.communicate(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -330,11 +334,10 @@ def _let_go(leash: subprocess.Popen[bytes]) -> None:
 
 
 def reserve_port() -> socket.socket:
-    """A port that nobody else is given while this socket is held, and that a server told of it can listen on.
+    """Reserve a free port: while this socket is open, a server that knows the port can listen on it.
 
-    The kernel picks a free port for whoever asks for any, never one that is bound. Yet on Linux another socket may
-    listen on it, if both set SO_REUSEADDR and ours does not listen; Java's do. Only a process that asks for just this
-    port could take it.
+    The kernel gives no other process this port unless it asks for exactly this number. On Linux a second socket may
+    listen on a bound port if both sockets set SO_REUSEADDR, as Java does, and the first one does not listen.
     """
     port = socket.socket()
     port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -344,10 +347,10 @@ def reserve_port() -> socket.socket:
 
 @contextmanager
 def local_servers(folder: Path | None = None) -> Iterator[LocalServers]:
-    """Both servers, empty and ready, until the end of the block; they end with this process too, however it ends.
+    """Run both servers, empty and ready, until the end of the block. They also end if this process is killed.
 
-    Their logs go to `folder`, which is made if need be; without one they are deleted. Every call starts a pair of its
-    own. Raises LocalServersError. Blocks: a few seconds, longer when they are fetched for the first time.
+    Their logs go to `folder`, which is created if it does not exist. Without a folder the logs are deleted. Each call
+    starts new servers. It blocks for a few seconds, and longer for the first download. Raises LocalServersError.
     """
     with running_servers(folder) as (elasticmq, dynamodb):
         yield LocalServers(sqs_url=elasticmq.url, dynamodb_url=dynamodb.url)
@@ -355,20 +358,20 @@ def local_servers(folder: Path | None = None) -> Iterator[LocalServers]:
 
 @contextmanager
 def running_servers(folder: Path | None = None, storage: Path | None = None) -> Iterator[list[Server]]:
-    """As `local_servers`, for who must know more than addresses: in the order of PROGRAMS.
+    """Run both servers like `local_servers`, but yield the Server objects, in the order of SERVER_SPECS.
 
-    With `storage`, a folder, the queues are kept there and outlive a restart of their server.
+    If the folder `storage` is given, the queues are stored in it and survive a restart of their server.
     """
     reason = missing_tools()
     if reason is not None:
-        raise LocalServersError(f"Install what is missing, or run on moto instead: {reason}.")
+        raise LocalServersError(f"The local servers cannot run: {reason}. Install it, or use the embedded AWS instead.")
     java = str(shutil.which("java"))
     fetched = fetch()
     with ExitStack() as stack:
         logs = folder or Path(stack.enter_context(TemporaryDirectory(prefix="penstock-servers-")))
         logs.mkdir(parents=True, exist_ok=True)
-        programs = PROGRAMS if storage is None else (stored_in(storage), DYNAMODB)
-        servers = [Server(one, java, fetched / one.profile, logs / f"{one.profile}.log") for one in programs]
+        specs = SERVER_SPECS if storage is None else (stored_in(storage), DYNAMODB)
+        servers = [Server(one, java, fetched / one.profile, logs / f"{one.profile}.log") for one in specs]
         for server in servers:
             stack.callback(server.stop)
             server.launch()
@@ -378,12 +381,13 @@ def running_servers(folder: Path | None = None, storage: Path | None = None) -> 
 
 
 def main() -> int:
+    """Run the servers as a program and return its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
         _run(_read_arguments())
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # asked to stop before there was anything to serve
+        return 128 + signal.SIGINT  # stopped before the servers were ready
     except LocalServersError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -391,7 +395,7 @@ def main() -> int:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    """Ends whatever we wait for; a second signal must not end the stopping."""
+    """Interrupt the present wait. Ignore further signals, which would interrupt the stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -400,8 +404,10 @@ def _interrupt(*_: object) -> NoReturn:
 def _read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m penstock.infra.local.servers", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--fetch-only", action="store_true", help="fetch the servers if need be, and start nothing")
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the servers' logs there")
+    parser.add_argument(
+        "--fetch-only", action="store_true", help="download the servers if needed, and do not start them"
+    )
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="write the servers' logs to this folder")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""A fleet of consumer tasks under an arrival trace, second by second: what waits, what runs, what is handed on.
+"""Simulate a fleet of consumer tasks second by second: the operations that wait, run and are handed over. Pure.
 
-A model, not the programs: how they stop, and that it loses nothing, is simulated with the programs themselves in
-`tests/simulation`. Here is counted when tasks come and go, and what that costs. Pure.
+This is a model, not the programs. It computes when tasks start and stop, and what that costs. `tests/simulation` tests
+with the programs themselves that a stop loses nothing.
 """
 
 import math
@@ -14,15 +14,15 @@ from penstock.infra.scaling.rules import MINUTE_SECONDS, Rules, Scaled, decide
 from penstock.settings import Settings
 
 LOOK_SECONDS = 10
-METRIC_DELAY_SECONDS = 60  # SQS and ECS send their metrics once a minute, and CloudWatch takes some time to show them
-START_SECONDS = 60  # until a task that is wanted receives: an address, the image, the programs
+METRIC_DELAY_SECONDS = 60  # SQS and ECS send their metrics once a minute, and CloudWatch shows them later
+START_SECONDS = 60  # time until a new task receives: network address, image, start of the programs
 NO_TIME = 1e-9
-HELD_SECONDS = 0.15  # of quick work a consumer has so much at hand
+HELD_SECONDS = 0.15  # a consumer buffers this many seconds of quick work
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Operations of which the chunks are on the queue, all at once."""
+    """Operations whose chunks arrive on the queue at the same time."""
 
     at_seconds: int
     operations: int
@@ -30,19 +30,19 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an operation takes: `handler_seconds` of a slot, and of a consumer's one core what `fastest` says."""
+    """The cost of an operation: it occupies a slot for `handler_seconds`, and a consumer's core as `fastest` says."""
 
     handler_seconds: float
-    fastest: float  # operations a second of one consumer, however quick the handler
+    fastest: float  # maximum operations per second of one consumer, even with an empty handler
     settings: Settings
 
     @property
     def per_second(self) -> float:
-        """Operations that a consumer performs in a second."""
+        """Return the number of operations that a consumer performs in a second."""
         return min(self.fastest, self.settings.concurrency / max(self.handler_seconds, NO_TIME))
 
     def chunk_operations(self, operations: int) -> int:
-        """How many operations of a batch go into a chunk, by what handlers take."""
+        """Return the number of operations in each chunk of a batch, as the planner would choose it."""
         most, settings = self.settings.chunk_operations, self.settings
         fit = Fit(most, settings.message_bytes, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
         by_time = fit.aim(operations * self.handler_seconds) / max(self.handler_seconds, NO_TIME)
@@ -51,19 +51,20 @@ class Work:
 
 @dataclass(slots=True)
 class Task:
-    """It is paid for from its start to its end. `held` are the operations left of the chunks that it has received."""
+    """A consumer task. `held` are the chunks that it has received, as the number of their remaining operations."""
 
     receives_at: int
-    ends_at: int | None = None  # it has been asked to stop
+    ends_at: int | None = None  # set when the task is asked to stop
     held: deque[int] = field(default_factory=deque)
-    spare: float = 0.0  # of an operation: what the last second was not enough for
+    spare: float = 0.0  # fraction of an operation that is left from the previous second
 
     @property
     def operations(self) -> int:
+        """Return the number of operations that it holds."""
         return sum(self.held)
 
     def perform(self, most: int) -> int:
-        """So many operations, or as many as it has; how many those were."""
+        """Perform up to `most` of its operations and return how many were performed."""
         left = most
         while left and self.held:
             performed = min(self.held[0], left)
@@ -76,7 +77,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How it stands; looked at every ten seconds."""
+    """The state of the fleet at one time. It is recorded every ten seconds."""
 
     at_seconds: int
     waiting_chunks: int
@@ -84,19 +85,19 @@ class Moment:
     held: int
     done: int
     running: int
-    paid: int  # tasks, those that start or stop included
+    paid: int  # tasks, including those that are starting or stopping
 
 
 @dataclass(slots=True)
-class Run:
-    """What a trace came to."""
+class FleetResult:
+    """The result of a fleet under a trace. The counts are operations."""
 
-    burst: int  # operations
+    burst: int
     arrived: int = 0
     done: int = 0
-    burst_done_at: int | None = None  # when as many were done as there were in the burst
-    handed_on: int = 0  # operations that tasks gave back when they were stopped
-    lost: int = 0  # that are neither done, nor held, nor waiting
+    burst_done_at: int | None = None  # the second after which as many operations were done as the burst has
+    handed_on: int = 0  # operations that tasks handed over when they were stopped
+    lost: int = 0  # operations that are neither done, nor held, nor waiting
     stops: int = 0
     longest_stop_seconds: int = 0
     task_seconds: int = 0
@@ -109,41 +110,41 @@ class Run:
 
 
 class Fleet:
-    """Its life: `run` a trace, until nothing is left of it and the fleet is as small as it may be."""
+    """A fleet of tasks. `run` simulates it under a trace until all is done and the fleet has its minimum size."""
 
     def __init__(self, rules: Rules, work: Work, *, at_once: bool) -> None:
         self._rules = rules
         self._work = work
         self._at_once = at_once
-        self._queue: deque[int] = deque()  # chunks that wait, as the number of their operations
+        self._queue: deque[int] = deque()  # waiting chunks, as the number of their operations
         self._tasks = [Task(receives_at=0) for _ in range(rules.min_tasks)]
         self._scaled = Scaled(rules.min_tasks, rules.min_tasks)
-        self._points: list[tuple[int, float]] = []  # when a point of the metric can be seen, and what it says
-        self._most_waiting = 0  # chunks, in this minute
-        self._run = Run(0)
+        self._points: list[tuple[int, float]] = []  # points of the metric: when each becomes visible, and its value
+        self._most_waiting = 0  # maximum of waiting chunks in this minute
+        self._result = FleetResult(0)
 
-    def run(self, trace: Sequence[Arrival], longest_seconds: int) -> Run:
-        """The first arrival is the burst."""
+    def run(self, trace: Sequence[Arrival], longest_seconds: int) -> FleetResult:
+        """Simulate the fleet under a trace, for at most `longest_seconds`. The first arrival counts as the burst."""
         coming = deque(sorted(trace, key=lambda arrival: arrival.at_seconds))
-        self._run.burst = coming[0].operations
+        self._result.burst = coming[0].operations
         for now in range(longest_seconds):
             while coming and coming[0].at_seconds <= now:
                 self._arrive(coming.popleft().operations)
             self._pass_second(now)
-            if self._run.burst_done_at is None and self._run.done >= self._run.burst:
-                self._run.burst_done_at = now + 1
+            if self._result.burst_done_at is None and self._result.done >= self._result.burst:
+                self._result.burst_done_at = now + 1
             if (now + 1) % MINUTE_SECONDS == 0:
                 self._pass_minute(now)
             if now % LOOK_SECONDS == 0:
                 self._look(now)
                 if not coming and self._is_at_rest():
                     break
-        return self._run
+        return self._result
 
     def _arrive(self, operations: int) -> None:
         size = self._work.chunk_operations(operations)
         self._queue.extend([size] * (operations // size) + [operations % size] * (operations % size > 0))
-        self._run.arrived += operations
+        self._result.arrived += operations
 
     def _pass_second(self, now: int) -> None:
         self._most_waiting = max(self._most_waiting, len(self._queue))
@@ -152,14 +153,14 @@ class Fleet:
             if task.ends_at is None and task.receives_at <= now:
                 self._receive(task)
                 self._perform(task)
-        self._tasks.append(self._tasks.pop(0))  # which of the tasks that wait is given the next chunk is anyone's guess
-        self._run.task_seconds += len(self._tasks)
-        self._run.most_tasks = max(self._run.most_tasks, len(self._tasks))
+        self._tasks.append(self._tasks.pop(0))  # SQS may give the next chunk to any of the waiting tasks
+        self._result.task_seconds += len(self._tasks)
+        self._result.most_tasks = max(self._result.most_tasks, len(self._tasks))
 
     def _receive(self, task: Task) -> None:
-        """As much as lasts for a second, since time goes by seconds here, and what is at hand beyond it.
+        """Receive work for one second, which is the step of the simulation, and the usual buffer.
 
-        Of what takes long, one operation for every slot and another for when it is free: see `operations_wanted`.
+        For slow operations this is one for each slot and one more for when the slot is free: see `operations_wanted`.
         """
         slots = self._work.settings.concurrency * self._rules.processes
         wanted = max(self._per_second * (1 + HELD_SECONDS), 2 * slots)
@@ -172,22 +173,24 @@ class Fleet:
         able = task.spare + self._per_second
         performed = task.perform(int(able))
         task.spare = (able - performed) % 1 if task.held else 0.0
-        self._run.done += performed
+        self._result.done += performed
 
     @property
     def _per_second(self) -> float:
         return self._work.per_second * self._rules.processes
 
     def _stop(self, task: Task, now: int) -> None:
-        """Nothing more begins. What runs comes to its end in the grace period, or not; the rest follows as a chunk."""
-        settings, run = self._work.settings, self._run
+        """Stop a task. Running operations may finish within the grace period; the rest follows as a chunk."""
+        settings, result = self._work.settings, self._result
         lasts = max(math.ceil(min(self._work.handler_seconds, settings.grace_seconds)), 1)
-        task.ends_at = now + max(lasts, 0 if task.held else settings.receive_wait_seconds)  # a receive is not cut short
+        task.ends_at = now + max(
+            lasts, 0 if task.held else settings.receive_wait_seconds
+        )  # a receive is not interrupted
         if task.held and self._work.handler_seconds <= settings.grace_seconds:
-            run.done += task.perform(settings.concurrency * self._rules.processes)
-        run.stops += 1
-        run.longest_stop_seconds = max(run.longest_stop_seconds, task.ends_at - now)
-        run.handed_on += task.operations
+            result.done += task.perform(settings.concurrency * self._rules.processes)
+        result.stops += 1
+        result.longest_stop_seconds = max(result.longest_stop_seconds, task.ends_at - now)
+        result.handed_on += task.operations
         self._queue.extend(task.held)
         task.held.clear()
 
@@ -197,7 +200,7 @@ class Fleet:
         self._scale(now)
 
     def _running(self, now: int) -> int:
-        """Tasks that receive."""
+        """Return the number of tasks that receive."""
         return sum(task.receives_at <= now and task.ends_at is None for task in self._tasks)
 
     def _look(self, now: int) -> None:
@@ -206,12 +209,12 @@ class Fleet:
             waiting_chunks=len(self._queue),
             waiting=sum(self._queue),
             held=sum(task.operations for task in self._tasks),
-            done=self._run.done,
+            done=self._result.done,
             running=self._running(now),
             paid=len(self._tasks),
         )
-        self._run.moments.append(moment)
-        self._run.lost = self._run.arrived - moment.waiting - moment.held - moment.done
+        self._result.moments.append(moment)
+        self._result.lost = self._result.arrived - moment.waiting - moment.held - moment.done
 
     def _scale(self, now: int) -> None:
         seen = [point for seen_at, point in self._points if seen_at <= now]
@@ -222,4 +225,7 @@ class Fleet:
             self._stop(task, now)
 
     def _is_at_rest(self) -> bool:
-        return self._run.done == self._run.arrived and len(self._tasks) == self._rules.min_tasks == self._scaled.tasks
+        return (
+            self._result.done == self._result.arrived
+            and len(self._tasks) == self._rules.min_tasks == self._scaled.tasks
+        )

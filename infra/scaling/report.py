@@ -1,4 +1,4 @@
-"""What a fleet did, in tables and as a picture."""
+"""Report the simulated fleets as tables and as a picture."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.box import MARKDOWN
 from rich.table import Table
 
-from penstock.infra.scaling.fleet import Run, Work
+from penstock.infra.scaling.fleet import FleetResult, Work
 from penstock.infra.scaling.rules import MINUTE_SECONDS, Rules
 
 HOUR_SECONDS = 3600
@@ -20,46 +20,47 @@ COLORS = ("#0b6e99", "#d9730d", "#0f7b6c", "#ad1a72", "#6940a5")
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """USD an hour of Fargate, on demand."""
+    """The on-demand prices of Fargate in USD per hour."""
 
     cpu: float
     gib: float
 
     def of_task_hours(self, rules: Rules, hours: float) -> float:
+        """Return the price of this number of task hours in USD."""
         return hours * (rules.virtual_cpus * self.cpu + rules.memory_gib * self.gib)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One handler under the trace, scaled in at once and a task at a time."""
+    """The results for one handler under a trace: scaled in all at once, and one task at a time."""
 
     work: Work
-    at_once: Run
-    one_by_one: Run
+    at_once: FleetResult
+    one_by_one: FleetResult
 
     @property
     def name(self) -> str:
         return f"{1000 * self.work.handler_seconds:g} ms"
 
     @property
-    def runs(self) -> tuple[Run, Run]:
+    def results(self) -> tuple[FleetResult, FleetResult]:
         return self.at_once, self.one_by_one
 
 
 def burst_table(cases: list[Case], rules: Rules, prices: Prices, burst_at: int) -> Table:
     table = _table(
-        "A burst", "handler", "chunk", "drained in", "without scaling", "most tasks", "lost", "task hours more", "USD"
+        "A burst", "handler", "chunk", "drained in", "without scaling", "most tasks", "lost", "extra task hours", "USD"
     )
     for case in cases:
-        run, work = case.at_once, case.work
-        hours = [_extra_hours(rules, one) for one in case.runs]
+        result, work = case.at_once, case.work
+        hours = [_extra_hours(rules, one) for one in case.results]
         table.add_row(
             case.name,
-            f"{work.chunk_operations(run.burst):,}",
-            "not at all" if run.burst_done_at is None else _minutes(run.burst_done_at - burst_at),
-            _minutes(run.burst / (work.per_second * rules.processes * rules.min_tasks)),
-            str(run.most_tasks),
-            _both(case, lambda run: run.lost),
+            f"{work.chunk_operations(result.burst):,}",
+            "never" if result.burst_done_at is None else _minutes(result.burst_done_at - burst_at),
+            _minutes(result.burst / (work.per_second * rules.processes * rules.min_tasks)),
+            str(result.most_tasks),
+            _both(case, lambda result: result.lost),
             " / ".join(f"{one:.1f}" for one in hours),
             " / ".join(f"{prices.of_task_hours(rules, one):.2f}" for one in hours),
         )
@@ -72,30 +73,30 @@ def load_table(cases: list[Case], rules: Rules) -> Table:
         "handler",
         "operations",
         "tasks stopped",
-        "operations handed on",
+        "operations handed over",
         "longest stop",
         "done",
         "lost",
     )
     for case in cases:
-        longest = max(run.longest_stop_seconds for run in case.runs)
+        longest = max(result.longest_stop_seconds for result in case.results)
         table.add_row(
             case.name,
             f"{case.at_once.arrived:,}",
-            _both(case, lambda run: run.stops),
-            _both(case, lambda run: run.handed_on),
+            _both(case, lambda result: result.stops),
+            _both(case, lambda result: result.handed_on),
             f"{longest} s of {rules.stop_seconds:g}",
-            _both(case, lambda run: run.done),
-            _both(case, lambda run: run.lost),
+            _both(case, lambda result: result.done),
+            _both(case, lambda result: result.lost),
         )
     return table
 
 
 def minute_table(case: Case) -> Table:
-    """As far as something changes."""
+    """Return a table of the burst by minutes. Minutes without a change are left out."""
     table = _table(
-        f"The burst minute by minute, a handler of {case.name}, scaled in at once",
-        *("minute", "chunks wait", "operations wait", "held", "done", "tasks run", "tasks paid"),
+        f"The burst minute by minute, with a handler of {case.name}, scaled in all at once",
+        *("minute", "waiting chunks", "waiting operations", "held", "done", "running tasks", "paid tasks"),
     )
     before: tuple[int, ...] = ()
     for minute in case.at_once.minutes:
@@ -109,10 +110,10 @@ def minute_table(case: Case) -> Table:
 
 
 def costs(rules: Rules, prices: Prices) -> Mapping[str, float]:
-    """USD a month of the consumers."""
+    """Return the cost of the consumers in USD per month."""
     return {
         "idle": prices.of_task_hours(rules, rules.min_tasks * MONTH_HOURS),
-        "always as many as there may be": prices.of_task_hours(rules, rules.max_tasks * MONTH_HOURS),
+        "always at the maximum": prices.of_task_hours(rules, rules.max_tasks * MONTH_HOURS),
     }
 
 
@@ -123,13 +124,13 @@ def draw(cases: list[Case], path: Path) -> None:
         moments = case.at_once.moments
         left = [moment.waiting + moment.held for moment in moments]
         waiting.plot(_minutes_of(case.at_once), left, color=color, linewidth=2, label=f"handler of {case.name}")
-        for run, style, label in ((case.one_by_one, ":", None), (case.at_once, "-", f"handler of {case.name}")):
-            paid = [moment.paid for moment in run.moments]
-            tasks.step(_minutes_of(run), paid, style, where="post", color=color, label=label)
+        for result, style, label in ((case.one_by_one, ":", None), (case.at_once, "-", f"handler of {case.name}")):
+            paid = [moment.paid for moment in result.moments]
+            tasks.step(_minutes_of(result), paid, style, where="post", color=color, label=label)
     drained = max(case.at_once.burst_done_at or LONGEST_SHOWN_SECONDS for case in cases) / MINUTE_SECONDS
-    waiting.set(title="Operations of the burst that are not done", ylabel="operations", xlim=(0, drained + 2))
+    waiting.set(title="Remaining operations of the burst", ylabel="operations", xlim=(0, drained + 2))
     waiting.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    tasks.set(title="Consumer tasks that are paid for; dotted: AWS scales in a task at a time", ylabel="tasks")
+    tasks.set(title="Paid consumer tasks; dotted: AWS scales in one task at a time", ylabel="tasks")
     tasks.yaxis.set_major_locator(MaxNLocator(integer=True))
     tasks.set_xlim(left=0)
     for axes in (waiting, tasks):
@@ -141,8 +142,8 @@ def draw(cases: list[Case], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _minutes_of(run: Run) -> list[float]:
-    return [moment.at_seconds / MINUTE_SECONDS for moment in run.moments]
+def _minutes_of(result: FleetResult) -> list[float]:
+    return [moment.at_seconds / MINUTE_SECONDS for moment in result.moments]
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -152,13 +153,13 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _both(case: Case, figure: Callable[[Run], int]) -> str:
-    return " / ".join(f"{figure(run):,}" for run in case.runs)
+def _both(case: Case, figure: Callable[[FleetResult], int]) -> str:
+    return " / ".join(f"{figure(result):,}" for result in case.results)
 
 
-def _extra_hours(rules: Rules, run: Run) -> float:
-    """Task hours beyond those of the smallest fleet."""
-    return (run.task_seconds - rules.min_tasks * run.moments[-1].at_seconds) / HOUR_SECONDS
+def _extra_hours(rules: Rules, result: FleetResult) -> float:
+    """Return the task hours beyond those of the smallest fleet."""
+    return (result.task_seconds - rules.min_tasks * result.moments[-1].at_seconds) / HOUR_SECONDS
 
 
 def _minutes(seconds: float) -> str:

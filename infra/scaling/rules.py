@@ -1,8 +1,8 @@
-"""How many consumer tasks are wanted: target tracking as AWS describes it, and our template's part of it. Pure.
+"""Decide the number of consumer tasks: target tracking as AWS documents it, with the values of our template. Pure.
 
-Target tracking watches its metric by two alarms. Three minutes in a row above the target scale out, in proportion to
-the metric; fifteen below nine tenths of it scale in. How gradually it scales in AWS does not tell, so both ends are
-played: all at once, and a task at a time.
+Target tracking has two alarms on its metric. Three minutes in a row above the target scale out, in proportion to the
+metric. Fifteen minutes below nine tenths of the target scale in. AWS does not document how gradually it scales in, so
+the simulation runs both extremes: all at once, and one task at a time.
 """
 
 import math
@@ -21,21 +21,21 @@ MINUTE_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the template says about the consumers. `target` is the chunks that may wait for each task."""
+    """The scaling rules of the template. `target` is the number of waiting chunks for each task."""
 
     target: float
     min_tasks: int
     max_tasks: int
     out_cooldown_seconds: float
     in_cooldown_seconds: float
-    stop_seconds: float  # from SIGTERM to SIGKILL
-    processes: int  # consumers in a task
+    stop_seconds: float  # time from SIGTERM to SIGKILL
+    processes: int  # number of consumer processes in a task
     virtual_cpus: float
     memory_gib: float
 
 
 def read_rules(parameters: Mapping[str, str]) -> Rules:
-    """By the template, with these values for parameters of it."""
+    """Read the rules from the template with these values for its parameters."""
     stack = Stack(read_template(TEMPLATE), {"Image": "penstock", **parameters}, "{}.{}".format)
     scaling, task = stack.properties("ConsumerScaling"), stack.properties("ConsumerTask")
     tracking = stack.properties("ConsumersOnBacklog")["TargetTrackingScalingPolicyConfiguration"]
@@ -56,7 +56,7 @@ def read_rules(parameters: Mapping[str, str]) -> Rules:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """How many tasks are wanted, since when, and what they were before that."""
+    """The wanted number of tasks, the number before the last scale-out, and the times of the last changes."""
 
     tasks: int
     before: int
@@ -65,10 +65,10 @@ class Scaled:
 
 
 def decide(rules: Rules, now: float, scaled: Scaled, metric: Sequence[float], *, at_once: bool) -> Scaled:
-    """What is wanted from now on. `metric` has a point a minute, the last one last: chunks that waited, for each task.
+    """Return the wanted number of tasks. `metric` has one point per minute, oldest first: waiting chunks per task.
 
-    In the cooldown after scaling out, what is wanted is reckoned from what there was before it, and can only grow; in
-    the cooldown after scaling in, nothing more is taken away.
+    During the cooldown after a scale-out, the number is computed from the number of tasks before it, and can only grow.
+    During the cooldown after a scale-in, no more tasks are stopped.
     """
     if is_high(rules, metric):
         is_cooling = now - scaled.out_at < rules.out_cooldown_seconds
@@ -85,10 +85,12 @@ def decide(rules: Rules, now: float, scaled: Scaled, metric: Sequence[float], *,
 
 
 def is_high(rules: Rules, metric: Sequence[float]) -> bool:
+    """Return True if the alarm for a scale-out is on."""
     return len(metric) >= POINTS_OUT and all(point > rules.target for point in metric[-POINTS_OUT:])
 
 
 def is_low(rules: Rules, metric: Sequence[float]) -> bool:
+    """Return True if the alarm for a scale-in is on."""
     return len(metric) >= POINTS_IN and all(point < IN_SHARE * rules.target for point in metric[-POINTS_IN:])
 
 

@@ -36,8 +36,8 @@ from penstock.infra.local.servers import (
     ELASTICMQ,
     LocalServers,
     LocalServersError,
-    Program,
     Server,
+    ServerSpec,
     local_servers,
 )
 from tests.support.backends import REQUIRED, real_servers_or_skip
@@ -326,9 +326,9 @@ class TestStopping:
 
 
 class TestStarting:
-    @pytest.mark.parametrize("program", [ELASTICMQ, DYNAMODB], ids=lambda program: program.name)
+    @pytest.mark.parametrize("spec", [ELASTICMQ, DYNAMODB], ids=lambda spec: spec.name)
     def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
-        self, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, spec: ServerSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reserve = servers.reserve_port
         with socket.create_server((servers.LOOPBACK, 0)) as stranger:
@@ -338,16 +338,16 @@ class TestStarting:
                 return next(ways)()
 
             monkeypatch.setattr(servers, "reserve_port", reserve_the_strangers_first)
-            with launched(program, tmp_path) as server:
+            with launched(spec, tmp_path) as server:
                 server.wait_until_ready()
                 assert server.port != stranger.getsockname()[1]
                 assert is_listening(server.url)
 
     def test_a_server_that_dies_is_reported_with_the_end_of_its_log(self, tmp_path: Path) -> None:
         with launched(replace(ELASTICMQ, main="no.such.Server"), tmp_path) as server:
-            with pytest.raises(LocalServersError, match=r"(?s)ElasticMQ ended before it answered.*no\.such\.Server"):
+            with pytest.raises(LocalServersError, match=r"(?s)ElasticMQ exited before it was ready.*no\.such\.Server"):
                 server.wait_until_ready()
-            with pytest.raises(LocalServersError, match="ended by itself"):
+            with pytest.raises(LocalServersError, match="exited unexpectedly"):
                 server.check()
 
     def test_a_server_that_never_answers_is_reported_in_time(
@@ -361,7 +361,9 @@ class TestStarting:
             server.wait_until_ready()
 
     def test_a_missing_tool_is_named_before_anything_starts(self, tmp_path: Path, tools: Path) -> None:
-        refused = pytest.raises(LocalServersError, match=r"^Install what is missing.*Java 17 \(java\) is not installed")
+        refused = pytest.raises(
+            LocalServersError, match=r"^The local servers cannot run: Java 17 \(java\) is not installed"
+        )
         with refused, local_servers(tmp_path):
             pass
 
@@ -394,13 +396,13 @@ class TestFetching:
 
     def test_what_maven_refuses_is_told_and_tried_again_next_time(self, tmp_path: Path, tools: Path) -> None:
         add_tool(tools, "mvn", "echo 'no such artifact'; exit 1")
-        with pytest.raises(LocalServersError, match=r"(?s)^Mend what Maven says.*ElasticMQ.*no such artifact"):
+        with pytest.raises(LocalServersError, match=r"(?s)^Maven could not download ElasticMQ.*no such artifact"):
             servers.fetch(tmp_path)
         add_tool(tools, "mvn", COPYING_MAVEN)
         assert servers.fetch(tmp_path).is_dir()
 
     def test_without_maven_it_says_so(self, tmp_path: Path, tools: Path) -> None:
-        with pytest.raises(LocalServersError, match=r"^Install Maven \(mvn\)"):
+        with pytest.raises(LocalServersError, match=r"^Maven \(mvn\) is not on the PATH\. Install it"):
             servers.fetch(tmp_path)
 
 
@@ -418,7 +420,9 @@ class TestMissingTools:
     ) -> None:
         monkeypatch.setattr(servers, "TARGET", tmp_path / "target")
         add_tool(tools, "java", """echo 'openjdk version "17.0.15" 2025-04-15' >&2""")
-        assert servers.missing_tools() == "Maven (mvn) is not installed, and the servers have not been fetched before"
+        assert (
+            servers.missing_tools() == "Maven (mvn) is not installed, and the servers have not been downloaded before"
+        )
         add_tool(tools, "mvn", COPYING_MAVEN)
         servers.fetch(tmp_path / "target")
         (tools / "mvn").unlink()
@@ -507,10 +511,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def launched(program: Program, folder: Path) -> Iterator[Server]:
+def launched(spec: ServerSpec, folder: Path) -> Iterator[Server]:
     """One server alone, not asked yet whether it is ready."""
     real_servers_or_skip()
-    server = Server(program, str(shutil.which("java")), servers.fetch() / program.profile, folder / "log")
+    server = Server(spec, str(shutil.which("java")), servers.fetch() / spec.profile, folder / "log")
     try:
         server.launch()
         yield server

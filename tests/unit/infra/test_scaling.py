@@ -10,7 +10,7 @@ import pytest
 
 from penstock.infra.cloudformation import NotUnderstood
 from penstock.infra.scaling.__main__ import main, play, steady_load
-from penstock.infra.scaling.fleet import METRIC_DELAY_SECONDS, START_SECONDS, Arrival, Fleet, Run, Task, Work
+from penstock.infra.scaling.fleet import METRIC_DELAY_SECONDS, START_SECONDS, Arrival, Fleet, FleetResult, Task, Work
 from penstock.infra.scaling.rules import MINUTE_SECONDS, POINTS_IN, POINTS_OUT, Rules, Scaled, decide, read_rules
 from penstock.settings import Settings
 from tests.support.builders import build_settings
@@ -110,7 +110,7 @@ def work(handler_seconds: float, **settings: int) -> Work:
     return Work(handler_seconds, 10_000, build_settings(receive_wait_seconds=20, grace_seconds=20, **settings))
 
 
-def burst(handler_seconds: float, rules: Rules = RULES, *, at_once: bool = True) -> Run:
+def burst(handler_seconds: float, rules: Rules = RULES, *, at_once: bool = True) -> FleetResult:
     return Fleet(rules, work(handler_seconds), at_once=at_once).run([Arrival(300, MILLION)], DAY_SECONDS)
 
 
@@ -169,7 +169,7 @@ def test_fleet_is_small_again_when_nothing_is_left(at_once: bool) -> None:
 @pytest.mark.parametrize("handler_seconds", [0.02, 1, 60])
 def test_tasks_that_are_stopped_under_load_hand_on_what_they_have_begun(handler_seconds: float) -> None:
     case = play(RULES, work(handler_seconds), steady_load(RULES, work(handler_seconds), 1.5, seconds=5_000))
-    for run in case.runs:
+    for run in case.results:
         assert run.stops > 0
         assert (run.lost, run.done) == (0, run.arrived)
         assert all(moment.waiting + moment.held + moment.done <= run.arrived for moment in run.moments)
@@ -181,7 +181,7 @@ def test_stopped_task_ends_what_runs_and_hands_on_the_rest() -> None:
     task = Task(receives_at=0)
     task.held.extend([1] * 14)
     fleet._stop(task, 100)
-    assert (fleet._run.done, fleet._run.handed_on, len(fleet._queue), task.operations) == (10, 4, 4, 0)
+    assert (fleet._result.done, fleet._result.handed_on, len(fleet._queue), task.operations) == (10, 4, 4, 0)
     assert task.ends_at == 105
 
 
@@ -190,7 +190,7 @@ def test_stopped_task_cuts_what_outlasts_the_grace_period() -> None:
     task = Task(receives_at=0)
     task.held.extend([1] * 14)
     fleet._stop(task, 100)
-    assert (fleet._run.done, fleet._run.handed_on, task.ends_at) == (0, 14, 120)
+    assert (fleet._result.done, fleet._result.handed_on, task.ends_at) == (0, 14, 120)
 
 
 # --- What people are shown
