@@ -183,9 +183,8 @@ class Fleet:
         """Stop a task. Running operations may finish within the grace period; the rest follows as a chunk."""
         settings, result = self._work.settings, self._result
         lasts = max(math.ceil(min(self._work.handler_seconds, settings.grace_seconds)), 1)
-        task.ends_at = now + max(
-            lasts, 0 if task.held else settings.receive_wait_seconds
-        )  # a receive is not interrupted
+        # An idle task waits for the end of its receive, which is never interrupted.
+        task.ends_at = now + max(lasts, 0 if task.held else settings.receive_wait_seconds)
         if task.held and self._work.handler_seconds <= settings.grace_seconds:
             result.done += task.perform(settings.concurrency * self._rules.processes)
         result.stops += 1

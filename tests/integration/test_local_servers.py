@@ -430,7 +430,7 @@ class TestMissingTools:
 
     def test_another_kind_of_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("platform.machine", lambda: "aarch64")
-        assert "Linux on x86_64 only" in str(servers.missing_tools())
+        assert "only for Linux on x86_64" in str(servers.missing_tools())
 
     def test_skips_a_test_or_fails_it_where_the_servers_are_required(
         self, tools: Path, monkeypatch: pytest.MonkeyPatch

@@ -204,7 +204,7 @@ def test_tables_and_picture_tell_of_burst_and_load(
     monkeypatch.setattr(sys, "argv", ["penstock.infra.scaling", *arguments.split(), str(picture)])
     main()
     told = capsys.readouterr().out
-    assert "1 to 3 tasks, 100 chunks for each. A burst of 50,000 operations" in told
+    assert "1 to 3 tasks; the target is 100 waiting chunks for each task. Burst: 50,000 operations" in told
     assert re.search(r"\|\s+20 ms \|\s+100 \|\s+1.7 min \|", told), told
     assert "Consumers, idle: 36 USD a month" in told
     assert picture.read_bytes().startswith(b"\x89PNG")
