@@ -1,4 +1,4 @@
-"""What the programs of the examples share: Penstock on this machine, from before it is ready until Ctrl-C."""
+"""Run Penstock on this machine for an example, from its start until Ctrl-C. The programs of the examples share this."""
 
 import http.client
 import os
@@ -15,23 +15,23 @@ from typing import NoReturn
 
 import typer
 
-LOG_FILE = Path(".run/penstock.log")  # beside the screen, which belongs to the progress and the summary
-LAST_WORDS = 15  # lines of the log that are shown when Penstock ends by itself
+LOG_FILE = Path(".run/penstock.log")  # a file, since the terminal shows the progress and the summary
+LAST_LINES = 15  # number of log lines that are shown if Penstock exits unexpectedly
 HOST = "127.0.0.1"
 
 READY_SECONDS = 60.0
-STOP_SECONDS = 60.0  # longer than the parts give each other to finish what is in flight
+STOP_SECONDS = 60.0  # longer than Penstock's own limits for a stop
 POLL_SECONDS = 0.1
 
 
 class Failed(Exception):
-    """The run cannot go on; the message is all there is to say."""
+    """The demonstration cannot continue. The message says why and is shown without a traceback."""
 
 
 def carry_out(run: Callable[[], bool]) -> NoReturn:
-    """Runs a demonstration to its exit code: 0 if it says that all is well."""
+    """Run a demonstration and exit: with code 0 if it returns True, and with 1 otherwise."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP, and so do we then
             signal.signal(number, leave)
     try:
         is_well = run()
@@ -45,12 +45,12 @@ def carry_out(run: Callable[[], bool]) -> NoReturn:
 
 
 def leave(number: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM, or the terminal was closed: unwinds as Ctrl-C does, so that Penstock is stopped first."""
+    """Exit after SIGTERM or SIGHUP by an exception, as after Ctrl-C, so that Penstock is stopped first."""
     raise SystemExit(128 + number)
 
 
 def check_port(port: int, command: str) -> None:
-    """Raises Failed unless it can be listened on. `command` is how to name another, with {port} for its number."""
+    """Raise Failed if the port is not free. `command` shows how to choose another port, with {port} for its number."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -58,12 +58,13 @@ def check_port(port: int, command: str) -> None:
         except OSError as error:
             other = command.format(port=port + 1 if port < 65_535 else port - 1)
             raise Failed(
-                f"Port {port} cannot be had ({error.strerror}). Stop what listens there, or choose another: {other}."
+                f"Port {port} is not available ({error.strerror}). Stop the program that uses it, or choose another "
+                f"port: {other}."
             ) from error
 
 
 class Penstock:
-    """`penstock up`, a process of ours."""
+    """A running `penstock up` in a child process."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.url = f"http://{HOST}:{port}"
@@ -71,31 +72,34 @@ class Penstock:
         self._port = port
 
     def wait_until_ready(self) -> None:
+        """Wait until Penstock is ready. Raises Failed if it exits or takes too long."""
         give_up_at = time.monotonic() + READY_SECONDS
         while not self._is_ready():
             if self._process.poll() is not None:
-                raise Failed(f"Penstock ended before it was ready{self._last_words()}")
+                raise Failed(f"Penstock exited before it was ready{self._last_lines()}")
             if time.monotonic() > give_up_at:
-                raise Failed(f"Penstock was not ready after {READY_SECONDS:.0f} s; {self.url}/health/ready says why.")
+                raise Failed(f"Penstock was not ready after {READY_SECONDS:.0f} s. Read {self.url}/health/ready.")
             time.sleep(POLL_SECONDS)
 
     def submit(self, file: Path, *options: str) -> bool:
-        """`penstock submit`, with the progress and the summary on the screen. True if all ended as expected."""
+        """Run `penstock submit`, which shows progress and a summary. Return True if all outcomes are as expected."""
         command = [*penstock(), "submit", str(file), *options, "--expect", "expect", "--url", self.url]
         return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - our own program, no shell
 
     def serve_until_interrupted(self, what_to_try: str) -> None:
+        """Show commands to try and wait for Ctrl-C. Raises Failed if Penstock exits."""
         try:
             typer.echo(
-                f"\nPenstock listens on {self.url}. Try, in another terminal:\n\n{what_to_try}\n\n"
-                f"Its log is in {LOG_FILE}. Ctrl-C ends it."
+                f"\nPenstock listens on {self.url}. Try in another terminal:\n\n{what_to_try}\n\n"
+                f"Its log is in {LOG_FILE}. Press Ctrl-C to stop it."
             )
             self._process.wait()
         except KeyboardInterrupt:
             return
-        raise Failed(f"Penstock ended by itself{self._last_words()}")
+        raise Failed(f"Penstock exited unexpectedly{self._last_lines()}")
 
     def stop(self) -> None:
+        """Stop Penstock and wait for it. Kill it if it does not stop in time."""
         if self._process.poll() is not None:
             return
         self._process.terminate()
@@ -116,18 +120,19 @@ class Penstock:
         finally:
             connection.close()
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         code = self._process.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        lines = LOG_FILE.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:]
+        lines = LOG_FILE.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         return "\n  ".join([f" ({how}); {LOG_FILE} ends with:", *lines])
 
 
 @contextmanager
 def penstock_up(application: str, port: int, environment: Mapping[str, str] | None = None) -> Iterator[Penstock]:
-    """Runs everything on this machine until the block ends.
+    """Run all of Penstock on this machine until the block ends.
 
-    In a process group of its own, so that Ctrl-C reaches it once: through us. A second signal would end it on the spot.
+    It runs in its own process group, so that Ctrl-C reaches only us and we send it one signal. A second signal would
+    end it immediately.
     """
     LOG_FILE.parent.mkdir(exist_ok=True)
     with LOG_FILE.open("wb") as log:
@@ -146,6 +151,6 @@ def penstock_up(application: str, port: int, environment: Mapping[str, str] | No
 
 
 def penstock() -> list[str]:
-    """The command that was installed beside this Python, or what it stands for."""
+    """Return the `penstock` command of this Python environment, or `python -m penstock` if it is not installed."""
     command = Path(sys.executable).with_name("penstock")
     return [str(command)] if command.exists() else [sys.executable, "-m", "penstock"]

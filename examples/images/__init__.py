@@ -1,1 +1,1 @@
-"""Pictures in S3 or a folder: CPU-bound work, done by name. Start with app.py; README.md tells why it is as it is."""
+"""An example of CPU-bound work: pictures in S3 or in a folder. Start with app.py; README.md explains the design."""

@@ -1,6 +1,6 @@
-"""Starts Penstock with this example, and puts its sample pictures through it.
+"""Start Penstock with this example and process its sample pictures.
 
-penstock up ──► upload the samples ──► penstock submit ──► tell what was rejected ──► download the rest ──► serve on
+penstock up ──► upload the samples ──► penstock submit ──► show the rejections ──► download the results ──► keep serving
 """
 
 import asyncio
@@ -25,12 +25,12 @@ OPERATIONS_FILE = Path(".run/images.ndjson")
 OUTCOMES_FILE = Path(".run/images-outcomes.ndjson")
 FOLDER = Path(".run/images")
 
-ANSWERED_AT_ONCE = 100  # operations, unless PENSTOCK_SYNC_MAX_OPERATIONS says otherwise
+ANSWERED_AT_ONCE = 100  # the default of PENSTOCK_SYNC_MAX_OPERATIONS
 
 Operation = dict[str, Any]
 Outcome = dict[str, Any]
 
-#: What is done to every sample, by the path it is asked for.
+#: The operations on each sample, by the last part of their path.
 WORK: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "thumbnail": [{"size": size} for size in (32, 48, 64, 96, 128, 192, 256, 512)],
     "filter": [{"kind": kind} for kind in ("blur", "sharpen", "grayscale", "autocontrast")],
@@ -40,7 +40,7 @@ WORK: Mapping[str, Sequence[Mapping[str, Any]]] = {
     ],
 }
 
-#: The samples that are wrong on purpose, one that nobody uploads, and how every operation on them ends.
+#: Samples that are invalid on purpose, and one that is never uploaded, with the status of every operation on them.
 REJECTED = {
     "cut-short.jpg": 422,
     "damaged.png": 422,
@@ -53,16 +53,16 @@ REJECTED = {
 
 
 def main(
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Where Penstock listens.")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The port of Penstock.")] = 8080,
     *,
-    once: Annotated[bool, typer.Option("--once", help="End after the summary: 0 if all ended as meant.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after the summary, with 0 if all is as expected.")] = False,
 ) -> None:
-    """Start Penstock with the images example, put the sample pictures through it, and keep serving until Ctrl-C."""
+    """Start Penstock with the images example, process the sample pictures, and keep serving until Ctrl-C."""
     carry_out(partial(run, port, once=once))
 
 
 def run(port: int, *, once: bool) -> bool:
-    """True if every operation ended as it is meant to, and all that was made can be had."""
+    """Return True if every operation has the expected outcome and every result can be downloaded."""
     check_port(port, "python -m examples.images --port {port}")
     with penstock_up(APPLICATION, port, {URL_VARIABLE: DEFAULT_URL}) as penstock:
         penstock.wait_until_ready()
@@ -77,11 +77,11 @@ def run(port: int, *, once: bool) -> bool:
     return is_well or not once
 
 
-# Up, and down again
+# Upload and download
 
 
 async def upload_samples(url: str) -> None:
-    """All that is drawn, and something too large, which S3 itself is to refuse."""
+    """Upload all samples, and a file that is too large, which S3 itself must reject."""
     samples = {name: draw.FOLDER.joinpath(name).read_bytes() for name in (*draw.TAKEN, *draw.NOT_TAKEN)}
     wanted = [{"method": "POST", "path": "/uploads", "body": {"name": name}} for name in (*samples, "heavy.jpg")]
     async with aiohttp.ClientSession() as session:
@@ -93,12 +93,12 @@ async def upload_samples(url: str) -> None:
         typer.echo(f"{len(samples)} pictures are uploaded to {DEFAULT_URL}, in the embedded AWS.")
         refusal = await upload(session, last, bytes(last["max_bytes"] + 1))
         if not refusal:
-            raise Failed(f"S3 took {last['max_bytes'] + 1:,} bytes, more than were offered.")
-        typer.echo(f"One of {last['max_bytes'] + 1:,} bytes was refused by S3 itself: {refusal}.")
+            raise Failed(f"S3 accepted {last['max_bytes'] + 1:,} bytes, which is more than the upload allows.")
+        typer.echo(f"S3 itself rejected a file of {last['max_bytes'] + 1:,} bytes: {refusal}.")
 
 
 async def upload(session: aiohttp.ClientSession, offer: Mapping[str, Any], content: bytes) -> str:
-    """Why S3 refused it, or nothing."""
+    """Upload one file. Return why S3 rejected it, or an empty text."""
     form = aiohttp.FormData(offer["fields"])
     form.add_field("file", content, filename=offer["name"])
     async with session.post(offer["url"], data=form) as answer:
@@ -120,19 +120,19 @@ async def download_all(url: str, outcomes: Sequence[Outcome]) -> dict[str, bytes
 
 
 async def results(session: aiohttp.ClientSession, url: str, operations: Sequence[Operation]) -> list[dict[str, Any]]:
-    """Of a few operations, all of which are to succeed."""
+    """Run a few operations synchronously and return their results. Raises Failed if one of them fails."""
     async with session.post(f"{url}/batch", json={"operations": operations}) as answer:
         body = await answer.json(content_type=None)
     if answer.status != http.client.OK or body["summary"]["failed"]:
-        raise Failed(f"Penstock could not do what was asked: {json.dumps(body)[:1_000]}")
+        raise Failed(f"Penstock did not perform all operations: {json.dumps(body)[:1_000]}")
     return [outcome["result"] for outcome in body["results"]]
 
 
-# The batch, and what came of it
+# The batch and its outcomes
 
 
 def write_operations() -> None:
-    OUTCOMES_FILE.unlink(missing_ok=True)  # those of an earlier run
+    OUTCOMES_FILE.unlink(missing_ok=True)  # remove the outcomes of an earlier run
     OPERATIONS_FILE.write_text("".join(f"{json.dumps(operation)}\n" for operation in operations()), encoding="utf-8")
 
 
@@ -156,20 +156,22 @@ def read_outcomes() -> list[Outcome]:
 def tell_rejections(outcomes: Sequence[Outcome]) -> None:
     errors = [outcome for outcome in outcomes if "error" in outcome]
     reasons = Counter((each["id"].partition(" ")[0], each["status"], each["error"]["detail"]) for each in errors)
-    typer.echo("\nRejected, each operation by itself:")
+    typer.echo("\nRejected operations:")
     for (name, status, detail), count in sorted(reasons.items()):
         typer.echo(f"  {count:>3} x {name:<14} {status}  {detail}")
 
 
 def keep_what_was_made(outcomes: Sequence[Outcome], downloaded: Mapping[str, bytes]) -> bool:
-    """In a folder, to be looked at. True if all is there, and as large as was said."""
-    said = {outcome["result"]["key"]: outcome["result"]["size_bytes"] for outcome in outcomes if "result" in outcome}
-    is_well = said == {key: len(content) for key, content in downloaded.items()}
+    """Save the results in a folder. Return True if all are there and have the sizes in their outcomes."""
+    reported = {
+        outcome["result"]["key"]: outcome["result"]["size_bytes"] for outcome in outcomes if "result" in outcome
+    }
+    is_well = reported == {key: len(content) for key, content in downloaded.items()}
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     for key, content in downloaded.items():
         FOLDER.joinpath(key.removeprefix("made/").replace("/", "--")).write_bytes(content)
-    verdict = "all that was made" if is_well else "not what was said to be made"
+    verdict = "all results, with the right sizes" if is_well else "they differ from the outcomes"
     typer.echo(f"\n{len(downloaded)} pictures are in {FOLDER}: {verdict}.")
     return is_well
 

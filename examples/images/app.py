@@ -2,8 +2,8 @@
 
     penstock up --app examples.images.app:operations
 
-Nothing here remembers what it has done, and nothing needs to: the key under which a picture is stored follows from the
-operation alone, and its bytes from the upload alone. Run twice, an operation writes the same bytes to the same place.
+This example needs no record of the operations that it has performed. The key of a result depends only on the operation,
+and its bytes only on the upload. So an operation that runs twice writes the same bytes to the same place.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ store = open_store(store_url())
 operations = Operations()
 
 
-# Short and blocking: in a thread. No byte of a picture passes through here, clients talk to S3 themselves.
+# These handlers are short and block, so they run in threads. Clients send the pictures to S3 themselves.
 
 
 @operations.post("/uploads", status=201)
@@ -58,8 +58,8 @@ def offer_download(wanted: NewDownload) -> Download:
     return Download(key=wanted.key, url=leave.url, expires_at=leave.expires_at)
 
 
-# Work for the processor: in a process. It fetches and stores too, and waits for S3 some milliseconds meanwhile; to send
-# it a picture and get one back, the event loop would have to copy both.
+# These handlers need CPU time, so they run in processes. They also read and write the pictures, although a process
+# waits some milliseconds for S3 then: otherwise the event loop would have to copy every picture twice.
 
 
 @operations.post("/images/{name}/thumbnail", status=201, cpu_bound=True)

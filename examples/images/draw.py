@@ -1,8 +1,8 @@
-"""Draws samples/: pictures of every kind that is taken, and some that are not.
+"""Draw samples/: pictures of every supported kind, and some that must be rejected.
 
     python -m examples.images.draw [FOLDER]
 
-What is wrong with the wrong ones is small in bytes: the bomb has 32, and is 268 million pixels once decoded.
+All files are small. The decompression bomb has 32 bytes and 268 million pixels when it is decoded.
 """
 
 import argparse
@@ -25,19 +25,19 @@ RED = (196, 60, 48)
 LARGEST_WEBP = 16_383
 
 GPS_IFD, ORIENTATION, CAMERA = 0x8825, 0x0112, 0x0110
-TURNED_LEFT = 6  # as the sensor of a phone lies when it is held upright
+TURNED_LEFT = 6  # the EXIF orientation of a picture from a phone that is held upright
 
 
 def render() -> dict[str, bytes]:
-    """Every file of the folder by its name."""
+    """Return the content of every sample file by its name."""
     return {name: draw() for name, draw in {**TAKEN, **NOT_TAKEN}.items()}
 
 
-# What is drawn
+# The pictures
 
 
 def shore(width: int = 480, height: int = 320) -> Image.Image:
-    """The sun sets behind hills, and once more in the water. Drawn with whole numbers: they round alike everywhere."""
+    """Draw a sunset behind hills and its reflection in water, with integers only, which give equal bytes everywhere."""
     image = Image.new("RGB", (width, height))
     pen = ImageDraw.Draw(image)
     horizon = height * 5 // 8
@@ -83,7 +83,7 @@ def pixel(image: Image.Image, x: int, y: int) -> tuple[int, ...]:
 
 
 def badge(size: int = 256) -> Image.Image:
-    """A valve's wheel on nothing: three spokes, and a rim that fades out."""
+    """Draw a valve's wheel on a transparent background: three spokes, and a rim that fades out."""
     image = Image.new("RGBA", (size, size), (*RED, 0))
     pen = ImageDraw.Draw(image)
     centre = size // 2, size // 2
@@ -96,7 +96,7 @@ def badge(size: int = 256) -> Image.Image:
 
 
 def cut_out() -> Image.Image:
-    """As a GIF has it: one of 32 colours is nothing at all."""
+    """Return the picture with a palette of 32 colours, one of which is transparent, as in a GIF."""
     image = badge(128)
     colours = image.convert("RGB").quantize(31)
     colours.paste(31, mask=image.getchannel("A").point(lambda alpha: 255 * (alpha < 128)))
@@ -105,12 +105,12 @@ def cut_out() -> Image.Image:
 
 
 def deep_gray() -> Image.Image:
-    """A ramp of sixteen bits, from black on the left to white on the right."""
+    """Draw a ramp with sixteen bits, from black on the left to white on the right."""
     row = struct.pack("<256H", *(step * 257 for step in range(256)))
     return Image.frombytes("I;16", (256, 64), row * 64)
 
 
-# How it is stored
+# The files
 
 
 def stored(draw: Callable[[], Image.Image], kind: str, mode: str | None = None, **options: object) -> bytes:
@@ -120,7 +120,7 @@ def stored(draw: Callable[[], Image.Image], kind: str, mode: str | None = None, 
 
 
 def from_a_phone() -> bytes:
-    """Lies on its side, and tells of the camera and of the place."""
+    """Return a JPEG that is turned on its side, with the camera and the location in its metadata."""
     about = Image.Exif()
     about[ORIENTATION], about[CAMERA] = TURNED_LEFT, "Penstock Pinhole"
     about[GPS_IFD] = {1: "N", 2: (60.0, 23.0, 36.0), 3: "E", 4: (5.0, 19.0, 12.0)}
@@ -134,7 +134,7 @@ def cut_short() -> bytes:
 
 
 def damaged() -> bytes:
-    """One byte of the compressed pixels is another."""
+    """Return a PNG in which one byte of the compressed pixels is changed."""
     content = bytearray(stored(badge, "PNG"))
     content[len(content) // 2] ^= 0xFF
     return bytes(content)
@@ -150,9 +150,9 @@ def endless() -> bytes:
 
 
 def bomb(width: int = LARGEST_WEBP, height: int = LARGEST_WEBP, colour: tuple[int, int, int] = (24, 40, 80)) -> bytes:
-    """A sound lossless WebP of one colour.
+    """Return a valid lossless WebP of one colour.
 
-    Each of its five codes has one symbol, which takes no bits: so the pixels, however many, take none at all.
+    Each of its five codes has one symbol, which needs no bits, so any number of pixels needs none.
     """
     red, green, blue = colour
     header = [(0x2F, 8), (width - 1, 14), (height - 1, 14), (0, 1), (0, 3)]
@@ -165,7 +165,7 @@ def bomb(width: int = LARGEST_WEBP, height: int = LARGEST_WEBP, colour: tuple[in
 
 
 def packed(*fields: tuple[int, int]) -> bytes:
-    """Numbers of so many bits each, the least significant first."""
+    """Pack numbers, each with its number of bits, the least significant bit first."""
     total = filled = 0
     for number, bits in fields:
         total |= number << filled

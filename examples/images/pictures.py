@@ -1,8 +1,8 @@
-"""Pictures as bytes in, bytes out. Pure: no file, no network, and the same bytes out whenever the same come in.
+"""Transform pictures from bytes to bytes. Pure: no file, no network, and the same input gives the same output.
 
-Nothing is decoded before its type and its dimensions are known to be taken. What is not taken is rejected:
+A picture is decoded only after its type and its dimensions have been checked. These pictures are rejected:
 
-    413  too many pixels, or too long a side         415  not a JPEG, PNG, WebP or GIF, whatever its name says
+    413  too many pixels, or too long a side         415  not a JPEG, PNG, WebP or GIF
     422  damaged or cut short; more than one frame
 """
 
@@ -20,12 +20,12 @@ from examples.images.schemas import FilterKind, OutputFormat
 from penstock import Reject
 
 MAX_SIDE = 10_000
-MAX_PIXELS = 25_000_000  # about 100 MB decoded, and a few copies of that while it is worked on
+MAX_PIXELS = 25_000_000  # about 100 MB when decoded, and a few copies of that during the work
 
-# Pillow compares with this when it opens a file, before it decodes anything.
+# Pillow checks this limit when it opens a file, before it decodes anything.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
-#: How files begin. So each is given to one decoder only, and none to those that nobody needs here.
+#: The first bytes of files. They select one decoder for a file, and all other decoders of Pillow stay unused.
 BEGINNINGS = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -54,7 +54,7 @@ class Picture:
 
 
 def thumbnail(content: bytes, size: int) -> Picture:
-    """As large as fits into a square of `size` pixels a side. What is smaller is not enlarged."""
+    """Shrink a picture to fit into a square with sides of `size` pixels. A smaller picture is not enlarged."""
     image = decode(content, enough=2 * size)
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     return encode(image, KEPT_AS[kind_of(content)])
@@ -72,17 +72,17 @@ def converted(content: bytes, to: OutputFormat, quality: int | None = None) -> P
 
 
 def kind_of(content: bytes) -> str:
-    """What the content is, as Pillow calls it. Raises Reject."""
+    """Return the kind of the content, as Pillow calls it. Raises Reject."""
     for kind, beginning in BEGINNINGS.items():
         if beginning.match(content):
             return kind
-    raise Reject(415, "Send a JPEG, PNG, WebP or GIF: this is none of them, whatever its name says.")
+    raise Reject(415, "This is not a JPEG, PNG, WebP or GIF. Send one of these.")
 
 
 def decode(content: bytes, *, enough: int | None = None) -> Image.Image:
-    """Upright, in RGB, RGBA or L, eight bits each. With `enough`, a JPEG may come smaller, if its sides are that long.
+    """Decode a picture upright, in RGB, RGBA or L with eight bits each. Raises Reject.
 
-    Raises Reject.
+    With `enough`, a JPEG may be decoded smaller, as long as its sides have this many pixels.
     """
     kind = kind_of(content)
     try:
@@ -99,16 +99,17 @@ def decode(content: bytes, *, enough: int | None = None) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise Reject(413, f"Send at most {MAX_PIXELS:,} pixels: decoded, this would be more.") from error
     except MemoryError:
-        raise  # it tells of this machine now, not of the picture: another attempt may do
-    except Exception as error:  # of a damaged file decoders raise whatever they stumble over
+        raise  # the error is about this machine, not about the picture, so another attempt may succeed
+    except Exception as error:  # for a damaged file, decoders raise many kinds of errors
         raise Reject(422, f"Send the whole file, undamaged: this {kind} cannot be decoded ({error}).") from error
 
 
 @contextmanager
 def bombs_raised() -> Iterator[None]:
-    """Of too many pixels Pillow only warns, unless they are twice too many. What else it warns of is metadata.
+    """Turn Pillow's warning about too many pixels into an error. Its other warnings are about metadata.
 
-    Filters are the process's: a handler in a process has it to itself, in threads this would not do.
+    By default Pillow raises an error only for twice the limit. Warning filters apply to the whole process. That is safe
+    here, since a worker process runs one handler at a time; it would not be safe in threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -123,22 +124,22 @@ def refuse_long_side(image: Image.Image) -> None:
 
 
 def refuse_frames(image: Image.Image) -> None:
-    """An animation would silently lose all frames but one.
+    """Reject an animation, since it would silently lose all frames except one.
 
-    Not so a multi-picture JPEG (MPO): phones add a depth map or a preview to the photo, which is the first picture.
+    A multi-picture JPEG (MPO) is allowed: phones add a depth map or a preview to the photo, which is the first picture.
     """
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise Reject(422, "Send a still picture: this one is animated.")
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Cameras store the picture as the sensor lay, and say in the metadata, which we drop, how to turn it."""
-    with suppress(Exception):  # metadata that cannot be read is no reason to refuse the picture
+    """Turn the picture upright as its metadata says, since the metadata is dropped later."""
+    with suppress(Exception):  # unreadable metadata is no reason to reject the picture
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def in_plain_colours(image: Image.Image) -> Image.Image:
-    """A copy in sRGB. Dropping a colour profile unapplied would shift the colours."""
+    """Return a copy in sRGB. Dropping a colour profile without applying it would change the colours."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         plain = in_eight_bits(image)
@@ -153,7 +154,7 @@ def in_plain_colours(image: Image.Image) -> Image.Image:
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """Sixteen bits of gray, scaled. Pillow's own conversion takes all above 255 for white."""
+    """Scale sixteen bits of gray to eight. Pillow's own conversion makes every value above 255 white."""
     return image.convert("I").point(lambda gray: gray * (1 / 256)).convert("L")
 
 
@@ -163,8 +164,8 @@ def with_profile_applied(image: Image.Image, profile: bytes) -> Image.Image:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         applied = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
     except (ImageCms.PyCMSError, OSError):
-        return image  # damaged, or made for another kind of picture
-    assert applied is not None  # as it is not asked to work in place
+        return image  # the profile is damaged, or made for another kind of picture
+    assert applied is not None  # None is possible only if it works in place
     return applied
 
 
@@ -172,7 +173,7 @@ def with_profile_applied(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def on_colours(change: Callable[[Image.Image], Image.Image]) -> Callable[[Image.Image], Image.Image]:
-    """The change is made to the colours, and what is transparent stays so."""
+    """Apply a change only to the colours and keep the transparency."""
 
     def changed(image: Image.Image) -> Image.Image:
         if image.mode != "RGBA":
@@ -185,13 +186,13 @@ def on_colours(change: Callable[[Image.Image], Image.Image]) -> Callable[[Image.
 
 
 def blurred(image: Image.Image) -> Image.Image:
-    """Weighted by opacity (`RGBa`): or the colours of what is transparent would shine through."""
+    """Blur with colours weighted by opacity (`RGBa`). Otherwise the colours of transparent pixels would be visible."""
     blur = ImageFilter.GaussianBlur(radius=4)
     return image.convert("RGBa").filter(blur).convert("RGBA") if image.mode == "RGBA" else image.filter(blur)
 
 
 def with_contrast(image: Image.Image) -> Image.Image:
-    """From black to white. What cannot be seen does not count."""
+    """Stretch the contrast from black to white. Transparent pixels do not count."""
     seen = image.getchannel("A") if image.mode == "RGBA" else None
     return on_colours(lambda colours: ImageOps.autocontrast(colours, cutoff=1, mask=seen, preserve_tone=True))(image)
 
@@ -208,7 +209,7 @@ FILTERS: dict[FilterKind, Callable[[Image.Image], Image.Image]] = {
 
 
 def encode(image: Image.Image, to: OutputFormat, quality: int | None = None) -> Picture:
-    """Without any metadata: where a photo was taken is nobody's business."""
+    """Encode a picture without metadata, since the location of a photo is private."""
     image = on_white(image) if to == "jpeg" else image
     image.info.clear()
     options = ENCODING[to] | ({} if quality is None else {"quality": quality})
@@ -218,7 +219,7 @@ def encode(image: Image.Image, to: OutputFormat, quality: int | None = None) -> 
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """JPEG knows no transparency."""
+    """Put the picture on white, since JPEG has no transparency."""
     if not image.mode.endswith("A"):
         return image
     image = image.convert("RGBA")

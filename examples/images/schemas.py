@@ -1,7 +1,7 @@
-"""What clients send and get.
+"""The bodies and results of the operations.
 
-These models judge a request by itself, before it is accepted: anything they refuse refuses the whole batch. What only
-the picture can tell (is it one, is it too large) is for the handlers, and fails one operation only.
+These models are validated before a batch is accepted, so one invalid body rejects the whole batch. Whatever depends on
+the picture itself (is it a picture, is it too large) is checked by the handlers and fails only one operation.
 """
 
 from datetime import datetime
@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-#: One step of a path and no more: no slash, no leading dot, nothing that a shell, a URL or S3 would read otherwise.
+#: One segment of a path: no slash, no leading dot, and no character with a meaning for a shell, a URL or S3.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
-#: As `Made.key` says it.
+#: A key as in `Made.key`.
 Key = Annotated[str, StringConstraints(pattern=r"^made/[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[a-z0-9.-]{1,60}$")]
 
 FilterKind = Literal["blur", "sharpen", "grayscale", "autocontrast"]
@@ -20,7 +20,7 @@ OutputFormat = Literal["jpeg", "png", "webp"]
 
 
 class Thumbnail(BaseModel):
-    """It fits into a square of `size` pixels a side."""
+    """A thumbnail that fits into a square with sides of `size` pixels."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,12 +42,12 @@ class Conversion(BaseModel):
     @model_validator(mode="after")
     def png_has_no_quality(self) -> "Conversion":
         if self.format == "png" and self.quality is not None:
-            raise ValueError("Leave the quality out: PNG loses nothing.")
+            raise ValueError("Remove the quality: PNG is lossless.")
         return self
 
 
 class Made(BaseModel):
-    """A picture that was made, and where it lies now."""
+    """A picture that was made, with its key in the store."""
 
     key: str
     format: OutputFormat
@@ -63,7 +63,7 @@ class NewUpload(BaseModel):
 
 
 class Upload(BaseModel):
-    """Leave to upload one picture: POST to `url`, as a form, `fields` first and then the field `file`."""
+    """Permission to upload one picture: POST a form to `url`, with all `fields` first and then the field `file`."""
 
     name: str
     url: str
@@ -79,7 +79,7 @@ class NewDownload(BaseModel):
 
 
 class Download(BaseModel):
-    """Leave to GET one picture that was made."""
+    """Permission to GET one picture that was made."""
 
     key: str
     url: str

@@ -1,6 +1,6 @@
-"""Where pictures lie: S3, or a folder, as IMAGES_STORE_URL says. Keys look alike in both: `uploads/beach.jpg`.
+"""The store for pictures: S3 or a folder, as IMAGES_STORE_URL says. Keys are the same in both: `uploads/beach.jpg`.
 
-Everything here blocks: it is for handlers that run in threads and processes, not on the event loop.
+All calls block, so they are for handlers that run in threads and processes, not on the event loop.
 """
 
 import os
@@ -26,23 +26,22 @@ if TYPE_CHECKING:
 URL_VARIABLE = "IMAGES_STORE_URL"
 DEFAULT_URL = "s3://penstock-images"
 
-#: Steps that begin with a letter or a digit: none is empty, hidden, `.` or `..`, and none names a drive or a user.
+#: Segments that start with a letter or a digit: none is empty, hidden, `.` or `..`, and none names a drive or a user.
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
-#: How long an upload or a download that was offered may wait. What is signed with a role's credentials ends with them,
-#: if that is sooner.
+#: Validity of a permission to upload or download. If it is signed with a role's credentials, it ends with them.
 LEAVE_SECONDS = 3600
 
-HOME_REGION = {"us-east-1", "aws-global"}  # the one region that must not be named when a bucket is made in it
+HOME_REGION = {"us-east-1", "aws-global"}  # the only region that must not be named when a bucket is created in it
 
 
 class NotThere(Exception):
-    """Nothing lies under this key."""
+    """There is no object with this key."""
 
 
 class TooLarge(Exception):
-    """It has more bytes than asked for; it was not read."""
+    """The object is larger than the limit. It was not read."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"It has {size_bytes:,} bytes.")
@@ -50,12 +49,12 @@ class TooLarge(Exception):
 
 
 class NotOffered(Exception):
-    """This store cannot let clients in by themselves."""
+    """This store does not support uploads by clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """To call `url` once or more, until it expires; an upload is a POST of a form with these `fields`."""
+    """A permission to call `url` until it expires. An upload is a POST of a form with these `fields`."""
 
     url: str
     expires_at: datetime
@@ -63,19 +62,19 @@ class Leave:
 
 
 class Store(Protocol):
-    """Each call may be repeated. A key that could lead elsewhere is a ValueError, and the store is not touched."""
+    """A store for pictures. Each call may be repeated. A key that could leave the store raises ValueError."""
 
     def read(self, key: str, max_bytes: int) -> bytes:
-        """Raises NotThere, and TooLarge before anything is read."""
+        """Return the content of an object. Raises NotThere, or TooLarge before anything is read."""
 
     def write(self, key: str, content: bytes, content_type: str) -> None:
-        """Whole or not at all: who reads meanwhile gets the old bytes or the new ones. The last writer stays."""
+        """Write an object atomically: readers get the old bytes or the new ones. The last writer wins."""
 
     def offer_upload(self, key: str, max_bytes: int) -> Leave:
-        """Raises NotOffered."""
+        """Return a permission to upload an object. Raises NotOffered."""
 
     def offer_download(self, key: str) -> Leave:
-        """Whether anything lies there is not looked at."""
+        """Return a permission to download an object. It does not check that the object exists."""
 
 
 def store_url() -> str:
@@ -83,21 +82,21 @@ def store_url() -> str:
 
 
 def open_store(url: str) -> Store:
-    """Touches nothing yet. Raises ValueError for a URL that names no store."""
+    """Return the store that a URL names, without connecting to it. Raises ValueError if the URL is invalid."""
     parts = urlsplit(url)
     prefix = parts.path.strip("/")
     if parts.query or parts.fragment:
-        raise ValueError(f"Write {URL_VARIABLE} without ? and #, not {url!r}.")
+        raise ValueError(f"{URL_VARIABLE} is {url!r}. Write it without ? and #.")
     if parts.scheme == "s3" and BUCKET.fullmatch(parts.netloc) and (not prefix or KEY.fullmatch(prefix)):
         return S3Store(parts.netloc, f"{prefix}/" if prefix else "")
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/") and prefix:
         return FolderStore(Path(unquote(parts.path)))
-    raise ValueError(f"Write {URL_VARIABLE} as s3://bucket, s3://bucket/prefix or file:///folder, not {url!r}.")
+    raise ValueError(f"{URL_VARIABLE} is {url!r}. Write s3://bucket, s3://bucket/prefix or file:///folder.")
 
 
 def checked(key: str) -> str:
     if not KEY.fullmatch(key):
-        raise ValueError(f"{key!r} is no key: it could lead out of the store.")
+        raise ValueError(f"{key!r} is not a valid key: it could leave the store.")
     return key
 
 
@@ -122,15 +121,15 @@ class FolderStore:
     def write(self, key: str, content: bytes, content_type: str) -> None:  # noqa: ARG002 - files have no type
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{secrets.token_hex(8)}")  # no key is ever its name, since keys have no leading dots
+        draft = path.with_name(f".{secrets.token_hex(8)}")  # cannot collide with a key, since keys have no leading dot
         try:
             draft.write_bytes(content)
             draft.replace(path)
-        finally:  # whoever is killed before this leaves a draft, and nothing else
+        finally:  # a process that is killed before this leaves only the draft file
             draft.unlink(missing_ok=True)
 
-    def offer_upload(self, key: str, max_bytes: int) -> Leave:  # noqa: ARG002 - nothing to be limited
-        raise NotOffered(f"Put the file there yourself, as {self._path(key)}: a folder takes no uploads.")
+    def offer_upload(self, key: str, max_bytes: int) -> Leave:  # noqa: ARG002 - a folder has no limit
+        raise NotOffered(f"A folder does not support uploads. Put the file there yourself, as {self._path(key)}.")
 
     def offer_download(self, key: str) -> Leave:
         return Leave(self._path(key).absolute().as_uri(), expiry(), {})
@@ -140,7 +139,7 @@ class FolderStore:
 
 
 class S3Store:
-    """Talks to what the AWS variables name. A missing bucket is made when the first upload is offered."""
+    """A store in an S3 bucket, configured by the AWS variables. The first offered upload creates a missing bucket."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self._bucket, self._prefix = bucket, prefix
@@ -152,7 +151,7 @@ class S3Store:
             if error.response["Error"]["Code"] in {"NoSuchKey", "NoSuchBucket"}:
                 raise NotThere(key) from error
             raise
-        with closing(answer["Body"]) as body:  # the headers are here, the bytes have yet to be asked for
+        with closing(answer["Body"]) as body:  # only the headers have been received so far
             if answer["ContentLength"] > max_bytes:
                 raise TooLarge(answer["ContentLength"])
             return body.read()
@@ -161,7 +160,7 @@ class S3Store:
         self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, ContentType=content_type)
 
     def offer_upload(self, key: str, max_bytes: int) -> Leave:
-        """A POST, since S3 holds its policy against what comes: a presigned PUT cannot say "at most so many bytes"."""
+        """Return a presigned POST, since S3 enforces its policy. A presigned PUT cannot limit the size."""
         self._make_bucket()
         expires_at = expiry()
         offer = self._client.generate_presigned_post(
@@ -183,25 +182,25 @@ class S3Store:
 
     @cached_property
     def _client(self) -> "S3Client":
-        """One for each process, made when it is first wanted: that takes longer than most calls.
+        """Return the client of this process. It is created at the first use, which takes longer than most calls.
 
-        From a session of its own, since the one that boto3 shares must not be used by two threads at once. Of two
-        threads that come here together each may make a client; one of them is thrown away.
+        It has its own session, since boto3's default session must not be used by two threads at once. If two threads
+        come here at the same time, each may create a client, and one of the two is discarded.
         """
         return boto3.session.Session().client(
             "s3",
             region_name=os.environ.get("AWS_REGION"),
             config=Config(
-                signature_version="s3v4",  # regions younger than 2014 take no other, and boto3 would presign with one
-                s3={"addressing_style": "virtual"},  # or presigned URLs name the global endpoint, not the region's
+                signature_version="s3v4",  # newer regions accept no other, and boto3 would presign with an older one
+                s3={"addressing_style": "virtual"},  # otherwise presigned URLs name the global endpoint
                 connect_timeout=5,
-                read_timeout=15,  # three attempts fit into what a handler may take
+                read_timeout=15,  # three attempts fit into the timeout of a handler
                 retries={"mode": "standard", "total_max_attempts": 3},
             ),
         )
 
     def _make_bucket(self) -> None:
-        """Once for each process, where the account lets us look: who may not look is told so by the first upload."""
+        """Create the bucket if it is missing, once per process. Without permission to check, the first upload fails."""
         if self._has_bucket:
             return
         try:

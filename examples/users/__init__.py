@@ -1,1 +1,1 @@
-"""Users in a real database: the example to copy. Start with app.py; README.md tells why it is as it is."""
+"""The example to copy: users in a real database. Start with app.py; README.md explains the design."""

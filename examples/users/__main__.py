@@ -1,6 +1,6 @@
-"""What `make run` starts: Penstock with this example, and its data file through it.
+"""`make run` starts this program: it runs Penstock with this example and imports the example's data file.
 
-fresh database ──► penstock up ──► ready ──► penstock submit users.csv ──► does the database agree? ──► serve on
+new database ──► penstock up ──► ready ──► penstock submit users.csv ──► check the database ──► keep serving
 """
 
 import asyncio
@@ -22,16 +22,16 @@ DATA_FILE = Path(__file__).with_name("users.csv")
 
 
 def main(
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Where Penstock listens.")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The port of Penstock.")] = 8080,
     *,
-    once: Annotated[bool, typer.Option("--once", help="End after the summary: 0 if every row ended as meant.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after the summary, with 0 if all is as expected.")] = False,
 ) -> None:
-    """Start Penstock with the users example, send it the example's data file, and keep serving until Ctrl-C."""
+    """Start Penstock with the users example, import the example's data file, and keep serving until Ctrl-C."""
     carry_out(partial(run, port, once=once))
 
 
 def run(port: int, *, once: bool) -> bool:
-    """True if every row ended as the data file means it to, and the database shows it."""
+    """Return True if every row has the outcome that the data file expects, and the database contains these users."""
     check_port(port, "make run ARGS='--port {port}'")
     prepare_database()
     with penstock_up(APPLICATION, port) as penstock:
@@ -43,13 +43,13 @@ def run(port: int, *, once: bool) -> bool:
 
 
 def prepare_database() -> None:
-    """A demo begins with an empty database. One that the user named is the user's: nothing is removed."""
+    """Delete the demo database, so that the demo starts with an empty one. Never delete a database that you named."""
     try:
         read_url(database_url())
     except ValueError as error:
         raise Failed(str(error)) from error
     if os.environ.get(URL_VARIABLE):
-        typer.echo(f"Using {database_name()}. Rows that are there already will end with 409.")
+        typer.echo(f"Using {database_name()}. Users that it already contains will be rejected with 409.")
         return
     for ending in ("", "-wal", "-shm"):
         DEMO_FILE.with_name(DEMO_FILE.name + ending).unlink(missing_ok=True)
@@ -62,18 +62,18 @@ def database_name() -> str:
 
 
 def check_database() -> bool:
-    """Is everyone in the database whom the data file promises, and nobody whom it does not?"""
-    found, promised = asyncio.run(read_emails()), promised_emails(DATA_FILE)
-    missing = promised - found
-    uninvited = set() if os.environ.get(URL_VARIABLE) else found - promised
-    typer.echo(f"{len(found):,} users are in {database_name()}: {verdict(missing, uninvited)}")
-    return not missing and not uninvited
+    """Return True if the database contains exactly the users that the data file expects."""
+    found, expected = asyncio.run(read_emails()), expected_emails(DATA_FILE)
+    missing = expected - found
+    unexpected = set() if os.environ.get(URL_VARIABLE) else found - expected
+    typer.echo(f"{len(found):,} users are in {database_name()}: {verdict(missing, unexpected)}")
+    return not missing and not unexpected
 
 
-def verdict(missing: set[str], uninvited: set[str]) -> str:
-    if not missing and not uninvited:
-        return "all that the data file promises."
-    named = {"missing": sorted(missing), "there without having been promised": sorted(uninvited)}
+def verdict(missing: set[str], unexpected: set[str]) -> str:
+    if not missing and not unexpected:
+        return "exactly those that the data file expects."
+    named = {"missing": sorted(missing), "unexpected": sorted(unexpected)}
     return "; ".join(f"{len(who)} {what}, such as {who[0]}" for what, who in named.items() if who) + "."
 
 
@@ -86,11 +86,11 @@ async def read_emails() -> set[str]:
         await database.close()
 
 
-def promised_emails(file: Path) -> set[str]:
-    """The staff, and whoever a row lets in: of two rows with the same address one is."""
+def expected_emails(file: Path) -> set[str]:
+    """Return the addresses of the staff and of all rows that may succeed. Of two rows with one address, one does."""
     with file.open(encoding="utf-8", newline="") as lines:
-        welcome = {row["email"].lower() for row in csv.DictReader(lines) if "201" in row["expect"]}
-    return welcome | {str(account["email"]) for account in STAFF}
+        accepted = {row["email"].lower() for row in csv.DictReader(lines) if "201" in row["expect"]}
+    return accepted | {str(account["email"]) for account in STAFF}
 
 
 def what_to_try(url: str) -> str:

@@ -1,9 +1,9 @@
-"""The application: what can be done with users.
+"""The application: the operations on users.
 
     penstock up --app examples.users.app:operations
 
-Each handler does all its work in `context.transaction`, and those that change something are marked `@once`: two habits
-that make every operation happen exactly once, however often it is delivered.
+Each handler does all its work in `context.transaction`, and handlers that change data have the decorator `@once`.
+Together, these two rules perform every operation exactly once, even if it is delivered several times.
 """
 
 from sqlalchemy.exc import IntegrityError
@@ -56,13 +56,13 @@ async def delete_user(user_id: UserId, context: Context[AsyncSession]) -> None:
     await context.transaction.flush()
 
 
-# Whoever has very many sends them here: one statement does a hundred of them.
+# These handlers are for large imports: one statement performs a hundred operations.
 operations.post("/bulk/users", status=201, bulk=True, max_size=500)(create_users)
 operations.patch("/bulk/users/{user_id}", bulk=True, max_size=500)(update_users)
 
 
 async def find(session: AsyncSession, user_id: int) -> UserRow:
-    """The row, locked until the transaction ends (SQLite has locked it already): nobody deletes it under our hands."""
+    """Return the row and lock it until the transaction ends. SQLite has already locked the whole database."""
     row = await session.get(UserRow, user_id, with_for_update=True)
     if row is None:
         raise unknown_user(user_id)
@@ -70,7 +70,7 @@ async def find(session: AsyncSession, user_id: int) -> UserRow:
 
 
 async def save(session: AsyncSession, row: UserRow) -> None:
-    """Flushes here, where a duplicate can be told apart: at the commit it would be the failure of a whole batch."""
+    """Flush the row here, where a duplicate fails only its operation. At the commit it would fail a whole batch."""
     email = row.email
     try:
         await session.flush()

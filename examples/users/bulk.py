@@ -1,11 +1,11 @@
-"""The same for very many users at once: one statement where `app.py` makes a hundred.
+"""The same operations for many users at once: one statement where `app.py` needs a hundred.
 
     @operations.post("/bulk/users", status=201, bulk=True)
 
-A bulk handler is given lists, with a place for each operation, and returns one: a result, or a Reject in its place. The
-lot has one transaction, so a row that is rejected must not have changed anything: here it never gets into a statement,
-or the statement passes over it. What does break a statement fails the call; Penstock then tries its rows singly, by the
-same handler with lists of one, and only the row at fault has failed.
+A bulk handler receives lists with one item for each operation, and returns a list: a result or a Reject for each. All
+of them share one transaction, so a rejected row must not change anything: either it is not part of a statement, or the
+statement skips it. An error in a statement fails the whole call. Penstock then runs the rows one by one, with the same
+handler and lists of one item, so that only the faulty row fails.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ async def create_users(users: list[NewUser], contexts: list[Context[AsyncSession
     refusals = [refusal_of(user) for user in users]
     accepted = [user for user, refusal in zip(users, refusals, strict=True) if refusal is None]
     ids = await insert_users(contexts[0].transaction, accepted)
-    # Of several with one address the first has it: its id is taken out, so the others find none.
+    # Of several rows with the same address the first one wins: its id is removed, so that the others find none.
     return [refusal or created(user, ids.pop(user.email, None)) for user, refusal in zip(users, refusals, strict=True)]
 
 
@@ -46,7 +46,7 @@ async def update_users(
     changed = {outcome.id: users[outcome.id] for outcome in outcomes if isinstance(outcome, User)}
     try:
         await store_users(session, changed.values())
-    except IntegrityError as error:  # somebody has taken an address since we looked
+    except IntegrityError as error:  # another transaction has used an address since the check
         raise email_taken(", ".join(user.email for user in changed.values())) from error
     return outcomes
 
@@ -65,7 +65,7 @@ def created(user: NewUser, user_id: int | None) -> User | Reject:
 
 
 def apply_change(users: dict[int, User], owners: dict[str, int], user_id: int, change: UserChange) -> User | Reject:
-    """In memory: `users` as they will be stored, and whose each address will be."""
+    """Apply a change in memory: to `users`, which are stored later, and to the `owners` of the addresses."""
     if user_id not in users:
         return unknown_user(user_id)
     if change.country is not None:
@@ -73,7 +73,7 @@ def apply_change(users: dict[int, User], owners: dict[str, int], user_id: int, c
             refuse_unserved(change.country)
         except Reject as refusal:
             return refusal
-    # Last: what is refused must not claim an address.
+    # This check comes last, since a rejected change must not claim an address.
     if change.email is not None and owners.setdefault(change.email, user_id) != user_id:
         return email_taken(change.email)
     users[user_id] = users[user_id].model_copy(update=change.model_dump(exclude_none=True))
@@ -81,7 +81,7 @@ def apply_change(users: dict[int, User], owners: dict[str, int], user_id: int, c
 
 
 async def insert_users(session: AsyncSession, users: Sequence[NewUser]) -> dict[str, int]:
-    """The ids of those whose address was free, by address. In one order, or two calls could wait for each other."""
+    """Insert the users whose address is free and return their ids by address. Sorted rows avoid a deadlock."""
     if not users:
         return {}
     insert = INSERTS[(await session.connection()).dialect.name]
@@ -92,7 +92,7 @@ async def insert_users(session: AsyncSession, users: Sequence[NewUser]) -> dict[
 
 
 async def find_users(session: AsyncSession, ids: Iterable[int]) -> dict[int, User]:
-    """Locked until the transaction ends, as in `app.py`; in one order, as above."""
+    """Return the users and lock them until the transaction ends. Sorted ids avoid a deadlock."""
     statement = select(UserRow).where(UserRow.id.in_(set(ids))).order_by(UserRow.id).with_for_update()
     return {row.id: User.model_validate(row) for row in await session.scalars(statement)}
 
@@ -103,7 +103,7 @@ async def find_owners(session: AsyncSession, emails: Iterable[str]) -> dict[str,
 
 
 async def store_users(session: AsyncSession, users: Iterable[User]) -> None:
-    """One statement: each column is given by a list of ids and values."""
+    """Update all users in one statement, which maps ids to values for each column."""
     by_id = {user.id: user.model_dump(include=set(CHANGEABLE)) for user in users}
     if not by_id:
         return

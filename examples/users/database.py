@@ -1,4 +1,4 @@
-"""The database: SQLite unless USERS_DATABASE_URL names another, tables made when they are missing."""
+"""The database: SQLite, unless USERS_DATABASE_URL names another. Missing tables are created."""
 
 import asyncio
 import os
@@ -18,13 +18,13 @@ from examples.users.models import STAFF, Base, UserRow
 URL_VARIABLE = "USERS_DATABASE_URL"
 DEMO_FILE = Path(".run/users.db")
 
-#: How the two databases are spoken to, whatever driver the URL names or leaves out.
+#: The driver for each database, which replaces any driver in the URL.
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
-#: One writer at a time is SQLite's rule; how long one of ours waits for the others.
+#: SQLite has one writer at a time. This is how long a process waits for another one.
 BUSY_TIMEOUT_SECONDS = 30.0
 
-#: Any number will do, as long as every process that makes these tables takes the same.
+#: The lock for creating the tables. Any number works if all processes use the same one.
 TABLES_LOCK = 0x70656E73
 
 
@@ -33,7 +33,7 @@ def database_url() -> str:
 
 
 class Database:
-    """Opens sessions. Made without touching anything; the first session makes the tables; `close` when done."""
+    """Opens sessions. The first session connects and creates the tables. Call `close` at the end."""
 
     def __init__(self, url: str) -> None:
         self.engine = create_engine(read_url(url))
@@ -43,7 +43,7 @@ class Database:
 
     @asynccontextmanager
     async def open_session(self) -> AsyncIterator[AsyncSession]:
-        """A transaction: committed on a clean exit, rolled back on an exception. It begins with the first statement."""
+        """Open a transaction. It starts with the first statement and commits, or rolls back on an exception."""
         await self._prepare()
         async with self._sessions.begin() as session:
             yield session
@@ -66,14 +66,14 @@ def read_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError as error:
-        raise ValueError(f"{URL_VARIABLE} is not a URL such as sqlite:///users.db.") from error
+        raise ValueError(f"{URL_VARIABLE} is not a valid URL. Write one such as sqlite:///users.db.") from error
     driver = DRIVERS.get(url.get_backend_name())
     if driver is None:
         raise ValueError(
-            f"{URL_VARIABLE} begins with {url.get_backend_name()}://; this example speaks sqlite and postgresql."
+            f"{URL_VARIABLE} starts with {url.get_backend_name()}://. This example supports sqlite and postgresql."
         )
     if driver.startswith("sqlite") and url.database in {None, "", ":memory:"}:
-        raise ValueError(f"{URL_VARIABLE} names no file, and the processes could not share a database in memory.")
+        raise ValueError(f"{URL_VARIABLE} has no file. Name one: processes cannot share a database in memory.")
     return url.set(drivername=driver)
 
 
@@ -84,11 +84,11 @@ def create_engine(url: URL) -> AsyncEngine:
 
 
 def create_sqlite_engine(url: URL) -> AsyncEngine:
-    """An engine with one connection.
+    """Create an engine with one connection.
 
-    SQLite writes one transaction at a time. Here the coroutines of a process queue for the one connection in the order
-    they came; with a connection each they would queue in SQLite, which polls, and serves in no order at all. The price:
-    code that opens a second session inside a first waits for itself.
+    SQLite writes one transaction at a time. With one connection, the coroutines of a process wait for it in order. With
+    several, they would wait in SQLite, which polls and has no order. The price: code that opens a second session inside
+    a first one waits for itself.
     """
     engine = create_async_engine(
         url,
@@ -100,25 +100,25 @@ def create_sqlite_engine(url: URL) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
-        # Python's own BEGIN comes only before the first write, too late for savepoints: we say it ourselves, below.
+        # Python's sqlite3 sends BEGIN only before the first write, which is too late for savepoints. We send it below.
         connection.isolation_level = None
-        # A power cut may lose the last transactions, but never the file; a crash of the program loses nothing.
+        # A power failure may lose the last transactions but does not damage the file; a program crash loses nothing.
         connection.execute("PRAGMA synchronous=NORMAL")
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
-        # IMMEDIATE takes the write lock now and waits for it. A transaction that first reads and then finds that
-        # another has written meanwhile is refused on the spot, whatever the timeout.
+        # IMMEDIATE waits for the write lock at the start. Otherwise a transaction that reads first fails immediately,
+        # without waiting for the timeout, if another one has written since.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
 
 def prepare_sqlite_file(path: Path) -> None:
-    """Makes the folder, and sets write-ahead logging, with which commits are cheap and readers need not wait.
+    """Create the folder and turn on write-ahead logging, with which commits are cheap and readers do not wait.
 
-    The file remembers that mode. Changing it is what SQLite refuses at once, whatever the timeout, while another
-    process is changing it too: hence the loop.
+    The mode is stored in the file. While another process changes it, SQLite rejects the change immediately, without
+    waiting for the timeout. So this retries in a loop.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     give_up_at = time.monotonic() + BUSY_TIMEOUT_SECONDS
@@ -135,9 +135,9 @@ def prepare_sqlite_file(path: Path) -> None:
 
 
 def create_missing_tables(connection: Connection) -> None:
-    """Safe when several processes start at once: one of them makes the tables, the others wait and find them.
+    """Create the tables if they are missing. If several processes start at once, one creates them and the others wait.
 
-    On SQLite the transaction itself is the lock, PostgreSQL needs one.
+    On SQLite the transaction itself is the lock. PostgreSQL needs an explicit one.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(TABLES_LOCK)))

@@ -1,10 +1,10 @@
-"""Draws users.csv: people who sign up, a few of them wrongly.
+"""Generate users.csv: rows of people who sign up, a few of them invalid.
 
     python -m examples.users.make_data > examples/users/users.csv
     python -m examples.users.make_data 10000 > ten_thousand.csv
 
-The same seed draws the same bytes on every machine: of `random`, only `Random.random` is promised to stay
-what it is, so nothing else of it is used.
+The same seed gives the same bytes on every machine. The code uses only `Random.random`, since Python guarantees the
+same numbers only for this method.
 """
 
 # ruff: noqa: RUF001 - people's names have the letters they have
@@ -30,19 +30,19 @@ COLUMNS = ("email", "name", "born_on", "country", "plan", "expect")
 SEED = 20_260_401
 ROWS = 5_000
 
-# The rows that are wrong on purpose, and how each ends.
+# The rows that fail on purpose, with their statuses.
 UNSERVED = ("US", "BR", "AU", "CA", "IN", "ZA")
 UNSERVED_ROWS = 15  # 422
-CHILD_ROWS = 10  # 403, whenever the file is used before 2034
-STAFF_ROWS = 6  # 409: an account that the database begins with
-PAIRS = 12  # 201|409 each: two rows share an e-mail and run at the same time, either may win
+CHILD_ROWS = 10  # 403, if the file is used before 2034
+STAFF_ROWS = 6  # 409: the address of an account that a new database contains
+PAIRS = 12  # 201|409 each: two rows share an address and run at the same time, so either may succeed
 
 DOMAINS = ("example.com", "example.org", "example.net", "mail.example", "inbox.example", "post.example")
 PLANS = ("", "", "", "free", "free", "free", "free", "team", "team", "business")  # empty: the default
 OLDEST, YOUNGEST = date(1938, 1, 1), date(2008, 12, 31)
 CHILDREN_SINCE, CHILDREN_UNTIL = date(2018, 1, 1), date(2024, 12, 31)
 
-#: By country: given names, then family names. `native=latin` where an e-mail address cannot be told from the name.
+#: Given names and family names by country. `native=latin` gives the spelling in e-mail addresses if it is not obvious.
 NAMES = {
     "AT": (
         "Lukas Anna Maximilian Lena Jakob Valentina Elias Magdalena Florian Theresa Sebastian Katharina",
@@ -159,7 +159,7 @@ NAMES = {
 
 FAMILY_NAME_FIRST = {"HU", "JP"}
 
-#: Letters that do not come apart into a letter of the alphabet and a mark.
+#: Letters that Unicode does not decompose into a letter of the alphabet and a mark.
 LATIN = str.maketrans({"ß": "ss", "ø": "o", "ł": "l", "æ": "ae", "ð": "d", "þ": "th", "đ": "d", "ı": "i"})
 
 
@@ -201,7 +201,7 @@ def draw_person(random: Random, taken: set[str]) -> Row:
 
 
 def draw_email(random: Random, given: str, family: str, born_on: date, taken: set[str]) -> str:
-    """An address that nobody has: people whose favourite is taken add their year of birth, then count on."""
+    """Return an address that no other row has. If it is used already, add the year of birth, then a number."""
     local = pick(random, (f"{given}.{family}", f"{given[0]}.{family}", f"{family}.{given}", f"{given}{family}"))
     domain = pick(random, DOMAINS)
     candidates = (f"{local}{ending}@{domain}" for ending in endings(born_on))
@@ -217,7 +217,7 @@ def endings(born_on: date) -> Iterator[str]:
 
 
 def spoil(rows: list[Row], random: Random) -> None:
-    """Makes some rows wrong, each in a place of its own, and says in `expect` how they will end."""
+    """Make some rows invalid, each in a different way, and write the expected status to `expect`."""
     spoiled = shuffle(random, rows)
     for _ in range(UNSERVED_ROWS):
         spoiled.pop().update(country=pick(random, UNSERVED), expect="422")
@@ -240,7 +240,7 @@ def identity(person: dict[str, Any]) -> Row:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The name as its owner writes it, and as an e-mail address does."""
+    """Return the name in its native spelling and in the spelling for an e-mail address."""
     native, _, latin = name.partition("=")
     return native, latin or to_latin(native)
 

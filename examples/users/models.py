@@ -1,4 +1,4 @@
-"""The two tables: users, and what the operations on them answered."""
+"""The two tables: users, and the answers of the operations that were performed."""
 
 from datetime import UTC, date, datetime
 
@@ -26,18 +26,18 @@ class UserRow(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=utc_now)
 
 
-#: What the operation with this key answered. A row stands here exactly when the operation's work stands too.
-#: No class of its own: these rows are never objects to anyone.
+#: The answer of each operation by its key. A row exists exactly if the work of the operation is committed.
+#: It is a plain table, since no code needs its rows as objects.
 answers = Table(
     "answers",
     Base.metadata,
     Column("key", Text, primary_key=True),
-    # JSON. Empty only inside the transaction that is at work on the operation: no other ever sees that.
+    # JSON. It is NULL only inside the transaction that performs the operation; no other transaction sees that.
     Column("answer", Text),
     Column("stored_at", DateTime(timezone=True), default=utc_now, nullable=False),
 )
 
-#: The accounts that the database begins with. The data file has rows that collide with them.
+#: The accounts in a new database. The data file has rows with the same addresses.
 STAFF = (
     {
         "email": "admin@penstock.example",

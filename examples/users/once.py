@@ -1,10 +1,10 @@
-"""A handler runs at least once; with `@once` its work is done at most once.
+"""A handler runs at least once. With `@once` its work is committed exactly once.
 
-    claim the key ──► do the work ──► store the answer ──► commit: all three, or none of them
-         └─ taken: answer what is stored there
+    claim the key ──► do the work ──► store the answer ──► commit all three, or none of them
+         └─ the key exists: return the stored answer
 
-A consumer killed after the commit, but before it could record the outcome, makes Penstock run the operation again. It
-comes with the same `context.key`, finds its key taken, and gives the same answer without touching anything.
+If a consumer dies after the commit, but before it records the outcome, Penstock runs the operation again with the same
+`context.key`. The second run finds the key and returns the same answer without changing anything.
 """
 
 import inspect
@@ -23,7 +23,7 @@ from penstock import Reject
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Both databases can insert unless it is there; SQLAlchemy says it for each by itself.
+#: Both databases have INSERT ... ON CONFLICT DO NOTHING, but SQLAlchemy has a separate construct for each.
 INSERTS: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
@@ -31,9 +31,9 @@ INSERTS: dict[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
 
 
 def once(handler: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Wraps a handler that has a parameter `context` and does all its work in `context.transaction`.
+    """Wrap a handler that has a parameter `context` and does all its work in `context.transaction`.
 
-    A handler that raises leaves nothing behind, its key included: the next attempt starts afresh.
+    If the handler raises, the rollback removes its key, too, so the next attempt starts from the beginning.
     """
     signature = inspect.signature(handler)
     answer_type: TypeAdapter[T] = TypeAdapter(get_type_hints(handler, include_extras=True)["return"])
@@ -53,9 +53,9 @@ def once(handler: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, 
 def once_each(
     handler: Callable[..., Awaitable[list[T | Reject]]],
 ) -> Callable[..., Coroutine[Any, Any, list[T | Reject]]]:
-    """The same for a bulk handler with a parameter `contexts`: it is given only what no earlier run has done.
+    """Wrap a bulk handler that has a parameter `contexts`. It receives only operations that no earlier run has done.
 
-    What it rejects leaves no key behind either. `T` is what `list[T | Reject]`, its annotation, returns for one.
+    A rejected operation leaves no key. The handler is annotated with `list[T | Reject]`; `T` is one result.
     """
     [outcome_type] = get_args(get_type_hints(handler, include_extras=True)["return"])
     [answer_type] = [TypeAdapter[T](one) for one in get_args(outcome_type) if one is not Reject]
@@ -74,7 +74,7 @@ def once_each(
             some = {name: [values[place] for place in places] for name, values in lists.items()}
             returned = await handler(**some)
             if len(returned) != len(places):
-                return [*outcomes.values(), *returned]  # wrong for all of them too: Penstock says so and rolls back
+                return [*outcomes.values(), *returned]  # the wrong number, too: Penstock reports it and rolls back
             outcomes |= zip([keys[place] for place in places], returned, strict=True)
         done = {
             key: answer_type.dump_json(outcome).decode()
@@ -82,17 +82,17 @@ def once_each(
             if key in fresh and not isinstance(outcome, Reject)
         }
         await store_answers(session, done)
-        await give_up(session, fresh - set(done))
+        await release_keys(session, fresh - set(done))
         return [outcomes[key] for key in keys]
 
     return handle_each_once
 
 
 async def claim(session: AsyncSession, key: str) -> bool:
-    """Takes the key before any work. False: an earlier run has committed its work and its answer.
+    """Claim the key before any work. Return False if an earlier run has committed its work and its answer.
 
-    A look before the insert would not do: two deliveries of one chunk may run at the same time, and neither would
-    see the other. On the unique key the second waits until the first has committed or rolled back.
+    A SELECT before the INSERT would not be enough: two deliveries of one chunk may run at the same time, and neither
+    would see the other. On the unique key, the second INSERT waits until the first transaction ends.
     """
     connection = await session.connection()
     insert = INSERTS[connection.dialect.name]
@@ -103,7 +103,7 @@ async def claim(session: AsyncSession, key: str) -> bool:
 async def stored_answer(session: AsyncSession, key: str) -> str:
     answer: str | None = await session.scalar(select(answers.c.answer).where(answers.c.key == key))
     if answer is None:
-        raise LookupError(f"The key {key!r} is taken, but has no answer: was a transaction committed half-way?")
+        raise LookupError(f"The key {key!r} has no answer. The transaction of its handler was committed too early.")
     return answer
 
 
@@ -112,7 +112,7 @@ async def store_answer(session: AsyncSession, key: str, answer: str) -> None:
 
 
 async def claim_each(session: AsyncSession, keys: Sequence[str]) -> set[str]:
-    """The keys that were free. In one order, so that two calls with some in common wait for one another only once."""
+    """Claim several keys and return those that were free. Sorted keys avoid a deadlock between two calls."""
     connection = await session.connection()
     insert = INSERTS[connection.dialect.name]
     statement = insert(answers).values([{"key": key} for key in sorted(keys)]).on_conflict_do_nothing()
@@ -133,6 +133,6 @@ async def store_answers(session: AsyncSession, by_key: Mapping[str, str]) -> Non
         await (await session.connection()).execute(statement, rows)
 
 
-async def give_up(session: AsyncSession, keys: Collection[str]) -> None:
+async def release_keys(session: AsyncSession, keys: Collection[str]) -> None:
     if keys:
         await session.execute(delete(answers).where(answers.c.key.in_(keys)))

@@ -1,4 +1,4 @@
-"""What is refused, and in which words: the same for one user and for many."""
+"""The rules for users, and the messages of their rejections. They are the same for one user and for many."""
 
 from datetime import UTC, date, datetime
 

@@ -1,7 +1,7 @@
-"""What clients send and get.
+"""The bodies and results of the operations.
 
-These models judge a request by itself, before it is accepted: anything they refuse refuses the whole batch. What
-takes a look at the world (who is there already, whom we serve today) is for the handlers, and fails one operation only.
+These models are validated before a batch is accepted, so one invalid body rejects the whole batch. Rules that depend on
+other data (which users exist, which countries we serve) are checked by the handlers and fail only one operation.
 """
 
 from datetime import date
@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, PastDate, StringConstraints
 
-#: One spelling for each mailbox, or the database would take Ada@example.com and ada@example.com for two people.
+#: In lower case; otherwise Ada@example.com and ada@example.com would be two users.
 Email = Annotated[EmailStr, AfterValidator(str.lower)]
 
-#: No control characters: PostgreSQL refuses NUL, and nobody is called a line break.
+#: Without control characters: PostgreSQL rejects NUL, and no name contains a line break.
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
@@ -21,7 +21,7 @@ Name = Annotated[
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 Plan = Literal["free", "team", "business"]
 
-#: What the id column can hold, so that a number too large for it is a bad request and not a database error.
+#: The range of the id column, so that a larger number is an invalid request and not a database error.
 UserId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -36,7 +36,7 @@ class NewUser(BaseModel):
 
 
 class UserChange(BaseModel):
-    """Fields left out, or null, stay as they are."""
+    """A change of a user. Fields that are missing or null keep their values."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -336,7 +336,7 @@ NOT_TAKEN = {
     "animated.gif": (422, "Send a still picture: this one is animated."),
     "endless.png": (413, "Send at most 10,000 pixels a side: this has 20,000 x 16."),
     "bomb.webp": (413, "Send at most 25,000,000 pixels: decoded, this would be more."),
-    "page.jpg": (415, "Send a JPEG, PNG, WebP or GIF: this is none of them, whatever its name says."),
+    "page.jpg": (415, "This is not a JPEG, PNG, WebP or GIF. Send one of these."),
 }
 
 

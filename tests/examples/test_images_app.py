@@ -225,12 +225,12 @@ async def test_all_samples_go_through_penstock_and_what_is_made_can_be_downloade
     code, output, errors = await run("", "--once", "--port", str(free_port()), cwd=tmp_path)
 
     assert code == 0, output + errors
-    assert "One of 10,000,001 bytes was refused by S3 itself: 400 EntityTooLarge." in output
+    assert "S3 itself rejected a file of 10,000,001 bytes: 400 EntityTooLarge." in output
     total = 5 * (len(draw.TAKEN) + len(program.REJECTED))
     assert f"as expected: {total} of {total}" in output
     for name, status in program.REJECTED.items():
         assert f"    5 x {name:<14} {status}  " in output
-    assert f"{5 * len(draw.TAKEN)} pictures are in .run/images: all that was made." in output
+    assert f"{5 * len(draw.TAKEN)} pictures are in .run/images: all results, with the right sizes." in output
     for name, how, transform in SOME_MADE:
         downloaded = tmp_path.joinpath(".run", "images", f"{name}--{how}").read_bytes()
         assert downloaded == transform(draw.FOLDER.joinpath(name).read_bytes()).content

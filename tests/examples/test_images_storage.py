@@ -90,7 +90,7 @@ def test_a_key_that_could_lead_elsewhere_is_refused(store: Store) -> None:
         store.offer_download,
     ]
     for key, call in itertools.product(ESCAPES, calls):
-        with pytest.raises(ValueError, match="could lead out of the store"):
+        with pytest.raises(ValueError, match="could leave the store"):
             call(key)
 
 
@@ -245,5 +245,5 @@ def test_a_url_names_a_store(url: str, kind: type) -> None:
     ],
 )  # fmt: skip
 def test_a_url_that_names_no_store_is_refused_by_name(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^Write IMAGES_STORE_URL"):
+    with pytest.raises(ValueError, match=r"^IMAGES_STORE_URL is .* Write"):
         open_store(url)

@@ -588,7 +588,7 @@ async def test_the_example_ends_well_when_every_row_ended_as_meant(few_rows: Pat
     code, output, errors = await run(str(few_rows), "--once", "--port", str(free_port()), cwd=tmp_path)
     assert code == 0, output + errors
     users = 150 - make_data.UNSERVED_ROWS - make_data.CHILD_ROWS - make_data.STAFF_ROWS - make_data.PAIRS + len(STAFF)
-    assert f"{users} users are in .run/users.db: all that the data file promises." in output
+    assert f"{users} users are in .run/users.db: exactly those that the data file expects." in output
 
 
 async def test_the_example_ends_badly_when_a_row_did_not_end_as_meant(few_rows: Path, tmp_path: Path) -> None:
@@ -616,12 +616,12 @@ async def test_a_port_in_use_is_said_in_a_sentence(few_rows: Path, tmp_path: Pat
         port = other.getsockname()[1]
         code, _, errors = await run(str(few_rows), "--port", str(port), cwd=tmp_path)
     assert code == 1
-    assert errors.startswith(f"Port {port} cannot be had (Address already in use).")
+    assert errors.startswith(f"Port {port} is not available (Address already in use).")
 
 
 async def test_the_reason_why_penstock_did_not_start_is_shown(few_rows: Path, tmp_path: Path) -> None:
     port = str(free_port())
     code, _, errors = await run(str(few_rows), "--port", port, cwd=tmp_path, PENSTOCK_CONCURRENCY="plenty")
     assert code == 1
-    assert errors.startswith("Penstock ended before it was ready")
+    assert errors.startswith("Penstock exited before it was ready")
     assert "PENSTOCK_CONCURRENCY" in errors
