@@ -1,4 +1,4 @@
-"""`python -m bench`, or `make bench`: Penstock and its floors, measured; see bench/README.md."""
+"""`python -m bench` or `make bench`: measure Penstock and the floors that it is compared with; see bench/README.md."""
 
 import argparse
 import asyncio
@@ -26,12 +26,12 @@ from bench.report import tables
 from bench.servers import available_servers, start_servers
 
 WARM_UP = 1_000
-REPEATED_UP_TO = 100_000  # larger batches run once: they are their own average
+REPEATED_UP_TO = 100_000  # larger batches run once, since they average by themselves
 QUICK = {"sizes": [1_000, 10_000], "consumers": [2], "repeat": 2}
 
 
 class Run(BaseModel):
-    """What the JSON file holds."""
+    """The content of the JSON file of a run."""
 
     machine: dict[str, str]
     options: dict[str, Any]
@@ -41,7 +41,7 @@ class Run(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What is measured on one installation."""
+    """The measurements that share one installation."""
 
     server: str
     consumers: int
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _run_all(options: argparse.Namespace, run: Run) -> bool:
-    """False if a round failed: the others are worth having all the same."""
+    """Return False if a round failed. The other rounds are measured in any case."""
     failed = 0
     for number, one in enumerate(_rounds(options)):
         _tell(one.name)
@@ -82,7 +82,7 @@ def _run_all(options: argparse.Namespace, run: Run) -> bool:
         folder.mkdir(parents=True)
         try:
             asyncio.run(_measure(one, options.repeat, run, folder))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and an hour's figures are kept
+        except Exception as error:  # noqa: BLE001 - any error is reported, and the figures of the other rounds are kept
             _tell(f"  failed, see {folder}: {error!r}")
             failed += 1
         (options.output / "run.json").write_text(run.model_dump_json(indent=1))
@@ -90,7 +90,7 @@ def _run_all(options: argparse.Namespace, run: Run) -> bool:
 
 
 def _rounds(options: argparse.Namespace) -> Iterator[Round]:
-    """The operations of 1 KB are priced once: requests and units are much the same on every server."""
+    """Measure operations of 1 KB on one server only: requests and units are nearly the same on every server."""
     for server in options.servers:
         for size in options.sizes:
             for consumers in options.consumers:
@@ -102,7 +102,7 @@ def _rounds(options: argparse.Namespace) -> Iterator[Round]:
 
 async def _measure(one: Round, repeat: int, run: Run, folder: Path) -> None:
     for handler in one.handlers:
-        operations_file(handler, one.size)  # drawn before anything is measured
+        operations_file(handler, one.size)  # create the file before anything is measured
     with start_servers(one.server) as servers:
         async with (
             open_installation(servers, one.consumers, folder) as installation,
@@ -116,7 +116,7 @@ async def _measure(one: Round, repeat: int, run: Run, folder: Path) -> None:
 
 
 async def _warm_up(bench: Bench, one: Round) -> None:
-    """Also so that Penstock knows how long these handlers take: it cuts its chunks by that."""
+    """Warm up the programs, and let Penstock measure the handler times, which determine the size of its chunks."""
     for handler in {"noop", *one.handlers}:
         case = Case(server=one.server, size=WARM_UP, handler=handler, consumers=one.consumers)
         for contender in case.contenders():
@@ -124,7 +124,7 @@ async def _warm_up(bench: Bench, one: Round) -> None:
 
 
 async def _repeat(bench: Bench, one: Round, repeat: int, run: Run) -> None:
-    """In turn, so that what the machine does meanwhile falls upon all of them."""
+    """Measure all contenders in turn, so that other load on the machine affects all of them."""
     for _ in range(repeat if one.size <= REPEATED_UP_TO else 1):
         for handler in one.handlers:
             case = Case(server=one.server, size=one.size, handler=handler, consumers=one.consumers)
@@ -153,17 +153,25 @@ def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--sizes", type=_numbers, default=[1_000, 10_000, 100_000, 1_000_000], metavar="N,N")
     parser.add_argument("--handlers", type=_words, default=["noop", "wait"], metavar="noop,wait")
-    parser.add_argument("--consumers", type=_numbers, default=[1, 2], metavar="N,N", help="consumer processes")
+    parser.add_argument(
+        "--consumers", type=_numbers, default=[1, 2], metavar="N,N", help="the numbers of consumer processes"
+    )
     parser.add_argument("--servers", type=_servers, default=available_servers(), metavar="embedded,real")
-    parser.add_argument("--repeat", type=int, default=3, help=f"batches of up to {REPEATED_UP_TO:,}; larger run once")
-    parser.add_argument("--quick", action="store_true", help="up to 10,000 operations: about three minutes")
-    parser.add_argument("--kinds", action="store_true", help="handlers of every kind instead; see bench/kinds.md")
-    parser.add_argument("--sqs-price", type=float, default=prices.sqs, metavar="USD", help="a million requests")
-    parser.add_argument("--write-price", type=float, default=prices.writes, metavar="USD", help="a million units")
-    parser.add_argument("--read-price", type=float, default=prices.reads, metavar="USD", help="a million units")
+    parser.add_argument(
+        "--repeat", type=int, default=3, help=f"the repeats of batches up to {REPEATED_UP_TO:,}; larger ones run once"
+    )
+    parser.add_argument("--quick", action="store_true", help="only up to 10,000 operations; takes about three minutes")
+    parser.add_argument("--kinds", action="store_true", help="compare the kinds of handlers; see bench/kinds.md")
+    parser.add_argument("--sqs-price", type=float, default=prices.sqs, metavar="USD", help="for a million requests")
+    parser.add_argument("--write-price", type=float, default=prices.writes, metavar="USD", help="for a million units")
+    parser.add_argument("--read-price", type=float, default=prices.reads, metavar="USD", help="for a million units")
     parser.add_argument("--output", type=Path, default=FOLDER / time.strftime("%Y%m%d-%H%M%S"), metavar="FOLDER")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="bench.png in that folder")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing: tables and plot of a run.json")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="the file for the picture (default: bench.png in the output folder)"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="do not measure; show the tables and the plot of a run.json"
+    )
     options = parser.parse_args()
     if options.quick:
         vars(options).update(QUICK)

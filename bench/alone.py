@@ -1,6 +1,6 @@
-"""Floor (a): one process that parses, validates, runs the same handler under a semaphore and builds the answer.
+"""Floor (a): one process that parses, validates, runs the same handler under a semaphore and builds the response.
 
-No queue, no record: nothing of it survives its death. Told `HANDLER FILE COUNT`.
+It has no queue and no records, so everything is lost if it dies. Its input is `HANDLER FILE COUNT`.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from bench.application import HANDLERS, Order
 from bench.bodies import JSON_OPERATIONS, json_body
 from bench.commands import commands, run, say
 
-CONCURRENCY = 10  # as a consumer has by default
+CONCURRENCY = 10  # the default of a consumer
 LINES_AT_ONCE = 10_000
 
 
@@ -33,7 +33,7 @@ class Request(BaseModel):
 
 
 def validated(file: Path, count: int) -> Iterator[list[Operation]]:
-    """As a client would send them: few in one JSON document, many as a stream of lines."""
+    """Read the operations as a client would send them: few as one JSON document, many as a stream of lines."""
     if count <= JSON_OPERATIONS:
         yield Request.model_validate_json(json_body(file)).operations
         return

@@ -1,4 +1,4 @@
-"""The application of a run: three operations whose handlers cost next to nothing, so that what is measured is ours."""
+"""The application of a run: three operations with nearly empty handlers, so that the cost of Penstock is measured."""
 
 import asyncio
 import hashlib
@@ -27,18 +27,18 @@ class Order(BaseModel):
 
 
 @operations.post("/noop")
-async def do_nothing(order: Order) -> None:  # noqa: ARG001 - it is validated
+async def do_nothing(order: Order) -> None:  # noqa: ARG001 - the parameter makes Penstock validate the body
     return
 
 
 @operations.post("/wait")
-async def wait(order: Order) -> None:  # noqa: ARG001 - it is validated
+async def wait(order: Order) -> None:  # noqa: ARG001 - the parameter makes Penstock validate the body
     await asyncio.sleep(WAIT_SECONDS)
 
 
 @operations.post("/order", status=201)
 async def place_order(order: Order) -> dict[str, Any]:
-    """A result of 200 bytes with something of its own in it, as results have."""
+    """Return a result of 200 bytes, partly different for each operation, as real results are."""
     result = {
         "reference": hashlib.sha256(order.order_id.encode()).hexdigest()[:24],
         "email": order.email,

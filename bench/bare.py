@@ -1,8 +1,8 @@
-"""Floor (b): the bare calls with chunks of 100 operations and nothing else: no look, no condition, no lease, no safety.
+"""Floor (b): only the necessary AWS calls with chunks of 100 operations, without checks, conditions, leases or safety.
 
-Chunks are sent by SendMessageBatch, eight calls at once as the product does it; received by ten; a record is put and a
-counter updated; deleted by ten. The clients are the product's own. A message begins with a line that names its run, and
-how many chunks share a record and a counter update: one, or all that one receive brought.
+It sends chunks by SendMessageBatch with eight calls in flight, as Penstock does. It receives up to ten chunks, writes a
+record, updates a counter, and deletes up to ten chunks. The AWS clients are those of Penstock. The first line of a
+message names its run, and whether a record and a counter update cover one chunk or all chunks of a receive.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from penstock.queue import MESSAGES_IN_CALL
 from penstock.settings import Settings, read_settings
 
 CHUNK_OPERATIONS = 100
-RECEIVES_AT_ONCE = 2  # while one is settled the next is on its way
+RECEIVES_AT_ONCE = 2  # the next receive is in flight while the chunks of the previous one are processed
 RECORD = to_json([[index, str(index), "succeeded", 200, None] for index in range(CHUNK_OPERATIONS)])
 
 
 async def send_loop() -> None:
-    """Told `RUN CHUNKS_PER_RECORD FILE`, and once it is ready to send all of it, anything."""
+    """Send the chunks of a file. The input is `RUN CHUNKS_PER_RECORD FILE`, and then any line to start."""
     settings = read_settings()
     async with open_clients(settings) as clients:
         url = await _queue_url(clients, settings)
@@ -44,7 +44,7 @@ async def send_loop() -> None:
 
 
 async def consume_loop() -> None:
-    """Until it is killed."""
+    """Receive and process chunks until the process is killed."""
     settings = read_settings()
     async with open_clients(settings) as clients:
         url = await _queue_url(clients, settings)

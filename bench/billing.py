@@ -1,8 +1,9 @@
-"""What AWS bills for a call, in units, and what units cost. Pure.
+"""Compute the units that AWS bills for a call, and their price. Pure.
 
-SQS bills every 64 KB of payload of a call, on send and on receive, as a request, and every other call as one. DynamoDB
-bills a write by each KB of the item, a read by each 4 KB. What an update leaves is known where it asks for it (ALL_NEW)
-and taken from the key and the values that it names otherwise. Not seen: the index's writes, four for each batch.
+SQS bills each 64 KB of payload as a request, on send and on receive, and any other call as one request. DynamoDB bills
+a write for each KB of the item, and a read for each 4 KB. The size of an updated item is known if the call returns it
+(ALL_NEW); otherwise it is estimated from the key and the values in the call. The writes of the index, four for each
+batch, are not counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,7 @@ class Units(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """USD for a million units; the defaults are us-east-1's, on demand, in 2026."""
+    """Prices in USD for a million units. The defaults are those of us-east-1, on demand, in 2026."""
 
     sqs: float = 0.40
     writes: float = 0.625
@@ -39,7 +40,7 @@ class Prices:
 def units_of(call: str, request: Document, answer: Document) -> Units:
     if call in _UNITS:
         return _UNITS[call](request, answer)
-    raise ValueError(f"Say in bench/billing.py what AWS bills for {call}.")
+    raise ValueError(f"The price of {call} is unknown. Add what AWS bills for it to bench/billing.py.")
 
 
 def _sqs_units(bodies: Iterable[str]) -> int:
@@ -51,7 +52,7 @@ def _write_units(item: Document) -> int:
 
 
 def _updated(request: Document, answer: Document) -> Document:
-    """The item after an update; where its condition failed what stands there, which is billed as well."""
+    """Return the size of the item after an update. If the condition failed, AWS bills the existing item."""
     known: Document = answer.get("Attributes") or answer.get("Item") or {}
     return known or {**request["Key"], **request["ExpressionAttributeValues"]}
 
@@ -61,14 +62,14 @@ def _read_units(size: int, request: Document) -> float:
 
 
 def _batch_read_units(keys: Document, answer: Document, table: str) -> float:
-    """Every key by itself; one that is not there costs as much as the smallest item."""
+    """Count the read units of each key. A missing item costs as much as the smallest item."""
     found = answer.get("Responses", {}).get(table, ())
     absent = len(keys["Keys"]) - len(found)
     return sum(_read_units(item_bytes(item), keys) for item in found) + absent * _read_units(0, keys)
 
 
 def item_bytes(item: Document) -> int:
-    """Names and values, as DynamoDB counts them."""
+    """Return the size of the names and values of an item, as DynamoDB counts it."""
     return sum(len(name.encode()) + _value_bytes(value) for name, value in item.items())
 
 
@@ -100,7 +101,7 @@ _UNITS: Mapping[str, Callable[[Document, Document], Units]] = {
     "BatchGetItem": lambda request, answer: Units(
         reads=sum(_batch_read_units(keys, answer, table) for table, keys in request["RequestItems"].items())
     ),
-    "PutMetricData": lambda *_: Units(),  # once a minute, whatever there is to do
+    "PutMetricData": lambda *_: Units(),  # not counted: one call a minute, independent of the load
     "Query": lambda request, answer: Units(
         reads=_read_units(sum(map(item_bytes, answer.get("Items", ()))), request),
     ),

@@ -1,7 +1,7 @@
-"""Draws the operations of a run: a file with one a line, the same bytes for the same seed; and a request's body of it.
+"""Generate the operations of a run as a file with one operation per line, and the body of a request from it.
 
-People's names, addresses, prices and numbers, and a note of words drawn from a few hundred, which fills an operation up
-to its size. Nothing is constant text, so it compresses as such data does: to about a third.
+The same seed gives the same bytes. An operation has names, addresses, prices and numbers, and a note that fills it up
+to its size. No text is constant, so the data compresses like real data: to about a third.
 """
 
 import json
@@ -16,11 +16,11 @@ from examples.users.make_data import DOMAINS, NAMES
 
 FOLDER = Path(".run") / "bench"
 SEED = 20_261_123
-JSON_OPERATIONS = 1_000  # what one document may hold by default
+JSON_OPERATIONS = 1_000  # the default limit for one document
 SMALL_BYTES = 200
-LARGE_BYTES = 1_024 + 50  # a body of 1 KB and what stands around it
+LARGE_BYTES = 1_024 + 50  # a body of 1 KB and the other members of the operation
 
-# The words of a note. Syllables make more of them than anyone would write down.
+# The words of a note are combined from syllables, which gives a few hundred words.
 _WORDS = [
     a + b
     for a in ["ba", "ke", "lo", "mi", "nu", "ra", "se", "ti", "vo", "wen", "stra", "plo"]
@@ -30,7 +30,7 @@ _WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is posted: `data` as aiohttp takes it."""
+    """The body of a request. `data` is in a form that aiohttp accepts."""
 
     content_type: str
     data: bytes | IO[bytes]
@@ -41,7 +41,7 @@ def operation_bytes(handler: str) -> int:
 
 
 def operations_file(handler: str, count: int) -> Path:
-    """Drawn once and kept."""
+    """Return the file with the operations. It is generated at the first call."""
     path = FOLDER / f"{handler}-{operation_bytes(handler)}-{count}.ndjson"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -53,8 +53,8 @@ def operations_file(handler: str, count: int) -> Path:
 
 
 def draw_operations(handler: str, size: int) -> Iterator[bytes]:
-    """Without end: lines of `size` bytes, their end not counted."""
-    random = Random(SEED)  # noqa: S311 - the same for everyone
+    """Yield lines of `size` bytes without the line end, for ever."""
+    random = Random(SEED)  # noqa: S311 - a fixed seed, so that every run has the same data
     people = [(country, *map(str.split, names)) for country, names in NAMES.items()]
     while True:
         country, given_names, family_names = random.choice(people)
@@ -85,7 +85,7 @@ def _to_json(value: Any) -> bytes:
 
 
 def request_body(file: Path, count: int) -> Body:
-    """Many operations come as a stream, as few as a document may hold in one."""
+    """Return the request: one JSON document if the operations fit into its limit, and a stream otherwise."""
     if count > JSON_OPERATIONS:
         return Body("application/x-ndjson", file.open("rb"))
     return Body("application/json", json_body(file))

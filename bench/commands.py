@@ -1,4 +1,4 @@
-"""How a floor's program is told what to do: a line of words on its standard input; it answers with a line of JSON."""
+"""The protocol of a floor's program: it reads commands as lines on standard input and answers with lines of JSON."""
 
 import argparse
 import asyncio
@@ -13,7 +13,7 @@ from penstock.signals import end_with_parent
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """On the product's event loop, and ending with the process that is named."""
+    """Run a floor on the same event loop as Penstock. It exits when the named parent process ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--exit-with-parent", type=int, required=True, metavar="PID")
     end_with_parent(parser.parse_args().exit_with_parent)

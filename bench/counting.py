@@ -1,7 +1,7 @@
-"""What a program of a run has used so far: its AWS calls and what they are billed, its CPU seconds, its memory.
+"""Count what a program of a run has used: its AWS calls and their billed units, its CPU seconds, and its memory.
 
-A hook of botocore's sees every call, so the programs stay as they are. On SIGUSR1 the program writes all of it down:
-once before and once after a batch, and the difference is the batch's, without setting up and without idling.
+A hook of botocore counts the calls, so the programs need no change. On SIGUSR1 the program writes its totals to a file.
+This happens before and after each batch; the difference is the usage of the batch, without the start and idle time.
 """
 
 import os
@@ -16,12 +16,12 @@ from pydantic import BaseModel
 
 from bench.billing import Units, units_of
 
-FILE_VARIABLE = "BENCH_USAGE_FILE"  # where to write it down
+FILE_VARIABLE = "BENCH_USAGE_FILE"  # the file for the totals
 _REQUEST = "bench_request"
 
 
 class Tally(BaseModel):
-    """Of one kind of call."""
+    """The usage of one kind of call."""
 
     requests: float = 0
     sqs: float = 0
@@ -60,10 +60,10 @@ class Usage(BaseModel):
 
 
 def usage_of(pid: int) -> Usage:
-    """Of any process of ours, by its clock and by /proc; its calls only it knows."""
+    """Return the CPU time and memory of any of our processes. Its calls are known only to the process itself."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return Usage(
-        cpu_seconds=time.clock_gettime((~pid << 3) | 2),  # as clock_getcpuclockid(3) makes it: all threads, in ns
+        cpu_seconds=time.clock_gettime((~pid << 3) | 2),  # the clock id of clock_getcpuclockid(3): all threads
         memory_bytes=_bytes(status["VmRSS"]),
         peak_bytes=_bytes(status["VmHWM"]),
     )
@@ -82,7 +82,7 @@ class _Counter:
         session.register("after-call", self._count)
 
     def _count(self, **event: Any) -> None:
-        """A call that the SDK repeated is as many requests; one that never got an answer is not seen."""
+        """Count a call. Repeats by the SDK count as requests; a call without a response is not counted."""
         call, answer = event["model"].name, event["parsed"]
         tries = 1 + answer.get("ResponseMetadata", {}).get("RetryAttempts", 0)
         units = units_of(call, event["context"][_REQUEST], answer)
@@ -94,7 +94,7 @@ def _keep_request(**event: Any) -> None:
 
 
 def count_calls() -> None:
-    """From here on, for every AWS client that this process opens."""
+    """Count the calls of every AWS client that this process opens from now on."""
     counter = _Counter()
     botocore.register_initializer(counter.attach)
     target = Path(os.environ[FILE_VARIABLE])

@@ -1,8 +1,8 @@
-"""Draws the dashboard of `infra/template.yaml` with an hour of simulated load: `python -m bench.dashboard FILE.png`.
+"""Draw the dashboard of `infra/template.yaml` with an hour of simulated load: `python -m bench.dashboard FILE.png`.
 
-CloudWatch draws the real one. Widgets, places, titles, metrics and labels are the template's; only the numbers are made
-here: batches arrive, a million operations of low priority come at once, consumers are scaled as the
-template says, and for five minutes a database fails.
+CloudWatch draws the real dashboard. The widgets, positions, titles, metrics and labels come from the template; only the
+values are simulated: batches arrive, a million operations of low priority arrive at once, consumers scale by the rules
+of the template, and a database fails for five minutes.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from penstock.infra.cloudformation import Document, Stack, read_template
 from penstock.infra.provision import TEMPLATE
 
 MINUTES = 60
-CHUNK_OPERATIONS = 40  # of 50 ms each: two seconds of handler time
+CHUNK_OPERATIONS = 40  # operations of 50 ms: two seconds of handler time
 HANDLER_SECONDS = 0.05
-CHUNKS_PER_TASK_AND_SECOND = 5.0  # ten slots
+CHUNKS_PER_TASK_AND_SECOND = 5.0  # with ten slots
 START_SECONDS = 60
-HIGH_WATCH_MINUTES, LOW_WATCH_MINUTES = 3, 15  # how long target tracking looks before it scales out, and in
+HIGH_WATCH_MINUTES, LOW_WATCH_MINUTES = 3, 15  # minutes before target tracking scales out, and in
 BURST_MINUTE, BURST_CHUNKS = 12, 25_000
 BROKEN_MINUTES = range(42, 47)
-LOW_SHARE = 0.1  # of what consumers take, low priority gets this though others wait
+LOW_SHARE = 0.1  # the share of the consumers for low priority while other priorities wait
 QUEUES = {"high": "ChunksHigh", "normal": "ChunksNormal", "low": "ChunksLow"}
 
 CAPTION = (
@@ -46,19 +46,19 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "LessThanThreshold": operator.lt,
 }
 
-# A metric's values by minute, by its name, its last dimension and the statistic.
+# The values of each metric by minute. The key is its name, its last dimension and the statistic.
 Key = tuple[str, str, str]
 Row = tuple[Sequence[str], Mapping[str, Any]]
 
 
 @dataclass
 class Hour:
-    """Simulated second by second; `series` is what CloudWatch would have of it."""
+    """An hour of load, simulated second by second. `series` has the metrics as CloudWatch would store them."""
 
     scaling: Document
     least: int
     most: int
-    chance: random.Random = field(default_factory=lambda: random.Random(6))  # noqa: S311 - the same picture each time
+    chance: random.Random = field(default_factory=lambda: random.Random(6))  # noqa: S311 - a fixed seed, for the same picture each time
     waiting: dict[str, deque[int]] = field(default_factory=lambda: {name: deque() for name in QUEUES})
     starting: list[int] = field(default_factory=list)
     tasks: int = 0
@@ -93,7 +93,7 @@ class Hour:
         return sum(batches.values()) + (minute == BURST_MINUTE)
 
     def work(self, second: int) -> list[float]:
-        """How long each chunk that is taken in this second had waited."""
+        """Receive the chunks of this second and return how long each one had waited."""
         room = int(self.tasks * CHUNKS_PER_TASK_AND_SECOND)
         shares = {"low": math.ceil(room * LOW_SHARE), "high": room, "normal": room}
         waits: list[float] = []
@@ -101,7 +101,7 @@ class Hour:
             queue = self.waiting[name]
             taken = min(len(queue), room - len(waits), shares[name])
             waits += [second - queue.popleft() for _ in range(taken)]
-            shares["low"] = room  # the second time it gets whatever is left
+            shares["low"] = room  # in the second pass it gets the remaining capacity
         return waits
 
     def note_queues(self, minute: int) -> None:
@@ -158,7 +158,7 @@ class Hour:
             self.note("AcceptSeconds", "service", stat, 0.06 * slow * jitter)
 
     def scale(self, minute: int) -> None:
-        """As target tracking does: out after three minutes above the target, in after fifteen below nine tenths."""
+        """Scale like target tracking: out after 3 minutes above the target, in after 15 below nine tenths of it."""
         target = float(self.scaling["TargetValue"])
         load = sum(map(len, self.waiting.values())) / self.tasks
         self.watched.append(load / target)
@@ -203,7 +203,7 @@ def draw(template: Document, series: Mapping[Key, Sequence[float]]) -> Figure:
 
 
 def _place(widget: Document, rows: int) -> tuple[float, float, float, float]:
-    """Left, bottom, width, height as shares of the figure, with room for title and ticks."""
+    """Return left, bottom, width and height as shares of the figure, with space for the title and the ticks."""
     left, top = widget["x"] + 1.0, widget["y"] + 0.9
     width, height = widget["width"] - 1.9, widget["height"] - 1.7
     return left / 24, 1 - (top + height) / rows, width / 24, height / rows
@@ -220,7 +220,7 @@ def _draw_lines(axes: Axes, properties: Document, series: Mapping[Key, Sequence[
         lines += side.plot(range(len(values)), values, f"C{number}", label=options["label"], linewidth=1.2)
     axes.legend(handles=lines, fontsize=7, frameon=False, loc="upper left", ncols=2)
     for one, value in highest.items():
-        one.set_ylim(bottom=0, top=(value or 1) * 1.5)  # room for the legend
+        one.set_ylim(bottom=0, top=(value or 1) * 1.5)  # leaves space for the legend
         one.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         one.tick_params(labelsize=7)
         one.spines["top"].set_visible(False)
@@ -229,7 +229,7 @@ def _draw_lines(axes: Axes, properties: Document, series: Mapping[Key, Sequence[
 
 
 def rows_of(properties: Document) -> list[Row]:
-    """Each metric in full: `.` is what stands in that place above, `...` all that stands above."""
+    """Return each metric in full: `.` repeats one part of the previous metric, `...` repeats all remaining parts."""
     rows: list[Row] = []
     for row in properties["metrics"]:
         words = [word for word in row if isinstance(word, str)]
@@ -240,7 +240,7 @@ def rows_of(properties: Document) -> list[Row]:
 
 
 def _draw_alarms(axes: Axes, template: Document, series: Mapping[Key, Sequence[float]]) -> None:
-    """Red or green at the end of the hour; grey are alarms that an hour of single metrics cannot tell."""
+    """Show alarms in red or green at the end of the hour, or in grey if this simulation cannot compute them."""
     axes.set_axis_off()
     stack = _stack(template)
     alarms = [stack.properties(name) for name in stack.resources("AWS::CloudWatch::Alarm")]

@@ -1,4 +1,4 @@
-"""From samples to figures: medians over the repeats of a case, per operation, and in relation to the floors. Pure."""
+"""Compute figures from samples: medians of the repeats of a case, per operation, and relative to the floors. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MIB = 1024 * 1024
 
 
 class Shares(NamedTuple):
-    """Of the CPU seconds of all that worked on a batch; they add up to 1."""
+    """The shares of the CPU seconds of all programs that worked on a batch. They add up to 1."""
 
     ours: float
     library: float
@@ -22,7 +22,7 @@ class Shares(NamedTuple):
 
 
 def shares(programs_seconds: float, requests: float, seconds_per_request: float, server_seconds: float) -> Shares:
-    """The client library's is what as many bare calls cost; it cannot be more than its programs used."""
+    """Compute the shares. That of the client library is the cost of as many bare calls, at most the total."""
     library = min(requests * seconds_per_request, programs_seconds)
     whole = programs_seconds + server_seconds
     return Shares((programs_seconds - library) / whole, library / whole, server_seconds / whole)
@@ -30,7 +30,7 @@ def shares(programs_seconds: float, requests: float, seconds_per_request: float,
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """All samples of one contender at one case."""
+    """All samples of one contender for one case."""
 
     samples: Sequence[Sample]
 
@@ -40,7 +40,7 @@ class Contender:
 
     @property
     def rate(self) -> float:
-        """Operations per second."""
+        """Return the operations per second."""
         return self.size / self._median(lambda sample: sample.seconds)
 
     @property
@@ -48,7 +48,7 @@ class Contender:
         return self._median(lambda sample: sample.first_seconds)
 
     def cpu(self, *programs: str) -> float:
-        """Seconds of all whose name begins with one of these."""
+        """Return the CPU seconds of all programs whose name starts with one of these names."""
         return self._median(
             lambda sample: sum(used.cpu_seconds for name, used in sample.programs.items() if name.startswith(programs))
         )
@@ -58,7 +58,7 @@ class Contender:
         return self.cpu(*self.samples[0].case.server_programs)
 
     def memory_mib(self, *programs: str) -> float:
-        """Of the one of these that took most."""
+        """Return the memory of the largest of these programs."""
         return self._median(
             lambda sample: (
                 max(used.memory_bytes for name, used in sample.programs.items() if name.startswith(programs)) / MIB
@@ -67,7 +67,7 @@ class Contender:
 
     @property
     def calls(self) -> Tallies:
-        """Per 1,000 operations, by call."""
+        """Return the usage per 1,000 operations for each kind of call."""
         names = sorted({name for sample in self.samples for name in sample.calls})
         return {name: self._call(name).times(1_000 / self.size) for name in names}
 
@@ -77,11 +77,11 @@ class Contender:
 
     @property
     def requests(self) -> float:
-        """Per 1,000 operations."""
+        """Return the requests per 1,000 operations."""
         return sum(tally.requests for tally in self.calls.values())
 
     def usd(self, prices: Prices) -> float:
-        """Per million operations: requests, writes and reads; no compute."""
+        """Return the price per million operations for requests, writes and reads, without compute."""
         units = [tally.units for tally in self.calls.values()]
         return prices.usd(Units(*map(sum, zip(*units, strict=True)))) * MILLION / 1_000
 
@@ -94,7 +94,7 @@ class Figures:
     samples: Sequence[Sample]
 
     def cases(self) -> list[Case]:
-        """Where Penstock was measured, each once, in the order of the run."""
+        """Return the cases for which Penstock was measured, each once, in the order of the run."""
         return list(dict.fromkeys(sample.case for sample in self.samples if sample.contender == PENSTOCK))
 
     def of(self, case: Case, contender: str = PENSTOCK) -> Contender | None:
@@ -102,7 +102,7 @@ class Figures:
         return Contender(found) if found else None
 
     def largest(self, handler: str, *, server: str | None = None, most: int = MILLION) -> Case | None:
-        """The case of the most operations, up to so many, and of the most consumers."""
+        """Return the case with the most operations, up to a limit, and then with the most consumers."""
         fitting = [
             case
             for case in self.cases()

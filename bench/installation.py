@@ -1,4 +1,4 @@
-"""Servers, Penstock's programs and the floors' on them, all started anew: what one case of the run is measured on."""
+"""An installation for the measurements of a case: new servers, and the programs of Penstock and of the floors."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ BARE_CONSUMER = "bare consumer"
 ALONE = "alone"
 PROGRAMS = (FRONT_END, CONSUMER)
 BARE_PROGRAMS = (SENDER, BARE_CONSUMER)
-NAME, BARE_NAME = "penstock", "bare"  # of the resources: the floor has a queue and a table of its own
+NAME, BARE_NAME = "penstock", "bare"  # names of the resources: the floor has its own queue and table
 WAIT_SECONDS = 60
 POLL_SECONDS = 0.01
 
@@ -49,7 +49,7 @@ class Program:
         return Usage.model_validate_json(self.usage_file.read_bytes())
 
     async def ask(self, *words: object) -> dict[str, Any]:
-        """Of a floor's program: tell it something, and hear what it says."""
+        """Send a command to a floor's program and return its answer."""
         assert self.process.stdin is not None
         self.process.stdin.write((" ".join(map(str, words)) + "\n").encode())
         return await self.answer()
@@ -70,14 +70,14 @@ class Program:
                 await asyncio.sleep(POLL_SECONDS)
 
     def _complain(self) -> str:
-        raise RuntimeError(f"The {self.name} ended by itself. The end of {self.log}:\n{self.log.read_text()[-2000:]}")
+        raise RuntimeError(f"The {self.name} exited unexpectedly. Its log {self.log}:\n{self.log.read_text()[-2000:]}")
 
 
 @dataclass
 class Installation:
     servers: Servers
     folder: Path
-    application: str | None = None  # another than the bench's; then there are no floors
+    application: str | None = None  # another application than that of the bench; there are no floors then
     port: int = 0
     programs: dict[str, Program] = field(default_factory=dict)
     idle: dict[str, Usage] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Installation:
         }
 
     async def stop_all(self) -> None:
-        """By killing: nothing of it is needed any more, and nobody waits for long polls."""
+        """Kill all programs, since nothing of them is needed, and a clean stop would wait for long polls."""
         for program in self.programs.values():
             with suppress(ProcessLookupError):
                 program.process.kill()
@@ -128,7 +128,7 @@ class Installation:
             stdout=asyncio.subprocess.DEVNULL,
         )
         if await process.wait():
-            raise RuntimeError("The servers could not be provisioned; why stands above.")
+            raise RuntimeError("The servers could not be provisioned. The output above has the reason.")
 
     async def _start(self, name: str, module: str, *arguments: str) -> Program:
         base = self.folder / name.replace(" ", "-")
@@ -150,7 +150,7 @@ class Installation:
         return self.programs[name]
 
     def _environment(self, **more: str) -> dict[str, str]:
-        """Default settings, and nothing that leads to anybody's account."""
+        """Return an environment with default settings and without access to any AWS account."""
         outside = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PENSTOCK_"))}
         application = {"PENSTOCK_APP": self.application or "bench.application:operations"}
         return {**outside, **application, **self.servers.environment, **more}
@@ -170,7 +170,7 @@ async def open_installation(
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """How the run itself looks: over HTTP as a client does, and into the tables, so that no program pays for it."""
+    """Reads the state of a run: over HTTP like a client, and directly from the tables, which costs no program time."""
 
     http: aiohttp.ClientSession
     dynamodb: "DynamoDBClient"

@@ -1,4 +1,7 @@
-"""`python -m bench --kinds`: the same work as loop, thread, process and bulk handlers; see bench/kinds.md."""
+"""`python -m bench --kinds`: measure the same work in handlers of each kind (loop, thread, process, bulk).
+
+See bench/kinds.md.
+"""
 
 import asyncio
 import statistics
@@ -26,7 +29,7 @@ COLORS = {"at once": "#0b6e99", "in the background": "#d9730d"}
 
 
 class Sample(BaseModel):
-    """Of one kind at one work: operations/s, and what others wait meanwhile for an answer of the same front end."""
+    """The figures of one kind for one work: operations/s, and how long other clients of the front end wait."""
 
     work: str
     kind: str
@@ -55,7 +58,7 @@ async def _measure_all(folder: Path, repeat: int) -> list[Sample]:
             open_watcher(installation) as watcher,
         ):
             for work in WORKS:
-                for kind in KINDS:  # processes are started, and Penstock learns how long each takes
+                for kind in KINDS:  # a warm-up: it starts the processes, and Penstock measures the handler times
                     await _run_in_background(watcher, f"/{work}/{kind}")
                     await _run_at_once(watcher, f"/{work}/{kind}")
             return [await _measure(watcher, work, kind, repeat) for work in WORKS for kind in KINDS]
@@ -84,7 +87,7 @@ async def _run_at_once(watcher: Watcher, path: str) -> float:
 
 
 async def _run_in_background(watcher: Watcher, path: str) -> float:
-    """By the batch's own time stamps."""
+    """Measure by the timestamps of the batch."""
     began_at = time.time()
     accepted = await _post(watcher, path, IN_BACKGROUND, {"Prefer": "respond-async"})
     while True:
@@ -105,7 +108,7 @@ async def _post(watcher: Watcher, path: str, count: int, headers: dict[str, str]
 
 @asynccontextmanager
 async def _asking(watcher: Watcher) -> AsyncIterator[list[float]]:
-    """What another client waits for, who asks for next to nothing, again and again; at least once."""
+    """Measure how long another client waits for small requests, which it repeats; there is at least one."""
     waits: list[float] = []
 
     async def ask() -> None:
@@ -178,4 +181,4 @@ def _draw_others(axes: Axes, samples: list[Sample]) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(1, 3_000 * max(sample.others_seconds for sample in samples))
-    axes.set(title="What others wait meanwhile", xlabel="ms, 99th percentile")
+    axes.set(title="Waiting time of other clients", xlabel="ms, 99th percentile")

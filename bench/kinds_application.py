@@ -1,4 +1,4 @@
-"""The same two pieces of work as handlers of every kind: to wait 5 ms for somebody, and to compute for about 5 ms."""
+"""Handlers of every kind for the same two pieces of work: to wait for 5 ms, and to compute for about 5 ms."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from penstock import Operations
 
 WAIT_SECONDS = 0.005
-ROW_SECONDS = 0.00005  # what each row adds to a statement for many
+ROW_SECONDS = 0.00005  # the additional time for each row of a bulk statement
 ROUNDS = 60_000
 
 operations = Operations()
@@ -19,7 +19,7 @@ class Item(BaseModel):
 
 
 def compute(item: Item) -> int:
-    """In Python: a thread that computes so keeps all others of its process from computing."""
+    """Compute in pure Python, so that a thread blocks the other threads of its process."""
     return sum(number * number for number in range(item.n, item.n + ROUNDS))
 
 

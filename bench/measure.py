@@ -1,4 +1,4 @@
-"""One contender at one case: Penstock, or a floor. All of a case run on one installation, in turn, again and again."""
+"""Measure a contender, which is Penstock or a floor. All contenders of a case run in turn on one installation."""
 
 import asyncio
 import time
@@ -15,15 +15,15 @@ from bench.installation import ALONE, BARE_NAME, BARE_PROGRAMS, PROGRAMS, SENDER
 from penstock.batch import BatchState
 
 PENSTOCK = "Penstock"
-FLOOR_A = "floor (a)"  # no queue
-FLOOR_B = "floor (b)"  # a record and a counter update for each chunk
-FLOOR_B10 = "floor (b), by tens"  # ... for each receive of ten
-SETTLE_SECONDS = 0.2  # for the last deletes
-LONGEST_ALONE_WAIT = 10_000  # one process that waits is told by arithmetic
+FLOOR_A = "floor (a)"  # without a queue
+FLOOR_B = "floor (b)"  # one record and one counter update for each chunk
+FLOOR_B10 = "floor (b), by tens"  # one record and one counter update for each receive of ten chunks
+SETTLE_SECONDS = 0.2  # time for the last deletes
+LONGEST_ALONE_WAIT = 10_000  # for more operations the time of one waiting process can be computed
 
 
 class Used(BaseModel):
-    """By one program for one batch. Memory is the peak so far, above what it had when it was ready."""
+    """The usage of one program for one batch. Memory is the peak so far minus the memory when it was ready."""
 
     cpu_seconds: float
     memory_bytes: int
@@ -51,8 +51,8 @@ class Case(BaseModel, frozen=True):
 class Sample(BaseModel):
     case: Case
     contender: str
-    seconds: float  # from POST, or the word to begin, to the last result
-    first_seconds: float  # to the 202; of a floor: until all is sent (b), or validated (a)
+    seconds: float  # from the POST, or the start command, to the last result
+    first_seconds: float  # until the 202; for floor (a) until all is validated, for floor (b) until all is sent
     programs: dict[str, Used]
 
     @property
@@ -61,7 +61,7 @@ class Sample(BaseModel):
 
 
 class Bench:
-    """Measures on one installation."""
+    """Runs the measurements on one installation."""
 
     def __init__(self, installation: Installation, watcher: Watcher) -> None:
         self._installation = installation
@@ -94,12 +94,12 @@ class Bench:
         return _sample(case, PENSTOCK, finished_at - began_at, accepted_seconds, used)
 
     async def _finished_at(self, batch_id: str, size: int) -> float:
-        """By the batch's own time stamp; we look seldom, and at the table: no program pays for it."""
+        """Wait for the end of a batch and return its own timestamp. It reads the table, seldom, to disturb nothing."""
         async for _ in _patiently(size):
             batch = await self._watcher.store.read_batch(batch_id)
             if batch is not None and batch.finished_at is not None:
                 if batch.state is not BatchState.COMPLETED:
-                    raise RuntimeError(f"Batch {batch_id} ended {batch.state}: {batch.reason}")
+                    raise RuntimeError(f"Batch {batch_id} finished as {batch.state}: {batch.reason}")
                 return batch.finished_at
         raise AssertionError("unreachable")
 
@@ -119,7 +119,7 @@ class Bench:
         return _sample(case, contender, finished_at - said["began_at"], said["first_seconds"], used)
 
     async def _counted_at(self, run: str, size: int) -> float:
-        """Nothing guards the floor's counter: an update that the SDK repeats is counted twice."""
+        """Wait until the floor has counted everything. Its counter is unsafe: a repeated update counts twice."""
         async for _ in _patiently(size):
             answer = await self._watcher.dynamodb.get_item(TableName=BARE_NAME, Key=count_key(run), ConsistentRead=True)
             if "Item" in answer and int(answer["Item"]["completed"]["N"]) >= size:
@@ -128,7 +128,7 @@ class Bench:
 
     @asynccontextmanager
     async def _counted(self, programs: tuple[str, ...], case: Case) -> AsyncIterator[dict[str, Used]]:
-        """What these programs and the servers use in this block; filled at its end. The others poll, and are idle."""
+        """Yield the usage of these programs and of the servers in this block. It is filled at the end of the block."""
         used: dict[str, Used] = {}
         start = await self._installation.usage()
         yield used

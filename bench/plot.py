@@ -1,4 +1,4 @@
-"""What a run measured, as a picture: operations/s against size with the floors, and AWS requests by call."""
+"""Draw the results of a run: operations/s by batch size with the floors, and AWS requests by call."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ HUNDRED_THOUSAND = 100_000
 
 
 def draw(figures: Figures, prices: Prices, path: Path) -> None:
-    """Of the no-op handler; a run without it has no picture."""
+    """Draw the results of the no-op handler. A run without it has no picture."""
     servers = list(dict.fromkeys(case.server for case in figures.cases() if case.handler == "noop"))
     if not servers:
         return
@@ -41,7 +41,7 @@ def _draw_speed(axes: Axes, figures: Figures, server: str) -> None:
         style = "-" if consumers == max(case.consumers for case in cases) else ":"
         for contender, color in COLORS.items():
             if contender == FLOOR_A and style == ":":
-                continue  # it has no consumers
+                continue  # floor (a) has no consumers
             points = [
                 (case.size, found.rate)
                 for case in cases
@@ -65,7 +65,7 @@ def _marks(contender: str, consumers: int) -> dict[str, Any]:
 
 
 def _legend(axes: Axes, columns: int) -> None:
-    """Below: above the lines there is room in one run and none in the next."""
+    """Put the legend below, since there is not always space above the lines."""
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
 
 

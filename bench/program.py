@@ -1,4 +1,4 @@
-"""Runs a program, the product's or a floor's, with a counter on its AWS calls: `python -m bench.program MODULE ...`."""
+"""Run a program of Penstock or of a floor and count its AWS calls: `python -m bench.program MODULE ...`."""
 
 import importlib
 import sys

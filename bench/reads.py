@@ -1,4 +1,4 @@
-"""What a client's questions take: the status of a large batch and of a small one, and a page of their results."""
+"""Measure how long reads take: the status of a large and of a small batch, and a page of their results."""
 
 import time
 from statistics import median
@@ -13,7 +13,7 @@ LONGEST_PAGE = 10_000
 
 
 class Reads(BaseModel):
-    """Medians. The page is the first of the small batch, and one from the middle of the large."""
+    """The medians. The page is the first one of the small batch, and one from the middle of the large batch."""
 
     server: str
     size: int
@@ -47,7 +47,7 @@ async def measure_reads(watcher: Watcher, server: str, batch_ids: dict[int, str]
 
 
 async def _middle(watcher: Watcher, batch_id: str, size: int) -> str:
-    """A cursor is taken from an earlier answer, so we page there."""
+    """Page to the middle and return its cursor, since only an earlier response has a cursor."""
     cursor = ""
     for _ in range(max(1, size // 2 // LONGEST_PAGE)):
         url = f"/batch/{batch_id}/results?limit={min(LONGEST_PAGE, size // 2)}{cursor}"

@@ -1,4 +1,4 @@
-"""What a run measured, as tables for people. The plot is in plot.py."""
+"""Show the results of a run as tables. The plot is in plot.py."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ def speed_table(figures: Figures) -> Table:
 
 
 def cost_table(figures: Figures, prices: Prices) -> Table:
-    table = _case_table("What it takes; memory is above idle")
+    table = _case_table("Cost; memory is the increase above idle")
     for column in COST:
         table.add_column(column, justify="right")
     for case in figures.cases():
@@ -77,7 +77,7 @@ def cost_table(figures: Figures, prices: Prices) -> Table:
 
 
 def calls_table(figures: Figures, prices: Prices) -> Table:
-    """At the largest no-op case up to 100,000, and where bodies are of 1 KB."""
+    """Show the calls for the largest case up to 100,000 operations, with the no-op handler and with bodies of 1 KB."""
     table = Table("", "call", title="AWS calls per 1,000 operations", title_justify="left")
     for column in ("requests", "SQS units", "write units", "read units", "USD/million operations"):
         table.add_column(column, justify="right")

@@ -1,4 +1,4 @@
-"""What stands in for AWS during a run, started anew for each installation: how to reach it, and whose work it is."""
+"""The servers that stand in for AWS during a run. Each installation starts new ones."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ from penstock.infra.local.servers import DYNAMODB, ELASTICMQ, Server, missing_to
 EMBEDDED = "embedded AWS"
 REAL = f"{ELASTICMQ.name} + {DYNAMODB.name}"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_REGION": "us-east-1"}
-HEAP = "-Xmx4g"  # tests give the servers 512 MB; a million operations want more
+HEAP = "-Xmx4g"  # the 512 MB of the tests are too little for a million operations
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """`environment` is all that a program needs to find them."""
+    """Running servers. `environment` has all variables that a program needs to use them."""
 
     environment: Mapping[str, str]
     pids: Mapping[str, int]
@@ -48,7 +48,7 @@ def _start_embedded() -> Iterator[Servers]:
 
 @contextmanager
 def _start_real() -> Iterator[Servers]:
-    os.environ["_JAVA_OPTIONS"] = HEAP  # Java lets it win over the command line
+    os.environ["_JAVA_OPTIONS"] = HEAP  # it overrides the option on the command line
     with running_servers() as started:
         elasticmq, dynamodb = started
         pids = {server.spec.name: _pid_of(server) for server in started}
@@ -56,13 +56,13 @@ def _start_real() -> Iterator[Servers]:
 
 
 def _pid_of(server: Server) -> int:
-    """Java's: between it and us stands a shell that keeps it on a leash."""
+    """Return the process id of Java, which is a child of the shell script that the server runs in."""
     words = (server.spec.main, str(server.port))
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             program, *arguments = file.read_text().split("\0")
         except (OSError, ValueError):
-            continue  # it has ended, or is a stranger's
+            continue  # the process has ended, or belongs to another user
         if program.endswith("java") and all(any(word in one for one in arguments) for word in words):
             return int(file.parent.name)
     raise ProcessLookupError(f"{server.spec.name} has no process.")

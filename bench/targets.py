@@ -1,4 +1,4 @@
-"""The targets of issue 4 and what a run measured of each; one of fewer sizes is judged at those it has. Pure."""
+"""The performance targets and the measured values. A run with fewer sizes is judged by the sizes it has. Pure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
