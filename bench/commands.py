@@ -7,8 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-import uvloop
-
+from penstock import loop
 from penstock.signals import end_with_parent
 
 
@@ -17,7 +16,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--exit-with-parent", type=int, required=True, metavar="PID")
     end_with_parent(parser.parse_args().exit_with_parent)
-    uvloop.run(main)
+    loop.run(main)
 
 
 async def commands() -> AsyncIterator[list[str]]:

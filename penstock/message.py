@@ -11,10 +11,10 @@ import binascii
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from backports import zstd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
+from penstock import zstd
 from penstock.chunk import Chunk, Operation
 from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome

@@ -8,9 +8,9 @@ other. A column whose values are all the same is written as one value.
 from collections.abc import Sequence
 from typing import Any
 
-from backports import zstd
 from pydantic_core import from_json, to_json
 
+from penstock import zstd
 from penstock.chunk import Operation
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 

@@ -4,8 +4,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from backports import zstd
-
+from penstock import zstd
 from penstock.errors import MalformedRequest
 
 PIECE_BYTES = 65_536

@@ -24,9 +24,9 @@ A group has a partition of its own, so that no partition has to bear the writes 
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from backports import zstd
 from pydantic_core import from_json, to_json
 
+from penstock import zstd
 from penstock.aws.attributes import (
     Item,
     Value,

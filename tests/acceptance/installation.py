@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from backports import zstd
 
+from penstock import zstd
 from penstock.infra.provision import provision
 from penstock.priority import Priority
 from penstock.settings import Settings

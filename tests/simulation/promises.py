@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from backports import zstd
 from pydantic_core import from_json
 
+from penstock import zstd
 from penstock.batch import EARLY_SECONDS, Counts
 from penstock.chunk import Chunk, redriven_from
 from penstock.errors import UnreadableMessage

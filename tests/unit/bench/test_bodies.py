@@ -5,10 +5,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from bench.application import Order
 from bench.bodies import draw_operations, request_body
+from penstock import zstd
 
 
 @pytest.mark.parametrize("size", [200, 1_074])

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from backports import zstd
 from pydantic_core import from_json, to_json
 
+from penstock import zstd
 from penstock.chunk import Chunk, Fit, Operation, Planner
 from penstock.errors import UnreadableMessage
 from penstock.message import (

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from aiohttp import StreamReader, web
-from backports import zstd
 
-from penstock import Operations
+from penstock import Operations, zstd
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
 from penstock.queue import Message

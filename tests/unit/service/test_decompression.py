@@ -6,8 +6,8 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
-from backports import zstd
 
+from penstock import zstd
 from penstock.errors import MalformedRequest
 from penstock.service.decompression import PIECE_BYTES, Decompressor
 

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
-from backports import zstd
 
-from penstock import Operations
+from penstock import Operations, zstd
 from penstock.batch import BatchState, FailureLimit
 from penstock.chunk import Operation
 from penstock.message import decode_chunk

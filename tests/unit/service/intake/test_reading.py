@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Literal
 
 import pytest
-from backports import zstd
 from pydantic import BaseModel, Field, field_validator
 
-from penstock import Operations
+from penstock import Operations, zstd
 from penstock.message import decode_chunk
 from penstock.service.flaws import MOST_FLAWS
 from tests.support.service import Answer, Serve, Service, assert_problem, pointers
