@@ -7,7 +7,7 @@ RUN python -m venv /opt/penstock
 COPY requirements-build.lock requirements-image.lock ./
 RUN python -m pip install --no-cache-dir --require-hashes --requirement requirements-build.lock \
     && /opt/penstock/bin/python -m pip install --no-cache-dir --require-hashes --requirement requirements-image.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY penstock penstock
 COPY service service
 COPY consumer consumer

@@ -40,16 +40,17 @@ format: $(READY) ## lay out the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lint: $(READY) ## layout and lint
+lint: $(READY) ## check layout, lint and declared dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/deptry .
 
 types: $(READY) ## strict type check, tests included
 	$(BIN)/mypy
 
-lock: ## pin every dependency again, with hashes, and the same for the image (needs uv)
+lock: ## update every pinned dependency, with hashes; the image gets the same versions (needs uv)
 	$(COMPILE) pyproject.toml --all-extras --group dev --upgrade -o requirements.lock
-	$(COMPILE) pyproject.toml --extra tracing --constraint requirements.lock -o requirements-image.lock
+	$(COMPILE) pyproject.toml --extra server --extra tracing --constraint requirements.lock -o requirements-image.lock
 	$(COMPILE) --group build --constraint requirements.lock -o requirements-build.lock
 
 setup: $(READY) ## make .venv with everything in it, as locked

@@ -1,12 +1,12 @@
 """GET /openapi.json: describes the endpoints as OpenAPI 3.1. The operations of the application are listed by name."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, BatchState
+from penstock.distribution import installed_version
 from penstock.metrics.exposition import OPEN_METRICS, TEXT
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
@@ -48,7 +48,7 @@ def describe(settings: Settings, operations: Operations[Any]) -> Fragment:
         "openapi": "3.1.0",
         "info": {
             "title": "Penstock",
-            "version": version("penstock"),
+            "version": installed_version(),
             "description": "A bulk API: one request, many operations, exact counts.",
         },
         "paths": _paths(settings, operations),

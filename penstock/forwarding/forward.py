@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import aiohttp
@@ -23,6 +22,7 @@ from pydantic_core import to_json
 from yarl import URL
 
 from penstock.context import Context
+from penstock.distribution import installed_version
 from penstock.errors import Flaw, Misconfigured
 from penstock.forwarding.answer import Answer, Received, conclude, not_answered
 from penstock.forwarding.headers import IDEMPOTENCY_KEY, check_added, check_passed, to_key_header
@@ -36,7 +36,7 @@ CONNECT_SECONDS = 10.0
 # The headers that an application adds to every request. A function is called for each, for example to renew a token.
 AddedHeaders = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
-_USER_AGENT = f"penstock/{version('penstock')}"
+_USER_AGENT = f"penstock/{installed_version()}"
 _SIGNATURE = Signature(path_parameters={}, context_parameter="context")
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientConnectorDNSError, "its name could not be resolved"),

@@ -11,6 +11,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from penstock.chunk import Chunk
+from penstock.distribution import install_command
 from penstock.errors import Misconfigured
 from penstock.queue import Delivery, Message, Queue
 from penstock.settings import Settings, TracingSettings
@@ -58,7 +59,7 @@ def open_spans(settings: Settings, tracing: TracingSettings, program: str) -> It
     except ImportError as error:
         raise Misconfigured(
             "OTEL_* variables ask for traces, but OpenTelemetry is not installed. Install it with "
-            f"pip install 'penstock[tracing]', or unset these variables. Python reports: {error}."
+            f"{install_command('tracing')}, or unset these variables. Python reports: {error}."
         ) from error
     provider = open_provider(f"{settings.name}-{program}", exporters)
     try:

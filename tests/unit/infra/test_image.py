@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
-EXTRAS_IN_IMAGE = ["tracing"]
+EXTRAS_IN_IMAGE = ["server", "tracing"]
 PINNED = re.compile(r"^(?P<requirement>[^#\s][^\\]*?) \\\n(?P<hashes>(?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)
 
 Instruction = dict[str, Any]
@@ -129,7 +129,7 @@ def test_image_has_what_the_programs_need_and_nothing_else() -> None:
         if requirement.marker is None or requirement.marker.evaluate()
     }
     only_editable = {"editables"}  # an editable install, as here, declares it; the wheel does not
-    assert applicable == set(needed("penstock", EXTRAS_IN_IMAGE)) - {"penstock"} - only_editable
+    assert applicable == set(needed("penstock-bulk", EXTRAS_IN_IMAGE)) - {"penstock-bulk"} - only_editable
 
 
 def needed(package: str, extras: list[str], known: set[str] | None = None) -> Iterator[str]:

@@ -100,7 +100,7 @@ def test_missing_extra_is_reported_with_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setenv(EXPORTER, "otlp")
     words = re.escape(
         "OTEL_* variables ask for traces, but OpenTelemetry is not installed. Install it with "
-        "pip install 'penstock[tracing]', or unset these variables."
+        "pip install 'penstock-bulk[tracing]', or unset these variables."
     )
     with (
         pytest.raises(Misconfigured, match=f"^{words}"),
@@ -114,7 +114,7 @@ def test_missing_extra_is_reported_with_what_to_install(monkeypatch: pytest.Monk
 
 IMPORTED = """
 import sys
-import penstock.consumer.__main__, service.__main__
+import penstock.consumer.__main__, penstock.service.__main__
 from penstock.settings import Settings, TracingSettings
 from penstock.tracing.hooks import open_spans
 with open_spans(Settings(), TracingSettings(), "consumer") as spans:
