@@ -17,6 +17,7 @@ from aiobotocore.session import get_session
 
 from bench.counting import FILE_VARIABLE, Usage, usage_of
 from bench.servers import CREDENTIALS, Servers
+from penstock import programs
 from penstock.aws.store import DynamoDbStore
 from penstock.telemetry import Event
 
@@ -123,7 +124,7 @@ class Installation:
 
     async def _provision(self, name: str) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "penstock.infra.provision"),
+            *programs.command("penstock.infra.provision"),
             env=self._environment(PENSTOCK_NAME=name),
             stdout=asyncio.subprocess.DEVNULL,
         )

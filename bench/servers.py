@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock import programs
 from penstock.infra.local.servers import DYNAMODB, ELASTICMQ, Server, missing_tools, running_servers
 
 EMBEDDED = "embedded AWS"
@@ -36,7 +36,7 @@ def start_servers(name: str) -> Iterator[Servers]:
 
 @contextmanager
 def _start_embedded() -> Iterator[Servers]:
-    command = [sys.executable, "-m", "penstock.infra.embedded", "--exit-with-parent", str(os.getpid())]
+    command = programs.command("penstock.infra.embedded", "--exit-with-parent", str(os.getpid()))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ours
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]

@@ -8,11 +8,11 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from penstock import programs
 from penstock.backoff import Backoff
 from penstock.clock import Clock
 from penstock.consumer.progress import STARTED, WORKED
@@ -169,7 +169,7 @@ async def run_processes(
 
     Consumer k, counted from 0, answers for its health on port `health_port + k`.
     """
-    base = [sys.executable, "-m", "penstock.consumer", *arguments, "--exit-with-parent", str(os.getpid())]
+    base = programs.command("penstock.consumer", *arguments, "--exit-with-parent", str(os.getpid()))
     ports = [[] if health_port is None else ["--health-port", str(health_port + number)] for number in range(count)]
     processes = Processes([[*base, *port] for port in ports], clock, gives_up=gives_up)
     stopping = asyncio.create_task(stop_signals(), name="signals")

@@ -15,6 +15,8 @@ from typing import NoReturn
 
 import typer
 
+from penstock import programs
+
 LOG_FILE = Path(".run/penstock.log")  # a file, since the terminal shows the progress and the summary
 LAST_LINES = 15  # number of log lines that are shown if Penstock exits unexpectedly
 HOST = "127.0.0.1"
@@ -153,4 +155,4 @@ def penstock_up(application: str, port: int, environment: Mapping[str, str] | No
 def penstock() -> list[str]:
     """Return the `penstock` command of this Python environment, or `python -m penstock` if it is not installed."""
     command = Path(sys.executable).with_name("penstock")
-    return [str(command)] if command.exists() else [sys.executable, "-m", "penstock"]
+    return [str(command)] if command.exists() else programs.command("penstock")

@@ -1,15 +1,12 @@
-"""Makes the queues and the table of `template.yaml` with single calls, where there is no CloudFormation.
+"""Creates the queues and the table of `template.yaml` with single API calls, where there is no CloudFormation.
 
-`python -m penstock.infra.provision` or `penstock provision`, for the embedded AWS, ElasticMQ and DynamoDB Local. May be
-repeated: what stands is brought to what the template says, and nothing is ever deleted. Every type but AWS::SQS::Queue
-and AWS::DynamoDB::Table is left out: services, roles, scaling, alarms, the dashboard, and the policy that refuses plain
-HTTP, which is what such servers speak. On AWS this makes nothing and says how to deploy the template: what runs there
-is to be changed in one way only.
+Started by `penstock provision` or `python -m penstock.infra.provision`, for the embedded AWS, ElasticMQ and DynamoDB
+Local. Only resources of the types AWS::SQS::Queue and AWS::DynamoDB::Table are created. The policy that rejects plain
+HTTP is left out, too: such servers offer nothing else. On AWS nothing is created, so that there is one way only to
+change what runs there.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
+import typer
 from botocore.exceptions import ClientError
 
+from penstock import command_line
 from penstock.aws.clients import error_code, explained
-from penstock.errors import Misconfigured, PenstockError
+from penstock.command_line import ExitWithParent
+from penstock.distribution import install_command
+from penstock.errors import Misconfigured
 from penstock.settings import Settings, read_settings
-from penstock.signals import end_with_parent
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
@@ -51,37 +51,38 @@ _TABLE_PROPERTIES = {
     "GlobalSecondaryIndexes",
     "DeletionProtectionEnabled",
 }
-_AFTERWARDS = {"TimeToLiveSpecification", "PointInTimeRecoverySpecification"}  # set on a table that stands
+_AFTERWARDS = {"TimeToLiveSpecification", "PointInTimeRecoverySpecification"}  # set once the table exists
 
 DEPLOY = """\
-Deploy the template with CloudFormation: on AWS it makes the queues and the table, and all that works on them.
+Deploy the template with CloudFormation: on AWS it creates the queues, the table and everything that uses them.
   aws cloudformation deploy --stack-name {name} --template-file {template} \\
     --capabilities CAPABILITY_IAM --parameter-overrides Name={name} VpcId=... (infra/README.md has the rest)
-What this command makes it makes on other servers only: set AWS_ENDPOINT_URL, or AWS_ENDPOINT_URL_SQS and \
+This command works on other servers only: set AWS_ENDPOINT_URL, or AWS_ENDPOINT_URL_SQS and \
 AWS_ENDPOINT_URL_DYNAMODB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A resource that stands now: what others may ask of it, and what the template says but the server cannot have."""
+class Provisioned:
+    """A queue or a table that now exists as the template describes it."""
 
-    line: str
-    attributes: Mapping[str, str]
-    unknown: Sequence[str]
+    line: str  # for the person who started the command
+    attributes: Mapping[str, str]  # what other resources of the template can refer to
+    unknown: Sequence[str]  # properties of the template that the server does not support
 
 
 def provision(settings: Settings) -> list[str]:
-    """Returns a line for each thing that stands now, and one for what the servers know nothing of, if there is any."""
+    """Create or update the queues and the table. Return a line for each, and one for properties without support."""
     with explained():
         sqs = boto3.client("sqs", region_name=settings.aws_region)
         dynamodb = boto3.client("dynamodb", region_name=settings.aws_region)
-        _refuse_aws(settings, sqs.meta.endpoint_url, dynamodb.meta.endpoint_url)
-        made = _make(settings, {QUEUE: Queues(sqs).make, TABLE: Tables(dynamodb).make})
-    unknown = sorted({name for one in made for name in one.unknown})
-    return [*(one.line for one in made), *([f"not known to these servers: {', '.join(unknown)}"] if unknown else [])]
+        _check_is_not_aws(settings, sqs.meta.endpoint_url, dynamodb.meta.endpoint_url)
+        provisioned = _make(settings, {QUEUE: Queues(sqs).make, TABLE: Tables(dynamodb).make})
+    unknown = sorted({name for one in provisioned for name in one.unknown})
+    lines = [one.line for one in provisioned]
+    return [*lines, f"not known to these servers: {', '.join(unknown)}"] if unknown else lines
 
 
-def _refuse_aws(settings: Settings, *urls: str) -> None:
+def _check_is_not_aws(settings: Settings, *urls: str) -> None:
     if any(map(leads_to_aws, urls)):
         raise Misconfigured(DEPLOY.format(name=settings.name, template=TEMPLATE))
 
@@ -90,29 +91,29 @@ def leads_to_aws(url: str) -> bool:
     return str(urlsplit(url).hostname).endswith(OF_AWS)
 
 
-def _make(settings: Settings, makers: Mapping[str, Callable[[dict[str, Any]], Standing]]) -> list[Standing]:
-    """In the template's order: what others refer to stands above them."""
-    made: dict[str, Standing] = {}
+def _make(settings: Settings, makers: Mapping[str, Callable[[dict[str, Any]], Provisioned]]) -> list[Provisioned]:
+    """Make the resources in the template's order: it defines each before another refers to it."""
+    made: dict[str, Provisioned] = {}
     stack = read_stack(settings, made)
     for name, resource in stack.resources(*makers).items():
         made[name] = makers[resource["Type"]](stack.properties(name))
     return list(made.values())
 
 
-def read_stack(settings: Settings, made: Mapping[str, Standing]) -> "Stack":
-    """The template as it is for these settings. The rest of its parameters are as it says itself."""
+def read_stack(settings: Settings, made: Mapping[str, Provisioned]) -> "Stack":
+    """Return the template with the parameters that these settings determine. Its other parameters have defaults."""
     try:
         from penstock.infra.cloudformation import NotUnderstood, Stack, read_template  # noqa: PLC0415 - not needed on AWS
     except ModuleNotFoundError as error:
         if error.name != "yaml":
             raise
-        raise Misconfigured("Install what stands in for AWS: pip install 'penstock[local]'.") from error
+        raise Misconfigured(f"Install what this command needs: {install_command('local')}.") from error
 
     def look_up(name: str, attribute: str) -> str:
         try:
             return made[name].attributes[attribute]
         except KeyError as error:
-            raise NotUnderstood(f"{attribute} of {name} is asked for before it is made") from error
+            raise NotUnderstood(f"{attribute} of {name} is used before {name} exists") from error
 
     parameters = {"Name": settings.name, "VisibilitySeconds": str(settings.visibility_seconds)}
     return Stack(read_template(TEMPLATE), parameters, look_up)
@@ -122,19 +123,19 @@ def read_stack(settings: Settings, made: Mapping[str, Standing]) -> "Stack":
 class Queues:
     client: "SQSClient"
 
-    def make(self, properties: dict[str, Any]) -> Standing:
+    def make(self, properties: dict[str, Any]) -> Provisioned:
         name = properties.pop("QueueName")
         _check_known(f"queue {name}", properties, _QUEUE_ATTRIBUTES)
         wanted = {attribute: _to_text(value) for attribute, value in properties.items()}
         url = self._create(name, wanted)
-        standing = self._read(url)
-        if differing := _differing(wanted, standing):
+        existing = self._read(url)
+        if differing := _differing(wanted, existing):
             for attribute in differing:
                 self._set(url, attribute, wanted[attribute])
-            standing = self._read(url)
-        attributes = {"Ref": url, "Arn": standing["QueueArn"], "QueueName": name}
-        # What differs still was refused, or taken and forgotten.
-        return Standing(f"queue {url}", attributes, _differing(wanted, standing))
+            existing = self._read(url)
+        attributes = {"Ref": url, "Arn": existing["QueueArn"], "QueueName": name}
+        # If an attribute still differs, the server rejected it, or accepted and ignored it.
+        return Provisioned(f"queue {url}", attributes, _differing(wanted, existing))
 
     def _read(self, url: str) -> Mapping[str, str]:
         attributes = self.client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
@@ -146,7 +147,7 @@ class Queues:
         except ClientError as error:
             if error_code(error) not in {"QueueAlreadyExists", "QueueNameExists"}:
                 raise
-        return self.client.get_queue_url(QueueName=name)["QueueUrl"]  # it stands with other attributes
+        return self.client.get_queue_url(QueueName=name)["QueueUrl"]  # it exists with other attributes
 
     def _set(self, url: str, attribute: Any, value: str) -> None:
         _is_known(lambda: self.client.set_queue_attributes(QueueUrl=url, Attributes={attribute: value}))
@@ -156,7 +157,7 @@ class Queues:
 class Tables:
     client: "DynamoDBClient"
 
-    def make(self, properties: dict[str, Any]) -> Standing:
+    def make(self, properties: dict[str, Any]) -> Provisioned:
         name = properties["TableName"]
         _check_known(f"table {name}", properties, _TABLE_PROPERTIES | _AFTERWARDS)
         wanted = {one: value for one, value in properties.items() if one in _TABLE_PROPERTIES}
@@ -165,10 +166,10 @@ class Tables:
         for change in changes_of(wanted, table):
             self.client.update_table(TableName=name, **change)
             self._wait(name)
-        self._forget(name, properties["TimeToLiveSpecification"])
+        self._set_time_to_live(name, properties["TimeToLiveSpecification"])
         recovery = "PointInTimeRecoverySpecification"
-        unknown = [] if self._protect(name, properties[recovery]) else [recovery]
-        return Standing(f"table {name}", {"Ref": name, "Arn": table["TableArn"]}, unknown)
+        unknown = [] if self._set_recovery(name, properties[recovery]) else [recovery]
+        return Provisioned(f"table {name}", {"Ref": name, "Arn": table["TableArn"]}, unknown)
 
     def _create(self, wanted: dict[str, Any]) -> "TableDescriptionTypeDef":
         try:
@@ -184,31 +185,36 @@ class Tables:
         )
         return self.client.describe_table(TableName=name)["Table"]
 
-    def _forget(self, name: str, wanted: Any) -> None:
-        standing = self.client.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
-        if standing.get("TimeToLiveStatus", "DISABLED") == "DISABLED":
+    def _set_time_to_live(self, name: str, wanted: Any) -> None:
+        existing = self.client.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
+        if existing.get("TimeToLiveStatus", "DISABLED") == "DISABLED":
             self.client.update_time_to_live(TableName=name, TimeToLiveSpecification=wanted)
 
-    def _protect(self, name: str, wanted: Any) -> bool:
+    def _set_recovery(self, name: str, wanted: Any) -> bool:
         return _is_known(
             lambda: self.client.update_continuous_backups(TableName=name, PointInTimeRecoverySpecification=wanted)
         )
 
 
-def changes_of(wanted: Mapping[str, Any], standing: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What UpdateTable is to be called with, one after the other. Raises Misconfigured for what it cannot change."""
-    indexes = {index["IndexName"]: index for index in standing.get("GlobalSecondaryIndexes", ())}
-    pairs = [(wanted, standing)]
+def changes_of(wanted: Mapping[str, Any], existing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the arguments of the UpdateTable calls to make, in order.
+
+    Raise Misconfigured if the table differs in something that UpdateTable cannot change.
+    """
+    indexes = {index["IndexName"]: index for index in existing.get("GlobalSecondaryIndexes", ())}
+    pairs = [(wanted, existing)]
     pairs += [
         (one, indexes[one["IndexName"]]) for one in wanted["GlobalSecondaryIndexes"] if one["IndexName"] in indexes
     ]
     if any(_keys(one) != _keys(other) for one, other in pairs):
         raise Misconfigured(
-            f"Choose another PENSTOCK_NAME: the table {wanted['TableName']} stands with other keys than Penstock's."
+            f"Choose another PENSTOCK_NAME: the table {wanted['TableName']} exists with keys that are not Penstock's."
         )
     changes: list[dict[str, Any]] = []
-    if standing.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED") != wanted["BillingMode"]:
-        changes.append({"BillingMode": wanted["BillingMode"]})  # first: an index would have to name its capacity
+    if existing.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED") != wanted["BillingMode"]:
+        changes.append(
+            {"BillingMode": wanted["BillingMode"]}
+        )  # first: in the other mode a new index must name its capacity
     changes += [
         {
             "AttributeDefinitions": wanted["AttributeDefinitions"],
@@ -217,7 +223,7 @@ def changes_of(wanted: Mapping[str, Any], standing: Mapping[str, Any]) -> list[d
         for index in wanted["GlobalSecondaryIndexes"]
         if index["IndexName"] not in indexes
     ]
-    if standing.get("DeletionProtectionEnabled", False) != wanted["DeletionProtectionEnabled"]:
+    if existing.get("DeletionProtectionEnabled", False) != wanted["DeletionProtectionEnabled"]:
         changes.append({"DeletionProtectionEnabled": wanted["DeletionProtectionEnabled"]})
     return changes
 
@@ -226,12 +232,15 @@ def _keys(thing: Mapping[str, Any]) -> set[tuple[str, str]]:
     return {(key["AttributeName"], key["KeyType"]) for key in thing["KeySchema"]}
 
 
-def _differing(wanted: Mapping[str, str], standing: Mapping[str, str]) -> list[str]:
-    return [attribute for attribute, value in wanted.items() if not is_same(value, standing.get(attribute))]
+def _differing(wanted: Mapping[str, str], existing: Mapping[str, str]) -> list[str]:
+    return [attribute for attribute, value in wanted.items() if not is_same(value, existing.get(attribute))]
 
 
 def is_same(one: str, other: str | None) -> bool:
-    """Whether two values of a queue's attribute mean the same, in whatever order and type their members are written."""
+    """Return True if two values of a queue's attribute mean the same.
+
+    In a JSON value, the order of the members and the type of their values do not matter.
+    """
     if other is None or not one.startswith("{"):
         return one == other
     ours, theirs = json.loads(one), json.loads(other)
@@ -241,11 +250,11 @@ def is_same(one: str, other: str | None) -> bool:
 def _check_known(what: str, properties: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(set(properties) - known)
     if unknown:
-        raise Misconfigured(f"Teach infra/provision.py to make {', '.join(unknown)}: the template says so of {what}.")
+        raise Misconfigured(f"Add {', '.join(unknown)} to infra/provision.py: the template sets it on the {what}.")
 
 
 def _is_known(call: Callable[[], Any]) -> bool:
-    """False where the server does not know what is asked of it."""
+    """Make the call. Return False if the server does not know the operation or the attribute."""
     try:
         call()
     except ClientError as error:
@@ -260,17 +269,19 @@ def _to_text(value: Any) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="penstock provision", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--exit-with-parent", type=int, metavar="PID", help="end once PID is not its parent")
-    arguments = parser.parse_args()
-    if arguments.exit_with_parent is not None:
-        end_with_parent(arguments.exit_with_parent)
-    try:
-        for line in provision(read_settings()):
-            print(line)  # noqa: T201 - what this program is asked for
-    except PenstockError as error:
-        sys.exit(f"penstock provision: {error}")
+    command_line.run("provision", _provision)
+
+
+def _provision(exit_with_parent: ExitWithParent = None) -> None:
+    """Create the queues and the table on servers other than AWS, such as ElasticMQ and DynamoDB Local.
+
+    They are created as infra/template.yaml describes them. The command can be repeated: it updates what exists and
+    deletes nothing. Every other type of the template is left out: services, roles, scaling, alarms, dashboard, queue
+    policies. On AWS, deploy the template with CloudFormation; the command then prints how.
+    """
+    command_line.apply_common_options(exit_with_parent=exit_with_parent)
+    for line in provision(read_settings()):
+        typer.echo(line)
 
 
 if __name__ == "__main__":

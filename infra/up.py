@@ -5,20 +5,21 @@ of its own. All of them stop together: on Ctrl-C, on SIGTERM, or when one of the
 restarted by the parent of the consumers (`consumer/processes.py`).
 """
 
-import argparse
 import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import aiohttp
+import typer
 
+from penstock import command_line, programs
 from penstock.application import find_application
+from penstock.command_line import App, Host, Port
 from penstock.errors import Misconfigured, PenstockError
 from penstock.settings import Settings, read_settings
 from penstock.signals import stop_signals
@@ -49,8 +50,7 @@ class Machine:
 
     async def start(self, name: str, module: str, *arguments: str, stdout: int | None = None) -> Part:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", module, *arguments, "--exit-with-parent", str(os.getpid())),
+            *programs.command(module, *arguments, "--exit-with-parent", str(os.getpid())),
             env=self.environment,
             stdout=stdout,
             # A session of its own: Ctrl-C reaches only this process, which stops the parts in the right order.
@@ -63,8 +63,7 @@ class Machine:
     async def run(self, name: str, module: str) -> None:
         """Run a program until it ends. Raise Misconfigured if it fails."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", module, "--exit-with-parent", str(os.getpid())),
+            *programs.command(module, "--exit-with-parent", str(os.getpid())),
             env=self.environment,
             stdout=asyncio.subprocess.DEVNULL,
         )
@@ -210,15 +209,18 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="penstock up")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--consumers", type=int, default=2)
-    arguments = parser.parse_args()
-    try:
-        asyncio.run(_up(arguments.host, arguments.port, arguments.consumers))
-    except PenstockError as error:
-        sys.exit(f"penstock up: {error}")
+    command_line.run("up", up)
+
+
+def up(
+    app: App = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    consumers: Annotated[int, typer.Option(min=1, max=64, help="How many consumers to run.")] = 2,
+) -> None:
+    """Run everything on this machine: an embedded AWS, a front end and consumers. Ctrl-C stops it."""
+    command_line.apply_common_options(app)
+    asyncio.run(_up(host, port, consumers))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 Front ends and consumers load the same registry. Front ends validate operations with it; both run operations with it.
 """
 
-import importlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, ParamSpec, Protocol
@@ -289,32 +288,6 @@ class Operations(Generic[T]):
             self._with_parameters[route.method].append(route)
         else:
             self._exact[route.method, route.path] = route
-
-
-def load_application(name: str) -> Operations[Any]:
-    """Import the Operations object that `module:attribute` names. Raises Misconfigured if this is not possible."""
-    module_name, _, attribute = name.partition(":")
-    if not module_name or module_name.startswith(".") or not attribute:
-        raise Misconfigured(
-            f"The application {name!r} is invalid. Name it as MODULE:ATTRIBUTE, such as shop.bulk:operations."
-        )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the application exists, but a module that it imports does not
-        raise Misconfigured(
-            f"There is no module {error.name!r} (for {name!r}). Start Penstock where the application can be imported."
-        ) from error
-    operations = getattr(module, attribute, None)
-    if not isinstance(operations, Operations):
-        kind = "nothing" if operations is None else f"a {type(operations).__name__}"
-        raise Misconfigured(
-            f"The application {name!r} is invalid: {attribute!r} of {module_name!r} is {kind}. Name an Operations()."
-        )
-    if not operations.routes:
-        raise Misconfigured(f"The application {name!r} has no handler. Register one.")
-    return operations
 
 
 def _begin_nested(transaction: Any) -> AbstractAsyncContextManager[Any]:

@@ -1,18 +1,17 @@
 """Starts the HTTP program: `python -m penstock.service`, or `penstock serve`."""
 
-import argparse
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Any
 
-import uvloop
 from aiohttp import web
 
+from penstock import command_line, loop
 from penstock.application import find_application
 from penstock.aws.backend import open_backend
 from penstock.aws.cloudwatch import open_publisher
 from penstock.clock import SystemClock
-from penstock.errors import Misconfigured, PenstockError
+from penstock.command_line import App, ExitWithParent, Host, Port
+from penstock.errors import Misconfigured
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
@@ -20,7 +19,7 @@ from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app
 from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER
 from penstock.settings import Settings, TracingSettings, read_settings
-from penstock.signals import end_with_parent, stop_signals
+from penstock.signals import stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
 from penstock.tracing.hooks import open_spans
 
@@ -33,28 +32,22 @@ KEEP_ALIVE_SECONDS = 150
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="penstock serve")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument(
-        "--exit-with-parent", type=int, metavar="PID", help="stop when PID is no longer the parent process"
-    )
-    arguments = parser.parse_args()
-    if arguments.exit_with_parent is not None:
-        end_with_parent(arguments.exit_with_parent)
-    try:
-        settings = read_settings()
-        configure_logging(settings, "service")
-        operations = find_application(settings)
-        with open_spans(settings, TracingSettings(), "service") as spans:
-            uvloop.run(_serve(settings, operations, arguments, spans))
-    except PenstockError as error:
-        sys.exit(f"penstock serve: {error}")
+    command_line.run("serve", serve)
 
 
-async def _serve(
-    settings: Settings, operations: Operations[Any], arguments: argparse.Namespace, spans: "Spans | None"
+def serve(
+    app: App = None, host: Host = "127.0.0.1", port: Port = 8080, exit_with_parent: ExitWithParent = None
 ) -> None:
+    """Run the front end: it answers HTTP requests until it receives SIGTERM or SIGINT."""
+    command_line.apply_common_options(app, exit_with_parent)
+    settings = read_settings()
+    configure_logging(settings, "service")
+    operations = find_application(settings)
+    with open_spans(settings, TracingSettings(), "service") as spans:
+        loop.run(_serve(settings, operations, host, port, spans))
+
+
+async def _serve(settings: Settings, operations: Operations[Any], host: str, port: int, spans: "Spans | None") -> None:
     clock = SystemClock()
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
@@ -63,11 +56,11 @@ async def _serve(
             open_publisher(settings, Program.SERVICE, clock) as publisher,
             reporting(app[METER], publisher, clock),
         ):
-            await _answer(app, settings, arguments)
+            await _answer(app, settings, host, port)
         get_log().info(Event.SERVICE_STOPPED)
 
 
-async def _answer(app: web.Application, settings: Settings, arguments: argparse.Namespace) -> None:
+async def _answer(app: web.Application, settings: Settings, host: str, port: int) -> None:
     """Answer requests until this process is asked to stop, and then those that are in progress.
 
     Raises ThreadsStuck, also after answering the requests in progress, if handlers block all threads for too long.
@@ -78,8 +71,8 @@ async def _answer(app: web.Application, settings: Settings, arguments: argparse.
     await runner.setup()
     spare_what_stays()
     try:
-        site = web.TCPSite(runner, arguments.host, arguments.port)
-        await _listen(site, arguments.host, arguments.port)
+        site = web.TCPSite(runner, host, port)
+        await _listen(site, host, port)
         get_log().info(Event.SERVICE_READY, url=site.name)
         try:
             await _stop_or_stuck(app, settings)

@@ -1,126 +1,128 @@
-"""The command line. It starts programs and imports none: each command becomes its program, by exec."""
+"""The command line. It imports no program: each command replaces this process by its program.
+
+Each program defines its own options. What follows the name of the command is passed to the program unread.
+"""
 
 import os
+import subprocess
 import sys
-from pathlib import Path
-from typing import Annotated, NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
-from penstock.cli.operations_file import FileFormat
-from penstock.cli.submit import submit
+from penstock import programs
+from penstock.command_line import COMPLETION_VARIABLE
+from penstock.distribution import install_command, installed_version
+
+EXTRA_MISSING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra of the distribution, and modules that are installed with it."""
+
+    name: str
+    modules: tuple[str, ...]
+
+    @property
+    def is_installed(self) -> bool:
+        return all(find_spec(module) for module in self.modules)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command, and the program that it starts."""
+
+    module: str
+    help: str
+    extra: Extra | None = None
+
+
+SERVER = Extra("server", ("aiobotocore", "boto3", "botocore"))
+LOCAL = Extra("local", (*SERVER.modules, "moto", "flask", "flask_cors", "yaml"))
+PROFILE = Extra("profile", ("pyinstrument",))
+
+COMMANDS = {
+    "up": Command("penstock.infra.up", "Run everything on this machine, with an embedded AWS.", LOCAL),
+    "serve": Command("penstock.service", "Run the front end.", SERVER),
+    "consume": Command("penstock.consumer", "Run one consumer or several.", SERVER),
+    "provision": Command(
+        "penstock.infra.provision", "Create the queues and the table on servers other than AWS.", SERVER
+    ),
+    "submit": Command("penstock.cli.submit", "Submit a file of operations and wait for the results."),
+    "profile": Command(
+        "penstock.cli.profiling", "Run a file of operations here and print where the time goes.", PROFILE
+    ),
+}
+
+
+class _PassedThrough(TyperCommand):
+    """A command whose options are read by its program."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.args = list(args)
+        return args
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ARG002
+        """Let the program answer: the shell's question is in the environment, which it inherits."""
+        command = COMMANDS[str(self.name)]
+        if command.extra is None or command.extra.is_installed:
+            _become(command, ())
+        return []
+
 
 app = typer.Typer(
     name="penstock",
     help="A bulk API for any set of Python functions: one request, many operations, exact counts.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-App = Annotated[str | None, typer.Option(help="The application, as MODULE:ATTRIBUTE (or PENSTOCK_APP).")]
-Host = Annotated[str, typer.Option(help="The address to listen on.")]
-Port = Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")]
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"penstock {installed_version()}")
+        raise typer.Exit
 
 
-@app.command()
-def up(
-    app: App = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8080,
-    consumers: Annotated[int, typer.Option(min=1, max=64, help="Consumer processes.")] = 2,
-) -> None:
-    """Run everything on this machine: an embedded AWS, a front end, consumers."""
-    _become("penstock.infra.up", app, "--host", host, "--port", str(port), "--consumers", str(consumers))
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
-@app.command()
-def provision() -> None:
-    """Make the queues and the table on other servers than AWS, such as ElasticMQ and DynamoDB Local.
-
-    They are made as infra/template.yaml describes them; what stands is changed where it differs, and nothing is
-    deleted. Every other type of the template is left out: services, roles, scaling, alarms, dashboard, queue policies.
-    On AWS the template is deployed with CloudFormation instead, and this says how.
-    """
-    _become("penstock.infra.provision", None)
-
-
-@app.command()
-def serve(app: App = None, host: Host = "127.0.0.1", port: Port = 8080) -> None:
-    """Run the front end."""
-    _become("penstock.service", app, "--host", host, "--port", str(port))
+def _start(context: typer.Context) -> None:
+    name = str(context.info_name)
+    command = COMMANDS[name]
+    if command.extra is not None and not command.extra.is_installed:
+        typer.echo(
+            f"penstock {name}: Install what this command needs: {install_command(command.extra.name)}.",
+            err=True,
+        )
+        raise typer.Exit(EXTRA_MISSING)
+    _become(command, context.args)
 
 
-@app.command()
-def consume(
-    app: App = None,
-    health_port: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=65_535,
-            help="Answer /health/live, /health/ready and /metrics here; process k of several on this port + k.",
-        ),
-    ] = None,
-    processes: Annotated[int, typer.Option(min=1, max=256, help="Consumers, a process each, under one parent.")] = 1,
-) -> None:
-    """Run a consumer, or several."""
-    health = ("--health-port", str(health_port)) if health_port else ()
-    _become("penstock.consumer", app, "--processes", str(processes), *health)
+for _name, _command in COMMANDS.items():
+    app.command(_name, cls=_PassedThrough, help=_command.help)(_start)
 
 
-app.command()(submit)
-
-
-@app.command()
-def profile(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON or NDJSON, as `penstock submit` takes it.")],
-    *,
-    app: App = None,
-    method: Annotated[str | None, typer.Option(help="CSV: the method of every row.")] = None,
-    path: Annotated[
-        str | None, typer.Option(help="CSV: the path of every row; {column} is filled from the row.")
-    ] = None,
-    expect: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN", help="The column, or member, with the status an operation is meant to end with."
-        ),
-    ] = None,
-    file_format: Annotated[
-        FileFormat | None, typer.Option("--format", help="What the file holds, if its name does not tell.")
-    ] = None,
-    concurrency: Annotated[
-        int,
-        typer.Option(
-            min=1, max=10_000, help="Operations at once. With 1 the profile shows what handlers wait for, too."
-        ),
-    ] = 1,
-) -> None:
-    """Run a file's operations in this process, without AWS, and print where the time goes.
-
-    What handlers do really happens: use a database that may be changed. Each operation is attempted once.
-    """
-    options = {
-        "--method": method,
-        "--path": path,
-        "--expect": expect,
-        "--format": file_format,
-        "--concurrency": str(concurrency),
-    }
-    given = [part for name, value in options.items() if value is not None for part in (name, value)]
-    _become("penstock.cli.profiling", app, *given, "--", str(file))
-
-
-def _become(module: str, application: str | None, *arguments: str) -> NoReturn:
-    if application is not None:
-        os.environ["PENSTOCK_APP"] = application
+def _become(command: Command, arguments: Sequence[str]) -> NoReturn:
+    words = programs.command(command.module, *arguments)
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - our own program, no shell
+    if os.name == "nt":  # exec would return to the shell while the program still runs
+        sys.exit(subprocess.call(words))  # noqa: S603 - our own program, no shell
+    os.execv(words[0], words)  # noqa: S606 - our own program, no shell
 
 
 def main() -> None:
-    app()
+    typer.main.get_command(app)(prog_name="penstock", complete_var=COMPLETION_VARIABLE)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 from yarl import URL
 
+from penstock import command_line
 from penstock.cli.client import (
     Answer,
     Client,
@@ -40,8 +41,8 @@ from penstock.cli.client import (
     TurnedAway,
     Uncertain,
 )
+from penstock.cli.file_options import Expect, File, Format, Method, OperationPath
 from penstock.cli.operations_file import (
-    FileFormat,
     FileOperation,
     FileRefused,
     OperationsFile,
@@ -58,38 +59,31 @@ _MESSAGE_LENGTH = 400
 _NOT_PENSTOCK = {301, 302, 303, 307, 308, 404, 405}
 
 
+def main() -> None:
+    command_line.run("submit", submit)
+
+
 def submit(  # noqa: PLR0917 - the command line names them
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .json, .ndjson or .csv file; - reads standard input.")
-    ],
-    url: Annotated[str, typer.Option(envvar="PENSTOCK_URL", help="Where Penstock answers.")] = "http://127.0.0.1:8080",
-    method: Annotated[str | None, typer.Option(help="CSV: the method of every row, such as POST.")] = None,
-    path: Annotated[
-        str | None, typer.Option(help="CSV: the path of every row; {column} is filled from the row.")
-    ] = None,
-    expect: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="The column, or member, with the status an operation is meant to end with: 201, or 201|409.",
-        ),
-    ] = None,
+    file: File,
+    url: Annotated[str, typer.Option(envvar="PENSTOCK_URL", help="The URL of Penstock.")] = "http://127.0.0.1:8080",
+    method: Method = None,
+    path: OperationPath = None,
+    expect: Expect = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every outcome here, as NDJSON in file order.")
+        Path | None, typer.Option(metavar="FILE", help="Write every outcome to this file, as NDJSON in file order.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Operations in one batch, at most.")] = 1000,
-    file_format: Annotated[
-        FileFormat | None, typer.Option("--format", help="What the file holds, if its name does not tell.")
-    ] = None,
-    priority: Annotated[Priority | None, typer.Option(help="How urgent it is; normal unless given.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="The most operations in one batch.")] = 1000,
+    file_format: Format = None,
+    priority: Annotated[Priority | None, typer.Option(help="The priority of the batches. [default: normal]")] = None,
     not_before: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Run nothing of it before this, such as 2026-12-24T18:00:00+01:00."),
+        typer.Option(metavar="TIME", help="Run no operation before this time, such as 2026-12-24T18:00:00+01:00."),
     ] = None,
 ) -> None:
-    """Post a file of operations, follow it to the end, and print what it came to.
+    """Submit a file of operations, wait until they have finished, and print a summary.
 
-    Exit code: 0 if all succeeded (with --expect: ended as expected), 1 if any did not, 2 if not all were submitted.
+    Exit code: 0 if all operations succeeded (with --expect: finished as expected), 1 if some did not, 2 if some could
+    not be submitted.
     """
     server = _server(url)
     try:
@@ -385,3 +379,7 @@ def _progress_line(counts: Counts, elapsed_seconds: float) -> str:
     line = f"{done}, {counts.failed:,} failed, {rate:,.0f}/s"
     left = counts.total - counts.completed
     return f"{line}, about {left / rate:,.0f} s left" if left else line
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from penstock import programs
 from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Verdict
@@ -183,7 +184,7 @@ class Worker:
 
 async def start_worker() -> Worker:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "penstock.running.cpu_worker", "--exit-with-parent", str(os.getpid())),
+        *programs.command("penstock.running.cpu_worker", "--exit-with-parent", str(os.getpid())),
         stdin=PIPE,
         stdout=PIPE,
         # In a session of its own it does not get the parent's Ctrl-C, since the parent decides what happens to the

@@ -14,13 +14,14 @@ from typing import Any, BinaryIO
 
 import structlog
 
+from penstock.application import importing_from_working_directory
 from penstock.context import Context, NoTransaction
 from penstock.errors import PenstockError
 from penstock.outcome import Verdict, succeeded
 from penstock.route import InvalidOperation, Route, build_route
 from penstock.running.cpu_pool import HEADER_BYTES, ImportRequest, Job
 from penstock.running.verdict import as_json, judge
-from penstock.settings import read_settings
+from penstock.settings import Settings, read_settings
 from penstock.signals import end_with_parent
 from penstock.telemetry import configure_logging
 
@@ -37,8 +38,10 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and decides
     os.nice(NICENESS)
     requests, answers = _take_pipes()
-    _configure_logging()
-    serve(requests, answers)
+    settings = _read_settings()
+    configure_logging(settings, "cpu worker")
+    with importing_from_working_directory(settings.app or ""):
+        serve(requests, answers)
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -98,9 +101,9 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, answers
 
 
-def _configure_logging() -> None:
+def _read_settings() -> Settings:
     try:
-        configure_logging(read_settings(), "cpu worker")
+        return read_settings()
     except PenstockError as error:
         sys.exit(f"penstock: {error}")
 

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from penstock.errors import Misconfigured
-from penstock.infra.provision import QUEUE, TABLE, Standing, changes_of, is_same, provision, read_stack
+from penstock.infra.provision import QUEUE, TABLE, Provisioned, changes_of, is_same, provision, read_stack
 from penstock.settings import Settings
 from tests.conftest import MakeSettings
 from tests.support.aws import Aws
@@ -39,7 +39,7 @@ class Ground:
 
     def described(self) -> dict[str, dict[str, Any]]:
         """What the template says of each queue and table, with the ARNs that these servers gave."""
-        stack = read_stack(self.settings, {"DeadLetters": Standing("", {"Arn": self._arn("dead-letters")}, ())})
+        stack = read_stack(self.settings, {"DeadLetters": Provisioned("", {"Arn": self._arn("dead-letters")}, ())})
         return {name: stack.properties(name) for name in stack.resources(QUEUE, TABLE)}
 
     def standing(self, name: str) -> dict[str, Any]:

@@ -86,9 +86,9 @@ def test_it_knows_aws_by_its_name(url: str, leads: bool) -> None:
 def test_what_it_cannot_make_it_refuses_before_it_makes_anything() -> None:
     nobody: Any = object()  # a call of any kind would fail
 
-    with pytest.raises(Misconfigured, match=r"Teach infra/provision\.py to make FifoQueue: .* of queue shop"):
+    with pytest.raises(Misconfigured, match=r"Add FifoQueue to infra/provision\.py: .* on the queue shop"):
         Queues(nobody).make({"QueueName": "shop", "FifoQueue": True})
-    with pytest.raises(Misconfigured, match=r"Teach infra/provision\.py to make TableClass: .* of table shop"):
+    with pytest.raises(Misconfigured, match=r"Add TableClass to infra/provision\.py: .* on the table shop"):
         Tables(nobody).make({"TableName": "shop", "TableClass": "STANDARD"})
 
 
@@ -96,5 +96,5 @@ def test_without_the_reader_of_yaml_it_says_what_to_install(monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, "penstock.infra.cloudformation", raising=False)
     monkeypatch.setitem(sys.modules, "yaml", None)
 
-    with pytest.raises(Misconfigured, match="Install what stands in for AWS"):
+    with pytest.raises(Misconfigured, match=r"pip install 'penstock-bulk\[local\]'"):
         read_stack(Settings(), {})

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from penstock import Context, Operations, Reject, Retry
+from penstock.application import load_application
 from penstock.context import LONGEST_WAIT_SECONDS
 from penstock.errors import Misconfigured
-from penstock.operations import load_application
 from penstock.route import InvalidOperation
 
 

@@ -213,7 +213,7 @@ def test_what_ends_as_the_file_means_it_to_is_no_failure(shell: Shell) -> None:
             "wrong.ndjson",
             '{"method": "POST", "path": "/numbers", "body": 1}\n{"method": "POST", "path": "/numbers", "body": "x"}',
             (),
-            "penstock profile: Mend wrong.ndjson; nothing was run:\n  line 2, body: ",
+            "penstock profile: Invalid operations in wrong.ndjson. Nothing was run:\n  line 2, body: ",
         ),
     ],
 )
@@ -240,4 +240,4 @@ def test_the_command_runs_it_and_says_that_it_happens_for_real(shell: Shell) -> 
     ended = subprocess.run([script, "profile", *options, "notes.csv"], capture_output=True, text=True, check=True)
     assert "wait_for_the_bank" in ended.stdout
     told = subprocess.run([script, "profile", "--help"], capture_output=True, text=True, check=True).stdout
-    assert "really happens" in told
+    assert "really run" in told

@@ -326,7 +326,7 @@ async def test_url_that_is_none_is_told(server: Server, url: str) -> None:
 async def test_ctrl_c_tells_what_goes_on_and_exits_130(server: Server) -> None:
     server.is_hanging = True
     write_users("Ann", "Bo")
-    program = "import typer; from penstock.submit import submit; typer.run(submit)"
+    program = "import typer; from penstock.cli.submit import submit; typer.run(submit)"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *USERS, "--url", server.url, stderr=subprocess.PIPE
     )

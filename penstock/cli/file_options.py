@@ -1,0 +1,24 @@
+"""The options of `penstock submit` and `penstock profile` that say how a file of operations is read."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli.operations_file import FileFormat
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A .json, .ndjson or .csv file. - reads standard input.")]
+Method = Annotated[str | None, typer.Option(help="CSV: the method of every operation, such as POST.")]
+OperationPath = Annotated[
+    str | None, typer.Option("--path", help="CSV: the path of every operation. {column} is replaced by the row's cell.")
+]
+Expect = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="The CSV column, or JSON member, that holds the status expected for an operation: 201, or 201|409.",
+    ),
+]
+Format = Annotated[
+    FileFormat | None, typer.Option("--format", help="The format of the file, if its name does not tell.")
+]

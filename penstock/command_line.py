@@ -1,0 +1,42 @@
+"""What the command lines of Penstock's programs have in common. Each program defines the rest of its options itself."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from penstock.errors import PenstockError
+from penstock.signals import end_with_parent
+
+COMPLETION_VARIABLE = "_PENSTOCK_COMPLETE"  # set by the shell when it asks for completions
+
+App = Annotated[str | None, typer.Option(help="The application, as MODULE:ATTRIBUTE. Overrides PENSTOCK_APP.")]
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")]
+ExitWithParent = Annotated[
+    int | None, typer.Option(metavar="PID", hidden=True, help="Exit as soon as PID is no longer the parent process.")
+]
+
+
+def run(name: str, program: Callable[..., None]) -> None:
+    """Read the command line as the parameters of `program` describe it, call `program`, and exit.
+
+    An expected error is printed as one sentence, and the exit code is 1. A wrong option exits with code 2.
+    """
+    application = typer.Typer(add_completion=False)
+    application.command()(program)
+    try:
+        get_command(application)(prog_name=f"penstock {name}", complete_var=COMPLETION_VARIABLE)
+    except PenstockError as error:
+        sys.exit(f"penstock {name}: {error}")
+
+
+def apply_common_options(app: str | None = None, exit_with_parent: int | None = None) -> None:
+    """Apply the options that every program has. The application's name is passed on to child processes, too."""
+    if exit_with_parent is not None:
+        end_with_parent(exit_with_parent)
+    if app is not None:
+        os.environ["PENSTOCK_APP"] = app
