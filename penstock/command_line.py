@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.main import get_command
 
 from penstock.errors import PenstockError
@@ -26,6 +27,7 @@ def run(name: str, program: Callable[..., None]) -> None:
 
     An expected error is printed as one sentence, and the exit code is 1. A wrong option exits with code 2.
     """
+    completion_init()  # options are completed here, and the completion is installed by `penstock --install-completion`
     application = typer.Typer(add_completion=False)
     application.command()(program)
     try:

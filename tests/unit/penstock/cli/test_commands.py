@@ -1,0 +1,90 @@
+"""The command line starts each program with its options unread, and says what to install."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from penstock.cli import commands
+from penstock.distribution import installed_version
+
+Started = list[Sequence[str]]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """The command lines that would have replaced this process."""
+    seen: Started = []
+
+    def remember(file: str, words: Sequence[str]) -> None:
+        assert file == sys.executable
+        seen.append(words)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("os.execv", remember)
+    return seen
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_command_becomes_its_program_and_passes_its_options_on(started: Started, name: str) -> None:
+    options = ["--help", "--port=1", "-x", "--", "--file", "-"]
+    assert CliRunner().invoke(commands.app, [name, *options]).exit_code == 0
+    assert started == [[sys.executable, "-P", "-m", commands.COMMANDS[name].module, *options]]
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("up", "local"), ("serve", "server"), ("consume", "server"), ("provision", "server"), ("profile", "profile")],
+)
+def test_command_without_its_extra_says_what_to_install(
+    started: Started, monkeypatch: pytest.MonkeyPatch, name: str, extra: str
+) -> None:
+    monkeypatch.setattr(commands, "find_spec", lambda _: None)
+    ended = CliRunner().invoke(commands.app, [name])
+    assert ended.exit_code == 2
+    assert ended.stderr == (
+        f"penstock {name}: Install what this command needs: pip install 'penstock-bulk[{extra}]'.\n"
+    )
+    assert started == []
+
+
+def test_submitting_needs_no_extra(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "find_spec", lambda _: None)
+    CliRunner().invoke(commands.app, ["submit", "users.csv"])
+    assert len(started) == 1
+
+
+def test_version_is_the_distributions() -> None:
+    assert CliRunner().invoke(commands.app, ["--version"]).stdout == f"penstock {installed_version()}\n"
+
+
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_options_are_shown_and_completed_by_the_program(command: str) -> None:
+    script = str(Path(sys.executable).with_name("penstock"))
+    environment = {
+        "_PENSTOCK_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"penstock {command} --he",
+        "COMP_CWORD": "2",
+    }
+    told = subprocess.run([script], env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert "--help" in told
+    assert set(told) <= {"--help", "--health-host", "--health-port"}
+
+
+def test_help_and_completion_of_commands_load_no_server_and_no_aws() -> None:
+    code = """
+import sys
+from penstock.cli.commands import app
+try:
+    app(["--help"])
+except SystemExit:
+    pass
+heavy = {"aiohttp", "aiobotocore", "botocore", "boto3", "moto", "pydantic", "uvloop"}
+sys.exit(f"imported: {heavy & set(sys.modules)}" if heavy & set(sys.modules) else 0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert all(name in ended.stdout for name in commands.COMMANDS)
