@@ -10,10 +10,12 @@ import pytest
 from penstock.aws.backend import open_backend
 from penstock.backend import Backend
 from penstock.infra.cloudformation import read_template
+from penstock.infra.embedded.server import EmbeddedAws
+from penstock.infra.local.servers import LocalServers, local_servers
 from penstock.infra.provision import TEMPLATE, provision
 from penstock.settings import Settings
-from tests.support.aws import Aws, scrubbed_environment, start_aws
-from tests.support.backends import REQUIRED
+from tests.support.aws import IN_MEMORY, Aws, embedded, real, scrubbed_environment
+from tests.support.backends import REQUIRED, real_servers_or_skip
 from tests.support.recorded_calls import Call, RecordedCalls
 from tests.support.roles import compare, granted
 
@@ -51,16 +53,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _is_whole(config: pytest.Config, exitstatus: int) -> bool:
-    """Whether all tests were run, and none cut short what it would have called."""
+    """Return True if everything that `make test` runs has run, and passed. It uses every grant of the roles."""
+    option = config.option
+    is_cut_short = option.keyword or option.lf or option.collectonly or option.markexpr not in {"", "not full"}
     all_of_it = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return all_of_it and exitstatus == pytest.ExitCode.OK and not (config.option.keyword or config.option.lf)
+    return all_of_it and exitstatus == pytest.ExitCode.OK and not is_cut_short
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest leaves out what is `full` in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the real servers runs in one worker: they are started once."""
+    """Tests on the real servers are `full`, and run in one worker, so that the servers start once."""
     for item in items:
-        if "real" in item.name:
+        if _needs_java(item):
+            item.add_marker(pytest.mark.full)
             item.add_marker(pytest.mark.xdist_group("real"))
+
+
+def _needs_java(item: pytest.Item) -> bool:
+    parameters: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    return parameters.get("aws") == "real" or "java" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +82,38 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session")
+def embedded_aws(request: pytest.FixtureRequest) -> Iterator[EmbeddedAws]:
+    """The only embedded AWS in this process, because moto keeps its state in the process. No test may reset it."""
+    with EmbeddedAws(watch=request.config.stash[CALLS].watch) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    """Everything that starts ElasticMQ or DynamoDB Local asks for this first. Tests that do so are `full`."""
+    real_servers_or_skip()
+
+
+@pytest.fixture(scope="session")
+def real_servers(java: None) -> Iterator[LocalServers]:
+    with local_servers() as servers:
+        yield servers
+
+
 @pytest.fixture(scope="session", params=["embedded", "real"])
-def aws(request: pytest.FixtureRequest) -> Iterator[Aws]:
-    with start_aws(request.param, request.config.stash[CALLS]) as started:
-        yield started
+def aws(request: pytest.FixtureRequest) -> Aws:
+    """An AWS of the kind that the test asks for: `memory`, `embedded` or `real`.
+
+    The servers have fixtures of their own, so that they keep running when the next test asks for another kind.
+    """
+    match request.param:
+        case "memory":
+            return IN_MEMORY
+        case "embedded":
+            return embedded(request.getfixturevalue("embedded_aws"))
+        case _:
+            return real(request.getfixturevalue("real_servers"))
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import pytest_asyncio
 from penstock.infra.local.servers import Server, running_servers
 from tests.chaos.scenarios import SCENARIOS, Scenario, poison, restart_queue, roll_out, run_scenario
 from tests.chaos.stage import Options, Stage, Terms, open_stage
-from tests.support.backends import real_servers_or_skip
 
-pytestmark = [pytest.mark.xdist_group("real"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SHORT = Options(operations=240, faults=2, consumers=2, lease_seconds=2, units=60)
 
@@ -34,8 +33,7 @@ SHORTENED = [shortened(scenario) for scenario in SCENARIOS]
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    real_servers_or_skip()
+def servers(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
     folder = tmp_path_factory.mktemp("servers")
     with running_servers(folder, storage=folder) as (queue_server, table_server):
         yield queue_server, table_server

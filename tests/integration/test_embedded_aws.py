@@ -10,7 +10,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +27,7 @@ from types_aiobotocore_sqs import SQSClient
 
 from penstock.infra.embedded import host as moto_host
 from penstock.infra.embedded.patches import SUPPORTED_MOTO, UnknownMotoError, check_fit
-from penstock.infra.embedded.server import EmbeddedAws
+from penstock.infra.embedded.server import EmbeddedAws, reset
 
 DEADLINE_SECONDS = 20.0  # for what takes a moment; reached only when something hangs
 LONG_WAIT_SECONDS = 20  # the longest poll; a test that has to wait for its end has failed
@@ -43,9 +43,9 @@ ONCE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def aws() -> Iterator[EmbeddedAws]:
-    with EmbeddedAws() as aws:
-        yield aws
+def aws(embedded_aws: EmbeddedAws) -> EmbeddedAws:
+    """The server itself, instead of what a program needs to find it."""
+    return embedded_aws
 
 
 @pytest.fixture
@@ -75,6 +75,11 @@ async def queue_url(sqs: SQSClient, request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def table_name(dynamodb: DynamoDBClient, request: pytest.FixtureRequest) -> str:
     name: str = request.node.name
+    await create_table(dynamodb, name)
+    return name
+
+
+async def create_table(dynamodb: DynamoDBClient, name: str) -> None:
     await dynamodb.create_table(
         TableName=name,
         BillingMode="PAY_PER_REQUEST",
@@ -95,7 +100,6 @@ async def table_name(dynamodb: DynamoDBClient, request: pytest.FixtureRequest) -
             }
         ],
     )
-    return name
 
 
 @pytest.fixture
@@ -435,15 +439,25 @@ def test_standard_variables_are_all_a_client_needs(aws: EmbeddedAws, monkeypatch
         assert len(client.list_queues(QueueNamePrefix="regional")["QueueUrls"]) == 1
 
 
-async def test_a_reset_leaves_nothing(
-    aws: EmbeddedAws, sqs: SQSClient, dynamodb: DynamoDBClient, queue_url: str, table_name: str
-) -> None:
-    await sqs.send_message(QueueUrl=queue_url, MessageBody="gone soon")
+async def test_a_reset_leaves_nothing() -> None:
+    """In a process of its own: other tests still need what they have in this one."""
+    program = await start_program()
+    url = await read_url(program)
+    session = get_session()
+    async with (
+        session.create_client("sqs", endpoint_url=url, config=AioConfig(**ONCE), **ACCESS) as sqs,
+        session.create_client("dynamodb", endpoint_url=url, config=AioConfig(**ONCE), **ACCESS) as dynamodb,
+    ):
+        queue_url = (await sqs.create_queue(QueueName="filled"))["QueueUrl"]
+        await create_table(dynamodb, "filled")
+        await sqs.send_message(QueueUrl=queue_url, MessageBody="gone soon")
 
-    aws.reset()
+        reset(url)
 
-    assert "QueueUrls" not in await sqs.list_queues()
-    assert (await dynamodb.list_tables())["TableNames"] == []
+        assert "QueueUrls" not in await sqs.list_queues()
+        assert (await dynamodb.list_tables())["TableNames"] == []
+    program.terminate()
+    await program.communicate()
 
 
 @pytest.mark.usefixtures("aws")

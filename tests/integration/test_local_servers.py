@@ -68,13 +68,6 @@ echo "$profile" >> "${0%/*}/calls"
 """
 
 
-@pytest.fixture(scope="module")
-def real_servers() -> Iterator[LocalServers]:
-    real_servers_or_skip()
-    with local_servers() as both:
-        yield both
-
-
 @pytest.fixture
 async def sqs(real_servers: LocalServers) -> AsyncIterator[SQSClient]:
     async with get_session().create_client("sqs", endpoint_url=real_servers.sqs_url, **ANYONE) as client:
@@ -291,9 +284,9 @@ class TestDynamoDBLocal:
         assert answer["Item"]["n"] == {"N": "1"}
 
 
+@pytest.mark.usefixtures("java")
 class TestStopping:
     def test_the_end_of_the_block_leaves_no_process(self, tmp_path: Path) -> None:
-        real_servers_or_skip()
         with local_servers(tmp_path) as both:
             assert is_listening(both.sqs_url)
             assert is_listening(both.dynamodb_url)
@@ -311,7 +304,6 @@ class TestStopping:
         ],
     )
     def test_the_program_takes_its_servers_with_it(self, number: signal.Signals, status: int, tmp_path: Path) -> None:
-        real_servers_or_skip()
         with start_program("--logs", str(tmp_path)) as program:
             exports = [program.stdout.readline() for _ in range(6)] if program.stdout else []
             started = processes_in(tmp_path)
@@ -326,6 +318,7 @@ class TestStopping:
 
 
 class TestStarting:
+    @pytest.mark.usefixtures("java")
     @pytest.mark.parametrize("spec", [ELASTICMQ, DYNAMODB], ids=lambda spec: spec.name)
     def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
         self, spec: ServerSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -343,6 +336,7 @@ class TestStarting:
                 assert server.port != stranger.getsockname()[1]
                 assert is_listening(server.url)
 
+    @pytest.mark.usefixtures("java")
     def test_a_server_that_dies_is_reported_with_the_end_of_its_log(self, tmp_path: Path) -> None:
         with launched(replace(ELASTICMQ, main="no.such.Server"), tmp_path) as server:
             with pytest.raises(LocalServersError, match=r"(?s)ElasticMQ exited before it was ready.*no\.such\.Server"):
@@ -350,6 +344,7 @@ class TestStarting:
             with pytest.raises(LocalServersError, match="exited unexpectedly"):
                 server.check()
 
+    @pytest.mark.usefixtures("java")
     def test_a_server_that_never_answers_is_reported_in_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -513,7 +508,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 @contextmanager
 def launched(spec: ServerSpec, folder: Path) -> Iterator[Server]:
     """One server alone, not asked yet whether it is ready."""
-    real_servers_or_skip()
     server = Server(spec, str(shutil.which("java")), servers.fetch() / spec.profile, folder / "log")
     try:
         server.launch()

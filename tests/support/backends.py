@@ -1,4 +1,4 @@
-"""Which servers a test may count on."""
+"""Decides what happens to a test if the real servers cannot be started on this machine."""
 
 import os
 
@@ -10,9 +10,9 @@ REQUIRED = "PENSTOCK_REQUIRE_REAL_SERVERS"
 
 
 def real_servers_or_skip() -> None:
-    """Call it in the fixture that starts ElasticMQ and DynamoDB Local, so that each test is skipped under its own name.
+    """Skip the test if ElasticMQ and DynamoDB Local cannot be started here. Tests call it through the fixture `java`.
 
-    With PENSTOCK_REQUIRE_REAL_SERVERS=1, as in CI, a missing tool fails the test instead: nobody reads the skips there.
+    With PENSTOCK_REQUIRE_REAL_SERVERS=1, as in CI, the test fails instead, because nobody reads the skips there.
     """
     reason = missing_tools()
     if reason is None:
