@@ -1,4 +1,4 @@
-"""Run many seeds, or one again: `python -m tests.simulation --seeds 0-499`, or `--replay 377`."""
+"""Run many seeds, or one again: `python -m tests.simulation --seeds 0-499`, or `--replay 377`; or `--teeth`."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tests.simulation.mixes import MIXES, Mix
 from tests.simulation.scenario import Report, run_seed
+from tests.simulation.teeth import check_teeth
 from tests.simulation.world import PromiseBroken
 
 SHOWN_WORDS = 3  # of each seed that failed; a replay shows all
@@ -43,7 +44,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-499", metavar="FIRST-LAST", help="which seeds to run (0-499)")
     parser.add_argument("--mix", choices=[mix.name for mix in MIXES], help="one fault mix; else the seed chooses")
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one seed and print what happens in it")
+    parser.add_argument("--teeth", action="store_true", help="find a seed or a call for each fault in mutations.py")
     arguments = parser.parse_args()
+    if arguments.teeth:
+        sys.exit(_check_teeth())
     mix = next((mix for mix in MIXES if mix.name == arguments.mix), None)
     if arguments.replay is not None:
         sys.exit(_replay(arguments.replay, mix))
@@ -86,6 +90,15 @@ def _run(seeds: range, mix: Mix | None) -> int:
     failed = sum(tally.failed for tally in tallies.values())
     _say(f"{len(seeds) - failed:,} of {len(seeds):,} seeds hold every promise; {time.monotonic() - begun_at:.0f} s.")
     return 1 if failed else 0
+
+
+def _check_teeth() -> int:
+    """Say what finds each fault. Return 1 if that has to be stored in mutations.py, or if nothing finds one."""
+    is_stored = True
+    for name, found_by, is_as_stored in check_teeth():
+        _say(f"{name:<40} {found_by}{'' if is_as_stored else '   <- not what is stored'}")
+        is_stored = is_stored and is_as_stored
+    return 0 if is_stored else 1
 
 
 def _say(*lines: str) -> None:

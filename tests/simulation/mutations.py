@@ -23,15 +23,27 @@ from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
 from penstock.running.runner import Runner
 from penstock.store import Group, KeyClaim, Traces
+from tests.simulation.situations import Hit
 
 Patching = pytest.MonkeyPatch
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """`mix` is where it should be found."""
+    """A fault that seeded runs find. `mix` is where they should, and `seed` is one of that mix that does."""
 
     mix: str
+    seed: int
+    patch: Callable[[Patching], None]
+
+
+@dataclass(frozen=True, slots=True)
+class MutationAtCall:
+    """A fault that is found if `hit` happens at the call with this number in this situation."""
+
+    situation: str
+    call: int
+    hit: Hit
     patch: Callable[[Patching], None]
 
 
@@ -306,36 +318,38 @@ def tell_what_is_not_counted(patching: Patching) -> None:
     patching.setattr("penstock.service.batches.results._counted_records", mutant)
 
 
+# The seeds and calls are those that find the fault today; `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
-    patch.__name__: Mutation(mix, patch)
-    for mix, patch in [
-        ("kills", count_before_commit),
-        ("kills", delete_before_count),
-        ("queue", drop_the_condition_on_the_counter),
-        ("queue", count_by_increment_alone),
-        ("kills", forget_the_follow_ups_on_redelivery),
-        ("calm", finish_without_looking_at_all_groups),
-        ("rollouts", release_instead_of_commit_on_stop),
-        ("queue", commit_without_a_condition),
-        ("queue", run_without_looking_for_a_record),
-        ("kills", accept_before_the_chunks_are_sent),
-        ("clocks", abandon_by_the_clock_alone),
-        ("calm", forget_the_heartbeats),
-        ("queue", overlook_refused_entries),
-        ("sweeps", close_a_group_without_a_condition),
-        ("sweeps", count_in_a_closed_group),
-        ("late", take_a_key_over_without_abandoning),
-        ("redrives", forget_what_failed_before_a_redrive),
-        ("endings", cancel_what_has_finished),
-        ("poison", run_a_last_attempt_beside_others),
-        ("pauses", run_a_suspect_without_looking_again),
-        ("losses", tell_what_is_not_counted),
+    patch.__name__: Mutation(mix, seed, patch)
+    for mix, seed, patch in [
+        ("kills", 2, count_before_commit),
+        ("kills", 18, delete_before_count),
+        ("queue", 5, drop_the_condition_on_the_counter),
+        ("queue", 5, count_by_increment_alone),
+        ("kills", 66, forget_the_follow_ups_on_redelivery),
+        ("calm", 128, finish_without_looking_at_all_groups),
+        ("rollouts", 1, release_instead_of_commit_on_stop),
+        ("queue", 5, commit_without_a_condition),
+        ("queue", 85, run_without_looking_for_a_record),
+        ("kills", 2, accept_before_the_chunks_are_sent),
+        ("clocks", 55, abandon_by_the_clock_alone),
+        ("calm", 128, forget_the_heartbeats),
+        ("queue", 21, overlook_refused_entries),
+        ("sweeps", 141, close_a_group_without_a_condition),
+        ("sweeps", 141, count_in_a_closed_group),
+        ("late", 84, take_a_key_over_without_abandoning),
+        ("redrives", 30, forget_what_failed_before_a_redrive),
+        ("endings", 43, cancel_what_has_finished),
+        ("poison", 264, run_a_last_attempt_beside_others),
+        ("pauses", 774, run_a_suspect_without_looking_again),
+        ("losses", 332, tell_what_is_not_counted),
     ]
 }
-
-# Found where a certain call fails: by situation
 MUTATIONS_AT_CALLS = {
-    "a suspect beside poison": commit_a_suspect_after_its_quarantine,
-    "some tried again": forget_the_follow_ups_on_redelivery,
-    "several groups": finish_without_looking_at_all_groups,
+    mutation.patch.__name__: mutation
+    for mutation in [
+        MutationAtCall("a suspect beside poison", 22, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
+        MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
+        MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),
+    ]
 }

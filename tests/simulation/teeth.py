@@ -1,0 +1,64 @@
+"""Checks that each fault put into Penstock on purpose is found, and searches for a seed or a call that finds it."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.mixes import MIXES
+from tests.simulation.mutations import MUTATIONS, MUTATIONS_AT_CALLS, Mutation, MutationAtCall
+from tests.simulation.scenario import run_seed
+from tests.simulation.situations import SITUATIONS, Hit, play
+from tests.simulation.world import PromiseBroken
+
+SEEDS = 300  # of a mix, at most; most faults are found within ten
+
+
+def mix_of(seed: int) -> str:
+    return MIXES[seed % len(MIXES)].name
+
+
+def is_found(mutation: Mutation, seed: int) -> bool:
+    with pytest.MonkeyPatch.context() as patching:
+        mutation.patch(patching)
+        try:
+            run_seed(seed)
+        except PromiseBroken:
+            return True
+    return False
+
+
+def is_found_at(mutation: MutationAtCall, call: int, hit: Hit) -> bool:
+    with pytest.MonkeyPatch.context() as patching:
+        mutation.patch(patching)
+        try:
+            play(SITUATIONS[mutation.situation], {call: hit})
+        except PromiseBroken:
+            return True
+    return False
+
+
+def find_seed(mutation: Mutation) -> int | None:
+    """Return the first seed of the mutation's mix that finds it."""
+    place = next(number for number, mix in enumerate(MIXES) if mix.name == mutation.mix)
+    seeds = range(place, place + SEEDS * len(MIXES), len(MIXES))
+    return next((seed for seed in seeds if is_found(mutation, seed)), None)
+
+
+def find_call(mutation: MutationAtCall) -> tuple[int, Hit] | None:
+    """Return the first call of the mutation's situation at which it is found, and what must happen there."""
+    calls = len(play(SITUATIONS[mutation.situation]).calls)
+    places = itertools.product(range(calls), Hit)
+    return next((place for place in places if is_found_at(mutation, *place)), None)
+
+
+def check_teeth() -> Iterator[tuple[str, str, bool]]:
+    """Yield for each mutation its name, what finds it, and whether that is what `mutations.py` stores."""
+    for name, mutation in MUTATIONS.items():
+        is_stored = mix_of(mutation.seed) == mutation.mix and is_found(mutation, mutation.seed)
+        seed = mutation.seed if is_stored else find_seed(mutation)
+        yield name, "nothing finds it" if seed is None else f"seed {seed}", is_stored
+    for name, at_call in MUTATIONS_AT_CALLS.items():
+        is_stored = is_found_at(at_call, at_call.call, at_call.hit)
+        place = (at_call.call, at_call.hit) if is_stored else find_call(at_call)
+        yield name, "nothing finds it" if place is None else f"call {place[0]}, Hit.{place[1].name}", is_stored
