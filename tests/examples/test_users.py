@@ -31,13 +31,14 @@ T = TypeVar("T")
 
 POSTGRES_URL = os.environ.get("USERS_TEST_POSTGRES_URL", "")
 HANG_SECONDS = 30
+ROOT = Path(__file__).parents[2]  # where the examples can be imported; they are not installed
 needs_postgres = pytest.mark.skipif(not POSTGRES_URL, reason="USERS_TEST_POSTGRES_URL names no PostgreSQL")
 
 ADA = NewUser(email="ada@example.com", name="Ada Lovelace", born_on=date(1985, 12, 10), country="GB", plan="team")
 GRACE = NewUser(email="grace@example.com", name="Grace Hopper", born_on=date(1976, 12, 9), country="IE")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[needs_postgres, pytest.mark.full])])
 async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """A database of the test's own."""
     if request.param == "sqlite":
@@ -559,7 +560,7 @@ async def started(*arguments: str, cwd: Path, **environment: str) -> AsyncIterat
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", RUN_WITH_FILE, *arguments),
         cwd=cwd,
-        env={**os.environ, "USERS_DATABASE_URL": "", **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "USERS_DATABASE_URL": "", **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -598,6 +599,7 @@ async def test_the_example_ends_badly_when_a_row_did_not_end_as_meant(few_rows: 
     assert "1 missing, such as " in output
 
 
+@pytest.mark.usefixtures("ctrl_c")
 async def test_the_example_serves_until_ctrl_c(few_rows: Path, tmp_path: Path) -> None:
     port = free_port()
     async with started(str(few_rows), "--port", str(port), cwd=tmp_path) as process:

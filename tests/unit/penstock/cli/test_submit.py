@@ -323,6 +323,7 @@ async def test_url_that_is_none_is_told(server: Server, url: str) -> None:
     assert "should look like" in result.stderr
 
 
+@pytest.mark.usefixtures("ctrl_c")
 async def test_ctrl_c_tells_what_goes_on_and_exits_130(server: Server) -> None:
     server.is_hanging = True
     write_users("Ann", "Bo")
