@@ -1,4 +1,4 @@
-"""Installations for the stories: one for each test that starts and kills programs, one shared by those that do not."""
+"""Provides installations: one for each story that starts and kills programs, one shared by those that do not."""
 
 import asyncio
 import sys
@@ -14,10 +14,20 @@ from tests.support.aws import Aws
 
 Install = Callable[..., Awaitable[Installation]]
 
+FOLDER = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest leaves out what is `full` in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` plays one story for each promise and each program: those with the mark `story`."""
+    for item in items:
+        if FOLDER in item.path.parents and not item.get_closest_marker("story") and item.path.name != "test_stories.py":
+            item.add_marker(pytest.mark.full)
+
 
 @pytest.fixture
 async def install(aws: Aws, tmp_path: Path) -> AsyncIterator[Install]:
-    """Makes installations with the settings a test asks for."""
+    """Make installations with the settings that a test asks for."""
     made: list[Installation] = []
     async with AsyncExitStack() as stack:
 

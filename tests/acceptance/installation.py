@@ -74,6 +74,11 @@ class Installation:
         with self._queue("chunks-normal") as (sqs, url):
             sqs.send_message(QueueUrl=url, MessageBody=body)
 
+    def lose_messages(self, priority: Priority = Priority.NORMAL) -> None:
+        """Purge a queue of chunks."""
+        with self._queue(f"chunks-{priority}") as (sqs, url):
+            sqs.purge_queue(QueueUrl=url)
+
     def messages_left(self) -> int:
         """On the queues of chunks: waiting, delayed or delivered."""
         of_queues = [self.queue_attributes(priority) for priority in Priority]

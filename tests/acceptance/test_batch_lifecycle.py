@@ -31,6 +31,7 @@ async def watch(api: Api, batch_id: str) -> list[Status]:
     return statuses
 
 
+@pytest.mark.story("serve")
 async def test_small_batch_is_answered_at_once_in_its_order(running: Installation) -> None:
     operations = [{**SUM, "id": "first"}, {**REFUSED, "id": "second"}, {**SUM, "id": "third"}]
 
@@ -86,6 +87,7 @@ async def test_batches_of_many_clients_at_once_do_not_mix(running: Installation)
     assert [len(await running.api.results(batch_id)) for batch_id in batch_ids] == list(sizes)
 
 
+@pytest.mark.story("counters are exact at every read", "serve", "consume")
 async def test_progress_rises_to_the_end_and_never_falls(running: Installation) -> None:
     batch_id = await running.api.submit(lingers(300, seconds=0.05))
 

@@ -1,5 +1,7 @@
 """What failed for good lands in the dead letter queue, as messages that can be run again."""
 
+import pytest
+
 from penstock.priority import Priority
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import on_any_aws, read_letter
@@ -65,6 +67,7 @@ async def test_message_that_is_no_chunk_is_set_aside_and_stops_nothing(install: 
     assert penstock.take_dead_letters() == ["This is no chunk."]
 
 
+@pytest.mark.story("roles")
 @on_any_aws
 async def test_dead_letters_of_every_priority_are_shown_and_put_back_through_the_api(install: Install) -> None:
     """Slow enough for heartbeats, too: so the programs make every call that their roles on AWS grant."""

@@ -40,7 +40,7 @@ async def test_accepted_batch_goes_on_without_its_front_end_and_another_one_tell
     ("service", "action", "let_through"),
     [
         pytest.param("SQS", "SendMessageBatch", 0, id="before sending"),
-        pytest.param("SQS", "SendMessageBatch", 3, id="while sending"),
+        pytest.param("SQS", "SendMessageBatch", 3, id="while sending", marks=pytest.mark.story("acceptance is atomic")),
         pytest.param("DYNAMODB", "UpdateItem", 0, id="before marking it accepted"),
     ],
 )

@@ -3,6 +3,7 @@
 import asyncio
 
 import aiohttp
+import pytest
 
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation, on_any_aws
@@ -24,6 +25,7 @@ async def until_begun(penstock: Installation, count: int) -> None:
     await eventually(has_begun)
 
 
+@pytest.mark.story("stopping loses nothing")
 async def test_stopped_consumer_hands_on_what_it_has_not_finished(install: Install) -> None:
     penstock = await install(VISIBILITY_SECONDS=LONG_LEASE, GRACE_SECONDS="0.3", CONCURRENCY="5", CHUNK_OPERATIONS="12")
     _, stopped = await asyncio.gather(penstock.serve(), penstock.consume())

@@ -5,6 +5,7 @@ from typing import Any
 
 import aiohttp
 import boto3
+import pytest
 
 from penstock.metrics.names import Program
 from tests.acceptance.conftest import Install
@@ -40,6 +41,7 @@ def names_in_cloudwatch(penstock: Installation, program: Program) -> set[str]:
         client.close()
 
 
+@pytest.mark.story("roles")
 @on_any_aws
 async def test_both_programs_tell_what_they_have_done(install: Install) -> None:
     penstock = await install(LEAVE_SECONDS="0")

@@ -1,5 +1,7 @@
 """`penstock consume --processes N`: several consumers under a parent that restarts the dead and stops them all."""
 
+import pytest
+
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import on_any_aws
 from tests.support.api import Operation
@@ -10,6 +12,7 @@ NOTE: Operation = {"method": "POST", "path": "/notes"}
 LINGER: Operation = {"method": "POST", "path": "/lingers", "body": {"seconds": 0.02}}
 
 
+@pytest.mark.story("consume --processes")
 @on_any_aws
 async def test_killed_consumer_is_replaced_and_all_stop_together(install: Install) -> None:
     penstock = await install(VISIBILITY_SECONDS="2", CHUNK_OPERATIONS="20")

@@ -1,5 +1,7 @@
 """`penstock provision` makes what is missing and harms nothing that is there."""
 
+import pytest
+
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation, on_any_aws
 from tests.support.api import Operation
@@ -13,6 +15,7 @@ async def provision_again(penstock: Installation, **environment: str) -> str:
     return program.output()
 
 
+@pytest.mark.story("provision")
 async def test_provisioning_again_says_the_same_and_harms_nothing(install: Install) -> None:
     penstock = await install()
     await penstock.serve()

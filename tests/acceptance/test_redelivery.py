@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation, read_letter
 from tests.support.api import Operation
@@ -63,6 +65,7 @@ async def begun(penstock: Installation, batch_id: str, first: int) -> bool:
     return any(entry.key in keys for entry in penstock.journal.entries("begun"))
 
 
+@pytest.mark.story("exactly one recorded outcome", "never again once recorded")
 async def test_batch_survives_consumers_that_are_killed_over_and_over(install: Install) -> None:
     penstock = await install(VISIBILITY_SECONDS=SHORT_LEASE, CHUNK_OPERATIONS="20")
     await penstock.serve()
@@ -97,6 +100,7 @@ async def test_handlers_longer_than_the_lease_run_once(install: Install) -> None
     assert {outcome["result"]["attempt"] for outcome in await penstock.api.results(batch_id)} == {1}
 
 
+@pytest.mark.story("poison hurts no neighbour")
 async def test_poison_operation_fails_and_hurts_no_neighbour(install: Install) -> None:
     penstock = await install(VISIBILITY_SECONDS=SHORT_LEASE, SYNC_MAX_OPERATIONS="0", CHUNK_OPERATIONS="8")
     await penstock.serve()

@@ -68,6 +68,7 @@ async def up(local: Programs) -> AsyncIterator[StartUp]:
         yield start
 
 
+@pytest.mark.story("up")
 async def test_everything_is_there_and_can_be_looked_into(up: StartUp) -> None:
     machine = await up(consumers=2)
 

@@ -67,9 +67,9 @@ class Api:
         async with self._session.post(f"{self.url}/batch", data=body, headers=headers) as answer:
             return Answer(answer.status, answer.headers, await answer.json(content_type=None))
 
-    async def submit(self, operations: Sequence[Operation]) -> str:
-        """The id of a batch that was accepted."""
-        answer = await self.post(operations)
+    async def submit(self, operations: Sequence[Operation], **members: Any) -> str:
+        """Return the id of a batch that was accepted."""
+        answer = await self.post(operations, **members)
         assert answer.status == 202, answer
         batch_id: str = answer.body["batchId"]
         return batch_id
