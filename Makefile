@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate chaos bench docs format lint types acceptance lock setup clean
+.PHONY: help run test test-full check simulate chaos bench docs format lint types acceptance lock setup clean
 
 SEEDS ?= 0-499
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMPILE := uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 help: ## this list
@@ -16,11 +17,14 @@ help: ## this list
 run: $(READY) ## everything on this machine, with the users example (ARGS=--once ends after the summary)
 	@$(BIN)/python -m examples.users $(ARGS)
 
-test: $(READY) ## all tests; those that need Java are skipped by name where there is none
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+test: $(READY) ## the tests that need no Java, in less than four minutes; ARGS="tests/unit -k lease" runs some
+	$(PYTEST) $(ARGS)
 
-acceptance: $(READY) ## the stories with real processes only
-	$(BIN)/pytest -n 2 --dist loadgroup tests/acceptance $(ARGS)
+test-full: $(READY) ## the tests that `make test` leaves out: the real servers, all seeds, every story, chaos in short
+	$(PYTEST) -m full $(ARGS)
+
+acceptance: $(READY) ## every story with real processes
+	$(PYTEST) -m "" tests/acceptance $(ARGS)
 
 simulate: $(READY) ## runs on a simulated AWS in virtual time: SEEDS=0-4999, MIX=storm, ARGS="--replay 377"
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(MIX),--mix "$(MIX)") $(ARGS)
@@ -34,7 +38,7 @@ bench: $(READY) ## speed, cost and memory beside their floors: an hour or more (
 docs: $(READY) ## build the site into .run/docs; warnings and broken links are errors
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs .run/docs
 
-check: lint types test ## what CI runs
+check: lint types test docs test-full ## what CI runs
 
 format: $(READY) ## lay out the code
 	$(BIN)/ruff format .
