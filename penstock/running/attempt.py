@@ -41,17 +41,23 @@ class Attempt:
     seconds: float | None = None  # what each of them took; None if there was no call
 
     async def within_limits(
-        self, open_transaction: OpenTransaction, perform: Callable[[Any], Awaitable[T]], monotonic: Callable[[], float]
+        self,
+        open_transaction: OpenTransaction | None,
+        perform: Callable[[Any], Awaitable[T]],
+        monotonic: Callable[[], float],
     ) -> T:
-        """Await `perform` in a transaction and within the handler's time. Raise what went wrong.
+        """Await `perform` within the handler's time, and in a transaction if there is one. Raise what went wrong.
 
         The transaction ends cleanly only if `perform` returned. Otherwise it is left by an exception.
         """
         result = _NOTHING
         begun_at = monotonic()
         try:
-            async with asyncio.timeout(self.route.policy.timeout_seconds) as limit, open_transaction() as opened:
-                result = await perform(opened)
+            async with asyncio.timeout(self.route.policy.timeout_seconds) as limit:
+                if open_transaction is None:
+                    return await perform(None)
+                async with open_transaction() as opened:
+                    result = await perform(opened)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise

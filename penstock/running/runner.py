@@ -70,7 +70,7 @@ class Runner:
         self._threads = Threads(concurrency, weights, monotonic)
         self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes, weights, monotonic)
         self._rooms: dict[Place, Room] = {Place.THREAD: self._threads, Place.PROCESS: self._cpu}
-        self._performers: dict[Place, Callable[[Attempt, OpenTransaction], Awaitable[list[Any]]]] = {
+        self._performers: dict[Place, Callable[[Attempt, OpenTransaction | None], Awaitable[list[Any]]]] = {
             Place.LOOP: self._perform_on_loop,
             Place.THREAD: self._perform_in_thread,
             Place.PROCESS: self._perform_in_process,
@@ -232,16 +232,16 @@ class Runner:
         finally:
             self._note_spent(attempt)
 
-    def _perform_on_loop(self, attempt: Attempt, transaction: OpenTransaction) -> Awaitable[list[Any]]:
+    def _perform_on_loop(self, attempt: Attempt, transaction: OpenTransaction | None) -> Awaitable[list[Any]]:
         return attempt.within_limits(transaction, attempt.call_on_loop, self._monotonic)
 
-    def _perform_in_thread(self, attempt: Attempt, transaction: OpenTransaction) -> Awaitable[list[Any]]:
+    def _perform_in_thread(self, attempt: Attempt, transaction: OpenTransaction | None) -> Awaitable[list[Any]]:
         def call(opened: Any) -> Awaitable[list[Any]]:
             return self._threads.run(lambda: attempt.call_in_thread(opened), attempt.source.priority)
 
         return attempt.within_limits(transaction, call, self._monotonic)
 
-    async def _perform_in_process(self, attempt: Attempt, transaction: OpenTransaction) -> list[Any]:
+    async def _perform_in_process(self, attempt: Attempt, transaction: OpenTransaction | None) -> list[Any]:
         job = self._job(attempt)
         async with self._cpu.worker(attempt.route) as worker:
             answer = await attempt.within_limits(transaction, lambda _: worker.perform(job), self._monotonic)
@@ -263,14 +263,14 @@ class Runner:
             headers=dict(attempt.source.headers),
         )
 
-    def _open(self, route: Route, transaction: OpenTransaction | None) -> OpenTransaction:
-        """Return what opens the transaction. It belongs to the event loop, so handlers elsewhere have none."""
+    def _open(self, route: Route, transaction: OpenTransaction | None) -> OpenTransaction | None:
+        """Return what opens the transaction, if any. It is for the event loop: elsewhere there is a stand-in."""
+        own = self._operations.transaction
         if route.is_forwarded:
-            return nullcontext
+            return None
         if route.place is Place.LOOP:
-            return transaction or self._operations.transaction or nullcontext
-        nothing = None if self._operations.transaction is None else NoTransaction(route.name)
-        return lambda: nullcontext(nothing)
+            return transaction or own
+        return None if own is None else lambda: nullcontext(NoTransaction(route.name))
 
     def _note_spent(self, attempt: Attempt) -> None:
         if attempt.seconds is None:
