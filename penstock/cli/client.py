@@ -1,10 +1,10 @@
-"""Submits operations over HTTP: post the batches, follow them to their end, collect the outcomes.
+"""Submits operations over HTTP: posts the batches, follows them until they have finished, collects the outcomes.
 
-`Client` speaks to the server, one call at a time. `Submission` carries a whole file through it: as several batches
-where a limit asks for it, followed as one.
+`Client` talks to the server, one call at a time. `FileSubmission` submits a whole file: as several batches if a limit
+requires it, followed as one.
 
-A POST is never repeated unless the server said that it did not take the batch: a batch that may have been accepted
-would otherwise run twice. A GET is repeated as long as patience lasts.
+A POST is repeated only if the server said that it did not accept the batch. Otherwise a batch that was accepted could
+run twice. A GET is repeated until it has failed too often.
 """
 
 import asyncio
@@ -28,37 +28,37 @@ from yarl import URL
 from penstock.cli.operations_file import FileOperation, OperationsFile
 
 T = TypeVar("T")
-Outcome = dict[str, Any]
+OutcomeJson = dict[str, Any]
 
 _FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 _PROBLEM_TYPE = "application/problem+json"
 _NDJSON_TYPE = "application/x-ndjson"
 
-# Posting waits long for its answer (a synchronous batch runs meanwhile); a read that hangs is better asked again.
+# A POST may take long: a synchronous batch runs before it is answered. A GET that takes long is better repeated.
 _POST_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=300)
 _READ_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How often the client asks, and how long it bears not being answered."""
+class RequestPolicy:
+    """How often the client sends a request, and how often it repeats one that failed."""
 
     poll_seconds: float = 0.2
     poll_max_seconds: float = 2.0
-    backoff_seconds: float = 0.5  # doubled for each attempt in a row ...
+    backoff_seconds: float = 0.5  # doubled after each further failure ...
     backoff_max_seconds: float = 10.0  # ... up to this
-    max_attempts: int = 8  # of one GET: about 45 seconds in all
-    max_turned_away: int = 10  # "429" or "503, Retry-After" in a row, over all batches
+    max_attempts: int = 8  # of one GET: about 45 seconds in total
+    max_waits: int = 10  # how often in a row the server may ask to wait, over all batches
     posts_in_flight: int = 4
-    followed_at_once: int = 8  # batches run in the order they came: asking after all of a thousand tells no more
+    followed_at_once: int = 8  # batches run in the order of their arrival: following a thousand would show no more
 
     def backoff(self, failures: int) -> float:
         return min(self.backoff_seconds * 2.0 ** (failures - 1), self.backoff_max_seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """How many operations came to what; of one batch, or of several added up."""
+class Tally:
+    """How many operations have which outcome, in one batch or in several together."""
 
     total: int = 0
     completed: int = 0
@@ -67,8 +67,8 @@ class Counts:
     cancelled: int = 0
     expired: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
             self.total + other.total,
             self.completed + other.completed,
             self.succeeded + other.succeeded,
@@ -79,7 +79,7 @@ class Counts:
 
 
 class _Body(BaseModel):
-    """What the server says: members we do not know are not our business."""
+    """A JSON object of the server. Members that are not known here are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
@@ -90,17 +90,17 @@ class ProblemError(_Body):
 
 
 class Problem(_Body):
-    """An RFC 9457 problem, or what can be told of an answer that is none."""
+    """A problem as RFC 9457 describes it, or what is known of an error response in another format."""
 
     title: str = ""
     detail: str = ""
     errors: list[ProblemError] = Field(default_factory=list)
-    error_count: int = 0  # where not all of them are in `errors`
+    error_count: int = 0  # larger than the length of `errors` if the server did not list all
     max_operations: int | None = None
     max_body_bytes: int | None = None
 
     def __str__(self) -> str:
-        """Without a full stop, to stand inside a sentence."""
+        """Return the problem without a full stop at the end, for use inside a sentence."""
         return f"{self.title}: {self.detail.rstrip('.')}" if self.detail else self.title
 
 
@@ -113,11 +113,11 @@ class _Status(_Body):
     cancelled: int = 0
     expired: int = 0
 
-    def counts(self) -> Counts:
-        return Counts(self.total, self.completed, self.succeeded, self.failed, self.cancelled, self.expired)
+    def counts(self) -> Tally:
+        return Tally(self.total, self.completed, self.succeeded, self.failed, self.cancelled, self.expired)
 
 
-class _Later(_Body):
+class _Accepted(_Body):
     status_url: str
     results_url: str
 
@@ -128,35 +128,35 @@ class _Summary(_Body):
     failed: int
 
 
-class _AtOnce(_Body):
+class _Finished(_Body):
     summary: _Summary
-    results: list[Outcome]
+    results: list[OutcomeJson]
 
 
 @dataclass(slots=True)
 class AcceptedBatch:
-    """A batch the server took. It is followed until it is final, or until it is lost sight of."""
+    """A batch that the server accepted. It is followed until it is final or can no longer be read."""
 
     span: range  # of the file's operations
-    counts: Counts
+    counts: Tally
     is_final: bool = False
-    outcomes: Sequence[Outcome] | None = None  # of a batch that was answered at once
+    outcomes: Sequence[OutcomeJson] | None = None  # if the batch was answered synchronously
     status_url: URL = field(default_factory=URL)
     results_url: URL = field(default_factory=URL)
     first_poll_seconds: float = 0.0
-    lost: str = ""  # why its counts or outcomes could not be read; on the server they are all the same
+    unreadable: str = ""  # why its counts or outcomes could not be read. They still exist on the server.
 
 
 @dataclass(frozen=True, slots=True)
 class TooLarge:
-    """Not accepted: the batch is over one of the server's limits. In smaller batches it may go."""
+    """The batch was not accepted because it exceeds a limit. Its operations may fit into smaller batches."""
 
     problem: Problem
 
 
 @dataclass(frozen=True, slots=True)
-class TurnedAway:
-    """Not accepted: the server is busy, or our rate is used up. The same batch may go later."""
+class AskedToWait:
+    """The batch was not accepted because the server is busy or limits our rate. It may be posted again later."""
 
     status: int
     problem: Problem
@@ -164,36 +164,36 @@ class TurnedAway:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """Not accepted, and would not be if it were posted again."""
+class Rejected:
+    """The batch was not accepted, and posting it again would give the same answer."""
 
     status: int
     problem: Problem
 
 
 @dataclass(frozen=True, slots=True)
-class NothingAnswers:
-    """Not accepted: no connection came about. The reason is given where it is not just that."""
+class Unreachable:
+    """The batch was not accepted because no connection could be opened. The reason is empty if nothing listens."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Uncertain:
-    """The batch was sent, and what became of it is not known. Posting it again could run it twice."""
+    """The batch was sent, but it is not known if it was accepted. Posting it again could run it twice."""
 
     reason: str
 
 
-Answer = AcceptedBatch | TooLarge | TurnedAway | Refused | NothingAnswers | Uncertain
+PostResult = AcceptedBatch | TooLarge | AskedToWait | Rejected | Unreachable | Uncertain
 
 
 class OutOfReach(Exception):
-    """A batch's status or results could not be read, patiently; it goes on on the server."""
+    """The status or the results of a batch could not be read, after all attempts. The batch still runs."""
 
 
 class _Transient(Exception):
-    """A read failed in a way that may pass."""
+    """A read failed and may be repeated."""
 
     def __init__(self, reason: str, after_seconds: float | None = None) -> None:
         super().__init__(reason)
@@ -201,27 +201,27 @@ class _Transient(Exception):
 
 
 class Screen(Protocol):
-    """Where a submission tells how it goes."""
+    """What a submission reports its progress to."""
 
-    def show(self, counts: Counts) -> None:
-        """The counts changed."""
+    def show(self, counts: Tally) -> None:
+        """Show the counts, which have changed."""
 
     def say(self, sentence: str) -> None:
-        """Something worth a line happened."""
+        """Print a sentence for the user."""
 
 
 class Client:
-    """The server's HTTP face, one call at a time. Used as `async with`."""
+    """The calls of the server's HTTP API that a submission needs. Use it with `async with`."""
 
-    def __init__(self, url: URL, pace: Pace, screen: Screen) -> None:
+    def __init__(self, url: URL, policy: RequestPolicy, screen: Screen) -> None:
         self._url = url
-        self._pace = pace
+        self._policy = policy
         self._screen = screen
         self._is_reading = True
 
     async def __aenter__(self) -> Self:
-        # A connection for each request: on one kept open, the server's closing it for idleness just as we post
-        # looks the same as a batch that was sent and never answered.
+        # Every request has its own connection. A server may close an idle connection while we post on it, and that
+        # cannot be told from a batch that was sent and never answered.
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
         return self
 
@@ -230,8 +230,8 @@ class Client:
     ) -> None:
         await self._session.close()
 
-    async def post(self, file: OperationsFile, span: range) -> Answer:
-        """Posts the span as one batch, once."""
+    async def post(self, file: OperationsFile, span: range) -> PostResult:
+        """Post the span as one batch, once."""
         body = BytesIO(encode_batch(file, span))
         headers = {"Content-Type": "application/json", "Accept": f"application/json, {_PROBLEM_TYPE}"}
         try:
@@ -240,53 +240,53 @@ class Client:
             ) as response:
                 return await self._answer(response, span)
         except aiohttp.ClientConnectorError as error:
-            return NothingAnswers("" if _is_plain(error) else str(error))
+            return Unreachable("" if _is_plain(error) else str(error))
         except aiohttp.ConnectionTimeoutError:
-            return NothingAnswers("")
+            return Unreachable("")
         except (aiohttp.ClientError, TimeoutError) as error:
             return Uncertain(_reason(error))
 
-    async def _answer(self, response: aiohttp.ClientResponse, span: range) -> Answer:
+    async def _answer(self, response: aiohttp.ClientResponse, span: range) -> PostResult:
         if response.status in {200, 202}:
             return await self._acceptance(response, span)
         problem, after_seconds = await _problem(response), _retry_after(response)
         if response.status == 413:
             return TooLarge(problem)
         if response.status == 429 or (response.status == 503 and after_seconds is not None):
-            return TurnedAway(response.status, problem, after_seconds)
-        if response.status >= 500:  # it may have failed after it had accepted
+            return AskedToWait(response.status, problem, after_seconds)
+        if response.status >= 500:  # the server may have failed after it had accepted the batch
             return Uncertain(f"the server answered {response.status} {problem}")
-        return Refused(response.status, problem)
+        return Rejected(response.status, problem)
 
     async def _acceptance(self, response: aiohttp.ClientResponse, span: range) -> AcceptedBatch | Uncertain:
         try:
             if response.status == 200:
-                now = _AtOnce.model_validate_json(await response.read())
+                now = _Finished.model_validate_json(await response.read())
                 done = now.summary
-                counts = Counts(done.total, done.total, done.succeeded, done.failed)
+                counts = Tally(done.total, done.total, done.succeeded, done.failed)
                 return AcceptedBatch(span, counts, is_final=True, outcomes=now.results)
-            later = _Later.model_validate_json(await response.read())
+            later = _Accepted.model_validate_json(await response.read())
         except ValueError:
-            return Uncertain(f"the server answered {response.status}, but not in Penstock's words")
+            return Uncertain(f"the server answered {response.status}, but not as Penstock does")
         first_poll = _retry_after(response)
         return AcceptedBatch(
             span,
-            Counts(total=len(span)),
+            Tally(total=len(span)),
             status_url=response.url.join(URL(later.status_url)),
             results_url=response.url.join(URL(later.results_url)),
-            first_poll_seconds=self._pace.poll_seconds if first_poll is None else first_poll,
+            first_poll_seconds=self._policy.poll_seconds if first_poll is None else first_poll,
         )
 
     async def follow(self, batch: AcceptedBatch, changed: Callable[[], None]) -> None:
-        """Keeps the batch's counts up to date until it is final; OutOfReach if they cannot be had."""
-        interval = self._pace.poll_seconds
+        """Update the batch's counts until it is final. Raise OutOfReach if they cannot be read."""
+        interval = self._policy.poll_seconds
         while not batch.is_final:
-            status, wait = await self._patiently(lambda: self._status(batch))
+            status, wait = await self._repeated(lambda: self._status(batch))
             batch.counts, batch.is_final = status.counts(), status.status in _FINAL
             changed()
             if not batch.is_final:
                 await asyncio.sleep(interval if wait is None else wait)
-            interval = min(interval * 1.5, self._pace.poll_max_seconds)
+            interval = min(interval * 1.5, self._policy.poll_max_seconds)
 
     async def _status(self, batch: AcceptedBatch) -> tuple[_Status, float | None]:
         try:
@@ -296,9 +296,9 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _Transient(_reason(error)) from error
         except ValidationError as error:
-            raise OutOfReach(f"{batch.status_url} does not answer in Penstock's words") from error
+            raise OutOfReach(f"{batch.status_url} does not answer as Penstock does") from error
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _repeated(self, ask: Callable[[], Awaitable[T]]) -> T:
         failures = 0
         while True:
             try:
@@ -311,18 +311,18 @@ class Client:
                 return answer
 
     async def _back_off(self, failures: int, error: _Transient) -> None:
-        if failures >= self._pace.max_attempts:
+        if failures >= self._policy.max_attempts:
             raise OutOfReach(f"{error}, {failures} times in a row") from error
-        if self._is_reading:  # once, for all that is read at the same time
-            self._screen.say(f"No news from the server ({error}); asking again.")
+        if self._is_reading:  # one sentence for all reads that fail at the same time
+            self._screen.say(f"The server cannot be read ({error}). Trying again.")
             self._is_reading = False
         after = error.after_seconds
-        await asyncio.sleep(self._pace.backoff(failures) if after is None else after)
+        await asyncio.sleep(self._policy.backoff(failures) if after is None else after)
 
-    async def outcomes(self, batch: AcceptedBatch, *, only_failed: bool) -> AsyncGenerator[Outcome, None]:
-        """The outcomes of a final batch in operation order, as a stream: they need not fit into memory.
+    async def outcomes(self, batch: AcceptedBatch, *, only_failed: bool) -> AsyncGenerator[OutcomeJson, None]:
+        """Stream the outcomes of a final batch, in the order of its operations: they need not fit into memory.
 
-        A stream that breaks is asked for again and read over up to where it broke: final results do not move.
+        If the stream breaks, it is requested again, and what was read before is skipped: final results do not change.
         """
         if batch.outcomes is not None:
             for outcome in batch.outcomes:
@@ -346,7 +346,7 @@ class Client:
             else:
                 return
 
-    async def _stream(self, url: URL) -> AsyncGenerator[Outcome, None]:
+    async def _stream(self, url: URL) -> AsyncGenerator[OutcomeJson, None]:
         try:
             async with self._session.get(url, headers={"Accept": _NDJSON_TYPE}, timeout=_READ_TIMEOUT) as response:
                 await _check_read(response)
@@ -360,7 +360,7 @@ class Client:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
-    """Its own readline: aiohttp's gives up on lines over 128 KiB, and a result may be longer."""
+    """Read lines of any length. The method of aiohttp fails on lines over 128 KiB, and a result may be longer."""
     rest = b""
     async for data in content.iter_any():
         *lines, rest = (rest + data).split(b"\n")
@@ -384,11 +384,11 @@ async def _problem(response: aiohttp.ClientResponse) -> Problem:
         with suppress(ValidationError):
             return Problem.model_validate_json(await response.read())
     location = response.headers.get("Location", "")
-    return Problem(title=response.reason or "", detail=location and f"it names {location}")
+    return Problem(title=response.reason or "", detail=location and f"it redirects to {location}")
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """The header in seconds: it holds these, or a date."""
+    """Return the header in seconds. It holds a number of seconds or a date."""
     value = response.headers.get("Retry-After", "")
     with suppress(ValueError):
         if value.isdecimal():
@@ -405,12 +405,12 @@ def _reason(error: Exception) -> str:
 
 
 def _is_plain(error: aiohttp.ClientConnectorError) -> bool:
-    """Nobody listens there. Otherwise the reason is worth telling: an unknown name, a certificate."""
+    """Return True if nothing listens there. Other reasons have to be shown: an unknown name, a certificate."""
     return not isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError)
 
 
 def encode_batch(file: OperationsFile, span: range) -> bytes:
-    """The body of one batch; each operation is in bytes already."""
+    """Return the body of one batch. Each operation is already encoded."""
     head = b"".join(f"{json.dumps(key)}:{json.dumps(value)},".encode() for key, value in file.envelope.items())
     operations = file.operations[span.start : span.stop]
     return b'{%b"operations":[%b]}' % (head, b",".join(operation.encoded for operation in operations))
@@ -418,13 +418,16 @@ def encode_batch(file: OperationsFile, span: range) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one batch may hold, as far as we know."""
+    """What one batch may hold, as far as the server has said."""
 
     operations: int
     body_bytes: int | None = None
 
     def cut(self, operations: Sequence[FileOperation], span: range, envelope_bytes: int) -> int:
-        """How many operations from the start of the span fit one batch: at least one, for the server to judge."""
+        """Return how many operations from the start of the span fit into one batch.
+
+        It is at least one: if even that is too large, the server says so.
+        """
         most = min(self.operations, len(span))
         if self.body_bytes is None:
             return most
@@ -436,11 +439,11 @@ class Limits:
         return most
 
     def lowered(self, posted: int, posted_bytes: int, problem: Problem) -> "Limits | None":
-        """The limits after a 413, or None if it teaches nothing that would let this batch through in parts."""
+        """Return the limits after a 413, or None if smaller batches would not help."""
         most, most_bytes = problem.max_operations, problem.max_body_bytes
         if posted == 1:
             return None
-        if most is None and most_bytes is None and not problem.errors:  # a proxy's word: it names nothing
+        if most is None and most_bytes is None and not problem.errors:  # from a proxy, which names no limit
             most_bytes = posted_bytes // 2
         if most is not None and most < posted:
             return Limits(max(1, min(most, self.operations)), self.body_bytes)
@@ -449,39 +452,42 @@ class Limits:
         return None
 
 
-class Submission:
-    """A file's operations on their way through the server.
+class FileSubmission:
+    """Submits the operations of a file and follows them.
 
-    It cuts off a batch, posts it, and learns from the answer: accepted, it is followed; too large, it is cut anew
-    under the limit just learned; turned away, all posting pauses; refused, posting ends, and what was accepted
-    before is followed to its end all the same. What became of every operation can be told at any moment, after a
-    Ctrl-C too: it is in `accepted`, in `uncertain`, or in `unsubmitted`.
+    Its life: cut off a batch, post it, and act on the answer. An accepted batch is followed until it is final. A batch
+    that is too large is cut again, with the limit that the answer names. If the server asks to wait, all posting
+    pauses. If it rejects a batch, posting ends, but the batches accepted before are still followed.
+
+    At any time, also after Ctrl-C, every operation is in `accepted`, in `uncertain` or in `unsubmitted`.
     """
 
-    def __init__(self, client: Client, file: OperationsFile, batch_operations: int, pace: Pace, screen: Screen) -> None:
+    def __init__(
+        self, client: Client, file: OperationsFile, batch_operations: int, policy: RequestPolicy, screen: Screen
+    ) -> None:
         self.file = file
         self.accepted: list[AcceptedBatch] = []
-        self.stopped_by: tuple[range, Answer] | None = None
+        self.stopped_by: tuple[range, PostResult] | None = None
         self._client = client
-        self._pace = pace
+        self._policy = policy
         self._screen = screen
-        # An atomic batch is one batch, whatever its size: the server says whether it is too large.
+        # An atomic batch cannot be split: the server says if it is too large.
         everything = range(len(file.operations))
         self._limits = Limits(len(everything) if file.is_atomic else batch_operations)
         self._envelope_bytes = len(encode_batch(file, range(0)))
-        self._open = [(everything.start, everything)]  # a heap: the file goes out from its start
+        self._open = [(everything.start, everything)]  # a heap: the file is submitted from its start
         self._posting: list[range] = []
         self._uncertain: list[range] = []
-        self._turned_away = 0
+        self._waits = 0
         self._resume_at = 0.0
-        self._following = asyncio.Semaphore(pace.followed_at_once)
+        self._following = asyncio.Semaphore(policy.followed_at_once)
 
     @property
-    def counts(self) -> Counts:
-        """Of all that is accepted; the total is the file's as long as the rest may still follow."""
-        counts = sum((batch.counts for batch in self.accepted), Counts())
+    def counts(self) -> Tally:
+        """Return the counts of all accepted batches. The total includes what may still be submitted."""
+        counts = sum((batch.counts for batch in self.accepted), Tally())
         waiting = 0 if self.stopped_by else len(self.file.operations) - counts.total
-        return counts + Counts(total=waiting)
+        return counts + Tally(total=waiting)
 
     @property
     def unsubmitted(self) -> list[range]:
@@ -489,17 +495,17 @@ class Submission:
 
     @property
     def uncertain(self) -> list[range]:
-        """Sent, and never answered: what a Ctrl-C finds under way among them."""
+        """Return what was sent without an answer. After Ctrl-C this includes what was being posted."""
         return sorted([*self._uncertain, *self._posting], key=lambda span: span.start)
 
     async def run(self) -> None:
-        """Posts everything and follows it to the end.
+        """Post all operations and follow them until they have finished.
 
-        The first batch goes alone: a limit, a wrong path, a missing server is told once, before more is sent.
+        The first batch is posted alone. So a limit, an invalid path or a missing server is reported once.
         """
         async with asyncio.TaskGroup() as tasks:
             await self._post_next(tasks)
-            for _ in range(self._pace.posts_in_flight):
+            for _ in range(self._policy.posts_in_flight):
                 tasks.create_task(self._post_rest(tasks))
         self.accepted.sort(key=lambda batch: batch.span.start)
 
@@ -527,10 +533,10 @@ class Submission:
     def _put_back(self, span: range) -> None:
         heapq.heappush(self._open, (span.start, span))
 
-    def _settle(self, span: range, answer: Answer, tasks: asyncio.TaskGroup) -> None:
+    def _settle(self, span: range, answer: PostResult, tasks: asyncio.TaskGroup) -> None:
         match answer:
             case AcceptedBatch():
-                self._turned_away = 0
+                self._waits = 0
                 self.accepted.append(answer)
                 self._screen.show(self.counts)
                 tasks.create_task(self._follow(answer))
@@ -540,15 +546,15 @@ class Submission:
             case TooLarge() if limits := self._lowered_limits(span, answer):
                 self._put_back(span)
                 self._limits = limits
-            case TurnedAway() if self._turned_away < self._pace.max_turned_away:
+            case AskedToWait() if self._waits < self._policy.max_waits:
                 self._put_back(span)
                 self._pause(answer)
             case _:
                 self._put_back(span)
                 self._stop(span, answer)
 
-    def _stop(self, span: range, answer: Answer) -> None:
-        """The first reason counts; batches under way meanwhile only repeat it."""
+    def _stop(self, span: range, answer: PostResult) -> None:
+        """Stop posting. Only the first reason is kept: batches posted at the same time fail for the same one."""
         if self.stopped_by is None:
             self.stopped_by = (span, answer)
 
@@ -557,21 +563,23 @@ class Submission:
             return None
         limits = self._limits.lowered(len(span), len(encode_batch(self.file, span)), answer.problem)
         if limits and limits != self._limits:
-            self._screen.say(f"The server takes less at once ({answer.problem}); going on in smaller batches.")
+            self._screen.say(
+                f"The batch is too large for the server ({answer.problem}). Continuing with smaller batches."
+            )
         return limits
 
-    def _pause(self, answer: TurnedAway) -> None:
-        self._turned_away += 1
+    def _pause(self, answer: AskedToWait) -> None:
+        self._waits += 1
         after = answer.after_seconds
-        wait = self._pace.backoff(self._turned_away) if after is None else after
-        if self._resume_at <= time.monotonic():  # those posted beside it are told the same
+        wait = self._policy.backoff(self._waits) if after is None else after
+        if self._resume_at <= time.monotonic():  # batches posted at the same time get the same answer
             self._screen.say(
-                f"The server asks to wait ({answer.status} {answer.problem}); trying again in {wait:.0f} s."
+                f"The server asks to wait ({answer.status} {answer.problem}). Trying again in {wait:.0f} s."
             )
         self._resume_at = max(self._resume_at, time.monotonic() + wait)
 
-    async def outcomes(self, *, only_failed: bool) -> AsyncGenerator[tuple[FileOperation, Outcome], None]:
-        """What the operations of all final batches came to, in the order of the file."""
+    async def outcomes(self, *, only_failed: bool) -> AsyncGenerator[tuple[FileOperation, OutcomeJson], None]:
+        """Stream the outcomes of all final batches, in the order of the file."""
         for batch in self.accepted:
             due = batch.counts.failed if only_failed else batch.counts.total
             if not batch.is_final or not due:
@@ -586,10 +594,10 @@ class Submission:
                             seen += 1
                             yield operation, outcome
             except OutOfReach as error:
-                batch.lost = str(error)
+                batch.unreadable = str(error)
             else:
                 if seen < due:
-                    batch.lost = f"the server gave {seen:,} of {due:,} outcomes"
+                    batch.unreadable = f"the server returned {seen:,} of {due:,} outcomes"
 
     async def _follow(self, batch: AcceptedBatch) -> None:
         await asyncio.sleep(batch.first_poll_seconds)
@@ -597,4 +605,4 @@ class Submission:
             try:
                 await self._client.follow(batch, lambda: self._screen.show(self.counts))
             except OutOfReach as error:
-                batch.lost = str(error)
+                batch.unreadable = str(error)

@@ -1,7 +1,7 @@
-"""A JSON, NDJSON or CSV file as operations. Reading only: nothing here knows a server.
+"""Reads a JSON, NDJSON or CSV file as operations. Nothing here talks to a server.
 
-The file is read whole before anything is posted, so that a mistake in its last line submits nothing. Each operation is
-kept as the bytes to be sent, which take a fraction of the room of the Python objects they came from.
+The whole file is read before anything is posted, so if its last line is invalid, nothing is submitted. Each operation
+is kept as the bytes that are sent: they take a fraction of the memory of Python objects.
 """
 
 import csv
@@ -23,12 +23,12 @@ _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _EXPECTED = re.compile(r"[1-5]\d\d(\|[1-5]\d\d)*")
 
 
-class FileRefused(Exception):
-    """The file cannot be read as operations: says which file, which line, and what would be right."""
+class InvalidFile(Exception):
+    """The file cannot be read as operations. The message names the file, the line and what is expected."""
 
 
 class FileFormat(StrEnum):
-    """What a file's suffix, or ``--format``, says it holds."""
+    """The format of a file, as its suffix or ``--format`` tells."""
 
     JSON = "json"
     NDJSON = "ndjson"
@@ -45,12 +45,12 @@ _FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class FileOperation:
-    """One operation, and where it stands in its file."""
+    """One operation and its place in the file."""
 
-    number: int  # the line it starts on; in a JSON file its place in the list, from 1
+    number: int  # the line it starts on. In a JSON file, its position in the list, from 1.
     id: str
     encoded: bytes  # as it is sent
-    expected: frozenset[int] | None  # the statuses it is meant to end with, if the file says so
+    expected: frozenset[int] | None  # the statuses that the file expects, if it names any
 
     @property
     def has_own_id(self) -> bool:
@@ -59,10 +59,10 @@ class FileOperation:
 
 @dataclass(frozen=True, slots=True)
 class OperationsFile:
-    """What a file holds: its operations, and what a JSON file says beside them (``atomic``, for one)."""
+    """The content of a file: its operations, and the other members of a JSON document, such as ``atomic``."""
 
     name: str
-    noun: str  # what an operation's number counts: "line", or "operation" in a JSON file
+    noun: str  # what `FileOperation.number` counts: "line", or "operation" in a JSON file
     operations: Sequence[FileOperation]
     envelope: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,18 +70,18 @@ class OperationsFile:
     def is_atomic(self) -> bool:
         return self.envelope.get("atomic") is True
 
-    def asking(self, options: Mapping[str, Any]) -> "OperationsFile":
-        """With what the command line asks for, where it does: it goes before what the file says."""
+    def with_options(self, options: Mapping[str, Any]) -> "OperationsFile":
+        """Return the file with the options of the command line. They override what the file says."""
         given = {name: value for name, value in options.items() if value is not None}
         return replace(self, envelope={**self.envelope, **given})
 
     @property
     def has_expectations(self) -> bool:
-        """With --expect every operation has one, without it none."""
+        """Return True if the operations have expected statuses: with --expect all of them have, else none."""
         return bool(self.operations) and self.operations[0].expected is not None
 
     def places(self, spans: Iterable[range]) -> str:
-        """Where these operations stand, in words: "lines 2 to 1001, line 2002". Spans in order, neighbours joined."""
+        """Return the places of these operations, such as "lines 2 to 1001, line 2002". The spans are in order."""
         joined: list[range] = []
         for span in spans:
             if joined and joined[-1].stop == span.start:
@@ -97,7 +97,7 @@ class OperationsFile:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is to be read: what the command line says about it."""
+    """The options of the command line about how a file is read."""
 
     format: FileFormat | None = None
     method: str | None = None
@@ -107,18 +107,18 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the operations come from, and so how a mistake in it is told."""
+    """Names the file, and what is counted in it, in error messages."""
 
     name: str
     noun: str = "line"
 
-    def refuse(self, what: str, number: int | None = None) -> NoReturn:
+    def reject(self, what: str, number: int | None = None) -> NoReturn:
         place = self.name if number is None else f"{self.name}, {self.noun} {number}"
-        raise FileRefused(f"{place}: {what}")
+        raise InvalidFile(f"{place}: {what}")
 
 
 def read_operations(path: Path, reading: Reading) -> OperationsFile:
-    """All operations of the file (``-``: of standard input), or FileRefused."""
+    """Return all operations of the file, or of standard input if the path is ``-``. Raise InvalidFile."""
     name = "standard input" if path == STANDARD_INPUT else str(path)
     file_format = reading.format or _format_of(path, name)
     _check_options(name, file_format, reading)
@@ -129,26 +129,26 @@ def read_operations(path: Path, reading: Reading) -> OperationsFile:
             with path.open("rb") as stream:
                 file = _read(stream, name, file_format, reading)
     except OSError as error:
-        raise FileRefused(f"{name}: cannot be read ({error.strerror}).") from error
+        raise InvalidFile(f"{name}: cannot be read ({error.strerror}).") from error
     if not file.operations:
-        raise FileRefused(f"{name}: holds no operations; there is nothing to submit.")
+        raise InvalidFile(f"{name}: contains no operations.")
     return file
 
 
 def _format_of(path: Path, name: str) -> FileFormat:
     if file_format := _FORMATS.get(path.suffix.lower()):
         return file_format
-    raise FileRefused(f"{name}: its name does not tell what it holds; say --format json, ndjson or csv.")
+    raise InvalidFile(f"{name}: its name does not tell its format. Use --format json, ndjson or csv.")
 
 
 def _check_options(name: str, file_format: FileFormat, reading: Reading) -> None:
     given = [option for option in (reading.method, reading.path) if option]
     if file_format is FileFormat.CSV and len(given) < 2:
-        raise FileRefused(
+        raise InvalidFile(
             f"{name}: a CSV file needs --method and --path, for example --method PUT --path '/users/{{id}}'."
         )
     if file_format is not FileFormat.CSV and given:
-        raise FileRefused(f"{name}: --method and --path are for CSV files; here each operation names its own.")
+        raise InvalidFile(f"{name}: --method and --path are for CSV files. In this file each operation names its own.")
 
 
 def _read(stream: BinaryIO, name: str, file_format: FileFormat, reading: Reading) -> OperationsFile:
@@ -165,7 +165,7 @@ def _read_json(stream: BinaryIO, source: _Source, reading: Reading) -> Operation
     envelope = document if isinstance(document, dict) else {"operations": document}
     operations = envelope.pop("operations", None)
     if not isinstance(operations, list):
-        source.refuse('should be {"operations": [...]}, or a bare list of operations.')
+        source.reject('should be {"operations": [...]}, or a bare list of operations.')
     return OperationsFile(
         source.name,
         source.noun,
@@ -181,15 +181,15 @@ def _read_ndjson(stream: BinaryIO, source: _Source, reading: Reading) -> Iterato
 
 
 def _operation(entry: Any, number: int, source: _Source, reading: Reading) -> FileOperation:
-    """One member of a JSON list, or one line of NDJSON, as the operation it should be."""
+    """Read an operation from a member of a JSON list or a line of NDJSON."""
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("method", "path")):
-        source.refuse('should be an object like {"method": "POST", "path": "/users", "body": {...}}.', number)
+        source.reject('should be an object like {"method": "POST", "path": "/users", "body": {...}}.', number)
     expected = _take_expected(entry, number, source, reading)
     return _encode(entry, number, expected, source)
 
 
 def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[FileOperation]:
-    """One operation a row: the path takes the columns it names, the body the other cells that are not empty."""
+    """Read one operation from each row. The columns that the path names fill it. The others make the body."""
     rows = _csv_rows(_text_lines(stream, source), source)
     method, path = (reading.method or "").upper(), reading.path or ""
     in_path = _PLACEHOLDER.findall(path)
@@ -197,7 +197,7 @@ def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[F
     _check_header(columns, header_line, in_path, source, reading)
     for number, row in rows:
         if len(row) != len(columns):
-            source.refuse(f"has {_cells(len(row))} where the header has {len(columns)}.", number)
+            source.reject(f"has {_cells(len(row))} where the header has {len(columns)}.", number)
         cells = dict(zip(columns, row, strict=True))
         operation: dict[str, Any] = {"method": method, "path": _fill_path(path, cells, number, source)}
         expected = _take_expected(cells, number, source, reading)
@@ -208,14 +208,14 @@ def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[F
 
 
 def _csv_rows(lines: Iterable[str], source: _Source) -> Iterator[tuple[int, list[str]]]:
-    """Each row with the line it starts on: a quoted cell may run over several. Empty lines are no rows."""
+    """Return each row with the line it starts on: a quoted cell may contain line breaks. Empty lines are skipped."""
     reader = csv.reader(lines, strict=True)
     while True:
         number = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            source.refuse(f"is not a row of CSV ({error}).", number)
+            source.reject(f"is not a valid CSV row ({error}).", number)
         if row is None:
             return
         if row:
@@ -224,12 +224,12 @@ def _csv_rows(lines: Iterable[str], source: _Source) -> Iterator[tuple[int, list
 
 def _check_header(columns: list[str], number: int, in_path: Iterable[str], source: _Source, reading: Reading) -> None:
     if not columns:
-        return  # an empty file, refused as one
+        return  # the file is empty, and is rejected for that
     if not all(columns) or len(set(columns)) < len(columns):
-        source.refuse("should be a header, every column with a name of its own.", number)
+        source.reject("should be a header in which every column has a different name.", number)
     for needed in [*in_path, *([reading.expect] if reading.expect else [])]:
         if needed not in columns:
-            source.refuse(f"has no column {needed!r}; its columns are {', '.join(map(repr, columns))}.", number)
+            source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, columns))}.", number)
 
 
 def _cells(count: int) -> str:
@@ -239,61 +239,61 @@ def _cells(count: int) -> str:
 def _fill_path(path: str, cells: dict[str, str], number: int, source: _Source) -> str:
     def fill(placeholder: re.Match[str]) -> str:
         if not (cell := cells[placeholder[1]]):
-            source.refuse(f"column {placeholder[1]!r} is empty, and the path {path} needs it.", number)
+            source.reject(f"column {placeholder[1]!r} is empty, and the path {path} needs it.", number)
         return quote(cell, safe="")
 
     return _PLACEHOLDER.sub(fill, path)
 
 
 def _take_expected(entry: dict[str, Any], number: int, source: _Source, reading: Reading) -> frozenset[int] | None:
-    """The expected statuses, taken out of the operation: they are for us, not for the server."""
+    """Remove the expected statuses from the operation and return them: they are not sent to the server."""
     if reading.expect is None:
         return None
     value = str(entry.pop(reading.expect, ""))
     if not _EXPECTED.fullmatch(value):
-        source.refuse(f"{reading.expect!r} should be a status such as 201, or 201|409, not {value!r}.", number)
+        source.reject(f"{reading.expect!r} should be a status such as 201, or 201|409, not {value!r}.", number)
     return _statuses(value)
 
 
 @cache
 def _statuses(text: str) -> frozenset[int]:
-    """Cached, so that a million rows share a few sets."""
+    """Return the statuses. They are cached, so that a million rows share a few sets."""
     return frozenset(map(int, text.split("|")))
 
 
 def _encode(operation: dict[str, Any], number: int, expected: frozenset[int] | None, source: _Source) -> FileOperation:
-    """An operation without an id gets its number: answers of several batches can then be told apart."""
+    """Encode an operation. Without an id it gets its number, so that ids are unique over several batches."""
     own_id = operation.pop("id", None)
     operation = {"id": str(number) if own_id is None else own_id, **operation}
     try:
         text = json.dumps(operation, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return FileOperation(number, str(operation["id"]), text.encode(), expected)
-    except ValueError as error:  # 1e999, half a surrogate pair: Python reads them, JSON in UTF-8 cannot say them
-        source.refuse(f"holds a value that cannot be sent as JSON ({error}).", number)
+    except ValueError as error:  # 1e999, half a surrogate pair: Python reads them, but JSON in UTF-8 cannot hold them
+        source.reject(f"contains a value that cannot be sent as JSON ({error}).", number)
 
 
 def _parse(text: str, source: _Source, number: int | None = None) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
         hint = ""
         if number is not None:
-            hint = " NDJSON has one whole operation on each line."
+            hint = " NDJSON has one complete operation on each line."
         elif error.msg == "Extra data":
-            hint = " If it has one operation a line, say --format ndjson."
-        source.refuse(f"is not JSON ({error.msg.lower()}, column {error.colno}).{hint}", number or error.lineno)
+            hint = " If it has one operation on each line, use --format ndjson."
+        source.reject(f"is not JSON ({error.msg.lower()}, column {error.colno}).{hint}", number or error.lineno)
     except (ValueError, RecursionError) as error:  # NaN, a number of 5,000 digits, 10,000 brackets
-        source.refuse(f"is not JSON that can be sent on ({error}).", number)
+        source.reject(f"is JSON that cannot be sent ({error}).", number)
 
 
-def _refuse_constant(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON value")
 
 
 def _text_lines(stream: BinaryIO, source: _Source) -> Iterator[str]:
-    """The lines as text, decoded one by one so that a wrong byte has a line number."""
+    """Return the lines as text. They are decoded one by one, so that an invalid byte has a line number."""
     for number, line in enumerate(stream, 1):
         try:
             yield (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).decode()
         except UnicodeDecodeError:
-            source.refuse("is not UTF-8; save the file as UTF-8.", number)
+            source.reject("is not UTF-8. Save the file as UTF-8.", number)

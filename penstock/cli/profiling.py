@@ -21,7 +21,7 @@ from penstock import command_line
 from penstock.application import find_application
 from penstock.chunk import Chunk, Operation
 from penstock.cli.file_options import Expect, File, Format, Method, OperationPath
-from penstock.cli.operations_file import FileRefused, OperationsFile, Reading, read_operations
+from penstock.cli.operations_file import InvalidFile, OperationsFile, Reading, read_operations
 from penstock.command_line import App
 from penstock.distribution import install_command
 from penstock.errors import Misconfigured, PenstockError
@@ -84,7 +84,7 @@ def profile(
     command_line.apply_common_options(app)
     try:
         code = _profile(file, Reading(file_format, method, path, expect), concurrency)
-    except (PenstockError, FileRefused) as error:
+    except (PenstockError, InvalidFile) as error:
         typer.echo(f"penstock profile: {error}", err=True)
         code = NOT_RUN
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`penstock submit`: a file through the bulk API, its progress on the screen, the result as exit code."""
+"""`penstock submit`: submits a file, shows the progress, and returns the result as exit code."""
 
 import asyncio
 import json
@@ -27,34 +27,34 @@ from yarl import URL
 
 from penstock import command_line
 from penstock.cli.client import (
-    Answer,
+    AskedToWait,
     Client,
-    Counts,
-    NothingAnswers,
-    Outcome,
-    Pace,
+    FileSubmission,
+    OutcomeJson,
+    PostResult,
     Problem,
     ProblemError,
-    Refused,
-    Submission,
+    Rejected,
+    RequestPolicy,
+    Tally,
     TooLarge,
-    TurnedAway,
     Uncertain,
+    Unreachable,
 )
 from penstock.cli.file_options import Expect, File, Format, Method, OperationPath
 from penstock.cli.operations_file import (
     FileOperation,
-    FileRefused,
+    InvalidFile,
     OperationsFile,
     Reading,
     read_operations,
 )
 from penstock.priority import Priority
 
-ALL_WELL, SOME_FAILED, NOT_SUBMITTED, INTERRUPTED = 0, 1, 2, 130
+ALL_SUCCEEDED, SOME_FAILED, NOT_SUBMITTED, INTERRUPTED = 0, 1, 2, 130
 
-_LISTED = 10  # failures, and errors of a refused batch
-_LINE_SECONDS = 5.0  # plain progress: a line for each tenth done, or after this time
+_LISTED = 10  # failures, and errors of a rejected batch
+_LINE_SECONDS = 5.0  # without a terminal, a line is printed for each tenth that is done, and at least so often
 _MESSAGE_LENGTH = 400
 _NOT_PENSTOCK = {301, 302, 303, 307, 308, 404, 405}
 
@@ -88,9 +88,9 @@ def submit(  # noqa: PLR0917 - the command line names them
     server = _server(url)
     try:
         operations = read_operations(file, Reading(file_format, method, path, expect))
-        operations = operations.asking({"priority": priority, "notBefore": not_before})
-    except FileRefused as refused:
-        _complain(str(refused))
+        operations = operations.with_options({"priority": priority, "notBefore": not_before})
+    except InvalidFile as refused:
+        _print_error(str(refused))
         raise typer.Exit(NOT_SUBMITTED) from refused
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
@@ -107,12 +107,12 @@ def _server(url: str) -> URL:
 
 
 def _check_output(output: Path | None, file: Path) -> None:
-    """Before anything is posted: outcomes that cannot be written would be lost."""
+    """Check that the outcomes can be written, before anything is posted."""
     if output is None:
         return
     try:
         if file.exists() and output.exists() and output.samefile(file):
-            raise typer.BadParameter("this is the file to be submitted; name another.", param_hint="--output")
+            raise typer.BadParameter("this is the file to submit. Name another file.", param_hint="--output")
         with output.open("a"):
             pass
     except OSError as error:
@@ -120,26 +120,26 @@ def _check_output(output: Path | None, file: Path) -> None:
 
 
 def _carry_through(file: OperationsFile, server: URL, batch_size: int, output: Path | None) -> int:
-    """From the first POST to the exit code."""
-    pace = Pace()
+    """Submit everything, print the summary and return the exit code."""
+    policy = RequestPolicy()
     findings = Findings()
     total = len(file.operations)
     screen = ProgressBar(total) if sys.stderr.isatty() else ProgressLines()
-    client = Client(server, pace, screen)
-    submission = Submission(client, file, batch_size, pace, screen)
+    client = Client(server, policy, screen)
+    submission = FileSubmission(client, file, batch_size, policy, screen)
     screen.say(f"{file.name}: {total:,} operation{'s' * (total != 1)} to {server}")
     try:
         with screen:
             asyncio.run(_submit_and_collect(client, submission, findings, output))
     except KeyboardInterrupt:
-        _tell_what_goes_on(submission)
+        _report_what_still_runs(submission)
         return INTERRUPTED
     _print_summary(submission, findings)
     return _conclude(submission, findings, server)
 
 
 async def _submit_and_collect(
-    client: Client, submission: Submission, findings: "Findings", output: Path | None
+    client: Client, submission: FileSubmission, findings: "Findings", output: Path | None
 ) -> None:
     async with client:
         started = time.monotonic()
@@ -150,13 +150,13 @@ async def _submit_and_collect(
 
 @dataclass(slots=True)
 class Findings:
-    """What the outcomes say, as they are read."""
+    """What the outcomes show, collected while they are read."""
 
     seconds: float = 0.0
     as_expected: int = 0
-    failures: list[tuple[FileOperation, Outcome]] = field(default_factory=list)  # the first ones
+    failures: list[tuple[FileOperation, OutcomeJson]] = field(default_factory=list)  # the first ones
 
-    def add(self, operation: FileOperation, outcome: Outcome) -> None:
+    def add(self, operation: FileOperation, outcome: OutcomeJson) -> None:
         if operation.expected is None:
             is_failure = "error" in outcome
         else:
@@ -166,8 +166,8 @@ class Findings:
             self.failures.append((operation, outcome))
 
 
-async def _collect(submission: Submission, findings: Findings, output: Path | None) -> None:
-    """All outcomes if they are asked for, else only as many failures as will be listed."""
+async def _collect(submission: FileSubmission, findings: Findings, output: Path | None) -> None:
+    """Read all outcomes if they are needed, else only as many failures as are printed."""
     needs_all = output is not None or submission.file.has_expectations
     opened = output.open("w", encoding="utf-8") if output else nullcontext()
     async with aclosing(submission.outcomes(only_failed=not needs_all)) as outcomes:
@@ -180,8 +180,8 @@ async def _collect(submission: Submission, findings: Findings, output: Path | No
                     break
 
 
-def _print_summary(submission: Submission, findings: Findings) -> None:
-    """On standard output, where a script may keep it."""
+def _print_summary(submission: FileSubmission, findings: Findings) -> None:
+    """Print the counts to standard output, where a script can read them."""
     if not submission.accepted:
         return
     counts = submission.counts
@@ -204,7 +204,7 @@ def _print_summary(submission: Submission, findings: Findings) -> None:
 
 
 def _print_failures(file: OperationsFile, findings: Findings) -> None:
-    """The first ones, each with its place in the file, and with its id where the file gave it one."""
+    """Print the first failures, each with its place in the file, and with its id if the file has ids."""
     rows = [_failure_cells(file, operation, outcome) for operation, outcome in findings.failures]
     if not rows:
         return
@@ -216,7 +216,7 @@ def _print_failures(file: OperationsFile, findings: Findings) -> None:
         typer.echo(f"  {'  '.join(padded).rstrip()}")
 
 
-def _failure_cells(file: OperationsFile, operation: FileOperation, outcome: Outcome) -> list[str]:
+def _failure_cells(file: OperationsFile, operation: FileOperation, outcome: OutcomeJson) -> list[str]:
     return [
         f"{file.noun} {operation.number}",
         _one_line(operation.id) if operation.has_own_id else "",
@@ -225,13 +225,13 @@ def _failure_cells(file: OperationsFile, operation: FileOperation, outcome: Outc
     ]
 
 
-def _statuses(operation: FileOperation, outcome: Outcome) -> str:
+def _statuses(operation: FileOperation, outcome: OutcomeJson) -> str:
     if operation.expected is None:
         return str(outcome.get("status"))
     return f"{outcome.get('status')}, expected {' or '.join(map(str, sorted(operation.expected)))}"
 
 
-def _message(outcome: Outcome) -> str:
+def _message(outcome: OutcomeJson) -> str:
     error = outcome.get("error")
     if not isinstance(error, dict):
         return "succeeded" if error is None else _one_line(str(error))
@@ -239,56 +239,56 @@ def _message(outcome: Outcome) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Fit for a terminal: what an application says may hold anything."""
+    """Make a text safe to print on a terminal: an application's messages may contain anything."""
     flat = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
     return flat if len(flat) <= _MESSAGE_LENGTH else f"{flat[:_MESSAGE_LENGTH]} ..."
 
 
-def _conclude(submission: Submission, findings: Findings, server: URL) -> int:
-    """The exit code, and on standard error the reason where the summary does not show it."""
+def _conclude(submission: FileSubmission, findings: Findings, server: URL) -> int:
+    """Return the exit code. Print the reason to standard error if the summary does not show it."""
     file, counts = submission.file, submission.counts
-    lost = [batch for batch in submission.accepted if batch.lost]
-    for batch in lost:
+    unreadable = [batch for batch in submission.accepted if batch.unreadable]
+    for batch in unreadable:
         place = file.places([batch.span])
-        _complain(f"What became of {place} could not be read to the end: {batch.lost}. Ask {batch.status_url}")
+        _print_error(f"The results of {place} could not be read: {batch.unreadable}. See {batch.status_url}")
     if submission.stopped_by:
-        _tell_why_it_stopped(file, *submission.stopped_by, server)
-        _tell_what_is_open(submission)
+        _report_why_it_stopped(file, *submission.stopped_by, server)
+        _report_what_is_open(submission)
         return NOT_SUBMITTED
-    well = findings.as_expected if file.has_expectations else counts.succeeded
-    return ALL_WELL if well == counts.total and not lost else SOME_FAILED
+    good = findings.as_expected if file.has_expectations else counts.succeeded
+    return ALL_SUCCEEDED if good == counts.total and not unreadable else SOME_FAILED
 
 
-def _tell_why_it_stopped(file: OperationsFile, span: range, answer: Answer, server: URL) -> None:
-    match answer:
-        case NothingAnswers(reason):
-            _complain(f"Nothing answers at {server}: start Penstock with `penstock up` or name it with --url.")
+def _report_why_it_stopped(file: OperationsFile, span: range, result: PostResult, server: URL) -> None:
+    match result:
+        case Unreachable(reason):
+            _print_error(f"Nothing answers at {server}. Start Penstock with `penstock up`, or name its URL with --url.")
             if reason:
-                _complain(f"  {reason}")
+                _print_error(f"  {reason}")
         case Uncertain(reason):
-            _complain(f"No answer came for {file.places([span])}: {_one_line(reason)}.")
-        case TurnedAway(status, problem):
-            _complain(f"The server kept asking to wait ({status} {_one_line(str(problem))}).")
+            _print_error(f"There was no usable answer for {file.places([span])}: {_one_line(reason)}.")
+        case AskedToWait(status, problem):
+            _print_error(f"The server kept asking to wait ({status} {_one_line(str(problem))}).")
         case TooLarge(problem):
-            _tell_refusal(file, span, 413, problem)
+            _report_rejection(file, span, 413, problem)
             if file.is_atomic:
-                _complain(f"{file.name} is atomic, all or nothing in one batch, so it was not split.")
-        case Refused(status, problem):
-            _tell_refusal(file, span, status, problem)
+                _print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
+        case Rejected(status, problem):
+            _report_rejection(file, span, status, problem)
             if status in _NOT_PENSTOCK:
-                _complain(f"Is it Penstock that answers at {server}? Name it with --url.")
+                _print_error(f"Is the server at {server} Penstock? Name the URL of Penstock with --url.")
 
 
-def _tell_refusal(file: OperationsFile, span: range, status: int, problem: Problem) -> None:
-    _complain(f"The server refused {file.places([span])} ({status} {_one_line(str(problem))}).")
+def _report_rejection(file: OperationsFile, span: range, status: int, problem: Problem) -> None:
+    _print_error(f"The server rejected {file.places([span])} ({status} {_one_line(str(problem))}).")
     for error in problem.errors[:_LISTED]:
-        _complain(f"  {_place_of_error(file, span, error)}: {_one_line(error.detail)}")
+        _print_error(f"  {_place_of_error(file, span, error)}: {_one_line(error.detail)}")
     if (more := max(problem.error_count, len(problem.errors)) - _LISTED) > 0:
-        _complain(f"  and {more:,} more")
+        _print_error(f"  and {more:,} more")
 
 
 def _place_of_error(file: OperationsFile, span: range, error: ProblemError) -> str:
-    """A pointer counts from the start of its batch; a person from the start of the file."""
+    """Return the place in the file. The pointer counts from the start of the batch."""
     found = re.fullmatch(r"/operations/(\d+)(/.*)?", error.pointer)
     if not found or int(found[1]) >= len(span):
         return _one_line(error.pointer) or "the batch"
@@ -297,32 +297,32 @@ def _place_of_error(file: OperationsFile, span: range, error: ProblemError) -> s
     return f"{place}, {_one_line(found[2][1:])}" if found[2] else place
 
 
-def _tell_what_is_open(submission: Submission) -> None:
+def _report_what_is_open(submission: FileSubmission) -> None:
     file = submission.file
     if submission.uncertain:
-        _complain(f"May or may not have been accepted, and not sent again: {file.places(submission.uncertain)}.")
+        _print_error(f"Possibly accepted, so not sent again: {file.places(submission.uncertain)}.")
     if not submission.accepted and not submission.uncertain:
-        _complain("Nothing was submitted.")
+        _print_error("Nothing was submitted.")
     elif submission.unsubmitted:
-        _complain(f"Not submitted: {file.places(submission.unsubmitted)}.")
+        _print_error(f"Not submitted: {file.places(submission.unsubmitted)}.")
 
 
-def _tell_what_goes_on(submission: Submission) -> None:
-    """After a Ctrl-C: it ends the watching, not the batches."""
+def _report_what_still_runs(submission: FileSubmission) -> None:
+    """Report, after Ctrl-C, which batches still run on the server."""
     running = [batch for batch in submission.accepted if not batch.is_final]
-    what = "batch goes" if len(running) == 1 else "batches go"
-    _complain(f"\nStopped watching; {len(running):,} {what} on on the server{':' if running else '.'}")
+    what = "batch still runs" if len(running) == 1 else "batches still run"
+    _print_error(f"\nStopped watching. {len(running):,} {what} on the server{':' if running else '.'}")
     for batch in running:
-        _complain(f"  {batch.status_url}")
-    _tell_what_is_open(submission)
+        _print_error(f"  {batch.status_url}")
+    _report_what_is_open(submission)
 
 
-def _complain(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
 class ProgressBar(Progress):
-    """For a terminal: one bar for all batches, redrawn in place."""
+    """Shows the progress of all batches on a terminal, as one bar."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         super().__init__(
@@ -336,7 +336,7 @@ class ProgressBar(Progress):
         )
         self._bar = self.add_task("", total=total, failed=0, visible=False)
 
-    def show(self, counts: Counts) -> None:
+    def show(self, counts: Tally) -> None:
         self.update(self._bar, completed=counts.completed, total=counts.total, failed=counts.failed, visible=True)
 
     def say(self, sentence: str) -> None:
@@ -345,35 +345,35 @@ class ProgressBar(Progress):
 
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        """The pace of the last half minute; at the end, that of the whole."""
+        """Show the rate of the last half minute, and at the end the rate of the whole run."""
         speed = task.completed / task.finished_time if task.finished_time else task.speed
         return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
 
 
 class ProgressLines(AbstractContextManager["ProgressLines"]):
-    """For a log: a line now and then."""
+    """Shows the progress in a log, as a line from time to time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._started_at = self._told_at = clock()
-        self._told = 0
+        self._started_at = self._printed_at = clock()
+        self._printed = 0
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to put away."""
+        """Nothing has to be closed."""
 
-    def show(self, counts: Counts) -> None:
+    def show(self, counts: Tally) -> None:
         now = self._clock()
-        new = counts.completed - self._told
-        is_due = new * 10 >= counts.total or now - self._told_at >= _LINE_SECONDS
+        new = counts.completed - self._printed
+        is_due = new * 10 >= counts.total or now - self._printed_at >= _LINE_SECONDS
         if new and (is_due or counts.completed == counts.total):
-            self._told, self._told_at = counts.completed, now
+            self._printed, self._printed_at = counts.completed, now
             self.say(_progress_line(counts, now - self._started_at))
 
     def say(self, sentence: str) -> None:
         typer.echo(sentence, err=True)
 
 
-def _progress_line(counts: Counts, elapsed_seconds: float) -> str:
+def _progress_line(counts: Tally, elapsed_seconds: float) -> str:
     rate = counts.completed / max(elapsed_seconds, 0.001)
     done = f"{counts.completed / counts.total:4.0%}  {counts.completed:,} of {counts.total:,}"
     line = f"{done}, {counts.failed:,} failed, {rate:,.0f}/s"

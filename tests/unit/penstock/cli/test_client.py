@@ -16,21 +16,23 @@ from aiohttp.test_utils import TestServer, unused_port
 from yarl import URL
 
 from penstock.cli.client import (
+    AskedToWait,
     Client,
-    Counts,
+    FileSubmission,
     Limits,
-    NothingAnswers,
-    Pace,
     Problem,
-    Refused,
-    Submission,
+    Rejected,
+    RequestPolicy,
+    Tally,
     TooLarge,
-    TurnedAway,
     Uncertain,
+    Unreachable,
 )
 from penstock.cli.operations_file import FileOperation, OperationsFile
 
-PACE = Pace(poll_seconds=0.0, poll_max_seconds=0.0, backoff_seconds=0.0, backoff_max_seconds=0.0, max_attempts=3)
+POLICY = RequestPolicy(
+    poll_seconds=0.0, poll_max_seconds=0.0, backoff_seconds=0.0, backoff_max_seconds=0.0, max_attempts=3
+)
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -154,10 +156,10 @@ class Record:
     """A screen that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.counts: list[Counts] = []
+        self.counts: list[Tally] = []
         self.sentences: list[str] = []
 
-    def show(self, counts: Counts) -> None:
+    def show(self, counts: Tally) -> None:
         self.counts.append(counts)
 
     def say(self, sentence: str) -> None:
@@ -181,17 +183,17 @@ def an_operation(number: int, path: str, pad: int) -> FileOperation:
 
 @asynccontextmanager
 async def submitting(
-    server: Server, file: OperationsFile, batch_operations: int = 1000, pace: Pace = PACE
-) -> AsyncIterator[tuple[Submission, Record]]:
+    server: Server, file: OperationsFile, batch_operations: int = 1000, policy: RequestPolicy = POLICY
+) -> AsyncIterator[tuple[FileSubmission, Record]]:
     """A submission that has run, its client still open."""
     screen = Record()
-    async with Client(server.url, pace, screen) as client:
-        submission = Submission(client, file, batch_operations, pace, screen)
+    async with Client(server.url, policy, screen) as client:
+        submission = FileSubmission(client, file, batch_operations, policy, screen)
         await submission.run()
         yield submission, screen
 
 
-async def collected(submission: Submission, *, only_failed: bool = False) -> list[int]:
+async def collected(submission: FileSubmission, *, only_failed: bool = False) -> list[int]:
     return [operation.number async for operation, _ in submission.outcomes(only_failed=only_failed)]
 
 
@@ -206,7 +208,7 @@ def accepted_ids(server: Server) -> list[int]:
 async def test_batch_answered_at_once_is_not_followed(server: Server) -> None:
     server.sync_max_operations = 100
     async with submitting(server, a_file(5, fail=frozenset({2, 4}))) as (submission, _):
-        assert submission.counts == Counts(total=5, completed=5, succeeded=3, failed=2)
+        assert submission.counts == Tally(total=5, completed=5, succeeded=3, failed=2)
         assert await collected(submission) == [1, 2, 3, 4, 5]
         assert await collected(submission, only_failed=True) == [2, 4]
     assert set(server.asked) == {"/batch"}
@@ -215,7 +217,7 @@ async def test_batch_answered_at_once_is_not_followed(server: Server) -> None:
 async def test_batch_in_the_background_is_followed_to_its_end(server: Server) -> None:
     async with submitting(server, a_file(10, fail=frozenset({3, 8}))) as (submission, screen):
         assert [counts.completed for counts in screen.counts] == [0, 5, 10]
-        assert submission.counts == Counts(total=10, completed=10, succeeded=8, failed=2)
+        assert submission.counts == Tally(total=10, completed=10, succeeded=8, failed=2)
         assert await collected(submission) == list(range(1, 11))
         assert await collected(submission, only_failed=True) == [3, 8]
 
@@ -224,7 +226,7 @@ async def test_file_goes_as_several_batches_followed_as_one(server: Server) -> N
     async with submitting(server, a_file(95, fail=frozenset({90})), batch_operations=10) as (submission, screen):
         assert {counts.total for counts in screen.counts} == {95}
         assert [counts.completed for counts in screen.counts] == sorted(counts.completed for counts in screen.counts)
-        assert submission.counts == Counts(total=95, completed=95, succeeded=94, failed=1)
+        assert submission.counts == Tally(total=95, completed=95, succeeded=94, failed=1)
         assert await collected(submission) == list(range(1, 96))
     assert sizes(server) == [5, *[10] * 9]
     assert server.asked["/batch/0/results"] == 1
@@ -259,7 +261,9 @@ async def test_file_is_split_by_the_number_the_server_takes(server: Server) -> N
         assert submission.counts.succeeded == 100
     assert sizes(server) == [10, 30, 30, 30]
     assert [len(body["operations"]) for body in server.bodies].count(100) == 1
-    assert screen.sentences == ["The server takes less at once (Too many operations); going on in smaller batches."]
+    assert screen.sentences == [
+        "The batch is too large for the server (Too many operations). Continuing with smaller batches."
+    ]
 
 
 async def test_file_is_split_by_the_bytes_the_server_takes(server: Server) -> None:
@@ -322,7 +326,7 @@ async def test_batch_turned_away_is_posted_again(server: Server, status: int) ->
     server.before_post = turn_away
     async with submitting(server, a_file(5)) as (submission, screen):
         assert submission.counts.succeeded == 5
-    assert screen.sentences == [f"The server asks to wait ({status} Busy); trying again in 0 s."] * 3
+    assert screen.sentences == [f"The server asks to wait ({status} Busy). Trying again in 0 s."] * 3
     assert len(server.bodies) == 4
 
 
@@ -332,8 +336,8 @@ async def test_patience_with_a_busy_server_is_bounded(server: Server) -> None:
 
     server.before_post = turn_away
     async with submitting(server, a_file(5)) as (submission, _):
-        assert isinstance(submission.stopped_by and submission.stopped_by[1], TurnedAway)
-    assert len(server.bodies) == PACE.max_turned_away + 1
+        assert isinstance(submission.stopped_by and submission.stopped_by[1], AskedToWait)
+    assert len(server.bodies) == POLICY.max_waits + 1
     assert submission.unsubmitted == [range(5)]
 
 
@@ -355,10 +359,10 @@ async def test_batch_that_may_have_been_accepted_is_not_posted_again(server: Ser
         return await answer(request) if len(server.bodies) == 2 else None
 
     server.before_post = second
-    pace = Pace(0.0, 0.0, 0.0, 0.0, posts_in_flight=1)
-    async with submitting(server, a_file(50), batch_operations=10, pace=pace) as (submission, _):
+    policy = RequestPolicy(0.0, 0.0, 0.0, 0.0, posts_in_flight=1)
+    async with submitting(server, a_file(50), batch_operations=10, policy=policy) as (submission, _):
         assert isinstance(submission.stopped_by and submission.stopped_by[1], Uncertain)
-        assert submission.counts == Counts(total=10, completed=10, succeeded=10)
+        assert submission.counts == Tally(total=10, completed=10, succeeded=10)
     assert len(server.bodies) == 2
     assert submission.uncertain == [range(10, 20)]
     assert submission.unsubmitted == [range(20, 50)]
@@ -371,13 +375,13 @@ async def test_refusal_ends_posting_and_what_was_accepted_is_followed(server: Se
         return problem(422, "Invalid", errors=errors) if "25" in ids else None
 
     server.before_post = refuse
-    pace = Pace(0.0, 0.0, 0.0, 0.0, posts_in_flight=1)
-    async with submitting(server, a_file(50), batch_operations=10, pace=pace) as (submission, _):
+    policy = RequestPolicy(0.0, 0.0, 0.0, 0.0, posts_in_flight=1)
+    async with submitting(server, a_file(50), batch_operations=10, policy=policy) as (submission, _):
         assert submission.stopped_by
         span, answer = submission.stopped_by
-        assert submission.counts == Counts(total=20, completed=20, succeeded=20)
+        assert submission.counts == Tally(total=20, completed=20, succeeded=20)
         assert await collected(submission) == list(range(1, 21))
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, Rejected)
     assert (span, answer.status, answer.problem.errors[0].pointer) == (range(20, 30), 422, "/operations/4/body")
     assert submission.file.places(submission.unsubmitted) == "lines 21 to 50"
 
@@ -385,7 +389,7 @@ async def test_refusal_ends_posting_and_what_was_accepted_is_followed(server: Se
 async def test_where_nothing_answers_nothing_is_uncertain(server: Server) -> None:
     server.url = URL(f"http://127.0.0.1:{unused_port()}")
     async with submitting(server, a_file(5000)) as (submission, _):
-        assert submission.stopped_by == (range(1000), NothingAnswers(""))
+        assert submission.stopped_by == (range(1000), Unreachable(""))
     assert (submission.file.places(submission.unsubmitted), submission.uncertain) == ("lines 1 to 5000", [])
 
 
@@ -397,8 +401,8 @@ async def test_what_a_cancelled_submission_had_under_way_is_uncertain(server: Se
         await asyncio.Event().wait()
 
     server.before_post = hold
-    async with Client(server.url, PACE, Record()) as client:
-        submission = Submission(client, a_file(30), 10, PACE, Record())
+    async with Client(server.url, POLICY, Record()) as client:
+        submission = FileSubmission(client, a_file(30), 10, POLICY, Record())
         running = asyncio.create_task(submission.run())
         await arrived.wait()
         running.cancel()
@@ -414,8 +418,8 @@ async def test_status_that_fails_for_a_while_is_asked_again(server: Server, answ
     server.before_status = fail
     async with submitting(server, a_file(10)) as (submission, screen):
         assert submission.counts.succeeded == 10
-        assert not submission.accepted[0].lost
-    assert [sentence.partition(" (")[0] for sentence in screen.sentences] == ["No news from the server"]
+        assert not submission.accepted[0].unreadable
+    assert [sentence.partition(" (")[0] for sentence in screen.sentences] == ["The server cannot be read"]
 
 
 async def test_batch_whose_status_stays_away_is_lost_and_the_others_go_on(server: Server) -> None:
@@ -424,9 +428,9 @@ async def test_batch_whose_status_stays_away_is_lost_and_the_others_go_on(server
 
     server.before_status = fail
     async with submitting(server, a_file(20), batch_operations=10) as (submission, _):
-        assert submission.counts == Counts(total=20, completed=10, succeeded=10)
-        assert [bool(batch.lost) for batch in submission.accepted] == [True, False]
-        assert "answered 502 Bad Gateway, 3 times in a row" in submission.accepted[0].lost
+        assert submission.counts == Tally(total=20, completed=10, succeeded=10)
+        assert [bool(batch.unreadable) for batch in submission.accepted] == [True, False]
+        assert "answered 502 Bad Gateway, 3 times in a row" in submission.accepted[0].unreadable
         assert await collected(submission) == list(range(11, 21))
     assert server.asked["/batch/0/status"] == 3
 
@@ -458,7 +462,7 @@ async def test_outcomes_that_are_missing_are_noticed(server: Server) -> None:
     server.before_results = few
     async with submitting(server, a_file(10)) as (submission, _):
         assert await collected(submission) == list(range(1, 8))
-        assert submission.accepted[0].lost == "the server gave 7 of 10 outcomes"
+        assert submission.accepted[0].unreadable == "the server returned 7 of 10 outcomes"
 
 
 async def test_outcome_longer_than_any_buffer_is_read(server: Server) -> None:
@@ -486,13 +490,13 @@ async def test_retry_after_may_be_a_date(server: Server) -> None:
         return problem(429, "Busy", {"Retry-After": past}) if len(server.bodies) == 1 else None
 
     server.before_post = turn_away
-    pace = Pace(0.0, 0.0, backoff_seconds=1e9, backoff_max_seconds=1e9)
-    async with submitting(server, a_file(3), pace=pace) as (submission, _):
+    policy = RequestPolicy(0.0, 0.0, backoff_seconds=1e9, backoff_max_seconds=1e9)
+    async with submitting(server, a_file(3), policy=policy) as (submission, _):
         assert submission.counts.succeeded == 3
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:
-    assert [Pace().backoff(failures) for failures in range(1, 8)] == [0.5, 1, 2, 4, 8, 10, 10]
+    assert [RequestPolicy().backoff(failures) for failures in range(1, 8)] == [0.5, 1, 2, 4, 8, 10, 10]
 
 
 @pytest.mark.parametrize(

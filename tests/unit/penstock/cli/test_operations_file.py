@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.operations_file import FileFormat, FileRefused, OperationsFile, Reading, read_operations
+from penstock.cli.operations_file import FileFormat, InvalidFile, OperationsFile, Reading, read_operations
 
 POST_USERS = Reading(method="post", path="/users")
 
@@ -136,10 +136,10 @@ def test_places_are_told_as_the_file_counts_them() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.txt", "", "a.txt: its name does not tell what it holds; say --format json, ndjson or csv."),
+        ("a.txt", "", "a.txt: its name does not tell its format. Use --format json, ndjson or csv."),
         ("a.json", "", "a.json, line 1: is not JSON"),
-        ("a.ndjson", "\n\n", "a.ndjson: holds no operations"),
-        ("a.json", "[]", "a.json: holds no operations"),
+        ("a.ndjson", "\n\n", "a.ndjson: contains no operations"),
+        ("a.json", "[]", "a.json: contains no operations"),
         ("a.json", '[\n{"method": "GET",\n"path" "/a"}]', "a.json, line 3: is not JSON (expecting ':' delimiter"),
         ("a.json", '{"method":1}\n{"method":2}', "a.json, line 2: is not JSON (extra data, column 1). If it has one"),
         ("a.json", "{}", 'a.json: should be {"operations": [...]}, or a bare list'),
@@ -147,20 +147,20 @@ def test_places_are_told_as_the_file_counts_them() -> None:
         ("a.json", '[{"method": "GET", "path": "/a"}, 7]', "a.json, operation 2: should be an object like"),
         ("a.ndjson", '{"method": "GET", "path": "/a"}\n{', "a.ndjson, line 2: is not JSON"),
         ("a.ndjson", '{"path": "/a"}', 'a.ndjson, line 1: should be an object like {"method": "POST"'),
-        ("a.ndjson", '{"method": "GET", "path": "/a", "body": NaN}', "line 1: is not JSON that can be sent on (NaN"),
-        ("a.ndjson", '{"method": "GET", "path": "/a", "body": 1e999}', "line 1: holds a value that cannot be sent"),
-        ("a.ndjson", '{"method": "GET", "path": "/a", "body": "\\ud800"}', "line 1: holds a value that cannot be"),
-        ("a.ndjson", "[" * 100_000, "line 1: is not JSON that can be sent on"),
+        ("a.ndjson", '{"method": "GET", "path": "/a", "body": NaN}', "line 1: is JSON that cannot be sent (NaN"),
+        ("a.ndjson", '{"method": "GET", "path": "/a", "body": 1e999}', "line 1: contains a value that cannot be sent"),
+        ("a.ndjson", '{"method": "GET", "path": "/a", "body": "\\ud800"}', "line 1: contains a value that cannot be"),
+        ("a.ndjson", "[" * 100_000, "line 1: is JSON that cannot be sent"),
         (
             "a.ndjson",
             b'{"method": "GET", "path": "/a"}\n\xff',
-            "a.ndjson, line 2: is not UTF-8; save the file as UTF-8.",
+            "a.ndjson, line 2: is not UTF-8. Save the file as UTF-8.",
         ),
-        ("a.json", b'[\n"\xff"]', "a.json, line 2: is not UTF-8; save the file as UTF-8."),
+        ("a.json", b'[\n"\xff"]', "a.json, line 2: is not UTF-8. Save the file as UTF-8."),
     ],
 )
 def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: str) -> None:
-    with pytest.raises(FileRefused) as refused:
+    with pytest.raises(InvalidFile) as refused:
         read(name, content)
     assert told in str(refused.value)
 
@@ -168,20 +168,20 @@ def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: s
 @pytest.mark.parametrize(
     ("content", "reading", "told"),
     [
-        ("", POST_USERS, "a.csv: holds no operations"),
-        ("name\n", POST_USERS, "a.csv: holds no operations"),
+        ("", POST_USERS, "a.csv: contains no operations"),
+        ("name\n", POST_USERS, "a.csv: contains no operations"),
         ("name\nAnn\n", Reading(method="POST"), "a.csv: a CSV file needs --method and --path, for example"),
         ("a,b\n1,2\n1\n", POST_USERS, "a.csv, line 3: has 1 cell where the header has 2."),
         ("a,b\n1,2,3\n", POST_USERS, "a.csv, line 2: has 3 cells where the header has 2."),
         ('a,b\n1,"x\ny"\n1\n', POST_USERS, "a.csv, line 4: has 1 cell where the header has 2."),
-        ('a,b\n1,2\n3,"4\n5,6\n', POST_USERS, "a.csv, line 3: is not a row of CSV (unexpected end of data)."),
-        ("a,a\n1,2\n", POST_USERS, "a.csv, line 1: should be a header, every column with a name of its own."),
-        ("a,\n1,2\n", POST_USERS, "a.csv, line 1: should be a header, every column with a name of its own."),
-        ("a\n\xff".encode("latin-1"), POST_USERS, "a.csv, line 2: is not UTF-8; save the file as UTF-8."),
+        ('a,b\n1,2\n3,"4\n5,6\n', POST_USERS, "a.csv, line 3: is not a valid CSV row (unexpected end of data)."),
+        ("a,a\n1,2\n", POST_USERS, "a.csv, line 1: should be a header in which every column has a different name."),
+        ("a,\n1,2\n", POST_USERS, "a.csv, line 1: should be a header in which every column has a different name."),
+        ("a\n\xff".encode("latin-1"), POST_USERS, "a.csv, line 2: is not UTF-8. Save the file as UTF-8."),
         (
             "a,b\n1,2\n",
             Reading(method="GET", path="/users/{id}"),
-            "a.csv, line 1: has no column 'id'; its columns are 'a', 'b'.",
+            "a.csv, line 1: has no column 'id'. Its columns are 'a', 'b'.",
         ),
         ("a,b\n,2\n", Reading(method="GET", path="/u/{a}"), "a.csv, line 2: column 'a' is empty, and the path /u/{a}"),
         ("a\n1\n", Reading(None, "GET", "/u", "expect"), "a.csv, line 1: has no column 'expect'"),
@@ -193,18 +193,18 @@ def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: s
     ],
 )
 def test_mistake_in_a_csv_file_is_told_with_its_line(content: str | bytes, reading: Reading, told: str) -> None:
-    with pytest.raises(FileRefused) as refused:
+    with pytest.raises(InvalidFile) as refused:
         read("a.csv", content, reading)
     assert told in str(refused.value)
 
 
 def test_method_and_path_beside_operations_that_name_their_own_are_refused() -> None:
-    with pytest.raises(FileRefused, match=r"a\.ndjson: --method and --path are for CSV files"):
+    with pytest.raises(InvalidFile, match=r"a\.ndjson: --method and --path are for CSV files"):
         read("a.ndjson", "", POST_USERS)
 
 
 def test_file_that_cannot_be_opened_is_told(folder: Path) -> None:
-    with pytest.raises(FileRefused, match=r"missing\.json: cannot be read \(No such file or directory\)"):
+    with pytest.raises(InvalidFile, match=r"missing\.json: cannot be read \(No such file or directory\)"):
         read_operations(Path("missing.json"), Reading())
-    with pytest.raises(FileRefused, match="cannot be read"):
+    with pytest.raises(InvalidFile, match="cannot be read"):
         read_operations(folder, Reading(FileFormat.JSON))

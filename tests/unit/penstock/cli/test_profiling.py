@@ -207,7 +207,7 @@ def test_what_ends_as_the_file_means_it_to_is_no_failure(shell: Shell) -> None:
     ("file", "content", "options", "told"),
     [
         ("notes.csv", NOTES, (), "needs --method and --path"),
-        ("notes.txt", NOTES, (), "say --format json, ndjson or csv"),
+        ("notes.txt", NOTES, (), "Use --format json, ndjson or csv"),
         ("notes.ndjson", '{"method": "POST"}', (), "notes.ndjson, line 1: should be an object like"),
         (
             "wrong.ndjson",

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestServer, unused_port
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from penstock.cli.client import Counts
+from penstock.cli.client import Tally
 from penstock.cli.submit import ProgressBar, ProgressLines, submit
 
 app = typer.Typer()
@@ -220,7 +220,7 @@ async def test_refused_file_is_told_by_its_lines_and_exit_2(server: Server) -> N
     assert result.stdout.startswith("total")
     told = result.stderr.splitlines()
     assert told[-4:-1] == [
-        "The server refused lines 4 to 5 (422 Invalid operations).",
+        "The server rejected lines 4 to 5 (422 Invalid operations).",
         "  line 5, body/name: is no name",
         "  /atomic: is off",
     ]
@@ -251,8 +251,8 @@ async def test_atomic_file_that_is_too_large_is_told_so(server: Server) -> None:
     result = await penstock_submit("users.json", url=server.url)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-3:] == [
-        "The server refused operations 1 to 2 (413 Too many operations).",
-        "users.json is atomic, all or nothing in one batch, so it was not split.",
+        "The server rejected operations 1 to 2 (413 Too many operations).",
+        "users.json is atomic, so it cannot be split into smaller batches.",
         "Nothing was submitted.",
     ]
 
@@ -263,8 +263,8 @@ async def test_what_may_have_been_accepted_is_told(server: Server) -> None:
     result = await penstock_submit(*USERS, "--batch-size", "2", url=server.url)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-3:] == [
-        "No answer came for lines 2 to 3: the server answered 502 Bad Gateway.",
-        "May or may not have been accepted, and not sent again: lines 2 to 3.",
+        "There was no usable answer for lines 2 to 3: the server answered 502 Bad Gateway.",
+        "Possibly accepted, so not sent again: lines 2 to 3.",
         "Not submitted: line 4.",
     ]
 
@@ -274,8 +274,8 @@ async def test_server_that_is_something_else_is_told(server: Server) -> None:
     result = await penstock_submit(*USERS, url=f"{server.url}/elsewhere")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-3:] == [
-        "The server refused line 2 (404 Not Found).",
-        f"Is it Penstock that answers at {server.url}/elsewhere? Name it with --url.",
+        "The server rejected line 2 (404 Not Found).",
+        f"Is the server at {server.url}/elsewhere Penstock? Name the URL of Penstock with --url.",
         "Nothing was submitted.",
     ]
 
@@ -292,7 +292,7 @@ async def test_no_server_is_told_and_exit_2(server: Server) -> None:
     url = f"http://127.0.0.1:{unused_port()}"
     result = await penstock_submit(*USERS, url=url)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"Nothing answers at {url}: start Penstock with `penstock up` or name it with --url." in result.stderr
+    assert f"Nothing answers at {url}. Start Penstock with `penstock up`, or name its URL with --url." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ async def test_no_server_is_told_and_exit_2(server: Server) -> None:
         (["missing.json"], "missing.json: cannot be read (No such file or directory)."),
         (["users.csv"], "users.csv: a CSV file needs --method and --path"),
         ([*USERS, "--output", "no/such/folder"], "No such file or directory"),
-        ([*USERS, "--output", "users.csv"], "this is the file to be submitted"),
+        ([*USERS, "--output", "users.csv"], "this is the file to submit"),
         ([*USERS, "--batch-size", "0"], "should be greater than or equal to 1"),
     ],
 )
@@ -336,7 +336,7 @@ async def test_ctrl_c_tells_what_goes_on_and_exits_130(server: Server) -> None:
     _, stderr = await process.communicate()
     assert process.returncode == 130
     assert stderr.decode().splitlines()[-2:] == [
-        "Stopped watching; 1 batch goes on on the server:",
+        "Stopped watching. 1 batch still runs on the server:",
         f"  {server.url}/batch/0/status",
     ]
 
@@ -346,7 +346,7 @@ def test_plain_progress_is_a_line_for_each_tenth_or_every_few_seconds(capsys: py
     lines = ProgressLines(clock=lambda: now)
     for second, completed in [(0, 0), (1, 9), (2, 10), (3, 10), (4, 19), (9, 19), (10, 21), (20, 21), (21, 100)]:
         now = float(second)
-        lines.show(Counts(total=100, completed=completed, failed=completed // 10))
+        lines.show(Tally(total=100, completed=completed, failed=completed // 10))
     assert capsys.readouterr().err.splitlines() == [
         " 10%  10 of 100, 1 failed, 5/s, about 18 s left",
         " 19%  19 of 100, 1 failed, 2/s, about 38 s left",
@@ -358,7 +358,7 @@ def test_plain_progress_is_a_line_for_each_tenth_or_every_few_seconds(capsys: py
 def test_progress_bar_shows_what_is_done_and_what_failed() -> None:
     screen = io.StringIO()
     with ProgressBar(5000, Console(file=screen, force_terminal=True, width=100, color_system=None)) as bar:
-        bar.show(Counts(total=5000, completed=1250, succeeded=1200, failed=50))
+        bar.show(Tally(total=5000, completed=1250, succeeded=1200, failed=50))
         bar.say("The server asks to wait [429].")
     assert "25% 1,250 of 5,000 50 failed" in screen.getvalue()
     assert "The server asks to wait [429]." in screen.getvalue()
