@@ -1,4 +1,4 @@
-# The image of both programs: `docker build --tag penstock .`, and on top of it your application (infra/README.md).
+# The image of both programs: `docker build --tag penstock .`. Your application goes on top of it (infra/README.md).
 
 FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -17,14 +17,14 @@ RUN python -m hatchling build --target wheel --directory dist \
     && /opt/penstock/bin/python -m pip check
 
 FROM python:3.11-slim
-# All is compiled already, and the root file system may be read-only.
+# Everything is already compiled, and the root file system may be read-only.
 ENV PATH=/opt/penstock/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 RUN groupadd --gid 10001 penstock \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin penstock
 COPY --from=build /opt/penstock /opt/penstock
 WORKDIR /app
 USER 10001:10001
-# The one place that is written to: large batches are put aside there. As a volume it keeps its mode where it is mounted.
+# Only this folder is written to: large batches are buffered there. As a volume it keeps its mode when it is mounted.
 VOLUME ["/tmp"]
 EXPOSE 8080
 STOPSIGNAL SIGTERM

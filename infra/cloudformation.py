@@ -1,7 +1,7 @@
-"""Reads a CloudFormation template as far as ours goes, for servers that know no CloudFormation. No I/O but the file.
+"""Reads our CloudFormation template for servers that do not support CloudFormation. Its only I/O is reading that file.
 
-What it does not understand it refuses by name, instead of guessing: a queue that is not quite the one described would
-be worse than none. Parameters come as text, as CloudFormation gives them.
+It supports what our template uses. Anything else is an error that names it, because a queue that differs from the
+template is worse than no queue. Parameters are strings, as in CloudFormation.
 """
 
 import re
@@ -14,7 +14,7 @@ import yaml
 
 from penstock.errors import PenstockError
 
-# What stands for an account where there is none.
+# The pseudo parameters of an account, for servers that have none.
 PSEUDO_PARAMETERS = {
     "AWS::AccountId": "000000000000",
     "AWS::Partition": "aws",
@@ -28,13 +28,13 @@ Document = dict[str, Any]
 
 
 class NotUnderstood(PenstockError):
-    """The template says something that this reader does not know."""
+    """The template contains something that this reader does not support."""
 
 
 class Stack:
-    """A template with its parameters, and what each resource turned out to be once it is made.
+    """A template with its parameters, and the attributes of the resources that have been created.
 
-    `made` is asked for `Ref`, as an attribute of that name, and for `Fn::GetAtt`.
+    `made` returns an attribute of a resource, for `Fn::GetAtt`, and for `Ref` as an attribute of that name.
     """
 
     def __init__(
@@ -55,7 +55,10 @@ class Stack:
             raise NotUnderstood(f"the template has no parameter {name}")
 
     def resources(self, *types: str) -> dict[str, Document]:
-        """Those of these types, or all, whose condition holds, in the template's order; not resolved."""
+        """Return the resources of these types, or all, whose condition holds. Their functions are not evaluated.
+
+        They are in the order of the template.
+        """
         return {
             name: resource
             for name, resource in self._template["Resources"].items()
@@ -63,7 +66,7 @@ class Stack:
         }
 
     def properties(self, name: str) -> Document:
-        """A resource's properties, with every function in them worked out."""
+        """Return a resource's properties, with all functions evaluated."""
         try:
             resolved: Document = self.resolve(self._template["Resources"][name].get("Properties", {}))
         except NotUnderstood as error:
@@ -90,7 +93,7 @@ class Stack:
     def _resolve_members(self, members: Document) -> Document:
         for name in members:
             if name.startswith("Fn::"):
-                raise NotUnderstood(f"{name} is not known to this reader")
+                raise NotUnderstood(f"{name} is not supported by this reader")
         resolved = {name: self.resolve(value) for name, value in members.items()}
         return {name: value for name, value in resolved.items() if value is not NO_VALUE}
 
@@ -117,7 +120,7 @@ class Stack:
 
     def _sub(self, text: Any) -> str:
         if not isinstance(text, str):
-            raise NotUnderstood("Fn::Sub with variables of its own is not known to this reader")
+            raise NotUnderstood("Fn::Sub with variables of its own is not supported by this reader")
         return _VARIABLE.sub(lambda found: str(self._variable(found[1])), text).replace("${!", "${")
 
     def _variable(self, name: str) -> Any:
@@ -135,18 +138,18 @@ class Stack:
                 return not self._truth(one)
             case {"Condition": str(name)}:
                 return self.holds(name)
-        raise NotUnderstood(f"the condition {condition} is not known to this reader")
+        raise NotUnderstood(f"the condition {condition} is not supported by this reader")
 
 
 @cache
 def read_template(path: Path) -> Document:
-    """The template with its short forms (`!Ref`, `!Sub`) as the long ones. Read once: change a copy only."""
-    template: Document = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a safe loader, as below
+    """Return the template, with long forms for its short forms (`!Ref`, `!Sub`). It is cached: do not change it."""
+    template: Document = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a subclass of the safe loader
     return template
 
 
 class _Loader(yaml.SafeLoader):
-    """As PyYAML's safe one, and CloudFormation's short forms."""
+    """PyYAML's safe loader, which also reads CloudFormation's short forms."""
 
 
 def _long_form(loader: _Loader, suffix: str, node: yaml.Node) -> Document:
@@ -157,11 +160,11 @@ def _long_form(loader: _Loader, suffix: str, node: yaml.Node) -> Document:
             return {name: text.split(".", 1) if suffix == "GetAtt" else text}
         case yaml.SequenceNode():
             return {name: loader.construct_sequence(node, deep=True)}
-    raise NotUnderstood(f"!{suffix} of a mapping is not known to this reader")
+    raise NotUnderstood(f"!{suffix} of a mapping is not supported by this reader")
 
 
 _Loader.add_multi_constructor("!", _long_form)
 
 
 def _unmade(name: str, attribute: str) -> str:
-    raise NotUnderstood(f"{attribute} of {name} is asked for, which is not made here")
+    raise NotUnderstood(f"{attribute} of {name} is used, but {name} is not created here")

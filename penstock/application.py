@@ -92,7 +92,7 @@ class _ApplicationFinder(MetaPathFinder):
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, [self._folder]) if fullname == self._package else None
-        # A folder without __init__.py may as well hold data: then the usual search decides.
+        # A folder without __init__.py may hold data instead of modules: then the usual search decides.
         return spec if spec is not None and spec.origin is not None else None
 
 
@@ -113,12 +113,12 @@ def _check_is_not_pythons(module_name: str) -> None:
     package = _package_of(module_name)
     if package in sys.stdlib_module_names:
         raise Misconfigured(
-            f"Rename the application's module {package!r}: a module of Python's standard library has the same name."
+            f"Rename the application's module {package!r}: Python's standard library has a module of this name."
         )
 
 
 def _found_elsewhere(module_name: str) -> str:
-    """Return a sentence if Python imported another package than the one in the working directory, else nothing."""
+    """Return a sentence if Python imported another package of this name than the one in the working directory."""
     package = _package_of(module_name)
     ours = PathFinder.find_spec(package, [os.getcwd()])  # noqa: PTH109
     imported = getattr(sys.modules.get(package), "__file__", None)

@@ -41,6 +41,10 @@ class Command:
     help: str
     extra: Extra | None = None
 
+    @property
+    def missing_extra(self) -> str | None:
+        return self.extra.name if self.extra is not None and not self.extra.is_installed else None
+
 
 SERVER = Extra("server", ("aiobotocore", "boto3", "botocore"))
 LOCAL = Extra("local", (*SERVER.modules, "moto", "flask", "flask_cors", "yaml"))
@@ -61,16 +65,16 @@ COMMANDS = {
 
 
 class _PassedThrough(TyperCommand):
-    """A command whose options are read by its program."""
+    """A command that does not read its options: its program does."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.args = list(args)
         return args
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ARG002
-        """Let the program answer: the shell's question is in the environment, which it inherits."""
+        """Let the program complete its options: it inherits the environment, which holds what the shell asks."""
         command = COMMANDS[str(self.name)]
-        if command.extra is None or command.extra.is_installed:
+        if command.missing_extra is None:
             _become(command, ())
         return []
 
@@ -98,13 +102,10 @@ def _options(
 
 
 def _start(context: typer.Context) -> None:
-    name = str(context.info_name)
-    command = COMMANDS[name]
-    if command.extra is not None and not command.extra.is_installed:
-        typer.echo(
-            f"penstock {name}: Install what this command needs: {install_command(command.extra.name)}.",
-            err=True,
-        )
+    command = COMMANDS[str(context.info_name)]
+    if extra := command.missing_extra:
+        needed = f"Install what this command needs: {install_command(extra)}."
+        typer.echo(f"penstock {context.info_name}: {needed}", err=True)
         raise typer.Exit(EXTRA_MISSING)
     _become(command, context.args)
 
@@ -114,6 +115,7 @@ for _name, _command in COMMANDS.items():
 
 
 def _become(command: Command, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by the command's program."""
     words = programs.command(command.module, *arguments)
     sys.stdout.flush()
     if os.name == "nt":  # exec would return to the shell while the program still runs

@@ -60,11 +60,11 @@ def test_it_works_out(value: str, resolved: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ('{a: !Join ["-", [b, c]]}', "One: Fn::Join is not known"),
-        ("{a: !FindInMap [b, c, d]}", "One: Fn::FindInMap is not known"),
+        ('{a: !Join ["-", [b, c]]}', "One: Fn::Join is not supported"),
+        ("{a: !FindInMap [b, c, d]}", "One: Fn::FindInMap is not supported"),
         ("{a: !Ref Needed}", "One: the parameter Needed has no value"),
         ("{a: !Sub ['${x}', {x: 1}]}", "One: Fn::Sub with variables of its own"),
-        ("{a: !Transform {Name: x}}", "!Transform of a mapping is not known"),
+        ("{a: !Transform {Name: x}}", "!Transform of a mapping is not supported"),
     ],
 )
 def test_it_refuses_what_it_does_not_understand(value: str, words: str, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_it_refuses_a_parameter_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_it_refuses_what_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(NotUnderstood, match="Arn of Three is asked for, which is not made here"):
+    with pytest.raises(NotUnderstood, match="Arn of Three is used, but Three is not created here"):
         Stack(read("{a: !GetAtt Three.Arn}", tmp_path), {}).properties("One")
 
 
