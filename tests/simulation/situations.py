@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from penstock.settings import Settings
 from penstock.telemetry import Event
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
 from tests.simulation.stage import Stage, group_chunks
 from tests.simulation.truth import Plan, Submission, Toy
 from tests.simulation.world import World
+from tests.support.builders import read_settings_once
 
 SEED = 1
 ON_THE_WAY_SECONDS = 0.005
@@ -95,7 +95,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
         "grace_seconds": 1,
         "sweep_seconds": 15,
     }
-    settings = Settings(**{**quick, **situation.settings})
+    settings = read_settings_once(**{**quick, **situation.settings})
     world = World(SEED, fates, settings.visibility_seconds)
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     submission = Submission("s0", list(situation.toys), **situation.asked)

@@ -1,6 +1,8 @@
 """Settings, operations, chunks and batches for tests that run in one process."""
 
+import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from penstock.batch import Batch, BatchState, Counts
@@ -16,12 +18,23 @@ NOW = 1_700_000_000.0  # where a FakeClock begins
 
 
 def build_settings(**changes: Any) -> Settings:
-    """What a program would read, but nothing waits, and small batches need not be in many chunks.
+    """Return what a program would read, except that nothing waits and that a small batch may be a single chunk.
 
-    The environment of tests is scrubbed: it changes nothing here.
+    The environment of tests is scrubbed, so it changes nothing here.
     """
     quick: dict[str, Any] = {"backoff_seconds": 0, "receive_wait_seconds": 0, "grace_seconds": 5, "min_chunks": 1}
-    return Settings(**{**quick, **changes})
+    return read_settings_once(**{**quick, **changes})
+
+
+def read_settings_once(**given: Any) -> Settings:
+    """Return Settings(**given), which take more than a millisecond to read, from a cache if they were read before."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "PENSTOCK_"))}
+    return _read_settings(tuple(sorted(given.items())), tuple(sorted(variables.items())))
+
+
+@cache
+def _read_settings(given: tuple[tuple[str, Any], ...], _variables: tuple[tuple[str, str], ...]) -> Settings:
+    return Settings(**dict(given))
 
 
 def build_operation(index: int, path: str = "/succeed", body: Any = None) -> Operation:
