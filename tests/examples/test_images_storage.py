@@ -142,7 +142,10 @@ def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_takes_no_uploads_and_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotOffered, match=f"^Put the file there yourself, as {tmp_path}/uploads/a.png: "):
+    with pytest.raises(
+        NotOffered,
+        match=f"^A folder does not support uploads. Put the file there yourself, as {tmp_path}/uploads/a.png",
+    ):
         FolderStore(tmp_path).offer_upload("uploads/a.png", 1_000)
 
 

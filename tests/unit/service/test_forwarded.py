@@ -43,7 +43,7 @@ async def test_batch_with_an_impossible_path_is_refused_whole(serve: Serve, upst
 
     assert pointers(problem) == [f"/operations/{index}/path" for index in (1, 2, 3, 4)]
     assert "Remove . and .." in problem["errors"][0]["detail"]
-    assert "there is: DELETE /api/{path}" in problem["errors"][3]["detail"]
+    assert "Available operations: DELETE /api/{path}" in problem["errors"][3]["detail"]
     assert upstream.requests == []
 
 
