@@ -1,4 +1,4 @@
-"""Fixtures for all tests: an AWS, settings under a name of their own, the backend that they open."""
+"""Provides the fixtures that many tests share: an AWS, settings with a name of their own, and the backend for them."""
 
 import os
 import secrets
@@ -31,13 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """A worker has ended: what its programs have called belongs to the run."""
+    """Add the calls that the programs of a finished worker made to those of the whole run."""
     seen = getattr(node, "workeroutput", {}).get("calls", ())
     node.config.stash[CALLS].seen |= {Call(*call) for call in seen}
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """The roles of the template are held against what this run has called: see `tests/support/roles.py`."""
+    """Compare the roles in the template with the calls of this run: see `tests/support/roles.py`."""
     config, seen = session.config, session.config.stash[CALLS].seen
     if hasattr(config, "workeroutput"):
         config.workeroutput["calls"] = [list(call) for call in sorted(seen)]
@@ -130,7 +130,7 @@ def aws(request: pytest.FixtureRequest) -> Aws:
 
 @pytest.fixture
 def make_settings(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
-    """Settings for this test alone: fast to wait, and prefixed so that no other test sees its queues and table."""
+    """Make settings with short waits and a name of their own, so that no other test sees the queues and the table."""
     for name, value in aws.environment.items():
         monkeypatch.setenv(name, value)
 
@@ -148,7 +148,7 @@ def make_settings(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
 
 @pytest.fixture
 async def backend(settings: Settings) -> AsyncIterator[Backend]:
-    """The provisioned queues and table of `settings`, which a test module may override."""
+    """Provision the queues and the table of `settings`, which a test module may override, and open them."""
     provision(settings)
     async with open_backend(settings) as opened:
         yield opened

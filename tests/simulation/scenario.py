@@ -1,4 +1,4 @@
-"""A seeded run: clients submit batches while faults rage; then calm returns, and everything must come right."""
+"""A seeded run: clients submit batches while faults happen. Then the faults stop, and every promise must hold."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from tests.simulation.world import World
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run came to, for the sums over many."""
+    """The result of a run."""
 
     seed: int
     mix: str
@@ -33,7 +33,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large this run is."""
+    """The size of this run."""
 
     consumers: int
     front_ends: int

@@ -1,4 +1,4 @@
-"""Small batches in each situation that a chunk can come into, played with calls failing at chosen places."""
+"""Plays small batches in each situation that a chunk can be in, with chosen calls failing."""
 
 import asyncio
 from collections import Counter
@@ -33,7 +33,7 @@ CRASHES = {Hit.CRASH_BEFORE, Hit.CRASH_AFTER}
 
 @dataclass
 class HitCalls:
-    """Hits calls by their number, each in one way; all others go well. `calls` is what was called."""
+    """Hits the calls with these numbers, each in one way. All other calls succeed. `calls` lists what was called."""
 
     hits: dict[int, Hit] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -63,9 +63,9 @@ class HitCalls:
 
 @dataclass(frozen=True)
 class Situation:
-    """A batch, what is done with it, and the settings that bring the situation about.
+    """A batch, what is done with it, and the settings that lead to the situation.
 
-    `shows` is an event of Penstock's log by which one can see that the situation did come about.
+    `shows` is the event in Penstock's log that proves that the situation occurred.
     """
 
     toys: tuple[Toy, ...]

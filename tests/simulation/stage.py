@@ -1,4 +1,4 @@
-"""Where a run is played: programs that are replaced when they end, and an end that is checked."""
+"""Plays a run: replaces programs that end, and checks every promise at the end."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ LOOK_SECONDS = 5.0
 
 
 class Stage:
-    """Its life: `open` starts the programs; when all has been asked for, `close` waits, stops them and checks."""
+    """`open` starts the programs. After the last request `close` waits, stops the programs and checks the promises."""
 
     def __init__(self, world: World, settings: Settings, skew_seconds: float = 0.0) -> None:
         self.world = world
@@ -39,7 +39,7 @@ class Stage:
         self._keeping = [self.world.loop.create_task(one) for one in keeping]
 
     async def close(self, *, is_gentle: bool = False) -> None:
-        """`is_gentle`: nothing has died and nothing was lost."""
+        """Wait, stop and check. `is_gentle` means that no process died and that nothing was lost."""
         await self.settle()
         await self._check_results()
         await self._stop()
@@ -59,7 +59,7 @@ class Stage:
             await asyncio.sleep(0.1)
 
     async def settle(self) -> None:
-        """Until every batch has ended and nothing is on the queue any more."""
+        """Wait until every batch is finished and the queues are empty."""
         give_up_at = self.world.loop.time() + SETTLE_SECONDS
         while self.world.loop.time() < give_up_at:
             accepted = [facts for facts in self.world.promises.batches.values() if facts.is_accepted]
@@ -68,7 +68,7 @@ class Stage:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _keep(self, kind: type[Program], fleet: list[Program], number: int) -> None:
-        """Keep one program running: whenever it ends, start another after a while."""
+        """Keep one program running. When it ends, start another after a while."""
         chance, truth = self.world.chance, self.world.truth
         generation = 0
         while not self._is_closing:
@@ -83,7 +83,7 @@ class Stage:
                 await asyncio.sleep(chance.uniform(0.1, 10))
 
     async def _until_ended(self, program: Program) -> None:
-        """A process that stands still for too long is killed, as its watchdog or a health check would."""
+        """Wait until a program has ended. Kill a process that blocks for too long, as its watchdog would."""
         limit = max(self.settings.stall_seconds, 4 * self.settings.visibility_seconds)
         while True:
             try:
@@ -101,7 +101,7 @@ class Stage:
                 self.world.promises.check_results(batch_id, await self.client.results(batch_id))
 
     async def _stop(self) -> None:
-        """Ask every program to stop, and see that it does."""
+        """Ask every program to stop, and check that it does."""
         self._is_closing = True
         programs = self.programs
         for program in programs:
@@ -118,7 +118,7 @@ class Stage:
 
 
 def group_chunks(number: int) -> ExitStack:
-    """Smaller groups, so that small batches have several."""
+    """Make groups smaller, so that a small batch has several."""
     stack = ExitStack()
     for place in ("penstock.chunk", "penstock.service.batches.results"):
         stack.enter_context(patch(f"{place}.GROUP_CHUNKS", number))

@@ -1,4 +1,4 @@
-"""Consumers come and go in numbers while there is work, as scaling does it: counts stay exact, nothing is lost.
+"""Consumers start and stop in large numbers while there is work, as with scaling. Counts stay exact, nothing is lost.
 
 The programs are the real ones, in virtual time: what `python -m penstock.infra.scaling` takes for granted when it
 hands on the chunks of a task that is stopped.
@@ -24,7 +24,7 @@ BATCHES, OPERATIONS = 3, 120
 
 
 class Fleet:
-    """So many consumers as are wanted; they stop by SIGTERM, several at once, whatever they are at."""
+    """Keeps the wanted number of consumers. Several at once are stopped by SIGTERM, whatever they are doing."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -83,5 +83,5 @@ def test_scaling_in_under_load_keeps_every_count(seed: int) -> None:
 
 
 def draw_submission(label: str, chance: random.Random) -> Submission:
-    """Nothing fails of itself, so what follows from a chunk at its first attempt was handed on."""
+    """No operation fails by itself, so a follow-up chunk at its first attempt was handed over."""
     return Submission(label, [Toy("/succeed", Plan(seconds=chance.choice([0.1, 1.0, 4.0]))) for _ in range(OPERATIONS)])

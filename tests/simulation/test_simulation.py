@@ -1,4 +1,4 @@
-"""Seeded runs over every fault mix: a block of seeds is a test, so that xdist can spread them."""
+"""Seeded runs over every fault mix. A test runs a block of seeds, so that xdist can spread them."""
 
 import hashlib
 import os
@@ -11,6 +11,8 @@ from tests.simulation.mixes import MIXES
 from tests.simulation.scenario import run_seed
 from tests.support.full import full
 
+pytestmark = pytest.mark.timeout(600)
+
 BLOCK = len(MIXES)
 FEW_BLOCKS, BLOCKS = 4, 32  # 64 seeds, and 512 in a full run
 
@@ -22,7 +24,7 @@ def test_promises_hold_under_every_mix(block: int) -> None:
 
 
 def test_seed_gives_the_same_run_in_any_process() -> None:
-    """Or no failure could be replayed. Here other runs have come before, and sets have another order."""
+    """Without this, no failure could be replayed. Here other runs came before, and sets have another order."""
     seeds = range(BLOCK, 2 * BLOCK)
     script = (
         f"from tests.simulation.test_simulation import digests; print(*digests(range({seeds.start}, {seeds.stop})))"

@@ -1,4 +1,4 @@
-"""The HTTP face as a test speaks to it: plain calls, typed answers."""
+"""A client for the HTTP API, with plain calls and typed answers."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 Operation = dict[str, Any]
 Outcome = dict[str, Any]
 
-STATUS_POLL_SECONDS = 0.1  # a status costs several calls: asked for without a pause it would slow down what it watches
+STATUS_POLL_SECONDS = 0.1  # reading a status costs several calls, and polling faster would slow down the programs
 FINAL = {"completed", "failed", "cancelled", "expired"}
 
 
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What GET status says of a batch, its counts and its state."""
+    """The counts and the state of a batch, as GET status returns them."""
 
     status: str
     total: int
@@ -49,7 +49,7 @@ class Status:
 
 
 class Api:
-    """A front end at `url`. It may be gone or be another one by the next call: nothing is kept open."""
+    """A front end at `url`. No connection is kept open, so another process may answer the next call."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] | None = None) -> None:
         self._session = session
@@ -57,11 +57,11 @@ class Api:
         self.url = url
 
     def of(self, headers: Mapping[str, str]) -> "Api":
-        """The same as somebody else speaks to it, such as another tenant."""
+        """Return a client of the same front end that sends other headers, such as those of another tenant."""
         return Api(self._session, self.url, headers)
 
     async def post(self, operations: Sequence[Operation], **members: Any) -> Answer:
-        """POST /batch, whatever the answer."""
+        """Send POST /batch, and return the answer whatever its status."""
         body = BytesIO(json.dumps({"operations": list(operations), **members}).encode())
         headers = {"Content-Type": "application/json", **self._headers}
         async with self._session.post(f"{self.url}/batch", data=body, headers=headers) as answer:
@@ -75,7 +75,7 @@ class Api:
         return batch_id
 
     async def stream(self, operation: Operation, count: int, **query: str) -> str:
-        """The id of a batch of so many alike, posted as NDJSON for the background, that was accepted."""
+        """Post copies of an operation as NDJSON, to run in the background. Return the id of the accepted batch."""
         body = BytesIO((json.dumps(operation).encode() + b"\n") * count)
         headers = {"Content-Type": "application/x-ndjson", "Prefer": "respond-async", **self._headers}
         async with self._session.post(f"{self.url}/batch", data=body, params=query, headers=headers) as answer:
@@ -89,18 +89,18 @@ class Api:
             assert answer.status == 202, await answer.text()
 
     async def redrive(self) -> Answer:
-        """Put all dead letters back."""
+        """Redrive all dead letters."""
         async with self._session.post(f"{self.url}/dead-letters/redrive", headers=self._headers) as answer:
             return Answer(answer.status, answer.headers, await answer.json(content_type=None))
 
     async def get(self, path: str) -> Answer:
-        """GET anything that comes as JSON."""
+        """GET a path, and return the JSON answer whatever its status."""
         headers = {"Accept": "application/json", **self._headers}
         async with self._session.get(self.url + path, headers=headers) as answer:
             return Answer(answer.status, answer.headers, await answer.json(content_type=None))
 
     async def status(self, batch_id: str) -> Status:
-        """Every read must be exact: this is checked here, for all tests."""
+        """Return the status of a batch. Every read must be exact, so this checks it, for all tests."""
         answer = await self.get(f"/batch/{batch_id}/status")
         assert answer.status == 200, answer
         status = Status(**{name: answer.body[name] for name in Status.__dataclass_fields__})
@@ -108,14 +108,14 @@ class Api:
         return status
 
     async def results(self, batch_id: str, query: str = "") -> list[Outcome]:
-        """All of them, as NDJSON; a stream that breaks off raises."""
+        """Return all results, read as NDJSON. A stream that breaks off raises an error."""
         async with self._session.get(f"{self.url}/batch/{batch_id}/results{query}", headers=self._headers) as answer:
             text = await answer.text()
             assert answer.status == 200, text
         return [json.loads(line) for line in text.splitlines()]
 
     async def ended(self, batch_id: str, units: float = 40) -> Status:
-        """The status of a batch once it is final."""
+        """Wait until a batch is finished, and return its status."""
 
         async def final_status() -> Status | None:
             status = await self.status(batch_id)
@@ -126,7 +126,7 @@ class Api:
         return status
 
     async def completed(self, batch_id: str, count: int, units: float = 40) -> Status:
-        """The status of a batch once that many of its operations have their outcome."""
+        """Wait until `count` operations of a batch have an outcome, and return its status."""
 
         async def far_enough() -> Status | None:
             status = await self.status(batch_id)

@@ -1,4 +1,4 @@
-"""Settings, operations, chunks and batches for tests that run in one process."""
+"""Builds settings, operations, chunks and batches for tests that run in one process."""
 
 import os
 from collections.abc import Sequence
@@ -51,14 +51,14 @@ def build_chunk(operations: Sequence[Operation], chunk_id: str = "0", **changes:
 
 
 def build_record(chunk_id: str, counts: Counts) -> ChunkRecord:
-    """A record with so many outcomes of each kind."""
+    """Return a record with these numbers of outcomes."""
     states = [state for state in OutcomeState for _ in range(getattr(counts, state))]
     outcomes = [Outcome(index, str(index), state, 200) for index, state in enumerate(states)]
     return ChunkRecord(chunk_id, tuple(outcomes))
 
 
 def build_batch(*group_totals: int, **changes: Any) -> Batch:
-    """An accepted batch of which nothing has run."""
+    """Return an accepted batch of which nothing has run."""
     given: dict[str, Any] = {
         "id": BATCH_ID,
         "tenant": "default",
@@ -68,7 +68,7 @@ def build_batch(*group_totals: int, **changes: Any) -> Batch:
         "group_totals": group_totals,
         "created_at": NOW,
         "accept_by": NOW + 60,
-        "deadline_at": 4_000_000_000.0,  # past no clock of a test, be it a real one
+        "deadline_at": 4_000_000_000.0,  # later than any clock in a test, also the real one
         "expires_at": NOW + 8 * 24 * 3600,
         "accepted_at": NOW,
         **changes,
@@ -77,7 +77,7 @@ def build_batch(*group_totals: int, **changes: Any) -> Batch:
 
 
 def plan(operations: Sequence[Operation], chunk_operations: int) -> tuple[Batch, list[Chunk]]:
-    """An accepted batch of these operations, and its chunks."""
+    """Return an accepted batch of these operations, and its chunks."""
     starts = range(0, len(operations), chunk_operations)
     chunks = [
         build_chunk(operations[start : start + chunk_operations], chunk_id=str(number))
@@ -87,7 +87,7 @@ def plan(operations: Sequence[Operation], chunk_operations: int) -> tuple[Batch,
 
 
 async def submit(parts: MemoryParts, operations: Sequence[Operation], chunk_operations: int = 100) -> Batch:
-    """A batch as the front end leaves it: every chunk on the queue, accepted."""
+    """Store an accepted batch and send its chunks, as the front end does."""
     batch, chunks = plan(operations, chunk_operations)
     await parts.store.create_batch(batch)
     await parts.chunks.send([Message(encode_chunk(chunk)) for chunk in chunks])

@@ -1,4 +1,4 @@
-"""Whoever collects spans, as a server on this machine: it keeps what it is sent, once it may answer."""
+"""A server that collects spans. It answers, and keeps what it received, once `may_answer` is set."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def spans(self) -> list[tuple[str, Span]]:
-        """Each with the name of the service that it is from."""
+        """Return every span with the name of the service that sent it."""
         return [
             (_service(one.resource.attributes), span)
             for request in list(self.requests)
@@ -45,7 +45,7 @@ class _Answering(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments: Any) -> None:
-        """Tests are quiet."""
+        """Log nothing."""
 
 
 @contextmanager

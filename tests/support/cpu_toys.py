@@ -1,4 +1,4 @@
-"""Handlers that run in processes of their own, which import them from here."""
+"""Handlers for tests of the process pool. The worker processes import them from here."""
 
 import ctypes
 import os
@@ -103,13 +103,13 @@ def burn(seconds: float) -> None:
 
 @_post("/nap")
 def nap(seconds: float) -> None:
-    """In a thread."""
+    """Sleep in a thread."""
     time.sleep(seconds)
 
 
 @_post("/burn-a-moment", cpu_bound=True, timeout_seconds=0.2)
 def burn_too_long(note: str) -> None:
-    """Leaves word of who it is before it burns for ever."""
+    """Write down the process id, then keep the core busy for ever."""
     Path(note).write_text(str(os.getpid()))
     while True:
         sum(range(1_000))
@@ -121,7 +121,7 @@ def burn_for_ever(note: str) -> None:
 
 
 def _start_sleeping(note: str) -> None:
-    """A program that would go on for a minute; leaves word of who it is."""
+    """Start a program that runs for a minute, and write down its process id."""
     Path(note).write_text(str(subprocess.Popen(["/bin/sleep", "60"]).pid))
 
 

@@ -1,4 +1,4 @@
-"""Queues and a store in memory that go wrong where a test says so."""
+"""Queues and a store in memory whose calls fail where a test says so."""
 
 import asyncio
 import inspect
@@ -18,9 +18,9 @@ Watch = Callable[[str, Moment], None]
 
 
 def watched(parts: MemoryParts, watch: Watch) -> Backend:
-    """A backend that tells `watch` before and after each call, such as `store.commit_chunk`; it may raise.
+    """Return a backend that calls `watch` before and after each call, such as `store.commit_chunk`. `watch` may raise.
 
-    The queue of those who ask for no priority is `chunks`, the others are `chunks-high` and `chunks-low`.
+    The queue of the priority `normal` is called `chunks`; the others are `chunks-high` and `chunks-low`.
     """
 
     def wrap(name: str, part: Any) -> Any:
@@ -39,7 +39,7 @@ def watched(parts: MemoryParts, watch: Watch) -> Backend:
 
 @dataclass
 class Outage:
-    """One kind of call is unavailable, `times` times: before it takes effect, or after it, its answer being lost."""
+    """Fails one kind of call `times` times: before it takes effect, or after it, as if the answer were lost."""
 
     call: str
     moment: Moment = "before"
@@ -64,7 +64,7 @@ class _Watched:
 
         async def call(*arguments: Any, **options: Any) -> Any:
             self._watch(f"{self._name}.{name}", "before")
-            await asyncio.sleep(0)  # as on a network, others go on meanwhile
+            await asyncio.sleep(0)  # other tasks run during a call, as they do on a network
             answer = await method(*arguments, **options)
             await asyncio.sleep(0)
             self._watch(f"{self._name}.{name}", "after")

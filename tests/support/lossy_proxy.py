@@ -1,6 +1,6 @@
-"""Stands between a client and a server of AWS: loses answers to calls that took effect, refuses entries of others.
+"""A proxy between a client and AWS. It drops answers to calls that took effect, or rejects entries of batch calls.
 
-What it passes on is no longer signed correctly; the servers that stand in for AWS do not look.
+The signatures of the calls that it forwards are wrong. The servers that stand in for AWS do not check them.
 """
 
 import json
@@ -22,7 +22,7 @@ KEPT_HEADERS = {"content-type", "x-amzn-requestid", "x-amz-crc32", "x-amzn-error
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Entries of a batch call that the server never sees. They are answered as `Failed`."""
+    """Entries of a batch call that the server never sees. The answer lists them as `Failed`."""
 
     chosen: Callable[[Entry], bool]
     sender_fault: bool
@@ -30,7 +30,7 @@ class Refusal:
 
 @dataclass
 class LossyProxy:
-    """Passes every call on, and its answer back, until it is told otherwise. `calls` counts them by action."""
+    """Forwards every call and its answer, unless a test asks for something else. `calls` counts the calls by action."""
 
     url: str
     calls: Counter[str] = field(default_factory=Counter)
@@ -44,7 +44,7 @@ class LossyProxy:
     def refuse_entries(
         self, action: str, chosen: Callable[[Entry], bool], *, sender_fault: bool, times: int = 1
     ) -> None:
-        """In each of the next calls of this action, refuse the chosen entries."""
+        """Reject the chosen entries in each of the next calls of this action."""
         self._refusals[action] = [Refusal(chosen, sender_fault)] * times
 
     def take_refusal(self, action: str) -> Refusal | None:
@@ -91,7 +91,7 @@ async def lossy_proxy(server_url: str) -> AsyncIterator[LossyProxy]:
 
 
 def _without_refused(content: bytes, refusal: Refusal | None) -> tuple[bytes | None, list[Entry]]:
-    """The call without the refused entries, None if none is left; and what is said of those."""
+    """Return the call without the rejected entries, or None if none is left, and the answer for the rejected ones."""
     if refusal is None:
         return content, []
     call = json.loads(content)

@@ -1,4 +1,4 @@
-"""A whole installation in one process: front end and consumers on the same parts in memory, and a clock to turn."""
+"""A whole installation in one process: front end and consumers on queues and a store in memory, with a fake clock."""
 
 import asyncio
 from collections import Counter
@@ -31,7 +31,7 @@ MOST_TURNS = 200
 
 @dataclass
 class Toys:
-    """Handlers that tell of each run, and an application of them. What hangs does so until `gate` is set."""
+    """An application whose handlers record each run. Handlers that hang do so until `gate` is set."""
 
     runs: list[Context] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -40,7 +40,7 @@ class Toys:
 
     @property
     def times(self) -> Counter[str]:
-        """How often each operation ran."""
+        """Return how often each operation ran."""
         return Counter(context.operation_id for context in self.runs)
 
     @property
@@ -97,7 +97,7 @@ class Plant:
 
     @property
     def messages(self) -> list[Message]:
-        """On all queues of chunks."""
+        """Return the messages on all queues of chunks."""
         return [message for queue in self.parts.queues.values() for message in queue.messages]
 
     def consumer(self, watch: Watch | None = None, **changes: Any) -> Consumer:
@@ -108,7 +108,7 @@ class Plant:
         return await self.service.ask(method, path, **options)
 
     async def submit(self, *paths: str, headers: Mapping[str, str] | None = None, **members: Any) -> str:
-        """The id of a batch that runs in the background."""
+        """Submit a batch that runs in the background, and return its id."""
         prefer = {"Prefer": "respond-async", **(headers or {})}
         answer = await self.service.post(ask_for(*paths), prefer, **members)
         assert answer.status == 202, answer.content
@@ -116,7 +116,7 @@ class Plant:
         return batch_id
 
     async def work_off(self, consumer: Consumer | None = None) -> None:
-        """Turn until nothing is left on the queue, skipping the time until what is held back or leased is due."""
+        """Run turns until the queues are empty. Move the clock forward when every message is delayed or leased."""
         consumer = consumer or self.consumer()
         for _ in range(MOST_TURNS):
             if not self.messages:
@@ -128,7 +128,7 @@ class Plant:
         raise AssertionError(f"After {MOST_TURNS} turns there is still work: {self.messages}")
 
     async def work_off_one_by_one(self) -> None:
-        """As `work_off`, but a chunk begins only once the one before has ended."""
+        """Do the same as `work_off`, but start a chunk only after the previous one has finished."""
         while self.parts.chunks.messages:
             await take_turn(self.consumer(concurrency=1, chunk_operations=2))
 
@@ -141,7 +141,7 @@ class Plant:
         return batch
 
     async def status(self, batch_id: str) -> Any:
-        """Every read must be exact: this is checked here, for all tests."""
+        """Return the status of a batch. Every read must be exact, so this checks it, for all tests."""
         answer = await self.service.get(f"/batch/{batch_id}/status")
         assert answer.status == 200, answer.content
         body = answer.body
@@ -150,13 +150,13 @@ class Plant:
         return body
 
     async def counts(self, batch_id: str) -> tuple[str, dict[str, int]]:
-        """The state, and all counts that are not zero."""
+        """Return the state, and all counts that are not zero."""
         body = await self.status(batch_id)
         names = ("succeeded", "failed", "cancelled", "expired")
         return body["status"], {name: body[name] for name in names if body[name]}
 
     async def statuses(self, batch_id: str) -> dict[str, int]:
-        """The status of each operation's outcome, by its id."""
+        """Return the status of each operation's outcome, by the operation's id."""
         answer = await self.service.get(f"/batch/{batch_id}/results")
         assert answer.status == 200
         found = {outcome["id"]: outcome["status"] for outcome in answer.lines}
@@ -164,7 +164,7 @@ class Plant:
         return found
 
     def waiting_operations(self) -> list[str]:
-        """The ids of the operations on the queue of chunks."""
+        """Return the ids of the operations on the queue of chunks."""
         chunks = [decode_chunk(message.body) for message in self.parts.chunks.messages]
         return sorted(operation.id for chunk in chunks for operation in chunk.operations)
 
@@ -189,7 +189,7 @@ async def build_plant(
 
 
 def traced(backend: Backend, spans: Spans | None) -> Backend:
-    """As `open_backend` does it."""
+    """Put traced queues into the backend, as `open_backend` does."""
     if spans is None:
         return backend
     return replace(

@@ -1,4 +1,4 @@
-"""The processes of this machine, as /proc shows them: who started whom, and who is left."""
+"""Reads from /proc which processes run on this machine, and which process started them."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ ENDED = {"Z", "X"}
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """`started` tells it from a later process of the same number."""
+    """A process. `started` distinguishes it from a later process with the same id."""
 
     pid: int
     parent: int
@@ -33,13 +33,13 @@ def is_running(process: Process) -> bool:
 
 
 def _read(folder: Path) -> Process | None:
-    """None for one that has ended, even if nobody has asked for its exit code yet."""
+    """Return None for a process that has ended, even if nobody has read its exit code yet."""
     try:
         stat = (folder / "stat").read_text()
         command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name stands in brackets, and may hold anything: what follows the last one can be split.
+    # The name is in brackets and may contain anything. Only the fields after the last bracket can be split.
     state, parent, *rest = stat.rpartition(")")[2].split()
     if state in ENDED:
         return None

@@ -1,4 +1,4 @@
-"""Penstock's programs as real processes, for tests that kill them."""
+"""Starts Penstock's programs as real processes, for tests that kill them."""
 
 import asyncio
 import itertools
@@ -38,14 +38,14 @@ class Program:
         self.process.send_signal(signal.SIGTERM)
 
     async def ended(self, units: float = 30) -> int:
-        """Its exit code."""
+        """Wait until the program has ended, and return its exit code."""
         return await asyncio.wait_for(self.process.wait(), units * UNIT_SECONDS)
 
     def output(self) -> str:
         return self.log.read_text()
 
     async def says(self, words: str, units: float = 20) -> str:
-        """Its output, once these words are in it."""
+        """Wait until the output contains these words, and return it."""
 
         async def is_said() -> bool:
             return words in self.output()
@@ -56,7 +56,7 @@ class Program:
 
 @dataclass
 class Programs:
-    """Starts programs; whatever is still running at the end is killed."""
+    """Starts programs, and kills those that still run at the end."""
 
     environment: Mapping[str, str]
     folder: Path
@@ -64,17 +64,17 @@ class Programs:
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def start(self, module: str, *arguments: str, **environment: str) -> Program:
-        """Should the test run be killed, the program ends with it."""
+        """Start a module. It ends with the test run, also if that is killed."""
         leash = ("--exit-with-parent", str(os.getpid()))
         return await self._start(module, [sys.executable, "-m", module, *arguments, *leash], environment)
 
     async def penstock(self, command: str, *arguments: str, **environment: str) -> Program:
-        """A program as people start it: `penstock up`, `penstock serve`, ..."""
+        """Start a program as people do: `penstock up`, `penstock serve`, and so on."""
         script = str(Path(sys.executable).with_name("penstock"))
         return await self._start(command, [script, command, *arguments], environment)
 
     async def start_service(self, port: int, **environment: str) -> Program:
-        """A front end that answers."""
+        """Start a front end, and wait until it answers."""
         program = await self.start("penstock.service", "--port", str(port), **environment)
         await until_ready(port, program)
         return program
@@ -97,7 +97,7 @@ class Programs:
 
     async def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> Program:
         log = self.folder / f"{next(self._numbers)}-{name}.log"
-        # Its access key is its name, so that the embedded AWS can tell which program called.
+        # The name of the program is its access key, so that the embedded AWS can tell which program called.
         known = {ACCESS_KEY: ROLES[name]} if name in ROLES and ACCESS_KEY in self.environment else {}
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(

@@ -1,7 +1,7 @@
-"""Every AWS call that a program makes in the tests on the embedded AWS: who, what, of which resource.
+"""Records every call that a program makes to the embedded AWS: the program, the action and the resource.
 
-Programs are told apart by their access keys, which are their names: `tests/support/programs.py` gives each its own.
-The workers of a run tell what they have seen at its end: see `tests/conftest.py`.
+The access key of a program is its name: `tests/support/programs.py` sets it.
+The workers of a run report their calls at the end: see `tests/conftest.py`.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 PROGRAMS = ("service", "consumer")
 
-# IAM knows no batches of messages.
+# IAM has no actions for batches of messages.
 _IAM_ACTIONS = {
     "sqs:SendMessageBatch": "sqs:SendMessage",
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
@@ -24,7 +24,7 @@ _QUEUE = re.compile(rb'"QueueUrl": ?"[^"]*/([^"/]+)"')
 _QUEUE_NAME = re.compile(rb'"QueueName": ?"([^"]+)"')
 _TABLE = re.compile(rb'"TableName": ?"([^"]+)"|"RequestItems": ?\{"([^"]+)"')
 _INDEX = re.compile(rb'"IndexName": ?"([^"]+)"')
-_QUEUE_KIND = re.compile(r"^.*(-chunks-\w+|-dead-letters)$")  # whatever the installation is called, also one not there
+_QUEUE_KIND = re.compile(r"^.*(-chunks-\w+|-dead-letters)$")  # for any name of an installation
 _OWN_NAME = re.compile(r"^(?:test-[0-9a-f]{8}|penstock)(?=-|$)")
 
 
@@ -38,7 +38,7 @@ class Call(NamedTuple):
 
 @dataclass
 class RecordedCalls:
-    """Give `watch` to the embedded AWS."""
+    """The calls seen so far. The embedded AWS reports each call to `watch`."""
 
     seen: set[Call] = field(default_factory=set)
 
@@ -49,7 +49,7 @@ class RecordedCalls:
 
 
 def read_call(path: str, headers: Mapping[str, str], body: bytes) -> Call | None:
-    """None for a call of something else than a program: of a test, say."""
+    """Return None for a call that no program made, such as a call of a test."""
     key = _KEY.search(headers.get("Authorization", ""))
     if key is None or key[1] not in PROGRAMS:
         return None
@@ -58,7 +58,7 @@ def read_call(path: str, headers: Mapping[str, str], body: bytes) -> Call | None
 
 
 def _action(path: str, headers: Mapping[str, str]) -> str:
-    """JSON names the action in a header, CBOR in the path; what else there may be is told as it came."""
+    """Return the action, which is in a header of JSON calls and in the path of CBOR calls; else the path as it is."""
     service, _, name = headers.get("X-Amz-Target", "").rpartition(".")
     if not service:
         _, _, service, _, name = path.split("/", 4) if _CBOR_PATH.fullmatch(path) else ("", "", path, "", "?")

@@ -1,4 +1,4 @@
-"""A test rig: a queue and a store in memory, a clock to turn by hand, and consumers to put on them."""
+"""A test rig: queues and a store in memory, a fake clock, and consumers that work on them."""
 
 import asyncio
 import json
@@ -29,9 +29,9 @@ MOST_TURNS = 1_000
 
 @dataclass
 class Rig:
-    """`runs` counts how often each operation's handler was called; `late_runs` names what ran though it was recorded.
+    """`runs` counts the runs of each operation. `late_runs` names operations that ran after their outcome was recorded.
 
-    Both are told by handlers, which call `note`.
+    Handlers report both by calling `note`.
     """
 
     operations: Operations[Any] = field(default_factory=Operations)
@@ -78,13 +78,13 @@ class Rig:
         await self.process(*await self.receive(), processor)
 
     async def process(self, delivery: Delivery, chunk: Chunk, processor: Processor | None = None) -> None:
-        """As a consumer does it: under a lease."""
+        """Process a delivery under a lease, as a consumer does."""
         processor = processor or self.processor()
         processor._leases.hold(delivery)
         await processor.process(delivery, chunk, lambda: None)
 
     async def work_off(self, consumer: Consumer | None = None) -> None:
-        """Turn until nothing is left on the queue, skipping the time until what is held back or leased is due."""
+        """Run turns until the queue is empty. Move the clock forward when every message is delayed or leased."""
         consumer = consumer or self.consumer()
         for _ in range(MOST_TURNS):
             if not self.parts.chunks.messages:
@@ -105,18 +105,18 @@ class Rig:
         return sum_counts(group.counts for group in groups.values())
 
     def outcomes(self) -> list[Outcome]:
-        """All that is recorded, in the operations' order; twice what is recorded twice."""
+        """Return all recorded outcomes in the order of the operations. One that is recorded twice appears twice."""
         return sorted(self._recorded(), key=lambda outcome: outcome.index)
 
     def statuses(self) -> dict[str, int]:
-        """Each operation's status. Fails when an operation has more than one outcome."""
+        """Return each operation's status. Fail if an operation has more than one outcome."""
         outcomes = self.outcomes()
         assert len({outcome.index for outcome in outcomes}) == len(outcomes), outcomes
         return {outcome.id: outcome.status for outcome in outcomes}
 
     @property
     def chunks(self) -> list[Chunk]:
-        """What is on the queue, delivered or not."""
+        """Return the chunks on the queue, delivered or not."""
         return [decode_chunk(message.body) for message in self.parts.chunks.messages]
 
     @property
@@ -124,7 +124,7 @@ class Rig:
         return self.parts.dead_letters.messages
 
     def failures(self) -> list[tuple[str, int]]:
-        """The failed operations among the dead letters, with their statuses."""
+        """Return the failed operations in the dead letters, with their statuses."""
         found = []
         for letter in self.dead_letters:
             statuses = {index: status for index, status, _ in json.loads(letter.body)["failures"]}
@@ -136,7 +136,7 @@ class Rig:
 
 
 async def take_turn(consumer: Consumer) -> None:
-    """One turn of the loop, and the end of all that it began."""
+    """Run one turn of the consumer's loop, and wait until all the chunks that it started are finished."""
     await consumer.turn()
     while consumer._held:
         await asyncio.wait(list(consumer._held))

@@ -1,4 +1,4 @@
-"""What the template's roles grant each program, held against what the programs were seen to call in a run of tests."""
+"""Compares what the template's roles grant each program with what the programs called in a run of tests."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ ROLES = {"service": "FrontEndRole", "consumer": "ConsumerRole"}
 
 
 def granted(template: Document) -> set[Call]:
-    """With resources named as recorded calls name them: what is left of their names without the installation's."""
+    """Return the grants, with resources named as in recorded calls: without the name of the installation."""
 
     def made(name: str, _attribute: str) -> str:
         properties = stack.properties(name)
@@ -21,7 +21,7 @@ def granted(template: Document) -> set[Call]:
 
 
 def left_out(template: Document) -> set[tuple[str, str, str]]:
-    """What roles grant, as role, policy and action, that `granted` does not see: no program calls it in a test."""
+    """Return the grants that `granted` leaves out, as role, policy and action. No program uses them in a test."""
     stack = Stack(template, {"Name": ""}, lambda name, _attribute: name)
     seen = {(role, policy["PolicyName"]) for role in ROLES.values() for policy in stack.properties(role)["Policies"]}
     return {
@@ -36,7 +36,7 @@ def left_out(template: Document) -> set[tuple[str, str, str]]:
 
 
 def _all_policies(role: Document) -> Iterator[Document]:
-    """Those under conditions, too."""
+    """Yield all policies of a role, including those under a condition."""
     for policy in role["Policies"]:
         yield from policy["Fn::If"][1:-1] if "Fn::If" in policy else [policy]
 
@@ -56,7 +56,7 @@ def _list(one_or_many: str | list[str]) -> list[str]:
 
 
 def compare(seen: set[Call], grants: set[Call], *, is_whole_run: bool) -> list[str]:
-    """What is wrong with the roles. That nobody used what they grant can only be told by a run of all tests."""
+    """Return the errors of the roles. Only a whole run can show that a grant is never used."""
     lacking = [f"{ROLES[call.program]} lacks {_words(call)}, which was called" for call in sorted(seen - grants)]
     if not is_whole_run:
         return lacking

@@ -1,4 +1,4 @@
-"""The HTTP program on a backend in memory, as a client sees it."""
+"""A client of the HTTP program, which works on a backend in memory."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -58,7 +58,7 @@ Serve = Callable[..., Awaitable[Service]]
 
 
 def ask_for(*paths: str) -> list[dict[str, Any]]:
-    """Operations without a body, as a client writes them."""
+    """Return operations without a body, as a client writes them."""
     return [{"method": "POST", "path": path} for path in paths]
 
 

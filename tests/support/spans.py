@@ -1,4 +1,4 @@
-"""Spans kept in memory, and the tree that they make."""
+"""Keeps spans in memory, and arranges them as trees."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Recording:
         return span
 
     def trees(self, tell: Callable[[ReadableSpan], Any] = lambda span: span.name) -> list[Any]:
-        """Every trace as nested lists, `[name, child, child, ...]`, children in the order of their start."""
+        """Return every trace as nested lists, `[name, child, child, ...]`. Children are in the order of their start."""
         spans = sorted(self.ended, key=lambda span: span.start_time or 0)
         known = {_id(span) for span in spans}
 

@@ -1,4 +1,4 @@
-"""An existing API as forwarded operations meet it: it notes every request, and answers as the path says."""
+"""An existing API that operations are forwarded to. It records every request, and its path decides the answer."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ NEVER_SECONDS = 3_600
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A request, its target as it was on the wire."""
+    """A request, with the target exactly as it was sent."""
 
     method: str
     target: str
@@ -42,7 +42,7 @@ class ToyUpstream:
 
     @property
     def kinds(self) -> Counter[str]:
-        """How many requests came for each kind."""
+        """Return the number of requests of each kind."""
         return Counter(_kind(noted.target) for noted in self.requests)
 
     @property
@@ -50,7 +50,7 @@ class ToyUpstream:
         return [noted.target for noted in self.requests]
 
     def times(self, key: str) -> int:
-        """How many requests have had this Idempotency-Key."""
+        """Return the number of requests with this Idempotency-Key."""
         return sum(noted.headers["Idempotency-Key"] == key for noted in self.requests)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -89,7 +89,7 @@ _FIXED: Mapping[str, dict[str, Any]] = {
 
 
 def _kind(target: str) -> str:
-    """The last but one piece of a path such as `/api/create/7`, or the only one."""
+    """Return the second-to-last segment of a path such as `/api/create/7`, or the only one."""
     pieces = target.partition("?")[0].strip("/").split("/")
     return pieces[-2] if len(pieces) > 1 else pieces[0]
 

@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline; no test sleeps and hopes."""
+"""Waits for a condition, with a deadline, so that no test sleeps and hopes."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# All deadlines are multiples of this: raise it on a slow machine.
+# All deadlines are multiples of this. Raise it on a slow machine.
 UNIT_SECONDS = float(os.environ.get("TEST_UNIT_SECONDS", "1"))
 POLL_SECONDS = 0.02
 
@@ -15,7 +15,7 @@ POLL_SECONDS = 0.02
 async def eventually(
     condition: Callable[[], Awaitable[T]], units: float = 20, *, poll_seconds: float = POLL_SECONDS
 ) -> T:
-    """The first true answer of a condition; fails with the last false one after `units`."""
+    """Return the first true answer of a condition. After `units`, fail and show the last answer."""
     deadline = asyncio.get_running_loop().time() + units * UNIT_SECONDS
     while True:
         answer = await condition()
