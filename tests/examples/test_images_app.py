@@ -193,6 +193,7 @@ def test_what_is_work_for_the_processor_runs_in_processes() -> None:
 
 # What `python -m examples.images` starts
 
+ROOT = Path(__file__).parents[2]  # where the examples can be imported; they are not installed
 RUN_WITH_LESS = """
 import sys, typer
 from examples.images import __main__ as program
@@ -207,7 +208,7 @@ async def run(change: str, *arguments: str, cwd: Path) -> tuple[int | None, str,
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", RUN_WITH_LESS, change, *arguments),
         cwd=cwd,
-        env=dict(os.environ),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
