@@ -604,7 +604,7 @@ async def test_the_example_serves_until_ctrl_c(few_rows: Path, tmp_path: Path) -
     port = free_port()
     async with started(str(few_rows), "--port", str(port), cwd=tmp_path) as process:
         assert process.stdout is not None
-        await process.stdout.readuntil(b"Ctrl-C ends it.")
+        await process.stdout.readuntil(b"Press Ctrl-C to stop it.")
         process.send_signal(signal.SIGINT)
         _, errors = await process.communicate()
     assert process.returncode == 0
