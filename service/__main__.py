@@ -1,34 +1,7 @@
-"""Starts the HTTP program: `python -m penstock.service`, or `penstock serve`."""
+"""The command line of the HTTP program: `python -m penstock.service`, or `penstock serve`."""
 
-import asyncio
-from typing import TYPE_CHECKING, Any
-
-from aiohttp import web
-
-from penstock import command_line, loop
-from penstock.application import find_application
-from penstock.aws.backend import open_backend
-from penstock.aws.cloudwatch import open_publisher
-from penstock.clock import SystemClock
+from penstock import command_line
 from penstock.command_line import App, ExitWithParent, Host, Port
-from penstock.errors import Misconfigured
-from penstock.metrics.names import Program
-from penstock.metrics.reporting import reporting
-from penstock.operations import Operations
-from penstock.running.collector import spare_what_stays
-from penstock.service.app import create_app
-from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER
-from penstock.settings import Settings, TracingSettings, read_settings
-from penstock.signals import stop_signals
-from penstock.telemetry import Event, configure_logging, get_log
-from penstock.tracing.hooks import open_spans
-
-if TYPE_CHECKING:
-    from penstock.tracing.spans import Spans
-
-# Longer than the load balancer keeps an idle connection (infra/template.yaml). If this side closed it first, a request
-# could already be on its way, and the client would get a 502.
-KEEP_ALIVE_SECONDS = 150
 
 
 def main() -> None:
@@ -40,69 +13,9 @@ def serve(
 ) -> None:
     """Run the front end: it answers HTTP requests until it receives SIGTERM or SIGINT."""
     command_line.apply_common_options(app, exit_with_parent)
-    settings = read_settings()
-    configure_logging(settings, "service")
-    operations = find_application(settings)
-    with open_spans(settings, TracingSettings(), "service") as spans:
-        loop.run(_serve(settings, operations, host, port, spans))
+    from penstock.service.program import run  # noqa: PLC0415 - --help and completion need not load it
 
-
-async def _serve(settings: Settings, operations: Operations[Any], host: str, port: int, spans: "Spans | None") -> None:
-    clock = SystemClock()
-    async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
-        await backend.check()
-        app = create_app(settings, operations, backend, clock)
-        async with (
-            open_publisher(settings, Program.SERVICE, clock) as publisher,
-            reporting(app[METER], publisher, clock),
-        ):
-            await _answer(app, settings, host, port)
-        get_log().info(Event.SERVICE_STOPPED)
-
-
-async def _answer(app: web.Application, settings: Settings, host: str, port: int) -> None:
-    """Answer requests until this process is asked to stop, and then those that are in progress.
-
-    Raises ThreadsStuck, also after answering the requests in progress, if handlers block all threads for too long.
-    """
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
-    )
-    await runner.setup()
-    spare_what_stays()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await _listen(site, host, port)
-        get_log().info(Event.SERVICE_READY, url=site.name)
-        try:
-            await _stop_or_stuck(app, settings)
-        finally:
-            app[LEAVING].set()
-            await asyncio.sleep(settings.leave_seconds)
-    finally:
-        # Stops listening, then waits up to the grace period for the requests in progress.
-        await runner.cleanup()
-
-
-async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:
-    watching = asyncio.create_task(app[RUNNER].watch(settings.stall_seconds, app[CLOCK]), name="threads")
-    stopping = asyncio.create_task(stop_signals(), name="signals")
-    try:
-        await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
-            await watching
-    finally:
-        watching.cancel()
-        stopping.cancel()
-
-
-async def _listen(site: web.TCPSite, host: str, port: int) -> None:
-    try:
-        await site.start()
-    except OSError as error:
-        raise Misconfigured(
-            f"Cannot listen on {host}:{port} ({error.strerror}). Choose another --port or --host."
-        ) from error
+    run(host, port)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from penstock.aws.items import DUE_INDEX
 from penstock.consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
 from penstock.infra.cloudformation import Document, Stack, read_template
 from penstock.infra.provision import TEMPLATE
-from penstock.service.__main__ import KEEP_ALIVE_SECONDS
 from penstock.service.content import PAUSE_SECONDS
 from penstock.service.openapi import describe
+from penstock.service.program import KEEP_ALIVE_SECONDS
 from penstock.settings import Settings
 from tests.unit.infra.template_rules import (
     ALARM,

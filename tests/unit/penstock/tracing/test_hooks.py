@@ -114,7 +114,7 @@ def test_missing_extra_is_reported_with_what_to_install(monkeypatch: pytest.Monk
 
 IMPORTED = """
 import sys
-import penstock.consumer.__main__, penstock.service.__main__
+import penstock.consumer.program, penstock.service.program
 from penstock.settings import Settings, TracingSettings
 from penstock.tracing.hooks import open_spans
 with open_spans(Settings(), TracingSettings(), "consumer") as spans:

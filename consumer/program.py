@@ -1,0 +1,73 @@
+"""The queue program, from reading the settings to the last chunk. `__main__.py` has its options."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from penstock import loop
+from penstock.application import find_application
+from penstock.aws.backend import open_backend
+from penstock.aws.cloudwatch import open_publisher
+from penstock.clock import SystemClock
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.health import serve_health
+from penstock.consumer.processes import run_processes
+from penstock.consumer.progress import Progress
+from penstock.consumer.watchdog import Watchdog
+from penstock.metrics.names import Program
+from penstock.metrics.reporting import reporting
+from penstock.operations import Operations
+from penstock.running.collector import spare_what_stays
+from penstock.settings import Settings, TracingSettings, read_settings
+from penstock.signals import stop_signals
+from penstock.telemetry import configure_logging
+from penstock.tracing.hooks import open_spans
+
+if TYPE_CHECKING:
+    from penstock.tracing.spans import Spans
+
+
+def run(health_host: str, health_port: int | None, progress: Progress) -> None:
+    """Run one consumer until SIGTERM or SIGINT is received. Raise PenstockError if it cannot start."""
+    settings, operations = _prepare()
+    with open_spans(settings, TracingSettings(), "consumer") as spans:
+        loop.run(_consume(settings, operations, (health_host, health_port), progress, spans))
+
+
+def run_several(processes: int, health_host: str, health_port: int | None, *, gives_up: bool) -> int:
+    """Run several consumers, each in its own process, until they are asked to stop. Return the exit code."""
+    _prepare()  # an error is reported once, and not by every process
+    health = ("--health-host", health_host)
+    return loop.run(run_processes(processes, health, health_port, SystemClock(), gives_up=gives_up))
+
+
+def _prepare() -> tuple[Settings, Operations[Any]]:
+    settings = read_settings()
+    configure_logging(settings, "consumer")
+    return settings, find_application(settings)
+
+
+async def _consume(
+    settings: Settings,
+    operations: Operations[Any],
+    health: tuple[str, int | None],
+    progress: Progress,
+    spans: "Spans | None",
+) -> None:
+    clock = SystemClock()
+    async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
+        await backend.check()
+        consumer = Consumer(backend, operations, settings, clock, progress)
+        stopping = asyncio.create_task(stop_signals(), name="signals")
+        stopping.add_done_callback(lambda _: consumer.stop())
+        await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready
+        try:
+            async with (
+                serve_health(consumer, *health),
+                open_publisher(settings, Program.CONSUMER, clock) as publisher,
+                reporting(consumer.meter, publisher, clock),
+            ):
+                spare_what_stays()
+                with Watchdog(settings.stall_seconds).watching():
+                    await consumer.run()
+        finally:
+            stopping.cancel()
