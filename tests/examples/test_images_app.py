@@ -221,6 +221,7 @@ async def run(change: str, *arguments: str, cwd: Path) -> tuple[int | None, str,
     return process.returncode, output.decode(), errors.decode()
 
 
+@pytest.mark.full
 async def test_all_samples_go_through_penstock_and_what_is_made_can_be_downloaded(tmp_path: Path) -> None:
     """Uploads, a batch that consumers' processes work on, the embedded S3, downloads: all of it, from outside."""
     code, output, errors = await run("", "--once", "--port", str(free_port()), cwd=tmp_path)
@@ -244,6 +245,7 @@ SOME_MADE: list[tuple[str, str, Callable[[bytes], pictures.Picture]]] = [
 ]
 
 
+@pytest.mark.full
 async def test_the_example_ends_badly_when_an_operation_did_not_end_as_meant(tmp_path: Path) -> None:
     wrong = 'program.REJECTED["bomb.webp"] = 415; program.WORK = {"thumbnail": [{"size": 64}]}'
     code, output, errors = await run(wrong, "--once", "--port", str(free_port()), cwd=tmp_path)

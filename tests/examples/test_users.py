@@ -592,6 +592,7 @@ async def test_the_example_ends_well_when_every_row_ended_as_meant(few_rows: Pat
     assert f"{users} users are in .run/users.db: exactly those that the data file expects." in output
 
 
+@pytest.mark.full
 async def test_the_example_ends_badly_when_a_row_did_not_end_as_meant(few_rows: Path, tmp_path: Path) -> None:
     expect_too_much(few_rows)
     code, output, errors = await run(str(few_rows), "--once", "--port", str(free_port()), cwd=tmp_path)

@@ -323,7 +323,7 @@ MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
     for mix, seed, patch in [
         ("kills", 2, count_before_commit),
-        ("kills", 18, delete_before_count),
+        ("kills", 194, delete_before_count),
         ("queue", 5, drop_the_condition_on_the_counter),
         ("queue", 5, count_by_increment_alone),
         ("kills", 66, forget_the_follow_ups_on_redelivery),
