@@ -42,14 +42,14 @@ async def add(addition: Addition) -> dict[str, int]:
 
 @operations.post("/notes")
 async def note(context: Context) -> dict[str, int]:
-    """Leaves word that it ran."""
+    """Write into the journal that it ran."""
     journal().write("done", context.key, context.attempt)
     return {"attempt": context.attempt}
 
 
 @operations.post("/pauses")
 async def pause(lingering: Lingering) -> None:
-    """As `linger`, with no word left: for many at once."""
+    """Sleep, and write nothing into the journal: for tests with many operations."""
     await asyncio.sleep(lingering.seconds)
 
 
@@ -63,7 +63,7 @@ async def linger(lingering: Lingering, context: Context) -> dict[str, int]:
 
 @operations.post("/waits")
 async def wait_at_gate(context: Context) -> dict[str, int]:
-    """Is under way until the test opens the gate."""
+    """Run until the test opens the gate."""
     journal().write("begun", context.key, context.attempt)
     await journal().until_gate_is_open()
     journal().write("done", context.key, context.attempt)
@@ -87,7 +87,7 @@ def hang_in_thread() -> None:
 
 @operations.post("/burns", cpu_bound=True, timeout_seconds=600)
 def burn(context: Context) -> dict[str, int]:
-    """Keeps a core busy until the test opens the gate."""
+    """Keep a core busy until the test opens the gate."""
     journal().write("begun", context.key, context.attempt)
     while not journal().is_gate_open:
         sum(range(10_000))
@@ -113,7 +113,7 @@ def square(number: int) -> int:
 
 @operations.post("/rows/{name}", bulk=True)
 async def insert_rows(name: list[str], numbers: list[int]) -> list[Any]:
-    """A negative one is rejected, zero breaks the call."""
+    """Reject negative numbers, and fail the whole call if one of them is zero."""
     if 0 in numbers:
         raise ZeroDivisionError
     return [

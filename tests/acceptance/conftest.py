@@ -46,9 +46,9 @@ async def install(aws: Aws, tmp_path: Path) -> AsyncIterator[Install]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def running(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    """One front end and two consumers. Shared: a test looks at its own batches only, on the session's loop.
+    """Share one front end and two consumers. A test reads only its own batches, and runs on the session's loop.
 
-    Tests of a worker run one after another, and none leaves a batch unfinished.
+    The tests of a worker run one after another, and no test leaves a batch unfinished.
     """
     folder = tmp_path_factory.mktemp("running")
     async with installation(aws, folder, CONCURRENCY="4", CHUNK_OPERATIONS="25") as one:

@@ -1,4 +1,4 @@
-"""Queues and a table of its own on some AWS, the programs that work on them, and what the test can look at."""
+"""An installation for tests: its own queues and table, the programs that work on them, and ways to inspect them."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ FAULTS = (
 
 @dataclass
 class Installation:
-    """`environment` is all that a program needs; `journal` and `users_database` are what the applications wrote."""
+    """`environment` is everything that a program needs. The applications write `journal` and `users_database`."""
 
     name: str
     environment: Mapping[str, str]
@@ -59,14 +59,14 @@ class Installation:
     users_database: Path
 
     async def serve(self, **environment: str) -> Program:
-        """A front end that answers, at the same address each time."""
+        """Start a front end, always at the same address, and wait until it answers."""
         return await self.programs.start_service(self.port, **environment)
 
     async def consume(self, **environment: str) -> Program:
         return await self.programs.start_consumer(**environment)
 
     def endpoint(self, service: str) -> str:
-        """Where SQS or DYNAMODB is."""
+        """Return the URL of SQS or DYNAMODB."""
         return endpoint(self.environment, service)
 
     def send(self, body: str) -> None:
@@ -80,7 +80,7 @@ class Installation:
             sqs.purge_queue(QueueUrl=url)
 
     def messages_left(self) -> int:
-        """On the queues of chunks: waiting, delayed or delivered."""
+        """Count the messages on the queues of chunks: available, delayed or in flight."""
         of_queues = [self.queue_attributes(priority) for priority in Priority]
         states = [f"ApproximateNumberOfMessages{which}" for which in ("", "NotVisible", "Delayed")]
         return sum(int(attributes[state]) for attributes in of_queues for state in states)
@@ -97,7 +97,7 @@ class Installation:
         await eventually(is_empty)
 
     def take_dead_letters(self) -> list[str]:
-        """What lies in the dead letter queue, which is empty afterwards."""
+        """Receive and delete everything in the dead letter queue."""
         letters = []
         with self._queue("dead-letters") as (sqs, url):
             while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
@@ -117,7 +117,7 @@ class Installation:
             assert not found, f"{program.log.name} says {found}:\n{program.output()}"
 
     def last_words(self) -> str:
-        """The end of every log, for a test that failed."""
+        """Return the last lines of every log, for a test that failed."""
         ends = []
         for program in self.programs.started:
             lines = program.output().splitlines()[-LAST_LINES:]
@@ -127,7 +127,7 @@ class Installation:
 
 @asynccontextmanager
 async def installation(aws: Aws, folder: Path, **settings: str) -> AsyncIterator[Installation]:
-    """Provisioned, with no program started. `settings` are variables without their prefix, for all programs."""
+    """Provision an installation and start no program. `settings` are variables of all programs, without the prefix."""
     name = f"test-{secrets.token_hex(4)}"
     quick = {"RECEIVE_WAIT_SECONDS": "1", "BACKOFF_SECONDS": "0.1", "MIN_CHUNKS": "1"}
     own = {"NAME": name, "APP": TOYS, **quick, **settings}
@@ -152,7 +152,7 @@ def _provision(environment: Mapping[str, str], name: str) -> None:
 
 
 def read_letter(text: str) -> dict[str, Any]:
-    """A dead letter as an operator reads it: JSON, perhaps compressed."""
+    """Read a dead letter: JSON that may be compressed."""
     packed = text.removeprefix("zstd:")
     content = zstd.decompress(base64.b64decode(packed)) if packed != text else text
     letter: dict[str, Any] = json.loads(content)

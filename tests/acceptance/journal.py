@@ -1,4 +1,4 @@
-"""What the toy handlers did, in all processes: a file of lines; and the gate at which some of them wait."""
+"""Records what the toy handlers did in all processes, in a file, and has the gate that some of them wait for."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ class Entry:
 
 
 class Journal:
-    """In a folder that the test and the programs know. Lines of a process stand in the order they were written."""
+    """A file in a folder that the test and the programs know. The lines of one process are in the order of writing."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "journal"
@@ -41,14 +41,14 @@ class Journal:
         return [entry for entry in entries if what in {None, entry.what}]
 
     def runs(self) -> Counter[str]:
-        """How often each operation, by its key, was run to its end."""
+        """Return how often each operation, by its key, ran to the end."""
         return Counter(entry.key for entry in self.entries("done"))
 
     def pids(self) -> set[int]:
         return {entry.pid for entry in self.entries()}
 
     def most_at_once(self, pid: int) -> int:
-        """How many handlers of a process were under way at the same time, at the most."""
+        """Return how many handlers of a process ran at the same time at most."""
         under_way = most = 0
         for entry in self.entries():
             if entry.pid == pid:

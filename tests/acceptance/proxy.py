@@ -1,4 +1,4 @@
-"""Stands between a program and a server of AWS, to see its calls and to hold some of them back."""
+"""A proxy between a program and AWS, which records the calls and can hold some of them back."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ class Call:
 
 @dataclass
 class Proxy:
-    """Passes every call on, until it is told otherwise."""
+    """Forwards every call, unless a test holds it back."""
 
     url: str
     calls: list[Call] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Proxy:
         return [call for call in self.calls if call.action == action]
 
     def hold_back(self, action: str, *, after: int = 0) -> None:
-        """Keep these calls, all after the first few, until `let_go` is set: the server does not see them before."""
+        """Hold back these calls, except the first few, until `let_go` is set."""
         self._action, self._let_through = action, after
 
     async def pass_by(self, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""What a client sees of batches from posting to the last result, while all programs run undisturbed."""
+"""What a client sees of a batch, from posting it to the last result, while all programs run undisturbed."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ def lingers(count: int, seconds: float) -> list[Operation]:
 
 
 async def watch(api: Api, batch_id: str) -> list[Status]:
-    """Every status of a batch, read without a pause until it is final."""
+    """Read the status of a batch without a pause until it is final, and return every answer."""
     statuses = [await api.status(batch_id)]
     while not statuses[-1].is_final:
         statuses.append(await api.status(batch_id))

@@ -1,4 +1,4 @@
-"""The promise to whatever stands behind the handlers: never more of them at once in a process than was allowed."""
+"""A process never runs more handlers at once than allowed, which protects the database behind them."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What failed for good lands in the dead letter queue, as messages that can be run again."""
+"""Operations that finally failed go to the dead letter queue, as messages that can be run again."""
 
 import pytest
 
@@ -70,7 +70,7 @@ async def test_message_that_is_no_chunk_is_set_aside_and_stops_nothing(install: 
 @pytest.mark.story("roles")
 @on_any_aws
 async def test_dead_letters_of_every_priority_are_shown_and_put_back_through_the_api(install: Install) -> None:
-    """Slow enough for heartbeats, too: so the programs make every call that their roles on AWS grant."""
+    """The operations are slow enough for heartbeats, so that the programs use these grants of their roles, too."""
     penstock = await install(VISIBILITY_SECONDS="2", SYNC_MAX_OPERATIONS="2", SYNC_SECONDS="0.5")
     await penstock.serve()
     await penstock.consume()

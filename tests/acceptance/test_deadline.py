@@ -1,4 +1,4 @@
-"""A batch always ends: what is lost is expired at the deadline."""
+"""A batch always ends: operations whose messages are lost expire at the deadline."""
 
 import pytest
 

@@ -34,7 +34,7 @@ async def upstream() -> AsyncIterator[ToyUpstream]:
 
 @pytest.fixture
 async def api(upstream: ToyUpstream, tmp_path: Path) -> AsyncIterator[Api]:
-    """A `penstock up` in front of it, without a line of code."""
+    """Run `penstock up` in front of the API, without a line of code."""
     port = free_port()
     environment = {
         **scrubbed_environment(),
@@ -84,7 +84,7 @@ async def test_operations_through_an_existing_api_that_knows_nothing_of_it(api: 
 
 
 async def check_small_batches(api: Api) -> None:
-    """One is answered at once, and one with an impossible path is refused whole."""
+    """Check that a small batch is answered synchronously, and that one with an invalid path is rejected."""
     small = await api.post([{"method": "GET", "path": "/anything?x=1"}, {"method": "DELETE", "path": "/empty/1"}])
     refused = await api.post([{"method": "GET", "path": "/anything"}, {"method": "GET", "path": "//evil.example/x"}])
 
@@ -96,7 +96,7 @@ async def check_small_batches(api: Api) -> None:
 
 
 def check_requests(upstream: ToyUpstream, batch_id: str) -> None:
-    """Each is of an operation, under its key, which is the same at each attempt."""
+    """Check that each request belongs to an operation, and has the same key at each attempt."""
     asked = Counter((noted.target, noted.headers["Idempotency-Key"]) for noted in upstream.requests)
     assert asked == {
         (f"/v1/{kind}/{number}?n={number}", f'"{batch_id}/{kind}-{number}"'): requests

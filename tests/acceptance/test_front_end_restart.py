@@ -1,4 +1,4 @@
-"""Front ends that die: what was accepted goes on without them, what was not accepted never runs."""
+"""Front ends that die: an accepted batch continues without them, and a batch that was not accepted never runs."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ async def test_nothing_runs_of_a_batch_whose_front_end_died_while_accepting_it(
 
 
 async def test_batch_accepted_too_late_runs_as_a_whole_or_not_at_all(install: Install) -> None:
-    """The mark is on its way to the table for longer than the acceptance lease: consumers give the batch up."""
+    """The write that accepts the batch takes longer than the acceptance lease, so consumers abandon the batch."""
     penstock = await install(ACCEPT_SECONDS="1", CHUNK_OPERATIONS="1")
     async with proxy_to(penstock.endpoint("DYNAMODB")) as proxy:
         proxy.hold_back("UpdateItem")

@@ -1,4 +1,4 @@
-"""Programs that are asked to stop: they end with 0, answer or hand on what they have, and lose nothing."""
+"""Programs that are asked to stop exit with 0, answer or hand over the work that they have, and lose nothing."""
 
 import asyncio
 
@@ -128,7 +128,7 @@ async def test_stopped_front_end_answers_the_requests_it_has(install: Install) -
 
 
 async def refuses(penstock: Installation) -> bool:
-    """Whether the front end takes no new connections."""
+    """Return True if the front end accepts no new connections."""
     try:
         await penstock.api.get("/health/live")
     except aiohttp.ClientConnectorError:

@@ -1,4 +1,4 @@
-"""The images example behind the real programs: nothing is remembered, and a run again changes nothing."""
+"""The images example in the real programs: it keeps no state, and running an operation again changes nothing."""
 
 import asyncio
 from pathlib import Path

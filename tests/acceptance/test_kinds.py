@@ -1,4 +1,4 @@
-"""Handlers of every kind in real programs: threads and processes neither outlive a consumer nor keep it from ending."""
+"""Handlers of every kind in real programs. Threads and processes neither outlive a consumer nor keep it from ending."""
 
 import asyncio
 from pathlib import Path

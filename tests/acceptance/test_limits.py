@@ -1,4 +1,4 @@
-"""What is too large is refused before anything runs, and what is sent to the queue always fits it."""
+"""A request that is too large is rejected before anything runs, and every message fits the queue."""
 
 import random
 
@@ -14,7 +14,7 @@ NOTE: Operation = {"method": "POST", "path": "/notes"}
 
 
 def texts(count: int, length: int, path: str = "/texts") -> list[Operation]:
-    """Random, so that they do not become small by compression."""
+    """Make operations with random texts, which compression does not make smaller."""
     letters = random.Random(0)
     return [
         {"method": "POST", "path": f"{path}/{number}", "body": {"text": letters.randbytes(length // 2).hex()}}

@@ -1,4 +1,4 @@
-"""Both programs tell what they have done: at /metrics, in the log, and in CloudWatch when they stop."""
+"""Both programs report what they did: at /metrics, in the log, and to CloudWatch when they stop."""
 
 import json
 from typing import Any

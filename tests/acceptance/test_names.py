@@ -1,4 +1,4 @@
-"""PENSTOCK_NAME keeps installations apart that share an AWS account."""
+"""PENSTOCK_NAME separates installations that share an AWS account."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Urgent work does not wait for what is patient, and what is patient does not wait for ever. Measured in one run."""
+"""Work of high priority does not wait for work of low priority, and that does not wait for ever."""
 
 from datetime import datetime
 
@@ -14,7 +14,7 @@ SPARE_SECONDS = 1.0
 
 
 async def seconds_taken(api: Api, batch_id: str) -> float:
-    """From its acceptance to its end, by the server's clock."""
+    """Return the seconds from acceptance to the end of a batch, by the server's clock."""
     await api.ended(batch_id, units=120)
     status = (await api.get(f"/batch/{batch_id}/status")).body
     accepted, finished = (datetime.fromisoformat(status[name]) for name in ("acceptedAt", "finishedAt"))
@@ -26,7 +26,7 @@ async def completed(api: Api, batch_id: str) -> int:
 
 
 async def measured_installation(install: Install, **settings: str) -> Installation:
-    """One consumer that knows how long a pause takes, so that chunks are cut by that."""
+    """Start one consumer and let it measure how long a pause takes, so that chunks are planned by time."""
     penstock = await install(CONCURRENCY="10", MIN_CHUNKS="16", GRACE_SECONDS="0", **settings)
     await penstock.serve()
     await penstock.consume()

@@ -1,4 +1,4 @@
-"""`penstock provision` makes what is missing and harms nothing that is there."""
+"""`penstock provision` creates what is missing and damages nothing that exists."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Consumers that die: another one carries on, every operation comes to one outcome, and a poison one hurts no other."""
+"""Consumers that die: others finish their work, every operation has one outcome, and poison hurts no neighbour."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ def lingers(count: int, seconds: float) -> list[Operation]:
 
 @asynccontextmanager
 async def consumers_restarted_when_they_die(penstock: Installation, count: int) -> AsyncIterator[None]:
-    """What a service manager does."""
+    """Start consumers again when they die, as a service manager does."""
 
     async def keep_one_running() -> None:
         while True:
@@ -60,7 +60,7 @@ async def test_another_consumer_finishes_what_a_killed_one_had_begun(install: In
 
 
 async def begun(penstock: Installation, batch_id: str, first: int) -> bool:
-    """Whether an operation of the batch from `first` on is under way."""
+    """Return True if an operation of the batch with this or a higher number has started."""
     keys = {f"{batch_id}/{number}" for number in range(first, 1_000)}
     return any(entry.key in keys for entry in penstock.journal.entries("begun"))
 

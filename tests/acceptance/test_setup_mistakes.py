@@ -1,4 +1,4 @@
-"""A program that cannot start says in its first sentence what to do about it, and ends."""
+"""A program that cannot start says in its first sentence how to fix that, and exits."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 
 @pytest.fixture
 async def mistaken(tmp_path: Path) -> AsyncIterator[Programs]:
-    """Programs whose surroundings are all right but for what a test spoils, and for an AWS, which is not there."""
+    """Provide programs whose environment is correct, except that no AWS answers and for what a test breaks."""
     environment = {
         **scrubbed_environment(),
         **CREDENTIALS,

@@ -1,4 +1,4 @@
-"""Programs that trace: what front end and consumer send to a collector is one trace, across a real queue."""
+"""The spans that front end and consumer send to a collector are one trace, across a real queue."""
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -40,5 +40,5 @@ def traced(url: str) -> dict[str, str]:
 
 
 def lineage(span: Span, names: dict[bytes, str]) -> tuple[str, str]:
-    """Its name, and its parent's."""
+    """Return the name of a span and the name of its parent."""
     return span.name, names.get(span.parent_span_id, "")

@@ -1,4 +1,4 @@
-"""`penstock up`: everything on this machine, started by one command, stopped as one."""
+"""`penstock up` starts everything on this machine with one command, and stops it together."""
 
 import re
 import signal
@@ -27,7 +27,7 @@ SUM: Operation = {"method": "POST", "path": "/sums", "body": {"a": 1, "b": 2}}
 
 @dataclass
 class Machine:
-    """A `penstock up` that said it is up."""
+    """A `penstock up` that has reported that it is up."""
 
     program: Program
     api: Api
@@ -38,14 +38,14 @@ class Machine:
         return next(part for part in self.parts if f"-m {module} " in part.command)
 
     def exports(self) -> dict[str, str]:
-        """What it tells people to set, so that any AWS client can look inside."""
+        """Return the variables that it tells people to set for other AWS clients."""
         [exports] = re.findall(r"^ *export (.*)$", self.program.output(), re.MULTILINE)
         return dict(export.split("=", 1) for export in exports.split())
 
 
 @pytest.fixture
 async def local(tmp_path: Path) -> AsyncIterator[Programs]:
-    """Programs on a machine on which no AWS is set up."""
+    """Provide programs on a machine where no AWS is configured."""
     environment = {**scrubbed_environment(), FOLDER: str(tmp_path), "PENSTOCK_APP": TOYS}
     async with programs(environment, tmp_path) as running:
         yield running
@@ -185,7 +185,7 @@ async def test_second_signal_waits_for_no_handler(up: StartUp) -> None:
 
 
 async def keep_busy(machine: Machine) -> None:
-    """Have its consumer run handlers that do not end."""
+    """Let the consumer run handlers that do not end."""
     await machine.api.submit([WAIT] * 120)
 
     async def has_begun() -> bool:

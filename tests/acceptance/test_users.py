@@ -1,4 +1,4 @@
-"""The users example behind the real programs: what it promises of its database holds there too."""
+"""The users example in the real programs: its promises about the database hold there, too."""
 
 import asyncio
 import sqlite3
@@ -22,7 +22,7 @@ def emails(*numbers: int) -> list[str]:
 
 
 def emails_in_database(penstock: Installation) -> list[str]:
-    """Of the users that the test made; the example begins with some of its own."""
+    """Return the addresses of the users that the test created. The example has some of its own."""
     with closing(sqlite3.connect(penstock.users_database)) as connection:
         rows = connection.execute("SELECT email FROM users WHERE email LIKE 'user-%' ORDER BY id")
         return [email for (email,) in rows]
@@ -88,7 +88,7 @@ async def test_atomic_batch_is_refused_where_it_cannot_be_kept(install: Install)
 
 @on_any_aws
 async def test_killed_consumers_leave_every_user_once_and_refuse_nobody(install: Install) -> None:
-    """A handler that runs again finds its own row: that it is no duplicate is what the stored keys are for."""
+    """A handler that runs again finds its own row. The stored key shows that it is not a duplicate."""
     penstock = await install(APP=USERS, VISIBILITY_SECONDS="2", CHUNK_OPERATIONS="20")
     await penstock.serve()
     batch_id = await penstock.api.submit([new_user(number) for number in range(600)])
@@ -107,7 +107,7 @@ async def test_killed_consumers_leave_every_user_once_and_refuse_nobody(install:
 
 @pytest.mark.timeout(400)
 async def test_ten_thousand_users_in_one_batch(install: Install) -> None:
-    """The longest test. Every hundredth is a duplicate of the one before, whichever of the two comes first."""
+    """This is the longest test. Every hundredth user is a duplicate of the one before, whichever is created first."""
     penstock = await install(APP=USERS, MAX_OPERATIONS="10000")
     await asyncio.gather(penstock.serve(), penstock.consume(), penstock.consume())
     operations = [new_user(number - 1 if number % 100 == 99 else number) for number in range(10_000)]
