@@ -44,7 +44,9 @@ def load_application(name: str) -> Operations[Any]:
     """Return the Operations that `module:attribute` names. Raise Misconfigured, with the reason, if there are none."""
     module_name, _, attribute = name.partition(":")
     if not module_name or module_name.startswith(".") or not attribute:
-        raise Misconfigured(f"Name the application as MODULE:ATTRIBUTE, such as shop.bulk:operations; {name!r} is not.")
+        raise Misconfigured(
+            f"The application {name!r} is invalid. Name it as MODULE:ATTRIBUTE, such as shop.bulk:operations."
+        )
     _check_is_not_pythons(module_name)
     try:
         with importing_from_working_directory(module_name):
@@ -53,7 +55,7 @@ def load_application(name: str) -> Operations[Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the application was found, but something that it imports was not
         raise Misconfigured(
-            f"Start Penstock where the application can be imported: there is no module {error.name!r} (for {name!r})."
+            f"There is no module {error.name!r} (for {name!r}). Start Penstock where the application can be imported."
             f"{_found_elsewhere(module_name)}"
         ) from error
     return _operations_in(module, attribute, name)
@@ -101,11 +103,12 @@ def _operations_in(module: ModuleType, attribute: str, name: str) -> Operations[
     if not isinstance(operations, Operations):
         kind = "nothing" if operations is None else f"a {type(operations).__name__}"
         raise Misconfigured(
-            f"Let {name!r} name an Operations(): {attribute!r} of {module.__name__!r} is {kind}."
+            f"The application {name!r} is invalid: {attribute!r} of {module.__name__!r} is {kind}. "
+            "Name an Operations()."
             f"{_found_elsewhere(module.__name__)}"
         )
     if not operations.routes:
-        raise Misconfigured(f"Register a handler in {name!r}: it has none.")
+        raise Misconfigured(f"The application {name!r} has no handler. Register one.")
     return operations
 
 
