@@ -323,7 +323,7 @@ MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
     for mix, seed, patch in [
         ("kills", 2, count_before_commit),
-        ("kills", 194, delete_before_count),
+        ("kills", 18, delete_before_count),
         ("queue", 5, drop_the_condition_on_the_counter),
         ("queue", 5, count_by_increment_alone),
         ("kills", 66, forget_the_follow_ups_on_redelivery),
@@ -342,7 +342,7 @@ MUTATIONS = {
         ("endings", 43, cancel_what_has_finished),
         ("poison", 264, run_a_last_attempt_beside_others),
         ("pauses", 774, run_a_suspect_without_looking_again),
-        ("losses", 332, tell_what_is_not_counted),
+        ("losses", 412, tell_what_is_not_counted),
     ]
 }
 MUTATIONS_AT_CALLS = {
