@@ -1,8 +1,8 @@
 """Draw the dashboard of `infra/template.yaml` with an hour of simulated load: `python -m bench.dashboard FILE.png`.
 
 CloudWatch draws the real dashboard. The widgets, positions, titles, metrics and labels come from the template; only the
-values are simulated: batches arrive, a million operations of low priority arrive at once, consumers scale by the rules
-of the template, and a database fails for five minutes.
+values are simulated: batches arrive, a million operations of low priority arrive at the same time, consumers scale by
+the rules of the template, and a database fails for five minutes.
 """
 
 import argparse
@@ -36,8 +36,8 @@ LOW_SHARE = 0.1  # the share of the consumers for low priority while other prior
 QUEUES = {"high": "ChunksHigh", "normal": "ChunksNormal", "low": "ChunksLow"}
 
 CAPTION = (
-    "Not CloudWatch's drawing but that of bench/dashboard.py, after infra/template.yaml, with an hour of simulated "
-    "load. Alarms on an expression, or on days, are grey."
+    "Drawn by bench/dashboard.py from infra/template.yaml, with an hour of simulated load. CloudWatch draws it "
+    "differently. Alarms on an expression or on days are grey."
 )
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -75,9 +75,9 @@ class Hour:
         batches = self.arrive(minute)
         waits: list[float] = []
         for second in range(minute * 60, minute * 60 + 60):
-            begun = [at for at in self.starting if at <= second]
+            started = [at for at in self.starting if at <= second]
             self.starting = [at for at in self.starting if at > second]
-            self.tasks += len(begun)
+            self.tasks += len(started)
             waits += self.work(second)
         self.note_queues(minute)
         self.note_operations(minute, len(waits), batches)

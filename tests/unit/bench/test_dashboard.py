@@ -16,7 +16,7 @@ def test_every_widget_is_drawn_with_all_of_its_lines() -> None:
     assert titles[0] == "Alarms"
     assert len(titles) == 13
     drawn = {line.get_label() for axes in figure.axes for line in axes.get_lines()}
-    assert {"succeeded", "tried again", "over a limit", "writes refused", "tasks"} <= drawn
+    assert {"succeeded", "retried", "over a limit", "throttled writes", "tasks"} <= drawn
 
 
 def test_a_dot_stands_for_what_is_above() -> None:

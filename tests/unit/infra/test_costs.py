@@ -64,5 +64,5 @@ def test_what_is_counted_is_what_there_is() -> None:
     metrics = sum(len(metric.programs) for metric in Metric)
 
     assert f"alarms, by metric: {watched}," in COSTS
-    assert f"| {metrics} metrics of ours" in COSTS
+    assert f"| our {metrics} metrics," in COSTS
     assert f"{TIMES} {Prices().sqs:.2f} ÷ 1,000,000" in COSTS

@@ -152,7 +152,7 @@ GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
             put(f"{SCALING}/4/MetricStat/Metric/MetricName", "RunningTaskCount"),
             "ConsumersOnBacklog: AWS has no AWS/ECS RunningTaskCount",
         ),
-        (metrics_exist, rewrite(BODY, "HandlerSeconds", "HandlerSecond"), "What a handler takes, seconds: we have no"),
+        (metrics_exist, rewrite(BODY, "HandlerSeconds", "HandlerSecond"), "Handler time, seconds: we have no"),
         (alarms_are_whole, drop("NoFrontEnd/Properties/TreatMissingData"), "NoFrontEnd lacks TreatMissingData"),
         (alarms_are_whole, drop("NoFrontEnd/Properties/AlarmActions"), "NoFrontEnd lacks AlarmActions"),
         (alarms_are_whole, put("NoFrontEnd/Properties/AlarmDescription", "Down."), "does not say what it means"),
