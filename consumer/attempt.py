@@ -1,4 +1,4 @@
-"""An attempt: one delivery of a chunk while a consumer works on it, and what can become of it. Pure."""
+"""An attempt: one delivery of a chunk while a consumer works on it, and the decisions about it. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class Attempt:
 
     @property
     def is_too_late(self) -> bool:
-        """Return True if the batch is final, so that nothing of this chunk would be counted any more."""
+        """Return True if the batch is final, so that this chunk would not be counted any more."""
         return self.batch.is_final and not self.is_redrive
 
     def ending_at(self, now: float) -> Ending | None:
@@ -84,7 +84,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """The decision to acknowledge the delivery without a record, since nothing of its chunk would be counted."""
+    """The decision to acknowledge the delivery without a record, since its chunk would not be counted."""
 
 
 Decision = ChunkRecord | Release | Discard

@@ -84,7 +84,7 @@ class Batches:
             try:
                 batch = await self.read(batch_id)
             except PenstockError:
-                continue  # whoever depends on AWS here handles that it is unavailable
+                continue  # the steps that need AWS handle its errors themselves
             if batch is None or is_over(batch):
                 return
 

@@ -54,7 +54,7 @@ def room_for(
 
 
 def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None) -> int:
-    """Return how many more operations to request: none, as long as those that wait here last for a moment.
+    """Return how many more operations to request: none, while those that wait here are enough for a moment.
 
     After that, request enough for several moments, so that quick chunks arrive together and not one by one. If
     operations take long, two for each slot are enough, since no other consumer can run those that are held here.

@@ -21,7 +21,7 @@ from penstock.telemetry import Event, get_log
 
 RESTART = Backoff(base_seconds=1, max_seconds=30)
 CLEAN_EXITS = {0, -signal.SIGTERM}  # it drained; or SIGTERM came before it listened to signals and received chunks
-HEALTHY_SECONDS = 60.0  # a consumer that lived this long did not die of how it was started: its deaths count from 1
+HEALTHY_SECONDS = 60.0  # if a consumer lived this long, its start was not the problem: its deaths count from 1 again
 IDLE_DEATHS = 5
 IDLE_DEATHS_SECONDS = 60.0
 PROGRESS_BYTES = 16

@@ -45,7 +45,7 @@ from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
 
-ACCEPTING_RELEASE_SECONDS = 5  # when a chunk comes back whose batch is not accepted yet
+ACCEPTING_RELEASE_SECONDS = 5  # until a chunk is received again if its batch is not accepted yet
 
 
 class Processor:
@@ -181,7 +181,7 @@ class Processor:
         until the record is committed: otherwise a crash caused by the next operation would be blamed on this one.
         """
         operation, route = attempt.chunk.operations[0], self._route(attempt.chunk)
-        # An operation that no handler takes any more is not poison: it runs, and its outcome says so.
+        # An operation that has no handler any more is not poison: it runs, and its outcome says so.
         max_attempts = route.policy.max_attempts if route else attempt.chunk.attempt
         if attempt.deaths and attempt.chunk.attempt > max_attempts:
             self._meter.failed(route.name if route else UNKNOWN_HANDLER, None)
@@ -257,7 +257,7 @@ class Processor:
         )
 
     async def _commit(self, attempt: Attempt, record: ChunkRecord) -> ChunkRecord:
-        """Commit the record. Return the one that stands, which another delivery may have committed first."""
+        """Commit the record. Return the record that the table has now: another delivery may have been faster."""
         return await self._store.commit_chunk(attempt.batch, record)
 
     async def _reread_batch(self, attempt: Attempt) -> Attempt:

@@ -173,7 +173,7 @@ async def _until_ready(url: str) -> None:
 
 
 def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the parts. They use the embedded AWS, whatever AWS account the shell is set up for."""
+    """Return the environment of the parts. They use the embedded AWS, even if the shell names an AWS account."""
     return {
         "PENSTOCK_LOG_FORMAT": "text",  # a person reads these lines
         "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a stop, as by Ctrl-C, waits for a receive in progress

@@ -65,9 +65,9 @@ def load_application(name: str) -> Operations[Any]:
 def importing_from_working_directory(module_name: str) -> Iterator[None]:
     """Let the application's modules be imported from the working directory.
 
-    The directory becomes the last of the module search path, and stays there, so that nothing in it replaces a module
-    of Python's, of ours or of a dependency. The application's own package is searched there first: a dependency may
-    have installed a package of the same name, such as `tests`.
+    The directory becomes the last one of the module search path, and stays there. So nothing in it replaces a module of
+    Python, of Penstock or of a dependency. The application's own package is searched there first: a dependency may have
+    installed a package of the same name, such as `tests`.
     """
     folder = os.getcwd()  # noqa: PTH109 - as sys.path has it
     if folder not in sys.path:

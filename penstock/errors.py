@@ -47,7 +47,7 @@ class Flaw:
 
 
 class Refused(PenstockError):
-    """The request is rejected. None of its operations runs, and nothing of it is stored."""
+    """The request is rejected. None of its operations runs, and nothing is stored."""
 
 
 class MalformedRequest(Refused):

@@ -179,7 +179,7 @@ def record_attempt(
 
 
 def record_halves(chunk: Chunk, deaths: int) -> ChunkRecord:
-    """Split a chunk in half after an earlier delivery died without a record. This isolates the operation that kills."""
+    """Split a chunk in half after an earlier delivery died without a record. This isolates an operation that kills."""
     middle = len(chunk.operations) // 2
     halves = (chunk.operations[:middle], chunk.operations[middle:])
     follow_ups: list[FollowUp] = []

@@ -305,7 +305,7 @@ def _hints_for_each(hints: dict[str, Any], parameters: list[inspect.Parameter], 
 
 
 def _accepts_none(adapter: TypeAdapter[Any]) -> bool:
-    """Return True if None is valid, which stands for an operation without a body."""
+    """Return True if None is valid, so that an operation may have no body."""
     try:
         adapter.validate_python(None)
     except Exception:  # noqa: BLE001 - a validator that fails unexpectedly does not accept None either

@@ -236,8 +236,8 @@ class Settings(BaseSettings):
     )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
-        description="`cloudwatch` publishes metrics, `off` does not, `auto` does unless the queue is a stand-in and "
-        "CloudWatch is real.",
+        description="`cloudwatch` publishes metrics, `off` does not. `auto` publishes them, but not to AWS if the "
+        "queue is a local one.",
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto",

@@ -52,7 +52,7 @@ class KeyClaim:
 
 class Store(Protocol):
     async def create_batch(self, batch: Batch) -> None:
-        """Write a new batch in state accepting. If the batch exists, change nothing, whatever its state is."""
+        """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         """Write the ids that a client gave to consecutive operations of one group, at most `IDS_IN_CALL` in a call."""

@@ -73,7 +73,7 @@ class LocalServers:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """How to download and run one of the servers. `{port}` in its properties and arguments stands for its port."""
+    """How to download and run one of the servers. `{port}` in its properties and arguments is replaced by its port."""
 
     name: str
     profile: str

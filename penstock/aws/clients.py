@@ -173,7 +173,7 @@ def explained() -> Iterator[None]:
     except (InvalidRegionError, ProfileNotFound, ConfigParseError, InvalidConfigError) as error:
         raise Misconfigured(f"Check the AWS settings: {error}") from error
     except ParamValidationError:
-        raise  # a bug of ours: a repetition cannot help
+        raise  # a bug in Penstock, so repeating the call cannot help
     except ClientError as error:
         explanation = _explain(error)
         if explanation is None:

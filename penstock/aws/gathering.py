@@ -69,9 +69,9 @@ class Gatherer(Generic[T, R]):
             for answer in answers:
                 answer.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - everybody who asked gets it
+        except Exception as error:  # noqa: BLE001 - every caller gets it
             for answer in answers:
-                if not answer.done():  # it is done if its asker was cancelled
+                if not answer.done():  # it is done if its caller was cancelled
                     answer.set_exception(error)
             return
         for answer, result in results:

@@ -70,7 +70,7 @@ def _key(pk: str, sk: str) -> dict[str, Value]:
 
 
 def cut(content: bytes) -> list[bytes]:
-    """Cut content into parts that fit into an item. Nothing has no parts."""
+    """Cut content into parts that fit into an item. Empty content has no parts."""
     return [content[start : start + ITEM_BYTES] for start in range(0, len(content), ITEM_BYTES)]
 
 
@@ -190,7 +190,7 @@ def conditions_of_count(records: Sequence[ChunkRecord]) -> tuple[list[str], dict
     """Return the conditions under which chunks may be counted, and their values.
 
     None of the chunks may be counted yet, and the group must be open. A redriven chunk may also be counted in a closed
-    group if the chunk that it corrects is counted there; otherwise its correction would take back what nobody added.
+    group if the chunk that it corrects is counted there; otherwise its correction would subtract what was never added.
     """
     conditions: list[str] = []
     values: dict[str, Value] = {}

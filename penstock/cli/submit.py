@@ -54,7 +54,7 @@ from penstock.priority import Priority
 ALL_SUCCEEDED, SOME_FAILED, NOT_SUBMITTED, INTERRUPTED = 0, 1, 2, 130
 
 _LISTED = 10  # failures, and errors of a rejected batch
-_LINE_SECONDS = 5.0  # without a terminal, a line is printed for each tenth that is done, and at least so often
+_LINE_SECONDS = 5.0  # without a terminal, a line is printed for each tenth that is done, and at least this often
 _MESSAGE_LENGTH = 400
 _NOT_PENSTOCK = {301, 302, 303, 307, 308, 404, 405}
 
@@ -89,9 +89,9 @@ def submit(  # noqa: PLR0917 - the command line names them
     try:
         operations = read_operations(file, Reading(file_format, method, path, expect))
         operations = operations.with_options({"priority": priority, "notBefore": not_before})
-    except InvalidFile as refused:
-        _print_error(str(refused))
-        raise typer.Exit(NOT_SUBMITTED) from refused
+    except InvalidFile as error:
+        _print_error(str(error))
+        raise typer.Exit(NOT_SUBMITTED) from error
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     _check_output(output, file)

@@ -15,7 +15,7 @@ from pathlib import Path
 from penstock.metrics.histogram import Histogram
 from penstock.metrics.names import Metric
 
-UNKNOWN_HANDLER = "unknown"  # stands for the handler of an operation that the application has removed since
+UNKNOWN_HANDLER = "unknown"  # for an operation whose handler the application does not have any more
 
 _STATUS = Path("/proc/self/status")
 

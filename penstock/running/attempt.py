@@ -46,7 +46,7 @@ class Attempt:
         perform: Callable[[Any], Awaitable[T]],
         monotonic: Callable[[], float],
     ) -> T:
-        """Await `perform` within the handler's time, and in a transaction if there is one. Raise what went wrong.
+        """Await `perform` within the handler's time limit, and in a transaction if there is one. Raise any error of it.
 
         The transaction ends cleanly only if `perform` returned. Otherwise it is left by an exception.
         """
@@ -78,7 +78,7 @@ class Attempt:
         return self._read(await self._call(opened))
 
     def call_in_thread(self, opened: Any) -> list[Any]:
-        """Do the same for a handler that is not awaited."""
+        """Call a handler that is not awaited, and return an outcome for each row."""
         return self._read(self._call(opened))
 
     def _call(self, opened: Any) -> Any:

@@ -152,7 +152,7 @@ class ChunkRun:
     def _worker_ended(self, worker: Worker) -> None:
         lot = self._workers.pop(worker)
         try:
-            self._fault = self._fault or worker.exception()  # an error of ours: those of handlers are verdicts
+            self._fault = self._fault or worker.exception()  # a bug in Penstock: errors of handlers are verdicts
         except asyncio.CancelledError:
             if lot is not None and not self._stop.cut.is_set():
                 self._note_cancelled_itself(lot)
@@ -176,7 +176,7 @@ class ChunkRun:
                 self._ended()
 
     def _give_up_rest(self) -> None:
-        """Let nothing more start."""
+        """Start no further operation."""
         self._dismiss_waiting()
         while self._left:
             self._note_end(self._left.popleft())

@@ -155,7 +155,7 @@ class Worker:
         return answer
 
     async def kill(self) -> int:
-        """Kill it and everything its handlers have started, also if it has died already: it leads a process group."""
+        """Kill this process group: the process, even if it has died already, and all that its handlers have started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         return await self._process.wait()

@@ -63,7 +63,7 @@ def _import_handler(routes: dict[str, Route], request: ImportRequest) -> str | N
     try:
         handler: Callable[..., Any] = pickle.loads(request.handler)  # noqa: S301 - from our parent
         route = build_route(handler, request.method, request.path, request.policy)
-    except Exception as error:  # noqa: BLE001 - the parent reports whatever the import raised
+    except Exception as error:  # noqa: BLE001 - the parent reports every error of the import
         return f"{type(error).__name__}: {error}"
     routes[route.name] = route
     return None
@@ -79,7 +79,7 @@ def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
             return succeeded(job.operation, route.policy.status, as_json(route, route.call(arguments, context)))
         except InvalidOperation as error:
             return error
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes an outcome
+        except BaseException as error:  # noqa: BLE001 - everything that a handler raises becomes an outcome
             return judge(error, job.operation, route)
 
 

@@ -1,4 +1,4 @@
-"""The port for whoever wants to follow attempts from start to end, such as tracing."""
+"""The port for code that follows attempts from start to end, such as tracing."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager

@@ -148,7 +148,7 @@ class Runner:
 
     @asynccontextmanager
     async def all_slots(self, operation: Operation, source: Source) -> AsyncIterator[None]:
-        """Hold all slots, for an operation that must run alone: also no thread that was left behind is running then.
+        """Hold all slots, for an operation that must run alone. Then no thread that was left behind is running either.
 
         Nothing else can start while a caller waits for this. Only one caller may do so: two would wait for each other
         for ever.
@@ -227,7 +227,7 @@ class Runner:
             return await perform(attempt, self._open(attempt.route, transaction))
         except _PASSING:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises becomes an outcome
+        except BaseException as error:  # noqa: BLE001 - everything that a handler raises becomes an outcome
             return attempt.share(error)
         finally:
             self._note_spent(attempt)
@@ -264,7 +264,7 @@ class Runner:
         )
 
     def _open(self, route: Route, transaction: OpenTransaction | None) -> OpenTransaction | None:
-        """Return what opens the transaction, if any. It is for the event loop: elsewhere there is a stand-in."""
+        """Return the function that opens the transaction, if any. Only handlers on the event loop get a real one."""
         own = self._operations.transaction
         if route.is_forwarded:
             return None

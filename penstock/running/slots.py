@@ -14,14 +14,14 @@ from typing import Protocol
 
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 
-GIVEN_SECONDS = 1.0  # a slot counts as so much use once it is given, or the priority that is behind would get them all
+GIVEN_SECONDS = 1.0  # charged when a slot is given; otherwise the priority that is behind would get all slots
 
 Waiter = asyncio.Future[None]
 
 
 @dataclass(slots=True)
 class Lane:
-    """Who waits and how many slots are held, for one priority.
+    """The waiters of one priority, and the number of slots that it holds.
 
     `used` is the time for which it held slots while anybody waited, divided by its weight. The least used comes next.
     """
@@ -181,8 +181,8 @@ class Room(Protocol):
 class TurnWithRoom:
     """A turn for operations whose handlers need a thread or a process too.
 
-    The room is taken first. So an operation that waits for a process holds no slot, and does not block operations that
-    need no process.
+    The turn for the room comes first. So an operation that waits for a process holds no slot, and does not block
+    operations that need no process.
     """
 
     room: Room

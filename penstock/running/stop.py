@@ -1,4 +1,4 @@
-"""How far stopping has gone. What runs operations checks it before it starts another one."""
+"""The state of a stop. Code that runs operations checks it before it starts another operation."""
 
 import asyncio
 from collections.abc import Iterator

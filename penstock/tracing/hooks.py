@@ -46,9 +46,9 @@ def wanted_exporters(settings: TracingSettings) -> list[str]:
 
 @contextmanager
 def open_spans(settings: Settings, tracing: TracingSettings, program: str) -> Iterator["Spans | None"]:
-    """Open the spans of a program, or None if nobody asks for them. The last ones are sent when this is left.
+    """Yield the spans of a program, or None if nobody asks for them. At the end of the block the last ones are sent.
 
-    Raise Misconfigured if spans are asked for and cannot be made.
+    Raise Misconfigured if spans are asked for and cannot be created.
     """
     exporters = wanted_exporters(tracing)
     if not exporters:
@@ -69,7 +69,7 @@ def open_spans(settings: Settings, tracing: TracingSettings, program: str) -> It
 
 
 def _send_the_last(provider: "TracerProvider") -> None:
-    """Send them in a thread, and give up after FLUSH_SECONDS: a slow collector must not keep a program from ending."""
+    """Send the last spans, but give up after FLUSH_SECONDS: a slow collector must not keep a program from ending."""
     sending = Thread(target=provider.shutdown, name="last spans", daemon=True)
     sending.start()
     sending.join(FLUSH_SECONDS)
@@ -85,7 +85,7 @@ def processing(
 class TracedQueue:
     """A queue that makes a span for each send, and puts the trace context into its messages.
 
-    A message that has a context keeps it: a dead letter that is put back still belongs to the trace of its batch.
+    A message that has a context keeps it: a redriven dead letter still belongs to the trace of its batch.
     """
 
     def __init__(self, queue: Queue, name: str, spans: "Spans") -> None:

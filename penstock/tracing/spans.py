@@ -133,7 +133,7 @@ class Spans:
         """Open the span of an attempt, with the name of its handler. The runner calls this."""
         around = trace.get_current_span()
         if around is not trace.INVALID_SPAN and not around.get_span_context().trace_flags.sampled:
-            yield AttemptSpan(around, attempt)  # nothing of it is kept, so no span is made
+            yield AttemptSpan(around, attempt)  # it is not sampled, so no span is made
             return
         what = {OPERATION_ID: operations[0].id} if len(operations) == 1 else {OPERATIONS: len(operations)}
         with self._tracer.start_as_current_span(
