@@ -22,7 +22,6 @@ class Event(StrEnum):
     SERVICE_STOPPED = "service stopped"  # The front end has stopped after a signal.
     BATCH_ACCEPTED = "batch accepted"  # All chunks are on the queue, and consumers may run them.
     BATCH_ANSWERED = "batch answered"  # A small batch ran synchronously, and the response has its results.
-    BATCH_REFUSED = "batch refused"  # A batch was rejected; none of its operations runs.
     BATCH_HANDED_OVER = "batch handed over"  # A small batch timed out; the rest of it runs in the background.
     BATCH_RETRIED = "batch retried"  # A client asked to run the failed operations of a batch again.
     DEAD_LETTERS_REDRIVEN = "dead letters redriven"  # Dead letters were moved back to the queues.
