@@ -32,7 +32,7 @@ simulate: $(READY) ## runs on a simulated AWS in virtual time: SEEDS=0-4999, MIX
 chaos: $(READY) ## real processes killed, stopped and restarted under load: ARGS="--operations 2000 --only poison"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-bench: $(READY) ## speed, cost and memory beside their floors: an hour or more (ARGS=--quick: about three minutes)
+bench: $(READY) ## speed, cost and memory, compared with their floors: an hour or more (ARGS=--quick: about three minutes)
 	$(BIN)/python -m bench $(ARGS)
 
 docs: $(READY) ## build the site into .run/docs; warnings and broken links are errors

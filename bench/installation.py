@@ -116,7 +116,7 @@ class Installation:
         }
 
     async def stop_all(self) -> None:
-        """Kill all programs, since nothing of them is needed, and a clean stop would wait for long polls."""
+        """Kill all programs. They keep nothing that is needed, and a clean stop would wait for long polls."""
         for program in self.programs.values():
             with suppress(ProcessLookupError):
                 program.process.kill()

@@ -70,8 +70,8 @@ def run(port: int, *, once: bool) -> bool:
         write_operations()
         is_well = penstock.submit(OPERATIONS_FILE, "--output", str(OUTCOMES_FILE))
         outcomes = read_outcomes()
-        tell_rejections(outcomes)
-        is_well &= keep_what_was_made(outcomes, asyncio.run(download_all(penstock.url, outcomes)))
+        show_rejections(outcomes)
+        is_well &= save_results(outcomes, asyncio.run(download_all(penstock.url, outcomes)))
         if not once:
             penstock.serve_until_interrupted(what_to_try(penstock.url))
     return is_well or not once
@@ -87,14 +87,14 @@ async def upload_samples(url: str) -> None:
     async with aiohttp.ClientSession() as session:
         *offers, last = await results(session, url, wanted)
         for offer in offers:
-            refusal = await upload(session, offer, samples[offer["name"]])
-            if refusal:
-                raise Failed(f"{offer['name']} could not be uploaded: {refusal}.")
+            rejection = await upload(session, offer, samples[offer["name"]])
+            if rejection:
+                raise Failed(f"{offer['name']} could not be uploaded: {rejection}.")
         typer.echo(f"{len(samples)} pictures are uploaded to {DEFAULT_URL}, in the embedded AWS.")
-        refusal = await upload(session, last, bytes(last["max_bytes"] + 1))
-        if not refusal:
+        rejection = await upload(session, last, bytes(last["max_bytes"] + 1))
+        if not rejection:
             raise Failed(f"S3 accepted {last['max_bytes'] + 1:,} bytes, which is more than the upload allows.")
-        typer.echo(f"S3 itself rejected a file of {last['max_bytes'] + 1:,} bytes: {refusal}.")
+        typer.echo(f"S3 itself rejected a file of {last['max_bytes'] + 1:,} bytes: {rejection}.")
 
 
 async def upload(session: aiohttp.ClientSession, offer: Mapping[str, Any], content: bytes) -> str:
@@ -153,7 +153,7 @@ def read_outcomes() -> list[Outcome]:
     return [json.loads(line) for line in OUTCOMES_FILE.read_text(encoding="utf-8").splitlines()]
 
 
-def tell_rejections(outcomes: Sequence[Outcome]) -> None:
+def show_rejections(outcomes: Sequence[Outcome]) -> None:
     errors = [outcome for outcome in outcomes if "error" in outcome]
     reasons = Counter((each["id"].partition(" ")[0], each["status"], each["error"]["detail"]) for each in errors)
     typer.echo("\nRejected operations:")
@@ -161,7 +161,7 @@ def tell_rejections(outcomes: Sequence[Outcome]) -> None:
         typer.echo(f"  {count:>3} x {name:<14} {status}  {detail}")
 
 
-def keep_what_was_made(outcomes: Sequence[Outcome], downloaded: Mapping[str, bytes]) -> bool:
+def save_results(outcomes: Sequence[Outcome], downloaded: Mapping[str, bytes]) -> bool:
     """Save the results in a folder. Return True if all are there and have the sizes in their outcomes."""
     reported = {
         outcome["result"]["key"]: outcome["result"]["size_bytes"] for outcome in outcomes if "result" in outcome

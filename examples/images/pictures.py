@@ -87,8 +87,8 @@ def decode(content: bytes, *, enough: int | None = None) -> Image.Image:
     kind = kind_of(content)
     try:
         with bombs_raised(), Image.open(io.BytesIO(content), formats=[kind]) as image:
-            refuse_long_side(image)
-            refuse_frames(image)
+            reject_long_side(image)
+            reject_frames(image)
             if enough is not None:
                 image.draft(None, (enough, enough))
             image.load()
@@ -117,13 +117,13 @@ def bombs_raised() -> Iterator[None]:
         yield
 
 
-def refuse_long_side(image: Image.Image) -> None:
+def reject_long_side(image: Image.Image) -> None:
     if max(image.size) > MAX_SIDE:
         width, height = image.size
         raise Reject(413, f"Send at most {MAX_SIDE:,} pixels a side: this has {width:,} x {height:,}.")
 
 
-def refuse_frames(image: Image.Image) -> None:
+def reject_frames(image: Image.Image) -> None:
     """Reject an animation, since it would silently lose all frames except one.
 
     A multi-picture JPEG (MPO) is allowed: phones add a depth map or a preview to the photo, which is the first picture.

@@ -1,7 +1,7 @@
 """The bodies and results of the operations.
 
-These models are validated before a batch is accepted, so one invalid body rejects the whole batch. Whatever depends on
-the picture itself (is it a picture, is it too large) is checked by the handlers and fails only one operation.
+These models are validated before a batch is accepted, so one invalid body rejects the whole batch. Rules that depend on
+the picture itself (is it a picture, is it too large) are checked by the handlers and fail only one operation.
 """
 
 from datetime import datetime

@@ -13,7 +13,7 @@ from examples.users.bulk import create_users, update_users
 from examples.users.database import Database, database_url
 from examples.users.models import UserRow
 from examples.users.once import once
-from examples.users.rules import email_taken, refuse_too_young, refuse_unserved, unknown_user
+from examples.users.rules import email_taken, reject_too_young, reject_unserved, unknown_user
 from examples.users.schemas import NewUser, User, UserChange, UserId
 from penstock import Context, Operations
 
@@ -24,8 +24,8 @@ operations = Operations(transaction=database.open_session)
 @operations.post("/users", status=201)
 @once
 async def create_user(user: NewUser, context: Context[AsyncSession]) -> User:
-    refuse_unserved(user.country)
-    refuse_too_young(user.born_on)
+    reject_unserved(user.country)
+    reject_too_young(user.born_on)
     row = UserRow(**user.model_dump())
     context.transaction.add(row)
     await save(context.transaction, row)
@@ -42,7 +42,7 @@ async def get_user(user_id: UserId, context: Context[AsyncSession]) -> User:
 async def update_user(user_id: UserId, change: UserChange, context: Context[AsyncSession]) -> User:
     row = await find(context.transaction, user_id)
     if change.country is not None:
-        refuse_unserved(change.country)
+        reject_unserved(change.country)
     for field, value in change.model_dump(exclude_none=True).items():
         setattr(row, field, value)
     await save(context.transaction, row)

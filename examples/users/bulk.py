@@ -1,4 +1,4 @@
-"""The same operations for many users at once: one statement where `app.py` needs a hundred.
+"""The same operations for many users in one call: one statement where `app.py` needs a hundred.
 
     @operations.post("/bulk/users", status=201, bulk=True)
 
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from examples.users.models import UserRow
 from examples.users.once import INSERTS, once_each
-from examples.users.rules import email_taken, refuse_too_young, refuse_unserved, unknown_user
+from examples.users.rules import email_taken, reject_too_young, reject_unserved, unknown_user
 from examples.users.schemas import NewUser, User, UserChange, UserId
 from penstock import Context, Reject
 
@@ -28,11 +28,13 @@ CHANGEABLE = ("email", "name", "country", "plan")
 
 @once_each
 async def create_users(users: list[NewUser], contexts: list[Context[AsyncSession]]) -> list[User | Reject]:
-    refusals = [refusal_of(user) for user in users]
-    accepted = [user for user, refusal in zip(users, refusals, strict=True) if refusal is None]
+    rejections = [rejection_of(user) for user in users]
+    accepted = [user for user, rejection in zip(users, rejections, strict=True) if rejection is None]
     ids = await insert_users(contexts[0].transaction, accepted)
     # Of several rows with the same address the first one wins: its id is removed, so that the others find none.
-    return [refusal or created(user, ids.pop(user.email, None)) for user, refusal in zip(users, refusals, strict=True)]
+    return [
+        rejection or created(user, ids.pop(user.email, None)) for user, rejection in zip(users, rejections, strict=True)
+    ]
 
 
 @once_each
@@ -51,12 +53,12 @@ async def update_users(
     return outcomes
 
 
-def refusal_of(user: NewUser) -> Reject | None:
+def rejection_of(user: NewUser) -> Reject | None:
     try:
-        refuse_unserved(user.country)
-        refuse_too_young(user.born_on)
-    except Reject as refusal:
-        return refusal
+        reject_unserved(user.country)
+        reject_too_young(user.born_on)
+    except Reject as rejection:
+        return rejection
     return None
 
 
@@ -70,9 +72,9 @@ def apply_change(users: dict[int, User], owners: dict[str, int], user_id: int, c
         return unknown_user(user_id)
     if change.country is not None:
         try:
-            refuse_unserved(change.country)
-        except Reject as refusal:
-            return refusal
+            reject_unserved(change.country)
+        except Reject as rejection:
+            return rejection
     # This check comes last, since a rejected change must not claim an address.
     if change.email is not None and owners.setdefault(change.email, user_id) != user_id:
         return email_taken(change.email)

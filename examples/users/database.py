@@ -135,7 +135,7 @@ def prepare_sqlite_file(path: Path) -> None:
 
 
 def create_missing_tables(connection: Connection) -> None:
-    """Create the tables if they are missing. If several processes start at once, one creates them and the others wait.
+    """Create the tables if they are missing. If several processes start together, one creates them and the others wait.
 
     On SQLite the transaction itself is the lock. PostgreSQL needs an explicit one.
     """

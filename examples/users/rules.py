@@ -20,12 +20,12 @@ def email_taken(email: str) -> Reject:
     return Reject(409, f"The e-mail address {email} belongs to another user.")
 
 
-def refuse_unserved(country: str) -> None:
+def reject_unserved(country: str) -> None:
     if country not in COUNTRIES:
         raise Reject(422, f"We do not serve {country} yet.")
 
 
-def refuse_too_young(born_on: date) -> None:
+def reject_too_young(born_on: date) -> None:
     if age_on(datetime.now(UTC).date(), born_on) < MINIMUM_AGE_YEARS:
         raise Reject(403, f"Users are at least {MINIMUM_AGE_YEARS} years old.")
 
