@@ -1,7 +1,7 @@
-"""`python -m tests.chaos`, or `make chaos`: real processes, killed and stopped under load; a table of what came of it.
+"""`python -m tests.chaos`, or `make chaos`: kill and stop real processes under load, and print a table of the results.
 
-Against ElasticMQ, with its storage on disk, and DynamoDB Local, both started for it. Ends with 1 if a promise was
-broken, and names it with the folder of the logs.
+It starts ElasticMQ, with its storage on disk, and DynamoDB Local. The exit code is 1 if a promise was broken. Each
+broken promise is printed with the folder of the logs.
 """
 
 import argparse
@@ -97,13 +97,17 @@ def _read_arguments() -> argparse.Namespace:
     defaults = Options()
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--operations", type=int, default=defaults.operations, help="in each scenario")
-    parser.add_argument("--faults", type=int, default=defaults.faults, help="in a scenario, or a quarter of it")
+    parser.add_argument("--operations", type=int, default=defaults.operations, help="the operations of each scenario")
+    parser.add_argument(
+        "--faults", type=int, default=defaults.faults, help="the faults of a scenario; some use a quarter"
+    )
     parser.add_argument("--consumers", type=int, default=defaults.consumers)
     parser.add_argument("--lease", type=int, default=defaults.lease_seconds, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--seconds", type=float, default=defaults.units, help="that a scenario may take at most")
-    parser.add_argument("--only", default="", metavar="WORDS", help="the scenarios whose names hold these words")
+    parser.add_argument("--seconds", type=float, default=defaults.units, help="the time limit of a scenario")
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="run only scenarios with these words in their names"
+    )
     parser.add_argument("--logs", type=Path, default=LOGS, metavar="FOLDER")
     return parser.parse_args()
 

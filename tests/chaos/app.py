@@ -1,4 +1,4 @@
-"""The application under chaos: it writes every run into a table, and one of its handlers kills its process."""
+"""The application under chaos: it writes every run to a table, and one of its handlers kills its process."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What is found when the dust has settled: answers of the front end, the table, the queues, the journal, the logs."""
+"""Collects the evidence after a scenario: answers of the front end, the table, the queues, the journal, the logs."""
 
 import json
 import time
@@ -35,7 +35,7 @@ FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Operations by their ids; `recorded_at` is the latest time by which an outcome stood in the table."""
+    """The evidence, by operation id. `recorded_at` is the latest time by which an outcome was in the table."""
 
     statuses: Mapping[str, Status]
     results: Mapping[str, Sequence[Outcome]]
@@ -44,13 +44,13 @@ class Evidence:
     dead_letters: Sequence[str]
     messages_left: int
     abandoned: int  # batches whose front end was ended while it accepted them
-    dropped: int  # chunks of those, unrun
+    dropped: int  # chunks of those batches, which did not run
     faults: Sequence[str]
 
 
 @dataclass
 class Detective:
-    """Knows where to look, and tells of what was since `begin`. `name` is the table's, and prefixes the queues'."""
+    """Reads what happened since `begin`. `name` is the name of the table and the prefix of the queues."""
 
     name: str
     journal: str
@@ -64,7 +64,7 @@ class Detective:
         self._began_at = time.time()
 
     async def until_accepting(self, is_over: Callable[[], bool]) -> None:
-        """Until a batch is being accepted, by what the table says; or until it is too late to see that."""
+        """Wait until the table shows a batch that is being accepted, or until it is too late to see one."""
 
         async def is_seen() -> bool:
             return bool(await self._batches(BatchState.ACCEPTING)) or is_over()
@@ -72,7 +72,7 @@ class Detective:
         await eventually(is_seen, poll_seconds=LOOK_SECONDS)
 
     async def gather(self, batches: Sequence[str], prefix: str) -> Evidence:
-        """Of the operations whose ids begin with `prefix`."""
+        """Collect the evidence about the operations whose ids begin with `prefix`."""
         left = await self._messages_left()
         runs = await read_journal(self.dynamodb, self.journal)
         return Evidence(
@@ -88,7 +88,7 @@ class Detective:
         )
 
     async def _batches(self, state: BatchState) -> list[str]:
-        """Those in a state that were created since we began."""
+        """Return the batches in this state that were created since `begin`."""
         found: list[str] = []
         pages = self.dynamodb.get_paginator("scan").paginate(
             TableName=self.name,
@@ -102,7 +102,7 @@ class Detective:
         return found
 
     async def _messages_left(self) -> int:
-        """What stays on the queues of chunks: waiting, delayed or delivered."""
+        """Return how many messages stay on the queues of chunks: waiting, delayed or delivered."""
         urls = [await self._url(f"chunks-{priority}") for priority in Priority]
 
         async def count() -> int:
@@ -123,7 +123,7 @@ class Detective:
         return sum(int(attributes[f"ApproximateNumberOfMessages{which}"]) for which in ("", "NotVisible", "Delayed"))
 
     async def _take_dead_letters(self) -> list[str]:
-        """The ids of the operations that lie in the dead letter queue."""
+        """Delete all dead letters and return the ids of their operations."""
         url = await self._url("dead-letters")
         found: list[str] = []
         while messages := (await self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)).get("Messages"):
@@ -136,7 +136,7 @@ class Detective:
         return (await self.sqs.get_queue_url(QueueName=f"{self.name}-{queue}"))["QueueUrl"]
 
     async def _recorded_at(self, batches: Sequence[str]) -> dict[str, float]:
-        """By the consumers' logs: a chunk is told to be done a moment after its record was committed."""
+        """Read the times from the consumers' logs, which log a chunk just after its record was committed."""
         done = dict(_chunks_done(text for _, text in self.logs.read_all("*-consumer.log")))
         store = DynamoDbStore(self.dynamodb, self.name)
         found: dict[str, float] = {}
@@ -168,8 +168,8 @@ def _chunks_done(logs: Iterable[str]) -> Iterable[tuple[tuple[str, str], float]]
         try:
             events.append(json.loads(line))
         except ValueError:
-            continue  # its writer was killed half-way
+            continue  # the process was killed while it wrote the line
     timed = [(datetime.fromisoformat(event["timestamp"]).timestamp(), event) for event in events]
-    # The earliest last, so that it stays.
+    # The earliest time comes last, so that a dict keeps it.
     for at, event in sorted(timed, key=lambda one: one[0], reverse=True):
         yield (event["batch_id"], event["chunk_id"]), at

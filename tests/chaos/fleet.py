@@ -1,4 +1,4 @@
-"""The programs under chaos, and a tiny supervisor: whatever of them dies is started again."""
+"""The programs under chaos, and a small supervisor that restarts each program that dies."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ START_UNITS = 60
 
 @dataclass
 class Post:
-    """A place in the fleet. `program` is who holds it now."""
+    """A place in the fleet. `program` is the program that has it now."""
 
     module: str
     arguments: tuple[str, ...] = ()
@@ -34,9 +34,9 @@ class Post:
 
 @dataclass
 class Fleet:
-    """`front` and `consumers` are kept filled from `open_fleet` on, until its block is left.
+    """A front end and consumers. Inside the block of `open_fleet` each program that ends is replaced.
 
-    Of what happened to whom it tells since `begin`.
+    The methods report what has happened since `begin`.
     """
 
     programs: Programs
@@ -52,14 +52,14 @@ class Fleet:
         return [self.front, *self.consumers]
 
     async def keep(self, post: Post) -> None:
-        """Runs until it is cancelled."""
+        """Start a program for this post whenever it has none, until cancelled."""
         while True:
             post.program = await self.programs.start(post.module, *post.arguments)
             await post.program.process.wait()
             post.ended.append(post.program)
 
     def begin(self) -> None:
-        """Once everyone is at work: from here on another scenario is played."""
+        """Begin another scenario. Call this when all programs are ready."""
         self.logs.mark()
         self.killed.clear()
         self.paused.clear()
@@ -70,13 +70,13 @@ class Fleet:
         await asyncio.gather(*(self.ready(post) for post in self.posts))
 
     async def first_ready(self) -> None:
-        """Once everyone is at work; nobody has been killed yet, so nobody may end."""
+        """Wait until all programs are ready. None has been killed yet, so none may have ended."""
         await self.all_ready()
         early = [program.output() for post in self.posts for program in post.ended]
         assert not early, early[0]
 
     async def ready(self, post: Post) -> None:
-        """Once who stands at a post is at work; whoever dies before it is followed by another one."""
+        """Wait until the program of a post is ready. If it dies before that, wait for the next one."""
 
         async def is_ready() -> bool:
             program = post.program
@@ -95,7 +95,7 @@ class Fleet:
         return self.front.program is not None and self.front.program.process.returncode is None
 
     async def kill(self, post: Post) -> None:
-        """Kill who stands at a post, and see it gone."""
+        """Kill the program of a post and wait until it has ended."""
         program = post.standing
         if program.process.returncode is None:
             self.killed.add(program.process.pid)
@@ -103,7 +103,7 @@ class Fleet:
             await program.ended()
 
     async def pause(self, post: Post, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT that much later."""
+        """Stop a program with SIGSTOP, and continue it with SIGCONT after this time."""
         process = post.standing.process
         self.paused.add(process.pid)
         process.send_signal(signal.SIGSTOP)
@@ -111,7 +111,7 @@ class Fleet:
         process.send_signal(signal.SIGCONT)
 
     async def replace(self, post: Post) -> None:
-        """SIGTERM; the supervisor starts the next one. Returns once that is at work."""
+        """Stop a program with SIGTERM, and wait until the next one, which the supervisor starts, is ready."""
         program = post.standing
         program.terminate()
         code = await program.ended(START_UNITS)
@@ -123,12 +123,12 @@ class Fleet:
         return draw.choice(self.consumers)
 
     def dead(self) -> set[int]:
-        """The consumers that ended otherwise than on request."""
+        """Return the consumers that did not exit cleanly."""
         ended = (one.process for post in self.consumers for one in post.ended)
         return {process.pid for process in ended if process.returncode != 0}
 
     def ended_by_themselves(self, excused: int | None) -> list[str]:
-        """Who ended though nobody ended it, unless with the `excused` exit code: that of what poison does."""
+        """Return the programs that ended by themselves, except with the `excused` exit code, which poison causes."""
         ended = [one for post in self.posts for one in post.ended if one.process.pid not in self.killed]
         return [
             f"{one.log.name} ended by itself with {one.process.returncode}"
@@ -137,7 +137,7 @@ class Fleet:
         ]
 
     def late(self) -> set[int]:
-        """The consumers that lost a lease: paused ones, and others on a machine too busy for their heartbeats."""
+        """Return the consumers that lost a lease: paused ones, and others if the machine is too busy for heartbeats."""
         everyone = [one for post in self.consumers for one in [*post.ended, post.program] if one is not None]
         return {one.process.pid for one in everyone if LEASE_LOST in self.logs.read(one.log)}
 
@@ -148,7 +148,7 @@ async def _follows(post: Post, program: Program) -> bool:
 
 @asynccontextmanager
 async def open_fleet(programs: Programs, port: int, consumers: int, logs: Logs) -> AsyncIterator[Fleet]:
-    leash = ("--exit-with-parent", str(os.getpid()))  # none of them outlives us, however we end
+    leash = ("--exit-with-parent", str(os.getpid()))  # they end with this process, even if it is killed
     front = Post("penstock.service", ("--port", str(port), *leash))
     fleet = Fleet(programs, port, front, [Post("penstock.consumer", leash) for _ in range(consumers)], logs)
     keeping = [asyncio.create_task(fleet.keep(post), name=post.module) for post in fleet.posts]

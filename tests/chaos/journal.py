@@ -1,4 +1,4 @@
-"""What the handlers did, in all processes: a table of their own with an item for each time a handler began."""
+"""Records what the handlers did in all processes: a separate table has an item for each start of a handler."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ CONNECTIONS = 50
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One time that a handler began. `key` is the operation's, `at` wall time, as in the programs' logs."""
+    """One run of a handler. `key` is the key of the operation. `at` is the wall time of the start, as in the logs."""
 
     key: str
     operation_id: str
@@ -35,7 +35,7 @@ class Run:
 
 @dataclass
 class Journal:
-    """Opened at the first use, and left to the end of its process: most of those do not live to close anything."""
+    """Writes runs. Its client is opened at the first use and never closed, since most of these processes are killed."""
 
     table: str
     url: str
@@ -83,7 +83,7 @@ async def create_journal(client: "DynamoDBClient", table: str) -> None:
 
 
 async def read_journal(client: "DynamoDBClient", table: str) -> dict[str, list[Run]]:
-    """Every run, per operation by its id, in the order they began."""
+    """Return the runs of each operation by its id, in the order of their starts."""
     runs: defaultdict[str, list[Run]] = defaultdict(list)
     async for page in client.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
         for item in page["Items"]:

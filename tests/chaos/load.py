@@ -1,4 +1,4 @@
-"""The client under chaos: it submits until it has an answer, and watches what becomes of its batches."""
+"""The client under chaos: it submits until it has an answer, and follows its batches."""
 
 import asyncio
 import json
@@ -17,15 +17,15 @@ from tests.support.waiting import UNIT_SECONDS
 
 REPEAT_SECONDS = 0.1
 SUBMIT_UNITS = 60
-NOT_NOW = {409, 503}  # its key is being answered by one that may be dead; the queue or the table is away
+NOT_NOW = {409, 503}  # a front end that may be dead has the key; or the queue or the table is unavailable
 
 
 @dataclass
 class Load:
-    """A scenario's operations, in as many batches as it has faults; `batches` are those accepted, in order.
+    """The operations of a scenario, in one batch for each fault. `batches` are the accepted ones, in order.
 
-    Whoever waits here brings the deadline. Every operation has an id of its own among those of all scenarios, which
-    begins with the scenario's `name`, so the journal shows it wherever it was run.
+    The methods that wait have no time limit; the caller sets one. The ids are unique over all scenarios and begin with
+    the scenario's `name`, so that the journal shows every run of an operation.
     """
 
     session: aiohttp.ClientSession
@@ -38,13 +38,13 @@ class Load:
     repeats: int = 0
 
     async def submit_next(self) -> str:
-        """One more batch, under a key of its own: repeated until there is an answer."""
+        """Submit the next batch with a new key, and repeat the request until there is an answer."""
         number = len(self.batches)
         key = f"{self.name}-{number}"
         batch_id = await self._submit(key, self.operations[number])
         self.batches.append(batch_id)
         if await self._submit(key, self.operations[number]) != batch_id:
-            self.broken.append(f"the key {key} made a second batch")
+            self.broken.append(f"the key {key} created a second batch")
         return batch_id
 
     async def _submit(self, key: str, operations: Sequence[Operation]) -> str:
@@ -60,7 +60,7 @@ class Load:
                 await asyncio.sleep(REPEAT_SECONDS)
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> str | None:
-        """The batch's id; None if the request is to be repeated."""
+        """Return the id of the batch, or None if the request must be repeated."""
         try:
             async with self.session.post(f"{self.api.url}/batch", data=BytesIO(body), headers=headers) as answer:
                 content: dict[str, Any] = await answer.json(content_type=None)
@@ -73,7 +73,7 @@ class Load:
         return batch_id
 
     async def look(self, batch_id: str) -> Status | None:
-        """A batch's status, held against the one before; None while no front end answers."""
+        """Read the status of a batch and compare it with the one before. Return None if no front end answers."""
         try:
             answer = await self.api.get(f"/batch/{batch_id}/status")
         except (aiohttp.ClientError, ValueError):
@@ -91,7 +91,7 @@ class Load:
         return status
 
     async def until_under_way(self, batch_id: str, draw: random.Random) -> None:
-        """Until a share of the batch, at random, has its outcome: that is when something is to happen."""
+        """Wait until a random share of the batch has outcomes, which is the time for a fault."""
         share = draw.uniform(0.05, 0.9)
         await self._until(batch_id, lambda status: status.completed >= share * status.total)
 
@@ -109,7 +109,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a load is made of: operations that linger about `seconds`; one in `poison_in` kills its process."""
+    """A kind of load: operations that take about `seconds`. One in `poison_in` kills its process."""
 
     name: str
     seconds: float
@@ -117,7 +117,7 @@ class Kind:
 
 
 def make_load(kind: Kind, batches: int, operations: int, draw: random.Random) -> list[list[Operation]]:
-    """So many operations in so many batches."""
+    """Return this number of operations, divided into this number of batches."""
     poison = set(draw.sample(range(operations), operations // kind.poison_in)) if kind.poison_in else set()
     sizes = [operations // batches + (number < operations % batches) for number in range(batches)]
     made: list[list[Operation]] = []

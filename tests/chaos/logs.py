@@ -1,4 +1,4 @@
-"""The logs of a fleet, from a mark on: what stands before it is of an earlier scenario."""
+"""Reads the logs of a fleet from a mark on. The lines before it belong to an earlier scenario."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is done to the programs, and what must come of it. One scenario: a load, and a fault in each of its batches."""
+"""The faults, and the results that each must have. A scenario is a load with a fault in each of its batches."""
 
 import asyncio
 import random
@@ -14,13 +14,13 @@ from tests.chaos.verdict import Expectation, Verdict, judge
 from tests.support.waiting import UNIT_SECONDS
 
 POISON_IN = 1_000
-ACCEPTING_SECONDS = 0.5  # about what a request takes to be answered: a kill within it finds every stage of that
-ACCEPTANCE_SECONDS = 0.05  # about what an acceptance takes once its batch stands in the table
+ACCEPTING_SECONDS = 0.5  # about the time of a request, so that kills hit every stage of it
+ACCEPTANCE_SECONDS = 0.05  # about the time of an acceptance after its batch is in the table
 
 
 @dataclass
 class World:
-    """All that a scenario works on. `kills` counts whatever was done to a program or server."""
+    """Everything that a scenario works on. `kills` counts the faults of programs and servers."""
 
     options: Options
     draw: random.Random
@@ -34,9 +34,10 @@ Fault = Callable[[World], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`again_per_fault` is how many operations may run again for each fault, from what a consumer may hold.
+    """A load and its faults. `again_per_fault` returns how many operations may run again for each fault.
 
-    `hits_acceptance`: some of the faults are to end a front end while it accepts a batch, or they have shown nothing.
+    With `hits_acceptance`, at least one fault must kill a front end while it accepts a batch; otherwise the scenario
+    proves nothing.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Scenario:
     again_per_fault: Callable[[Options, int], int]
     terms: Terms = DEFAULT_TERMS
     poison_in: int = 0
-    fault_share: float = 1.0  # of the faults that are asked for
+    fault_share: float = 1.0  # of the requested faults
     only_victims_again: bool = True
     hits_acceptance: bool = False
 
@@ -59,20 +60,20 @@ class Report:
     logs: Path
 
 
-# What is done in the middle of a batch.
+# The faults, in the middle of a batch.
 
 
 async def kill_consumer(world: World) -> None:
     batch_id = await world.load.submit_next()
     await world.load.until_under_way(batch_id, world.draw)
     post = world.stage.fleet.pick(world.draw)
-    await world.stage.fleet.ready(post)  # one that only starts holds nothing, and killing it proves nothing
+    await world.stage.fleet.ready(post)  # a consumer that is starting holds nothing, so killing it proves nothing
     await world.stage.fleet.kill(post)
     world.kills += 1
 
 
 async def kill_front_end(world: World) -> None:
-    """While it accepts a batch, or at a random time of a request. The client repeats it until another has answered."""
+    """Kill it while it accepts a batch, or at a random time of a request. The client repeats the request."""
     await world.stage.fleet.ready(world.stage.fleet.front)
     submitting = asyncio.create_task(world.load.submit_next())
     if world.kills % 2 == 0:
@@ -87,7 +88,7 @@ async def kill_front_end(world: World) -> None:
 
 
 async def pause_consumer(world: World) -> None:
-    """Past its lease, so that others have its chunks when it wakes."""
+    """Pause a consumer for longer than its leases, so that others have its chunks when it continues."""
     batch_id = await world.load.submit_next()
     await world.load.until_under_way(batch_id, world.draw)
     post = world.stage.fleet.pick(world.draw)
@@ -97,7 +98,7 @@ async def pause_consumer(world: World) -> None:
 
 
 async def roll_out(world: World) -> None:
-    """All consumers, one after another, and the front end."""
+    """Replace the front end and all consumers, one after another."""
     batch_id = await world.load.submit_next()
     await world.load.until_under_way(batch_id, world.draw)
     for post in world.stage.fleet.posts:
@@ -113,7 +114,7 @@ async def restart_queue(world: World) -> None:
 
 
 async def poison(world: World) -> None:
-    """The load does it."""
+    """Submit a batch. Its poison is the fault."""
     await world.load.submit_next()
 
 
@@ -122,7 +123,7 @@ def nothing(options: Options, chunk_operations: int) -> int:
 
 
 def held(options: Options, chunk_operations: int) -> int:
-    """What a consumer may hold: a chunk that runs, the next one at hand, one being recorded; and its slots."""
+    """Return how many operations a consumer may hold: a running chunk, the next one, one being recorded, its slots."""
     return 2 * options.concurrency + 3 * chunk_operations
 
 
@@ -130,7 +131,7 @@ def all_held(options: Options, chunk_operations: int) -> int:
     return options.consumers * held(options, chunk_operations)
 
 
-# Those on the same terms are neighbours.
+# Scenarios with the same terms are neighbours, so that they share a stage.
 SCENARIOS = (
     Scenario("kill -9 of consumers", kill_consumer, held),
     Scenario("stopped past the lease", pause_consumer, held),
@@ -142,7 +143,7 @@ SCENARIOS = (
 
 
 async def run_scenario(scenario: Scenario, options: Options, stage: Stage) -> Report:
-    """Raises nothing for a promise that is broken: the report says it."""
+    """Run a scenario. A broken promise raises nothing; it is in the report."""
     began = time.monotonic()
     draw = random.Random(f"{options.seed} {scenario.name}")
     faults = max(1, round(options.faults * scenario.fault_share))
@@ -168,7 +169,7 @@ async def _make_trouble(fault: Fault, faults: int, world: World) -> None:
                 await fault(world)
             await world.load.until_final()
     except TimeoutError:
-        world.load.broken.append(f"not over after {world.options.units:g} s")
+        world.load.broken.append(f"not finished after {world.options.units:g} s")
     except AssertionError as error:
         world.load.broken.append(str(error))
 
@@ -176,7 +177,7 @@ async def _make_trouble(fault: Fault, faults: int, world: World) -> None:
 def _expectation(scenario: Scenario, world: World) -> Expectation:
     fleet, options = world.stage.fleet, world.options
     ids = [[operation["id"] for operation in batch] for batch in world.load.operations]
-    # Where nobody may lose a lease, whoever does is no excuse.
+    # If no consumer may lose a lease, a lost one excuses nothing.
     late = set() if scenario.again_per_fault is nothing else fleet.late() - fleet.paused
     return Expectation(
         batches=dict(zip(world.load.batches, ids, strict=False)),

@@ -1,4 +1,4 @@
-"""What scenarios are played on: a fleet of programs on queues and a table of their own, and all that looks at them."""
+"""The stage of scenarios: a fleet of programs with its own queues and table, and the tools that observe it."""
 
 import asyncio
 import os
@@ -30,9 +30,9 @@ LONG_LEASE_SECONDS = 600
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the programs are set to. Scenarios on the same terms share a stage.
+    """The settings of the programs. Scenarios with the same terms share a stage.
 
-    Where no lease may run out they are so long that whoever has to wait for one does not end in time.
+    If no lease may run out, leases are longer than a scenario, so a program that waits for one does not finish in time.
     """
 
     chunk_operations: int = 100
@@ -48,10 +48,10 @@ class Options:
     faults: int = 20
     consumers: int = 3
     concurrency: int = 10
-    work_seconds: float = 0.02  # that a handler lingers, on average
+    work_seconds: float = 0.02  # average time of a handler
     lease_seconds: int = 4
     seed: int = 1
-    units: float = 900  # that a scenario may take; units as in tests.support.waiting
+    units: float = 900  # time limit of a scenario; units as in tests.support.waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ async def open_stage(
         running = await stack.enter_async_context(programs({**environment, JOURNAL: journal}, folder))
         fleet = await stack.enter_async_context(open_fleet(running, port, options.consumers, logs))
         api = await stack.enter_async_context(open_api(port))
-        connector = aiohttp.TCPConnector(force_close=True)  # the next answer may be another front end's
+        connector = aiohttp.TCPConnector(force_close=True)  # the next request may go to another front end
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         yield Stage(fleet, session, api, Detective(name, journal, api, sqs, dynamodb, logs), queue_server, logs)
 
@@ -115,7 +115,7 @@ def _environment(name: str, terms: Terms, options: Options, servers: tuple[Serve
 def _leases(terms: Terms, options: Options) -> Mapping[str, str]:
     if terms.leases_run_out:
         return {"VISIBILITY_SECONDS": str(options.lease_seconds)}
-    # Those on messages alone: who takes over the key of a dead front end waits for the two of its claim.
+    # Only the leases on messages: a front end that takes over a key waits for the lease of the dead one's claim.
     return {"VISIBILITY_SECONDS": str(LONG_LEASE_SECONDS), "ACCEPT_SECONDS": "2", "SYNC_SECONDS": "1"}
 
 

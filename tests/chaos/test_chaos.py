@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: every scenario once, small."""
+"""The short form of `make chaos`: it runs every scenario once, with few operations."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SHORT = Options(operations=240, faults=2, consumers=2, lease_seconds=2, units=60)
 
 
-# Small chunks, so that faults find work under way and poison is cornered soon. By whether leases run out.
+# Chunks are small, so that faults hit running work and poison is isolated soon. The key is whether leases run out.
 TERMS = {run_out: Terms(chunk_operations=5, leases_run_out=run_out) for run_out in (True, False)}
 
 
 def shortened(scenario: Scenario) -> Scenario:
-    """Once is enough for what is done to everyone, or again and again by itself."""
+    """Make a scenario short. One fault is enough if it affects every program, or if it repeats by itself."""
     return replace(
         scenario,
         terms=TERMS[scenario.terms.leases_run_out],
@@ -43,7 +43,7 @@ def servers(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
 async def stage(
     request: pytest.FixtureRequest, servers: tuple[Server, Server], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stage]:
-    """One for all scenarios on the same terms: starting the programs takes longer than most scenarios."""
+    """Open one stage for all scenarios with the same terms, since starting it takes longer than most scenarios."""
     terms: Terms = request.param
     async with open_stage(terms, SHORT, servers, tmp_path_factory.mktemp("stage") / "logs") as opened:
         yield opened
@@ -53,7 +53,7 @@ async def stage(
     ("stage", "scenario"),
     [pytest.param(scenario.terms, scenario, id=scenario.name) for scenario in SHORTENED],
     indirect=["stage"],
-    scope="module",  # or each would have a stage of its own
+    scope="module",  # otherwise each would have its own stage
 )
 async def test_promises_are_kept(scenario: Scenario, stage: Stage) -> None:
     report = await run_scenario(scenario, SHORT, stage)

@@ -1,4 +1,4 @@
-"""Were the promises kept? Pure."""
+"""Decides whether the promises were kept. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,10 +14,10 @@ NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a scenario was to come to.
+    """The expected result of a scenario.
 
-    `batches` are the ids that each was submitted with. Only runs by `victims` may be in vain, `most_again` of them in
-    all; None: the programs that were killed are not the only ones whose work may have to be done again.
+    `batches` are the operation ids of each batch. At most `most_again` runs may be repeated, and only those of the
+    processes in `victims`. If `victims` is None, the runs of every process may be repeated.
     """
 
     batches: Mapping[str, Sequence[str]]
@@ -64,7 +64,7 @@ def judge(evidence: Evidence, expected: Expectation, already_broken: Sequence[st
 
 
 def ran_again(evidence: Evidence, expected: Expectation) -> int:
-    """How many runs there were beyond the first of each operation; those of poison kill, and are not counted."""
+    """Return how many runs were not the first of their operation. Poison, which kills, is not counted."""
     return sum(len(runs) - 1 for id_, runs in evidence.runs.items() if id_ not in expected.poison)
 
 
@@ -76,7 +76,7 @@ def _judge_outcomes(evidence: Evidence, expected: Expectation) -> Iterator[str]:
             yield f"outcomes of {batch_id}: missing {_some(missing)}, repeated {_some(more)}, or out of order"
         wrong = [one["id"] for one in evidence.results[batch_id] if _is_wrong(one, expected)]
         if wrong:
-            yield f"outcomes of {batch_id} that are not what they should be: {_some(wrong)}"
+            yield f"outcomes of {batch_id} that are not as expected: {_some(wrong)}"
 
 
 def _is_wrong(outcome: Outcome, expected: Expectation) -> bool:
@@ -96,11 +96,11 @@ def _judge_counters(evidence: Evidence, expected: Expectation) -> Iterator[str]:
             yield f"counters of {batch_id}: {status}"
         succeeded = sum(outcome["status"] == 200 for outcome in evidence.results[batch_id])
         if succeeded != status.succeeded:
-            yield f"counters of {batch_id}: {status.succeeded} succeeded, of the outcomes {succeeded} did"
+            yield f"counters of {batch_id}: {status.succeeded} succeeded, but {succeeded} outcomes did"
 
 
 def _judge_journal(evidence: Evidence, expected: Expectation) -> Iterator[str]:
-    """Every outcome is of a run that took place, and nothing ran that nobody is told of."""
+    """Check that every outcome comes from a run, and that nothing ran outside of the accepted batches."""
     known = {id_: batch_id for batch_id, ids in expected.batches.items() for id_ in ids}
     strangers = [id_ for id_, runs in evidence.runs.items() if any(run.batch_id != known.get(id_) for run in runs)]
     if strangers:
@@ -133,7 +133,7 @@ def _judge_repetitions(evidence: Evidence, expected: Expectation) -> Iterator[st
 
 
 def _is_in_vain(runs: Sequence[Run], victims: AbstractSet[int]) -> bool:
-    """One run is the one that counts; every other one must have been by a process that something happened to."""
+    """Return True if more runs than the one that counts were in processes to which nothing happened."""
     return sum(run.pid not in victims for run in runs) > 1
 
 
@@ -141,15 +141,15 @@ def _judge_queues(evidence: Evidence, expected: Expectation) -> Iterator[str]:
     dead = Counter(evidence.dead_letters)
     if dead.keys() != expected.poison:
         more, missing = dead.keys() - expected.poison, expected.poison - dead.keys()
-        yield f"the dead letter queue holds {_some(more)} that is no poison, and lacks {_some(missing)}"
+        yield f"the dead letter queue holds {_some(more)} that are no poison, and lacks {_some(missing)}"
     if evidence.messages_left:
         yield f"{evidence.messages_left} messages stay on the queue of chunks"
 
 
 def _judge_acceptance(evidence: Evidence, expected: Expectation) -> Iterator[str]:
-    """What is abandoned is judged by the journal: nothing of it may run. But there must be such batches to judge."""
+    """Check that there were abandoned batches. `_judge_journal` checks that none of their operations ran."""
     if evidence.abandoned < expected.least_abandoned:
-        yield f"shows nothing: {evidence.abandoned} batches were abandoned, no fault hit an acceptance"
+        yield f"proves nothing: {evidence.abandoned} batches were abandoned, so no fault hit an acceptance"
 
 
 def _some(ids: Iterable[str]) -> str:
