@@ -1,4 +1,4 @@
-"""Run many seeds, or one again: `python -m tests.simulation --seeds 0-499`, or `--replay 377`; or `--teeth`."""
+"""Run many seeds (`python -m tests.simulation --seeds 0-499`), replay one (`--replay 377`), or check `--teeth`."""
 
 import argparse
 import sys
@@ -12,12 +12,12 @@ from tests.simulation.scenario import Report, run_seed
 from tests.simulation.teeth import check_teeth
 from tests.simulation.world import PromiseBroken
 
-SHOWN_WORDS = 3  # of each seed that failed; a replay shows all
+SHOWN_WORDS = 3  # broken promises shown for each failed seed; a replay shows all
 
 
 @dataclass
 class Tally:
-    """What the runs of one mix came to."""
+    """The totals of the runs of one mix."""
 
     runs: int = 0
     failed: int = 0
@@ -41,8 +41,10 @@ class Tally:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", default="0-499", metavar="FIRST-LAST", help="which seeds to run (0-499)")
-    parser.add_argument("--mix", choices=[mix.name for mix in MIXES], help="one fault mix; else the seed chooses")
+    parser.add_argument("--seeds", default="0-499", metavar="FIRST-LAST", help="the seeds to run (0-499)")
+    parser.add_argument(
+        "--mix", choices=[mix.name for mix in MIXES], help="use one fault mix; by default the seed chooses"
+    )
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one seed and print what happens in it")
     parser.add_argument("--teeth", action="store_true", help="find a seed or a call for each fault in mutations.py")
     arguments = parser.parse_args()
@@ -72,7 +74,7 @@ def _replay(seed: int, mix: Mix | None) -> int:
 
 
 def _run(seeds: range, mix: Mix | None) -> int:
-    begun_at = time.monotonic()
+    started_at = time.monotonic()
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     for seed in seeds:
         used = mix or MIXES[seed % len(MIXES)]
@@ -82,27 +84,27 @@ def _run(seeds: range, mix: Mix | None) -> int:
         except PromiseBroken as error:
             tally.failed += 1
             _say(f"Seed {seed} ({used.name}):", *error.broken[:SHOWN_WORDS], f"  again: {error.replay}", "")
-        except Exception:  # noqa: BLE001 - a fault of the simulation's own: told, and the other seeds go on
+        except Exception:  # noqa: BLE001 - a bug in the simulation: it is printed, and the other seeds run
             tally.failed += 1
             _say(f"Seed {seed} ({used.name}):", traceback.format_exc())
     for name, tally in tallies.items():
         _say(f"{name:<16} {tally}")
     failed = sum(tally.failed for tally in tallies.values())
-    _say(f"{len(seeds) - failed:,} of {len(seeds):,} seeds hold every promise; {time.monotonic() - begun_at:.0f} s.")
+    _say(f"{len(seeds) - failed:,} of {len(seeds):,} seeds hold every promise; {time.monotonic() - started_at:.0f} s.")
     return 1 if failed else 0
 
 
 def _check_teeth() -> int:
-    """Say what finds each fault. Return 1 if that has to be stored in mutations.py, or if nothing finds one."""
+    """Print what finds each fault. Return 1 if that differs from mutations.py, or if nothing finds a fault."""
     is_stored = True
     for name, found_by, is_as_stored in check_teeth():
-        _say(f"{name:<40} {found_by}{'' if is_as_stored else '   <- not what is stored'}")
+        _say(f"{name:<40} {found_by}{'' if is_as_stored else '   <- differs from mutations.py'}")
         is_stored = is_stored and is_as_stored
     return 0 if is_stored else 1
 
 
 def _say(*lines: str) -> None:
-    print(*lines, sep="\n", flush=True)  # noqa: T201 - what this program is asked for
+    print(*lines, sep="\n", flush=True)  # noqa: T201 - the output of this program
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What goes wrong while a storm rages, one action each: processes, clocks, queues, operators."""
+"""The faults of a storm, one method for each: in processes, in clocks and in queues, and by operators."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -51,7 +51,9 @@ class Chaos:
         await asyncio.sleep(self._calm_at - self._world.loop.time())
         self._make_odd(Oddities())
         self._world.fates.calm_down()
-        await asyncio.sleep(self._world.landed_at - self._world.loop.time())  # what callers gave up is still on its way
+        await asyncio.sleep(
+            self._world.landed_at - self._world.loop.time()
+        )  # calls that were given up may still take effect
         self._world.note("world", "the storm is over")
 
     def _make_odd(self, oddities: Oddities) -> None:
@@ -69,7 +71,7 @@ class Chaos:
             await action()
 
     async def _kill(self, fleet: list[Program]) -> None:
-        """At once, or in the midst of what it does next."""
+        """Kill a program immediately, or soon in the middle of what it does."""
         alive = [program for program in fleet if program.is_alive]
         if not alive:
             return
@@ -116,7 +118,7 @@ class Chaos:
         self._world.note(program.name, f"has its clock off by {program.clock.skew_seconds:.1f} s")
 
     async def _redrive(self) -> None:
-        """Through the API, or from SQS's console, to whatever queue the operator chooses."""
+        """Redrive the dead letters through the API, or in SQS's console to any queue."""
         if self._chance.random() < 0.5:
             await self._stage.client.ask("POST", "/dead-letters/redrive", {})
         else:

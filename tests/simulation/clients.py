@@ -1,4 +1,4 @@
-"""Clients: what they ask for, how stubbornly, and what they hold against the promises of what they are told."""
+"""Clients: they submit batches, follow them, and check every answer against the promises."""
 
 import asyncio
 import random
@@ -57,7 +57,7 @@ def _draw_toy(chance: random.Random, mix: Mix, lease: float) -> Toy:
 
 
 class Client:
-    """Speaks to whichever front end listens."""
+    """Sends requests to any front end that listens."""
 
     def __init__(self, world: World, front_end: Callable[[], Awaitable[ServiceProgram]]) -> None:
         self._world = world
@@ -66,7 +66,7 @@ class Client:
         self._told: dict[tuple[str, str], dict[str, Any]] = {}
 
     async def live(self, submission: Submission, mix: Mix) -> None:
-        """Submit, see it through, and now and then change one's mind."""
+        """Submit, follow the batches to their ends, and sometimes cancel or retry them."""
         self._world.truth.submissions.append(submission)
         await self.submit_until_answered(submission)
         await asyncio.gather(*(self._watch(submission, batch_id, mix) for batch_id in sorted(submission.batch_ids)))
@@ -74,7 +74,7 @@ class Client:
     async def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Answer | None:
-        """One request, whatever comes of it; None when the connection broke."""
+        """Send one request. Return its answer, or None if the connection broke."""
         front_end = await self._front_end()
         try:
             answer = await front_end.ask(method, path, body, headers)
@@ -84,7 +84,7 @@ class Client:
         return answer
 
     async def results(self, batch_id: str) -> list[dict[str, Any]]:
-        """Asks until it is told. What it has once been told stays so, unless failures were redriven."""
+        """Ask for the results until there is an answer. Results must not change, unless failures were redriven."""
         while True:
             answer = await self.ask("GET", f"/batch/{batch_id}/results", headers={"Accept": "application/x-ndjson"})
             if answer is not None and answer.status == ANSWERED:
@@ -97,10 +97,10 @@ class Client:
         for line in lines:
             before = self._told.setdefault((batch_id, line["id"]), line)
             changed = before != line and not (redriven and before["status"] >= BAD_REQUEST)
-            self._world.promises.check(not changed, 2, f"{batch_id} was told to have {before}, and now {line}")
+            self._world.promises.check(not changed, 2, f"the results of {batch_id} had {before}, and now have {line}")
 
     async def submit_until_answered(self, submission: Submission) -> None:
-        """With a key it is safe to ask again, so this client does; sometimes without waiting for the first answer."""
+        """Submit, and repeat if there is a key, which makes that safe; sometimes without waiting for the answer."""
         if submission.key is not None and self._chance.random() < 0.3:
             await asyncio.gather(self.submit(submission), self.submit(submission))
         for _ in range(MOST_TRIES):
@@ -131,7 +131,7 @@ class Client:
         return answer.status
 
     def _check_answer(self, submission: Submission, body: dict[str, Any]) -> None:
-        """A batch answered at once: an outcome for each operation, and one that it can have."""
+        """Check a synchronous answer: each operation has an outcome, and it is a possible one."""
         check = self._world.promises.check
         told = [result["id"] for result in body["results"]]
         check(told == [f"{submission.label}-{index}" for index in range(len(submission.toys))], 2, f"answered {told}")

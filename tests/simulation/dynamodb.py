@@ -1,7 +1,7 @@
-"""A DynamoDB table as a server: every call takes effect at once and alone, under its condition, or not at all.
+"""A DynamoDB table as a server: every call takes effect atomically if its condition holds, or not at all.
 
-It answers what DynamoDB answers, as far as Penstock asks: pages that end early, keys left unprocessed, reads that are
-not asked to be consistent and are not. A parameter that it does not know is refused, so that none is ignored.
+It answers like DynamoDB, as far as Penstock needs it: pages end early, keys are left unprocessed, and reads are stale
+unless they are consistent. An unknown parameter is an error, so that none is ignored.
 """
 
 import random
@@ -36,7 +36,7 @@ _READING = {"ConsistentRead", "ProjectionExpression"}
 
 
 class Table:
-    """`watch` is called after each write with the key and the item before and after it."""
+    """A table. `watch` is called after each write with the key, and with the item before and after the write."""
 
     def __init__(
         self, chance: random.Random, *, watch: Watch, stale_reads: float = 0.0, short_pages: bool = False
@@ -111,7 +111,7 @@ class Table:
         return self._page(request, _after(found, request.get("ExclusiveStartKey")))
 
     def _query_index(self, request: Request) -> dict[str, Any]:
-        """An index follows its table a little later: some items are found in it as they were before."""
+        """Query an index. It is updated after the table, so it may show items as they were before."""
         hash_key, range_key = INDEXES[request["IndexName"]]
         matches = compile_condition(request["KeyConditionExpression"], _names(request))
         found = []
@@ -125,7 +125,7 @@ class Table:
         return self._page(request, found)
 
     def batch_get_item(self, request: Request) -> dict[str, Any]:
-        """Keys left unprocessed are read at another moment: a batch of reads is not one moment on AWS either."""
+        """Read some keys and leave others unprocessed. They are read later: on AWS a batch is not atomic either."""
         _know(request, {"RequestItems"})
         [(name, wanted)] = request["RequestItems"].items()
         _know(wanted, {"Keys"} | _READING)
@@ -139,7 +139,7 @@ class Table:
         return {"Responses": answer, "UnprocessedKeys": left}
 
     def _page(self, request: Request, found: list[Item]) -> dict[str, Any]:
-        """Limit and page size count before the filter, so a page may be empty and not the last."""
+        """Return one page. The filter comes after the limit, so a page may be empty without being the last."""
         size = min(request.get("Limit", len(found)), self._chance.randint(1, 6) if self.short_pages else len(found))
         page = found[:size]
         answer: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""DynamoDB's expressions, as far as Penstock's adapter writes them; whatever else is written is refused loudly.
+"""DynamoDB's expressions, as far as Penstock's adapter uses them. Everything else raises Unsupported.
 
-Values stay as DynamoDB types them: {"S": "text"}, {"N": "1.5"}, {"SS": ["a"]}. Conditions and updates are compiled once
+Values keep DynamoDB's types: {"S": "text"}, {"N": "1.5"}, {"SS": ["a"]}. Conditions and updates are compiled once
 per expression and then called with an item and the request's values.
 """
 
@@ -25,7 +25,7 @@ _ORDERED = {"S", "N", "B"}
 
 
 class Unsupported(Exception):
-    """The simulation does not know this; teach it before trusting it."""
+    """The simulation does not support this. Add it to the simulation first."""
 
 
 @lru_cache(maxsize=1_000)
@@ -61,7 +61,7 @@ def compile_projection(expression: str, names: Names) -> tuple[str, ...]:
 
 
 class _Parser:
-    """Recursive descent over one expression; each method takes the tokens of the thing it is named after."""
+    """A recursive descent parser for one expression. Each method reads the part that it is named after."""
 
     def __init__(self, expression: str, names: Names) -> None:
         self._tokens = _tokens(expression)
@@ -76,7 +76,7 @@ class _Parser:
             raise Unsupported(f"{self._tokens[self._at :]} is left over")
 
     def take(self, *wanted: str) -> str | None:
-        """The next token, if it is one of these; words count in any case."""
+        """Return the next token if it is one of these, in upper or lower case."""
         if not self.at_end() and self._tokens[self._at].upper() in wanted:
             self._at += 1
             return self._tokens[self._at - 1].upper()

@@ -1,4 +1,4 @@
-"""HTTP without sockets: a request goes into the aiohttp application as its server would hand it over."""
+"""HTTP without sockets: a request is passed to the aiohttp application as aiohttp's server would pass it."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass
 class _Paper(AbstractStreamWriter):
-    """Takes down what is answered."""
+    """Records the answer."""
 
     content: bytearray = field(default_factory=bytearray)
     buffer_size = 0
@@ -57,7 +57,7 @@ class _Paper(AbstractStreamWriter):
 async def ask(
     app: web.Application, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Call it in the process that serves `app`, which must be frozen."""
+    """Send a request to `app`, which must be frozen. Call this in the process that serves it."""
     paper = _Paper()
     response = await app._handle(_request(method, path, body, headers or {}, paper))
     if isinstance(response, web.Response) and not response.prepared:

@@ -1,7 +1,7 @@
 """An event loop in virtual time: when nothing is ready, time jumps to the next timer.
 
-Every callback that a simulated process schedules, however deep in asyncio, carries that process in its context. Before
-a callback runs the process is asked: so a process can be killed or paused between any two steps, at every await.
+Every callback that a simulated process schedules, even deep inside asyncio, has that process in its context. Before a
+callback runs, the process decides whether it may. So a process can be killed or paused at every await.
 """
 
 import asyncio
@@ -13,19 +13,20 @@ from typing import Any, Protocol
 
 class Gate(Protocol):
     def admits(self, handle: asyncio.Handle) -> bool:
-        """Whether the callback may run now; if not, it is the gate's from here on."""
+        """Return True if the callback may run now. If not, the gate keeps it."""
 
 
 GATE: ContextVar[Gate | None] = ContextVar("GATE", default=None)
 
 
 class Deadlock(Exception):
-    """Nothing is ready, no timer is set, and the run is not over."""
+    """The run is not over, but nothing is ready and no timer is set."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """`tasks` holds every task ever made: what a killed process leaves behind must not be collected, or its `finally`
-    blocks would run in the middle of somebody else's step.
+    """The loop of a run. `tasks` holds every task, so that those of killed processes are not garbage-collected.
+
+    Otherwise their `finally` blocks would run in the middle of a step of another process.
     """
 
     _ready: deque[asyncio.Handle]
@@ -42,7 +43,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def put_back(self, handles: list[asyncio.Handle]) -> None:
-        """Make callbacks ready that a gate has kept."""
+        """Schedule the callbacks that a gate has kept."""
         self._ready.extend(handles)
 
     def _make_task(
@@ -53,7 +54,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return task
 
     def _run_once(self) -> None:
-        """One turn of the loop, without sockets. Runs what is ready in order, as asyncio promises."""
+        """Run one turn of the loop, without sockets, in the order that asyncio promises."""
         self._move_due()
         for _ in range(len(self._ready)):
             handle = self._ready.popleft()
@@ -77,4 +78,4 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._ready.append(heappop(scheduled))
 
     def _write_to_self(self) -> None:
-        """There is no selector to wake."""
+        """Do nothing, since there is no selector to wake."""

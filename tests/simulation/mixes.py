@@ -1,4 +1,4 @@
-"""The fault mixes: what goes wrong in a run, and how often."""
+"""The fault mixes: which faults happen in a run, and how often."""
 
 import random
 from dataclasses import dataclass, field
@@ -12,14 +12,12 @@ SEVERAL = [Fault.REFUSED, Fault.REQUEST_LOST, Fault.ANSWER_LOST, Fault.LATE, Fau
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Of calls, the shares that go wrong and that are slow; of chaos, the mean seconds from one to the next; of batches
-    and operations, the shares that ask for something.
-    """
+    """How often faults happen: as shares of calls, batches or operations, or as mean seconds between two faults."""
 
     name: str
     faults: float = 0.0
     slow: float = 0.0
-    late: float = 0.0  # calls that take effect when their caller has given them up
+    late: float = 0.0  # calls that take effect after their caller has given up
     oddities: Oddities = field(default_factory=Oddities)
     short_pages: bool = False
     stale_reads: float = 0.0
@@ -44,12 +42,12 @@ class Mix:
 
     @property
     def is_gentle(self) -> bool:
-        """Nothing dies, nothing is lost: here stopping must cost nothing at all."""
+        """Return True if no process dies and nothing is lost. Then no operation may run again after a stop."""
         return self.name in {"calm", "rollouts", "endings"}
 
     @property
     def is_poison_alone(self) -> bool:
-        """Consumers die of nothing but the operations that they run."""
+        """Return True if consumers die only of the operations that they run."""
         return self.name in {"poison", "poison, stopped"}
 
 
@@ -106,7 +104,7 @@ MIXES = [
 
 
 class RandomFates:
-    """Draws what becomes of each call; calm once the storm is over."""
+    """Chooses the fate of each call at random. After the storm every call succeeds."""
 
     def __init__(self, mix: Mix, chance: random.Random) -> None:
         self._mix = mix

@@ -1,6 +1,6 @@
-"""Faults to put into Penstock on purpose. Each is one that a tired afternoon could bring.
+"""Faults that are put into Penstock on purpose. Each is a mistake that a developer could make.
 
-They are patched in from outside, at the step that they spoil, so that they outlive changes of the code around it.
+They patch the step that they break from outside, so that they survive changes of the code around it.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Patching = pytest.MonkeyPatch
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A fault that seeded runs find. `mix` is where they should, and `seed` is one of that mix that does."""
+    """A fault that seeded runs find. `seed` is a seed of the fault mix `mix` that finds it."""
 
     mix: str
     seed: int
@@ -48,14 +48,14 @@ class MutationAtCall:
 
 
 class _Released(Exception):
-    """The delivery has been given back; nothing more is to be done with it."""
+    """The delivery was released, and nothing more happens to it."""
 
 
 _PROCESSING: ContextVar[tuple[Processor, Delivery, Chunk]] = ContextVar("_PROCESSING")
 
 
 def _remember_delivery(patching: Patching) -> None:
-    """For mutations of a step that does not know the delivery that it is taken for."""
+    """Make the delivery known to mutations of steps that do not get it."""
     process = Processor.process
 
     async def remembering(
@@ -69,7 +69,7 @@ def _remember_delivery(patching: Patching) -> None:
 
 
 class _Rewriting:
-    """A client whose UpdateItem and PutItem requests are changed on the way."""
+    """A client that changes the UpdateItem and PutItem requests on their way."""
 
     def __init__(self, client: Any, change: Callable[[dict[str, Any]], None]) -> None:
         self._client = client
@@ -88,7 +88,7 @@ class _Rewriting:
 
 
 def _rewrite(patching: Patching, method: str, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what one method of the store asks of DynamoDB."""
+    """Change the requests that one method of the store sends to DynamoDB."""
     original = getattr(DynamoDbStore, method)
 
     async def mutant(self: DynamoDbStore, *arguments: Any, **options: Any) -> Any:
@@ -220,7 +220,7 @@ def forget_the_heartbeats(patching: Patching) -> None:
 
 
 def overlook_refused_entries(patching: Patching) -> None:
-    """SendMessageBatch succeeds as a call though it refused some of its entries."""
+    """Ignore the failed entries of a SendMessageBatch call that succeeded."""
     send = SqsQueue._send_call
 
     async def mutant(self: SqsQueue, messages: Sequence[Message]) -> list[Exception | None]:
@@ -238,7 +238,7 @@ def overlook_refused_entries(patching: Patching) -> None:
 
 
 def close_a_group_without_a_condition(patching: Patching) -> None:
-    """The sweep counts as open what has been counted since it looked."""
+    """Let the sweep count operations as open that were counted after its read."""
     _rewrite(patching, "close_group", _drop_condition)
 
 
@@ -258,7 +258,7 @@ def take_a_key_over_without_abandoning(patching: Patching) -> None:
 
 
 def forget_what_failed_before_a_redrive(patching: Patching) -> None:
-    """A redriven chunk adds its outcomes and takes no failure back."""
+    """Let a redriven chunk add its outcomes without subtracting failures."""
 
     def counts(self: ChunkRecord) -> Counts:
         states = [outcome.state for outcome in self.outcomes]
@@ -268,7 +268,7 @@ def forget_what_failed_before_a_redrive(patching: Patching) -> None:
 
 
 def cancel_what_has_finished(patching: Patching) -> None:
-    """When a batch is to end, its running chunks are cut as if nothing of them had come to an end."""
+    """When a batch ends early, record its running chunks as if none of their operations had finished."""
     record = Processor._record
 
     def mutant(self: Processor, attempt: Attempt, verdicts: Any) -> ChunkRecord:
@@ -279,7 +279,7 @@ def cancel_what_has_finished(patching: Patching) -> None:
 
 
 def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
-    """So that the next one may kill the process before this one is recorded."""
+    """Let the next suspect start, and perhaps kill the process, before this one is recorded."""
     run_suspect, commit = Processor._run_suspect, Processor._commit
     is_inside = ContextVar("is_inside", default=False)
 
@@ -318,7 +318,7 @@ def tell_what_is_not_counted(patching: Patching) -> None:
     patching.setattr("penstock.service.batches.results._counted_records", mutant)
 
 
-# The seeds and calls are those that find the fault today; `python -m tests.simulation --teeth` searches for others.
+# The seeds and calls find their faults today. `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
     for mix, seed, patch in [

@@ -1,8 +1,8 @@
-"""What lies between a process and AWS: every call takes its time to get there, and its answer to come back, or not.
+"""The network between a process and AWS: calls and answers take time, and may be lost.
 
-The clients here take the place of aiobotocore's, so that the real adapters run unchanged above them, and what they
-raise is what botocore raises. When a call takes effect and when its caller learns of it are two moments; between them
-anything may happen, and the caller may be dead, paused or no longer waiting.
+The clients here replace aiobotocore's, so that the real adapters run unchanged on them, and they raise botocore's
+exceptions. A caller learns the answer some time after its call takes effect. In between anything may happen: the
+caller may die, be paused or stop waiting.
 """
 
 import asyncio
@@ -23,33 +23,33 @@ Reply = Callable[[Answer], None]
 IsGone = Callable[[], bool]
 Effect = Callable[[Reply, IsGone], None]
 
-# When the attempt that this context belongs to last looked at its chunk's record: what it can know is not newer.
+# The time at which the attempt of this context last read its chunk's record. It cannot know anything newer.
 LOOKED_AT: ContextVar[float | None] = ContextVar("LOOKED_AT", default=None)
 
 
 class Fault(Enum):
     NONE = auto()
-    REFUSED = auto()  # AWS is throttling or broken, and says so; nothing happened
-    REQUEST_LOST = auto()  # nothing happened
-    ANSWER_LOST = auto()  # it took effect
-    LATE = auto()  # the caller has given up when it takes effect
-    REPEATED = auto()  # the SDK lost an answer and asked again by itself: it takes effect twice
+    REFUSED = auto()  # AWS throttles or fails, and returns an error; the call has no effect
+    REQUEST_LOST = auto()  # the call has no effect
+    ANSWER_LOST = auto()  # the call takes effect
+    LATE = auto()  # the call takes effect after the caller has given up
+    REPEATED = auto()  # the SDK repeats the call after a lost answer, so it takes effect twice
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of a call: `there` and `back` are how long it and its answer are under way."""
+    """What happens to a call. `there` is the travel time of the call, `back` that of its answer."""
 
     there: float
     back: float
     fault: Fault = Fault.NONE
     late: float = 0.0
-    lands_anyway: bool = False  # it was on its way already when its caller died
-    number: int = -1  # by which a call is told from others
+    lands_anyway: bool = False  # it takes effect even if its caller has died
+    number: int = -1  # identifies the call
 
 
 class Fates(Protocol):
-    """Decides over calls. `before` and `after` frame the moment in which one takes effect, and may kill its caller."""
+    """Decides what happens to calls. `before` and `after` are called around the effect and may kill the caller."""
 
     def fate(self, process: Process, action: str) -> Fate: ...
 
@@ -58,15 +58,15 @@ class Fates(Protocol):
     def after(self, process: Process, fate: Fate) -> None: ...
 
     def calm_down(self) -> None:
-        """From now on every call goes well."""
+        """Let every call succeed from now on."""
 
 
 class Air(Protocol):
-    """What the wires of all processes run through."""
+    """The network that the connections of all processes share."""
 
     context: Context
     is_over: bool
-    landed_at: float  # when the last of the calls made so far takes effect
+    landed_at: float  # when the last of the calls so far takes effect
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -78,18 +78,18 @@ class Air(Protocol):
 
 
 class Wire:
-    """One process's way to AWS."""
+    """The connection of one process to AWS."""
 
     def __init__(self, air: Air, process: Process) -> None:
         self._air = air
         self._process = process
-        self.gathered_look_at: float | None = None  # when the latest call took effect that looks for many records
+        self.gathered_look_at: float | None = None  # when the latest call that reads many records took effect
 
     async def ask(self, action: str, request: Any, effect: Callable[[Any], Answer]) -> Answer:
         return await self.ask_slowly(action, request, lambda reply, _: reply(effect(request)))
 
     async def ask_slowly(self, action: str, request: Any, effect: Effect) -> Answer:
-        """For an effect that replies when it likes."""
+        """Make a call whose effect replies later, such as a long poll."""
         if self._air.is_over:
             raise asyncio.CancelledError
         call = _Call(self._air, self._process, action, request, effect)
@@ -122,11 +122,11 @@ class _Call:
         self._later(self._fate.there, self._arrive)
 
     def is_gone(self) -> bool:
-        """Nobody waits for the answer any more."""
+        """Return True if nobody waits for the answer any more."""
         return not self._process.is_alive or self.answer.done()
 
     def _arrive(self) -> None:
-        """The process is asked about only here: what it has sent is on its way, whatever becomes of it."""
+        """Let the call arrive at AWS. If its process is gone by now, the fate decides whether the call arrives."""
         if self._air.is_over or (self.is_gone() and not self._fate.lands_anyway):
             return
         fault = self._fate.fault
@@ -149,20 +149,20 @@ class _Call:
         self._air.fates.before(self._process, self._fate)
         if not self._process.is_alive and not self._fate.lands_anyway:
             return
-        if self._action != "ReceiveMessage":  # what it is given is told below
+        if self._action != "ReceiveMessage":  # `_reply` notes the messages
             self._air.note(self._process.name, self._action, self._request, self._fate.fault)
         self.took_effect_at = self._air.loop.time()
         try:
             self._effect(reply, self.is_gone)
-        except Exception as error:  # noqa: BLE001 - AWS's refusals and our own faults alike are the caller's to see
-            self._air.note(self._process.name, "  is refused:", error)
+        except Exception as error:  # noqa: BLE001 - the caller gets every error, also bugs of the simulation
+            self._air.note(self._process.name, "  gets the error", error)
             self._fail(error)
         self._air.fates.after(self._process, self._fate)
 
     def _reply(self, answer: Answer) -> None:
         if answer.get("Messages"):
             received = [f"{message['ReceiptHandle']} {message['Body'][:60]}" for message in answer["Messages"]]
-            self._air.note(self._process.name, "  is given", ", ".join(received))
+            self._air.note(self._process.name, "  receives", ", ".join(received))
         self._later(self._fate.back, lambda: self._settle(answer))
 
     def _settle(self, answer: Answer) -> None:
@@ -187,11 +187,11 @@ class _Call:
 
 
 def _drop(_answer: Answer) -> None:
-    """The answer reaches nobody."""
+    """Lose the answer."""
 
 
 class SqsClient:
-    """aiobotocore's SQS client, as far as the adapter calls it."""
+    """Replaces aiobotocore's SQS client, as far as the adapter calls it."""
 
     def __init__(self, wire: Wire, queues: dict[str, sqs.Queue]) -> None:
         self._wire = wire
@@ -224,7 +224,7 @@ class SqsClient:
 
 
 class DynamoDbClient:
-    """aiobotocore's DynamoDB client, as far as the adapter calls it."""
+    """Replaces aiobotocore's DynamoDB client, as far as the adapter calls it."""
 
     def __init__(self, wire: Wire, table: Table) -> None:
         self._wire = wire

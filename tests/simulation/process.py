@@ -1,4 +1,4 @@
-"""Simulated processes: they share a loop, not a clock, and can be killed and paused between any two steps."""
+"""Simulated processes: they share a loop, have separate clocks, and can be killed or paused between any two steps."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -13,15 +13,15 @@ EPOCH = 1_700_000_000.0
 
 class State(Enum):
     RUNNING = auto()
-    PAUSED = auto()  # SIGSTOP: its timers run out, its answers arrive, and it notices nothing
-    DEAD = auto()  # SIGKILL: not one more step, no `finally`
-    BURIED = auto()  # the run is over: whatever it left behind may unwind
+    PAUSED = auto()  # SIGSTOP: its timers expire and its answers arrive, but it notices nothing
+    DEAD = auto()  # SIGKILL: it runs no further step and no `finally`
+    BURIED = auto()  # the run is over, and its remaining tasks may unwind
 
 
 class Process:
-    """`steps` counts what it ran: to die at step n is to die at one certain await.
+    """A simulated process. `steps` counts its steps: to die at step n is to die at one certain await.
 
-    `strike_in` lets something happen to it at a certain call of AWS, just before or just after that takes effect.
+    `strike_in` makes something happen to it at one of its calls to AWS, just before or just after the effect.
     """
 
     def __init__(self, name: str, loop: VirtualLoop) -> None:
@@ -41,13 +41,13 @@ class Process:
         return self.state is State.RUNNING or self.state is State.PAUSED
 
     def start(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """A task of this process; all that follows from it belongs to the process too."""
+        """Start a task in this process. Everything that the task starts belongs to the process, too."""
         context = copy_context()
         context.run(GATE.set, self)
         return self._loop.create_task(coroutine, name=f"{self.name}: {name}", context=context)
 
     def call(self, what: Callable[[], None]) -> None:
-        """Let something happen in it from outside, as a signal does."""
+        """Call a function in this process from outside, like a signal handler."""
         context = copy_context()
         context.run(GATE.set, self)
         self._loop.call_soon(what, context=context)
@@ -63,7 +63,7 @@ class Process:
         return False
 
     def strike_in(self, moments: int, strike: Callable[[], None]) -> None:
-        """After so many moments, of which every call has two."""
+        """Call `strike` after this number of moments. Every call has two: just before and just after its effect."""
         self._moments_left, self._strike = moments, strike
 
     def pass_moment(self) -> None:
@@ -72,7 +72,7 @@ class Process:
             self._strike()
 
     def spare(self) -> None:
-        """Nothing is to happen to it any more."""
+        """Cancel everything that was going to happen to this process."""
         self.dies_at_step = None
         self._moments_left = 0
 
@@ -103,7 +103,7 @@ class Process:
 
 
 class ProcessClock:
-    """The Clock port of one process: durations are right, wall time is off by `skew_seconds`, which may jump."""
+    """The Clock port of one process. Durations are exact. Wall time is off by `skew_seconds`, which may change."""
 
     def __init__(self, loop: VirtualLoop, skew_seconds: float = 0.0) -> None:
         self._loop = loop

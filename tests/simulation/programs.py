@@ -1,4 +1,4 @@
-"""Penstock's programs, unchanged, as simulated processes."""
+"""Runs Penstock's unchanged programs as simulated processes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from tests.simulation.world import World
 
 
 class Program:
-    """A process with a main task. Its life: started by being made, then `terminate`d (SIGTERM) or killed."""
+    """A process with a main task. It starts when it is created, and ends by `terminate` (SIGTERM) or by a kill."""
 
     role = "program"
 
@@ -70,7 +70,7 @@ class ConsumerProgram(Program):
 
 
 class ServiceProgram(Program):
-    """Answers `ask` until it is terminated, finishes what is under way, and exits."""
+    """Answers `ask` until it is terminated. Then it finishes the requests in flight and exits."""
 
     role = "service"
 
@@ -84,7 +84,7 @@ class ServiceProgram(Program):
         return self.is_alive and self._app is not None and self.terminated_at is None
 
     async def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """For a client outside. Raises ConnectionResetError when the process dies before it has answered."""
+        """Send a request as a client. Raises ConnectionResetError if the process dies before it has answered."""
         assert self._app is not None
         answer: asyncio.Future[Answer] = self.world.loop.create_future()
         task = self.process.start(ask(self._app, method, path, body, headers), f"{method} {path}")

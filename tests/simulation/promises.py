@@ -1,7 +1,7 @@
-"""The promises of DESIGN.md, checked against the table after every write, at every start of a handler, and at the end.
+"""Checks the promises of DESIGN.md after every write to the table, at every start of a handler, and at the end.
 
-What is checked here is told from the table's items and the queues' messages alone, by means of their codecs; the code
-that decides what to write has no part in it.
+The checks use only the items of the table and the messages on the queues, with their codecs. They do not use the code
+that decides what to write.
 """
 
 from collections import Counter, defaultdict
@@ -34,19 +34,19 @@ MOVES = {
     "queued": {"processing", "cancelling"} | FINAL,
     "processing": {"cancelling"} | FINAL,
     "cancelling": FINAL,
-    # From one final state to another only by a redrive; see `_check_move`.
+    # Only a redrive moves a batch from one final state to another; see `_check_move`.
     **dict.fromkeys(FINAL, FINAL),
 }
 CLOSED_STATUS = {"cancelled": 410, "expired": 504, "failed": 503}
 DEFAULT_TIMEOUT_SECONDS = 60.0
-LONGEST_RUN_SECONDS = 5.0  # of a handler that has that timeout
-BEGINS_STILL_SECONDS = 2.0  # consumers look at a batch once a second; a call takes a moment
+LONGEST_RUN_SECONDS = 5.0  # of a handler with that timeout
+BEGINS_STILL_SECONDS = 2.0  # consumers read a batch once a second; a call takes a moment
 _STATES = tuple(state.value for state in OutcomeState)
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A record as it stands in the table, since when."""
+    """A record in the table, and the time since when it is there."""
 
     record: ChunkRecord
     at: float
@@ -54,7 +54,7 @@ class Recorded:
 
 @dataclass
 class GroupFacts:
-    """What the table says of a group. `closed` is the state that all has that was not counted by then."""
+    """The facts in the table about a group. `closed` is the state of all operations that were not counted before."""
 
     counts: Counts = field(default_factory=Counts)
     done: frozenset[str] = frozenset()
@@ -64,17 +64,19 @@ class GroupFacts:
 
 @dataclass
 class BatchFacts:
-    """What the table says of a batch."""
+    """The facts in the table about a batch."""
 
     state: str = "?"
     ending: str | None = None
     group_totals: tuple[int, ...] = ()
     deadline_at: float = 0.0
     not_before: float | None = None
-    most_failed: int = 0  # at any time: a retry takes failures back
+    most_failed: int = 0  # the maximum so far: a retry subtracts failures
     groups: defaultdict[int, GroupFacts] = field(default_factory=lambda: defaultdict(GroupFacts))
     records: dict[str, Recorded] = field(default_factory=dict)
-    chunks_of: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # by operation's index
+    chunks_of: defaultdict[int, list[str]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # by the index of the operation
     operation_ids: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -101,7 +103,7 @@ class BatchFacts:
         return next(number for number in range(len(self.group_totals)) if index in self.indexes(number))
 
     def outcome(self, index: int, *, counted: bool) -> tuple[Outcome, str] | None:
-        """The latest outcome of an operation and the chunk that recorded it; of the counted ones, or of all."""
+        """Return the latest outcome of an operation, counted or not, and the chunk that recorded it."""
         done = self.groups[self.number_of(index)].done
         for chunk_id in reversed(self.chunks_of[index]):
             if not counted or chunk_id in done:
@@ -110,7 +112,7 @@ class BatchFacts:
         return None
 
     def state_of(self, index: int) -> str | None:
-        """What an operation has come to, so far as it is counted."""
+        """Return the state of an operation, or None if it is not counted yet."""
         found = self.outcome(index, counted=True)
         if found is not None:
             return found[0].state.value
@@ -122,14 +124,14 @@ class BatchFacts:
 
 
 class Promises:
-    """`broken` collects what did not hold, in words; `excused` counts what only looks like it, by kind."""
+    """The checks. `broken` describes each broken promise. `excused` counts by kind what only looks like one."""
 
     def __init__(self, now: Callable[[], float], truth: Truth, on_broken: Callable[[], None]) -> None:
         self.broken: list[str] = []
         self.excused: Counter[str] = Counter()
         self.batches: defaultdict[str, BatchFacts] = defaultdict(BatchFacts)
         self.table: Table | None = None
-        self.is_poison_alone = False  # consumers die of nothing but the operations that they run
+        self.is_poison_alone = False  # consumers die only of the operations that they run
         self._now = now
         self._truth = truth
         self._on_broken = on_broken
@@ -181,7 +183,7 @@ class Promises:
         _, batch_id, digits = key[0].split("#")
         facts, number = self.batches[batch_id], int(digits)
         if not facts.group_totals:
-            return  # what stands in for a batch that must not come about
+            return  # it replaces a batch that must never be accepted
         group = facts.groups[number]
         before = group.counts
         group.counts = Counts(*(int(after[state]["N"]) if state in after else 0 for state in _STATES))
@@ -192,14 +194,16 @@ class Promises:
         facts.most_failed = max(facts.most_failed, facts.counts.failed)
         where = f"group {number} of batch {batch_id} counts {counts}"
         total = facts.group_totals[number]
-        self.check(min(counts.succeeded, counts.failed, counts.cancelled, counts.expired) >= 0, 3, f"{where}, below 0")
+        self.check(
+            min(counts.succeeded, counts.failed, counts.cancelled, counts.expired) >= 0, 3, f"{where}, less than 0"
+        )
         self.check(counts.completed <= total, 3, f"{where} of {total}")
-        self.check(counts.completed >= before.completed, 3, f"{where}, and had {before}")
+        self.check(counts.completed >= before.completed, 3, f"{where}, but had {before}")
         unrecorded = group.done - facts.records.keys()
         self.check(not unrecorded, 3, f"{where} with {sorted(unrecorded)}, which have no record")
         if not unrecorded:
             tally = facts.tally(number)
-            self.check(counts == tally, 3, f"{where}, and the outcomes of {sorted(group.done)} are {tally}")
+            self.check(counts == tally, 3, f"{where}, but the outcomes of {sorted(group.done)} are {tally}")
 
     def _on_chunk(self, key: Key, before: Item, after: Item) -> None:
         batch_id = key[0].split("#")[1]
@@ -218,7 +222,7 @@ class Promises:
         pieces = []
         for number in range(int(item["parts"]["N"])):
             part = self.table.item((key[0], f"part#{_chunk_id(key)}#{item['nonce']['S']}#{number}"))
-            self.check(part is not None, 2, f"part {number} of the record {key} is not there")
+            self.check(part is not None, 2, f"part {number} of the record {key} is missing")
             pieces.append(part["record"]["B"] if part else b"")
         return b"".join(pieces)
 
@@ -229,11 +233,11 @@ class Promises:
         facts.records[record.chunk_id] = Recorded(record, self._now())
         for outcome in record.outcomes:
             latest = facts.outcome(outcome.index, counted=False)
-            # Another outcome takes the place of a failure only, and only in what was made of its dead letter.
+            # Only a failure can get another outcome, and only from a chunk of its dead letter.
             fresh = latest is None or (
                 latest[0].state is OutcomeState.FAILED and redriven_from(record.chunk_id) == latest[1]
             )
-            words = f"{outcome.id} of batch {batch_id} has its outcome of {latest} and gets {record.chunk_id}'s"
+            words = f"{outcome.id} of batch {batch_id} has the outcome {latest} and gets that of {record.chunk_id}"
             self.check(fresh, 2, words)
             facts.chunks_of[outcome.index].append(record.chunk_id)
             facts.operation_ids[outcome.index] = outcome.id
@@ -242,10 +246,10 @@ class Promises:
 
     def on_start(self, run: Run) -> None:
         if run.chunk_id is None:
-            return  # a batch that is answered at once
+            return  # the batch runs synchronously
         facts = self.batches[run.batch_id]
         where = f"{run.operation_id} of batch {run.batch_id} runs in chunk {run.chunk_id}"
-        self.check(facts.is_accepted, 1, f"{where}, and that is {facts.state}")
+        self.check(facts.is_accepted, 1, f"{where}, but the batch is {facts.state}")
         early = (facts.not_before or 0.0) - self._now()
         self.check(early <= EARLY_SECONDS + self._truth.most_skew, 1, f"{where} {early:.3f} s before its time")
         index = index_of(run.operation_id)
@@ -256,20 +260,20 @@ class Promises:
             self._check_not_closed(run, facts.groups[facts.number_of(index)], where)
 
     def _check_unknowing(self, run: Run, recorded_at: float, words: str) -> None:
-        """An attempt that looked before the record was there cannot know of it; no look could be late enough."""
+        """Check that the attempt could not know the record. It can be written after any read of the attempt."""
         unknowing = run.looked_at is None or run.looked_at <= recorded_at
         self.check(unknowing, 5, words)
-        self.excused["begun after its outcome, by an attempt that had looked before"] += unknowing
+        self.excused["started after its outcome, by an attempt that had read before"] += unknowing
 
     def _check_not_closed(self, run: Run, group: GroupFacts, words: str) -> None:
-        """Consumers look at a batch once a second: so long an operation may begin that has just been given up."""
+        """Check that the group was not closed long ago. Consumers read a batch once a second, so starts can be late."""
         if group.closed is None or redriven_from(run.chunk_id or "") is not None:
             return
         since = min(self._now(), run.looked_at or 0) - group.closed_at
-        # Its deadline has come by the clock of the one that closed it, and perhaps not by this one's.
+        # The deadline has passed by the clock of the sweeper, and perhaps not by the clock of this consumer.
         apart = 2 * self._truth.most_skew if group.closed == "expired" else 0
-        self.check(since < BEGINS_STILL_SECONDS + apart, 5, f"{words}, which was closed {since:.3f} s before it looked")
-        self.excused["begun after its group was closed"] += 1
+        self.check(since < BEGINS_STILL_SECONDS + apart, 5, f"{words}, which was closed {since:.3f} s before its read")
+        self.excused["started after its group was closed"] += 1
 
     # at the end
 
@@ -283,7 +287,7 @@ class Promises:
         self._check_dead_letters(list(dead_letters))
 
     def check_results(self, batch_id: str, lines: list[dict[str, Any]]) -> None:
-        """What GET results says is what is recorded and counted."""
+        """Check that GET results returns what is recorded and counted."""
         facts = self.batches[batch_id]
         for index in range(facts.total):
             found = facts.outcome(index, counted=True)
@@ -298,23 +302,25 @@ class Promises:
         self.check(len(lines) == facts.total, 2, f"results of {batch_id} have {len(lines)} lines of {facts.total}")
 
     def check_nothing_ran_again(self) -> None:
-        """For runs in which nothing dies and nothing is lost."""
+        """Check that no operation ran again, in a run in which no process dies and nothing is lost."""
         for (batch_id, operation_id), runs in self._truth.runs.items():
             asked_again = self.batches[batch_id].was_redriven
             last = next((run for run in runs if run.is_final), runs[-1])
-            self.check(last is runs[-1] or asked_again, 7, f"{operation_id} finished as {last} and ran as {runs[-1]}")
+            self.check(
+                last is runs[-1] or asked_again, 7, f"{operation_id} finished as {last} and ran again as {runs[-1]}"
+            )
             if last.is_final and not asked_again and self.batches[batch_id].is_accepted:
                 self._check_kept(self.batches[batch_id], last)
 
     def _check_kept(self, facts: BatchFacts, run: Run) -> None:
-        """What has finished counts, also of a batch that was cancelled; unless a sweep had closed its group before."""
+        """Check that a finished run counts, also in a cancelled batch, unless a sweep had closed its group before."""
         index = index_of(run.operation_id)
         if facts.groups[facts.number_of(index)].closed is None:
             state = facts.state_of(index)
-            self.check(state in {"succeeded", "failed"}, 7, f"{run} had finished, and its outcome is {state}")
+            self.check(state in {"succeeded", "failed"}, 7, f"{run} had finished, but its outcome is {state}")
 
     def _is_owed(self, kept: Kept) -> bool:
-        """Not a chunk of a batch that is over: whoever receives it drops it, and perhaps nobody had the time."""
+        """Return False for a chunk of a batch that is over. The next consumer would drop it; perhaps none had time."""
         chunk = chunk_of(kept.body)
         return (
             chunk is None
@@ -335,7 +341,7 @@ class Promises:
             self._check_outcome(batch_id, facts, index, lapsed)
 
     def _check_outcome(self, batch_id: str, facts: BatchFacts, index: int, lapsed: Counter[str]) -> None:
-        """The outcome is one that the operation can have, and what a handler gave back."""
+        """Check that the operation can have its outcome, and that a handler returned it."""
         submission = self._truth.submission_of(batch_id)
         found = facts.outcome(index, counted=True)
         where = f"{submission.toys[index].path} {index} of batch {batch_id}: {found}"
@@ -349,33 +355,33 @@ class Promises:
         if outcome.state is OutcomeState.SUCCEEDED:
             runs = self._truth.runs[batch_id, outcome.id]
             spoke = [run for run in runs if run.is_final and run.number == outcome.result["run"]]
-            self.check(bool(spoke) and toy.can_succeed, 2, f"{where}, and no handler said so")
+            self.check(bool(spoke) and toy.can_succeed, 2, f"{where}, but no handler returned it")
         elif outcome.state is not OutcomeState.FAILED or title == "Stopped":
             self._check_ending(facts, submission, outcome.state.value, where)
         elif title == "Poison":
-            self.check(lapsed[chunk_id] > 0, 6, f"{where}, and no delivery of it ended badly")
+            self.check(lapsed[chunk_id] > 0, 6, f"{where}, but no delivery of it was lost")
             wrongly = toy.path not in POISON
-            self.check(not (wrongly and self.is_poison_alone), 6, f"{where}, and it was others that killed")
-            self.excused["failed as poison, and was not"] += wrongly
+            self.check(not (wrongly and self.is_poison_alone), 6, f"{where}, but other operations killed the consumer")
+            self.excused["failed as poison, but was not"] += wrongly
         else:
-            # Of a batch that is to end nothing is tried again.
+            # If a batch ends early, none of its operations is tried again.
             over = facts.records[chunk_id].at > facts.deadline_at - self._truth.most_skew
             gave_up = toy.can_fail_once and (over or facts.ending is not None)
-            # Time goes on for a handler whose process is paused; when the process goes on, its time is over.
+            # A pause of the process counts towards the time limit of its handlers.
             paused = title == "Timed out" and self._truth.longest_pause > DEFAULT_TIMEOUT_SECONDS - LONGEST_RUN_SECONDS
             self.excused["timed out while its process was paused"] += paused and not toy.can_fail
             self.check(toy.can_fail or gave_up or paused, 6, f"{where} cannot be")
 
     def _check_ending(self, facts: BatchFacts, submission: Submission, state: str, where: str) -> None:
-        """Nothing is given up that nobody and nothing has asked for."""
+        """Check that there is a reason for an operation that did not run."""
         if state == "cancelled":
             limit = submission.max_failures
             too_much = limit is not None and facts.most_failed > limit
-            self.check(submission.is_cancelled or too_much, 2, f"{where} is cancelled, and nobody asked for it")
+            self.check(submission.is_cancelled or too_much, 2, f"{where} is cancelled, but nobody asked for it")
         elif state == "expired":
             self.check(self._now() > facts.deadline_at - self._truth.most_skew, 2, f"{where} is expired too soon")
         else:
-            self.check(facts.ending == "failed", 6, f"{where} is stopped, and its batch was not")
+            self.check(facts.ending == "failed", 6, f"{where} is stopped, but its batch was not")
 
     def _check_submissions(self) -> None:
         accepted: defaultdict[str, list[str]] = defaultdict(list)
@@ -385,28 +391,28 @@ class Promises:
                 accepted[self._truth.labels[batch_id]].append(batch_id)
             else:
                 early = [run for run in ran if run.chunk_id is not None]
-                self.check(not early, 1, f"batch {batch_id} is {facts.state}, and {early} ran")
+                self.check(not early, 1, f"batch {batch_id} is {facts.state}, but {early} ran")
         for submission in self._truth.submissions:
             self._check_submission(submission, accepted[submission.label])
 
     def _check_submission(self, submission: Submission, batch_ids: list[str]) -> None:
         words = f"{submission} became the batches {batch_ids}"
-        self.check(not submission.batch_ids - set(batch_ids), 1, f"{words}, and others were promised")
+        self.check(not submission.batch_ids - set(batch_ids), 1, f"{words}, but the answers named others")
         statuses = submission.statuses
         if submission.key is None:
             most = sum(status in {ACCEPTED, *UNKNOWN} for status in statuses)
         else:
             most = 1
-            self.check(not {ANSWERED, ACCEPTED} <= set(statuses), 1, f"{words}, and was answered in both ways")
+            self.check(not {ANSWERED, ACCEPTED} <= set(statuses), 1, f"{words}, but was answered with 200 and with 202")
             self.check(len(self._truth.keys_of(submission)) <= len(submission.toys), 5, f"{words} with several keys")
         self.check(len(batch_ids) <= most, 1, words)
 
     def _check_dead_letters(self, messages: list[Kept]) -> None:
-        """Every failure is there and nothing else but what never was a chunk. A letter may be there twice."""
+        """Check that the letters are all failures and all messages that are not chunks. A letter may exist twice."""
         dead: defaultdict[str, set[tuple[int, str]]] = defaultdict(set)
         for kept in messages:
             if kept.body in self._truth.garbage:
-                self.check("reason" in kept.attributes, 7, f"set aside without a reason: {kept.body[:80]}")
+                self.check("reason" in kept.attributes, 7, f"a dead letter without a reason: {kept.body[:80]}")
                 continue
             chunk = chunk_of(kept.body)
             assert chunk is not None, kept.body
@@ -416,7 +422,7 @@ class Promises:
         for batch_id, facts in self.batches.items():
             self._check_dead(batch_id, facts, dead[batch_id])
         aside = {kept.body for kept in messages}
-        self.check(self._truth.garbage <= aside, 7, f"not set aside: {self._truth.garbage - aside}")
+        self.check(self._truth.garbage <= aside, 7, f"not in the dead letter queue: {self._truth.garbage - aside}")
 
     def _check_dead(self, batch_id: str, facts: BatchFacts, dead: set[tuple[int, str]]) -> None:
         failed = set()
@@ -425,14 +431,14 @@ class Promises:
             if found is not None and found[0].state is OutcomeState.FAILED:
                 failed.add((index, found[1]))
         ever = {(index, chunk_id) for index, chunk_ids in facts.chunks_of.items() for chunk_id in chunk_ids}
-        # Who dies after the count and before the dead letters leaves them to the next delivery, which a lost message
-        # does not have. A retry of the batch still finds those failures: they are in the record.
+        # If a consumer dies between the count and the dead letters, the next delivery sends them. A lost message has no
+        # next delivery. A retry of the batch still finds those failures in the record.
         nobodys = {(index, chunk_id) for index, chunk_id in failed - dead if (batch_id, chunk_id) in self._truth.lost}
         self.excused["not dead-lettered: the message was lost"] += len(nobodys)
         if facts.is_accepted:
             missing = failed - dead - nobodys
             self.check(not missing, 7, f"no dead letters for {missing} of batch {batch_id}")
-        self.check(dead <= ever, 7, f"dead letters of batch {batch_id} for {dead - ever}, which have no outcome there")
+        self.check(dead <= ever, 7, f"dead letters of batch {batch_id} for {dead - ever}, which have no outcomes there")
 
 
 def final_state(counts: Counts, ending: str | None) -> str:

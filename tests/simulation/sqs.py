@@ -1,8 +1,8 @@
-"""An SQS standard queue as a server: at least once, in no order, with every liberty that SQS takes.
+"""An SQS standard queue as a server: it delivers at least once, in any order, and does everything that SQS may do.
 
-Visibility runs by virtual time. A message may be delivered although it is held, come back although it was deleted, or
-stand twice though sent once; a receive may find nothing though there is something; a receipt of an earlier delivery may
-act or not, and says success in both cases. Limits are SQS's own: what SQS would refuse is refused.
+Visibility timeouts use virtual time. A message may be delivered although it is in flight, come back although it was
+deleted, or exist twice although it was sent once. A receive may find nothing although there are messages. An old
+receipt may have an effect or not, and succeeds in both cases. The limits are those of SQS.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ MOST_BYTES = 1024 * 1024
 
 @dataclass
 class Oddities:
-    """How often a queue does what SQS reserves the right to do; each is a probability."""
+    """The probabilities of what SQS may do, although it is unusual."""
 
-    stands_twice: float = 0.0  # a message is kept twice: an answer was lost and the SDK repeated the send
+    stands_twice: float = 0.0  # a message exists twice, as after a repeated send whose answer was lost
     delivered_though_held: float = 0.0
     comes_back: float = 0.0  # a deleted message is delivered again
-    finds_nothing: float = 0.0  # a receive, though there is something
-    refuses_entry: float = 0.0  # one entry of a batch call, the others being done
+    finds_nothing: float = 0.0  # a receive returns nothing although there are messages
+    refuses_entry: float = 0.0  # one entry of a batch call fails, and the others succeed
     old_receipt_acts: float = 0.0
-    strands: float = 0.0  # messages go out to a receiver that is gone
+    strands: float = 0.0  # messages are delivered to a receiver that is gone
 
 
 @dataclass
 class Kept:
-    """A message on the queue. `receipt` is that of its last delivery."""
+    """A message on the queue. `receipt` belongs to its last delivery."""
 
     id: str
     body: str
@@ -51,7 +51,7 @@ class Kept:
     visible_at: float
     receive_count: int = 0
     receipt: str | None = None
-    released: bool = True  # nobody holds it: it was given back, or not delivered yet
+    released: bool = True  # it was released, or not delivered yet
 
 
 @dataclass
@@ -64,11 +64,11 @@ class _Poll:
 
 @dataclass
 class Queue:
-    """`lapses` are the bodies of messages delivered again though nobody had given them back."""
+    """A queue. `lapses` are the bodies of messages that were delivered again although they had not been released."""
 
     name: str
     loop: asyncio.AbstractEventLoop
-    context: Context  # the world's: what the queue does by itself, no process can stop
+    context: Context  # the world's, so that no process can stop what the queue does
     chance: random.Random
     visibility_seconds: float
     oddities: Oddities = field(default_factory=Oddities)
@@ -87,15 +87,15 @@ class Queue:
         return list(self._kept.values())
 
     def put(self, body: str) -> None:
-        """Whatever somebody else puts on the queue."""
+        """Send a message that is not from Penstock."""
         self._keep({"MessageBody": body})
         self._serve()
 
     def lose(self, kept: Kept) -> None:
-        """What SQS does not do, and a purge or an expired retention does."""
+        """Lose a message, as by a purge or at the end of its retention."""
         del self._kept[kept.id]
 
-    # what SQS offers
+    # the calls of SQS
 
     def send_batch(self, request: Request) -> dict[str, Any]:
         entries = request["Entries"]
@@ -114,7 +114,7 @@ class Queue:
         return answer
 
     def receive(self, request: Request, reply: Reply, is_gone: Callable[[], bool]) -> None:
-        """Replies at once if there is something, else when there is or when the wait is over."""
+        """Reply as soon as there is a message, or when the wait time is over."""
         limit, wait = request["MaxNumberOfMessages"], request["WaitTimeSeconds"]
         if not 1 <= limit <= ENTRIES_IN_CALL or not 0 <= wait <= LONGEST_WAIT_SECONDS:
             raise refusal("InvalidParameterValue", "ReceiveMessage", f"{limit} messages, {wait} s")
@@ -138,7 +138,7 @@ class Queue:
         return answer
 
     def _delete(self, receipt: str) -> None:
-        """With an old receipt it succeeds, whatever it did."""
+        """Delete a message. With an old receipt this may do nothing, and still succeeds."""
         kept = self._by_receipt(receipt)
         if kept is None:
             return
@@ -164,7 +164,7 @@ class Queue:
         return sum(kept.visible_at <= self.loop.time() for kept in self._kept.values())
 
     def move_all_to(self, target: "Queue") -> None:
-        """What a message move task does, from the console or from us: the messages as they are, their counts anew."""
+        """Move all messages, as a message move task does. They keep their bodies, and their receive counts restart."""
         for kept in list(self._kept.values()):
             del self._kept[kept.id]
             target.take_over(kept)
@@ -191,7 +191,7 @@ class Queue:
         return f"{self.name}-{next(self._numbers)}"
 
     def _change_visibility(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """What failed of it, nothing if it is done."""
+        """Change the visibility. Return the failure, or an empty dict on success."""
         if self._happens(self.oddities.refuses_entry):
             return {"SenderFault": False, "Code": "InternalError"}
         kept = self._by_receipt(entry["ReceiptHandle"])
@@ -200,7 +200,7 @@ class Queue:
         if kept.visible_at <= self.loop.time():
             return {"SenderFault": True, "Code": "MessageNotInflight"}
         kept.visible_at = self.loop.time() + entry["VisibilityTimeout"]
-        kept.released = entry["VisibilityTimeout"] != self.visibility_seconds  # that is a heartbeat
+        kept.released = entry["VisibilityTimeout"] != self.visibility_seconds  # the full timeout is a heartbeat
         self._at(kept.visible_at, self._serve)
         return {}
 
@@ -213,7 +213,7 @@ class Queue:
     # long polls
 
     def _serve(self) -> None:
-        """Give what is visible to those who wait for it."""
+        """Deliver visible messages to the polls that wait for them."""
         while self._polls:
             poll = self._polls[0]
             if poll.is_gone() and not self._happens(self.oddities.strands):
@@ -238,7 +238,7 @@ class Queue:
         return [kept for kept in visible[: self.chance.randint(1, limit)] if self._deliver(kept)]
 
     def _deliver(self, kept: Kept) -> bool:
-        """Hand it out under a new receipt; or, delivered too often, put it aside by the redrive policy."""
+        """Deliver a message with a new receipt. After too many deliveries, move it to the dead letter queue instead."""
         if not kept.released:
             self.lapses.append(kept.body)
         if self.backstop is not None and kept.receive_count >= self.backstop_receives:
@@ -273,7 +273,7 @@ def _as_answer(kept: Kept) -> dict[str, Any]:
 
 
 def _size(entry: Mapping[str, Any]) -> int:
-    """Names, types and values of attributes count as the body does."""
+    """Return the size of a message: its body, and the names, types and values of its attributes."""
     attributes = [(name, *value.values()) for name, value in entry.get("MessageAttributes", {}).items()]
     return sum(len(text.encode()) for text in (entry["MessageBody"], *itertools.chain.from_iterable(attributes)))
 

@@ -112,7 +112,7 @@ class Stage:
                 async with asyncio.timeout(longest):
                     await program.ended.wait()
             except TimeoutError:
-                blocked = program.process.state is State.PAUSED  # it holds its loop for ever, and hears nothing
+                blocked = program.process.state is State.PAUSED  # it blocks its loop for ever, and cannot react
                 self.world.promises.check(blocked, 7, f"{program.name} has not stopped after {longest} s")
                 program.process.kill()
 

@@ -1,6 +1,6 @@
-"""The simulated AWS keeps the same contract as the real servers: their own suites, run on the real adapters over it.
+"""The simulated AWS keeps the same contract as the real servers: the contract suites run with the real adapters on it.
 
-What asks for a server itself is left out: lost answers are the simulation's own trade.
+Tests that need a server are left out, such as those of lost answers, which the simulation itself produces.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ LEFT_OUT = {
 
 @dataclass
 class OnTime:
-    """The simulated AWS in real time, where every call goes well."""
+    """The simulated AWS in real time. Every call succeeds."""
 
     loop: asyncio.AbstractEventLoop
     context: Context = field(default_factory=copy_context)
@@ -80,7 +80,7 @@ def queue(servers: Servers) -> SqsQueue:
 
 
 def _suite(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """A suite's tests that need no more than a queue or a store, to be run once, on ours."""
+    """Return the tests of a suite that need only a queue or a store. They run once, on the simulation."""
     tests = {name: test for name, test in vars(module).items() if name.startswith("test_")}
     return {
         f"{name}_{module.__name__.rpartition('_')[2]}": _without_servers(test)

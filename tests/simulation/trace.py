@@ -1,4 +1,4 @@
-"""What happened in a run, as lines that people can follow."""
+"""Records what happened in a run, as lines for people."""
 
 import re
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""What really happened, kept outside the world: which handler ran when, where, and what it gave back.
+"""Records outside of the world what really happened: which handler ran when and where, and what it returned.
 
-The toy operations are the application; they behave as their path says, and write everything down here first.
+The toy operations are the application. They behave as their paths say, and record everything here first.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ NEVER_SUCCEED = {"/reject", "/break", "/hang", "/exit", "/cancel-itself"} | POIS
 
 
 class Plan(BaseModel):
-    """How an operation behaves: how long it takes, how often it fails before it succeeds, what it asks for."""
+    """How an operation behaves: how long it takes, how often it fails first, and which delay it asks for."""
 
     seconds: float = 0.05
     times: int = 0
@@ -39,23 +39,23 @@ class Plan(BaseModel):
 
 @dataclass
 class Run:
-    """One time that a handler ran. `looked_at` is when its attempt last looked for a record, so what it could know."""
+    """One run of a handler. `looked_at` is when its attempt last read the record; it cannot know anything newer."""
 
     number: int
     process: str
     batch_id: str
     operation_id: str
     key: str
-    chunk_id: str | None  # None: answered at once
+    chunk_id: str | None  # None if the batch runs synchronously
     attempt: int
     started_at: float
     looked_at: float | None
-    is_final: bool = False  # the handler has said its last word: another run of the operation would be one too many
+    is_final: bool = False  # the handler has decided the outcome, so the operation must not run again
 
 
 @dataclass(frozen=True, slots=True)
 class Toy:
-    """One operation of a submission: which handler, and how it is to behave."""
+    """One operation of a submission: its handler, and how it behaves."""
 
     path: str
     plan: Plan
@@ -66,7 +66,7 @@ class Toy:
 
     @property
     def can_fail(self) -> bool:
-        """Of itself, without a consumer dying of it."""
+        """Return True if the operation can fail by itself, without killing a consumer."""
         if self.path in TRY_AGAIN:
             return self.plan.times >= MAX_ATTEMPTS
         return self.path in NEVER_SUCCEED - POISON
@@ -78,7 +78,7 @@ class Toy:
 
 @dataclass
 class Submission:
-    """What a client asks for, and what it was answered. The ids of its operations are its label and their index."""
+    """The request of a client, and the answers to it. The ids of the operations are its label and their index."""
 
     label: str
     toys: list[Toy]
@@ -88,9 +88,9 @@ class Submission:
     not_before: float | None = None  # in virtual time
     deadline_seconds: float | None = None
     max_failures: int | None = None
-    is_cancelled: bool = False  # somebody has asked for it
-    statuses: list[int | None] = field(default_factory=list)  # None: the connection broke
-    batch_ids: set[str] = field(default_factory=set)  # that it was promised
+    is_cancelled: bool = False  # a client has asked for it
+    statuses: list[int | None] = field(default_factory=list)  # None if the connection broke
+    batch_ids: set[str] = field(default_factory=set)  # from the answers
 
 
 @dataclass
@@ -100,11 +100,11 @@ class Truth:
     on_start: Callable[[Run], None] = lambda _run: None
     runs: defaultdict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     submissions: list[Submission] = field(default_factory=list)
-    labels: dict[str, str] = field(default_factory=dict)  # of batches
-    garbage: set[str] = field(default_factory=set)  # what was put on the queue that is no chunk
+    labels: dict[str, str] = field(default_factory=dict)  # of batches, by their ids
+    garbage: set[str] = field(default_factory=set)  # bodies of messages on the queues that are not chunks
     lost: set[tuple[str, str]] = field(default_factory=set)  # batches and chunks whose messages were lost
     longest_pause: float = 0.0  # of a process
-    most_skew: float = 0.0  # by how much clocks have been off at most
+    most_skew: float = 0.0  # the largest error of any clock so far
     is_over: bool = False
 
     def submission_of(self, batch_id: str) -> Submission:
@@ -112,7 +112,7 @@ class Truth:
         return next(submission for submission in self.submissions if submission.label == label)
 
     def keys_of(self, submission: Submission) -> set[str]:
-        """The keys that handlers were given for its operations, in all batches that it became."""
+        """Return the keys that handlers received for its operations, in all of its batches."""
         runs = [run for runs in self.runs.values() for run in runs]
         return {run.key for run in runs if run.operation_id.partition("-")[0] == submission.label}
 
@@ -168,7 +168,7 @@ async def succeed(plan: Plan, context: Context) -> Any:
 
 @_post("/once", max_attempts=1)
 async def once(plan: Plan, context: Context) -> Any:
-    """The first death that is put down to it is the last."""
+    """Have only one attempt, so that the first death that is blamed on it is the last."""
     async with TRUTH.get().performing(context, plan) as run:
         run.is_final = True
         return {"run": run.number}
@@ -176,7 +176,7 @@ async def once(plan: Plan, context: Context) -> Any:
 
 @_post("/large")
 async def large(plan: Plan, context: Context) -> Any:
-    """Its result is too large for many of its kind to share an item."""
+    """Return a large result: a few of them do not fit into one item."""
     truth = TRUTH.get()
     async with truth.performing(context, plan) as run:
         run.is_final = True
@@ -219,7 +219,7 @@ async def later(plan: Plan, context: Context) -> Any:
 
 @_post("/bulk", max_attempts=MAX_ATTEMPTS, bulk=True, max_size=3)
 async def bulk(plans: list[Plan], contexts: list[Context]) -> list[Any]:
-    """Rows that are to be tried again say so each for itself, or the whole call raises: then they are tried singly."""
+    """Ask for another attempt of single rows, or raise for the whole call, after which each row is tried alone."""
     truth = TRUTH.get()
     runs = [truth.begin(context) for context in contexts]
     await asyncio.sleep(max(plan.seconds for plan in plans))
@@ -256,7 +256,7 @@ async def cancel_itself(plan: Plan, context: Context) -> Any:
 
 @_post("/stubborn", timeout_seconds=3_600)
 async def stubborn(plan: Plan, context: Context) -> Any:
-    """Will not be cancelled before it is done: it may be left behind, and then it has not finished for anybody."""
+    """Ignore cancellation until it is done. It may be left behind, and then its result does not count."""
     truth, noticed_at = TRUTH.get(), None
     async with truth.performing(context, Plan(seconds=0)) as run:
         until = truth.now() + plan.seconds
@@ -271,7 +271,7 @@ async def stubborn(plan: Plan, context: Context) -> Any:
 
 @_post("/kill", max_attempts=MAX_ATTEMPTS)
 async def kill(plan: Plan, context: Context) -> Any:
-    """Poison: `os._exit`, a segmentation fault, the memory gone."""
+    """Poison: kill the process, as `os._exit`, a segmentation fault or lack of memory does."""
     async with TRUTH.get().performing(context, plan):
         current_process().kill()
         await for_ever()
@@ -279,7 +279,7 @@ async def kill(plan: Plan, context: Context) -> Any:
 
 @_post("/block", max_attempts=MAX_ATTEMPTS)
 async def block(plan: Plan, context: Context) -> Any:
-    """Poison: it holds the loop for ever, until somebody kills the process."""
+    """Poison: block the event loop until the process is killed."""
     async with TRUTH.get().performing(context, plan):
         current_process().pause()
         await for_ever()

@@ -1,4 +1,4 @@
-"""The simulated world: one loop, one AWS, the processes on it, what happened, and the promises that are watched."""
+"""The simulated world: one loop, one AWS, its processes, the record of what happened, and the checked promises."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ OUR_FAULTS = {LogEvent.CHUNK_BROKE, LogEvent.REQUEST_BROKE}
 
 
 class PromiseBroken(AssertionError):
-    """A run in which a promise did not hold. `replay` is the command that does it all again."""
+    """A promise was broken in a run. `replay` is the command that repeats the run."""
 
     def __init__(self, broken: list[str], replay: str, happened: str) -> None:
         self.broken = broken
@@ -48,7 +48,7 @@ class PromiseBroken(AssertionError):
 
 
 class _LookingStore(DynamoDbStore):
-    """Tells who looked for a record when it was looked for, though the call was made for several."""
+    """Notes for each caller when its record was read, although one call reads the records of several."""
 
     def __init__(self, client: Any, table: str, wire: Wire) -> None:
         super().__init__(client, table)
@@ -61,7 +61,7 @@ class _LookingStore(DynamoDbStore):
 
 
 class World:
-    """Its life: `run` runs a scenario in it to its end or to the first broken promise; then it is over for good."""
+    """A world for one run. `run` plays a scenario to its end or to the first broken promise. Then the world is over."""
 
     def __init__(self, seed: int, fates: Fates, visibility_seconds: float) -> None:
         self.chance = random.Random(seed)
@@ -69,7 +69,7 @@ class World:
         self.fates = fates
         self.is_over = False
         self.landed_at = 0.0
-        self.replay = ""  # the command that does it all again, for who reads of a broken promise
+        self.replay = ""  # the command that repeats the run
         self.processes: list[Process] = []
         self.events: list[Event] = []
         self.seen: Counter[str] = Counter()  # Penstock's log events, by name
@@ -88,12 +88,12 @@ class World:
 
     @property
     def chunks(self) -> Queue:
-        """The queue of those who ask for no priority."""
+        """Return the queue for batches of normal priority."""
         return self.queues[Priority.NORMAL]
 
     @property
     def messages(self) -> list[Kept]:
-        """On all queues of chunks."""
+        """Return the messages on all queues of chunks."""
         return [kept for queue in self.queues.values() for kept in queue.messages]
 
     @property
@@ -107,7 +107,7 @@ class World:
         return process
 
     def backend(self, process: Process, settings: Settings) -> Backend:
-        """The real adapters, on this process's own wire."""
+        """Return the real adapters on the connection of this process."""
         wire = Wire(self, process)
         queues = [*self.queues.values(), self.dead_letters]
         sqs: Any = SqsClient(wire, {queue.name: queue for queue in queues})
@@ -126,7 +126,7 @@ class World:
         self.events.append((self.loop.time(), who, what, details))
 
     def lose(self, kept: Kept) -> None:
-        """A message of a queue of chunks, as a purge would; who holds it goes on with it."""
+        """Lose a message of a queue of chunks, as by a purge. A consumer that holds it continues."""
         self.note("world", f"loses message {kept.id}")
         chunk = chunk_of(kept.body)
         if chunk is not None:
@@ -134,7 +134,7 @@ class World:
         next(queue for queue in self.queues.values() if kept in queue.messages).lose(kept)
 
     def run(self, scenario: Coroutine[Any, Any, None]) -> None:
-        """Raises PromiseBroken with all that is known."""
+        """Run a scenario. Raises PromiseBroken with everything that is known."""
         with (
             _determined(self.chance, lambda: EPOCH + self.loop.time()),
             self._listening(),
@@ -164,7 +164,7 @@ class World:
         return Queue(name, self.loop, self.context, self.chance, visibility_seconds, backstop=backstop)
 
     def _who_waits(self) -> str:
-        """Every task of a process that lives, with the place where it waits."""
+        """Return every task of the living processes, with the place where it waits."""
         lines = []
         for task in self.loop.tasks:
             if task.done() or not task.get_name().partition(":")[2]:
@@ -175,7 +175,7 @@ class World:
         return "\n".join(lines[-20:])
 
     def _bury(self, main: asyncio.Task[None]) -> None:
-        """Let everything unwind that the dead and the living have left, now that it can change nothing any more."""
+        """Let all remaining tasks unwind. They cannot change anything any more."""
         self.is_over = self.truth.is_over = True
         for process in self.processes:
             process.bury()
@@ -192,11 +192,11 @@ class World:
 
         unwinding = self.loop.create_task(unwind())
         while not unwinding.done():
-            self.loop.call_later(1, self.loop.stop)  # whoever stopped the loop may have left word to do so again
+            self.loop.call_later(1, self.loop.stop)  # an earlier stop of the loop may still be scheduled
             self.loop.run_forever()
         for task in self.loop.tasks:
             if task.done() and not task.cancelled():
-                task.exception()  # looked at, so that nobody complains of it later
+                task.exception()  # retrieved, so that asyncio does not complain later
 
     def _on_loop_trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self.is_over:
@@ -204,7 +204,7 @@ class World:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Penstock's own log goes into the events."""
+        """Record the events of Penstock's log inside the block."""
         before = structlog.get_config()
         structlog.configure(processors=[self._take_log], cache_logger_on_first_use=False)
         try:
@@ -218,7 +218,7 @@ class World:
         if not self.is_over:
             name = event.pop("event")
             self.seen[name] += 1
-            about = dict(sorted(structlog.contextvars.get_contextvars().items()))  # they come in the order of a set
+            about = dict(sorted(structlog.contextvars.get_contextvars().items()))  # otherwise in the order of a set
             self.note(who, f"[{name}]", {**about, **event})
             error = event.get("exc_info")
             ours = name in OUR_FAULTS and error is not None and not isinstance(error, PenstockError)
@@ -228,7 +228,7 @@ class World:
 
 @contextmanager
 def _determined(chance: random.Random, now: Callable[[], float]) -> Iterator[None]:
-    """Randomness and names as the seed has them, also where Penstock asks the machine."""
+    """Make randomness and names depend on the seed alone, also where Penstock asks the machine."""
 
     def token_hex(nbytes: int | None = None) -> str:
         return chance.randbytes(nbytes or 8).hex()
