@@ -600,6 +600,7 @@ async def test_the_example_ends_badly_when_a_row_did_not_end_as_meant(few_rows: 
     assert "1 missing, such as " in output
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("ctrl_c")
 async def test_the_example_serves_until_ctrl_c(few_rows: Path, tmp_path: Path) -> None:
     port = free_port()

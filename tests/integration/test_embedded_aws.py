@@ -122,6 +122,7 @@ def open_polls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # --- Exact, whatever races
 
 
+@pytest.mark.full
 async def test_racing_senders_and_receivers_lose_nothing_and_repeat_nothing(sqs: SQSClient, queue_url: str) -> None:
     sent = [f"message {number}" for number in range(3_000)]
     received: Counter[str] = Counter()
@@ -146,6 +147,7 @@ async def test_racing_senders_and_receivers_lose_nothing_and_repeat_nothing(sqs:
     assert await count_messages(sqs, queue_url) == (0, 0)
 
 
+@pytest.mark.full
 async def test_of_racing_conditional_updates_exactly_as_many_win_as_can(
     dynamodb: DynamoDBClient, table_name: str
 ) -> None:
@@ -188,6 +190,7 @@ async def test_racing_adds_all_count(dynamodb: DynamoDBClient, table_name: str) 
 # --- Fast at depth
 
 
+@pytest.mark.full
 async def test_calls_cost_the_same_in_a_deep_queue(aws: EmbeddedAws, sqs: SQSClient, queue_url: str) -> None:
     shallow = await sqs.create_queue(QueueName="shallow", Attributes={"VisibilityTimeout": "600"})
     await fill(aws.url, shallow["QueueUrl"], 400)

@@ -20,6 +20,7 @@ from penstock.message import encode_chunk
 from penstock.queue import Message
 from tests.support.builders import build_operations, build_settings
 from tests.support.faults import Moment
+from tests.support.full import full
 from tests.support.rig import Rig, take_turn
 
 PATHS = ["/succeed", "/second-time-right", "/reject", "/break", "/succeed", "/succeed", "/break"]
@@ -236,7 +237,7 @@ class _OneLife:
         self.chaos.strike(self)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(20), *full(range(20, 60))])
 async def test_in_all_chaos_every_operation_comes_to_one_counted_end(
     seed: int, logs: list[MutableMapping[str, Any]]
 ) -> None:
