@@ -332,7 +332,7 @@ MUTATIONS = {
         ("queue", 5, commit_without_a_condition),
         ("queue", 85, run_without_looking_for_a_record),
         ("kills", 2, accept_before_the_chunks_are_sent),
-        ("clocks", 55, abandon_by_the_clock_alone),
+        ("clocks", 279, abandon_by_the_clock_alone),
         ("calm", 128, forget_the_heartbeats),
         ("queue", 21, overlook_refused_entries),
         ("sweeps", 141, close_a_group_without_a_condition),
