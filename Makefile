@@ -11,7 +11,7 @@ COMPILE := uv pip compile --python-version 3.11 --universal --generate-hashes --
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY) ## everything on this machine, with the users example (ARGS=--once ends after the summary)
@@ -26,13 +26,13 @@ test-full: $(READY) ## the tests that `make test` leaves out: the real servers, 
 acceptance: $(READY) ## every story with real processes
 	$(PYTEST) -m "" tests/acceptance $(ARGS)
 
-simulate: $(READY) ## runs on a simulated AWS in virtual time: SEEDS=0-4999, MIX=storm, ARGS="--replay 377"
+simulate: $(READY) ## run seeds on a simulated AWS in virtual time: SEEDS=0-4999, MIX=storm, ARGS="--replay 377"
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(if $(MIX),--mix "$(MIX)") $(ARGS)
 
 chaos: $(READY) ## real processes killed, stopped and restarted under load: ARGS="--operations 2000 --only poison"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-bench: $(READY) ## speed, cost and memory, compared with their floors: an hour or more (ARGS=--quick: about three minutes)
+bench: $(READY) ## measure speed, cost and memory against their lower bounds: an hour or more (ARGS=--quick: about three minutes)
 	$(BIN)/python -m bench $(ARGS)
 
 docs: $(READY) ## build the site into .run/docs; warnings and broken links are errors
@@ -40,7 +40,7 @@ docs: $(READY) ## build the site into .run/docs; warnings and broken links are e
 
 check: lint types test docs test-full ## what CI runs
 
-format: $(READY) ## lay out the code
+format: $(READY) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -57,11 +57,11 @@ lock: ## update every pinned dependency, with hashes; the image gets the same ve
 	$(COMPILE) pyproject.toml --extra server --extra tracing --constraint requirements.lock -o requirements-image.lock
 	$(COMPILE) --group build --constraint requirements.lock -o requirements-build.lock
 
-setup: $(READY) ## make .venv with everything in it, as locked
+setup: $(READY) ## create .venv with the locked dependencies
 
 $(READY): requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		{ echo "Penstock needs Python 3.11 or newer: install it, or name yours with 'make PYTHON=/path/to/python'." >&2; exit 1; }
+		{ echo "Penstock needs Python 3.11 or newer: install it, or pass its path with 'make PYTHON=/path/to/python'." >&2; exit 1; }
 	@echo "Setting up $(VENV), once; about a minute ..."
 	@"$(PYTHON)" -m venv $(VENV) || \
 		{ echo "Python could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv." >&2; exit 1; }
@@ -69,5 +69,5 @@ $(READY): requirements.lock pyproject.toml
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-clean: ## forget the environment and what runs left behind
+clean: ## delete the environment and the files that runs left
 	rm -rf $(VENV) .run infra/local/target

@@ -13,7 +13,7 @@ from bench.reads import Reads
 from bench.targets import judge
 
 FLOORS = (FLOOR_A, FLOOR_B, FLOOR_B10)
-SPEED = ("ops/s", "accepted, s", *(column for floor in FLOORS for column in (f"{floor}\nops/s", "ours ÷ it")))
+SPEED = ("ops/s", "accepted, s", *(column for floor in FLOORS for column in (f"{floor}\nops/s", "Penstock ÷ floor")))
 COST = (
     *("requests\nper 1,000", "USD\nper million"),
     *("CPU s/million\nfront end", "\nconsumers", "\nservers"),

@@ -32,7 +32,7 @@ def main() -> None:
     try:
         settings, rules = read_settings(), read_rules(dict(arguments.parameter))
     except PenstockError as error:
-        sys.exit(f"infra.scaling: {error}")
+        sys.exit(f"penstock.infra.scaling: {error}")
     prices = Prices(arguments.cpu_price, arguments.gib_price)
     works = [Work(one / 1000, arguments.fastest, settings) for one in arguments.handler_ms]
     bursts = [play(rules, work, [Arrival(BURST_AT_SECONDS, arguments.operations)]) for work in works]
