@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from penstock.backoff import Backoff
 from penstock.chunk import Operation
 from penstock.outcome import TryAgain, Verdict, is_final
-from penstock.running.attempt import Transaction
+from penstock.running.attempt import Transaction, is_being_cancelled
 from penstock.running.bulk import CallFailed, Lot
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -37,9 +37,10 @@ class LotTried:
 
 
 class Savepoint:
-    """A savepoint for one attempt. Afterwards, `cut_off` tells whether the attempt was cancelled inside it.
+    """A savepoint for one attempt.
 
-    A handler that raises CancelledError by itself was not cut off: nobody cancelled its task.
+    Afterwards, `cut_off` tells whether the attempt was cancelled inside it, whatever exception it ended with. A handler
+    that raises CancelledError by itself was not cut off: nobody cancelled its task.
     """
 
     def __init__(self, open_: Callable[[], Transaction]) -> None:
@@ -51,9 +52,8 @@ class Savepoint:
         try:
             async with self._open() as transaction:
                 yield transaction
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            self.cut_off = task is not None and task.cancelling() > 0
+        except BaseException:
+            self.cut_off = is_being_cancelled()
             raise
 
 

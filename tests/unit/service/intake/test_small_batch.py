@@ -584,6 +584,42 @@ async def no_transaction() -> AsyncIterator[None]:
     yield
 
 
+@asynccontextmanager
+async def fragile_transaction() -> AsyncIterator[list[str]]:
+    """A transaction whose connection a handler can lose by an entry in this list. Then it cannot be ended cleanly."""
+    lost: list[str] = []
+    try:
+        yield lost
+    finally:
+        if lost:
+            raise ConnectionResetError(lost[0])
+
+
+def operations_with_fragile_transaction(runs: list[int]) -> Operations[Any]:
+    """Add a handler that loses the connection when it times out. Its attempts are noted in `runs`."""
+    operations = operations_with(fragile_transaction, savepoint=no_savepoint)
+
+    @operations.post("/lose", timeout_seconds=0.01)
+    async def lose(context: Context[list[str]]) -> None:
+        runs.append(context.attempt)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            context.transaction.append("lost")
+            raise TimeoutError from None
+
+    return operations
+
+
+async def test_operation_whose_driver_converts_the_cancellation_is_a_culprit_too(serve: Serve) -> None:
+    """Nobody tries it again on a connection that may be lost, and the others run again without it."""
+    runs: list[int] = []
+    service = await serve(operations_with_fragile_transaction(runs))
+    answer = await service.post(ask_for("/succeed", "/lose", "/succeed"))
+    assert statuses(answer) == [200, 504, 200]
+    assert runs == [1]
+
+
 async def test_atomic_without_a_transaction_is_refused(serve: Serve) -> None:
     service = await serve(toys)
     problem = assert_problem(await service.post(ask_for("/succeed"), atomic=True), 422)
