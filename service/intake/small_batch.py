@@ -39,7 +39,7 @@ class SmallBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Committed:
-    """The transaction was committed."""
+    """The transaction was committed, or could not be opened in time; nothing ran."""
 
     tried: Mapping[int, Tried]
 
@@ -55,10 +55,12 @@ class _RolledBack:
 class _CallCutOff:
     """A bulk call was cut off and the transaction was rolled back, because its connection may be lost.
 
-    There is no verdict for any operation of the call, so nobody knows which of them was too slow.
+    There is no verdict for any operation of the call, so nobody knows which of them was too slow. `tried` holds
+    the last attempts at the operations before the call.
     """
 
     lot: Lot
+    tried: Mapping[int, Tried]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class _TransactionFailed:
 
     error: Exception
     cut_off: Mapping[int, Tried]
+
+
+class _NotOpened(Exception):
+    """The application's transaction could not be opened in time, so no operation was started."""
 
 
 class _RollBack(Exception):
@@ -117,7 +123,7 @@ class SmallBatchRun:
                     return culprits | dict(tried)
                 case _RolledBack(tried):
                     return {one.index: _rolled_back(one, tried.get(one.index), self._batch.seconds) for one in left}
-                case _CallCutOff(lot):
+                case _CallCutOff(lot, _):
                     alone |= {operation.index for operation in lot}
                 case _TransactionFailed(error, cut_off):
                     if self._is_time_over() and not self._batch.atomic:
@@ -132,21 +138,27 @@ class SmallBatchRun:
     ) -> _Committed | _RolledBack | _CallCutOff | _TransactionFailed:
         result: _Committed | _RolledBack | _CallCutOff = self._conclude(operations, {})
         try:
-            async with AsyncExitStack() as stack:
-                try:
-                    async with asyncio.timeout_at(self._deadline):
-                        transaction = await stack.enter_async_context(self._transaction())
-                except TimeoutError:
-                    return result  # no operation was started
+            async with self._open_in_time() as transaction:
                 result = await self._run_in_order(operations, alone, transaction)
                 if not isinstance(result, _Committed):
                     raise _RollBack
-        except _RollBack:
+        except (_NotOpened, _RollBack):
             pass
         except Exception as error:  # noqa: BLE001 - opening or committing failed: no work of this transaction remains
-            tried = {} if isinstance(result, _CallCutOff) else result.tried
-            return _TransactionFailed(error, {index: one for index, one in tried.items() if one.cut_off})
+            cut_off = {index: one for index, one in result.tried.items() if one.cut_off}
+            return _TransactionFailed(error, cut_off)
         return result
+
+    @asynccontextmanager
+    async def _open_in_time(self) -> AsyncIterator[Any]:
+        """Open the application's transaction. Raise _NotOpened if that takes longer than the batch may."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    transaction = await stack.enter_async_context(self._transaction())
+            except TimeoutError as error:
+                raise _NotOpened from error
+            yield transaction
 
     async def _run_in_order(
         self, operations: Sequence[Operation], alone: Collection[int], transaction: Any
@@ -162,7 +174,7 @@ class SmallBatchRun:
         for lot in self._lots_in_order(operations, alone):
             first = await attempts.try_together(lot)
             if first.cut_off:
-                return _CallCutOff(lot)
+                return _CallCutOff(lot, tried)
             for operation in lot:
                 last = await attempts.try_until_final(operation, first.tried.get(operation.index))
                 if last is not None:

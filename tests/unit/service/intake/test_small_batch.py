@@ -620,6 +620,23 @@ async def test_operation_whose_driver_converts_the_cancellation_is_a_culprit_too
     assert runs == [1]
 
 
+async def test_operation_cut_off_before_a_bulk_call_that_is_cut_off_too_is_a_culprit(serve: Serve) -> None:
+    runs: list[int] = []
+    operations = operations_with_fragile_transaction(runs)
+
+    @operations.post("/bulk/{name}", bulk=True, timeout_seconds=0.01)
+    async def perform(name: list[str]) -> list[str]:
+        runs.append(len(name))
+        if runs == [1, 2]:
+            await asyncio.Event().wait()
+        return name
+
+    service = await serve(operations)
+    answer = await service.post(ask_for("/lose", "/bulk/a", "/bulk/b", "/succeed"))
+    assert statuses(answer) == [504, 200, 200, 200]
+    assert runs == [1, 2, 2]
+
+
 async def test_atomic_without_a_transaction_is_refused(serve: Serve) -> None:
     service = await serve(toys)
     problem = assert_problem(await service.post(ask_for("/succeed"), atomic=True), 422)
