@@ -37,12 +37,12 @@ class Life:
 
     @property
     def could_not_start(self) -> bool:
-        """It ended with an error of its own before it received chunks: the next run would end in the same way."""
+        """Return True if it ended with an error before it received chunks. The next run would end in the same way."""
         return self.exit_code > 0 and STARTED not in self.progress
 
     @property
     def was_idle(self) -> bool:
-        """It never received a chunk, so no operation can have killed it."""
+        """Return True if it never received a chunk, so that no operation can have killed it."""
         return WORKED not in self.progress
 
 
@@ -110,7 +110,7 @@ class Processes:
             if self._gives_up and deaths.are_hopeless(life, now):
                 get_log().error(Event.CONSUMER_HOPELESS, number=number, exit_code=life.exit_code)
                 self.stop()
-                return life.exit_code or 1
+                return 1  # also if somebody killed it with SIGTERM, which is a clean exit after a request to stop
             if await self._stops_before_restart(number, life, deaths.in_a_row):
                 return 0
 

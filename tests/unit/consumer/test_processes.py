@@ -153,9 +153,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-async def test_five_deaths_without_work_stop_all_of_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_by", ["SIGKILL", "SIGTERM"])
+async def test_five_deaths_without_work_stop_all_of_them(killed_by: str, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    processes = Processes([[*command(KILL_ITSELF, journal), "s"]], SystemClock(), AT_ONCE, gives_up=True)
+    program = KILL_ITSELF.replace("SIGKILL", killed_by)
+    processes = Processes([[*command(program, journal), "s"]], SystemClock(), AT_ONCE, gives_up=True)
     async with asyncio.timeout(30):
         assert await processes.run() is False
     assert len(runs(journal)) == IDLE_DEATHS
