@@ -1,4 +1,4 @@
-"""The command line of the queue program: `python -m penstock.consumer`, or `penstock consume`."""
+"""The command line of the consumer: `penstock consume`."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ HealthPort = Annotated[
         help="Answer /health/live, /health/ready and /metrics on this port. Process k of several uses this port + k.",
     ),
 ]
-Processes = Annotated[int, typer.Option(min=1, max=256, help="How many consumers to run, each in its own process.")]
+ProcessCount = Annotated[int, typer.Option(min=1, max=256, help="How many consumers to run, each in its own process.")]
 GiveUp = Annotated[bool, typer.Option("--give-up", hidden=True, help="Stop all consumers if one of them cannot run.")]
 ProgressTo = Annotated[int | None, typer.Option(hidden=True, help="A pipe of the parent, for `progress.py`.")]
 
@@ -29,7 +29,7 @@ def consume(
     app: App = None,
     health_host: Annotated[str, typer.Option(help="The address of the health port.")] = "127.0.0.1",
     health_port: HealthPort = None,
-    processes: Processes = 1,
+    processes: ProcessCount = 1,
     give_up: GiveUp = False,
     progress_to: ProgressTo = None,
     exit_with_parent: ExitWithParent = None,

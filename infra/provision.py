@@ -1,9 +1,8 @@
 """Creates the queues and the table of `template.yaml` with single API calls, where there is no CloudFormation.
 
-Started by `penstock provision` or `python -m penstock.infra.provision`, for the embedded AWS, ElasticMQ and DynamoDB
-Local. Only resources of the types AWS::SQS::Queue and AWS::DynamoDB::Table are created. The policy that rejects plain
-HTTP is left out, too: such servers offer nothing else. On AWS nothing is created, so that there is only one way to
-change what runs there.
+`penstock provision` starts it for the embedded AWS, ElasticMQ and DynamoDB Local. Only resources of the types
+AWS::SQS::Queue and AWS::DynamoDB::Table are created. The policy that rejects plain HTTP is left out, too: such servers
+offer nothing else. On AWS nothing is created, so that there is only one way to change what runs there.
 """
 
 import json

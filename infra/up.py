@@ -1,4 +1,4 @@
-"""Runs everything on this machine: `python -m penstock.infra.up`, or `penstock up`.
+"""Runs everything on this machine: `penstock up`.
 
 It starts an embedded AWS, makes the queues and the table, and starts a front end and the consumers, each in a process
 of its own. All of them stop together: on Ctrl-C, on SIGTERM, or when one of them ends. A consumer that dies is

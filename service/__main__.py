@@ -1,4 +1,4 @@
-"""The command line of the HTTP program: `python -m penstock.service`, or `penstock serve`."""
+"""The command line of the front end: `penstock serve`."""
 
 from penstock import command_line
 from penstock.command_line import App, ExitWithParent, Host, Port
