@@ -50,10 +50,10 @@ def build(source: Path, folder: Path, *targets: str) -> None:
     run(sys.executable, "-m", "hatchling", "build", "--directory", str(folder), *options, cwd=source)
 
 
-def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
-    """Run a command to its end and return what it printed. It has to end with exit code 0."""
+def run(*command: str, cwd: Path, environment: Mapping[str, str] | None = None, exit_code: int = 0) -> str:
+    """Run a command to its end and return what it printed. It has to end with this exit code."""
     ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == exit_code, ended.stdout + ended.stderr
     return ended.stdout
 
 
@@ -295,12 +295,15 @@ HANDLERS = """
 
 
 def test_handlers_pass_a_strict_type_check(installed: Installed, tmp_path: Path) -> None:
-    write(tmp_path, {"handlers.py": HANDLERS})
-    told = run(
-        *(sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(tmp_path / "cache")),
-        *("--python-executable", installed.python, "handlers.py"),
-        cwd=tmp_path,
-    )
+    write(tmp_path, {"handlers.py": HANDLERS, "misspelled.py": "from penstock import Oprations\n"})
+    told = run(*type_check(installed, tmp_path, "handlers.py"), cwd=tmp_path)
     assert 'Revealed type is "penstock.operations.Operations[handlers.Session]"' in told
     assert "Coroutine[Any, Any, dict[str, int]]" in told.replace("typing.", "").replace("builtins.", "")
     assert "Success: no issues found in 1 source file" in told
+    told = run(*type_check(installed, tmp_path, "misspelled.py"), cwd=tmp_path, exit_code=1)
+    assert 'Module "penstock" has no attribute "Oprations"' in told
+
+
+def type_check(installed: Installed, folder: Path, file: str) -> list[str]:
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(folder / "cache")]
+    return [*mypy, "--python-executable", installed.python, file]
