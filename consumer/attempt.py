@@ -15,7 +15,7 @@ _NO_TRACES = Traces(record=None, released=frozenset())
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class ChunkAttempt:
     """A step that learns something new passes a changed copy on to the next step."""
 
     delivery: Delivery

@@ -9,7 +9,7 @@ from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 
-class Limits:
+class BatchLimits:
     def __init__(self, store: Store, batches: Batches, settings: Settings, clock: Clock) -> None:
         self._store = store
         self._batches = batches

@@ -17,11 +17,11 @@ from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk
 from penstock.clock import Clock
-from penstock.consumer.attempt import Attempt, Decision, Discard, Release
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Release
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.lease import Leases
-from penstock.consumer.limits import Limits
+from penstock.consumer.limits import BatchLimits
 from penstock.consumer.patience import patient, until_answered
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.metrics.names import Metric
@@ -76,7 +76,7 @@ class Processor:
         self._queues = {priority: patient(queue, clock) for priority, queue in backend.queues.items()}
         self._batches = patient(batches, clock)
         self._sender = patient(ChunkSender(backend, settings, clock), clock)
-        self._limits = patient(Limits(backend.store, batches, settings, clock), clock)
+        self._limits = patient(BatchLimits(backend.store, batches, settings, clock), clock)
         self._finisher = patient(Finisher(backend.store, clock), clock)
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
@@ -88,7 +88,7 @@ class Processor:
         ):
             batch = await self._batches.admit(chunk.batch_id)
             if isinstance(batch, Batch):
-                attempt = Attempt(delivery, chunk, batch, ended)
+                attempt = ChunkAttempt(delivery, chunk, batch, ended)
                 await self._settle(attempt, await self._decide(attempt))
                 self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - received_at)
             else:
@@ -125,7 +125,7 @@ class Processor:
 
     # Decide: find the record of the chunk, or run its operations and commit one.
 
-    async def _decide(self, attempt: Attempt) -> Decision:
+    async def _decide(self, attempt: ChunkAttempt) -> Decision:
         """Decide what to do with a delivery. Operations run only if the chunk has no record yet.
 
         The record is read on the first delivery, too. A chunk can be on the queue twice, because a send was repeated
@@ -141,7 +141,7 @@ class Processor:
         attempt = await self._reread_batch(replace(attempt, traces=traces))
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
 
-    async def _without_sent_follow_ups(self, attempt: Attempt, record: ChunkRecord) -> ChunkRecord:
+    async def _without_sent_follow_ups(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Return the record without its follow-ups if it is counted, since they were sent before that.
 
         Otherwise each duplicate would cause duplicates of everything that followed from it. If deliveries were lost
@@ -152,7 +152,7 @@ class Processor:
         group = await self._store.read_group(attempt.batch.id, attempt.chunk.group)
         return replace(record, follow_ups=()) if attempt.chunk.id in group.done else record
 
-    async def _make_record(self, attempt: Attempt) -> ChunkRecord:
+    async def _make_record(self, attempt: ChunkAttempt) -> ChunkRecord:
         """Commit the record of a chunk that has none, after running its operations if they may run."""
         record = self._record_without_running(attempt)
         if record is not None:
@@ -161,7 +161,7 @@ class Processor:
             return await self._run_suspect(attempt.with_noted_deaths())
         return await self._commit(attempt, await self._run(attempt))
 
-    def _record_without_running(self, attempt: Attempt) -> ChunkRecord | None:
+    def _record_without_running(self, attempt: ChunkAttempt) -> ChunkRecord | None:
         """Return the record of a chunk that must not run, or not as a whole. Return None if it can run."""
         chunk, now, lost = attempt.chunk, self._clock.now(), attempt.lost_deliveries
         if attempt.ending_at(now) is not None:
@@ -173,7 +173,7 @@ class Processor:
             return record_halves(chunk, lost)
         return None
 
-    async def _run_suspect(self, attempt: Attempt) -> ChunkRecord:
+    async def _run_suspect(self, attempt: ChunkAttempt) -> ChunkRecord:
         """Run a single operation of which a consumer may have died. Only one of these runs at a time.
 
         If this process dies, only the operation that noted its start is blamed, and not those that wait for their turn.
@@ -190,7 +190,7 @@ class Processor:
         async with self._quarantine, take(operation, attempt.source):
             return await self._run_in_quarantine(attempt, max_attempts)
 
-    async def _run_in_quarantine(self, attempt: Attempt, max_attempts: int) -> ChunkRecord:
+    async def _run_in_quarantine(self, attempt: ChunkAttempt, max_attempts: int) -> ChunkRecord:
         """Note the start, run the operation and commit, unless it must not start after the wait for the quarantine."""
         if self._stop.begun.is_set():
             return await self._commit(attempt, self._record(attempt, {}))
@@ -210,7 +210,7 @@ class Processor:
         )
         return await self._commit(attempt, await self._run(attempt, has_slot=True))
 
-    async def _run(self, attempt: Attempt, *, has_slot: bool = False) -> ChunkRecord:
+    async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
         """Run the operations of the chunk. Return the record of their outcomes, which is not committed yet."""
         with self._limited(attempt) as stop:
             verdicts = await self._runner.run_chunk(
@@ -225,7 +225,7 @@ class Processor:
         return self._record(await self._reread_batch(attempt), verdicts)
 
     @contextmanager
-    def _limited(self, attempt: Attempt) -> Iterator[Stop]:
+    def _limited(self, attempt: ChunkAttempt) -> Iterator[Stop]:
         """Yield a stop for this attempt: it follows the program's stop, the end of the batch and the time budget."""
         with self._stop.follower() as stop:
             budget = asyncio.get_running_loop().call_later(self._settings.chunk_budget_seconds, stop.spend)
@@ -236,14 +236,14 @@ class Processor:
                 budget.cancel()
                 watching.cancel()
 
-    async def _stop_when_over(self, attempt: Attempt, stop: Stop) -> None:
+    async def _stop_when_over(self, attempt: ChunkAttempt, stop: Stop) -> None:
         """Start the stop as soon as no further operation of the chunk may start."""
         await self._batches.wait_until(
             attempt.batch.id, lambda batch: replace(attempt, batch=batch).is_over_at(self._clock.now())
         )
         stop.begin()
 
-    def _record(self, attempt: Attempt, verdicts: Mapping[int, Verdict]) -> ChunkRecord:
+    def _record(self, attempt: ChunkAttempt, verdicts: Mapping[int, Verdict]) -> ChunkRecord:
         now = self._clock.now()
         ending = attempt.ending_at(now)
         return record_attempt(
@@ -256,11 +256,11 @@ class Processor:
             deaths=attempt.deaths,
         )
 
-    async def _commit(self, attempt: Attempt, record: ChunkRecord) -> ChunkRecord:
+    async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Commit the record. Return the record that the table has now: another delivery may have been faster."""
         return await self._store.commit_chunk(attempt.batch, record)
 
-    async def _reread_batch(self, attempt: Attempt) -> Attempt:
+    async def _reread_batch(self, attempt: ChunkAttempt) -> ChunkAttempt:
         """Return the attempt with its batch as it was at most a second ago."""
         return replace(attempt, batch=await self._batches.read(attempt.batch.id) or attempt.batch)
 
@@ -273,7 +273,7 @@ class Processor:
 
     # Settle: act on the decision.
 
-    async def _settle(self, attempt: Attempt, decision: Decision) -> None:
+    async def _settle(self, attempt: ChunkAttempt, decision: Decision) -> None:
         match decision:
             case ChunkRecord():
                 await self._complete(attempt, decision)
@@ -282,7 +282,7 @@ class Processor:
             case Discard():
                 await self._discard(attempt.delivery)
 
-    async def _complete(self, attempt: Attempt, record: ChunkRecord) -> None:
+    async def _complete(self, attempt: ChunkAttempt, record: ChunkRecord) -> None:
         """Carry out what follows from the committed record, and acknowledge the delivery.
 
         The order *commit, follow up, count, dead letters, finish, acknowledge* is the delivery guarantee: no operation

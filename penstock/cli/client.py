@@ -417,7 +417,7 @@ def encode_batch(file: OperationsFile, span: range) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class KnownLimits:
     """What one batch may hold, as far as the server has said."""
 
     operations: int
@@ -438,7 +438,7 @@ class Limits:
                 return max(count, 1)
         return most
 
-    def lowered(self, posted: int, posted_bytes: int, problem: Problem) -> "Limits | None":
+    def lowered(self, posted: int, posted_bytes: int, problem: Problem) -> "KnownLimits | None":
         """Return the limits after a 413, or None if smaller batches would not help."""
         most, most_bytes = problem.max_operations, problem.max_body_bytes
         if posted == 1:
@@ -446,9 +446,9 @@ class Limits:
         if most is None and most_bytes is None and not problem.errors:  # from a proxy, which names no limit
             most_bytes = posted_bytes // 2
         if most is not None and most < posted:
-            return Limits(max(1, min(most, self.operations)), self.body_bytes)
+            return KnownLimits(max(1, min(most, self.operations)), self.body_bytes)
         if most_bytes is not None and most_bytes < posted_bytes:
-            return Limits(self.operations, min(most_bytes, self.body_bytes or most_bytes))
+            return KnownLimits(self.operations, min(most_bytes, self.body_bytes or most_bytes))
         return None
 
 
@@ -473,7 +473,7 @@ class FileSubmission:
         self._screen = screen
         # An atomic batch cannot be split: the server says if it is too large.
         everything = range(len(file.operations))
-        self._limits = Limits(len(everything) if file.is_atomic else batch_operations)
+        self._limits = KnownLimits(len(everything) if file.is_atomic else batch_operations)
         self._envelope_bytes = len(encode_batch(file, range(0)))
         self._open = [(everything.start, everything)]  # a heap: the file is submitted from its start
         self._posting: list[range] = []
@@ -558,7 +558,7 @@ class FileSubmission:
         if self.stopped_by is None:
             self.stopped_by = (span, answer)
 
-    def _lowered_limits(self, span: range, answer: TooLarge) -> Limits | None:
+    def _lowered_limits(self, span: range, answer: TooLarge) -> KnownLimits | None:
         if self.file.is_atomic:
             return None
         limits = self._limits.lowered(len(span), len(encode_batch(self.file, span)), answer.problem)

@@ -14,7 +14,7 @@ from penstock.running.stop import Stop
 SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on the event loop in this time
 NOTICE_SECONDS = 2.0  # a cancelled handler that needs longer to end is left behind, and has no verdict
 
-Worker = asyncio.Task[None]
+WorkerTask = asyncio.Task[None]
 
 
 class ChunkRun:
@@ -58,8 +58,8 @@ class ChunkRun:
         self._failed: dict[int, Operation] = {}  # of bulk calls that failed as a whole
         self._isolates = False  # the failed ones are being run one by one
         self._left: deque[Lot] = deque()  # not started
-        self._workers: dict[Worker, Lot | None] = {}  # and what each of them performs
-        self._waiting: dict[Worker, None] = {}  # for a slot, in their order
+        self._workers: dict[WorkerTask, Lot | None] = {}  # and what each of them performs
+        self._waiting: dict[WorkerTask, None] = {}  # for a slot, in their order
         self._fault: BaseException | None = None
 
     async def carry_out(self, lots: Sequence[Lot]) -> dict[int, Verdict]:
@@ -111,7 +111,7 @@ class ChunkRun:
                 return
             await asyncio.sleep(0)  # lets other tasks run, also if nobody waits for the slot
 
-    async def _take_slot(self, worker: Worker) -> None:
+    async def _take_slot(self, worker: WorkerTask) -> None:
         if self._slots is None:
             return
         self._waiting[worker] = None
@@ -120,7 +120,7 @@ class ChunkRun:
         finally:
             self._waiting.pop(worker, None)
 
-    async def _work_for_a_slice(self, worker: Worker, unmarked: contextvars.Context) -> None:
+    async def _work_for_a_slice(self, worker: WorkerTask, unmarked: contextvars.Context) -> None:
         ends_at = self._monotonic() + SLICE_SECONDS
         while self._left:
             # Checked before each lot: the process may have been suspended for long, and wake up here.
@@ -149,7 +149,7 @@ class ChunkRun:
             self._dismiss_waiting()
         return lot
 
-    def _worker_ended(self, worker: Worker) -> None:
+    def _worker_ended(self, worker: WorkerTask) -> None:
         lot = self._workers.pop(worker)
         try:
             self._fault = self._fault or worker.exception()  # a bug in Penstock: errors of handlers are verdicts

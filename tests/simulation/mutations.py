@@ -15,7 +15,7 @@ from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, Counts, Ending
 from penstock.chunk import Chunk
-from penstock.consumer.attempt import Attempt
+from penstock.consumer.attempt import ChunkAttempt
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
@@ -271,7 +271,7 @@ def cancel_what_has_finished(patching: Patching) -> None:
     """When a batch ends early, record its running chunks as if none of their operations had finished."""
     record = Processor._record
 
-    def mutant(self: Processor, attempt: Attempt, verdicts: Any) -> ChunkRecord:
+    def mutant(self: Processor, attempt: ChunkAttempt, verdicts: Any) -> ChunkRecord:
         ending = attempt.ending_at(self._clock.now())
         return record(self, attempt, {} if ending is Ending.CANCELLED else verdicts)
 
@@ -283,10 +283,10 @@ def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
     run_suspect, commit = Processor._run_suspect, Processor._commit
     is_inside = ContextVar("is_inside", default=False)
 
-    async def commit_later(self: Processor, attempt: Attempt, record: ChunkRecord) -> ChunkRecord:
+    async def commit_later(self: Processor, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         return record if is_inside.get() else await commit(self, attempt, record)
 
-    async def mutant(self: Processor, attempt: Attempt) -> ChunkRecord:
+    async def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord:
         is_inside.set(True)
         record = await run_suspect(self, attempt)
         is_inside.set(False)

@@ -19,7 +19,7 @@ from penstock.cli.client import (
     AskedToWait,
     Client,
     FileSubmission,
-    Limits,
+    KnownLimits,
     Problem,
     Rejected,
     RequestPolicy,
@@ -502,15 +502,15 @@ def test_backoff_doubles_up_to_its_limit() -> None:
 @pytest.mark.parametrize(
     ("problem", "limits"),
     [
-        (Problem(max_operations=100), Limits(100)),
-        (Problem(max_operations=0), Limits(1)),
-        (Problem(max_operations=400, max_body_bytes=5000), Limits(400)),
-        (Problem(max_body_bytes=5000), Limits(1000, 5000)),
-        (Problem(), Limits(1000, 4500)),  # a proxy's: half of what it refused
+        (Problem(max_operations=100), KnownLimits(100)),
+        (Problem(max_operations=0), KnownLimits(1)),
+        (Problem(max_operations=400, max_body_bytes=5000), KnownLimits(400)),
+        (Problem(max_body_bytes=5000), KnownLimits(1000, 5000)),
+        (Problem(), KnownLimits(1000, 4500)),  # a proxy's: half of what it refused
         (Problem(max_operations=500), None),  # no less than was posted
         (Problem(max_body_bytes=9000), None),
         (Problem.model_validate({"errors": [{"pointer": "/operations/7"}]}), None),  # one operation, not the batch
     ],
 )
-def test_limits_learned_from_a_refusal(problem: Problem, limits: Limits | None) -> None:
-    assert Limits(1000).lowered(500, 9000, problem) == limits
+def test_limits_learned_from_a_refusal(problem: Problem, limits: KnownLimits | None) -> None:
+    assert KnownLimits(1000).lowered(500, 9000, problem) == limits
