@@ -16,7 +16,7 @@ _NO_TRACES = Traces(record=None, released=frozenset())
 
 @dataclass(frozen=True, slots=True)
 class ChunkAttempt:
-    """A step that learns something new passes a changed copy on to the next step."""
+    """One delivery of a chunk, with what is known about it so far. Each step passes a changed copy to the next."""
 
     delivery: Delivery
     chunk: Chunk

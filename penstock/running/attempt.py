@@ -78,7 +78,7 @@ class Attempt:
         return self._read(await self._call(opened))
 
     def call_in_thread(self, opened: Any) -> list[Any]:
-        """Call a handler that is not awaited, and return an outcome for each row."""
+        """Call a handler that is a plain `def`, in the current thread, and return an outcome for each row."""
         return self._read(self._call(opened))
 
     def _call(self, opened: Any) -> Any:

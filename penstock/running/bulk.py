@@ -41,7 +41,7 @@ def together(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:
 
 
 def neighbours(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:
-    """Group operations into lots, but keep their order: only neighbours share a lot."""
+    """Group neighbouring operations of a bulk handler into lots, and keep the order of all operations."""
     runs = itertools.groupby(pairs, key=lambda pair: pair[0] and pair[0].name)
     return [lot for _, run in runs for lot in together(run)]
 

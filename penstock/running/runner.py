@@ -179,7 +179,10 @@ class Runner:
     async def run_apart(
         self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
     ) -> dict[int, Verdict]:
-        """Do the same as `run` in a new task, so that a handler that cancels its task does not cancel the caller."""
+        """Perform one attempt at a lot in a task of its own, and return the verdicts by index.
+
+        So a handler that cancels its task does not cancel the caller. Otherwise this does what `run` does.
+        """
         try:
             return await _apart(self.run(lot, source, attempt, transaction))
         except CancelledItself:

@@ -69,7 +69,10 @@ def open_spans(settings: Settings, tracing: TracingSettings, program: str) -> It
 
 
 def _send_the_last(provider: "TracerProvider") -> None:
-    """Send the last spans, but give up after FLUSH_SECONDS: a slow collector must not keep a program from ending."""
+    """Send the last spans in a thread, and give up after FLUSH_SECONDS.
+
+    Otherwise a slow collector would keep a program from ending.
+    """
     sending = Thread(target=provider.shutdown, name="last spans", daemon=True)
     sending.start()
     sending.join(FLUSH_SECONDS)
