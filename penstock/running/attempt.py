@@ -103,7 +103,7 @@ class Attempt:
         """Make what the call raised the outcome of each row. Raise CallFailed if it tells nothing about single rows."""
         if len(self.rows) > 1 and not is_about_all(error):
             get_log().warning(Event.BULK_CALL_BROKE, handler=self.route.name, operations=len(self.rows), exc_info=error)
-            raise CallFailed(cut_off=isinstance(error, TimedOut)) from error
+            raise CallFailed from error
         return [error] * len(self.rows)
 
     def refuse(self, error: InvalidOperation) -> None:

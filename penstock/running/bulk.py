@@ -21,14 +21,7 @@ Row = tuple[Operation, dict[str, Any]]  # an operation and the arguments for its
 
 
 class CallFailed(Exception):
-    """A bulk call failed as a whole, which tells nothing about its single operations. Run them one by one.
-
-    `cut_off` is True if the call timed out or cancelled itself. Then the connection of its transaction may be lost.
-    """
-
-    def __init__(self, *, cut_off: bool) -> None:
-        super().__init__()
-        self.cut_off = cut_off
+    """A bulk call failed as a whole, which tells nothing about its single operations. Run them one by one."""
 
 
 def together(pairs: Iterable[tuple[Route | None, Operation]]) -> list[Lot]:

@@ -290,7 +290,7 @@ class Runner:
         It has failed for good. Without a verdict it would be handed over to another chunk for ever.
         """
         if len(lot) > 1:
-            raise CallFailed(cut_off=True)
+            raise CallFailed
         [operation] = lot
         route = self._route(operation)
         self._meter.failed(UNKNOWN_HANDLER if route is None else route.name, None)
