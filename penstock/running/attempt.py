@@ -106,8 +106,8 @@ class Attempt:
             raise CallFailed from error
         return [error] * len(self.rows)
 
-    def refuse(self, error: InvalidOperation) -> None:
-        """Note that the handler does not accept the only operation: its process has validated it."""
+    def reject_as_invalid(self, error: InvalidOperation) -> None:
+        """Note that the handler does not accept the only operation. The process of the handler has validated it."""
         [(operation, _)] = self.rows
         self.rows = []
         self.invalid[operation.index] = invalid(operation, error)
@@ -128,12 +128,10 @@ class Attempt:
 
 def prepare(route: Route, lot: Lot, source: Source, number: int) -> Attempt:
     """Validate the operations of a lot. Those for another process are validated there, to spare the event loop."""
-    rows, verdicts = _unvalidated(lot) if route.place is Place.PROCESS else validate(route, lot)
+    if route.place is Place.PROCESS:
+        return Attempt(route, source, number, [(operation, {}) for operation in lot], {})
+    rows, verdicts = validate(route, lot)
     return Attempt(route, source, number, rows, verdicts)
-
-
-def _unvalidated(lot: Lot) -> tuple[list[Row], dict[int, Verdict]]:
-    return [(operation, {}) for operation in lot], {}
 
 
 def is_being_cancelled() -> bool:

@@ -249,7 +249,7 @@ class Runner:
         async with self._cpu.worker(attempt.route) as worker:
             answer = await attempt.within_limits(transaction, lambda _: worker.perform(job), self._monotonic)
         if isinstance(answer, InvalidOperation):
-            attempt.refuse(answer)
+            attempt.reject_as_invalid(answer)
             return []
         return [answer]
 
