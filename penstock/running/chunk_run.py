@@ -57,6 +57,7 @@ class ChunkRun:
         self._verdicts: dict[int, Verdict] = {}
         self._failed: dict[int, Operation] = {}  # of bulk calls that failed as a whole
         self._isolates = False  # the failed ones are being run one by one
+        self._is_over = False  # `carry_out` has ended; it may have left workers behind, or was cancelled itself
         self._left: deque[Lot] = deque()  # not started
         self._workers: dict[WorkerTask, Lot | None] = {}  # and what each of them performs
         self._waiting: dict[WorkerTask, None] = {}  # for a slot, in their order
@@ -64,13 +65,17 @@ class ChunkRun:
 
     async def carry_out(self, lots: Sequence[Lot]) -> dict[int, Verdict]:
         """Run the lots until all have ended, or have been cut off and had a moment to notice."""
-        await self._run(lots)
-        if self._failed:
-            # These run even if the time budget is used up. Otherwise a call that uses it all up and then fails would be
-            # repeated for ever.
-            self._isolates = True
-            failed, self._failed = self._failed, {}
-            await self._run(one_by_one(failed.values()))
+        try:
+            await self._run(lots)
+            if self._failed:
+                # These run even if the time budget is used up. Otherwise a call that uses it all up and then fails
+                # would be repeated for ever.
+                self._isolates = True
+                failed, self._failed = self._failed, {}
+                await self._run(one_by_one(failed.values()))
+        finally:
+            self._is_over = True
+            self._give_up_failed()
         return self._verdicts
 
     async def _run(self, lots: Sequence[Lot]) -> None:
@@ -154,7 +159,7 @@ class ChunkRun:
         try:
             self._fault = self._fault or worker.exception()  # a bug in Penstock: errors of handlers are verdicts
         except asyncio.CancelledError:
-            if lot is not None and not self._stop.cut.is_set():
+            if lot is not None and not (self._stop.cut.is_set() or self._is_over):
                 self._note_cancelled_itself(lot)
         if lot is not None:
             self._note_end(lot)
@@ -168,7 +173,8 @@ class ChunkRun:
             self._note_failed(lot)
 
     def _note_failed(self, lot: Lot) -> None:
-        self._failed.update((one.index, one) for one in lot if one.index not in self._verdicts)
+        if not self._is_over:  # otherwise nobody would run them
+            self._failed.update((one.index, one) for one in lot if one.index not in self._verdicts)
 
     def _note_end(self, lot: Lot) -> None:
         for operation in lot:
@@ -180,6 +186,12 @@ class ChunkRun:
         self._dismiss_waiting()
         while self._left:
             self._note_end(self._left.popleft())
+
+    def _give_up_failed(self) -> None:
+        """Let the operations of failed bulk calls not run one by one."""
+        for _ in self._failed:
+            self._ended()
+        self._failed.clear()
 
     def _dismiss_waiting(self) -> None:
         """End the workers that wait for a slot: there is nothing left for them to do."""

@@ -356,6 +356,35 @@ async def test_stop_lets_calls_finish_and_begins_none_and_a_cut_ends_them(is_cut
     assert len(ended) == 6
 
 
+@pytest.mark.parametrize("converts", [False, True])
+async def test_cancelled_run_counts_each_operation_as_ended_and_judges_none(converts: bool) -> None:
+    """A run is cancelled without a cut if another part of its chunk fails unexpectedly."""
+    operations, begun, ended, meter = Operations(), asyncio.Event(), list[int](), Meter()
+
+    @operations.post("/rows", bulk=True, max_size=2)
+    async def insert(rows: list[Row]) -> list[int]:
+        if rows[0].n == 0:
+            raise ValueError
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if not converts:
+                raise
+            raise ConnectionError from None
+        return []
+
+    runner = Runner(operations, 1, meter=meter)
+    chunk = Chunk("01J", "17", 1, rows(6))
+    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda: ended.append(1)))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await eventually(lambda: asyncio.sleep(0, len(ended) == 6))
+    assert meter.take().handlers == {}
+
+
 async def test_stop_ends_the_trying_singly_too() -> None:
     stop = Stop()
 
