@@ -27,7 +27,7 @@ class ChunkRun:
     context variable or a cancellation, and another worker replaces it. There are as many workers as slots, because
     several slots may come free together and all of them may be this chunk's.
 
-    When a bulk call fails as a whole, its operations run one by one after all other lots have ended.
+    When a bulk call fails as a whole, its operations run one by one after all other lots of this run.
     """
 
     def __init__(

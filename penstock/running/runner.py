@@ -102,18 +102,21 @@ class Runner:
 
         if has_slot:
             return await new_run(None).carry_out(one_by_one(chunk.operations))
-        return await _gather(
-            [new_run(self._turn(place, source)).carry_out(lots) for place, lots in self._sort(chunk.operations).items()]
-        )
+        parts = self._sort(chunk.operations)
+        return await _gather([new_run(self._turn(place, source)).carry_out(lots) for place, lots in parts])
 
-    def _sort(self, operations: Sequence[Operation]) -> dict[Place, list[Lot]]:
-        """Group operations into lots, by the place where they run."""
+    def _sort(self, operations: Sequence[Operation]) -> list[tuple[Place, list[Lot]]]:
+        """Group operations into lots, and these by the place where they run.
+
+        Bulk calls do not share a group with single operations: the operations of a failed call wait until all lots of
+        their group have ended, and need not wait for single operations.
+        """
         if all(route.place is Place.LOOP and not route.is_bulk for route in self._operations.routes):
-            return {Place.LOOP: one_by_one(operations)}
-        lots: dict[Place, list[Lot]] = {}
+            return [(Place.LOOP, one_by_one(operations))]
+        parts: dict[tuple[Place, bool], list[Lot]] = {}
         for lot in self.lots(operations):
-            lots.setdefault(self.place_of(lot[0]), []).append(lot)
-        return lots
+            parts.setdefault((self.place_of(lot[0]), len(lot) > 1), []).append(lot)
+        return [(place, lots) for (place, _), lots in parts.items()]
 
     def lots(self, operations: Iterable[Operation], *, in_order: bool = False) -> list[Lot]:
         """Group operations into lots. With `in_order` only neighbours share a lot, so their order is kept."""

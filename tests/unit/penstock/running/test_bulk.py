@@ -399,6 +399,25 @@ async def test_stop_ends_the_trying_singly_too() -> None:
     assert len(ended) == 3
 
 
+async def test_operations_of_a_failed_call_do_not_wait_for_single_operations() -> None:
+    operations, isolated = Operations(), asyncio.Event()
+
+    @operations.post("/rows", bulk=True)
+    async def insert(rows: list[Row]) -> list[int]:
+        if len(rows) > 1:
+            raise ValueError
+        isolated.set()
+        return [row.n for row in rows]
+
+    @operations.post("/wait")
+    async def wait() -> None:
+        await isolated.wait()
+
+    async with asyncio.timeout(20 * UNIT_SECONDS):
+        verdicts = await run(operations, (*rows(3), make_operation(3, "/wait")))
+    assert statuses(verdicts) == dict.fromkeys(range(4), 200)
+
+
 async def test_spent_time_begins_no_call_but_the_trying_singly_goes_on() -> None:
     """Or a call that takes all the time there is, and fails, would be made for ever."""
     stop = Stop()
