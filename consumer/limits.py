@@ -24,7 +24,11 @@ class BatchLimits:
         groups = (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
         deaths, max_deaths = sum(group.deaths for group in groups), self._settings.max_deaths
         if deaths > max_deaths:
-            await self._end(batch, Ending.FAILED, f"It killed more than {max_deaths} consumers.")
+            await self._end(
+                batch,
+                Ending.FAILED,
+                f"The batch was stopped because more than {max_deaths} consumers died while running it.",
+            )
         elif batch.failure_limit is not None and batch.failure_limit.is_passed(sum_counts(g.counts for g in groups)):
             await self._end(batch, Ending.CANCELLED, batch.failure_limit.reason)
 

@@ -96,7 +96,7 @@ async def _stop_part(part: Part) -> None:
     try:
         await asyncio.wait_for(part.process.wait(), STOP_SECONDS)
     except TimeoutError:
-        _say(f"The {part.name} did not stop within {STOP_SECONDS} s, so it was killed.")
+        _say(f"The {part.name} did not stop within {STOP_SECONDS} s and had to be killed.")
         part.process.kill()
         await part.process.wait()
 

@@ -191,8 +191,9 @@ def record_halves(chunk: Chunk, deaths: int) -> ChunkRecord:
 
 def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
     """Fail the only operation of this chunk: its consumer died `deaths` times while it ran. It is not tried again."""
-    times = " and" if deaths == 1 else f" {deaths} times, and each time it"
-    detail = f"A consumer ran this operation alone{times} died or lost its lease."
+    when = "when" if deaths == 1 else "each time"
+    count = "" if deaths == 1 else f" ({deaths} times)"
+    detail = f"The consumer died or lost its lease {when} it ran this operation{count}."
     return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [], deaths)
 
 

@@ -497,7 +497,7 @@ async def test_poison_is_dead_lettered_and_its_neighbours_are_not(rig: Rig) -> N
     assert rig.statuses() == {f"id-{index}": 500 if index == 5 else 201 for index in range(8)}
     assert rig.outcomes()[5].error == {
         "title": "Poison",
-        "detail": "A consumer ran this operation alone 3 times, and each time it died or lost its lease.",
+        "detail": "The consumer died or lost its lease each time it ran this operation (3 times).",
     }
     assert rig.failures() == [("id-5", 500)]
     assert await rig.counts() == Counts(succeeded=7, failed=1)

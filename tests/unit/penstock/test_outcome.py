@@ -168,7 +168,7 @@ def test_one_poison_operation_is_cornered_in_as_many_steps_as_halving_takes() ->
     assert steps == 7
 
 
-@pytest.mark.parametrize(("deaths", "times"), [(1, "alone and died"), (3, "alone 3 times,")])
+@pytest.mark.parametrize(("deaths", "times"), [(1, "lease when it ran"), (3, "(3 times)")])
 def test_poison_fails_for_good_and_says_why(deaths: int, times: str) -> None:
     chunk = make_chunk(1)
     answer = record_poison(chunk, deaths)
