@@ -37,11 +37,15 @@ class Event(StrEnum):
     LOOP_BLOCKED = "loop blocked"  # A handler blocks the event loop; the process exits.
     CHUNK_DONE = "chunk done"  # The chunk is recorded, counted and acknowledged.
     CHUNK_BROKE = "chunk failed unexpectedly"  # A bug in Penstock; the chunk is delivered again when its lease ends.
-    CHUNK_DROPPED = "chunk dropped"  # The batch of the chunk was abandoned or deleted; none of its operations ran.
+    # The batch was never accepted, or has ended already; none of the chunk's operations ran.
+    CHUNK_DROPPED = "chunk dropped"
     CHUNK_RELEASED = "chunk released"  # The chunk returned to the queue before any of its operations ran.
-    CHUNK_HALVED = "chunk halved"  # An earlier delivery of the chunk died, so the chunk is split in half.
-    OPERATION_SUSPECTED = "operation suspected"  # Consumers died that may have been running it; now it runs alone.
-    MESSAGE_SET_ASIDE = "message set aside"  # The message is not a chunk; it is moved to the dead letter queue.
+    # An earlier delivery ended without a record; a consumer may have died. The chunk is split in half.
+    CHUNK_HALVED = "chunk halved"
+    # A consumer may have died while it ran this operation. No other suspect runs at the same time.
+    OPERATION_SUSPECTED = "operation suspected"
+    # The message cannot be run by this program, or its batch is unknown; it is moved to the dead letter queue.
+    MESSAGE_SET_ASIDE = "message set aside"
     LEASE_LOST = "lease lost"  # The lease on the chunk ended; another consumer may run the same chunk.
     HEARTBEAT_FAILED = "heartbeat failed"  # The lease on a chunk could not be extended; the next heartbeat retries.
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.
