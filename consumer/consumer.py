@@ -58,15 +58,7 @@ class Consumer:
         self._progress = progress or Progress()
         self._stop = Stop()
         self.meter = Meter()
-        self._runner = Runner(
-            operations,
-            settings.concurrency,
-            clock.monotonic,
-            meter=self.meter,
-            observer=backend.spans,
-            weights=settings.weights,
-            cpu_processes=settings.cpu_processes,
-        )
+        self._runner = self._new_runner(backend, operations)
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -87,6 +79,17 @@ class Consumer:
             for priority, queue in backend.queues.items()
         }
         self.meter.watch(Metric.IN_FLIGHT, lambda: len(self._held))
+
+    def _new_runner(self, backend: Backend, operations: Operations[Any]) -> Runner:
+        return Runner(
+            operations,
+            self._settings.concurrency,
+            self._clock.monotonic,
+            meter=self.meter,
+            observer=backend.spans,
+            weights=self._settings.weights,
+            cpu_processes=self._settings.cpu_processes,
+        )
 
     def stop(self) -> None:
         """Start to drain. It may be called twice."""

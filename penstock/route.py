@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
@@ -246,11 +246,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *, bulk: bool = False) -> Signature:
     hints = _hints(handler, where)
     parameters = list(inspect.signature(handler).parameters.values())
-    for parameter in parameters:
-        if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
-            raise Misconfigured(
-                f"The parameter {parameter} of the handler of {where} is not supported. Use plain named parameters."
-            )
+    _check_kinds(parameters, where)
     if bulk:
         hints = _hints_for_each(hints, parameters, where)
     contexts = [p.name for p in parameters if _is_context(hints.get(p.name))]
@@ -267,22 +263,36 @@ def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *
             f"The handler of {where} has too many parameters: {one_too_many} is one too many. "
             "Besides the path parameters, it may have one body and one Context."
         )
-    path_parameters = {name: _adapter(hints.get(name, str), name, where) for name in in_path}
-    context_parameter = contexts[0] if contexts else None
-    if not bodies:
-        return Signature(path_parameters, context_parameter=context_parameter)
-    body = bodies[0]
+    signature = Signature(
+        {name: _adapter(hints.get(name, str), name, where) for name in in_path},
+        context_parameter=contexts[0] if contexts else None,
+    )
+    return _with_body(signature, bodies[0], hints, where, bulk=bulk) if bodies else signature
+
+
+def _check_kinds(parameters: Sequence[inspect.Parameter], where: str) -> None:
+    """Raise Misconfigured if a parameter is positional-only, `*args` or `**kwargs`."""
+    for parameter in parameters:
+        if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+            raise Misconfigured(
+                f"The parameter {parameter} of the handler of {where} is not supported. Use plain named parameters."
+            )
+
+
+def _with_body(
+    signature: Signature, body: inspect.Parameter, hints: dict[str, Any], where: str, *, bulk: bool
+) -> Signature:
+    """Return the signature with this parameter as its body. Raise Misconfigured if it has no annotation."""
     if body.name not in hints:
         raise Misconfigured(
             f"The parameter {body.name} of {where} has no annotation. Annotate it: bodies are validated with it."
         )
-    body_adapter = _adapter(hints[body.name], body.name, where)
-    return Signature(
-        path_parameters,
+    adapter = _adapter(hints[body.name], body.name, where)
+    return replace(
+        signature,
         body_parameter=body.name,
-        body_adapter=body_adapter,
-        body_required=not _accepts_none(body_adapter) if bulk else body.default is inspect.Parameter.empty,
-        context_parameter=context_parameter,
+        body_adapter=adapter,
+        body_required=not _accepts_none(adapter) if bulk else body.default is inspect.Parameter.empty,
     )
 
 

@@ -25,6 +25,20 @@ from penstock.service.problems import problems
 from penstock.service.tracing import tracing
 from penstock.settings import Settings
 
+ROUTES = [
+    web.post("/batch", submit_batch),
+    web.get("/batch/{batch_id}/status", batch_status),
+    web.get("/batch/{batch_id}/results", batch_results),
+    web.post("/batch/{batch_id}/cancel", cancel_batch),
+    web.post("/batch/{batch_id}/retry", retry_batch),
+    web.get("/dead-letters", list_dead_letters),
+    web.post("/dead-letters/redrive", redrive_dead_letters),
+    web.get("/health/live", live),
+    web.get("/health/ready", ready),
+    web.get("/metrics", metrics),
+    web.get("/openapi.json", openapi),
+]
+
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
@@ -47,21 +61,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEAVING] = asyncio.Event()
-    app.add_routes(
-        [
-            web.post("/batch", submit_batch),
-            web.get("/batch/{batch_id}/status", batch_status),
-            web.get("/batch/{batch_id}/results", batch_results),
-            web.post("/batch/{batch_id}/cancel", cancel_batch),
-            web.post("/batch/{batch_id}/retry", retry_batch),
-            web.get("/dead-letters", list_dead_letters),
-            web.post("/dead-letters/redrive", redrive_dead_letters),
-            web.get("/health/live", live),
-            web.get("/health/ready", ready),
-            web.get("/metrics", metrics),
-            web.get("/openapi.json", openapi),
-        ]
-    )
+    app.add_routes(ROUTES)
     return app
 
 

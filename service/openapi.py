@@ -64,6 +64,16 @@ def describe(settings: Settings, operations: Operations[Any]) -> Fragment:
 def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
     return {
         "/batch": {"post": _submit(settings, operations)},
+        **_paths_of_a_batch(),
+        **_paths_for_operators(),
+        "/openapi.json": {
+            "get": _endpoint("This document", {"200": _answer("An OpenAPI document.", {JSON: {"type": "object"}})})
+        },
+    }
+
+
+def _paths_of_a_batch() -> Fragment:
+    return {
         "/batch/{batch_id}/status": {"get": _endpoint("Status of a batch", _batch_answers(200, "Status"), _ON_BATCH)},
         "/batch/{batch_id}/results": {"get": _results()},
         "/batch/{batch_id}/cancel": {
@@ -76,6 +86,11 @@ def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
                 "Retry the failed operations of a final batch", _batch_answers(202, "Retried", 409), _ON_BATCH
             )
         },
+    }
+
+
+def _paths_for_operators() -> Fragment:
+    return {
         "/dead-letters": {
             "get": _endpoint("Show some of the dead letters", _answers(200, "DeadLetters", 400, 503), ["limit"])
         },
@@ -90,9 +105,6 @@ def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
         "/health/live": {"get": _endpoint("Liveness of this front end", _answers(200, "Health"))},
         "/health/ready": {"get": _endpoint("Readiness of this front end for requests", _answers(200, "Health", 503))},
         "/metrics": {"get": _metrics()},
-        "/openapi.json": {
-            "get": _endpoint("This document", {"200": _answer("An OpenAPI document.", {JSON: {"type": "object"}})})
-        },
     }
 
 
