@@ -2,6 +2,9 @@
 
 PenstockError
 ├── Misconfigured                 a setting, the application or the access to AWS is invalid
+│   └── NoAccess                  AWS rejects the credentials or the permissions; new ones help without a restart
+├── RejectedCall                  AWS rejects a call as invalid; repeating it cannot help
+│   └── TooLargeForAws
 ├── Refused                       a request is rejected; none of its operations runs
 │   ├── MalformedRequest
 │   ├── TooSlow
@@ -32,6 +35,21 @@ class PenstockError(Exception):
 
 class Misconfigured(PenstockError):
     """A setting, the application or the access to AWS is invalid. The message says what is wrong and what to do."""
+
+
+class NoAccess(Misconfigured):
+    """AWS rejects the credentials of this program, or its permissions do not suffice.
+
+    An operator can change both while the program runs, so the call is repeated.
+    """
+
+
+class RejectedCall(PenstockError, ValueError):
+    """AWS rejects a call as invalid, so a repetition cannot help. It is a bug in Penstock, or a limit of AWS."""
+
+
+class TooLargeForAws(RejectedCall):
+    """A call, an item or a message is larger than AWS accepts."""
 
 
 @dataclass(frozen=True, slots=True)

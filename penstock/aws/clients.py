@@ -4,7 +4,8 @@ AWS's standard variables say where the clients connect: `AWS_REGION`, `AWS_ENDPO
 `AWS_ENDPOINT_URL_DYNAMODB`. Credentials come from AWS's usual chain.
 """
 
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,15 +21,20 @@ from botocore.exceptions import (
     ConfigParseError,
     InvalidConfigError,
     InvalidRegionError,
+    LoginError,
+    NoAuthTokenError,
     NoCredentialsError,
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.loaders import Loader, create_loader
+from botocore.parsers import ResponseParserError
 
-from penstock.errors import Misconfigured, PenstockError, Unavailable
+from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, TooLargeForAws, Unavailable
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,29 +52,30 @@ _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 # decide what to do about a longer outage.
 _TRIES = 3
 
-_MISSING = {"ResourceNotFoundException", "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
-_NOT_ALLOWED = {
-    "AccessDenied",
-    "AccessDeniedException",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidClientTokenId",
-    "InvalidSignatureException",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}
-_SLOW_DOWN = {
-    "InternalServerError",
-    "LimitExceededException",
-    "OverLimit",  # too many messages in flight
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "ServiceUnavailable",
-    "Throttling",
-    "ThrottlingException",
-    "TransactionInProgressException",
-}
+# AWS's error codes are an open set: services spell the same thing in several ways, and add codes at any time. So a code
+# is classified by what it is about, and an unknown one is taken for an error that may pass.
+_CONDITION_FAILED = "ConditionalCheckFailedException"  # the caller who set the condition handles it
+_MISSING = re.compile(r"ResourceNotFound|NonExistentQueue|QueueDoesNotExist")
+_TOO_MUCH = re.compile(
+    r"Throttl|TooManyRequests|SlowDown|OverLimit|LimitExceeded|ThroughputExceeded|RateExceeded|Unavailable",
+    re.IGNORECASE,
+)
+_NOT_ALLOWED = re.compile(
+    r"AccessDenied|UnrecognizedClient|ClientToken|Signature|Security|AuthenticationToken|ExpiredToken|TokenExpired"
+    r"|InvalidToken|RequestExpired|RequestInTheFuture|TimeTooSkewed|AuthFailure|Unauthori|NotAuthori|AccessKey|Credential"
+    r"|OptIn|SubscriptionRequired|^KMS",  # a key that is disabled, deleted or in the wrong state
+    re.IGNORECASE,
+)
+_INVALID = re.compile(
+    r"Validation|InvalidParameter|InvalidAttribute|InvalidMessageContents|InvalidBatchEntry|InvalidInput|InvalidAction"
+    r"|InvalidQueryParameter|MissingParameter|MissingAction|Malformed|Serialization|TooLong|TooManyEntries|EmptyBatch"
+    r"|BatchEntryIdsNotDistinct|UnknownOperation|UnsupportedOperation|InvalidIdFormat|ReceiptHandleIsInvalid",
+    re.IGNORECASE,
+)
+_TOO_LARGE = re.compile(
+    r"TooLong|size (has )?exceeded|exceeded the maximum allowed size|aggregated size", re.IGNORECASE
+)
+_LONGEST_REPORT = 300  # characters: a proxy answers with a whole page of HTML
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,45 +167,95 @@ def _config(connections: int, read_seconds: int) -> AioConfig:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise AWS's exceptions as ours: Unavailable if the same call may work later, Misconfigured if it cannot."""
+    """Raise AWS's exceptions as ours.
+
+    Unavailable: the same call may work later. NoAccess: it works as soon as the credentials or permissions are right.
+    Misconfigured: it cannot work with these settings. RejectedCall: this call can never work. Only a failed condition
+    is raised as it is, because it is no error.
+    """
     try:
         yield
-    except NoRegionError as error:
-        raise Misconfigured("Name the AWS region: set AWS_REGION, for instance to us-east-1.") from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise Misconfigured(
-            "Provide AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. A local "
-            "server accepts any credentials; `penstock up` brings its own."
-        ) from error
-    except (InvalidRegionError, ProfileNotFound, ConfigParseError, InvalidConfigError) as error:
-        raise Misconfigured(f"Check the AWS settings: {error}") from error
-    except ParamValidationError:
-        raise  # a bug in Penstock, so repeating the call cannot help
-    except ClientError as error:
+    except Exception as error:
         explanation = _explain(error)
         if explanation is None:
             raise
         raise explanation from error
-    except (BotoCoreError, HttpClientError, TimeoutError, OSError) as error:
-        raise Unavailable(f"AWS does not answer: {type(error).__name__}: {error}") from error
-    except ValueError as error:
-        if not str(error).startswith("Invalid endpoint"):
-            raise
-        raise Misconfigured(f"Invalid AWS_ENDPOINT_URL: use http://HOST:PORT. AWS's client reports: {error}") from error
 
 
 def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _explain(error: ClientError) -> PenstockError | None:
-    """Return our exception, or None for an error that the caller handles, such as a failed condition."""
-    code = error_code(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-    if code in _MISSING:
-        return Misconfigured(f"Run `penstock provision`: a queue or the table does not exist. AWS reports: {error}")
-    if code in _NOT_ALLOWED:
-        return Misconfigured(f"Check the AWS credentials and their permissions. AWS reports: {error}")
-    if code in _SLOW_DOWN or status >= 500 or status == 429:
-        return Unavailable(f"AWS throttles the call or fails: {error}")
+def explain_code(code: str, report: str) -> PenstockError | None:
+    """Return our exception for an error code of AWS, or None for a code that nothing is known about."""
+    if _TOO_MUCH.search(code):
+        return Unavailable(f"AWS throttles the call or fails: {report}")
+    if _MISSING.search(code):
+        return Misconfigured(f"Run `penstock provision`: a queue or the table does not exist. AWS reports: {report}")
+    if _NOT_ALLOWED.search(code):
+        return NoAccess(f"Check the AWS credentials and their permissions. AWS reports: {report}")
+    if _INVALID.search(code):
+        is_too_large = _TOO_LARGE.search(code) or _TOO_LARGE.search(report)
+        return (TooLargeForAws if is_too_large else RejectedCall)(f"AWS rejected an invalid call: {report}")
     return None
+
+
+def _explain(error: Exception) -> PenstockError | None:
+    """Return our exception, or None for an error that is not about AWS, or that the caller handles."""
+    if isinstance(error, ClientError):
+        return None if error_code(error) == _CONDITION_FAILED else _explain_answer(error)
+    for kinds, explain in _OF_THE_LIBRARY:
+        if isinstance(error, kinds):
+            return explain(error)
+    words = str(error)
+    if isinstance(error, RuntimeError) and words.startswith("Credentials were refreshed, but"):
+        return NoAccess(f"Check the AWS credentials: the new ones have expired as well. {words}")
+    if isinstance(error, ValueError) and words.startswith("Invalid endpoint"):
+        return Misconfigured(f"Invalid AWS_ENDPOINT_URL: use http://HOST:PORT. AWS's client reports: {words}")
+    return None
+
+
+def _explain_answer(error: ClientError) -> PenstockError:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    if status >= 500 or status == 429:
+        return Unavailable(f"AWS throttles the call or fails: {_report(error)}")
+    known = explain_code(error_code(error), _report(error))
+    return known or Unavailable(f"AWS reports an error that may pass (HTTP status {status}): {_report(error)}")
+
+
+# The first that matches explains an error of AWS's client library. Most of its errors have one base class.
+_OF_THE_LIBRARY: tuple[tuple[tuple[type[Exception], ...], Callable[[Exception], PenstockError | None]], ...] = (
+    (
+        (NoRegionError,),
+        lambda _: Misconfigured("Name the AWS region: set AWS_REGION, for instance to us-east-1."),
+    ),
+    (
+        (NoCredentialsError, PartialCredentialsError),
+        lambda _: NoAccess(
+            "Provide AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. A local "
+            "server accepts any credentials; `penstock up` brings its own."
+        ),
+    ),
+    (
+        (LoginError, NoAuthTokenError, SSOError, TokenRetrievalError),
+        lambda error: NoAccess(f"Log in to AWS again: {error}"),
+    ),
+    (
+        (InvalidRegionError, ProfileNotFound, ConfigParseError, InvalidConfigError),
+        lambda error: Misconfigured(f"Check the AWS settings: {error}"),
+    ),
+    ((ParamValidationError,), lambda _: None),  # a bug in Penstock: a repetition cannot help
+    (
+        (ResponseParserError,),
+        lambda error: Unavailable(f"The answer is damaged, or it is not from AWS: {_report(error)}"),
+    ),
+    (
+        (BotoCoreError, HttpClientError, TimeoutError, OSError),
+        lambda error: Unavailable(f"AWS does not answer: {type(error).__name__}: {error}"),
+    ),
+)
+
+
+def _report(error: Exception) -> str:
+    report = str(error)
+    return report if len(report) <= _LONGEST_REPORT else f"{report[:_LONGEST_REPORT]}…"

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from penstock.aws.clients import explained
+from penstock.aws.clients import explain_code, explained
 from penstock.aws.gathering import Gatherer, up_to
-from penstock.errors import Unavailable
+from penstock.errors import Misconfigured, PenstockError, RejectedCall, Unavailable
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, TraceContext
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ class SqsQueue:
         for attempt in range(SEND_TRIES):
             failed = await self._send_entries(unsent)
             for entry in failed:
-                if entry["SenderFault"]:
+                if _is_about_message(entry):
                     results[int(entry["Id"])] = _rejection(entry)
-            unsent = {int(entry["Id"]): unsent[int(entry["Id"])] for entry in failed if not entry["SenderFault"]}
+            unsent = {int(entry["Id"]): unsent[int(entry["Id"])] for entry in failed if not _is_about_message(entry)}
             if not unsent:
                 return results
             await asyncio.sleep(SEND_WAIT_SECONDS * 2**attempt)
@@ -112,7 +112,8 @@ class SqsQueue:
     async def _delete_call(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
         """Delete messages in one call.
 
-        An entry that fails with a sender fault is no error: its lease has ended, and another delivery has the message.
+        An entry that fails with a sender fault is no error, unless SQS throttles it or denies access: its lease has
+        ended, and another delivery has the message.
         """
         with explained():
             answer = await self._client.delete_message_batch(
@@ -123,12 +124,15 @@ class SqsQueue:
             )
         results: list[Exception | None] = [None] * len(deliveries)
         for entry in answer.get("Failed", []):
-            if not entry["SenderFault"]:
+            if not _is_about_message(entry):
                 results[int(entry["Id"])] = Unavailable(f"SQS did not delete a message: {entry['Code']}.")
         return results
 
     async def _extend_call(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
-        """Extend leases in one call. An entry that fails with a sender fault is a lease that is lost."""
+        """Extend leases in one call.
+
+        An entry that fails with a sender fault is a lost lease, unless SQS throttles it or denies access.
+        """
         with explained():
             answer = await self._client.change_message_visibility_batch(
                 QueueUrl=self._url,
@@ -138,7 +142,7 @@ class SqsQueue:
                 ],
             )
         failed = answer.get("Failed", [])
-        if not all(entry["SenderFault"] for entry in failed):
+        if not all(map(_is_about_message, failed)):
             raise Unavailable(f"SQS did not extend {len(failed)} of {len(deliveries)} leases in a call.")
         return [deliveries[int(entry["Id"])] for entry in failed]
 
@@ -149,8 +153,22 @@ def _raise_first(results: Sequence[BaseException | None]) -> None:
             raise result
 
 
-def _rejection(entry: "BatchResultErrorEntryTypeDef") -> ValueError:
-    return ValueError(f"SQS rejected a message: {entry['Code']}: {entry.get('Message', '')}")
+def _is_about_message(entry: "BatchResultErrorEntryTypeDef") -> bool:
+    """Return True if the entry failed because of its message or receipt, so that a repetition cannot help.
+
+    SQS calls it the sender's fault, too, if it throttles the sender or denies access.
+    """
+    return entry["SenderFault"] and not isinstance(_known(entry), Unavailable | Misconfigured)
+
+
+def _rejection(entry: "BatchResultErrorEntryTypeDef") -> PenstockError:
+    known = _known(entry)
+    report = f"SQS rejected a message: {entry['Code']}: {entry.get('Message', '')}"
+    return type(known)(report) if isinstance(known, RejectedCall) else RejectedCall(report)
+
+
+def _known(entry: "BatchResultErrorEntryTypeDef") -> PenstockError | None:
+    return explain_code(entry["Code"], entry.get("Message", ""))
 
 
 def _entry(number: int, message: Message) -> "SendMessageBatchRequestEntryTypeDef":

@@ -470,6 +470,22 @@ async def test_lease_that_sqs_did_not_extend_through_no_fault_of_ours_is_not_tak
 
 
 @on_servers
+async def test_throttled_entry_is_no_fault_of_its_message_whatever_sqs_calls_it(
+    proxied: Queue, proxy: LossyProxy
+) -> None:
+    """SQS calls it the sender's fault if the sender asks too often, or if it may not use the key of the queue."""
+    proxy.refuse_entries("SendMessageBatch", lambda _: True, sender_fault=True, code="KmsThrottled")
+    await proxied.send([Message("a"), Message("b")])
+    deliveries = await receive(proxied, 2)
+    for action in ("ChangeMessageVisibilityBatch", "DeleteMessageBatch"):
+        proxy.refuse_entries(action, lambda _: True, sender_fault=True, code="KMS.AccessDeniedException")
+    with pytest.raises(Unavailable, match="did not extend 2 of 2 leases"):
+        await proxied.extend(deliveries, 20)
+    with pytest.raises(Unavailable, match=r"did not delete a message: KMS\.AccessDenied"):
+        await proxied.delete(deliveries[0])
+
+
+@on_servers
 async def test_send_whose_answer_is_lost_is_repeated_so_that_every_message_arrives(
     proxied: Queue, proxy: LossyProxy
 ) -> None:

@@ -18,7 +18,7 @@ import ulid
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, RejectedCall
 from penstock.priority import Priority
 from penstock.settings import Settings
 from penstock.store import Traces
@@ -221,7 +221,8 @@ class World:
             about = dict(sorted(structlog.contextvars.get_contextvars().items()))  # otherwise in the order of a set
             self.note(who, f"[{name}]", {**about, **event})
             error = event.get("exc_info")
-            ours = name in OUR_FAULTS and error is not None and not isinstance(error, PenstockError)
+            is_passing = isinstance(error, PenstockError) and not isinstance(error, RejectedCall)
+            ours = name in OUR_FAULTS and error is not None and not is_passing
             self.promises.check(not ours, 0, f"{who} says {name}: {error!r}")
         raise structlog.DropEvent
 

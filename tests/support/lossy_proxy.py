@@ -26,6 +26,7 @@ class Refusal:
 
     chosen: Callable[[Entry], bool]
     sender_fault: bool
+    code: str
 
 
 @dataclass
@@ -42,10 +43,10 @@ class LossyProxy:
         self._lost[action] = times
 
     def refuse_entries(
-        self, action: str, chosen: Callable[[Entry], bool], *, sender_fault: bool, times: int = 1
+        self, action: str, chosen: Callable[[Entry], bool], *, sender_fault: bool, times: int = 1, code: str = "Refused"
     ) -> None:
         """Reject the chosen entries in each of the next calls of this action."""
-        self._refusals[action] = [Refusal(chosen, sender_fault)] * times
+        self._refusals[action] = [Refusal(chosen, sender_fault, code)] * times
 
     def take_refusal(self, action: str) -> Refusal | None:
         left = self._refusals.get(action)
@@ -98,7 +99,7 @@ def _without_refused(content: bytes, refusal: Refusal | None) -> tuple[bytes | N
     refused = [entry for entry in call["Entries"] if refusal.chosen(entry)]
     call["Entries"] = [entry for entry in call["Entries"] if not refusal.chosen(entry)]
     failed = [
-        {"Id": entry["Id"], "SenderFault": refusal.sender_fault, "Code": "Refused", "Message": "by the proxy"}
+        {"Id": entry["Id"], "SenderFault": refusal.sender_fault, "Code": refusal.code, "Message": "by the proxy"}
         for entry in refused
     ]
     return json.dumps(call).encode() if call["Entries"] else None, failed

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from botocore.exceptions import ClientError, ParamValidationError
+from botocore.exceptions import (
+    ClientError,
+    MetadataRetrievalError,
+    ParamValidationError,
+    UnauthorizedSSOTokenError,
+)
+from botocore.parsers import ResponseParserError
 
 from penstock.aws import clients as aws
 from penstock.aws.backend import open_backend
 from penstock.aws.clients import Clients, error_code, explained, open_clients, open_cloudwatch
-from penstock.errors import Misconfigured, Unavailable
+from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, TooLargeForAws, Unavailable
 from penstock.settings import read_settings
 from tests.support.waiting import eventually
 
@@ -198,9 +204,11 @@ async def serving(answers: Answers) -> AsyncIterator[str]:
 
 
 PROVISION = (Misconfigured, "^Run `penstock provision`: a queue or the table does not exist. AWS reports: ")
-CHECK = (Misconfigured, "^Check the AWS credentials and their permissions. AWS reports: ")
+CHECK = (NoAccess, "^Check the AWS credentials and their permissions. AWS reports: ")
 LATER = (Unavailable, "^AWS throttles the call or fails: ")
 UNEXPLAINED = (ClientError, "An error occurred")
+INVALID = (RejectedCall, "^AWS rejected an invalid call: An error occurred")
+PASSING = (Unavailable, r"^AWS reports an error that may pass \(HTTP status 40[03]\): ")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +228,13 @@ UNEXPLAINED = (ClientError, "An error occurred")
         (500, "SomethingNew", LATER),
         (429, "SomethingNew", LATER),
         (400, "ConditionalCheckFailedException", UNEXPLAINED),  # the caller who set the condition handles it
-        (400, "ValidationException", UNEXPLAINED),  # a bug of ours
+        (400, "ValidationException", INVALID),  # a bug of ours
+        (400, "ThrottledException", LATER),
+        (400, "TooManyRequestsException", LATER),
+        (400, "SlowDown", LATER),
+        (400, "IncompleteSignatureException", CHECK),
+        (400, "MissingAuthenticationTokenException", CHECK),
+        (400, "SomethingNew", PASSING),
     ],
 )
 async def test_what_dynamodb_says_is_told_apart(
@@ -243,7 +257,15 @@ async def test_what_dynamodb_says_is_told_apart(
         ("ExpiredToken", None, CHECK),
         ("RequestThrottled", "RequestThrottled", LATER),
         ("OverLimit", "OverLimit", LATER),  # 120,000 messages in flight
-        ("InvalidMessageContents", "InvalidMessageContents", UNEXPLAINED),
+        ("KmsThrottled", "KMS.ThrottlingException", LATER),
+        ("KmsThrottled", None, LATER),
+        ("KmsAccessDenied", "KMS.AccessDeniedException", CHECK),
+        ("KmsDisabled", "KMS.DisabledException", CHECK),
+        ("InvalidSecurity", "InvalidSecurity", CHECK),
+        ("IncompleteSignature", None, CHECK),
+        ("MissingAuthenticationToken", None, CHECK),
+        ("InvalidMessageContents", "InvalidMessageContents", INVALID),
+        ("SomethingNew", None, PASSING),
     ],
 )
 async def test_what_sqs_says_is_told_apart(
@@ -272,6 +294,11 @@ async def test_answer_that_the_caller_expects_keeps_its_code(clients: Clients, a
     ("status", "body"),
     [
         (502, "<html>Bad Gateway</html>"),
+        (403, "<html>Forbidden by the proxy</html>"),
+        (400, "<html>Bad Request</html>"),
+        (400, ""),
+        (403, "{}"),
+        (302, "<html>Log in here</html>"),
         (503, ""),
     ],
 )
@@ -281,6 +308,49 @@ async def test_answer_that_is_not_from_aws_is_taken_for_an_outage(
     answers.status, answers.body = status, body
     with pytest.raises(Unavailable, match=r"^AWS "):
         await read_item(clients)
+
+
+async def test_page_of_a_proxy_is_not_reported_whole(clients: Clients, answers: Answers) -> None:
+    answers.status, answers.body = 403, "<html>" + 10_000 * "no " + "</html>"
+    with pytest.raises(Unavailable) as raised:
+        await read_item(clients)
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("ValidationException", "Item size has exceeded the maximum allowed size"),
+        ("ValidationException", "Item size to update has exceeded the maximum allowed size"),
+        ("BatchRequestTooLong", ""),
+    ],
+)
+async def test_what_is_too_large_is_told_apart(clients: Clients, answers: Answers, code: str, words: str) -> None:
+    answers.status, answers.body = 400, f'{{"__type": "x#{code}", "message": "{words}"}}'
+    with pytest.raises(TooLargeForAws):
+        await read_item(clients)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 413, 500])
+@pytest.mark.parametrize("code", ["Zzz", "KMS.Anything", "x.Throttled", "403", "Internal.Failure"])
+async def test_no_code_is_without_an_answer(clients: Clients, answers: Answers, status: int, code: str) -> None:
+    answers.status, answers.body = status, f'{{"__type": "{code}"}}'
+    with pytest.raises(PenstockError):
+        await read_item(clients)
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (ResponseParserError("Unable to parse response"), Unavailable),
+        (MetadataRetrievalError(error_msg="no answer"), Unavailable),
+        (UnauthorizedSSOTokenError(), NoAccess),
+        (RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."), NoAccess),
+    ],
+)
+async def test_errors_of_the_client_library_are_explained(error: Exception, meaning: type[Exception]) -> None:
+    with pytest.raises(meaning), explained():
+        raise error
 
 
 async def test_server_that_does_not_answer_in_time_is_unavailable(clients: Clients, answers: Answers) -> None:

@@ -8,7 +8,7 @@ from types_aiobotocore_dynamodb import DynamoDBClient
 
 from penstock.aws.attributes import number, text
 from penstock.aws.table import Blocked, Done, Table
-from penstock.errors import Unavailable
+from penstock.errors import RejectedCall, Unavailable
 
 KEY = {"pk": text("a"), "sk": text("b")}
 
@@ -77,7 +77,7 @@ async def test_write_that_is_blocked_by_a_missing_item_has_no_blocker() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "raised"), [("ThrottlingException", Unavailable), ("ValidationException", ClientError)]
+    ("code", "raised"), [("ThrottlingException", Unavailable), ("ValidationException", RejectedCall)]
 )
 async def test_every_other_error_is_raised(code: str, raised: type[Exception]) -> None:
     with pytest.raises(raised):
