@@ -15,6 +15,7 @@ from pydantic_core import to_json
 
 from penstock.chunk import Operation
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
+from penstock.finite import TOO_LARGE, pointer_to_not_finite
 from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
@@ -81,6 +82,7 @@ class Draft:
             request = _validate_request(document)
             route = self._registry.match(request.method, request.path)
             body = to_json(request.body)
+            _check_finite(request.body, body)
             route.arguments(request.path, request.body, body)
         except ValidationError as error:
             self._add_flaws(index, [to_flaw(one, document) for one in errors_of(error)])
@@ -175,3 +177,9 @@ class Draft:
         """Turn the pointer of an error, which starts at the operation, into a pointer that starts at the request."""
         line = self._lines[index] if self._lines else None
         return Flaw(pointer("operations", index) + flaw.pointer, flaw.detail, line)
+
+
+def _check_finite(body: Any, encoded: bytes) -> None:
+    place = pointer_to_not_finite(body, encoded)
+    if place is not None:
+        raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])

@@ -375,7 +375,6 @@ def nested(depth: int) -> Any:
         (Decimal("9.90"), "9.90"),
         ({1: "a", None: "b"}, {"1": "a", "None": "b"}),
         (lambda: (n for n in range(3)), [0, 1, 2]),
-        (float("inf"), float("inf")),  # in the answer it becomes null
         ("\ufffe\x00", "\ufffe\x00"),
         (10**4_000, 10**4_000),
         (nested(190), nested(190)),
@@ -389,10 +388,31 @@ async def test_result_is_what_the_handler_returned_as_json(returned: Any, result
     assert verdict.status == 200
 
 
-async def test_nan_survives_as_a_result() -> None:
-    verdict = await run("/x", registry=returning(float("nan")))
+@pytest.mark.parametrize(
+    ("returned", "where"),
+    [
+        (float("nan"), "infinity. "),
+        (float("-inf"), "infinity. "),
+        ({"a/b": ["NaN", {"x": math.inf}]}, "infinity at /a~1b/1/x. "),
+        (Point(math.nan, (2, 3)), "infinity at /x. "),  # type: ignore[arg-type]
+    ],
+)
+async def test_nan_and_infinity_are_refused_as_a_result(returned: Any, where: str) -> None:
+    verdict = await run("/x", registry=returning(returned))
     assert isinstance(verdict, Outcome)
-    assert math.isnan(verdict.result)
+    assert (verdict.status, verdict.error) == (
+        500,
+        {
+            "title": "Result is not JSON",
+            "detail": f"POST /x returned NaN or {where}JSON has no such number: return None instead.",
+        },
+    )
+
+
+async def test_names_of_such_numbers_are_texts_like_others() -> None:
+    verdict = await run("/x", registry=returning(["NaN", "Infinity"]))
+    assert isinstance(verdict, Outcome)
+    assert verdict.result == ["NaN", "Infinity"]
 
 
 def circular() -> list[Any]:
