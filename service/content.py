@@ -1,6 +1,7 @@
 """Reads the body of a request piece by piece. Checks its type, its encoding, its size and its speed."""
 
 import asyncio
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,8 @@ NDJSON = "application/x-ndjson"
 READ_BYTES = 65_536
 BODY_SECONDS = 120  # a slow client holds a connection, and the memory of what it has sent so far
 PAUSE_SECONDS = 60
+
+_ALIASES = {"x-gzip": "gzip"}  # RFC 9110, section 8.4.1.3
 
 
 def check_type(request: web.Request, supported: Collection[str]) -> None:
@@ -38,10 +41,17 @@ async def read_json(request: web.Request) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
+    """Return the value of a JSON document, which may start with a byte order mark. Raises MalformedRequest."""
     try:
-        return from_json(content, allow_inf_nan=False)
+        return from_json(content.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
-        raise MalformedRequest(f"The body is not valid JSON: {error}.") from error
+        raise MalformedRequest(f"The body is not valid JSON: {error}.{encoding_hint(content)}") from error
+
+
+def encoding_hint(content: bytes) -> str:
+    """Return a sentence about the encoding, if the content starts as UTF-16 does."""
+    is_utf_16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or content[:2] in {b"{\0", b"[\0", b"\0{", b"\0["}
+    return " It seems to be UTF-16. Send it as UTF-8." if is_utf_16 else ""
 
 
 @asynccontextmanager
@@ -88,14 +98,21 @@ class RequestBody:
 
 
 def _decompressor(request: web.Request) -> Decompressor | None:
-    encoding = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())).strip().lower()
-    if encoding in {"", "identity"}:
+    encodings = _encodings(request)
+    if not encodings:
         return None
-    if encoding not in MEMBERS:
+    encoding = _ALIASES.get(encodings[0], encodings[0])
+    if len(encodings) > 1 or encoding not in MEMBERS:
         raise UnsupportedContent(
             f"This Content-Encoding is not supported. Send the body uncompressed, or use {' or '.join(MEMBERS)}."
         )
     return Decompressor(encoding)
+
+
+def _encodings(request: web.Request) -> list[str]:
+    """Return the encodings of the body in the order in which they were applied. `identity` changes nothing."""
+    listed = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())).lower().split(",")
+    return [encoding for one in listed if (encoding := one.strip()) not in {"", "identity"}]
 
 
 async def _read(request: web.Request) -> bytes:

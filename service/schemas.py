@@ -16,15 +16,19 @@ LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
 MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)")  # RFC 3339
+_TIME = re.compile(  # RFC 3339
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(?:(\.[0-9]{1,6})[0-9]*)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _TIME_WANTED = "Write the time as 2026-12-24T18:00:00Z, or with an offset such as +01:00 (in a query %2B01:00)"
 
 
 def _to_seconds(value: Any) -> float:
-    if not isinstance(value, str) or not _TIME.fullmatch(value):
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise ValueError(_TIME_WANTED)
+    to_microseconds = "".join(match.groups("")).upper()  # further digits of the fraction are cut off
     try:
-        seconds = datetime.fromisoformat(value.upper()).timestamp()
+        seconds = datetime.fromisoformat(to_microseconds).timestamp()
     except ValueError as error:
         raise ValueError(f"This time does not exist: {error}") from error
     if seconds < 0:

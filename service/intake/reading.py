@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,17 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from penstock.errors import Flaw, LimitPassed
-from penstock.service.content import JSON, NDJSON, RequestBody, check_type, parse_json, read_content, within
+from penstock.pointer import pointer
+from penstock.service.content import (
+    JSON,
+    NDJSON,
+    RequestBody,
+    check_type,
+    encoding_hint,
+    parse_json,
+    read_content,
+    within,
+)
 from penstock.service.flaws import ENVELOPE, Flaws, errors_of, to_flaw
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
@@ -22,6 +34,10 @@ STREAM_SECONDS = 3_600
 
 # A character of a message needs at most six in a line, as in \u00e4. So a longer line does not fit into a message.
 LINE_BYTES_FOR_A_MESSAGE_BYTE = 6
+
+_OPTIONS = frozenset(field.alias or name for name, field in BatchOptions.model_fields.items())
+_NUMBERS = frozenset({"deadlineSeconds", "maxFailures", "maxFailedPercent"})
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # Pydantic would also accept 1_0 and " 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,8 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
         async with within(STREAM_SECONDS):
             return await _read_stream(request, draft)
     content = await read_content(request, request.app[SETTINGS].max_body_bytes)
+    for name in dict.fromkeys(request.query):
+        draft.flaws.add(ENVELOPE, Flaw(pointer(name), _not_in_the_query(name)))
     envelope = _read_envelope(parse_json(content), request.app[SETTINGS], draft.flaws)
     for document in envelope.operations:
         draft.add(document)
@@ -72,10 +90,13 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
 def _add_line(draft: Draft, number: int, line: bytes, most: int) -> None:
     if draft.total == most:
         raise LimitPassed(f"The batch has more than {most:,} operations.", limit={"maxOperations": most})
+    line = line.removeprefix(BOM_UTF8)
+    if not line or line.isspace():
+        return
     try:
         document = from_json(line, allow_inf_nan=False)
     except ValueError as error:
-        draft.add_unreadable(f"The line is not valid JSON: {error}.", number)
+        draft.add_unreadable(f"The line is not valid JSON: {error}.{encoding_hint(line)}", number)
     else:
         draft.add(document, number)
 
@@ -101,11 +122,25 @@ def _read_envelope(document: Any, settings: Settings, flaws: Flaws) -> BatchRequ
 
 
 def _read_options(request: web.Request, flaws: Flaws) -> BatchOptions:
-    """Read the options of a streamed batch from the query."""
-    given = dict(request.query)
+    """Read the options of a streamed batch from the query. Errors go to `flaws`."""
+    given: dict[str, str] = {}
+    for name in dict.fromkeys(request.query):
+        [value, *more] = request.query.getall(name)
+        if more:
+            flaws.add(ENVELOPE, Flaw(pointer(name), "This option is in the query more than once."))
+        elif name in _NUMBERS and not _NUMBER.fullmatch(value):
+            flaws.add(ENVELOPE, Flaw(pointer(name), "Write this option as a decimal number, such as 10."))
+        else:
+            given[name] = value
     try:
         return BatchOptions.model_validate_strings(given)
     except ValidationError as error:
         for one in errors_of(error):
             flaws.add(ENVELOPE, to_flaw(one, given))
         return BatchOptions.model_construct()
+
+
+def _not_in_the_query(name: str) -> str:
+    if name in _OPTIONS:
+        return f"Write {name} into the JSON document, next to the operations. Only NDJSON has its options in the query."
+    return "The query of a JSON document must be empty. Write options into the document, next to the operations."

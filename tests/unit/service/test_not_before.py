@@ -158,6 +158,12 @@ async def test_a_time_may_be_written_with_any_offset(plant: Plant, text: str) ->
     assert (await plant.batch(batch_id)).not_before == datetime(2023, 11, 15, tzinfo=UTC).timestamp()
 
 
+@pytest.mark.parametrize("digits", ["5", "500", "500000", "500000001", "5" + "0" * 100])
+async def test_a_time_may_have_any_number_of_fraction_digits(plant: Plant, digits: str) -> None:
+    batch_id = await plant.submit("/succeed/a", notBefore=f"2023-11-15T00:00:00.{digits}Z")
+    assert (await plant.batch(batch_id)).not_before == datetime(2023, 11, 15, tzinfo=UTC).timestamp() + 0.5
+
+
 async def test_stream_has_it_in_the_query(plant: Plant) -> None:
     headers = {"Content-Type": NDJSON}
     line = b'{"method": "POST", "path": "/succeed/a"}'
@@ -176,6 +182,8 @@ async def test_stream_has_it_in_the_query(plant: Plant) -> None:
         ("2023-11-15T00:00:00", "Write the time as"),  # without an offset
         ("2023-11-15 00:00:00Z", "Write the time as"),
         ("2023-11-15T00:00:00 01:00", "%2B01:00"),  # a plus in a query is a space
+        ("2023-11-15T00:00:001Z", "Write the time as"),
+        ("2023-11-15T00:00:00.Z", "Write the time as"),
         ("2023-02-30T00:00:00Z", "does not exist"),
         ("0001-01-01T00:00:00+12:00", "before 1970"),
         (1_700_000_060, "Write the time as"),

@@ -223,6 +223,12 @@ async def test_what_json_has_beside_the_operations_comes_in_the_query(serve: Ser
         ("?maxFailedPercent=nan", ["/maxFailedPercent"]),
         ("?deadlineSeconds=inf", ["/deadlineSeconds"]),
         ("?maxFailure=3", ["/maxFailure"]),
+        ("?maxFailures=1_0", ["/maxFailures"]),
+        ("?maxFailures=%201", ["/maxFailures"]),
+        ("?maxFailures=%2B1", ["/maxFailures"]),
+        ("?maxFailedPercent=1_0.5", ["/maxFailedPercent"]),
+        ("?priority=low&priority=high", ["/priority"]),
+        ("?maxFailures=1&maxFailures=1", ["/maxFailures"]),
         ("?atomic=true", ["/atomic"]),  # this application has no transaction
     ],
 )
@@ -232,6 +238,25 @@ async def test_wrong_options_are_told_with_all_else(
     service = await serve(operations)
     problem = assert_problem(await post(service, b"{\n", query), 422)
     assert [error["pointer"] for error in problem["errors"]] == [*pointers, "/operations/0"]
+    assert_nothing_left(service, spools)
+
+
+@pytest.mark.parametrize("mark_at", [{0}, {0, 1, 2}, {2}])
+async def test_byte_order_marks_are_skipped(serve: Serve, mark_at: set[int]) -> None:
+    service = await serve(operations, sync_max_operations=3)
+    marks = [b"\xef\xbb\xbf" if number in mark_at else b"" for number in range(3)]  # files may be concatenated
+    sent = (
+        marks[0]
+        + b"\n"
+        + b"".join(mark + line for mark, line in zip(marks, lines(many(3)).splitlines(True), strict=True))
+    )
+    assert (await post(service, sent)).body["summary"] == {"total": 3, "succeeded": 3, "failed": 0}
+
+
+async def test_number_that_is_too_large_is_told_with_its_line(serve: Serve, spools: list[spool.Spool]) -> None:
+    service = await serve(operations)
+    sent = lines(many(1)) + b'{"method":"POST","path":"/run/1","body":[1e400]}\n'
+    assert errors_of(await post(service, sent)) == [(2, "/operations/1/body/0")]
     assert_nothing_left(service, spools)
 
 

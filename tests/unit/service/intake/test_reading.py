@@ -96,7 +96,7 @@ GOOD = {"method": "POST", "path": "/succeed"}
         b'{"operations": ["\\x"]}',
         b'{"operations": ["\xff"]}',
         b'{"operations": ["\xed\xa0\x80"]}',  # a surrogate written in UTF-8
-        b"\xef\xbb\xbf{}",  # a byte order mark
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",  # two byte order marks
         json.dumps({"operations": [GOOD]}).encode("utf-16"),
         b'{"operations": ' + b"[" * 100_000,
         b'{"operations": ' + b"[" * 1_000 + b"]" * 1_000 + b"}",
@@ -107,6 +107,57 @@ GOOD = {"method": "POST", "path": "/succeed"}
 async def test_what_is_not_json_is_malformed(service: Service, content: bytes) -> None:
     problem = assert_problem(await service.post_content(content), 400)
     assert problem["type"] == "urn:penstock:problem:malformed-request"
+
+
+async def test_byte_order_mark_is_skipped(service: Service) -> None:
+    assert (await service.post_content(b"\xef\xbb\xbf" + json.dumps({"operations": [GOOD]}).encode())).status == 200
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+async def test_utf_16_is_named(service: Service, encoding: str) -> None:
+    problem = assert_problem(await service.post_content(json.dumps({"operations": [GOOD]}).encode(encoding)), 400)
+    assert problem["detail"].endswith("It seems to be UTF-16. Send it as UTF-8.")
+
+
+@pytest.mark.parametrize("encoding", ["x-gzip", "X-GZIP", "identity, gzip", " ,gzip, "])
+async def test_gzip_has_other_spellings(service: Service, encoding: str) -> None:
+    content = gzip.compress(json.dumps({"operations": [GOOD]}).encode())
+    assert (await service.post_content(content, **{"Content-Encoding": encoding})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ("1e400", "/operations/0/body"),
+        ("-1e400", "/operations/0/body"),
+        ("1" + "0" * 400 + ".5", "/operations/0/body"),
+        ('{"a": ["Infinity", {"b/c": 1e999}]}', "/operations/0/body/a/1/b~1c"),
+    ],
+)
+async def test_number_that_is_too_large_is_refused(service: Service, body: str, pointer: str) -> None:
+    content = f'{{"operations": [{{"method": "POST", "path": "/anything", "body": {body}}}]}}'
+    problem = assert_problem(await service.post_content(content), 422)
+    assert problem["errors"] == [
+        {"pointer": pointer, "detail": "This number is too large. The largest is about 1.8e308."}
+    ]
+
+
+@pytest.mark.parametrize("body", ["1.7e308", "1e-400", '"Infinity NaN"', "1" + "0" * 400])
+async def test_number_of_any_other_size_is_taken(service: Service, body: str) -> None:
+    content = f'{{"operations": [{{"method": "POST", "path": "/anything", "body": {body}}}]}}'
+    answer = await service.post_content(content)
+    assert (answer.status, answer.body["results"][0]["result"]) == (200, json.loads(body))
+
+
+async def test_query_of_a_document_is_told_and_not_ignored(service: Service) -> None:
+    answer = await service.ask(
+        "POST", "/batch?atomic=true&notBefore=x&a=1&a=2", json={"operations": [GOOD], "maxFailures": -1}
+    )
+    problem = assert_problem(answer, 422)
+    assert pointers(problem) == ["/atomic", "/notBefore", "/a", "/maxFailures"]
+    details = [error["detail"] for error in problem["errors"]]
+    assert details[0].startswith("Write atomic into the JSON document")
+    assert details[2].startswith("The query of a JSON document must be empty")
 
 
 @pytest.mark.parametrize(
