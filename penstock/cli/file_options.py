@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.operations_file import FileFormat
+from penstock.cli.operations_file import FileFormat, InvalidFile, parse_delimiter
+
+
+def _delimiter(text: str) -> str:
+    try:
+        return parse_delimiter(text)
+    except InvalidFile as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A .json, .ndjson or .csv file. - reads standard input.")]
 Method = Annotated[str | None, typer.Option(help="CSV: the method of every operation, such as POST.")]
@@ -17,6 +25,14 @@ Expect = Annotated[
     typer.Option(
         metavar="COLUMN",
         help="The CSV column, or JSON member, that holds the status expected for an operation: 201, or 201|409.",
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHARACTER",
+        parser=_delimiter,
+        help="CSV: the character between cells, or tab. [default: a comma, semicolon or tab, as in the header]",
     ),
 ]
 Format = Annotated[

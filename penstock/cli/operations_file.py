@@ -5,9 +5,11 @@ is kept as the bytes that are sent: they take a fraction of the memory of Python
 """
 
 import csv
+import itertools
 import json
 import re
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -20,6 +22,10 @@ STANDARD_INPUT = Path("-")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # Excel writes and reads it as the first line
+_QUOTED = re.compile(r'"[^"]*("|$)')
+_DELIMITERS = ",;\t"  # those that are found without being named; in doubt, the first one
+_LARGEST_CELL = 2**31 - 1  # the csv module's own limit is 131,072 characters
 _EXPECTED = re.compile(r"[1-5]\d\d(\|[1-5]\d\d)*")
 
 
@@ -103,6 +109,15 @@ class Reading:
     method: str | None = None
     path: str | None = None
     expect: str | None = None
+    delimiter: str | None = None
+
+
+def parse_delimiter(text: str) -> str:
+    """Return the character that separates cells, for the text of the option. Raise InvalidFile."""
+    delimiter = "\t" if text.lower() in {"tab", "\\t"} else text
+    if len(delimiter) != 1 or delimiter in '"\r\n\0':
+        raise InvalidFile(f"{text!r} should be one character, such as ; or |, or the word tab.")
+    return delimiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +162,8 @@ def _check_options(name: str, file_format: FileFormat, reading: Reading) -> None
         raise InvalidFile(
             f"{name}: a CSV file needs --method and --path, for example --method PUT --path '/users/{{id}}'."
         )
+    if file_format is not FileFormat.CSV and reading.delimiter:
+        raise InvalidFile(f"{name}: --delimiter is for CSV files.")
     if file_format is not FileFormat.CSV and given:
         raise InvalidFile(f"{name}: --method and --path are for CSV files. In this file each operation names its own.")
 
@@ -190,15 +207,18 @@ def _operation(entry: Any, number: int, source: _Source, reading: Reading) -> Fi
 
 def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[FileOperation]:
     """Read one operation from each row. The columns that the path names fill it. The others make the body."""
-    rows = _csv_rows(_text_lines(stream, source), source)
+    rows = _csv_rows(_text_lines(stream, source), source, reading.delimiter)
     method, path = (reading.method or "").upper(), reading.path or ""
     in_path = _PLACEHOLDER.findall(path)
-    header_line, columns = next(rows, (1, []))
+    header_line, header = next(rows, (1, []))
+    columns = _without_empty_end(header)
     _check_header(columns, header_line, in_path, source, reading)
     for number, row in rows:
-        if len(row) != len(columns):
+        if any(row[len(columns) : len(header)]):
+            source.reject(_BAD_HEADER, header_line)
+        if len(row) < len(columns) or any(row[len(columns) :]):
             source.reject(f"has {_cells(len(row))} where the header has {len(columns)}.", number)
-        cells = dict(zip(columns, row, strict=True))
+        cells = dict(zip(columns, row, strict=False))  # spreadsheets end each row with the same number of commas
         operation: dict[str, Any] = {"method": method, "path": _fill_path(path, cells, number, source)}
         expected = _take_expected(cells, number, source, reading)
         body = {column: cell for column, cell in cells.items() if cell and column not in in_path}
@@ -207,29 +227,64 @@ def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[F
         yield _encode(operation, number, expected, source)
 
 
-def _csv_rows(lines: Iterable[str], source: _Source) -> Iterator[tuple[int, list[str]]]:
-    """Return each row with the line it starts on: a quoted cell may contain line breaks. Empty lines are skipped."""
-    reader = csv.reader(lines, strict=True)
+def _csv_rows(lines: Iterator[str], source: _Source, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Return each row with the line it starts on: a quoted cell may contain line breaks.
+
+    Rows without any content, such as `,,,`, are skipped.
+    """
+    csv.field_size_limit(_LARGEST_CELL)
+    lines, found = _find_delimiter(lines, source)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter or found)
     while True:
         number = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            source.reject(f"is not a valid CSV row ({error}).", number)
+            source.reject(_csv_mistake(error), number)
         if row is None:
             return
-        if row:
+        if any(row):
             yield number, row
+
+
+def _find_delimiter(lines: Iterator[str], source: _Source) -> tuple[Iterator[str], str]:
+    """Return the same number of lines, and the delimiter that the file names or that its header has most often."""
+    first = next(lines, "")
+    if "\0" in first:
+        source.reject("contains a NUL character. If the file is UTF-16, save it as UTF-8.", 1)
+    if named := _SEPARATOR_LINE.fullmatch(first):
+        return itertools.chain(["\n"], lines), named[1]
+    skipped = [first]
+    while not skipped[-1].strip(_DELIMITERS + "\r\n") and (line := next(lines, None)) is not None:
+        skipped.append(line)
+    header = _QUOTED.sub("", skipped[-1])
+    return itertools.chain(skipped, lines), max(_DELIMITERS, key=header.count)
+
+
+def _csv_mistake(error: csv.Error) -> str:
+    if "new-line character" in str(error):
+        return "contains a CR without an LF, as old Mac programs end lines. Save the file with LF or CRLF line breaks."
+    return f"is not a valid CSV row ({error})."
+
+
+def _without_empty_end(row: list[str]) -> list[str]:
+    """Return the row without the empty cells at its end."""
+    count = max((place for place, cell in enumerate(row, 1) if cell), default=0)
+    return row[:count]
+
+
+_BAD_HEADER = "should be a header in which every column has a different name."
 
 
 def _check_header(columns: list[str], number: int, in_path: Iterable[str], source: _Source, reading: Reading) -> None:
     if not columns:
         return  # the file is empty, and is rejected for that
     if not all(columns) or len(set(columns)) < len(columns):
-        source.reject("should be a header in which every column has a different name.", number)
+        source.reject(_BAD_HEADER, number)
     for needed in [*in_path, *([reading.expect] if reading.expect else [])]:
         if needed not in columns:
-            source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, columns))}.", number)
+            hint = " If another character separates them, name it with --delimiter." if len(columns) == 1 else ""
+            source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, columns))}.{hint}", number)
 
 
 def _cells(count: int) -> str:
@@ -296,4 +351,17 @@ def _text_lines(stream: BinaryIO, source: _Source) -> Iterator[str]:
         try:
             yield (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).decode()
         except UnicodeDecodeError:
-            source.reject("is not UTF-8. Save the file as UTF-8.", number)
+            source.reject(f"is not UTF-8. Save the file as UTF-8.{_encoding_hint(line)}", number)
+
+
+def _encoding_hint(line: bytes) -> str:
+    """Return what the encoding seems to be, and how to convert it."""
+    if line.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        name, encoding = "UTF-16", "UTF-16"
+    else:
+        try:
+            line.decode("cp1252")
+        except UnicodeDecodeError:
+            return ""
+        name, encoding = "Windows-1252", "CP1252"
+    return f" It seems to be {name}: save it as CSV UTF-8 in Excel, or run `iconv -f {encoding} -t UTF-8 OLD > NEW`."

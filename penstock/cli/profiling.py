@@ -20,7 +20,7 @@ from ulid import ULID
 from penstock import command_line
 from penstock.application import find_application
 from penstock.chunk import Chunk, Operation
-from penstock.cli.file_options import Expect, File, Format, Method, OperationPath
+from penstock.cli.file_options import Delimiter, Expect, File, Format, Method, OperationPath
 from penstock.cli.operations_file import InvalidFile, OperationsFile, Reading, read_operations
 from penstock.command_line import App
 from penstock.distribution import install_command
@@ -67,6 +67,7 @@ def profile(
     method: Method = None,
     path: OperationPath = None,
     expect: Expect = None,
+    delimiter: Delimiter = None,
     file_format: Format = None,
     concurrency: Annotated[
         int,
@@ -83,7 +84,7 @@ def profile(
     """
     command_line.apply_common_options(app)
     try:
-        code = _profile(file, Reading(file_format, method, path, expect), concurrency)
+        code = _profile(file, Reading(file_format, method, path, expect, delimiter), concurrency)
     except (PenstockError, InvalidFile) as error:
         typer.echo(f"penstock profile: {error}", err=True)
         code = NOT_RUN

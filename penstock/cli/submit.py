@@ -41,7 +41,7 @@ from penstock.cli.client import (
     Uncertain,
     Unreachable,
 )
-from penstock.cli.file_options import Expect, File, Format, Method, OperationPath
+from penstock.cli.file_options import Delimiter, Expect, File, Format, Method, OperationPath
 from penstock.cli.operations_file import (
     FileOperation,
     InvalidFile,
@@ -69,6 +69,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     method: Method = None,
     path: OperationPath = None,
     expect: Expect = None,
+    delimiter: Delimiter = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write every outcome to this file, as NDJSON in file order.")
     ] = None,
@@ -87,7 +88,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     """
     server = _server(url)
     try:
-        operations = read_operations(file, Reading(file_format, method, path, expect))
+        operations = read_operations(file, Reading(file_format, method, path, expect, delimiter))
         operations = operations.with_options({"priority": priority, "notBefore": not_before})
     except InvalidFile as error:
         _print_error(str(error))

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.operations_file import FileFormat, InvalidFile, OperationsFile, Reading, read_operations
+from penstock.cli.operations_file import (
+    FileFormat,
+    InvalidFile,
+    OperationsFile,
+    Reading,
+    parse_delimiter,
+    read_operations,
+)
 
 POST_USERS = Reading(method="post", path="/users")
 
@@ -66,6 +73,75 @@ def test_csv_as_spreadsheets_write_it() -> None:
         {"email": "bo@mail.example", "note": "Grüße"},
     ]
     assert [operation.number for operation in file.operations] == [2, 5]
+
+
+NAMES = [{"name": "Ann", "note": "x"}, {"name": "Bo", "note": "y"}]
+
+
+def bodies(content: str, delimiter: str | None = None) -> tuple[list[Any], list[int]]:
+    file = read("users.csv", content, Reading(method="POST", path="/users", delimiter=delimiter))
+    return [operation["body"] for operation in operations(file)], [operation.number for operation in file.operations]
+
+
+@pytest.mark.parametrize(
+    ("content", "numbers"),
+    [
+        ("name;note\nAnn;x\nBo;y\n", [2, 3]),
+        ("name\tnote\nAnn\tx\nBo\ty\n", [2, 3]),
+        ('"name";"note"\r\n"Ann";x\r\nBo;y\r\n', [2, 3]),
+        ("\n\nname;note\nAnn;x\nBo;y", [4, 5]),
+        ("sep=;\r\nname;note\r\nAnn;x\r\nBo;y\r\n", [3, 4]),
+        ("\ufeffsep=|\nname|note\nAnn|x\nBo|y\n", [3, 4]),
+        ('"sep=\t"\nname\tnote\nAnn\tx\nBo\ty\n', [3, 4]),
+        ("name,note\n,\nAnn,x\n,,,\nBo,y\n,\n,\n", [3, 5]),
+        ("name,note,,\nAnn,x,,\nBo,y,,\n,,,\n", [2, 3]),
+        ("name,note\nAnn,x,\nBo,y,,\n", [2, 3]),
+        (";;\nname;note;\nAnn;x;\nBo;y;\n;;\n", [3, 4]),
+    ],
+)
+def test_csv_is_read_as_people_have_it(content: str, numbers: list[int]) -> None:
+    assert bodies(content) == (NAMES, numbers)
+
+
+@pytest.mark.parametrize("delimiter", ["|", "\t", ";", " "])
+def test_delimiter_named_overrules_what_the_header_looks_like(delimiter: str) -> None:
+    lines = [["name", "note"], ["Ann", "x"], ["Bo", "y"]]
+    content = "\n".join(map(delimiter.join, lines))
+    assert bodies(content, delimiter) == (NAMES, [2, 3])
+    assert bodies("sep=,\n" + content, delimiter) == (NAMES, [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("content", "body"),
+    [
+        ('"last;first;other",note\nAnn,x\n', {"last;first;other": "Ann", "note": "x"}),  # not in quotes
+        ("name;first,note\nAnn,x\n", {"name;first": "Ann", "note": "x"}),  # as many of each: a comma
+        ("name\nAnn;x\n", {"name": "Ann;x"}),  # only the header tells
+        ("name;full,name;note\nAnn;x;\n", {"name": "Ann", "full,name": "x"}),
+    ],
+)
+def test_delimiter_is_the_one_that_separates_most_names(content: str, body: Any) -> None:
+    assert bodies(content) == ([body], [2])
+
+
+def test_cell_may_be_of_any_size() -> None:
+    assert bodies(f"name\n{'x' * 1_000_000}\n") == ([{"name": "x" * 1_000_000}], [2])
+
+
+@pytest.mark.parametrize(("text", "delimiter"), [(";", ";"), ("tab", "\t"), ("\\t", "\t"), ("\t", "\t"), ("|", "|")])
+def test_delimiter_is_a_character_or_tab(text: str, delimiter: str) -> None:
+    assert parse_delimiter(text) == delimiter
+
+
+@pytest.mark.parametrize("text", ["", ";;", '"', "\n", "\r", "comma"])
+def test_delimiter_that_can_be_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidFile, match="should be one character"):
+        parse_delimiter(text)
+
+
+def test_delimiter_beside_operations_without_cells_is_refused() -> None:
+    with pytest.raises(InvalidFile, match=r"a\.ndjson: --delimiter is for CSV files"):
+        read("a.ndjson", "", Reading(delimiter=";"))
 
 
 def test_id_column_is_a_member_of_the_body_like_any_other() -> None:
@@ -178,6 +254,20 @@ def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: s
         ("a,a\n1,2\n", POST_USERS, "a.csv, line 1: should be a header in which every column has a different name."),
         ("a,\n1,2\n", POST_USERS, "a.csv, line 1: should be a header in which every column has a different name."),
         ("a\n\xff".encode("latin-1"), POST_USERS, "a.csv, line 2: is not UTF-8. Save the file as UTF-8."),
+        (
+            "a\nCafé\n".encode("cp1252"),
+            POST_USERS,
+            "seems to be Windows-1252: save it as CSV UTF-8 in Excel, or run `iconv",
+        ),
+        (
+            "a\nB\n".encode("utf-16"),
+            POST_USERS,
+            "a.csv, line 1: is not UTF-8. Save the file as UTF-8. It seems to be UTF-16",
+        ),
+        ("a\nB\n".encode("utf-16-le"), POST_USERS, "a.csv, line 1: contains a NUL character. If the file is UTF-16"),
+        ("a,b\r1,2\r3,4\r", POST_USERS, "a.csv, line 1: contains a CR without an LF, as old Mac programs end lines."),
+        ('"a","b"\r"1","2"\r', POST_USERS, "line 1: contains a CR without an LF, as old Mac programs end lines."),
+        ("a|id\n1|2\n", Reading(method="GET", path="/u/{id}"), "separates them, name it with --delimiter."),
         (
             "a,b\n1,2\n",
             Reading(method="GET", path="/users/{id}"),
