@@ -135,7 +135,7 @@ class Route:
                 arguments[name] = adapter.validate_python(unquote(texts[name]))
             except ValidationError as error:
                 flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in _errors(error)]
-            except Exception as error:  # noqa: BLE001 - a validator failed unexpectedly, so the operation must not run
+            except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
                 flaws.append(Flaw("/path", f"{name}: {_validator_failure(error)}"))
         return arguments
 
@@ -153,7 +153,7 @@ class Route:
             return {name: _validate(adapter, to_json(body) if content is None else content)}
         except ValidationError as error:
             flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in _errors(error)]
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - as above
             flaws.append(Flaw("/body", _validator_failure(error)))
         return {}
 
@@ -367,7 +367,7 @@ def _errors(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_context=False, include_input=False)
 
 
-def _validator_failure(error: Exception) -> str:
+def _validator_failure(error: BaseException) -> str:
     return f"The validator failed: {type(error).__name__}: {error}."
 
 

@@ -138,3 +138,20 @@ def is_being_cancelled() -> bool:
     """Return True if somebody has asked to cancel the current task."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def ends_task(error: BaseException, task: "asyncio.Task[Any] | None") -> bool:
+    """Return True if this exception means that the task is cancelled, or closed before it has ended.
+
+    A handler can raise GeneratorExit too. But then its task is running, while a task is closed from outside.
+    """
+    if isinstance(error, GeneratorExit):
+        return _current_task() is not task
+    return isinstance(error, asyncio.CancelledError)
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop is running
+        return None

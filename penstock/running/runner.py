@@ -17,7 +17,7 @@ from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, is_final
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Place, Route
-from penstock.running.attempt import Attempt, OpenTransaction, is_being_cancelled, prepare
+from penstock.running.attempt import Attempt, OpenTransaction, ends_task, is_being_cancelled, prepare
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
 from penstock.running.chunk_run import ChunkRun
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
@@ -29,8 +29,6 @@ from penstock.running.threads import Threads
 from penstock.running.verdict import CancelledItself, cancelled_itself, invalid
 
 T = TypeVar("T")
-
-_PASSING = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)  # about the process, or the coroutine itself
 
 
 @dataclass(slots=True)
@@ -229,11 +227,13 @@ class Runner:
     async def _perform(self, attempt: Attempt, transaction: OpenTransaction | None) -> Sequence[Any]:
         """Return an outcome for each row: a result, an exception, or a verdict. Raise CallFailed."""
         perform = self._performers[attempt.route.place]
+        task = asyncio.current_task()
         try:
             return await perform(attempt, self._open(attempt.route, transaction))
-        except _PASSING:
-            raise
-        except BaseException as error:  # noqa: BLE001 - everything that a handler raises becomes an outcome
+        except BaseException as error:
+            # KeyboardInterrupt and SystemExit too: a real Ctrl-C arrives through a signal handler of the event loop.
+            if ends_task(error, task):
+                raise
             return attempt.share(error)
         finally:
             self._note_spent(attempt)

@@ -55,7 +55,7 @@ def judge(error: BaseException, operation: Operation, route: Route) -> Verdict:
     """Turn what a handler raised into a verdict. This is the only place where that happens."""
     try:
         return _judge(error, operation, route)
-    except Exception:  # noqa: BLE001 - its text cannot be read, or it did not call the constructor of its base class
+    except BaseException:  # noqa: BLE001 - its text cannot be read, or it did not call the constructor of its base class
         return _broke(operation, route, type(error).__name__, "")
 
 

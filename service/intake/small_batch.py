@@ -19,7 +19,7 @@ from penstock.backoff import Backoff
 from penstock.chunk import Operation
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState, as_outcome, failed
-from penstock.running.attempt import Transaction
+from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -67,7 +67,7 @@ class _CallCutOff:
 class _TransactionFailed:
     """The transaction could not be opened or committed. `cut_off` are the operations that may have caused that."""
 
-    error: Exception
+    error: BaseException
     cut_off: Mapping[int, Tried]
 
 
@@ -137,6 +137,7 @@ class SmallBatchRun:
         self, operations: Sequence[Operation], alone: Collection[int]
     ) -> _Committed | _RolledBack | _CallCutOff | _TransactionFailed:
         result: _Committed | _RolledBack | _CallCutOff = self._conclude(operations, {})
+        task = asyncio.current_task()
         try:
             async with self._open_in_time() as transaction:
                 result = await self._run_in_order(operations, alone, transaction)
@@ -144,7 +145,9 @@ class SmallBatchRun:
                     raise _RollBack
         except (_NotOpened, _RollBack):
             pass
-        except Exception as error:  # noqa: BLE001 - opening or committing failed: no work of this transaction remains
+        except BaseException as error:  # opening or committing failed: no work of this transaction remains
+            if ends_task(error, task):
+                raise
             cut_off = {index: one for index, one in result.tried.items() if one.cut_off}
             return _TransactionFailed(error, cut_off)
         return result
@@ -203,7 +206,7 @@ class SmallBatchRun:
         async with self._registry.savepoint(transaction):
             yield transaction
 
-    def _all_failed(self, operations: Iterable[Operation], error: Exception) -> dict[int, Tried]:
+    def _all_failed(self, operations: Iterable[Operation], error: BaseException) -> dict[int, Tried]:
         get_log().error(Event.OPERATION_BROKE, batch_id=self._batch.source.batch_id, exc_info=error)
         detail = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
         return {one.index: Tried(failed(one, 503, "Transaction failed", detail), 1) for one in operations}

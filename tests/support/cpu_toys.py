@@ -57,6 +57,11 @@ def leave() -> None:
     sys.exit(3)
 
 
+@_post("/interrupt", cpu_bound=True)
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @_post("/nonsense", cpu_bound=True)
 def return_nonsense() -> object:
     return object()

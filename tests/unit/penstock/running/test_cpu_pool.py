@@ -106,6 +106,7 @@ async def test_log_lines_of_the_process_say_what_they_are_about(runner: Runner) 
         ("/retry", None, TryAgain(failure(503, "Not performed", "Not yet."), 3, 7)),
         ("/break", None, TryAgain(failure(500, "Broke", "ValueError: no"), 3)),
         ("/exit", None, TryAgain(failure(500, "Broke", "SystemExit: 3"), 3)),
+        ("/interrupt", None, TryAgain(failure(500, "Broke", "KeyboardInterrupt"), 3)),
         ("/double", None, failure(422, "Invalid operation", "POST /double needs a body.", rejected=True)),
         # The process ends.
         ("/die/9", None, TryAgain(failure(500, "Broke", "Its process ended: exit code 9"), 3)),

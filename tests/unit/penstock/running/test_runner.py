@@ -10,10 +10,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from structlog.testing import capture_logs
 
 from penstock import Context, Operations, Reject, Retry
@@ -173,9 +173,22 @@ async def cancel_itself() -> None:
     await asyncio.sleep(0)
 
 
+def interrupt_validator(value: int) -> int:
+    raise KeyboardInterrupt
+
+
 @operations.post("/interrupt")
 async def interrupt() -> None:
     raise KeyboardInterrupt
+
+
+@operations.post("/interrupt-validation")
+async def interrupt_validation(body: Annotated[int, AfterValidator(interrupt_validator)]) -> None: ...
+
+
+@operations.post("/close")
+async def close() -> None:
+    raise GeneratorExit
 
 
 @operations.post("/sleep")
@@ -237,6 +250,8 @@ def broke(detail: str, max_attempts: int = 3) -> TryAgain:
         ("/reject-forgetfully", broke("Forgetful")),
         ("/rude", broke("Rude: out of the tree")),
         ("/exit", broke("SystemExit: 3")),
+        ("/interrupt", broke("KeyboardInterrupt")),
+        ("/close", broke("GeneratorExit")),
         # Time.
         ("/hang", TryAgain(failure(504, "Timed out", "The operation was not done within 0.01 s."), 3)),
         ("/time-out-by-itself", broke("TimeoutError")),
@@ -297,9 +312,18 @@ async def test_operation_that_the_application_no_longer_offers_fails_for_good() 
     assert await run("/x", registry=Operations()) == failure(422, "Invalid operation", detail, rejected=True)
 
 
-async def test_interrupt_is_for_the_process_and_passes() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        await run("/interrupt")
+async def test_validator_that_interrupts_makes_only_its_operation_invalid() -> None:
+    detail = "The validator failed: KeyboardInterrupt: ."
+    expected = failure(422, "Invalid operation", detail, rejected=True)
+    assert await run("/interrupt-validation", 1) == expected
+
+
+async def test_closing_a_task_is_no_failure_of_its_handler(logs: Logs) -> None:
+    runner = Runner(operations, concurrency=1)
+    attempt = runner.run((make_operation("/sleep"),), SOURCE, 1)
+    attempt.send(None)
+    attempt.close()
+    assert not logs
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ def failure(status: int, title: str, detail: str, *, rejected: bool = False) -> 
         (Retry("Not yet.", after_seconds=7), TryAgain(failure(503, "Not performed", "Not yet."), 3, 7)),
         (ValueError("no"), TryAgain(failure(500, "Broke", "ValueError: no"), 3)),
         (SystemExit(3), TryAgain(failure(500, "Broke", "SystemExit: 3"), 3)),
+        (KeyboardInterrupt(), TryAgain(failure(500, "Broke", "KeyboardInterrupt"), 3)),
+        (GeneratorExit(), TryAgain(failure(500, "Broke", "GeneratorExit"), 3)),
         # A future would not hold it, and a coroutine turns it into something else.
         (StopIteration(), TryAgain(failure(500, "Broke", "RuntimeError: coroutine raised StopIteration"), 3)),
     ],

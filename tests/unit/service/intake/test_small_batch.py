@@ -1,6 +1,7 @@
 """Small batches run immediately: order, isolation, time, concurrency, and the application's transaction."""
 
 import asyncio
+import builtins
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -111,6 +112,27 @@ async def test_each_failure_is_its_own(serve: Serve) -> None:
     assert answer.body["summary"] == {"total": 7, "succeeded": 3, "failed": 4}
     assert answer.body["results"][1]["error"] == {"title": "Rejected", "detail": "Not this one."}
     assert all(("result" in result) != ("error" in result) for result in answer.body["results"])
+
+
+@toys.post("/raise/{name}", max_attempts=1)
+async def raise_on_loop(name: str) -> None:
+    raise getattr(builtins, name)
+
+
+@toys.post("/raise-in-thread/{name}", max_attempts=1)
+def raise_in_thread(name: str) -> None:
+    raise getattr(builtins, name)
+
+
+ENDS_PROGRAMS = ["KeyboardInterrupt", "GeneratorExit", "SystemExit"]
+
+
+@pytest.mark.parametrize("name", ENDS_PROGRAMS)
+async def test_exception_that_ends_programs_fails_only_its_operation(serve: Serve, name: str) -> None:
+    service = await serve(toys, concurrency=2)
+    answer = await service.post(ask_for("/succeed", f"/raise/{name}", f"/raise-in-thread/{name}", "/succeed"))
+    assert statuses(answer) == [200, 500, 500, 200]
+    assert {result["error"]["title"] for result in answer.body["results"][1:3]} == {"Broke"}
 
 
 async def cancel_own_task() -> None:
@@ -377,6 +399,18 @@ async def test_a_failure_rolls_back_only_itself(serve: Serve, database: Database
     assert await database.names() == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", ENDS_PROGRAMS)
+async def test_exception_that_ends_programs_costs_nobody_the_transaction(
+    serve: Serve, database: Database, name: str
+) -> None:
+    operations = database.operations()
+    operations.post("/raise/{name}", max_attempts=1)(raise_on_loop)
+    service = await serve(operations)
+    answer = await service.post(ask_for("/items/a", f"/raise/{name}", "/items/b"))
+    assert statuses(answer) == [201, 500, 201]
+    assert await database.names() == ["a", "b"]
+
+
 async def test_operations_in_a_transaction_run_one_after_another(serve: Serve, database: Database) -> None:
     operations = database.operations()
     meeting = Meeting(1)
@@ -509,6 +543,18 @@ def operations_with(transaction: Any, **options: Any) -> Operations[Any]:
 @asynccontextmanager
 async def no_savepoint(_transaction: Any) -> AsyncIterator[None]:
     yield
+
+
+@pytest.mark.parametrize("name", ENDS_PROGRAMS)
+async def test_transaction_that_raises_what_ends_programs_fails_its_batch(serve: Serve, name: str) -> None:
+    @asynccontextmanager
+    async def refuse() -> AsyncIterator[None]:
+        raise getattr(builtins, name)
+        yield
+
+    service = await serve(operations_with(refuse))
+    answer = await service.post(ask_for("/succeed", "/succeed"))
+    assert statuses(answer) == [503, 503]
 
 
 @pytest.mark.parametrize("atomic", [False, True])
