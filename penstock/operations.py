@@ -78,7 +78,7 @@ class RegisterMethod(Protocol):
 
         Args:
             path: The path of the operation, starting with a slash. `{name}` is a path parameter; it matches one
-                segment.
+                segment. `{name:path}` at the end of the path matches the rest of it, with slashes.
             status: The status of the outcome when the handler returns, from 200 to 299.
             timeout_seconds: The time limit for one attempt in seconds; with `bulk`, for one call. A timed-out operation
                 counts as a failed attempt and is tried again.
@@ -147,7 +147,8 @@ class Operations(Generic[T]):
     def match(self, method: str, path: str) -> Route:
         """Return the route of an operation. Raises InvalidOperation if there is none.
 
-        A path without parameters has priority over a path with parameters, and both have priority over a forward.
+        A path without parameters has priority over a path with parameters, and that over one with `{name:path}`. All
+        have priority over a forward.
         """
         route = self._match_handler(method, path)
         if route is not None:
@@ -285,7 +286,9 @@ class Operations(Generic[T]):
                 f"{route.name} is registered twice: {twins[0].name} already has a handler. Register it once."
             )
         if route.has_parameters:
-            self._with_parameters[route.method].append(route)
+            routes = self._with_parameters[route.method]
+            routes.append(route)
+            routes.sort(key=lambda known: known.has_rest)  # keeps the order of registration otherwise
         else:
             self._exact[route.method, route.path] = route
 

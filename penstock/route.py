@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
-from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
@@ -14,13 +13,15 @@ from pydantic_core import ErrorDetails, to_json
 
 from penstock.context import Context
 from penstock.errors import Flaw, Misconfigured
+from penstock.path_parameter import decode_rest, decode_segment
 from penstock.pointer import pointer_to
 
 AnyHandler = Callable[..., Any]
 
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_TIMEOUT_SECONDS = 60.0
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)(?::path)?\}")
+_REST = re.compile(r"/\{(\w+):path\}$")  # at the end of a path: it matches the rest, with slashes
 
 
 class InvalidOperation(Exception):
@@ -66,6 +67,7 @@ class Signature:
     body_adapter: TypeAdapter[Any] | None = None
     body_required: bool = False
     context_parameter: str | None = None
+    rest_parameter: str | None = None  # the path parameter that matches the rest of the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,16 @@ class Route:
     @property
     def shape(self) -> str:
         """Return the path without the names of its parameters. Two routes with the same shape match the same paths."""
-        return _PLACEHOLDER.sub("{}", self.path)
+        return _PLACEHOLDER.sub("{}", _REST.sub("/{:path}", self.path))
 
     @property
     def has_parameters(self) -> bool:
         return bool(self.signature.path_parameters)
+
+    @property
+    def has_rest(self) -> bool:
+        """Return True if the last path parameter matches the rest of the path."""
+        return self.signature.rest_parameter is not None
 
     def arguments(self, path: str, body: Any, content: bytes | None = None) -> dict[str, Any]:
         """Validate an operation and return the handler's arguments, except the context.
@@ -131,8 +138,14 @@ class Route:
         texts = match.groupdict() if match else {}
         arguments: dict[str, Any] = {}
         for name, adapter in self.signature.path_parameters.items():
+            decode = decode_rest if name == self.signature.rest_parameter else decode_segment
             try:
-                arguments[name] = adapter.validate_python(unquote(texts[name]))
+                text = decode(texts[name])
+            except ValueError as error:
+                flaws.append(Flaw("/path", f"{name}: {error}"))
+                continue
+            try:
+                arguments[name] = adapter.validate_python(text)
             except ValidationError as error:
                 flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in _errors(error)]
             except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
@@ -164,6 +177,8 @@ def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> 
     check_route(where, path, policy)
     place = _place(handler, where, policy)
     signature = _read_signature(handler, where, _PLACEHOLDER.findall(path), bulk=policy.bulk)
+    if rest := _REST.search(path):
+        signature = replace(signature, rest_parameter=rest[1])
     if place is not Place.LOOP:
         _check_needs_no_transaction(handler, where, signature.context_parameter)
     return Route(method, path, handler, policy, signature, _pattern(path), f"{method} {path}", place)
@@ -180,6 +195,8 @@ def check_route(where: str, path: str, policy: Policy) -> None:
         raise Misconfigured(f"The path of {where} is invalid. Start it with a slash.")
     if len(set(names)) != len(names) or set("{}") & set(_PLACEHOLDER.sub("", path)):
         raise Misconfigured(f"The path of {where} is invalid. Write each path parameter once, as {{name}}.")
+    if ":path}" in _REST.sub("", path):
+        raise Misconfigured(f"The path of {where} is invalid. Write {{name:path}} only at its end, after a slash.")
     if not 200 <= policy.status <= 299:
         raise Misconfigured(
             f"The status of {where} is {policy.status}. Use a status from 200 to 299; to fail, raise Reject."
@@ -236,11 +253,13 @@ def _check_needs_no_transaction(handler: AnyHandler, where: str, context_paramet
 
 
 def _pattern(path: str) -> re.Pattern[str]:
+    rest = _REST.search(path)
     fixed_and_names = _PLACEHOLDER.split(path)
     pieces = [
-        f"(?P<{piece}>[^/]+)" if position % 2 else re.escape(piece) for position, piece in enumerate(fixed_and_names)
+        f"(?P<{piece}>{'.+' if rest and piece == rest[1] else '[^/]+'})" if position % 2 else re.escape(piece)
+        for position, piece in enumerate(fixed_and_names)
     ]
-    return re.compile("".join(pieces))
+    return re.compile("".join(pieces), re.DOTALL)
 
 
 def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *, bulk: bool = False) -> Signature:

@@ -42,6 +42,19 @@ def test_of_two_paths_with_parameters_the_first_registered_is_taken() -> None:
     assert operations.match("GET", "/teams/7").handler is by_kind
 
 
+def test_rest_of_a_path_is_matched_after_single_segments() -> None:
+    async def rest(id: str) -> None: ...  # noqa: A002
+
+    operations = Operations()
+    operations.get("/users/{id:path}")(rest)
+    operations.get("/users/{id}")(by_id)
+    operations.get("/users/me")(first)
+    assert operations.match("GET", "/users/me").handler is first
+    assert operations.match("GET", "/users/7").handler is by_id
+    assert operations.match("GET", "/users/7/8").handler is rest
+    assert operations.match("GET", "/users/7/").handler is rest
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 def test_each_method_has_its_own_handler(method: str) -> None:
     operations = Operations()
@@ -105,12 +118,23 @@ def test_one_handler_may_serve_several_paths() -> None:
 
 @pytest.mark.parametrize(
     ("known", "twin"),
-    [("/users", "/users"), ("/users/{id}", "/users/{id}"), ("/users/{id}", "/users/{name}")],
+    [
+        ("/users", "/users"),
+        ("/users/{id}", "/users/{id}"),
+        ("/users/{id}", "/users/{name}"),
+        ("/users/{id:path}", "/users/{name:path}"),
+    ],
 )
 def test_second_handler_for_the_same_operations_is_refused(known: str, twin: str) -> None:
     async def either(id: str = "", name: str = "") -> None: ...  # noqa: A002
 
-    handlers: dict[str, Any] = {"/users": first, "/users/{id}": by_id, "/users/{name}": by_name}
+    handlers: dict[str, Any] = {
+        "/users": first,
+        "/users/{id}": by_id,
+        "/users/{name}": by_name,
+        "/users/{id:path}": by_id,
+        "/users/{name:path}": by_name,
+    }
     operations = Operations()
     operations.get(known)(handlers[known])
     with pytest.raises(

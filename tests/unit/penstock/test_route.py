@@ -50,12 +50,13 @@ def flaws(route: Route, path: str, body: Any) -> list[Flaw]:
         (Literal["red", "blue"], "red", "red"),
         (Annotated[str, Field(max_length=3)], "abc", "abc"),
         (str, "a%20b", "a b"),
-        (str, "a%2Fb", "a/b"),  # decoded after the path was matched: still one segment
+        (str, "a%3Fb%23c", "a?b#c"),
+        (str, "..a", "..a"),
+        (str, "DOMAIN%5Cme", "DOMAIN\\me"),
         (str, "%E4%B8%96", "世"),
         (str, "%2541", "%41"),  # decoded once
         (str, "100%", "100%"),
         (str, "a+b", "a+b"),
-        (str, "%FF", "\ufffd"),  # not UTF-8
         (str, "世", "世"),
     ],
 )
@@ -63,6 +64,78 @@ def test_path_parameter_is_decoded_and_validated(annotation: Any, text: str, val
     async def show(key: annotation) -> None: ...
 
     assert route(show, "/users/{key}", "GET").arguments(f"/users/{text}", None) == {"key": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a%2Fb", "single segment"),  # decoded after the path was matched
+        ("a%2fb", "single segment"),
+        ("..%2F..%2Fetc%2Fpasswd", "Remove . and .."),
+        ("..", "Remove . and .."),
+        ("%2e%2E", "Remove . and .."),
+        (".", "Remove . and .."),
+        ("..%5C..%5Cwindows", "Remove . and .."),
+        ("a%00.txt", "control characters"),
+        ("a%0D%0AHost:%20evil", "control characters"),
+        ("a\0", "control characters"),
+        ("a\n", "control characters"),
+        ("a%7F", "control characters"),
+        ("a.txt?force=true", "Remove the query"),
+        ("a.txt?", "Remove the query"),
+        ("a#top", "write ? as %3F and # as %23"),
+        ("%FF", "not UTF-8"),
+        ("Jos%E9", "not UTF-8"),
+        ("%C0%AE%C0%AE", "not UTF-8"),  # dots, too long
+        ("%ED%A0%80", "not UTF-8"),  # half of a surrogate pair
+    ],
+)
+def test_path_parameter_that_is_no_plain_segment_is_rejected(text: str, why: str) -> None:
+    async def show(key: str) -> None: ...
+
+    [flaw] = flaws(route(show, "/users/{key}", "GET"), f"/users/{text}", None)
+    assert flaw.pointer == "/path"
+    assert flaw.detail.startswith("key: ")
+    assert why in flaw.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("a", "a"), ("a/b/c.txt", "a/b/c.txt"), ("a%2Fb", "a/b"), ("a//b", "a//b"), ("a/", "a/")]
+)
+def test_rest_of_the_path_is_one_parameter(text: str, value: str) -> None:
+    async def show(kind: str, key: str) -> None: ...
+
+    one = route(show, "/files/{kind}/{key:path}", "GET")
+    assert one.pattern.fullmatch(f"/files/text/{text}")
+    assert one.arguments(f"/files/text/{text}", None) == {"kind": "text", "key": value}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../x",
+        "a/../../x",
+        "a/%2e%2e/x",
+        "a%2F..%2Fx",
+        "a/..%5Cx",
+        "/etc/passwd",
+        "%2Fetc",
+        "%5C%5Chost",
+        "a/b%00",
+        "a\r",
+        "a/b?x=1",
+        "a/%FF",
+        "./a",
+        "a/.",
+    ],
+)
+def test_rest_of_the_path_that_leaves_its_place_is_rejected(text: str) -> None:
+    async def show(key: str) -> None: ...
+
+    one = route(show, "/files/{key:path}", "GET")
+    assert one.pattern.fullmatch(f"/files/{text}")
+    [flaw] = flaws(one, f"/files/{text}", None)
+    assert flaw.pointer == "/path"
 
 
 def test_path_parameter_without_annotation_is_text() -> None:
@@ -495,6 +568,9 @@ async def with_id(id: int) -> None: ...  # noqa: A002 - what applications write
         ("/users/{user-id}", Policy(), "Write each path parameter"),
         ("/users/{{id}}", Policy(), "Write each path parameter"),
         ("/users/{id:int}", Policy(), "Write each path parameter"),
+        ("/users/{id:path}/x", Policy(), "only at its end"),
+        ("/users/x{id:path}", Policy(), "only at its end"),
+        ("/{a:path}/{id:path}", Policy(), "only at its end"),
         ("/users/{user}", Policy(), "has no parameter user, which is in its path. Add the parameter"),
         ("/users/{1}", Policy(), "has no parameter 1, which is in its path. Add the parameter"),
         ("/users/{id}", Policy(timeout_seconds=0), "timeout_seconds of .* is 0. Use a number above 0"),
