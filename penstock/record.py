@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 from penstock import zstd
 from penstock.chunk import Operation
 from penstock.finite import pointer_to_not_finite
+from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
@@ -53,11 +54,11 @@ def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
 def parse_recordable(content: bytes) -> Any:
     """Parse JSON that can be stored in a record. Raises ValueError if it is invalid or cannot be stored.
 
-    It can be nested too deeply: the parser limits the depth, and a record nests a result in up to three more arrays.
-    It can contain a number that is too large for a float.
+    It can be nested too deeply, or contain a number that is too large for a float.
     """
     value = from_json(content, allow_inf_nan=False)
-    from_json(b"[[[%b]]]" % content)
+    if is_too_deep(value, content):
+        raise ValueError(TOO_DEEP.removesuffix("."))
     if (place := pointer_to_not_finite(value, to_json(value))) is not None:
         where = f" at {place}" if place else ""
         raise ValueError(f"the number{where} is too large")

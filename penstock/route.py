@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, to_json
 
 from penstock.context import Context
 from penstock.errors import Flaw, Misconfigured
+from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.path_parameter import decode_rest, decode_segment
 from penstock.pointer import pointer_to
 
@@ -162,8 +163,12 @@ class Route:
             if self.signature.body_required:
                 flaws.append(Flaw("/body", f"{self.name} needs a body."))
             return {name: None} if self.is_bulk else {}
+        content = to_json(body) if content is None else content
+        if is_too_deep(body, content):
+            flaws.append(Flaw("/body", TOO_DEEP))
+            return {}
         try:
-            return {name: _validate(adapter, to_json(body) if content is None else content)}
+            return {name: _validate(adapter, content)}
         except ValidationError as error:
             flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in _errors(error)]
         except BaseException as error:  # noqa: BLE001 - as above

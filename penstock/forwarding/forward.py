@@ -27,6 +27,7 @@ from penstock.errors import Flaw, Misconfigured
 from penstock.forwarding.answer import Answer, Received, conclude, not_answered
 from penstock.forwarding.headers import IDEMPOTENCY_KEY, check_added, check_passed, to_key_header
 from penstock.forwarding.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
+from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
 
 DEFAULT_RESULT_BYTES = 262_144
@@ -155,12 +156,14 @@ class ForwardRoute(Route):
             flaws.append(Flaw("/path", str(error)))
         if body is not None and self.method == hdrs.METH_GET:
             flaws.append(Flaw("/body", "A GET is forwarded without a body. Put its parameters into the path."))
-        if flaws:
-            raise InvalidOperation(flaws)
         if body is None:
             content = None
         elif content is None:
             content = to_json(body)
+        if content is not None and is_too_deep(body, content):
+            flaws.append(Flaw("/body", TOO_DEEP))
+        if flaws:
+            raise InvalidOperation(flaws)
         return {"method": self.method, "url": url, "content": content}
 
 

@@ -9,6 +9,7 @@ from penstock.chunk import Operation
 from penstock.context import Reject, Retry
 from penstock.errors import Misconfigured
 from penstock.finite import pointer_to_not_finite
+from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.outcome import Outcome, TryAgain, Verdict, failed
 from penstock.route import InvalidOperation, Route
 from penstock.telemetry import Event, get_log
@@ -95,7 +96,6 @@ def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAg
 def as_json(route: Route, result: Any) -> Any:
     """Return the result as plain JSON values. It is encoded and parsed, so a result that passes can be stored later.
 
-    It can be read again too: parsers limit the depth, and a chunk record puts up to three brackets around a result.
     NaN and infinity do not pass. JSON cannot express them, and null would say something else.
     """
     if inspect.iscoroutine(result):
@@ -105,11 +105,13 @@ def as_json(route: Route, result: Any) -> Any:
             "around an `async def` must be an `async def` itself."
         )
     try:
-        encoded = to_json(result)
-        value = from_json(b"[[[%b]]]" % encoded)[0][0][0]
+        content = to_json(result)
+        value = from_json(content)
     except (PydanticSerializationError, ValueError) as error:
         raise Unserializable(f"{route.name} returned a value that JSON cannot represent: {error}") from error
-    if (place := pointer_to_not_finite(value, encoded)) is not None:
+    if is_too_deep(value, content):
+        raise Unserializable(f"{route.name} returned a value that is nested too deeply. {TOO_DEEP}")
+    if (place := pointer_to_not_finite(value, content)) is not None:
         where = f" at {place}" if place else ""
         raise Unserializable(
             f"{route.name} returned NaN or infinity{where}. JSON has no such number: return None instead."

@@ -15,12 +15,14 @@ from aiohttp import StreamReader, web
 from penstock import Operations, zstd
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
+from penstock.message import decode_chunk
+from penstock.nesting import MOST_LEVELS
 from penstock.queue import Message
 from penstock.service import content as content_module
 from penstock.service.app import create_app
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_settings
-from tests.support.service import JSON, PROBLEM, Answer, Serve, Service, ask_for, assert_problem
+from tests.support.service import JSON, NDJSON, PROBLEM, Answer, Serve, Service, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 MAX_BODY = 100_000
@@ -166,6 +168,24 @@ async def test_number_out_of_its_range_is_refused(service: Service, parts: Memor
         answer = await service.post_content(one(b"1")[:-1] + b"," + member + b"}")
         assert_problem(answer, answer.status)
         assert answer.status in {400, 422}
+
+
+@pytest.mark.parametrize("way", ["document", "stream", "background"])
+@pytest.mark.parametrize(("before", "after"), [(b"[", b"]"), (b'{"a":', b"}")])
+async def test_body_that_is_accepted_can_be_decoded_on_every_way(
+    service: Service, way: str, before: bytes, after: bytes
+) -> None:
+    for levels in (MOST_LEVELS, *range(MOST_LEVELS + 1, 210)):
+        body = before * levels + b"1" + after * levels
+        line = b'{"method":"POST","path":"/run/a","body":' + body + b"}"
+        headers = {"Prefer": "respond-async"} if way == "background" else {}
+        content_type = NDJSON if way == "stream" else JSON
+        content = line if way == "stream" else b'{"operations":[' + line + b"]}"
+        answer = await service.post_content(content, content_type, **headers)
+        assert (answer.status in {200, 202}) is (levels <= MOST_LEVELS), answer.content
+        assert answer.status in {200, 202, 400, 422}
+    for message in service.parts.chunks.messages:
+        decode_chunk(message.body)
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])

@@ -20,6 +20,7 @@ from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
+from penstock.nesting import MOST_LEVELS
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, as_outcome, failed
 from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
@@ -467,6 +468,12 @@ async def test_result_that_json_cannot_hold_fails_for_good(returned: Any) -> Non
     assert (verdict.status, verdict.error["title"]) == (500, "Result is not JSON")
     assert verdict.error["detail"].startswith("POST /x returned a value that JSON cannot represent: ")
     assert_can_be_recorded(verdict)
+
+
+@pytest.mark.parametrize("depth", range(MOST_LEVELS + 1, 200))
+async def test_result_that_is_nested_too_deeply_fails_for_good(depth: int) -> None:
+    detail = "POST /x returned a value that is nested too deeply. Use at most 190 levels of arrays and objects."
+    assert await run("/x", registry=returning(nested(depth))) == failure(500, "Result is not JSON", detail)
 
 
 @pytest.mark.parametrize("depth", range(190, 206))

@@ -489,7 +489,7 @@ async def test_deepest_body_that_is_taken_goes_all_the_way(serve: Serve) -> None
     for depth in range(150, 230):
         body = bury(0, depth)
         answer = await service.post([{"method": "POST", "path": "/anything", "body": body}])
-        assert answer.status in {202, 400}
+        assert answer.status in {202, 400, 422}
         taken += answer.status == 202
     messages = service.parts.chunks.messages
     assert len(messages) == taken > 0
