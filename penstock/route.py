@@ -66,7 +66,8 @@ class Signature:
     path_parameters: Mapping[str, TypeAdapter[Any]]
     body_parameter: str | None = None
     body_adapter: TypeAdapter[Any] | None = None
-    body_required: bool = False
+    body_required: bool = False  # None is no valid body
+    body_has_default: bool = False
     context_parameter: str | None = None
     rest_parameter: str | None = None  # the path parameter that matches the rest of the path
 
@@ -121,6 +122,15 @@ class Route:
             raise InvalidOperation(flaws)
         return arguments
 
+    def check_body_is_given(self) -> None:
+        """Raise InvalidOperation if an operation must have a body, even if that is null. This one has none."""
+        signature = self.signature
+        if signature.body_parameter is not None and not signature.body_has_default and not self.is_bulk:
+            raise InvalidOperation([self._no_body()])
+
+    def _no_body(self) -> Flaw:
+        return Flaw("/body", f"{self.name} needs a body.")
+
     def call(self, arguments: dict[str, Any], context: Context) -> Any:
         """Call the handler and return its result. For a handler on the event loop, this is a coroutine to await."""
         if self.signature.context_parameter is None:
@@ -159,10 +169,11 @@ class Route:
             if body is not None:
                 flaws.append(Flaw("/body", f"{self.name} accepts no body."))
             return {}
-        if body is None:
-            if self.signature.body_required:
-                flaws.append(Flaw("/body", f"{self.name} needs a body."))
-            return {name: None} if self.is_bulk else {}
+        if body is None and self.signature.body_required:
+            flaws.append(self._no_body())
+            return {}
+        if body is None and self.signature.body_has_default:
+            return {}
         content = to_json(body) if content is None else content
         if is_too_deep(body, content):
             flaws.append(Flaw("/body", TOO_DEEP))
@@ -312,11 +323,13 @@ def _with_body(
             f"The parameter {body.name} of {where} has no annotation. Annotate it: bodies are validated with it."
         )
     adapter = _adapter(hints[body.name], body.name, where)
+    has_default = not bulk and body.default is not inspect.Parameter.empty
     return replace(
         signature,
         body_parameter=body.name,
         body_adapter=adapter,
-        body_required=not _accepts_none(adapter) if bulk else body.default is inspect.Parameter.empty,
+        body_required=not has_default and not _accepts_none(adapter),
+        body_has_default=has_default,
     )
 
 
@@ -342,7 +355,7 @@ def _accepts_none(adapter: TypeAdapter[Any]) -> bool:
     """Return True if None is valid, so that an operation may have no body."""
     try:
         adapter.validate_python(None)
-    except Exception:  # noqa: BLE001 - a validator that fails unexpectedly does not accept None either
+    except BaseException:  # noqa: BLE001 - a validator that fails unexpectedly does not accept None either
         return False
     return True
 

@@ -11,7 +11,7 @@ from penstock.errors import Misconfigured
 from penstock.finite import pointer_to_not_finite
 from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.outcome import Outcome, TryAgain, Verdict, failed
-from penstock.route import InvalidOperation, Route
+from penstock.route import InvalidOperation, Place, Route
 from penstock.telemetry import Event, get_log
 
 CANCELLED_ITSELF = "The handler cancelled its own task."
@@ -93,6 +93,15 @@ def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAg
     return TryAgain(failed(operation, 500, "Broke", detail), route.policy.max_attempts)
 
 
+def _returned_coroutine(route: Route) -> str:
+    if route.place is Place.LOOP:
+        return f"The handler of {route.name} returned a coroutine that it did not await. Write `return await ...`."
+    return (
+        f"The handler of {route.name} is a `def` that returned a coroutine. Write it as `async def`. A decorator "
+        "around an `async def` must be an `async def` itself."
+    )
+
+
 def as_json(route: Route, result: Any) -> Any:
     """Return the result as plain JSON values. It is encoded and parsed, so a result that passes can be stored later.
 
@@ -100,10 +109,7 @@ def as_json(route: Route, result: Any) -> Any:
     """
     if inspect.iscoroutine(result):
         result.close()
-        raise Misconfigured(
-            f"The handler of {route.name} is a `def` that returned a coroutine. Write it as `async def`. A decorator "
-            "around an `async def` must be an `async def` itself."
-        )
+        raise Misconfigured(_returned_coroutine(route))
     try:
         content = to_json(result)
         value = from_json(content)

@@ -84,6 +84,8 @@ class Draft:
             body = to_json(request.body)
             _check_finite(request.body, body)
             route.arguments(request.path, request.body, body)
+            if request.body is None and "body" not in request.model_fields_set:
+                route.check_body_is_given()
         except ValidationError as error:
             self._add_flaws(index, [to_flaw(one, document) for one in errors_of(error)])
         except InvalidOperation as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, field_validator, model_validator
 
 from penstock.context import Context
 from penstock.errors import Flaw, Misconfigured
@@ -346,6 +346,23 @@ def test_missing_body_is_told_where_one_is_needed() -> None:
     async def create(user: NewUser) -> None: ...
 
     assert flaws(route(create), "/users", None) == [Flaw("/body", "POST /users needs a body.")]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [(int | None, None), (Any, None), (None, None), (Annotated[str, BeforeValidator(str)], "None")],
+)
+def test_null_is_a_body_where_the_annotation_accepts_it(annotation: Any, value: Any) -> None:
+    async def put(body: annotation) -> None: ...
+
+    assert route(put).arguments("/users", None) == {"body": value}
+    assert build_route(put_many(annotation), "POST", "/x", Policy(bulk=True)).arguments("/x", None) == {"body": value}
+
+
+def put_many(annotation: Any) -> Any:
+    async def put(body: list[annotation]) -> None: ...
+
+    return put
 
 
 def test_missing_body_leaves_the_default() -> None:

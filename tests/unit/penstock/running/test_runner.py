@@ -413,6 +413,28 @@ async def test_result_is_what_the_handler_returned_as_json(returned: Any, result
     assert verdict.status == 200
 
 
+@pytest.mark.parametrize("is_bulk", [False, True])
+async def test_async_def_that_returns_a_coroutine_is_told_to_await_it(is_bulk: bool) -> None:
+    registry = Operations()
+
+    async def look_up() -> int:
+        return 1
+
+    if is_bulk:
+
+        @registry.post("/x", bulk=True)
+        async def forget_each(contexts: list[Context]) -> Any:
+            return [look_up() for _ in contexts]
+    else:
+
+        @registry.post("/x")
+        async def forget() -> Any:
+            return look_up()
+
+    detail = "The handler of POST /x returned a coroutine that it did not await. Write `return await ...`."
+    assert await run("/x", registry=registry) == failure(500, "Misconfigured", detail)
+
+
 @pytest.mark.parametrize(
     ("returned", "where"),
     [

@@ -269,6 +269,20 @@ async def test_errors_of_all_operations_are_told_at_once(service: Service) -> No
     assert runs == []
 
 
+@pytest.mark.parametrize("sync_max_operations", [0, 100])
+async def test_null_is_a_body_and_no_body_is_none(serve: Serve, sync_max_operations: int) -> None:
+    registry = Operations()
+
+    @registry.post("/maybe")
+    async def maybe(body: int | None) -> int | None:
+        return body
+
+    service = await serve(registry, sync_max_operations=sync_max_operations)
+    asked = {"method": "POST", "path": "/maybe"}
+    assert (await service.post([{**asked, "body": None}])).status in {200, 202}
+    assert pointers(assert_problem(await service.post([asked]), 422)) == ["/operations/0/body"]
+
+
 async def test_nothing_is_accepted_of_a_large_batch_with_an_error(serve: Serve) -> None:
     service = await serve(operations, sync_max_operations=0)
     assert_problem(await service.post([GOOD, {**GOOD, "path": "/nowhere"}]), 422)
