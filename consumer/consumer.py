@@ -116,18 +116,32 @@ class Consumer:
         self._progress.report(STARTED)
         get_log().info(Event.CONSUMER_READY, concurrency=self._settings.concurrency)
         try:
-            while not self._stop.begun.is_set():
-                await self.turn()
-            await self._drain()
+            failure = await self._take_turns()
+            failure = await self._drain() or failure
         finally:
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
             await self._runner.close()
         get_log().info(Event.CONSUMER_STOPPED)
+        if failure is not None:
+            raise failure
         for chore in chores:
             if not chore.cancelled():
                 chore.result()  # if it failed, raise its error
+
+    async def _take_turns(self) -> BaseException | None:
+        """Take turns until the consumer is asked to stop. Return the error if a turn fails.
+
+        That is a bug in Penstock. The consumer still drains, so that its operations do not look as if they killed it.
+        """
+        try:
+            while not self._stop.begun.is_set():
+                await self.turn()
+        except Exception as error:  # noqa: BLE001 - raised again after the consumer has drained
+            self.stop()
+            return error
+        return None
 
     async def turn(self) -> None:
         """Receive from queues that have room, wait for a change, and start to process what has arrived."""
@@ -160,10 +174,12 @@ class Consumer:
 
         There may be more than there is room for, since every queue may return as many as it was asked for.
         """
-        deliveries = [delivery for inlet in self._inlets.values() for delivery in inlet.take()]
-        for delivery in deliveries:
-            self._begin(delivery)
-        return len(deliveries)
+        taken = 0
+        for inlet in self._inlets.values():
+            for delivery in inlet.take():
+                self._begin(delivery)
+                taken += 1
+        return taken
 
     def _begin(self, delivery: Delivery) -> None:
         self._leases.hold(delivery)
@@ -216,14 +232,15 @@ class Consumer:
             load.operations += max(held.waiting, 1)
         return loads
 
-    async def _drain(self) -> None:
+    async def _drain(self) -> BaseException | None:
+        """Stop as the docstring of this class says. Return the error of a receive that failed unexpectedly."""
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
-        releasing = asyncio.gather(*map(self._release_received, self._inlets.values()))
+        releasing = asyncio.gather(*map(self._release_received, self._inlets.values()), return_exceptions=True)
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()
         self._runner.let_go()
         await self._wait_for_held(RECORDING_SECONDS)
-        await releasing
+        failures = [failure for failure in await releasing if failure is not None]
         await self._wait_for_held(RECORDING_SECONDS)
         for task, held in list(self._held.items()):
             get_log().error(
@@ -231,6 +248,7 @@ class Consumer:
             )
             task.cancel()
         await self._wait_for_held(LEAVING_SECONDS)  # a handler may ignore its cancellation
+        return next(iter(failures), None)
 
     async def _release_received(self, inlet: Inlet) -> None:
         """Take what the last receive returns. Since the consumer is stopping, processing releases it immediately."""

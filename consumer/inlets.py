@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from penstock.consumer.outage import Outage
 from penstock.errors import PenstockError
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Queue
 from penstock.settings import Settings
-from penstock.telemetry import Event, get_log
+from penstock.telemetry import Event
 
 MOST_HELD = 50  # chunks of a priority, even if they are small: each is a task, and a lease to extend
 MOMENT_SECONDS = 0.05  # a receive takes a fraction of this
@@ -97,6 +98,7 @@ class Inlet:
         self._when_done = when_done
         self._receiving: asyncio.Task[list[Delivery]] | None = None
         self._pause_seconds = 0.0
+        self._outage = Outage(Event.RECEIVE_FAILED, is_error=True)
 
     @property
     def is_open(self) -> bool:
@@ -118,8 +120,8 @@ class Inlet:
         """Return the deliveries of the last receive, or an empty list if it has not returned yet."""
         if self._receiving is None or not self._receiving.done():
             return []
-        received, self._receiving = self._receiving.result(), None
-        return received
+        receiving, self._receiving = self._receiving, None
+        return receiving.result()
 
     async def finish(self) -> None:
         """Wait until the running receive, if there is one, has returned."""
@@ -130,17 +132,19 @@ class Inlet:
         self.operations_per_chunk += SMOOTHING * (operations - self.operations_per_chunk)
 
     async def _receive(self, limit: int) -> list[Delivery]:
-        """Receive once. If the queue does not answer, it is not empty: log the error, and wait longer each time."""
+        """Receive once. If the queue does not answer, it is not empty: log the error, and wait longer each time.
+
+        Whatever AWS reports is repeated. Only a bug of ours leaves this, and ends the consumer after it has drained.
+        """
         try:
             deliveries = await self._queue.receive(limit, self._wait_seconds)
         except PenstockError as error:
             self._pause_seconds = min(max(2 * self._pause_seconds, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-            get_log().error(
-                Event.RECEIVE_FAILED, priority=self.priority, error=str(error), pause_seconds=self._pause_seconds
-            )
+            self._outage.report(error, priority=self.priority)
             await self._pause(self._pause_seconds)
             return []
         self._pause_seconds = 0.0
+        self._outage.end()
         return [replace(delivery, priority=self.priority) for delivery in deliveries]
 
     async def _pause(self, seconds: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from penstock.clock import Clock
+from penstock.consumer.outage import Outage
 from penstock.errors import PenstockError
 from penstock.priority import Priority
 from penstock.queue import Delivery, Queue
@@ -25,6 +26,7 @@ class Leases:
         self._held: dict[str, Delivery] = {}
         self._until: dict[str, float] = {}
         self._settling: set[str] = set()
+        self._outages = {priority: Outage(Event.HEARTBEAT_FAILED) for priority in Priority}
 
     def hold(self, delivery: Delivery) -> None:
         self._held[delivery.receipt] = delivery
@@ -63,9 +65,10 @@ class Leases:
         asked_at = self._clock.monotonic()
         try:
             lost = await self._queues[priority].extend(held, self._visibility_seconds)
-        except PenstockError as error:
-            get_log().warning(Event.HEARTBEAT_FAILED, deliveries=len(held), error=str(error))
+        except PenstockError as error:  # the next heartbeat tries again
+            self._outages[priority].report(error, priority=priority, deliveries=len(held))
             return
+        self._outages[priority].end()
         for delivery in held:
             if delivery.receipt in self._held:
                 self._until[delivery.receipt] = asked_at + self._visibility_seconds

@@ -1,11 +1,12 @@
 """Publishes how long the operations of each handler take, so that front ends can plan chunks of a suitable size."""
 
 from penstock.clock import Clock
+from penstock.consumer.outage import Outage
 from penstock.errors import PenstockError
 from penstock.pace import Pace
 from penstock.running.runner import Runner
 from penstock.store import Store
-from penstock.telemetry import Event, get_log
+from penstock.telemetry import Event
 
 PUBLISH_SECONDS = 1.0
 REFRESH_SECONDS = 3_600.0  # publish it again even if it has not changed, because the table deletes old values
@@ -22,6 +23,7 @@ class Pacer:
         self._paces: dict[str, Pace] = {}
         self._published: dict[str, float] = {}
         self._forgotten_at = clock.monotonic() + REFRESH_SECONDS
+        self._outage = Outage(Event.PACE_NOT_PUBLISHED)
         self.overall = Pace()  # of all operations that this process runs
 
     async def keep(self) -> None:
@@ -32,7 +34,9 @@ class Pacer:
             try:
                 await self.publish()
             except PenstockError as error:
-                get_log().warning(Event.PACE_NOT_PUBLISHED, error=str(error))
+                self._outage.report(error)
+            else:
+                self._outage.end()
 
     def measure(self) -> None:
         spent = self._runner.take_spent()

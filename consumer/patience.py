@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
 from penstock.clock import Clock
+from penstock.consumer.outage import Outage
 from penstock.errors import Misconfigured, Unavailable
-from penstock.telemetry import Event, get_log
+from penstock.telemetry import Event
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,11 +43,14 @@ async def until_answered(clock: Clock, call: Callable[P, Awaitable[T]], *args: P
 
     Missing permissions are waited for, too: an operator can add them, and no chunk has to fail because of them.
     """
-    wait = FIRST_REPEAT_SECONDS
+    wait, outage = FIRST_REPEAT_SECONDS, Outage(Event.STEP_REPEATED)
     while True:
         try:
-            return await call(*args, **kwargs)
+            answer = await call(*args, **kwargs)
         except (Unavailable, Misconfigured) as error:
-            get_log().warning(Event.STEP_REPEATED, error=str(error), wait_seconds=wait)
+            outage.report(error)
+        else:
+            outage.end()
+            return answer
         await clock.sleep(wait)
         wait = min(2 * wait, LONGEST_REPEAT_SECONDS)

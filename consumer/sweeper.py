@@ -10,7 +10,8 @@ import secrets
 from penstock.batch import Batch, BatchState, Ending
 from penstock.clock import Clock
 from penstock.consumer.finisher import Finisher
-from penstock.errors import PenstockError
+from penstock.consumer.outage import Outage
+from penstock.errors import PenstockError, RejectedCall
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.store import Store
@@ -28,6 +29,7 @@ class Sweeper:
         self._meter = meter or Meter()
         self._finisher = Finisher(store, clock)
         self._owner = secrets.token_hex(8)
+        self._outage = Outage(Event.SWEEP_FAILED)
 
     async def keep(self) -> None:
         """Sweep once in each period, until cancelled."""
@@ -36,17 +38,28 @@ class Sweeper:
             await self._clock.sleep(self._period_seconds * random.uniform(0.8, 1.2))  # noqa: S311
             try:
                 await self.sweep()
-            except PenstockError as error:
-                get_log().warning(Event.SWEEP_FAILED, error=str(error))
+            except PenstockError as error:  # the next sweep tries again
+                self._outage.report(error)
+            else:
+                self._outage.end()
 
     async def sweep(self) -> None:
         now = self._clock.now()
         if not await self._store.take_sweep(self._owner, now, now + PERIODS_OF_TENURE * self._period_seconds):
             return
+        failures: list[RejectedCall] = []
         for batch_id in await self._store.due_batches(now, BATCHES_IN_SWEEP):
-            batch = await self._store.read_batch(batch_id)
-            if batch is not None and not batch.is_final:
-                await self._settle(batch, now)
+            try:
+                await self._settle_due(batch_id, now)
+            except RejectedCall as error:
+                failures.append(error)  # it is about this batch, and must not keep the other ones open
+        if failures:
+            raise failures[0]
+
+    async def _settle_due(self, batch_id: str, now: float) -> None:
+        batch = await self._store.read_batch(batch_id)
+        if batch is not None and not batch.is_final:
+            await self._settle(batch, now)
 
     async def _settle(self, batch: Batch, now: float) -> None:
         if batch.state is BatchState.ACCEPTING:

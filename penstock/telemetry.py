@@ -33,7 +33,7 @@ class Event(StrEnum):
     CONSUMER_STOPPED = "consumer stopped"  # The consumer has stopped after a signal.
     CONSUMER_DIED = "consumer died"  # A consumer process exited unexpectedly; its parent starts it again.
     CONSUMER_HOPELESS = "consumer cannot run"  # A consumer cannot start, or keeps dying without work; all of them stop.
-    RECEIVE_FAILED = "receive failed"  # The queue did not answer. An empty queue does not cause this event.
+    RECEIVE_FAILED = "receive failed"  # The queue did not answer; logged once until it answers again.
     LOOP_BLOCKED = "loop blocked"  # A handler blocks the event loop; the process exits.
     CHUNK_DONE = "chunk done"  # The chunk is recorded, counted and acknowledged.
     CHUNK_BROKE = "chunk failed unexpectedly"  # A bug in Penstock; the chunk is delivered again when its lease ends.
@@ -49,6 +49,7 @@ class Event(StrEnum):
     LEASE_LOST = "lease lost"  # The lease on the chunk ended; another consumer may run the same chunk.
     HEARTBEAT_FAILED = "heartbeat failed"  # The lease on a chunk could not be extended; the next heartbeat retries.
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.
+    WORKS_AGAIN = "works again"  # What failed works again; `after` is the event that was logged when it failed.
     OPERATION_BROKE = "operation failed unexpectedly"  # A handler raised neither Reject nor Retry; with its traceback.
     BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
     BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.

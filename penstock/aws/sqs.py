@@ -52,7 +52,10 @@ class SqsQueue:
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
                 MessageAttributeNames=[_TRACEPARENT, _TRACESTATE],
             )
-        return [_delivery(message) for message in answer.get("Messages", [])]
+        try:
+            return [_delivery(message) for message in answer.get("Messages") or []]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unavailable(f"SQS's answer is damaged, or it is not from SQS: {error!r}") from error
 
     async def delete(self, delivery: Delivery) -> None:
         _raise_first([await self._deletes.ask(delivery)])

@@ -18,7 +18,7 @@ from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
 from penstock.consumer import inlets
 from penstock.consumer.consumer import Consumer
-from penstock.errors import ThreadsStuck, Unavailable
+from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, ThreadsStuck, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -378,7 +378,8 @@ async def test_failing_receives_back_off_and_it_goes_on(
     for _ in range(40):
         await take_turn(consumer)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5, 1]
-    assert [line["event"] for line in logs].count(Event.RECEIVE_FAILED) == 10
+    events = [line["event"] for line in logs]
+    assert [events.count(Event.RECEIVE_FAILED), events.count(Event.WORKS_AGAIN)] == [2, 2]  # each outage is told once
     assert await rig.counts() == Counts(succeeded=2)
 
 
@@ -426,6 +427,60 @@ async def test_unforeseen_fault_of_receiving_ends_the_program_loudly() -> None:
     async with asyncio.timeout(10 * UNIT_SECONDS):
         with pytest.raises(RuntimeError, match="a fault of ours"):
             await plant.consumer.run()
+
+
+async def test_unforeseen_fault_of_receiving_ends_it_only_after_what_is_held() -> None:
+    """Otherwise its operations would look as if they had killed it."""
+    plant = Plant()
+    receive = plant.queue.receive
+
+    async def break_once_something_runs(limit: int, wait_seconds: int) -> list[Delivery]:
+        if not plant.toys.begun:
+            return await receive(limit, 0)
+        plant.queue.receive = receive  # type: ignore[method-assign]
+        plant.end_polls()
+        asyncio.get_running_loop().call_later(0.05, plant.toys.gate.set)
+        raise RuntimeError("a fault of ours")
+
+    plant.queue.receive = break_once_something_runs  # type: ignore[method-assign]
+    await plant.submit("/wait")
+    async with asyncio.timeout(10 * UNIT_SECONDS):
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            await plant.consumer.run()
+    assert plant.recorded() == {"id-0": 200}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("throttled"), NoAccess("expired"), Misconfigured("no such queue"), RejectedCall("invalid")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_nothing_that_aws_says_ends_a_consumer(
+    monkeypatch: pytest.MonkeyPatch, error: PenstockError, logs: list[MutableMapping[str, Any]]
+) -> None:
+    """One receive in three fails, and so do heartbeats, sweeps and what is published."""
+    monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0.001)
+    calls = Counter[str]()
+
+    def fail(call: str, moment: Moment) -> None:
+        calls[call] += 1
+        if "receive" in call and calls[call] % 3 == 0:
+            raise error
+        if call.rpartition(".")[2] in {"extend", "take_sweep", "write_handler_seconds"} and calls[call] < 5:
+            raise error
+
+    plant = Plant(fail, sweep_seconds=5)
+    plant.consumer = Consumer(plant.backend, plant.toys.operations, plant.settings, QuickClock())
+    await plant.submit(*["/succeed"] * 20, chunk_operations=1)
+    async with plant.running() as task:
+        await plant.until_finished()
+
+        async def has_swept() -> bool:
+            return calls["store.take_sweep"] >= 6
+
+        await eventually(has_swept)
+        assert not task.done()
+    assert [line["event"] for line in logs].count(Event.SWEEP_FAILED) == 1
 
 
 class QuickClock(SystemClock):

@@ -8,7 +8,8 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.consumer.sweeper import PERIODS_OF_TENURE, Sweeper
-from tests.support.faults import Outage
+from penstock.errors import RejectedCall
+from tests.support.faults import Moment, Outage, watched
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
 from tests.support.service import ask_for, assert_problem
@@ -65,6 +66,24 @@ async def test_batch_of_which_every_message_is_lost_is_expired_whole(plant: Plan
     await plant.sweep()
     assert await plant.counts(batch_id) == ("expired", {"expired": 130})
     assert await plant.statuses(batch_id) == {str(index): 504 for index in range(130)}
+
+
+async def test_batch_that_aws_rejects_does_not_keep_the_others_open(plant: Plant) -> None:
+    rejections = iter([True])
+
+    def reject_once(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.close_group", "before") and next(rejections, False):
+            raise RejectedCall("AWS rejected an invalid call.")
+
+    sweeper = Sweeper(watched(plant.parts, reject_once).store, PERIOD, plant.clock)
+    batch_ids = [await plant.submit("/succeed/a") for _ in range(2)]
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    with pytest.raises(RejectedCall):
+        await sweeper.sweep()
+    assert {(await plant.counts(batch_id))[0] for batch_id in batch_ids} == {"queued", "expired"}
+    await sweeper.sweep()
+    assert {(await plant.counts(batch_id))[0] for batch_id in batch_ids} == {"expired"}
 
 
 async def test_ids_that_the_client_gave_are_known_though_the_messages_are_lost(plant: Plant) -> None:
