@@ -34,6 +34,7 @@ from botocore.exceptions import (
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
+from penstock.aws.credentials import rotate
 from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, TooLargeForAws, Unavailable
 from penstock.settings import Settings
 
@@ -66,6 +67,7 @@ _NOT_ALLOWED = re.compile(
     r"|OptIn|SubscriptionRequired|^KMS",  # a key that is disabled, deleted or in the wrong state
     re.IGNORECASE,
 )
+_NO_PERMISSION = re.compile(r"AccessDenied|^KMS|OptIn|SubscriptionRequired", re.IGNORECASE)
 _INVALID = re.compile(
     r"Validation|InvalidParameter|InvalidAttribute|InvalidMessageContents|InvalidBatchEntry|InvalidInput|InvalidAction"
     r"|InvalidQueryParameter|MissingParameter|MissingAction|Malformed|Serialization|TooLong|TooManyEntries|EmptyBatch"
@@ -125,6 +127,7 @@ class _Opener:
         self._stack = stack
         self._settings = settings
         self._session = _new_session()
+        rotate(self._session, _new_session, rejects_credentials)
 
     async def open(self, service: str, config: AioConfig) -> Any:
         with explained():
@@ -184,6 +187,11 @@ def explained() -> Iterator[None]:
 
 def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def rejects_credentials(code: str) -> bool:
+    """Return True if other credentials may be accepted. Missing permissions need no other ones."""
+    return bool(_NOT_ALLOWED.search(code)) and not _NO_PERMISSION.search(code)
 
 
 def explain_code(code: str, report: str) -> PenstockError | None:
