@@ -16,9 +16,12 @@ from penstock.errors import (
     LimitPassed,
     MalformedRequest,
     Misconfigured,
+    NoAccess,
     NotAcceptable,
     NotPossibleNow,
     PenstockError,
+    RejectedCall,
+    TooLargeForAws,
     TooSlow,
     Unavailable,
     UnknownBatch,
@@ -54,7 +57,32 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
         "It is not known yet whether the batch was accepted",
     ),
     Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "The service is temporarily unavailable"),
+    NoAccess: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "The service is temporarily unavailable"),
+    TooLargeForAws: (
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "too-large-to-store",
+        "The request is too large to be stored",
+    ),
+    RejectedCall: (HTTPStatus.INTERNAL_SERVER_ERROR, "not-stored", "The request could not be stored or answered"),
     Misconfigured: (HTTPStatus.INTERNAL_SERVER_ERROR, "misconfigured", "The service is not configured correctly"),
+}
+
+# What a client reads instead of an error that names parts of this installation.
+_TOLD: dict[type[PenstockError], tuple[Event, str]] = {
+    NoAccess: (Event.AWS_UNAVAILABLE, "The server has no access to AWS at the moment. The error is in its log."),
+    TooLargeForAws: (
+        Event.BATCH_REFUSED,
+        "A part of the request is larger than AWS stores. Send fewer or shorter values. Nothing more of a batch runs.",
+    ),
+    RejectedCall: (
+        Event.REQUEST_BROKE,
+        "AWS rejected it, and sending it again will not help. The error is in the server's log. Nothing more of a "
+        "batch runs.",
+    ),
+    Misconfigured: (
+        Event.REQUEST_BROKE,
+        "The server is not configured correctly. The error is in its log.",
+    ),
 }
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -100,10 +128,19 @@ def _known_problem(error: PenstockError) -> web.Response:
         case Unavailable() | AcceptanceLost():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
-        case Misconfigured():
-            get_log().error(Event.REQUEST_BROKE, error=detail)
-            detail = "The server is not configured correctly. The error is in its log."
+        case NoAccess():
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            detail = _keep_in_log(error)
+        case Misconfigured() | RejectedCall():
+            detail = _keep_in_log(error)
     return _problem(status, f"urn:penstock:problem:{slug}", title, detail, members=members, headers=headers)
+
+
+def _keep_in_log(error: PenstockError) -> str:
+    """Log an error with details of this installation. Return what its client may know."""
+    event, told = _TOLD[type(error)]
+    get_log().error(event, error=str(error))
+    return told
 
 
 def _flaws(flaws: tuple[Flaw, ...], count: int) -> dict[str, Any]:

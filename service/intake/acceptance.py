@@ -15,7 +15,14 @@ from penstock.backend import Backend
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Chunk
 from penstock.clock import Clock
-from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, Unavailable
+from penstock.errors import (
+    AcceptanceLost,
+    AcceptanceUnknown,
+    Misconfigured,
+    PenstockError,
+    RejectedCall,
+    Unavailable,
+)
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.outcome import ChunkRecord, delay_seconds, record_attempt
@@ -69,18 +76,36 @@ class Acceptance:
         """Make the batch durable and let it run. `tried` holds, by index, the operations that have already run.
 
         If it raises LimitPassed, Unavailable or AcceptanceLost, none of the remaining operations will run. If it raises
-        AcceptanceUnknown, all of them may run.
+        AcceptanceUnknown, all of them may run. After any other error none of them runs.
         """
         await self._draft.finish_plan()
         batch = self._new_batch()
+        try:
+            counts = await self._store(batch, tried)
+        except (AcceptanceLost, AcceptanceUnknown, Misconfigured, Unavailable):
+            raise  # consumers abandon the batch when its acceptance lease ends, if it was not accepted
+        except Exception:
+            await self._abandon(batch.id)
+            raise
+        await self._check_limit(batch, counts)
+        return batch
+
+    async def _store(self, batch: Batch, tried: Mapping[int, Tried]) -> Counts:
+        """Write the batch, send its chunks and accept it. Return the counts of what has already run."""
         await self._backend.store.create_batch(batch)
         await self._write_ids(batch)
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
         counts = [await self._hand_over(batch, number, tried) for number in started]
         await self._send_chunks(batch, started)
         await self._mark_accepted(batch.id)
-        await self._check_limit(batch, sum_counts(counts))
-        return batch
+        return sum_counts(counts)
+
+    async def _abandon(self, batch_id: str) -> None:
+        """Abandon a batch that cannot be stored. If AWS is unavailable, its acceptance lease does that later."""
+        try:
+            await self._backend.store.abandon_batch(batch_id)
+        except PenstockError as error:
+            get_log().error(Event.AWS_UNAVAILABLE, batch_id=batch_id, error=str(error))
 
     def _new_batch(self) -> Batch:
         now = self._clock.now()
@@ -188,7 +213,9 @@ class Acceptance:
             try:
                 await self._backend.store.accept_batch(batch_id, at)
                 return
-            except Unavailable as error:
+            except (Unavailable, Misconfigured, RejectedCall) as error:
+                if not repeat and not isinstance(error, Unavailable):
+                    raise  # AWS rejected the only call, so it certainly had no effect
                 if repeat == ACCEPT_REPEATS - 1:
                     raise AcceptanceUnknown(batch_id) from error
             await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from penstock import Operations
-from penstock.errors import Misconfigured, Unavailable
+from penstock.batch import BatchState
+from penstock.errors import Misconfigured, NoAccess, RejectedCall, TooLargeForAws, Unavailable
 from penstock.telemetry import Event
 from penstock.testing import memory_parts
 from tests.support.builders import BATCH_ID
+from tests.support.faults import Moment
 from tests.support.service import Answer, Serve, Service, assert_problem
 
 
@@ -104,6 +106,81 @@ async def test_unavailable_part_asks_to_come_again(serve: Serve) -> None:
     answer = await answer_when_the_store_raises(serve, Unavailable("AWS does not answer."))
     assert_problem(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0
+
+
+async def test_rejected_credentials_ask_to_come_again_and_are_told_to_nobody(serve: Serve) -> None:
+    """An operator rotates them, and the front end reads them again."""
+    answer = await answer_when_the_store_raises(serve, NoAccess("ExpiredToken: arn:secret"))
+    assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert b"secret" not in answer.content
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RejectedCall("ValidationException: arn:secret"), 500),
+        (TooLargeForAws("Item size has exceeded the maximum allowed size: arn:secret"), 413),
+        (RuntimeError("a fault of ours: secret"), 500),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize(
+    "struck",
+    [
+        ("store.create_batch", "after"),
+        ("store.write_ids", "before"),
+        ("chunks.send", "before"),
+        ("chunks.send", "after"),
+        ("store.accept_batch", "before"),
+    ],
+)
+async def test_error_after_something_was_stored_is_clear_and_leaves_nothing_that_runs(
+    serve: Serve, logs: list[MutableMapping[str, Any]], error: Exception, status: int, struck: tuple[str, Moment]
+) -> None:
+    def strike(call: str, moment: Moment) -> None:
+        if (call, moment) == struck:
+            raise error
+
+    operations = Operations()
+
+    @operations.post("/run")
+    async def run() -> None: ...
+
+    service = await serve(operations, watch=strike, sync_max_operations=0)
+    answer = await service.post([{"id": "mine", "method": "POST", "path": "/run"}])
+    assert_problem(answer, status)
+    assert b"secret" not in answer.content
+    assert [batch.state for batch in service.parts.store._batches.values()] == [BatchState.ABANDONED]
+    logs.clear()
+
+
+@pytest.mark.parametrize(
+    ("errors", "status", "state"),
+    [
+        ([NoAccess("expired")], 503, BatchState.ACCEPTING),  # it is abandoned when its lease ends
+        ([Unavailable("lost"), NoAccess("expired")], 202, BatchState.QUEUED),
+        ([Unavailable("lost"), RejectedCall("invalid")], 202, BatchState.QUEUED),
+    ],
+)
+async def test_acceptance_whose_first_answer_is_lost_is_not_given_up(
+    serve: Serve, errors: list[Exception], status: int, state: BatchState
+) -> None:
+    left = list(errors)
+
+    def strike(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.accept_batch", "before") and left:
+            raise left.pop(0)
+
+    operations = Operations()
+
+    @operations.post("/run")
+    async def run() -> None: ...
+
+    service = await serve(operations, watch=strike, sync_max_operations=0)
+    answer = await service.post([{"method": "POST", "path": "/run"}])
+    assert answer.status == status
+    assert [batch.state for batch in service.parts.store._batches.values()] == [state]
 
 
 async def ask_in_bytes(service: Service, request: bytes) -> bytes:
