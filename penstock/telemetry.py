@@ -51,6 +51,7 @@ class Event(StrEnum):
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.
     WORKS_AGAIN = "works again"  # What failed works again; `after` is the event that was logged when it failed.
     OPERATION_BROKE = "operation failed unexpectedly"  # A handler raised neither Reject nor Retry; with its traceback.
+    UPSTREAM_FAILED = "upstream failed"  # An upstream sent no response, or one that cannot become a result.
     BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
     BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.
     BATCH_SWEPT = "batch swept"  # The batch was overdue; its unfinished operations count as expired or cancelled.

@@ -2,12 +2,14 @@
 
 A 2xx response is the operation's result. 429 and 5xx are tried again, after the delay in `Retry-After` if there is one.
 Any other response is final.
+
+Clients read the errors, so they do not name the upstream's host: it may be internal. The log does.
 """
 
 import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -17,6 +19,7 @@ from pydantic_core import to_json
 
 from penstock.chunk import Operation
 from penstock.context import LONGEST_WAIT_SECONDS
+from penstock.forwarding.charsets import find_codec
 from penstock.forwarding.upstream import without_secrets
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict
 from penstock.record import parse_recordable
@@ -26,6 +29,7 @@ MOST_ERROR_CHARACTERS = 2_000
 
 _QUERY_OR_FRAGMENT = re.compile(r"[?#]")
 _NOT_READABLE = "Unreadable response"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Answer:
     rejected: bool = False  # another attempt cannot help
     is_passing: bool = False  # another attempt may help
     after_seconds: float | None = None  # the delay that the upstream asks for
+    is_noteworthy: bool = field(default=False, compare=False)  # not an answer of the upstream's API, but about it
 
     def verdict(self, operation: Operation, max_attempts: int) -> Verdict:
         """Return the verdict for this operation."""
@@ -50,15 +55,19 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A response as it was received. If `is_cut`, it was too large, and `content` is only the beginning of its body."""
+    """A response as it was received, decompressed.
 
-    host: str
+    If `is_cut`, it was too large, and `content` is only the beginning of its body. `unsupported` says why the body
+    could not be decompressed; then `content` is empty.
+    """
+
     status: int
     headers: Mapping[str, str]
     media_type: str
     charset: str
     content: bytes
     is_cut: bool = False
+    unsupported: str = ""
 
     @property
     def is_json(self) -> bool:
@@ -67,12 +76,24 @@ class Received:
     @property
     def text(self) -> str:
         """Decode the body as text. Raises ValueError if it is not valid text."""
+        codec = find_codec(self.charset)
+        if codec is None:
+            raise ValueError(f"its charset {self.charset[:40]!a} is not supported")
+        return self.content.decode(codec)
+
+    @property
+    def readable_text(self) -> str:
+        """Decode as much of the body as is valid text."""
+        return self.content.decode(find_codec(self.charset) or "utf-8", errors="replace")
+
+    def parse_json(self) -> Any:
+        """Parse the body as JSON. Raises ValueError. JSON is UTF-8, but some servers use the charset that they name."""
+        content = self.content.removeprefix(BOM_UTF8)
         try:
-            text = self.content.decode(self.charset)
-        except LookupError as error:
-            raise ValueError(f"its charset {self.charset[:40]!a} is unknown") from error
-        text.encode()  # fails for lone surrogates, which some charsets produce and a record cannot contain
-        return text
+            content.decode()
+        except UnicodeDecodeError:
+            content = self.text.encode()
+        return parse_recordable(content)
 
 
 def conclude(received: Received, now: float) -> Answer:
@@ -80,25 +101,28 @@ def conclude(received: Received, now: float) -> Answer:
     status = received.status
     if 200 <= status <= 299:
         return _performed(received)
-    if 300 <= status <= 399:
-        detail = f"{received.host} answered {status}, a redirect{_where(received)}. Penstock does not follow redirects."
+    if status in _REDIRECTS:
+        detail = f"The upstream answered {status}, a redirect. Penstock does not follow redirects."
         return not_usable("Redirected", detail)
+    if 300 <= status <= 399:
+        detail = f"The upstream answered {status} {_phrase(status)}, which is neither a result nor an error."
+        return not_usable("Unexpected response", detail)
     if status == HTTPStatus.TOO_MANY_REQUESTS or 500 <= status <= 599:
         wait = wait_seconds(received.headers.get("Retry-After"), now)
         return Answer(status, error=_error(received), is_passing=True, after_seconds=wait)
     if 400 <= status <= 499:
         return Answer(status, error=_error(received), rejected=True)
-    return not_usable(_NOT_READABLE, f"{received.host} answered {status}, which is not a valid status of a response.")
+    return not_usable(_NOT_READABLE, f"The upstream answered {status}, which is not a valid status of a response.")
 
 
 def not_usable(title: str, detail: str) -> Answer:
     """Return the verdict for a response that cannot become a result and would be the same the next time."""
-    return Answer(HTTPStatus.BAD_GATEWAY.value, error={"title": title, "detail": detail})
+    return Answer(HTTPStatus.BAD_GATEWAY.value, error={"title": title, "detail": detail}, is_noteworthy=True)
 
 
 def not_answered(status: HTTPStatus, title: str, detail: str) -> Answer:
     """Return the verdict for a request without a response. It is tried again."""
-    return Answer(status.value, error={"title": title, "detail": detail}, is_passing=True)
+    return Answer(status.value, error={"title": title, "detail": detail}, is_passing=True, is_noteworthy=True)
 
 
 def wait_seconds(retry_after: str | None, now: float) -> float | None:
@@ -123,14 +147,16 @@ def _performed(received: Received) -> Answer:
     If its body cannot be stored, the operation fails although the upstream performed it: a client must never get a
     result that differs from the upstream's.
     """
-    performed = f"{received.host} performed this operation and answered {received.status}"
+    performed = f"The upstream performed this operation and answered {received.status}"
+    if received.unsupported:
+        return not_usable(_NOT_READABLE, f"{performed} with {received.unsupported}, which is not supported.")
     if received.is_cut:
         limit = len(received.content)
         return not_usable("Response too large", f"{performed} with a body larger than the limit of {limit:,} bytes.")
     if not received.content.strip():
         return Answer(received.status)
     try:
-        result = parse_recordable(received.content.removeprefix(BOM_UTF8)) if received.is_json else received.text
+        result = received.parse_json() if received.is_json else received.text
     except ValueError as error:
         kind = "JSON" if received.is_json else "JSON or text"
         detail = f"{performed} with {received.media_type} that cannot be read as {kind}: {error}."
@@ -138,10 +164,10 @@ def _performed(received: Received) -> Answer:
     return Answer(received.status, result)
 
 
-def _where(received: Received) -> str:
+def read_location(received: Received) -> str | None:
     """Return the target of a redirect without its query, its fragment and its password: they may be secret."""
     location = without_secrets(_QUERY_OR_FRAGMENT.split(received.headers.get("Location", ""))[0])
-    return f" to {location[:MOST_ERROR_CHARACTERS]!a}" if location else ""
+    return location[:MOST_ERROR_CHARACTERS] or None
 
 
 def _error(received: Received) -> dict[str, Any]:
@@ -149,17 +175,17 @@ def _error(received: Received) -> dict[str, Any]:
 
     A JSON problem (RFC 9457) is kept completely; other JSON becomes the member `body`.
     """
-    error = {"title": _phrase(received.status), "detail": f"{received.host} answered {received.status}."}
+    error = {"title": _phrase(received.status), "detail": f"The upstream answered {received.status}."}
     if received.is_json and not received.is_cut and len(received.content) <= MOST_ERROR_BYTES:
         try:
-            body = parse_recordable(received.content)
+            body = received.parse_json()
             whole = error | _members(body)
             parse_recordable(to_json(whole))
         except ValueError:
             pass  # it is not valid JSON: the text below is used
         else:
             return whole
-    text = received.content.decode(errors="replace")[:MOST_ERROR_CHARACTERS].strip()
+    text = received.readable_text[:MOST_ERROR_CHARACTERS].strip()
     if not text:
         return error
     return error | ({"detail": text} if received.media_type == "text/plain" else {"body": text})

@@ -6,6 +6,7 @@ cookies are not kept, and proxies and `.netrc` files of the environment are igno
 
 import inspect
 import io
+import itertools
 import os
 import re
 import time
@@ -16,7 +17,8 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 import aiohttp
-from aiohttp import hdrs
+from aiohttp import hdrs, http_exceptions
+from aiohttp.connector import Connection
 from multidict import CIMultiDict
 from pydantic_core import to_json
 from yarl import URL
@@ -24,15 +26,27 @@ from yarl import URL
 from penstock.context import Context
 from penstock.distribution import installed_version
 from penstock.errors import Flaw, Misconfigured
-from penstock.forwarding.answer import Answer, Received, conclude, not_answered
+from penstock.forwarding.answer import Answer, Received, conclude, not_answered, not_usable, read_location
+from penstock.forwarding.decoding import (
+    ACCEPTED,
+    SLACK_BYTES,
+    CutOff,
+    Undecodable,
+    Unsupported,
+    decode,
+    read_encodings,
+)
 from penstock.forwarding.headers import IDEMPOTENCY_KEY, check_added, check_passed, to_key_header
 from penstock.forwarding.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
 from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
+from penstock.telemetry import Event, get_log
 
 DEFAULT_RESULT_BYTES = 262_144
 DEFAULT_CONNECTIONS = 10
 CONNECT_SECONDS = 10.0
+MOST_HEADER_BYTES = 65_536  # of a header of a response
+MOST_INTERIM = 100  # responses such as 100 Continue before the response itself
 
 # The headers that an application adds to every request. A function is called for each, for example to renew a token.
 AddedHeaders = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
@@ -47,6 +61,30 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientPayloadError, "the response ended early"),
     (aiohttp.ClientResponseError, "the response is not valid HTTP"),
 )
+
+
+class TooManyInterim(http_exceptions.HttpProcessingError):
+    """The upstream sends one interim response (1xx) after the other."""
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that is read only if at most MOST_INTERIM interim responses come before it."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        protocol = connection.protocol
+        assert protocol is not None
+        numbers, read = itertools.count(), protocol.read
+
+        async def read_bounded() -> Any:
+            if next(numbers) > MOST_INTERIM:
+                raise TooManyInterim(code=HTTPStatus.BAD_GATEWAY, message="Too many interim responses")
+            return await read()
+
+        vars(protocol)["read"] = read_bounded
+        try:
+            return await super().start(connection)
+        finally:
+            del vars(protocol)["read"]
 
 
 class Connections:
@@ -76,6 +114,10 @@ class Connections:
                 cookie_jar=aiohttp.DummyCookieJar(),  # otherwise cookies would leak between clients
                 skip_auto_headers=(hdrs.CONTENT_TYPE,),  # a request without a body has no Content-Type
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the runner limits the rest
+                auto_decompress=False,  # it does not notice that a compressed body was cut off
+                max_line_size=MOST_HEADER_BYTES,
+                max_field_size=MOST_HEADER_BYTES,
+                response_class=_Response,
             )
         return self._session
 
@@ -92,6 +134,16 @@ class Forward:
 
     async def ask(self, method: str, url: URL, content: bytes | None, context: Context[Any]) -> Answer:
         """Send one request and return its verdict. `content` is the JSON body, or None for no body."""
+        answer, fields = await self._ask(method, url, content, context)
+        if answer.is_noteworthy:
+            assert answer.error is not None
+            get_log().warning(Event.UPSTREAM_FAILED, upstream=self.upstream.host, **answer.error, **fields)
+        return answer
+
+    async def _ask(
+        self, method: str, url: URL, content: bytes | None, context: Context[Any]
+    ) -> tuple[Answer, dict[str, str]]:
+        """Do the same, and also return what only the log may contain."""
         headers = await self._headers(content, context)
         body = None if content is None else io.BytesIO(content)
         try:
@@ -100,12 +152,18 @@ class Forward:
             ) as response:
                 received = await self._receive(response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            detail = f"{self.upstream.host} could not be reached: {_reason(error)}."
-            return not_answered(HTTPStatus.SERVICE_UNAVAILABLE, "Upstream unavailable", detail)
+            detail = f"The upstream could not be reached: {_reason(error)}."
+            return not_answered(HTTPStatus.SERVICE_UNAVAILABLE, "Upstream unavailable", detail), {}
         except aiohttp.ClientError as error:
-            detail = f"{self.upstream.host} sent no complete response: {_reason(error)}."
-            return not_answered(HTTPStatus.BAD_GATEWAY, "No response", detail)
-        return conclude(received, time.time())
+            if _is_caused_by(error, http_exceptions.LineTooLong):
+                return _HEADER_TOO_LARGE, {}
+            return _no_response(_reason(error)), {}
+        except CutOff:
+            return _no_response("its compressed body was cut off"), {}
+        except Undecodable as error:
+            return _no_response(str(error)), {}
+        location = read_location(received)
+        return conclude(received, time.time()), {} if location is None else {"location": location}
 
     async def _headers(self, content: bytes | None, context: Context[Any]) -> CIMultiDict[str]:
         added = self.added
@@ -116,6 +174,7 @@ class Forward:
         headers.update((name, value) for name, value in context.headers.items() if name.lower() in self.passed)
         headers.update(added)
         headers[IDEMPOTENCY_KEY] = to_key_header(context.key)
+        headers[hdrs.ACCEPT_ENCODING] = ACCEPTED
         if content is not None:
             headers[hdrs.CONTENT_TYPE] = "application/json"
         return headers
@@ -123,19 +182,28 @@ class Forward:
     async def _receive(self, response: aiohttp.ClientResponse) -> Received:
         """Read the response up to the size limit, which applies to the decompressed size.
 
-        The rest of a larger response is not read, and its connection is closed.
+        The rest of a larger response is not read, and its connection is closed. Raises CutOff or Undecodable.
         """
+        encodings, unsupported = [], ""
+        try:
+            encodings = read_encodings(",".join(response.headers.getall(hdrs.CONTENT_ENCODING, ())))
+        except Unsupported as error:
+            unsupported = str(error)
+        most_bytes = self.most_bytes + (SLACK_BYTES if encodings else 0)
         content = bytearray()
-        while len(content) <= self.most_bytes and (piece := await response.content.readany()):
+        while len(content) <= most_bytes and (piece := await response.content.readany()):
             content += piece
+        if not content and _has_end(response):
+            encodings = []  # an empty body is often called compressed
+        decoded, is_cut = decode(bytes(content), encodings, self.most_bytes, is_cut=len(content) > most_bytes)
         return Received(
-            host=self.upstream.host,
             status=response.status,
             headers=response.headers,
             media_type=response.content_type.encode("ascii", "replace").decode()[:100],
             charset=response.charset or "utf-8",
-            content=bytes(content[: self.most_bytes]),
-            is_cut=len(content) > self.most_bytes,
+            content=b"" if unsupported else decoded,
+            is_cut=is_cut and not unsupported,
+            unsupported=unsupported,
         )
 
 
@@ -206,10 +274,38 @@ def build_forward_routes(
     ]
 
 
+_HEADER_TOO_LARGE = not_usable(
+    "Response too large",
+    f"The upstream answered with a header larger than the limit of {MOST_HEADER_BYTES:,} bytes. "
+    "It may have performed this operation.",
+)
+
+
+def _is_caused_by(error: BaseException, kind: type[Exception]) -> bool:
+    """Return True if an error, or what caused it, is of this kind. aiohttp wraps the errors of its parser."""
+    return isinstance(error, kind) or (error.__cause__ is not None and _is_caused_by(error.__cause__, kind))
+
+
+def _no_response(reason: str) -> Answer:
+    return not_answered(HTTPStatus.BAD_GATEWAY, "No response", f"The upstream sent no complete response: {reason}.")
+
+
+def _has_end(response: aiohttp.ClientResponse) -> bool:
+    """Return True if HTTP says where the body ends. Otherwise it ends where the connection ends."""
+    return (
+        response.status in {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
+        or hdrs.CONTENT_LENGTH in response.headers
+        or hdrs.TRANSFER_ENCODING in response.headers
+    )
+
+
 def _reason(error: aiohttp.ClientError) -> str:
     """Return why there is no response, in a few words and without the URL, which may contain secrets."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is invalid, {getattr(error.certificate_error, 'verify_message', 'unverified')}"
+        why, _, _ = getattr(error.certificate_error, "verify_message", "unverified").partition(",")  # a host may follow
+        return f"its certificate is invalid, {why}"
+    if _is_caused_by(error, TooManyInterim):
+        return f"more than {MOST_INTERIM} interim responses (1xx) came before it"
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words

@@ -1,6 +1,7 @@
 """What the answer of an upstream makes of an operation."""
 
 import json
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -19,9 +20,7 @@ JSON = "application/json"
 
 def receive(status: int, content: bytes = b"", media_type: str = JSON, *, is_cut: bool = False, **more: Any) -> Answer:
     given: dict[str, Any] = {"headers": {}, "charset": "utf-8", **more}
-    return conclude(
-        Received("api.example", status, media_type=media_type, content=content, is_cut=is_cut, **given), NOW
-    )
+    return conclude(Received(status, media_type=media_type, content=content, is_cut=is_cut, **given), NOW)
 
 
 # --- What succeeded
@@ -52,8 +51,45 @@ def test_result_is_json_or_text(media_type: str, content: bytes, result: Any) ->
     assert receive(200, content, media_type) == Answer(200, result)
 
 
-def test_text_is_read_by_its_charset() -> None:
-    assert receive(200, b"\xe4", "text/plain", charset="latin-1") == Answer(200, "ä")
+@pytest.mark.parametrize(
+    ("charset", "content"),
+    [
+        ("latin-1", b"\xe4"),
+        ("ISO-8859-1", b"\xe4"),
+        ("windows-1252", b"\xe4"),
+        ("US-ASCII", b"\xc3\xa4"),
+        ("utf-16", b"\xff\xfe\xe4\0"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 409])
+def test_text_is_read_by_its_charset(charset: str, content: bytes, status: int) -> None:
+    answer = receive(status, content, "text/plain", charset=charset)
+    assert (answer.result if answer.error is None else answer.error["detail"]) == "ä"
+
+
+def test_json_is_utf_8_unless_only_the_named_charset_fits() -> None:
+    for content in ('"ä"'.encode(), '"ä"'.encode("latin-1")):
+        assert receive(200, content, charset="iso-8859-1") == Answer(200, "ä")
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "zlib", "x" * 1_000])
+@pytest.mark.parametrize("status", [200, 409])
+def test_codec_that_is_no_charset_is_not_used(charset: str, status: int) -> None:
+    started_at = time.monotonic()
+    answer = receive(status, b"a" * 200_000 + b"-" + b"a" * 50_000, "text/plain", charset=charset)
+    assert time.monotonic() - started_at < 1
+    assert answer.error is not None
+    assert ("is not supported" in answer.error["detail"]) == (status == 200)
+
+
+def test_encoding_that_is_not_supported_is_named() -> None:
+    answer = receive(200, unsupported="the Content-Encoding compress")
+    assert answer.error is not None
+    assert answer.error["detail"] == (
+        "The upstream performed this operation and answered 200 with the Content-Encoding compress, "
+        "which is not supported."
+    )
+    assert receive(404, unsupported="the Content-Encoding compress").status == 404
 
 
 @pytest.mark.parametrize(
@@ -64,6 +100,8 @@ def test_text_is_read_by_its_charset() -> None:
         (JSON, b"{}{}", "utf-8"),
         (JSON, b"1]]],[[[2", "utf-8"),  # whole only among the brackets of a record
         (JSON, b"NaN", "utf-8"),
+        (JSON, b"1e400", "utf-8"),
+        (JSON, b'{"a": [-1e400]}', "utf-8"),
         (JSON, b'"\\ud800"', "utf-8"),
         (JSON, b"[" * 199 + b"]" * 199, "utf-8"),  # could be read now, but not within a record
         (JSON, b"[" * 100_000, "utf-8"),
@@ -80,7 +118,9 @@ def test_what_cannot_be_kept_is_a_final_failure_that_says_it_was_performed(
     answer = receive(201, content, media_type, charset=charset)
     assert answer.error is not None
     assert (answer.status, answer.error["title"]) == (502, "Unreadable response")
-    assert answer.error["detail"].startswith(f"api.example performed this operation and answered 201 with {media_type}")
+    assert answer.error["detail"].startswith(
+        f"The upstream performed this operation and answered 201 with {media_type}"
+    )
     assert not answer.is_passing
     assert not answer.rejected
 
@@ -91,7 +131,7 @@ def test_answer_that_is_too_large_says_how_much_is_kept() -> None:
         502,
         error={
             "title": "Response too large",
-            "detail": "api.example performed this operation and answered 200 with a body larger than the limit "
+            "detail": "The upstream performed this operation and answered 200 with a body larger than the limit "
             "of 5,000 bytes.",
         },
     )
@@ -112,7 +152,15 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
     assert (answer.status, answer.rejected, answer.is_passing, answer.after_seconds) == (status, False, True, None)
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+@pytest.mark.parametrize("status", [300, 304, 305, 399])
+def test_other_answer_between_success_and_error_is_called_no_redirect(status: int) -> None:
+    answer = receive(status)
+    assert answer.error is not None
+    assert (answer.status, answer.error["title"], answer.is_passing) == (502, "Unexpected response", False)
+    assert answer.error["detail"].startswith(f"The upstream answered {status}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_a_final_failure_that_says_so(status: int) -> None:
     for secret in ("?token=secret", "#token=secret"):
         answer = receive(status, headers={"Location": f"https://evil.example/x{secret}"})
@@ -120,8 +168,7 @@ def test_redirect_is_a_final_failure_that_says_so(status: int) -> None:
             502,
             error={
                 "title": "Redirected",
-                "detail": f"api.example answered {status}, a redirect to 'https://evil.example/x'. Penstock does not "
-                "follow redirects.",
+                "detail": f"The upstream answered {status}, a redirect. Penstock does not follow redirects.",
             },
         )
     assert "secret" not in str(receive(status, headers={"Location": "https://u:secret@evil.example"}).error)
@@ -137,8 +184,8 @@ def test_status_that_is_none_of_an_answer_is_a_final_failure(status: int) -> Non
 @pytest.mark.parametrize(
     ("media_type", "content", "error"),
     [
-        (JSON, b"", {"title": "Conflict", "detail": "api.example answered 409."}),
-        (JSON, b"null", {"title": "Conflict", "detail": "api.example answered 409."}),
+        (JSON, b"", {"title": "Conflict", "detail": "The upstream answered 409."}),
+        (JSON, b"null", {"title": "Conflict", "detail": "The upstream answered 409."}),
         (
             "application/problem+json",
             b'{"type":"urn:x","title":"Taken","status":409,"detail":"By Ann.","instance":"/1","errors":[{"a":1}]}',
@@ -150,20 +197,20 @@ def test_status_that_is_none_of_an_answer_is_a_final_failure(status: int) -> Non
             b'{"detail":[{"loc":["body"]}]}',
             {
                 "title": "Conflict",
-                "detail": "api.example answered 409.",
+                "detail": "The upstream answered 409.",
                 "body": {"detail": [{"loc": ["body"]}]},
             },
         ),
-        (JSON, b'{"title":5}', {"title": "Conflict", "detail": "api.example answered 409.", "body": {"title": 5}}),
-        (JSON, b'["a"]', {"title": "Conflict", "detail": "api.example answered 409.", "body": ["a"]}),
+        (JSON, b'{"title":5}', {"title": "Conflict", "detail": "The upstream answered 409.", "body": {"title": 5}}),
+        (JSON, b'["a"]', {"title": "Conflict", "detail": "The upstream answered 409.", "body": ["a"]}),
         (
             JSON,
             b'{"error":"taken"}',
-            {"title": "Conflict", "detail": "api.example answered 409.", "body": {"error": "taken"}},
+            {"title": "Conflict", "detail": "The upstream answered 409.", "body": {"error": "taken"}},
         ),
-        (JSON, b"{oops", {"title": "Conflict", "detail": "api.example answered 409.", "body": "{oops"}),
+        (JSON, b"{oops", {"title": "Conflict", "detail": "The upstream answered 409.", "body": "{oops"}),
         ("text/plain", b" Taken. \n", {"title": "Conflict", "detail": "Taken."}),
-        ("text/html", b"<p>", {"title": "Conflict", "detail": "api.example answered 409.", "body": "<p>"}),
+        ("text/html", b"<p>", {"title": "Conflict", "detail": "The upstream answered 409.", "body": "<p>"}),
         ("text/plain", b"\xff", {"title": "Conflict", "detail": "\ufffd"}),
     ],
 )

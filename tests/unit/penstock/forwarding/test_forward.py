@@ -2,24 +2,30 @@
 
 import asyncio
 import gzip
+import json
 import os
+import random
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import brotli  # type: ignore[import-untyped]
 import pytest
+import structlog
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from penstock import Operations
+from penstock import Operations, zstd
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome
@@ -46,6 +52,12 @@ async def stranger() -> AsyncIterator[ToyUpstream]:
     async with toy_upstream() as toy:
         yield toy
     assert toy.targets == []
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as lines:
+        yield lines
 
 
 @asynccontextmanager
@@ -193,14 +205,20 @@ async def test_path_is_never_more_than_a_path(upstream: ToyUpstream, stranger: T
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirect_is_not_followed(upstream: ToyUpstream, stranger: ToyUpstream, status: int) -> None:
+async def test_redirect_is_not_followed(
+    upstream: ToyUpstream, stranger: ToyUpstream, status: int, log: list[Any]
+) -> None:
     location = f"{stranger.url}/x?token=secret"
     upstream.answers["away"] = lambda _: web.Response(status=status, headers={"Location": location})
     async with forwarding(upstream.url) as operations:
         outcome = final(await perform(operations, "/away"))
     assert outcome.status == 502
-    assert detail(outcome) == (
-        f"{upstream.host} answered {status}, a redirect to '{stranger.url}/x'. Penstock does not follow redirects."
+    assert detail(outcome) == (f"The upstream answered {status}, a redirect. Penstock does not follow redirects.")
+    [line] = log
+    assert (line["event"], line["upstream"], line["location"]) == (
+        "upstream failed",
+        upstream.host,
+        f"{stranger.url}/x",
     )
 
 
@@ -345,6 +363,92 @@ async def test_packed_answer_is_unpacked(upstream: ToyUpstream) -> None:
         assert final(await perform(operations, "/packed")).result == {"a": 1}
 
 
+def deflate(content: bytes) -> bytes:
+    """Return raw deflate data, as some servers send it."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(content) + compressor.flush()
+
+
+def members(content: bytes) -> bytes:
+    return gzip.compress(content[:5]) + gzip.compress(content[5:])
+
+
+PACKED = b'{"name": "' + random.Random(1).randbytes(300).hex().encode() + b'"}'
+ENCODINGS: list[tuple[str, bytes]] = [
+    ("gzip", gzip.compress(PACKED)),
+    ("x-gzip", gzip.compress(PACKED)),
+    ("GZip", members(PACKED)),
+    ("deflate", zlib.compress(PACKED)),
+    ("deflate", deflate(PACKED)),
+    ("br", brotli.compress(PACKED)),
+    ("zstd", zstd.compress(PACKED)),
+    ("gzip, gzip", gzip.compress(gzip.compress(PACKED))),
+    ("gzip, zstd", zstd.compress(gzip.compress(PACKED))),
+    ("identity, deflate,gzip", gzip.compress(zlib.compress(PACKED))),
+    ("utf-8", PACKED),
+]
+
+
+def answer_packed(encoding: str, content: bytes, media_type: str = "application/json", status: int = 200) -> bytes:
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nContent-Encoding: {encoding}\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+@pytest.mark.parametrize(("encoding", "packed"), ENCODINGS)
+async def test_every_encoding_is_unpacked(encoding: str, packed: bytes) -> None:
+    async with raw_server(answer_packed(encoding, packed)) as host, forwarding(f"http://{host}") as operations:
+        assert final(await perform(operations, "/x")).result == json.loads(PACKED)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize("left", [1, 12, 60, 0.5, -4, -1])
+@pytest.mark.parametrize(("encoding", "packed"), ENCODINGS[:-1])
+async def test_packed_answer_that_was_cut_off_is_tried_again(
+    encoding: str, packed: bytes, left: float, status: int
+) -> None:
+    size = int(len(packed) * left) if left == 0.5 else int(left)
+    answer = answer_packed(encoding, packed[:size], "text/plain", status)
+    async with raw_server(answer) as host, forwarding(f"http://{host}") as operations:
+        outcome = passing(await perform(operations, "/x"))
+    assert outcome.status == 502
+    assert detail(outcome).startswith("The upstream sent no complete response: it")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+async def test_empty_answer_may_be_called_packed(encoding: str) -> None:
+    async with raw_server(answer_packed(encoding, b"")) as host, forwarding(f"http://{host}") as operations:
+        assert final(await perform(operations, "/x")).status == 200
+
+
+@pytest.mark.parametrize("encoding", ["compress", "gzip, gzip, gzip, gzip"])
+async def test_encoding_that_is_not_supported_is_a_final_failure(encoding: str) -> None:
+    async with raw_server(answer_packed(encoding, b"?")) as host, forwarding(f"http://{host}") as operations:
+        outcome = final(await perform(operations, "/x"))
+    assert (outcome.status, "which is not supported" in detail(outcome)) == (502, True)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bomb"),
+    [
+        ("gzip", gzip.compress(bytes(50_000_000))),
+        ("gzip, gzip", gzip.compress(gzip.compress(bytes(50_000_000)))),
+        ("gzip", gzip.compress(b"") * 10_000),
+        ("zstd", b"\x50\x2a\x4d\x18\0\0\0\0" * 10_000),
+        ("br", brotli.compress(bytes(50_000_000))),
+    ],
+    ids=["gzip", "gzip twice", "members", "skippable frames", "br"],
+)
+async def test_bomb_costs_no_more_than_is_kept(encoding: str, bomb: bytes) -> None:
+    async with raw_server(answer_packed(encoding, bomb)) as host, forwarding(f"http://{host}") as operations:
+        tracemalloc.start()
+        try:
+            outcome = as_outcome(await perform(operations, "/x"))
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()
+    assert outcome.status == 502
+
+
 async def test_operation_that_is_not_answered_in_time_is_tried_again(upstream: ToyUpstream) -> None:
     async with forwarding(upstream.url, timeout_seconds=0.05) as operations:
         outcome = passing(await perform(operations, "/slow"))
@@ -376,16 +480,50 @@ async def raw_server(answer: bytes) -> AsyncIterator[str]:
         (b"", "it closed the connection"),
         (b"no HTTP at all\r\n\r\n", "the response is not valid HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "the response ended early"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", "the response is not valid HTTP"),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\n" * 101 + b"HTTP/1.1 204 No Content\r\n\r\n",
+            "more than 100 interim responses (1xx) came before it",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", "its compressed body was cut off"),
     ],
 )
-async def test_answer_that_is_none_is_tried_again(answer: bytes, told: str) -> None:
+async def test_answer_that_is_none_is_tried_again(answer: bytes, told: str, log: list[Any]) -> None:
     async with raw_server(answer) as host, forwarding(f"http://{host}") as operations:
         outcome = passing(await perform(operations, "/x"))
     assert outcome.status == 502
     assert outcome.error is not None
     assert outcome.error["title"] == "No response"
-    assert detail(outcome) == f"{host} sent no complete response: {told}."
+    assert detail(outcome) == f"The upstream sent no complete response: {told}."
+    assert [(line["event"], line["upstream"]) for line in log] == [("upstream failed", host)]
+
+
+async def test_interim_answers_are_skipped_and_counted_for_each_request() -> None:
+    answer = b"HTTP/1.1 100 Continue\r\n\r\n" * 99 + b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(3):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with forwarding(f"http://{host}") as operations:
+            for _ in range(3):
+                assert final(await perform(operations, "/x", "GET")).status == 204
+
+
+@pytest.mark.parametrize(("size", "status"), [(8_200, 200), (65_000, 200), (70_000, 502)])
+async def test_header_may_be_large(size: int, status: int) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: " + b"x" * size + b"\r\n\r\n"
+    async with raw_server(answer) as host, forwarding(f"http://{host}") as operations:
+        outcome = final(await perform(operations, "/x"))
+    assert outcome.status == status
+    if status == 502:
+        assert detail(outcome) == (
+            "The upstream answered with a header larger than the limit of 65,536 bytes. "
+            "It may have performed this operation."
+        )
 
 
 async def test_upstream_that_is_not_there_is_tried_again() -> None:
@@ -396,13 +534,13 @@ async def test_upstream_that_is_not_there_is_tried_again() -> None:
     assert outcome.status == 503
     assert outcome.error is not None
     assert outcome.error["title"] == "Upstream unavailable"
-    assert detail(outcome) == f"{host} could not be reached: Connection refused."
+    assert detail(outcome) == "The upstream could not be reached: Connection refused."
 
 
 async def test_name_that_is_not_known_is_tried_again() -> None:
     async with forwarding("http://nowhere.invalid") as operations:
         outcome = passing(await perform(operations, "/x"))
-    assert detail(outcome) == "nowhere.invalid could not be reached: its name could not be resolved."
+    assert detail(outcome) == "The upstream could not be reached: its name could not be resolved."
 
 
 async def test_connections_are_kept_and_no_more_than_are_allowed(upstream: ToyUpstream) -> None:
@@ -472,7 +610,7 @@ async def test_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) ->
     async with toy_upstream(self_signed(tmp_path)) as upstream, forwarding(upstream.url) as operations:
         outcome = passing(await perform(operations, "/x"))
     assert detail(outcome) == (
-        f"{upstream.host} could not be reached: its certificate is invalid, self-signed certificate."
+        "The upstream could not be reached: its certificate is invalid, self-signed certificate."
     )
     assert upstream.requests == []
 
@@ -481,7 +619,7 @@ async def test_upstream_that_speaks_no_tls_is_told_so(upstream: ToyUpstream) -> 
     async with forwarding(f"https://{upstream.host}") as operations:
         outcome = passing(await perform(operations, "/x"))
     assert detail(outcome) == (
-        f"{upstream.host} could not be reached: the TLS handshake failed; the server may need http:// instead of https://."
+        "The upstream could not be reached: the TLS handshake failed; the server may need http:// instead of https://."
     )
 
 
