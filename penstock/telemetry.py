@@ -22,6 +22,7 @@ class Event(StrEnum):
     SERVICE_STOPPED = "service stopped"  # The front end has stopped after a signal.
     BATCH_ACCEPTED = "batch accepted"  # All chunks are on the queue, and consumers may run them.
     BATCH_ANSWERED = "batch answered"  # A small batch ran synchronously, and the response has its results.
+    BATCH_REJECTED = "batch rejected"  # AWS rejected a part of the batch; none of its operations runs.
     BATCH_HANDED_OVER = "batch handed over"  # A small batch timed out; the rest of it runs in the background.
     BATCH_RETRIED = "batch retried"  # A client asked to run the failed operations of a batch again.
     DEAD_LETTERS_REDRIVEN = "dead letters redriven"  # Dead letters were moved back to the queues.

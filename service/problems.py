@@ -71,13 +71,15 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
 _TOLD: dict[type[PenstockError], tuple[Event, str]] = {
     NoAccess: (Event.AWS_UNAVAILABLE, "The server has no access to AWS at the moment. The error is in its log."),
     TooLargeForAws: (
-        Event.BATCH_REFUSED,
-        "A part of the request is larger than AWS stores. Send fewer or shorter values. Nothing more of a batch runs.",
+        Event.BATCH_REJECTED,
+        "A part of the request is larger than AWS stores. Send fewer or shorter values. No further operation of a batch runs.",
     ),
     RejectedCall: (
         Event.REQUEST_BROKE,
-        "AWS rejected it, and sending it again will not help. The error is in the server's log. Nothing more of a "
-        "batch runs.",
+        (
+            "AWS rejected it, and sending it again will not help. The error is in the server's log. No further "
+            "operation of a batch runs."
+        ),
     ),
     Misconfigured: (
         Event.REQUEST_BROKE,
