@@ -72,7 +72,7 @@ _TOLD: dict[type[PenstockError], tuple[Event, str]] = {
     NoAccess: (Event.AWS_UNAVAILABLE, "The server has no access to AWS at the moment. The error is in its log."),
     TooLargeForAws: (
         Event.BATCH_REJECTED,
-        "A part of the request is larger than AWS stores. Send fewer or shorter values. No further operation of a batch runs.",
+        "A part of the request is larger than AWS stores. Send fewer or shorter values. No operation of a batch runs.",
     ),
     RejectedCall: (
         Event.REQUEST_BROKE,
