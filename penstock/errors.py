@@ -99,14 +99,16 @@ class LimitPassed(Refused):
 class InvalidRequest(Refused):
     """The request is readable but invalid. `flaws` lists its errors, `count` is their number.
 
-    `flaws` may be cut to the first ones; `count` always includes all.
+    `flaws` may be cut to the first ones; `count` includes all that were found. If not `is_complete`, there may be more,
+    because the validation stopped early.
     """
 
-    def __init__(self, flaws: Sequence[Flaw], count: int | None = None) -> None:
+    def __init__(self, flaws: Sequence[Flaw], count: int | None = None, *, is_complete: bool = True) -> None:
         self.flaws = tuple(flaws)
         self.count = len(flaws) if count is None else count
         errors = "error" if self.count == 1 else "errors"
-        super().__init__(f"The request has {self.count} {errors}; nothing was run.")
+        at_least = "" if is_complete else "at least "
+        super().__init__(f"The request has {at_least}{self.count} {errors}; nothing was run.")
 
 
 class UnknownBatch(Refused):

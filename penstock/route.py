@@ -16,6 +16,7 @@ from penstock.errors import Flaw, Misconfigured
 from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.path_parameter import decode_rest, decode_segment
 from penstock.pointer import pointer_to
+from penstock.validation import JsonValidator, errors_of
 
 AnyHandler = Callable[..., Any]
 
@@ -65,7 +66,7 @@ class Signature:
 
     path_parameters: Mapping[str, TypeAdapter[Any]]
     body_parameter: str | None = None
-    body_adapter: TypeAdapter[Any] | None = None
+    body_validator: JsonValidator | None = None
     body_required: bool = False  # None is no valid body
     body_has_default: bool = False
     context_parameter: str | None = None
@@ -158,14 +159,14 @@ class Route:
             try:
                 arguments[name] = adapter.validate_python(text)
             except ValidationError as error:
-                flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in _errors(error)]
+                flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in errors_of(error)]
             except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
                 flaws.append(Flaw("/path", f"{name}: {_validator_failure(error)}"))
         return arguments
 
     def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw]) -> dict[str, Any]:
-        name, adapter = self.signature.body_parameter, self.signature.body_adapter
-        if name is None or adapter is None:
+        name, validator = self.signature.body_parameter, self.signature.body_validator
+        if name is None or validator is None:
             if body is not None:
                 flaws.append(Flaw("/body", f"{self.name} accepts no body."))
             return {}
@@ -179,9 +180,10 @@ class Route:
             flaws.append(Flaw("/body", TOO_DEEP))
             return {}
         try:
-            return {name: _validate(adapter, content)}
+            # Parsing again gives each attempt a new body, so a handler cannot change the body of the next attempt.
+            return {name: validator.validate(content)}
         except ValidationError as error:
-            flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in _errors(error)]
+            flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in errors_of(error)]
         except BaseException as error:  # noqa: BLE001 - as above
             flaws.append(Flaw("/body", _validator_failure(error)))
         return {}
@@ -327,7 +329,7 @@ def _with_body(
     return replace(
         signature,
         body_parameter=body.name,
-        body_adapter=adapter,
+        body_validator=JsonValidator(adapter),
         body_required=not has_default and not _accepts_none(adapter),
         body_has_default=has_default,
     )
@@ -390,18 +392,6 @@ def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:
         return adapter
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise Misconfigured(f"Pydantic cannot validate {name} of {where}: {error.message}") from error
-
-
-def _validate(adapter: TypeAdapter[Any], content: bytes) -> Any:
-    """Validate with Pydantic's rules for JSON: they accept a string as a date or an enum even in a strict model.
-
-    Parsing again also gives each attempt a new body, so that a handler cannot change the body of the next attempt.
-    """
-    return adapter.validator.validate_json(content)
-
-
-def _errors(error: ValidationError) -> list[ErrorDetails]:
-    return error.errors(include_url=False, include_context=False, include_input=False)
 
 
 def _validator_failure(error: BaseException) -> str:

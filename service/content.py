@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
 from penstock.service.decompression import MEMBERS, Decompressor
+from penstock.service.elements import check_elements
 from penstock.service.keys import SETTINGS
 
 JSON = "application/json"
@@ -29,26 +30,31 @@ def check_type(request: web.Request, supported: Collection[str]) -> None:
         raise UnsupportedContent(f"{problem}. Use {' or '.join(supported)}.")
 
 
-async def read_content(request: web.Request, most_bytes: int) -> bytes:
+async def read_content(request: web.Request, most_bytes: int) -> bytearray:
     """Return the whole body, decompressed."""
+    content = bytearray()  # not a list of pieces: a slow client could send millions of tiny ones
     async with within(BODY_SECONDS):
-        return b"".join([piece async for piece in RequestBody(request, {"maxBodyBytes": most_bytes}).pieces()])
+        async for piece in RequestBody(request, {"maxBodyBytes": most_bytes}).pieces():
+            content += piece
+    return content
 
 
 async def read_json(request: web.Request) -> Any:
     check_type(request, [JSON])
-    return parse_json(await read_content(request, request.app[SETTINGS].max_body_bytes))
+    settings = request.app[SETTINGS]
+    return parse_json(await read_content(request, settings.max_body_bytes), settings.max_elements)
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes | bytearray, most_elements: int) -> Any:
     """Return the value of a JSON document, which may start with a byte order mark. Raises MalformedRequest."""
+    check_elements(content, most_elements)
     try:
         return from_json(content.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest(f"The body is not valid JSON: {error}.{encoding_hint(content)}") from error
 
 
-def encoding_hint(content: bytes) -> str:
+def encoding_hint(content: bytes | bytearray) -> str:
     """Return a sentence about the encoding, if the content starts as UTF-16 does."""
     is_utf_16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or content[:2] in {b"{\0", b"[\0", b"\0{", b"\0["}
     return " It seems to be UTF-16. Send it as UTF-8." if is_utf_16 else ""
@@ -75,6 +81,10 @@ class RequestBody:
         self._decompressor = _decompressor(request)
 
     @property
+    def received_bytes(self) -> int:
+        return self._received_bytes
+
+    @property
     def share(self) -> float:
         """The share of the body that was read before the current piece. 0 if the length is unknown."""
         length = self._request.content_length
@@ -87,6 +97,7 @@ class RequestBody:
                 self._count(len(piece))
                 yield piece
             self._received_bytes += len(received)
+            await asyncio.sleep(0)  # reading buffered data does not wait, so let other requests run
         if self._decompressor:
             self._decompressor.end()
 

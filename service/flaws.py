@@ -1,15 +1,17 @@
 """Collects the errors of a request. The first ones are kept word for word, and all are counted."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from penstock.errors import Flaw
 from penstock.pointer import pointer_to
 
 MOST_FLAWS = 1_000  # in one answer: even a small request can have very many errors
+MOST_FOUND = 10_000  # in one request: after that, it is rejected without validating the rest of it
 MOST_CHARACTERS = 4 * 1024 * 1024  # of all kept errors: the name of a member can be as long as a line
 ENVELOPE = -1  # the index of errors outside the operations: they are listed first
 
@@ -19,6 +21,7 @@ class Flaws:
 
     def __init__(self) -> None:
         self.count = 0
+        self.is_complete = True  # False if there may be more errors, because something was not validated to its end
         self._kept: list[tuple[int, Flaw]] = []
         self._characters = 0
 
@@ -37,13 +40,26 @@ class Flaws:
         self._kept[:0] = flaws
 
     @property
+    def is_full(self) -> bool:
+        """Return True if so many errors were found that the rest of the request need not be read."""
+        return self.count >= MOST_FOUND
+
+    @property
     def listed(self) -> list[Flaw]:
         in_order = sorted(self._kept, key=lambda one: one[0])
         return [flaw for _, flaw in in_order[:MOST_FLAWS]]
 
 
-def errors_of(error: ValidationError) -> list[ErrorDetails]:
-    return error.errors(include_url=False, include_context=False, include_input=False)
+def without_most_unknown_members(document: Any, model: type[BaseModel]) -> Any:
+    """Return the document, or a copy with only the first unknown members if there are very many.
+
+    Pydantic builds an error for each unknown member, and cannot be told to stop.
+    """
+    if not isinstance(document, dict) or len(document) <= MOST_FLAWS:
+        return document
+    names = (field.alias or name for name, field in model.model_fields.items())
+    known = {name: document[name] for name in names if name in document}
+    return dict(islice(document.items(), MOST_FLAWS)) | known
 
 
 def to_flaw(error: ErrorDetails, document: Any) -> Flaw:

@@ -21,12 +21,13 @@ from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
 from penstock.pointer import pointer
 from penstock.route import InvalidOperation
-from penstock.service.flaws import MOST_FLAWS, Flaws, errors_of, to_flaw
+from penstock.service.flaws import MOST_FLAWS, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids
 from penstock.service.intake.plan import Plan
 from penstock.service.schemas import OperationRequest
 from penstock.settings import Settings
+from penstock.validation import errors_of, is_large
 
 # Does the same as `model_validate` at a lower cost, because it is called for every operation of every batch.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
@@ -76,10 +77,11 @@ class Draft:
         self.operations = []
 
     def add(self, document: Any, line: int | None = None) -> None:
-        """Add the next operation, as it was received."""
+        """Add the next operation, as it was received. Raises InvalidRequest if very many errors were found."""
         index, operation_id = self._count(document, line)
+        body = b""
         try:
-            request = _validate_request(document)
+            request = _validate_request(self._without_most_unknown_members(document))
             route = self._registry.match(request.method, request.path)
             body = to_json(request.body)
             _check_finite(request.body, body)
@@ -89,6 +91,7 @@ class Draft:
         except ValidationError as error:
             self._add_flaws(index, [to_flaw(one, document) for one in errors_of(error)])
         except InvalidOperation as error:
+            self.flaws.is_complete &= not is_large(body)
             self._add_flaws(index, error.flaws)
         else:
             if route.is_forwarded and self.first_forwarded is None:
@@ -137,7 +140,7 @@ class Draft:
         count, duplicates = await self.ids.duplicates(MOST_FLAWS)
         self.flaws.put_first([(one.index, self._duplicate(one)) for one in duplicates], count)
         if self.flaws.count:
-            raise InvalidRequest(self.flaws.listed, self.flaws.count)
+            raise self._invalid()
 
     async def finish_plan(self) -> None:
         """Complete `plan`. Raises LimitPassed, with every operation that is too large for a message."""
@@ -151,6 +154,14 @@ class Draft:
                 flaws=self._giants.listed,
                 count=count,
             )
+
+    def _invalid(self) -> InvalidRequest:
+        return InvalidRequest(self.flaws.listed, self.flaws.count, is_complete=self.flaws.is_complete)
+
+    def _without_most_unknown_members(self, document: Any) -> Any:
+        cut = without_most_unknown_members(document, OperationRequest)
+        self.flaws.is_complete &= cut is document
+        return cut
 
     def _count(self, document: Any, line: int | None) -> tuple[int, str]:
         """Return the index and the id of the next operation. The ids of invalid operations must be unique too."""
@@ -174,6 +185,9 @@ class Draft:
     def _add_flaws(self, index: int, flaws: Iterable[Flaw]) -> None:
         for flaw in flaws:
             self.flaws.add(index, self._at(index, flaw))
+        if self.flaws.is_full:
+            self.flaws.is_complete = False
+            raise self._invalid()
 
     def _at(self, index: int, flaw: Flaw) -> Flaw:
         """Turn the pointer of an error, which starts at the operation, into a pointer that starts at the request."""

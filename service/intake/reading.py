@@ -23,14 +23,22 @@ from penstock.service.content import (
     read_content,
     within,
 )
-from penstock.service.flaws import ENVELOPE, Flaws, errors_of, to_flaw
+from penstock.service.elements import check_elements
+from penstock.service.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
 from penstock.service.keys import SETTINGS
 from penstock.service.schemas import BatchOptions, BatchRequest
-from penstock.settings import Settings
+from penstock.settings import MIB, Settings
+from penstock.validation import errors_of
 
 STREAM_SECONDS = 3_600
+OPERATIONS_IN_TURN = 100  # then other requests run: validating an operation takes about 10 µs, or more if it is large
+
+# A stream may decompress to this many bytes, to this many times what was sent, and to this much for each operation.
+FREE_BYTES = 64 * MIB
+MOST_RATIO = 100
+BYTES_OF_AN_OPERATION = 10_000
 
 # A character of a message needs at most six in a line, as in \u00e4. So a longer line does not fit into a message.
 LINE_BYTES_FOR_A_MESSAGE_BYTE = 6
@@ -54,12 +62,15 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     if request.content_type == NDJSON:
         async with within(STREAM_SECONDS):
             return await _read_stream(request, draft)
-    content = await read_content(request, request.app[SETTINGS].max_body_bytes)
+    settings = request.app[SETTINGS]
+    content = await read_content(request, settings.max_body_bytes)
     for name in dict.fromkeys(request.query):
         draft.flaws.add(ENVELOPE, Flaw(pointer(name), _not_in_the_query(name)))
-    envelope = _read_envelope(parse_json(content), request.app[SETTINGS], draft.flaws)
-    for document in envelope.operations:
+    envelope = _read_envelope(parse_json(content, settings.max_elements), settings, draft.flaws)
+    for number, document in enumerate(envelope.operations, start=1):
         draft.add(document)
+        if number % OPERATIONS_IN_TURN == 0:
+            await asyncio.sleep(0)
     return Read(envelope, hashlib.sha256(content).hexdigest())
 
 
@@ -67,8 +78,8 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
     settings = request.app[SETTINGS]
     options = _read_options(request, draft.flaws)
     fingerprint = hashlib.sha256(options.model_dump_json().encode())
-    most = settings.max_stream_operations
-    lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=2 * most)
+    most_lines = 2 * settings.max_stream_operations
+    lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=most_lines)
     body = RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
     async for piece in body.pieces():
         # Plan what came before this piece: a batch in a single piece is planned when all of it is known.
@@ -76,23 +87,35 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
             await draft.plan_added(body.share)
         fingerprint.update(piece)
         for number, line in lines.feed(piece):
-            _add_line(draft, number, line, most)
+            _add_line(draft, number, line, settings)
+            if draft.total % OPERATIONS_IN_TURN == 0:
+                await asyncio.sleep(0)
         if body.decompressed_bytes > settings.max_body_bytes:
             draft.grow_large()
-        await asyncio.sleep(0)  # reading buffered data does not wait, so let other requests run
+        _check_proportion(body, draft.total)
     for number, line in lines.end():
-        _add_line(draft, number, line, most)
+        _add_line(draft, number, line, settings)
     if draft.total == 0:
         draft.flaws.add(ENVELOPE, Flaw("/operations", "The batch has no operations. Write one operation per line."))
     return Read(options, fingerprint.hexdigest())
 
 
-def _add_line(draft: Draft, number: int, line: bytes, most: int) -> None:
+def _check_proportion(body: RequestBody, operations: int) -> None:
+    """Raise LimitPassed if a stream decompresses to very much that is no operation, such as blank lines and spaces."""
+    most = FREE_BYTES + MOST_RATIO * body.received_bytes + BYTES_OF_AN_OPERATION * operations
+    if body.decompressed_bytes > most:
+        detail = f"The stream decompresses to {body.decompressed_bytes:,} bytes with {operations:,} operations."
+        raise LimitPassed(f"{detail} Remove blank lines and spaces.", limit={"maxDecompressedBytes": most})
+
+
+def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
+    most = settings.max_stream_operations
     if draft.total == most:
         raise LimitPassed(f"The batch has more than {most:,} operations.", limit={"maxOperations": most})
     line = line.removeprefix(BOM_UTF8)
     if not line or line.isspace():
         return
+    check_elements(line, settings.max_elements)
     try:
         document = from_json(line, allow_inf_nan=False)
     except ValueError as error:
@@ -106,8 +129,10 @@ def _read_envelope(document: Any, settings: Settings, flaws: Flaws) -> BatchRequ
 
     If the request is invalid, return the part that can be read, so that errors of the operations are reported too.
     """
+    cut = without_most_unknown_members(document, BatchRequest)
+    flaws.is_complete &= cut is document
     try:
-        envelope = BatchRequest.model_validate(document)
+        envelope = BatchRequest.model_validate(cut)
     except ValidationError as error:
         for one in errors_of(error):
             flaws.add(ENVELOPE, to_flaw(one, document))

@@ -19,12 +19,13 @@ from penstock.message import decode_chunk, decode_dead_letter
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message, Queue
 from penstock.service.content import read_json
-from penstock.service.flaws import errors_of, to_flaw
+from penstock.service.flaws import to_flaw, without_most_unknown_members
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.paging import read_limit
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
+from penstock.validation import errors_of
 
 SHOWN = 10
 MOST_SHOWN = 100  # all are in memory, and each can be as large as a message
@@ -62,7 +63,7 @@ async def redrive_dead_letters(request: web.Request) -> web.Response:
 async def _read_batch_id(request: web.Request) -> str | None:
     if not request.can_read_body:
         return None
-    document = await read_json(request)
+    document = without_most_unknown_members(await read_json(request), RedriveRequest)
     try:
         return RedriveRequest.model_validate(document).batchId
     except ValidationError as error:

@@ -1,0 +1,138 @@
+"""A request that is rejected costs little: the validation stops when very many errors were found."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from penstock import Operations
+from penstock.service.flaws import MOST_FLAWS, MOST_FOUND
+from penstock.service.intake import draft
+from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
+
+operations = Operations()
+COUNT = 50_000
+MANY = {f"unknown{number}": 1 for number in range(COUNT)}
+
+
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    number: int = 0
+
+
+@operations.post("/numbers")
+async def add_numbers(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@operations.post("/map")
+async def take_map(numbers: dict[str, int]) -> int:
+    return len(numbers)
+
+
+@operations.post("/closed")
+async def take_closed(closed: Closed) -> int:
+    return closed.number
+
+
+@pytest.fixture
+async def service(serve: Serve) -> Service:
+    return await serve(operations)
+
+
+@pytest.fixture
+def validated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the documents of the operations that are validated."""
+    documents: list[Any] = []
+    validate = draft._validate_request
+
+    def note(document: Any) -> Any:
+        documents.append(document)
+        return validate(document)
+
+    monkeypatch.setattr(draft, "_validate_request", note)
+    return documents
+
+
+def ask(path: str, body: Any) -> dict[str, Any]:
+    return {"method": "POST", "path": path, "body": body}
+
+
+async def post(service: Service, *asked: Any, **members: Any) -> Answer:
+    content = gzip.compress(json.dumps({"operations": asked, **members}).encode(), 1)
+    return await service.post_content(content, JSON, **{"Content-Encoding": "gzip"})
+
+
+async def post_lines(service: Service, *asked: Any) -> Answer:
+    content = gzip.compress(b"".join(json.dumps(one).encode() + b"\n" for one in asked), 1)
+    return await service.post_content(content, NDJSON, **{"Content-Encoding": "gzip"})
+
+
+INVALID = {
+    "list": ask("/numbers", ["a"] * COUNT),
+    "dict": ask("/map", MANY | dict.fromkeys(MANY, "a")),
+    "unknown members of the body": ask("/closed", MANY),
+    "unknown members of the operation": {**ask("/numbers", []), **MANY},
+}
+
+
+@pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID.keys())
+@pytest.mark.parametrize("send", [post, post_lines])
+async def test_invalid_operation_has_few_errors(service: Service, send: Any, invalid: Any) -> None:
+    problem = assert_problem(await send(service, invalid), 422)
+    assert 1 <= problem["errorCount"] <= MOST_FLAWS
+    assert f"at least {problem['errorCount']} error" in problem["detail"]
+    assert all(error["pointer"].startswith("/operations/0") for error in problem["errors"])
+
+
+async def test_unknown_members_of_the_request_are_few_errors(service: Service) -> None:
+    problem = assert_problem(await post(service, ask("/numbers", [1]), **MANY), 422)
+    # `operations` is one of the first members.
+    assert problem["errorCount"] == len(problem["errors"]) == MOST_FLAWS - 1
+    assert problem["errors"][0]["pointer"] == "/unknown0"
+
+
+async def test_known_members_are_read_after_very_many_unknown_ones(service: Service) -> None:
+    content = json.dumps({**MANY, "operations": [{**MANY, **ask("/numbers", ["a"])}], "atomic": "x"})
+    problem = assert_problem(await service.post_content(content.encode()), 422)
+    assert problem["errorCount"] == 2 * MOST_FLAWS + 1
+    assert "/atomic" in json.dumps(problem["errors"]) or len(problem["errors"]) == MOST_FLAWS
+
+
+async def test_unknown_members_of_a_redrive_are_few_errors(service: Service) -> None:
+    answer = await service.ask("POST", "/dead-letters/redrive", json=MANY)
+    assert assert_problem(answer, 422)["errorCount"] == MOST_FLAWS
+
+
+async def test_lines_after_very_many_errors_are_not_validated(service: Service, validated: list[Any]) -> None:
+    problem = assert_problem(await post_lines(service, *[{}] * (3 * MOST_FOUND)), 422)
+    assert len(validated) == MOST_FOUND // 2  # each has two errors
+    assert problem["errorCount"] == MOST_FOUND
+    assert problem["detail"] == f"The request has at least {MOST_FOUND} errors; nothing was run."
+    assert len(problem["errors"]) == MOST_FLAWS
+    assert problem["errors"][0] == {"line": 1, "pointer": "/operations/0/method", "detail": "Field required."}
+
+
+async def test_lines_that_are_not_json_are_errors_too(service: Service) -> None:
+    content = b"{\n" * (3 * MOST_FOUND)
+    problem = assert_problem(await service.post_content(content, NDJSON), 422)
+    assert problem["errorCount"] == MOST_FOUND
+
+
+async def test_operations_after_very_many_errors_are_not_validated(service: Service, validated: list[Any]) -> None:
+    problem = assert_problem(await post(service, *[ask("/numbers", ["a"] * 1_000)] * 100), 422)
+    assert len(validated) == MOST_FOUND // 1_000
+    assert problem["errorCount"] == MOST_FOUND
+
+
+@pytest.mark.parametrize("send", [post, post_lines])
+async def test_elements_are_limited(serve: Serve, send: Any, validated: list[Any]) -> None:
+    service = await serve(operations, max_elements=5_000)
+    assert (await send(service, ask("/numbers", [1] * 4_000))).status == 200
+    assert len(validated) == 1
+    problem = assert_problem(await send(service, ask("/numbers", [1] * 6_100)), 413)
+    assert problem["maxElements"] == 5_000
+    assert len(validated) == 1
