@@ -56,7 +56,8 @@ def parse_json(content: bytes | bytearray, most_elements: int) -> Any:
 
 def encoding_hint(content: bytes | bytearray) -> str:
     """Return a sentence about the encoding, if the content starts as UTF-16 does."""
-    is_utf_16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or content[:2] in {b"{\0", b"[\0", b"\0{", b"\0["}
+    start = bytes(content[:2])
+    is_utf_16 = start in {BOM_UTF16_LE, BOM_UTF16_BE, b"{\0", b"[\0", b"\0{", b"\0["}
     return " It seems to be UTF-16. Send it as UTF-8." if is_utf_16 else ""
 
 
