@@ -47,7 +47,7 @@ async def api(upstream: ToyUpstream, tmp_path: Path) -> AsyncIterator[Api]:
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(programs(environment, tmp_path))
         program = await running.penstock("up", "--port", str(port))
-        await program.says(f"everything is forwarded to {upstream.url}/v1", units=40)
+        await program.says(f"forwards everything to {upstream.url}/v1", units=40)
         yield await stack.enter_async_context(open_api(port))
         program.terminate()
         assert await program.ended() == 0
