@@ -76,10 +76,7 @@ _TOLD: dict[type[PenstockError], tuple[Event, str]] = {
     ),
     RejectedCall: (
         Event.REQUEST_BROKE,
-        (
-            "AWS rejected it, and sending it again will not help. The error is in the server's log. No further "
-            "operation of a batch runs."
-        ),
+        "AWS rejected it, and sending it again will not help. The error is in the log. No operation of a batch runs.",
     ),
     Misconfigured: (
         Event.REQUEST_BROKE,
