@@ -1,7 +1,7 @@
 """Turn an upstream's response into the outcome of an operation. Pure.
 
-A 2xx response is the operation's result. 429 and 5xx are tried again, after the delay in `Retry-After` if there is one.
-Any other response is final.
+A 2xx response is the operation's result. 408, 425, 429 and 5xx are tried again, after the delay in `Retry-After` if
+there is one. So is a 409 to any attempt but the first. Any other response is final.
 
 Clients read the errors, so they do not name the upstream's host: it may be internal. The log does.
 """
@@ -29,6 +29,7 @@ MOST_ERROR_CHARACTERS = 2_000
 
 _QUERY_OR_FRAGMENT = re.compile(r"[?#]")
 _NOT_READABLE = "Unreadable response"
+_TURNED_AWAY = frozenset({408, 425, 429})  # the upstream did not perform the request, and says that it may be repeated
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -96,7 +97,7 @@ class Received:
         return parse_recordable(content)
 
 
-def conclude(received: Received, now: float) -> Answer:
+def conclude(received: Received, now: float, attempt: int = 1) -> Answer:
     """Return the verdict that follows from a response. `now` is seconds since the epoch, to read `Retry-After`."""
     status = received.status
     if 200 <= status <= 299:
@@ -107,12 +108,23 @@ def conclude(received: Received, now: float) -> Answer:
     if 300 <= status <= 399:
         detail = f"The upstream answered {status} {_phrase(status)}, which is neither a result nor an error."
         return not_usable("Unexpected response", detail)
-    if status == HTTPStatus.TOO_MANY_REQUESTS or 500 <= status <= 599:
+    if _may_pass(status, attempt):
         wait = wait_seconds(received.headers.get("Retry-After"), now)
         return Answer(status, error=_error(received), is_passing=True, after_seconds=wait)
     if 400 <= status <= 499:
         return Answer(status, error=_error(received), rejected=True)
     return not_usable(_NOT_READABLE, f"The upstream answered {status}, which is not a valid status of a response.")
+
+
+def _may_pass(status: int, attempt: int) -> bool:
+    """Return True if another attempt may help.
+
+    An upstream answers 409 while an earlier request with the same Idempotency-Key is still running. That can be the
+    request of an earlier attempt that timed out here.
+    """
+    if status == HTTPStatus.CONFLICT:
+        return attempt > 1
+    return status in _TURNED_AWAY or 500 <= status <= 599
 
 
 def not_usable(title: str, detail: str) -> Answer:

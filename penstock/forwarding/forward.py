@@ -163,7 +163,7 @@ class Forward:
         except Undecodable as error:
             return _no_response(str(error)), {}
         location = read_location(received)
-        return conclude(received, time.time()), {} if location is None else {"location": location}
+        return conclude(received, time.time(), context.attempt), {} if location is None else {"location": location}
 
     async def _headers(self, content: bytes | None, context: Context[Any]) -> CIMultiDict[str]:
         added = self.added

@@ -18,9 +18,17 @@ NOW = 1_700_000_000.0
 JSON = "application/json"
 
 
-def receive(status: int, content: bytes = b"", media_type: str = JSON, *, is_cut: bool = False, **more: Any) -> Answer:
+def receive(
+    status: int,
+    content: bytes = b"",
+    media_type: str = JSON,
+    *,
+    is_cut: bool = False,
+    attempt: int = 1,
+    **more: Any,
+) -> Answer:
     given: dict[str, Any] = {"headers": {}, "charset": "utf-8", **more}
-    return conclude(Received(status, media_type=media_type, content=content, is_cut=is_cut, **given), NOW)
+    return conclude(Received(status, media_type=media_type, content=content, is_cut=is_cut, **given), NOW, attempt)
 
 
 # --- What succeeded
@@ -140,16 +148,22 @@ def test_answer_that_is_too_large_says_how_much_is_kept() -> None:
 # --- What failed
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 410, 418, 422, 451, 499])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 418, 422, 451, 499])
 def test_other_refusals_are_final(status: int) -> None:
     answer = receive(status, b"{}")
     assert (answer.status, answer.rejected, answer.is_passing) == (status, True, False)
 
 
-@pytest.mark.parametrize("status", [429, 500, 501, 502, 503, 504, 520, 599])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 520, 599])
 def test_what_may_pass_is_tried_again(status: int) -> None:
     answer = receive(status, b"{}")
     assert (answer.status, answer.rejected, answer.is_passing, answer.after_seconds) == (status, False, True, None)
+
+
+def test_conflict_may_be_with_an_earlier_attempt_that_still_runs() -> None:
+    assert receive(409, headers={"Retry-After": "5"}, attempt=2).is_passing
+    assert receive(409, headers={"Retry-After": "5"}, attempt=2).after_seconds == 5
+    assert receive(404, attempt=2).rejected
 
 
 @pytest.mark.parametrize("status", [300, 304, 305, 399])
