@@ -8,6 +8,10 @@ from penstock import zstd
 from penstock.errors import MalformedRequest
 
 PIECE_BYTES = 65_536
+MOST_MEMBERS = (
+    1_000  # of any body. A larger body may have one more for each of these bytes, before or after decompression:
+)
+BYTES_FOR_A_MEMBER = 1_024  # a member costs time even if it is empty, and an empty one takes 8 bytes
 _GZIP = 16 + zlib.MAX_WBITS
 _LARGEST_WINDOW = 23  # 8 MiB: the largest window that Content-Encoding: zstd may ask for (RFC 9659)
 
@@ -53,12 +57,15 @@ class Decompressor:
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
         self._member = MEMBERS[encoding]()
+        self._members = 1
+        self._bytes = 0  # before and after decompression
 
     def decompress(self, compressed: bytes) -> Iterator[bytes]:
         """Yield pieces of at most 64 KiB. Each piece is decompressed when it is asked for."""
+        self._bytes += len(compressed)
         while compressed:
             if self._member.eof:
-                self._member = MEMBERS[self._encoding]()
+                self._begin_member()
             yield from self._decompress_member(compressed)
             compressed = self._member.unused_data
 
@@ -66,6 +73,12 @@ class Decompressor:
         """Check that the body was complete."""
         if not self._member.eof:
             raise MalformedRequest(f"The {self._encoding} body is incomplete.")
+
+    def _begin_member(self) -> None:
+        if self._members >= MOST_MEMBERS + self._bytes // BYTES_FOR_A_MEMBER:
+            raise MalformedRequest(f"The {self._encoding} body has too many members or frames. Use fewer, larger ones.")
+        self._members += 1
+        self._member = MEMBERS[self._encoding]()
 
     def _decompress_member(self, compressed: bytes) -> Iterator[bytes]:
         piece = self._next_piece(compressed)
@@ -79,6 +92,8 @@ class Decompressor:
         if self._member.eof:  # the member ended exactly at the end of the last piece
             return b""
         try:
-            return self._member.decompress(compressed, PIECE_BYTES)
+            piece = self._member.decompress(compressed, PIECE_BYTES)
         except (zlib.error, zstd.ZstdError) as error:
             raise MalformedRequest(f"The body is not valid {self._encoding}: {error}.") from error
+        self._bytes += len(piece)
+        return piece

@@ -9,7 +9,8 @@ import pytest
 
 from penstock import zstd
 from penstock.errors import MalformedRequest
-from penstock.service.decompression import PIECE_BYTES, Decompressor
+from penstock.service import decompression
+from penstock.service.decompression import BYTES_FOR_A_MEMBER, MEMBERS, MOST_MEMBERS, PIECE_BYTES, Decompressor
 
 Compress = Callable[[bytes], bytes]
 COMPRESS: dict[str, Compress] = {"gzip": gzip.compress, "zstd": zstd.compress}
@@ -95,3 +96,35 @@ def test_bomb_costs_no_memory(encoding: str, compress: Compress) -> None:
         tracemalloc.stop()
     assert total == 100 * MIB
     assert peak < MIB
+
+
+EMPTY_MEMBERS = {
+    "gzip": ("gzip", gzip.compress(b"")),
+    "zstd": ("zstd", zstd.compress(b"")),
+    "zstd skippable frame": ("zstd", b"\x50\x2a\x4d\x18" + bytes(4)),
+}
+
+
+@pytest.mark.parametrize(("encoding", "empty"), EMPTY_MEMBERS.values(), ids=EMPTY_MEMBERS.keys())
+def test_number_of_members_is_limited(encoding: str, empty: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = 0
+    make = MEMBERS[encoding]
+
+    def count() -> object:
+        nonlocal begun
+        begun += 1
+        return make()
+
+    monkeypatch.setitem(decompression.MEMBERS, encoding, count)
+    assert decompress(encoding, empty * MOST_MEMBERS) == b""
+    begun = 0
+    many = empty * (8 * MOST_MEMBERS)
+    with pytest.raises(MalformedRequest, match=r"too many members or frames\. Use fewer"):
+        decompress(encoding, many)
+    assert begun <= MOST_MEMBERS + len(many) // BYTES_FOR_A_MEMBER
+
+
+@encodings
+def test_many_members_with_content_are_one_body(encoding: str, compress: Compress) -> None:
+    block = compress(b"x" * BYTES_FOR_A_MEMBER)
+    assert decompress(encoding, block * (3 * MOST_MEMBERS)) == b"x" * (3 * MOST_MEMBERS * BYTES_FOR_A_MEMBER)

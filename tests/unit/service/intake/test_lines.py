@@ -51,3 +51,19 @@ def test_very_many_blank_lines_are_refused() -> None:
     assert lines_of(b"\n" * 98 + b"a\n", 7) == [(99, b"a")]
     with pytest.raises(LimitPassed, match="more than 100 lines"):
         lines_of(b"\n" * 200, 7)
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b" \t\r"])
+def test_blank_lines_are_counted_everywhere(blank: bytes) -> None:
+    content = b"\n".join([blank] * 3 + [b"  a "] + [blank] * 2 + [b"b"] + [blank] * 4)
+    for size in (1, 5, 1_000):
+        assert lines_of(content, size) == [(4, b"  a "), (7, b"b")]
+    with pytest.raises(LimitPassed, match="more than 9 lines"):
+        lines_of(content, 3, most_lines=9)
+
+
+def test_long_line_is_kept_in_pieces() -> None:
+    lines = Lines(most_bytes=100_000, most_lines=10)
+    for _ in range(50_000):
+        assert list(lines.feed(b"a")) == []
+    assert list(lines.end()) == [(1, b"a" * 50_000)]
