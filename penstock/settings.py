@@ -149,6 +149,13 @@ class Settings(BaseSettings):
     idempotency_seconds: float = Field(
         DAY_SECONDS, ge=60, le=365 * DAY_SECONDS, description="Time in seconds that an Idempotency-Key is remembered."
     )
+    idempotency_answer_bytes: int = Field(
+        MIB,
+        ge=0,
+        le=64 * MIB,
+        description="Maximum size in bytes of an answer that is stored for an Idempotency-Key. A repeated request "
+        "whose answer was larger gets a 409.",
+    )
     visibility_seconds: int = Field(
         60,
         ge=2,

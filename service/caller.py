@@ -9,6 +9,7 @@ from penstock.forwarding.headers import is_plain
 from penstock.service.keys import OPERATIONS, SETTINGS
 
 DEFAULT_TENANT = "default"
+MOST_HEADER_BYTES = 32_768  # of all headers that are passed on: they become part of the batch's item in the table
 _TENANT = re.compile(r"[!-~]{1,128}")  # what SQS accepts as a message group
 
 
@@ -34,4 +35,10 @@ def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
                     f"The header {name} is passed on with forwarded operations, so use printable ASCII only."
                 )
             passed.append((name, value))
+    size = sum(len(name) + len(value) for name, value in passed)
+    if size > MOST_HEADER_BYTES:
+        raise MalformedRequest(
+            f"The headers that are passed on with forwarded operations have {size:,} bytes. "
+            f"The limit is {MOST_HEADER_BYTES:,} bytes for all of them together."
+        )
     return tuple(passed)

@@ -14,6 +14,7 @@ from penstock.priority import Priority
 LONGEST_ID = 128
 LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
+MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exactly, and the table can hold it
 MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
 _TIME = re.compile(  # RFC 3339
@@ -60,7 +61,7 @@ class BatchOptions(BaseModel):
     priority: Annotated[Priority, Field(strict=False), WithJsonSchema({"enum": list(Priority)})] = Priority.NORMAL
     not_before: Time | None = Field(None, alias="notBefore")
     deadline_seconds: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")
-    max_failures: int | None = Field(None, ge=0, alias="maxFailures")
+    max_failures: int | None = Field(None, ge=0, le=MOST_FAILURES, alias="maxFailures")
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
 
     def failure_limit(self, total: int) -> FailureLimit | None:

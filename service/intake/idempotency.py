@@ -7,6 +7,9 @@ A request claims its key, is answered, and then settles the key. Another request
     not settled, lease valid      409, because the first request is still in progress
     not settled, lease expired    it takes over the claim, and is handled like the first request
 
+An answer that is too large to be stored is replaced by its size, and then a repeated request gets a 409: the batch ran,
+and must not run again.
+
 If a front end dies, its claim stays until the lease expires. Before another request takes over the claim, it abandons
 the batch of that front end, which then can never be accepted. If it was accepted already, the request gets its status.
 """
@@ -17,7 +20,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState
-from penstock.errors import KeyInUse, KeyReused, MalformedRequest
+from penstock.errors import KeyInUse, KeyReused, MalformedRequest, NotPossibleNow
 from penstock.service.caller import tenant_of
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.store import KeyClaim, Store
@@ -25,6 +28,7 @@ from penstock.store import KeyClaim, Store
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST_KEY = 255
+_STAND_IN = re.compile(rb"answer too large: (\d+)")  # no JSON, so it is never an answer
 _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a string as in structured fields (RFC 9651)
 _BARE = re.compile(r"[!#-+\--~]+")
 
@@ -50,6 +54,20 @@ def read_key(request: web.Request) -> str | None:
             f'Invalid {HEADER}. Write {HEADER}: "...", with 1 to {LONGEST_KEY} ASCII characters in the quotes.'
         )
     return key
+
+
+def stand_in_for(answer: bytes) -> bytes:
+    """Return what is stored instead of an answer that is too large."""
+    return b"answer too large: %d" % len(answer)
+
+
+def check_complete(stored: bytes) -> None:
+    """Raise NotPossibleNow if an answer was too large to be stored."""
+    if too_large := _STAND_IN.fullmatch(stored):
+        raise NotPossibleNow(
+            "The batch of the first request with this key ran to its end and does not run again. "
+            f"Its answer of {int(too_large[1]):,} bytes was sent then, but it was too large to be stored."
+        )
 
 
 async def claim_key(request: web.Request, key: str, fingerprint: str, batch_id: str) -> ClaimedKey:

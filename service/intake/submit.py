@@ -15,7 +15,14 @@ from penstock.service.flaws import ENVELOPE
 from penstock.service.intake.acceptance import Acceptance, Submission
 from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
-from penstock.service.intake.idempotency import REPLAYED, ClaimedKey, claim_key, read_key
+from penstock.service.intake.idempotency import (
+    REPLAYED,
+    ClaimedKey,
+    check_complete,
+    claim_key,
+    read_key,
+    stand_in_for,
+)
 from penstock.service.intake.preferences import Preferences, read_preferences
 from penstock.service.intake.reading import read_batch
 from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
@@ -120,7 +127,9 @@ async def _answer(request: web.Request, submission: Submission, *, atomic: bool)
             await _try_to_update(store.release_key(claim))
         raise
     if claim is not None:
-        await _try_to_update(store.settle_key(claim, results))
+        most = request.app[SETTINGS].idempotency_answer_bytes
+        stored = results if results is None or len(results) <= most else stand_in_for(results)
+        await _try_to_update(store.settle_key(claim, stored))
     return answer
 
 
@@ -193,6 +202,7 @@ async def _replay(request: web.Request, claimed: ClaimedKey) -> web.Response:
     claim = claimed.claim
     replayed = {REPLAYED: "true"}
     if claim.answer is not None:
+        check_complete(claim.answer)
         return web.Response(body=claim.answer, content_type="application/json", headers=replayed)
     batch = await request.app[BACKEND].store.read_batch(claim.batch_id)
     if batch is None:

@@ -156,6 +156,8 @@ async def test_bad_body_does_no_harm_where_none_is_read(
         b'"deadlineSeconds":' + b"9" * 5000,
         b'"maxFailures":-1',
         b'"maxFailures":1.5',
+        b'"maxFailures":' + b"9" * 200,
+        b'"maxFailures":9007199254740992',
         b'"maxFailedPercent":100.1',
         b'"maxFailedPercent":1e400',
         b'"atomic":1',

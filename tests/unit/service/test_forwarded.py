@@ -85,6 +85,17 @@ async def test_header_that_is_not_plain_is_refused(serve: Serve, upstream: ToyUp
     assert len(upstream.requests) == 1
 
 
+async def test_headers_that_are_too_large_together_are_refused(serve: Serve, upstream: ToyUpstream) -> None:
+    names = [f"X-Passed-{number}" for number in range(60)]
+    async with forwarding(upstream, *names) as operations:
+        service = await serve(operations)
+        key = {"Idempotency-Key": "mine", "Prefer": "respond-async"}
+        refused = await service.post(ask_for("/api/x"), {**key, **dict.fromkeys(names, "x" * 600)})
+        mended = await service.post(ask_for("/api/x"), {**key, **dict.fromkeys(names, "x" * 500)})
+    assert "The limit is 32,768 bytes" in assert_problem(refused, 400)["detail"]
+    assert mended.status == 202
+
+
 async def test_headers_are_kept_with_a_batch_in_the_background(
     aiohttp_client: AiohttpClient, upstream: ToyUpstream
 ) -> None:

@@ -90,6 +90,28 @@ async def test_key_with_another_body_is_refused(plant: Plant, toys: Toys, header
     assert toys.times == {"0": 1}
 
 
+async def test_answer_that_is_too_large_is_sent_but_not_stored(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, idempotency_answer_bytes=10)
+    asked = ask_for("/succeed/a", "/reject/b")
+    first = await plant.service.post(asked, KEY)
+    again = await plant.service.post(asked, KEY)
+    assert (first.status, len(first.body["results"]), toys.times) == (200, 2, {"0": 1, "1": 1})
+    problem = assert_problem(again, 409)
+    assert problem["type"] == "urn:penstock:problem:not-possible-now"
+    assert f"Its answer of {len(first.content):,} bytes" in problem["detail"]
+    assert len(claim_of(plant).answer or b"") < 40
+    assert_problem(await plant.service.post(ask_for("/succeed/b"), KEY), 422)
+
+
+async def test_answer_of_the_largest_size_is_stored(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    asked = ask_for("/succeed/a")
+    size = len((await (await build(aiohttp_client, toys)).service.post(asked)).content)
+    plant = await build(aiohttp_client, toys, idempotency_answer_bytes=size)
+    first = await plant.service.post(asked, KEY)
+    again = await plant.service.post(asked, KEY)
+    assert (again.status, is_replay(again), again.content) == (200, True, first.content)
+
+
 async def test_while_the_first_is_answered_others_are_told_to_wait(plant: Plant, toys: Toys) -> None:
     asked = ask_for("/hang/a")
     async with asyncio.TaskGroup() as group:
