@@ -1,7 +1,8 @@
 """GET /batch/{id}/results: returns the outcomes that are counted so far, in the order of the operations.
 
 As NDJSON, it returns all outcomes, one per line. With `?limit=`, or as JSON, it is one page with a cursor to the
-next. While the batch runs, operations without an outcome are missing. Once it is final, the results are complete.
+next. A page ends early if its results are large. While the batch runs, operations without an outcome are missing. Once
+it is final, the results are complete.
 """
 
 from collections.abc import AsyncIterator
@@ -17,14 +18,16 @@ from penstock.negotiation import choose_type
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
 from penstock.service.batches.status import find_batch
 from penstock.service.content import JSON, NDJSON
-from penstock.service.json_answer import encode, json_answer
+from penstock.service.json_answer import BodyAnswer, encode, writing
 from penstock.service.keys import BACKEND
 from penstock.service.paging import read_limit
 from penstock.service.schemas import outcome_body, results_url
+from penstock.settings import MIB
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 
 PAGE_OUTCOMES = 1_000
+PAGE_BYTES = 4 * MIB  # a page is in memory as a whole, and ends after the first outcome that reaches this size
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,11 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
         return answer
     try:
         async for _, outcome in outcomes:
-            await answer.write(encode(outcome_body(outcome)) + b"\n")
+            line = encode(outcome_body(outcome)) + b"\n"
+            async with writing(request, len(line)):
+                await answer.write(line)
     except ConnectionResetError:
-        return answer  # the client closed the connection
+        return answer  # the client closed the connection, or does not read
     except Exception as error:  # noqa: BLE001 - any error: the middleware cannot answer it any more
         # The 200 has already been sent. Only a broken connection can show the client that results are missing.
         get_log().error(Event.REQUEST_BROKE, path=request.path, exc_info=error)
@@ -126,30 +131,30 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
     return answer
 
 
-async def _page(outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int) -> tuple[list[Outcome], Cursor | None]:
-    """Return up to `limit` outcomes, and the position after them if there are more."""
-    page: list[Outcome] = []
-    last = Cursor()
+async def _page(outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int) -> tuple[list[bytes], Cursor | None]:
+    """Return up to `limit` outcomes as JSON, and the position after them if there are more."""
+    page: list[bytes] = []
+    size, last = 0, Cursor()
     async for place, outcome in outcomes:
-        if len(page) == limit:
+        if len(page) == limit or size >= PAGE_BYTES:
             return page, last
-        page.append(outcome)
-        last = place
+        page.append(encode(outcome_body(outcome)))
+        size, last = size + len(page[-1]), place
     return page, None
 
 
 def _page_answer(
-    batch: Batch, kind: str, page: list[Outcome], following: Cursor | None, query: dict[str, str]
+    batch: Batch, kind: str, page: list[bytes], following: Cursor | None, query: dict[str, str]
 ) -> web.Response:
     headers = {}
     if following is not None:
         url = f"{results_url(batch.id)}?{urlencode({**query, 'cursor': str(following)})}"
         headers["Link"] = f'<{url}>; rel="next"'
-    bodies = [outcome_body(outcome) for outcome in page]
     if kind == NDJSON:
-        lines = b"".join(encode(body) + b"\n" for body in bodies)
-        return web.Response(body=lines, headers=headers, content_type=NDJSON)
-    return json_answer({"results": bodies, "nextCursor": str(following) if following else None}, headers=headers)
+        return BodyAnswer(body=b"".join(line + b"\n" for line in page), headers=headers, content_type=NDJSON)
+    cursor = encode(str(following) if following else None)
+    content = b'{"results":[%b],"nextCursor":%b}' % (b",".join(page), cursor)
+    return BodyAnswer(body=content, headers=headers, content_type=JSON)
 
 
 def _kept_query(state: OutcomeState | None, limit: int | None) -> dict[str, str]:

@@ -190,6 +190,19 @@ async def test_pages_hold_everything_however_it_was_recorded(serve: Serve, seed:
         assert all(len(page) == limit for page in pages[:-1])
 
 
+@pytest.mark.parametrize("accept", [JSON, NDJSON])
+@pytest.mark.parametrize(("most_bytes", "sizes"), [(1, [1] * 7), (100, [3, 3, 1]), (100_000, [7])])
+async def test_pages_are_limited_by_their_bytes(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, accept: str, most_bytes: int, sizes: list[int]
+) -> None:
+    recorded = await record(3, 4)
+    service = await serve_recorded(serve, recorded)
+    monkeypatch.setattr(results, "PAGE_BYTES", most_bytes)
+    pages = await read_pages(service, "limit=100", accept)
+    assert [one for page in pages for one in page] == recorded.bodies
+    assert [len(page) for page in pages] == sizes
+
+
 async def test_results_so_far_while_the_batch_runs(serve: Serve) -> None:
     batch = build_batch(3, chunk_count=3, state=BatchState.PROCESSING)
     parts = memory_parts()
