@@ -89,6 +89,7 @@ class Consumer:
             observer=backend.spans,
             weights=self._settings.weights,
             cpu_processes=self._settings.cpu_processes,
+            shows_errors=self._settings.show_errors,
         )
 
     def stop(self) -> None:

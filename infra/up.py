@@ -177,6 +177,7 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
     return {
         "PENSTOCK_LOG_FORMAT": "text",  # a person reads these lines
         "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a stop, as by Ctrl-C, waits for a receive in progress
+        "PENSTOCK_SHOW_ERRORS": "true",  # the client is the developer
         "PENSTOCK_LEAVE_SECONDS": "0",  # there is no load balancer that must notice first
         **{name: value for name, value in outside.items() if not name.startswith("AWS_")},
         "AWS_ACCESS_KEY_ID": "local",

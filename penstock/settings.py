@@ -208,6 +208,11 @@ class Settings(BaseSettings):
         True,
         description="Whether rejected operations go to the dead letter queue, too. If false, only other failures do.",
     )
+    show_errors: bool = Field(
+        False,
+        description="Whether clients get the words of a handler's unexpected exception, for development. If false, "
+        "they get the `error_id` under which the log has them.",
+    )
 
     upstream: str | None = Field(
         None,

@@ -55,6 +55,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         observer=backend.spans,
         weights=settings.weights,
         cpu_processes=settings.cpu_processes,
+        shows_errors=settings.show_errors,
     )
     app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend

@@ -14,7 +14,7 @@ from penstock.outcome import Outcome, TryAgain, Verdict, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.bulk import CallFailed, Lot, Row, is_about_all, read_outcomes, validate
 from penstock.running.source import Source
-from penstock.running.verdict import CancelledWithin, TimedOut, as_json, invalid, judge
+from penstock.running.verdict import CancelledWithin, TimedOut, as_json, error_id, invalid, judge
 from penstock.telemetry import Event, get_log
 
 Transaction = AbstractAsyncContextManager[Any]
@@ -39,6 +39,7 @@ class Attempt:
     invalid: dict[int, Verdict]  # the verdicts of those that it does not accept
     count: int = 0  # how many operations the handler was called with
     seconds: float | None = None  # what each of them took; None if there was no call
+    shows_errors: bool = True  # the verdicts have the words of unexpected exceptions
 
     async def within_limits(
         self,
@@ -106,6 +107,10 @@ class Attempt:
             raise CallFailed from error
         return [error] * len(self.rows)
 
+    def error_id(self, operation: Operation) -> str | None:
+        """Return the id that stands for the words of an exception, or None if the verdict has the words."""
+        return None if self.shows_errors else error_id(self.source.key_of(operation), self.number)
+
     def reject_as_invalid(self, error: InvalidOperation) -> None:
         """Note that the handler does not accept the only operation. The process of the handler has validated it."""
         [(operation, _)] = self.rows
@@ -118,7 +123,7 @@ class Attempt:
         status = self.route.policy.status
         for (operation, _), outcome in zip(self.rows, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                verdicts[operation.index] = judge(outcome, operation, self.route)
+                verdicts[operation.index] = judge(outcome, operation, self.route, self.error_id(operation))
             elif isinstance(outcome, _VERDICTS):
                 verdicts[operation.index] = outcome
             else:
@@ -126,12 +131,12 @@ class Attempt:
         return verdicts
 
 
-def prepare(route: Route, lot: Lot, source: Source, number: int) -> Attempt:
+def prepare(route: Route, lot: Lot, source: Source, number: int, *, shows_errors: bool = True) -> Attempt:
     """Validate the operations of a lot. Those for another process are validated there, to spare the event loop."""
     if route.place is Place.PROCESS:
-        return Attempt(route, source, number, [(operation, {}) for operation in lot], {})
+        return Attempt(route, source, number, [(operation, {}) for operation in lot], {}, shows_errors=shows_errors)
     rows, verdicts = validate(route, lot)
-    return Attempt(route, source, number, rows, verdicts)
+    return Attempt(route, source, number, rows, verdicts, shows_errors=shows_errors)
 
 
 def is_being_cancelled() -> bool:

@@ -80,7 +80,7 @@ def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
         except InvalidOperation as error:
             return error
         except BaseException as error:  # noqa: BLE001 - everything that a handler raises becomes an outcome
-            return judge(error, job.operation, route)
+            return judge(error, job.operation, route, job.error_id)
 
 
 def _read(requests: BinaryIO) -> ImportRequest | Job | None:

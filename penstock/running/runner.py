@@ -57,12 +57,17 @@ class Runner:
         observer: Observer | None = None,
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         cpu_processes: int | None = None,
+        shows_errors: bool = True,
     ) -> None:
-        """Raise Misconfigured if a `cpu_bound` handler cannot be imported in another process."""
+        """Raise Misconfigured if a `cpu_bound` handler cannot be imported in another process.
+
+        Without `shows_errors`, the words of an unexpected exception are only in the log. The verdict has their id.
+        """
         self._operations = operations
         self._monotonic = monotonic
         self._meter = meter or Meter()
         self._observer = observer
+        self._shows_errors = shows_errors
         self._spent: dict[str, Spent] = {}
         self._slots = Slots(concurrency, weights, monotonic)
         self._threads = Threads(concurrency, weights, monotonic)
@@ -219,7 +224,7 @@ class Runner:
             route = self._operations.match(lot[0].method, lot[0].path)
         except InvalidOperation as error:
             return self._count_invalid({operation.index: invalid(operation, error) for operation in lot})
-        attempt = prepare(route, lot, source, number)
+        attempt = prepare(route, lot, source, number, shows_errors=self._shows_errors)
         outcomes = await self._perform(attempt, transaction) if attempt.rows else []
         verdicts = self._count(attempt, attempt.judge(outcomes))
         return self._count_invalid(attempt.invalid) | verdicts if attempt.invalid else verdicts
@@ -267,6 +272,7 @@ class Runner:
             has_transaction=self._operations.transaction is not None,
             fields=_log_fields(),
             headers=dict(attempt.source.headers),
+            error_id=attempt.error_id(operation),
         )
 
     def _open(self, route: Route, transaction: OpenTransaction | None) -> OpenTransaction | None:

@@ -1,5 +1,6 @@
 """Turns what a handler did into a verdict: what it returns becomes JSON, what it raises becomes a failure."""
 
+import hashlib
 import inspect
 from typing import Any
 
@@ -31,7 +32,12 @@ class CancelledItself(Exception):
 
 
 class Unserializable(Exception):
-    """The handler returned a value that JSON cannot represent."""
+    """The handler returned a value that JSON cannot represent. The reason may be in the words of the application."""
+
+    def __init__(self, message: str, reason: str, *, is_ours: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.is_ours = is_ours
 
 
 class WrongNumber(Exception):
@@ -52,15 +58,28 @@ def cancelled_itself(operation: Operation) -> Outcome:
     return failed(operation, 500, "Broke", CANCELLED_ITSELF)
 
 
-def judge(error: BaseException, operation: Operation, route: Route) -> Verdict:
-    """Turn what a handler raised into a verdict. This is the only place where that happens."""
+def error_id(key: str, attempt: int) -> str:
+    """Return the id of what goes wrong in this attempt. It stands in the outcome and in the log."""
+    return hashlib.blake2b(f"{key}/{attempt}".encode(), digest_size=6).hexdigest()
+
+
+def see_log(id_: str) -> str:
+    return f"The log has the error under error_id {id_}."
+
+
+def judge(error: BaseException, operation: Operation, route: Route, id_: str | None = None) -> Verdict:
+    """Turn what a handler raised into a verdict. This is the only place where that happens.
+
+    The words of an unexpected exception may be secret. With `id_`, only the log has them, and the verdict has this id.
+    `Reject` and `Retry` are meant for the client, so their words are always in the verdict.
+    """
     try:
-        return _judge(error, operation, route)
+        return _judge(error, operation, route, id_)
     except BaseException:  # noqa: BLE001 - its text cannot be read, or it did not call the constructor of its base class
-        return _broke(operation, route, type(error).__name__, "")
+        return _broke(operation, route, type(error).__name__ if id_ is None else f"The handler failed. {see_log(id_)}")
 
 
-def _judge(error: BaseException, operation: Operation, route: Route) -> Verdict:  # noqa: PLR0911 - a table
+def _judge(error: BaseException, operation: Operation, route: Route, id_: str | None) -> Verdict:  # noqa: PLR0911 - a table
     match error:
         case Reject():
             return failed(operation, error.status, "Rejected", error.detail, rejected=True)
@@ -68,8 +87,9 @@ def _judge(error: BaseException, operation: Operation, route: Route) -> Verdict:
             failure = failed(operation, 503, "Not performed", error.detail)
             return TryAgain(failure, route.policy.max_attempts, error.after_seconds)
         case Unserializable():
-            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, error=str(error))
-            return failed(operation, 500, "Result is not JSON", str(error))
+            _log(operation, route, id_, error=f"{error}{error.reason}")
+            reason = error.reason if id_ is None or error.is_ours else f". {see_log(id_)}"
+            return failed(operation, 500, "Result is not JSON", f"{error}{reason}")
         case WrongNumber():
             return failed(operation, 500, "Wrong number of outcomes", str(error))
         case TimedOut():
@@ -77,20 +97,29 @@ def _judge(error: BaseException, operation: Operation, route: Route) -> Verdict:
             failure = failed(operation, 504, "Timed out", f"The operation was not done within {seconds:g} s.")
             return TryAgain(failure, route.policy.max_attempts)
         case CancelledWithin():
-            return _broke(operation, route, "CancelledError", "The handler was cancelled from within.")
+            return _broke(operation, route, "CancelledError: The handler was cancelled from within.")
         case Misconfigured():
             return failed(operation, 500, "Misconfigured", str(error))
         case WorkerDied():
-            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, error=str(error))
-            return _broke(operation, route, "Its process ended", str(error))
+            _log(operation, route, None, error=str(error))
+            return _broke(operation, route, f"Its process ended: {error}")
         case _:
-            get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, exc_info=error)
-            return _broke(operation, route, type(error).__name__, str(error))
+            _log(operation, route, id_, exc_info=error)
+            return _broke(operation, route, _words(error) if id_ is None else f"The handler failed. {see_log(id_)}")
 
 
-def _broke(operation: Operation, route: Route, kind: str, message: str) -> TryAgain:
-    detail = f"{kind}: {message}"[:MAX_DETAIL_CHARACTERS] if message else kind
-    return TryAgain(failed(operation, 500, "Broke", detail), route.policy.max_attempts)
+def _log(operation: Operation, route: Route, id_: str | None, **fields: Any) -> None:
+    named = fields if id_ is None else {"error_id": id_, **fields}
+    get_log().error(Event.OPERATION_BROKE, operation_id=operation.id, handler=route.name, **named)
+
+
+def _words(error: BaseException) -> str:
+    name, message = type(error).__name__, str(error)
+    return f"{name}: {message}" if message else name
+
+
+def _broke(operation: Operation, route: Route, detail: str) -> TryAgain:
+    return TryAgain(failed(operation, 500, "Broke", detail[:MAX_DETAIL_CHARACTERS]), route.policy.max_attempts)
 
 
 def _returned_coroutine(route: Route) -> str:
@@ -114,12 +143,11 @@ def as_json(route: Route, result: Any) -> Any:
         content = to_json(result)
         value = from_json(content)
     except (PydanticSerializationError, ValueError) as error:
-        raise Unserializable(f"{route.name} returned a value that JSON cannot represent: {error}") from error
+        raise Unserializable(f"{route.name} returned a value that JSON cannot represent", f": {error}") from error
     if is_too_deep(value, content):
-        raise Unserializable(f"{route.name} returned a value that is nested too deeply. {TOO_DEEP}")
+        raise Unserializable(f"{route.name} returned a value that is nested too deeply", f". {TOO_DEEP}", is_ours=True)
     if (place := pointer_to_not_finite(value, content)) is not None:
         where = f" at {place}" if place else ""
-        raise Unserializable(
-            f"{route.name} returned NaN or infinity{where}. JSON has no such number: return None instead."
-        )
+        hint = ". JSON has no such number: return None instead."
+        raise Unserializable(f"{route.name} returned NaN or infinity{where}", hint, is_ours=True)
     return value

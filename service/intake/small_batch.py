@@ -23,6 +23,7 @@ from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.runner import Runner
 from penstock.running.source import Source
+from penstock.running.verdict import error_id, see_log
 from penstock.service.intake.attempts import Attempts, Tried
 from penstock.telemetry import Event, get_log
 
@@ -207,8 +208,11 @@ class SmallBatchRun:
             yield transaction
 
     def _all_failed(self, operations: Iterable[Operation], error: BaseException) -> dict[int, Tried]:
-        get_log().error(Event.OPERATION_BROKE, batch_id=self._batch.source.batch_id, exc_info=error)
-        detail = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
+        batch_id = self._batch.source.batch_id
+        id_ = error_id(batch_id, 1)
+        get_log().error(Event.OPERATION_BROKE, batch_id=batch_id, error_id=id_, exc_info=error)
+        failure = f"The transaction of this batch could not be opened or committed: {type(error).__name__}."
+        detail = f"{failure} {see_log(id_)}"
         return {one.index: Tried(failed(one, 503, "Transaction failed", detail), 1) for one in operations}
 
     def _is_time_over(self) -> bool:

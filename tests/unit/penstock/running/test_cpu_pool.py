@@ -23,6 +23,7 @@ from penstock.priority import Priority
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
+from penstock.running.verdict import error_id
 from tests.support.attempts import run_one
 from tests.support.cpu_toys import operations
 from tests.support.waiting import UNIT_SECONDS, eventually
@@ -120,6 +121,15 @@ async def test_whatever_happens_in_the_process_becomes_a_verdict(
     with capture_logs():
         assert await run(runner, path, body) == verdict
     assert await result_of(runner, "/double", {"n": 1}) == {"n": 2}
+
+
+async def test_words_of_an_exception_stay_in_the_log_of_the_process() -> None:
+    runner = Runner(operations, 1, shows_errors=False)
+    try:
+        see_log = f"The log has the error under error_id {error_id('01J/op-0', 2)}."
+        assert await run(runner, "/break") == TryAgain(failure(500, "Broke", f"The handler failed. {see_log}"), 3)
+    finally:
+        await runner.close()
 
 
 async def test_result_that_json_cannot_hold_fails_for_good(runner: Runner) -> None:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import pytest
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_serializer
 from structlog.testing import capture_logs
 
 from penstock import Context, Operations, Reject, Retry
@@ -29,7 +29,7 @@ from penstock.running.chunk_run import SLICE_SECONDS
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
-from penstock.running.verdict import MAX_DETAIL_CHARACTERS
+from penstock.running.verdict import MAX_DETAIL_CHARACTERS, error_id
 from penstock.telemetry import Event
 from penstock.testing import FakeClock
 from tests.support.attempts import run_one
@@ -335,6 +335,41 @@ async def test_only_what_a_handler_does_not_declare_is_logged(logs: Logs, path: 
     await run(path)
     broken = [line for line in logs if line["event"] == Event.OPERATION_BROKE]
     assert [line["handler"] for line in broken] == [f"POST {path}"] * is_logged
+
+
+@pytest.mark.parametrize("path", ["/fail", "/fail-oddly", "/fail-as-a-group", "/rude", "/exit", "/time-out-by-itself"])
+async def test_words_of_an_exception_are_only_in_the_log(logs: Logs, path: str) -> None:
+    runner = Runner(operations, concurrency=1, shows_errors=False)
+    verdict = await run_one(runner, make_operation(path), SOURCE, 1)
+    id_ = error_id("01J/op-0", 1)
+    assert verdict == broke(f"The handler failed. The log has the error under error_id {id_}.")
+    [line] = [line for line in logs if line["event"] == Event.OPERATION_BROKE]
+    assert line["error_id"] == id_
+    assert isinstance(line["exc_info"], BaseException)
+
+
+async def test_words_for_the_client_are_told() -> None:
+    runner = Runner(operations, concurrency=1, shows_errors=False)
+    for path in ("/reject", "/retry", "/hang", "/cancelled-within"):
+        assert await run_one(runner, make_operation(path), SOURCE, 1) == await run(path)
+
+
+async def test_reason_why_a_result_is_no_json_is_only_in_the_log(logs: Logs) -> None:
+    class Secretive(BaseModel):
+        @model_serializer
+        def serialize(self) -> None:
+            raise RuntimeError("postgresql://app:password@10.0.0.7")
+
+    runner = Runner(returning(Secretive), concurrency=1, shows_errors=False)
+    verdict = await run_one(runner, make_operation("/x"), SOURCE, 1)
+    see_log = f"The log has the error under error_id {error_id('01J/op-0', 1)}."
+    detail = f"POST /x returned a value that JSON cannot represent. {see_log}"
+    assert verdict == failure(500, "Result is not JSON", detail)
+    assert "postgresql" in str(logs)
+
+
+def test_error_id_is_new_for_each_attempt_and_operation() -> None:
+    assert len({error_id(key, attempt) for key in ("a/1", "a/2") for attempt in (1, 2)}) == 4
 
 
 async def test_misconfigured_application_is_told_and_not_tried_again() -> None:
