@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
+from penstock.hosts import is_own_host
 from penstock.infra.embedded.long_poll import EMPTY_RECEIVE, EmptyReceive
 from penstock.infra.embedded.patches import patched_moto, reset_moto
 
@@ -30,6 +31,8 @@ MOTO: "web.AppKey[WSGIApplication]" = web.AppKey("moto")
 STOPPING = web.AppKey("stopping", asyncio.Event)
 Watch = Callable[[str, Mapping[str, str], bytes], None]  # called with the path, headers and body of each request
 WATCH: web.AppKey[Watch] = web.AppKey("watch")
+HOST = web.AppKey("host", str)
+OF_NO_PAGE = {"none", "same-origin"}  # values of Sec-Fetch-Site; with any other, a page of another site asks
 
 _only_host = threading.Lock()
 
@@ -44,7 +47,7 @@ async def host_moto(host: str, port: int, watch: Watch | None = None) -> AsyncIt
     if not _only_host.acquire(blocking=False):
         raise RuntimeError("This process hosts moto already, and two hosts would share its state. Stop the first one.")
     try:
-        app = _create_app(watch or _ignore)
+        app = _create_app(host, watch or _ignore)
         reset_moto()
         async with _served(app, host, port) as url:
             yield url
@@ -73,8 +76,9 @@ def _ignore(_path: str, _headers: Mapping[str, str], _body: bytes) -> None:
     """Do nothing with the request."""
 
 
-def _create_app(watch: Watch) -> web.Application:
+def _create_app(host: str, watch: Watch) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app[HOST] = host
     app[WATCH] = watch
     app[MOTO], app[STOPPING] = patched_moto(), asyncio.Event()
     app.on_shutdown.append(_stop_waiting)
@@ -88,12 +92,26 @@ async def _stop_waiting(app: web.Application) -> None:
 
 
 async def _answer(request: web.Request) -> web.Response:
+    if _is_of_a_page(request):
+        return web.Response(status=403, text="The embedded AWS does not answer web pages. Use an AWS client.\n")
     body = await request.read()
     request.app[WATCH](request.path, request.headers, body)
     response, empty = _call_moto(request, body)
     if empty is None:
         return response
     return await _wait_for_message(request, body, response, empty)
+
+
+def _is_of_a_page(request: web.Request) -> bool:
+    """Return True if a web page in a browser seems to have made the request. moto itself would answer every page.
+
+    A form or a script of a page brings an Origin, and an image or a link brings Sec-Fetch-Site. A page whose name
+    points to this machine (DNS rebinding) brings its own name as the Host.
+    """
+    headers = request.headers
+    if "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in OF_NO_PAGE:
+        return True
+    return len(headers.getall("Host", ())) > 1 or not is_own_host(headers.get("Host", "localhost"), request.app[HOST])
 
 
 async def _wait_for_message(

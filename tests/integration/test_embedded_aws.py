@@ -428,6 +428,54 @@ async def test_what_is_deleted_is_let_go(sqs: SQSClient, dynamodb: DynamoDBClien
     assert tracked == [], "moto keeps every message it ever made"
 
 
+# --- Web pages
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:3000"},
+        {"Sec-Fetch-Site": "cross-site"},  # an image, or a link
+        {"Sec-Fetch-Site": "same-site"},  # a page of another program on this machine
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:80"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/moto-api/reset"),
+        ("OPTIONS", "/moto-api/reset"),
+        ("GET", "/?Action=ListQueues"),
+        ("GET", "/moto-api/"),
+    ],
+)
+async def test_web_page_is_not_answered(
+    aws: EmbeddedAws, sqs: SQSClient, method: str, path: str, headers: dict[str, str]
+) -> None:
+    kept = (await sqs.create_queue(QueueName="kept"))["QueueUrl"]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, aws.url + path, headers=headers) as answer,
+    ):
+        assert answer.status == 403
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    assert kept in (await sqs.list_queues())["QueueUrls"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "pictures.localhost"])
+async def test_loopback_names_are_answered(aws: EmbeddedAws, host: str) -> None:
+    headers = {"Host": host, "Sec-Fetch-Site": "none"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{aws.url}/?Action=ListQueues", headers=headers) as answer,
+    ):
+        assert answer.status != 403
+
+
 # --- A program and a fixture
 
 
