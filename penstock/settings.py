@@ -249,8 +249,8 @@ class Settings(BaseSettings):
     tenant_header: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9-]+$",
-        description="The request header with the name of the tenant, which your gateway sets. Unset: there is one "
-        "tenant.",
+        description="The request header with the name of the tenant, which your gateway sets. Every request needs "
+        "it exactly once. Unset: there is one tenant.",
     )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",

@@ -16,7 +16,13 @@ _TENANT = re.compile(r"[!-~]{1,128}")  # what SQS accepts as a message group
 def tenant_of(request: web.Request) -> str:
     """Return the tenant that the gateway in front of this service names. Raises MalformedRequest if it is invalid."""
     header = request.app[SETTINGS].tenant_header
-    tenant = request.headers.get(header, DEFAULT_TENANT) if header else DEFAULT_TENANT
+    if header is None:
+        return DEFAULT_TENANT
+    tenants = request.headers.getall(header, [])
+    if len(tenants) != 1:
+        fault = "is missing" if not tenants else f"is there {len(tenants)} times"
+        raise MalformedRequest(f"The header {header} {fault}. Send it once: it names the tenant.")
+    [tenant] = tenants
     if not _TENANT.fullmatch(tenant):
         raise MalformedRequest(
             f"The header {header} is not a valid tenant. Use 1 to 128 printable ASCII characters without spaces."

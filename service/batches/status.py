@@ -30,7 +30,8 @@ async def find_batch(request: web.Request) -> Batch:
     batch_id = request.match_info["batch_id"]
     if not _BATCH_ID.fullmatch(batch_id):
         raise UnknownBatch(batch_id)
+    tenant = tenant_of(request)
     batch = await request.app[BACKEND].store.read_batch(batch_id)
-    if batch is None or batch.state in UNACCEPTED_STATES or batch.tenant != tenant_of(request):
+    if batch is None or batch.state in UNACCEPTED_STATES or batch.tenant != tenant:
         raise UnknownBatch(batch_id)
     return batch

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 
 from aiohttp import hdrs, web
-from ulid import ULID
+from ulid import PureRandomPolicy, ULIDGenerator
 
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, UnknownBatch
 from penstock.metrics.names import Metric
@@ -42,13 +42,15 @@ from penstock.settings import DAY_SECONDS
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
 
+# The ids of one millisecond are independent of each other. By default they would be consecutive, so easy to guess.
+BATCH_IDS = ULIDGenerator(policy=PureRandomPolicy())
 FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request makes sense
 
 
 async def submit_batch(request: web.Request) -> web.Response:
     key = read_key(request)
     app = request.app
-    with Draft(str(ULID()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
+    with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
         read = await read_batch(request, draft)
         await _check(request, draft, read.options)

@@ -20,6 +20,7 @@ from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
 from penstock.errors import PenstockError, RejectedCall
 from penstock.priority import Priority
+from penstock.service.intake import submit
 from penstock.settings import Settings
 from penstock.store import Traces
 from penstock.telemetry import Event as LogEvent
@@ -237,7 +238,7 @@ def _determined(chance: random.Random, now: Callable[[], float]) -> Iterator[Non
     ids = ulid.ULIDGenerator(clock=lambda: int(now() * 1000), randomness=lambda _: chance.randbytes(10))
     state = random.getstate()
     random.seed(chance.getrandbits(64))
-    with patch.object(secrets, "token_hex", token_hex), patch.object(ulid, "default_generator", ids):
+    with patch.object(secrets, "token_hex", token_hex), patch.object(submit, "BATCH_IDS", ids):
         try:
             yield
         finally:

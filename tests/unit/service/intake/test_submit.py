@@ -1,5 +1,6 @@
 """Large batches: everything is on the queue when the answer is sent, and no batch is accepted in part."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,9 @@ from penstock.chunk import Chunk
 from penstock.message import decode_chunk
 from penstock.queue import Message
 from penstock.service.intake import acceptance
+from penstock.service.intake.submit import BATCH_IDS
 from penstock.testing import FakeClock, MemoryParts, memory_parts
-from tests.support.builders import NOW
+from tests.support.builders import BATCH_ID, NOW
 from tests.support.faults import Moment, Outage
 from tests.support.service import Answer, Serve, ask_for, assert_problem, pointers
 
@@ -120,7 +122,6 @@ async def test_batch_knows_its_groups_and_its_times(serve: Serve) -> None:
     [
         ({}, {"X-Tenant": "acme"}, "default", None),  # the header is not configured
         ({"tenant_header": "X-Tenant"}, {"X-Tenant": "acme"}, "acme", "acme"),
-        ({"tenant_header": "X-Tenant"}, {}, "default", "default"),
     ],
 )
 async def test_messages_name_the_tenant_where_there_can_be_several(
@@ -259,3 +260,18 @@ async def test_what_is_answered_at_once_touches_neither_queue_nor_table(serve: S
 
     service = await serve(operations, watch=refuse)
     assert (await service.post(many(2))).status == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/batch"), ("GET", f"/batch/{BATCH_ID}/status")])
+@pytest.mark.parametrize("tenants", [[], ["a", "b"], ["a", "a"], [""]])
+async def test_tenant_is_named_exactly_once(serve: Serve, method: str, path: str, tenants: list[str]) -> None:
+    """A gateway that does not replace the header but adds one must not let the client choose its tenant."""
+    service = await serve(operations, tenant_header="X-Tenant")
+    headers = [("X-Tenant", tenant) for tenant in tenants]
+    problem = assert_problem(await service.ask(method, path, headers=headers, json={"operations": many(1)}), 400)
+    assert "X-Tenant" in problem["detail"]
+
+
+def test_batch_ids_of_one_millisecond_are_not_consecutive() -> None:
+    ids = [int.from_bytes(BATCH_IDS.generate().bytes) for _ in range(1_000)]
+    assert min(abs(second - first) for first, second in itertools.pairwise(ids)) > 1_000
