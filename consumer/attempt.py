@@ -87,11 +87,4 @@ class Discard:
     """The decision to acknowledge the delivery without a record, since its chunk would not be counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """The decision to move the message to the dead letter queue, since its chunk cannot come from its batch."""
-
-    reason: str
-
-
-Decision = ChunkRecord | Release | Discard | SetAside
+Decision = ChunkRecord | Release | Discard

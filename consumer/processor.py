@@ -15,14 +15,13 @@ import structlog
 
 from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
-from penstock.chunk import Chunk, parent_of
+from penstock.chunk import Chunk
 from penstock.clock import Clock
-from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Release, SetAside
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Release
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.lease import Leases
 from penstock.consumer.limits import BatchLimits
-from penstock.consumer.origin import origin_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.metrics.names import Metric
@@ -136,20 +135,11 @@ class Processor:
         if attempt.batch.is_early(now):
             # A delayed follow-up, as for a retry, would cost a record every 15 minutes.
             return Release(delay_seconds(attempt.batch.not_before, now, LONGEST_HIDDEN_SECONDS))
-        parent = await self._read_parent(attempt.chunk)
         traces = await self._store.read_traces(attempt.batch.id, attempt.chunk.id)
-        reason = origin_error(attempt.batch, attempt.chunk, traces.record, parent)
-        if reason is not None:
-            return SetAside(reason)
         if traces.record is not None:
             return await self._without_sent_follow_ups(attempt, traces.record)
         attempt = await self._reread_batch(replace(attempt, traces=traces))
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
-
-    async def _read_parent(self, chunk: Chunk) -> ChunkRecord | None:
-        """Return the record of the chunk that this chunk follows from. It is written before any follow-up is sent."""
-        parent_id = parent_of(chunk.id)
-        return None if parent_id is None else (await self._store.read_traces(chunk.batch_id, parent_id)).record
 
     async def _without_sent_follow_ups(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Return the record without its follow-ups if it is counted, since they were sent before that.
@@ -291,8 +281,6 @@ class Processor:
                 await self._release_patiently(attempt.delivery, attempt.chunk, after_seconds)
             case Discard():
                 await self._discard(attempt.delivery)
-            case SetAside(reason):
-                await self.move_to_dead_letters(attempt.delivery, reason)
 
     async def _complete(self, attempt: ChunkAttempt, record: ChunkRecord) -> None:
         """Carry out what follows from the committed record, and acknowledge the delivery.
@@ -333,9 +321,6 @@ class Processor:
         if chunk.id in group.done:
             await self._send_dead_letters(batch, record, tenant)
             await self._limits.check(batch, record)
-        elif group.may_count(chunk.id):
-            await self.move_to_dead_letters(attempt.delivery, _out_of_bounds(attempt))
-            return
         await self._finisher.finish(batch, chunk.group, group)
         await self._acknowledge(attempt.delivery)
         get_log().info(
@@ -361,8 +346,3 @@ class Processor:
     async def _acknowledge(self, delivery: Delivery) -> None:
         self._leases.settle(delivery)
         await self._queues[delivery.priority].delete(delivery)
-
-
-def _out_of_bounds(attempt: ChunkAttempt) -> str:
-    batch, chunk = attempt.batch, attempt.chunk
-    return f"Group {chunk.group} of batch {batch.id} has no operations left that chunk {chunk.id} could count."

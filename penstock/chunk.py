@@ -47,14 +47,6 @@ def planned_number(chunk_id: str) -> int:
     return int(chunk_id.partition(".")[0])
 
 
-def parent_of(chunk_id: str) -> str | None:
-    """Return the id of the chunk that this chunk follows from, or None if the front end planned it.
-
-    This is `17.1` for `17.1.2`, and for the dead letter `17.1.d1`.
-    """
-    return chunk_id.rpartition(".")[0] or None
-
-
 def redriven_from(chunk_id: str) -> str | None:
     """Return the id of the chunk whose failed operations this chunk runs again, or None if it is not a redrive.
 

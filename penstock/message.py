@@ -23,8 +23,6 @@ VERSION = 1
 BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
 ATTRIBUTE_BYTES = 640  # reserved in every message: its trace context (at most 600) counts towards the size limit
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
-MAX_CHUNK_ID = 800  # sort keys in DynamoDB have at most 1,024 bytes; an id gets longer with each follow-up
-MAX_ATTEMPT = 10**9
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
 _SEPARATOR_BYTES = 1
@@ -40,9 +38,8 @@ class _Envelope(BaseModel):
 
     v: Literal[1]
     batch: str = Field(pattern=r"^[0-9A-Za-z_-]{1,40}$")  # it becomes part of table keys
-    # It becomes part of table keys, too. Each chunk has only one spelling, or one chunk could be counted twice.
-    chunk: str = Field(pattern=r"^(0|[1-9][0-9]{0,7})(\.d?[1-9][0-9]*)*$", max_length=MAX_CHUNK_ID)
-    attempt: int = Field(ge=1, le=MAX_ATTEMPT)
+    chunk: str = Field(pattern=r"^[0-9]{1,8}(\.d?[0-9]+)*$")
+    attempt: int = Field(ge=1)
     not_before: float | None = Field(None, allow_inf_nan=False)
     operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1)
     failures: list[tuple[int, int, Any]] = []
@@ -73,7 +70,7 @@ def size_on_the_queue(encoded: bytes) -> int:
 
 def room_in_message(message_bytes: int) -> int:
     """Return the number of bytes of encoded operations that fit into a message of `message_bytes`."""
-    longest_head = _head("0" * 40, "0" * 200, attempt=MAX_ATTEMPT, not_before=_LONGEST_FLOAT)
+    longest_head = _head("0" * 40, "0" * 200, attempt=10**9, not_before=_LONGEST_FLOAT)
     return message_bytes - ATTRIBUTE_BYTES - len(longest_head) - len(b"]}")
 
 

@@ -206,25 +206,6 @@ def conditions_of_count(records: Sequence[ChunkRecord]) -> tuple[list[str], dict
     return list(dict.fromkeys(conditions)), values
 
 
-def bounds_of_count(counts: Counts, group_total: int) -> tuple[list[str], dict[str, Value]]:
-    """Return the conditions that keep a group's counter within its bounds when `counts` are added, and their values.
-
-    A counter that an older version started has no `completed`, or one that is too low: then its bound is less strict.
-    """
-    conditions: list[str] = []
-    values: dict[str, Value] = {}
-    if counts.completed > 0:
-        room = group_total - counts.completed
-        conditions.append(
-            "(attribute_not_exists(completed) OR completed <= :room)" if room >= 0 else "completed <= :room"
-        )
-        values["room"] = number(room)
-    if counts.failed < 0:
-        conditions.append("failed >= :taken_back")
-        values["taken_back"] = number(-counts.failed)
-    return conditions, values
-
-
 def condition_of_close(seen: Counts) -> str:
     """Return the condition under which a group may be closed: it is open, and its counts are those that were seen."""
     unchanged = "(succeeded = :succeeded AND failed = :failed AND cancelled = :cancelled AND expired = :expired)"

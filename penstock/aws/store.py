@@ -194,7 +194,7 @@ class DynamoDbStore:
         closed = await self._table.update_if(
             items.condition_of_close(seen),
             items.count_key(batch.id, group),
-            f"SET closed = :ending, expires_at = :expires_at ADD {ending} :open, completed :open",
+            f"SET closed = :ending, expires_at = :expires_at ADD {ending} :open",
             {
                 "ending": text(ending),
                 "open": number(batch.group_totals[group] - seen.completed),
@@ -333,21 +333,17 @@ class DynamoDbStore:
 
     async def _count(self, batch: Batch, records: Sequence[ChunkRecord]) -> Done | Blocked:
         conditions, values = items.conditions_of_count(records)
-        counts, group = sum_counts(record.counts for record in records), group_of(records[0].chunk_id)
-        bounds, bound_values = items.bounds_of_count(counts, batch.group_totals[group])
         return await self._table.update_if(
-            " AND ".join(conditions + bounds),
-            items.count_key(batch.id, group),
+            " AND ".join(conditions),
+            items.count_key(batch.id, group_of(records[0].chunk_id)),
             "ADD done :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
-            "expired :expired, completed :completed, deaths :deaths SET expires_at = :expires_at",
+            "expired :expired, deaths :deaths SET expires_at = :expires_at",
             {
                 "chunks": texts(record.chunk_id for record in records),
                 "deaths": number(sum(record.deaths for record in records)),
                 "expires_at": whole_seconds(batch.expires_at),
-                "completed": number(counts.completed),
-                **items.counts_to_values(counts),
+                **items.counts_to_values(sum_counts(record.counts for record in records)),
                 **values,
-                **bound_values,
             },
             return_new=True,
             return_blocker=True,

@@ -120,6 +120,6 @@ class Stage:
 def group_chunks(number: int) -> ExitStack:
     """Make groups smaller, so that a small batch has several."""
     stack = ExitStack()
-    for place in ("penstock.chunk", "penstock.consumer.origin", "penstock.service.batches.results"):
+    for place in ("penstock.chunk", "penstock.service.batches.results"):
         stack.enter_context(patch(f"{place}.GROUP_CHUNKS", number))
     return stack
