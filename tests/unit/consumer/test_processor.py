@@ -135,7 +135,8 @@ async def test_batch_of_which_nothing_succeeds_fails(rig: Rig) -> None:
     assert (await rig.batch()).state is BatchState.FAILED
 
 
-async def test_attempts_are_used_up_and_the_last_error_stays(rig: Rig) -> None:
+async def test_attempts_are_used_up_and_the_last_error_stays() -> None:
+    rig = build_rig(show_errors=True)
     await rig.submit([build_operation(0, "/break")])
     await rig.work_off()
     assert rig.attempts == [("id-0", 1), ("id-0", 2), ("id-0", 3)]

@@ -197,7 +197,7 @@ async def test_last_attempt_decides_when_all_are_used_up(serve: Serve) -> None:
         attempts.append(context.attempt)
         raise RuntimeError(f"attempt {context.attempt}")
 
-    service = await serve(operations)
+    service = await serve(operations, show_errors=True)
     answer = await service.post(ask_for("/break"))
     assert attempts == [1, 2, 3, 4]
     assert answer.body["results"][0]["error"] == {"title": "Broke", "detail": "RuntimeError: attempt 4"}

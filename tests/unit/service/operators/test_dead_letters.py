@@ -7,6 +7,7 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.queue import Message
+from penstock.running.verdict import error_id, see_log
 from tests.support.faults import Moment, Outage
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import assert_problem
@@ -57,7 +58,7 @@ async def test_letters_tell_what_failed_and_how(plant: Plant) -> None:
             "path": "/break/b",
             "body": None,
             "status": 500,
-            "error": {"title": "Broke", "detail": "RuntimeError: It is broken."},
+            "error": {"title": "Broke", "detail": f"The handler failed. {see_log(error_id(f'{batch_id}/1', 1))}"},
         }
     ]
     assert rejected["chunkId"] == "0.d2"
