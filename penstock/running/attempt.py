@@ -49,16 +49,17 @@ class Attempt:
     ) -> T:
         """Await `perform` within the handler's time limit, and in a transaction if there is one. Raise any error of it.
 
-        The transaction ends cleanly only if `perform` returned. Otherwise it is left by an exception.
+        The transaction ends cleanly only if `perform` returned in time. Otherwise it is left by an exception: a handler
+        that catches its cancellation and returns late has timed out.
         """
         result = _NOTHING
         begun_at = monotonic()
         try:
             async with asyncio.timeout(self.route.policy.timeout_seconds) as limit:
                 if open_transaction is None:
-                    return await perform(None)
+                    return _in_time(await perform(None), limit)
                 async with open_transaction() as opened:
-                    result = await perform(opened)
+                    result = _in_time(await perform(opened), limit)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
@@ -137,6 +138,12 @@ def prepare(route: Route, lot: Lot, source: Source, number: int, *, shows_errors
         return Attempt(route, source, number, [(operation, {}) for operation in lot], {}, shows_errors=shows_errors)
     rows, verdicts = validate(route, lot)
     return Attempt(route, source, number, rows, verdicts, shows_errors=shows_errors)
+
+
+def _in_time(result: T, limit: asyncio.Timeout) -> T:
+    if limit.expired():
+        raise TimedOut
+    return result
 
 
 def is_being_cancelled() -> bool:

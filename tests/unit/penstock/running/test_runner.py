@@ -256,7 +256,7 @@ def broke(detail: str, max_attempts: int = 3) -> TryAgain:
         # Time.
         ("/hang", TryAgain(failure(504, "Timed out", "The operation was not done within 0.01 s."), 3)),
         ("/time-out-by-itself", broke("TimeoutError")),
-        ("/finish-late", Outcome(0, "op-0", OutcomeState.SUCCEEDED, 200, result="done all the same")),
+        ("/finish-late", TryAgain(failure(504, "Timed out", "The operation was not done within 0.01 s."), 3)),
         ("/fail-late", broke("ConnectionError: while cleaning up")),
         # A cancellation that nobody asked for.
         ("/cancelled-within", broke("CancelledError: The handler was cancelled from within.")),
