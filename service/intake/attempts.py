@@ -11,6 +11,7 @@ from penstock.chunk import Operation
 from penstock.outcome import TryAgain, Verdict, is_final
 from penstock.running.attempt import Transaction, is_being_cancelled
 from penstock.running.bulk import CallFailed, Lot
+from penstock.running.chunk_run import NOTICE_SECONDS
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 
@@ -106,6 +107,8 @@ class Attempts:
                 verdicts = await self._run(lot, attempt, savepoint)
         except TimeoutError:
             return LotTried()
+        if savepoint is None and asyncio.get_running_loop().time() >= self._deadline + NOTICE_SECONDS:
+            return LotTried()  # the handler refused its cancellation, as one that a chunk leaves behind
         cut_off = savepoint is not None and savepoint.cut_off
         return LotTried({index: Tried(verdict, attempt, cut_off) for index, verdict in verdicts.items()}, cut_off)
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.message import decode_chunk
+from penstock.service.intake import attempts
 from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, pointers
 from tests.support.waiting import UNIT_SECONDS
 
@@ -101,6 +102,24 @@ async def test_outcomes_come_in_the_order_asked(serve: Serve) -> None:
         "summary": {"total": 50, "succeeded": 50, "failed": 0},
         "results": [{"id": str(n), "status": 201, "result": {"n": 2 * n}} for n in range(50)],
     }
+
+
+@pytest.mark.parametrize(("notice_seconds", "status"), [(LONG, 200), (0, 202)])
+async def test_what_refuses_its_cancellation_for_long_is_handed_over(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, notice_seconds: float, status: int
+) -> None:
+    registry = Operations()
+
+    @registry.post("/stubborn")
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(attempts, "NOTICE_SECONDS", notice_seconds)
+    service = await serve(registry, sync_seconds=SOON)
+    answer = await service.post(ask_for("/stubborn"))
+    assert answer.status == status
+    assert handed_over(service) == ([0] if status == 202 else [])
 
 
 async def test_each_failure_is_its_own(serve: Serve) -> None:
