@@ -14,6 +14,7 @@ PenstockError
 │   ├── InvalidRequest
 │   ├── UnknownBatch
 │   ├── NotPossibleNow
+│   ├── Overloaded
 │   ├── KeyInUse
 │   └── KeyReused
 ├── UnreadableMessage             a message is not a chunk that this program can read
@@ -120,6 +121,10 @@ class UnknownBatch(Refused):
 
 class NotPossibleNow(Refused):
     """The present state of the batch does not allow this request."""
+
+
+class Overloaded(Refused):
+    """The requests in progress use all memory that this process may use for requests."""
 
 
 class KeyInUse(Refused):

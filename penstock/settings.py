@@ -97,6 +97,13 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Maximum number of values and member names in one JSON document or one line of a stream.",
     )
+    request_memory_bytes: int = Field(
+        512 * MIB,
+        ge=64 * MIB,
+        le=1_024 * 1_024 * MIB,
+        description="Memory in bytes for all unfinished requests and answers of a front end. Beyond it, requests get a "
+        "503.",
+    )
     max_stream_operations: int = Field(
         1_000_000, ge=1, le=10_000_000, description="Maximum number of operations in one NDJSON stream."
     )

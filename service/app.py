@@ -16,12 +16,14 @@ from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.submit import submit_batch
-from penstock.service.keys import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, METER, OPERATIONS, RUNNER, SETTINGS
+from penstock.service.keys import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, MEMORY, METER, OPERATIONS, RUNNER, SETTINGS
+from penstock.service.memory import Memory
 from penstock.service.openapi import openapi
 from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
 from penstock.service.operators.health import live, ready
 from penstock.service.operators.metrics import counted, metrics
 from penstock.service.problems import problems
+from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
 from penstock.settings import Settings
 
@@ -43,11 +45,12 @@ ROUTES = [
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
-        middlewares=[*tracing(backend.spans), counted, problems], handler_args={"auto_decompress": False}
+        middlewares=[*tracing(backend.spans), counted, problems, sharing], handler_args={"auto_decompress": False}
     )
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()
+    app[MEMORY] = Memory(settings.request_memory_bytes)
     app[RUNNER] = Runner(
         operations,
         settings.concurrency,

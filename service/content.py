@@ -10,15 +10,17 @@ from aiohttp import hdrs, web
 from pydantic_core import from_json
 
 from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
-from penstock.service.decompression import MEMBERS, Decompressor
-from penstock.service.elements import check_elements
-from penstock.service.keys import SETTINGS
+from penstock.service.decompression import MEMBERS, MEMORY_BYTES, Decompressor
+from penstock.service.elements import check_elements, separators
+from penstock.service.keys import SETTINGS, SHARE
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 READ_BYTES = 65_536
 BODY_SECONDS = 120  # a slow client holds a connection, and the memory of what it has sent so far
 PAUSE_SECONDS = 60
+COPIES = 3  # of a body in memory: as received, as parsed, and encoded for the queue
+ELEMENT_BYTES = 80  # of a parsed element, without the characters of a string
 
 _ALIASES = {"x-gzip": "gzip"}  # RFC 9110, section 8.4.1.3
 
@@ -31,11 +33,13 @@ def check_type(request: web.Request, supported: Collection[str]) -> None:
 
 
 async def read_content(request: web.Request, most_bytes: int) -> bytearray:
-    """Return the whole body, decompressed."""
+    """Return the whole body, decompressed. The share of the request grows to what it needs once it is parsed."""
     content = bytearray()  # not a list of pieces: a slow client could send millions of tiny ones
     async with within(BODY_SECONDS):
         async for piece in RequestBody(request, {"maxBodyBytes": most_bytes}).pieces():
             content += piece
+    most_elements = min(separators(content), request.app[SETTINGS].max_elements)  # with more, it is not parsed
+    request[SHARE].grow_to(COPIES * len(content) + ELEMENT_BYTES * most_elements)
     return content
 
 
@@ -79,7 +83,12 @@ class RequestBody:
         self._received_bytes = 0  # before decompression, and without the input of the current piece
         self._request = request
         self._limit = limit
-        self._decompressor = _decompressor(request)
+        self._share = request[SHARE]
+        self._most_kept = request.app[SETTINGS].max_body_bytes  # a larger stream is not kept in memory
+        encoding = _encoding(request)
+        self._decompressor = Decompressor(encoding) if encoding else None
+        self._decompressor_bytes = MEMORY_BYTES[encoding] if encoding else 0
+        self._share.grow_to(self._decompressor_bytes)
 
     @property
     def received_bytes(self) -> int:
@@ -104,12 +113,13 @@ class RequestBody:
 
     def _count(self, size: int) -> None:
         self.decompressed_bytes += size
+        self._share.grow_to(self._decompressor_bytes + COPIES * min(self.decompressed_bytes, self._most_kept))
         [most_bytes] = self._limit.values()
         if self.decompressed_bytes > most_bytes:
             raise LimitPassed(f"The decompressed body is larger than {most_bytes:,} bytes.", limit=self._limit)
 
 
-def _decompressor(request: web.Request) -> Decompressor | None:
+def _encoding(request: web.Request) -> str | None:
     encodings = _encodings(request)
     if not encodings:
         return None
@@ -118,7 +128,7 @@ def _decompressor(request: web.Request) -> Decompressor | None:
         raise UnsupportedContent(
             f"This Content-Encoding is not supported. Send the body uncompressed, or use {' or '.join(MEMBERS)}."
         )
-    return Decompressor(encoding)
+    return encoding
 
 
 def _encodings(request: web.Request) -> list[str]:

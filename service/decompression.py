@@ -48,6 +48,7 @@ def _zstd_frame() -> _Member:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _LARGEST_WINDOW})
 
 
+MEMORY_BYTES = {"gzip": 65_536, "zstd": 2**_LARGEST_WINDOW + 2**20}  # the most that a decompressor needs
 MEMBERS: dict[str, Callable[[], _Member]] = {"gzip": _GzipMember, "zstd": _zstd_frame}
 
 

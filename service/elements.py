@@ -17,11 +17,11 @@ def check_elements(content: bytes | bytearray, most: int) -> None:
     Every element but the first has a separator in front of it. The count is exact to a thousand. It ends where the
     document stops being JSON, and so does the parser.
     """
-    if len(content) > most and _separators(content) > most and _has_more(content, most):
+    if len(content) > most and separators(content) > most and _has_more(content, most):
         raise LimitPassed(f"The JSON has more than {most:,} values and names.", limit={"maxElements": most})
 
 
-def _separators(content: bytes | bytearray) -> int:
+def separators(content: bytes | bytearray) -> int:
     """Count all separators, including those in strings. This is much faster than to count the elements."""
     return sum(map(content.count, _SEPARATORS))
 

@@ -8,6 +8,8 @@ from typing import Any
 from aiohttp import web
 from pydantic_core import to_json
 
+from penstock.service.keys import MEMORY
+
 WRITE_SECONDS = (
     60  # for any answer, and a second more for each of these bytes: a slow client holds the answer in memory
 )
@@ -18,9 +20,12 @@ class BodyAnswer(web.Response):
     """An answer whose connection is closed if the client does not read it."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        size = len(self.body) if isinstance(self.body, bytes) else 0
-        async with writing(self._req, size):
-            await super().write_eof(data)
+        request, size = self._req, len(self.body) if isinstance(self.body, bytes) else 0
+        assert isinstance(request, web.Request)
+        with request.app[MEMORY].share() as share:
+            share.take(size)
+            async with writing(request, size):
+                await super().write_eof(data)
 
 
 @asynccontextmanager

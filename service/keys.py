@@ -11,15 +11,18 @@ from penstock.metrics.meter import Meter
 from penstock.operations import Operations
 from penstock.running.runner import Runner
 from penstock.service.handler_times import HandlerTimes
+from penstock.service.memory import Memory, Share
 from penstock.settings import Settings
 
 BACKEND = web.AppKey("backend", Backend)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before listening stops, so that load balancers stop sending
+MEMORY = web.AppKey("memory", Memory)
 METER = web.AppKey("meter", Meter)
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)
 
 BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
+SHARE = web.RequestKey("share", Share)  # the memory of a request until it is answered

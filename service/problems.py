@@ -19,6 +19,7 @@ from penstock.errors import (
     NoAccess,
     NotAcceptable,
     NotPossibleNow,
+    Overloaded,
     PenstockError,
     RejectedCall,
     TooLargeForAws,
@@ -50,6 +51,7 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
         "The type or encoding of the body is not supported",
     ),
     InvalidRequest: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The request is invalid"),
+    Overloaded: (HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "The service has too much to do"),
     AcceptanceLost: (HTTPStatus.SERVICE_UNAVAILABLE, "not-accepted", "The batch could not be accepted in time"),
     AcceptanceUnknown: (
         HTTPStatus.GATEWAY_TIMEOUT,
@@ -122,7 +124,7 @@ def _known_problem(error: PenstockError) -> web.Response:
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
         case UnsupportedContent():
             headers["Accept-Encoding"] = ", ".join(MEMBERS)
-        case KeyInUse():
+        case KeyInUse() | Overloaded():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         case Unavailable() | AcceptanceLost():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)

@@ -26,7 +26,7 @@ from penstock.service.intake.idempotency import (
 from penstock.service.intake.preferences import Preferences, read_preferences
 from penstock.service.intake.reading import read_batch
 from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
-from penstock.service.json_answer import encode, json_answer
+from penstock.service.json_answer import json_answer
 from penstock.service.keys import (
     BACKEND,
     BATCH_ID,
@@ -159,7 +159,9 @@ async def _run_or_accept(
         return await _accept(request, submission, tried, applied), None
     body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
     get_log().info(Event.BATCH_ANSWERED, batch_id=submission.draft.batch_id, **body["summary"])
-    return json_answer(body, headers=_applied(applied)), encode(body)
+    answer = json_answer(body, headers=_applied(applied))
+    assert isinstance(answer.body, bytes)
+    return answer, answer.body
 
 
 def _time_to_answer(request: web.Request, preferences: Preferences) -> tuple[float, str | None]:

@@ -1,0 +1,98 @@
+"""All requests in progress share a limit of memory. Beyond it, they are asked to come again."""
+
+import asyncio
+import gzip
+import json
+
+import pytest
+
+from penstock import Operations, zstd
+from penstock.errors import Overloaded
+from penstock.service.decompression import MEMORY_BYTES
+from penstock.service.keys import MEMORY
+from penstock.service.memory import Memory
+from tests.support.service import JSON, NDJSON, Serve, Service, ask_for, assert_problem
+from tests.support.waiting import eventually
+
+MIB = 1024 * 1024
+operations = Operations()
+HEAD = "POST /batch HTTP/1.1\r\nHost: a\r\nContent-Type: {}\r\nContent-Encoding: {}\r\nContent-Length: 100000\r\n\r\n"
+
+
+@operations.post("/succeed")
+async def succeed() -> None:
+    return None
+
+
+def used(service: Service) -> int:
+    return service.client.app[MEMORY].used_bytes
+
+
+async def holds(condition: bool) -> bool:
+    return condition
+
+
+def test_shares_grow_within_the_limit_and_are_released() -> None:
+    memory = Memory(100)
+    with memory.share() as first, memory.share() as second:
+        first.grow_to(60)
+        first.grow_to(50)
+        second.grow_to(40)
+        assert memory.used_bytes == 100
+        with pytest.raises(Overloaded):
+            second.grow_to(41)
+        assert memory.used_bytes == 100
+        second.take(500)  # an answer
+        with pytest.raises(Overloaded):
+            first.grow_to(61)
+    assert memory.used_bytes == 0
+
+
+def test_request_that_is_alone_may_take_any_memory() -> None:
+    memory = Memory(100)
+    with memory.share() as alone, memory.share() as other:
+        alone.grow_to(500)
+        alone.grow_to(1_000)
+        with pytest.raises(Overloaded):
+            other.grow_to(1)
+    with memory.share() as other:
+        other.grow_to(100)
+
+
+async def test_memory_is_released_after_every_answer(serve: Serve) -> None:
+    service = await serve(operations)
+    for content in (b"{}", b"{", json.dumps({"operations": ask_for("/succeed")}).encode()):
+        for encoding, compressed in (("gzip", gzip.compress(content)), ("zstd", zstd.compress(content))):
+            await service.post_content(compressed, JSON, **{"Content-Encoding": encoding})
+            await service.post_content(compressed, NDJSON, **{"Content-Encoding": encoding})
+    await eventually(lambda: holds(used(service) == 0))
+
+
+async def test_unfinished_requests_leave_no_memory_for_another(serve: Serve) -> None:
+    service = await serve(operations, request_memory_bytes=64 * MIB)
+    most = 64 * MIB // MEMORY_BYTES["zstd"]
+    connections = []
+    for _ in range(most):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.client.port)
+        writer.write(HEAD.format(NDJSON, "zstd").encode() + zstd.compress(b"{")[:5])
+        connections.append(writer)
+    await eventually(lambda: holds(used(service) >= most * MEMORY_BYTES["zstd"]))
+    compressed = zstd.compress(json.dumps({"operations": ask_for("/succeed")}).encode())
+    answer = await service.post_content(compressed, JSON, **{"Content-Encoding": "zstd"})
+    problem = assert_problem(answer, 503)
+    assert problem["type"] == "urn:penstock:problem:overloaded"
+    assert int(answer.headers["Retry-After"]) > 0
+    for writer in connections:
+        writer.close()
+    await eventually(lambda: holds(used(service) == 0))
+    assert (await service.post(ask_for("/succeed"))).status == 200
+
+
+async def test_elements_count_with_the_memory_that_they_need_once_parsed(serve: Serve) -> None:
+    service = await serve(operations, request_memory_bytes=64 * MIB, max_elements=1_000_000)
+    content = b'{"operations":[' + b"[]," * 500_000 + b"0]}"
+    assert_problem(await service.post_content(content), 413)
+    with service.client.app[MEMORY].share() as another:
+        another.grow_to(1)
+        assert assert_problem(await service.post_content(content), 503)["type"] == "urn:penstock:problem:overloaded"
+    await eventually(lambda: holds(used(service) == 0))
