@@ -269,6 +269,10 @@ class Settings(BaseSettings):
         description="The format of log lines: `json`, `text`, or `auto`, which is text on a terminal and JSON "
         "otherwise.",
     )
+    access_log: bool = Field(
+        True,
+        description="Whether the front end logs a line for each request: its id, tenant, status, bytes and seconds.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The lowest level that is logged: `debug`, `info`, `warning` or `error`."
     )

@@ -26,6 +26,8 @@ class Event(StrEnum):
     BATCH_HANDED_OVER = "batch handed over"  # A small batch timed out; the rest of it runs in the background.
     BATCH_RETRIED = "batch retried"  # A client asked to run the failed operations of a batch again.
     DEAD_LETTERS_REDRIVEN = "dead letters redriven"  # Dead letters were moved back to the queues.
+    REQUEST_ANSWERED = "request answered"  # One line for each request, unless PENSTOCK_ACCESS_LOG is false.
+    REQUEST_UNREADABLE = "request unreadable"  # The request is not valid HTTP; the response was 400.
     REQUEST_BROKE = "request failed unexpectedly"  # A bug in Penstock; the response was 500.
     AWS_UNAVAILABLE = "aws unavailable"  # AWS did not answer; the response was 503.
     # Events of the consumer.

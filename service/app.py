@@ -23,6 +23,7 @@ from penstock.service.operators.dead_letters import list_dead_letters, redrive_d
 from penstock.service.operators.health import live, ready
 from penstock.service.operators.metrics import counted, metrics
 from penstock.service.problems import problems
+from penstock.service.protocol import set_headers
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
 from penstock.settings import Settings
@@ -47,6 +48,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app = web.Application(
         middlewares=[*tracing(backend.spans), counted, problems, sharing], handler_args={"auto_decompress": False}
     )
+    app.on_response_prepare.append(set_headers)
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()

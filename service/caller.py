@@ -30,6 +30,20 @@ def tenant_of(request: web.Request) -> str:
     return tenant
 
 
+def tenant_or_none(request: web.Request) -> str | None:
+    """Return the tenant for a line of the log; None if the request names none, or names it wrongly."""
+    try:
+        return tenant_of(request)
+    except MalformedRequest:
+        return None
+
+
+def request_id(request: web.Request) -> str | None:
+    """Return the id that the client or a gateway gave to this request, if it is plain text."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _TENANT.fullmatch(given) else None
+
+
 def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
     """Return the headers that the forwarded operations of a batch get from its request. Raises MalformedRequest."""
     passed = []

@@ -35,6 +35,8 @@ from penstock.telemetry import Event, get_log
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+_UNREADABLE = "The request is not valid HTTP, or its first line or one of its headers is too long."
+_BROKEN = "The server failed unexpectedly. The error is in its log."
 
 _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "The request cannot be read"),
@@ -103,9 +105,28 @@ async def problems(request: web.Request, handler: Endpoint) -> web.StreamRespons
         return _problem(error.status, "about:blank", error.reason, _route_hint(request, error), headers=headers)
     except Exception:  # noqa: BLE001 - the last resort: logged here with its traceback, answered as 500
         get_log().exception(Event.REQUEST_BROKE, method=request.method, path=request.path)
-        return _problem(
-            500, "about:blank", "Internal Server Error", "The server failed unexpectedly. The error is in its log."
-        )
+        return _problem(500, "about:blank", "Internal Server Error", _BROKEN)
+
+
+class UnparsedAnswer(web.Response):
+    """The answer to a request that cannot be parsed. No signal of the application sets its headers."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.pop("Server", None)
+
+
+def protocol_problem(status: int) -> web.Response:
+    """Return the answer to a request that aiohttp cannot parse."""
+    title = HTTPStatus(status).phrase
+    detail = _UNREADABLE if status < HTTPStatus.INTERNAL_SERVER_ERROR else _BROKEN
+    problem = _problem(status, "about:blank", title, detail, headers={"X-Content-Type-Options": "nosniff"})
+    return UnparsedAnswer(body=problem.body, status=status, headers=problem.headers)
+
+
+def as_problem(error: web.HTTPException) -> web.Response:
+    """Return the answer to a request that aiohttp rejects before the middleware sees it."""
+    return _problem(error.status, "about:blank", error.reason, f"{error.reason}. Send the request without it.")
 
 
 def _known_problem(error: PenstockError) -> web.Response:

@@ -17,6 +17,7 @@ from penstock.operations import Operations
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app
 from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER
+from penstock.service.protocol import Runner
 from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.signals import stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
@@ -57,9 +58,7 @@ async def _answer(app: web.Application, settings: Settings, host: str, port: int
 
     Raises ThreadsStuck, also after answering the requests in progress, if handlers block all threads for too long.
     """
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS
-    )
+    runner = Runner(app, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
     await runner.setup()
     spare_what_stays()
     try:

@@ -1,0 +1,94 @@
+"""Speaks HTTP as aiohttp does, except for the errors that aiohttp answers itself, the headers, and the access log.
+
+aiohttp answers a request that it cannot parse before any middleware sees it. Here these answers are problem documents
+like all others, and each is logged as one line without a traceback.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.web_protocol import RequestHandler
+
+from penstock.service.caller import request_id, tenant_or_none
+from penstock.service.keys import SETTINGS
+from penstock.service.problems import UnparsedAnswer, as_problem, protocol_problem
+from penstock.telemetry import Event, get_log
+
+POLLED = ("/health/", "/metrics")  # machines ask these every few seconds, which would hide the requests of clients
+
+
+async def set_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Say nothing of the server's software, and let no browser guess the type of a body."""
+    response.headers.pop(hdrs.SERVER, None)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+class AccessLog(AbstractAccessLogger):
+    """Writes a line for each answered request, except for those that machines poll."""
+
+    @property
+    def enabled(self) -> bool:
+        return True
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        if isinstance(response, UnparsedAnswer) or not isinstance(request, web.Request):
+            return
+        if not request.path.startswith(POLLED):
+            get_log().info(
+                Event.REQUEST_ANSWERED,
+                request_id=request_id(request),
+                tenant=tenant_or_none(request),
+                method=request.method,
+                path=request.path,
+                status=response.status,
+                bytes=response.body_length,  # with the headers
+                seconds=round(time, 3),
+            )
+
+
+class Runner(web.AppRunner):
+    """Runs the application on connections of the class below."""
+
+    def __init__(self, app: web.Application, **options: Any) -> None:
+        logs = {"access_log_class": AccessLog} if app[SETTINGS].access_log else {"access_log": None}
+        super().__init__(app, **logs, **options)
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return _Server(server.request_handler, request_factory=server.request_factory, **server._kwargs)  # noqa: SLF001
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it shows bytes of the request
+    ) -> web.StreamResponse:
+        """Answer a request that cannot be parsed. Raise ConnectionError if an answer has started already."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            get_log().error(Event.REQUEST_BROKE, exc_info=exc)
+        else:
+            get_log().info(Event.REQUEST_UNREADABLE, status=status, error=type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("The answer has started, so the error cannot be answered.")
+        answer = protocol_problem(status)
+        answer.force_close()
+        return answer
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        # An Expect header that is not supported: aiohttp rejects it outside the middleware.
+        answer = as_problem(resp) if isinstance(resp, web.HTTPException) else resp
+        return await super().finish_response(request, answer, start_time)

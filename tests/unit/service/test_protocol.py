@@ -1,0 +1,103 @@
+"""What HTTP itself brings: answers to requests that are none, headers that say nothing, and the access log."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from penstock import Operations
+from penstock.clock import SystemClock
+from penstock.service.app import create_app
+from penstock.service.protocol import Runner
+from penstock.telemetry import Event
+from penstock.testing import memory_parts
+from tests.support.builders import build_settings
+from tests.unit.service.conftest import Logs
+
+Speak = Callable[..., Awaitable[tuple[int, dict[str, str], bytes]]]
+
+
+@pytest.fixture
+async def speak() -> AsyncIterator[Speak]:
+    """Send bytes to the front end, as its program runs it, and return the status, the headers and the body."""
+    runners: list[Runner] = []
+
+    async def send(request: bytes, **settings: Any) -> tuple[int, dict[str, str], bytes]:
+        app = create_app(build_settings(**settings), Operations(), memory_parts().backend, SystemClock())
+        runner = Runner(app)
+        runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(request)
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).decode()
+        first, *lines = head.split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+        body = await reader.readexactly(int(headers["content-length"]))
+        writer.close()
+        return int(first.split()[1]), headers, body
+
+    yield send
+    for runner in runners:
+        await runner.cleanup()
+
+
+UNREADABLE = {
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    "no version": b"GET / HTTP\r\n\r\n",
+    "two lengths": b"POST /batch HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "bad header": b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: x\r\n\r\n",
+    "long line": b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "long header": b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
+}
+EXPECT = b"POST /batch HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nContent-Length: 0\r\n\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+NOT_FOUND = b"GET /nothing HTTP/1.1\r\nHost: a\r\nX-Request-Id: r-1\r\nX-Tenant: acme\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_bytes", UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_is_not_http_gets_a_problem_and_one_quiet_line(
+    speak: Speak, logs: Logs, caplog: pytest.LogCaptureFixture, request_bytes: bytes
+) -> None:
+    status, headers, body = await speak(request_bytes)
+    assert status in {400, 431}
+    assert headers["content-type"] == "application/problem+json"
+    problem = json.loads(body)
+    assert (problem["status"], problem["type"]) == (status, "about:blank")
+    [line] = [line for line in logs if line["event"] == Event.REQUEST_UNREADABLE]
+    assert line["log_level"] == "info"
+    assert not [line for line in logs if "exc_info" in line]
+    assert caplog.records == []
+
+
+async def test_expectation_that_is_not_met_is_a_problem(speak: Speak) -> None:
+    status, headers, body = await speak(EXPECT)
+    assert (status, headers["content-type"]) == (417, "application/problem+json")
+    assert json.loads(body)["status"] == 417
+
+
+@pytest.mark.parametrize("request_bytes", [LIVE, NOT_FOUND, EXPECT, UNREADABLE["bad header"]])
+async def test_no_answer_names_its_software_or_lets_its_type_be_guessed(speak: Speak, request_bytes: bytes) -> None:
+    _, headers, _ = await speak(request_bytes)
+    assert "server" not in headers
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+async def test_each_request_has_a_line_in_the_log(speak: Speak, logs: Logs) -> None:
+    _, _, body = await speak(NOT_FOUND, tenant_header="X-Tenant")
+    [line] = [line for line in logs if line["event"] == Event.REQUEST_ANSWERED]
+    assert (line["request_id"], line["tenant"], line["method"], line["path"]) == ("r-1", "acme", "GET", "/nothing")
+    assert line["status"] == 404
+    assert line["bytes"] > len(body)
+    assert 0 <= line["seconds"] < 20
+
+
+@pytest.mark.parametrize(("request_bytes", "settings"), [(NOT_FOUND, {"access_log": False}), (LIVE, {})])
+async def test_no_line_if_turned_off_or_if_a_machine_polls(
+    speak: Speak, logs: Logs, request_bytes: bytes, settings: dict[str, Any]
+) -> None:
+    await speak(request_bytes, **settings)
+    assert [line for line in logs if line["event"] == Event.REQUEST_ANSWERED] == []
