@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from penstock.running.verdict import error_id, see_log
 from tests.acceptance.installation import Installation
 from tests.support.api import Api, Operation, Outcome, Status
 
@@ -148,7 +149,8 @@ async def test_operations_that_fail_at_every_attempt_fail_in_the_end(running: In
 
     keys = {f"{batch_id}/{number}" for number in range(101)}
     assert status == Status("failed", 101, 101, 0, 101, 0, 0, 1.0)
-    assert {outcome["error"]["detail"] for outcome in results} == {"RuntimeError: it never works"}
+    details = {f"The handler failed. {see_log(error_id(key, 2))}" for key in keys}
+    assert {outcome["error"]["detail"] for outcome in results} == details
     assert {run: count for run, count in running.journal.runs().items() if run in keys} == dict.fromkeys(keys, 2)
 
 

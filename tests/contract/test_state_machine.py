@@ -58,6 +58,7 @@ from penstock.settings import Settings
 from penstock.store import Group, Store
 from penstock.testing import FakeClock, MemoryStore
 from tests.support.aws import Aws
+from tests.support.full import full
 
 NOW = 4_000_000_000.0
 PLANNED = {"0": range(3), "1": range(3, 5), "64": range(5, 7)}  # in two groups
@@ -513,7 +514,7 @@ LIVES = {"memory": 50, "embedded": 5, "real": 5}
 LIVES_OF_FAULTY = 80
 
 
-@pytest.mark.parametrize("aws", ["memory", "embedded", "real"], indirect=True)
+@pytest.mark.parametrize("aws", ["memory", *full(["embedded", "real"])], indirect=True)
 def test_store_keeps_a_batch_through_any_life(stores: Stores, aws: Aws) -> None:
     live(stores, stores.make, LIVES[aws.kind], (Phase.generate, Phase.shrink))
 
@@ -525,7 +526,7 @@ def test_faulty_store_is_caught(stores: Stores, faulty: type[MemoryStore]) -> No
         live(stores, faulty, LIVES_OF_FAULTY, (Phase.generate,))
 
 
-@pytest.mark.parametrize("aws", ["embedded"], indirect=True)
+@pytest.mark.parametrize("aws", full(["embedded"]), indirect=True)
 def test_adapter_that_counts_without_its_condition_is_caught(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.aws.items.conditions_of_count", lambda _: (["attribute_not_exists(nonsense)"], {}))
     with pytest.raises(AssertionError):

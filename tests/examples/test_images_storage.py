@@ -25,6 +25,8 @@ ESCAPES = [
     "~root", "C:\\a", "a\\..\\b", "a b", "a\0b", "a\nb", "a\n", "é", "a?b", "a#b", "a%2fb", "a/*",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def aws_url() -> Iterator[str]:

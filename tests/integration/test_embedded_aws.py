@@ -173,6 +173,7 @@ async def test_of_racing_conditional_updates_exactly_as_many_win_as_can(
     assert await read_number(dynamodb, table_name, "stock", "left") == 0
 
 
+@pytest.mark.full
 async def test_racing_adds_all_count(dynamodb: DynamoDBClient, table_name: str) -> None:
     async def add_one() -> None:
         await dynamodb.update_item(
@@ -206,6 +207,7 @@ async def test_calls_cost_the_same_in_a_deep_queue(aws: EmbeddedAws, sqs: SQSCli
     assert await count_messages(sqs, queue_url) == (19_820, 180)
 
 
+@pytest.mark.full
 async def test_a_query_costs_the_same_in_a_large_table(dynamodb: DynamoDBClient, table_name: str) -> None:
     async def query() -> None:
         await query_sort_keys(dynamodb, table_name, "pk = :value", "wanted")
@@ -532,6 +534,7 @@ def test_a_moto_it_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert "moto.sqs.models:Message" not in str(refusal.value)
 
 
+@pytest.mark.full
 async def test_the_program_stops_at_once_when_told_to() -> None:
     program = await start_program()
     url = await read_url(program)

@@ -21,7 +21,7 @@ from penstock.settings import Settings
 from tests.integration.test_provisioned import Ground, means_the_same
 from tests.support.aws import Aws
 
-pytestmark = pytest.mark.parametrize("aws", ["embedded"], indirect=True)
+pytestmark = [pytest.mark.full, pytest.mark.parametrize("aws", ["embedded"], indirect=True)]
 
 NOT_MADE = {
     "AWS::ApplicationAutoScaling::ScalableTarget",

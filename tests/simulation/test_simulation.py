@@ -23,6 +23,7 @@ def test_promises_hold_under_every_mix(block: int) -> None:
         run_seed(seed)
 
 
+@pytest.mark.full
 def test_seed_gives_the_same_run_in_any_process() -> None:
     """Without this, no failure could be replayed. Here other runs came before, and sets have another order."""
     seeds = range(BLOCK, 2 * BLOCK)

@@ -16,12 +16,14 @@ def _restored() -> Iterator[None]:
     gc.set_threshold(*thresholds)
 
 
+@pytest.mark.full
 def test_what_is_loaded_is_not_gone_through_again() -> None:
     loaded: list[list[int]] = [[] for _ in range(1_000)]
     spare_what_stays()
     assert gc.get_freeze_count() > len(loaded)
 
 
+@pytest.mark.full
 def test_holding_as_much_as_some_chunks_starts_no_collection() -> None:
     spare_what_stays()
     before = [generation["collections"] for generation in gc.get_stats()]

@@ -318,6 +318,7 @@ async def test_tenants_take_turns_in_threads_and_processes_too(path: str) -> Non
     assert await in_turn(path, one, one, one, other, other) == [one, one, other, one, other]
 
 
+@pytest.mark.full
 async def test_loop_stays_responsive_while_handlers_burn_every_core() -> None:
     """And more than that: as many processes as cores and two more."""
     runner = Runner(operations, 32, cpu_processes=(os.cpu_count() or 1) + 2)

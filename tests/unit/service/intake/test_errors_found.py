@@ -95,6 +95,7 @@ async def test_unknown_members_of_the_request_are_few_errors(service: Service) -
     assert problem["errors"][0]["pointer"] == "/unknown0"
 
 
+@pytest.mark.full
 async def test_known_members_are_read_after_very_many_unknown_ones(service: Service) -> None:
     content = json.dumps({**MANY, "operations": [{**MANY, **ask("/numbers", ["a"])}], "atomic": "x"})
     problem = assert_problem(await service.post_content(content.encode()), 422)
@@ -102,6 +103,7 @@ async def test_known_members_are_read_after_very_many_unknown_ones(service: Serv
     assert "/atomic" in json.dumps(problem["errors"]) or len(problem["errors"]) == MOST_FLAWS
 
 
+@pytest.mark.full
 async def test_unknown_members_of_a_redrive_are_few_errors(service: Service) -> None:
     answer = await service.ask("POST", "/dead-letters/redrive", json=MANY)
     assert assert_problem(answer, 422)["errorCount"] == MOST_FLAWS
