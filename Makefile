@@ -17,7 +17,7 @@ help: ## show this list
 run: $(READY) ## everything on this machine, with the users example (ARGS=--once ends after the summary)
 	@$(BIN)/python -m examples.users $(ARGS)
 
-test: $(READY) ## the tests that need no Java, in less than four minutes; ARGS="tests/unit -k lease" runs some
+test: $(READY) ## the tests that need no Java, in about five minutes; ARGS="tests/unit -k lease" runs some
 	$(PYTEST) $(ARGS)
 
 test-full: $(READY) ## the tests that `make test` leaves out: the real servers, all seeds, every story, chaos in short
