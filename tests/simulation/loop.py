@@ -42,6 +42,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
+    def close(self) -> None:
+        """Close the loop and forget its tasks. A cache of aiohttp keeps a loop alive, and asyncio lists every live task."""
+        super().close()
+        self.tasks.clear()
+
     def put_back(self, handles: list[asyncio.Handle]) -> None:
         """Schedule the callbacks that a gate has kept."""
         self._ready.extend(handles)
