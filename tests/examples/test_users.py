@@ -585,6 +585,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.full
 async def test_the_example_ends_well_when_every_row_ended_as_meant(few_rows: Path, tmp_path: Path) -> None:
     code, output, errors = await run(str(few_rows), "--once", "--port", str(free_port()), cwd=tmp_path)
     assert code == 0, output + errors
