@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 COMPILE := uv pip compile --python-version 3.11 --universal --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
 PYTEST := $(BIN)/pytest -n 2
-# Programs that tests start would compile all of our code again each time.
+# Without cached bytecode, each program that a test starts would compile all of our code again.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
