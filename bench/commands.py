@@ -7,8 +7,8 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from penstock import loop
-from penstock.signals import end_with_parent
+from penstock.process import loop
+from penstock.process.signals import end_with_parent
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

@@ -17,8 +17,8 @@ from aiobotocore.session import get_session
 
 from bench.counting import FILE_VARIABLE, Usage, usage_of
 from bench.servers import CREDENTIALS, Servers
-from penstock import programs
 from penstock.aws.store import DynamoDbStore
+from penstock.process import programs
 from penstock.telemetry import Event
 
 if TYPE_CHECKING:

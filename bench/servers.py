@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock import programs
 from penstock.infra.local.servers import DYNAMODB, ELASTICMQ, Server, missing_tools, running_servers
+from penstock.process import programs
 
 EMBEDDED = "embedded AWS"
 REAL = f"{ELASTICMQ.name} + {DYNAMODB.name}"

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from penstock import command_line
-from penstock.command_line import App, ExitWithParent
+from penstock.process import command_line
+from penstock.process.command_line import App, ExitWithParent
 
 HealthPort = Annotated[
     int | None,

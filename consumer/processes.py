@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock import programs
 from penstock.backoff import Backoff
 from penstock.clock import Clock
 from penstock.consumer.progress import STARTED, WORKED
-from penstock.signals import stop_signals
+from penstock.process import programs
+from penstock.process.signals import stop_signals
 from penstock.telemetry import Event, get_log
 
 RESTART = Backoff(base_seconds=1, max_seconds=30)

@@ -3,7 +3,6 @@
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from penstock import loop
 from penstock.application import find_application
 from penstock.aws.backend import open_backend
 from penstock.aws.cloudwatch import open_publisher
@@ -16,9 +15,10 @@ from penstock.consumer.watchdog import Watchdog
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
+from penstock.process import loop
+from penstock.process.signals import stop_signals
 from penstock.running.collector import spare_what_stays
 from penstock.settings import Settings, TracingSettings, read_settings
-from penstock.signals import stop_signals
 from penstock.telemetry import configure_logging
 from penstock.tracing.hooks import open_spans
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from penstock import programs
+from penstock.process import programs
 
 LOG_FILE = Path(".run/penstock.log")  # a file, since the terminal shows the progress and the summary
 LAST_LINES = 15  # number of log lines that are shown if Penstock exits unexpectedly

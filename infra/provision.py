@@ -16,11 +16,11 @@ import boto3
 import typer
 from botocore.exceptions import ClientError
 
-from penstock import command_line
 from penstock.aws.clients import error_code, explained
-from penstock.command_line import ExitWithParent
 from penstock.distribution import install_command
 from penstock.errors import Misconfigured
+from penstock.process import command_line
+from penstock.process.command_line import ExitWithParent
 from penstock.settings import Settings, read_settings
 
 if TYPE_CHECKING:

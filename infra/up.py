@@ -17,12 +17,12 @@ from typing import Annotated, NoReturn
 import aiohttp
 import typer
 
-from penstock import command_line, programs
 from penstock.application import find_application
-from penstock.command_line import App, Host, Port
 from penstock.errors import Misconfigured, PenstockError
+from penstock.process import command_line, programs
+from penstock.process.command_line import App, Host, Port
+from penstock.process.signals import stop_signals
 from penstock.settings import Settings, read_settings
-from penstock.signals import stop_signals
 
 READY_SECONDS = 60
 STOP_SECONDS = 45  # longer than the grace period and the recording of results take together

@@ -12,8 +12,8 @@ from pydantic_core import from_json, to_json
 
 from penstock import zstd
 from penstock.chunk import Operation
-from penstock.finite import pointer_to_not_finite
-from penstock.nesting import TOO_DEEP, is_too_deep
+from penstock.documents.finite import pointer_to_not_finite
+from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB

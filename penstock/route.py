@@ -12,11 +12,11 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import ErrorDetails, to_json
 
 from penstock.context import Context
+from penstock.documents.nesting import TOO_DEEP, is_too_deep
+from penstock.documents.pointer import pointer_to
+from penstock.documents.validation import JsonValidator, errors_of
 from penstock.errors import Flaw, Misconfigured
-from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.path_parameter import decode_rest, decode_segment
-from penstock.pointer import pointer_to
-from penstock.validation import JsonValidator, errors_of
 
 AnyHandler = Callable[..., Any]
 

@@ -1,7 +1,7 @@
 """The command line of the front end: `penstock serve`."""
 
-from penstock import command_line
-from penstock.command_line import App, ExitWithParent, Host, Port
+from penstock.process import command_line
+from penstock.process.command_line import App, ExitWithParent, Host, Port
 
 
 def main() -> None:

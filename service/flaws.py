@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from penstock.documents.pointer import pointer_to
 from penstock.errors import Flaw
-from penstock.pointer import pointer_to
 
 MOST_FLAWS = 1_000  # in one answer: even a small request can have very many errors
 MOST_FOUND = 10_000  # in one request: after that, it is rejected without validating the rest of it

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from penstock import loop
 from penstock.application import find_application
 from penstock.aws.backend import open_backend
 from penstock.aws.cloudwatch import open_publisher
@@ -14,12 +13,13 @@ from penstock.errors import Misconfigured
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
+from penstock.process import loop
+from penstock.process.signals import stop_signals
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app
 from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER
-from penstock.service.protocol import Runner
+from penstock.service.protocol import ConnectionRunner
 from penstock.settings import Settings, TracingSettings, read_settings
-from penstock.signals import stop_signals
 from penstock.telemetry import Event, configure_logging, get_log
 from penstock.tracing.hooks import open_spans
 
@@ -58,7 +58,7 @@ async def _answer(app: web.Application, settings: Settings, host: str, port: int
 
     Raises ThreadsStuck, also after answering the requests in progress, if handlers block all threads for too long.
     """
-    runner = Runner(app, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    runner = ConnectionRunner(app, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
     await runner.setup()
     spare_what_stays()
     try:

@@ -48,7 +48,7 @@ class AccessLog(AbstractAccessLogger):
             )
 
 
-class Runner(web.AppRunner):
+class ConnectionRunner(web.AppRunner):
     """Runs the application on connections of the class below."""
 
     def __init__(self, app: web.Application, **options: Any) -> None:

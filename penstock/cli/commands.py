@@ -14,9 +14,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from penstock import programs
-from penstock.command_line import COMPLETION_VARIABLE
 from penstock.distribution import install_command, installed_version
+from penstock.process import programs
+from penstock.process.command_line import COMPLETION_VARIABLE
 
 EXTRA_MISSING = 2
 

@@ -17,18 +17,18 @@ import typer
 from pydantic_core import from_json
 from ulid import ULID
 
-from penstock import command_line
 from penstock.application import find_application
 from penstock.chunk import Chunk, Operation
 from penstock.cli.file_options import Delimiter, Expect, File, Format, Method, OperationPath
 from penstock.cli.operations_file import InvalidFile, OperationsFile, Reading, read_operations
-from penstock.command_line import App
 from penstock.distribution import install_command
 from penstock.errors import Misconfigured, PenstockError
 from penstock.metrics.exposition import figures_of
 from penstock.metrics.meter import HandlerFigures, Meter, peak_memory_bytes
 from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome
+from penstock.process import command_line
+from penstock.process.command_line import App
 from penstock.route import InvalidOperation
 from penstock.running.bulk import CallFailed, Lot
 from penstock.running.runner import Runner

@@ -25,7 +25,6 @@ from rich.progress import (
 from rich.text import Text
 from yarl import URL
 
-from penstock import command_line
 from penstock.cli.client import (
     AskedToWait,
     Client,
@@ -50,6 +49,7 @@ from penstock.cli.operations_file import (
     read_operations,
 )
 from penstock.priority import Priority
+from penstock.process import command_line
 
 ALL_SUCCEEDED, SOME_FAILED, NOT_SUBMITTED, INTERRUPTED = 0, 1, 2, 130
 

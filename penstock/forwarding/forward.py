@@ -25,6 +25,7 @@ from yarl import URL
 
 from penstock.context import Context
 from penstock.distribution import installed_version
+from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.errors import Flaw, Misconfigured
 from penstock.forwarding.answer import Answer, Received, conclude, not_answered, not_usable, read_location
 from penstock.forwarding.decoding import (
@@ -38,7 +39,6 @@ from penstock.forwarding.decoding import (
 )
 from penstock.forwarding.headers import IDEMPOTENCY_KEY, check_added, check_passed, to_key_header
 from penstock.forwarding.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
-from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
 from penstock.telemetry import Event, get_log
 

@@ -22,11 +22,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from penstock import programs
 from penstock.chunk import Operation
 from penstock.errors import Misconfigured
 from penstock.outcome import Verdict
 from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.process import programs
 from penstock.route import InvalidOperation, Place, Policy, Route
 from penstock.running.slots import Slots
 from penstock.running.verdict import WorkerDied

@@ -18,11 +18,11 @@ from penstock.application import importing_from_working_directory
 from penstock.context import Context, NoTransaction
 from penstock.errors import PenstockError
 from penstock.outcome import Verdict, succeeded
+from penstock.process.signals import end_with_parent
 from penstock.route import InvalidOperation, Route, build_route
 from penstock.running.cpu_pool import HEADER_BYTES, ImportRequest, Job
 from penstock.running.verdict import as_json, judge
 from penstock.settings import Settings, read_settings
-from penstock.signals import end_with_parent
 from penstock.telemetry import configure_logging
 
 # The event loop needs little CPU time, and must not wait for handlers that use every core.

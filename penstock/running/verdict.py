@@ -8,9 +8,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from penstock.chunk import Operation
 from penstock.context import Reject, Retry
+from penstock.documents.finite import pointer_to_not_finite
+from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.errors import Misconfigured
-from penstock.finite import pointer_to_not_finite
-from penstock.nesting import TOO_DEEP, is_too_deep
 from penstock.outcome import Outcome, TryAgain, Verdict, failed
 from penstock.route import InvalidOperation, Place, Route
 from penstock.telemetry import Event, get_log

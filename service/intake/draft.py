@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from penstock.chunk import Operation
+from penstock.documents.finite import TOO_LARGE, pointer_to_not_finite
+from penstock.documents.pointer import pointer
+from penstock.documents.validation import errors_of, is_large
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
-from penstock.finite import TOO_LARGE, pointer_to_not_finite
 from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
-from penstock.pointer import pointer
 from penstock.route import InvalidOperation
 from penstock.service.flaws import MOST_FLAWS, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.handler_times import HandlerTimes
@@ -27,7 +28,6 @@ from penstock.service.intake.ids import Duplicate, Ids
 from penstock.service.intake.plan import Plan
 from penstock.service.schemas import OperationRequest
 from penstock.settings import Settings
-from penstock.validation import errors_of, is_large
 
 # Does the same as `model_validate` at a lower cost, because it is called for every operation of every batch.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python

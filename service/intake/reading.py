@@ -11,8 +11,9 @@ from aiohttp import web
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from penstock.documents.pointer import pointer
+from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, LimitPassed
-from penstock.pointer import pointer
 from penstock.service.content import (
     JSON,
     NDJSON,
@@ -30,7 +31,6 @@ from penstock.service.intake.lines import Lines
 from penstock.service.keys import SETTINGS
 from penstock.service.schemas import BatchOptions, BatchRequest
 from penstock.settings import MIB, Settings
-from penstock.validation import errors_of
 
 STREAM_SECONDS = 3_600
 OPERATIONS_IN_TURN = 100  # then other requests run: validating an operation takes about 10 µs, or more if it is large

@@ -14,6 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from penstock.backend import Backend
+from penstock.documents.validation import errors_of
 from penstock.errors import InvalidRequest, UnreadableMessage
 from penstock.message import decode_chunk, decode_dead_letter
 from penstock.priority import Priority
@@ -25,7 +26,6 @@ from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.paging import read_limit
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
-from penstock.validation import errors_of
 
 SHOWN = 10
 MOST_SHOWN = 100  # all are in memory, and each can be as large as a message

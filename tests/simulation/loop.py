@@ -43,7 +43,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def close(self) -> None:
-        """Close the loop and forget its tasks. A cache of aiohttp keeps a loop alive, and asyncio lists every live task."""
+        """Close the loop, and forget its tasks: aiohttp caches keep the loop, and asyncio lists every living task."""
         super().close()
         self.tasks.clear()
 

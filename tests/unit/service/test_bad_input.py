@@ -15,8 +15,8 @@ from aiohttp import StreamReader, web
 from penstock import Operations, zstd
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
+from penstock.documents.nesting import MOST_LEVELS
 from penstock.message import decode_chunk
-from penstock.nesting import MOST_LEVELS
 from penstock.queue import Message
 from penstock.service import content as content_module
 from penstock.service.app import create_app

@@ -11,7 +11,7 @@ from aiohttp import web
 from penstock import Operations
 from penstock.clock import SystemClock
 from penstock.service.app import create_app
-from penstock.service.protocol import Runner
+from penstock.service.protocol import ConnectionRunner
 from penstock.telemetry import Event
 from penstock.testing import memory_parts
 from tests.support.builders import build_settings
@@ -23,11 +23,11 @@ Speak = Callable[..., Awaitable[tuple[int, dict[str, str], bytes]]]
 @pytest.fixture
 async def speak() -> AsyncIterator[Speak]:
     """Send bytes to the front end, as its program runs it, and return the status, the headers and the body."""
-    runners: list[Runner] = []
+    runners: list[ConnectionRunner] = []
 
     async def send(request: bytes, **settings: Any) -> tuple[int, dict[str, str], bytes]:
         app = create_app(build_settings(**settings), Operations(), memory_parts().backend, SystemClock())
-        runner = Runner(app)
+        runner = ConnectionRunner(app)
         runners.append(runner)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

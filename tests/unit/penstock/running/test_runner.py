@@ -18,9 +18,9 @@ from structlog.testing import capture_logs
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
+from penstock.documents.nesting import MOST_LEVELS
 from penstock.errors import Misconfigured
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
-from penstock.nesting import MOST_LEVELS
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdict, as_outcome, failed
 from penstock.priority import Priority
 from penstock.record import decode_record, encode_record

@@ -7,8 +7,8 @@ from pydantic_core import from_json, to_json
 
 from penstock import Operations
 from penstock.chunk import Chunk, Operation
+from penstock.documents.nesting import MOST_LEVELS, is_too_deep
 from penstock.message import decode_chunk, decode_dead_letter, encode_chunk, encode_dead_letter
-from penstock.nesting import MOST_LEVELS, is_too_deep
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState
 from penstock.record import decode_record, encode_record, parse_recordable
 from penstock.route import InvalidOperation

@@ -10,7 +10,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.main import get_command
 
 from penstock.errors import PenstockError
-from penstock.signals import end_with_parent
+from penstock.process.signals import end_with_parent
 
 COMPLETION_VARIABLE = "_PENSTOCK_COMPLETE"  # set by the shell when it asks for completions
 

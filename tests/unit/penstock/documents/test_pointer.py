@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from penstock.pointer import pointer, pointer_to
+from penstock.documents.pointer import pointer, pointer_to
 
 
 class Address(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from penstock.pointer import pointer
+from penstock.documents.pointer import pointer
 
 TOO_LARGE = "This number is too large. The largest is about 1.8e308."
 

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, TypeAda
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
-from penstock import validation
-from penstock.validation import MOST_BYTES, MOST_ERRORS, MOST_SEPARATORS, JsonValidator, errors_of, is_large
+from penstock.documents import validation
+from penstock.documents.validation import MOST_BYTES, MOST_ERRORS, MOST_SEPARATORS, JsonValidator, errors_of, is_large
 
 MANY = 5_000
 
