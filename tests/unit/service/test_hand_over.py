@@ -13,7 +13,7 @@ from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Answer, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS
 
-SOON = 0.1 * UNIT_SECONDS  # the time of a batch in tests where it must run out
+SOON = 0.2 * UNIT_SECONDS  # the time of a batch in tests where it must run out
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_group_of_which_all_finished_at_once_does_not_hold_the_batch_up(
     aiohttp_client: AiohttpClient, toys: Toys
 ) -> None:
     """A group has 64 chunks, and no consumer receives any of them."""
-    plant = await build(aiohttp_client, toys, chunk_operations=1, sync_seconds=10 * SOON, concurrency=100)
+    plant = await build(aiohttp_client, toys, chunk_operations=1, sync_seconds=5 * SOON, concurrency=100)
     batch_id = handed_over(await plant.service.post(ask_for(*["/succeed/a"] * 64, "/hang/b")))
     assert plant.waiting_operations() == ["64"]
     await finish(plant, toys)

@@ -21,7 +21,7 @@ from penstock.service.intake import attempts
 from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, pointers
 from tests.support.waiting import UNIT_SECONDS
 
-SOON = 0.1 * UNIT_SECONDS  # the time of a batch in tests where it must run out
+SOON = 0.2 * UNIT_SECONDS  # the time of a batch in tests where it must run out
 LONG = 60.0
 
 
@@ -637,7 +637,7 @@ async def test_handlers_stop_once_time_is_over_even_if_they_never_wait(serve: Se
     async def note(context: Context) -> None:
         runs.append(context.operation_id)
 
-    service = await serve(operations, sync_seconds=SOON)
+    service = await serve(operations, sync_seconds=3 * SOON)
     answer = await service.post(ask_for("/note", "/hang", "/note", "/note"))
     assert answer.status == 202
     assert handed_over(service) == [1, 2, 3]
