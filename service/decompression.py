@@ -8,12 +8,9 @@ from penstock import zstd
 from penstock.errors import MalformedRequest
 
 PIECE_BYTES = 65_536
-MOST_MEMBERS = (
-    1_000  # of any body. A larger body may have one more for each of these bytes, before or after decompression:
-)
-BYTES_FOR_A_MEMBER = 1_024  # a member costs time even if it is empty, and an empty one takes 8 bytes
+MOST_MEMBERS = 1_000  # of a small body. A member costs time even if it is empty, and an empty one takes 8 bytes
+BYTES_FOR_A_MEMBER = 1_024  # a large body may have one more member for each of these bytes, in or out
 _GZIP = 16 + zlib.MAX_WBITS
-_LARGEST_WINDOW = 23  # 8 MiB: the largest window that Content-Encoding: zstd may ask for (RFC 9659)
 
 
 class _Member(Protocol):
@@ -44,12 +41,8 @@ class _GzipMember:
         return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
 
 
-def _zstd_frame() -> _Member:
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _LARGEST_WINDOW})
-
-
-MEMORY_BYTES = {"gzip": 65_536, "zstd": 2**_LARGEST_WINDOW + 2**20}  # the most that a decompressor needs
-MEMBERS: dict[str, Callable[[], _Member]] = {"gzip": _GzipMember, "zstd": _zstd_frame}
+MEMORY_BYTES = {"gzip": 65_536, "zstd": zstd.LARGEST_WINDOW_BYTES + 2**20}  # the most that a decompressor needs
+MEMBERS: dict[str, Callable[[], _Member]] = {"gzip": _GzipMember, "zstd": zstd.content_decompressor}
 
 
 class Decompressor:

@@ -20,7 +20,6 @@ SLACK_BYTES = 65_536  # compressed data may be a little larger than its content
 
 _MOST_MEMBERS = 1_000  # of a body: each costs time, even if it is empty
 _GZIP = 16 + zlib.MAX_WBITS
-_LARGEST_WINDOW = 23  # 8 MiB: the largest window that Content-Encoding: zstd may ask for (RFC 9659)
 _ALIASES = {"x-gzip": "gzip", "x-compress": "compress"}  # RFC 9110, section 8.4.1
 _NOT_SUPPORTED = frozenset({"compress", "br"})  # names that are known, but that nothing here decompresses
 
@@ -37,7 +36,7 @@ class Unsupported(Exception):
     """Nothing here decompresses this Content-Encoding. The message names it."""
 
 
-class _Member(Protocol):
+class _Part(Protocol):
     """A gzip member, a zstd frame, or a whole stream of another kind."""
 
     @property
@@ -70,20 +69,16 @@ class _Brotli:
         return bytes(content)
 
 
-def _deflate(content: bytes) -> _Member:
+def _deflate(content: bytes) -> _Part:
     """Return a decompressor for zlib's format, or for raw deflate data, which some servers send instead."""
     is_zlib = len(content) >= 2 and content[0] & 0x0F == 8 and int.from_bytes(content[:2], "big") % 31 == 0
     return zlib.decompressobj(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
 
 
-def _zstd(_: bytes) -> _Member:
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _LARGEST_WINDOW})
-
-
-_MEMBERS: dict[str, Callable[[bytes], _Member]] = {
+_MEMBERS: dict[str, Callable[[bytes], _Part]] = {
     "gzip": lambda _: zlib.decompressobj(_GZIP),
     "deflate": _deflate,
-    "zstd": _zstd,
+    "zstd": lambda _: zstd.content_decompressor(),
 }
 _ERRORS: tuple[type[Exception], ...] = (zlib.error, zstd.ZstdError)
 if hasattr(getattr(brotli, "Decompressor", None), "can_accept_more_data"):  # older versions cannot limit their output
