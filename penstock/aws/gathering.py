@@ -37,7 +37,8 @@ class Gatherer(Generic[T, R]):
 
     @property
     def is_idle(self) -> bool:
-        return not (self._waiting or self._calls)
+        """Return True if nothing waits and no call is in flight. The last caller already sees it."""
+        return not self._waiting and all(call.done() for call in self._calls)
 
     async def ask(self, item: T) -> R:
         """Return the answer to this item. If the call fails, every item in it gets the call's exception."""
