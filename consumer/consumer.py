@@ -99,9 +99,11 @@ class Consumer:
 
     @property
     def trouble(self) -> str | None:
-        """Return why this consumer does not receive from every queue, or None if it does."""
+        """Return why this consumer does not receive from every queue, or cannot run anything. Otherwise return None."""
         if self._stop.begun.is_set():
             return "Draining."
+        if (trouble := self._runner.trouble) is not None:
+            return trouble
         silent = [priority for priority, inlet in self._inlets.items() if inlet.is_in_trouble]
         return f"The queue of {' and '.join(silent)} priority does not answer." if silent else None
 
@@ -110,7 +112,7 @@ class Consumer:
             asyncio.create_task(self._leases.keep(), name="leases"),
             asyncio.create_task(self._sweeper.keep(), name="sweeper"),
             asyncio.create_task(self._pacer.keep(), name="pacer"),
-            asyncio.create_task(self._runner.watch(self._settings.stall_seconds, self._clock), name="threads"),
+            asyncio.create_task(self._runner.watch(self._settings.stall_seconds, self._clock), name="handlers"),
         ]
         for chore in chores:
             chore.add_done_callback(lambda _: self.stop())  # for instance, nothing may run without heartbeats

@@ -44,7 +44,7 @@ async def _live(_request: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    """Answer 503 while receiving fails and while the consumer is draining."""
+    """Answer 503 while receiving fails, while no handler can run, and while the consumer is draining."""
     trouble = request.app[CONSUMER].trouble
     if trouble is None:
         return web.json_response({"status": "ready"})

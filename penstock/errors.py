@@ -20,7 +20,7 @@ PenstockError
 ├── UnreadableMessage             a message is not a chunk that this program can read
 ├── AcceptanceLost                the batch was abandoned before it could be accepted
 ├── AcceptanceUnknown             AWS did not answer the call that accepts the batch
-├── ThreadsStuck                  handlers past their timeout occupy every thread
+├── HandlersStuck                 handlers past their timeout occupy every slot or thread
 └── Unavailable                   AWS does not answer or asks to slow down; the same call may work later
 
 The exceptions that an application raises (`Reject`, `Retry`) are in `context.py`.
@@ -157,15 +157,22 @@ class AcceptanceUnknown(PenstockError):
         self.batch_id = batch_id
 
 
-class ThreadsStuck(PenstockError):
-    """Handlers that do not return occupy all threads. Only a restart of the process frees them."""
+class HandlersStuck(PenstockError):
+    """Handlers that do not return occupy all threads or slots. Only a restart of the process frees them.
 
-    def __init__(self, count: int) -> None:
+    `kind` is "def" for threads, and "async def" for tasks on the event loop.
+    """
+
+    def __init__(self, kind: str, count: int) -> None:
         handlers = "handler has" if count == 1 else "handlers have"
-        super().__init__(
-            f"{count} `def` {handlers} not returned long after timeout_seconds, and a thread cannot be stopped. "
-            "Restart this process. Set timeouts on the calls that these handlers make."
-        )
+        super().__init__(f"{count} `{kind}` {handlers} not returned long after timeout_seconds, and {_REASONS[kind]}")
+
+
+_REASONS = {
+    "def": "a thread cannot be stopped. Restart this process. Set timeouts on the calls that these handlers make.",
+    "async def": "ignored the cancellation. Restart this process. Let asyncio.CancelledError pass in these handlers: "
+    "replace a bare `except:` by `except Exception:`.",
+}
 
 
 class Unavailable(PenstockError):

@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         ge=2,
         le=3_600,
         description="A consumer exits when a handler blocks its event loop for this many seconds; any program, when "
-        "all its threads are blocked.",
+        "all its threads or slots are blocked.",
     )
     leave_seconds: float = Field(
         5,

@@ -54,6 +54,8 @@ class Event(StrEnum):
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.
     WORKS_AGAIN = "works again"  # What failed works again; `after` is the event that was logged when it failed.
     OPERATION_BROKE = "operation failed unexpectedly"  # A handler raised neither Reject nor Retry; with its traceback.
+    # A handler does not end although it was cancelled. Nobody waits for it any more, but it keeps its slot.
+    HANDLER_LEFT_BEHIND = "handler left behind"
     UPSTREAM_FAILED = "upstream failed"  # An upstream sent no response, or one that cannot become a result.
     BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
     BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.
@@ -65,6 +67,7 @@ class Event(StrEnum):
     )
     BATCH_FINISHED = "batch finished"  # Every operation of the batch has its outcome.
     # Events of both programs.
+    TASKS_LEFT_BEHIND = "tasks left behind"  # Tasks that ignore their cancellation; the program ends without them.
     HANDLER_FIGURES = "handler figures"  # Counts and times of one handler since its last such line, about a minute ago.
     METRICS_STAY = "metrics not published"  # The settings turn metrics for CloudWatch off; the line says why.
     METRICS_UNSENT = "metrics unsent"  # CloudWatch does not accept metrics; logged once until it accepts them again.

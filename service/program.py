@@ -56,7 +56,8 @@ async def _serve(settings: Settings, operations: Operations[Any], host: str, por
 async def _answer(app: web.Application, settings: Settings, host: str, port: int) -> None:
     """Answer requests until this process is asked to stop, and then those that are in progress.
 
-    Raises ThreadsStuck, also after answering the requests in progress, if handlers block all threads for too long.
+    Raises HandlersStuck, also after answering the requests in progress, if handlers block all threads or slots for too
+    long.
     """
     runner = ConnectionRunner(app, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
     await runner.setup()
@@ -76,7 +77,7 @@ async def _answer(app: web.Application, settings: Settings, host: str, port: int
 
 
 async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:
-    watching = asyncio.create_task(app[RUNNER].watch(settings.stall_seconds, app[CLOCK]), name="threads")
+    watching = asyncio.create_task(app[RUNNER].watch(settings.stall_seconds, app[CLOCK]), name="handlers")
     stopping = asyncio.create_task(stop_signals(), name="signals")
     try:
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.main import get_command
 
 from penstock.errors import PenstockError
+from penstock.process.loop import ending_process
 from penstock.process.signals import end_with_parent
 
 COMPLETION_VARIABLE = "_PENSTOCK_COMPLETE"  # set by the shell when it asks for completions
@@ -30,10 +31,11 @@ def run(name: str, program: Callable[..., None]) -> None:
     completion_init()  # options are completed here, and the completion is installed by `penstock --install-completion`
     application = typer.Typer(add_completion=False)
     application.command()(program)
-    try:
-        get_command(application)(prog_name=f"penstock {name}", complete_var=COMPLETION_VARIABLE)
-    except PenstockError as error:
-        sys.exit(f"penstock {name}: {error}")
+    with ending_process():
+        try:
+            get_command(application)(prog_name=f"penstock {name}", complete_var=COMPLETION_VARIABLE)
+        except PenstockError as error:
+            sys.exit(f"penstock {name}: {error}")
 
 
 def apply_common_options(app: str | None = None, exit_with_parent: int | None = None) -> None:

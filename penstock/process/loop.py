@@ -1,16 +1,93 @@
-"""The event loop that the programs run on: uvloop's, or asyncio's own where uvloop does not exist, as on Windows."""
+"""The event loop that the programs run on: uvloop's, or asyncio's own where uvloop does not exist, as on Windows.
+
+`asyncio.run` waits at its end for every task and for every thread of `asyncio.to_thread`. A program must also end if
+handlers ignore their cancellation, or hang in a thread. So here nobody waits for them for long.
+"""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
+
+ENDING_SECONDS = 1.0  # for what the main task has left to end after its cancellation
+
+_unfinished: list[asyncio.Runner] = []  # whose tasks do not end; kept, or they would be run once more when freed
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on the fastest event loop that is installed, and return its result."""
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        return runner.run(main)
+    finally:
+        if runner.run(_end_rest()):
+            runner.get_loop().close()
+        else:
+            _unfinished.append(runner)
+
+
+@contextlib.contextmanager
+def ending_process() -> Iterator[None]:
+    """Exit at the end of the block as Python does there, but do not wait for tasks and threads that do not end."""
+    try:
+        yield
+    except SystemExit as exit_:
+        if not _has_ended():
+            _exit(exit_.code)
+        raise
+    except BaseException:
+        if not _has_ended():
+            sys.excepthook(*sys.exc_info())
+            _exit(1)
+        raise
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop  # noqa: PLC0415 - not installed on Windows
     except ModuleNotFoundError:
-        return asyncio.run(main)
-    return uvloop.run(main)
+        return None
+    return uvloop.new_event_loop
+
+
+async def _end_rest() -> bool:
+    """Cancel all other tasks, and close the async generators. Return True if all have ended soon."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    closing = asyncio.create_task(asyncio.get_running_loop().shutdown_asyncgens())
+    _, pending = await asyncio.wait({*rest, closing}, timeout=ENDING_SECONDS)
+    if pending:
+        from penstock.telemetry import Event, get_log  # noqa: PLC0415 - --help need not load it
+
+        get_log().warning(Event.TASKS_LEFT_BEHIND, tasks=len(pending))
+    return not pending
+
+
+def _has_ended() -> bool:
+    """Return True if no task and no thread keeps this process from ending."""
+    if _unfinished:
+        return False
+    until = time.monotonic() + ENDING_SECONDS
+    threads = [thread for thread in threading.enumerate() if not thread.daemon]
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                return False
+    return True
+
+
+def _exit(code: object) -> NoReturn:
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)  # noqa: T201 - as Python does
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)

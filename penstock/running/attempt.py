@@ -13,6 +13,7 @@ from penstock.forwarding.answer import Answer
 from penstock.outcome import Outcome, TryAgain, Verdict, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.bulk import CallFailed, Lot, Row, is_about_all, read_outcomes, validate
+from penstock.running.left_behind import TimeLimit
 from penstock.running.source import Source
 from penstock.running.verdict import CancelledWithin, TimedOut, as_json, error_id, invalid, judge
 from penstock.telemetry import Event, get_log
@@ -40,6 +41,8 @@ class Attempt:
     count: int = 0  # how many operations the handler was called with
     seconds: float | None = None  # what each of them took; None if there was no call
     shows_errors: bool = True  # the verdicts have the words of unexpected exceptions
+    overdue: Callable[[], None] = lambda: None  # called if the handler does not end after its time limit
+    is_left_behind: Callable[[], bool] = lambda: False  # nobody waits for the attempt any more
 
     async def within_limits(
         self,
@@ -50,22 +53,22 @@ class Attempt:
         """Await `perform` within the handler's time limit, and in a transaction if there is one. Raise any error of it.
 
         The transaction ends cleanly only if `perform` returned in time. Otherwise it is left by an exception: a handler
-        that catches its cancellation and returns late has timed out.
+        that catches its cancellation and returns late has timed out, or nobody waits for it any more.
         """
         result = _NOTHING
         begun_at = monotonic()
         try:
-            async with asyncio.timeout(self.route.policy.timeout_seconds) as limit:
+            async with TimeLimit(self.route.policy.timeout_seconds, self.overdue) as limit:
                 if open_transaction is None:
-                    return _in_time(await perform(None), limit)
+                    return self._in_time(await perform(None), limit)
                 async with open_transaction() as opened:
-                    result = _in_time(await perform(opened), limit)
+                    result = self._in_time(await perform(self._in_time(opened, limit)), limit)
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
             raise CancelledWithin from error
         except TimeoutError as error:
-            if limit.expired():
+            if limit.is_over:
                 raise TimedOut from error
             raise
         finally:
@@ -74,6 +77,12 @@ class Attempt:
         if result is _NOTHING:
             raise asyncio.CancelledError if is_being_cancelled() else Misconfigured(SWALLOWED)
         return result
+
+    def _in_time(self, value: T, limit: TimeLimit) -> T:
+        """Return the value. Raise TimedOut if it came too late."""
+        if limit.is_over or self.is_left_behind():
+            raise TimedOut
+        return value
 
     async def call_on_loop(self, opened: Any) -> list[Any]:
         """Call the handler, and return an outcome for each row."""
@@ -138,12 +147,6 @@ def prepare(route: Route, lot: Lot, source: Source, number: int, *, shows_errors
         return Attempt(route, source, number, [(operation, {}) for operation in lot], {}, shows_errors=shows_errors)
     rows, verdicts = validate(route, lot)
     return Attempt(route, source, number, rows, verdicts, shows_errors=shows_errors)
-
-
-def _in_time(result: T, limit: asyncio.Timeout) -> T:
-    if limit.expired():
-        raise TimedOut
-    return result
 
 
 def is_being_cancelled() -> bool:

@@ -4,17 +4,29 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from penstock.chunk import Operation
 from penstock.outcome import Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
+from penstock.running.left_behind import end_soon
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
 
 SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on the event loop in this time
-NOTICE_SECONDS = 2.0  # a cancelled handler that needs longer to end is left behind, and has no verdict
 
 WorkerTask = asyncio.Task[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Performer:
+    """Performs the lots of a chunk. The first three functions return verdicts by index, or raise CallFailed."""
+
+    perform: Callable[[Lot, Callable[[], None]], Awaitable[dict[int, Verdict]]]  # calls the second if it is overdue
+    cancelled_itself: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler cancelled its own task
+    timed_out: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler is left behind
+    leave: Callable[[Lot, WorkerTask], None]  # leaves the worker behind that performs a lot
 
 
 class ChunkRun:
@@ -27,13 +39,15 @@ class ChunkRun:
     context variable or a cancellation, and another worker replaces it. There are as many workers as slots, because
     several slots may come free together and all of them may be this chunk's.
 
+    A handler that does not end although it was cancelled is left behind with its worker, which keeps its slot. The run
+    goes on without it, and ignores what the handler returns later.
+
     When a bulk call fails as a whole, its operations run one by one after all other lots of this run.
     """
 
     def __init__(
         self,
-        attempt: Callable[[Lot], Awaitable[dict[int, Verdict]]],
-        cancelled_itself: Callable[[Lot], dict[int, Verdict]],
+        performer: Performer,
         slots: Turn | TurnWithRoom | None,
         monotonic: Callable[[], float],
         *,
@@ -41,14 +55,11 @@ class ChunkRun:
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
     ) -> None:
-        """Create a run in which `attempt` performs a lot.
+        """Create a run. Without `slots` the caller holds the only slot that is needed.
 
-        `cancelled_itself` returns the verdicts of a lot whose handler cancelled its own task. Both may raise
-        CallFailed. Without `slots` the caller holds the only slot that is needed. `ended` is called once for each
-        operation.
+        `ended` is called once for each operation.
         """
-        self._attempt = attempt
-        self._cancelled_itself = cancelled_itself
+        self._performer = performer
         self._slots = slots
         self._monotonic = monotonic
         self._stop = stop
@@ -57,9 +68,11 @@ class ChunkRun:
         self._verdicts: dict[int, Verdict] = {}
         self._failed: dict[int, Operation] = {}  # of bulk calls that failed as a whole
         self._isolates = False  # the failed ones are being run one by one
-        self._is_over = False  # `carry_out` has ended; it may have left workers behind, or was cancelled itself
-        self._left: deque[Lot] = deque()  # not started
-        self._workers: dict[WorkerTask, Lot | None] = {}  # and what each of them performs
+        self._is_over = False  # `carry_out` has ended, or was cancelled itself
+        self._pending: deque[Lot] = deque()  # not started
+        self._workers: dict[WorkerTask, Lot | None] = {}  # and what each of them performs; not those left behind
+        self._no_workers: asyncio.Future[None]  # done as soon as no worker is left
+        self._context: contextvars.Context  # of new workers
         self._waiting: dict[WorkerTask, None] = {}  # for a slot, in their order
         self._fault: BaseException | None = None
 
@@ -79,25 +92,29 @@ class ChunkRun:
         return self._verdicts
 
     async def _run(self, lots: Sequence[Lot]) -> None:
-        self._left.extend(lots)
+        self._pending.extend(lots)
+        self._no_workers = asyncio.get_running_loop().create_future()
+        self._context = contextvars.copy_context()
         for _ in range(min(len(lots), self._slots.count if self._slots else 1)):
             self._start_worker()
         cutting = asyncio.create_task(self._stop.cut.wait())
         try:
-            while self._workers and not cutting.done():
-                await asyncio.wait((*self._workers, cutting), return_when=asyncio.FIRST_COMPLETED)
+            if self._workers:
+                await asyncio.wait((self._no_workers, cutting), return_when=asyncio.FIRST_COMPLETED)
         finally:
             cutting.cancel()
             self._give_up_rest()
             for worker in self._workers:
                 worker.cancel()
         if self._workers:
-            await asyncio.wait(list(self._workers), timeout=NOTICE_SECONDS)
+            await end_soon(self._workers)
+            self._leave_workers()
         if self._fault is not None:
             raise self._fault
 
     def _start_worker(self) -> None:
-        worker = asyncio.create_task(self._work())
+        # Not in the context of the caller, which may be a worker whose handler has left a mark.
+        worker = asyncio.create_task(self._work(), context=self._context.copy())
         self._workers[worker] = None
         worker.add_done_callback(self._worker_ended)
 
@@ -105,7 +122,7 @@ class ChunkRun:
         worker = asyncio.current_task()
         assert worker is not None
         unmarked = contextvars.copy_context()
-        while self._left and not _is_marked(unmarked):
+        while self._pending and not _is_marked(unmarked):
             await self._take_slot(worker)
             try:
                 await self._work_for_a_slice(worker, unmarked)
@@ -127,16 +144,17 @@ class ChunkRun:
 
     async def _work_for_a_slice(self, worker: WorkerTask, unmarked: contextvars.Context) -> None:
         ends_at = self._monotonic() + SLICE_SECONDS
-        while self._left:
+        overdue = partial(self._leave_overdue, worker)
+        while self._pending:
             # Checked before each lot: the process may have been suspended for long, and wake up here.
             if not self._may_go_on():
                 self._give_up_rest()
                 return
             self._workers[worker] = lot = self._take_next()
-            try:
-                self._verdicts.update(await self._attempt(lot))
-            except CallFailed:
-                self._note_failed(lot)
+            verdicts = await self._perform(lot, overdue)
+            if worker not in self._workers:
+                return  # it was left behind
+            self._note_verdicts(lot, verdicts)
             if worker.cancelling():
                 return  # perhaps its handler did that: `_worker_ended` finds out
             self._workers[worker] = None
@@ -144,33 +162,74 @@ class ChunkRun:
             if self._monotonic() >= ends_at or _is_marked(unmarked):
                 return
 
+    async def _perform(self, lot: Lot, overdue: Callable[[], None]) -> dict[int, Verdict] | None:
+        """Return the verdicts, or None if a bulk call failed as a whole."""
+        try:
+            return await self._performer.perform(lot, overdue)
+        except CallFailed:
+            return None
+
     def _may_go_on(self) -> bool:
         is_in_time = self._isolates or not self._stop.is_spent
         return is_in_time and self._may_begin() and not self._stop.begun.is_set()
 
     def _take_next(self) -> Lot:
-        lot = self._left.popleft()
-        if not self._left:
+        lot = self._pending.popleft()
+        if not self._pending:
             self._dismiss_waiting()
         return lot
 
     def _worker_ended(self, worker: WorkerTask) -> None:
+        if worker not in self._workers:
+            return  # it was left behind
         lot = self._workers.pop(worker)
         try:
             self._fault = self._fault or worker.exception()  # a bug in Penstock: errors of handlers are verdicts
         except asyncio.CancelledError:
             if lot is not None and not (self._stop.cut.is_set() or self._is_over):
-                self._note_cancelled_itself(lot)
+                self._judge(lot, self._performer.cancelled_itself)
         if lot is not None:
             self._note_end(lot)
-        if self._left:
-            self._start_worker()
+        self._replace_worker()
 
-    def _note_cancelled_itself(self, lot: Lot) -> None:
+    def _leave_overdue(self, worker: WorkerTask) -> None:
+        """Leave a worker behind whose handler did not end after its time limit."""
+        lot = self._workers.get(worker)
+        if lot is None:
+            return  # it was left behind before
+        self._leave(worker)
+        self._judge(lot, self._performer.timed_out)
+        self._note_end(lot)
+        self._replace_worker()
+
+    def _leave_workers(self) -> None:
+        """Leave all workers behind. All have been cancelled."""
+        for worker in list(self._workers):
+            self._leave(worker)
+
+    def _leave(self, worker: WorkerTask) -> None:
+        lot = self._workers.pop(worker)
+        if lot is not None:
+            self._performer.leave(lot, worker)
+
+    def _replace_worker(self) -> None:
+        if self._pending:
+            self._start_worker()
+        elif not self._workers and not self._no_workers.done():
+            self._no_workers.set_result(None)
+
+    def _judge(self, lot: Lot, verdicts_of: Callable[[Lot], dict[int, Verdict]]) -> None:
         try:
-            self._verdicts.update(self._cancelled_itself(lot))
+            verdicts: dict[int, Verdict] | None = verdicts_of(lot)
         except CallFailed:
+            verdicts = None
+        self._note_verdicts(lot, verdicts)
+
+    def _note_verdicts(self, lot: Lot, verdicts: dict[int, Verdict] | None) -> None:
+        if verdicts is None:
             self._note_failed(lot)
+        else:
+            self._verdicts.update(verdicts)
 
     def _note_failed(self, lot: Lot) -> None:
         if not self._is_over:  # otherwise nobody would run them
@@ -184,8 +243,8 @@ class ChunkRun:
     def _give_up_rest(self) -> None:
         """Start no further operation."""
         self._dismiss_waiting()
-        while self._left:
-            self._note_end(self._left.popleft())
+        while self._pending:
+            self._note_end(self._pending.popleft())
 
     def _give_up_failed(self) -> None:
         """Let the operations of failed bulk calls not run one by one."""

@@ -17,16 +17,18 @@ from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, is_final
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Place, Route
-from penstock.running.attempt import Attempt, OpenTransaction, ends_task, is_being_cancelled, prepare
+from penstock.running.attempt import Attempt, OpenTransaction, ends_task, prepare
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
-from penstock.running.chunk_run import ChunkRun
+from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
+from penstock.running.left_behind import LeftTasks, end_soon
 from penstock.running.observer import Observer
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
 from penstock.running.source import Source
 from penstock.running.stop import Stop
 from penstock.running.threads import Threads
-from penstock.running.verdict import CancelledItself, cancelled_itself, invalid
+from penstock.running.verdict import TimedOut, cancelled_itself, invalid
+from penstock.telemetry import Event, get_log
 
 T = TypeVar("T")
 
@@ -70,6 +72,7 @@ class Runner:
         self._shows_errors = shows_errors
         self._spent: dict[str, Spent] = {}
         self._slots = Slots(concurrency, weights, monotonic)
+        self._left = LeftTasks(self._slots)
         self._threads = Threads(concurrency, weights, monotonic)
         self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes, weights, monotonic)
         self._rooms: dict[Place, Room] = {Place.THREAD: self._threads, Place.PROCESS: self._cpu}
@@ -95,18 +98,20 @@ class Runner:
         `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. With
         `has_slot` the caller already holds the slot, for a chunk of a single operation.
         """
-
-        def attempt(lot: Lot) -> Awaitable[dict[int, Verdict]]:
-            return self.run(lot, source, chunk.attempt)
+        performer = Performer(
+            perform=lambda lot, overdue: self.run(lot, source, chunk.attempt, overdue=overdue),
+            cancelled_itself=self._cancelled_itself,
+            timed_out=lambda lot: self._timed_out(lot, source, chunk.attempt),
+            leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
+        )
 
         def new_run(turn: Turn | TurnWithRoom | None) -> ChunkRun:
-            own = self._cancelled_itself
-            return ChunkRun(attempt, own, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
+            return ChunkRun(performer, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
 
         if has_slot:
             return await new_run(None).carry_out(one_by_one(chunk.operations))
         parts = self._sort(chunk.operations)
-        return await _gather([new_run(self._turn(place, source)).carry_out(lots) for place, lots in parts])
+        return await _join([new_run(self._turn(place, source)).carry_out(lots) for place, lots in parts])
 
     def _sort(self, operations: Sequence[Operation]) -> list[tuple[Place, list[Lot]]]:
         """Group operations into lots, and these by the place where they run.
@@ -169,16 +174,26 @@ class Runner:
         spent, self._spent = self._spent, {}
         return spent
 
+    @property
+    def trouble(self) -> str | None:
+        """Return why no handler can run in this process, or None if handlers can run."""
+        if self._left.hold_all_slots:
+            return "Handlers that ignore their cancellation hold all slots."
+        if self._threads.are_all_left:
+            return "Handlers that do not return occupy all threads."
+        return None
+
     async def watch(self, stall_seconds: float, clock: Clock) -> None:
-        """Run until cancelled. Raise ThreadsStuck if stuck threads block all others for `stall_seconds`."""
-        await self._threads.watch(stall_seconds, clock)
+        """Run until cancelled. Raise HandlersStuck if handlers left behind block all others for `stall_seconds`."""
+        await _gather([self._threads.watch(stall_seconds, clock), self._left.watch(stall_seconds, clock)])
 
     def let_go(self) -> None:
-        """Wake up everybody who waits for a thread that was left behind. Call this after the stop has cut off."""
+        """Wake up everybody who waits for a handler that was left behind. Call this after the stop has cut off."""
         self._threads.let_go()
+        self._slots.lift()
 
     async def close(self) -> None:
-        """End the processes. Threads that were left behind end with this process."""
+        """End the processes. Threads and tasks that were left behind end with this process."""
         self._threads.close()
         await self._cpu.close()
 
@@ -187,45 +202,82 @@ class Runner:
     ) -> dict[int, Verdict]:
         """Perform one attempt at a lot in a task of its own, and return the verdicts by index.
 
-        So a handler that cancels its task does not cancel the caller. Otherwise this does what `run` does.
+        So a handler that cancels its task does not cancel the caller. And a handler that does not end although it was
+        cancelled is left behind, and takes a slot with it. Otherwise this does what `run` does.
         """
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end(_task: object = None) -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        task = asyncio.create_task(self.run(lot, source, attempt, transaction, overdue=end))
+        task.add_done_callback(end)
         try:
-            return await _apart(self.run(lot, source, attempt, transaction))
-        except CancelledItself:
-            return self._cancelled_itself(lot)
+            await ended
+        except asyncio.CancelledError:
+            task.cancel()
+            if not await end_soon([task]):
+                self._leave(lot, source, task, has_slot=True)
+                raise
+            return task.result()
+        if not task.done():
+            self._leave(lot, source, task, has_slot=True)
+            return self._timed_out(lot, source, attempt)
+        return self._cancelled_itself(lot) if task.cancelled() else task.result()
 
     def run(
-        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
+        self,
+        lot: Lot,
+        source: Source,
+        attempt: int,
+        transaction: OpenTransaction | None = None,
+        *,
+        overdue: Callable[[], None] = lambda: None,
     ) -> Coroutine[Any, Any, dict[int, Verdict]]:
         """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
         The attempt runs in the transaction that `transaction` opens, by default in one of its own. It is left by an
         exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
-        operations and the call told nothing about each of them: then run them one by one.
+        operations and the call told nothing about each of them: then run them one by one. `overdue` is called if the
+        handler does not end after its time limit.
         """
         run = self._run if self._observer is None else self._run_observed
-        return run(lot, source, attempt, transaction)
+        return run(lot, source, attempt, transaction, overdue)
 
     async def _run_observed(
-        self, lot: Lot, source: Source, number: int, transaction: OpenTransaction | None
+        self,
+        lot: Lot,
+        source: Source,
+        number: int,
+        transaction: OpenTransaction | None,
+        overdue: Callable[[], None],
     ) -> dict[int, Verdict]:
         assert self._observer is not None
         route = self._route(lot[0])
         handler = lot[0].method if route is None else route.name  # not the path of an unknown one: names must be few
         with self._observer.attempting(handler, source.batch_id, lot, number) as observation:
-            verdicts = await self._run(lot, source, number, transaction)
+            verdicts = await self._run(lot, source, number, transaction, overdue)
             observation.end(verdicts)
         return verdicts
 
     async def _run(
-        self, lot: Lot, source: Source, number: int, transaction: OpenTransaction | None
+        self,
+        lot: Lot,
+        source: Source,
+        number: int,
+        transaction: OpenTransaction | None,
+        overdue: Callable[[], None],
     ) -> dict[int, Verdict]:
         try:
             route = self._operations.match(lot[0].method, lot[0].path)
         except InvalidOperation as error:
             return self._count_invalid({operation.index: invalid(operation, error) for operation in lot})
         attempt = prepare(route, lot, source, number, shows_errors=self._shows_errors)
+        attempt.overdue, attempt.is_left_behind = overdue, self._is_left_behind
         outcomes = await self._perform(attempt, transaction) if attempt.rows else []
+        if self._is_left_behind():
+            return {}  # the attempt has its verdict, and is counted
         verdicts = self._count(attempt, attempt.judge(outcomes))
         return self._count_invalid(attempt.invalid) | verdicts if attempt.invalid else verdicts
 
@@ -241,7 +293,11 @@ class Runner:
                 raise
             return attempt.share(error)
         finally:
-            self._note_spent(attempt)
+            if attempt.seconds is not None and not self._is_left_behind():
+                self._note_spent(attempt.route, attempt.count, attempt.seconds)
+
+    def _is_left_behind(self) -> bool:
+        return self._left.is_current
 
     def _perform_on_loop(self, attempt: Attempt, transaction: OpenTransaction | None) -> Awaitable[list[Any]]:
         return attempt.within_limits(transaction, attempt.call_on_loop, self._monotonic)
@@ -284,14 +340,39 @@ class Runner:
             return transaction or own
         return None if own is None else lambda: nullcontext(NoTransaction(route.name))
 
-    def _note_spent(self, attempt: Attempt) -> None:
-        if attempt.seconds is None:
-            return
-        spent = self._spent.get(attempt.route.name)
+    def _note_spent(self, route: Route, count: int, seconds: float) -> None:
+        spent = self._spent.get(route.name)
         if spent is None:
-            spent = self._spent[attempt.route.name] = Spent()
-        spent.count += attempt.count
-        spent.seconds += attempt.seconds * attempt.count
+            spent = self._spent[route.name] = Spent()
+        spent.count += count
+        spent.seconds += seconds * count
+
+    def _leave(self, lot: Lot, source: Source, task: asyncio.Task[Any], *, has_slot: bool) -> None:
+        """Leave the task behind that performs this lot. With `has_slot`, its caller holds the slot."""
+        if has_slot:
+            self._left.leave_without_slot(task, source)
+        else:
+            self._left.leave(task)
+        route = self._route(lot[0])
+        get_log().warning(
+            Event.HANDLER_LEFT_BEHIND,
+            handler=UNKNOWN_HANDLER if route is None else route.name,
+            operation_id=lot[0].id,
+            operations=len(lot),
+        )
+
+    def _timed_out(self, lot: Lot, source: Source, number: int) -> dict[int, Verdict]:
+        """Return the verdict of an operation whose handler is left behind after its time limit.
+
+        Raise CallFailed for several.
+        """
+        route = self._operations.match(lot[0].method, lot[0].path)
+        seconds = route.policy.timeout_seconds / len(lot)
+        self._note_spent(route, len(lot), seconds)
+        if len(lot) > 1:
+            raise CallFailed
+        attempt = Attempt(route, source, number, [(lot[0], {})], {}, count=1, seconds=seconds)
+        return self._count(attempt, attempt.judge([TimedOut()]))
 
     def _cancelled_itself(self, lot: Lot) -> dict[int, Verdict]:
         """Return the verdict of an operation whose handler cancelled its own task. Raise CallFailed for several.
@@ -333,26 +414,21 @@ async def _held(room: Room, source: Source) -> AsyncIterator[None]:
         room.release(source.priority)
 
 
-async def _gather(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:
-    """Return the verdicts of all runs. If one of them raises, cancel the others and raise the same."""
+async def _join(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:
+    """Return the verdicts of all runs."""
+    return {index: verdict for verdicts in await _gather(runs) for index, verdict in verdicts.items()}
+
+
+async def _gather(runs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of all runs. If one of them raises, cancel the others and raise the same."""
     if len(runs) == 1:
-        return await runs[0]
+        return [await runs[0]]
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run) for run in runs]
     except BaseExceptionGroup as faults:
         raise faults.exceptions[0] from None
-    return {index: verdict for task in tasks for index, verdict in task.result().items()}
-
-
-async def _apart(attempt: Coroutine[Any, Any, T]) -> T:
-    """Await it in a new task. Raise CancelledItself if that task was cancelled and the current one was not."""
-    try:
-        return await asyncio.create_task(attempt)
-    except asyncio.CancelledError as error:
-        if is_being_cancelled():
-            raise
-        raise CancelledItself from error
+    return [task.result() for task in tasks]
 
 
 def _log_fields() -> dict[str, Any]:

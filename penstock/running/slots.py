@@ -5,6 +5,7 @@ urgent operations go first, and the others still make progress. Within a priorit
 """
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -86,6 +87,22 @@ class Slots:
         """Pass the slot on to the next waiter."""
         self._release(self._lanes[priority])
 
+    def overdraw(self, priority: Priority = Priority.NORMAL) -> None:
+        """Take a slot even if none is free. In that case, the next slot to be released goes to nobody."""
+        if self._waiters:
+            self._charge()
+        self._take(self._lanes[priority])
+
+    def lift(self) -> None:
+        """Give a slot to everybody who waits for one, now and later. Call this only when nothing starts any more."""
+        self._free = sys.maxsize
+        self._pass_on()
+
+    @property
+    def are_all_wanted(self) -> bool:
+        """Return True if somebody waits until all slots are free."""
+        return bool(self._ahead.waiting)
+
     @asynccontextmanager
     async def all(self) -> AsyncIterator[None]:
         """Hold all slots, ahead of everybody who waits. The slots it has stay idle until it has the last one.
@@ -99,9 +116,8 @@ class Slots:
             yield
 
     async def _acquire(self, lane: Lane, tenant: str) -> None:
-        if self._free:
-            self._free -= 1
-            lane.held += 1
+        if self._free > 0:
+            self._take(lane)
             return
         waiter: Waiter = asyncio.get_running_loop().create_future()
         if self._waiters:
@@ -125,13 +141,20 @@ class Slots:
         if self._waiters:
             self._charge()
         lane.held -= 1
-        while self._waiters:
-            following, waiter = self._take_next()
-            if not waiter.cancelled():  # it may have been cancelled just now, and not have left its lane yet
-                following.held += 1
-                waiter.set_result(None)
-                return
         self._free += 1
+        self._pass_on()
+
+    def _take(self, lane: Lane) -> None:
+        self._free -= 1
+        lane.held += 1
+
+    def _pass_on(self) -> None:
+        """Give free slots to those who wait."""
+        while self._free > 0 and self._waiters:
+            lane, waiter = self._take_next()
+            if not waiter.cancelled():  # it may have been cancelled just now, and not have left its lane yet
+                self._take(lane)
+                waiter.set_result(None)
 
     def _take_next(self) -> tuple[Lane, Waiter]:
         self._waiters -= 1

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from penstock.clock import Clock
-from penstock.errors import ThreadsStuck
+from penstock.errors import HandlersStuck
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.running.slots import Slots
+from penstock.running.stuck import until_stuck
 
 T = TypeVar("T")
-
-CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +102,9 @@ class Threads:
             self._waiting_for_quiet -= 1
 
     async def watch(self, stall_seconds: float, clock: Clock) -> None:
-        """Run until cancelled. Raise ThreadsStuck if threads left behind block all others for `stall_seconds`."""
-        stuck_since: float | None = None
-        while True:
-            await self._any_left.wait()
-            await clock.sleep(CHECK_SECONDS)
-            if not self._hold_up():
-                stuck_since = None
-            elif stuck_since is None:
-                stuck_since = clock.monotonic()
-            elif clock.monotonic() - stuck_since >= stall_seconds:
-                raise ThreadsStuck(len(self._left))
+        """Run until cancelled. Raise HandlersStuck if threads left behind block all others for `stall_seconds`."""
+        await until_stuck(self._hold_up, self._any_left, stall_seconds, clock)
+        raise HandlersStuck("def", len(self._left))
 
     def let_go(self) -> None:
         """Wake up everybody who waits for the place of a thread left behind, or for quiet. Nothing starts any more."""
@@ -127,8 +118,13 @@ class Threads:
         for _ in range(self._started):
             self._jobs.put(None)
 
+    @property
+    def are_all_left(self) -> bool:
+        """Return True if every thread is left behind."""
+        return len(self._left) >= self._size
+
     def _hold_up(self) -> bool:
-        return len(self._left) >= self._size or bool(self._left and self._waiting_for_quiet)
+        return self.are_all_left or bool(self._left and self._waiting_for_quiet)
 
     def _hand_over(self, job: Callable[[], None]) -> None:
         if self._idle:

@@ -27,10 +27,6 @@ class CancelledWithin(Exception):
     """The handler was cancelled from within: nobody outside had asked for that."""
 
 
-class CancelledItself(Exception):
-    """The handler cancelled its own task."""
-
-
 class Unserializable(Exception):
     """The handler returned a value that JSON cannot represent. The reason may be in the words of the application."""
 

@@ -11,7 +11,6 @@ from penstock.chunk import Operation
 from penstock.outcome import TryAgain, Verdict, is_final
 from penstock.running.attempt import Transaction, is_being_cancelled
 from penstock.running.bulk import CallFailed, Lot
-from penstock.running.chunk_run import NOTICE_SECONDS
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 
@@ -41,28 +40,34 @@ class Savepoint:
     """A savepoint for one attempt.
 
     Afterwards, `cut_off` tells whether the attempt was cancelled inside it, whatever exception it ended with. A handler
-    that raises CancelledError by itself was not cut off: nobody cancelled its task.
+    that raises CancelledError by itself was not cut off: nobody cancelled its task. If the savepoint is still open, the
+    handler was left behind in it.
     """
 
     def __init__(self, open_: Callable[[], Transaction]) -> None:
         self.cut_off = False
+        self.is_open = False
         self._open = open_
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[object]:
+        self.is_open = True
         try:
             async with self._open() as transaction:
                 yield transaction
         except BaseException:
             self.cut_off = is_being_cancelled()
             raise
+        finally:
+            self.is_open = False
 
 
 class Attempts:
     """Makes attempts until `deadline`, in the time of the loop.
 
     With `open_savepoint`, every attempt runs in a savepoint of the same transaction. Then the attempts must be made
-    one after another.
+    one after another. `has_left_savepoint` is true if a handler was left behind in a savepoint. Then the transaction
+    must be rolled back, and no further attempt may be made in it.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Attempts:
         self._source = source
         self._deadline = deadline
         self._open_savepoint = open_savepoint
+        self.has_left_savepoint = False
 
     async def try_together(self, lot: Lot) -> LotTried:
         """Make the first attempt at the operations of a bulk handler in one call. Do nothing for a single operation."""
@@ -107,8 +113,8 @@ class Attempts:
                 verdicts = await self._run(lot, attempt, savepoint)
         except TimeoutError:
             return LotTried()
-        if savepoint is None and asyncio.get_running_loop().time() >= self._deadline + NOTICE_SECONDS:
-            return LotTried()  # the handler refused its cancellation, as one that a chunk leaves behind
+        finally:
+            self.has_left_savepoint |= savepoint is not None and savepoint.is_open
         cut_off = savepoint is not None and savepoint.cut_off
         return LotTried({index: Tried(verdict, attempt, cut_off) for index, verdict in verdicts.items()}, cut_off)
 
@@ -121,7 +127,7 @@ class Attempts:
 
     async def _wait_for_next_attempt(self, last: Tried) -> bool:
         """Wait until the next attempt is due. Return False, without waiting, if there will be none."""
-        if last.cut_off or is_final(last.verdict, last.attempt):
+        if last.cut_off or self.has_left_savepoint or is_final(last.verdict, last.attempt):
             return False
         wait = self._wait_seconds(last.verdict, last.attempt)
         # A wait beyond the deadline is not started: it helps nobody, and delays the next operation of a transaction.

@@ -21,11 +21,16 @@ from penstock.operations import Operations
 from penstock.outcome import OutcomeState, as_outcome, failed
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
+from penstock.running.left_behind import end_soon
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.verdict import error_id, see_log
 from penstock.service.intake.attempts import Attempts, Tried
 from penstock.telemetry import Event, get_log
+
+ENDING_SECONDS = 5.0  # for rolling back or committing after the time of the batch is over
+
+_left: set[asyncio.Task[Any]] = set()  # transactions left behind; the event loop would not keep them
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,26 @@ class _CallCutOff:
 
 
 @dataclass(frozen=True, slots=True)
+class _LeftBehind:
+    """A handler was left behind in the transaction, which was rolled back.
+
+    `tried` holds the last attempts at the operations before it, and `culprit` the attempt that timed out. There is no
+    culprit if the time of the batch was over.
+    """
+
+    tried: Mapping[int, Tried]
+    culprit: Mapping[int, Tried]
+
+
+@dataclass(frozen=True, slots=True)
 class _TransactionFailed:
     """The transaction could not be opened or committed. `cut_off` are the operations that may have caused that."""
 
     error: BaseException
     cut_off: Mapping[int, Tried]
+
+
+_Result = _Committed | _RolledBack | _CallCutOff | _LeftBehind
 
 
 class _NotOpened(Exception):
@@ -123,9 +143,13 @@ class SmallBatchRun:
                 case _Committed(tried):
                     return culprits | dict(tried)
                 case _RolledBack(tried):
-                    return {one.index: _rolled_back(one, tried.get(one.index), self._batch.seconds) for one in left}
+                    return self._all_rolled_back(left, tried)
                 case _CallCutOff(lot, _):
                     alone |= {operation.index for operation in lot}
+                case _LeftBehind(tried, culprit):
+                    if self._batch.atomic:
+                        return self._all_rolled_back(left, {**tried, **culprit})
+                    culprits |= culprit
                 case _TransactionFailed(error, cut_off):
                     if self._is_time_over() and not self._batch.atomic:
                         return culprits | dict(cut_off)  # the other operations were not finished in time
@@ -134,10 +158,30 @@ class SmallBatchRun:
                     culprits |= cut_off
         return culprits
 
+    def _all_rolled_back(self, operations: Iterable[Operation], tried: Mapping[int, Tried]) -> dict[int, Tried]:
+        seconds = self._batch.seconds if self._is_time_over() else None
+        return {one.index: _rolled_back(one, tried.get(one.index), seconds) for one in operations}
+
     async def _run_in_one_transaction(
         self, operations: Sequence[Operation], alone: Collection[int]
-    ) -> _Committed | _RolledBack | _CallCutOff | _TransactionFailed:
-        result: _Committed | _RolledBack | _CallCutOff = self._conclude(operations, {})
+    ) -> _Result | _TransactionFailed:
+        """Run the operations in a transaction. Leave it behind if it does not end soon after the time is over."""
+        task = asyncio.create_task(self._run_in_transaction(operations, alone))
+        try:
+            await asyncio.wait((task,), timeout=self._seconds_left() + ENDING_SECONDS)
+        finally:
+            task.cancel()
+        if not await end_soon([task]):
+            _left.add(task)
+            task.add_done_callback(_left.discard)
+        if not task.done() or task.cancelled():
+            return _TransactionFailed(TimeoutError(), {})  # nobody knows whether it will be committed
+        return task.result()
+
+    async def _run_in_transaction(
+        self, operations: Sequence[Operation], alone: Collection[int]
+    ) -> _Result | _TransactionFailed:
+        result: _Result = self._conclude(operations, {})
         task = asyncio.current_task()
         try:
             async with self._open_in_time() as transaction:
@@ -149,6 +193,8 @@ class SmallBatchRun:
         except BaseException as error:  # opening or committing failed: no work of this transaction remains
             if ends_task(error, task):
                 raise
+            if isinstance(result, _LeftBehind):
+                return result  # its connection is still in use, so perhaps it could not be rolled back cleanly
             cut_off = {index: one for index, one in result.tried.items() if one.cut_off}
             return _TransactionFailed(error, cut_off)
         return result
@@ -164,9 +210,7 @@ class SmallBatchRun:
                 raise _NotOpened from error
             yield transaction
 
-    async def _run_in_order(
-        self, operations: Sequence[Operation], alone: Collection[int], transaction: Any
-    ) -> _Committed | _RolledBack | _CallCutOff:
+    async def _run_in_order(self, operations: Sequence[Operation], alone: Collection[int], transaction: Any) -> _Result:
         attempts = Attempts(
             self._runner,
             self._backoff,
@@ -177,10 +221,12 @@ class SmallBatchRun:
         tried: dict[int, Tried] = {}
         for lot in self._lots_in_order(operations, alone):
             first = await attempts.try_together(lot)
-            if first.cut_off:
+            if first.cut_off or attempts.has_left_savepoint:
                 return _CallCutOff(lot, tried)
             for operation in lot:
                 last = await attempts.try_until_final(operation, first.tried.get(operation.index))
+                if attempts.has_left_savepoint:
+                    return _LeftBehind(tried, {} if last is None else {operation.index: last})
                 if last is not None:
                     tried[operation.index] = last
         return self._conclude(operations, tried)
@@ -216,7 +262,10 @@ class SmallBatchRun:
         return {one.index: Tried(failed(one, 503, "Transaction failed", detail), 1) for one in operations}
 
     def _is_time_over(self) -> bool:
-        return asyncio.get_running_loop().time() >= self._deadline
+        return self._seconds_left() <= 0
+
+    def _seconds_left(self) -> float:
+        return self._deadline - asyncio.get_running_loop().time()
 
 
 async def _run_lot(lot: Lot, attempts: Attempts) -> dict[int, Tried]:
@@ -233,11 +282,12 @@ def _is_success(tried: Tried | None) -> bool:
     return tried is not None and as_outcome(tried.verdict).state is OutcomeState.SUCCEEDED
 
 
-def _rolled_back(operation: Operation, tried: Tried | None, seconds: float) -> Tried:
-    if tried is None:
+def _rolled_back(operation: Operation, tried: Tried | None, seconds: float | None) -> Tried:
+    """Return the outcome of an operation of an atomic batch. `seconds` is the time of the batch, if that is over."""
+    if tried is None and seconds is not None:
         detail = f"The atomic batch was not finished within {seconds:g} s, and was rolled back."
         return Tried(failed(operation, 504, "Out of time", detail), 1)
-    if _is_success(tried):
+    if tried is None or _is_success(tried):
         detail = "Another operation of this atomic batch failed."
-        return Tried(failed(operation, 424, "Rolled back", detail), tried.attempt)
+        return Tried(failed(operation, 424, "Rolled back", detail), 1 if tried is None else tried.attempt)
     return tried

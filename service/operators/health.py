@@ -6,7 +6,7 @@ from aiohttp import web
 
 from penstock.errors import Unavailable
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, LEAVING
+from penstock.service.keys import BACKEND, LEAVING, RUNNER
 
 READY_SECONDS = 5
 
@@ -17,9 +17,14 @@ async def live(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Check the queue and the table. Answer 503 if one of them does not answer, or if this front end is stopping."""
+    """Check the queue, the table and the handlers.
+
+    Answer 503 if the queue or the table does not answer, if no handler can run, or if this front end is stopping.
+    """
     if request.app[LEAVING].is_set():
         raise Unavailable("This front end is stopping.")
+    if (trouble := request.app[RUNNER].trouble) is not None:
+        raise Unavailable(trouble)
     try:
         async with asyncio.timeout(READY_SECONDS):
             await request.app[BACKEND].check()

@@ -85,6 +85,23 @@ def hang_in_thread() -> None:
         time.sleep(0.01)
 
 
+@operations.post("/ignores-its-cancellation", timeout_seconds=0.2, max_attempts=1)
+async def ignore_cancellation(context: Context) -> None:
+    journal().write("begun", context.key, context.attempt)
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except:  # noqa: E722 - the mistake that this handler shows
+            journal()
+
+
+@operations.post("/hangs-in-to-thread", timeout_seconds=0.2, max_attempts=1)
+async def hang_in_to_thread(context: Context) -> None:
+    """Hang in a thread for which Python waits at its end."""
+    journal().write("begun", context.key, context.attempt)
+    await asyncio.to_thread(time.sleep, 600)
+
+
 @operations.post("/burns", cpu_bound=True, timeout_seconds=600)
 def burn(context: Context) -> dict[str, int]:
     """Keep a core busy until the test opens the gate."""

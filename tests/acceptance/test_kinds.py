@@ -12,6 +12,8 @@ LONG_LEASE = "600"
 BURN: Operation = {"method": "POST", "path": "/burns"}
 WAIT: Operation = {"method": "POST", "path": "/waits-in-a-thread"}
 HANGS: Operation = {"method": "POST", "path": "/hangs-in-a-thread"}
+IGNORES: Operation = {"method": "POST", "path": "/ignores-its-cancellation"}
+HANGS_IN_TO_THREAD: Operation = {"method": "POST", "path": "/hangs-in-to-thread"}
 TOO_LONG: Operation = {"method": "POST", "path": "/burns-for-too-long"}
 KILLS: Operation = {"method": "POST", "path": "/kills-its-worker"}
 
@@ -88,6 +90,44 @@ async def test_front_end_whose_threads_hang_leaves_its_balancer_and_ends(install
     await until_unready(penstock)
     assert await stuck.ended() == 1
     assert "penstock serve: 1 `def` handler has not returned" in stuck.output()
+
+
+@on_any_aws
+async def test_front_end_whose_handlers_ignore_their_cancellation_leaves_its_balancer_and_ends(
+    install: Install,
+) -> None:
+    penstock = await install(CONCURRENCY="1", STALL_SECONDS="2", LEAVE_SECONDS="2", GRACE_SECONDS="0.2")
+    stuck = await penstock.serve()
+    answer = await penstock.api.post([IGNORES])
+    assert [result["status"] for result in answer.body["results"]] == [504]
+
+    await until_unready(penstock)
+    assert await stuck.ended() == 1
+    assert "penstock serve: 1 `async def` handler has not returned" in stuck.output()
+
+
+@on_any_aws
+async def test_consumer_with_handlers_that_never_end_stops_when_asked(install: Install) -> None:
+    penstock = await install(CONCURRENCY="4", GRACE_SECONDS="0.2", SYNC_MAX_OPERATIONS="0")
+    _, stopped = await asyncio.gather(penstock.serve(), penstock.consume())
+    batch_id = await penstock.api.submit([IGNORES, HANGS_IN_TO_THREAD])
+    assert (await penstock.api.ended(batch_id)).failed == 2
+
+    stopped.terminate()
+    assert await stopped.ended() == 0
+
+
+@on_any_aws
+async def test_consumer_whose_handlers_ignore_their_cancellation_ends(install: Install) -> None:
+    penstock = await install(CONCURRENCY="1", STALL_SECONDS="2", GRACE_SECONDS="0.2", SYNC_MAX_OPERATIONS="0")
+    _, stuck = await asyncio.gather(penstock.serve(), penstock.consume())
+    batch_id = await penstock.api.submit([IGNORES, *squares(3)])
+    assert await stuck.ended() == 1
+    assert "1 `async def` handler has not returned" in stuck.output()
+
+    await penstock.consume()
+    status = await penstock.api.ended(batch_id)
+    assert (status.succeeded, status.failed) == (3, 1)
 
 
 async def until_unready(penstock: Installation) -> None:

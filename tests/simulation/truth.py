@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.priority import Priority
-from penstock.running.chunk_run import NOTICE_SECONDS
+from penstock.running.left_behind import NOTICE_SECONDS
 from tests.simulation.loop import GATE
 from tests.simulation.network import LOOKED_AT
 from tests.simulation.process import Process

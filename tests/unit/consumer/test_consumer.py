@@ -18,7 +18,7 @@ from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
 from penstock.consumer import inlets
 from penstock.consumer.consumer import Consumer
-from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, ThreadsStuck, Unavailable
+from penstock.errors import HandlersStuck, Misconfigured, NoAccess, PenstockError, RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -63,6 +63,7 @@ class Toys:
         operations.post("/succeed")(self.succeed)
         operations.post("/wait")(self.wait)
         operations.post("/refuse-to-end")(self.refuse_to_end)
+        operations.post("/refuse-for-too-long", timeout_seconds=0.01, max_attempts=1)(self.refuse_to_end)
         operations.post("/block")(self.block)
         operations.post("/block-for-too-long", timeout_seconds=0.01, max_attempts=1)(self.block)
         return operations
@@ -683,7 +684,7 @@ async def test_consumer_whose_threads_do_not_return_hands_on_what_waits_for_them
     await plant.submit("/block-for-too-long", "/block", chunk_operations=1)
     async with plant.running() as task:
         plant.end_polls()
-        with pytest.raises(ThreadsStuck):
+        with pytest.raises(HandlersStuck):
             await asyncio.wait_for(task, 20 * UNIT_SECONDS)
     assert plant.recorded() == {"id-0": 504}
     assert plant.toys.begun == {"id-0": 1}
@@ -691,3 +692,24 @@ async def test_consumer_whose_threads_do_not_return_hands_on_what_waits_for_them
     assert (rest.attempt, [operation.id for operation in rest.operations]) == (1, ["id-1"])
     assert await plant.queue.depth() == 1
     plant.toys.thread_gate.set()
+
+
+# Handlers that ignore their cancellation
+
+
+async def test_consumer_whose_handlers_do_not_end_hands_on_what_waits_and_ends(
+    logs: list[MutableMapping[str, Any]],
+) -> None:
+    plant = Plant(concurrency=1, grace_seconds=0, stall_seconds=2)
+    await plant.submit("/refuse-for-too-long", "/succeed", chunk_operations=1)
+    async with plant.running() as task:
+        plant.end_polls()
+        await eventually(lambda: asyncio.sleep(0, plant.consumer.trouble is not None))
+        with pytest.raises(HandlersStuck, match="async def"):
+            await asyncio.wait_for(task, 20 * UNIT_SECONDS)
+    assert plant.recorded() == {"id-0": 504}
+    [rest] = plant.chunks
+    assert (rest.attempt, [operation.id for operation in rest.operations]) == (1, ["id-1"])
+    assert await plant.queue.depth() == 1
+    plant.toys.gate.set()
+    logs.clear()

@@ -1022,7 +1022,7 @@ async def test_handler_is_cut_while_its_time_is_running_out() -> None:
 
 async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or one of them would keep the outcomes of its whole chunk from being recorded."""
-    monkeypatch.setattr("penstock.running.chunk_run.NOTICE_SECONDS", 0.01)
+    monkeypatch.setattr("penstock.running.left_behind.NOTICE_SECONDS", 0.01)
     registry, stop, begun, let_go = Operations(), Stop(), asyncio.Event(), asyncio.Event()
 
     @registry.post("/x")

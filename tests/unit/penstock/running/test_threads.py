@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
-from penstock.errors import ThreadsStuck
+from penstock.errors import HandlersStuck
 from penstock.outcome import Outcome, TryAgain, Verdict, failed
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -295,7 +295,7 @@ async def test_process_is_given_up_when_threads_left_behind_hold_every_place(
         await asyncio.sleep(0)  # each is a second of that clock
     assert watching.done() is is_stuck
     if is_stuck:
-        with pytest.raises(ThreadsStuck, match=r"^1 `def` handler has not returned .* Set timeouts on the calls"):
+        with pytest.raises(HandlersStuck, match=r"^1 `def` handler has not returned .* Set timeouts on the calls"):
             await watching
     watching.cancel()
     gate.opened.set()

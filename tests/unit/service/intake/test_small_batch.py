@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.message import decode_chunk
-from penstock.service.intake import attempts
+from penstock.running import left_behind
+from penstock.service.intake import small_batch
 from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, pointers
-from tests.support.waiting import UNIT_SECONDS
+from tests.support.waiting import UNIT_SECONDS, eventually
 
 SOON = 0.2 * UNIT_SECONDS  # the time of a batch in tests where it must run out
 LONG = 60.0
@@ -114,12 +115,69 @@ async def test_what_refuses_its_cancellation_for_long_is_handed_over(
     async def stubborn() -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
+        await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(attempts, "NOTICE_SECONDS", notice_seconds)
+    monkeypatch.setattr(left_behind, "NOTICE_SECONDS", notice_seconds)
     service = await serve(registry, sync_seconds=SOON)
     answer = await service.post(ask_for("/stubborn"))
     assert answer.status == status
     assert handed_over(service) == ([0] if status == 202 else [])
+
+
+class Stubborn:
+    """A handler waits here, and ignores its cancellation until the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.here = 0
+
+    async def wait(self) -> None:
+        self.here += 1
+        while not self.opened.is_set():
+            with suppress(BaseException):
+                await self.opened.wait()
+        self.here -= 1
+
+
+@pytest.fixture
+async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
+    monkeypatch.setattr(left_behind, "NOTICE_SECONDS", 0.02)
+    monkeypatch.setattr(small_batch, "ENDING_SECONDS", SOON)
+    stubborn = Stubborn()
+    yield stubborn
+    stubborn.opened.set()
+    await eventually(lambda: asyncio.sleep(0, stubborn.here == 0))
+
+
+async def test_handler_that_never_ends_times_out_and_is_left_behind(serve: Serve, stubborn: Stubborn) -> None:
+    registry = Operations()
+    registry.post("/succeed")(succeed)
+
+    @registry.post("/stuck", timeout_seconds=0.01, max_attempts=1)
+    async def stuck() -> None:
+        await stubborn.wait()
+
+    service = await serve(registry, concurrency=3)
+    assert statuses(await service.post(ask_for("/stuck", "/succeed", "/succeed"))) == [504, 200, 200]
+    assert statuses(await service.post(ask_for("/stuck", "/succeed"))) == [504, 200]
+    assert (await service.get("/health/ready")).status == 200
+    assert statuses(await service.post(ask_for("/stuck"))) == [504]
+    assert (await service.get("/health/ready")).status == 503
+    stubborn.opened.set()
+    await eventually(lambda: asyncio.sleep(0, stubborn.here == 0))
+    assert (await service.get("/health/ready")).status == 200
+
+
+async def test_handler_that_never_ends_does_not_keep_its_batch_beyond_its_time(
+    serve: Serve, stubborn: Stubborn
+) -> None:
+    registry = Operations()
+    registry.post("/succeed")(succeed)
+    registry.post("/stuck")(stubborn.wait)
+    service = await serve(registry, sync_seconds=SOON, concurrency=3)
+    answer = await service.post(ask_for("/succeed", "/stuck", "/succeed"))
+    assert answer.status == 202
+    assert handed_over(service) == [1]
 
 
 async def test_each_failure_is_its_own(serve: Serve) -> None:
@@ -307,6 +365,99 @@ async def test_waiting_for_another_attempt_holds_no_slot(serve: Serve) -> None:
 
     service = await serve(operations, concurrency=1)
     assert statuses(await service.post(ask_for("/wait-for-the-other", "/other"))) == [200, 200]
+
+
+async def hang_in_transaction(stubborn: Stubborn, context: Context[AsyncConnection], name: str) -> None:
+    """Change something, never end, and change more after being left behind."""
+    await insert(context, name)
+    await stubborn.wait()
+    await insert(context, f"later {name}")
+
+
+@pytest.mark.parametrize("path", ["/stuck/{name}", "/bulk/{name}"])
+async def test_handler_left_behind_in_a_transaction_costs_nobody_the_transaction(
+    serve: Serve, database: "Database", stubborn: Stubborn, path: str
+) -> None:
+    registry = database.operations()
+
+    @registry.post("/stuck/{name}", timeout_seconds=0.1, max_attempts=1)
+    async def stuck(name: str, context: Context[AsyncConnection]) -> None:
+        await hang_in_transaction(stubborn, context, name)
+
+    @registry.post("/bulk/{name}", timeout_seconds=0.1, max_attempts=1, bulk=True)
+    async def bulk(name: list[str], contexts: list[Context[AsyncConnection]]) -> list[str]:
+        if "b" in name:
+            await hang_in_transaction(stubborn, contexts[0], name[0])
+        return name
+
+    service = await serve(registry, concurrency=5)
+    bad = path.format(name="b"), path.format(name="c")
+    answer = await service.post(ask_for("/items/a", bad[0], *([bad[1]] if "bulk" in path else []), "/items/d"))
+    assert statuses(answer) == ([201, 504, 200, 201] if "bulk" in path else [201, 504, 201])
+    stubborn.opened.set()
+    await eventually(lambda: asyncio.sleep(0, stubborn.here == 0))
+    await asyncio.sleep(0.05)
+    assert await database.names() == ["a", "d"]
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_handler_left_behind_rolls_back_an_atomic_batch(
+    serve: Serve, database: "Database", stubborn: Stubborn, in_time: bool
+) -> None:
+    registry = database.operations()
+
+    @registry.post("/stuck/{name}", timeout_seconds=0.1 if in_time else LONG, max_attempts=1)
+    async def stuck(name: str, context: Context[AsyncConnection]) -> None:
+        await hang_in_transaction(stubborn, context, name)
+
+    service = await serve(registry, sync_seconds=LONG if in_time else 2 * SOON)
+    answer = await service.post(ask_for("/items/a", "/stuck/b", "/items/c"), atomic=True)
+    assert statuses(answer) == ([424, 504, 424] if in_time else [424, 504, 504])
+    stubborn.opened.set()
+    await eventually(lambda: asyncio.sleep(0, stubborn.here == 0))
+    await asyncio.sleep(0.05)
+    assert await database.names() == []
+
+
+async def test_when_time_is_over_nothing_is_committed_around_a_handler_left_behind(
+    serve: Serve, database: "Database", stubborn: Stubborn
+) -> None:
+    """Its changes are in the same transaction."""
+    registry = database.operations()
+
+    @registry.post("/stuck/{name}")
+    async def stuck(name: str, context: Context[AsyncConnection]) -> None:
+        await hang_in_transaction(stubborn, context, name)
+
+    service = await serve(registry, sync_seconds=2 * SOON)
+    answer = await service.post(ask_for("/items/a", "/stuck/b", "/items/c"))
+    assert answer.status == 202
+    assert handed_over(service) == [0, 1, 2]
+    stubborn.opened.set()
+    await eventually(lambda: asyncio.sleep(0, stubborn.here == 0))
+    await asyncio.sleep(0.05)
+    assert await database.names() == []
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize("opening", [True, False])
+async def test_transaction_that_never_opens_or_ends_is_left_behind(
+    serve: Serve, stubborn: Stubborn, opening: bool, atomic: bool
+) -> None:
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[None]:
+        if opening:
+            await stubborn.wait()
+        yield
+        await stubborn.wait()
+
+    service = await serve(operations_with(transaction, savepoint=no_savepoint), sync_seconds=SOON)
+    answer = await service.post(ask_for("/succeed", "/succeed"), atomic=atomic)
+    if atomic:
+        assert statuses(answer) == [503, 503]
+    else:
+        assert answer.status == 202
+        assert handed_over(service) == [0, 1]
 
 
 # With a transaction. The database is real, because these tests are about savepoints.
