@@ -257,7 +257,7 @@ class Settings(BaseSettings):
         None,
         pattern=r"^[A-Za-z0-9-]+$",
         description="The request header with the name of the tenant, which your gateway sets. Every request needs "
-        "it exactly once. Unset: there is one tenant.",
+        "it exactly once. A tenant holds at most half of a front end's slots. Unset: there is one tenant.",
     )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",

@@ -61,6 +61,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         weights=settings.weights,
         cpu_processes=settings.cpu_processes,
         shows_errors=settings.show_errors,
+        tenants_share=settings.tenant_header is not None,
     )
     app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend

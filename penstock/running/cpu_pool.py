@@ -74,9 +74,11 @@ class CpuPool:
         routes: Iterable[Route],
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        tenants_share: bool = False,
     ) -> None:
         """Raise Misconfigured if a handler cannot be imported by its name."""
-        self._room = Slots(size, weights, monotonic)
+        self._room = Slots(size, weights, monotonic, tenants_share=tenants_share)
         self._idle: list[Worker] = []
         self._ending: set[asyncio.Task[int]] = set()
         self._imports = {route.name: _import_request(route) for route in routes if route.place is Place.PROCESS}
@@ -84,8 +86,8 @@ class CpuPool:
     async def acquire(self, priority: Priority, tenant: str) -> None:
         await self._room.acquire(priority, tenant)
 
-    def release(self, priority: Priority) -> None:
-        self._room.release(priority)
+    def release(self, priority: Priority, tenant: str) -> None:
+        self._room.release(priority, tenant)
 
     @asynccontextmanager
     async def worker(self, route: Route) -> AsyncIterator["Worker"]:

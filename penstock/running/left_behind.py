@@ -39,8 +39,8 @@ class LeftTasks:
 
         Until the task ends, it holds another slot. The slot of the caller pays for it.
         """
-        self._slots.overdraw(source.priority)
-        task.add_done_callback(lambda _: self._slots.release(source.priority))
+        self._slots.overdraw(source.priority, source.tenant)
+        task.add_done_callback(lambda _: self._slots.release(source.priority, source.tenant))
         self.leave(task)
 
     @property

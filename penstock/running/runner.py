@@ -60,9 +60,11 @@ class Runner:
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         cpu_processes: int | None = None,
         shows_errors: bool = True,
+        tenants_share: bool = False,
     ) -> None:
         """Raise Misconfigured if a `cpu_bound` handler cannot be imported in another process.
 
+        With `tenants_share`, no tenant can hold all slots, threads or processes; see `slots.py`.
         Without `shows_errors`, the words of an unexpected exception are only in the log. The verdict has their id.
         """
         self._operations = operations
@@ -71,10 +73,11 @@ class Runner:
         self._observer = observer
         self._shows_errors = shows_errors
         self._spent: dict[str, Spent] = {}
-        self._slots = Slots(concurrency, weights, monotonic)
+        self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share)
         self._left = LeftTasks(self._slots)
-        self._threads = Threads(concurrency, weights, monotonic)
-        self._cpu = CpuPool(cpu_processes or count_cores(), operations.routes, weights, monotonic)
+        self._threads = Threads(concurrency, weights, monotonic, tenants_share=tenants_share)
+        processes = cpu_processes or count_cores()
+        self._cpu = CpuPool(processes, operations.routes, weights, monotonic, tenants_share=tenants_share)
         self._rooms: dict[Place, Room] = {Place.THREAD: self._threads, Place.PROCESS: self._cpu}
         self._performers: dict[Place, Callable[[Attempt, OpenTransaction | None], Awaitable[list[Any]]]] = {
             Place.LOOP: self._perform_on_loop,
@@ -304,7 +307,8 @@ class Runner:
 
     def _perform_in_thread(self, attempt: Attempt, transaction: OpenTransaction | None) -> Awaitable[list[Any]]:
         def call(opened: Any) -> Awaitable[list[Any]]:
-            return self._threads.run(lambda: attempt.call_in_thread(opened), attempt.source.priority)
+            source = attempt.source
+            return self._threads.run(lambda: attempt.call_in_thread(opened), source.priority, source.tenant)
 
         return attempt.within_limits(transaction, call, self._monotonic)
 
@@ -411,7 +415,7 @@ async def _held(room: Room, source: Source) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        room.release(source.priority)
+        room.release(source.priority, source.tenant)
 
 
 async def _join(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:

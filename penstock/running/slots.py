@@ -2,12 +2,16 @@
 
 Nobody waits while a slot is free. While somebody waits, each priority gets a share of the slots' time by its weight: so
 urgent operations go first, and the others still make progress. Within a priority the tenants take turns.
+
+A slot is never taken back. So taking turns is not enough where a caller waits for the answer: a tenant whose operations
+take long would hold all slots. With `tenants_share`, a tenant gets another slot only while more slots are free than it
+holds. So one tenant holds at most half of them, and another one finds a free slot.
 """
 
 import asyncio
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,9 +53,12 @@ class Lane:
             del self.waiting[tenant]
         return True
 
-    def take_next(self) -> Waiter:
-        """Return the next waiter of the tenant whose turn it is, and put that tenant at the end."""
-        tenant = next(iter(self.waiting))
+    def next_tenant(self, may_take: Callable[[str], bool]) -> str | None:
+        """Return the tenant whose turn it is, among those that may take a slot."""
+        return next(filter(may_take, self.waiting), None)
+
+    def take_next(self, tenant: str) -> Waiter:
+        """Return the next waiter of the tenant, and put that tenant at the end."""
         waiters = self.waiting.pop(tenant)
         waiter = waiters.popleft()
         if waiters:
@@ -70,11 +77,15 @@ class Slots:
         count: int,
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        tenants_share: bool = False,
     ) -> None:
         self.count = count
         self._free = count
         self._lanes = {priority: Lane(weights[priority]) for priority in Priority}
         self._ahead = Lane(weight=1)  # for the caller that wants all slots: it gets each one that becomes free
+        self._tenants_share = tenants_share
+        self._held_by: Counter[str] = Counter()  # slots of each tenant
         self._waiters = 0
         self._monotonic = monotonic
         self._charged_at = 0.0
@@ -83,15 +94,15 @@ class Slots:
     async def acquire(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> None:
         await self._acquire(self._lanes[priority], tenant)
 
-    def release(self, priority: Priority = Priority.NORMAL) -> None:
+    def release(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> None:
         """Pass the slot on to the next waiter."""
-        self._release(self._lanes[priority])
+        self._release(self._lanes[priority], tenant)
 
-    def overdraw(self, priority: Priority = Priority.NORMAL) -> None:
+    def overdraw(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> None:
         """Take a slot even if none is free. In that case, the next slot to be released goes to nobody."""
         if self._waiters:
             self._charge()
-        self._take(self._lanes[priority])
+        self._take(self._lanes[priority], tenant)
 
     def lift(self) -> None:
         """Give a slot to everybody who waits for one, now and later. Call this only when nothing starts any more."""
@@ -112,12 +123,12 @@ class Slots:
         async with AsyncExitStack() as stack:
             for _ in range(self.count):
                 await self._acquire(self._ahead, "")
-                stack.callback(self._release, self._ahead)
+                stack.callback(self._release, self._ahead, "")
             yield
 
     async def _acquire(self, lane: Lane, tenant: str) -> None:
-        if self._free > 0:
-            self._take(lane)
+        if self._free > 0 and (lane is self._ahead or self._may_take(tenant)):
+            self._take(lane, tenant)
             return
         waiter: Waiter = asyncio.get_running_loop().create_future()
         if self._waiters:
@@ -132,37 +143,52 @@ class Slots:
             await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled():
-                self._release(lane)  # the slot had been given just before
+                self._release(lane, tenant)  # the slot had been given just before
             elif lane.discard(tenant, waiter):
                 self._waiters -= 1
             raise
 
-    def _release(self, lane: Lane) -> None:
+    def _release(self, lane: Lane, tenant: str) -> None:
         if self._waiters:
             self._charge()
         lane.held -= 1
         self._free += 1
+        if self._tenants_share:
+            self._held_by[tenant] -= 1
+            if not self._held_by[tenant]:
+                del self._held_by[tenant]
         self._pass_on()
 
-    def _take(self, lane: Lane) -> None:
+    def _take(self, lane: Lane, tenant: str) -> None:
         self._free -= 1
         lane.held += 1
+        if self._tenants_share:
+            self._held_by[tenant] += 1
+
+    def _may_take(self, tenant: str) -> bool:
+        return not self._tenants_share or self._held_by[tenant] < self._free
 
     def _pass_on(self) -> None:
         """Give free slots to those who wait."""
-        while self._free > 0 and self._waiters:
-            lane, waiter = self._take_next()
+        while self._free > 0 and self._waiters and (next_ := self._next_in_turn()) is not None:
+            lane, tenant = next_
+            waiter = lane.take_next(tenant)
+            self._waiters -= 1
             if not waiter.cancelled():  # it may have been cancelled just now, and not have left its lane yet
-                self._take(lane)
+                self._take(lane, tenant)
                 waiter.set_result(None)
 
-    def _take_next(self) -> tuple[Lane, Waiter]:
-        self._waiters -= 1
+    def _next_in_turn(self) -> tuple[Lane, str] | None:
         if self._ahead.waiting:
-            return self._ahead, self._ahead.take_next()
-        lane = choose(self._lanes.values())
+            return self._ahead, ""
+        able = [lane for lane in self._lanes.values() if lane.next_tenant(self._may_take) is not None]
+        if not able:
+            return None
+        lane = choose(able)
         self._least_used = max(self._least_used, lane.used)
-        return lane, lane.take_next()
+        tenant = lane.next_tenant(self._may_take)
+        assert tenant is not None
+        return lane, tenant
 
     def _charge(self) -> None:
         """Charge each lane for the slots it held since the last charge. Somebody has waited all that time."""
@@ -189,7 +215,7 @@ class Turn:
         await self.slots.acquire(self.priority, self.tenant)
 
     def release(self) -> None:
-        self.slots.release(self.priority)
+        self.slots.release(self.priority, self.tenant)
 
 
 class Room(Protocol):
@@ -197,7 +223,7 @@ class Room(Protocol):
 
     async def acquire(self, priority: Priority, tenant: str) -> None: ...
 
-    def release(self, priority: Priority) -> None: ...
+    def release(self, priority: Priority, tenant: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +246,9 @@ class TurnWithRoom:
         try:
             await self.turn.acquire()
         except BaseException:
-            self.room.release(self.turn.priority)
+            self.room.release(self.turn.priority, self.turn.tenant)
             raise
 
     def release(self) -> None:
         self.turn.release()
-        self.room.release(self.turn.priority)
+        self.room.release(self.turn.priority, self.turn.tenant)

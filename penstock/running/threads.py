@@ -24,6 +24,8 @@ from penstock.running.stuck import until_stuck
 
 T = TypeVar("T")
 
+Whose = tuple[Priority, str]  # the priority and the tenant of an operation
+
 
 @dataclass(frozen=True, slots=True)
 class _Returned(Generic[T]):
@@ -31,7 +33,8 @@ class _Returned(Generic[T]):
 
 
 class Threads:
-    """A pool of threads. Call `acquire`, `run` one call, then `release`, each with the priority of the operation.
+    """A pool of threads. Call `acquire`, `run` one call, then `release`, each with the priority and
+    the tenant of the operation.
 
     A thread that was left behind keeps its place, also after `release`, until its call has returned.
     """
@@ -41,14 +44,16 @@ class Threads:
         size: int,
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        tenants_share: bool = False,
     ) -> None:
         self._size = size
-        self._room = Slots(size, weights, monotonic)
+        self._room = Slots(size, weights, monotonic, tenants_share=tenants_share)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started = 0
         self._idle = 0
-        self._left: list[Priority] = []  # the priorities of threads that were left behind
-        self._unreleased: list[Priority] = []  # of those whose place is not released before their call returns
+        self._left: list[Whose] = []  # the threads that were left behind
+        self._unreleased: list[Whose] = []  # of those whose place is not released before their call returns
         self._any_left = asyncio.Event()
         self._none_left = asyncio.Event()
         self._none_left.set()
@@ -58,13 +63,13 @@ class Threads:
     async def acquire(self, priority: Priority, tenant: str) -> None:
         await self._room.acquire(priority, tenant)
 
-    def release(self, priority: Priority) -> None:
-        if priority in self._unreleased:
-            self._unreleased.remove(priority)  # its thread was left behind, and releases the place when it returns
+    def release(self, priority: Priority, tenant: str) -> None:
+        if (priority, tenant) in self._unreleased:
+            self._unreleased.remove((priority, tenant))  # its thread was left behind, and releases the place itself
         else:
-            self._room.release(priority)
+            self._room.release(priority, tenant)
 
-    async def run(self, call: Callable[[], T], priority: Priority) -> T:
+    async def run(self, call: Callable[[], T], priority: Priority, tenant: str) -> T:
         """Return what the call returns, or raise what it raises. If this is cancelled, the thread is left behind.
 
         The call sees the context variables of the caller.
@@ -72,20 +77,21 @@ class Threads:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[_Returned[T] | BaseException] = loop.create_future()
         context = contextvars.copy_context()
+        whose = priority, tenant
 
         def perform() -> None:
             outcome = _perform(lambda: context.run(call))
             with contextlib.suppress(
                 RuntimeError
             ):  # the event loop is closed: the thread was left behind, and the program ends
-                loop.call_soon_threadsafe(self._end, ended, outcome, priority)
+                loop.call_soon_threadsafe(self._end, ended, outcome, whose)
 
         self._hand_over(perform)
         try:
             outcome = await ended
         except asyncio.CancelledError:
             if ended.cancelled():
-                self._leave(priority)
+                self._leave(whose)
             raise
         if isinstance(outcome, BaseException):
             raise outcome
@@ -110,8 +116,8 @@ class Threads:
         """Wake up everybody who waits for the place of a thread left behind, or for quiet. Nothing starts any more."""
         self._is_let_go = True
         self._none_left.set()
-        for priority in self._left:
-            self._room.release(priority)
+        for whose in self._left:
+            self._room.release(*whose)
 
     def close(self) -> None:
         """End the idle threads. Those that were left behind end with the process."""
@@ -139,25 +145,25 @@ class Threads:
         self,
         ended: "asyncio.Future[_Returned[T] | BaseException]",
         outcome: _Returned[T] | BaseException,
-        priority: Priority,
+        whose: Whose,
     ) -> None:
         self._idle += 1
         if ended.cancelled():
-            self._come_back(priority)
+            self._come_back(whose)
         else:
             ended.set_result(outcome)
 
-    def _leave(self, priority: Priority) -> None:
-        self._left.append(priority)
+    def _leave(self, whose: Whose) -> None:
+        self._left.append(whose)
         if not self._is_let_go:
-            self._unreleased.append(priority)
+            self._unreleased.append(whose)
         self._any_left.set()
         self._none_left.clear()
 
-    def _come_back(self, priority: Priority) -> None:
-        self._left.remove(priority)
+    def _come_back(self, whose: Whose) -> None:
+        self._left.remove(whose)
         if not self._is_let_go:
-            self._room.release(priority)
+            self._room.release(*whose)
         if not self._left:
             self._any_left.clear()
             self._none_left.set()

@@ -1,6 +1,7 @@
 """Slots: never more than there are, none idle while something waits, and turns by weight and by tenant."""
 
 import asyncio
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -229,3 +230,68 @@ async def test_all_slots_given_up_half_way_come_free() -> None:
     async with asyncio.timeout(1):
         await slots.acquire(LOW)
         await slots.acquire(HIGH)
+
+
+# Tenants that share
+
+
+async def hold(slots: Slots, tenant: str, count: int) -> list[asyncio.Task[None]]:
+    """Ask for slots for a tenant, and return the requests that still wait."""
+    asking = [asyncio.create_task(slots.acquire(NORMAL, tenant)) for _ in range(count)]
+    await settle()
+    return [task for task in asking if not task.done()]
+
+
+@pytest.mark.parametrize(
+    ("count", "held"),
+    [(1, [1, 0, 0]), (2, [1, 1, 0]), (3, [2, 1, 0]), (4, [2, 1, 1]), (10, [5, 3, 1]), (100, [50, 25, 13])],
+)
+async def test_tenant_holds_at_most_as_many_slots_as_it_leaves_free(count: int, held: list[int]) -> None:
+    slots = Slots(count, WEIGHTS, tenants_share=True)
+    waiting = {tenant: await hold(slots, tenant, count) for tenant in "abc"}
+    assert [count - len(waiting[tenant]) for tenant in "abc"] == held
+    for task in itertools.chain(*waiting.values()):
+        task.cancel()
+
+
+async def test_tenant_that_waits_for_its_share_gets_the_next_slot_that_it_may_hold() -> None:
+    slots = Slots(4, WEIGHTS, tenants_share=True)
+    [waiting, _] = await hold(slots, "a", 4)
+    assert not await hold(slots, "b", 1)
+    slots.release(NORMAL, "b")
+    await settle()
+    assert not waiting.done()  # it holds two, and two are free
+    assert not await hold(slots, "b", 1)
+    slots.release(NORMAL, "a")
+    await settle()
+    assert waiting.done()
+    assert not await hold(slots, "c", 1)
+
+
+async def test_slots_are_not_shared_where_nobody_waits_for_an_answer() -> None:
+    assert not await hold(Slots(4, WEIGHTS), "a", 4)
+
+
+async def test_tenants_of_all_priorities_share() -> None:
+    slots = Slots(2, WEIGHTS, tenants_share=True)
+    await slots.acquire(LOW, "a")
+    waiting = asyncio.create_task(slots.acquire(HIGH, "a"))
+    await settle()
+    assert not waiting.done()
+    await slots.acquire(LOW, "b")
+    slots.release(LOW, "a")
+    await settle()
+    assert waiting.done()
+
+
+async def test_slot_that_is_overdrawn_is_paid_for_by_the_next_release() -> None:
+    slots = Slots(1, WEIGHTS)
+    await slots.acquire()
+    slots.overdraw()
+    [waiting] = await hold(slots, "", 1)
+    slots.release()
+    await settle()
+    assert not waiting.done()
+    slots.release()
+    await settle()
+    assert waiting.done()

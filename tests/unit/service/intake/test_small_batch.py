@@ -350,6 +350,41 @@ async def test_requests_share_the_slots_of_the_process(serve: Serve) -> None:
     assert meeting.most == 4
 
 
+@pytest.mark.parametrize("kind", ["async def", "def"])
+@pytest.mark.parametrize("concurrency", [2, 10])
+async def test_slow_tenant_leaves_slots_for_the_others(serve: Serve, concurrency: int, kind: str) -> None:
+    operations, gate, here = Operations(), threading.Event(), list[str]()
+    operations.post("/succeed")(succeed)
+
+    @operations.post("/slow")
+    async def slow() -> None:
+        here.append("slow")
+        await asyncio.to_thread(gate.wait)
+
+    @operations.post("/slow-thread")
+    def slow_thread() -> None:
+        here.append("slow")
+        gate.wait()
+
+    @operations.post("/quick-thread")
+    def quick_thread() -> None: ...
+
+    slow_path, quick_path = ("/slow", "/succeed") if kind == "async def" else ("/slow-thread", "/quick-thread")
+    service = await serve(operations, concurrency=concurrency, sync_seconds=LONG, tenant_header="X-Tenant")
+    requests = [service.post(ask_for(*[slow_path] * 3), {"X-Tenant": "slow"}) for _ in range(10)]
+    slow_ones = [asyncio.create_task(request) for request in requests]
+    try:
+        await eventually(lambda: asyncio.sleep(0, len(here) == concurrency // 2))
+        for _ in range(3):
+            async with asyncio.timeout(5 * UNIT_SECONDS):
+                answer = await service.post(ask_for(quick_path), {"X-Tenant": "quick"})
+            assert statuses(answer) == [200]
+        assert len(here) == concurrency // 2
+    finally:
+        gate.set()
+    assert [statuses(answer) for answer in await asyncio.gather(*slow_ones)] == [[200] * 3] * 10
+
+
 async def test_waiting_for_another_attempt_holds_no_slot(serve: Serve) -> None:
     operations = Operations()
     succeeded = asyncio.Event()
