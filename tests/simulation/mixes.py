@@ -31,6 +31,7 @@ class Mix:
     garbage: float | None = None
     lose: float | None = None  # messages
     poison: float = 0.0  # operations that kill or block their process
+    endless: float = 0.0  # operations that ignore their cancellation and never end
     keys: float = 0.3
     later: float = 0.1
     cancels: float = 0.0
@@ -64,7 +65,7 @@ _ODD = Oddities(
 CALM = Mix("calm", short_pages=True)
 MIXES = [
     CALM,
-    Mix("rollouts", terminate=4, short_pages=True),
+    Mix("rollouts", terminate=4, short_pages=True, endless=0.05),
     Mix("kills", kill_consumer=10, kill_front_end=15),
     Mix("network", faults=0.15, slow=0.02, short_pages=True, stale_reads=0.3),
     Mix("late", late=0.25, slow=0.1, kill_front_end=4, keys=0.9),
@@ -94,6 +95,7 @@ MIXES = [
         redrive=20,
         garbage=40,
         poison=0.03,
+        endless=0.03,
         cancels=0.1,
         deadlines=0.2,
         limits=0.2,

@@ -3,6 +3,7 @@
 They patch the step that they break from outside, so that they survive changes of the code around it.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
+from penstock.running.left_behind import LeftTasks, TimeLimit
 from penstock.running.runner import Runner
 from penstock.store import Group, KeyClaim, Traces
 from tests.simulation.situations import Hit
@@ -318,6 +320,17 @@ def tell_what_is_not_counted(patching: Patching) -> None:
     patching.setattr("penstock.service.batches.results._counted_records", mutant)
 
 
+def wait_for_a_handler_that_never_ends(patching: Patching) -> None:
+    def mutant(limit: TimeLimit) -> None:
+        limit._timeout.reschedule(asyncio.get_running_loop().time())
+
+    patching.setattr(TimeLimit, "_expire", mutant)
+
+
+def go_on_without_slots(patching: Patching) -> None:
+    patching.setattr(LeftTasks, "_block", lambda _: False)
+
+
 # The seeds and calls find their faults today. `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
@@ -339,10 +352,12 @@ MUTATIONS = {
         ("sweeps", 141, count_in_a_closed_group),
         ("late", 84, take_a_key_over_without_abandoning),
         ("redrives", 30, forget_what_failed_before_a_redrive),
-        ("endings", 43, cancel_what_has_finished),
+        ("endings", 75, cancel_what_has_finished),
         ("poison", 264, run_a_last_attempt_beside_others),
         ("pauses", 774, run_a_suspect_without_looking_again),
         ("losses", 412, tell_what_is_not_counted),
+        ("rollouts", 1, wait_for_a_handler_that_never_ends),
+        ("rollouts", 1, go_on_without_slots),
     ]
 }
 MUTATIONS_AT_CALLS = {

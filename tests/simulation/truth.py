@@ -7,7 +7,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
 POISON = {"/kill", "/block"}
 TRY_AGAIN = {"/flaky", "/later", "/bulk"}
-NEVER_SUCCEED = {"/reject", "/break", "/hang", "/exit", "/cancel-itself"} | POISON
+NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-itself"} | POISON
 
 
 class Plan(BaseModel):
@@ -267,6 +267,16 @@ async def stubborn(plan: Plan, context: Context) -> Any:
                 noticed_at = noticed_at or truth.now()
         run.is_final = noticed_at is None or truth.now() < noticed_at + NOTICE_SECONDS
         return {"run": run.number}
+
+
+@_post("/never-end", timeout_seconds=TIMEOUT_SECONDS, max_attempts=2)
+async def never_end(plan: Plan, context: Context) -> Any:
+    """Ignore every cancellation. It is left behind, and its slot is lost until the process ends."""
+    truth = TRUTH.get()
+    async with truth.performing(context, Plan(seconds=0)):
+        while not truth.is_over:
+            with suppress(asyncio.CancelledError):
+                await for_ever()
 
 
 @_post("/kill", max_attempts=MAX_ATTEMPTS)
