@@ -2,16 +2,22 @@
 
 `asyncio.run` waits at its end for every task and for every thread of `asyncio.to_thread`. A program must also end if
 handlers ignore their cancellation, or hang in a thread. So here nobody waits for them for long.
+
+And asyncio ends a program if any task or callback raises SystemExit or KeyboardInterrupt. A handler may start tasks,
+and these must only hurt its own operation. So here only the main task can end the program.
 """
 
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NoReturn, TypeVar
+
+from penstock.telemetry import Event, get_log
 
 T = TypeVar("T")
 
@@ -23,13 +29,30 @@ _unfinished: list[asyncio.Runner] = []  # whose tasks do not end; kept, or they 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on the fastest event loop that is installed, and return its result."""
     runner = asyncio.Runner(loop_factory=_loop_factory())
+    loop = runner.get_loop()
     try:
-        return runner.run(main)
+        return _run_to_its_end(loop, loop.create_task(main))
     finally:
-        if runner.run(_end_rest()):
-            runner.get_loop().close()
+        if loop.run_until_complete(_end_rest()):
+            loop.close()
         else:
             _unfinished.append(runner)
+
+
+def _run_to_its_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]") -> T:
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done() or _is_ctrl_c(error):
+                raise
+            # Whoever awaits the task that raised this gets it, too.
+            get_log().warning(Event.EXIT_IGNORED, error=repr(error))
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Return True if the error can come from Ctrl-C. It cannot once the program handles that signal itself."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @contextlib.contextmanager
@@ -64,8 +87,6 @@ async def _end_rest() -> bool:
     closing = asyncio.create_task(asyncio.get_running_loop().shutdown_asyncgens())
     _, pending = await asyncio.wait({*rest, closing}, timeout=ENDING_SECONDS)
     if pending:
-        from penstock.telemetry import Event, get_log  # noqa: PLC0415 - --help need not load it
-
         get_log().warning(Event.TASKS_LEFT_BEHIND, tasks=len(pending))
     return not pending
 
