@@ -148,14 +148,16 @@ class Operations(Generic[T]):
         """Return the route of an operation. Raises InvalidOperation if there is none.
 
         A path without parameters has priority over a path with parameters, and that over one with `{name:path}`. All
-        have priority over a forward.
+        have priority over a forward. The fixed parts of a path must not be percent-encoded.
         """
         route = self._match_handler(method, path)
+        if "%" in path:
+            self._check_spelling(method, path, route)
         if route is not None:
             return route
         for forward in self._forwards.get(method, ()):
             if forward.pattern.fullmatch(path):
-                self._check_passes_by_handlers(method, path)
+                self._check_spelling(method, path, None)
                 return forward
         names = sorted(route.name for route in self.routes)
         known = ", ".join(names[:_NAMES_IN_ERROR]) + (", ..." if len(names) > _NAMES_IN_ERROR else "")
@@ -241,14 +243,14 @@ class Operations(Generic[T]):
                 return route
         return None
 
-    def _check_passes_by_handlers(self, method: str, path: str) -> None:
-        """Raise InvalidOperation if a handler exists for this path when it is decoded and has no query.
+    def _check_spelling(self, method: str, path: str, route: Route | None) -> None:
+        """Raise InvalidOperation if another handler than `route` exists for this path when it is decoded.
 
-        Otherwise a client could bypass a handler by writing its path in a different way.
+        Otherwise a client could bypass a handler by writing its path in a different way: `/users/%6De` for `/users/me`.
         """
         plain = unquote(path.partition("?")[0])
         handler = self._match_handler(method, plain) if plain != path else None
-        if handler is not None:
+        if handler is not None and handler is not route:
             raise InvalidOperation(
                 [Flaw("/path", f"Write the path as {plain}: {handler.name} has a handler, which accepts no query.")]
             )

@@ -11,7 +11,7 @@ import pytest
 from penstock import Context, Operations, Reject, Retry
 from penstock.application import load_application
 from penstock.context import LONGEST_WAIT_SECONDS
-from penstock.errors import Misconfigured
+from penstock.errors import Flaw, Misconfigured
 from penstock.route import InvalidOperation
 
 
@@ -304,3 +304,45 @@ def test_fault_in_the_application_is_shown_as_it_is(folder: Path) -> None:
 def test_context_can_be_typed_by_its_transaction() -> None:
     context: Context[int] = Context("0", "b", 1, "b/0", 5)
     assert context.transaction == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "plain", "handler"),
+    [
+        ("/%75sers/1", "/users/1", "GET /users/{user_id}"),
+        ("/users%2F1", "/users/1", "GET /users/{user_id}"),
+        ("/users/%6De", "/users/me", "GET /users/me"),
+        ("/users/%40all", "/users/@all", "GET /users/@all"),
+        ("/files/%73ecret", "/files/secret", "GET /files/secret"),
+    ],
+)
+def test_path_that_is_written_differently_bypasses_no_handler(path: str, plain: str, handler: str) -> None:
+    operations = Operations()
+
+    async def show(user_id: str) -> None: ...
+
+    async def me() -> None: ...
+
+    async def file(rest: str) -> None: ...
+
+    operations.get("/users/{user_id}")(show)
+    operations.get("/files/{rest:path}")(file)
+    for fixed in ("/users/me", "/users/@all", "/files/secret"):
+        operations.get(fixed)(me)
+    with pytest.raises(InvalidOperation) as caught:
+        operations.match("GET", path)
+    detail = f"Write the path as {plain}: {handler} has a handler, which accepts no query."
+    assert caught.value.flaws == [Flaw("/path", detail)]
+    for usual in ("/users/J%C3%B6rg", "/users/100%25", "/users/%6Dy", "/files/a%2Fb"):
+        assert operations.match("GET", usual).has_parameters
+
+
+def test_encoded_dots_in_a_parameter_reach_its_handler_no_more_than_plain_ones() -> None:
+    operations = Operations()
+
+    async def show(user_id: str) -> None: ...
+
+    operations.get("/users/{user_id}")(show)
+    for path in ("/users/%2e%2e", "/users/..", "/users/%2E."):
+        with pytest.raises(InvalidOperation, match=r"Remove \. and \.\. segments"):
+            operations.match("GET", path).arguments(path, None)
