@@ -1,7 +1,10 @@
 """A route is one kind of operation: its method and path, its handler, and the types in the handler's signature."""
 
+import hashlib
 import inspect
 import re
+import secrets
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -17,11 +20,14 @@ from penstock.documents.pointer import pointer_to
 from penstock.documents.validation import JsonValidator, errors_of
 from penstock.errors import Flaw, Misconfigured
 from penstock.path_parameter import decode_rest, decode_segment
+from penstock.telemetry import Event, get_log
 
 AnyHandler = Callable[..., Any]
 
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_TIMEOUT_SECONDS = 60.0
+_KEY = secrets.token_bytes(16)  # nobody can find out the words from their id
+MAX_WORDS = 2_000  # characters of an exception in the log
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::path)?\}")
 _REST = re.compile(r"/\{(\w+):path\}$")  # at the end of a path: it matches the rest, with slashes
 
@@ -161,7 +167,7 @@ class Route:
             except ValidationError as error:
                 flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in errors_of(error)]
             except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
-                flaws.append(Flaw("/path", f"{name}: {_validator_failure(error)}"))
+                flaws.append(Flaw("/path", f"{name}: {_validator_failure(self.name, error)}"))
         return arguments
 
     def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw]) -> dict[str, Any]:
@@ -185,7 +191,7 @@ class Route:
         except ValidationError as error:
             flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in errors_of(error)]
         except BaseException as error:  # noqa: BLE001 - as above
-            flaws.append(Flaw("/body", _validator_failure(error)))
+            flaws.append(Flaw("/body", _validator_failure(self.name, error)))
         return {}
 
 
@@ -394,8 +400,24 @@ def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:
         raise Misconfigured(f"Pydantic cannot validate {name} of {where}: {error.message}") from error
 
 
-def _validator_failure(error: BaseException) -> str:
-    return f"The validator failed: {type(error).__name__}: {error}."
+def _validator_failure(route: str, error: BaseException) -> str:
+    """Log the failure, and return a sentence for the client without the words of the exception: they may be secret.
+
+    The same failure has the same id. It has no traceback in the log, because a request can cause very many of them.
+    """
+    words = _words(error)
+    id_ = hashlib.blake2b(f"{route}/{words}".encode(errors="replace"), digest_size=6, key=_KEY).hexdigest()
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f"{last.filename}:{last.lineno}"
+    get_log().error(Event.VALIDATOR_BROKE, handler=route, error_id=id_, error=words[:MAX_WORDS], where=where)
+    return f"The validator failed. The log has the error under error_id {id_}."
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001 - the text of the exception cannot be read
+        return type(error).__name__
 
 
 def _sentence(error: ErrorDetails) -> str:

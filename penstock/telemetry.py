@@ -67,6 +67,7 @@ class Event(StrEnum):
     )
     BATCH_FINISHED = "batch finished"  # Every operation of the batch has its outcome.
     # Events of both programs.
+    VALIDATOR_BROKE = "validator failed unexpectedly"  # It raised neither ValueError nor AssertionError; 422.
     EXIT_IGNORED = "exit ignored"  # A task of a handler raised SystemExit or KeyboardInterrupt; the program goes on.
     TASKS_LEFT_BEHIND = "tasks left behind"  # Tasks that ignore their cancellation; the program ends without them.
     HANDLER_FIGURES = "handler figures"  # Counts and times of one handler since its last such line, about a minute ago.
