@@ -12,7 +12,7 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-from pydantic_core import ErrorDetails, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from penstock.context import Context
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
@@ -75,6 +75,7 @@ class Signature:
     body_validator: JsonValidator | None = None
     body_required: bool = False  # None is no valid body
     body_has_default: bool = False
+    absent_body: Any = None  # the default as JSON, if it is not null and null is a valid body
     context_parameter: str | None = None
     rest_parameter: str | None = None  # the path parameter that matches the rest of the path
 
@@ -135,6 +136,14 @@ class Route:
         if signature.body_parameter is not None and not signature.body_has_default and not self.is_bulk:
             raise InvalidOperation([self._no_body()])
 
+    @property
+    def absent_body(self) -> Any:
+        """Return the body with which an operation without a body travels.
+
+        On its way it has null for none. So if null is a body of its own, the default travels instead of none.
+        """
+        return self.signature.absent_body
+
     def _no_body(self) -> Flaw:
         return Flaw("/body", f"{self.name} needs a body.")
 
@@ -179,7 +188,7 @@ class Route:
         if body is None and self.signature.body_required:
             flaws.append(self._no_body())
             return {}
-        if body is None and self.signature.body_has_default:
+        if body is None and self.signature.body_has_default and self.absent_body is None:
             return {}
         content = to_json(body) if content is None else content
         if is_too_deep(body, content):
@@ -338,7 +347,20 @@ def _with_body(
         body_validator=JsonValidator(adapter),
         body_required=not has_default and not _accepts_none(adapter),
         body_has_default=has_default,
+        absent_body=_absent_body(adapter, body.default) if has_default else None,
     )
+
+
+def _absent_body(adapter: TypeAdapter[Any], default: Any) -> Any:
+    """Return the default as JSON if null is a valid body too. Return None if not, or if it cannot travel as JSON."""
+    if default is None or not _accepts_none(adapter):
+        return None
+    try:
+        content = adapter.dump_json(default, warnings="error")
+        adapter.validate_json(content)
+        return from_json(content)
+    except Exception:  # noqa: BLE001 - then an operation without a body and one with null both get the default
+        return None
 
 
 def _hints_for_each(hints: dict[str, Any], parameters: list[inspect.Parameter], where: str) -> dict[str, Any]:

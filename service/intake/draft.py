@@ -83,6 +83,8 @@ class Draft:
         try:
             request = _validate_request(self._without_most_unknown_members(document))
             route = self._registry.match(request.method, request.path)
+            if "body" not in request.model_fields_set and route.absent_body is not None:
+                request.body = route.absent_body
             body = to_json(request.body)
             _check_finite(request.body, body)
             route.arguments(request.path, request.body, body)

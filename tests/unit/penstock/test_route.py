@@ -397,6 +397,29 @@ def test_missing_body_leaves_the_default() -> None:
     assert route(create).arguments("/users", {"email": "a"}) == {"user": NewUser(email="a")}
 
 
+@pytest.mark.parametrize(
+    ("annotation", "default", "absent"),
+    [
+        (int | None, 5, 5),
+        (int | None, None, None),
+        (int, 5, None),  # null is no body, so it can stand for none
+        (Any, {"a": 1}, {"a": 1}),
+        (date | None, date(2026, 1, 2), "2026-01-02"),
+        (int | None, object(), None),
+    ],
+)
+def test_null_is_not_the_default_where_it_is_a_body(annotation: Any, default: Any, absent: Any) -> None:
+    async def put(body: annotation = default) -> None: ...
+
+    one = route(put)
+    assert one.absent_body == absent
+    if absent is None:
+        assert one.arguments("/users", None) == {}
+    else:
+        assert one.arguments("/users", None) == {"body": None}
+        assert one.arguments("/users", absent) == {"body": default}
+
+
 def test_body_that_nobody_takes_is_told() -> None:
     async def delete(key: int, context: Context) -> None: ...
 

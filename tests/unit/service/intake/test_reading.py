@@ -283,6 +283,19 @@ async def test_null_is_a_body_and_no_body_is_none(serve: Serve, sync_max_operati
     assert pointers(assert_problem(await service.post([asked]), 422)) == ["/operations/0/body"]
 
 
+async def test_null_is_not_the_default(serve: Serve) -> None:
+    registry = Operations()
+
+    @registry.post("/maybe")
+    async def maybe(body: int | None = 5) -> int | None:
+        return body
+
+    service = await serve(registry)
+    asked = {"method": "POST", "path": "/maybe"}
+    answer = await service.post([{**asked, "body": None}, asked, {**asked, "body": 7}])
+    assert [result["result"] for result in answer.body["results"]] == [None, 5, 7]
+
+
 async def test_nothing_is_accepted_of_a_large_batch_with_an_error(serve: Serve) -> None:
     service = await serve(operations, sync_max_operations=0)
     assert_problem(await service.post([GOOD, {**GOOD, "path": "/nowhere"}]), 422)
