@@ -1,16 +1,19 @@
-"""Serves liveness, readiness and metrics of a consumer over HTTP, if `--health-port` is given."""
+"""Serves liveness, readiness and metrics of a consumer over HTTP, if `--health-port` is given, but not to web pages."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from penstock.consumer.consumer import Consumer
-from penstock.errors import Misconfigured, NotAcceptable
+from penstock.errors import FromWebPage, Misconfigured, Misdirected, NotAcceptable
+from penstock.hosts import check_caller
 from penstock.metrics.exposition import expose
 from penstock.metrics.names import Program
 
 CONSUMER = web.AppKey("consumer", Consumer)
+HOST = web.AppKey("host", str)
 
 
 @asynccontextmanager
@@ -18,8 +21,9 @@ async def serve_health(consumer: Consumer, host: str, port: int | None) -> Async
     if port is None:
         yield
         return
-    app = web.Application()
+    app = web.Application(middlewares=[_access])
     app[CONSUMER] = consumer
+    app[HOST] = host
     app.add_routes([web.get("/health/live", _live), web.get("/health/ready", _ready), web.get("/metrics", _metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -37,6 +41,23 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         raise Misconfigured(
             f"Choose another --health-port: cannot listen on {host}:{port} ({error.strerror})."
         ) from error
+
+
+@web.middleware
+async def _access(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        check_caller(request.headers, request.headers.getall(hdrs.HOST, []), request.app[HOST])
+    except Misdirected as error:
+        return _rejected(HTTPStatus.MISDIRECTED_REQUEST, error)
+    except FromWebPage as error:
+        return _rejected(HTTPStatus.FORBIDDEN, error)
+    return await handler(request)
+
+
+def _rejected(status: HTTPStatus, error: Exception) -> web.Response:
+    return web.json_response({"status": "rejected", "detail": str(error)}, status=status)
 
 
 async def _live(_request: web.Request) -> web.Response:

@@ -20,7 +20,7 @@ import typer
 from penstock.application import find_application
 from penstock.errors import Misconfigured, PenstockError
 from penstock.process import command_line, programs
-from penstock.process.command_line import App, Host, Port
+from penstock.process.command_line import App, Host, OperatorHost, OperatorPort, Port, choose_operator_port
 from penstock.process.signals import stop_signals
 from penstock.settings import Settings, read_settings
 
@@ -101,14 +101,24 @@ async def _stop_part(part: Part) -> None:
         await part.process.wait()
 
 
-async def _up(host: str, port: int, consumers: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{ANY_HOST.get(self.host, self.host)}:{self.port}"
+
+
+async def _up(clients: Address, operators: Address, consumers: int) -> None:
     """Run everything until a request to stop. Raise PenstockError if a part cannot start or ends before that."""
     settings = read_settings()
     find_application(settings)  # checked once here: otherwise each part would report the same error
     machine = Machine(local_environment(os.environ))
     stopping = asyncio.create_task(stop_signals())
     await asyncio.sleep(0)  # listen to signals before there is a part that could outlive this process
-    working = asyncio.create_task(_work(machine, settings, host, port, consumers))
+    working = asyncio.create_task(_work(machine, settings, clients, operators, consumers))
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -121,20 +131,21 @@ async def _up(host: str, port: int, consumers: int) -> None:
         stopping.cancel()
 
 
-async def _work(machine: Machine, settings: Settings, host: str, port: int, consumers: int) -> NoReturn:
-    url = f"http://{ANY_HOST.get(host, host)}:{port}"
+async def _work(machine: Machine, settings: Settings, clients: Address, operators: Address, consumers: int) -> NoReturn:
     endpoint = await _start_aws(machine)
     machine.environment["AWS_ENDPOINT_URL"] = endpoint
     await machine.run("provisioning", "penstock.infra.provision")
-    await machine.start("front end", "penstock.service", "--host", host, "--port", str(port))
+    for_clients = ("--host", clients.host, "--port", str(clients.port))
+    for_operators = ("--operator-host", operators.host, "--operator-port", str(operators.port))
+    await machine.start("front end", "penstock.service", *for_clients, *for_operators)
     await machine.start("consumers", "penstock.consumer", "--processes", str(consumers), "--give-up")
     dying = asyncio.create_task(machine.first_death())
-    ready = asyncio.create_task(_until_ready(f"{url}/health/ready"))
+    ready = asyncio.create_task(_until_ready(f"{clients.url}/health/ready"))
     try:
         await asyncio.wait({ready, dying}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             ready.result()
-            _say(_addresses(url, endpoint, settings))
+            _say(_addresses(clients.url, operators.url, endpoint, settings))
         dead = await dying
     finally:
         ready.cancel()
@@ -187,14 +198,15 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _addresses(url: str, endpoint: str, settings: Settings) -> str:
+def _addresses(url: str, operator_url: str, endpoint: str, settings: Settings) -> str:
     application = settings.app or f"forwards everything to {settings.upstream}"
     return f"""
 Penstock is up.
   application   {application}
   batches       {url}/batch
   health        {url}/health/ready
-  metrics       {url}/metrics
+  dead letters  {operator_url}/dead-letters
+  metrics       {operator_url}/metrics
   embedded AWS  {endpoint}
                 queues {", ".join((*settings.chunk_queues.values(), settings.dead_letter_queue))}
                 table {settings.table}
@@ -214,14 +226,18 @@ def main() -> None:
 
 
 def up(
+    *,
     app: App = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
+    operator_host: OperatorHost = "127.0.0.1",
+    operator_port: OperatorPort = None,
     consumers: Annotated[int, typer.Option(min=1, max=64, help="How many consumers to run.")] = 2,
 ) -> None:
     """Run everything on this machine: an embedded AWS, a front end and consumers. Ctrl-C stops it."""
     command_line.apply_common_options(app)
-    asyncio.run(_up(host, port, consumers))
+    operators = Address(operator_host, choose_operator_port(operator_port, port))
+    asyncio.run(_up(Address(host, port), operators, consumers))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ PenstockError
 ├── Refused                       a request is rejected; none of its operations runs
 │   ├── MalformedRequest
 │   ├── TooSlow
+│   ├── Misdirected
+│   ├── FromWebPage
 │   ├── UnsupportedContent
 │   ├── NotAcceptable
 │   ├── LimitPassed
@@ -75,6 +77,14 @@ class MalformedRequest(Refused):
 
 class TooSlow(Refused):
     """The body of the request was not received completely in time."""
+
+
+class Misdirected(Refused):
+    """The Host header names another server, as if a web page had let its name point to this program."""
+
+
+class FromWebPage(Refused):
+    """A web page sent the request, and this listener is for operators and their tools only."""
 
 
 class UnsupportedContent(Refused):

@@ -1,15 +1,39 @@
-"""Checks the Host header of a request. Pure.
+"""Decides whether a web page may have sent a request, from its headers. Pure.
 
-A web page can let its own name point to 127.0.0.1 (DNS rebinding). Then a browser lets the page read what a program on
-this machine answers. But the Host header still has the name of the page.
+A form or a script of a page sends an Origin, and an image or a link sends Sec-Fetch-Site. A web page can also let its
+own name point to 127.0.0.1 (DNS rebinding). Then a browser lets the page read what a program on this machine answers.
+But the Host header still has the name of the page.
 """
 
 import ipaddress
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
+
+from penstock.errors import FromWebPage, Misdirected
 
 ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared, not listened on
 
 PRIVATE = (".internal", ".local")
+OF_NO_PAGE = {"none", "same-origin"}  # values of Sec-Fetch-Site; any other value comes from a page of another site
+
+
+def check_caller(headers: Mapping[str, str], hosts: Sequence[str], listens_on: str) -> None:
+    """Check that no web page sent a request. `hosts` has all its Host headers.
+
+    Raises Misdirected or FromWebPage.
+    """
+    if len(hosts) != 1 or not is_own_host(hosts[0], listens_on):
+        raise Misdirected(
+            "The Host header does not name this program. Use localhost or an IP address in the URL, "
+            "or the host name that this program listens on."
+        )
+    if is_from_page(headers):
+        raise FromWebPage("Web pages are not answered. Send this request without the headers of a browser.")
+
+
+def is_from_page(headers: Mapping[str, str]) -> bool:
+    """Return True if the headers are those of a request that a web page sends."""
+    return "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in OF_NO_PAGE
 
 
 def is_own_host(header: str, listens_on: str) -> bool:

@@ -3,6 +3,7 @@
     intake/        POST /batch: reads and validates a batch, then runs it or accepts it for the background.
     batches/       What a client asks about one batch: status, results, cancel, retry.
     operators/     What operators and machines ask: dead letters, health, metrics.
+                   All but health is on a listener of its own, which no web page can use.
 
 Rooms that will come: `console/` for a web page, and `dialects/<name>/` for each foreign API that is spoken here.
 

@@ -1,7 +1,15 @@
 """The command line of the front end: `penstock serve`."""
 
 from penstock.process import command_line
-from penstock.process.command_line import App, ExitWithParent, Host, Port
+from penstock.process.command_line import (
+    App,
+    ExitWithParent,
+    Host,
+    OperatorHost,
+    OperatorPort,
+    Port,
+    choose_operator_port,
+)
 
 
 def main() -> None:
@@ -9,13 +17,23 @@ def main() -> None:
 
 
 def serve(
-    app: App = None, host: Host = "127.0.0.1", port: Port = 8080, exit_with_parent: ExitWithParent = None
+    *,
+    app: App = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    operator_host: OperatorHost = "127.0.0.1",
+    operator_port: OperatorPort = None,
+    exit_with_parent: ExitWithParent = None,
 ) -> None:
     """Run the front end: it answers HTTP requests until it receives SIGTERM or SIGINT."""
     command_line.apply_common_options(app, exit_with_parent)
-    from penstock.service.program import run  # noqa: PLC0415 - --help and completion need not load it
+    from penstock.service.program import Address, run  # noqa: PLC0415 - --help and completion need not load it
 
-    run(host, port)
+    chosen_port = choose_operator_port(operator_port, port)
+    run(
+        Address(host, port, "--port or --host"),
+        Address(operator_host, chosen_port, "--operator-port or --operator-host"),
+    )
 
 
 if __name__ == "__main__":

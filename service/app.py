@@ -1,4 +1,7 @@
-"""Puts the HTTP application together on one page: its middleware, its parts and its routes."""
+"""Puts the HTTP applications together on one page: their middleware, their parts and their routes.
+
+There are two, each with a listener of its own: one for clients, and one for operators.
+"""
 
 import asyncio
 from typing import Any
@@ -16,9 +19,22 @@ from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.submit import submit_batch
-from penstock.service.keys import BACKEND, CLOCK, HANDLER_TIMES, LEAVING, MEMORY, METER, OPERATIONS, RUNNER, SETTINGS
+from penstock.service.keys import (
+    BACKEND,
+    CLOCK,
+    HANDLER_TIMES,
+    LEAVING,
+    MEMORY,
+    METER,
+    OPERATIONS,
+    OPERATOR_HOST,
+    PATHS_HINT,
+    RUNNER,
+    SETTINGS,
+)
 from penstock.service.memory import Memory
-from penstock.service.openapi import openapi
+from penstock.service.openapi import openapi, openapi_for_operators
+from penstock.service.operators.access import access
 from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
 from penstock.service.operators.health import live, ready
 from penstock.service.operators.metrics import counted, metrics
@@ -34,16 +50,21 @@ ROUTES = [
     web.get("/batch/{batch_id}/results", batch_results),
     web.post("/batch/{batch_id}/cancel", cancel_batch),
     web.post("/batch/{batch_id}/retry", retry_batch),
-    web.get("/dead-letters", list_dead_letters),
-    web.post("/dead-letters/redrive", redrive_dead_letters),
     web.get("/health/live", live),
     web.get("/health/ready", ready),
-    web.get("/metrics", metrics),
     web.get("/openapi.json", openapi),
+]
+
+OPERATOR_ROUTES = [
+    web.get("/dead-letters", list_dead_letters),
+    web.post("/dead-letters/redrive", redrive_dead_letters),
+    web.get("/metrics", metrics),
+    web.get("/openapi.json", openapi_for_operators),
 ]
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
+    """Return the application for clients and load balancers."""
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
         middlewares=[*tracing(backend.spans), counted, problems, sharing], handler_args={"auto_decompress": False}
@@ -68,7 +89,26 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[CLOCK] = clock
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEAVING] = asyncio.Event()
+    app[PATHS_HINT] = "Send batches with POST /batch."
     app.add_routes(ROUTES)
+    return app
+
+
+def create_operator_app(clients: web.Application, host: str) -> web.Application:
+    """Return the application for operators, which listens on `host`. It shares parts of the application for clients."""
+    backend = clients[BACKEND]
+    app = web.Application(
+        middlewares=[*tracing(backend.spans), problems, access, sharing], handler_args={"auto_decompress": False}
+    )
+    app.on_response_prepare.append(set_headers)
+    app[SETTINGS] = clients[SETTINGS]
+    app[METER] = clients[METER]
+    app[MEMORY] = clients[MEMORY]
+    app[BACKEND] = backend
+    app[CLOCK] = clients[CLOCK]
+    app[OPERATOR_HOST] = host
+    app[PATHS_HINT] = "Operators use GET /dead-letters, POST /dead-letters/redrive and GET /metrics."
+    app.add_routes(OPERATOR_ROUTES)
     return app
 
 

@@ -20,7 +20,9 @@ HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before listening stops, so that load balancers stop sending
 MEMORY = web.AppKey("memory", Memory)
 METER = web.AppKey("meter", Meter)
+OPERATOR_HOST = web.AppKey("operator_host", str)  # the host that the operator listener listens on
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
+PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the answer to one that does not
 RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)
 

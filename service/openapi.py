@@ -1,6 +1,9 @@
-"""GET /openapi.json: describes the endpoints as OpenAPI 3.1. The operations of the application are listed by name."""
+"""GET /openapi.json: describes the endpoints of a listener as OpenAPI 3.1.
 
-from collections.abc import Sequence
+The operations of the application are listed by name.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -27,48 +30,90 @@ Fragment = dict[str, Any]
 _SCHEMAS = "#/components/schemas/"
 _ERRORS = {
     400: "The request cannot be read.",
+    403: "A web page sent the request.",
     404: "The batch does not exist.",
     406: "None of the accepted types is available.",
     408: "The body arrived too slowly.",
     409: "The state of the batch does not allow this, or the first request with this key is still in progress.",
     413: "The request is larger than a limit. The problem names the limit.",
     415: "The type or encoding of the body is not supported.",
+    421: "The Host header names another server.",
     422: "The request is invalid, or its Idempotency-Key was used for another request. No operation was run.",
     503: "The service is temporarily unavailable. Try again.",
     504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
 }
+
+_REJECTED = (403, 421)  # by every endpoint for operators
 
 
 async def openapi(request: web.Request) -> web.Response:
     return json_answer(describe(request.app[SETTINGS], request.app[OPERATIONS]))
 
 
+async def openapi_for_operators(request: web.Request) -> web.Response:
+    return json_answer(describe_for_operators(request.app[SETTINGS]))
+
+
 def describe(settings: Settings, operations: Operations[Any]) -> Fragment:
+    """Describe what clients and load balancers use."""
+    about = "A bulk API: one request, many operations, exact counts."
+    return _document("Penstock", about, _paths(settings, operations), settings)
+
+
+def describe_for_operators(settings: Settings) -> Fragment:
+    """Describe what operators use, on the listener of `--operator-port`."""
+    about = "Dead letters and metrics. They are on a listener of their own."
+    return _document("Penstock for operators", about, _paths_for_operators(), settings)
+
+
+def _document(title: str, description: str, paths: Fragment, settings: Settings) -> Fragment:
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Penstock",
-            "version": installed_version(),
-            "description": "A bulk API: one request, many operations, exact counts.",
-        },
-        "paths": _paths(settings, operations),
-        "components": {
-            "schemas": _request_schemas(settings) | _ANSWER_SCHEMAS,
-            "parameters": _PARAMETERS,
-            "headers": _HEADERS,
-            "responses": _problem_responses(),
-        },
+        "info": {"title": title, "version": installed_version(), "description": description},
+        "paths": paths,
+        "components": _components_of(paths, settings),
     }
+
+
+def _components_of(paths: Fragment, settings: Settings) -> Fragment:
+    """Return the components that these paths use, and those that these use in turn."""
+    components: Fragment = {
+        "schemas": _request_schemas(settings) | _ANSWER_SCHEMAS,
+        "parameters": _PARAMETERS,
+        "headers": _HEADERS,
+        "responses": _problem_responses(),
+    }
+    used: set[tuple[str, str]] = set()
+    unread = list(_references(paths))
+    while unread:
+        kind, name = unread.pop()
+        if (kind, name) not in used:
+            used.add((kind, name))
+            unread += _references(components[kind][name])
+    return {kind: {name: parts[name] for name in parts if (kind, name) in used} for kind, parts in components.items()}
+
+
+def _references(part: Any) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the name of each component that a part of the document refers to."""
+    match part:
+        case {"$ref": str(reference)}:
+            kind, name = reference.removeprefix("#/components/").split("/")
+            yield kind, name
+        case dict():
+            for member in part.values():
+                yield from _references(member)
+        case list():
+            for member in part:
+                yield from _references(member)
 
 
 def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
     return {
         "/batch": {"post": _submit(settings, operations)},
         **_paths_of_a_batch(),
-        **_paths_for_operators(),
-        "/openapi.json": {
-            "get": _endpoint("This document", {"200": _answer("An OpenAPI document.", {JSON: {"type": "object"}})})
-        },
+        "/health/live": {"get": _endpoint("Liveness of this front end", _answers(200, "Health"))},
+        "/health/ready": {"get": _endpoint("Readiness of this front end for requests", _answers(200, "Health", 503))},
+        "/openapi.json": {"get": _endpoint("This document", _description())},
     }
 
 
@@ -92,20 +137,24 @@ def _paths_of_a_batch() -> Fragment:
 def _paths_for_operators() -> Fragment:
     return {
         "/dead-letters": {
-            "get": _endpoint("Show some of the dead letters", _answers(200, "DeadLetters", 400, 503), ["limit"])
+            "get": _endpoint(
+                "Show some of the dead letters", _answers(200, "DeadLetters", 400, *_REJECTED, 503), ["limit"]
+            )
         },
         "/dead-letters/redrive": {
             "post": _endpoint(
                 "Move dead letters back to the queue, all or those of one batch",
-                _answers(202, "Redriven", 400, 408, 413, 415, 422, 503),
+                _answers(202, "Redriven", 400, *_REJECTED, 408, 413, 415, 422, 503),
                 body="RedriveRequest",
-                is_body_required=False,
             )
         },
-        "/health/live": {"get": _endpoint("Liveness of this front end", _answers(200, "Health"))},
-        "/health/ready": {"get": _endpoint("Readiness of this front end for requests", _answers(200, "Health", 503))},
         "/metrics": {"get": _metrics()},
+        "/openapi.json": {"get": _endpoint("This document", _description() | _problems(*_REJECTED))},
     }
+
+
+def _description() -> Fragment:
+    return {"200": _answer("An OpenAPI document.", {JSON: {"type": "object"}})}
 
 
 def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
@@ -145,7 +194,7 @@ def _results() -> Fragment:
 
 
 def _metrics() -> Fragment:
-    answers = _answers(200, "Metrics", 406)
+    answers = _answers(200, "Metrics", *_REJECTED, 406)
     for kind in (TEXT, OPEN_METRICS):
         answers["200"]["content"][kind] = {"schema": {"type": "string", "description": "The Prometheus text format."}}
     return _endpoint("Metrics of this front end since it started", answers)
@@ -157,14 +206,13 @@ def _endpoint(
     parameters: Sequence[str] = (),
     *,
     body: str | None = None,
-    is_body_required: bool = True,
 ) -> Fragment:
     endpoint: Fragment = {"summary": summary, "responses": answers}
     if parameters:
         endpoint["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     if body is not None:
         endpoint.setdefault("parameters", []).append({"$ref": "#/components/parameters/Content-Encoding"})
-        endpoint["requestBody"] = {"required": is_body_required, "content": {JSON: {"schema": _ref(body)}}}
+        endpoint["requestBody"] = {"required": True, "content": {JSON: {"schema": _ref(body)}}}
     return endpoint
 
 
@@ -173,8 +221,11 @@ def _batch_answers(status: int, schema: str, *errors: int) -> Fragment:
 
 
 def _answers(status: int, schema: str, *errors: int) -> Fragment:
-    problems = {str(error): {"$ref": f"#/components/responses/{error}"} for error in errors}
-    return {str(status): _answer(f"{schema}.", {JSON: _ref(schema)}), **problems}
+    return {str(status): _answer(f"{schema}.", {JSON: _ref(schema)}), **_problems(*errors)}
+
+
+def _problems(*errors: int) -> Fragment:
+    return {str(error): {"$ref": f"#/components/responses/{error}"} for error in errors}
 
 
 def _answer(description: str, contents: Fragment, *headers: str) -> Fragment:

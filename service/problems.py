@@ -10,12 +10,14 @@ from penstock.errors import (
     AcceptanceLost,
     AcceptanceUnknown,
     Flaw,
+    FromWebPage,
     InvalidRequest,
     KeyInUse,
     KeyReused,
     LimitPassed,
     MalformedRequest,
     Misconfigured,
+    Misdirected,
     NoAccess,
     NotAcceptable,
     NotPossibleNow,
@@ -30,6 +32,7 @@ from penstock.errors import (
 )
 from penstock.service.decompression import MEMBERS
 from penstock.service.json_answer import json_answer
+from penstock.service.keys import PATHS_HINT
 from penstock.service.schemas import status_url
 from penstock.telemetry import Event, get_log
 
@@ -40,6 +43,8 @@ _BROKEN = "The server failed unexpectedly. The error is in its log."
 
 _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "The request cannot be read"),
+    FromWebPage: (HTTPStatus.FORBIDDEN, "from-web-page", "Web pages are not answered"),
+    Misdirected: (HTTPStatus.MISDIRECTED_REQUEST, "misdirected", "The Host header names another server"),
     TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body arrived too slowly"),
     UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "The batch does not exist"),
     NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "None of the accepted types is available"),
@@ -176,7 +181,7 @@ def _flaw(flaw: Flaw) -> dict[str, Any]:
 
 def _route_hint(request: web.Request, error: web.HTTPException) -> str:
     if error.status == HTTPStatus.NOT_FOUND:
-        return f"The path {request.path} does not exist. Send batches with POST /batch."
+        return f"The path {request.path} does not exist. {request.app[PATHS_HINT]}"
     if isinstance(error, web.HTTPMethodNotAllowed):
         return f"{request.path} does not support {request.method}. Use {' or '.join(sorted(error.allowed_methods))}."
     return error.text or error.reason

@@ -1,6 +1,9 @@
 """The HTTP program, from reading the settings to the last answer. `__main__.py` has its options."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -16,8 +19,8 @@ from penstock.operations import Operations
 from penstock.process import loop
 from penstock.process.signals import stop_signals
 from penstock.running.collector import spare_what_stays
-from penstock.service.app import create_app
-from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER
+from penstock.service.app import create_app, create_operator_app
+from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER, SETTINGS
 from penstock.service.protocol import ConnectionRunner
 from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.telemetry import Event, configure_logging, get_log
@@ -31,16 +34,27 @@ if TYPE_CHECKING:
 KEEP_ALIVE_SECONDS = 150
 
 
-def run(host: str, port: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen, and the options that choose another place."""
+
+    host: str
+    port: int
+    options: str
+
+
+def run(clients: Address, operators: Address) -> None:
     """Answer requests until SIGTERM or SIGINT is received. Raise PenstockError if the program cannot start."""
     settings = read_settings()
     configure_logging(settings, "service")
     operations = find_application(settings)
     with open_spans(settings, TracingSettings(), "service") as spans:
-        loop.run(_serve(settings, operations, host, port, spans))
+        loop.run(_serve(settings, operations, clients, operators, spans))
 
 
-async def _serve(settings: Settings, operations: Operations[Any], host: str, port: int, spans: "Spans | None") -> None:
+async def _serve(
+    settings: Settings, operations: Operations[Any], clients: Address, operators: Address, spans: "Spans | None"
+) -> None:
     clock = SystemClock()
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
@@ -48,31 +62,41 @@ async def _serve(settings: Settings, operations: Operations[Any], host: str, por
         async with (
             open_publisher(settings, Program.SERVICE, clock) as publisher,
             reporting(app[METER], publisher, clock),
+            _listening(create_operator_app(app, operators.host), operators) as operator_url,
+            _listening(app, clients) as url,
         ):
-            await _answer(app, settings, host, port)
+            get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url)
+            await _answer(app, settings)
         get_log().info(Event.SERVICE_STOPPED)
 
 
-async def _answer(app: web.Application, settings: Settings, host: str, port: int) -> None:
-    """Answer requests until this process is asked to stop, and then those that are in progress.
+async def _answer(app: web.Application, settings: Settings) -> None:
+    """Answer requests until this process is asked to stop and load balancers have noticed that.
 
-    Raises HandlersStuck, also after answering the requests in progress, if handlers block all threads or slots for too
-    long.
+    Raises HandlersStuck, also after that, if handlers block all threads or slots for too long.
     """
-    runner = ConnectionRunner(app, shutdown_timeout=settings.grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
-    await runner.setup()
     spare_what_stays()
     try:
-        site = web.TCPSite(runner, host, port)
-        await _listen(site, host, port)
-        get_log().info(Event.SERVICE_READY, url=site.name)
-        try:
-            await _stop_or_stuck(app, settings)
-        finally:
-            app[LEAVING].set()
-            await asyncio.sleep(settings.leave_seconds)
+        await _stop_or_stuck(app, settings)
     finally:
-        # Stops listening, then waits up to the grace period for the requests in progress.
+        app[LEAVING].set()
+        await asyncio.sleep(settings.leave_seconds)
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, address: Address) -> AsyncIterator[str]:
+    """Answer requests at this address while the context is open, and yield its URL.
+
+    At the end it stops listening, and then waits up to the grace period for the requests in progress.
+    """
+    grace_seconds = app[SETTINGS].grace_seconds
+    runner = ConnectionRunner(app, shutdown_timeout=grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, address.host, address.port)
+        await _listen(site, address)
+        yield site.name
+    finally:
         await runner.cleanup()
 
 
@@ -88,10 +112,10 @@ async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:
         stopping.cancel()
 
 
-async def _listen(site: web.TCPSite, host: str, port: int) -> None:
+async def _listen(site: web.TCPSite, address: Address) -> None:
     try:
         await site.start()
     except OSError as error:
         raise Misconfigured(
-            f"Cannot listen on {host}:{port} ({error.strerror}). Choose another --port or --host."
+            f"Cannot listen on {address.host}:{address.port} ({error.strerror}). Choose another {address.options}."
         ) from error

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
-from penstock.hosts import is_own_host
+from penstock.hosts import is_from_page, is_own_host
 from penstock.infra.embedded.long_poll import EMPTY_RECEIVE, EmptyReceive
 from penstock.infra.embedded.patches import patched_moto, reset_moto
 
@@ -32,7 +32,6 @@ STOPPING = web.AppKey("stopping", asyncio.Event)
 Watch = Callable[[str, Mapping[str, str], bytes], None]  # called with the path, headers and body of each request
 WATCH: web.AppKey[Watch] = web.AppKey("watch")
 HOST = web.AppKey("host", str)
-OF_NO_PAGE = {"none", "same-origin"}  # values of Sec-Fetch-Site; with any other, a page of another site asks
 
 _only_host = threading.Lock()
 
@@ -103,13 +102,9 @@ async def _answer(request: web.Request) -> web.Response:
 
 
 def _is_of_a_page(request: web.Request) -> bool:
-    """Return True if a web page in a browser seems to have made the request. moto itself would answer every page.
-
-    A form or a script of a page brings an Origin, and an image or a link brings Sec-Fetch-Site. A page whose name
-    points to this machine (DNS rebinding) brings its own name as the Host.
-    """
+    """Return True if a web page in a browser seems to have made the request. moto itself would answer every page."""
     headers = request.headers
-    if "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in OF_NO_PAGE:
+    if is_from_page(headers):
         return True
     return len(headers.getall("Host", ())) > 1 or not is_own_host(headers.get("Host", "localhost"), request.app[HOST])
 

@@ -13,11 +13,19 @@ from penstock.errors import PenstockError
 from penstock.process.loop import ending_process
 from penstock.process.signals import end_with_parent
 
+LAST_PORT = 65_535
 COMPLETION_VARIABLE = "_PENSTOCK_COMPLETE"  # set by the shell when it asks for completions
 
 App = Annotated[str | None, typer.Option(help="The application, as MODULE:ATTRIBUTE. Overrides PENSTOCK_APP.")]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
-Port = Annotated[int, typer.Option(min=1, max=65_535, help="The port to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=LAST_PORT, help="The port to listen on.")]
+OperatorHost = Annotated[
+    str, typer.Option(help="The address to listen on for operators: dead letters and metrics. They need no key.")
+]
+OperatorPort = Annotated[
+    int | None,
+    typer.Option(min=1, max=LAST_PORT, help="The port to listen on for operators. Default: the port after --port."),
+]
 ExitWithParent = Annotated[
     int | None, typer.Option(metavar="PID", hidden=True, help="Exit as soon as PID is no longer the parent process.")
 ]
@@ -36,6 +44,15 @@ def run(name: str, program: Callable[..., None]) -> None:
             get_command(application)(prog_name=f"penstock {name}", complete_var=COMPLETION_VARIABLE)
         except PenstockError as error:
             sys.exit(f"penstock {name}: {error}")
+
+
+def choose_operator_port(operator_port: int | None, port: int) -> int:
+    """Return the port for operators: the one that is given, or the next one after `port`."""
+    if operator_port is not None:
+        return operator_port
+    if port == LAST_PORT:
+        raise typer.BadParameter(f"There is no port after {port}. Set --operator-port.")
+    return port + 1
 
 
 def apply_common_options(app: str | None = None, exit_with_parent: int | None = None) -> None:

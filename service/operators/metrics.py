@@ -1,4 +1,4 @@
-"""GET /metrics: reports what this front end has done since it started. A middleware counts its answers."""
+"""GET /metrics: reports what this front end has done since it started. A middleware counts its answers to clients."""
 
 from http import HTTPStatus
 
@@ -9,9 +9,9 @@ from penstock.metrics.names import Metric, Program
 from penstock.service.keys import METER
 from penstock.service.problems import Endpoint
 
-# Load balancers and scrapers ask these every few seconds, which would hide the answers to clients. And a front end that
-# is stopping answers 503 on purpose.
-UNCOUNTED = {"/health/live", "/health/ready", "/metrics"}
+# Load balancers ask these every few seconds, which would hide the answers to clients. And a front end that is stopping
+# answers 503 on purpose.
+UNCOUNTED = {"/health/live", "/health/ready"}
 
 _BY_CLASS = {2: Metric.HTTP_ANSWERS_2XX, 4: Metric.HTTP_ANSWERS_4XX, 5: Metric.HTTP_ANSWERS_5XX}
 _OF_LIMITS = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}

@@ -54,13 +54,14 @@ class Installation:
     environment: Mapping[str, str]
     programs: Programs
     port: int
+    operator_port: int
     api: Api
     journal: Journal
     users_database: Path
 
     async def serve(self, **environment: str) -> Program:
         """Start a front end, always at the same address, and wait until it answers."""
-        return await self.programs.start_service(self.port, **environment)
+        return await self.programs.start_service(self.port, self.operator_port, **environment)
 
     async def consume(self, **environment: str) -> Program:
         return await self.programs.start_consumer(**environment)
@@ -139,9 +140,11 @@ async def installation(aws: Aws, folder: Path, **settings: str) -> AsyncIterator
         "USERS_DATABASE_URL": f"sqlite:///{folder / USERS_DATABASE}",
     }
     _provision(environment, name)
-    port = free_port()
-    async with open_api(port) as api, programs(environment, folder) as running:
-        yield Installation(name, environment, running, port, api, Journal(folder), folder / USERS_DATABASE)
+    port, operator_port = free_port(), free_port()
+    async with open_api(port, operator_port) as api, programs(environment, folder) as running:
+        yield Installation(
+            name, environment, running, port, operator_port, api, Journal(folder), folder / USERS_DATABASE
+        )
 
 
 def _provision(environment: Mapping[str, str], name: str) -> None:

@@ -84,7 +84,7 @@ async def test_dead_letters_of_every_priority_are_shown_and_put_back_through_the
     await penstock.api.ended(handed_over)
     before = [await penstock.api.ended(batch_id) for batch_id in batch_ids]
     await penstock.until_queue_is_empty()
-    shown = await penstock.api.get("/dead-letters")
+    shown = await penstock.api.dead_letters()
     redriven = await penstock.api.redrive()
     await penstock.until_queue_is_empty()
     after = [await penstock.api.ended(batch_id) for batch_id in batch_ids]

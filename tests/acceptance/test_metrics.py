@@ -55,7 +55,7 @@ async def test_both_programs_tell_what_they_have_done(install: Install) -> None:
     told = await metrics_at(port)
     assert told["handlers"]["POST /sums"]["succeeded"] == 80
     assert told["handlers"]["POST /refused"]["failed"] == 40
-    assert (await metrics_at(penstock.port))["metrics"]["AcceptSeconds"]["count"] == 1
+    assert (await metrics_at(penstock.operator_port))["metrics"]["AcceptSeconds"]["count"] == 1
 
     for program in (consumer, front_end):
         program.terminate()

@@ -92,3 +92,14 @@ async def test_front_end_asks_for_another_port_where_its_own_is_taken(install: I
         front_end = await penstock.programs.penstock("serve", "--port", str(penstock.port))
 
         await check_refusal(front_end, "serve", f"Cannot listen on 127.0.0.1:{penstock.port} ")
+
+
+@on_any_aws
+async def test_front_end_asks_for_another_port_for_operators_where_its_own_is_taken(install: Install) -> None:
+    penstock = await install()
+    ports = ("--port", str(penstock.port), "--operator-port", str(penstock.operator_port))
+    with socket.create_server(("127.0.0.1", penstock.operator_port)):
+        front_end = await penstock.programs.penstock("serve", *ports)
+
+        await check_refusal(front_end, "serve", f"Cannot listen on 127.0.0.1:{penstock.operator_port} ")
+        assert "Choose another --operator-port or --operator-host." in front_end.output()

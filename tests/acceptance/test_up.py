@@ -81,6 +81,10 @@ async def test_everything_is_there_and_can_be_looked_into(up: StartUp) -> None:
 
     assert len(machine.parts) == 3
     assert f"{machine.api.url}/batch" in output
+    assert f"{machine.api.operator_url}/dead-letters" in output
+    assert f"{machine.api.operator_url}/metrics" in output
+    assert (await machine.api.dead_letters()).body == {"approximateCount": 0, "deadLetters": []}
+    assert (await machine.api.get("/dead-letters")).status == 404
     assert small.body["results"] == [{"id": "0", "status": 201, "result": {"sum": 3}}]
     assert (status.status, status.succeeded) == ("completed", 300)
     names = {"penstock-chunks-high", "penstock-chunks-normal", "penstock-chunks-low", "penstock-dead-letters"}

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from tests.chaos.logs import Logs
-from tests.support.programs import Program, Programs, until_ready
+from tests.support.programs import Program, Programs, free_port, until_ready
 from tests.support.waiting import eventually
 
 READY = "consumer ready"
@@ -149,7 +149,7 @@ async def _follows(post: Post, program: Program) -> bool:
 @asynccontextmanager
 async def open_fleet(programs: Programs, port: int, consumers: int, logs: Logs) -> AsyncIterator[Fleet]:
     leash = ("--exit-with-parent", str(os.getpid()))  # they end with this process, even if it is killed
-    front = Post("penstock.service", ("--port", str(port), *leash))
+    front = Post("penstock.service", ("--port", str(port), "--operator-port", str(free_port()), *leash))
     fleet = Fleet(programs, port, front, [Post("penstock.consumer", leash) for _ in range(consumers)], logs)
     keeping = [asyncio.create_task(fleet.keep(post), name=post.module) for post in fleet.posts]
     try:

@@ -70,7 +70,9 @@ async def ask(
 def _request(method: str, path: str, body: Any, headers: Mapping[str, str], paper: _Paper) -> web.Request:
     loop = asyncio.get_running_loop()
     content = b"" if body is None else json.dumps(body).encode()
-    fields = CIMultiDict({"Content-Type": "application/json", "Content-Length": str(len(content)), **headers})
+    fields = CIMultiDict(
+        {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(content)), **headers}
+    )
     message = RawRequestMessage(
         method,
         path,

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from penstock.consumer.consumer import Consumer
 from penstock.errors import HandlersStuck
-from penstock.service.app import create_app
+from penstock.service.app import create_app, create_operator_app
 from penstock.service.keys import RUNNER
 from penstock.settings import Settings
 from tests.simulation.http import Answer, ask
@@ -79,6 +79,7 @@ class ServiceProgram(Program):
 
     def __init__(self, world: World, name: str, settings: Settings, skew_seconds: float = 0.0) -> None:
         self._app: web.Application | None = None
+        self._operators: web.Application | None = None
         self._under_way: set[asyncio.Task[Answer]] = set()
         super().__init__(world, name, settings, skew_seconds)
 
@@ -88,9 +89,10 @@ class ServiceProgram(Program):
 
     async def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request as a client. Raises ConnectionResetError if the process dies before it has answered."""
-        assert self._app is not None
+        app = self._operators if path.startswith("/dead-letters") else self._app
+        assert app is not None
         answer: asyncio.Future[Answer] = self.world.loop.create_future()
-        task = self.process.start(ask(self._app, method, path, body, headers), f"{method} {path}")
+        task = self.process.start(ask(app, method, path, body, headers), f"{method} {path}")
         self._under_way.add(task)
         task.add_done_callback(lambda _: self._under_way.discard(task), context=self.world.context)
         task.add_done_callback(lambda _: _hand_over(task, answer), context=self.world.context)
@@ -100,8 +102,11 @@ class ServiceProgram(Program):
     async def _run(self) -> None:
         backend = self.world.backend(self.process, self.settings)
         app = create_app(self.settings, operations, backend, self.clock)
-        app.freeze()
-        await app.startup()
+        operators = create_operator_app(app, "localhost")
+        for one in (app, operators):
+            one.freeze()
+            await one.startup()
+        self._operators = operators
         self._app = app
         watching = asyncio.create_task(app[RUNNER].watch(self.settings.stall_seconds, self.clock))
         stopping = asyncio.create_task(self._stopping.wait())

@@ -49,16 +49,22 @@ class Status:
 
 
 class Api:
-    """A front end at `url`. No connection is kept open, so another process may answer the next call."""
+    """A front end: `url` is for clients, `operator_url` for operators.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] | None = None) -> None:
+    No connection is kept open, so another process may answer the next call.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, operator_url: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._session = session
         self._headers = dict(headers or {})  # of every request
         self.url = url
+        self.operator_url = operator_url
 
     def of(self, headers: Mapping[str, str]) -> "Api":
         """Return a client of the same front end that sends other headers, such as those of another tenant."""
-        return Api(self._session, self.url, headers)
+        return Api(self._session, self.url, self.operator_url, headers)
 
     async def post(self, operations: Sequence[Operation], **members: Any) -> Answer:
         """Send POST /batch, and return the answer whatever its status."""
@@ -90,7 +96,11 @@ class Api:
 
     async def redrive(self) -> Answer:
         """Redrive all dead letters."""
-        async with self._session.post(f"{self.url}/dead-letters/redrive", headers=self._headers) as answer:
+        async with self._session.post(f"{self.operator_url}/dead-letters/redrive", json={}) as answer:
+            return Answer(answer.status, answer.headers, await answer.json(content_type=None))
+
+    async def dead_letters(self) -> Answer:
+        async with self._session.get(f"{self.operator_url}/dead-letters") as answer:
             return Answer(answer.status, answer.headers, await answer.json(content_type=None))
 
     async def get(self, path: str) -> Answer:
@@ -138,7 +148,8 @@ class Api:
 
 
 @asynccontextmanager
-async def open_api(port: int) -> AsyncIterator[Api]:
+async def open_api(port: int, operator_port: int | None = None) -> AsyncIterator[Api]:
+    """Open a client of a front end. It listens for operators on the next port, if no other port is given."""
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
-        yield Api(session, f"http://127.0.0.1:{port}")
+        yield Api(session, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{operator_port or port + 1}")

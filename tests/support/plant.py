@@ -23,7 +23,7 @@ from penstock.tracing.spans import Spans
 from tests.support.builders import NOW, build_settings
 from tests.support.faults import Moment, Watch, watched
 from tests.support.rig import take_turn
-from tests.support.service import Answer, Service, ask_for
+from tests.support.service import Answer, Service, ask_for, open_service
 from tests.support.waiting import UNIT_SECONDS
 
 MOST_TURNS = 200
@@ -183,9 +183,9 @@ async def build_plant(
     built = build_settings(**settings)
     parts = parts or memory_parts(clock, built.visibility_seconds)
     backend = traced(watched(parts, watch) if watch else parts.backend, spans)
-    client = await aiohttp_client(create_app(built, operations, backend, clock))
+    service = await open_service(aiohttp_client, create_app(built, operations, backend, clock), parts)
     sweeper = Sweeper(parts.store, built.sweep_seconds, clock)
-    return Plant(Service(client, parts), operations, built, clock, sweeper, spans)
+    return Plant(service, operations, built, clock, sweeper, spans)
 
 
 def traced(backend: Backend, spans: Spans | None) -> Backend:

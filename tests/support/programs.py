@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,9 +73,10 @@ class Programs:
         script = str(Path(sys.executable).with_name("penstock"))
         return await self._start(command, [script, command, *arguments], environment)
 
-    async def start_service(self, port: int, **environment: str) -> Program:
+    async def start_service(self, port: int, operator_port: int, **environment: str) -> Program:
         """Start a front end, and wait until it answers."""
-        program = await self.start("penstock.service", "--port", str(port), **environment)
+        ports = ("--port", str(port), "--operator-port", str(operator_port))
+        program = await self.start("penstock.service", *ports, **environment)
         await until_ready(port, program)
         return program
 
@@ -122,10 +123,13 @@ async def programs(environment: Mapping[str, str], folder: Path) -> AsyncIterato
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a free port whose next port is free, too: `penstock up` listens there for operators."""
+    while True:
+        with socket.socket() as probe, socket.socket() as next_probe, suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            next_probe.bind(("127.0.0.1", port + 1))
+            return port
 
 
 async def until_ready(port: int, program: Program) -> None:

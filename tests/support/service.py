@@ -1,4 +1,4 @@
-"""A client of the HTTP program, which works on a backend in memory."""
+"""A client of the HTTP program, which works on a backend in memory. It asks the listener that has a path."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -7,12 +7,15 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+from pytest_aiohttp import AiohttpClient
 
+from penstock.service.app import create_operator_app
 from penstock.testing import MemoryParts
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
+OPERATOR_PATHS = ("/dead-letters", "/metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,14 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Service:
     client: TestClient[web.Request, web.Application]
+    operators: TestClient[web.Request, web.Application]
     parts: MemoryParts
 
+    def client_for(self, path: str) -> TestClient[web.Request, web.Application]:
+        return self.operators if path.startswith(OPERATOR_PATHS) else self.client
+
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
-        async with self.client.request(method, path, **options) as response:
-            return Answer(response.status, response.headers, await response.read())
+        return await request(self.client_for(path), method, path, **options)
 
     async def get(self, path: str, **headers: str) -> Answer:
         return await self.ask("GET", path, headers=headers)
@@ -52,6 +58,17 @@ class Service:
 
     async def post_content(self, content: Any, content_type: str = JSON, **headers: str) -> Answer:
         return await self.ask("POST", "/batch", data=content, headers={"Content-Type": content_type, **headers})
+
+
+async def request(client: TestClient[web.Request, web.Application], method: str, path: str, **options: Any) -> Answer:
+    async with client.request(method, path, **options) as response:
+        return Answer(response.status, response.headers, await response.read())
+
+
+async def open_service(aiohttp_client: AiohttpClient, app: web.Application, parts: MemoryParts) -> Service:
+    """Listen for clients and for operators, as the program does."""
+    operators = await aiohttp_client(create_operator_app(app, "127.0.0.1"))
+    return Service(await aiohttp_client(app), operators, parts)
 
 
 Serve = Callable[..., Awaitable[Service]]

@@ -231,6 +231,6 @@ async def test_redrive_runs_though_its_batch_is_cancelled(aiohttp_client: Aiohtt
     await take_turn(plant.consumer())
     await plant.ask("POST", f"/batch/{batch_id}/cancel")
     toys.is_mended = True
-    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.ask("POST", "/dead-letters/redrive", json={})
     await plant.work_off()
     assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "cancelled": 1})

@@ -104,3 +104,23 @@ async def test_port_is_free_again_afterwards() -> None:
     for _ in range(2):
         async with serve_health(build_consumer(), HOST, port):
             assert (await ask(port, "/health/live"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/nowhere"])
+async def test_web_page_is_rejected(path: str, headers: dict[str, str], status: int) -> None:
+    port = free_port()
+    async with (
+        serve_health(build_consumer(), HOST, port),
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{HOST}:{port}{path}", headers=headers) as answer,
+    ):
+        assert (answer.status, (await answer.json())["status"]) == (status, "rejected")

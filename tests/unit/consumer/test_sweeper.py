@@ -149,7 +149,7 @@ async def test_failures_counted_before_the_end_can_still_be_redriven(plant: Plan
     await plant.sweep()
     assert await plant.counts(batch_id) == ("expired", {"failed": 1, "expired": 1})
     toys.is_mended = True
-    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.ask("POST", "/dead-letters/redrive", json={})
     await plant.work_off()
     assert await plant.counts(batch_id) == ("expired", {"succeeded": 1, "expired": 1})
     assert await plant.statuses(batch_id) == {"0": 200, "1": 504}

@@ -17,7 +17,7 @@ from penstock.consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
 from penstock.infra.cloudformation import Document, Stack, read_template
 from penstock.infra.provision import TEMPLATE
 from penstock.service.content import PAUSE_SECONDS
-from penstock.service.openapi import describe
+from penstock.service.openapi import describe, describe_for_operators
 from penstock.service.program import KEEP_ALIVE_SECONDS
 from penstock.settings import Settings
 from tests.unit.infra.template_rules import (
@@ -379,23 +379,33 @@ def test_clients_reach_every_endpoint_but_those_of_operators(stack: Stack) -> No
     [condition] = rule["Conditions"]
     patterns = condition["PathPatternConfig"]["Values"]
     paths = set(describe(Settings(), Operations())["paths"])
+    of_operators = set(describe_for_operators(Settings())["paths"]) - paths
     spellings = {"/%6detrics", "//metrics", "/%64ead-letters", "/x/../metrics"}
 
-    reached = {path for path in paths | spellings if any(fnmatch.fnmatchcase(path, one) for one in patterns)}
+    reached = {
+        path for path in paths | of_operators | spellings if any(fnmatch.fnmatchcase(path, one) for one in patterns)
+    }
 
-    assert paths - reached == {"/dead-letters", "/dead-letters/redrive", "/metrics"}
-    assert reached <= paths
+    assert of_operators == {"/dead-letters", "/dead-letters/redrive", "/metrics"}
+    assert reached == paths
     assert len(patterns) <= MOST_PATTERNS
 
 
-def test_operators_reach_everything_from_their_addresses_first(template: Document) -> None:
-    stack = deployed(template, OperatorCidr="10.1.0.0/16")
+@pytest.mark.parametrize(
+    ("cidr", "host", "reached"),
+    [("", "127.0.0.1", []), ("10.1.0.0/16", "0.0.0.0", [("10.1.0.0/16", 8081, 8081)])],
+)
+def test_operators_reach_front_ends_past_the_balancer_from_their_addresses_only(
+    template: Document, cidr: str, host: str, reached: list[tuple[str, int, int]]
+) -> None:
+    stack = deployed(template, OperatorCidr=cidr)
+    options = container(stack, "FrontEndTask")["Command"][1:]
+    command = dict(zip(options[::2], options[1::2], strict=True))
+    rules = [rule for rule in stack.properties("FrontEndGroup")["SecurityGroupIngress"] if "CidrIp" in rule]
 
-    first, second = sorted(map(stack.properties, stack.resources(PATHS)), key=lambda rule: int(rule["Priority"]))
-
-    assert first["Conditions"] == [{"Field": "source-ip", "SourceIpConfig": {"Values": ["10.1.0.0/16"]}}]
-    assert first["Actions"] == second["Actions"]
-    assert [one["Field"] for one in second["Conditions"]] == ["path-pattern"]
+    assert command["--operator-host"] == host
+    assert [(rule["CidrIp"], rule["FromPort"], rule["ToPort"]) for rule in rules] == reached
+    assert all(port == int(command["--operator-port"]) for _, *ports in reached for port in ports)
 
 
 @pytest.mark.parametrize(("certificate", "is_allowed"), [("", False), ("arn:aws:acm:...", True)])

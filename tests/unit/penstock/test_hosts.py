@@ -2,7 +2,8 @@
 
 import pytest
 
-from penstock.hosts import is_own_host
+from penstock.errors import FromWebPage, Misdirected
+from penstock.hosts import check_caller, is_own_host
 
 
 @pytest.mark.parametrize("listens_on", ["127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "aws"])
@@ -57,3 +58,21 @@ def test_name_of_a_web_page_never_is(header: str, listens_on: str) -> None:
 )
 def test_other_addresses_are_its_own_if_it_listens_there(header: str, listens_on: str, *, is_own: bool) -> None:
     assert is_own_host(header, listens_on) is is_own
+
+
+def test_caller_on_this_machine_is_accepted() -> None:
+    check_caller({"Sec-Fetch-Site": "none"}, ["localhost:8081"], "127.0.0.1")
+
+
+@pytest.mark.parametrize("hosts", [[], ["evil.example"], ["localhost", "localhost"], ["localhost", "evil.example"]])
+def test_caller_must_name_this_program_once(hosts: list[str]) -> None:
+    with pytest.raises(Misdirected):
+        check_caller({}, hosts, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "null"}, {"Origin": "http://localhost"}, {"Sec-Fetch-Site": "cross-site"}]
+)
+def test_web_page_is_no_caller(headers: dict[str, str]) -> None:
+    with pytest.raises(FromWebPage):
+        check_caller(headers, ["localhost"], "127.0.0.1")

@@ -14,7 +14,7 @@ from penstock.telemetry import Event
 from penstock.testing import MemoryParts, memory_parts
 from tests.support.builders import build_settings
 from tests.support.faults import Watch, watched
-from tests.support.service import Serve, Service
+from tests.support.service import Serve, Service, open_service
 
 Logs = list[MutableMapping[str, Any]]
 
@@ -40,6 +40,6 @@ def serve(aiohttp_client: AiohttpClient) -> Serve:
         parts = parts or memory_parts(clock)
         backend = watched(parts, watch) if watch else parts.backend
         app = create_app(build_settings(**settings), operations, backend, clock or SystemClock())
-        return Service(await aiohttp_client(app), parts)
+        return await open_service(aiohttp_client, app, parts)
 
     return start

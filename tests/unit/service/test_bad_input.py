@@ -19,7 +19,7 @@ from penstock.documents.nesting import MOST_LEVELS
 from penstock.message import decode_chunk
 from penstock.queue import Message
 from penstock.service import content as content_module
-from penstock.service.app import create_app
+from penstock.service.app import create_app, create_operator_app
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_settings
 from tests.support.service import JSON, NDJSON, PROBLEM, Answer, Serve, Service, ask_for, assert_problem
@@ -392,8 +392,10 @@ async def test_other_methods_are_refused_and_head_is_answered_bare(
 
 
 @asynccontextmanager
-async def connect(service: Service) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    port = service.client.server.port
+async def connect(
+    service: Service, path: str = "/batch"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    port = service.client_for(path).server.port
     assert port is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -412,7 +414,7 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 
 
 def head(path: str, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: here", f"Content-Type: {JSON}", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {JSON}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
@@ -437,19 +439,25 @@ def reading_begun(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
 
 @pytest.fixture
-async def address(parts: MemoryParts) -> AsyncIterator[tuple[str, int]]:
+async def addresses(parts: MemoryParts) -> AsyncIterator[dict[str, tuple[str, int]]]:
     """Serve as in production. (Only a test server cancels the endpoint of a client that disconnects.)"""
-    runner = web.AppRunner(create_app(build_settings(), operations, parts.backend, SystemClock()), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield runner.addresses[0]
-    await runner.cleanup()
+    app = create_app(build_settings(), operations, parts.backend, SystemClock())
+    runners = {
+        path: web.AppRunner(one, access_log=None)
+        for path, one in zip(WHOLE, (app, create_operator_app(app, "127.0.0.1")), strict=True)
+    }
+    for runner in runners.values():
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield {path: runner.addresses[0] for path, runner in runners.items()}
+    for runner in runners.values():
+        await runner.cleanup()
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("path", WHOLE)
 async def test_client_that_goes_away_amid_its_body_leaves_nothing(
-    address: tuple[str, int], parts: MemoryParts, reading_begun: asyncio.Event, path: str, length: str
+    addresses: dict[str, tuple[str, int]], parts: MemoryParts, reading_begun: asyncio.Event, path: str, length: str
 ) -> None:
     others = asyncio.all_tasks()
 
@@ -457,7 +465,7 @@ async def test_client_that_goes_away_amid_its_body_leaves_nothing(
         return asyncio.all_tasks() <= others
 
     async with leaving_nothing(parts):
-        _, writer = await asyncio.open_connection(*address)
+        _, writer = await asyncio.open_connection(*addresses[path])
         writer.write(head(path, length) + (b"400\r\n" if "chunked" in length else b"") + WHOLE[path][:5])
         await reading_begun.wait()
         writer.close()
@@ -469,7 +477,7 @@ async def test_body_that_never_ends_is_given_up(
     service: Service, parts: MemoryParts, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(content_module, "BODY_SECONDS", 0.05)
-    async with leaving_nothing(parts), connect(service) as (reader, writer):
+    async with leaving_nothing(parts), connect(service, path) as (reader, writer):
         writer.write(head(path, "Content-Length: 1000") + b'{"oper')
         assert_problem(await read_answer(reader), 408)
 

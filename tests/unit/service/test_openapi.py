@@ -17,12 +17,12 @@ from schemathesis import checks
 from penstock import Operations, Reject
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
-from penstock.service.app import create_app
-from penstock.service.openapi import describe
+from penstock.service.app import create_app, create_operator_app
+from penstock.service.openapi import describe, describe_for_operators
 from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts
 from tests.support.builders import NOW, build_batch, build_settings
-from tests.support.service import Serve
+from tests.support.service import Serve, request
 
 EXAMPLES = 15
 CONFORMANCE = [
@@ -64,7 +64,9 @@ SETTINGS: dict[str, Any] = {"sync_max_operations": 2, "max_body_bytes": 4096}
 BATCH = replace(build_batch(3, deadline_at=NOW + 60), state=BatchState.FAILED)
 DESCRIPTION = describe(Settings.model_construct(), operations)
 Case = schemathesis.Case[Any]
+FOR_OPERATORS = describe_for_operators(Settings.model_construct())
 schema = schemathesis.openapi.from_dict(DESCRIPTION)
+schema_for_operators = schemathesis.openapi.from_dict(FOR_OPERATORS)
 
 
 @schemathesis.serializer("application/x-ndjson")
@@ -78,34 +80,35 @@ class Server:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
-        self._runner: web.AppRunner | None = None
+        self._runners: list[web.AppRunner] = []
 
-    def start(self) -> str:
+    def start(self) -> list[str]:
+        """Return the URLs for clients and for operators."""
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
 
     def stop(self) -> None:
-        if self._runner is not None:
-            asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        for runner in self._runners:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
 
-    async def _serve(self) -> str:
+    async def _serve(self) -> list[str]:
         """Serve with one batch, so that not every batch id is unknown."""
         # No time passes on the clock of the queue, so no request waits for a letter.
         parts = memory_parts(FakeClock())
         await parts.store.create_batch(BATCH)
         app = create_app(build_settings(**SETTINGS), operations, parts.backend, SystemClock())
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self._runners = [web.AppRunner(one, access_log=None) for one in (app, create_operator_app(app, "127.0.0.1"))]
+        for runner in self._runners:
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return [f"http://127.0.0.1:{runner.addresses[0][1]}" for runner in self._runners]
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def urls() -> Iterator[list[str]]:
     server = Server()
     try:
         yield server.start()
@@ -129,13 +132,23 @@ def aim(case: Case) -> None:
 @hypothesis_settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
-def test_every_answer_is_as_described(case: Case, url: str) -> None:
+def test_every_answer_is_as_described(case: Case, urls: list[str]) -> None:
     aim(case)
-    case.call_and_validate(base_url=url, checks=CONFORMANCE, timeout=10)
+    case.call_and_validate(base_url=urls[0], checks=CONFORMANCE, timeout=10)
 
 
-def test_description_is_valid_openapi() -> None:
-    schema.validate()
+@schema_for_operators.parametrize()
+@hypothesis_settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
+def test_every_answer_to_operators_is_as_described(case: Case, urls: list[str]) -> None:
+    aim(case)
+    case.call_and_validate(base_url=urls[1], checks=CONFORMANCE, timeout=10)
+
+
+@pytest.mark.parametrize("described", [schema, schema_for_operators])
+def test_description_is_valid_openapi(described: Any) -> None:
+    described.validate()
 
 
 async def test_it_is_served_with_the_limits_and_the_operations_of_this_program(serve: Serve) -> None:
@@ -150,15 +163,21 @@ async def test_it_is_served_with_the_limits_and_the_operations_of_this_program(s
 
 async def test_it_describes_exactly_the_routes_of_the_program(serve: Serve) -> None:
     service = await serve(operations)
-    app = service.client.app
-    assert app is not None
-    served = {
-        (route.method.lower(), route.resource.canonical)
-        for route in app.router.routes()
-        if route.resource is not None and route.method != hdrs.METH_HEAD
-    }
-    described = {(method, path) for path, methods in DESCRIPTION["paths"].items() for method in methods}
-    assert described == served
+    for client, description in ((service.client, DESCRIPTION), (service.operators, FOR_OPERATORS)):
+        assert client.app is not None
+        served = {
+            (route.method.lower(), route.resource.canonical)
+            for route in client.app.router.routes()
+            if route.resource is not None and route.method != hdrs.METH_HEAD
+        }
+        described = {(method, path) for path, methods in description["paths"].items() for method in methods}
+        assert described == served
+
+
+async def test_operators_get_the_description_of_their_listener(serve: Serve) -> None:
+    service = await serve(operations)
+    answer = await request(service.operators, "GET", "/openapi.json")
+    assert set(answer.body["paths"]) == {"/dead-letters", "/dead-letters/redrive", "/metrics", "/openapi.json"}
 
 
 def references(part: Any) -> Iterator[str]:
@@ -173,7 +192,8 @@ def references(part: Any) -> Iterator[str]:
                 yield from references(member)
 
 
-def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
-    used = set(references(DESCRIPTION))
-    components = DESCRIPTION["components"]
+@pytest.mark.parametrize("description", [DESCRIPTION, FOR_OPERATORS], ids=["clients", "operators"])
+def test_every_reference_leads_somewhere_and_every_component_is_used(description: Any) -> None:
+    used = set(references(description))
+    components = description["components"]
     assert used == {f"#/components/{kind}/{name}" for kind, parts in components.items() for name in parts}

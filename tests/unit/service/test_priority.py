@@ -83,7 +83,7 @@ async def test_redrive_of_all_puts_each_back_where_it_came_from(plant: Plant) ->
     for priority in ("high", "low", "low"):
         await plant.submit("/break/a", priority=priority)
     await plant.work_off()
-    answer = await plant.ask("POST", "/dead-letters/redrive")
+    answer = await plant.ask("POST", "/dead-letters/redrive", json={})
     assert answer.body == {"redrivenChunks": 3, "isComplete": True}
     assert where(plant) == {"high": 1, "low": 2}
 
@@ -92,7 +92,7 @@ async def test_letter_of_a_batch_that_is_forgotten_is_put_back_too(plant: Plant)
     await plant.submit("/break/a", priority="high")
     await plant.work_off()
     plant.parts.store._batches.clear()
-    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.ask("POST", "/dead-letters/redrive", json={})
     assert where(plant) == {"normal": 1}
 
 

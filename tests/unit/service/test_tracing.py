@@ -175,7 +175,7 @@ async def test_dead_letters_stay_in_the_trace_also_when_they_are_put_back(
     await plant.submit("/break/a")
     await plant.work_off()
     toys.is_mended = True
-    assert (await plant.ask("POST", "/dead-letters/redrive")).status == 202
+    assert (await plant.ask("POST", "/dead-letters/redrive", json={})).status == 202
     await plant.work_off()
     broken = ["POST /break/{name}"]
     batch, redrive = recording.trees()

@@ -52,7 +52,7 @@ async def test_retry_and_redrive_at_the_same_time_run_each_operation_once_more(p
     await plant.work_off()
     toys.is_mended = True
     await retry(plant, batch_id)
-    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.ask("POST", "/dead-letters/redrive", json={})
     await retry(plant, batch_id)
     await plant.work_off_one_by_one()
     assert toys.times == {"0": 2, "1": 2, "2": 2, "3": 2}
@@ -76,7 +76,7 @@ async def test_redrive_after_a_retry_changes_nothing(plant: Plant, toys: Toys) -
     toys.is_mended = True
     await retry(plant, batch_id)
     await plant.work_off()
-    await plant.ask("POST", "/dead-letters/redrive")
+    await plant.ask("POST", "/dead-letters/redrive", json={})
     await plant.work_off()
     assert toys.times == {"0": 2}
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 1})

@@ -24,8 +24,8 @@ async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
 
 
 async def redrive(plant: Plant, batch_id: str | None = None) -> Any:
-    body = {} if batch_id is None else {"json": {"batchId": batch_id}}
-    answer = await plant.ask("POST", "/dead-letters/redrive", **body)
+    document = {} if batch_id is None else {"batchId": batch_id}
+    answer = await plant.ask("POST", "/dead-letters/redrive", json=document)
     assert answer.status == 202, answer.content
     return answer.body
 
@@ -158,7 +158,7 @@ async def test_redrive_that_breaks_off_loses_no_letter_and_runs_none_twice(
     batch_id = await failed_batch(plant)
     toys.is_mended = True
     outage.times = 1
-    assert_problem(await plant.ask("POST", "/dead-letters/redrive"), 503)
+    assert_problem(await plant.ask("POST", "/dead-letters/redrive", json={}), 503)
     plant.clock.advance(plant.settings.visibility_seconds + 1)
     await redrive(plant)
     await plant.work_off()

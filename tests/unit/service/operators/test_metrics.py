@@ -68,7 +68,7 @@ async def ask_for_too_much(service: Service) -> None:
 
 
 async def ask_how_it_is(service: Service) -> None:
-    for path in ("/health/live", "/health/ready", "/metrics"):
+    for path in ("/health/live", "/health/ready", "/metrics", "/dead-letters"):
         await service.get(path)
 
 
