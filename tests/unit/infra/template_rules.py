@@ -181,6 +181,8 @@ def queues_are_guarded(template: Document) -> Iterator[str]:
                 yield f"{name} has no alarm on the age of its oldest message while one waits"
         if {"Ref": name} not in _refusing_plain_http(template):
             yield f"{name} may be talked to over plain HTTP"
+        if {"Ref": name} not in _rejecting_other_senders(template):
+            yield f"{name} takes messages from everybody in the account"
         if not {"SqsManagedSseEnabled", "KmsMasterKeyId"} <= set(queue):
             yield f"{name} is not encrypted"
 
@@ -218,6 +220,24 @@ def _refusing_plain_http(template: Document) -> list[Document]:
         for statement in policy["PolicyDocument"]["Statement"]
         if (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "sqs:*")
         and statement.get("Condition") == refusal
+        for queue in policy["Queues"]
+    ]
+
+
+def _rejecting_other_senders(template: Document) -> list[Document]:
+    """Only the two roles and RedriverArns may send. What SQS moves itself is sent by no principal of the account."""
+    roles = [{"Fn::GetAtt": [role, "Arn"]} for role in ("FrontEndRole", "ConsumerRole")]
+    with_others = {"Fn::Split": [",", {"Fn::Sub": "${FrontEndRole.Arn},${ConsumerRole.Arn},${RedriverArns}"}]}
+    refusal = {
+        "Bool": {"aws:PrincipalIsAWSService": "false"},
+        "ArnNotLike": {"aws:PrincipalArn": {"Fn::If": ["HasRedrivers", with_others, roles]}},
+    }
+    return [
+        queue
+        for policy in resources(template, "AWS::SQS::QueuePolicy").values()
+        for statement in policy["PolicyDocument"]["Statement"]
+        if (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "sqs:SendMessage")
+        and (statement["Resource"], statement.get("Condition")) == ("*", refusal)
         for queue in policy["Queues"]
     ]
 

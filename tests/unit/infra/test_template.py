@@ -22,6 +22,7 @@ from penstock.service.program import KEEP_ALIVE_SECONDS
 from penstock.settings import Settings
 from tests.unit.infra.template_rules import (
     ALARM,
+    QUEUE,
     RULES,
     Rule,
     alarms_are_whole,
@@ -120,6 +121,7 @@ def rewrite(path: str, before: str, after: str) -> Callable[[Document], None]:
 BODY = "Dashboard/Properties/DashboardBody/Fn::Sub"
 SCALING = "ConsumersOnBacklog/Properties/TargetTrackingScalingPolicyConfiguration/CustomizedMetricSpecification/Metrics"
 CONTAINER = "ConsumerTask/Properties/ContainerDefinitions/0"
+QUEUE_POLICY = "EncryptedTransportOnly/Properties/PolicyDocument/Statement"
 GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
 
 
@@ -218,6 +220,15 @@ GRANT = "FrontEndRole/Properties/Policies/0/PolicyDocument/Statement"
             queues_are_guarded,
             put("EncryptedTransportOnly/Properties/PolicyDocument/Statement/0/Effect", "Allow"),
             "ChunksNormal may be talked to over plain HTTP",
+        ),
+        *(
+            (queues_are_guarded, breaking, "ChunksLow takes messages from everybody in the account")
+            for breaking in (
+                drop(f"{QUEUE_POLICY}/1"),
+                put(f"{QUEUE_POLICY}/1/Action", "sqs:ReceiveMessage"),
+                drop(f"{QUEUE_POLICY}/1/Condition/ArnNotLike"),
+                put(f"{QUEUE_POLICY}/1/Condition/ArnNotLike", {"aws:PrincipalArn": "*"}),
+            )
         ),
         (queues_are_guarded, drop("DeadLetters/Properties/SqsManagedSseEnabled"), "DeadLetters is not encrypted"),
         (table_is_guarded, drop("Table/DeletionPolicy"), "Table would be deleted with the stack"),
@@ -406,6 +417,25 @@ def test_operators_reach_front_ends_past_the_balancer_from_their_addresses_only(
     assert command["--operator-host"] == host
     assert [(rule["CidrIp"], rule["FromPort"], rule["ToPort"]) for rule in rules] == reached
     assert all(port == int(command["--operator-port"]) for _, *ports in reached for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("redrivers", "others"),
+    [("", []), ("arn:aws:iam::1:role/a,arn:aws:iam::1:role/b*", ["arn:aws:iam::1:role/a", "arn:aws:iam::1:role/b*"])],
+)
+def test_only_the_roles_and_the_named_redrivers_send_to_the_queues(
+    template: Document, redrivers: str, others: list[str]
+) -> None:
+    stack = deployed(template, RedriverArns=redrivers)
+    policy = stack.properties("EncryptedTransportOnly")
+    [senders] = [
+        statement["Condition"]["ArnNotLike"]["aws:PrincipalArn"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "sqs:SendMessage"
+    ]
+
+    assert senders == ["<FrontEndRole.Arn>", "<ConsumerRole.Arn>", *others]
+    assert policy["Queues"] == [f"<{queue}.Ref>" for queue in stack.resources(QUEUE)]
 
 
 @pytest.mark.parametrize(("certificate", "is_allowed"), [("", False), ("arn:aws:acm:...", True)])
