@@ -7,10 +7,11 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 
 from penstock.consumer.consumer import Consumer
-from penstock.errors import FromWebPage, Misconfigured, Misdirected, NotAcceptable
+from penstock.errors import FromWebPage, Misdirected, NotAcceptable
 from penstock.hosts import check_caller
 from penstock.metrics.exposition import expose
 from penstock.metrics.names import Program
+from penstock.process.listening import cannot_listen
 
 CONSUMER = web.AppKey("consumer", Consumer)
 HOST = web.AppKey("host", str)
@@ -38,9 +39,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
-        raise Misconfigured(
-            f"Choose another --health-port: cannot listen on {host}:{port} ({error.strerror})."
-        ) from error
+        raise cannot_listen(host, port, error, "--health-port or --health-host") from error
 
 
 @web.middleware

@@ -12,11 +12,11 @@ from penstock.application import find_application
 from penstock.aws.backend import open_backend
 from penstock.aws.cloudwatch import open_publisher
 from penstock.clock import SystemClock
-from penstock.errors import Misconfigured
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
 from penstock.process import loop
+from penstock.process.listening import cannot_listen
 from penstock.process.signals import stop_signals
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app, create_operator_app
@@ -62,8 +62,7 @@ async def _serve(
         async with (
             open_publisher(settings, Program.SERVICE, clock) as publisher,
             reporting(app[METER], publisher, clock),
-            _listening(create_operator_app(app, operators.host), operators) as operator_url,
-            _listening(app, clients) as url,
+            _listening((app, clients), (create_operator_app(app, operators.host), operators)) as (url, operator_url),
         ):
             get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url)
             await _answer(app, settings)
@@ -84,20 +83,30 @@ async def _answer(app: web.Application, settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _listening(app: web.Application, address: Address) -> AsyncIterator[str]:
-    """Answer requests at this address while the context is open, and yield its URL.
+async def _listening(*listeners: tuple[web.Application, Address]) -> AsyncIterator[list[str]]:
+    """Answer requests at these addresses while the context is open, and yield their URLs.
 
-    At the end it stops listening, and then waits up to the grace period for the requests in progress.
+    At the end all of them stop listening, and then wait up to the grace period for the requests in progress.
     """
+    runners: list[web.AppRunner] = []
+    try:
+        yield [await _listen(app, address, runners) for app, address in listeners]
+    finally:
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
+
+
+async def _listen(app: web.Application, address: Address, runners: list[web.AppRunner]) -> str:
+    """Start to listen. Add the runner to those that must be cleaned up, and return the URL."""
     grace_seconds = app[SETTINGS].grace_seconds
     runner = ConnectionRunner(app, shutdown_timeout=grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    runners.append(runner)
     await runner.setup()
+    site = web.TCPSite(runner, address.host, address.port)
     try:
-        site = web.TCPSite(runner, address.host, address.port)
-        await _listen(site, address)
-        yield site.name
-    finally:
-        await runner.cleanup()
+        await site.start()
+    except OSError as error:
+        raise cannot_listen(address.host, address.port, error, address.options) from error
+    return site.name
 
 
 async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:
@@ -110,12 +119,3 @@ async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:
     finally:
         watching.cancel()
         stopping.cancel()
-
-
-async def _listen(site: web.TCPSite, address: Address) -> None:
-    try:
-        await site.start()
-    except OSError as error:
-        raise Misconfigured(
-            f"Cannot listen on {address.host}:{address.port} ({error.strerror}). Choose another {address.options}."
-        ) from error

@@ -199,13 +199,13 @@ async def keep_busy(machine: Machine) -> None:
 
 
 async def test_port_in_use_is_said_clearly(local: Programs) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         program = await local.penstock("up", "--port", str(port))
         exit_code = await program.ended()
 
     assert exit_code == 1
-    assert f"Cannot listen on 127.0.0.1:{port}" in program.output()
+    assert f"Cannot listen on 127.0.0.1:{port} (Address already in use). Choose another --port" in program.output()
     assert "Penstock is up." not in program.output()
     assert "Traceback" not in program.output()
 
