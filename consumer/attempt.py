@@ -87,4 +87,11 @@ class Discard:
     """The decision to acknowledge the delivery without a record, since its chunk would not be counted."""
 
 
-Decision = ChunkRecord | Release | Discard
+@dataclass(frozen=True, slots=True)
+class MoveToDeadLetters:
+    """The decision to move the message to the dead letter queue unchanged, since it cannot be a chunk of its batch."""
+
+    reason: str
+
+
+Decision = ChunkRecord | Release | Discard | MoveToDeadLetters

@@ -15,13 +15,14 @@ import structlog
 
 from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
-from penstock.chunk import Chunk
+from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
-from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Release
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.lease import Leases
 from penstock.consumer.limits import BatchLimits
+from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.metrics.names import Metric
@@ -131,15 +132,30 @@ class Processor:
         The record is read on the first delivery, too. A chunk can be on the queue twice, because a send was repeated
         whose answer was lost, and no handler may run again once its outcome is recorded.
         """
+        if (reason := await self._origin_error(attempt)) is not None:
+            return MoveToDeadLetters(reason)
         now = self._clock.now()
         if attempt.batch.is_early(now):
             # A delayed follow-up, as for a retry, would cost a record every 15 minutes.
             return Release(delay_seconds(attempt.batch.not_before, now, LONGEST_HIDDEN_SECONDS))
         traces = await self._store.read_traces(attempt.batch.id, attempt.chunk.id)
         if traces.record is not None:
-            return await self._without_sent_follow_ups(attempt, traces.record)
+            return await self._continue_from(attempt, traces.record)
         attempt = await self._reread_batch(replace(attempt, traces=traces))
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
+
+    async def _origin_error(self, attempt: ChunkAttempt) -> str | None:
+        """Return why the chunk cannot belong to its batch, or None if it can."""
+        batch, chunk = attempt.batch, attempt.chunk
+        redriven = redriven_from(chunk.id)
+        if (reason := origin_error(batch, chunk)) is not None or redriven is None:
+            return reason
+        return redrive_error(chunk, (await self._store.read_traces(batch.id, redriven)).record)
+
+    async def _continue_from(self, attempt: ChunkAttempt, record: ChunkRecord) -> Decision:
+        if (reason := record_error(attempt.chunk, record)) is not None:
+            return MoveToDeadLetters(reason)
+        return await self._without_sent_follow_ups(attempt, record)
 
     async def _without_sent_follow_ups(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Return the record without its follow-ups if it is counted, since they were sent before that.
@@ -281,6 +297,8 @@ class Processor:
                 await self._release_patiently(attempt.delivery, attempt.chunk, after_seconds)
             case Discard():
                 await self._discard(attempt.delivery)
+            case MoveToDeadLetters(reason):
+                await self.move_to_dead_letters(attempt.delivery, reason)
 
     async def _complete(self, attempt: ChunkAttempt, record: ChunkRecord) -> None:
         """Carry out what follows from the committed record, and acknowledge the delivery.
@@ -321,6 +339,9 @@ class Processor:
         if chunk.id in group.done:
             await self._send_dead_letters(batch, record, tenant)
             await self._limits.check(batch, record)
+        elif group.may_count(chunk.id):
+            await self.move_to_dead_letters(attempt.delivery, out_of_bounds(batch, chunk))
+            return
         await self._finisher.finish(batch, chunk.group, group)
         await self._acknowledge(attempt.delivery)
         get_log().info(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from penstock.batch import Batch, BatchState, Counts, Ending
+from penstock.chunk import redriven_from
 from penstock.outcome import ChunkRecord
 
 
@@ -33,6 +34,18 @@ class Group:
     deaths: int = 0
     closed: Ending | None = None
     done: frozenset[str] = frozenset()
+
+    def may_count(self, chunk_id: str) -> bool:
+        """Return True if the chunk is not counted yet and the group is not closed to it."""
+        return chunk_id not in self.done and (self.closed is None or redriven_from(chunk_id) in self.done)
+
+    def has_room(self, counts: Counts, total: int) -> bool:
+        """Return True if these counts can be added: `failed` stays at least 0, and at most `total` are completed.
+
+        Only the counts of a forged message have no room.
+        """
+        after = self.counts + counts
+        return after.failed >= 0 and after.completed <= total
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ class Store(Protocol):
     async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
         """Add a record's counts to its group, unless the chunk is counted already or the group is closed.
 
+        Change nothing either if `failed` became negative, or if more operations were completed than the group has.
         Returns the group's counter after the call. A closed group still counts a redriven chunk if it has counted the
         chunk that the redrive corrects.
         """

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from penstock.backend import Backend
 from penstock.batch import OPEN_STATES, UNACCEPTED_STATES, Batch, BatchState, Counts, Ending
-from penstock.chunk import group_of, planned_number, redriven_from
+from penstock.chunk import group_of, planned_number
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
 from penstock.outcome import ChunkRecord
@@ -207,8 +207,8 @@ class MemoryStore:
     async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
         key = batch.id, group_of(record.chunk_id)
         group = self._groups.get(key, Group())
-        may_count = group.closed is None or redriven_from(record.chunk_id) in group.done
-        if record.chunk_id not in group.done and may_count:
+        total = batch.group_totals[group_of(record.chunk_id)]
+        if group.may_count(record.chunk_id) and group.has_room(record.counts, total):
             group = replace(
                 group,
                 counts=group.counts + record.counts,

@@ -49,7 +49,7 @@ from penstock.aws.attributes import (
     text,
     whole_seconds,
 )
-from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import group_of, planned_number, redriven_from
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
@@ -186,20 +186,31 @@ def counts_to_values(counts: Counts) -> dict[str, Value]:
     }
 
 
-def conditions_of_count(records: Sequence[ChunkRecord]) -> tuple[list[str], dict[str, Value]]:
+def conditions_of_count(records: Sequence[ChunkRecord], group_total: int) -> tuple[list[str], dict[str, Value]]:
     """Return the conditions under which chunks may be counted, and their values.
 
-    None of the chunks may be counted yet, and the group must be open. A redriven chunk may also be counted in a closed
-    group if the chunk that it corrects is counted there; otherwise its correction would subtract what was never added.
+    None of the chunks may be counted yet, and the group must be open and have room for their outcomes: what a forged
+    message says must not take a counter out of its bounds. A closed group is full, so both are one condition. A counter
+    that an older version started has no `completed`, or one that is too low: then its bound is less strict.
+
+    A redriven chunk may also be counted in a closed group if the chunk that it corrects is counted there; otherwise its
+    correction would subtract what was never added. It completes nothing, and needs the failures that it takes back.
     """
+    counts = sum_counts(record.counts for record in records)
+    room = group_total - counts.completed
     conditions: list[str] = []
     values: dict[str, Value] = {}
+    if counts.failed < 0:
+        conditions.append("failed >= :taken_back")
+        values["taken_back"] = number(-counts.failed)
     for position, record in enumerate(records):
         corrected = redriven_from(record.chunk_id)
         conditions.append(f"NOT contains(done, :chunk{position})")
         values[f"chunk{position}"] = text(record.chunk_id)
         if corrected is None:
-            conditions.append("attribute_not_exists(closed)")
+            has_room = "NOT (attribute_exists(closed) OR completed > :room)" if room >= 0 else "completed <= :room"
+            conditions.append(has_room)
+            values["room"] = number(room)
         else:
             conditions.append(f"(attribute_not_exists(closed) OR contains(done, :corrected{position}))")
             values[f"corrected{position}"] = text(corrected)

@@ -194,7 +194,7 @@ class DynamoDbStore:
         closed = await self._table.update_if(
             items.condition_of_close(seen),
             items.count_key(batch.id, group),
-            f"SET closed = :ending, expires_at = :expires_at ADD {ending} :open",
+            f"SET closed = :ending, expires_at = :expires_at ADD {ending} :open, completed :open",
             {
                 "ending": text(ending),
                 "open": number(batch.group_totals[group] - seen.completed),
@@ -322,7 +322,7 @@ class DynamoDbStore:
         return decode_record(items.chunk_of(item)[1], b"".join(items.record_bytes(part) for part in parts))
 
     async def _count_together(self, asked: Sequence[tuple[Batch, ChunkRecord]]) -> list[Group]:
-        """Count chunks of one group in one update. If it is blocked, one may be counted already: count one by one."""
+        """Count chunks of one group in one update. If it is blocked, one may be counted or forged: count one by one."""
         batch = asked[0][0]
         records = {record.chunk_id: record for _, record in asked}
         counted = await self._count(batch, list(records.values()))
@@ -332,17 +332,19 @@ class DynamoDbStore:
         return [items.group_from_item(counted.item)] * len(asked)
 
     async def _count(self, batch: Batch, records: Sequence[ChunkRecord]) -> Done | Blocked:
-        conditions, values = items.conditions_of_count(records)
+        counts, group = sum_counts(record.counts for record in records), group_of(records[0].chunk_id)
+        conditions, values = items.conditions_of_count(records, batch.group_totals[group])
         return await self._table.update_if(
             " AND ".join(conditions),
-            items.count_key(batch.id, group_of(records[0].chunk_id)),
+            items.count_key(batch.id, group),
             "ADD done :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
-            "expired :expired, deaths :deaths SET expires_at = :expires_at",
+            "expired :expired, completed :completed, deaths :deaths SET expires_at = :expires_at",
             {
                 "chunks": texts(record.chunk_id for record in records),
                 "deaths": number(sum(record.deaths for record in records)),
                 "expires_at": whole_seconds(batch.expires_at),
-                **items.counts_to_values(sum_counts(record.counts for record in records)),
+                "completed": number(counts.completed),
+                **items.counts_to_values(counts),
                 **values,
             },
             return_new=True,

@@ -15,7 +15,7 @@ from aiobotocore.session import get_session
 from ulid import ULID
 
 from penstock.aws.store import DynamoDbStore
-from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Operation, group_of
 from penstock.errors import AcceptanceLost, Misconfigured, Unavailable
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
@@ -424,8 +424,8 @@ async def test_of_racing_groups_the_last_finds_the_set_whole(store: Store) -> No
 async def test_counts_add_up_by_group(store: Store, batch: Batch) -> None:
     assert await count(store, batch, "0", Counts(3, 1)) == Counts(3, 1)
     assert await count(store, batch, "63", Counts(1, 2, 3, 4)) == Counts(4, 3, 3, 4)
-    assert await count(store, batch, "64", Counts(7)) == Counts(7)
-    assert await read_counts(store, batch, 0, 1) == [Counts(4, 3, 3, 4), Counts(7)]
+    assert await count(store, batch, "64", Counts(5)) == Counts(5)
+    assert await read_counts(store, batch, 0, 1) == [Counts(4, 3, 3, 4), Counts(5)]
 
 
 @on_all
@@ -474,8 +474,9 @@ async def test_racing_counts_of_one_chunk_count_once(store: Store, batch: Batch)
 
 
 @on_all
-async def test_racing_counts_of_different_chunks_all_count(store: Store, batch: Batch) -> None:
+async def test_racing_counts_of_different_chunks_all_count(store: Store) -> None:
     """Several chunks may be counted in one call: then each caller gets the same totals."""
+    batch = make_batch((150,))
     answers = await asyncio.gather(*(count(store, batch, str(number), Counts(2, 1)) for number in range(50)))
     assert all(answer.completed in range(3, 151, 3) for answer in answers)
     assert max(answer.completed for answer in answers) == 150
@@ -1356,3 +1357,47 @@ async def test_reads_whose_answers_are_lost_are_repeated(
     assert await until_answered(lambda: proxied.read_batch(batch.id)) == accepted
     assert await until_answered(lambda: records(proxied, batch)) == [["17"]]
     assert await until_answered(lambda: proxied.read_groups(batch.id, [0])) == {0: Group(FULL.counts)}
+
+
+@on_all
+@pytest.mark.parametrize("counted", [[], [Counts(4)]], ids=["empty", "begun"])
+async def test_no_more_operations_complete_than_a_group_has(store: Store, counted: list[Counts]) -> None:
+    batch = make_batch((5,))
+    for number, counts in enumerate(counted):
+        await count(store, batch, str(number), counts)
+    before = sum_counts(counted)
+    group = await store.count_chunk(batch, counting("3", Counts(3, 3)))
+    assert (group.counts, "3" in group.done) == (before, False)
+    assert group.may_count("3")
+    room = Counts(failed=5 - before.completed)
+    assert await count(store, batch, "4", room) == before + room
+
+
+@on_all
+async def test_redrive_takes_back_no_more_failures_than_were_counted(store: Store) -> None:
+    batch = make_batch((10,))
+    await count(store, batch, "0", Counts(3, 2))
+    group = await store.count_chunk(batch, counting("0.d1", Counts(3)))
+    assert (group.counts, "0.d1" in group.done) == (Counts(3, 2), False)
+    assert await count(store, batch, "0.d2", Counts(2)) == Counts(5)
+
+
+@on_all
+async def test_one_forged_chunk_keeps_no_other_from_being_counted_with_it(store: Store) -> None:
+    batch = make_batch((4,))
+    records = [counting("0", Counts(2)), counting("1", Counts(9)), counting("2", Counts(2)), counting("3", Counts(2))]
+    await asyncio.gather(*(store.count_chunk(batch, record) for record in records))
+    group = await store.read_group(batch.id, 0)
+    assert group.counts == Counts(4)
+    assert len(group.done) == 2
+    assert "1" not in group.done
+
+
+@on_all
+async def test_closed_group_has_no_room_left(store: Store) -> None:
+    batch = make_batch((4,))
+    await count(store, batch, "0", Counts(1, 1))
+    assert await store.close_group(batch, 0, Counts(1, 1), Ending.EXPIRED)
+    group = await store.count_chunk(batch, counting("0.d1", Counts(3)))
+    assert group.counts == Counts(1, 1, expired=2)
+    assert await count(store, batch, "0.d2", Counts(1)) == Counts(2, expired=2)

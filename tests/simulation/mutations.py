@@ -252,6 +252,13 @@ def count_in_a_closed_group(patching: Patching) -> None:
     _rewrite(patching, "count_chunk", change)
 
 
+def run_whatever_a_message_says(patching: Patching) -> None:
+    async def mutant(self: Processor, attempt: ChunkAttempt) -> None:
+        """Check nothing."""
+
+    patching.setattr(Processor, "_origin_error", mutant)
+
+
 def take_a_key_over_without_abandoning(patching: Patching) -> None:
     async def mutant(store: DynamoDbStore, standing: KeyClaim, now: float) -> bool:
         return False
@@ -366,5 +373,6 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall("a suspect beside poison", 22, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
         MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
         MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),
+        MutationAtCall("forged chunks", 0, Hit.CRASH_BEFORE, run_whatever_a_message_says),
     ]
 }

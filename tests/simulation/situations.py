@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from penstock.chunk import Chunk, Operation
+from penstock.message import encode_chunk
 from penstock.telemetry import Event
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
@@ -189,6 +191,28 @@ async def put_garbage(stage: Stage, submission: Submission) -> None:
     await submit(stage, submission)
 
 
+async def forge_chunks(stage: Stage, submission: Submission) -> None:
+    """Send chunks that cannot belong to the batch, while it runs and after it has finished."""
+    await submit(stage, submission)
+    _put_forged_chunks(stage, submission)
+    await stage.settle()
+    _put_forged_chunks(stage, submission)
+
+
+def _put_forged_chunks(stage: Stage, submission: Submission) -> None:
+    operations = [Operation(index, f"x-{index}", "POST", "/succeed", {}) for index in range(len(submission.toys))]
+    for batch_id in submission.batch_ids:
+        for chunk_id, forged in (
+            ("0.d9", operations),
+            ("0.1.1", operations * 2),
+            ("00", operations),
+            ("9", operations),
+        ):
+            body = encode_chunk(Chunk(batch_id, chunk_id, 1, tuple(forged)))
+            stage.world.truth.garbage.add(body)
+            stage.world.chunks.put(body)
+
+
 AT_ONCE = {"sync_max_operations": 10, "sync_seconds": 1}
 WITH_KEY = {"key": "a key"}
 
@@ -271,4 +295,7 @@ SITUATIONS = {
     "failures redriven": Situation(toys("/reject", "/break", "/succeed"), redrive, Event.DEAD_LETTERS_REDRIVEN),
     "failures redriven from the console": Situation(toys("/reject", "/break", "/succeed"), redrive_from_the_console),
     "a message that is not ours": Situation(toys("/succeed"), put_garbage, Event.MESSAGE_SET_ASIDE),
+    "forged chunks": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=1), forge_chunks, Event.MESSAGE_SET_ASIDE
+    ),
 }

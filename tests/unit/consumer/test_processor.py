@@ -376,7 +376,7 @@ async def test_operation_that_dies_with_its_consumer_runs_out_of_attempts(
 
 async def submit_suspects(rig: Rig, count: int, *, attempt: int = 1) -> list[tuple[Delivery, Chunk]]:
     """Operations alone in their chunks, each delivered again after a consumer was never heard of again."""
-    await rig.parts.store.create_batch(build_batch(count))
+    await rig.parts.store.create_batch(build_batch(count, chunk_count=count))
     chunks = [build_chunk([build_operation(n)], chunk_id=str(n), attempt=attempt) for n in range(count)]
     await rig.parts.chunks.send([Message(encode_chunk(chunk)) for chunk in chunks])
     await rig.parts.chunks.receive(count, 0)
@@ -412,12 +412,13 @@ async def test_nothing_begins_beside_a_last_attempt_before_it_is_recorded(rig: R
             run_by_commit.append(set(rig.runs))
 
     processor = rig.processor(take_down)
+    await rig.parts.store.create_batch(build_batch(2, chunk_count=2))
     [suspect] = await submit_suspects(rig, 1, attempt=3)
     suspected = asyncio.create_task(rig.process(*suspect, processor))
     await has_slots.wait()
-    await rig.parts.chunks.send([Message(encode_chunk(build_chunk([build_operation(7)], chunk_id="0.9")))])
+    await rig.parts.chunks.send([Message(encode_chunk(build_chunk([build_operation(1)], chunk_id="1")))])
     await asyncio.gather(suspected, rig.process_next(processor))
-    assert run_by_commit == [{"id-0"}, {"id-0", "id-7"}]
+    assert run_by_commit == [{"id-0"}, {"id-0", "id-1"}]
 
 
 async def test_suspect_that_another_delivery_has_recorded_meanwhile_is_not_run(rig: Rig) -> None:

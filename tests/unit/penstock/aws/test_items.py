@@ -13,6 +13,7 @@ from penstock.chunk import GROUP_CHUNKS
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.store import KeyClaim
+from tests.support.builders import build_record
 
 PLAIN = Batch(
     id="B1",
@@ -96,17 +97,30 @@ def test_ids_that_are_too_long_for_one_item_go_into_several(monkeypatch: pytest.
 
 
 def test_chunks_are_counted_once_in_an_open_group() -> None:
-    conditions, values = items.conditions_of_count([record_of("3"), record_of("4")])
+    conditions, values = items.conditions_of_count([record_of("3"), record_of("4")], 5)
     assert conditions == [
         "NOT contains(done, :chunk0)",
-        "attribute_not_exists(closed)",
+        "NOT (attribute_exists(closed) OR completed > :room)",
         "NOT contains(done, :chunk1)",
     ]
-    assert values == {"chunk0": text("3"), "chunk1": text("4")}
+    assert values == {"chunk0": text("3"), "chunk1": text("4"), "room": {"N": "5"}}
+
+
+def test_chunks_that_complete_more_operations_than_their_group_has_are_not_counted() -> None:
+    record = build_record("3", Counts(succeeded=2, failed=2))
+    conditions, values = items.conditions_of_count([record], 3)
+    assert "completed <= :room" in conditions  # also false for a counter that does not exist yet
+    assert values["room"] == {"N": "-1"}
+
+
+def test_redrive_needs_the_failures_that_it_takes_back() -> None:
+    conditions, values = items.conditions_of_count([build_record("3.d1", Counts(succeeded=2))], 5)
+    assert "failed >= :taken_back" in conditions
+    assert values["taken_back"] == {"N": "2"}
 
 
 def test_redrive_is_counted_in_a_closed_group_if_what_it_corrects_is() -> None:
-    conditions, values = items.conditions_of_count([record_of("3.1.d1")])
+    conditions, values = items.conditions_of_count([record_of("3.1.d1")], 5)
     assert conditions == [
         "NOT contains(done, :chunk0)",
         "(attribute_not_exists(closed) OR contains(done, :corrected0))",

@@ -1,0 +1,71 @@
+"""Checks a chunk against its batch before anything of it runs. Pure.
+
+Whoever may send to a queue can send any message. A chunk that cannot belong to its batch must not run: its outcomes
+would replace those of other operations, and the counters of the batch would be wrong.
+"""
+
+from collections.abc import Sequence
+
+from penstock.batch import Batch
+from penstock.chunk import Chunk
+from penstock.outcome import ChunkRecord
+
+LONGEST_CHUNK_ID = 1_000  # it is part of a sort key, and DynamoDB accepts 1,024 bytes
+
+
+def origin_error(batch: Batch, chunk: Chunk) -> str | None:
+    """Return why the chunk cannot belong to its batch, or None if it can."""
+    if not names_planned_chunk(batch, chunk.id):
+        return (
+            f"Batch {batch.id} cannot have a chunk {chunk.id[:100]}. It was planned with {batch.chunk_count:,} chunks."
+        )
+    indexes = [operation.index for operation in chunk.operations]
+    if len(set(indexes)) < len(indexes):
+        return f"Chunk {chunk.id} has the same operation twice."
+    if not _are_of_group(batch, chunk.group, indexes):
+        return f"Chunk {chunk.id} has operations that are not in its group of batch {batch.id}."
+    return None
+
+
+def names_planned_chunk(batch: Batch, chunk_id: str) -> bool:
+    """Return True if an id is that of a chunk that was planned for the batch, or of one that follows from such a chunk.
+
+    A planned chunk has only one spelling. With two, its operations could be counted twice.
+    """
+    number = chunk_id.partition(".")[0]
+    return len(chunk_id) <= LONGEST_CHUNK_ID and number == str(int(number)) and int(number) < batch.chunk_count
+
+
+def record_error(chunk: Chunk, record: ChunkRecord) -> str | None:
+    """Return why a delivery cannot be of the chunk that is recorded, or None if it can."""
+    recorded = [outcome.index for outcome in record.outcomes]
+    for follow_up in record.follow_ups:
+        recorded += follow_up.indexes
+    if sorted(recorded) == sorted(operation.index for operation in chunk.operations):
+        return None
+    return f"Chunk {chunk.id} of batch {chunk.batch_id} is recorded with other operations."
+
+
+def redrive_error(chunk: Chunk, record: ChunkRecord | None) -> str | None:
+    """Return why a chunk cannot be a redrive of the chunk with this record, or None if it can.
+
+    Its outcomes replace failures. In place of another outcome they would be counted wrongly.
+    """
+    if record is None:
+        return f"Chunk {chunk.id} runs operations again, but batch {chunk.batch_id} has no record of their failures."
+    failed = {operation.index for operation in record.failed_operations}
+    if all(operation.index in failed for operation in chunk.operations):
+        return None
+    return f"Chunk {chunk.id} of batch {chunk.batch_id} runs operations again that have not failed."
+
+
+def out_of_bounds(batch: Batch, chunk: Chunk) -> str:
+    """Return why a chunk was not counted although its group was open."""
+    return f"Group {chunk.group} of batch {batch.id} has no operations left that chunk {chunk.id} could count."
+
+
+def _are_of_group(batch: Batch, group: int, indexes: Sequence[int]) -> bool:
+    first = batch.first_index(group)
+    return group < len(batch.group_totals) and all(
+        first <= index < first + batch.group_totals[group] for index in indexes
+    )
