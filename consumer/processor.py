@@ -210,6 +210,9 @@ class Processor:
         """Note the start, run the operation and commit, unless it must not start after the wait for the quarantine."""
         if self._stop.begun.is_set():
             return await self._commit(attempt, self._record(attempt, {}))
+        # Read the batch before the note, so that it need not be read after it. If a consumer died between the note and
+        # the handler, an operation would be blamed that never started.
+        await self._reread_batch(attempt)
         standing = await self._store.note_start(attempt.batch, attempt.chunk.id, attempt.delivery.mark)
         if standing is not None:
             return await self._without_sent_follow_ups(attempt, standing)

@@ -421,6 +421,44 @@ async def test_nothing_begins_beside_a_last_attempt_before_it_is_recorded(rig: R
     assert run_by_commit == [{"id-0"}, {"id-0", "id-1"}]
 
 
+async def test_nothing_comes_between_the_note_of_a_start_and_the_handler(rig: Rig) -> None:
+    """Or a consumer that dies there would be blamed on an operation that never started: with one attempt, for good."""
+    steps: list[str] = []
+
+    @rig.operations.post("/innocent", max_attempts=1)
+    async def innocent() -> None:
+        steps.append("handler")
+
+    def take_down(call: str, moment: Moment) -> None:
+        steps.append(call)
+        if (call, moment) == ("store.commit_chunk", "after"):
+            rig.clock.advance(2)  # what was read of the batch is stale
+
+    (first, ordinary), (second, chunk) = await submit_suspects(rig, 2)
+    chunk = replace(chunk, operations=(build_operation(1, "/innocent"),))
+    processor = rig.processor(take_down)
+    await asyncio.gather(rig.process(first, ordinary, processor), rig.process(second, chunk, processor))
+    assert steps[steps.index("handler") - 1] == "store.note_start"
+    assert await rig.counts() == Counts(succeeded=2)
+
+
+@pytest.mark.parametrize("losses", [1, 2, 5])
+async def test_receives_that_are_lost_use_up_no_attempt(rig: Rig, losses: int) -> None:
+    """The answer was lost, or the consumer died of something else before the handler: it is not poison."""
+
+    @rig.operations.post("/once", max_attempts=1)
+    async def once(context: Context) -> None:
+        rig.note(context)
+
+    await rig.submit([build_operation(0, "/once")])
+    for _ in range(losses):
+        await rig.receive()
+        rig.clock.advance(rig.settings.visibility_seconds + 1)
+    await rig.process_next()
+    assert rig.attempts == [("id-0", 1)]
+    assert await rig.counts() == Counts(succeeded=1)
+
+
 async def test_suspect_that_another_delivery_has_recorded_meanwhile_is_not_run(rig: Rig) -> None:
     theirs = ChunkRecord("0", (succeeded(build_operation(0), 200, "theirs"),))
 
