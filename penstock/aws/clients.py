@@ -34,6 +34,7 @@ from botocore.exceptions import (
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
+from penstock.aws.answers import StrictParsers
 from penstock.aws.credentials import rotate
 from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, TooLargeForAws, Unavailable
 from penstock.settings import Settings
@@ -148,6 +149,7 @@ def _is_aws(client: Any) -> bool:
 def _new_session() -> AioSession:
     session = get_session()
     session.register_component("data_loader", _loader())
+    session.register_component("response_parser_factory", StrictParsers())
     return session
 
 

@@ -1,9 +1,9 @@
 """The queue port on SQS. SQS's limits are named here and in `queue.py`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.aws.clients import explain_code, explained
 from penstock.aws.gathering import Gatherer, up_to
@@ -110,7 +110,7 @@ class SqsQueue:
             answer = await self._client.send_message_batch(
                 QueueUrl=self._url, Entries=[_entry(number, message) for number, message in messages.items()]
             )
-        return answer.get("Failed", [])
+        return _failed_entries(answer, map(str, messages))
 
     async def _delete_call(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
         """Delete messages in one call.
@@ -126,7 +126,7 @@ class SqsQueue:
                 ],
             )
         results: list[Exception | None] = [None] * len(deliveries)
-        for entry in answer.get("Failed", []):
+        for entry in _failed_entries(answer, map(str, range(len(deliveries)))):
             if not _is_about_message(entry):
                 results[int(entry["Id"])] = Unavailable(f"SQS did not delete a message: {entry['Code']}.")
         return results
@@ -144,10 +144,17 @@ class SqsQueue:
                     for number, delivery in enumerate(deliveries)
                 ],
             )
-        failed = answer.get("Failed", [])
+        failed = _failed_entries(answer, map(str, range(len(deliveries))))
         if not all(map(_is_about_message, failed)):
             raise Unavailable(f"SQS did not extend {len(failed)} of {len(deliveries)} leases in a call.")
         return [deliveries[int(entry["Id"])] for entry in failed]
+
+
+def _failed_entries(answer: Mapping[str, Any], ids: Iterable[str]) -> list["BatchResultErrorEntryTypeDef"]:
+    """Return the entries that failed. An entry that the answer does not name at all has failed, too."""
+    failed: list[BatchResultErrorEntryTypeDef] = list(answer.get("Failed") or [])
+    named = {entry["Id"] for entry in (*failed, *(answer.get("Successful") or []))}
+    return failed + [{"Id": one, "SenderFault": False, "Code": "Unanswered"} for one in ids if one not in named]
 
 
 def _raise_first(results: Sequence[BaseException | None]) -> None:

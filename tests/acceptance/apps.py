@@ -53,6 +53,12 @@ async def pause(lingering: Lingering) -> None:
     await asyncio.sleep(lingering.seconds)
 
 
+@operations.post("/pauses-once", max_attempts=1)
+async def pause_once(lingering: Lingering) -> None:
+    """Have only one attempt, so that a death that is blamed on it fails it."""
+    await asyncio.sleep(lingering.seconds)
+
+
 @operations.post("/lingers")
 async def linger(lingering: Lingering, context: Context) -> dict[str, int]:
     journal().write("begun", context.key, context.attempt)

@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation, read_letter
 from tests.support.api import Operation
+from tests.support.lossy_proxy import lossy_proxy
 from tests.support.waiting import eventually
 
 WAIT: Operation = {"method": "POST", "path": "/waits"}
@@ -38,6 +39,25 @@ async def consumers_restarted_when_they_die(penstock: Installation, count: int) 
             task.cancel()
         ends = await asyncio.gather(*keeping, return_exceptions=True)
         assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
+
+
+async def test_errors_of_receives_end_no_consumer_and_fail_no_operation(install: Install) -> None:
+    """Each tenth receive fails with a code that no list has. With one attempt, a single death would be the verdict."""
+    penstock = await install(
+        VISIBILITY_SECONDS=SHORT_LEASE, CHUNK_OPERATIONS="2", CONCURRENCY="2", SYNC_MAX_OPERATIONS="0"
+    )
+    async with lossy_proxy(penstock.endpoint("SQS")) as proxy:
+        proxy.fail_each(10, "ReceiveMessage", "KMS.ThrottlingException")
+        _, consumer = await asyncio.gather(penstock.serve(), penstock.consume(AWS_ENDPOINT_URL_SQS=proxy.url))
+        once: Operation = {"method": "POST", "path": "/pauses-once", "body": {"seconds": 0.1}}
+        batch_ids = [await penstock.api.submit([once] * 30) for _ in range(4)]
+        ended = [await penstock.api.ended(batch_id) for batch_id in batch_ids]
+
+        assert [(status.status, status.succeeded) for status in ended] == [("completed", 30)] * 4
+        assert proxy.failed["ReceiveMessage"] >= 3
+        assert consumer.process.returncode is None
+        consumer.terminate()
+        assert await consumer.ended() == 0
 
 
 async def test_another_consumer_finishes_what_a_killed_one_had_begun(install: Install) -> None:

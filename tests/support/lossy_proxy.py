@@ -1,4 +1,4 @@
-"""A proxy between a client and AWS. It drops answers to calls that took effect, or rejects entries of batch calls.
+"""A proxy between a client and AWS. It drops answers to calls that took effect, or rejects calls or their entries.
 
 The signatures of the calls that it forwards are wrong. The servers that stand in for AWS do not check them.
 """
@@ -35,12 +35,25 @@ class LossyProxy:
 
     url: str
     calls: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    _codes: dict[str, tuple[str, int]] = field(default_factory=dict)
     _lost: Counter[str] = field(default_factory=Counter)
     _refusals: dict[str, list[Refusal]] = field(default_factory=dict)
 
     def lose_answers(self, action: str, times: int = 1) -> None:
         """Let the next calls of this action take effect, then drop the connection instead of answering."""
         self._lost[action] = times
+
+    def fail_each(self, nth: int, action: str, code: str) -> None:
+        """Reject each `nth` call of this action with an error code, so that it has no effect."""
+        self._codes[action] = code, nth
+
+    def error_of(self, action: str) -> str | None:
+        code, nth = self._codes.get(action, ("", 0))
+        if not nth or self.calls[action] % nth:
+            return None
+        self.failed[action] += 1
+        return code
 
     def refuse_entries(
         self, action: str, chosen: Callable[[Entry], bool], *, sender_fault: bool, times: int = 1, code: str = "Refused"
@@ -65,6 +78,8 @@ async def lossy_proxy(server_url: str) -> AsyncIterator[LossyProxy]:
             content = await request.read()
             action = request.headers["X-Amz-Target"].rpartition(".")[2]
             proxy.calls[action] += 1
+            if (code := proxy.error_of(action)) is not None:
+                return web.json_response({"__type": f"com.amazonaws.sqs#{code}", "message": "by the proxy"}, status=400)
             passed, failed = _without_refused(content, proxy.take_refusal(action))
             headers = {name: value for name, value in request.headers.items() if name not in {"Host", "Content-Length"}}
             if passed is None:

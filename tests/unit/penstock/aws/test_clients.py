@@ -18,9 +18,11 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from penstock.aws import clients as aws
+from penstock.aws import sqs
 from penstock.aws.backend import open_backend
 from penstock.aws.clients import Clients, error_code, explained, open_clients, open_cloudwatch
 from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, TooLargeForAws, Unavailable
+from penstock.queue import Delivery, Message
 from penstock.settings import read_settings
 from tests.support.waiting import eventually
 
@@ -308,6 +310,49 @@ async def test_answer_that_is_not_from_aws_is_taken_for_an_outage(
     answers.status, answers.body = status, body
     with pytest.raises(Unavailable, match=r"^AWS "):
         await read_item(clients)
+
+
+PAGE = "<html>Accept the terms of this network</html>"
+
+
+@pytest.mark.parametrize(
+    "body", [PAGE, "", "null", "[]", '"yes"', "{", '{"message": "Accept the terms"}', '{"Messages": 1}']
+)
+async def test_answer_with_status_200_that_is_not_from_aws_is_taken_for_an_outage(
+    clients: Clients, answers: Answers, body: str
+) -> None:
+    """Or it would read as an empty answer: nothing was received, or everything was deleted."""
+    answers.body = body
+    for call in (
+        clients.polls.receive_message(QueueUrl="http://q"),
+        clients.sqs.delete_message_batch(QueueUrl="http://q", Entries=[]),
+        clients.dynamodb.get_item(TableName="penstock", Key={}),
+        clients.dynamodb.put_item(TableName="penstock", Item={}),
+    ):
+        with pytest.raises(Unavailable, match=r"^The answer is damaged, or it is not from AWS"), explained():
+            await call
+
+
+async def test_empty_answer_of_aws_is_an_answer(clients: Clients, answers: Answers) -> None:
+    answers.body = " {} "
+    assert "Messages" not in await clients.polls.receive_message(QueueUrl="http://q")
+    await read_item(clients)
+
+
+@pytest.mark.parametrize("body", ["{}", '{"Successful": [{"Id": "0"}]}', '{"Successful": [], "Failed": null}'])
+async def test_message_that_sqs_does_not_name_in_its_answer_is_not_taken_for_done(
+    clients: Clients, answers: Answers, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(sqs, "SEND_WAIT_SECONDS", 0.001)
+    answers.body = body
+    queue = sqs.SqsQueue(clients.sqs, "http://q", polls=clients.polls, call_bytes=1_000)
+    deliveries = [Delivery("a", "", "1", 1), Delivery("b", "", "2", 1)]
+    with pytest.raises(Unavailable):
+        await queue.send([Message("a"), Message("b")])
+    with pytest.raises(Unavailable):
+        await queue.extend(deliveries, 60)
+    with pytest.raises(Unavailable):
+        await asyncio.gather(*map(queue.delete, deliveries))
 
 
 async def test_page_of_a_proxy_is_not_reported_whole(clients: Clients, answers: Answers) -> None:
