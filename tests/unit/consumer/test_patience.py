@@ -2,8 +2,8 @@
 
 import pytest
 
-from penstock.consumer.patience import patient
-from penstock.errors import AcceptanceLost, Misconfigured, PenstockError, Unavailable
+from penstock.consumer.patience import REJECTED_TRIES, patient
+from penstock.errors import AcceptanceLost, Misconfigured, PenstockError, RejectedCall, TooLargeForAws, Unavailable
 from penstock.testing import FakeClock
 
 
@@ -35,6 +35,22 @@ async def test_other_errors_are_raised_at_once() -> None:
     with pytest.raises(AcceptanceLost):
         await patient(port, FakeClock()).add(7, name="a")
     assert port.calls == [(7, "a")]
+
+
+@pytest.mark.parametrize("rejections", range(REJECTED_TRIES))
+async def test_call_that_aws_rejects_is_repeated_a_few_times(rejections: int) -> None:
+    port = Port(*[RejectedCall("Invalid.")] * rejections)
+    assert await patient(port, FakeClock()).add(7, name="a") == "a: 7"
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(RejectedCall("Invalid."), REJECTED_TRIES), (TooLargeForAws("400 KB."), 1)]
+)
+async def test_call_that_aws_rejects_each_time_is_not_repeated_for_ever(error: PenstockError, tries: int) -> None:
+    port = Port(*[error] * 100)
+    with pytest.raises(type(error)):
+        await patient(port, FakeClock()).add(7, name="a")
+    assert len(port.calls) == tries
 
 
 async def test_plain_methods_stay_as_they_are() -> None:
