@@ -10,7 +10,9 @@ from aiohttp import hdrs, web
 from pydantic_core import from_json
 
 from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
+from penstock.running.collector import spare_json
 from penstock.service.decompression import MEMBERS, MEMORY_BYTES, Decompressor
+from penstock.service.digits import check_digits
 from penstock.service.elements import check_elements, separators
 from penstock.service.keys import SETTINGS, SHARE
 
@@ -53,9 +55,16 @@ def parse_json(content: bytes | bytearray, most_elements: int) -> Any:
     """Return the value of a JSON document, which may start with a byte order mark. Raises MalformedRequest."""
     check_elements(content, most_elements)
     try:
-        return from_json(content.removeprefix(BOM_UTF8), allow_inf_nan=False)
+        check_digits(content)
+        with spare_json(len(content)):
+            return from_json(without_mark(content), allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest(f"The body is not valid JSON: {error}.{encoding_hint(content)}") from error
+
+
+def without_mark(content: bytes | bytearray) -> bytes | bytearray:
+    """Return the content without its byte order mark. The content is copied only if it has one."""
+    return content.removeprefix(BOM_UTF8)
 
 
 def encoding_hint(content: bytes | bytearray) -> str:
@@ -106,8 +115,8 @@ class RequestBody:
             for piece in self._decompressor.decompress(received) if self._decompressor else (received,):
                 self._count(len(piece))
                 yield piece
+                await asyncio.sleep(0)  # reading buffered data does not wait, so let other requests run
             self._received_bytes += len(received)
-            await asyncio.sleep(0)  # reading buffered data does not wait, so let other requests run
         if self._decompressor:
             self._decompressor.end()
 

@@ -9,10 +9,12 @@ from pydantic_core import ErrorDetails
 
 from penstock.documents.pointer import pointer_to
 from penstock.errors import Flaw
+from penstock.settings import MIB
 
 MOST_FLAWS = 1_000  # in one answer: even a small request can have very many errors
 MOST_FOUND = 10_000  # in one request: after that, it is rejected without validating the rest of it
-MOST_CHARACTERS = 4 * 1024 * 1024  # of all kept errors: the name of a member can be as long as a line
+MOST_INVALID_BYTES = 4 * MIB  # of the invalid operations of one stream: it costs time to find their errors
+MOST_CHARACTERS = MIB  # of all kept errors: the name of a member can be as long as a line
 ENVELOPE = -1  # the index of errors outside the operations: they are listed first
 
 
@@ -22,6 +24,7 @@ class Flaws:
     def __init__(self) -> None:
         self.count = 0
         self.is_complete = True  # False if there may be more errors, because something was not validated to its end
+        self.invalid_bytes = 0
         self._kept: list[tuple[int, Flaw]] = []
         self._characters = 0
 
@@ -42,7 +45,7 @@ class Flaws:
     @property
     def is_full(self) -> bool:
         """Return True if so many errors were found that the rest of the request need not be read."""
-        return self.count >= MOST_FOUND
+        return self.count >= MOST_FOUND or self.invalid_bytes > MOST_INVALID_BYTES
 
     @property
     def listed(self) -> list[Flaw]:

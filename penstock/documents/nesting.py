@@ -4,10 +4,11 @@ Our JSON parser reads at most 200 levels. A body or a result must still be reada
 a page of results, which put it into a few more.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 MOST_LEVELS = 190  # of arrays and objects in a body or a result
+
+_CONTAINERS = (dict, list)  # a tuple: `dict | list` takes longer
 
 TOO_DEEP = f"Use at most {MOST_LEVELS} levels of arrays and objects."
 
@@ -19,13 +20,16 @@ def is_too_deep(value: Any, content: bytes) -> bool:
 
 
 def _has_more_levels(value: Any, most: int) -> bool:
-    level = _containers([value])
+    level = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(most):
         if not level:
             return False
-        level = _containers(child for one in level for child in (one.values() if isinstance(one, dict) else one))
+        # In one expression, because a value can have very many parts.
+        level = [
+            child
+            for one in level
+            if one
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, _CONTAINERS)
+        ]
     return bool(level)
-
-
-def _containers(values: Iterable[Any]) -> list[Any]:
-    return [value for value in values if isinstance(value, dict | list)]

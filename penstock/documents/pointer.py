@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+LONGEST_NAME = 1_000  # a name can be as long as a document. Then the pointer ends at the object that has it
+
 _ABSENT = object()
 
 
@@ -35,7 +37,8 @@ def _existing(parts: Sequence[str | int], document: Any) -> list[str | int]:
 
 def _step(place: Any, part: str | int) -> Any:
     if isinstance(place, dict):
-        return place.get(part, _ABSENT)
+        is_long = isinstance(part, str) and len(part) > LONGEST_NAME
+        return _ABSENT if is_long else place.get(part, _ABSENT)
     if isinstance(place, list) and isinstance(part, int) and 0 <= part < len(place):
         return place[part]
     return _ABSENT

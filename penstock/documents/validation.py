@@ -1,21 +1,33 @@
 """Validates JSON with Pydantic. The errors of an invalid document never cost much more than the document itself.
 
 Pydantic builds an error for every invalid element: a small compressed request can hold millions of them. So a large
-document is validated by a copy of the schema that stops at the first error in each list and each dict.
+document is validated by a copy of the schema that stops at the first error in each list and each dict. If a model
+forbids unknown members, another copy counts them first: there is an error for each, and again in each part of a union.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, SchemaError, SchemaValidator
+from pydantic_core import (
+    ErrorDetails,
+    PydanticCustomError,
+    PydanticKnownError,
+    SchemaError,
+    SchemaValidator,
+    core_schema,
+    from_json,
+)
 
 MOST_ERRORS = 10_000  # of one document. Each costs about a kilobyte once it is read from Pydantic
+MOST_UNKNOWN_MEMBERS = 1_000  # of one object in a large document
 MOST_SEPARATORS = 2_000  # a document with more is large: it may have as many errors as separators
 MOST_BYTES = 65_536  # a larger document is large, too: a validator may split its strings
 
 _COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset", "dict"})
+_OBJECTS = frozenset({"model-fields", "typed-dict"})
 _NO_SCHEMAS = frozenset({"default", "metadata", "serialization", "expected"})  # the values of these keys are data
 
 
@@ -30,16 +42,77 @@ class JsonValidator:
 
         Raises ValidationError. If the document is large, it has only the first errors: see `is_large`.
         """
-        validator = self._stopping if is_large(content) else self._adapter.validator
-        return validator.validate_json(content)
+        if not is_large(content):
+            return self._adapter.validator.validate_json(content)
+        if content.count(b":") > MOST_UNKNOWN_MEMBERS and self._counting is not None:
+            _check_unknown_members(content, self._counting)
+        return (self._stopping or self._adapter.validator).validate_json(content)
 
     @cached_property
-    def _stopping(self) -> Any:
-        try:
-            # Without prebuilt validators: those of nested models do not stop at the first error.
-            return SchemaValidator(_stopping(self._adapter.core_schema), _use_prebuilt=False)
-        except SchemaError:
-            return self._adapter.validator  # a schema written by hand that cannot be built again
+    def _stopping(self) -> SchemaValidator | None:
+        return _build(_stopping(self._adapter.core_schema))
+
+    @cached_property
+    def _counting(self) -> "_Counting | None":
+        counting = _Counting()
+        counts = core_schema.no_info_plain_validator_function(counting.count)
+        schema = _stopping(self._adapter.core_schema)
+        counting_schema = _with_counts(schema, counts)
+        counting.validator = _build(counting_schema) if counting_schema != schema else None
+        return counting if counting.validator else None
+
+
+class _TooManyUnknownMembers(Exception):
+    """No ValueError, so that it ends the validation."""
+
+
+class _Counting:
+    """A validator that rejects unknown members as Pydantic does, until they are too many."""
+
+    validator: SchemaValidator | None = None
+
+    def validate(self, content: bytes) -> None:
+        """Raises _TooManyUnknownMembers."""
+        self._count = 0
+        assert self.validator is not None
+        with suppress(ValidationError):  # the next validation finds these errors again
+            self.validator.validate_json(content)
+
+    def count(self, _member: Any) -> None:
+        self._count += 1
+        if self._count > MOST_UNKNOWN_MEMBERS:
+            raise _TooManyUnknownMembers
+        raise PydanticKnownError("extra_forbidden")
+
+
+def _check_unknown_members(content: bytes, counting: _Counting) -> None:
+    """Raise ValidationError if an object has too many unknown members.
+
+    Valid objects can have unknown members, too: those of another part of a union. But each has only a few.
+    """
+    try:
+        counting.validate(content)
+    except _TooManyUnknownMembers:
+        if _largest_object(from_json(content)) > MOST_UNKNOWN_MEMBERS:
+            detail = f"There are more than {MOST_UNKNOWN_MEMBERS:,} unknown members here"
+            error = PydanticCustomError("too_many_unknown_members", detail)
+            raise ValidationError.from_exception_data("body", [{"type": error, "loc": (), "input": None}]) from None
+
+
+def _largest_object(value: Any) -> int:
+    """Return the number of members of the largest object in a JSON value."""
+    if isinstance(value, dict):
+        return max(len(value), *map(_largest_object, value.values()), 0)
+    return max(map(_largest_object, value), default=0) if isinstance(value, list) else 0
+
+
+def _build(schema: Any) -> SchemaValidator | None:
+    """Return None for a schema that was written by hand and cannot be built again."""
+    try:
+        # Without prebuilt validators: those of nested models are built from their own schema.
+        return SchemaValidator(schema, _use_prebuilt=False)
+    except SchemaError:
+        return None
 
 
 def is_large(content: bytes) -> bool:
@@ -59,13 +132,34 @@ def errors_of(error: ValidationError) -> list[ErrorDetails]:
 
 def _stopping(schema: Any) -> Any:
     """Return a copy of a core schema in which every collection stops at its first error."""
+    copy = _copy(schema, _stopping)
+    return copy | {"fail_fast": True} if _kind(copy) in _COLLECTIONS else copy
+
+
+def _with_counts(schema: Any, counts: Any, forbids: bool = False) -> Any:
+    """Return a copy of a core schema in which `counts` validates all unknown members that are forbidden."""
+    kind = _kind(schema)
+    if kind is not None and "config" in schema:  # it also holds for the schemas inside, up to another one
+        forbids = schema["config"].get("extra_fields_behavior") == "forbid"
+    copy = _copy(schema, lambda part: _with_counts(part, counts, forbids))
+    if kind in _OBJECTS and schema.get("extra_behavior", "forbid" if forbids else "") == "forbid":
+        return copy | {"extra_behavior": "allow", "extras_schema": counts}
+    return copy
+
+
+def _kind(schema: Any) -> str | None:
+    """Return the type of a core schema. Return None for a part of one, such as fields or choices by their names."""
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _copy(schema: Any, step: Callable[[Any], Any]) -> Any:
+    """Return a copy of a core schema with every part replaced by `step`."""
     if isinstance(schema, Mapping):
-        kind = schema.get("type")
-        is_schema = isinstance(kind, str)  # otherwise, the keys are the names of fields or of choices
-        copy = {key: value if is_schema and key in _NO_SCHEMAS else _stopping(value) for key, value in schema.items()}
-        return copy | {"fail_fast": True} if is_schema and kind in _COLLECTIONS else copy
+        data = _NO_SCHEMAS if _kind(schema) else frozenset[str]()
+        return {key: value if key in data else step(value) for key, value in schema.items()}
     if isinstance(schema, list):
-        return [_stopping(part) for part in schema]
+        return [step(part) for part in schema]
     if isinstance(schema, tuple):
-        return tuple(_stopping(part) for part in schema)
+        return tuple(step(part) for part in schema)
     return schema

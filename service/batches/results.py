@@ -5,7 +5,8 @@ next. A page ends early if its results are large. While the batch runs, operatio
 it is final, the results are complete.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -19,7 +20,8 @@ from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
 from penstock.service.batches.status import find_batch
 from penstock.service.content import JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode, writing
-from penstock.service.keys import BACKEND
+from penstock.service.keys import BACKEND, SHARE
+from penstock.service.memory import Share
 from penstock.service.paging import read_limit
 from penstock.service.schemas import outcome_body, results_url
 from penstock.settings import MIB
@@ -27,6 +29,7 @@ from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 
 PAGE_OUTCOMES = 1_000
+BLOCK_BYTES = 65_536  # a stream of results is written in blocks: a write costs more than a line
 PAGE_BYTES = 4 * MIB  # a page is in memory as a whole, and ends after the first outcome that reaches this size
 
 
@@ -49,7 +52,7 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     outcomes = _outcomes(request.app[BACKEND].store, batch, cursor, state)
     if kind == NDJSON and limit is None:
         return await _stream(request, outcomes)
-    page, following = await _page(outcomes, limit or PAGE_OUTCOMES)
+    page, following = await _page(outcomes, limit or PAGE_OUTCOMES, request[SHARE])
     return _page_answer(batch, kind, page, following, _kept_query(state, limit))
 
 
@@ -81,16 +84,25 @@ async def _closed_group(
     store: Store, batch: Batch, number: int, group: Group, ending: Ending
 ) -> AsyncIterator[tuple[int, Outcome]]:
     """Yield what was counted before the group was closed. Every other operation gets the outcome of the ending."""
-    records = [record async for family in _counted_records(store, batch, number, group, 0) for record in family]
-    recorded = {outcome.index: outcome for outcome in _merge(records)}
-    first = batch.first_index(number)
     # The group may have expired before the batch got its ending. Then the reason of that ending is not the group's.
     reason = batch.reason if ending is batch.ending else None
     ids = await store.read_ids(batch.id, number) if batch.has_own_ids else []
-    for place in range(batch.group_totals[number]):
-        index = first + place
-        operation_id = ids[place] if batch.has_own_ids else str(index)
-        yield number * GROUP_CHUNKS, recorded.get(index) or never_ended(index, operation_id, ending, reason)
+    first, chunk = batch.first_index(number), number * GROUP_CHUNKS
+    following = first
+
+    def missing(until: int) -> Iterator[tuple[int, Outcome]]:
+        for index in range(following, until):
+            operation_id = ids[index - first] if batch.has_own_ids else str(index)
+            yield chunk, never_ended(index, operation_id, ending, reason)
+
+    async for records in _counted_records(store, batch, number, group, 0):
+        for outcome in _merge(records):
+            for one in missing(outcome.index):
+                yield one
+            yield chunk, outcome
+            following = outcome.index + 1
+    for one in missing(first + batch.group_totals[number]):
+        yield one
 
 
 async def _counted_records(
@@ -115,10 +127,11 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
     if request.method == hdrs.METH_HEAD:
         return answer
     try:
-        async for _, outcome in outcomes:
-            line = encode(outcome_body(outcome)) + b"\n"
-            async with writing(request, len(line)):
-                await answer.write(line)
+        async for block in _blocks(outcomes):
+            request[SHARE].take(len(block))
+            async with writing(request, len(block)):
+                await answer.write(block)
+            await asyncio.sleep(0)  # a write does not wait while the client reads fast, so let other requests run
     except ConnectionResetError:
         return answer  # the client closed the connection, or does not read
     except Exception as error:  # noqa: BLE001 - any error: the middleware cannot answer it any more
@@ -131,7 +144,21 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
     return answer
 
 
-async def _page(outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int) -> tuple[list[bytes], Cursor | None]:
+async def _blocks(outcomes: AsyncIterator[tuple[Cursor, Outcome]]) -> AsyncIterator[bytes]:
+    """Yield the lines of the outcomes, as many at a time as reach the size of a block."""
+    block = bytearray()
+    async for _, outcome in outcomes:
+        block += encode(outcome_body(outcome)) + b"\n"
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+async def _page(
+    outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int, share: Share
+) -> tuple[list[bytes], Cursor | None]:
     """Return up to `limit` outcomes as JSON, and the position after them if there are more."""
     page: list[bytes] = []
     size, last = 0, Cursor()
@@ -140,6 +167,7 @@ async def _page(outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int) -> 
             return page, last
         page.append(encode(outcome_body(outcome)))
         size, last = size + len(page[-1]), place
+        share.grow_to(size)
     return page, None
 
 

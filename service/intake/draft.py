@@ -26,7 +26,7 @@ from penstock.service.flaws import MOST_FLAWS, Flaws, to_flaw, without_most_unkn
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids
 from penstock.service.intake.plan import Plan
-from penstock.service.schemas import OperationRequest
+from penstock.service.schemas import LONGEST_ID, OperationRequest
 from penstock.settings import Settings
 
 # Does the same as `model_validate` at a lower cost, because it is called for every operation of every batch.
@@ -103,6 +103,11 @@ class Draft:
                 self._added.append((encoded, route.name))
                 self._keep(index, operation_id, request)
 
+    def note_invalid(self, size: int) -> None:
+        """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""
+        self.flaws.invalid_bytes += size
+        self._check_full()
+
     def add_unreadable(self, detail: str, line: int) -> None:
         index, _ = self._count(None, line)
         self._add_flaws(index, [Flaw("", detail)])
@@ -131,11 +136,12 @@ class Draft:
         for index, ((encoded, _), expected) in enumerate(zip(self._added, seconds, strict=True), start=first):
             size = size_on_the_queue(encoded)
             if size > self.plan.room:
-                detail = f"The operation needs {size:,} bytes in a message. At most {self.plan.room:,} bytes fit."
-                self._giants.add(index, self._at(index, Flaw("", detail)))
+                self._add_giant(index, size)
             else:
                 self.plan.add(encoded, expected)
         self._added.clear()
+        if self._giants.is_full:
+            raise self._too_large("At least ")
 
     async def check(self) -> None:
         """Raise InvalidRequest with all errors, if there are any."""
@@ -148,14 +154,23 @@ class Draft:
         """Complete `plan`. Raises LimitPassed, with every operation that is too large for a message."""
         await self.plan_added()
         self.plan.finish()
+        if self._giants.count:
+            raise self._too_large()
+
+    def _add_giant(self, index: int, size: int) -> None:
+        detail = f"The operation needs {size:,} bytes in a message. At most {self.plan.room:,} bytes fit."
+        self._giants.add(index, self._at(index, Flaw("", detail)))
+        self._giants.invalid_bytes += size
+
+    def _too_large(self, at_least: str = "") -> LimitPassed:
         count = self._giants.count
-        if count:
-            raise LimitPassed(
-                f"{count:,} {'operation is' if count == 1 else 'operations are'} too large for a message of the queue.",
-                limit={"maxOperationBytes": self.plan.room},
-                flaws=self._giants.listed,
-                count=count,
-            )
+        are = "operation is" if count == 1 else "operations are"
+        return LimitPassed(
+            f"{at_least}{count:,} {are} too large for a message of the queue.",
+            limit={"maxOperationBytes": self.plan.room},
+            flaws=self._giants.listed,
+            count=count,
+        )
 
     def _invalid(self) -> InvalidRequest:
         return InvalidRequest(self.flaws.listed, self.flaws.count, is_complete=self.flaws.is_complete)
@@ -172,7 +187,8 @@ class Draft:
         if line is not None:
             self._lines.append(line)
         given = document.get("id") if isinstance(document, dict) else None
-        return index, self.ids.add(given if isinstance(given, str) else None)
+        is_short = isinstance(given, str) and len(given) <= LONGEST_ID  # a longer one is an error already
+        return index, self.ids.add(given if is_short else None)
 
     def _keep(self, index: int, operation_id: str, request: OperationRequest) -> None:
         if not self.is_large:
@@ -187,6 +203,9 @@ class Draft:
     def _add_flaws(self, index: int, flaws: Iterable[Flaw]) -> None:
         for flaw in flaws:
             self.flaws.add(index, self._at(index, flaw))
+        self._check_full()
+
+    def _check_full(self) -> None:
         if self.flaws.is_full:
             self.flaws.is_complete = False
             raise self._invalid()

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, LimitPassed
+from penstock.running.collector import spare_json
 from penstock.service.content import (
     JSON,
     NDJSON,
@@ -24,7 +25,8 @@ from penstock.service.content import (
     read_content,
     within,
 )
-from penstock.service.elements import check_elements
+from penstock.service.digits import check_digits
+from penstock.service.elements import check_elements, separators
 from penstock.service.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
@@ -33,10 +35,11 @@ from penstock.service.schemas import BatchOptions, BatchRequest
 from penstock.settings import MIB, Settings
 
 STREAM_SECONDS = 3_600
+BYTES_IN_TURN = MIB  # between the steps of a larger document other requests run, too
 OPERATIONS_IN_TURN = 100  # then other requests run: validating an operation takes about 10 µs, or more if it is large
 
 # A stream may decompress to this many bytes, to this many times what was sent, and to this much for each operation.
-FREE_BYTES = 64 * MIB
+FREE_BYTES = 16 * MIB
 MOST_RATIO = 100
 BYTES_OF_AN_OPERATION = 10_000
 
@@ -66,12 +69,24 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     content = await read_content(request, settings.max_body_bytes)
     for name in dict.fromkeys(request.query):
         draft.flaws.add(ENVELOPE, Flaw(pointer(name), _not_in_the_query(name)))
+    size = len(content)
+    in_turn = 1 if size > BYTES_IN_TURN else OPERATIONS_IN_TURN
+    fingerprint = hashlib.sha256(content).hexdigest()
+    await _let_others_run(size)
     envelope = _read_envelope(parse_json(content, settings.max_elements), settings, draft.flaws)
+    await _let_others_run(size)
+    del content  # the operations need the memory
     for number, document in enumerate(envelope.operations, start=1):
-        draft.add(document)
-        if number % OPERATIONS_IN_TURN == 0:
+        with spare_json(size):
+            draft.add(document)
+        if number % in_turn == 0:
             await asyncio.sleep(0)
-    return Read(envelope, hashlib.sha256(content).hexdigest())
+    return Read(envelope, fingerprint)
+
+
+async def _let_others_run(size: int) -> None:
+    if size > BYTES_IN_TURN:
+        await asyncio.sleep(0)
 
 
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
@@ -81,6 +96,7 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
     most_lines = 2 * settings.max_stream_operations
     lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=most_lines)
     body = RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
+    elements = 0
     async for piece in body.pieces():
         # Plan what came before this piece: a batch in a single piece is planned when all of it is known.
         if draft.is_large:
@@ -88,9 +104,10 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
         fingerprint.update(piece)
         for number, line in lines.feed(piece):
             _add_line(draft, number, line, settings)
+            elements += separators(line)
             if draft.total % OPERATIONS_IN_TURN == 0:
                 await asyncio.sleep(0)
-        if body.decompressed_bytes > settings.max_body_bytes:
+        if body.decompressed_bytes > settings.max_body_bytes or elements > settings.max_elements:
             draft.grow_large()
         _check_proportion(body, draft.total)
     for number, line in lines.end():
@@ -115,8 +132,17 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
     line = line.removeprefix(BOM_UTF8)
     if not line or line.isspace():
         return
+    known = draft.flaws.count
+    with spare_json(len(line)):
+        _add_document(draft, number, line, settings)
+    if draft.flaws.count > known:
+        draft.note_invalid(len(line))
+
+
+def _add_document(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
     check_elements(line, settings.max_elements)
     try:
+        check_digits(line)
         document = from_json(line, allow_inf_nan=False)
     except ValueError as error:
         draft.add_unreadable(f"The line is not valid JSON: {error}.{encoding_hint(line)}", number)

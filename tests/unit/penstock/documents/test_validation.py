@@ -48,9 +48,42 @@ class Named(NamedTuple):
     numbers: list[int]
 
 
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    scores: dict[str, int] = {}
+
+
+class Left(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    left: int
+
+
+class Right(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    right: int
+
+
+class ClosedDict(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    numbers: list[int]
+
+
+class Open(BaseModel):
+    """It contains a closed model, and accepts any members itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    closed: Closed | None = None
+
+
 Positive = Annotated[list[Annotated[int, Field(gt=0)]], AfterValidator(lambda numbers: numbers)]
 
 BAD_LIST = ["a"] * MANY
+GOOD_DICT = {str(number): number for number in range(MANY)}
 BAD_DICT = {str(number): "a" for number in range(MANY)}
 
 
@@ -83,6 +116,35 @@ def errors(annotation: Any, document: Any) -> int:
 )
 def test_large_document_has_few_errors(annotation: Any, document: Any, most: int) -> None:
     assert 1 <= errors(annotation, document) <= most
+
+
+@pytest.mark.parametrize("annotation", [Closed, Left | Right | Closed, list[Left | Right], dict[str, ClosedDict]])
+def test_unknown_members_are_few_errors(annotation: Any) -> None:
+    document: Any = BAD_DICT
+    if annotation == list[Left | Right]:
+        document = [document]
+    elif annotation == dict[str, ClosedDict]:
+        document = {"a": document}
+    assert errors(annotation, document) == 1
+
+
+def test_few_unknown_members_are_errors_as_usual() -> None:
+    assert errors(Closed, {"scores": GOOD_DICT, "unknown": 1}) == 1
+    assert errors(Closed, {"scores": BAD_DICT, "unknown": 1}) == 2
+
+
+@pytest.mark.parametrize(
+    ("annotation", "document"),
+    [
+        (Closed, {"scores": GOOD_DICT}),
+        (list[Left | Right], [{"right": 1}] * MANY),  # each has a member that `Left` does not know
+        (dict[str, ClosedDict], {str(number): {"numbers": [1]} for number in range(MANY)}),
+        (Open, GOOD_DICT),
+    ],
+)
+def test_large_valid_documents_with_closed_models_are_valid(annotation: Any, document: Any) -> None:
+    adapter = TypeAdapter(annotation)
+    assert JsonValidator(adapter).validate(to_json(document)) == adapter.validate_json(to_json(document))
 
 
 def test_every_error_of_a_small_document_is_found() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.running.collector import THRESHOLD, spare_what_stays
+from penstock.running.collector import LARGE_BYTES, THRESHOLD, spare_json, spare_what_stays
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +14,16 @@ def _restored() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.set_threshold(*thresholds)
+
+
+def test_no_collection_visits_large_json_while_it_is_read() -> None:
+    with spare_json(LARGE_BYTES):
+        assert gc.isenabled()
+    with spare_json(LARGE_BYTES + 1):
+        with spare_json(LARGE_BYTES + 1):
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 @pytest.mark.full

@@ -17,6 +17,7 @@ from penstock.chunk import Operation, plan_groups
 from penstock.errors import Unavailable
 from penstock.outcome import ChunkRecord, Outcome, failed, succeeded
 from penstock.service.batches import results
+from penstock.service.keys import MEMORY
 from penstock.testing import MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, build_batch, build_operation
 from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
@@ -335,6 +336,35 @@ async def test_results_that_cannot_be_read_to_the_end_do_not_look_whole(
         await service.get(URL)
     assert_problem(await service.get(URL, Accept=JSON), 503 if isinstance(error, Unavailable) else 500)
     logs.clear()
+
+
+async def test_results_of_a_closed_group_are_not_all_read_first(serve: Serve) -> None:
+    recorded = await record(2, 2)
+    batch = await recorded.parts.store.read_batch(BATCH_ID)
+    assert batch is not None
+    seen = (await recorded.parts.store.read_group(BATCH_ID, 0)).counts
+    assert await recorded.parts.store.close_group(batch, 0, seen, Ending.EXPIRED)
+    break_after_the_first(recorded.parts, ValueError("read too far"))
+    service = await serve_recorded(serve, recorded)
+    [[first]] = [(await service.get(f"{URL}?limit=1", Accept=JSON)).body["results"]]
+    assert first == recorded.bodies[0]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 100, 100_000])
+async def test_stream_is_written_in_blocks(serve: Serve, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    monkeypatch.setattr(results, "BLOCK_BYTES", block_bytes)
+    recorded = await record(3, 4)
+    service = await serve_recorded(serve, recorded)
+    assert (await service.get(URL)).lines == recorded.bodies
+
+
+async def test_pages_that_are_collected_take_memory(serve: Serve) -> None:
+    recorded = await record(3, 4)
+    service = await serve_recorded(serve, recorded)
+    with service.client.app[MEMORY].share() as another:
+        another.grow_to(10**12)  # all of it, and more
+        assert assert_problem(await service.get(URL, Accept=JSON), 503)["type"].endswith(":overloaded")
+    assert (await service.get(URL, Accept=JSON)).status == 200
 
 
 async def test_client_that_leaves_in_the_middle_breaks_nothing(serve: Serve) -> None:

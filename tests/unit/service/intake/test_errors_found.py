@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from penstock import Operations
-from penstock.service.flaws import MOST_FLAWS, MOST_FOUND
+from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, MOST_INVALID_BYTES
 from penstock.service.intake import draft
 from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
 
@@ -36,6 +36,11 @@ async def take_map(numbers: dict[str, int]) -> int:
 @operations.post("/closed")
 async def take_closed(closed: Closed) -> int:
     return closed.number
+
+
+@operations.post("/any")
+async def take_any(body: Any) -> bool:
+    return body is None
 
 
 @pytest.fixture
@@ -122,6 +127,49 @@ async def test_lines_that_are_not_json_are_errors_too(service: Service) -> None:
     content = b"{\n" * (3 * MOST_FOUND)
     problem = assert_problem(await service.post_content(content, NDJSON), 422)
     assert problem["errorCount"] == MOST_FOUND
+
+
+async def test_lines_after_very_many_invalid_bytes_are_not_validated(service: Service, validated: list[Any]) -> None:
+    size = MOST_INVALID_BYTES // 3
+    problem = assert_problem(await post_lines(service, *[ask("/numbers", "a" * size)] * 20), 422)
+    assert len(validated) == 3
+    assert problem["detail"] == "The request has at least 3 errors; nothing was run."
+
+
+async def test_lines_that_are_too_large_to_send_are_not_all_read(service: Service, validated: list[Any]) -> None:
+    large = ask("/any", "a" * (MOST_INVALID_BYTES // 3))
+    problem = assert_problem(await post_lines(service, *[ask("/any", 1)] * 200, *[large] * 20), 413)
+    assert len(validated) < 210
+    assert problem["detail"].startswith("At least ")
+    assert problem["errorCount"] < 10
+
+
+async def test_very_long_ids_are_not_in_the_answer(service: Service) -> None:
+    answer = await post_lines(service, *[{**ask("/any", 1), "id": "i" * 100_000}] * 20)
+    assert assert_problem(answer, 422)["errorCount"] == 20
+    assert len(answer.content) < 10_000
+
+
+async def test_very_long_names_are_not_in_the_answer(service: Service) -> None:
+    answer = await post(service, ask("/closed", {"n" * 100_000: 1}), **{"n" * 100_000: 1})
+    problem = assert_problem(answer, 422)
+    assert [error["pointer"] for error in problem["errors"]] == ["", "/operations/0/body"]
+
+
+async def test_number_with_very_many_digits_is_an_error(service: Service) -> None:
+    digits = b"1" * 1_001
+    content = b'{"method":"POST","path":"/any","body":%b}' % digits
+    problem = assert_problem(await service.post_content(content, NDJSON), 422)
+    assert problem["errors"][0]["detail"].startswith("The line is not valid JSON: a number has more than 1,000 digits")
+    problem = assert_problem(await service.post_content(b'{"operations":[%b]}' % content), 400)
+    assert "a number has more than 1,000 digits" in problem["detail"]
+    assert (await service.post_content(content[:-2] + b"}", NDJSON)).status == 200
+
+
+async def test_small_stream_with_very_many_elements_runs_in_the_background(serve: Serve) -> None:
+    service = await serve(operations, max_elements=5_000)
+    assert (await post_lines(service, *[ask("/numbers", [1] * 2_000)] * 2)).status == 200
+    assert (await post_lines(service, *[ask("/numbers", [1] * 2_000)] * 3)).status == 202
 
 
 async def test_operations_after_very_many_errors_are_not_validated(service: Service, validated: list[Any]) -> None:

@@ -1,0 +1,194 @@
+"""Requests that cost much, or once did: each is small, or carries few valid operations."""
+
+import gzip
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from penstock import zstd
+from tests.bounds.front_end import LARGE_RESULTS, MIB, SMALL_RESULTS
+from tests.support.service import JSON, NDJSON
+
+Content = Callable[[], bytes]
+
+ELEMENTS = 249_000  # slightly fewer than PENSTOCK_MAX_ELEMENTS
+JSON_BYTES = 10 * MIB
+SKIPPABLE_FRAME = b"\x50\x2a\x4d\x18\0\0\0\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A request. Its content is made when it is needed, because all contents together are very large."""
+
+    name: str
+    make: Content = bytes
+    type: str = JSON
+    encoding: str = "gzip"
+    is_encoded: bool = False
+    url: str = "/batch"
+    method: str = "POST"
+    is_valid: bool = False  # it carries a large valid operation
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self.method == "GET":
+            return {"Accept": self.type}
+        encoding = {"Content-Encoding": self.encoding} if self.encoding else {}
+        return {"Content-Type": self.type, **encoding}
+
+    def content(self) -> bytes:
+        content = self.make()
+        if self.is_encoded or not self.encoding:
+            return content
+        return gzip.compress(content, 1) if self.encoding == "gzip" else zstd.compress(content)
+
+
+def operation(path: bytes, body: bytes, more: bytes = b"") -> bytes:
+    return b'{"method":"POST","path":"/%b","body":%b%b}' % (path, body, more)
+
+
+def document(*operations: bytes, more: bytes = b"") -> bytes:
+    return b'{"operations":[%b]%b}' % (b",".join(operations), more)
+
+
+def array(element: bytes, count: int) -> bytes:
+    return b"[%b]" % b",".join([element] * count)
+
+
+def members(count: int, value: bytes = b"1", name: bytes = b"u") -> bytes:
+    """Return members with different names, without braces."""
+    return b",".join(b'"%b%d":%b' % (name, number, value) for number in range(count))
+
+
+def object_of(count: int, value: bytes = b"1", name: bytes = b"u") -> bytes:
+    return b"{%b}" % members(count, value, name)
+
+
+def text(characters: bytes, size: int) -> bytes:
+    return b'"%b"' % (characters * (size // len(characters)))
+
+
+def lines(line: bytes, size: int) -> bytes:
+    return (line + b"\n") * max(1, size // (len(line) + 1))
+
+
+UNKNOWN = ELEMENTS // 2
+WORST = [
+    Case("2.6 million invalid items", lambda: document(operation(b"numbers", array(b'"a"', 2_600_000)))),
+    Case("invalid items", lambda: document(operation(b"numbers", array(b'"a"', ELEMENTS)))),
+    Case("unknown members of the request", lambda: document(b"1", more=b"," + members(UNKNOWN))),
+    Case("unknown members of an operation", lambda: document(operation(b"any", b"1", b"," + members(UNKNOWN)))),
+    Case("unknown members of a body", lambda: document(operation(b"closed", object_of(UNKNOWN)))),
+    Case("lines of invalid items", lambda: lines(operation(b"numbers", array(b'"a"', ELEMENTS)), 60 * MIB), NDJSON),
+    Case("a million empty objects", lambda: b"{}\n" * 1_000_000, NDJSON),
+    Case("blank lines", lambda: b"\n" * 6 * MIB, NDJSON),
+    Case("skippable frames", lambda: SKIPPABLE_FRAME * MIB, NDJSON, "zstd", is_encoded=True),
+    Case("many gzip members", lambda: gzip.compress(b"") * 400_000, is_encoded=True),
+    Case("numbers with 4,300 digits", lambda: document(operation(b"any", array(b"9" * 4_300, 2_000)))),
+    Case("a long string", lambda: document(operation(b"numbers", text(b"\\u0000", JSON_BYTES - 100)))),
+    Case(
+        "very long ids", lambda: lines(b'{"id":%b,"method":"POST","path":"/any"}' % text(b"i", MIB), 60 * MIB), NDJSON
+    ),
+    Case("a page of large results", url=f"/batch/{LARGE_RESULTS}/results?limit=10000", method="GET"),
+    Case("all small results", url=f"/batch/{SMALL_RESULTS}/results", type=NDJSON, method="GET"),
+]
+MORE = [
+    Case("unknown members of bodies", lambda: lines(operation(b"closed", object_of(UNKNOWN)), 30 * MIB), NDJSON),
+    Case("unknown members in a union", lambda: document(operation(b"one-pet", object_of(UNKNOWN)))),
+    Case("members of one name", lambda: document(operation(b"map", b"{%b}" % b",".join([b'"a":1'] * UNKNOWN)))),
+    Case("large names", lambda: document(operation(b"map", object_of(90_000, name=b"k" * 90))), is_valid=True),
+    Case("very long names", lambda: document(operation(b"closed", object_of(1_000, name=b"k" * 9_000)))),
+    Case("one name of 9 MB", lambda: document(operation(b"closed", b'{"%b":1}' % (b"k" * 9_000_000)))),
+    Case("empty arrays", lambda: document(operation(b"any", array(b"[]", UNKNOWN)))),
+    Case("arrays of empty arrays", lambda: lines(operation(b"any", array(b"[]", UNKNOWN)), 60 * MIB), NDJSON),
+    Case("2.6 million empty arrays", lambda: document(operation(b"any", array(b"[]", 2_600_000)))),
+    Case("no operations but arrays", lambda: b'{"operations":%b}' % array(b"[]", UNKNOWN)),
+    Case("deep", lambda: b"[" * 5_000_000),
+    Case("deep lines", lambda: lines(operation(b"any", b"[" * 5_000 + b"]" * 5_000), 30 * MIB), NDJSON),
+    Case("a number with 9 million digits", lambda: document(operation(b"any", b"9" * 9_000_000))),
+    Case("numbers with 1,000 digits", lambda: document(operation(b"any", array(b"9" * 1_000, 10_000))), is_valid=True),
+    Case("a string of separators", lambda: document(operation(b"any", text(b",:[{", JSON_BYTES - 100))), is_valid=True),
+    Case("operations too large to send", lambda: lines(operation(b"any", text(b"\\u0000", 5 * MIB)), 60 * MIB), NDJSON),
+    Case("blanks", lambda: b" " * JSON_BYTES),
+    Case("lines of blanks", lambda: lines(b" " * MIB, 60 * MIB), NDJSON),
+    Case("empty frames", lambda: zstd.compress(b"") * 800_000, NDJSON, "zstd", is_encoded=True),
+    Case("long paths", lambda: lines(operation(b"a" * 2_000, b"1"), 60 * MIB), NDJSON),
+    Case("all large results", url=f"/batch/{LARGE_RESULTS}/results", type=NDJSON, method="GET"),
+    Case("a page of small results", url=f"/batch/{SMALL_RESULTS}/results?limit=10000", method="GET"),
+]
+
+_PATHS = [b"numbers", b"map", b"closed", b"closed-ones", b"pets", b"one-pet", b"any", b"text", b"files/a", b"unknown"]
+_ELEMENTS = [
+    b"1",
+    b"-1.5e3",
+    b"null",
+    b'"a"',
+    b'""',
+    b"[]",
+    b"{}",
+    b'{"number":1}',
+    b'{"a":1}',
+    b"9" * 1_000,
+    b"9" * 4_000,
+]
+_CHARACTERS = [b"x", b"\\u0000", b'\\"', b"\\\\", "é".encode(), "😀".encode(), b",:[{", b"9", b"\xff", b"\\ud800"]
+_NAMES = [b"u", b"number", b"k" * 100, b"\\u0061", b"k" * 2_000]
+
+
+def random_cases(seed: int, count: int) -> Iterator[Case]:
+    """Yield random requests of the same kinds. The same seed gives the same requests."""
+    for number in range(count):
+        yield _random_case(random.Random(f"{seed}-{number}"), f"seed {seed}-{number}")
+
+
+def _random_case(draw: random.Random, name: str) -> Case:
+    kind, encoding = draw.choice([JSON, NDJSON]), draw.choice(["gzip", "gzip", "zstd", ""])
+    size = int(2 ** draw.uniform(14, 25.5 if kind == NDJSON and encoding else 23.3))
+    value_size = int(2 ** draw.uniform(4, 23))
+
+    def make() -> bytes:
+        content = _lines(draw, size, value_size) if kind == NDJSON else _document(draw, size, value_size)
+        return content[: draw.randrange(len(content))] if draw.random() < 0.1 else content
+
+    return Case(f"{name}, {kind}, {encoding or 'plain'}, {size:,} of {value_size:,} bytes", make, kind, encoding)
+
+
+def _document(draw: random.Random, size: int, value_size: int) -> bytes:
+    asked = [_operation(draw, min(size, value_size)) for _ in range(draw.choice([1, 3]))]
+    repeated = asked * max(1, min(1_000, size // sum(map(len, asked))))
+    more = b',"more":' + _value(draw, min(size, value_size)) if draw.random() < 0.2 else b""
+    return document(*repeated, more=more)
+
+
+def _lines(draw: random.Random, size: int, value_size: int) -> bytes:
+    of_some = b"\n".join(_operation(draw, min(size, value_size)) for _ in range(draw.choice([1, 3])))
+    blank = draw.choice([b"", b"", b"\n" * 100, b" " * 10_000 + b"\n", b"\r\n"])
+    return lines(of_some + b"\n" + blank, size)
+
+
+def _operation(draw: random.Random, size: int) -> bytes:
+    path, value = draw.choice(_PATHS), _value(draw, size)
+    makes: list[Content] = [
+        *[lambda: operation(path, value)] * 3,
+        lambda: operation(path, b"[1]", b',"more":' + value),
+        lambda: operation(path, b"[1]", b"," + members(size // 20)),
+        lambda: b'{"id":%b,"method":"POST","path":"/any"}' % value,
+        lambda: b'{"method":%b,"path":"/any"}' % value,
+        lambda: value,
+    ]
+    return draw.choice(makes)()
+
+
+def _value(draw: random.Random, size: int) -> bytes:
+    element, characters, name = draw.choice(_ELEMENTS), draw.choice(_CHARACTERS), draw.choice(_NAMES)
+    depth = draw.choice([10, 180, 5_000])
+    makes: list[Content] = [
+        lambda: array(element, 1 + size // (len(element) + 1)),
+        lambda: object_of(1 + size // (len(name) + len(element) + 10), element, name),
+        lambda: b"{%b}" % b",".join([b'"%b":%b' % (name, element)] * (1 + size // (len(name) + len(element) + 4))),
+        lambda: text(characters, size),
+        lambda: array(b"[" * depth + b"]" * depth, 1 + size // (2 * depth)),
+        lambda: array(b'{"inner":' * depth + b"{}" + b"}" * depth, 1 + size // (10 * depth)),
+        lambda: b"9" * size,
+    ]
+    return draw.choice(makes)()

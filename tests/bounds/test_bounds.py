@@ -1,0 +1,103 @@
+"""Sends requests to a real front end, and measures what each of them costs."""
+
+import sys
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.bounds.cases import MORE, WORST, Case, document, operation, random_cases
+from tests.support.aws import scrubbed_environment
+from tests.support.programs import free_port, programs, until_ready
+
+MOST_MIB = 64
+MOST_VALID_MIB = 96  # for one valid operation of 10 MiB
+MOST_CPU_SECONDS = 2
+MOST_TURN_SECONDS = 0.2
+NOISE = 2  # on a busy machine the same work takes up to twice the CPU time, because others use the caches of the core
+
+RANDOM_CASES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    mib: float
+    cpu_seconds: float
+    turn_seconds: float
+
+    def is_within(self, most_mib: float) -> bool:
+        return (
+            self.mib <= most_mib
+            and self.cpu_seconds <= MOST_CPU_SECONDS * NOISE
+            and self.turn_seconds <= MOST_TURN_SECONDS * NOISE
+        )
+
+    def __str__(self) -> str:
+        return f"{self.mib:.0f} MiB, {self.cpu_seconds:.2f} s of CPU, {self.turn_seconds * 1_000:.0f} ms in a turn"
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEnd:
+    session: aiohttp.ClientSession
+    url: str
+
+    async def cost_of(self, case: Case) -> Cost:
+        content = case.content()
+        async with self.session.post(f"{self.url}/probe") as answer:
+            assert answer.status == 200
+        status = await self.send(case, content)
+        assert status < 500, status
+        assert status != 404
+        async with self.session.get(f"{self.url}/probe") as answer:
+            return Cost(**await answer.json())
+
+    async def send(self, case: Case, content: bytes) -> int:
+        data = BytesIO(content) if content else None
+        url = self.url + case.url
+        async with self.session.request(case.method, url, data=data, headers=case.headers) as answer:
+            async for _ in answer.content.iter_any():
+                pass
+            return answer.status
+
+    async def too_costly(self, cases: Iterable[Case]) -> list[str]:
+        costs = [(case, await self.cost_of(case)) for case in cases]
+        return [
+            f"{case.name}: {cost}"
+            for case, cost in costs
+            if not cost.is_within(MOST_VALID_MIB if case.is_valid else MOST_MIB)
+        ]
+
+
+@pytest.fixture
+async def front_end(tmp_path: Path) -> AsyncIterator[FrontEnd]:
+    port = free_port()
+    async with (
+        programs(scrubbed_environment(), tmp_path) as running,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as session,
+    ):
+        program = await running.start("tests.bounds.front_end", str(port))
+        await until_ready(port, program)
+        front_end = FrontEnd(session, f"http://127.0.0.1:{port}")
+        await front_end.cost_of(Case("a valid batch", lambda: document(operation(b"numbers", b"[1]"))))
+        yield front_end
+        sys.stdout.write(program.output())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_no_request_costs_much(front_end: FrontEnd) -> None:
+    assert await front_end.too_costly(WORST) == []
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_no_request_of_many_kinds_costs_much(front_end: FrontEnd) -> None:
+    assert await front_end.too_costly(MORE) == []
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_no_random_request_costs_much(front_end: FrontEnd) -> None:
+    assert await front_end.too_costly(random_cases(1, RANDOM_CASES)) == []
