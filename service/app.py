@@ -31,6 +31,7 @@ from penstock.service.keys import (
     PATHS_HINT,
     RUNNER,
     SETTINGS,
+    TURNS,
 )
 from penstock.service.memory import Memory
 from penstock.service.openapi import openapi, openapi_for_operators
@@ -42,6 +43,7 @@ from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
+from penstock.service.turns import Turns
 from penstock.settings import Settings
 
 ROUTES = [
@@ -74,6 +76,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[OPERATIONS] = operations
     app[METER] = Meter()
     app[MEMORY] = Memory(settings.request_memory_bytes)
+    app[TURNS] = Turns()
     app[RUNNER] = Runner(
         operations,
         settings.concurrency,

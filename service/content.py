@@ -14,7 +14,7 @@ from penstock.running.collector import spare_json
 from penstock.service.decompression import MEMBERS, MEMORY_BYTES, Decompressor
 from penstock.service.digits import check_digits
 from penstock.service.elements import check_elements, separators
-from penstock.service.keys import SETTINGS, SHARE
+from penstock.service.keys import SETTINGS, SHARE, TURNS
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -93,6 +93,7 @@ class RequestBody:
         self._request = request
         self._limit = limit
         self._share = request[SHARE]
+        self._turns = request.app[TURNS]
         self._most_kept = request.app[SETTINGS].max_body_bytes  # a larger stream is not kept in memory
         encoding = _encoding(request)
         self._decompressor = Decompressor(encoding) if encoding else None
@@ -115,10 +116,17 @@ class RequestBody:
             for piece in self._decompressor.decompress(received) if self._decompressor else (received,):
                 self._count(len(piece))
                 yield piece
-                await asyncio.sleep(0)  # reading buffered data does not wait, so let other requests run
+                await self._let_others_run()
             self._received_bytes += len(received)
         if self._decompressor:
             self._decompressor.end()
+
+    async def _let_others_run(self) -> None:
+        """Let other requests run: reading buffered data does not wait for anything."""
+        if self.decompressed_bytes > READ_BYTES:
+            await self._turns.next()
+        else:
+            await asyncio.sleep(0)
 
     def _count(self, size: int) -> None:
         self.decompressed_bytes += size

@@ -12,6 +12,7 @@ from penstock.operations import Operations
 from penstock.running.runner import Runner
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.memory import Memory, Share
+from penstock.service.turns import Turns
 from penstock.settings import Settings
 
 BACKEND = web.AppKey("backend", Backend)
@@ -25,6 +26,7 @@ OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the answer to one that does not
 RUNNER = web.AppKey("runner", Runner)
 SETTINGS = web.AppKey("settings", Settings)
+TURNS = web.AppKey("turns", Turns)
 
 BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
 SHARE = web.RequestKey("share", Share)  # the memory of a request until it is answered

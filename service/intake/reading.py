@@ -1,6 +1,5 @@
 """Reads a batch from the body of a request: one JSON document, or a stream with one operation per line."""
 
-import asyncio
 import hashlib
 import re
 from codecs import BOM_UTF8
@@ -30,7 +29,7 @@ from penstock.service.elements import check_elements, separators
 from penstock.service.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
-from penstock.service.keys import SETTINGS
+from penstock.service.keys import SETTINGS, TURNS
 from penstock.service.schemas import BatchOptions, BatchRequest
 from penstock.settings import MIB, Settings
 
@@ -72,21 +71,21 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     size = len(content)
     in_turn = 1 if size > BYTES_IN_TURN else OPERATIONS_IN_TURN
     fingerprint = hashlib.sha256(content).hexdigest()
-    await _let_others_run(size)
+    await _take_turns(request, size)
     envelope = _read_envelope(parse_json(content, settings.max_elements), settings, draft.flaws)
-    await _let_others_run(size)
+    await _take_turns(request, size)
     del content  # the operations need the memory
     for number, document in enumerate(envelope.operations, start=1):
         with spare_json(size):
             draft.add(document)
         if number % in_turn == 0:
-            await asyncio.sleep(0)
+            await request.app[TURNS].next()
     return Read(envelope, fingerprint)
 
 
-async def _let_others_run(size: int) -> None:
+async def _take_turns(request: web.Request, size: int) -> None:
     if size > BYTES_IN_TURN:
-        await asyncio.sleep(0)
+        await request.app[TURNS].next()
 
 
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
@@ -106,7 +105,7 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
             _add_line(draft, number, line, settings)
             elements += separators(line)
             if draft.total % OPERATIONS_IN_TURN == 0:
-                await asyncio.sleep(0)
+                await request.app[TURNS].next()
         if body.decompressed_bytes > settings.max_body_bytes or elements > settings.max_elements:
             draft.grow_large()
         _check_proportion(body, draft.total)

@@ -1,5 +1,6 @@
 """Sends requests to a real front end, and measures what each of them costs."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -13,13 +14,18 @@ from tests.bounds.cases import MORE, WORST, Case, document, operation, random_ca
 from tests.support.aws import scrubbed_environment
 from tests.support.programs import free_port, programs, until_ready
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
 MOST_MIB = 64
 MOST_VALID_MIB = 96  # for one valid operation of 10 MiB
 MOST_CPU_SECONDS = 2
 MOST_TURN_SECONDS = 0.2
 NOISE = 2  # on a busy machine the same work takes up to twice the CPU time, because others use the caches of the core
 
-RANDOM_CASES = 60
+RANDOM_CASES = 100
+AT_ONCE = 60
+HEAVY = {"unknown members of a body", "a long string"}
+MOST_MIB_AT_ONCE = 512  # PENSTOCK_REQUEST_MEMORY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +50,14 @@ class FrontEnd:
     session: aiohttp.ClientSession
     url: str
 
-    async def cost_of(self, case: Case) -> Cost:
+    async def cost_of(self, case: Case, times: int = 1) -> Cost:
+        """Measure a request, or the same request many times at once."""
         content = case.content()
         async with self.session.post(f"{self.url}/probe") as answer:
             assert answer.status == 200
-        status = await self.send(case, content)
-        assert status < 500, status
-        assert status != 404
+        statuses = set(await asyncio.gather(*(self.send(case, content) for _ in range(times))))
+        assert not statuses & {404, 500}
+        assert times > 1 or 503 not in statuses
         async with self.session.get(f"{self.url}/probe") as answer:
             return Cost(**await answer.json())
 
@@ -76,7 +83,7 @@ async def front_end(tmp_path: Path) -> AsyncIterator[FrontEnd]:
     port = free_port()
     async with (
         programs(scrubbed_environment(), tmp_path) as running,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600), connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         program = await running.start("tests.bounds.front_end", str(port))
         await until_ready(port, program)
@@ -86,18 +93,23 @@ async def front_end(tmp_path: Path) -> AsyncIterator[FrontEnd]:
         sys.stdout.write(program.output())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_no_request_costs_much(front_end: FrontEnd) -> None:
     assert await front_end.too_costly(WORST) == []
 
 
 @pytest.mark.full
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_no_request_of_many_kinds_costs_much(front_end: FrontEnd) -> None:
     assert await front_end.too_costly(MORE) == []
 
 
 @pytest.mark.full
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("case", [case for case in WORST if case.name in HEAVY], ids=lambda case: case.name)
+async def test_requests_at_once_share_memory_and_take_turns(front_end: FrontEnd, case: Case) -> None:
+    cost = await front_end.cost_of(case, AT_ONCE)
+    assert cost.mib <= MOST_MIB_AT_ONCE, cost
+    assert cost.turn_seconds <= MOST_TURN_SECONDS * NOISE, cost
+
+
+@pytest.mark.full
 async def test_no_random_request_costs_much(front_end: FrontEnd) -> None:
     assert await front_end.too_costly(random_cases(1, RANDOM_CASES)) == []
