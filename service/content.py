@@ -56,7 +56,7 @@ def parse_json(content: bytes | bytearray, most_elements: int) -> Any:
     check_elements(content, most_elements)
     try:
         check_digits(content)
-        with spare_json(len(content)):
+        with spare_json():
             return from_json(without_mark(content), allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest(f"The body is not valid JSON: {error}.{encoding_hint(content)}") from error

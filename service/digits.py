@@ -15,7 +15,7 @@ _SLICE_BYTES = 65_536  # a copy of a whole document would need as much memory ag
 
 def check_digits(content: bytes | bytearray) -> None:
     """Raise ValueError if a number has too many consecutive digits. Digits in strings do not count."""
-    if _has_many_digits(content) and _has_many_digits(_STRING.sub(b'""', content)):
+    if len(content) > MOST_DIGITS and _has_many_digits(content) and _has_many_digits(_STRING.sub(b'""', content)):
         raise ValueError(f"a number has more than {MOST_DIGITS:,} digits, so write it as a string")
 
 

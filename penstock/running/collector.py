@@ -2,26 +2,21 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 THRESHOLD = 50_000  # new container objects before a collection; the chunks that a consumer holds have about as many
 
 
-LARGE_BYTES = 65_536
-_NOTHING = nullcontext()
+LARGE_BYTES = 65_536  # a smaller document has too few values to start a collection
 
 
-def spare_json(size: int) -> AbstractContextManager[None]:
-    """Pause collections while JSON of so many bytes is read, if it is large.
+@contextmanager
+def spare_json() -> Iterator[None]:
+    """Pause collections while JSON is read, which matters if it is large.
 
     Its values have no cycles, so a collection frees none of them. But it would visit them all, again and again while
     they are created, and this took most of the time to read a large document.
     """
-    return _paused() if size > LARGE_BYTES else _NOTHING
-
-
-@contextmanager
-def _paused() -> Iterator[None]:
     is_enabled = gc.isenabled()
     gc.disable()
     try:

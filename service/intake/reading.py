@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, LimitPassed
-from penstock.running.collector import spare_json
+from penstock.running.collector import LARGE_BYTES, spare_json
 from penstock.service.content import (
     JSON,
     NDJSON,
@@ -76,7 +76,7 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     await _take_turns(request, size)
     del content  # the operations need the memory
     for number, document in enumerate(envelope.operations, start=1):
-        with spare_json(size):
+        with spare_json():
             draft.add(document)
         if number % in_turn == 0:
             await request.app[TURNS].next()
@@ -103,7 +103,7 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
         fingerprint.update(piece)
         for number, line in lines.feed(piece):
             _add_line(draft, number, line, settings)
-            elements += separators(line)
+            elements += 0 if draft.is_large else separators(line)
             if draft.total % OPERATIONS_IN_TURN == 0:
                 await request.app[TURNS].next()
         if body.decompressed_bytes > settings.max_body_bytes or elements > settings.max_elements:
@@ -132,7 +132,10 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
     if not line or line.isspace():
         return
     known = draft.flaws.count
-    with spare_json(len(line)):
+    if len(line) > LARGE_BYTES:
+        with spare_json():
+            _add_document(draft, number, line, settings)
+    else:
         _add_document(draft, number, line, settings)
     if draft.flaws.count > known:
         draft.note_invalid(len(line))
