@@ -91,7 +91,8 @@ class Installation:
         for name in (NAME, BARE_NAME):
             await self._provision(name)
         self.port = _free_port()
-        front = await self._start(FRONT_END, "penstock.service.__main__", "--port", str(self.port))
+        ports = ("--port", str(self.port), "--operator-port", str(_free_port()))
+        front = await self._start(FRONT_END, "penstock.service.__main__", *ports)
         numbers = range(1, consumers + 1)
         ours = [await self._start(f"{CONSUMER} {number}", "penstock.consumer.__main__") for number in numbers]
         floors = [] if self.application else await self._start_floors(numbers)
