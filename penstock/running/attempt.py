@@ -58,7 +58,7 @@ class Attempt:
         result = _NOTHING
         begun_at = monotonic()
         try:
-            async with TimeLimit(self.route.policy.timeout_seconds, self.overdue) as limit:
+            with TimeLimit(self.route.policy.timeout_seconds, self.overdue) as limit:
                 if open_transaction is None:
                     return self._in_time(await perform(None), limit)
                 async with open_transaction() as opened:

@@ -75,34 +75,34 @@ async def end_soon(cancelled: Collection[AnyTask]) -> bool:
 
 
 class TimeLimit:
-    """Cancels the current task if the `async with` block takes longer than `seconds`, and raises TimeoutError then.
+    """Cancels the current task if the `with` block takes longer than `seconds`, and raises TimeoutError then.
 
-    If the block has not ended NOTICE_SECONDS after that, it calls `overdue`.
+    It does what `asyncio.timeout` does. It also calls `overdue` if the block has not ended NOTICE_SECONDS after that.
     """
 
-    __slots__ = ("_overdue", "_seconds", "_timeout", "_timer")
+    __slots__ = ("_cancelling", "_overdue", "_seconds", "_task", "_timer", "is_over")
 
     def __init__(self, seconds: float, overdue: Callable[[], None]) -> None:
+        self.is_over = False
         self._seconds = seconds
         self._overdue = overdue
-        self._timeout = asyncio.timeout(None)
 
-    @property
-    def is_over(self) -> bool:
-        return self._timeout.expired()
-
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
-        await self._timeout.__aenter__()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        await self._timeout.__aexit__(kind, error, traceback)
+        if self.is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timeout.reschedule(loop.time())
-        self._timer = loop.call_later(NOTICE_SECONDS, self._overdue)
+        self.is_over = True
+        self._task.cancel()
+        self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._overdue)
