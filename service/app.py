@@ -108,6 +108,7 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     app[METER] = clients[METER]
     app[MEMORY] = clients[MEMORY]
     app[BACKEND] = backend
+    app[TURNS] = clients[TURNS]
     app[CLOCK] = clients[CLOCK]
     app[OPERATOR_HOST] = host
     app[PATHS_HINT] = "Operators use GET /dead-letters, POST /dead-letters/redrive and GET /metrics."
