@@ -7,10 +7,20 @@ idle one answers as fast as without this.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from penstock.errors import RejectedCall
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """The result of an item whose call has failed."""
+
+    error: Exception
 
 
 class Gatherer(Generic[T, R]):
@@ -41,7 +51,10 @@ class Gatherer(Generic[T, R]):
         return not self._waiting and all(call.done() for call in self._calls)
 
     async def ask(self, item: T) -> R:
-        """Return the answer to this item. If the call fails, every item in it gets the call's exception."""
+        """Return the answer to this item. If the call fails, every item in it gets the call's exception.
+
+        But a call that AWS rejects as invalid may be the fault of one item. So each of its items is tried again alone.
+        """
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append(item)
         self._answers.append(answer)
@@ -65,19 +78,29 @@ class Gatherer(Generic[T, R]):
         self._is_gathering = False
         self._begin_call()
         try:
-            results = list(zip(answers, await self._call(items), strict=True))
+            results = await self._results(items)
         except asyncio.CancelledError:
             for answer in answers:
                 answer.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - every caller gets it
-            for answer in answers:
-                if not answer.done():  # it is done if its caller was cancelled
-                    answer.set_exception(error)
-            return
-        for answer, result in results:
-            if not answer.done():
+        for answer, result in zip(answers, results, strict=True):
+            if answer.done():
+                continue  # its caller was cancelled
+            if isinstance(result, _Failed):
+                answer.set_exception(result.error)
+            else:
                 answer.set_result(result)
+
+    async def _results(self, items: Sequence[T]) -> Sequence[R | _Failed]:
+        try:
+            results = await self._call(items)
+            return [result for _, result in zip(items, results, strict=True)]
+        except RejectedCall as error:
+            if len(items) == 1:
+                return [_Failed(error)]
+        except Exception as error:  # noqa: BLE001 - every caller gets it
+            return [_Failed(error)] * len(items)
+        return [result for item in items for result in await self._results([item])]
 
     def _take(self) -> tuple[list[T], list[asyncio.Future[R]]]:
         count = self._fitting(self._waiting)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from penstock.aws.gathering import Gatherer, up_to
+from penstock.errors import RejectedCall
 from tests.support.waiting import eventually
 
 
@@ -24,6 +25,8 @@ class Server:
         await self.gate.wait()
         if 13 in items:
             raise ConnectionError("unlucky")
+        if 14 in items:
+            raise RejectedCall("invalid")
         return [2 * item for item in items]
 
 
@@ -80,6 +83,14 @@ async def test_failure_is_told_to_all_that_were_in_the_call_and_to_no_other(serv
     assert [isinstance(result, ConnectionError) for result in results] == [True, True, False, False]
     assert results[2:] == [6, 8]
     assert await gatherer.ask(5) == 10
+
+
+async def test_item_that_aws_rejects_fails_alone(server: Server) -> None:
+    server.gate.set()
+    gatherer = Gatherer(server.call, up_to(10))
+    results = await asyncio.gather(*map(gatherer.ask, [1, 14, 3]), return_exceptions=True)
+    assert [type(result) for result in results] == [int, RejectedCall, int]
+    assert server.calls == [[1, 14, 3], [1], [14], [3]]
 
 
 async def test_call_that_answers_too_few_leaves_nobody_waiting() -> None:
