@@ -1,7 +1,8 @@
 """Ends batches that nothing else ends: those past their deadline, and cancelled ones that do not settle.
 
 The reason may be lost messages, dead consumers or a purged queue. The sweep counts the open operations of the batch as
-expired (or cancelled) and closes its groups, so that nothing more is counted in them. One consumer sweeps at a time.
+expired (or cancelled) and closes its groups, so that nothing more is counted in them. One consumer sweeps at a time. If
+it cannot end a batch, it continues with the next one.
 """
 
 import random
@@ -11,13 +12,14 @@ from penstock.batch import Batch, BatchState, Ending
 from penstock.clock import Clock
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.outage import Outage
-from penstock.errors import PenstockError, RejectedCall
+from penstock.errors import PenstockError, Unavailable
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 BATCHES_IN_SWEEP = 100
+FAILURES_IN_SWEEP = 5  # so many batches do not fail one after the other unless AWS is unavailable
 PERIODS_OF_TENURE = 2.5  # a consumer that misses two sweeps loses the task to another one
 
 
@@ -47,12 +49,18 @@ class Sweeper:
         now = self._clock.now()
         if not await self._store.take_sweep(self._owner, now, now + PERIODS_OF_TENURE * self._period_seconds):
             return
-        failures: list[RejectedCall] = []
+        failures: list[PenstockError] = []
         for batch_id in await self._store.due_batches(now, BATCHES_IN_SWEEP):
             try:
                 await self._settle_due(batch_id, now)
-            except RejectedCall as error:
-                failures.append(error)  # it is about this batch, and must not keep the other ones open
+            except Unavailable as error:
+                failures.append(error)
+                if len(failures) == FAILURES_IN_SWEEP:
+                    break
+            except PenstockError as error:
+                failures.append(error)
+            except Exception as error:  # noqa: BLE001 - it is about this batch, and must not keep the other ones open
+                get_log().error(Event.SWEEP_FAILED, batch_id=batch_id, exc_info=error)
         if failures:
             raise failures[0]
 

@@ -7,8 +7,8 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
-from penstock.consumer.sweeper import PERIODS_OF_TENURE, Sweeper
-from penstock.errors import RejectedCall
+from penstock.consumer.sweeper import FAILURES_IN_SWEEP, PERIODS_OF_TENURE, Sweeper
+from penstock.errors import PenstockError, RejectedCall, Unavailable
 from tests.support.faults import Moment, Outage, watched
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
@@ -68,22 +68,58 @@ async def test_batch_of_which_every_message_is_lost_is_expired_whole(plant: Plan
     assert await plant.statuses(batch_id) == {str(index): 504 for index in range(130)}
 
 
-async def test_batch_that_aws_rejects_does_not_keep_the_others_open(plant: Plant) -> None:
+@pytest.mark.parametrize("error", [RejectedCall("AWS rejected an invalid call."), Unavailable("AWS throttles.")])
+async def test_batch_that_aws_rejects_does_not_keep_the_others_open(plant: Plant, error: PenstockError) -> None:
     rejections = iter([True])
 
     def reject_once(call: str, moment: Moment) -> None:
         if (call, moment) == ("store.close_group", "before") and next(rejections, False):
-            raise RejectedCall("AWS rejected an invalid call.")
+            raise error
 
     sweeper = Sweeper(watched(plant.parts, reject_once).store, PERIOD, plant.clock)
     batch_ids = [await plant.submit("/succeed/a") for _ in range(2)]
     lose_all_messages(plant)
     plant.clock.advance(AFTER)
-    with pytest.raises(RejectedCall):
+    with pytest.raises(type(error)):
         await sweeper.sweep()
     assert {(await plant.counts(batch_id))[0] for batch_id in batch_ids} == {"queued", "expired"}
     await sweeper.sweep()
     assert {(await plant.counts(batch_id))[0] for batch_id in batch_ids} == {"expired"}
+
+
+async def test_batch_that_fails_unexpectedly_does_not_keep_the_others_open(
+    plant: Plant,
+) -> None:
+    failures = iter([True])
+
+    def fail_once(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.close_group", "before") and next(failures, False):
+            raise ValueError("'paused' is not a valid BatchState")
+
+    sweeper = Sweeper(watched(plant.parts, fail_once).store, PERIOD, plant.clock)
+    batch_ids = [await plant.submit("/succeed/a") for _ in range(2)]
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    await sweeper.sweep()
+    assert {(await plant.counts(batch_id))[0] for batch_id in batch_ids} == {"queued", "expired"}
+
+
+async def test_sweep_ends_early_if_aws_is_unavailable(plant: Plant) -> None:
+    calls: list[str] = []
+
+    def fail(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.close_group", "before"):
+            calls.append(call)
+            raise Unavailable("AWS does not answer.")
+
+    sweeper = Sweeper(watched(plant.parts, fail).store, PERIOD, plant.clock)
+    for _ in range(FAILURES_IN_SWEEP + 3):
+        await plant.submit("/succeed/a")
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    with pytest.raises(Unavailable):
+        await sweeper.sweep()
+    assert len(calls) == FAILURES_IN_SWEEP
 
 
 async def test_ids_that_the_client_gave_are_known_though_the_messages_are_lost(plant: Plant) -> None:
