@@ -10,8 +10,6 @@ from penstock.batch import Batch
 from penstock.chunk import Chunk
 from penstock.outcome import ChunkRecord
 
-LONGEST_CHUNK_ID = 1_000  # it is part of a sort key, and DynamoDB accepts 1,024 bytes
-
 
 def origin_error(batch: Batch, chunk: Chunk) -> str | None:
     """Return why the chunk cannot belong to its batch, or None if it can."""
@@ -33,7 +31,7 @@ def names_planned_chunk(batch: Batch, chunk_id: str) -> bool:
     A planned chunk has only one spelling. With two, its operations could be counted twice.
     """
     number = chunk_id.partition(".")[0]
-    return len(chunk_id) <= LONGEST_CHUNK_ID and number == str(int(number)) and int(number) < batch.chunk_count
+    return number == str(int(number)) and int(number) < batch.chunk_count
 
 
 def record_error(chunk: Chunk, record: ChunkRecord) -> str | None:

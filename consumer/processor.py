@@ -342,7 +342,7 @@ class Processor:
         if chunk.id in group.done:
             await self._send_dead_letters(batch, record, tenant)
             await self._limits.check(batch, record)
-        elif group.may_count(chunk.id):
+        elif not group.is_through_with(chunk.id):
             await self.move_to_dead_letters(attempt.delivery, out_of_bounds(batch, chunk))
             return
         await self._finisher.finish(batch, chunk.group, group)

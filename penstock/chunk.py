@@ -1,11 +1,21 @@
 """A chunk holds the operations that travel in one message. The planner splits a batch into chunks. Pure.
 
-A chunk's id is dotted: the front end planned `17`, the chunks `17.1` and `17.2` follow from chunk 17, and `17.d1` is a
-dead letter of chunk 17. Neighbouring planned chunks form a group, the unit of counting. A chunk that follows from
-another is counted in the same group.
+A chunk's id says where it comes from:
+
+    17             The front end planned it.
+    17.0.3.203     It follows from chunk 17 in three steps, and the first of its operations has the index 203.
+    17.d1          It is a dead letter of chunk 17.
+    17.d1.0.1.203  It follows from that dead letter.
+
+So an id stays short, however many steps there are. It names one chunk only: the chunks that follow from a chunk share
+its operations out, so those with the same number of steps have no operation in common.
+
+Neighbouring planned chunks form a group, the unit of counting. A chunk that follows from another is counted in the same
+group.
 """
 
 import itertools
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +24,16 @@ from typing import Any
 QUICK_SECONDS = 0.1
 _ROUNDING = 1 + 1e-9  # in floats, the sum of a hundred times 0.02 is a little more than 2
 GROUP_CHUNKS = 64  # few consumers write to one group counter, and its set of counted chunks stays near 1 KB
+LONGEST_ID = 500  # characters in an id that this program makes, and in its sort key
+LONGEST_READ_ID = 900  # an earlier version made ids longer with each step. A sort key of DynamoDB has 1,024 bytes
+_PLANNED_DIGITS = 8
+_HOP_DIGITS = 6
+_INDEX_DIGITS = 7
+
+# An earlier version gave the ids 17.1 and 17.2 to the chunks that follow from 17. It never used the number 0, so a
+# chunk of that version can be followed by one of ours, and the other way round.
+_HOP = re.compile(r"(.+)\.0\.([1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
+_STEPS = re.compile(r"\.0\.([0-9]+)\.([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,60 @@ class Chunk:
         return group_of(self.id)
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The id of a follow-up, taken apart: `number` steps from the chunk `origin`, with the operation `first_index`."""
+
+    origin: str
+    number: int
+    first_index: int
+
+    def __str__(self) -> str:
+        return f"{self.origin}.0.{self.number}.{self.first_index}"
+
+
+def hop_of(chunk_id: str) -> Hop | None:
+    """Take the id of a follow-up apart. Return None for a planned chunk, a dead letter, or an earlier version's id."""
+    match = _HOP.fullmatch(chunk_id) if ".0." in chunk_id else None
+    return None if match is None else Hop(match[1], int(match[2]), int(match[3]))
+
+
+def follow_up_id(chunk_id: str, first_index: int) -> str:
+    """Return the id of the chunk that follows from this one, and whose first operation has the index `first_index`."""
+    hop = hop_of(chunk_id) or Hop(chunk_id, 0, 0)
+    return str(Hop(hop.origin, hop.number + 1, first_index))
+
+
+def dead_letter_id(chunk_id: str, kind: str) -> str | None:
+    """Return the id of a dead letter of this chunk, or None if the id would be too long.
+
+    Each redrive makes the id longer, so the same operation cannot be redriven without end.
+    """
+    letter_id = f"{chunk_id}.{kind}"
+    followed = follow_up_id(letter_id, 10**_INDEX_DIGITS)
+    return letter_id if len(sort_key(followed)) <= LONGEST_ID else None
+
+
+def sort_key(chunk_id: str) -> str:
+    """Return a text that sorts chunks by the order of their operations, each of them before its follow-ups."""
+    planned, dot, rest = chunk_id.partition(".")
+    return planned.zfill(_PLANNED_DIGITS) + _STEPS.sub(_with_zeros, f"{dot}{rest}")
+
+
+def from_sort_key(key: str) -> str:
+    """Return the id of the chunk with this sort key."""
+    planned, dot, rest = key.partition(".")
+    return f"{int(planned)}" + _STEPS.sub(_without_zeros, f"{dot}{rest}")
+
+
+def _with_zeros(steps: re.Match[str]) -> str:
+    return f".0.{steps[1].zfill(_HOP_DIGITS)}.{steps[2].zfill(_INDEX_DIGITS)}"
+
+
+def _without_zeros(steps: re.Match[str]) -> str:
+    return f".0.{int(steps[1])}.{int(steps[2])}"
+
+
 def planned_number(chunk_id: str) -> int:
     """Return 17 for chunk `17` and for every chunk that follows from it."""
     return int(chunk_id.partition(".")[0])
@@ -50,7 +124,7 @@ def planned_number(chunk_id: str) -> int:
 def redriven_from(chunk_id: str) -> str | None:
     """Return the id of the chunk whose failed operations this chunk runs again, or None if it is not a redrive.
 
-    This is `17.1` for `17.1.d1` and for every chunk that follows from `17.1.d1`.
+    This is `17` for `17.d1` and for every chunk that follows from `17.d1`.
     """
     head, mark, _ = chunk_id.rpartition(".d")
     return head if mark else None

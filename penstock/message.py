@@ -11,11 +11,11 @@ import binascii
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
-from penstock.chunk import Chunk, Operation
+from penstock.chunk import LONGEST_READ_ID, Chunk, Operation, sort_key
 from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome
 
@@ -23,6 +23,7 @@ VERSION = 1
 BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
 ATTRIBUTE_BYTES = 640  # reserved in every message: its trace context (at most 600) counts towards the size limit
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
+_USUAL_ID = 200  # after a dozen redrives an id may be longer; it then takes room from the trace context
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
 _SEPARATOR_BYTES = 1
@@ -38,11 +39,18 @@ class _Envelope(BaseModel):
 
     v: Literal[1]
     batch: str = Field(pattern=r"^[0-9A-Za-z_-]{1,40}$")  # it becomes part of table keys
-    chunk: str = Field(pattern=r"^[0-9]{1,8}(\.d?[0-9]+)*$")
+    chunk: str = Field(pattern=r"^[0-9]{1,8}(\.d?(0|[1-9][0-9]*))*$")
     attempt: int = Field(ge=1)
     not_before: float | None = Field(None, allow_inf_nan=False)
     operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1)
     failures: list[tuple[int, int, Any]] = []
+
+    @field_validator("chunk")
+    @classmethod
+    def _fits_into_a_key(cls, chunk_id: str) -> str:
+        if len(sort_key(chunk_id)) > LONGEST_READ_ID:
+            raise ValueError(f"it is longer than {LONGEST_READ_ID} characters")
+        return chunk_id
 
 
 def encode_operation(operation: Operation) -> bytes:
@@ -70,7 +78,7 @@ def size_on_the_queue(encoded: bytes) -> int:
 
 def room_in_message(message_bytes: int) -> int:
     """Return the number of bytes of encoded operations that fit into a message of `message_bytes`."""
-    longest_head = _head("0" * 40, "0" * 200, attempt=10**9, not_before=_LONGEST_FLOAT)
+    longest_head = _head("0" * 40, "0" * _USUAL_ID, attempt=10**9, not_before=_LONGEST_FLOAT)
     return message_bytes - ATTRIBUTE_BYTES - len(longest_head) - len(b"]}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.backoff import Backoff
 from penstock.batch import Counts, Ending
-from penstock.chunk import Chunk, Operation, redriven_from
+from penstock.chunk import Chunk, Operation, dead_letter_id, follow_up_id, redriven_from
 
 BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
 REJECTED = "d2"  # the suffix of a dead letter whose operations were rejected
@@ -172,21 +172,18 @@ def record_attempt(
     follow_ups: list[FollowUp] = []
     for attempt, indexes in sorted(again.items()):
         wait = _wait_seconds([verdicts[index] for index in indexes], attempt, backoff, draw)
-        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), attempt + 1, tuple(indexes), now + wait))
+        follow_ups.append(_follow_up(chunk, attempt + 1, indexes, now + wait))
     if rest:
-        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt, tuple(rest)))
+        follow_ups.append(_follow_up(chunk, chunk.attempt, rest))
     return _record(chunk, outcomes, follow_ups, deaths)
 
 
 def record_halves(chunk: Chunk, deaths: int) -> ChunkRecord:
     """Split a chunk in half after an earlier delivery died without a record. This isolates an operation that kills."""
     middle = len(chunk.operations) // 2
-    halves = (chunk.operations[:middle], chunk.operations[middle:])
-    follow_ups: list[FollowUp] = []
-    for half in halves:
-        indexes = tuple(operation.index for operation in half)
-        follow_ups.append(FollowUp(_next_id(chunk, follow_ups), chunk.attempt, indexes))
-    return _record(chunk, [], follow_ups, deaths)
+    indexes = [operation.index for operation in chunk.operations]
+    halves = (indexes[:middle], indexes[middle:])
+    return _record(chunk, [], [_follow_up(chunk, chunk.attempt, half) for half in halves], deaths)
 
 
 def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
@@ -199,8 +196,8 @@ def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
 
 def record_too_early(chunk: Chunk) -> ChunkRecord:
     """Send a chunk again that came before its `not_before` time. SQS delays a message by 15 minutes at most."""
-    indexes = tuple(operation.index for operation in chunk.operations)
-    return _record(chunk, [], [FollowUp(_next_id(chunk, []), chunk.attempt, indexes, chunk.not_before)])
+    indexes = [operation.index for operation in chunk.operations]
+    return _record(chunk, [], [_follow_up(chunk, chunk.attempt, indexes, chunk.not_before)])
 
 
 def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
@@ -222,16 +219,18 @@ def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True)
     """Return a record's failed operations as chunks: `<chunk id>.d1` for failures, `<chunk id>.d2` for rejections.
 
     The chunks depend on the record alone. So a redrive from the dead letter queue and a retry through the API send the
-    same chunks, and the first one to be recorded counts. Their attempt is 1 again.
+    same chunks, and the first one to be recorded counts. Their attempt is 1 again. An operation that has been redriven
+    too often gets no further chunk: see `dead_letter_id`.
     """
     operations = {operation.index: operation for operation in record.failed_operations}
     failures = [outcome for outcome in record.outcomes if outcome.state is OutcomeState.FAILED]
     letters = []
     for kind, rejected in ((BROKE, False), (REJECTED, True)):
         indexes = [outcome.index for outcome in failures if outcome.rejected is rejected]
-        if indexes and (rejections or not rejected):
+        letter_id = dead_letter_id(record.chunk_id, kind)
+        if letter_id is not None and indexes and (rejections or not rejected):
             members = tuple(operations[index] for index in indexes)
-            letters.append(Chunk(batch_id, f"{record.chunk_id}.{kind}", 1, members))
+            letters.append(Chunk(batch_id, letter_id, 1, members))
     return letters
 
 
@@ -252,8 +251,8 @@ def _wait_seconds(verdicts: Sequence[Verdict], attempt: int, backoff: Backoff, d
     return max(by_backoff if seconds is None else seconds for seconds in asked)
 
 
-def _next_id(chunk: Chunk, already: Sequence[FollowUp]) -> str:
-    return f"{chunk.id}.{len(already) + 1}"
+def _follow_up(chunk: Chunk, attempt: int, indexes: Sequence[int], not_before: float | None = None) -> FollowUp:
+    return FollowUp(follow_up_id(chunk.id, min(indexes)), attempt, tuple(indexes), not_before)
 
 
 def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp], deaths: int = 0) -> ChunkRecord:

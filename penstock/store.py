@@ -6,6 +6,7 @@ store for tests is in `testing.py`. One contract suite (`tests/contract/test_sto
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +22,7 @@ class Traces:
     record: ChunkRecord | None
     released: frozenset[str]  # deliveries that were released before any of their operations ran
     begun: frozenset[str] = frozenset()  # deliveries that started to run although an earlier delivery may have crashed
+    has_sent_follow_ups: bool = False  # noted only if the chunk could not be counted after that
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,12 @@ class Group:
     counts: Counts = field(default_factory=Counts)
     deaths: int = 0
     closed: Ending | None = None
-    done: frozenset[str] = frozenset()
+    done: AbstractSet[str] = frozenset()
 
-    def may_count(self, chunk_id: str) -> bool:
-        """Return True if the chunk is not counted yet and the group is not closed to it."""
-        return chunk_id not in self.done and (self.closed is None or redriven_from(chunk_id) in self.done)
+    def is_through_with(self, chunk_id: str) -> bool:
+        """Return True if the chunk is counted, or never will be because the group is closed."""
+        is_open_for_it = self.closed is None or redriven_from(chunk_id) in self.done
+        return chunk_id in self.done or not is_open_for_it
 
     def has_room(self, counts: Counts, total: int) -> bool:
         """Return True if these counts can be added: `failed` stays at least 0, and at most `total` are completed.
@@ -111,6 +114,9 @@ class Store(Protocol):
 
         Returns the chunk's record if it has one by now. In that case none of its operations may start.
         """
+
+    async def note_follow_ups(self, batch: Batch, chunk_id: str) -> None:
+        """Note that the follow-ups of a chunk are on the queue, although the chunk is not counted."""
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         """Write the record if the chunk has none, and return the record that the chunk has now.

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from penstock.backend import Backend
 from penstock.batch import OPEN_STATES, UNACCEPTED_STATES, Batch, BatchState, Counts, Ending
-from penstock.chunk import group_of, planned_number
+from penstock.chunk import group_of, planned_number, sort_key
+from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost
 from penstock.outcome import ChunkRecord
@@ -132,6 +133,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._batches: dict[str, Batch] = {}
         self._groups: dict[tuple[str, int], Group] = {}
+        self._done: dict[tuple[str, int], ChunkIds] = {}
         self._records: dict[tuple[str, str], ChunkRecord] = {}
         self._released: dict[tuple[str, str], set[str]] = {}
         self._ids: dict[tuple[str, int], dict[int, list[str]]] = {}
@@ -140,6 +142,7 @@ class MemoryStore:
         self._sweeper: tuple[str, float] | None = None
         self._handler_seconds: dict[str, float] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
+        self._followed: set[tuple[str, str]] = set()
 
     async def create_batch(self, batch: Batch) -> None:
         if batch.id not in self._batches:
@@ -192,7 +195,7 @@ class MemoryStore:
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         key = batch_id, chunk_id
         released, begun = self._released.get(key, ()), self._begun.get(key, ())
-        return Traces(self._records.get(key), frozenset(released), frozenset(begun))
+        return Traces(self._records.get(key), frozenset(released), frozenset(begun), key in self._followed)
 
     async def note_release(self, batch: Batch, chunk_id: str, mark: str) -> None:
         self._released.setdefault((batch.id, chunk_id), set()).add(mark)
@@ -201,6 +204,9 @@ class MemoryStore:
         self._begun.setdefault((batch.id, chunk_id), set()).add(mark)
         return self._records.get((batch.id, chunk_id))
 
+    async def note_follow_ups(self, batch: Batch, chunk_id: str) -> None:
+        self._followed.add((batch.id, chunk_id))
+
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         return self._records.setdefault((batch.id, record.chunk_id), record)
 
@@ -208,12 +214,13 @@ class MemoryStore:
         key = batch.id, group_of(record.chunk_id)
         group = self._groups.get(key, Group())
         total = batch.group_totals[group_of(record.chunk_id)]
-        if group.may_count(record.chunk_id) and group.has_room(record.counts, total):
+        if not group.is_through_with(record.chunk_id) and group.has_room(record.counts, total):
+            self._done[key] = self._done.get(key, ChunkIds()).including([record.chunk_id])
             group = replace(
                 group,
                 counts=group.counts + record.counts,
                 deaths=group.deaths + record.deaths,
-                done=group.done | {record.chunk_id},
+                done=self._done[key],
             )
             self._groups[key] = group
         return group
@@ -260,7 +267,7 @@ class MemoryStore:
     async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
         ids = [chunk_id for batch_id, chunk_id in self._records if batch_id == batch.id]
         ids = [chunk_id for chunk_id in ids if group_of(chunk_id) == group and planned_number(chunk_id) >= first_chunk]
-        for _, family in itertools.groupby(sorted(ids, key=_order), key=planned_number):
+        for _, family in itertools.groupby(sorted(ids, key=sort_key), key=planned_number):
             yield [self._records[batch.id, chunk_id] for chunk_id in family]
 
     async def due_batches(self, now: float, limit: int) -> list[str]:
@@ -315,10 +322,6 @@ class MemoryStore:
 
     async def check(self) -> None:
         pass
-
-
-def _order(chunk_id: str) -> tuple[int, str]:
-    return planned_number(chunk_id), chunk_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,16 @@ A record or an answer that is too large for one item is cut into parts, which ar
 
 The index `due` has the batches that are not final, ordered by the time at which a sweep must deal with them.
 
+The counter of a group has the ids of the chunks that it has counted in the string set `done`. If there are many of
+them, they are folded: `folded` has these ids in a compact form, `counted` has those that were counted after that, and
+`done` is the number of folds. An earlier version cannot count in such a group, since it cannot add ids to a number. It
+would not see which chunks are counted.
+
 A group has a partition of its own, so that no partition has to bear the writes of more than 64 chunks.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from pydantic_core import from_json, to_json
@@ -50,7 +56,8 @@ from penstock.aws.attributes import (
     whole_seconds,
 )
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
-from penstock.chunk import group_of, planned_number, redriven_from
+from penstock.chunk import from_sort_key, group_of, planned_number, redriven_from, sort_key
+from penstock.chunk_ids import ChunkIds
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
 from penstock.store import HANDLER_DAYS, Group, KeyClaim
@@ -61,7 +68,6 @@ DUE_INDEX = "due"
 OPEN = "open"  # the only partition of that index
 IDS_RANGE = "ids#", "ids$"  # `$` comes right after `#`
 CHUNKS_END = "chunk$"
-_PLANNED_DIGITS = 8
 _INDEX_DIGITS = 8
 
 
@@ -173,8 +179,45 @@ def group_from_item(item: Item) -> Group:
         counts=Counts(*(read_count(item, name) for name in OutcomeState)),
         deaths=read_count(item, "deaths"),
         closed=Ending(read_text(item, "closed")) if "closed" in item else None,
-        done=read_texts(item, "done"),
+        done=fold_from_item(item).ids.including(unfolded(item)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What a group has counted until it was folded for the last time: `number` is 0 if it never was."""
+
+    number: int = 0
+    ids: ChunkIds = field(default_factory=ChunkIds)
+
+    @property
+    def set_name(self) -> str:
+        """Return the name of the set of what was counted after that."""
+        return "counted" if self.number else "done"
+
+    @property
+    def condition(self) -> str:
+        """Return the condition that the group was not folded again. Its value is in `values`."""
+        return "done = :fold" if self.number else "attribute_not_exists(folded)"
+
+    @property
+    def values(self) -> dict[str, Value]:
+        return {"fold": number(self.number)} if self.number else {}
+
+
+def fold_number(item: Item) -> int:
+    return read_number(item, "done") if "folded" in item else 0
+
+
+def fold_from_item(item: Item) -> Fold:
+    if "folded" not in item:
+        return Fold()
+    return Fold(fold_number(item), ChunkIds.decode(read_binary(item, "folded")))
+
+
+def unfolded(item: Item) -> frozenset[str]:
+    """Return the ids of the chunks that were counted after the last fold."""
+    return read_texts(item, "counted" if "folded" in item else "done")
 
 
 def counts_to_values(counts: Counts) -> dict[str, Value]:
@@ -186,8 +229,10 @@ def counts_to_values(counts: Counts) -> dict[str, Value]:
     }
 
 
-def conditions_of_count(records: Sequence[ChunkRecord], group_total: int) -> tuple[list[str], dict[str, Value]]:
-    """Return the conditions under which chunks may be counted, and their values.
+def conditions_of_count(
+    records: Sequence[ChunkRecord], group_total: int, fold: Fold | None = None
+) -> tuple[list[str], dict[str, Value]]:
+    """Return the conditions under which chunks may be counted that are not in the fold, and their values.
 
     None of the chunks may be counted yet, and the group must be open and have room for their outcomes: what a forged
     message says must not take a counter out of its bounds. A closed group is full, so both are one condition. A counter
@@ -196,6 +241,8 @@ def conditions_of_count(records: Sequence[ChunkRecord], group_total: int) -> tup
     A redriven chunk may also be counted in a closed group if the chunk that it corrects is counted there; otherwise its
     correction would subtract what was never added. It completes nothing, and needs the failures that it takes back.
     """
+    fold = fold or Fold()
+    done = fold.set_name
     counts = sum_counts(record.counts for record in records)
     room = group_total - counts.completed
     conditions: list[str] = []
@@ -205,14 +252,14 @@ def conditions_of_count(records: Sequence[ChunkRecord], group_total: int) -> tup
         values["taken_back"] = number(-counts.failed)
     for position, record in enumerate(records):
         corrected = redriven_from(record.chunk_id)
-        conditions.append(f"NOT contains(done, :chunk{position})")
+        conditions.append(f"NOT contains({done}, :chunk{position})")
         values[f"chunk{position}"] = text(record.chunk_id)
         if corrected is None:
             has_room = "NOT (attribute_exists(closed) OR completed > :room)" if room >= 0 else "completed <= :room"
             conditions.append(has_room)
             values["room"] = number(room)
-        else:
-            conditions.append(f"(attribute_not_exists(closed) OR contains(done, :corrected{position}))")
+        elif corrected not in fold.ids:
+            conditions.append(f"(attribute_not_exists(closed) OR contains({done}, :corrected{position}))")
             values[f"corrected{position}"] = text(corrected)
     return list(dict.fromkeys(conditions)), values
 
@@ -257,15 +304,12 @@ def chunk_key(batch_id: str, chunk_id: str) -> dict[str, Value]:
 
 
 def chunk_sk(chunk_id: str) -> str:
-    """Return a chunk's sort key. Sorted, chunks have the order of their operations, each before its follow-ups."""
-    planned, dot, rest = chunk_id.partition(".")
-    return f"chunk#{planned.zfill(_PLANNED_DIGITS)}{dot}{rest}"
+    return f"chunk#{sort_key(chunk_id)}"
 
 
 def chunk_of(item: Item) -> tuple[str, str]:
     """Return the batch id and the chunk id from a chunk's keys."""
-    padded, dot, rest = read_text(item, "sk").removeprefix("chunk#").partition(".")
-    return batch_id_of(item), f"{int(padded)}{dot}{rest}"
+    return batch_id_of(item), from_sort_key(read_text(item, "sk").removeprefix("chunk#"))
 
 
 def planned_number_of(item: Item) -> int:
@@ -279,6 +323,10 @@ def has_record(item: Item) -> bool:
 
 def released(item: Item) -> frozenset[str]:
     return read_texts(item, "released")
+
+
+def has_sent_follow_ups(item: Item) -> bool:
+    return "followed" in item
 
 
 def begun(item: Item) -> frozenset[str]:

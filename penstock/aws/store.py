@@ -4,18 +4,20 @@ Every write may be repeated, because a call that times out may have taken effect
 the same, or has a condition that its own first effect makes false.
 """
 
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.aws import items
-from penstock.aws.attributes import Item, Value, flag, number, numbers, seconds, text, texts, whole_seconds
+from penstock.aws.attributes import Item, Value, binary, flag, number, numbers, seconds, text, texts, whole_seconds
 from penstock.aws.gathering import Gatherer, up_to
 from penstock.aws.table import KEYS_IN_CALL, Blocked, Done, Table
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
 from penstock.chunk import group_of
-from penstock.errors import AcceptanceLost
+from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
 from penstock.outcome import ChunkRecord
 from penstock.record import decode_record, encode_record
 from penstock.store import Group, KeyClaim, Traces
@@ -23,6 +25,8 @@ from penstock.store import Group, KeyClaim, Traces
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
 
+FOLD_AT = 128  # ids in a counter. DynamoDB bills each write by the size of the whole item
+FOLDS_KEPT = 100  # groups of which a process remembers what is folded
 CHUNKS_IN_COUNT = 32  # their condition has about 2 KB; DynamoDB accepts 4 KB and 300 operators
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
@@ -32,6 +36,7 @@ class DynamoDbStore:
         self._table = Table(client, table)
         self._chunk_reads = Gatherer(self._read_chunks, up_to(KEYS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[tuple[Batch, ChunkRecord], Group]] = {}
+        self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
 
     async def check(self) -> None:
         await self._table.check(items.batch_key("none"))
@@ -140,13 +145,18 @@ class DynamoDbStore:
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         item = await self._chunk_reads.ask((batch_id, chunk_id))
-        return Traces(await self._find_record(item), items.released(item), items.begun(item))
+        return Traces(
+            await self._find_record(item), items.released(item), items.begun(item), items.has_sent_follow_ups(item)
+        )
 
     async def note_release(self, batch: Batch, chunk_id: str, mark: str) -> None:
         await self._note(batch, chunk_id, "released", mark)
 
     async def note_start(self, batch: Batch, chunk_id: str, mark: str) -> ChunkRecord | None:
         return await self._find_record(await self._note(batch, chunk_id, "begun", mark))
+
+    async def note_follow_ups(self, batch: Batch, chunk_id: str) -> None:
+        await self._note(batch, chunk_id, "followed", "sent")
 
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         # The nonce separates the parts of two writers. A repeated put has the same nonce, so it is blocked by its own
@@ -191,18 +201,20 @@ class DynamoDbStore:
                 self._counts.pop(key, None)
 
     async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
-        closed = await self._table.update_if(
-            items.condition_of_close(seen),
-            items.count_key(batch.id, group),
-            f"SET closed = :ending, expires_at = :expires_at ADD {ending} :open, completed :open",
-            {
-                "ending": text(ending),
-                "open": number(batch.group_totals[group] - seen.completed),
-                "expires_at": whole_seconds(batch.expires_at),
-                **items.counts_to_values(seen),
-            },
-        )
-        return isinstance(closed, Done)
+        async def close() -> Done | Blocked:
+            return await self._table.update_if(
+                items.condition_of_close(seen),
+                items.count_key(batch.id, group),
+                f"SET closed = :ending, expires_at = :expires_at ADD {ending} :open, completed :open",
+                {
+                    "ending": text(ending),
+                    "open": number(batch.group_totals[group] - seen.completed),
+                    "expires_at": whole_seconds(batch.expires_at),
+                    **items.counts_to_values(seen),
+                },
+            )
+
+        return isinstance(await self._with_room(batch.id, group, close), Done)
 
     async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
         finished = await self._table.update_if(
@@ -332,12 +344,34 @@ class DynamoDbStore:
         return [items.group_from_item(counted.item)] * len(asked)
 
     async def _count(self, batch: Batch, records: Sequence[ChunkRecord]) -> Done | Blocked:
+        """Count chunks in one update, unless one of them is counted already.
+
+        The condition of the update sees what was counted after the last fold. What is in the fold is checked here. So
+        the update also has the condition that the group was not folded again. If it was, the check is repeated.
+        """
+        group = group_of(records[0].chunk_id)
+        while True:
+            fold = self._folds.get((batch.id, group), items.Fold())
+            if any(record.chunk_id in fold.ids for record in records):
+                return Blocked(await self._table.get(items.count_key(batch.id, group)) or {})
+            update = partial(self._count_after, fold, batch, records)
+            counted = await self._with_room(batch.id, group, update)
+            is_same_fold = items.fold_number(counted.item) == fold.number
+            if not is_same_fold:
+                self._remember_fold(batch.id, group, items.fold_from_item(counted.item))
+            elif isinstance(counted, Done) and len(items.unfolded(counted.item)) >= FOLD_AT:
+                with contextlib.suppress(PenstockError):  # the next count tries again
+                    await self._fold(batch.id, group, counted.item)
+            if is_same_fold:
+                return counted
+
+    async def _count_after(self, fold: items.Fold, batch: Batch, records: Sequence[ChunkRecord]) -> Done | Blocked:
         counts, group = sum_counts(record.counts for record in records), group_of(records[0].chunk_id)
-        conditions, values = items.conditions_of_count(records, batch.group_totals[group])
+        conditions, values = items.conditions_of_count(records, batch.group_totals[group], fold)
         return await self._table.update_if(
-            " AND ".join(conditions),
+            " AND ".join([fold.condition, *conditions]),
             items.count_key(batch.id, group),
-            "ADD done :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
+            f"ADD {fold.set_name} :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
             "expired :expired, completed :completed, deaths :deaths SET expires_at = :expires_at",
             {
                 "chunks": texts(record.chunk_id for record in records),
@@ -346,10 +380,55 @@ class DynamoDbStore:
                 "completed": number(counts.completed),
                 **items.counts_to_values(counts),
                 **values,
+                **fold.values,
             },
             return_new=True,
             return_blocker=True,
         )
+
+    async def _with_room(
+        self, batch_id: str, group: int, write: Callable[[], Awaitable[Done | Blocked]]
+    ) -> Done | Blocked:
+        """Write to a group's counter. If AWS rejects the write, fold the counter and try again: it may be too large.
+
+        An earlier version let it grow.
+        """
+        try:
+            return await write()
+        except RejectedCall:
+            if not await self._fold(batch_id, group, await self._table.get(items.count_key(batch_id, group)) or {}):
+                raise
+        return await write()
+
+    async def _fold(self, batch_id: str, group: int, item: Item) -> bool:
+        """Write what the group has counted in a compact form, unless something was counted or folded meanwhile.
+
+        Between two folds ids are only added. So what was counted is unchanged if there are as many ids as before.
+        """
+        seen, ids = items.fold_from_item(item), items.unfolded(item)
+        if not ids:
+            return False
+        fold = items.Fold(seen.number + 1, seen.ids.including(ids))
+        folded = await self._table.update_if(
+            f"{seen.condition} AND size({seen.set_name}) = :size",
+            items.count_key(batch_id, group),
+            "SET done = :number, folded = :folded REMOVE counted",
+            {
+                "size": number(len(ids)),
+                "number": number(fold.number),
+                "folded": binary(fold.ids.encode()),
+                **seen.values,
+            },
+        )
+        if isinstance(folded, Done):
+            self._remember_fold(batch_id, group, fold)
+        return isinstance(folded, Done)
+
+    def _remember_fold(self, batch_id: str, group: int, fold: items.Fold) -> None:
+        self._folds.pop((batch_id, group), None)
+        self._folds[batch_id, group] = fold
+        if len(self._folds) > FOLDS_KEPT:
+            del self._folds[next(iter(self._folds))]
 
     async def _update_own_claim(self, claim: KeyClaim, change: str, values: Mapping[str, Value]) -> Done | Blocked:
         """Change a claim unless another request has taken it over."""

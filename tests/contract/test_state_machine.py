@@ -38,7 +38,7 @@ from penstock.batch import (
     final_state,
     sum_counts,
 )
-from penstock.chunk import Chunk, Operation, group_of, planned_number, redriven_from
+from penstock.chunk import Chunk, Operation, group_of, planned_number, redriven_from, sort_key
 from penstock.consumer.finisher import Finisher
 from penstock.errors import AcceptanceLost
 from penstock.infra.provision import provision
@@ -130,7 +130,7 @@ class Model:
         self.batch = replace(self.batch, state=state, finished_at=self.batch.finished_at or NOW)
 
     def families(self, number: int) -> list[list[str]]:
-        ids = sorted(chunk_id for chunk_id in self.records if group_of(chunk_id) == number)
+        ids = sorted((chunk_id for chunk_id in self.records if group_of(chunk_id) == number), key=sort_key)
         planned = sorted({planned_number(chunk_id) for chunk_id in ids})
         return [[chunk_id for chunk_id in ids if planned_number(chunk_id) == one] for one in planned]
 
@@ -515,7 +515,8 @@ LIVES_OF_FAULTY = 80
 
 
 @pytest.mark.parametrize("aws", ["memory", *full(["embedded", "real"])], indirect=True)
-def test_store_keeps_a_batch_through_any_life(stores: Stores, aws: Aws) -> None:
+def test_store_keeps_a_batch_through_any_life(stores: Stores, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.aws.store.FOLD_AT", 2)
     live(stores, stores.make, LIVES[aws.kind], (Phase.generate, Phase.shrink))
 
 
@@ -528,6 +529,6 @@ def test_faulty_store_is_caught(stores: Stores, faulty: type[MemoryStore]) -> No
 
 @pytest.mark.parametrize("aws", full(["embedded"]), indirect=True)
 def test_adapter_that_counts_without_its_condition_is_caught(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.aws.items.conditions_of_count", lambda _: (["attribute_not_exists(nonsense)"], {}))
+    monkeypatch.setattr("penstock.aws.items.conditions_of_count", lambda *_: (["attribute_not_exists(nonsense)"], {}))
     with pytest.raises(AssertionError):
         live(stores, stores.make, LIVES["embedded"], (Phase.generate,))

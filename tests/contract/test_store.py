@@ -14,9 +14,11 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from ulid import ULID
 
-from penstock.aws.store import DynamoDbStore
+from penstock.aws import items
+from penstock.aws.attributes import text, texts
+from penstock.aws.store import FOLD_AT, DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
-from penstock.chunk import Operation, group_of
+from penstock.chunk import Operation, follow_up_id, group_of
 from penstock.errors import AcceptanceLost, Misconfigured, Unavailable
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
@@ -459,6 +461,88 @@ async def test_group_tells_what_is_counted_in_it(store: Store, batch: Batch) -> 
     assert await store.read_groups(batch.id, [0]) == {0: Group(Counts(3, 1), deaths=3)}
 
 
+def hops(number: int, origin: str = "1") -> list[str]:
+    """Return the ids of this many chunks of which each follows from the one before."""
+    ids = [origin]
+    for _ in range(number):
+        ids.append(follow_up_id(ids[-1], 1))
+    return ids
+
+
+@on_all
+async def test_chunk_that_is_followed_often_is_counted_once_each_time(store: Store, batch: Batch) -> None:
+    ids = hops(FOLD_AT + 20)
+    for chunk_id in ids:
+        await count(store, batch, chunk_id, Counts())
+    for chunk_id in (ids[0], ids[1], ids[70], ids[-1]):
+        assert await count(store, batch, chunk_id, Counts(1)) == Counts()
+    group = await store.read_group(batch.id, 0)
+    assert group == Group(done=frozenset(ids))
+    assert all(chunk_id in group.done for chunk_id in ids)
+    assert not {follow_up_id(ids[-1], 1), "2", "1.1", "1.0.1.2"} & group.done
+    assert await count(store, batch, "2", Counts(1)) == Counts(1)
+
+
+@on_servers
+async def test_counter_stays_small_however_many_chunks_are_counted(
+    store: DynamoDbStore, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folds after every third chunk, so that few calls do."""
+    monkeypatch.setattr("penstock.aws.store.FOLD_AT", 3)
+    ids = hops(60) + hops(60, "1.0.7.9.d1")
+    for chunk_id in ids:
+        await count(store, batch, chunk_id, Counts())
+    item = await store._table.get(items.count_key(batch.id, 0))
+    assert item is not None
+    assert len(items.unfolded(item)) <= 3
+    assert len(item["folded"]["B"]) < 150
+    assert (await store.read_group(batch.id, 0)).done == set(ids)
+
+
+@on_servers
+async def test_racing_counts_and_folds_of_several_processes_count_each_chunk_once(
+    servers: Servers, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.aws.store.FOLD_AT", 2)
+    processes = [DynamoDbStore(servers.clients.dynamodb, servers.table) for _ in range(3)]
+    ids = [*map(str, range(20)), *hops(10, "30")]
+    names = [(process, chunk_id) for chunk_id in ids for process in processes]
+    random.Random(1).shuffle(names)
+    await asyncio.gather(*(count(process, batch, chunk_id, Counts(1)) for process, chunk_id in names))
+    assert await read_counts(processes[0], batch, 0) == [Counts(len(ids))]
+    assert (await processes[0].read_group(batch.id, 0)).done == set(ids)
+
+
+@on_servers
+async def test_closed_group_knows_what_it_had_folded(
+    store: DynamoDbStore, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.aws.store.FOLD_AT", 1)
+    await count(store, batch, "0", Counts(failed=2))
+    await store.close_group(batch, 0, Counts(failed=2), Ending.EXPIRED)
+    assert await count(store, batch, "1", Counts(1)) == Counts(failed=2, expired=62)
+    assert await count(store, batch, "2.d1", Counts(1)) == Counts(failed=2, expired=62)
+    assert await count(store, batch, "0.d1", Counts(1)) == Counts(1, 1, expired=62)
+    assert await count(store, batch, "0.d1.0.1.0", Counts(1)) == Counts(2, 0, expired=62)
+    assert await count(store, batch, "0.d1", Counts(1)) == Counts(2, 0, expired=62)
+
+
+@on_servers
+async def test_counter_that_an_earlier_version_has_filled_still_counts_and_closes(
+    store: DynamoDbStore, batch: Batch
+) -> None:
+    filled = {f"{number}" + ".1" * length for number in range(64) for length in range(76)}
+    for group, last in ((0, False), (1, True)):
+        item = items.count_key(batch.id, group) | {"done": texts(filled), "filling": text("x" * 28_200)}
+        await store._table.put(item)
+        if last:
+            assert await store.close_group(batch, group, Counts(), Ending.EXPIRED)
+        else:
+            assert await count(store, batch, "1" + ".1" * 300, Counts(1)) == Counts(1)
+            assert await count(store, batch, "1.1", Counts(1)) == Counts(1)
+            assert filled < (await store.read_group(batch.id, group)).done
+
+
 @on_all
 async def test_redrive_takes_back_failures(store: Store, batch: Batch) -> None:
     await count(store, batch, "0", Counts(succeeded=1, failed=3))
@@ -498,6 +582,15 @@ async def test_chunks_counted_together_in_a_closed_group_count_only_as_correctio
     late = [("1", Counts(succeeded=1)), ("0.d1", Counts(succeeded=2)), ("2.d1", Counts(succeeded=1))]
     await asyncio.gather(*(count(store, batch, name, counts) for name, counts in late))
     assert await read_counts(store, batch, 0) == [Counts(succeeded=2, expired=62)]
+
+
+@on_all
+async def test_sent_follow_ups_are_noted(store: Store, batch: Batch) -> None:
+    await store.commit_chunk(batch, make_record("1"))
+    assert not (await store.read_traces(batch.id, "1")).has_sent_follow_ups
+    await store.note_follow_ups(batch, "1")
+    await store.note_follow_ups(batch, "1")
+    assert await store.read_traces(batch.id, "1") == Traces(make_record("1"), frozenset(), has_sent_follow_ups=True)
 
 
 @on_all
@@ -1368,7 +1461,7 @@ async def test_no_more_operations_complete_than_a_group_has(store: Store, counte
     before = sum_counts(counted)
     group = await store.count_chunk(batch, counting("3", Counts(3, 3)))
     assert (group.counts, "3" in group.done) == (before, False)
-    assert group.may_count("3")
+    assert not group.is_through_with("3")
     room = Counts(failed=5 - before.completed)
     assert await count(store, batch, "4", room) == before + room
 

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from tests.simulation.expressions import (
     Item,
     Names,
+    TypesDiffer,
     Unsupported,
     Value,
     compile_condition,
@@ -27,6 +28,7 @@ Watch = Callable[[Key, Item | None, Item | None], None]
 Request = Mapping[str, Any]
 
 LARGEST_ITEM_BYTES = 400 * 1024
+LONGEST_SORT_KEY_BYTES = 1024
 KEYS_IN_BATCH_GET = 100
 INDEXES = {"due": ("open", "due_at")}  # their partition and sort keys; they hold keys only
 _KEYS = ("pk", "sk")
@@ -75,9 +77,11 @@ class Table:
         self._check(key, request, "UpdateItem")
         old = self.item(key) or dict(request["Key"])
         new = dict(old)
-        compile_update(request["UpdateExpression"], _names(request))(
-            old, new, request.get("ExpressionAttributeValues", {})
-        )
+        change = compile_update(request["UpdateExpression"], _names(request))
+        try:
+            change(old, new, request.get("ExpressionAttributeValues", {}))
+        except TypesDiffer as error:
+            raise refusal("ValidationException", "UpdateItem", f"Type mismatch: {error}") from error
         self._write(key, new)
         return _returned(request.get("ReturnValues", "NONE"), old, new)
 
@@ -194,7 +198,10 @@ def _know(request: Request, known: set[str]) -> None:
 
 
 def _key(typed: Mapping[str, Value]) -> Key:
-    return typed["pk"]["S"], typed["sk"]["S"]
+    pk, sk = typed["pk"]["S"], typed["sk"]["S"]
+    if len(sk.encode()) > LONGEST_SORT_KEY_BYTES:
+        raise refusal("ValidationException", "any call", f"The sort key has more than {LONGEST_SORT_KEY_BYTES} bytes")
+    return pk, sk
 
 
 def _names(request: Request) -> Names:

@@ -28,6 +28,10 @@ class Unsupported(Exception):
     """The simulation does not support this. Add it to the simulation first."""
 
 
+class TypesDiffer(Exception):
+    """An update adds a value of one type to an attribute of another one. DynamoDB rejects it."""
+
+
 @lru_cache(maxsize=1_000)
 def compile_condition(expression: str, names: Names) -> Condition:
     parser = _Parser(expression, names)
@@ -302,6 +306,8 @@ def _sum(left: Operand, right: Operand, sign: int) -> Operand:
 
 def _added(old: Value | None, value: Value) -> Value:
     kind, content = next(iter(value.items()))
+    if old is not None and kind not in old:
+        raise TypesDiffer(f"ADD of {kind} to {next(iter(old))}")
     if kind == "N":
         return _number(Decimal((old or {"N": "0"})["N"]) + Decimal(content))
     if kind not in _SETS:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from penstock.aws.items import Fold
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, Counts, Ending
 from penstock.chunk import Chunk
+from penstock.chunk_ids import ChunkIds
 from penstock.consumer.attempt import ChunkAttempt
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.lease import Leases
@@ -338,6 +340,38 @@ def go_on_without_slots(patching: Patching) -> None:
     patching.setattr(LeftTasks, "_block", lambda _: False)
 
 
+def forget_a_chunk_when_folding(patching: Patching) -> None:
+    """Leave out the first of the chunks of which others followed."""
+
+    def change(request: dict[str, Any]) -> None:
+        values = request["ExpressionAttributeValues"]
+        if ":folded" in values:
+            ids = sorted(ChunkIds.decode(values[":folded"]["B"]))
+            values[":folded"] = {"B": ChunkIds(ids[1:]).encode()}
+
+    _rewrite(patching, "count_chunk", change)
+
+
+def fold_what_was_counted_meanwhile(patching: Patching) -> None:
+    """Fold without checking that nothing was counted after the read."""
+
+    def change(request: dict[str, Any]) -> None:
+        if "folded = :folded" in request["UpdateExpression"]:
+            _drop_condition(request)
+
+    _rewrite(patching, "count_chunk", change)
+
+
+def count_without_looking_into_the_fold(patching: Patching) -> None:
+    """Count a late duplicate of a chunk that is folded."""
+    remember = DynamoDbStore._remember_fold
+
+    def mutant(self: DynamoDbStore, batch_id: str, group: int, fold: Fold) -> None:
+        remember(self, batch_id, group, replace(fold, ids=ChunkIds()))
+
+    patching.setattr(DynamoDbStore, "_remember_fold", mutant)
+
+
 # The seeds and calls find their faults today. `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
@@ -365,6 +399,9 @@ MUTATIONS = {
         ("losses", 412, tell_what_is_not_counted),
         ("rollouts", 1, wait_for_a_handler_that_never_ends),
         ("rollouts", 1, go_on_without_slots),
+        ("calm", 128, forget_a_chunk_when_folding),
+        ("kills", 1170, fold_what_was_counted_meanwhile),
+        ("queue", 5, count_without_looking_into_the_fold),
     ]
 }
 MUTATIONS_AT_CALLS = {

@@ -6,12 +6,15 @@ that decides what to write.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import from_json
 
 from penstock import zstd
+from penstock.aws.items import chunk_of as chunk_of_item
+from penstock.aws.items import group_from_item, unfolded
 from penstock.batch import EARLY_SECONDS, Counts
 from penstock.chunk import Chunk, redriven_from
 from penstock.errors import UnreadableMessage
@@ -57,7 +60,8 @@ class GroupFacts:
     """The facts in the table about a group. `closed` is the state of all operations that were not counted before."""
 
     counts: Counts = field(default_factory=Counts)
-    done: frozenset[str] = frozenset()
+    done: AbstractSet[str] = frozenset()
+    folded: Item | None = None
     closed: str | None = None
     closed_at: float = 0.0
 
@@ -187,7 +191,7 @@ class Promises:
         group = facts.groups[number]
         before = group.counts
         group.counts = Counts(*(int(after[state]["N"]) if state in after else 0 for state in _STATES))
-        group.done = frozenset(after["done"]["SS"]) if "done" in after else frozenset()
+        added = self._read_done(group, after)
         if group.closed is None and "closed" in after:
             group.closed, group.closed_at = after["closed"]["S"], self._now()
         counts = group.counts
@@ -199,11 +203,21 @@ class Promises:
         )
         self.check(counts.completed <= total, 3, f"{where} of {total}")
         self.check(counts.completed >= before.completed, 3, f"{where}, but had {before}")
-        unrecorded = group.done - facts.records.keys()
+        unrecorded = [chunk_id for chunk_id in added if chunk_id not in facts.records]
         self.check(not unrecorded, 3, f"{where} with {sorted(unrecorded)}, which have no record")
         if not unrecorded:
             tally = facts.tally(number)
             self.check(counts == tally, 3, f"{where}, but the outcomes of {sorted(group.done)} are {tally}")
+
+    def _read_done(self, group: GroupFacts, after: Item) -> AbstractSet[str]:
+        """Read which chunks are counted. Return those of them that may be new."""
+        before, group.done = group.done, group_from_item(after).done
+        if "folded" in after and after["folded"] != group.folded:
+            group.folded = after["folded"]
+            forgotten = [chunk_id for chunk_id in before if chunk_id not in group.done]
+            self.check(not forgotten, 3, f"{forgotten} were counted, and their group no longer knows that")
+            return group.done
+        return unfolded(after)
 
     def _on_chunk(self, key: Key, before: Item, after: Item) -> None:
         batch_id = key[0].split("#")[1]
@@ -467,5 +481,4 @@ def words_of(body: str) -> str:
 
 
 def _chunk_id(key: Key) -> str:
-    planned, dot, rest = key[1].split("#")[1].partition(".")
-    return f"{int(planned)}{dot}{rest}"
+    return chunk_of_item({"pk": {"S": key[0]}, "sk": {"S": key[1]}})[1]

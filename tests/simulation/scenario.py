@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+from penstock.aws.store import FOLD_AT
 from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
@@ -63,11 +64,16 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world.replay = f"python -m tests.simulation --replay {seed} --mix '{mix.name}'"
     world.table.short_pages, world.table.stale_reads = mix.short_pages, mix.stale_reads
     world.promises.is_poison_alone = mix.is_poison_alone
-    with group_chunks(sizes.group_chunks):
+    with group_chunks(sizes.group_chunks, draw_fold_at(seed)):
         world.run(Scenario(world, settings, sizes, mix).play())
     runs = sum(map(len, world.truth.runs.values()))
     now, excused = world.loop.time(), world.promises.excused
     return Report(seed, mix.name, now, runs, excused, world.seen, tuple(world.events))
+
+
+def draw_fold_at(seed: int) -> int:
+    """Fold the counters early in half of the runs."""
+    return random.Random(f"fold {seed}").choice([1, 2, 5, FOLD_AT, FOLD_AT, FOLD_AT])
 
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from penstock.aws.store import FOLD_AT
 from penstock.chunk import Chunk, Operation
 from penstock.message import encode_chunk
 from penstock.telemetry import Event
@@ -76,6 +77,7 @@ class Situation:
     settings: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)  # options of the submission
     group_chunks: int = 64
+    fold_at: int = FOLD_AT
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
         fates.calm_down()
         await stage.close()
 
-    with group_chunks(situation.group_chunks):
+    with group_chunks(situation.group_chunks, situation.fold_at):
         world.run(run())
     return Played(fates.calls, world.seen)
 
@@ -222,6 +224,13 @@ SITUATIONS = {
         toys("/succeed", "/succeed", "/succeed"), submit, settings={"chunk_operations": 1}, group_chunks=1
     ),
     "some tried again": Situation(toys("/flaky", "/succeed", times=1), submit, Event.OPERATION_BROKE),
+    "tried again often, in a counter that is folded": Situation(
+        toys("/poll", "/poll", times=4, after=0),
+        submit,
+        Event.OPERATION_BROKE,
+        settings={"chunk_operations": 1},
+        fold_at=2,
+    ),
     "tried again later than SQS delays": Situation(
         toys("/later", times=1, after=1_000), submit, settings={"sweep_seconds": 600}
     ),

@@ -5,6 +5,7 @@ from collections import Counter
 from contextlib import ExitStack
 from unittest.mock import patch
 
+from penstock.aws.store import FOLD_AT
 from penstock.settings import Settings
 from tests.simulation.clients import Client
 from tests.simulation.process import State
@@ -117,9 +118,10 @@ class Stage:
                 program.process.kill()
 
 
-def group_chunks(number: int) -> ExitStack:
-    """Make groups smaller, so that a small batch has several."""
+def group_chunks(number: int, fold_at: int = FOLD_AT) -> ExitStack:
+    """Make groups smaller, so that a small batch has several. Fold their counters after fewer chunks."""
     stack = ExitStack()
+    stack.enter_context(patch("penstock.aws.store.FOLD_AT", fold_at))
     for place in ("penstock.chunk", "penstock.service.batches.results"):
         stack.enter_context(patch(f"{place}.GROUP_CHUNKS", number))
     return stack

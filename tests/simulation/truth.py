@@ -26,6 +26,7 @@ TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
 POISON = {"/kill", "/block"}
 TRY_AGAIN = {"/flaky", "/later", "/bulk"}
+MANY_ATTEMPTS = 1_000_000
 NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-itself"} | POISON
 
 
@@ -212,6 +213,16 @@ async def later(plan: Plan, context: Context) -> Any:
     async with TRUTH.get().performing(context, plan) as run:
         if context.attempt <= plan.times:
             run.is_final = context.attempt >= MAX_ATTEMPTS
+            raise Retry("not yet", after_seconds=plan.after)
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/poll", max_attempts=MANY_ATTEMPTS)
+async def poll(plan: Plan, context: Context) -> Any:
+    """Ask for many more attempts, like a handler that waits for something that takes days."""
+    async with TRUTH.get().performing(context, plan) as run:
+        if context.attempt <= plan.times:
             raise Retry("not yet", after_seconds=plan.after)
         run.is_final = True
         return {"run": run.number}

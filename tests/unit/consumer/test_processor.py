@@ -119,7 +119,7 @@ async def test_only_what_failed_is_tried_again(rig: Rig) -> None:
     await rig.submit(build_operations("/succeed", "/second-time-right", "/reject", "/break"))
     await rig.process_next()
     [following] = rig.chunks
-    assert (following.id, following.attempt) == ("0.1", 2)
+    assert (following.id, following.attempt) == ("0.0.1.1", 2)
     assert [operation.id for operation in following.operations] == ["id-1", "id-3"]
     assert await rig.counts() == Counts(succeeded=1, failed=1)
     await rig.work_off()
@@ -306,7 +306,7 @@ async def test_recorded_chunk_is_carried_on_without_running(rig: Rig) -> None:
     await fresh.parts.store.commit_chunk(batch, record)
     await fresh.process_next()
     assert fresh.runs == {}
-    assert [(chunk.id, chunk.attempt) for chunk in fresh.chunks] == [("0.1", 2)]
+    assert [(chunk.id, chunk.attempt) for chunk in fresh.chunks] == [("0.0.1.0", 2)]
     assert (await fresh.counts(), fresh.failures()) == (Counts(failed=1), [("id-1", 409)])
 
 
@@ -320,7 +320,7 @@ async def test_counted_chunk_that_comes_again_sends_no_follow_ups_again(rig: Rig
     await rig.process_next()  # the follow-up itself, which is next in line
     for _ in range(3):
         await rig.process_next()
-    assert [chunk.id for chunk in rig.chunks] == [f"{following.id}.1"]
+    assert (following.id, [chunk.id for chunk in rig.chunks]) == ("0.0.1.0", ["0.0.2.1"])
     await rig.work_off()
     assert await rig.counts() == Counts(succeeded=1, failed=1)
 
@@ -342,7 +342,8 @@ async def test_chunk_that_died_is_halved_and_not_run(rig: Rig) -> None:
     await die(rig)
     await rig.process_next()
     assert rig.runs == {}
-    assert [(chunk.id, chunk.attempt, len(chunk.operations)) for chunk in rig.chunks] == [("0.1", 1, 2), ("0.2", 1, 3)]
+    halves = [(chunk.id, chunk.attempt, len(chunk.operations)) for chunk in rig.chunks]
+    assert halves == [("0.0.1.0", 1, 2), ("0.0.1.2", 1, 3)]
     await rig.work_off()
     assert await rig.counts() == Counts(succeeded=5)
     assert rig.runs == {f"id-{index}": 1 for index in range(5)}
@@ -491,7 +492,7 @@ async def test_release_of_a_twin_hides_no_death(rig: Rig) -> None:
     rig.clock.advance(rig.settings.visibility_seconds + 1)
     await rig.process_next()
     assert rig.runs == {}
-    assert [chunk.id for chunk in rig.chunks] == ["0.1", "0.2"]
+    assert [chunk.id for chunk in rig.chunks] == ["0.0.1.0", "0.0.1.1"]
 
 
 @pytest.mark.parametrize("is_final", [False, True], ids=["cancelled", "final"])
@@ -671,7 +672,7 @@ async def test_once_stopping_begins_what_has_not_begun_follows_untried(rig: Rig)
     await rig.process_next(rig.processor(stop=stop))
     assert rig.statuses() == {"id-0": 201, "id-1": 200}
     [rest] = rig.chunks
-    assert (rest.id, rest.attempt, rest.not_before) == ("0.1", 1, None)
+    assert (rest.id, rest.attempt, rest.not_before) == ("0.0.1.2", 1, None)
     assert [operation.id for operation in rest.operations] == ["id-2", "id-3"]
     await rig.work_off()
     assert rig.runs == {"id-0": 1, "id-1": 1, "id-2": 1, "id-3": 2}

@@ -6,7 +6,19 @@ import random
 
 import pytest
 
-from penstock.chunk import GROUP_CHUNKS, Chunk, Fit, Planner, group_of, plan_groups, planned_number, redriven_from
+from penstock.chunk import (
+    GROUP_CHUNKS,
+    Chunk,
+    Fit,
+    Planner,
+    follow_up_id,
+    from_sort_key,
+    group_of,
+    plan_groups,
+    planned_number,
+    redriven_from,
+    sort_key,
+)
 
 SEEDS = range(20)
 
@@ -145,6 +157,7 @@ def test_group_totals_count_the_operations_whose_chunks_count_in_that_group(seed
         ("128.2.1", 128, 2),
         ("17.d1", 17, 0),
         ("65.1.d2.1", 65, 1),
+        ("65.0.1000.203", 65, 1),
     ],
 )
 def test_whatever_follows_from_a_chunk_counts_in_its_group(chunk_id: str, number: int, group: int) -> None:
@@ -163,7 +176,52 @@ def test_whatever_follows_from_a_chunk_counts_in_its_group(chunk_id: str, number
         ("17.d1.2.1", "17"),
         ("17.d1.d1", "17.d1"),  # what failed again, and was redriven again
         ("17.d1.1.d2.1", "17.d1.1"),
+        ("17.0.2.203", None),
+        ("17.0.2.203.d1", "17.0.2.203"),
+        ("17.d1.0.2.203", "17"),
+        ("17.d1.0.2.203.d2", "17.d1.0.2.203"),
     ],
 )
 def test_redriven_chunk_says_whose_failures_it_runs_again(chunk_id: str, origin: str | None) -> None:
     assert redriven_from(chunk_id) == origin
+
+
+@pytest.mark.parametrize(
+    ("chunk_id", "followed_by"),
+    [
+        ("17", "17.0.1.203"),
+        ("17.0.1.203", "17.0.2.203"),
+        ("17.0.9999.7", "17.0.10000.203"),
+        ("17.d1", "17.d1.0.1.203"),
+        ("17.0.3.7.d1", "17.0.3.7.d1.0.1.203"),
+        # an earlier version made these, from an id of its own and from one of ours
+        ("17.1.1", "17.1.1.0.1.203"),
+        ("17.0.3.7.1", "17.0.3.7.1.0.1.203"),
+    ],
+)
+def test_follow_up_is_named_by_its_steps_and_its_first_operation(chunk_id: str, followed_by: str) -> None:
+    assert follow_up_id(chunk_id, 203) == followed_by
+
+
+def test_ids_stay_short_however_often_a_chunk_is_followed() -> None:
+    chunk_id = "17"
+    for _ in range(10_000):
+        chunk_id = follow_up_id(chunk_id, 999_999)
+    assert chunk_id == "17.0.10000.999999"
+
+
+def test_chunks_are_sorted_by_their_operations_and_each_before_its_follow_ups() -> None:
+    ids = [
+        "2",
+        "17",
+        "17.0.2.5",
+        "17.0.10.5",
+        "17.0.10.5.d1",
+        "17.0.10.5.d1.0.1.5",
+        "17.0.10.40",
+        "17.1",
+        "17.d1",
+        "100",
+    ]
+    assert sorted(ids, key=sort_key) == ids
+    assert [from_sort_key(sort_key(chunk_id)) for chunk_id in ids] == ids

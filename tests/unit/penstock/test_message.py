@@ -29,6 +29,7 @@ from penstock.message import (
 from penstock.outcome import Outcome, failed
 
 LONGEST_BATCH_ID = "0" * 40
+OTHER_IDS = ["17.0.10000.203", "17.d1.0.1.0", "17" + ".1" * 440]
 LONGEST_CHUNK_ID = "12345678" + ".1" * 96  # 200 characters
 SMALLEST_MESSAGE = 4_096  # the settings allow no less
 # What XML, and so SQS, takes of the characters: https://www.w3.org/TR/xml/#charsets
@@ -119,7 +120,20 @@ def test_ids_and_paths_of_any_characters_come_back() -> None:
     assert decode_chunk(encode_chunk(chunk)) == chunk
 
 
-@pytest.mark.parametrize("chunk_id", ["0", "17.1", "17.2.1", "17.d1", "17.1.d12.1", LONGEST_CHUNK_ID])
+@pytest.mark.parametrize(
+    "chunk_id",
+    [
+        "0",
+        "17.1",
+        "17.2.1",
+        "17.d1",
+        "17.1.d12.1",
+        "17.0.10000.203",
+        "17.d1.0.1.0",
+        LONGEST_CHUNK_ID,
+        "17" + ".1" * 440,
+    ],
+)
 @pytest.mark.parametrize(("attempt", "not_before"), [(1, None), (7, 1_700_000_000.123456), (10**9, 0.0)])
 def test_head_comes_back_as_it_was(chunk_id: str, attempt: int, not_before: float | None) -> None:
     chunk = make_chunk({"a": 1}, chunk_id=chunk_id, attempt=attempt, not_before=not_before)
@@ -404,6 +418,12 @@ def test_members_that_a_later_program_may_add_are_passed_over() -> None:
         (message(operations=[{}]), "is not a chunk: operations/0"),
         (message(operations=[[0, "a", "GET", "/x"]]), "is not a chunk: operations/0/4"),
         (message(operations=[[0, "a", "GET", "/x", None, None]]), "is not a chunk: operations/0"),
+        (message(chunk="17" + ".1" * 450), "is not a chunk: chunk: Value error, it is longer than 900 characters"),
+        (
+            message(chunk="17" + ".0.1.2.d1" * 60),
+            "is not a chunk: chunk: Value error, it is longer than 900 characters",
+        ),
+        (message(chunk="17.0.01.5"), "is not a chunk: chunk"),
         (message(operations=[["0", "a", "GET", "/x", None]]), "is not a chunk: operations/0/0"),
         (message(operations=[[True, "a", "GET", "/x", None]]), "is not a chunk: operations/0/0"),
         (message(operations=[[0, 5, "GET", "/x", None]]), "is not a chunk: operations/0/1"),

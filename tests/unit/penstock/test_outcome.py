@@ -8,7 +8,7 @@ import pytest
 
 from penstock.backoff import Backoff
 from penstock.batch import Counts, Ending
-from penstock.chunk import Chunk, Operation
+from penstock.chunk import Chunk, Operation, from_sort_key, sort_key
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import (
     ChunkRecord,
@@ -72,30 +72,30 @@ def record(
         # What a handler refused is as final as what it did.
         (1, [ok(0), rejected(1)], [ok(0), rejected(1)], []),
         # What is to be tried again follows, its attempt one higher, delayed by the backoff.
-        (1, [again(0), again(1)], [], [FollowUp("17.1", 2, (0, 1), NOW + 4)]),
-        (2, [ok(0), again(1)], [ok(0)], [FollowUp("17.1", 3, (1,), NOW + 8)]),
+        (1, [again(0), again(1)], [], [FollowUp("17.0.1.0", 2, (0, 1), NOW + 4)]),
+        (2, [ok(0), again(1)], [ok(0)], [FollowUp("17.0.1.1", 3, (1,), NOW + 8)]),
         # A handler's word on the wait goes before the backoff, be it shorter or longer.
-        (1, [again(0, after=0), again(1, after=2)], [], [FollowUp("17.1", 2, (0, 1), NOW + 2)]),
-        (1, [again(0, after=70)], [], [FollowUp("17.1", 2, (0,), NOW + 70)]),
+        (1, [again(0, after=0), again(1, after=2)], [], [FollowUp("17.0.1.0", 2, (0, 1), NOW + 2)]),
+        (1, [again(0, after=70)], [], [FollowUp("17.0.1.0", 2, (0,), NOW + 70)]),
         # They wait together: one that asked for less does not take the backoff from the others.
-        (1, [again(0, after=0), again(1)], [], [FollowUp("17.1", 2, (0, 1), NOW + 4)]),
-        (1, [again(0, after=70), again(1)], [], [FollowUp("17.1", 2, (0, 1), NOW + 70)]),
+        (1, [again(0, after=0), again(1)], [], [FollowUp("17.0.1.0", 2, (0, 1), NOW + 4)]),
+        (1, [again(0, after=70), again(1)], [], [FollowUp("17.0.1.0", 2, (0, 1), NOW + 70)]),
         # The last attempt: the failure is final.
         (3, [ok(0), again(1)], [ok(0), broken(1)], []),
         # Handlers may differ in how often they are tried.
-        (2, [again(0, of=2), again(1, of=3)], [broken(0)], [FollowUp("17.1", 3, (1,), NOW + 8)]),
+        (2, [again(0, of=2), again(1, of=3)], [broken(0)], [FollowUp("17.0.1.1", 3, (1,), NOW + 8)]),
         # An attempt beyond the last, since the application now allows fewer.
         (5, [again(0)], [broken(0)], []),
         # Stopped before anything ran: all of it follows, at once, as the same attempt.
-        (2, [None, None], [], [FollowUp("17.1", 2, (0, 1), None)]),
+        (2, [None, None], [], [FollowUp("17.0.1.0", 2, (0, 1), None)]),
         # Stopped half-way.
-        (1, [ok(0), None, None], [ok(0)], [FollowUp("17.1", 1, (1, 2), None)]),
+        (1, [ok(0), None, None], [ok(0)], [FollowUp("17.0.1.1", 1, (1, 2), None)]),
         # Everything at once: what is tried again and what was not run follow apart, since their attempts differ.
         (
             2,
             [again(0), None, ok(2), rejected(3), again(4, of=2), None],
             [ok(2), rejected(3), broken(4)],
-            [FollowUp("17.1", 3, (0,), NOW + 8), FollowUp("17.2", 2, (1, 5), None)],
+            [FollowUp("17.0.1.0", 3, (0,), NOW + 8), FollowUp("17.0.1.1", 2, (1, 5), None)],
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_chunk_that_a_consumer_died_with_is_halved(count: int) -> None:
 
     assert not answer.outcomes
     assert answer.deaths == 1
-    assert (first.id, second.id) == ("17.1", "17.2")
+    assert (first.id, second.id) == ("17.0.1.0", f"17.0.1.{len(first.operations)}")
     assert (first.attempt, second.attempt) == (2, 2)
     assert first.operations + second.operations == chunk.operations
     assert 0 <= len(second.operations) - len(first.operations) <= 1
@@ -185,32 +185,50 @@ def test_chunk_that_came_too_early_follows_from_itself_unchanged() -> None:
     chunk = replace(make_chunk(3, attempt=2), not_before=5_000.0)
     answer = record_too_early(chunk)
     (following,) = follow_up_chunks(chunk, answer)
-    assert following == replace(chunk, id="17.1")
+    assert following == replace(chunk, id="17.0.1.0")
     assert answer.counts == Counts()
 
 
-def test_ids_of_all_that_follows_never_meet() -> None:
-    """Everything that can follow from a chunk within five steps, the same kinds again and again."""
-    seen: set[str] = set()
-    layer = [make_chunk(4)]
-    for _ in range(5):
-        records = [answer for chunk in layer for answer in possible_records(chunk)]
+@pytest.mark.parametrize("seed", range(50))
+def test_ids_of_all_that_follows_never_meet(seed: int) -> None:
+    """Everything that follows from a chunk within twelve steps, with redrives, if chance decides what happens."""
+    draw = random.Random(seed)
+    layer = [make_chunk(9, chunk_id=draw.choice(["17", "17.2", "17.d1", "17.1.1"]))]
+    ids = [layer[0].id]
+    for _ in range(12):
+        records = [(chunk, possible_record(draw, chunk)) for chunk in layer]
         layer = [following for chunk, answer in records for following in follow_up_chunks(chunk, answer)]
         layer += [letter for _, answer in records for letter in dead_letters("01J", answer)]
-        ids = {chunk.id for chunk in layer}
-        assert not ids & seen
-        seen |= ids
-        layer = list({chunk.id: replace(chunk, operations=make_chunk(4).operations) for chunk in layer}.values())
-    assert len(seen) == 3 + 9 + 27 + 81 + 243
+        ids += [chunk.id for chunk in layer]
+    assert len(ids) > 3
+    assert len(set(ids)) == len(ids)
+    assert [from_sort_key(sort_key(chunk_id)) for chunk_id in ids] == ids
 
 
-def possible_records(chunk: Chunk) -> list[tuple[Chunk, ChunkRecord]]:
-    """One of these is committed; whichever it is, its follow-ups differ from each other."""
-    answers = [record(chunk, again(0, of=99), None, ok(2), broken(3)), record_halves(chunk, 1), record_too_early(chunk)]
-    for answer in answers:
-        ids = [follow_up.id for follow_up in answer.follow_ups]
-        assert len(set(ids)) == len(ids)
-    return [(chunk, answer) for answer in answers]
+def possible_record(draw: random.Random, chunk: Chunk) -> ChunkRecord:
+    if draw.random() < 0.3:
+        return record_too_early(chunk)
+    if len(chunk.operations) > 1 and draw.random() < 0.4:
+        return record_halves(chunk, 1)
+    kinds = {
+        operation.index: draw.choice(
+            [again(operation.index, of=99), None, ok(operation.index), broken(operation.index)]
+        )
+        for operation in chunk.operations
+    }
+    verdicts = {index: verdict for index, verdict in kinds.items() if verdict is not None}
+    attempts = {index: draw.choice([1, 1, 2]) for index in kinds}
+    return record_attempt(chunk, verdicts, backoff=BACKOFF, draw=DRAW, now=NOW, attempts=attempts)
+
+
+def test_operation_cannot_be_redriven_without_end() -> None:
+    chunk, generations = make_chunk(1), 0
+    while letters := dead_letters("01J", record(chunk, broken(0))):
+        [chunk] = letters
+        generations += 1
+        [tried] = follow_up_chunks(chunk, record(chunk, again(0)))
+        assert decode_chunk(encode_chunk(tried)) == tried
+    assert generations > 100
 
 
 def test_follow_ups_can_be_sent() -> None:
@@ -259,9 +277,9 @@ def test_operations_tried_more_often_than_their_chunk_go_on_from_their_own_attem
     answer = record(make_chunk(6), *verdicts, attempts={0: 1, 1: 2, 2: 1, 3: 3})
     assert answer.outcomes == (broken(3), ok(5))
     assert answer.follow_ups == (
-        FollowUp("17.1", 2, (0, 2), NOW + 4),
-        FollowUp("17.2", 3, (1,), NOW + 8),
-        FollowUp("17.3", 1, (4,), None),
+        FollowUp("17.0.1.0", 2, (0, 2), NOW + 4),
+        FollowUp("17.0.1.1", 3, (1,), NOW + 8),
+        FollowUp("17.0.1.4", 1, (4,), None),
     )
 
 

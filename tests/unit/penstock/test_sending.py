@@ -51,7 +51,8 @@ async def test_follow_ups_go_to_the_queue_of_the_batch_each_with_its_delay(
 ) -> None:
     await sender(parts, clock).send_follow_ups(batch(priority=Priority.LOW), CHUNK, record(), "acme")
     messages = parts.queues[Priority.LOW].messages
-    assert [(decode_chunk(message.body).id, message.delay_seconds) for message in messages] == [("0.1", 60), ("0.2", 0)]
+    sent = [(decode_chunk(message.body).id, message.delay_seconds) for message in messages]
+    assert sent == [("0.0.1.1", 60), ("0.0.1.2", 0)]
     assert {message.tenant for message in messages} == {"acme"}
     assert parts.dead_letters.messages == []
 

@@ -136,7 +136,7 @@ async def test_what_is_tried_again_stays_in_the_trace(aiohttp_client: AiohttpCli
     first, second = recording.named(operation[0])
     assert (attributes(first)["penstock.outcome"], attributes(first)["penstock.attempt"]) == ("try again", 1)
     assert (attributes(second)["penstock.outcome"], attributes(second)["penstock.attempt"]) == ("succeeded", 2)
-    assert [attributes(span)["penstock.chunk.id"] for span in recording.named(PROCESS)] == ["0", "0.1"]
+    assert [attributes(span)["penstock.chunk.id"] for span in recording.named(PROCESS)] == ["0", "0.0.1.0"]
 
 
 async def test_small_batch_runs_in_its_request_and_what_is_handed_over_follows_from_it(
