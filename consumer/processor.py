@@ -24,6 +24,7 @@ from penstock.consumer.lease import Leases
 from penstock.consumer.limits import BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
+from penstock.errors import RejectedCall
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -43,6 +44,7 @@ from penstock.running.runner import Runner
 from penstock.running.stop import Stop
 from penstock.sending import ChunkSender
 from penstock.settings import Settings
+from penstock.store import Group
 from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
 
@@ -139,9 +141,10 @@ class Processor:
             # A delayed follow-up, as for a retry, would cost a record every 15 minutes.
             return Release(delay_seconds(attempt.batch.not_before, now, LONGEST_HIDDEN_SECONDS))
         traces = await self._store.read_traces(attempt.batch.id, attempt.chunk.id)
+        attempt = replace(attempt, traces=traces)
         if traces.record is not None:
             return await self._continue_from(attempt, traces.record)
-        attempt = await self._reread_batch(replace(attempt, traces=traces))
+        attempt = await self._reread_batch(attempt)
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
 
     async def _origin_error(self, attempt: ChunkAttempt) -> str | None:
@@ -160,13 +163,17 @@ class Processor:
     async def _without_sent_follow_ups(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Return the record without its follow-ups if it is counted, since they were sent before that.
 
-        Otherwise each duplicate would cause duplicates of everything that followed from it. If deliveries were lost
-        faster than these die out, the queue would grow without end.
+        They are not sent again either if the table notes that they were sent, or if the group is closed and they would
+        never be counted. Otherwise each duplicate would cause duplicates of everything that followed from it. If
+        deliveries were lost faster than these die out, the queue would grow without end.
         """
         if not record.follow_ups:
             return record
-        group = await self._store.read_group(attempt.batch.id, attempt.chunk.group)
-        return replace(record, follow_ups=()) if attempt.chunk.id in group.done else record
+        if not attempt.traces.has_sent_follow_ups:
+            group = await self._store.read_group(attempt.batch.id, attempt.chunk.group)
+            if not group.is_through_with(attempt.chunk.id):
+                return record
+        return replace(record, follow_ups=())
 
     async def _make_record(self, attempt: ChunkAttempt) -> ChunkRecord:
         """Commit the record of a chunk that has none, after running its operations if they may run."""
@@ -338,7 +345,7 @@ class Processor:
         """
         batch, chunk, tenant = attempt.batch, attempt.chunk, attempt.delivery.tenant
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
-        group = await self._store.count_chunk(batch, record)
+        group = await self._count(batch, record)
         if chunk.id in group.done:
             await self._send_dead_letters(batch, record, tenant)
             await self._limits.check(batch, record)
@@ -353,6 +360,18 @@ class Processor:
             failed=record.counts.failed,
             followed_by=[follow_up.id for follow_up in record.follow_ups],
         )
+
+    async def _count(self, batch: Batch, record: ChunkRecord) -> Group:
+        """Count the record. If AWS rejects that for good, note that its follow-ups are sent.
+
+        Then the next deliveries of the chunk do not send them again, and they do not multiply.
+        """
+        try:
+            return await self._store.count_chunk(batch, record)
+        except RejectedCall:
+            if record.follow_ups:
+                await self._store.note_follow_ups(batch, record.chunk_id)
+            raise
 
     async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:
         sent = await self._sender.send_dead_letters(batch, record, tenant)

@@ -15,9 +15,9 @@ from penstock.chunk import Chunk, Operation
 from penstock.consumer import patience
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
-from penstock.errors import Unavailable
+from penstock.errors import RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
-from penstock.outcome import ChunkRecord, succeeded
+from penstock.outcome import ChunkRecord, record_too_early, succeeded
 from penstock.queue import Delivery, Message
 from penstock.running.stop import Stop
 from tests.support.builders import (
@@ -323,6 +323,39 @@ async def test_counted_chunk_that_comes_again_sends_no_follow_ups_again(rig: Rig
     assert (following.id, [chunk.id for chunk in rig.chunks]) == ("0.0.1.0", ["0.0.2.1"])
     await rig.work_off()
     assert await rig.counts() == Counts(succeeded=1, failed=1)
+
+
+async def test_follow_ups_of_what_cannot_be_counted_do_not_multiply(rig: Rig) -> None:
+    """Each delivery sent them again, and so did each of their own deliveries: the queue doubled every few minutes."""
+
+    def reject(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.count_chunk", "before"):
+            raise RejectedCall("Item size has exceeded the maximum allowed size.")
+
+    await rig.submit(build_operations("/second-time-right"))
+    processor = rig.processor(reject)
+    for _ in range(6):
+        for _ in range(await rig.parts.chunks.depth()):
+            with pytest.raises(RejectedCall):
+                await rig.process_next(processor)
+        rig.clock.advance(rig.settings.visibility_seconds + 1)
+    assert [chunk.id for chunk in rig.chunks] == ["0", "0.0.1.0"]
+    assert rig.runs == {"id-0": 2}
+    await rig.work_off()
+    assert await rig.counts() == Counts(succeeded=1)
+
+
+async def test_follow_ups_of_what_came_too_late_are_not_sent_again(rig: Rig) -> None:
+    batch = await rig.submit(build_operations("/second-time-right"))
+    await rig.process_next()
+    [following] = rig.chunks
+    await rig.parts.store.close_group(batch, 0, Counts(), Ending.EXPIRED)
+    await rig.parts.store.count_chunk(batch, ChunkRecord("1"))
+    twin = build_chunk(build_operations("/second-time-right"), chunk_id=following.id)
+    await rig.parts.store.commit_chunk(batch, record_too_early(twin))
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    await rig.process_next()
+    assert rig.chunks == []
 
 
 # Deaths.
