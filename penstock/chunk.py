@@ -86,6 +86,12 @@ def follow_up_id(chunk_id: str, first_index: int) -> str:
     return str(Hop(hop.origin, hop.number + 1, first_index))
 
 
+def steps_to(chunk_id: str) -> int:
+    """Return the number of steps in which this chunk follows from a planned chunk or from a dead letter."""
+    hop = hop_of(chunk_id)
+    return hop.number if hop else 0
+
+
 def dead_letter_id(chunk_id: str, kind: str) -> str | None:
     """Return the id of a dead letter of this chunk, or None if the id would be too long.
 

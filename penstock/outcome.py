@@ -12,9 +12,10 @@ from typing import Any
 
 from penstock.backoff import Backoff
 from penstock.batch import Counts, Ending
-from penstock.chunk import Chunk, Operation, dead_letter_id, follow_up_id, redriven_from
+from penstock.chunk import Chunk, Operation, dead_letter_id, follow_up_id, redriven_from, steps_to
 
 BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
+LEAST_TURN_SECONDS = 1.0  # between two requests that are turned away
 REJECTED = "d2"  # the suffix of a dead letter whose operations were rejected
 
 
@@ -42,11 +43,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """This attempt failed, and another may succeed. `failure` is the outcome if no attempt is left."""
+    """This attempt failed, and another may succeed. `failure` is the outcome if no attempt is left.
+
+    An operation that was only turned away has not used its attempt. It is tried again until its batch ends.
+    """
 
     failure: Outcome
     max_attempts: int
     after_seconds: float | None = None  # the delay that the handler asked for; None means the usual backoff
+    uses_attempt: bool = True
 
 
 Verdict = Outcome | TryAgain
@@ -119,7 +124,25 @@ def _readable(text: str) -> str:
 
 
 def is_final(verdict: Verdict, attempt: int) -> bool:
-    return isinstance(verdict, Outcome) or attempt >= verdict.max_attempts
+    return isinstance(verdict, Outcome) or (verdict.uses_attempt and attempt >= verdict.max_attempts)
+
+
+def next_attempt(verdict: Verdict, attempt: int) -> int:
+    """Return the number of the next attempt: the same one if the operation was only turned away."""
+    return attempt if isinstance(verdict, TryAgain) and not verdict.uses_attempt else attempt + 1
+
+
+def wait_seconds(verdict: Verdict, attempt: int, tries: int, backoff: Backoff, draw: float) -> float:
+    """Return the delay before the next attempt: the one that was asked for, or else the backoff.
+
+    An operation that is turned away keeps its attempt. So its backoff grows with `tries`, and from the second time on
+    it waits for a moment even if it was asked to come back immediately.
+    """
+    asked = verdict.after_seconds if isinstance(verdict, TryAgain) else None
+    is_turned_away = next_attempt(verdict, attempt) == attempt
+    if asked is None:
+        return backoff.delay_seconds(max(attempt, tries) if is_turned_away else attempt, draw)
+    return max(asked, LEAST_TURN_SECONDS) if is_turned_away and tries > 1 else asked
 
 
 def as_outcome(verdict: Verdict) -> Outcome:
@@ -148,15 +171,17 @@ def record_attempt(
 ) -> ChunkRecord:
     """Return the record of an attempt at a chunk. An operation without a verdict did not run or did not finish.
 
-    Final verdicts become outcomes. Operations to retry go into follow-up chunks with a delay, and their attempt goes up
-    by one. Operations that did not run go into another follow-up chunk without a delay, and their attempt is unchanged.
-    If the batch ends early (`ended`), there are no follow-ups: failed operations have failed, and operations that did
-    not run get the outcome of the ending. `attempts` gives the attempt of operations that were tried more often than
-    the chunk.
+    Final verdicts become outcomes. Operations to retry go into follow-up chunks with a delay. Their attempt goes up by
+    one, unless they were only turned away. Operations that did not run go into another follow-up chunk without a delay,
+    and their attempt is unchanged. If the batch ends early (`ended`), there are no follow-ups: failed operations have
+    failed, and operations that did not run get the outcome of the ending. `attempts` gives the attempt of operations
+    that were tried more often than the chunk.
     """
     attempts = attempts or {}
     outcomes: list[Outcome] = []
-    again: dict[int, list[int]] = {}
+    again: dict[int, list[int]] = {}  # by their next attempt
+    waits: dict[int, float] = {}  # operations of a chunk wait together, as long as one of them must
+    tries = steps_to(chunk.id) + 1
     rest: list[int] = []
     for operation in chunk.operations:
         verdict = verdicts.get(operation.index)
@@ -168,11 +193,13 @@ def record_attempt(
         elif is_final(verdict, attempt) or ended is not None:
             outcomes.append(as_outcome(verdict))
         else:
-            again.setdefault(attempt, []).append(operation.index)
+            following = next_attempt(verdict, attempt)
+            again.setdefault(following, []).append(operation.index)
+            wait = wait_seconds(verdict, attempt, tries, backoff, draw)
+            waits[following] = max(wait, waits.get(following, 0.0))
     follow_ups: list[FollowUp] = []
-    for attempt, indexes in sorted(again.items()):
-        wait = _wait_seconds([verdicts[index] for index in indexes], attempt, backoff, draw)
-        follow_ups.append(_follow_up(chunk, attempt + 1, indexes, now + wait))
+    for following, indexes in sorted(again.items()):
+        follow_ups.append(_follow_up(chunk, following, indexes, now + waits[following]))
     if rest:
         follow_ups.append(_follow_up(chunk, chunk.attempt, rest))
     return _record(chunk, outcomes, follow_ups, deaths)
@@ -239,16 +266,6 @@ def delay_seconds(not_before: float | None, now: float, longest: int) -> int:
     if not_before is None:
         return 0
     return max(0, min(longest, math.ceil(not_before - now)))
-
-
-def _wait_seconds(verdicts: Sequence[Verdict], attempt: int, backoff: Backoff, draw: float) -> float:
-    """Return the longest delay of these operations, since they wait together in one chunk.
-
-    The delay of an operation is the one that its handler asked for, or else the backoff.
-    """
-    by_backoff = backoff.delay_seconds(attempt, draw)
-    asked = [verdict.after_seconds for verdict in verdicts if isinstance(verdict, TryAgain)]
-    return max(by_backoff if seconds is None else seconds for seconds in asked)
 
 
 def _follow_up(chunk: Chunk, attempt: int, indexes: Sequence[int], not_before: float | None = None) -> FollowUp:

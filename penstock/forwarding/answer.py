@@ -1,7 +1,8 @@
 """Turn an upstream's response into the outcome of an operation. Pure.
 
-A 2xx response is the operation's result. 408, 425, 429 and 5xx are tried again, after the delay in `Retry-After` if
-there is one. So is a 409 to any attempt but the first. Any other response is final.
+A 2xx response is the operation's result. A 5xx is tried again, after the delay in `Retry-After` if there is one. A
+response that only turns the request away uses up no attempt: 408, 425, 429, a 503 with `Retry-After`, and a 409 to any
+attempt but the first. The request is repeated until the batch ends. Any other response is final.
 
 Clients read the errors, so they do not name the upstream's host: it may be internal. The log does.
 """
@@ -29,6 +30,8 @@ MOST_ERROR_CHARACTERS = 2_000
 
 _QUERY_OR_FRAGMENT = re.compile(r"[?#]")
 _NOT_READABLE = "Unreadable response"
+LONGEST_TURN_SECONDS = 3_600  # an upstream that turns requests away is asked again each hour at least
+
 _TURNED_AWAY = frozenset({408, 425, 429})  # the upstream did not perform the request, and says that it may be repeated
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -42,6 +45,7 @@ class Answer:
     error: dict[str, Any] | None = None
     rejected: bool = False  # another attempt cannot help
     is_passing: bool = False  # another attempt may help
+    is_turned_away: bool = False  # the upstream did not perform the request, so it uses up no attempt
     after_seconds: float | None = None  # the delay that the upstream asks for
     is_noteworthy: bool = field(default=False, compare=False)  # not an answer of the upstream's API, but about it
 
@@ -51,7 +55,9 @@ class Answer:
         outcome = Outcome(
             operation.index, operation.id, state, self.status, self.result, self.error, rejected=self.rejected
         )
-        return TryAgain(outcome, max_attempts, self.after_seconds) if self.is_passing else outcome
+        if not self.is_passing:
+            return outcome
+        return TryAgain(outcome, max_attempts, self.after_seconds, uses_attempt=not self.is_turned_away)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,14 @@ def conclude(received: Received, now: float, attempt: int = 1) -> Answer:
         return not_usable("Unexpected response", detail)
     if _may_pass(status, attempt):
         wait = wait_seconds(received.headers.get("Retry-After"), now)
-        return Answer(status, error=_error(received), is_passing=True, after_seconds=wait)
+        is_turned_away = status < HTTPStatus.INTERNAL_SERVER_ERROR or (
+            status == HTTPStatus.SERVICE_UNAVAILABLE and wait is not None
+        )
+        if is_turned_away and wait is not None:
+            wait = min(wait, LONGEST_TURN_SECONDS)
+        return Answer(
+            status, error=_error(received), is_passing=True, is_turned_away=is_turned_away, after_seconds=wait
+        )
     if 400 <= status <= 499:
         return Answer(status, error=_error(received), rejected=True)
     return not_usable(_NOT_READABLE, f"The upstream answered {status}, which is not a valid status of a response.")

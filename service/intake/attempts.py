@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from penstock.backoff import Backoff
 from penstock.chunk import Operation
-from penstock.outcome import TryAgain, Verdict, is_final
+from penstock.outcome import Verdict, is_final, next_attempt, wait_seconds
 from penstock.running.attempt import Transaction, is_being_cancelled
 from penstock.running.bulk import CallFailed, Lot
 from penstock.running.runner import Runner
@@ -94,8 +94,10 @@ class Attempts:
 
         Return None if the time was over before the first attempt was finished.
         """
-        while last is None or await self._wait_for_next_attempt(last):
-            attempt = 1 if last is None else last.attempt + 1
+        tries = 1  # an operation that is turned away keeps its attempt, and its backoff grows all the same
+        while last is None or await self._wait_for_next_attempt(last, tries):
+            attempt = 1 if last is None else next_attempt(last.verdict, last.attempt)
+            tries += last is not None
             made = (await self._try((operation,), attempt)).tried.get(operation.index)
             if made is None:
                 break
@@ -125,18 +127,14 @@ class Attempts:
         except CallFailed:
             return {}
 
-    async def _wait_for_next_attempt(self, last: Tried) -> bool:
+    async def _wait_for_next_attempt(self, last: Tried, tries: int) -> bool:
         """Wait until the next attempt is due. Return False, without waiting, if there will be none."""
         if last.cut_off or self.has_left_savepoint or is_final(last.verdict, last.attempt):
             return False
-        wait = self._wait_seconds(last.verdict, last.attempt)
+        draw = random.random()  # noqa: S311 - spreads retries, keeps no secret
+        wait = wait_seconds(last.verdict, last.attempt, tries, self._backoff, draw)
         # A wait beyond the deadline is not started: it helps nobody, and delays the next operation of a transaction.
         if asyncio.get_running_loop().time() + wait >= self._deadline:
             return False
         await asyncio.sleep(wait)
         return True
-
-    def _wait_seconds(self, verdict: Verdict, attempt: int) -> float:
-        if isinstance(verdict, TryAgain) and verdict.after_seconds is not None:
-            return verdict.after_seconds
-        return self._backoff.delay_seconds(attempt, random.random())  # noqa: S311 - spreads retries, keeps no secret

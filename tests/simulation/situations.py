@@ -227,9 +227,17 @@ SITUATIONS = {
     "tried again often, in a counter that is folded": Situation(
         toys("/poll", "/poll", times=4, after=0),
         submit,
-        Event.OPERATION_BROKE,
         settings={"chunk_operations": 1},
         fold_at=2,
+    ),
+    "turned away often": Situation(
+        toys("/turned-away", "/turned-away", times=5) + toys("/turned-away", times=3, after=2), submit
+    ),
+    "turned away until the deadline": Situation(
+        toys("/turned-away", times=1_000_000) + toys("/turned-away", times=1),
+        submit,
+        Event.BATCH_SWEPT,
+        asked={"deadline_seconds": 60.0},
     ),
     "tried again later than SQS delays": Situation(
         toys("/later", times=1, after=1_000), submit, settings={"sweep_seconds": 600}

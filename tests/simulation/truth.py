@@ -16,6 +16,7 @@ import structlog
 from pydantic import BaseModel
 
 from penstock import Context, Operations, Reject, Retry
+from penstock.forwarding.answer import Answer
 from penstock.priority import Priority
 from penstock.running.left_behind import NOTICE_SECONDS
 from tests.simulation.loop import GATE
@@ -26,6 +27,7 @@ TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
 POISON = {"/kill", "/block"}
 TRY_AGAIN = {"/flaky", "/later", "/bulk"}
+TURNED_AWAY = 429
 MANY_ATTEMPTS = 1_000_000
 NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-itself"} | POISON
 
@@ -74,7 +76,7 @@ class Toy:
 
     @property
     def can_fail_once(self) -> bool:
-        return self.path in TRY_AGAIN | NEVER_SUCCEED
+        return self.path in TRY_AGAIN | NEVER_SUCCEED | {"/turned-away"}
 
 
 @dataclass
@@ -224,6 +226,20 @@ async def poll(plan: Plan, context: Context) -> Any:
     async with TRUTH.get().performing(context, plan) as run:
         if context.attempt <= plan.times:
             raise Retry("not yet", after_seconds=plan.after)
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/turned-away", max_attempts=1)
+async def turned_away(plan: Plan, context: Context) -> Any:
+    """Answer like an upstream that has no room for a while. It uses up no attempt, and there is only one."""
+    truth = TRUTH.get()
+    async with truth.performing(context, plan) as run:
+        if len(truth.runs[context.batch_id, context.operation_id]) <= plan.times:
+            wait = plan.after
+            return Answer(
+                TURNED_AWAY, error={"title": "Busy"}, is_passing=True, is_turned_away=True, after_seconds=wait
+            )
         run.is_final = True
         return {"run": run.number}
 

@@ -11,6 +11,7 @@ from penstock.batch import Counts, Ending
 from penstock.chunk import Chunk, Operation, from_sort_key, sort_key
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import (
+    LEAST_TURN_SECONDS,
     ChunkRecord,
     Ended,
     FollowUp,
@@ -57,6 +58,10 @@ def again(index: int, *, of: int = 3, after: float | None = None) -> TryAgain:
     return TryAgain(broken(index), max_attempts=of, after_seconds=after)
 
 
+def turned_away(index: int, *, after: float | None = None) -> TryAgain:
+    return TryAgain(broken(index), 1, after, uses_attempt=False)
+
+
 def record(
     chunk: Chunk, *verdicts: Verdict | None, attempts: dict[int, int] | None = None, ended: Ended | None = None
 ) -> ChunkRecord:
@@ -80,6 +85,14 @@ def record(
         # They wait together: one that asked for less does not take the backoff from the others.
         (1, [again(0, after=0), again(1)], [], [FollowUp("17.0.1.0", 2, (0, 1), NOW + 4)]),
         (1, [again(0, after=70), again(1)], [], [FollowUp("17.0.1.0", 2, (0, 1), NOW + 70)]),
+        # One that was only turned away keeps its attempt, and none is the last.
+        (3, [ok(0), turned_away(1, after=70)], [ok(0)], [FollowUp("17.0.1.1", 3, (1,), NOW + 70)]),
+        (
+            2,
+            [again(0), turned_away(1)],
+            [],
+            [FollowUp("17.0.1.1", 2, (1,), NOW + 8), FollowUp("17.0.1.0", 3, (0,), NOW + 8)],
+        ),
         # The last attempt: the failure is final.
         (3, [ok(0), again(1)], [ok(0), broken(1)], []),
         # Handlers may differ in how often they are tried.
@@ -106,6 +119,28 @@ def test_attempt_becomes_outcomes_and_follow_ups(
     assert answer.chunk_id == "17"
     assert list(answer.outcomes) == outcomes
     assert list(answer.follow_ups) == follow_ups
+
+
+@pytest.mark.parametrize(
+    ("chunk_id", "after", "wait"),
+    [
+        ("17", None, BACKOFF.delay_seconds(1, DRAW)),
+        ("17.0.1.0", None, BACKOFF.delay_seconds(2, DRAW)),
+        ("17.0.9.0", None, BACKOFF.delay_seconds(10, DRAW)),
+        ("17", 0, 0),
+        ("17.0.1.0", 0, LEAST_TURN_SECONDS),
+        ("17.0.9.0", 7, 7),
+    ],
+)
+def test_what_is_turned_away_again_and_again_waits_longer(chunk_id: str, after: float | None, wait: float) -> None:
+    answer = record(make_chunk(1, chunk_id=chunk_id), turned_away(0, after=after))
+    [following] = answer.follow_ups
+    assert (following.attempt, following.not_before) == (1, NOW + wait)
+
+
+def test_what_is_turned_away_as_the_batch_ends_has_failed() -> None:
+    answer = record(make_chunk(1), turned_away(0), ended=Ended(Ending.EXPIRED))
+    assert (answer.outcomes, answer.follow_ups) == ((broken(0),), ())
 
 
 def test_record_keeps_the_failed_operations_for_a_retry_and_no_others() -> None:

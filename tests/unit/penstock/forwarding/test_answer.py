@@ -10,7 +10,15 @@ import pytest
 
 from penstock.chunk import Operation
 from penstock.context import LONGEST_WAIT_SECONDS
-from penstock.forwarding.answer import MOST_ERROR_BYTES, MOST_ERROR_CHARACTERS, Answer, Received, conclude, wait_seconds
+from penstock.forwarding.answer import (
+    LONGEST_TURN_SECONDS,
+    MOST_ERROR_BYTES,
+    MOST_ERROR_CHARACTERS,
+    Answer,
+    Received,
+    conclude,
+    wait_seconds,
+)
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain
 from penstock.record import decode_record, encode_record
 
@@ -289,6 +297,37 @@ def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float | Non
 @pytest.mark.parametrize("status", [429, 503])
 def test_upstream_says_when_it_wants_to_be_asked_again(status: int) -> None:
     assert receive(status, headers={"Retry-After": "7"}).after_seconds == 7
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "retry_after", "is_turned_away"),
+    [
+        (408, 1, None, True),
+        (425, 1, None, True),
+        (429, 1, None, True),
+        (429, 3, "7", True),
+        (503, 1, "7", True),
+        (503, 1, None, False),
+        (503, 1, "soon", False),
+        (500, 1, "7", False),
+        (504, 1, None, False),
+        (409, 2, None, True),
+    ],
+)
+def test_request_that_is_only_turned_away_uses_up_no_attempt(
+    status: int, attempt: int, retry_after: str | None, is_turned_away: bool
+) -> None:
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    answer = receive(status, headers=headers, attempt=attempt)
+    assert (answer.is_passing, answer.is_turned_away) == (True, is_turned_away)
+    verdict = answer.verdict(Operation(0, "a", "POST", "/x"), 1)
+    assert isinstance(verdict, TryAgain)
+    assert verdict.uses_attempt is not is_turned_away
+
+
+def test_upstream_that_turns_requests_away_is_asked_again_each_hour() -> None:
+    assert receive(429, headers={"Retry-After": "86400"}).after_seconds == LONGEST_TURN_SECONDS
+    assert receive(500, headers={"Retry-After": "86400"}).after_seconds == 86_400
 
 
 # --- As a verdict
