@@ -1,11 +1,16 @@
 """Chunks that are followed by thousands of others: ids, counters and messages stay small, and nothing multiplies."""
 
+import asyncio
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
+from penstock.aws.store import DynamoDbStore
+from penstock.batch import Batch
 from penstock.settings import Settings
-from tests.simulation.dynamodb import Key, _size
+from tests.simulation.dynamodb import Key, _size, refusal
 from tests.simulation.expressions import Item
 from tests.simulation.mixes import CALM, RandomFates
 from tests.simulation.stage import Stage
@@ -17,6 +22,8 @@ pytestmark = pytest.mark.timeout(1_200)
 
 LARGEST_COUNTER_BYTES = 6_000
 LONGEST_ID = 40
+CHAINS, HOPS = 3, 4
+REJECTED_SECONDS = 120.0
 
 
 @pytest.mark.parametrize(("chains", "hops"), [(8, 100), (1, 600), *full([(64, 200), (1, 10_000)])])
@@ -26,6 +33,46 @@ def test_counter_stays_small_however_often_chunks_are_followed(chains: int, hops
     assert len(records) == chains * (hops + 1)
     assert max(len(record.chunk_id) for record in records) <= LONGEST_ID
     assert largest <= LARGEST_COUNTER_BYTES
+
+
+@pytest.mark.parametrize("notes", [True, False])
+def test_follow_ups_of_what_cannot_be_counted_do_not_multiply(notes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a while AWS rejects every count of one batch. Another batch finishes meanwhile, and this one after that."""
+    if not notes:
+        monkeypatch.setattr(DynamoDbStore, "note_follow_ups", _forget)
+    settings = Settings(concurrency=10, sync_max_operations=0, chunk_operations=1, visibility_seconds=10)
+    world = World(0, RandomFates(CALM, random.Random(0)), settings.visibility_seconds)
+    world.expects_rejections = True
+    toys = [Toy("/poll", Plan(times=HOPS, after=0))] * CHAINS
+    rejected, healthy = Submission("s0", toys), Submission("s1", toys)
+    update, most = world.table.update_item, [0]
+
+    def reject(request: Mapping[str, Any]) -> dict[str, Any]:
+        most.append(len(world.messages))
+        pk, is_count = request["Key"]["pk"]["S"].split("#"), request["Key"]["sk"]["S"] == "count"
+        if is_count and world.truth.labels.get(pk[1]) == "s0" and world.loop.time() < REJECTED_SECONDS:
+            raise refusal("ValidationException", "UpdateItem", "Item size to update has exceeded the maximum")
+        return update(request)
+
+    monkeypatch.setattr(world.table, "update_item", reject)
+    stage = Stage(world, settings)
+
+    async def run() -> None:
+        stage.open()
+        world.truth.submissions += [rejected, healthy]
+        await stage.client.submit(rejected)
+        await stage.client.submit(healthy)
+        await asyncio.sleep(REJECTED_SECONDS / 2)
+        states = {world.truth.labels[batch_id]: facts.state for batch_id, facts in world.promises.batches.items()}
+        assert states == {"s0": "processing", "s1": "completed"}
+        await stage.close()
+
+    world.run(run())
+    assert (max(most) <= 2 * CHAINS * (HOPS + 1)) is notes
+    assert {facts.state for facts in world.promises.batches.values()} == {"completed"}
+
+
+async def _forget(_store: DynamoDbStore, _batch: Batch, _chunk_id: str) -> None: ...
 
 
 def play(chains: int, hops: int) -> tuple[World, int]:
