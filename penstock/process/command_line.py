@@ -10,7 +10,7 @@ from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.main import get_command
 
 from penstock.errors import PenstockError
-from penstock.process.loop import ending_process
+from penstock.process.ending import ending_process
 from penstock.process.signals import end_with_parent
 
 LAST_PORT = 65_535

@@ -8,22 +8,14 @@ and these must only hurt its own operation. So here only the main task can end t
 """
 
 import asyncio
-import contextlib
-import os
 import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
+from penstock.process.ending import ENDING_SECONDS, unfinished
 from penstock.telemetry import Event, get_log
 
 T = TypeVar("T")
-
-ENDING_SECONDS = 1.0  # for what the main task has left to end after its cancellation
-
-_unfinished: list[asyncio.Runner] = []  # whose tasks do not end; kept, or they would be run once more when freed
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -36,7 +28,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         if loop.run_until_complete(_end_rest()):
             loop.close()
         else:
-            _unfinished.append(runner)
+            unfinished.append(runner)
 
 
 def _run_to_its_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]") -> T:
@@ -53,22 +45,6 @@ def _run_to_its_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]") ->
 def _is_ctrl_c(error: BaseException) -> bool:
     """Return True if the error can come from Ctrl-C. It cannot once the program handles that signal itself."""
     return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-@contextlib.contextmanager
-def ending_process() -> Iterator[None]:
-    """Exit at the end of the block as Python does there, but do not wait for tasks and threads that do not end."""
-    try:
-        yield
-    except SystemExit as exit_:
-        if not _has_ended():
-            _exit(exit_.code)
-        raise
-    except BaseException:
-        if not _has_ended():
-            sys.excepthook(*sys.exc_info())
-            _exit(1)
-        raise
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -89,26 +65,3 @@ async def _end_rest() -> bool:
     if pending:
         get_log().warning(Event.TASKS_LEFT_BEHIND, tasks=len(pending))
     return not pending
-
-
-def _has_ended() -> bool:
-    """Return True if no task and no thread keeps this process from ending."""
-    if _unfinished:
-        return False
-    until = time.monotonic() + ENDING_SECONDS
-    threads = [thread for thread in threading.enumerate() if not thread.daemon]
-    for thread in threads:
-        if thread is not threading.current_thread():
-            thread.join(max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                return False
-    return True
-
-
-def _exit(code: object) -> NoReturn:
-    if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)  # noqa: T201 - as Python does
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code or 0)

@@ -80,7 +80,7 @@ def test_tasks_that_are_left_are_cancelled() -> None:
 
 PROGRAM = """
 import asyncio, sys, time
-from penstock.process import loop
+from penstock.process import ending, loop
 
 async def stubborn():
     while True:
@@ -104,7 +104,7 @@ async def main():
     {end}
 
 kept = []
-with loop.ending_process():
+with ending.ending_process():
     loop.run(main())
     sys.exit({code})
 """
