@@ -16,7 +16,7 @@ unfinished: list[asyncio.Runner] = []  # runners with tasks that do not end. Whe
 
 @contextlib.contextmanager
 def ending_process() -> Iterator[None]:
-    """Exit at the end of the block as Python does, but do not wait for tasks and threads of the block that never end."""
+    """Exit at the end of the block as Python does, but do not wait for its tasks and threads if they never end."""
     others = threading.enumerate()
     try:
         yield
