@@ -398,8 +398,7 @@ MUTATIONS = {
         ("poison", 264, run_a_last_attempt_beside_others),
         ("pauses", 774, run_a_suspect_without_looking_again),
         ("losses", 412, tell_what_is_not_counted),
-        ("rollouts", 1, wait_for_a_handler_that_never_ends),
-        ("rollouts", 1, go_on_without_slots),
+        ("rollouts", 33, wait_for_a_handler_that_never_ends),
         ("calm", 128, forget_a_chunk_when_folding),
         ("kills", 1170, fold_what_was_counted_meanwhile),
         ("queue", 69, count_without_looking_into_the_fold),
@@ -410,6 +409,7 @@ MUTATIONS_AT_CALLS = {
     for mutation in [
         MutationAtCall("a suspect beside poison", 22, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
         MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
+        MutationAtCall("a handler never ends", 9, Hit.FAIL_BEFORE, go_on_without_slots),
         MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),
         MutationAtCall("forged chunks", 0, Hit.CRASH_BEFORE, run_whatever_a_message_says),
     ]

@@ -253,6 +253,12 @@ SITUATIONS = {
         toys("/succeed", "/succeed", seconds=2), submit, settings={"chunk_budget_seconds": 1, "concurrency": 1}
     ),
     "its consumer dies": Situation(toys("/succeed", "/succeed", seconds=2), kill_its_consumer, Event.CHUNK_HALVED),
+    "a handler never ends": Situation(
+        toys("/never-end") + toys("/succeed", "/succeed", seconds=1),
+        submit,
+        Event.HANDLER_LEFT_BEHIND,
+        settings={"concurrency": 1, "stall_seconds": 5},
+    ),
     "poison": Situation(toys("/succeed", "/kill"), submit, Event.CHUNK_HALVED),
     "a suspect beside poison": Situation(
         toys("/once", seconds=0.15) + toys("/kill", seconds=0.1),
