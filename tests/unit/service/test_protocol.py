@@ -101,3 +101,21 @@ async def test_no_line_if_turned_off_or_if_a_machine_polls(
 ) -> None:
     await speak(request_bytes, **settings)
     assert [line for line in logs if line["event"] == Event.REQUEST_ANSWERED] == []
+
+
+@pytest.mark.parametrize("before", [b"", LIVE], ids=["first", "second"])
+async def test_connection_is_closed_if_a_header_arrives_too_slowly(before: bytes) -> None:
+    """Aiohttp does this: a header must be complete as soon as an idle connection would be closed."""
+    app = create_app(build_settings(), Operations(), memory_parts().backend, SystemClock())
+    runner = ConnectionRunner(app, keepalive_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    writer.write(before)
+    closed = asyncio.create_task(reader.read())
+    async with asyncio.timeout(20):
+        while not closed.done():
+            writer.write(b"G")
+            await asyncio.sleep(0.05)
+    writer.close()
+    await runner.cleanup()
