@@ -5,10 +5,12 @@ document is validated by a copy of the schema that stops at the first error in e
 forbids unknown members, another copy counts them first: there is an error for each, and again in each part of a union.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, LiteralString
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import (
@@ -22,11 +24,15 @@ from pydantic_core import (
 )
 
 MOST_ERRORS = 10_000  # of one document. Each costs about a kilobyte once it is read from Pydantic
+MOST_LONG_NUMBERS = 1_000  # of more than 20 digits, in a large document whose numbers are put into sets
 MOST_UNKNOWN_MEMBERS = 1_000  # of one object in a large document
 MOST_SEPARATORS = 2_000  # a document with more is large: it may have as many errors as separators
 MOST_BYTES = 65_536  # a larger document is large, too: a validator may split its strings
 
 _COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset", "dict"})
+_LONG_NUMBER = re.compile(rb"(?<![0-9_])[0-9_]{21,}+")  # a key such as "1_000" is a number, too
+_SETS = frozenset({"set", "frozenset"})
+_CONTAINERS = (dict, list)
 _OBJECTS = frozenset({"model-fields", "typed-dict"})
 _NO_SCHEMAS = frozenset({"default", "metadata", "serialization", "expected"})  # the values of these keys are data
 
@@ -44,6 +50,8 @@ class JsonValidator:
         """
         if not is_large(content):
             return self._adapter.validator.validate_json(content)
+        if self._hashes_numbers:
+            _check_long_numbers(content)
         if content.count(b":") > MOST_UNKNOWN_MEMBERS and self._counting is not None:
             _check_unknown_members(content, self._counting)
         return (self._stopping or self._adapter.validator).validate_json(content)
@@ -53,6 +61,10 @@ class JsonValidator:
         return _build(_stopping(self._adapter.core_schema))
 
     @cached_property
+    def _hashes_numbers(self) -> bool:
+        return _hashes_numbers(self._adapter.core_schema)
+
+    @cached_property
     def _counting(self) -> "_Counting | None":
         counting = _Counting()
         counts = core_schema.no_info_plain_validator_function(counting.count)
@@ -60,6 +72,36 @@ class JsonValidator:
         counting_schema = _with_counts(schema, counts)
         counting.validator = _build(counting_schema) if counting_schema != schema else None
         return counting if counting.validator else None
+
+
+def _check_long_numbers(content: bytes) -> None:
+    """Raise ValidationError if the document has too many numbers that can all have the same hash.
+
+    Python's hash of a number is its remainder. If the numbers of a set have one hash, the time to build it grows with
+    the square of its size. Of the numbers with fewer digits, at most 43 have the same hash.
+    """
+    if any(islice(_LONG_NUMBER.finditer(content), MOST_LONG_NUMBERS, None)):
+        raise _single_error(
+            "too_many_long_numbers", f"There are more than {MOST_LONG_NUMBERS:,} very long numbers here"
+        )
+
+
+def _hashes_numbers(schema: Any) -> bool:
+    """Return True if a set or the keys of a dict may be numbers. Strings have a hash that nobody can predict."""
+    if isinstance(schema, Mapping):
+        kind = _kind(schema)
+        if kind in _SETS and _kind(schema.get("items_schema")) != "str":
+            return True
+        if kind == "dict" and _kind(schema.get("keys_schema")) not in {None, "any", "str"}:
+            return True
+        return any(_hashes_numbers(part) for key, part in schema.items() if not (kind and key in _NO_SCHEMAS))
+    return isinstance(schema, list | tuple) and any(map(_hashes_numbers, schema))
+
+
+def _single_error(kind: LiteralString, detail: LiteralString) -> ValidationError:
+    return ValidationError.from_exception_data(
+        "body", [{"type": PydanticCustomError(kind, detail), "loc": (), "input": None}]
+    )
 
 
 class _TooManyUnknownMembers(Exception):
@@ -88,22 +130,31 @@ class _Counting:
 def _check_unknown_members(content: bytes, counting: _Counting) -> None:
     """Raise ValidationError if an object has too many unknown members.
 
-    Valid objects can have unknown members, too: those of another part of a union. But each has only a few.
+    Valid objects can have unknown members, too: those of another part of a union. But each has only a few. So a
+    document without very large objects, which is nearly every one, is not validated here.
     """
+    if _largest_object(from_json(content)) <= MOST_UNKNOWN_MEMBERS:
+        return
     try:
         counting.validate(content)
     except _TooManyUnknownMembers:
-        if _largest_object(from_json(content)) > MOST_UNKNOWN_MEMBERS:
-            detail = f"There are more than {MOST_UNKNOWN_MEMBERS:,} unknown members here"
-            error = PydanticCustomError("too_many_unknown_members", detail)
-            raise ValidationError.from_exception_data("body", [{"type": error, "loc": (), "input": None}]) from None
+        detail = f"There are more than {MOST_UNKNOWN_MEMBERS:,} unknown members here"
+        raise _single_error("too_many_unknown_members", detail) from None
 
 
 def _largest_object(value: Any) -> int:
     """Return the number of members of the largest object in a JSON value."""
-    if isinstance(value, dict):
-        return max(len(value), *map(_largest_object, value.values()), 0)
-    return max(map(_largest_object, value), default=0) if isinstance(value, list) else 0
+    largest, level = 0, [value]
+    while level:
+        largest = max(largest, *(len(one) for one in level if isinstance(one, dict)), 0)
+        level = [
+            child
+            for one in level
+            if isinstance(one, _CONTAINERS)
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, _CONTAINERS)
+        ]
+    return largest
 
 
 def _build(schema: Any) -> SchemaValidator | None:

@@ -73,6 +73,7 @@ def lines(line: bytes, size: int) -> bytes:
 
 
 UNKNOWN = ELEMENTS // 2
+SAME_HASH = [b"%d" % ((2**61 - 1) * number) for number in range(50, 100_000)]
 WORST = [
     Case("2.6 million invalid items", lambda: document(operation(b"numbers", array(b'"a"', 2_600_000)))),
     Case("invalid items", lambda: document(operation(b"numbers", array(b'"a"', ELEMENTS)))),
@@ -96,6 +97,7 @@ MORE = [
     Case("unknown members of bodies", lambda: lines(operation(b"closed", object_of(UNKNOWN)), 30 * MIB), NDJSON),
     Case("unknown members in a union", lambda: document(operation(b"one-pet", object_of(UNKNOWN)))),
     Case("members of one name", lambda: document(operation(b"map", b"{%b}" % b",".join([b'"a":1'] * UNKNOWN)))),
+    Case("numbers with one hash", lambda: document(operation(b"number-set", b"[%b]" % b",".join(SAME_HASH)))),
     Case("large names", lambda: document(operation(b"map", object_of(90_000, name=b"k" * 90))), is_valid=True),
     Case("very long names", lambda: document(operation(b"closed", object_of(1_000, name=b"k" * 9_000)))),
     Case("one name of 9 MB", lambda: document(operation(b"closed", b'{"%b":1}' % (b"k" * 9_000_000)))),
@@ -117,7 +119,19 @@ MORE = [
     Case("a page of small results", url=f"/batch/{SMALL_RESULTS}/results?limit=10000", method="GET"),
 ]
 
-_PATHS = [b"numbers", b"map", b"closed", b"closed-ones", b"pets", b"one-pet", b"any", b"text", b"files/a", b"unknown"]
+_PATHS = [
+    b"numbers",
+    b"number-set",
+    b"map",
+    b"closed",
+    b"closed-ones",
+    b"pets",
+    b"one-pet",
+    b"any",
+    b"text",
+    b"files/a",
+    b"unknown",
+]
 _ELEMENTS = [
     b"1",
     b"-1.5e3",

@@ -64,6 +64,11 @@ async def add_numbers(numbers: list[int]) -> int:
     return len(numbers)
 
 
+@operations.post("/number-set")
+async def count_numbers(numbers: set[int]) -> int:
+    return len(numbers)
+
+
 @operations.post("/map")
 async def count_members(members: dict[str, int]) -> int:
     return len(members)

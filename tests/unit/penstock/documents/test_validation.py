@@ -128,6 +128,32 @@ def test_unknown_members_are_few_errors(annotation: Any) -> None:
     assert errors(annotation, document) == 1
 
 
+@pytest.mark.parametrize("annotation", [set[int], frozenset[Any], dict[int, int], list[set[int | str]]])
+def test_very_many_numbers_with_one_hash_are_an_error(annotation: Any) -> None:
+    numbers = [(2**61 - 1) * number for number in range(50, 50 + MANY)]
+    assert len({hash(number) for number in numbers}) == 1
+    document: Any = numbers
+    if annotation == dict[int, int]:
+        document = {f"{number:_}": 1 for number in numbers}
+    elif annotation == list[set[int | str]]:
+        document = [numbers]
+    assert errors(annotation, document) == 1
+
+
+@pytest.mark.parametrize(
+    ("annotation", "document"),
+    [
+        (set[int], [2**64 - 1 - number for number in range(MANY)]),
+        (list[int], [10**30 + number for number in range(MANY)]),
+        (dict[str, int], {str(10**30 + number): number for number in range(MANY)}),
+        (set[str], [str(10**30 + number) for number in range(MANY)]),
+        (set[int], [10**30 + number for number in range(900)]),
+    ],
+)
+def test_other_long_numbers_are_valid(annotation: Any, document: Any) -> None:
+    assert len(JsonValidator(TypeAdapter(annotation)).validate(to_json(document))) == len(document)
+
+
 def test_few_unknown_members_are_errors_as_usual() -> None:
     assert errors(Closed, {"scores": GOOD_DICT, "unknown": 1}) == 1
     assert errors(Closed, {"scores": BAD_DICT, "unknown": 1}) == 2
