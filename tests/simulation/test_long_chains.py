@@ -9,13 +9,16 @@ import pytest
 
 from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch
+from penstock.chunk import follow_up_id
+from penstock.outcome import ChunkRecord
 from penstock.settings import Settings
-from tests.simulation.dynamodb import Key, _size, refusal
+from tests.simulation.dynamodb import Key, Table, _size, refusal
 from tests.simulation.expressions import Item
 from tests.simulation.mixes import CALM, RandomFates
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Plan, Submission, Toy
 from tests.simulation.world import World
+from tests.support.builders import build_batch
 from tests.support.full import full
 
 pytestmark = pytest.mark.timeout(1_200)
@@ -33,6 +36,35 @@ def test_counter_stays_small_however_often_chunks_are_followed(chains: int, hops
     assert len(records) == chains * (hops + 1)
     assert max(len(record.chunk_id) for record in records) <= LONGEST_ID
     assert largest <= LARGEST_COUNTER_BYTES
+
+
+def test_counter_is_measured_after_ten_thousand_hops() -> None:
+    """The adapter alone, on the simulated table: the programs need minutes for this."""
+    sizes = [0]
+    table = Table(random.Random(0), watch=lambda _key, _before, after: sizes.append(_size(after or {})))
+
+    class Client:
+        async def update_item(self, **request: Any) -> Any:
+            return table.update_item(request)
+
+        async def get_item(self, **request: Any) -> Any:
+            return table.get_item(request)
+
+    client: Any = Client()
+    store, batch = DynamoDbStore(client, "table"), build_batch(1)
+
+    async def count_all() -> None:
+        chunk_id = "0"
+        for _ in range(10_000):
+            group = await store.count_chunk(batch, ChunkRecord(chunk_id))
+            chunk_id = follow_up_id(chunk_id, 0)
+        assert len(group.done) == 10_000
+        for late in ("0", "0.0.1.0", "0.0.5000.0", "0.0.9999.0"):
+            assert await store.count_chunk(batch, ChunkRecord(late, deaths=1)) == group
+
+    asyncio.run(count_all())
+    assert max(sizes) < 3_000
+    assert sizes[-1] < 2_000
 
 
 @pytest.mark.parametrize("notes", [True, False])
