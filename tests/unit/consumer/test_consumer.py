@@ -44,6 +44,8 @@ class PolledQueue(MemoryQueue):
         self.is_polled.set()
         while not self.poll_ends.is_set() and not await self.depth():  # noqa: ASYNC110 - no event tells of messages
             await asyncio.sleep(0.001)
+        if self.poll_ends.is_set():
+            await asyncio.sleep(0.01)  # as in a real poll, or a consumer that waits keeps the core busy
         return await super().receive(limit, 0)
 
 
