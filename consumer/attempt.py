@@ -11,7 +11,32 @@ from penstock.queue import Delivery
 from penstock.running.source import Source
 from penstock.store import Traces
 
+_ALONE = "alone"
+
 _NO_TRACES = Traces(record=None, released=frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class StartNote:
+    """The note that a process starts to run a delivery. It is stored as one text, and older ones have no process.
+
+    Only the note of a suspect, which `is_alone`, is evidence against its operation: the operations of other chunks may
+    have waited for a slot.
+    """
+
+    delivery: str  # its mark
+    process: str | None = None
+    is_alone: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> "StartNote":
+        delivery, *rest = text.split("@")
+        return cls(delivery, rest[0], _ALONE in rest[1:]) if rest else cls(delivery)
+
+    def __str__(self) -> str:
+        if self.process is None:
+            return self.delivery
+        return "@".join([self.delivery, self.process, *([_ALONE] if self.is_alone else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +90,25 @@ class ChunkAttempt:
         """Return True if no further operation of this chunk may start."""
         return self.is_too_late or self.ending_at(now) is not None
 
-    def with_noted_deaths(self) -> Self:
-        """Count each earlier delivery of this message that noted its start and was lost as one more attempt.
+    def lost_starts(self, process: str) -> list[StartNote]:
+        """Return the notes of earlier deliveries of this message that started to run and were lost.
+
+        A delivery that this process noted is left out: this process is alive.
+        """
+        own = [StartNote.parse(text) for text in self.traces.begun if self.delivery.count_own([text])]
+        return [note for note in own if note.process != process and note.delivery not in self.traces.released]
+
+    def dead_processes(self, process: str) -> frozenset[str]:
+        """Return the processes that seem to have died while they ran this chunk."""
+        return frozenset(note.process for note in self.lost_starts(process) if note.process is not None)
+
+    def with_noted_deaths(self, process: str) -> Self:
+        """Count each earlier delivery of this message that ran the operation alone and was lost as one more attempt.
 
         A lost delivery without that note does not count: it may never have started to run the operation. Perhaps only
         the answer to the receive was lost.
         """
-        deaths = self.delivery.count_own(self.traces.begun)
+        deaths = sum(note.is_alone for note in self.lost_starts(process))
         return replace(self, chunk=replace(self.chunk, attempt=self.chunk.attempt + deaths), deaths=deaths)
 
 

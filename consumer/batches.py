@@ -1,7 +1,7 @@
 """Caches for a second the batches that this process works on, so that a thousand chunks of a batch cost few reads."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -32,9 +32,11 @@ class _Entry:
 
 
 class Batches:
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, on_read: Callable[[Batch], Awaitable[None]] | None = None) -> None:
+        """Call `on_read` with each batch that was read from the table."""
         self._store = store
         self._clock = clock
+        self._on_read = on_read
         self._entries: dict[str, _Entry] = {}
 
     async def admit(self, batch_id: str) -> Batch | NotAdmitted:
@@ -73,7 +75,9 @@ class Batches:
                 is_early = batch is not None and batch.is_early(now)
                 if batch is not None and batch.state is BatchState.QUEUED and not is_early:
                     await self._store.start_batch(batch_id, now)
-                # Cache it only after both calls have succeeded.
+                if batch is not None and self._on_read is not None:
+                    await self._on_read(batch)
+                # Cache it only after these calls have succeeded.
                 entry.batch, entry.read_at, entry.was_early = batch, self._clock.monotonic(), is_early
             return entry.batch
 

@@ -1,4 +1,10 @@
-"""Ends a batch in which too many operations have failed, or that has killed too many consumers."""
+"""Ends a batch in which too many operations have failed, or that has killed too many consumers.
+
+A consumer that was silent for longer than its lease seems to have died. If it is alive, it says so as soon as it reads
+the batch. So a batch is stopped only if the deaths have stood for one more lease.
+"""
+
+from collections.abc import Callable, Collection
 
 from penstock.batch import Batch, Ending, sum_counts
 from penstock.clock import Clock
@@ -8,29 +14,56 @@ from penstock.settings import Settings
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
+DENIAL_POLL_SECONDS = 1.0
+
 
 class BatchLimits:
-    def __init__(self, store: Store, batches: Batches, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        batches: Batches,
+        settings: Settings,
+        clock: Clock,
+        *,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._batches = batches
         self._settings = settings
         self._clock = clock
+        self._is_stopping = is_stopping
 
     async def check(self, batch: Batch, record: ChunkRecord) -> None:
-        """End the batch if it is past a limit. Call it after the record is counted; it may be repeated."""
-        has_new_failures = batch.failure_limit is not None and record.counts.failed > 0
-        if not (has_new_failures or record.deaths):
+        """End the batch if too much has failed. Call it after the record is counted; it may be repeated."""
+        if batch.failure_limit is None or record.counts.failed <= 0:
             return
         groups = (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
-        deaths, max_deaths = sum(group.deaths for group in groups), self._settings.max_deaths
-        if deaths > max_deaths:
-            await self._end(
-                batch,
-                Ending.FAILED,
-                f"The batch was stopped because more than {max_deaths} consumers died while running it.",
-            )
-        elif batch.failure_limit is not None and batch.failure_limit.is_passed(sum_counts(g.counts for g in groups)):
+        if batch.failure_limit.is_passed(sum_counts(group.counts for group in groups)):
             await self._end(batch, Ending.CANCELLED, batch.failure_limit.reason)
+
+    async def note_deaths(self, batch: Batch, processes: Collection[str]) -> None:
+        """Note processes that seem to have died while they ran the batch. End the batch if there are too many."""
+        if self._is_past_limit(batch.died) or not set(processes) - batch.died:
+            return
+        died = await self._store.note_deaths(batch.id, processes)
+        self._batches.forget(batch.id)
+        if self._is_past_limit(died) and await self._are_certain(batch):
+            count = self._settings.max_deaths
+            reason = f"The batch was stopped because more than {count} consumers died while running it."
+            await self._end(batch, Ending.FAILED, reason)
+
+    async def _are_certain(self, batch: Batch) -> bool:
+        """Wait for one lease. Return True if the deaths are past the limit all that time."""
+        until = self._clock.monotonic() + self._settings.visibility_seconds
+        while self._clock.monotonic() < until:
+            await self._clock.sleep(DENIAL_POLL_SECONDS)
+            now = await self._store.read_batch(batch.id)
+            if self._is_stopping() or now is None or not self._is_past_limit(now.died):
+                return False
+        return True
+
+    def _is_past_limit(self, died: Collection[str]) -> bool:
+        return len(died) > self._settings.max_deaths
 
     async def _end(self, batch: Batch, ending: Ending, reason: str) -> None:
         settle_by = self._clock.now() + self._settings.settle_seconds

@@ -6,8 +6,9 @@ delivery guarantee depends on the order of the steps there: see `_complete`.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,15 +18,15 @@ from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
-from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release, StartNote
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.lease import Leases
-from penstock.consumer.limits import BatchLimits
+from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.errors import RejectedCall
-from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
+from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
 from penstock.outcome import (
@@ -63,7 +64,9 @@ class Processor:
         settings: Settings,
         clock: Clock,
         meter: Meter | None = None,
+        process: str | None = None,
     ) -> None:
+        """Create a processor. `process` identifies this process in the notes that it leaves in the table."""
         self._backend = backend
         self._operations = operations
         self._runner = runner
@@ -73,13 +76,16 @@ class Processor:
         self._clock = clock
         self._meter = meter or Meter()
         self._quarantine = asyncio.Lock()
-        batches = Batches(backend.store, clock)
+        self._process = process or secrets.token_hex(8)
+        self._noted: dict[str, ChunkAttempt] = {}  # what runs and has noted its start, by the mark of the delivery
+        batches = Batches(backend.store, clock, on_read=self._deny_death)
         # All calls of these are repeated as long as AWS is unavailable.
         self._store = patient(backend.store, clock)
         self._queues = {priority: patient(queue, clock) for priority, queue in backend.queues.items()}
         self._batches = patient(batches, clock)
         self._sender = patient(ChunkSender(backend, settings, clock), clock)
-        self._limits = patient(BatchLimits(backend.store, batches, settings, clock), clock)
+        limits = BatchLimits(backend.store, batches, settings, clock, is_stopping=stop.begun.is_set)
+        self._limits = patient(limits, clock)
         self._finisher = patient(Finisher(backend.store, clock), clock)
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
@@ -175,14 +181,39 @@ class Processor:
                 return record
         return replace(record, follow_ups=())
 
-    async def _make_record(self, attempt: ChunkAttempt) -> ChunkRecord:
+    async def _make_record(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
         """Commit the record of a chunk that has none, after running its operations if they may run."""
+        if attempt.lost_deliveries and not attempt.is_over_at(self._clock.now()):
+            attempt = await self._note_loss(attempt)
         record = self._record_without_running(attempt)
         if record is not None:
             return await self._commit(attempt, record)
         if attempt.lost_deliveries:
-            return await self._run_suspect(attempt.with_noted_deaths())
+            return await self._run_suspect(attempt)
+        if attempt.batch.is_suspect:
+            return await self._run_noted(attempt)
         return await self._commit(attempt, await self._run(attempt))
+
+    async def _note_loss(self, attempt: ChunkAttempt) -> ChunkAttempt:
+        """Note that the batch has lost a delivery, and which processes seem to have died of it.
+
+        Until the first loss no delivery notes its start, because the note costs a write. After it, all of them do.
+        """
+        if not attempt.batch.is_suspect:
+            await self._store.suspect_batch(attempt.batch.id)
+            self._batches.forget(attempt.batch.id)
+        await self._limits.note_deaths(attempt.batch, attempt.dead_processes(self._process))
+        return await self._reread_batch(attempt)
+
+    async def _deny_death(self, batch: Batch) -> None:
+        """If this process seems to have died, say that it is alive. Its deliveries are no sign of a crash then."""
+        if self._process not in batch.died:
+            return
+        for attempt in list(self._noted.values()):
+            if attempt.batch.id == batch.id:
+                await self._backend.store.note_release(batch, attempt.chunk.id, attempt.delivery.mark)
+        await self._backend.store.deny_death(batch.id, self._process)
+        get_log().warning(Event.DEATH_DENIED, batch_id=batch.id)
 
     def _record_without_running(self, attempt: ChunkAttempt) -> ChunkRecord | None:
         """Return the record of a chunk that must not run, or not as a whole. Return None if it can run."""
@@ -196,7 +227,35 @@ class Processor:
             return record_halves(chunk, lost)
         return None
 
-    async def _run_suspect(self, attempt: ChunkAttempt) -> ChunkRecord:
+    async def _run_noted(self, attempt: ChunkAttempt) -> ChunkRecord:
+        """Run a chunk of a batch that has lost a delivery, with a note that this process runs it."""
+        standing = await self._note_start(attempt, is_alone=False)
+        if standing is not None:
+            return await self._without_sent_follow_ups(attempt, standing)
+        async with self._being_noted(attempt):
+            return await self._commit(attempt, await self._run(attempt))
+
+    async def _note_start(self, attempt: ChunkAttempt, *, is_alone: bool) -> ChunkRecord | None:
+        note = StartNote(attempt.delivery.mark, self._process, is_alone)
+        return await self._store.note_start(attempt.batch, attempt.chunk.id, str(note))
+
+    @asynccontextmanager
+    async def _being_noted(self, attempt: ChunkAttempt) -> AsyncIterator[None]:
+        """Remember inside the block that this attempt has noted its start.
+
+        While it runs, the batch is read once a second. After a lost lease it is read once more, because another
+        process may have noted just now that this one seems to have died.
+        """
+        self._noted[attempt.delivery.mark] = attempt
+        try:
+            yield
+        finally:
+            self._noted.pop(attempt.delivery.mark, None)
+        if not self._leases.is_kept(attempt.delivery):
+            self._batches.forget(attempt.batch.id)
+            await self._batches.read(attempt.batch.id)
+
+    async def _run_suspect(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
         """Run a single operation of which a consumer may have died. Only one of these runs at a time.
 
         If this process dies, only the operation that noted its start is blamed, and not those that wait for their turn.
@@ -205,13 +264,41 @@ class Processor:
         """
         operation, route = attempt.chunk.operations[0], self._route(attempt.chunk)
         # An operation that has no handler any more is not poison: it runs, and its outcome says so.
+        if route is not None and self._has_used_up(attempt, route):
+            attempt = await self._wait_for_denial(attempt)
+            if attempt.traces.record is not None:
+                return await self._without_sent_follow_ups(attempt, attempt.traces.record)
+            if self._has_used_up(attempt, route):
+                return Release(0) if self._stop.begun.is_set() else await self._fail_as_poison(attempt, route)
+        attempt = attempt.with_noted_deaths(self._process)
         max_attempts = route.policy.max_attempts if route else attempt.chunk.attempt
-        if attempt.deaths and attempt.chunk.attempt > max_attempts:
-            self._meter.failed(route.name if route else UNKNOWN_HANDLER, None)
-            return await self._commit(attempt, record_poison(attempt.chunk, attempt.deaths))
         take = self._runner.all_slots if attempt.chunk.attempt >= max_attempts else self._runner.slot
         async with self._quarantine, take(operation, attempt.source):
             return await self._run_in_quarantine(attempt, max_attempts)
+
+    def _has_used_up(self, attempt: ChunkAttempt, route: Route) -> bool:
+        """Return True if consumers seem to have died of all attempts that the operation has."""
+        noted = attempt.with_noted_deaths(self._process)
+        return noted.deaths > 0 and noted.chunk.attempt > route.policy.max_attempts
+
+    async def _fail_as_poison(self, attempt: ChunkAttempt, route: Route) -> ChunkRecord:
+        self._meter.failed(route.name, None)
+        deaths = attempt.with_noted_deaths(self._process).deaths
+        return await self._commit(attempt, record_poison(attempt.chunk, deaths))
+
+    async def _wait_for_denial(self, attempt: ChunkAttempt) -> ChunkAttempt:
+        """Wait for one lease before the verdict, and return the attempt with what is in the table by then.
+
+        A process that was cut off from AWS seems to have died, too. When it is back, it records the operation, or it
+        denies its death.
+        """
+        until = self._clock.monotonic() + self._settings.visibility_seconds
+        while self._clock.monotonic() < until and not self._stop.begun.is_set():
+            await self._clock.sleep(DENIAL_POLL_SECONDS)
+            attempt = replace(attempt, traces=await self._store.read_traces(attempt.batch.id, attempt.chunk.id))
+            if attempt.traces.record is not None or not attempt.lost_starts(self._process):
+                break
+        return attempt
 
     async def _run_in_quarantine(self, attempt: ChunkAttempt, max_attempts: int) -> ChunkRecord:
         """Note the start, run the operation and commit, unless it must not start after the wait for the quarantine."""
@@ -220,7 +307,7 @@ class Processor:
         # Read the batch before the note, so that it need not be read after it. If a consumer died between the note and
         # the handler, an operation would be blamed that never started.
         await self._reread_batch(attempt)
-        standing = await self._store.note_start(attempt.batch, attempt.chunk.id, attempt.delivery.mark)
+        standing = await self._note_start(attempt, is_alone=True)
         if standing is not None:
             return await self._without_sent_follow_ups(attempt, standing)
         attempt = await self._reread_batch(attempt)
@@ -234,7 +321,8 @@ class Processor:
             path=operation.path,
             max_attempts=max_attempts,
         )
-        return await self._commit(attempt, await self._run(attempt, has_slot=True))
+        async with self._being_noted(attempt):
+            return await self._commit(attempt, await self._run(attempt, has_slot=True))
 
     async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
         """Run the operations of the chunk. Return the record of their outcomes, which is not committed yet."""

@@ -24,13 +24,22 @@ PERIODS_OF_TENURE = 2.5  # a consumer that misses two sweeps loses the task to a
 
 
 class Sweeper:
-    def __init__(self, store: Store, period_seconds: float, clock: Clock, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        period_seconds: float,
+        clock: Clock,
+        meter: Meter | None = None,
+        *,
+        owner: str | None = None,
+    ) -> None:
+        """Create a sweeper. `owner` identifies this process to the other sweepers."""
         self._store = store
         self._period_seconds = period_seconds
         self._clock = clock
         self._meter = meter or Meter()
         self._finisher = Finisher(store, clock)
-        self._owner = secrets.token_hex(8)
+        self._owner = owner or secrets.token_hex(8)
         self._outage = Outage(Event.SWEEP_FAILED)
 
     async def keep(self) -> None:

@@ -111,6 +111,8 @@ class Batch:
     finished_groups: frozenset[int] = frozenset()
     ending: Ending | None = None  # why it ends early
     reason: str | None = None  # the same as a sentence for people
+    is_suspect: bool = False  # a delivery of it was lost: from then on, each delivery notes when it starts to run
+    died: frozenset[str] = frozenset()  # processes that seem to have died while they ran a chunk of it
 
     @property
     def key_prefix(self) -> str:

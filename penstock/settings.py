@@ -28,6 +28,7 @@ DAY_SECONDS = 24 * 3600
 PREFIX = "PENSTOCK_"
 LONGEST_SQS_WAIT_SECONDS = 20
 LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
+MOST_DEATHS = 10_000  # the table keeps the ids of dead processes in the item of the batch
 
 
 class Settings(BaseSettings):
@@ -144,7 +145,10 @@ class Settings(BaseSettings):
         description="Time in seconds that running operations of a cancelled batch have to finish.",
     )
     max_deaths: int = Field(
-        100, ge=1, description="A batch is stopped when more consumer processes than this have died while running it."
+        100,
+        ge=1,
+        le=MOST_DEATHS,
+        description="A batch is stopped when more consumer processes than this have died while running it.",
     )
     retention_seconds: float = Field(
         7 * DAY_SECONDS,

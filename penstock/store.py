@@ -5,7 +5,7 @@ have taken effect, so a repetition changes nothing that the first call has chang
 store for tests is in `testing.py`. One contract suite (`tests/contract/test_store.py`) tests both.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,8 +20,8 @@ class Traces:
     """What earlier deliveries of a chunk have left in the table: the chunk's record, and marks of deliveries."""
 
     record: ChunkRecord | None
-    released: frozenset[str]  # deliveries that were released before any of their operations ran
-    begun: frozenset[str] = frozenset()  # deliveries that started to run although an earlier delivery may have crashed
+    released: frozenset[str]  # deliveries that are no sign of a crash
+    begun: frozenset[str] = frozenset()  # deliveries that started to run, each with the process that ran it
     has_sent_follow_ups: bool = False  # noted only if the chunk could not be counted after that
 
 
@@ -103,14 +103,26 @@ class Store(Protocol):
         Returns True also for a repetition with the same ending and reason; False if the batch was in any other state.
         """
 
+    async def suspect_batch(self, batch_id: str) -> None:
+        """Note that a delivery of the batch was lost, so that every later one notes when it starts to run."""
+
+    async def note_deaths(self, batch_id: str, processes: Collection[str]) -> frozenset[str]:
+        """Note that these processes seem to have died while they ran the batch. Returns all that are noted."""
+
+    async def deny_death(self, batch_id: str, process: str) -> None:
+        """Remove a process from those that seem to have died. It calls this itself."""
+
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         """Return the chunk's record and the marks of its deliveries."""
 
     async def note_release(self, batch: Batch, chunk_id: str, mark: str) -> None:
-        """Note that the delivery with this mark was released before it started, so it is no sign of a crash."""
+        """Note that the delivery with this mark is no sign of a crash.
+
+        It was released before it started, or its process is alive although the lease has ended.
+        """
 
     async def note_start(self, batch: Batch, chunk_id: str, mark: str) -> ChunkRecord | None:
-        """Note that the delivery with this mark starts to run a chunk that may have crashed an earlier consumer.
+        """Note that the delivery with this mark starts to run a chunk of a batch that may have crashed a consumer.
 
         Returns the chunk's record if it has one by now. In that case none of its operations may start.
         """

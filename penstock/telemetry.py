@@ -58,6 +58,7 @@ class Event(StrEnum):
     HANDLER_LEFT_BEHIND = "handler left behind"
     UPSTREAM_FAILED = "upstream failed"  # An upstream sent no response, or one that cannot become a result.
     BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
+    DEATH_DENIED = "death denied"  # Another consumer took this one for dead, after AWS was away or it was paused.
     BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.
     BATCH_SWEPT = "batch swept"  # The batch was overdue; its unfinished operations count as expired or cancelled.
     SWEEP_FAILED = "sweep failed"  # AWS did not answer the sweeper; the next sweep tries again.

@@ -6,7 +6,7 @@ adapters. They only work within one process, and nothing is kept when it ends.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.backend import Backend
@@ -191,6 +191,22 @@ class MemoryStore:
         self._batches[batch_id] = replace(batch, state=BatchState.CANCELLING, ending=ending, reason=reason)
         self._due[batch_id] = settle_by
         return True
+
+    async def suspect_batch(self, batch_id: str) -> None:
+        if batch_id in self._batches:
+            self._batches[batch_id] = replace(self._batches[batch_id], is_suspect=True)
+
+    async def note_deaths(self, batch_id: str, processes: Collection[str]) -> frozenset[str]:
+        batch = self._batches.get(batch_id)
+        if batch is None:
+            return frozenset()
+        self._batches[batch_id] = replace(batch, died=batch.died.union(processes))
+        return self._batches[batch_id].died
+
+    async def deny_death(self, batch_id: str, process: str) -> None:
+        batch = self._batches.get(batch_id)
+        if batch is not None:
+            self._batches[batch_id] = replace(batch, died=batch.died - {process})
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         key = batch_id, chunk_id

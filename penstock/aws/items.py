@@ -131,6 +131,8 @@ def batch_from_item(item: Item) -> Batch:
         has_own_ids=read_flag(item, "has_own_ids"),
         ending=Ending(read_text(item, "ending")) if "ending" in item else None,
         reason=read_optional_text(item, "reason"),
+        is_suspect="suspect" in item,
+        died=read_texts(item, "died"),
         accepted_at=read_optional_seconds(item, "accepted_at"),
         started_at=read_optional_seconds(item, "started_at"),
         finished_at=read_optional_seconds(item, "finished_at"),

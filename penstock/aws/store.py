@@ -6,7 +6,7 @@ the same, or has a condition that its own first effect makes false.
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -130,6 +130,26 @@ class DynamoDbStore:
             items.batch_key(batch_id),
             "SET #state = :after",
             {"before": text(before), "after": text(after)},
+        )
+
+    async def suspect_batch(self, batch_id: str) -> None:
+        await self._table.update_if(
+            "attribute_exists(pk)", items.batch_key(batch_id), "SET suspect = :yes", {"yes": flag(True)}
+        )
+
+    async def note_deaths(self, batch_id: str, processes: Collection[str]) -> frozenset[str]:
+        noted = await self._table.update_if(
+            "attribute_exists(pk)",
+            items.batch_key(batch_id),
+            "ADD died :processes",
+            {"processes": texts(sorted(processes))},
+            return_new=True,
+        )
+        return frozenset() if isinstance(noted, Blocked) else items.batch_from_item(noted.item).died
+
+    async def deny_death(self, batch_id: str, process: str) -> None:
+        await self._table.update_if(
+            "attribute_exists(pk)", items.batch_key(batch_id), "DELETE died :process", {"process": texts([process])}
         )
 
     # --- Operation ids

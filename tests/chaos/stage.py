@@ -96,7 +96,7 @@ def _environment(name: str, terms: Terms, options: Options, servers: tuple[Serve
         "CONCURRENCY": str(options.concurrency),
         "CHUNK_OPERATIONS": str(terms.chunk_operations),
         "MAX_OPERATIONS": "50000",
-        "MAX_DEATHS": "100000",
+        "MAX_DEATHS": "10000",
         "RECEIVE_WAIT_SECONDS": "1",
         "LEAVE_SECONDS": "0",
         "LOG_LEVEL": "info",

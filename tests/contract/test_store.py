@@ -848,6 +848,32 @@ async def test_note_of_a_start_answers_with_a_record_in_parts(store: Store, batc
     assert await store.note_start(batch, "17", "a#2") == large
 
 
+@on_all
+async def test_deaths_are_noted_once_for_each_process_and_can_be_denied(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    assert await store.note_deaths(batch.id, ["a", "b"]) == {"a", "b"}
+    assert await store.note_deaths(batch.id, {"b", "c"}) == {"a", "b", "c"}
+    for _ in range(2):
+        await store.deny_death(batch.id, "b")
+        await store.deny_death(batch.id, "unknown")
+        await store.suspect_batch(batch.id)
+    found = await store.read_batch(batch.id)
+    assert found is not None
+    assert found.died == {"a", "c"}
+    assert found.is_suspect
+    await store.deny_death(batch.id, "a")
+    await store.deny_death(batch.id, "c")
+    assert await store.note_deaths(batch.id, ["a"]) == {"a"}
+
+
+@on_all
+async def test_nothing_is_noted_about_a_batch_that_does_not_exist(store: Store, batch: Batch) -> None:
+    await store.suspect_batch("unknown")
+    await store.deny_death("unknown", "a")
+    assert await store.note_deaths("unknown", ["a"]) == frozenset()
+    assert await store.read_batch("unknown") is None
+
+
 # --- Reading records
 
 
@@ -1195,6 +1221,9 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.read_batch(batch.id),
         store.start_batch(batch.id, NOW),
         store.read_traces(batch.id, "0"),
+        store.suspect_batch(batch.id),
+        store.note_deaths(batch.id, ["a"]),
+        store.deny_death(batch.id, "a"),
         store.note_release(batch, "0", "a#1"),
         store.note_start(batch, "0", "a#2"),
         store.commit_chunk(batch, FULL),

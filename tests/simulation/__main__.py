@@ -7,7 +7,7 @@ import traceback
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from tests.simulation.mixes import MIXES, Mix
+from tests.simulation.mixes import LARGE_MIXES, MIXES, Mix, mix_named
 from tests.simulation.scenario import Report, run_seed
 from tests.simulation.teeth import check_teeth
 from tests.simulation.world import PromiseBroken
@@ -43,14 +43,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", default="0-499", metavar="FIRST-LAST", help="the seeds to run (0-499)")
     parser.add_argument(
-        "--mix", choices=[mix.name for mix in MIXES], help="use one fault mix; by default the seed chooses"
+        "--mix",
+        choices=[mix.name for mix in (*MIXES, *LARGE_MIXES)],
+        help="use one fault mix; by default the seed chooses",
     )
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one seed and print what happens in it")
     parser.add_argument("--teeth", action="store_true", help="find a seed or a call for each fault in mutations.py")
     arguments = parser.parse_args()
     if arguments.teeth:
         sys.exit(_check_teeth())
-    mix = next((mix for mix in MIXES if mix.name == arguments.mix), None)
+    mix = None if arguments.mix is None else mix_named(arguments.mix)
     if arguments.replay is not None:
         sys.exit(_replay(arguments.replay, mix))
     sys.exit(_run(_parse_range(arguments.seeds), mix))

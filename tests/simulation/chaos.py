@@ -32,6 +32,8 @@ class Chaos:
         mix = self._mix
         actions: list[tuple[float | None, Action]] = [
             (mix.kill_consumer, lambda: self._kill(self._stage.consumers)),
+            (mix.kill_all, self._kill_all),
+            (mix.outage, self._fail_everything),
             (mix.kill_front_end, lambda: self._kill(self._stage.front_ends)),
             (mix.pause, self._pause),
             (mix.terminate, self._terminate),
@@ -84,6 +86,19 @@ class Chaos:
             case _:
                 process.strike_in(self._chance.randint(1, 40), process.kill)
 
+    async def _kill_all(self) -> None:
+        for program in list(self._stage.consumers):
+            program.process.kill()
+
+    async def _fail_everything(self) -> None:
+        """Let AWS answer nobody for longer than a lease."""
+        seconds = self._chance.uniform(1.1, 2.5) * self._stage.settings.visibility_seconds
+        self._world.note("world", f"AWS does not answer for {seconds:.1f} s")
+        self._world.fates.is_out = True
+        await asyncio.sleep(seconds)
+        self._world.fates.is_out = False
+        self._world.note("world", "AWS answers again")
+
     async def _pause(self) -> None:
         running = [program for program in self._stage.programs if program.process.state is State.RUNNING]
         if not running:
@@ -95,6 +110,7 @@ class Chaos:
         def pause() -> None:
             self._world.note(program.name, f"is paused for {seconds:.1f} s")
             program.process.pause()
+            self._world.truth.paused.add(program.name)
             self._world.truth.longest_pause = max(self._world.truth.longest_pause, seconds)
             self._calm_at = max(self._calm_at, self._world.loop.time() + seconds)
             self._world.loop.call_later(seconds, program.process.resume, context=self._world.context)

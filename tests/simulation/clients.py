@@ -29,9 +29,9 @@ ORDINARY = (
 
 
 def draw_submission(
-    label: str, chance: random.Random, mix: Mix, most_operations: int, *, lease: float, now: float
+    label: str, chance: random.Random, mix: Mix, sizes: tuple[int, int], *, lease: float, now: float
 ) -> Submission:
-    toys = [_draw_toy(chance, mix, lease) for _ in range(chance.randint(1, most_operations))]
+    toys = [_draw_toy(chance, mix, lease) for _ in range(chance.randint(*sizes))]
     submission = Submission(label, toys)
     if chance.random() < mix.keys:
         submission.key = f"key of {label}"
@@ -49,7 +49,7 @@ def draw_submission(
 
 def _draw_toy(chance: random.Random, mix: Mix, lease: float) -> Toy:
     path = chance.choice(sorted(POISON) if chance.random() < mix.poison else ORDINARY)
-    seconds = chance.choice([0.0, 0.01, 0.1, 1.0, 5.0])
+    seconds = chance.choice([1.0, 5.0, 20.0] if mix.is_large else [0.0, 0.01, 0.1, 1.0, 5.0])
     if path == "/succeed" and chance.random() < 0.05:
         path, seconds = chance.choice([("/succeed", 1.5 * lease), ("/large", 0.1), ("/stubborn", 4.0)])
     if mix.endless and chance.random() < mix.endless:

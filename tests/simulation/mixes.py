@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
+from penstock.settings import Settings
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
 from tests.simulation.sqs import Oddities
@@ -21,6 +22,9 @@ class Mix:
     oddities: Oddities = field(default_factory=Oddities)
     short_pages: bool = False
     stale_reads: float = 0.0
+    lost_receives: float = 0.0  # the answer to the receive is lost, so its messages are nobody's until their leases end
+    outage: float | None = None  # AWS answers nobody for longer than a lease
+    kill_all: float | None = None  # all consumers at the same moment
     kill_consumer: float | None = None
     kill_front_end: float | None = None
     pause: float | None = None
@@ -40,6 +44,7 @@ class Mix:
     retries: float = 0.0
     deadline_seconds: float = 24 * 3600.0
     max_deaths: tuple[int, ...] = (1_000,)
+    is_large: bool = False  # hundreds of operations and slots
 
     @property
     def is_gentle(self) -> bool:
@@ -104,6 +109,17 @@ MIXES = [
     ),
 ]
 
+# These take longer, and have seeds of their own.
+DEFAULT_MAX_DEATHS = Settings.model_fields["max_deaths"].default
+LARGE_MIXES = [
+    Mix("mass deaths", kill_all=30, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
+    Mix("outages", outage=60, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
+]
+
+
+def mix_named(name: str) -> Mix:
+    return next(mix for mix in (*MIXES, *LARGE_MIXES) if mix.name == name)
+
 
 class RandomFates:
     """Chooses the fate of each call at random. After the storm every call succeeds."""
@@ -111,18 +127,24 @@ class RandomFates:
     def __init__(self, mix: Mix, chance: random.Random) -> None:
         self._mix = mix
         self._chance = chance
+        self.is_out = False  # no call reaches AWS
 
     def calm_down(self) -> None:
         self._mix = CALM
+        self.is_out = False
 
     def fate(self, process: Process, action: str) -> Fate:
         chance, mix = self._chance, self._mix
         there, back = chance.uniform(0.001, 0.02), chance.uniform(0.001, 0.02)
+        if self.is_out:
+            return Fate(chance.uniform(0.001, 10), back, Fault.REQUEST_LOST)
         if mix.slow and chance.random() < mix.slow:
             there = chance.uniform(1, 15)
         fault = Fault.LATE if mix.late and chance.random() < mix.late else Fault.NONE
         if mix.faults and chance.random() < mix.faults:
             fault = chance.choice(SEVERAL)
+        if mix.lost_receives and action == "ReceiveMessage" and chance.random() < mix.lost_receives:
+            fault = Fault.ANSWER_LOST
         return Fate(there, back, fault, late=chance.uniform(0.1, 20), lands_anyway=chance.random() < 0.5)
 
     def before(self, process: Process, fate: Fate) -> None:

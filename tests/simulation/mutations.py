@@ -17,7 +17,7 @@ from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, Counts, Ending
 from penstock.chunk import Chunk
 from penstock.chunk_ids import ChunkIds
-from penstock.consumer.attempt import ChunkAttempt
+from penstock.consumer.attempt import ChunkAttempt, Release
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
@@ -297,11 +297,11 @@ def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
     async def commit_later(self: Processor, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         return record if is_inside.get() else await commit(self, attempt, record)
 
-    async def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord:
+    async def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord | Release:
         is_inside.set(True)
-        record = await run_suspect(self, attempt)
+        decision = await run_suspect(self, attempt)
         is_inside.set(False)
-        return await commit(self, attempt, record)
+        return decision if isinstance(decision, Release) else await commit(self, attempt, decision)
 
     patching.setattr(Processor, "_commit", commit_later)
     patching.setattr(Processor, "_run_suspect", mutant)
@@ -318,6 +318,15 @@ def run_a_suspect_without_looking_again(patching: Patching) -> None:
 
 def run_a_last_attempt_beside_others(patching: Patching) -> None:
     patching.setattr(Runner, "all_slots", Runner.slot)
+
+
+def count_deliveries_as_deaths(patching: Patching) -> None:
+    """Take each lost delivery for the death of a process, whatever became of it."""
+
+    def mutant(self: ChunkAttempt, process: str) -> frozenset[str]:
+        return frozenset(f"{self.delivery.message_id}#{number}" for number in range(1, self.delivery.receive_count))
+
+    patching.setattr(ChunkAttempt, "dead_processes", mutant)
 
 
 def tell_what_is_not_counted(patching: Patching) -> None:
@@ -402,6 +411,7 @@ MUTATIONS = {
         ("calm", 128, forget_a_chunk_when_folding),
         ("kills", 1170, fold_what_was_counted_meanwhile),
         ("queue", 69, count_without_looking_into_the_fold),
+        ("mass deaths", 4, count_deliveries_as_deaths),
     ]
 }
 MUTATIONS_AT_CALLS = {

@@ -57,6 +57,8 @@ class Fates(Protocol):
 
     def after(self, process: Process, fate: Fate) -> None: ...
 
+    is_out: bool  # True during an outage of everything
+
     def calm_down(self) -> None:
         """Let every call succeed from now on."""
 

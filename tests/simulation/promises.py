@@ -136,6 +136,11 @@ class Promises:
         self.batches: defaultdict[str, BatchFacts] = defaultdict(BatchFacts)
         self.table: Table | None = None
         self.is_poison_alone = False  # consumers die only of the operations that they run
+        self.max_deaths: int | None = None  # the limit for each batch
+        # For each batch, the processes that died while they ran a chunk of it that had no record, and the operations
+        # that had started there.
+        self.deaths: defaultdict[str, set[str]] = defaultdict(set)
+        self._died_of: set[tuple[str, str]] = set()
         self._now = now
         self._truth = truth
         self._on_broken = on_broken
@@ -165,7 +170,9 @@ class Promises:
         batch_id = key[0].split("#")[1]
         facts = self.batches[batch_id]
         before, facts.state = facts.state, after["state"]["S"]
-        facts.ending = after["ending"]["S"] if "ending" in after else None
+        ending, facts.ending = facts.ending, after["ending"]["S"] if "ending" in after else None
+        if facts.ending == "failed" != ending:
+            self._check_deaths(batch_id)
         facts.group_totals = tuple(int(total["N"]) for total in after["group_totals"]["L"])
         facts.deadline_at = float(after["deadline_at"]["N"]) - EPOCH
         facts.not_before = float(after["not_before"]["N"]) - EPOCH if "not_before" in after else None
@@ -255,6 +262,22 @@ class Promises:
             self.check(fresh, 2, words)
             facts.chunks_of[outcome.index].append(record.chunk_id)
             facts.operation_ids[outcome.index] = outcome.id
+
+    def _check_deaths(self, batch_id: str) -> None:
+        """Check that a batch is stopped only if it has cost more processes than the limit says."""
+        deaths = len(self.deaths[batch_id])
+        words = f"batch {batch_id} was stopped after {deaths} deaths, and its limit is {self.max_deaths}"
+        self.check(self.max_deaths is None or deaths > self.max_deaths, 6, words)
+
+    # at every death of a process
+
+    def on_death(self, process: str) -> None:
+        for (batch_id, operation_id), runs in self._truth.runs.items():
+            for run in runs:
+                is_open = run.chunk_id is not None and run.chunk_id not in self.batches[batch_id].records
+                if run.process == process and is_open:
+                    self.deaths[batch_id].add(process)
+                    self._died_of.add((batch_id, operation_id))
 
     # at every start of a handler
 
@@ -374,6 +397,10 @@ class Promises:
             self._check_ending(facts, submission, outcome.state.value, where)
         elif title == "Poison":
             self.check(lapsed[chunk_id] > 0, 6, f"{where}, but no delivery of it was lost")
+            runs = self._truth.runs[batch_id, outcome.id]
+            was_paused = any(run.process in self._truth.paused for run in runs)
+            died = (batch_id, outcome.id) in self._died_of or was_paused
+            self.check(died, 6, f"{where}, but no process died while it ran")
             wrongly = toy.path not in POISON
             self.check(not (wrongly and self.is_poison_alone), 6, f"{where}, but other operations killed the consumer")
             self.excused["failed as poison, but was not"] += wrongly

@@ -42,9 +42,20 @@ class Sizes:
     most_operations: int
     group_chunks: int
     storm_seconds: float
+    fewest_operations: int = 1
 
     @classmethod
-    def draw(cls, chance: random.Random) -> "Sizes":
+    def draw(cls, chance: random.Random, mix: Mix) -> "Sizes":
+        if mix.is_large:
+            return cls(
+                consumers=chance.randint(2, 6),
+                front_ends=1,
+                submissions=chance.randint(1, 2),
+                fewest_operations=150,
+                most_operations=400,
+                group_chunks=chance.choice([4, 64]),
+                storm_seconds=chance.uniform(60, 200),
+            )
         return cls(
             consumers=chance.randint(1, 3),
             front_ends=chance.randint(1, 2),
@@ -59,10 +70,11 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     """Raises PromiseBroken."""
     mix = mix or MIXES[seed % len(MIXES)]
     chance = random.Random(seed)
-    settings, sizes = draw_settings(chance, mix), Sizes.draw(chance)
+    settings, sizes = draw_settings(chance, mix), Sizes.draw(chance, mix)
     world = World(seed, RandomFates(mix, chance), settings.visibility_seconds)
     world.replay = f"python -m tests.simulation --replay {seed} --mix '{mix.name}'"
     world.table.short_pages, world.table.stale_reads = mix.short_pages, mix.stale_reads
+    world.promises.max_deaths = settings.max_deaths
     world.promises.is_poison_alone = mix.is_poison_alone
     with group_chunks(sizes.group_chunks, draw_fold_at(seed)):
         world.run(Scenario(world, settings, sizes, mix).play())
@@ -77,6 +89,20 @@ def draw_fold_at(seed: int) -> int:
 
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:
+    settings = _draw_settings(chance, mix)
+    if not mix.is_large:
+        return settings
+    large = {
+        "concurrency": chance.randint(20, 60),
+        "sync_max_operations": 0,
+        "chunk_operations": chance.randint(1, 3),
+        "min_chunks": 1,
+        "sweep_seconds": 30.0,
+    }
+    return settings.model_copy(update=large)
+
+
+def _draw_settings(chance: random.Random, mix: Mix) -> Settings:
     return Settings(
         concurrency=chance.randint(1, 6),
         sync_max_operations=chance.choice([0, 0, 0, 3, 30]),
@@ -119,7 +145,7 @@ class Scenario:
             label,
             chance,
             self.mix,
-            self.sizes.most_operations,
+            (self.sizes.fewest_operations, self.sizes.most_operations),
             lease=self.stage.settings.visibility_seconds,
             now=self.world.loop.time(),
         )

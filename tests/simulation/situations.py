@@ -41,6 +41,7 @@ class HitCalls:
     hits: dict[int, Hit] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     is_over: bool = False
+    is_out: bool = False
 
     def fate(self, process: Process, action: str) -> Fate:
         if self.is_over:
@@ -101,6 +102,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     }
     settings = read_settings_once(**{**quick, **situation.settings})
     world = World(SEED, fates, settings.visibility_seconds)
+    world.promises.max_deaths = settings.max_deaths
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     submission = Submission("s0", list(situation.toys), **situation.asked)
     world.truth.submissions.append(submission)

@@ -43,6 +43,7 @@ class OnTime:
     loop: asyncio.AbstractEventLoop
     context: Context = field(default_factory=copy_context)
     is_over: bool = False
+    is_out: bool = False
     landed_at: float = 0.0
 
     @property

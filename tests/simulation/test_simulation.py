@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.simulation.mixes import MIXES
+from tests.simulation.mixes import LARGE_MIXES, MIXES, mix_named
 from tests.simulation.scenario import run_seed
 from tests.support.full import full
 
@@ -21,6 +21,12 @@ FEW_BLOCKS, BLOCKS = 4, 32  # 64 seeds, and 512 in a full run
 def test_promises_hold_under_every_mix(block: int) -> None:
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         run_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [4, *full(range(8, 16))])
+@pytest.mark.parametrize("mix", [mix.name for mix in LARGE_MIXES])
+def test_promises_hold_with_hundreds_of_operations_and_slots(mix: str, seed: int) -> None:
+    run_seed(seed, mix_named(mix))
 
 
 @pytest.mark.full

@@ -6,6 +6,7 @@ After a change of the programs a stored seed may play another run, and find noth
 
 import pytest
 
+from tests.simulation.mixes import mix_named
 from tests.simulation.mutations import MUTATIONS, MUTATIONS_AT_CALLS
 from tests.simulation.scenario import run_seed
 from tests.simulation.situations import SITUATIONS, play
@@ -17,9 +18,9 @@ ADVICE = "find another one with: python -m tests.simulation --teeth"
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mutation_is_found_by_its_seed(name: str) -> None:
     mutation = MUTATIONS[name]
-    assert mix_of(mutation.seed) == mutation.mix
+    assert mix_of(mutation) == mutation.mix
     assert is_found(mutation, mutation.seed), f"Seed {mutation.seed} no longer finds {name}; {ADVICE}"
-    run_seed(mutation.seed)
+    run_seed(mutation.seed, mix_named(mutation.mix))
 
 
 @pytest.mark.parametrize("name", MUTATIONS_AT_CALLS)

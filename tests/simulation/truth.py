@@ -107,6 +107,7 @@ class Truth:
     garbage: set[str] = field(default_factory=set)  # bodies of messages on the queues that are not chunks
     lost: set[tuple[str, str]] = field(default_factory=set)  # batches and chunks whose messages were lost
     longest_pause: float = 0.0  # of a process
+    paused: set[str] = field(default_factory=set)  # processes that were ever paused
     most_skew: float = 0.0  # the largest error of any clock so far
     is_over: bool = False
 
@@ -318,5 +319,6 @@ async def kill(plan: Plan, context: Context) -> Any:
 async def block(plan: Plan, context: Context) -> Any:
     """Poison: block the event loop until the process is killed."""
     async with TRUTH.get().performing(context, plan):
+        TRUTH.get().paused.add(current_process().name)
         current_process().pause()
         await for_ever()

@@ -105,6 +105,7 @@ class World:
     def process(self, name: str) -> Process:
         process = Process(name, self.loop)
         process.on_death.append(lambda: self.note(name, "dies"))
+        process.on_death.append(lambda: self.promises.on_death(name))
         self.processes.append(process)
         return process
 

@@ -10,6 +10,8 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState, Ending
 from penstock.consumer import batches
+from penstock.consumer.attempt import StartNote
+from penstock.message import decode_chunk
 from penstock.running.stop import Stop
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
@@ -173,10 +175,15 @@ async def test_failures_within_the_limit_end_nothing(
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 7, "failed": 3})
 
 
-async def die(plant: Plant, chunks: int) -> None:
-    """Consumers take chunks, and are never heard of again."""
-    for _ in range(chunks):
-        assert len(await plant.parts.chunks.receive(1, 0)) == 1
+async def die(plant: Plant, chunks: int, *, processes: int | None = None) -> None:
+    """Consumers take chunks, note that they run them, and are never heard of again."""
+    for number in range(chunks):
+        [delivery] = await plant.parts.chunks.receive(1, 0)
+        chunk = decode_chunk(delivery.body)
+        batch = await plant.parts.store.read_batch(chunk.batch_id)
+        assert batch is not None
+        note = StartNote(delivery.mark, f"consumer-{number % (processes or chunks)}", is_alone=False)
+        await plant.parts.store.note_start(batch, chunk.id, str(note))
     plant.clock.advance(plant.settings.visibility_seconds + 1)
 
 
@@ -198,6 +205,28 @@ async def test_batch_that_kills_too_many_consumers_is_stopped(
     if state == "failed":
         assert "consumers" in (await plant.status(batch_id))["reason"]
         assert 503 in (await plant.statuses(batch_id)).values()
+
+
+@pytest.mark.parametrize(("processes", "state"), [(1, "completed"), (2, "completed"), (3, "failed")])
+async def test_consumer_that_dies_with_many_chunks_is_one_death(
+    aiohttp_client: AiohttpClient, toys: Toys, processes: int, state: str
+) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=1, max_deaths=2)
+    batch_id = await plant.submit(*["/succeed/a"] * 12)
+    await die(plant, 12, processes=processes)
+    await plant.work_off_one_by_one()
+    assert (await plant.counts(batch_id))[0] == state
+
+
+async def test_receives_whose_answer_is_lost_are_no_deaths(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=2, max_deaths=1)
+    batch_id = await plant.submit(*["/succeed/a"] * 20)
+    for _ in range(3):
+        while await plant.parts.chunks.receive(1, 0):
+            pass
+        plant.clock.advance(plant.settings.visibility_seconds + 1)
+    await plant.work_off_one_by_one()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 20})
 
 
 async def test_operations_of_a_stopped_batch_can_be_retried(aiohttp_client: AiohttpClient, toys: Toys) -> None:

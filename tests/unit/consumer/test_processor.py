@@ -13,11 +13,12 @@ from penstock import Context, Operations, Reject, Retry
 from penstock.batch import BatchState, Counts, Ending
 from penstock.chunk import Chunk, Operation
 from penstock.consumer import patience
+from penstock.consumer.attempt import StartNote
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
 from penstock.errors import RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
-from penstock.outcome import ChunkRecord, record_too_early, succeeded
+from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succeeded
 from penstock.queue import Delivery, Message
 from penstock.running.stop import Stop
 from tests.support.builders import (
@@ -29,7 +30,7 @@ from tests.support.builders import (
     build_operations,
     build_settings,
 )
-from tests.support.faults import Moment
+from tests.support.faults import Moment, Watch
 from tests.support.rig import Rig
 
 HOUR = 3600
@@ -493,6 +494,70 @@ async def test_receives_that_are_lost_use_up_no_attempt(rig: Rig, losses: int) -
     assert await rig.counts() == Counts(succeeded=1)
 
 
+def deny(rig: Rig, delivery: Delivery, *, after: int) -> Watch:
+    """Let the process that noted its start in `delivery` deny its death after some reads of its notes."""
+    reads = 0
+
+    def watch(call: str, moment: Moment) -> None:
+        nonlocal reads
+        reads += (call, moment) == ("store.read_traces", "before")
+        if reads == after:
+            rig.parts.store._released.setdefault((BATCH_ID, "0"), set()).add(delivery.mark)
+
+    return watch
+
+
+@pytest.mark.parametrize(("reads", "status"), [(2, 201), (20, 201), (1_000, 500)])
+async def test_verdict_waits_until_a_process_that_was_cut_off_can_deny_its_death(
+    rig: Rig, reads: int, status: int
+) -> None:
+    """AWS was away for longer than a lease. The process still runs, and there is only one attempt."""
+
+    @rig.operations.post("/once", max_attempts=1)
+    async def once(context: Context) -> None:
+        rig.note(context)
+
+    batch = await rig.submit([build_operation(0, "/once")])
+    await rig.receive()
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    cut_off, chunk = await rig.receive()
+    await rig.parts.store.note_start(batch, chunk.id, str(StartNote(cut_off.mark, "cut off")))
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    await rig.process_next(rig.processor(deny(rig, cut_off, after=reads)))
+    assert rig.statuses() == {"id-0": 200 if status == 201 else status}
+    assert (await rig.batch()).died == {"cut off"}
+
+
+async def test_process_that_seems_to_have_died_denies_it(rig: Rig) -> None:
+    batch = await rig.submit([build_operation(0)])
+    await rig.parts.store.suspect_batch(batch.id)
+    processor = rig.processor()
+    delivery, chunk = await rig.receive()
+    note = StartNote(delivery.mark, processor._process, is_alone=False)
+
+    @rig.operations.post("/accused")
+    async def accused() -> None:
+        traces = await rig.parts.store.read_traces(batch.id, chunk.id)
+        assert traces.begun == {str(note)}
+        await rig.parts.store.note_deaths(batch.id, [processor._process, "another"])
+        rig.clock.advance(rig.settings.visibility_seconds + 1)
+        await processor._batches.read(batch.id)
+        assert (await rig.parts.store.read_traces(batch.id, chunk.id)).released == {delivery.mark}
+
+    await rig.process(delivery, replace(chunk, operations=(build_operation(0, "/accused"),)), processor)
+    assert (await rig.batch()).died == {"another"}
+    assert [outcome.state for outcome in rig.outcomes()] == [OutcomeState.SUCCEEDED]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [StartNote("m#2"), StartNote("m#2", "p", is_alone=False), StartNote("m#2", "p", is_alone=True)],
+    ids=str,
+)
+def test_note_of_a_start_reads_as_it_was_written(note: StartNote) -> None:
+    assert StartNote.parse(str(note)) == note
+
+
 async def test_suspect_that_another_delivery_has_recorded_meanwhile_is_not_run(rig: Rig) -> None:
     theirs = ChunkRecord("0", (succeeded(build_operation(0), 200, "theirs"),))
 
@@ -567,6 +632,7 @@ async def test_poison_is_dead_lettered_and_its_neighbours_are_not(rig: Rig) -> N
         if runs_poison and is_alone and 0 < deaths < 4:
             await rig.parts.store.note_start(build_batch(8), chunk.id, delivery.mark)
         if not (runs_poison and is_run):
+            await rig.parts.chunks.extend([delivery], 3 * rig.settings.visibility_seconds)  # as heartbeats do
             await rig.process(delivery, chunk)
     assert rig.statuses() == {f"id-{index}": 500 if index == 5 else 201 for index in range(8)}
     assert rig.outcomes()[5].error == {

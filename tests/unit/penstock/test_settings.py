@@ -82,7 +82,7 @@ def test_what_is_beyond_a_bound_is_refused_with_variable_value_and_range(
         ("PENSTOCK_SYNC_SECONDS", "901", "Use a number above 0 and up to 900"),
         ("PENSTOCK_DEADLINE_SECONDS", "0", "Use a number above 0 and up to 1,209,600"),
         ("PENSTOCK_DEADLINE_SECONDS", "1209601", "Use a number above 0 and up to 1,209,600"),
-        ("PENSTOCK_MAX_DEATHS", "0", "Use a number of at least 1"),
+        ("PENSTOCK_MAX_DEATHS", "0", "Use a number from 1 to 10,000"),
         ("PENSTOCK_SYNC_MAX_OPERATIONS", "-1", "Use a number from 0 to 10,000"),
         ("PENSTOCK_WEIGHT_HIGH", "1001", "Use a number from 1 to 1,000"),
         ("PENSTOCK_WEIGHT_LOW", "0", "Use a number from 1 to 1,000"),
