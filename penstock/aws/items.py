@@ -176,12 +176,14 @@ def group_number(item: Item) -> int:
     return int(read_text(item, "pk").rpartition("#")[2])
 
 
-def group_from_item(item: Item) -> Group:
+def group_from_item(item: Item, known: "Fold | None" = None) -> Group:
+    """Decode a group's counter. If the fold in it is `known`, it is not decoded again."""
+    fold = known if known is not None and known.number == fold_number(item) else fold_from_item(item)
     return Group(
         counts=Counts(*(read_count(item, name) for name in OutcomeState)),
         deaths=read_count(item, "deaths"),
         closed=Ending(read_text(item, "closed")) if "closed" in item else None,
-        done=fold_from_item(item).ids.including(unfolded(item)),
+        done=fold.ids.including(unfolded(item)),
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
 
 FOLD_AT = 128  # ids in a counter. DynamoDB bills each write by the size of the whole item
-FOLDS_KEPT = 100  # groups of which a process remembers what is folded
+FOLDS_KEPT = 50  # groups of which a process remembers what is folded
 CHUNKS_IN_COUNT = 32  # their condition has about 2 KB; DynamoDB accepts 4 KB and 300 operators
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
@@ -361,7 +361,8 @@ class DynamoDbStore:
         if isinstance(counted, Blocked) and len(records) > 1:
             groups = {name: await self._count_together([(batch, record)]) for name, record in records.items()}
             return [groups[record.chunk_id][0] for _, record in asked]
-        return [items.group_from_item(counted.item)] * len(asked)
+        known = self._folds.get((batch.id, group_of(asked[0][1].chunk_id)))
+        return [items.group_from_item(counted.item, known)] * len(asked)
 
     async def _count(self, batch: Batch, records: Sequence[ChunkRecord]) -> Done | Blocked:
         """Count chunks in one update, unless one of them is counted already.
