@@ -42,12 +42,17 @@ class BatchLimits:
             await self._end(batch, Ending.CANCELLED, batch.failure_limit.reason)
 
     async def note_deaths(self, batch: Batch, processes: Collection[str]) -> None:
-        """Note processes that seem to have died while they ran the batch. End the batch if there are too many."""
-        if self._is_past_limit(batch.died) or not set(processes) - batch.died:
-            return
-        died = await self._store.note_deaths(batch.id, processes)
-        self._batches.forget(batch.id)
-        if self._is_past_limit(died) and await self._are_certain(batch):
+        """Note processes that seem to have died while they ran the batch."""
+        if not self._is_past_limit(batch.died) and set(processes) - batch.died:
+            await self._store.note_deaths(batch.id, processes)
+            self._batches.forget(batch.id)
+
+    async def await_verdict(self, batch: Batch) -> None:
+        """If too many processes seem to have died, wait, and end the batch if they do not deny it.
+
+        Every chunk of the batch waits here before it starts. Otherwise it might kill those that wait for the verdict.
+        """
+        if self._is_past_limit(batch.died) and await self._are_certain(batch):
             count = self._settings.max_deaths
             reason = f"The batch was stopped because more than {count} consumers died while running it."
             await self._end(batch, Ending.FAILED, reason)
@@ -57,8 +62,8 @@ class BatchLimits:
         until = self._clock.monotonic() + self._settings.visibility_seconds
         while self._clock.monotonic() < until:
             await self._clock.sleep(DENIAL_POLL_SECONDS)
-            now = await self._store.read_batch(batch.id)
-            if self._is_stopping() or now is None or not self._is_past_limit(now.died):
+            now = await self._batches.read(batch.id)
+            if self._is_stopping() or now is None or now.ending or not self._is_past_limit(now.died):
                 return False
         return True
 

@@ -185,6 +185,9 @@ class Processor:
         """Commit the record of a chunk that has none, after running its operations if they may run."""
         if attempt.lost_deliveries and not attempt.is_over_at(self._clock.now()):
             attempt = await self._note_loss(attempt)
+        if attempt.batch.died and not attempt.is_over_at(self._clock.now()):
+            await self._limits.await_verdict(attempt.batch)
+            attempt = await self._reread_batch(attempt)
         record = self._record_without_running(attempt)
         if record is not None:
             return await self._commit(attempt, record)
