@@ -71,15 +71,21 @@ class Batches:
         entry = self._entry(batch_id)
         async with entry.lock:
             if not self._is_fresh(entry):
-                batch, now = await self._store.read_batch(batch_id), self._clock.now()
-                is_early = batch is not None and batch.is_early(now)
-                if batch is not None and batch.state is BatchState.QUEUED and not is_early:
-                    await self._store.start_batch(batch_id, now)
-                if batch is not None and self._on_read is not None:
-                    await self._on_read(batch)
-                # Cache it only after these calls have succeeded.
-                entry.batch, entry.read_at, entry.was_early = batch, self._clock.monotonic(), is_early
+                read = await self._read(batch_id)
+                if not self._is_fresh(read):
+                    read = await self._read(batch_id)  # starting it took long, and it may have ended in the meantime
+                entry.batch, entry.read_at, entry.was_early = read.batch, read.read_at, read.was_early
             return entry.batch
+
+    async def _read(self, batch_id: str) -> _Entry:
+        """Read the batch, and start it if its time has come. Return it only after all calls have succeeded."""
+        batch, now, read_at = await self._store.read_batch(batch_id), self._clock.now(), self._clock.monotonic()
+        is_early = batch is not None and batch.is_early(now)
+        if batch is not None and batch.state is BatchState.QUEUED and not is_early:
+            await self._store.start_batch(batch_id, now)
+        if batch is not None and self._on_read is not None:
+            await self._on_read(batch)
+        return _Entry(batch, read_at, is_early)
 
     async def wait_until(self, batch_id: str, is_over: Callable[[Batch], bool]) -> None:
         """Read the batch once a second, and return once it is over or deleted."""

@@ -61,6 +61,20 @@ async def test_first_admission_starts_the_batch(parts: MemoryParts, clock: FakeC
     assert parts.store._batches[BATCH_ID] == started
 
 
+async def test_batch_that_ends_while_it_is_started_is_read_again(parts: MemoryParts, clock: FakeClock) -> None:
+    """Or it would count as read when the start had succeeded at last, and its operations would run."""
+    put(parts)
+
+    def outage(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.start_batch", "before"):
+            clock.advance(5)
+            put(parts, state=BatchState.CANCELLED)
+
+    admitted = await build_batches(parts, clock, outage).admit(BATCH_ID)
+    assert isinstance(admitted, Batch)
+    assert admitted.state is BatchState.CANCELLED
+
+
 async def test_batch_is_read_once_a_second(parts: MemoryParts, clock: FakeClock) -> None:
     put(parts)
     calls = Calls()
