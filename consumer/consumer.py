@@ -59,7 +59,7 @@ class Consumer:
         self._progress = progress or Progress()
         self._stop = Stop()
         self.meter = Meter()
-        process = secrets.token_hex(8)
+        self.process = secrets.token_hex(8)  # identifies this process in what it leaves in the table
         self._runner = self._new_runner(backend, operations)
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
@@ -71,10 +71,10 @@ class Consumer:
             settings=settings,
             clock=clock,
             meter=self.meter,
-            process=process,
+            process=self.process,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
-        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter, owner=process)
+        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process)
         self._held: dict[asyncio.Task[None], Held] = {}
         self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
         self._inlets = {

@@ -64,6 +64,7 @@ class ConsumerProgram(Program):
 
     async def _run(self) -> None:
         consumer = Consumer(self.world.backend(self.process, self.settings), operations, self.settings, self.clock)
+        self.world.promises.names[consumer.process] = self.name
         stopping = asyncio.create_task(self._stopping.wait(), name=f"{self.name}: signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         try:

@@ -17,6 +17,7 @@ from penstock.aws.items import chunk_of as chunk_of_item
 from penstock.aws.items import group_from_item, unfolded
 from penstock.batch import EARLY_SECONDS, Counts
 from penstock.chunk import Chunk, redriven_from
+from penstock.consumer.attempt import StartNote
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState
@@ -137,9 +138,11 @@ class Promises:
         self.table: Table | None = None
         self.is_poison_alone = False  # consumers die only of the operations that they run
         self.max_deaths: int | None = None  # the limit for each batch
-        # For each batch, the processes that died while they ran a chunk of it that had no record, and the operations
-        # that had started there.
+        self.names: dict[str, str] = {}  # of the processes, by their ids in the table
+        # For each batch, the processes that died while they ran a chunk of it that had no record, or had noted that
+        # they were about to run it; and the operations that had started there.
         self.deaths: defaultdict[str, set[str]] = defaultdict(set)
+        self._noted: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # batches and chunks, by process
         self._died_of: set[tuple[str, str]] = set()
         self._now = now
         self._truth = truth
@@ -229,6 +232,9 @@ class Promises:
     def _on_chunk(self, key: Key, before: Item, after: Item) -> None:
         batch_id = key[0].split("#")[1]
         chunk_id = _chunk_id(key)
+        for note in after.get("begun", {"SS": []})["SS"]:
+            process = StartNote.parse(note).process or ""
+            self._noted[self.names.get(process, process)].add((batch_id, chunk_id))
         if "nonce" in before:
             stands = all(before.get(name) == after.get(name) for name in ("nonce", "record", "parts"))
             self.check(stands, 2, f"the record of chunk {chunk_id} of batch {batch_id} was replaced")
@@ -280,6 +286,9 @@ class Promises:
                 if run.process == process and is_open:
                     self.deaths[batch_id].add(process)
                     self._died_of.add((batch_id, operation_id))
+        for batch_id, chunk_id in self._noted[process]:
+            if chunk_id not in self.batches[batch_id].records:
+                self.deaths[batch_id].add(process)
 
     # at every start of a handler
 
