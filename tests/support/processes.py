@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -16,7 +16,7 @@ class Process:
     pid: int
     parent: int
     started: int
-    command: str
+    command: str = field(compare=False)  # between fork and exec it is still that of the parent
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
