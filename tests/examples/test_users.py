@@ -451,6 +451,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.full
 async def test_processes_that_start_at_once_make_the_tables_once(url: str) -> None:
     processes = [
         await asyncio.create_subprocess_exec(
@@ -624,6 +625,7 @@ async def test_a_port_in_use_is_said_in_a_sentence(few_rows: Path, tmp_path: Pat
     assert errors.startswith(f"Port {port} is not available (Address already in use).")
 
 
+@pytest.mark.full
 async def test_the_reason_why_penstock_did_not_start_is_shown(few_rows: Path, tmp_path: Path) -> None:
     port = str(free_port())
     code, _, errors = await run(str(few_rows), "--port", port, cwd=tmp_path, PENSTOCK_CONCURRENCY="plenty")

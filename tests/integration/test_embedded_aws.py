@@ -235,6 +235,7 @@ async def test_a_long_poll_returns_as_soon_as_a_message_arrives(
     assert time.monotonic() - sent_at < LONG_WAIT_SECONDS / 4
 
 
+@pytest.mark.full
 async def test_a_long_poll_sees_a_delayed_message_when_it_is_due(sqs: SQSClient, queue_url: str) -> None:
     sent_at = time.monotonic()
     await sqs.send_message(QueueUrl=queue_url, MessageBody="later", DelaySeconds=1)
@@ -245,6 +246,7 @@ async def test_a_long_poll_sees_a_delayed_message_when_it_is_due(sqs: SQSClient,
     assert 0.9 < time.monotonic() - sent_at < LONG_WAIT_SECONDS / 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("asked_by", ["call", "queue"])
 async def test_a_long_poll_ends_when_its_time_is_over(sqs: SQSClient, queue_url: str, asked_by: str) -> None:
     if asked_by == "queue":
@@ -492,6 +494,7 @@ def test_standard_variables_are_all_a_client_needs(aws: EmbeddedAws, monkeypatch
         assert len(client.list_queues(QueueNamePrefix="regional")["QueueUrls"]) == 1
 
 
+@pytest.mark.full
 async def test_a_reset_leaves_nothing() -> None:
     """In a process of its own: other tests still need what they have in this one."""
     program = await start_program()
@@ -554,6 +557,7 @@ async def test_the_program_stops_at_once_when_told_to() -> None:
     assert (output, errors) == (b"", b"")
 
 
+@pytest.mark.full
 async def test_the_program_does_not_outlive_its_parent() -> None:
     # A parent that starts the program, passes on its one line and is then killed: it can tidy nothing up.
     parent = await asyncio.create_subprocess_exec(

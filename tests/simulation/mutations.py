@@ -386,13 +386,13 @@ def count_without_looking_into_the_fold(patching: Patching) -> None:
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
     for mix, seed, patch in [
-        ("kills", 2, count_before_commit),
-        ("kills", 18, delete_before_count),
+        ("kills", 146, count_before_commit),
+        ("kills", 194, delete_before_count),
         ("queue", 5, drop_the_condition_on_the_counter),
         ("queue", 5, count_by_increment_alone),
         ("kills", 66, forget_the_follow_ups_on_redelivery),
         ("calm", 128, finish_without_looking_at_all_groups),
-        ("rollouts", 1, release_instead_of_commit_on_stop),
+        ("rollouts", 33, release_instead_of_commit_on_stop),
         ("queue", 5, commit_without_a_condition),
         ("queue", 85, run_without_looking_for_a_record),
         ("kills", 2, accept_before_the_chunks_are_sent),

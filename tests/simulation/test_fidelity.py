@@ -35,6 +35,14 @@ LEFT_OUT = {
     "test_message_that_sqs_takes_never_is_told_and_not_repeated": "the front end lets no such message come about",
 }
 
+WAITING = {  # they wait for seconds in real time
+    "test_extended_lease_outlives_its_first_end",
+    "test_delayed_message_comes_after_its_time_and_not_before",
+    "test_message_whose_lease_ends_is_delivered_again_under_another_receipt",
+    "test_message_in_flight_is_not_delivered_again",
+    "test_lost_lease_is_told_or_at_least_changes_nothing",
+}
+
 
 @dataclass
 class OnTime:
@@ -94,6 +102,7 @@ def _without_servers(test: FunctionType) -> Callable[..., Any]:
     copied = FunctionType(test.__code__, test.__globals__, test.__name__, test.__defaults__, test.__closure__)
     copied.__annotations__ = test.__annotations__
     marks = [mark for mark in getattr(test, "pytestmark", []) if mark.args[:1] != ("aws",)]
+    marks += [pytest.mark.full.mark] if test.__name__ in WAITING else []
     copied.pytestmark = marks  # type: ignore[attr-defined]
     return copied
 

@@ -23,8 +23,8 @@ def test_promises_hold_under_every_mix(block: int) -> None:
         run_seed(seed)
 
 
-@pytest.mark.parametrize("seed", [4, *full(range(8, 16))])
-@pytest.mark.parametrize("mix", [mix.name for mix in LARGE_MIXES])
+@pytest.mark.parametrize("seed", [4, *full(range(8, 11))])
+@pytest.mark.parametrize("mix", [LARGE_MIXES[0].name, *full(mix.name for mix in LARGE_MIXES[1:])])
 def test_promises_hold_with_hundreds_of_operations_and_slots(mix: str, seed: int) -> None:
     run_seed(seed, mix_named(mix))
 

@@ -24,6 +24,7 @@ from penstock.tracing.spans import describe_program
 from tests.support.attempts import run_one
 from tests.support.builders import build_chunk, build_operation, build_settings
 from tests.support.collector import Collector, collecting
+from tests.support.full import full
 from tests.support.programs import free_port
 from tests.support.spans import record_spans
 from tests.support.waiting import UNIT_SECONDS
@@ -233,7 +234,7 @@ def test_program_is_called_as_opentelemetrys_variables_say(monkeypatch: pytest.M
     assert (attributes["service.name"], attributes["deployment.environment.name"]) == ("bulk", "test")
 
 
-@pytest.mark.parametrize("trouble", ["nobody listens", "never answers", "no address at all"])
+@pytest.mark.parametrize("trouble", [*full(["nobody listens"]), "never answers", "no address at all"])
 def test_collector_in_trouble_keeps_no_program_from_working_or_ending(collector: Collector, trouble: str) -> None:
     addresses = {"never answers": collector.url, "nobody listens": f"http://127.0.0.1:{free_port()}"}
     result = run(ONE_SPAN, OTEL_EXPORTER_OTLP_ENDPOINT=addresses.get(trouble, "nonsense"))
