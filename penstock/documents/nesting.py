@@ -8,7 +8,7 @@ from typing import Any
 
 MOST_LEVELS = 190  # of arrays and objects in a body or a result
 
-_CONTAINERS = (dict, list)  # a tuple: `dict | list` takes longer
+CONTAINERS = (dict, list)  # a tuple: `dict | list` takes longer
 
 TOO_DEEP = f"Use at most {MOST_LEVELS} levels of arrays and objects."
 
@@ -20,16 +20,21 @@ def is_too_deep(value: Any, content: bytes) -> bool:
 
 
 def _has_more_levels(value: Any, most: int) -> bool:
-    level = [value] if isinstance(value, _CONTAINERS) else []
+    level = [value] if isinstance(value, CONTAINERS) else []
     for _ in range(most):
         if not level:
             return False
-        # In one expression, because a value can have very many parts.
-        level = [
-            child
-            for one in level
-            if one
-            for child in (one.values() if isinstance(one, dict) else one)
-            if isinstance(child, _CONTAINERS)
-        ]
+        level = next_level(level)
     return bool(level)
+
+
+def next_level(level: list[Any]) -> list[Any]:
+    """Return the arrays and objects that are directly in those of a level."""
+    # In one expression, because a value can have very many parts.
+    return [
+        child
+        for one in level
+        if one
+        for child in (one.values() if isinstance(one, dict) else one)
+        if isinstance(child, CONTAINERS)
+    ]

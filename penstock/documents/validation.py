@@ -23,6 +23,8 @@ from pydantic_core import (
     from_json,
 )
 
+from penstock.documents.nesting import CONTAINERS, next_level
+
 MOST_ERRORS = 10_000  # of one document. Each costs about a kilobyte once it is read from Pydantic
 MOST_LONG_NUMBERS = 1_000  # of more than 20 digits, in a large document whose numbers are put into sets
 MOST_UNKNOWN_MEMBERS = 1_000  # of one object in a large document
@@ -32,7 +34,6 @@ MOST_BYTES = 65_536  # a larger document is large, too: a validator may split it
 _COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset", "dict"})
 _LONG_NUMBER = re.compile(rb"(?<![0-9_])[0-9_]{21,}+")  # a key such as "1_000" is a number, too
 _SETS = frozenset({"set", "frozenset"})
-_CONTAINERS = (dict, list)
 _OBJECTS = frozenset({"model-fields", "typed-dict"})
 _NO_SCHEMAS = frozenset({"default", "metadata", "serialization", "expected"})  # the values of these keys are data
 
@@ -144,16 +145,10 @@ def _check_unknown_members(content: bytes, counting: _Counting) -> None:
 
 def _largest_object(value: Any) -> int:
     """Return the number of members of the largest object in a JSON value."""
-    largest, level = 0, [value]
+    largest, level = 0, [value] if isinstance(value, CONTAINERS) else []
     while level:
         largest = max(largest, *(len(one) for one in level if isinstance(one, dict)), 0)
-        level = [
-            child
-            for one in level
-            if isinstance(one, _CONTAINERS)
-            for child in (one.values() if isinstance(one, dict) else one)
-            if isinstance(child, _CONTAINERS)
-        ]
+        level = next_level(level)
     return largest
 
 
