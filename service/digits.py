@@ -5,9 +5,11 @@ The time to read or write such a number grows with the square of its digits.
 
 import re
 
+from penstock.service.elements import STRING
+
 MOST_DIGITS = 1_000
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(STRING, re.DOTALL)
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _TOO_MANY = b"0" * (MOST_DIGITS + 1)
 _SLICE_BYTES = 65_536  # a copy of a whole document would need as much memory again

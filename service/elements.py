@@ -6,8 +6,8 @@ from penstock.errors import LimitPassed
 
 _SEPARATORS = (b",", b":", b"[", b"{")
 _AT_ONCE = 1_000  # one match is for so many separators, because a match for each would be slow
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_UP_TO_SEPARATOR = rb'[^",:\[{]*+(?:' + _STRING + rb'[^",:\[{]*+)?+[,:\[{]'  # JSON has one between two strings
+STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # as a pattern, with DOTALL
+_UP_TO_SEPARATOR = rb'[^",:\[{]*+(?:' + STRING + rb'[^",:\[{]*+)?+[,:\[{]'  # JSON has one between two strings
 _MANY = re.compile(b"(?:" + _UP_TO_SEPARATOR + b"){%d}" % _AT_ONCE, re.DOTALL)
 
 
