@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation, on_any_aws
 from tests.support.api import Operation
@@ -81,29 +83,18 @@ async def test_stopped_consumer_kills_its_processes_leaves_its_threads_and_hands
 
 
 @on_any_aws
-async def test_front_end_whose_threads_hang_leaves_its_balancer_and_ends(install: Install) -> None:
-    penstock = await install(CONCURRENCY="1", STALL_SECONDS="2", LEAVE_SECONDS="2", GRACE_SECONDS="0.2")
-    stuck = await penstock.serve()
-    answer = await penstock.api.post([HANGS])
-    assert [result["status"] for result in answer.body["results"]] == [504]
-
-    await until_unready(penstock)
-    assert await stuck.ended() == 1
-    assert "penstock serve: 1 `def` handler has not returned" in stuck.output()
-
-
-@on_any_aws
-async def test_front_end_whose_handlers_ignore_their_cancellation_leaves_its_balancer_and_ends(
-    install: Install,
+@pytest.mark.parametrize(("operation", "kind"), [(HANGS, "def"), (IGNORES, "async def")], ids=["hangs", "ignores"])
+async def test_front_end_whose_handlers_do_not_return_leaves_its_balancer_and_ends(
+    install: Install, operation: Operation, kind: str
 ) -> None:
     penstock = await install(CONCURRENCY="1", STALL_SECONDS="2", LEAVE_SECONDS="2", GRACE_SECONDS="0.2")
     stuck = await penstock.serve()
-    answer = await penstock.api.post([IGNORES])
+    answer = await penstock.api.post([operation])
     assert [result["status"] for result in answer.body["results"]] == [504]
 
     await until_unready(penstock)
     assert await stuck.ended() == 1
-    assert "penstock serve: 1 `async def` handler has not returned" in stuck.output()
+    assert f"penstock serve: 1 `{kind}` handler has not returned" in stuck.output()
 
 
 @on_any_aws
