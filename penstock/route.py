@@ -1,6 +1,5 @@
 """A route is one kind of operation: its method and path, its handler, and the types in the handler's signature."""
 
-import hashlib
 import inspect
 import re
 import secrets
@@ -18,6 +17,7 @@ from penstock.context import Context
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.documents.pointer import pointer_to
 from penstock.documents.validation import JsonValidator, errors_of
+from penstock.error_ids import id_of, see_log
 from penstock.errors import Flaw, Misconfigured
 from penstock.path_parameter import decode_rest, decode_segment
 from penstock.telemetry import Event, get_log
@@ -26,7 +26,7 @@ AnyHandler = Callable[..., Any]
 
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_TIMEOUT_SECONDS = 60.0
-_KEY = secrets.token_bytes(16)  # nobody can find out the words from their id
+_KEY = secrets.token_bytes(16)  # of the ids of validators' failures
 MAX_WORDS = 2_000  # characters of an exception in the log
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::path)?\}")
 _REST = re.compile(r"/\{(\w+):path\}$")  # at the end of a path: it matches the rest, with slashes
@@ -428,11 +428,11 @@ def _validator_failure(route: str, error: BaseException) -> str:
     The same failure has the same id. It has no traceback in the log, because a request can cause very many of them.
     """
     words = _words(error)
-    id_ = hashlib.blake2b(f"{route}/{words}".encode(errors="replace"), digest_size=6, key=_KEY).hexdigest()
+    id_ = id_of(f"{route}/{words}", _KEY)
     *_, last = traceback.extract_tb(error.__traceback__)
     where = f"{last.filename}:{last.lineno}"
     get_log().error(Event.VALIDATOR_BROKE, handler=route, error_id=id_, error=words[:MAX_WORDS], where=where)
-    return f"The validator failed. The log has the error under error_id {id_}."
+    return f"The validator failed. {see_log(id_)}"
 
 
 def _words(error: BaseException) -> str:

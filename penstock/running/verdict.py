@@ -1,6 +1,5 @@
 """Turns what a handler did into a verdict: what it returns becomes JSON, what it raises becomes a failure."""
 
-import hashlib
 import inspect
 from typing import Any
 
@@ -10,6 +9,7 @@ from penstock.chunk import Operation
 from penstock.context import Reject, Retry
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
+from penstock.error_ids import id_of, see_log
 from penstock.errors import Misconfigured
 from penstock.outcome import Outcome, TryAgain, Verdict, failed
 from penstock.route import InvalidOperation, Place, Route
@@ -56,11 +56,7 @@ def cancelled_itself(operation: Operation) -> Outcome:
 
 def error_id(key: str, attempt: int) -> str:
     """Return the id of what goes wrong in this attempt. It stands in the outcome and in the log."""
-    return hashlib.blake2b(f"{key}/{attempt}".encode(), digest_size=6).hexdigest()
-
-
-def see_log(id_: str) -> str:
-    return f"The log has the error under error_id {id_}."
+    return id_of(f"{key}/{attempt}")
 
 
 def judge(error: BaseException, operation: Operation, route: Route, id_: str | None = None) -> Verdict:

@@ -17,6 +17,7 @@ from typing import Any
 
 from penstock.backoff import Backoff
 from penstock.chunk import Operation
+from penstock.error_ids import see_log
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState, as_outcome, failed
 from penstock.running.attempt import Transaction, ends_task
@@ -24,7 +25,7 @@ from penstock.running.bulk import Lot
 from penstock.running.left_behind import end_soon
 from penstock.running.runner import Runner
 from penstock.running.source import Source
-from penstock.running.verdict import error_id, see_log
+from penstock.running.verdict import error_id
 from penstock.service.intake.attempts import Attempts, Tried
 from penstock.telemetry import Event, get_log
 

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from penstock.running.verdict import error_id, see_log
+from penstock.error_ids import see_log
+from penstock.running.verdict import error_id
 from tests.acceptance.installation import Installation
 from tests.support.api import Api, Operation, Outcome, Status
 

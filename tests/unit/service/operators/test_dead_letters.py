@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from penstock.error_ids import see_log
 from penstock.queue import Message
-from penstock.running.verdict import error_id, see_log
+from penstock.running.verdict import error_id
 from tests.support.faults import Moment, Outage
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import assert_problem
