@@ -73,6 +73,17 @@ class ChunkAttempt:
         return self.delivery.receive_count - 1 - self.delivery.count_own(self.traces.released)
 
     @property
+    def redelivered(self) -> int:
+        """Return the number of operations of this chunk, times the number of deliveries of this message that were lost.
+
+        A released delivery is not lost, unless it has a note of its start. Then its process lost the lease while it
+        ran, and reported later that it is alive.
+        """
+        started = {StartNote.parse(text).delivery for text in self.traces.begun}
+        lost = self.delivery.receive_count - 1 - self.delivery.count_own(self.traces.released - started)
+        return lost * len(self.chunk.operations)
+
+    @property
     def is_redrive(self) -> bool:
         """Return True if this is a redrive. It runs although its batch has ended: somebody has just asked for it."""
         return redriven_from(self.chunk.id) is not None

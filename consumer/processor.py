@@ -227,7 +227,7 @@ class Processor:
             return record_too_early(chunk)
         if lost and len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=lost)
-            return record_halves(chunk, lost)
+            return record_halves(chunk)
         return None
 
     async def _run_noted(self, attempt: ChunkAttempt) -> ChunkRecord:
@@ -370,12 +370,11 @@ class Processor:
             draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
             now=now,
             ended=None if ending is None else Ended(ending, attempt.batch.reason),
-            deaths=attempt.deaths,
         )
 
     async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Commit the record. Return the record that the table has now: another delivery may have been faster."""
-        return await self._store.commit_chunk(attempt.batch, record)
+        return await self._store.commit_chunk(attempt.batch, replace(record, redelivered=attempt.redelivered))
 
     async def _reread_batch(self, attempt: ChunkAttempt) -> ChunkAttempt:
         """Return the attempt with its batch as it was at most a second ago."""

@@ -71,14 +71,15 @@ class FollowUp:
 class ChunkRecord:
     """The durable result of a chunk. It also keeps the failed operations, since a retry needs them.
 
-    `deaths` is the number of deliveries of the chunk that ended without a record.
+    `redelivered` is the number of its operations times the number of its lost deliveries. A delivery is lost if its
+    consumer crashes, or loses its lease or the answer to its receive.
     """
 
     chunk_id: str
     outcomes: tuple[Outcome, ...] = ()
     follow_ups: tuple[FollowUp, ...] = ()
     failed_operations: tuple[Operation, ...] = ()
-    deaths: int = 0
+    redelivered: int = 0
 
     @property
     def counts(self) -> Counts:
@@ -167,7 +168,6 @@ def record_attempt(
     now: float,
     attempts: Mapping[int, int] | None = None,
     ended: Ended | None = None,
-    deaths: int = 0,
 ) -> ChunkRecord:
     """Return the record of an attempt at a chunk. An operation without a verdict did not run or did not finish.
 
@@ -202,15 +202,15 @@ def record_attempt(
         follow_ups.append(_follow_up(chunk, following, indexes, now + waits[following]))
     if rest:
         follow_ups.append(_follow_up(chunk, chunk.attempt, rest))
-    return _record(chunk, outcomes, follow_ups, deaths)
+    return _record(chunk, outcomes, follow_ups)
 
 
-def record_halves(chunk: Chunk, deaths: int) -> ChunkRecord:
+def record_halves(chunk: Chunk) -> ChunkRecord:
     """Split a chunk in half after an earlier delivery died without a record. This isolates an operation that kills."""
     middle = len(chunk.operations) // 2
     indexes = [operation.index for operation in chunk.operations]
     halves = (indexes[:middle], indexes[middle:])
-    return _record(chunk, [], [_follow_up(chunk, chunk.attempt, half) for half in halves], deaths)
+    return _record(chunk, [], [_follow_up(chunk, chunk.attempt, half) for half in halves])
 
 
 def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
@@ -218,7 +218,7 @@ def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
     when = "when" if deaths == 1 else "each time"
     count = "" if deaths == 1 else f" ({deaths} times)"
     detail = f"The consumer died or lost its lease {when} it ran this operation{count}."
-    return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [], deaths)
+    return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [])
 
 
 def record_too_early(chunk: Chunk) -> ChunkRecord:
@@ -272,12 +272,11 @@ def _follow_up(chunk: Chunk, attempt: int, indexes: Sequence[int], not_before: f
     return FollowUp(follow_up_id(chunk.id, min(indexes)), attempt, tuple(indexes), not_before)
 
 
-def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp], deaths: int = 0) -> ChunkRecord:
+def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp]) -> ChunkRecord:
     failures = {outcome.index for outcome in outcomes if outcome.state is OutcomeState.FAILED}
     return ChunkRecord(
         chunk_id=chunk.id,
         outcomes=tuple(outcomes),
         follow_ups=tuple(follow_ups),
         failed_operations=tuple(operation for operation in chunk.operations if operation.index in failures),
-        deaths=deaths,
     )

@@ -32,7 +32,8 @@ def encode_record(record: ChunkRecord) -> bytes:
             [operation.index, operation.id, operation.method, operation.path, operation.body]
             for operation in record.failed_operations
         ],
-        "deaths": record.deaths,
+        "deaths": 0,  # an earlier version cannot read a record without it
+        "redelivered": record.redelivered,
     }
     return zstd.compress(to_json(content), _COMPRESSION_LEVEL)
 
@@ -47,7 +48,7 @@ def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
             for follow_up_id, attempt, indexes, not_before in content["follow_ups"]
         ),
         failed_operations=tuple(Operation(*fields) for fields in content["failed_operations"]),
-        deaths=content["deaths"],
+        redelivered=content.get("redelivered", 0),
     )
 
 

@@ -29,11 +29,12 @@ class Traces:
 class Group:
     """The counter of a group. Once it is closed, it only counts redrives of chunks that it counted before.
 
-    `done` has the ids of the chunks that are counted. Only `read_group` returns it.
+    `redelivered` is the sum of what the counted records say. `done` has the ids of the chunks that are counted. Only
+    `read_group` returns it.
     """
 
     counts: Counts = field(default_factory=Counts)
-    deaths: int = 0
+    redelivered: int = 0
     closed: Ending | None = None
     done: AbstractSet[str] = frozenset()
 

@@ -235,7 +235,7 @@ class MemoryStore:
             group = replace(
                 group,
                 counts=group.counts + record.counts,
-                deaths=group.deaths + record.deaths,
+                redelivered=group.redelivered + record.redelivered,
                 done=self._done[key],
             )
             self._groups[key] = group

@@ -318,6 +318,11 @@ _ANSWER_SCHEMAS: Fragment = {
             "status": {"enum": _STATES},
             "priority": {"enum": list(Priority)},
             **_COUNTS,
+            "redelivered": {
+                "description": "How often operations were delivered again because a consumer crashed or lost its "
+                "lease. Each time, their handlers may have run before.",
+                **_COUNT,
+            },
             "progress": {"type": "number", "minimum": 0, "maximum": 1},
             **_TIMES,
             "reason": {"type": ["string", "null"]},

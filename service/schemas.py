@@ -102,7 +102,7 @@ def accepted_body(batch_id: str) -> dict[str, Any]:
     return {"batchId": batch_id, "statusUrl": status_url(batch_id), "resultsUrl": results_url(batch_id)}
 
 
-def status_body(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
+def status_body(batch: Batch, counts: Counts, redelivered: int, now: float) -> dict[str, Any]:
     return {
         "batchId": batch.id,
         "status": batch.state,
@@ -113,6 +113,7 @@ def status_body(batch: Batch, counts: Counts, now: float) -> dict[str, Any]:
         "failed": counts.failed,
         "cancelled": counts.cancelled,
         "expired": counts.expired,
+        "redelivered": redelivered,
         "progress": _progress(counts.completed, batch.total),
         "createdAt": _time(batch.created_at),
         "acceptedAt": _time(batch.accepted_at),

@@ -161,7 +161,7 @@ def was_ended(item: Item, ending: Ending, reason: str) -> bool:
 
 # --- Groups
 
-GROUP_WITHOUT_DONE = "pk, succeeded, failed, cancelled, expired, deaths, closed"
+GROUP_WITHOUT_DONE = "pk, succeeded, failed, cancelled, expired, redelivered, closed"
 
 
 def group_pk(batch_id: str, group: int) -> str:
@@ -181,7 +181,7 @@ def group_from_item(item: Item, known: "Fold | None" = None) -> Group:
     fold = known if known is not None and known.number == fold_number(item) else fold_from_item(item)
     return Group(
         counts=Counts(*(read_count(item, name) for name in OutcomeState)),
-        deaths=read_count(item, "deaths"),
+        redelivered=read_count(item, "redelivered"),
         closed=Ending(read_text(item, "closed")) if "closed" in item else None,
         done=fold.ids.including(unfolded(item)),
     )

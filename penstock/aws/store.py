@@ -393,10 +393,10 @@ class DynamoDbStore:
             " AND ".join([fold.condition, *conditions]),
             items.count_key(batch.id, group),
             f"ADD {fold.set_name} :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
-            "expired :expired, completed :completed, deaths :deaths SET expires_at = :expires_at",
+            "expired :expired, completed :completed, redelivered :redelivered SET expires_at = :expires_at",
             {
                 "chunks": texts(record.chunk_id for record in records),
-                "deaths": number(sum(record.deaths for record in records)),
+                "redelivered": number(sum(record.redelivered for record in records)),
                 "expires_at": whole_seconds(batch.expires_at),
                 "completed": number(counts.completed),
                 **items.counts_to_values(counts),

@@ -58,7 +58,10 @@ class RequestPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many operations have which outcome, in one batch or in several together."""
+    """How many operations have which outcome, in one batch or in several together.
+
+    `redelivered` counts how often operations were delivered again after they may have started.
+    """
 
     total: int = 0
     completed: int = 0
@@ -66,6 +69,7 @@ class Tally:
     failed: int = 0
     cancelled: int = 0
     expired: int = 0
+    redelivered: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -75,6 +79,7 @@ class Tally:
             self.failed + other.failed,
             self.cancelled + other.cancelled,
             self.expired + other.expired,
+            self.redelivered + other.redelivered,
         )
 
 
@@ -112,9 +117,18 @@ class _Status(_Body):
     failed: int
     cancelled: int = 0
     expired: int = 0
+    redelivered: int = 0
 
     def counts(self) -> Tally:
-        return Tally(self.total, self.completed, self.succeeded, self.failed, self.cancelled, self.expired)
+        return Tally(
+            self.total,
+            self.completed,
+            self.succeeded,
+            self.failed,
+            self.cancelled,
+            self.expired,
+            self.redelivered,
+        )
 
 
 class _Accepted(_Body):

@@ -193,6 +193,7 @@ def _print_summary(submission: FileSubmission, findings: Findings) -> None:
         "cancelled": f"{counts.cancelled:,}",
         "expired": f"{counts.expired:,}",
         **({"unknown": f"{unknown:,}"} if (unknown := counts.total - counts.completed) else {}),
+        **({"redelivered": f"{counts.redelivered:,}"} if counts.redelivered else {}),
         "seconds": f"{findings.seconds:,.1f}",
         "operations/s": f"{counts.completed / max(findings.seconds, 0.001):,.0f}",
     }

@@ -22,7 +22,9 @@ async def batch_status(request: web.Request) -> web.Response:
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
     """Read the status of a batch. The counts are read after the batch, so they are never older than its state."""
     groups = await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals)))
-    return status_body(batch, sum_counts(group.counts for group in groups.values()), request.app[CLOCK].now())
+    counts = sum_counts(group.counts for group in groups.values())
+    redelivered = sum(group.redelivered for group in groups.values())
+    return status_body(batch, counts, redelivered, request.app[CLOCK].now())
 
 
 async def find_batch(request: web.Request) -> Batch:

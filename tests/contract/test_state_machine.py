@@ -114,7 +114,7 @@ class Model:
         done = frozenset(chunk_id for chunk_id in self.counted if group_of(chunk_id) == number)
         return Group(
             counts=sum_counts([self.closing.get(number, Counts()), *(self.records[one].counts for one in done)]),
-            deaths=sum(self.records[one].deaths for one in done),
+            redelivered=sum(self.records[one].redelivered for one in done),
             closed=self.closed.get(number),
             done=done,
         )
@@ -231,7 +231,7 @@ class Life(RuleBasedStateMachine):
     def draw_record(self, data: st.DataObject, chunk: Chunk) -> ChunkRecord:
         """Choose the outcome of an attempt. A redriven chunk runs whatever the state of its batch is."""
         if len(chunk.operations) > 1 and data.draw(st.booleans(), label="its consumer died"):
-            return record_halves(chunk, deaths=1)
+            return replace(record_halves(chunk), redelivered=len(chunk.operations))
         fates = {
             operation.index: data.draw(st.sampled_from(sorted(FATES)), label=operation.id)
             for operation in chunk.operations

@@ -71,11 +71,11 @@ def noise(length: int, seed: int = 0) -> str:
     return base64.b64encode(random.Random(seed).randbytes(length)).decode()
 
 
-def counting(chunk_id: str, counts: Counts, deaths: int = 0) -> ChunkRecord:
+def counting(chunk_id: str, counts: Counts, redelivered: int = 0) -> ChunkRecord:
     """Return a record with these numbers of outcomes. In a redriven chunk, each outcome replaces a failure."""
     states = [state for state in OutcomeState for _ in range(getattr(counts, state))]
     outcomes = tuple(Outcome(index, str(index), state, 200) for index, state in enumerate(states))
-    return ChunkRecord(chunk_id, outcomes=outcomes, deaths=deaths)
+    return ChunkRecord(chunk_id, outcomes=outcomes, redelivered=redelivered)
 
 
 async def count(store: Store, batch: Batch, chunk_id: str, counts: Counts) -> Counts:
@@ -453,12 +453,14 @@ async def test_chunk_without_outcomes_counts_as_nothing_and_as_counted(store: St
 
 @on_all
 async def test_group_tells_what_is_counted_in_it(store: Store, batch: Batch) -> None:
-    first = await store.count_chunk(batch, counting("1", Counts(2, 1), deaths=1))
-    again = await store.count_chunk(batch, counting("1", Counts(2, 1), deaths=1))
-    last = await store.count_chunk(batch, counting("1.1", Counts(1), deaths=2))
-    assert first == again == Group(Counts(2, 1), deaths=1, done=frozenset({"1"}))
-    assert last == await store.read_group(batch.id, 0) == Group(Counts(3, 1), deaths=3, done=frozenset({"1", "1.1"}))
-    assert await store.read_groups(batch.id, [0]) == {0: Group(Counts(3, 1), deaths=3)}
+    first = await store.count_chunk(batch, counting("1", Counts(2, 1), redelivered=1))
+    again = await store.count_chunk(batch, counting("1", Counts(2, 1), redelivered=1))
+    last = await store.count_chunk(batch, counting("1.1", Counts(1), redelivered=2))
+    assert first == again == Group(Counts(2, 1), redelivered=1, done=frozenset({"1"}))
+    assert (
+        last == await store.read_group(batch.id, 0) == Group(Counts(3, 1), redelivered=3, done=frozenset({"1", "1.1"}))
+    )
+    assert await store.read_groups(batch.id, [0]) == {0: Group(Counts(3, 1), redelivered=3)}
 
 
 def hops(number: int, origin: str = "1") -> list[str]:

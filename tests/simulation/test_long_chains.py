@@ -61,7 +61,7 @@ def test_counter_is_measured_after_ten_thousand_hops() -> None:
             chunk_id = follow_up_id(chunk_id, 0)
         assert len(group.done) == 10_000
         for late in ("0", "0.0.1.0", "0.0.5000.0", "0.0.9999.0"):
-            assert await store.count_chunk(batch, ChunkRecord(late, deaths=1)) == group
+            assert await store.count_chunk(batch, ChunkRecord(late, redelivered=1)) == group
 
     asyncio.run(count_all())
     assert max(sizes) < 3_000

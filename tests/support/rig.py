@@ -104,6 +104,9 @@ class Rig:
         groups = await self.parts.store.read_groups(batch.id, range(len(batch.group_totals)))
         return sum_counts(group.counts for group in groups.values())
 
+    async def redelivered(self) -> int:
+        return (await self.parts.store.read_group(BATCH_ID, 0)).redelivered
+
     def outcomes(self) -> list[Outcome]:
         """Return all recorded outcomes in the order of the operations. One that is recorded twice appears twice."""
         return sorted(self._recorded(), key=lambda outcome: outcome.index)

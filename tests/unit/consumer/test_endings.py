@@ -227,6 +227,8 @@ async def test_receives_whose_answer_is_lost_are_no_deaths(aiohttp_client: Aioht
         plant.clock.advance(plant.settings.visibility_seconds + 1)
     await plant.work_off_one_by_one()
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 20})
+    # The chunks of two operations came again three times. Each was split in half, and the halves came once.
+    assert (await plant.status(batch_id))["redelivered"] == 3 * 20
 
 
 async def test_operations_of_a_stopped_batch_can_be_retried(aiohttp_client: AiohttpClient, toys: Toys) -> None:

@@ -46,7 +46,7 @@ def test_every_planned_chunk_passes() -> None:
 
 def test_everything_that_a_record_lists_passes() -> None:
     chunk = chunk_of("0", range(5))
-    for record in (record_of(chunk), record_halves(chunk, 1)):
+    for record in (record_of(chunk), record_halves(chunk)):
         assert record_error(chunk, record) is None
         for following in follow_up_chunks(chunk, record):
             assert origin_error(BATCH, following) is None

@@ -381,6 +381,21 @@ async def test_chunk_that_died_is_halved_and_not_run(rig: Rig) -> None:
     await rig.work_off()
     assert await rig.counts() == Counts(succeeded=5)
     assert rig.runs == {f"id-{index}": 1 for index in range(5)}
+    assert await rig.redelivered() == 5
+
+
+@pytest.mark.parametrize(("is_alive", "redelivered"), [(True, 2), (False, 0)])
+async def test_released_delivery_counts_as_a_repeat_only_if_it_had_started(
+    rig: Rig, *, is_alive: bool, redelivered: int
+) -> None:
+    """A process that lost its lease while it ran the chunk reports later that it is alive."""
+    batch = await rig.submit(build_operations("/succeed", "/succeed"))
+    delivery, chunk = await rig.receive()
+    if is_alive:
+        await rig.parts.store.note_start(batch, chunk.id, str(StartNote(delivery.mark, "cut off", is_alone=False)))
+    await rig.processor().release(delivery, chunk)
+    await rig.process_next()
+    assert await rig.redelivered() == redelivered
 
 
 @pytest.mark.parametrize(

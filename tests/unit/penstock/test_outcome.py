@@ -180,11 +180,10 @@ def test_every_operation_ends_in_an_outcome_or_in_exactly_one_follow_up(seed: in
 @pytest.mark.parametrize("count", [2, 3, 100, 101])
 def test_chunk_that_a_consumer_died_with_is_halved(count: int) -> None:
     chunk = make_chunk(count, attempt=2)
-    answer = record_halves(chunk, deaths=1)
+    answer = record_halves(chunk)
     first, second = follow_up_chunks(chunk, answer)
 
     assert not answer.outcomes
-    assert answer.deaths == 1
     assert (first.id, second.id) == ("17.0.1.0", f"17.0.1.{len(first.operations)}")
     assert (first.attempt, second.attempt) == (2, 2)
     assert first.operations + second.operations == chunk.operations
@@ -195,9 +194,7 @@ def test_one_poison_operation_is_cornered_in_as_many_steps_as_halving_takes() ->
     chunk, steps = make_chunk(100), 0
     while len(chunk.operations) > 1:
         chunk = next(
-            half
-            for half in follow_up_chunks(chunk, record_halves(chunk, deaths=1))
-            if chunk.operations[-1] in half.operations
+            half for half in follow_up_chunks(chunk, record_halves(chunk)) if chunk.operations[-1] in half.operations
         )
         steps += 1
     assert steps == 7
@@ -212,7 +209,6 @@ def test_poison_fails_for_good_and_says_why(deaths: int, times: str) -> None:
     assert outcome.error is not None
     assert times in outcome.error["detail"]
     assert answer.follow_ups == ()
-    assert answer.deaths == deaths
     assert answer.failed_operations == chunk.operations
 
 
@@ -244,7 +240,7 @@ def possible_record(draw: random.Random, chunk: Chunk) -> ChunkRecord:
     if draw.random() < 0.3:
         return record_too_early(chunk)
     if len(chunk.operations) > 1 and draw.random() < 0.4:
-        return record_halves(chunk, 1)
+        return record_halves(chunk)
     kinds = {
         operation.index: draw.choice(
             [again(operation.index, of=99), None, ok(operation.index), broken(operation.index)]

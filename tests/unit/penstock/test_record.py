@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
+from penstock import zstd
 from penstock.chunk import Operation
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.record import decode_record, encode_record
@@ -24,7 +25,7 @@ FULL = ChunkRecord(
     ),
     follow_ups=(FollowUp("17.1.1", 2, (6, 7), 1_700_000_000.25), FollowUp("17.1.2", 1, (8,))),
     failed_operations=(OPERATION,),
-    deaths=3,
+    redelivered=3,
 )
 
 
@@ -35,6 +36,13 @@ def there_and_back(record: ChunkRecord) -> ChunkRecord:
 def test_record_comes_back_as_it_was() -> None:
     assert there_and_back(FULL) == FULL
     assert there_and_back(ChunkRecord("0")) == ChunkRecord("0")
+
+
+def test_record_of_an_earlier_version_has_no_repeats() -> None:
+    content = from_json(zstd.decompress(encode_record(FULL)))
+    del content["redelivered"]
+    earlier = zstd.compress(to_json(content))
+    assert decode_record(FULL.chunk_id, earlier) == replace(FULL, redelivered=0)
 
 
 def test_members_come_back_with_their_types() -> None:

@@ -135,7 +135,7 @@ def test_group_that_has_counted_nothing_may_have_no_counter_yet() -> None:
 
 def test_missing_counter_is_a_group_of_zeros() -> None:
     group = items.group_from_item({})
-    assert (group.counts, group.deaths, group.closed, group.done) == (Counts(), 0, None, frozenset())
+    assert (group.counts, group.redelivered, group.closed, group.done) == (Counts(), 0, None, frozenset())
 
 
 def test_batch_that_was_accepted_or_ended_by_this_call_is_recognized() -> None:

@@ -33,6 +33,7 @@ class Server:
 
     refusal: Callable[[list[Operation]], web.Response | None] = lambda _: None
     is_hanging: bool = False  # batches never end
+    redelivered: int = 0  # in each batch
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)  # for a status
     url: str = ""
     batches: list[list[Operation]] = field(default_factory=list)
@@ -61,9 +62,8 @@ class Server:
         failed = sum("error" in each for each in outcomes)
         counts = {"total": len(outcomes), "completed": len(outcomes), "succeeded": len(outcomes) - failed}
         self.was_asked.set()
-        return web.json_response(
-            {"status": "processing" if self.is_hanging else "completed", **counts, "failed": failed}
-        )
+        state = "processing" if self.is_hanging else "completed"
+        return web.json_response({"status": state, **counts, "failed": failed, "redelivered": self.redelivered})
 
     async def results(self, request: web.Request) -> web.Response:
         outcomes = [outcome(operation) for operation in self.batches[int(request.match_info["id"])]]
@@ -123,6 +123,13 @@ async def test_all_well_is_a_summary_and_exit_0(server: Server) -> None:
     assert [len(batch) for batch in server.batches] == [1000, 1000, 500]
     assert result.stderr.splitlines()[0] == f"users.csv: 2,500 operations to {server.url}"
     assert result.stderr.splitlines()[-1].startswith("100%  2,500 of 2,500, 0 failed, ")
+
+
+async def test_repeated_deliveries_are_shown_if_there_are_any(server: Server) -> None:
+    server.redelivered = 1_200
+    write_users("Ann")
+    result = await penstock_submit(*USERS, url=server.url)
+    assert dict(line.split() for line in result.stdout.splitlines())["redelivered"] == "1,200"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ async def test_accepted_batch_is_queued(serve: Serve) -> None:
         "failed": 0,
         "cancelled": 0,
         "expired": 0,
+        "redelivered": 0,
         "progress": 0.0,
         "createdAt": "2023-11-14T22:13:20.000Z",
         "acceptedAt": "2023-11-14T22:13:20.000Z",
