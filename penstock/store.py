@@ -53,6 +53,14 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepLease:
+    """The lease of the consumer that sweeps. Each extension changes `until`, which is a time of the owner's clock."""
+
+    owner: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class KeyClaim:
     """A client's Idempotency-Key, claimed for one request. The request becomes the batch `batch_id`."""
 
@@ -179,14 +187,18 @@ class Store(Protocol):
         without any record are left out.
         """
 
-    async def due_batches(self, now: float, limit: int) -> list[str]:
-        """Return the ids of batches that a sweep must deal with: their acceptance, cancellation or deadline is overdue.
+    def due_batches(self, now: float) -> AsyncIterator[str]:
+        """Yield the ids of batches that a sweep must deal with, those that are overdue for longest first.
 
-        The list may be slightly out of date, so the caller must read a batch before it acts.
+        Their acceptance, cancellation or deadline is overdue. The batches are read page by page, and a page may be
+        slightly out of date. So the caller must read a batch before it acts.
         """
 
-    async def take_sweep(self, owner: str, now: float, until: float) -> bool:
-        """Take the sweep lease until a time, or extend it if `owner` has it. Returns False if another owner has it."""
+    async def take_sweep(self, owner: str, until: float, *, stale: SweepLease | None = None) -> SweepLease:
+        """Take the sweep lease if it is free, or extend it if `owner` has it. Returns the lease that the table has now.
+
+        The lease of another owner is taken only if it is still exactly `stale`.
+        """
 
     async def claim_key(self, claim: KeyClaim, now: float) -> KeyClaim:
         """Claim a key if it is free. Returns the claim that the table has now: this one, or another request's."""

@@ -18,7 +18,7 @@ from penstock.errors import AcceptanceLost
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
-from penstock.store import Group, KeyClaim, Traces
+from penstock.store import Group, KeyClaim, SweepLease, Traces
 
 POLL_SECONDS = 0.005
 
@@ -139,7 +139,7 @@ class MemoryStore:
         self._ids: dict[tuple[str, int], dict[int, list[str]]] = {}
         self._keys: dict[tuple[str, str], KeyClaim] = {}
         self._due: dict[str, float] = {}
-        self._sweeper: tuple[str, float] | None = None
+        self._sweep: SweepLease | None = None
         self._handler_seconds: dict[str, float] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
         self._followed: set[tuple[str, str]] = set()
@@ -286,15 +286,14 @@ class MemoryStore:
         for _, family in itertools.groupby(sorted(ids, key=sort_key), key=planned_number):
             yield [self._records[batch.id, chunk_id] for chunk_id in family]
 
-    async def due_batches(self, now: float, limit: int) -> list[str]:
-        due = sorted((due_at, batch_id) for batch_id, due_at in self._due.items() if due_at < now)
-        return [batch_id for _, batch_id in due[:limit]]
+    async def due_batches(self, now: float) -> AsyncIterator[str]:
+        for _, batch_id in sorted((due_at, batch_id) for batch_id, due_at in self._due.items() if due_at < now):
+            yield batch_id
 
-    async def take_sweep(self, owner: str, now: float, until: float) -> bool:
-        if self._sweeper is not None and self._sweeper[0] != owner and self._sweeper[1] >= now:
-            return False
-        self._sweeper = owner, until
-        return True
+    async def take_sweep(self, owner: str, until: float, *, stale: SweepLease | None = None) -> SweepLease:
+        if self._sweep is None or self._sweep.owner == owner or self._sweep == stale:
+            self._sweep = SweepLease(owner, until)
+        return self._sweep
 
     async def claim_key(self, claim: KeyClaim, now: float) -> KeyClaim:
         standing = self._keys.get((claim.tenant, claim.key))

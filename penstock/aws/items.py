@@ -60,7 +60,7 @@ from penstock.chunk import from_sort_key, group_of, planned_number, redriven_fro
 from penstock.chunk_ids import ChunkIds
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
-from penstock.store import HANDLER_DAYS, Group, KeyClaim
+from penstock.store import HANDLER_DAYS, Group, KeyClaim, SweepLease
 
 DAY_SECONDS = 24 * 3600
 ITEM_BYTES = 380_000  # DynamoDB accepts 400 KB an item, including its keys and names
@@ -380,6 +380,10 @@ def _record_part_key(batch_id: str, chunk_id: str, nonce: str, position: int) ->
 
 def sweep_key() -> dict[str, Value]:
     return _key("sweep", "sweep")
+
+
+def sweep_from_item(item: Item) -> SweepLease:
+    return SweepLease(read_text(item, "owner"), read_seconds(item, "until"))
 
 
 # --- Idempotency keys

@@ -20,7 +20,7 @@ from penstock.chunk import group_of
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
 from penstock.outcome import ChunkRecord
 from penstock.record import decode_record, encode_record
-from penstock.store import Group, KeyClaim, Traces
+from penstock.store import Group, KeyClaim, SweepLease, Traces
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
@@ -259,23 +259,26 @@ class DynamoDbStore:
 
     # --- The sweep
 
-    async def due_batches(self, now: float, limit: int) -> list[str]:
-        due = await self._table.query_index(
-            items.DUE_INDEX,
-            "#open = :open AND due_at < :now",
-            {"open": text(items.OPEN), "now": seconds(now)},
-            limit,
-        )
-        return [items.batch_id_of(item) for item in due]
+    async def due_batches(self, now: float) -> AsyncIterator[str]:
+        condition, values = "#open = :open AND due_at < :now", {"open": text(items.OPEN), "now": seconds(now)}
+        async for item in self._table.query_index(items.DUE_INDEX, condition, values):
+            yield items.batch_id_of(item)
 
-    async def take_sweep(self, owner: str, now: float, until: float) -> bool:
+    async def take_sweep(self, owner: str, until: float, *, stale: SweepLease | None = None) -> SweepLease:
+        is_stale = "" if stale is None else " OR (#owner = :stale AND #until = :unchanged)"
         taken = await self._table.update_if(
-            "attribute_not_exists(#until) OR #until < :now OR #owner = :owner",
+            f"attribute_not_exists(#until) OR #owner = :owner{is_stale}",
             items.sweep_key(),
             "SET #owner = :owner, #until = :until",
-            {"owner": text(owner), "now": seconds(now), "until": seconds(until)},
+            {
+                "owner": text(owner),
+                "until": seconds(until),
+                **({} if stale is None else {"stale": text(stale.owner), "unchanged": seconds(stale.until)}),
+            },
+            return_new=True,
+            return_blocker=True,
         )
-        return isinstance(taken, Done)
+        return items.sweep_from_item(taken.item)
 
     # --- Idempotency keys
 

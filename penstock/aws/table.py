@@ -6,8 +6,9 @@ and reads of single items are exact; only the index may lag behind the table.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
 
 KEYS_IN_CALL = 100  # BatchGetItem reads at most 100 items in a call
+ITEMS_IN_INDEX_PAGE = 100
 _CONDITION_FAILED = "ConditionalCheckFailedException"
 _NAME = re.compile(r"#(\w+)")
 
@@ -68,33 +70,24 @@ class Table:
 
     async def query(self, pk: str, first: str, last: str, *, first_items: int | None = None) -> AsyncIterator[Item]:
         """Yield the items of a partition from sort key `first` to `last`; the first call reads up to `first_items`."""
-        position: dict[str, Any] = {} if first_items is None else {"Limit": first_items}
-        while True:
-            page = await self._call(
-                self.client.query,
-                KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
-                ConsistentRead=True,
-                **_values({"pk": text(pk), "first": text(first), "last": text(last)}),
-                **position,
-            )
-            for item in page["Items"]:
-                yield item
-            if "LastEvaluatedKey" not in page:
-                return
-            position = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        async for item in self._query(
+            chain([first_items], repeat(None)),
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ConsistentRead=True,
+            **_values({"pk": text(pk), "first": text(first), "last": text(last)}),
+        ):
+            yield item
 
-    async def query_index(self, index: str, condition: str, values: Values, limit: int) -> list[Item]:
-        """Return the first `limit` items of an index. An index may show an item as it was a moment ago."""
-        answer = await self._call(
-            self.client.query,
+    async def query_index(self, index: str, condition: str, values: Values) -> AsyncIterator[Item]:
+        """Yield the items of an index, page by page. An index may show an item as it was a moment ago."""
+        async for item in self._query(
+            repeat(ITEMS_IN_INDEX_PAGE),
             IndexName=index,
             KeyConditionExpression=condition,
-            Limit=limit,
             **_names(condition),
             **_values(values),
-        )
-        items: list[Item] = answer["Items"]
-        return items
+        ):
+            yield item
 
     async def put(self, item: Item) -> None:
         await self._call(self.client.put_item, Item=item)
@@ -151,6 +144,19 @@ class Table:
     async def check(self, key: Item) -> None:
         """Read any item, just to see if the table answers. The read is the cheapest there is."""
         await self._call(self.client.get_item, Key=key)
+
+    async def _query(self, limits: Iterator[int | None], **request: Any) -> AsyncIterator[Item]:
+        """Yield the items of all pages. `limits` has the most items of each page."""
+        position: dict[str, Any] = {}
+        while True:
+            limit = next(limits)
+            most = {} if limit is None else {"Limit": limit}
+            page = await self._call(self.client.query, **request, **most, **position)
+            for item in page["Items"]:
+                yield item
+            if "LastEvaluatedKey" not in page:
+                return
+            position = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     async def _get_page(self, keys: Sequence[Item], projection: str | None) -> list[Item]:
         request: Any = {self.name: {"Keys": keys, "ConsistentRead": True}}

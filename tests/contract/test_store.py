@@ -14,7 +14,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from ulid import ULID
 
-from penstock.aws import items
+from penstock.aws import items, table
 from penstock.aws.attributes import text, texts
 from penstock.aws.store import FOLD_AT, DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
@@ -23,7 +23,7 @@ from penstock.errors import AcceptanceLost, Misconfigured, Unavailable
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
 from penstock.record import encode_record
-from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, Traces
+from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, SweepLease, Traces
 from penstock.testing import MemoryStore
 from tests.contract.conftest import Servers
 from tests.support.aws import Aws
@@ -203,8 +203,8 @@ async def test_acceptance_lease_that_is_over_stays_over(store: Store, batch: Bat
 async def test_batch_whose_acceptance_is_extended_is_due_later(store: Store, batch: Batch) -> None:
     await store.create_batch(batch)
     await store.extend_acceptance(batch.id, NOW, NOW + 90)
-    assert batch.id not in await store.due_batches(NOW + 90, 1_000)
-    assert batch.id in await store.due_batches(NOW + 90.001, 1_000)
+    assert not await is_due(store, batch, NOW + 90)
+    assert await is_due(store, batch, NOW + 90.001)
 
 
 @on_all
@@ -976,8 +976,12 @@ async def test_as_many_ids_as_go_into_a_call_fit_whatever_they_are(store: Store,
 # --- Batches past their time
 
 
+async def due(store: Store, now: float) -> list[str]:
+    return [batch_id async for batch_id in store.due_batches(now)]
+
+
 async def is_due(store: Store, batch: Batch, now: float) -> bool:
-    return batch.id in await store.due_batches(now, 1_000)
+    return batch.id in await due(store, now)
 
 
 @on_all
@@ -1008,28 +1012,42 @@ async def test_abandoned_batch_is_never_due(store: Store, batch: Batch) -> None:
 
 
 @on_all
-async def test_those_longest_due_come_first_and_no_more_than_asked_for(store: Store) -> None:
-    batches = [replace(make_batch((1,)), accept_by=NOW - 1e6 + number) for number in range(5)]
+async def test_those_longest_due_come_first_also_if_they_leave_while_they_are_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "ITEMS_IN_INDEX_PAGE", 2)
+    batches = [replace(make_batch((1,)), accept_by=NOW - 1e6 + number // 2) for number in range(7)]
     for batch in reversed(batches):
         await store.create_batch(batch)
-    assert await store.due_batches(NOW - 1e6 + 100, 3) == [batch.id for batch in batches[:3]]
-    for batch in batches:
-        await store.abandon_batch(batch.id)
-    assert await store.due_batches(NOW - 1e6 + 100, 3) == []
+    found = []
+    async for batch_id in store.due_batches(NOW - 1e6 + 100):
+        found.append(batch_id)
+        await store.abandon_batch(batch_id)
+    times = {batch.id: batch.accept_by for batch in batches}
+    assert sorted(found) == sorted(times)
+    assert [times[batch_id] for batch_id in found] == sorted(times.values())
+    assert await due(store, NOW - 1e6 + 100) == []
 
 
 @on_all
 async def test_one_at_a_time_sweeps(store: Store) -> None:
-    assert await store.take_sweep("one", NOW, NOW + 60) is True
-    assert await store.take_sweep("other", NOW + 1, NOW + 61) is False
-    assert await store.take_sweep("one", NOW + 30, NOW + 90) is True  # again, which extends the lease
-    assert await store.take_sweep("other", NOW + 90, NOW + 150) is False
-    assert await store.take_sweep("other", NOW + 90.001, NOW + 150) is True  # the first one counts as crashed
-    assert await store.take_sweep("one", NOW + 91, NOW + 151) is False
+    before = await store.take_sweep("one", NOW)
+    first = await store.take_sweep("one", NOW + 60, stale=before)
+    assert first == SweepLease("one", NOW + 60)
+    assert await store.take_sweep("other", NOW + 61) == first
+    extended = await store.take_sweep("one", NOW + 90)
+    assert extended == SweepLease("one", NOW + 90)
+    assert await store.take_sweep("other", NOW + 1e6) == extended  # no clock decides when the lease ends
+    assert await store.take_sweep("other", NOW + 92, stale=first) == extended
+    assert await store.take_sweep("other", NOW + 93, stale=extended) == SweepLease("other", NOW + 93)
+    assert await store.take_sweep("one", NOW + 94, stale=extended) == SweepLease("other", NOW + 93)
 
-    later = NOW + 1_000
-    racing = await asyncio.gather(*(store.take_sweep(str(number), later, later + 60) for number in range(20)))
-    assert racing.count(True) == 1
+
+@on_all
+async def test_one_of_many_takes_a_stale_sweep_over(store: Store) -> None:
+    stale = await store.take_sweep("gone", NOW)
+    taken = [store.take_sweep(str(number), NOW + number, stale=stale) for number in range(20)]
+    assert len(set(await asyncio.gather(*taken))) == 1
 
 
 # --- Idempotency keys
@@ -1238,8 +1256,8 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.read_ids(batch.id, 0),
         store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW),
         store.revise_batch(batch.id, BatchState.FAILED, BatchState.COMPLETED),
-        store.due_batches(NOW, 1),
-        store.take_sweep("me", NOW, NOW),
+        due(store, NOW),
+        store.take_sweep("me", NOW),
         store.claim_key(claim, NOW),
         store.take_over_key(claim, claim, NOW),
         store.settle_key(claim, None),

@@ -125,8 +125,11 @@ class Table:
                 entry = {name: item[name] for name in (*_KEYS, hash_key, range_key)}
                 if matches(entry, request.get("ExpressionAttributeValues", {})):
                     found.append(entry)
-        found.sort(key=lambda entry: Decimal(entry[range_key]["N"]))
-        return self._page(request, found)
+        found.sort(key=lambda entry: _place_in_index(entry, range_key))
+        if (start := request.get("ExclusiveStartKey")) is not None:
+            # The item that the last page ended with may have left the index in the meantime.
+            found = [entry for entry in found if _place_in_index(entry, range_key) > _place_in_index(start, range_key)]
+        return self._page(request, found, (*_KEYS, hash_key, range_key))
 
     def batch_get_item(self, request: Request) -> dict[str, Any]:
         """Read some keys and leave others unprocessed. They are read later: on AWS a batch is not atomic either."""
@@ -142,13 +145,13 @@ class Table:
         left = {name: {**wanted, "Keys": keys[count:]}} if count < len(keys) else {}
         return {"Responses": answer, "UnprocessedKeys": left}
 
-    def _page(self, request: Request, found: list[Item]) -> dict[str, Any]:
+    def _page(self, request: Request, found: list[Item], keys: tuple[str, ...] = _KEYS) -> dict[str, Any]:
         """Return one page. The filter comes after the limit, so a page may be empty without being the last."""
         size = min(request.get("Limit", len(found)), self._chance.randint(1, 6) if self.short_pages else len(found))
         page = found[:size]
         answer: dict[str, Any] = {}
         if size < len(found):
-            answer["LastEvaluatedKey"] = {name: page[-1][name] for name in _KEYS}
+            answer["LastEvaluatedKey"] = {name: page[-1][name] for name in keys}
         if "FilterExpression" in request:
             keeps = compile_condition(request["FilterExpression"], _names(request))
             page = [item for item in page if keeps(item, request.get("ExpressionAttributeValues", {}))]
@@ -226,6 +229,10 @@ def _returned(which: str, old: Item, new: Item) -> dict[str, Any]:
         case "ALL_OLD":
             return {"Attributes": dict(old)}
     raise Unsupported(f"ReturnValues {which}")
+
+
+def _place_in_index(entry: Mapping[str, Value], range_key: str) -> tuple[Decimal, Key]:
+    return Decimal(entry[range_key]["N"]), _key(entry)
 
 
 def _after(found: list[Item], start: Mapping[str, Value] | None) -> list[Item]:

@@ -21,11 +21,12 @@ from penstock.consumer.attempt import ChunkAttempt, Release
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
+from penstock.consumer.sweeper import Tenure
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
 from penstock.running.left_behind import LeftTasks, TimeLimit
 from penstock.running.runner import Runner
-from penstock.store import Group, KeyClaim, Traces
+from penstock.store import Group, KeyClaim, SweepLease, Traces
 from tests.simulation.situations import Hit
 
 Patching = pytest.MonkeyPatch
@@ -382,6 +383,35 @@ def count_without_looking_into_the_fold(patching: Patching) -> None:
     patching.setattr(DynamoDbStore, "_remember_fold", mutant)
 
 
+def never_take_the_sweep_over(patching: Patching) -> None:
+    take_sweep = DynamoDbStore.take_sweep
+
+    async def mutant(self: DynamoDbStore, owner: str, until: float, *, stale: SweepLease | None = None) -> SweepLease:
+        return await take_sweep(self, owner, until)
+
+    patching.setattr(DynamoDbStore, "take_sweep", mutant)
+
+
+def take_the_sweep_over_without_waiting(patching: Patching) -> None:
+    take = Tenure.take
+
+    async def mutant(self: Tenure) -> bool:
+        self._unchanged_since = float("-inf")
+        return await take(self)
+
+    patching.setattr(Tenure, "take", mutant)
+
+
+def take_over_a_sweep_that_was_extended(patching: Patching) -> None:
+    """Take the sweep over though its consumer has extended it after the waiting one looked for the last time."""
+
+    def change(request: dict[str, Any]) -> None:
+        condition = request["ConditionExpression"]
+        request["ConditionExpression"] = condition.replace(" AND #until = :unchanged", "")
+
+    _rewrite(patching, "take_sweep", change)
+
+
 # The seeds and calls find their faults today. `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
@@ -412,6 +442,8 @@ MUTATIONS = {
         ("kills", 1170, fold_what_was_counted_meanwhile),
         ("queue", 69, count_without_looking_into_the_fold),
         ("mass deaths", 4, count_deliveries_as_deaths),
+        ("sweeps", 45, take_the_sweep_over_without_waiting),
+        ("pauses", 422, take_over_a_sweep_that_was_extended),
     ]
 }
 MUTATIONS_AT_CALLS = {
@@ -421,6 +453,9 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
         MutationAtCall("a handler never ends", 9, Hit.FAIL_BEFORE, go_on_without_slots),
         MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),
+        MutationAtCall(
+            "expired after a consumer died whose clock was fast", 0, Hit.FAIL_BEFORE, never_take_the_sweep_over
+        ),
         MutationAtCall("forged chunks", 0, Hit.CRASH_BEFORE, run_whatever_a_message_says),
     ]
 }

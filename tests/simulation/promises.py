@@ -138,12 +138,14 @@ class Promises:
         self.table: Table | None = None
         self.is_poison_alone = False  # consumers die only of the operations that they run
         self.max_deaths: int | None = None  # the limit for each batch
+        self.sweep_tenure = 0.0  # seconds after which the lease to sweep may be taken over
         self.names: dict[str, str] = {}  # of the processes, by their ids in the table
         # For each batch, the processes that died while they ran a chunk of it that had no record, or had noted that
         # they were about to run it; and the operations that had started there.
         self.deaths: defaultdict[str, set[str]] = defaultdict(set)
         self._noted: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # batches and chunks, by process
         self._died_of: set[tuple[str, str]] = set()
+        self._swept_at = 0.0  # when the lease to sweep was last taken or extended
         self._now = now
         self._truth = truth
         self._on_broken = on_broken
@@ -156,7 +158,11 @@ class Promises:
     # at every write
 
     def on_write(self, key: Key, before: Item | None, after: Item | None) -> None:
-        if not key[0].startswith("batch#") or after is None:
+        if after is None:
+            return
+        if key[0] == "sweep":
+            self._on_sweep(before, after)
+        if not key[0].startswith("batch#"):
             return
         kind = key[1].partition("#")[0]
         if kind == "batch":
@@ -168,6 +174,12 @@ class Promises:
         elif kind == "ids":
             first = from_json(zstd.decompress(after["ids"]["B"]))[0]
             self._truth.labels[key[0].split("#")[1]] = first.partition("-")[0]
+
+    def _on_sweep(self, before: Item | None, after: Item) -> None:
+        """Check that nobody takes the sweep over from a consumer that still sweeps."""
+        unchanged, self._swept_at = self._now() - self._swept_at, self._now()
+        if before is not None and before["owner"] != after["owner"]:
+            self.check(unchanged >= self.sweep_tenure, 6, f"the sweep was taken over after {unchanged:.1f} s")
 
     def _on_batch(self, key: Key, after: Item) -> None:
         batch_id = key[0].split("#")[1]

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from penstock.aws.store import FOLD_AT
+from penstock.consumer.sweeper import PERIODS_OF_TENURE
 from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
@@ -75,6 +76,7 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world.replay = f"python -m tests.simulation --replay {seed} --mix '{mix.name}'"
     world.table.short_pages, world.table.stale_reads = mix.short_pages, mix.stale_reads
     world.promises.max_deaths = settings.max_deaths
+    world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.is_poison_alone = mix.is_poison_alone
     with group_chunks(sizes.group_chunks, draw_fold_at(seed)):
         world.run(Scenario(world, settings, sizes, mix).play())

@@ -9,6 +9,7 @@ from typing import Any
 
 from penstock.aws.store import FOLD_AT
 from penstock.chunk import Chunk, Operation
+from penstock.consumer.sweeper import PERIODS_OF_TENURE
 from penstock.message import encode_chunk
 from penstock.telemetry import Event
 from tests.simulation.network import Fate, Fault
@@ -103,6 +104,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     settings = read_settings_once(**{**quick, **situation.settings})
     world = World(SEED, fates, settings.visibility_seconds)
     world.promises.max_deaths = settings.max_deaths
+    world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     submission = Submission("s0", list(situation.toys), **situation.asked)
     world.truth.submissions.append(submission)
@@ -162,6 +164,18 @@ async def lose_its_messages(stage: Stage, submission: Submission) -> None:
     await asyncio.sleep(0.5)
     for kept in stage.world.messages:
         stage.world.lose(kept)
+
+
+async def die_with_a_fast_clock(stage: Stage, submission: Submission) -> None:
+    """A consumer whose clock is ten hours fast sweeps and dies. Nothing but a later sweep ends the batch."""
+    await asyncio.sleep(0.5)
+    fast = list(stage.consumers)
+    for consumer in fast:
+        consumer.clock.skew_seconds = 36_000
+    await asyncio.sleep(2 * stage.settings.sweep_seconds)
+    for consumer in fast:
+        consumer.process.kill()
+    await lose_its_messages(stage, submission)
 
 
 async def cancel_and_lose_its_messages(stage: Stage, submission: Submission) -> None:
@@ -296,6 +310,13 @@ SITUATIONS = {
     ),
     "expired while it runs": Situation(
         toys("/succeed", "/succeed", "/succeed", seconds=20), submit, Event.BATCH_SWEPT, asked={"deadline_seconds": 5.0}
+    ),
+    "expired after a consumer died whose clock was fast": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=2),
+        die_with_a_fast_clock,
+        Event.BATCH_SWEPT,
+        settings={"concurrency": 1},
+        asked={"deadline_seconds": 5.0},
     ),
     "a record in parts": Situation(toys("/large", "/large", "/large"), submit, settings={"chunk_operations": 3}),
     "handed over": Situation(

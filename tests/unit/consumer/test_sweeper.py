@@ -1,14 +1,18 @@
 """The sweeper ends what nothing else ends: once, by one consumer at a time, and no late record changes it."""
 
 import asyncio
+import itertools
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
-from penstock.consumer.sweeper import FAILURES_IN_SWEEP, PERIODS_OF_TENURE, Sweeper
+from penstock.consumer.sweeper import BATCHES_AT_ONCE, FAILURES_IN_SWEEP, GROUPS_AT_ONCE, PERIODS_OF_TENURE, Sweeper
 from penstock.errors import PenstockError, RejectedCall, Unavailable
+from penstock.store import SweepLease
+from penstock.testing import FakeClock
 from tests.support.faults import Moment, Outage, watched
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
@@ -43,6 +47,14 @@ async def build(aiohttp_client: AiohttpClient, toys: Toys, watch: Outage | None 
 
 def lose_all_messages(plant: Plant) -> None:
     plant.parts.chunks._kept.clear()
+
+
+async def submit_due(plant: Plant, batches: int) -> list[str]:
+    """Submit batches that nothing but a sweep ends any more."""
+    batch_ids = [await plant.submit("/succeed/a") for _ in range(batches)]
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    return batch_ids
 
 
 async def test_what_is_open_at_the_deadline_is_expired(plant: Plant) -> None:
@@ -113,13 +125,10 @@ async def test_sweep_ends_early_if_aws_is_unavailable(plant: Plant) -> None:
             raise Unavailable("AWS does not answer.")
 
     sweeper = Sweeper(watched(plant.parts, fail).store, PERIOD, plant.clock)
-    for _ in range(FAILURES_IN_SWEEP + 3):
-        await plant.submit("/succeed/a")
-    lose_all_messages(plant)
-    plant.clock.advance(AFTER)
+    await submit_due(plant, 3 * BATCHES_AT_ONCE)
     with pytest.raises(Unavailable):
         await sweeper.sweep()
-    assert len(calls) == FAILURES_IN_SWEEP
+    assert FAILURES_IN_SWEEP <= len(calls) <= FAILURES_IN_SWEEP + BATCHES_AT_ONCE
 
 
 async def test_ids_that_the_client_gave_are_known_though_the_messages_are_lost(plant: Plant) -> None:
@@ -228,16 +237,49 @@ async def test_full_batch_whose_consumer_died_before_it_was_final_is_completed(p
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
 
 
-async def test_one_sweeps_until_its_tenure_is_over(plant: Plant) -> None:
-    first, second = (Sweeper(plant.parts.store, PERIOD, plant.clock) for _ in range(2))
+@pytest.mark.parametrize("hours_fast", [0, 1, -1])
+async def test_sweep_is_taken_over_if_it_is_unchanged_for_a_tenure(plant: Plant, *, hours_fast: int) -> None:
+    """It does not matter how far the clock of the consumer was off that died."""
+    first = Sweeper(plant.parts.store, PERIOD, FakeClock(plant.clock.now() + hours_fast * 3_600))
+    second = Sweeper(plant.parts.store, PERIOD, plant.clock)
     await first.sweep()
     batch_id = await plant.submit("/succeed/a", deadlineSeconds=1)
+    await second.sweep()
     plant.clock.advance(PERIODS_OF_TENURE * PERIOD - 1)
     await second.sweep()
     assert (await plant.counts(batch_id))[0] == "queued"
-    plant.clock.advance(2)  # the first has missed two sweeps: it is taken for dead
+    plant.clock.advance(2)  # the first has missed two sweeps: it counts as dead
     await second.sweep()
     assert (await plant.counts(batch_id))[0] == "expired"
+
+
+async def test_long_sweep_extends_its_lease(plant: Plant) -> None:
+    extensions = []
+
+    def be_slow(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.close_group", "before"):
+            plant.clock.advance(0.02 * PERIODS_OF_TENURE * PERIOD)
+        if (call, moment) == ("store.take_sweep", "after"):
+            extensions.append(plant.clock.now())
+
+    await submit_due(plant, 100)
+    await Sweeper(watched(plant.parts, be_slow).store, PERIOD, plant.clock).sweep()
+    assert plant.parts.store._due == {}
+    assert max(later - one for one, later in itertools.pairwise(extensions)) < PERIODS_OF_TENURE * PERIOD
+
+
+async def test_sweep_stops_when_its_tenure_is_over(plant: Plant) -> None:
+    closed = []
+
+    def lose_tenure(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.close_group", "before"):
+            plant.clock.advance(PERIODS_OF_TENURE * PERIOD)
+            plant.parts.store._sweep = SweepLease("another", 0)
+            closed.append(call)
+
+    await submit_due(plant, 3 * BATCHES_AT_ONCE)
+    await Sweeper(watched(plant.parts, lose_tenure).store, PERIOD, plant.clock).sweep()
+    assert 1 <= len(closed) <= BATCHES_AT_ONCE
 
 
 async def test_who_sweeps_goes_on_sweeping(plant: Plant) -> None:
@@ -278,13 +320,47 @@ async def test_batch_that_was_never_accepted_is_abandoned(aiohttp_client: Aiohtt
     assert (await plant.batch(batch_id)).state is BatchState.ABANDONED
     await plant.work_off()
     assert toys.runs == []
-    assert await plant.parts.store.due_batches(plant.clock.now() + 10 * AFTER, 10) == []
+    assert plant.parts.store._due == {}
 
 
-async def test_many_batches_are_ended_by_a_few_sweeps(plant: Plant) -> None:
-    batches = [await plant.submit("/succeed/a") for _ in range(150)]
+async def test_one_sweep_ends_all_that_is_due_a_few_at_a_time(plant: Plant) -> None:
+    at_once = Counter[str]()
+    most = Counter[str]()
+
+    def count(call: str, moment: Moment) -> None:
+        at_once[call] += 1 if moment == "before" else -1
+        most[call] = max(most[call], at_once[call])
+
+    batches = await submit_due(plant, 150)
+    await Sweeper(watched(plant.parts, count).store, PERIOD, plant.clock).sweep()
+    assert {(await plant.counts(batch_id))[0] for batch_id in batches} == {"expired"}
+    assert (most["store.read_batch"], most["store.close_group"]) == (BATCHES_AT_ONCE, GROUPS_AT_ONCE)
+
+
+async def test_groups_of_a_large_batch_are_closed_a_few_at_a_time(plant: Plant) -> None:
+    closing, most = 0, 0
+
+    def count(call: str, moment: Moment) -> None:
+        nonlocal closing, most
+        if call == "store.close_group":
+            closing += 1 if moment == "before" else -1
+            most = max(most, closing)
+
+    batch_id = await plant.submit(*["/succeed/a"] * 64 * 13)
     lose_all_messages(plant)
     plant.clock.advance(AFTER)
+    await Sweeper(watched(plant.parts, count).store, PERIOD, plant.clock).sweep()
+    assert await plant.counts(batch_id) == ("expired", {"expired": 64 * 13})
+    assert most == GROUPS_AT_ONCE
+
+
+async def test_batch_whose_groups_are_all_finished_is_finished(plant: Plant) -> None:
+    """Its consumer died between the last group and the batch."""
+    batch_id = await plant.submit(*["/succeed/a"] * 65)
+    await plant.work_off()
+    batch = await plant.batch(batch_id)
+    plant.parts.store._batches[batch_id] = replace(batch, state=BatchState.PROCESSING, finished_at=None)
+    plant.parts.store._due[batch_id] = batch.deadline_at
+    plant.clock.advance(AFTER)
     await plant.sweep()
-    await plant.sweep()
-    assert {(await plant.counts(batch_id))[0] for batch_id in batches} == {"expired"}
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 65})
