@@ -177,7 +177,8 @@ class Acceptance:
         record = await self._backend.store.commit_chunk(batch, self._record(chunk, tried))
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
         group = await self._backend.store.count_chunk(batch, record)
-        self._meter.count(Metric.DEAD_LETTERS, await self._sender.send_dead_letters(batch, record, tenant))
+        if chunk.id in group.done:
+            self._meter.count(Metric.DEAD_LETTERS, await self._sender.send_dead_letters(batch, record, tenant))
         if group.counts.completed == batch.group_totals[chunk.group]:
             # No consumer receives anything of this group any more, so finish it here. The batch itself is not finished:
             # it is only handed over because some of its operations remain.

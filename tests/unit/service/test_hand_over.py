@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock.batch import BatchState
+from penstock.batch import BatchState, Counts, Ending
+from penstock.store import Group
 from tests.support.faults import Moment, Outage
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Answer, ask_for, assert_problem
@@ -112,16 +113,17 @@ async def test_chunks_of_which_nothing_was_tried_are_sent_as_they_are(
     assert toys.times == {"0": 1, "1": 1, "2": 1, "3": 1}
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["store.create_batch", "store.commit_chunk", "chunks.send", "store.count_chunk", "dead_letters.send"],
-)
+STEPS = ["store.create_batch", "store.commit_chunk", "chunks.send", "store.count_chunk", "dead_letters.send"]
+
+
+@pytest.mark.parametrize("call", STEPS)
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_hand_over_that_fails_leaves_nothing_that_runs(
     aiohttp_client: AiohttpClient, toys: Toys, call: str, moment: Moment
 ) -> None:
     plant = await build(aiohttp_client, toys, watch=Outage(call, moment), accept_seconds=60)
     assert_problem(await plant.service.post(ask_for("/break/a", "/hang/b")), 503)
+    assert_only_steps_until(plant, call, moment)
     plant.clock.advance(61)
     await finish(plant, toys)
     assert toys.times == {"0": 1}
@@ -129,6 +131,34 @@ async def test_hand_over_that_fails_leaves_nothing_that_runs(
         BatchState.ABANDONED,
         BatchState.ACCEPTING,
     }
+
+
+def assert_only_steps_until(plant: Plant, call: str, moment: Moment) -> None:
+    """A counted chunk has follow-ups on the queue, and a dead letter is counted, whenever the front end dies."""
+    parts = plant.parts
+    effects = (
+        parts.store._batches,
+        parts.store._records,
+        parts.chunks.messages,
+        parts.store._groups,
+        parts.dead_letters.messages,
+    )
+    done = STEPS.index(call) + (moment == "after")
+    assert [bool(effect) for effect in effects] == [number < done for number in range(len(STEPS))]
+
+
+async def test_failures_in_a_closed_group_are_no_dead_letters(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    """They are not counted, so a redrive must not subtract them."""
+    plant: Plant
+
+    def close(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.count_chunk", "before"):
+            [batch_id] = plant.parts.store._batches
+            plant.parts.store._groups[batch_id, 0] = Group(Counts(expired=2), closed=Ending.EXPIRED)
+
+    plant = await build(aiohttp_client, toys, watch=close)
+    await plant.service.post(ask_for("/break/a", "/hang/b"))
+    assert plant.parts.dead_letters.messages == []
 
 
 async def test_failure_limit_holds_for_what_failed_before_it_was_handed_over(plant: Plant, toys: Toys) -> None:
