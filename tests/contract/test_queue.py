@@ -470,6 +470,18 @@ async def test_lease_that_sqs_did_not_extend_through_no_fault_of_ours_is_not_tak
 
 
 @on_servers
+async def test_message_that_sqs_did_not_delete_is_an_error_of_its_own(proxied: Queue, proxy: LossyProxy) -> None:
+    await proxied.send([Message("a"), Message("b")])
+    deliveries = await receive(proxied, 2)
+    refused = deliveries[1].receipt
+    proxy.refuse_entries("DeleteMessageBatch", lambda entry: entry["ReceiptHandle"] == refused, sender_fault=False)
+    results = await asyncio.gather(*map(proxied.delete, deliveries), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), Unavailable]
+    await proxied.delete(deliveries[1])
+    assert await proxied.extend(deliveries, 0) == deliveries
+
+
+@on_servers
 async def test_throttled_entry_is_no_fault_of_its_message_whatever_sqs_calls_it(
     proxied: Queue, proxy: LossyProxy
 ) -> None:

@@ -101,6 +101,19 @@ async def test_batches_swept_past_their_deadline_are_counted_once(aiohttp_client
     assert meter.take().counts[Metric.BATCHES_SWEPT] == 2
 
 
+async def test_batch_that_has_finished_since_the_index_was_read_does_not_count_as_swept(
+    aiohttp_client: AiohttpClient,
+) -> None:
+    plant = await build_plant(aiohttp_client, Toys().operations(), deadline_seconds=60)
+    meter = Meter()
+    batch_id = await plant.submit("/succeed/a")
+    await plant.work_off()
+    plant.parts.store._due[batch_id] = NOW + 60
+    plant.clock.advance(61)
+    await Sweeper(plant.parts.store, 30, plant.clock, meter).sweep()
+    assert meter.take().counts.get(Metric.BATCHES_SWEPT, 0) == 0
+
+
 async def test_cancelled_batches_that_the_sweeper_ends_are_not_counted(aiohttp_client: AiohttpClient) -> None:
     """Or an ordinary cancel of what is scheduled, or behind a backlog, would raise an alarm."""
     plant = await build_plant(aiohttp_client, Toys().operations(), settle_seconds=60)

@@ -1,6 +1,7 @@
 """Leases are kept for all that is held and for nothing else, whatever the queue answers."""
 
 import asyncio
+import random
 from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from penstock.consumer.lease import BEATS_IN_LEASE, Leases
+from penstock.errors import Unavailable
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message
 from penstock.telemetry import Event
@@ -193,3 +195,52 @@ async def test_letting_go_twice_is_harmless() -> None:
     [delivery] = await held.receive(1)
     held.leases.let_go(delivery)
     held.leases.let_go(delivery)
+
+
+class Calls:
+    """Each heartbeat takes a random time to reach the queue and to return. Some of them fail."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self._draw = draw
+        self.clock: FakeClock
+        self.is_over = False
+
+    def __call__(self, call: str, moment: Moment) -> None:
+        if call != "chunks.extend" or self.is_over:
+            return
+        self.clock.advance(self._draw.choice([0, 0, 1, LEASE / 4, LEASE / 2]))
+        if self._draw.random() < 0.1:
+            raise Unavailable("AWS does not answer.")
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_lease_counts_as_kept_only_while_nobody_else_can_receive_the_message(seed: int) -> None:
+    """If it counted for longer, handlers would start that another consumer has already run."""
+    draw = random.Random(seed)
+    calls = Calls(draw)
+    held = Held(calls)
+    calls.clock = held.clock
+    deliveries: list[Delivery] = []
+
+    def taken_for_kept() -> list[Delivery]:
+        return [delivery for delivery in deliveries if held.leases.is_kept(delivery)]
+
+    for _ in range(30):
+        if len(deliveries) < 25 and draw.random() < 0.3:
+            deliveries += await held.receive(draw.randint(1, 10))
+        held.clock.advance(draw.choice([0, 1, LEASE / 4, LEASE / 2]))
+        if draw.random() < 0.2:
+            await held.queue.receive(1, 0)  # another consumer
+        if draw.random() < 0.5:
+            await held.leases.beat()
+        assert all(map(held.queue._held, taken_for_kept()))
+    calls.is_over = True
+    await held.leases.beat()
+    assert taken_for_kept() == [delivery for delivery in deliveries if held.queue._held(delivery)]
+
+
+async def test_all_leases_are_extended_however_many_there_are() -> None:
+    held = Held()
+    deliveries = [delivery for _ in range(3) for delivery in await held.receive(10)]
+    await held.pass_leases(2)
+    assert all(map(held.leases.is_kept, deliveries))

@@ -21,6 +21,7 @@ from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succeeded
 from penstock.queue import Delivery, Message
 from penstock.running.stop import Stop
+from penstock.store import Group
 from tests.support.builders import (
     BATCH_ID,
     NOW,
@@ -30,7 +31,7 @@ from tests.support.builders import (
     build_operations,
     build_settings,
 )
-from tests.support.faults import Moment, Watch
+from tests.support.faults import Moment, Outage, Watch
 from tests.support.rig import Rig
 
 HOUR = 3600
@@ -182,6 +183,23 @@ async def test_failures_are_dead_lettered_with_their_errors(rig: Rig) -> None:
     assert [[operation.id for operation in chunk.operations] for chunk in chunks] == [["id-1"], ["id-2"]]
     assert json.loads(broke.body)["failures"] == [[1, 500, {"title": "Broke", "detail": "RuntimeError"}]]
     assert json.loads(rejected.body)["failures"] == [[2, 409, {"title": "Rejected", "detail": "Not this one."}]]
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_failures_that_are_not_counted_are_no_dead_letters(rig: Rig, *, is_closed: bool) -> None:
+    """A redrive subtracts them from the counter. If a sweep has closed the group, they have another outcome."""
+    letters_before: list[int] = []
+
+    def watch(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.count_chunk", "before"):
+            letters_before.append(len(rig.dead_letters))
+            if is_closed:
+                rig.parts.store._groups[BATCH_ID, 0] = Group(counts=Counts(expired=1), closed=Ending.EXPIRED)
+
+    await rig.submit(build_operations("/reject"))
+    await rig.process_next(rig.processor(watch))
+    assert letters_before == [0]
+    assert len(rig.dead_letters) == (0 if is_closed else 1)
 
 
 @pytest.mark.parametrize(("kept", "failures"), [(True, [("id-0", 409), ("id-1", 500)]), (False, [("id-1", 500)])])
@@ -679,12 +697,38 @@ async def test_releases_and_deaths_are_told_apart(rig: Rig) -> None:
     assert rig.attempts == [("id-0", 2)]
 
 
+async def test_delivery_is_known_to_be_released_before_it_is_visible_again(rig: Rig) -> None:
+    """A consumer that receives it at that moment does not take it for the delivery of a crashed one."""
+    await rig.submit(build_operations("/succeed", "/succeed"))
+    delivery, chunk = await rig.receive()
+    with pytest.raises(Unavailable):
+        await rig.processor(Outage("chunks.extend", "after")).release(delivery, chunk)
+    await rig.process_next()
+    assert rig.attempts == [("id-0", 1), ("id-1", 1)]
+
+
 async def test_released_delivery_is_at_hand_again_at_once(rig: Rig) -> None:
     await rig.submit([build_operation(0)])
     delivery, chunk = await rig.receive()
     assert await rig.parts.chunks.depth() == 0
     await rig.processor().release(delivery, chunk)
     assert await rig.parts.chunks.depth() == 1
+
+
+async def test_consumer_that_was_suspended_does_not_run_what_another_has_finished() -> None:
+    rig = build_rig(concurrency=1)
+
+    @rig.operations.post("/suspend")
+    async def suspend(context: Context) -> None:
+        rig.note(context)
+        if rig.runs[context.operation_id] == 1:
+            rig.clock.advance(rig.settings.visibility_seconds + 1)
+            await rig.work_off()
+
+    await rig.submit(build_operations("/suspend", "/succeed"))
+    await rig.process_next()
+    assert rig.runs == {"id-0": 2, "id-1": 1}
+    assert await rig.counts() == Counts(succeeded=2)
 
 
 # Before the batch is accepted.

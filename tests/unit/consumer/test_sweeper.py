@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock.batch import BatchState
+from penstock.batch import BatchState, Counts
 from penstock.consumer.sweeper import BATCHES_AT_ONCE, FAILURES_IN_SWEEP, GROUPS_AT_ONCE, PERIODS_OF_TENURE, Sweeper
 from penstock.errors import PenstockError, RejectedCall, Unavailable
-from penstock.store import SweepLease
+from penstock.store import Group, SweepLease
 from penstock.testing import FakeClock
 from tests.support.faults import Moment, Outage, watched
 from tests.support.plant import Plant, Toys, build_plant
@@ -235,6 +235,19 @@ async def test_full_batch_whose_consumer_died_before_it_was_final_is_completed(p
     plant.clock.advance(AFTER)
     await plant.sweep()
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+
+
+async def test_group_in_which_a_consumer_counts_meanwhile_is_closed_by_the_same_sweep(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+    counted = Group(Counts(succeeded=1), done=frozenset({"0"}))
+
+    def count_meanwhile(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.close_group", "before"):
+            plant.parts.store._groups.setdefault((batch_id, 0), counted)
+
+    plant.clock.advance(AFTER)
+    await Sweeper(watched(plant.parts, count_meanwhile).store, PERIOD, plant.clock).sweep()
+    assert await plant.counts(batch_id) == ("expired", {"succeeded": 1, "expired": 1})
 
 
 @pytest.mark.parametrize("hours_fast", [0, 1, -1])
