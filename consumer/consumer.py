@@ -242,9 +242,9 @@ class Consumer:
         """Stop as the docstring of this class says. Return the error of a receive that failed unexpectedly."""
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
         releasing = asyncio.gather(*map(self._release_received, self._inlets.values()), return_exceptions=True)
+        self._runner.let_go()  # what waits for a slot is handed over now: the handlers in flight may hold it for long
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()
-        self._runner.let_go()
         await self._wait_for_held(RECORDING_SECONDS)
         failures = [failure for failure in await releasing if failure is not None]
         await self._wait_for_held(RECORDING_SECONDS)

@@ -191,7 +191,7 @@ class Runner:
         await _gather([self._threads.watch(stall_seconds, clock), self._left.watch(stall_seconds, clock)])
 
     def let_go(self) -> None:
-        """Wake up everybody who waits for a handler that was left behind. Call this after the stop has cut off."""
+        """Wake up everybody who waits for a slot or a thread that was left behind. The stop must have begun."""
         self._threads.let_go()
         self._slots.lift()
 

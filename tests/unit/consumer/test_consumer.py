@@ -682,7 +682,7 @@ async def test_thread_that_does_not_return_cannot_keep_the_program() -> None:
 
 
 async def test_consumer_whose_threads_do_not_return_hands_on_what_waits_for_them_and_ends() -> None:
-    plant = Plant(concurrency=1, grace_seconds=0, stall_seconds=2)
+    plant = Plant(concurrency=1, grace_seconds=60, stall_seconds=2)
     await plant.submit("/block-for-too-long", "/block", chunk_operations=1)
     async with plant.running() as task:
         plant.end_polls()
@@ -702,7 +702,7 @@ async def test_consumer_whose_threads_do_not_return_hands_on_what_waits_for_them
 async def test_consumer_whose_handlers_do_not_end_hands_on_what_waits_and_ends(
     logs: list[MutableMapping[str, Any]],
 ) -> None:
-    plant = Plant(concurrency=1, grace_seconds=0, stall_seconds=2)
+    plant = Plant(concurrency=1, grace_seconds=60, stall_seconds=2)
     await plant.submit("/refuse-for-too-long", "/succeed", chunk_operations=1)
     async with plant.running() as task:
         plant.end_polls()
