@@ -27,7 +27,7 @@ AnyHandler = Callable[..., Any]
 DEFAULT_MAX_ATTEMPTS = 3
 DEFAULT_TIMEOUT_SECONDS = 60.0
 _KEY = secrets.token_bytes(16)  # of the ids of validators' failures
-MAX_WORDS = 2_000  # characters of an exception in the log
+MAX_WORDS = 2_000  # characters of a validator's exception
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::path)?\}")
 _REST = re.compile(r"/\{(\w+):path\}$")  # at the end of a path: it matches the rest, with slashes
 
@@ -118,14 +118,17 @@ class Route:
         """Return True if the last path parameter matches the rest of the path."""
         return self.signature.rest_parameter is not None
 
-    def arguments(self, path: str, body: Any, content: bytes | None = None) -> dict[str, Any]:
+    def arguments(
+        self, path: str, body: Any, content: bytes | None = None, *, shows_errors: bool = False
+    ) -> dict[str, Any]:
         """Validate an operation and return the handler's arguments, except the context.
 
-        `content` is the body as JSON, if the caller already has it. Raises InvalidOperation with all errors.
+        `content` is the body as JSON, if the caller already has it. Raises InvalidOperation with all errors. With
+        `shows_errors`, they have the words of a validator's unexpected exception. Otherwise, only the log has them.
         """
         flaws: list[Flaw] = []
-        arguments = self._from_path(path, flaws) if self.signature.path_parameters else {}
-        arguments |= self._from_body(body, content, flaws)
+        arguments = self._from_path(path, flaws, shows_errors) if self.signature.path_parameters else {}
+        arguments |= self._from_body(body, content, flaws, shows_errors)
         if flaws:
             raise InvalidOperation(flaws)
         return arguments
@@ -160,7 +163,7 @@ class Route:
             lists[self.signature.context_parameter] = list(contexts)
         return self.handler(**lists)
 
-    def _from_path(self, path: str, flaws: list[Flaw]) -> dict[str, Any]:
+    def _from_path(self, path: str, flaws: list[Flaw], shows_errors: bool) -> dict[str, Any]:
         match = self.pattern.fullmatch(path)
         texts = match.groupdict() if match else {}
         arguments: dict[str, Any] = {}
@@ -176,10 +179,10 @@ class Route:
             except ValidationError as error:
                 flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in errors_of(error)]
             except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
-                flaws.append(Flaw("/path", f"{name}: {_validator_failure(self.name, error)}"))
+                flaws.append(Flaw("/path", f"{name}: {_validator_failure(self.name, error, shows_errors)}"))
         return arguments
 
-    def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw]) -> dict[str, Any]:
+    def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw], shows_errors: bool) -> dict[str, Any]:
         name, validator = self.signature.body_parameter, self.signature.body_validator
         if name is None or validator is None:
             if body is not None:
@@ -200,7 +203,7 @@ class Route:
         except ValidationError as error:
             flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in errors_of(error)]
         except BaseException as error:  # noqa: BLE001 - as above
-            flaws.append(Flaw("/body", _validator_failure(self.name, error)))
+            flaws.append(Flaw("/body", _validator_failure(self.name, error, shows_errors)))
         return {}
 
 
@@ -422,22 +425,22 @@ def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:
         raise Misconfigured(f"Pydantic cannot validate {name} of {where}: {error.message}") from error
 
 
-def _validator_failure(route: str, error: BaseException) -> str:
-    """Log the failure, and return a sentence for the client without the words of the exception: they may be secret.
+def _validator_failure(route: str, error: BaseException, shows_words: bool) -> str:
+    """Log the failure, and return a sentence for the client. The words of the exception may be secret.
 
     The same failure has the same id. It has no traceback in the log, because a request can cause very many of them.
     """
-    words = _words(error)
+    words = _words(error)[:MAX_WORDS]
     id_ = id_of(f"{route}/{words}", _KEY)
     *_, last = traceback.extract_tb(error.__traceback__)
     where = f"{last.filename}:{last.lineno}"
-    get_log().error(Event.VALIDATOR_BROKE, handler=route, error_id=id_, error=words[:MAX_WORDS], where=where)
-    return f"The validator failed. {see_log(id_)}"
+    get_log().error(Event.VALIDATOR_BROKE, handler=route, error_id=id_, error=words, where=where)
+    return f"The validator failed: {words}." if shows_words else f"The validator failed. {see_log(id_)}"
 
 
 def _words(error: BaseException) -> str:
     try:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
     except BaseException:  # noqa: BLE001 - the text of the exception cannot be read
         return type(error).__name__
 

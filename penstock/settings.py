@@ -221,8 +221,8 @@ class Settings(BaseSettings):
     )
     show_errors: bool = Field(
         False,
-        description="Whether clients get the words of a handler's unexpected exception, for development. If false, "
-        "they get the `error_id` under which the log has them.",
+        description="Whether clients get the words of an unexpected exception in a handler or a validator, for "
+        "development. If false, they get the `error_id` under which the log has them.",
     )
 
     upstream: str | None = Field(

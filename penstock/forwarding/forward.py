@@ -215,7 +215,14 @@ class ForwardRoute(Route):
 
     is_forwarded: ClassVar[bool] = True
 
-    def arguments(self, path: str, body: Any, content: bytes | None = None) -> dict[str, Any]:
+    def arguments(
+        self,
+        path: str,
+        body: Any,
+        content: bytes | None = None,
+        *,
+        shows_errors: bool = False,  # noqa: ARG002 - no validator of the application runs here
+    ) -> dict[str, Any]:
         flaws: list[Flaw] = []
         url: URL | None = None
         try:

@@ -145,7 +145,7 @@ def prepare(route: Route, lot: Lot, source: Source, number: int, *, shows_errors
     """Validate the operations of a lot. Those for another process are validated there, to spare the event loop."""
     if route.place is Place.PROCESS:
         return Attempt(route, source, number, [(operation, {}) for operation in lot], {}, shows_errors=shows_errors)
-    rows, verdicts = validate(route, lot)
+    rows, verdicts = validate(route, lot, shows_errors=shows_errors)
     return Attempt(route, source, number, rows, verdicts, shows_errors=shows_errors)
 
 

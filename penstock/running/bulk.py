@@ -51,13 +51,13 @@ def _cut(route: Route | None, operations: Sequence[Operation]) -> Iterator[Lot]:
         yield tuple(operations[start : start + size])
 
 
-def validate(route: Route, lot: Lot) -> tuple[list[Row], dict[int, Verdict]]:
+def validate(route: Route, lot: Lot, *, shows_errors: bool) -> tuple[list[Row], dict[int, Verdict]]:
     """Return the rows of a call, and the verdicts on the operations that are invalid for its handler."""
     rows: list[Row] = []
     verdicts: dict[int, Verdict] = {}
     for operation in lot:
         try:
-            rows.append((operation, route.arguments(operation.path, operation.body)))
+            rows.append((operation, route.arguments(operation.path, operation.body, shows_errors=shows_errors)))
         except InvalidOperation as error:
             verdicts[operation.index] = invalid(operation, error)
     return rows, verdicts

@@ -75,7 +75,8 @@ def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
     context: Context[Any] = Context(job.operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers)
     with structlog.contextvars.bound_contextvars(**job.fields):
         try:
-            arguments = route.arguments(job.operation.path, job.operation.body)
+            operation = job.operation
+            arguments = route.arguments(operation.path, operation.body, shows_errors=job.error_id is None)
             return succeeded(job.operation, route.policy.status, as_json(route, route.call(arguments, context)))
         except InvalidOperation as error:
             return error

@@ -52,6 +52,7 @@ class Draft:
         self.plan = Plan(batch_id, settings)
         self._registry = registry
         self._most_kept = settings.sync_max_operations
+        self._shows_errors = settings.show_errors
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # expected for all planned operations
         self._added: list[tuple[bytes, str]] = []  # not planned yet: encoded operations and their handlers
@@ -87,7 +88,7 @@ class Draft:
                 request.body = route.absent_body
             body = to_json(request.body)
             _check_finite(request.body, body)
-            route.arguments(request.path, request.body, body)
+            route.arguments(request.path, request.body, body, shows_errors=self._shows_errors)
             if request.body is None and "body" not in request.model_fields_set:
                 route.check_body_is_given()
         except ValidationError as error:

@@ -1,6 +1,7 @@
 """What a handler's signature makes of a path and a body, and what is told of those that do not fit."""
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -349,6 +350,8 @@ def test_body_over_which_a_validator_stumbles_is_refused(body: Any, words: str) 
     assert flaw == same == Flaw("/body", f"The validator failed. The log has the error under error_id {id_}.")
     assert (logs[0]["event"], logs[0]["error"], logs[0]["handler"]) == (Event.VALIDATOR_BROKE, words, "POST /users")
     assert "test_route.py:" in logs[0]["where"]
+    with pytest.raises(InvalidOperation, match=f"The validator failed: {re.escape(words)}."):
+        route(put).arguments("/users", body, shows_errors=True)
 
 
 def test_parameter_over_which_a_validator_stumbles_is_refused() -> None:

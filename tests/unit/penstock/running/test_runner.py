@@ -316,7 +316,7 @@ async def test_operation_that_the_application_no_longer_offers_fails_for_good() 
 async def test_validator_that_interrupts_makes_only_its_operation_invalid() -> None:
     with capture_logs() as logs:
         verdict = await run("/interrupt-validation", 1)
-    detail = f"The validator failed. The log has the error under error_id {logs[0]['error_id']}."
+    detail = f"The validator failed: {logs[0]['error']}."
     assert verdict == failure(422, "Invalid operation", detail, rejected=True)
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -278,6 +278,19 @@ async def test_last_attempt_decides_when_all_are_used_up(serve: Serve) -> None:
     answer = await service.post(ask_for("/break"))
     assert attempts == [1, 2, 3, 4]
     assert answer.body["results"][0]["error"] == {"title": "Broke", "detail": "RuntimeError: attempt 4"}
+
+
+@pytest.mark.parametrize("shows_errors", [True, False])
+async def test_words_of_a_failing_validator_are_shown_in_development(serve: Serve, shows_errors: bool) -> None:
+    operations = Operations()
+
+    @operations.post("/check")
+    async def check(body: Annotated[int, AfterValidator(lambda number: 1 // number)]) -> None: ...
+
+    service = await serve(operations, show_errors=shows_errors)
+    answer = await service.post([{"method": "POST", "path": "/check", "body": 0}])
+    [error] = answer.body["errors"]
+    assert (answer.status, "ZeroDivisionError" in error["detail"]) == (422, shows_errors)
 
 
 async def test_when_time_is_over_only_the_unfinished_are_handed_over(serve: Serve) -> None:
