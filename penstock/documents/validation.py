@@ -1,15 +1,15 @@
 """Validates JSON with Pydantic. The errors of an invalid document never cost much more than the document itself.
 
 Pydantic builds an error for every invalid element: a small compressed request can hold millions of them. So a large
-document is validated by a copy of the schema that stops at the first error in each list and each dict. If a model
+document is validated by a copy of the schema that stops at the first error in each list and each dict. If a type
 forbids unknown members, another copy counts them first: there is an error for each, and again in each part of a union.
+
+A set is slow if its values have the same hash, and some types let a client choose the hash of its values. So the copy
+of the schema also counts those that have the hash of another one.
 """
 
-import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 from typing import Any, LiteralString
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,15 +26,17 @@ from pydantic_core import (
 from penstock.documents.nesting import CONTAINERS, next_level
 
 MOST_ERRORS = 10_000  # of one document. Each costs about a kilobyte once it is read from Pydantic
-MOST_LONG_NUMBERS = 1_000  # of more than 20 digits, in a large document whose numbers are put into sets
+MOST_COLLISIONS = 500  # values of sets and keys of a large document that have the hash of another one
 MOST_UNKNOWN_MEMBERS = 1_000  # of one object in a large document
 MOST_SEPARATORS = 2_000  # a document with more is large: it may have as many errors as separators
 MOST_BYTES = 65_536  # a larger document is large, too: a validator may split its strings
 
-_COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset", "dict"})
-_LONG_NUMBER = re.compile(rb"(?<![0-9_])[0-9_]{21,}+")  # a key such as "1_000" is a number, too
+_DICTS = frozenset({"dict", "frozendict", "ordered-dict", "counter"})
 _SETS = frozenset({"set", "frozenset"})
+_COLLECTIONS = _DICTS | _SETS | {"list", "tuple", "deque"}
 _OBJECTS = frozenset({"model-fields", "typed-dict"})
+_FUNCTIONS = frozenset({"function-before", "function-wrap", "function-after"})
+_STRINGS = core_schema.str_schema()
 _NO_SCHEMAS = frozenset({"default", "metadata", "serialization", "expected"})  # the values of these keys are data
 
 
@@ -51,52 +53,89 @@ class JsonValidator:
         """
         if not is_large(content):
             return self._adapter.validator.validate_json(content)
-        if self._hashes_numbers:
-            _check_long_numbers(content)
-        if content.count(b":") > MOST_UNKNOWN_MEMBERS and self._counting is not None:
-            _check_unknown_members(content, self._counting)
-        return (self._stopping or self._adapter.validator).validate_json(content)
+        try:
+            if content.count(b":") > MOST_UNKNOWN_MEMBERS and self._counting is not None:
+                _check_unknown_members(content, self._counting)
+                self._hashes.forget()
+            return (self._stopping or self._adapter.validator).validate_json(content)
+        except _TooManyCollisions:
+            detail = f"More than {MOST_COLLISIONS:,} values or names here have the same hash as another one"
+            raise _single_error("too_many_collisions", detail) from None
+        finally:
+            self._hashes.forget()
+
+    @cached_property
+    def _hashes(self) -> "_Hashes":
+        return _Hashes()
 
     @cached_property
     def _stopping(self) -> SchemaValidator | None:
-        return _build(_stopping(self._adapter.core_schema))
+        return _build(self._stopping_schema)
 
     @cached_property
-    def _hashes_numbers(self) -> bool:
-        return _hashes_numbers(self._adapter.core_schema)
+    def _stopping_schema(self) -> Any:
+        return _with_hashes(_stopping(self._adapter.core_schema), self._hashes.note)
 
     @cached_property
     def _counting(self) -> "_Counting | None":
         counting = _Counting()
         counts = core_schema.no_info_plain_validator_function(counting.count)
-        schema = _stopping(self._adapter.core_schema)
-        counting_schema = _with_counts(schema, counts)
-        counting.validator = _build(counting_schema) if counting_schema != schema else None
+        schema = _with_counts(self._stopping_schema, counts)
+        counting.validator = _build(schema) if schema != self._stopping_schema else None
         return counting if counting.validator else None
 
 
-def _check_long_numbers(content: bytes) -> None:
-    """Raise ValidationError if the document has too many numbers that can all have the same hash.
+class _TooManyCollisions(Exception):
+    """No ValueError, so that it ends the validation."""
 
-    Python's hash of a number is its remainder. If the numbers of a set have one hash, the time to build it grows with
-    the square of its size. Of the numbers with fewer digits, at most 43 have the same hash.
+
+class _Hashes:
+    """The hashes of all values that become members of a set, or keys of a dict, while a document is validated.
+
+    Python computes the hash of a number as its remainder, and the time to build a set of numbers with one hash grows
+    with the square of its size. The same holds for UUIDs, for tuples of numbers, and for other types.
     """
-    if any(islice(_LONG_NUMBER.finditer(content), MOST_LONG_NUMBERS, None)):
-        raise _single_error(
-            "too_many_long_numbers", f"There are more than {MOST_LONG_NUMBERS:,} very long numbers here"
-        )
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._first: dict[int, Any] = {}
+        self._others: dict[int, set[Any]] = {}
+        self._collisions = 0
+
+    def note(self, value: Any) -> Any:
+        """Return the value. Raises _TooManyCollisions."""
+        try:
+            hash_ = hash(value)
+        except TypeError:
+            return value  # Pydantic reports that
+        first = self._first.setdefault(hash_, value)
+        if first is value or first == value:
+            return value
+        others = self._others.setdefault(hash_, set())
+        if value not in others:
+            others.add(value)
+            self._collisions += 1
+            if self._collisions > MOST_COLLISIONS:
+                raise _TooManyCollisions
+        return value
 
 
-def _hashes_numbers(schema: Any) -> bool:
-    """Return True if a set or the keys of a dict may be numbers. Strings have a hash that nobody can predict."""
-    if isinstance(schema, Mapping):
-        kind = _kind(schema)
-        if kind in _SETS and _kind(schema.get("items_schema")) != "str":
-            return True
-        if kind == "dict" and _kind(schema.get("keys_schema")) not in {None, "any", "str"}:
-            return True
-        return any(_hashes_numbers(part) for key, part in schema.items() if not (kind and key in _NO_SCHEMAS))
-    return isinstance(schema, list | tuple) and any(map(_hashes_numbers, schema))
+def _with_hashes(schema: Any, note: Callable[[Any], Any]) -> Any:
+    """Return a copy of a core schema in which `note` gets all members of sets and all keys of dicts.
+
+    Nobody can predict the hash of a string, so strings are left out.
+    """
+    copy = _copy(schema, lambda part: _with_hashes(part, note))
+    kind = _kind(schema)
+    if kind not in _SETS | _DICTS:
+        return copy
+    part, default = ("items_schema", core_schema.any_schema()) if kind in _SETS else ("keys_schema", _STRINGS)
+    hashed = copy.get(part, default)
+    if _kind(hashed) == "str":
+        return copy
+    return copy | {part: core_schema.no_info_after_validator_function(note, hashed)}
 
 
 def _single_error(kind: LiteralString, detail: LiteralString) -> ValidationError:
@@ -118,8 +157,12 @@ class _Counting:
         """Raises _TooManyUnknownMembers."""
         self._count = 0
         assert self.validator is not None
-        with suppress(ValidationError):  # the next validation finds these errors again
+        try:
             self.validator.validate_json(content)
+        except _TooManyUnknownMembers:
+            raise
+        except Exception:  # noqa: BLE001, S110 - the next validation finds the errors again
+            pass
 
     def count(self, _member: Any) -> None:
         self._count += 1
@@ -183,14 +226,49 @@ def _stopping(schema: Any) -> Any:
 
 
 def _with_counts(schema: Any, counts: Any, forbids: bool = False) -> Any:
-    """Return a copy of a core schema in which `counts` validates all unknown members that are forbidden."""
+    """Return a copy of a core schema in which `counts` validates all unknown members that are forbidden.
+
+    The schemas of a dataclass and of a named tuple cannot do that. So the copy reads their objects as typed dicts.
+    """
     kind = _kind(schema)
     if kind is not None and "config" in schema:  # it also holds for the schemas inside, up to another one
         forbids = schema["config"].get("extra_fields_behavior") == "forbid"
     copy = _copy(schema, lambda part: _with_counts(part, counts, forbids))
+    if kind == "dataclass-args" and forbids:
+        return _typed_dict(copy, counts)
+    if kind == "named-tuple":
+        return _with_reference_of(copy, core_schema.union_schema([_typed_dict(copy, counts), _without_reference(copy)]))
+    if kind in {"dataclass", "function-after"} and _is_closed_dataclass(schema):
+        return _with_reference_of(copy, copy["schema"])  # there is no object of the class
     if kind in _OBJECTS and schema.get("extra_behavior", "forbid" if forbids else "") == "forbid":
         return copy | {"extra_behavior": "allow", "extras_schema": counts}
     return copy
+
+
+def _is_closed_dataclass(schema: Any) -> bool:
+    kind = _kind(schema)
+    if kind == "dataclass":
+        return bool(schema.get("config", {}).get("extra_fields_behavior") == "forbid")
+    return kind in _FUNCTIONS and _is_closed_dataclass(schema["schema"])
+
+
+def _typed_dict(schema: Any, counts: Any) -> Any:
+    """Return the schema of a typed dict with the same fields, and with `counts` for unknown members."""
+    fields = {
+        field["name"]: core_schema.typed_dict_field(
+            field["schema"], required=False, validation_alias=field.get("validation_alias")
+        )
+        for field in schema["fields"]
+    }
+    return core_schema.typed_dict_schema(fields, extra_behavior="allow", extras_schema=counts)
+
+
+def _with_reference_of(schema: Any, other: Any) -> Any:
+    return other | {"ref": schema["ref"]} if "ref" in schema else other
+
+
+def _without_reference(schema: Any) -> Any:
+    return {key: value for key, value in schema.items() if key != "ref"}
 
 
 def _kind(schema: Any) -> str | None:

@@ -4,6 +4,7 @@ import gzip
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 from penstock import zstd
 from tests.bounds.front_end import LARGE_RESULTS, MIB, SMALL_RESULTS
@@ -72,8 +73,19 @@ def lines(line: bytes, size: int) -> bytes:
     return (line + b"\n") * max(1, size // (len(line) + 1))
 
 
+def decimals(count: int) -> list[bytes]:
+    """Return decimals that all have the hash 1."""
+    return [b'"%de%d"' % (pow(10, -exponent, MODULUS), exponent) for exponent in range(count)]
+
+
+def uuids(count: int) -> list[bytes]:
+    """Return UUIDs that all have the hash 0."""
+    return [b'"%b"' % str(UUID(int=MODULUS * number)).encode() for number in range(1, count + 1)]
+
+
 UNKNOWN = ELEMENTS // 2
-SAME_HASH = [b"%d" % ((2**61 - 1) * number) for number in range(50, 100_000)]
+MODULUS = 2**61 - 1  # of Python's hash of a number
+SAME_HASH = [b"%d" % (MODULUS * number) for number in range(50, 100_000)]
 WORST = [
     Case("2.6 million invalid items", lambda: document(operation(b"numbers", array(b'"a"', 2_600_000)))),
     Case("invalid items", lambda: document(operation(b"numbers", array(b'"a"', ELEMENTS)))),
@@ -98,6 +110,12 @@ MORE = [
     Case("unknown members in a union", lambda: document(operation(b"one-pet", object_of(UNKNOWN)))),
     Case("members of one name", lambda: document(operation(b"map", b"{%b}" % b",".join([b'"a":1'] * UNKNOWN)))),
     Case("numbers with one hash", lambda: document(operation(b"number-set", b"[%b]" % b",".join(SAME_HASH)))),
+    Case("decimals with one hash", lambda: document(operation(b"decimal-set", b"[%b]" % b",".join(decimals(60_000))))),
+    Case("UUIDs with one hash", lambda: document(operation(b"uuid-map", b"{%b:1}" % b":1,".join(uuids(60_000))))),
+    Case("unknown members of dataclasses", lambda: document(operation(b"closed-data", object_of(UNKNOWN)))),
+    Case("lines of unknown members", lambda: lines(operation(b"closed-data", object_of(9_000)), 30 * MIB), NDJSON),
+    Case("invalid items of a deque", lambda: document(operation(b"queues", array(b'"a"', ELEMENTS)))),
+    Case("invalid members of an ordered dict", lambda: document(operation(b"queues", object_of(UNKNOWN, b'"a"')))),
     Case("large names", lambda: document(operation(b"map", object_of(90_000, name=b"k" * 90))), is_valid=True),
     Case("very long names", lambda: document(operation(b"closed", object_of(1_000, name=b"k" * 9_000)))),
     Case("one name of 9 MB", lambda: document(operation(b"closed", b'{"%b":1}' % (b"k" * 9_000_000)))),
@@ -123,8 +141,12 @@ _PATHS = [
     b"numbers",
     b"number-set",
     b"map",
+    b"decimal-set",
+    b"uuid-map",
     b"closed",
     b"closed-ones",
+    b"closed-data",
+    b"queues",
     b"pets",
     b"one-pet",
     b"any",

@@ -5,13 +5,18 @@ import ctypes
 import gc
 import sys
 import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
+from uuid import UUID
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
 from penstock import Operations
 from penstock.batch import Batch, BatchState
@@ -59,6 +64,28 @@ class Toy(BaseModel):
     price: float = 0
 
 
+@dataclass(config=ConfigDict(extra="forbid"))
+class ClosedData:
+    number: int = 0
+    inner: "ClosedData | None" = None
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class OtherClosedData:
+    name: str
+
+
+class ClosedTuple(NamedTuple):
+    number: int
+    name: str
+
+
+class ClosedDict(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    length: int
+
+
 @operations.post("/numbers")
 async def add_numbers(numbers: list[int]) -> int:
     return len(numbers)
@@ -67,6 +94,26 @@ async def add_numbers(numbers: list[int]) -> int:
 @operations.post("/number-set")
 async def count_numbers(numbers: set[int]) -> int:
     return len(numbers)
+
+
+@operations.post("/decimal-set")
+async def count_decimals(numbers: set[Decimal]) -> int:
+    return len(numbers)
+
+
+@operations.post("/uuid-map")
+async def count_uuids(members: dict[UUID, int]) -> int:
+    return len(members)
+
+
+@operations.post("/closed-data")
+async def take_closed_data(data: ClosedData | OtherClosedData | ClosedTuple | ClosedDict) -> str:
+    return type(data).__name__
+
+
+@operations.post("/queues")
+async def take_queues(queue: deque[int] | OrderedDict[str, int] | Counter[str]) -> int:
+    return len(queue)
 
 
 @operations.post("/map")

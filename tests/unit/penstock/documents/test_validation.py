@@ -1,17 +1,37 @@
 """An invalid document has few errors however large it is, and a valid one is read in the same way."""
 
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
+from uuid import UUID
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from penstock.documents import validation
-from penstock.documents.validation import MOST_BYTES, MOST_ERRORS, MOST_SEPARATORS, JsonValidator, errors_of, is_large
+from penstock.documents.validation import (
+    MOST_BYTES,
+    MOST_COLLISIONS,
+    MOST_ERRORS,
+    MOST_SEPARATORS,
+    JsonValidator,
+    errors_of,
+    is_large,
+)
 
 MANY = 5_000
 
@@ -48,6 +68,10 @@ class Named(NamedTuple):
     numbers: list[int]
 
 
+class NamedOnes(NamedTuple):
+    closed: "Closed"
+
+
 class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -64,6 +88,17 @@ class Right(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     right: int
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class ClosedData:
+    number: int = Field(0, alias="number")
+    inner: "ClosedData | None" = None
+
+    @model_validator(mode="after")
+    def check(self) -> "ClosedData":
+        assert self.number >= 0
+        return self
 
 
 class ClosedDict(TypedDict):
@@ -101,6 +136,9 @@ def errors(annotation: Any, document: Any) -> int:
         (list[list[int]], [BAD_LIST] * 3, 1),
         (tuple[int, ...], BAD_LIST, 1),
         (set[int], BAD_LIST, 1),
+        (deque[int], BAD_LIST, 1),
+        (OrderedDict[str, int], BAD_DICT, 1),
+        (Counter[str], BAD_DICT, 1),
         (Mapping[str, int], BAD_DICT, 1),
         (dict[int, int], {f"a{name}": "a" for name in BAD_DICT}, 2),
         (Positive, [-1] * MANY, 1),
@@ -118,25 +156,50 @@ def test_large_document_has_few_errors(annotation: Any, document: Any, most: int
     assert 1 <= errors(annotation, document) <= most
 
 
-@pytest.mark.parametrize("annotation", [Closed, Left | Right | Closed, list[Left | Right], dict[str, ClosedDict]])
-def test_unknown_members_are_few_errors(annotation: Any) -> None:
-    document: Any = BAD_DICT
-    if annotation == list[Left | Right]:
-        document = [document]
-    elif annotation == dict[str, ClosedDict]:
-        document = {"a": document}
+@pytest.mark.parametrize(
+    ("annotation", "document"),
+    [
+        (Closed, BAD_DICT),
+        (Left | Right | Closed, BAD_DICT),
+        (list[Left | Right], [BAD_DICT]),
+        (dict[str, ClosedDict], {"a": BAD_DICT}),
+        (ClosedData | Left, BAD_DICT),
+        (ClosedData, {"inner": {"inner": BAD_DICT}}),
+        (list[ClosedData | None], [{}, BAD_DICT]),
+        (Named | Left, BAD_DICT),
+        (NamedOnes, {"closed": BAD_DICT}),
+        (NamedOnes, [BAD_DICT]),
+    ],
+)
+def test_unknown_members_are_few_errors(annotation: Any, document: Any) -> None:
     assert errors(annotation, document) == 1
 
 
-@pytest.mark.parametrize("annotation", [set[int], frozenset[Any], dict[int, int], list[set[int | str]]])
-def test_very_many_numbers_with_one_hash_are_an_error(annotation: Any) -> None:
-    numbers = [(2**61 - 1) * number for number in range(50, 50 + MANY)]
-    assert len({hash(number) for number in numbers}) == 1
-    document: Any = numbers
-    if annotation == dict[int, int]:
-        document = {f"{number:_}": 1 for number in numbers}
-    elif annotation == list[set[int | str]]:
-        document = [numbers]
+MODULUS = 2**61 - 1
+INTEGERS = [MODULUS * number for number in range(50, 50 + MANY)]
+DECIMALS = [f"{pow(10, -exponent, MODULUS)}e{exponent}" for exponent in range(MANY)]
+UUIDS = [str(UUID(int=MODULUS * number)) for number in range(MANY)]
+PAIRS = [[number, 0] for number in INTEGERS]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "document"),
+    [
+        (set[int], INTEGERS),
+        (frozenset[Any], INTEGERS),
+        (list[set[int | str]], [INTEGERS]),
+        (dict[int, int], {f"{number:_}": 1 for number in INTEGERS}),
+        (set[Decimal], DECIMALS),
+        (dict[Decimal, str], dict.fromkeys(DECIMALS, "a")),
+        (set[UUID], UUIDS),
+        (dict[UUID, int], dict.fromkeys(UUIDS, 1)),
+        (set[tuple[int, int]], PAIRS),
+        (Counter[int], {f"{number:_}": 1 for number in INTEGERS}),
+        (ClosedData | dict[str, set[Decimal]], {"prices": DECIMALS, **{name: [] for name in BAD_DICT}}),
+        (defaultdict[int, int], {f"{number:_}": 1 for number in INTEGERS}),
+    ],
+)
+def test_very_many_values_with_one_hash_are_an_error(annotation: Any, document: Any) -> None:
     assert errors(annotation, document) == 1
 
 
@@ -147,10 +210,13 @@ def test_very_many_numbers_with_one_hash_are_an_error(annotation: Any) -> None:
         (list[int], [10**30 + number for number in range(MANY)]),
         (dict[str, int], {str(10**30 + number): number for number in range(MANY)}),
         (set[str], [str(10**30 + number) for number in range(MANY)]),
-        (set[int], [10**30 + number for number in range(900)]),
+        (set[int], [10**30 + number for number in range(MANY)]),
+        (set[UUID], [str(UUID(int=number)) for number in range(MANY)]),
+        (set[int], INTEGERS[:MOST_COLLISIONS] + list(range(MANY))),
+        (list[dict[int, int]], [{-1: 1, -2: 1}] * MANY),  # in Python, -1 and -2 have one hash
     ],
 )
-def test_other_long_numbers_are_valid(annotation: Any, document: Any) -> None:
+def test_other_values_of_sets_are_valid(annotation: Any, document: Any) -> None:
     assert len(JsonValidator(TypeAdapter(annotation)).validate(to_json(document))) == len(document)
 
 
@@ -166,6 +232,8 @@ def test_few_unknown_members_are_errors_as_usual() -> None:
         (list[Left | Right], [{"right": 1}] * MANY),  # each has a member that `Left` does not know
         (dict[str, ClosedDict], {str(number): {"numbers": [1]} for number in range(MANY)}),
         (Open, GOOD_DICT),
+        (list[Named | Right], [{"right": 1}] * MANY),
+        (list[ClosedData | Right], [{"number": 1}, {"right": 1}] * MANY),
     ],
 )
 def test_large_valid_documents_with_closed_models_are_valid(annotation: Any, document: Any) -> None:
