@@ -5,7 +5,6 @@ next. A page ends early if its results are large. While the batch runs, operatio
 it is final, the results are complete.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -20,16 +19,17 @@ from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
 from penstock.service.batches.status import find_batch
 from penstock.service.content import JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode, writing
-from penstock.service.keys import BACKEND, SHARE
+from penstock.service.keys import BACKEND, SHARE, TURNS
 from penstock.service.memory import Share
 from penstock.service.paging import read_limit
 from penstock.service.schemas import outcome_body, results_url
+from penstock.service.turns import Turns
 from penstock.settings import MIB
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 
 PAGE_OUTCOMES = 1_000
-BLOCK_BYTES = 65_536  # a stream of results is written in blocks: a write costs more than a line
+BLOCK_BYTES = 65_536  # results are encoded, and a stream of them is written, in blocks of this size
 PAGE_BYTES = 4 * MIB  # a page is in memory as a whole, and ends after the first outcome that reaches this size
 
 
@@ -52,7 +52,7 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     outcomes = _outcomes(request.app[BACKEND].store, batch, cursor, state)
     if kind == NDJSON and limit is None:
         return await _stream(request, outcomes)
-    page, following = await _page(outcomes, limit or PAGE_OUTCOMES, request[SHARE])
+    page, following = await _page(outcomes, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
     return _page_answer(batch, kind, page, following, _kept_query(state, limit))
 
 
@@ -131,7 +131,7 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
             request[SHARE].take(len(block))
             async with writing(request, len(block)):
                 await answer.write(block)
-            await asyncio.sleep(0)  # a write does not wait while the client reads fast, so let other requests run
+            await request.app[TURNS].next()  # a write does not wait while the client reads fast
     except ConnectionResetError:
         return answer  # the client closed the connection, or does not read
     except Exception as error:  # noqa: BLE001 - any error: the middleware cannot answer it any more
@@ -157,17 +157,21 @@ async def _blocks(outcomes: AsyncIterator[tuple[Cursor, Outcome]]) -> AsyncItera
 
 
 async def _page(
-    outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int, share: Share
+    outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int, share: Share, turns: Turns
 ) -> tuple[list[bytes], Cursor | None]:
     """Return up to `limit` outcomes as JSON, and the position after them if there are more."""
     page: list[bytes] = []
-    size, last = 0, Cursor()
+    size, in_turn, last = 0, 0, Cursor()
+    await turns.next()
     async for place, outcome in outcomes:
         if len(page) == limit or size >= PAGE_BYTES:
             return page, last
         page.append(encode(outcome_body(outcome)))
-        size, last = size + len(page[-1]), place
-        share.grow_to(size)
+        size, in_turn, last = size + len(page[-1]), in_turn + len(page[-1]), place
+        share.grow_to(2 * size)  # as pieces, and as one answer
+        if in_turn >= BLOCK_BYTES:
+            in_turn = 0
+            await turns.next()
     return page, None
 
 
