@@ -141,6 +141,10 @@ class KeyInUse(Refused):
     """The first request with this Idempotency-Key is still being processed."""
 
 
+class RunsNoMore(Refused):
+    """The front ends that ran the atomic batch of this Idempotency-Key died, so it does not run again."""
+
+
 class KeyReused(Refused):
     """This Idempotency-Key was already used for a different request."""
 

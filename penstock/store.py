@@ -69,10 +69,19 @@ class KeyClaim:
     fingerprint: str
     batch_id: str
     keys_from: str  # the first claim's batch id: operations keep their keys when a later claim takes over
-    lease_until: float
+    lease_until: float  # 0 if the claim was released
     expires_at: float
     is_settled: bool = False
     answer: bytes | None = None  # the synchronous response; None for a batch that runs in the background
+    deaths: int = 0  # of front ends that had the key before this claim took it over
+
+    @property
+    def deaths_so_far(self) -> int:
+        """Return how many front ends that had the key seem to have died. Call this when the lease has expired.
+
+        A front end that lives releases its claim or settles it.
+        """
+        return self.deaths + (self.lease_until > 0)
 
 
 class Store(Protocol):

@@ -24,6 +24,8 @@ class Event(StrEnum):
     BATCH_ANSWERED = "batch answered"  # A small batch ran synchronously, and the response has its results.
     BATCH_REJECTED = "batch rejected"  # AWS rejected a part of the batch; none of its operations runs.
     BATCH_HANDED_OVER = "batch handed over"  # A small batch timed out; the rest of it runs in the background.
+    # A front end seems to have died while it ran this small batch. It goes to the consumers, unless it is atomic.
+    BATCH_SUSPECTED = "batch suspected"
     BATCH_RETRIED = "batch retried"  # A client asked to run the failed operations of a batch again.
     DEAD_LETTERS_REDRIVEN = "dead letters redriven"  # Dead letters were moved back to the queues.
     REQUEST_ANSWERED = "request answered"  # One line for each request, unless PENSTOCK_ACCESS_LOG is false.

@@ -34,7 +34,8 @@ _ERRORS = {
     404: "The batch does not exist.",
     406: "None of the accepted types is available.",
     408: "The body arrived too slowly.",
-    409: "The state of the batch does not allow this, or the first request with this key is still in progress.",
+    409: "The state of the batch does not allow this; or the first request with this key is still in progress, or its "
+    "batch does not run again.",
     413: "The request is larger than a limit. The problem names the limit.",
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",

@@ -24,6 +24,7 @@ from penstock.errors import (
     Overloaded,
     PenstockError,
     RejectedCall,
+    RunsNoMore,
     TooLargeForAws,
     TooSlow,
     Unavailable,
@@ -50,6 +51,7 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "None of the accepted types is available"),
     NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The state of the batch does not allow this"),
     KeyInUse: (HTTPStatus.CONFLICT, "key-in-use", "The first request with this key is still in progress"),
+    RunsNoMore: (HTTPStatus.CONFLICT, "runs-no-more", "The batch does not run again with this key"),
     KeyReused: (HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", "This key was used for another request"),
     LimitPassed: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "limit-passed", "The request is too large"),
     UnsupportedContent: (

@@ -407,6 +407,7 @@ def claim_to_item(claim: KeyClaim) -> dict[str, Value]:
         "lease_until": seconds(claim.lease_until),
         "expires_at": whole_seconds(claim.expires_at),
         "is_settled": flag(False),
+        "deaths": number(claim.deaths),
     }
 
 
@@ -421,6 +422,7 @@ def claim_from_item(tenant: str, key: str, item: Item) -> KeyClaim:
         lease_until=read_seconds(item, "lease_until"),
         expires_at=read_seconds(item, "expires_at"),
         is_settled=read_flag(item, "is_settled"),
+        deaths=read_count(item, "deaths"),  # claims of earlier versions have none
     )
 
 

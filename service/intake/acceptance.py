@@ -54,7 +54,7 @@ class Submission:
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # headers to send with forwarded operations
-    claim: KeyClaim | None = None  # its Idempotency-Key; once the claim's lease is over, the batch must not be accepted
+    claim: KeyClaim | None = None  # of its Idempotency-Key; if its lease is over, the batch must not be accepted
 
 
 class Acceptance:
@@ -79,7 +79,7 @@ class Acceptance:
         AcceptanceUnknown, all of them may run. After any other error none of them runs.
         """
         await self._draft.finish_plan()
-        batch = self._new_batch()
+        batch = self._new_batch(await self._accept_by())
         try:
             counts = await self._store(batch, tried)
         except (AcceptanceLost, AcceptanceUnknown, Misconfigured, Unavailable):
@@ -107,11 +107,22 @@ class Acceptance:
         except PenstockError as error:
             get_log().error(Event.AWS_UNAVAILABLE, batch_id=batch_id, error=str(error))
 
-    def _new_batch(self) -> Batch:
+    async def _accept_by(self) -> float:
+        """Return until when the batch may be accepted. The lease of its key must not end before that."""
+        until = self._clock.now() + self._settings.accept_seconds
+        claim = self._submission.claim
+        if claim is not None and claim.lease_until < until:
+            await self._extend_key(claim, until)
+        return until
+
+    async def _extend_key(self, claim: KeyClaim, until: float) -> None:
+        if not await self._backend.store.extend_key(claim, until):
+            raise AcceptanceLost(f"A later request took over the Idempotency-Key of batch {claim.batch_id}.")
+
+    def _new_batch(self, accept_by: float) -> Batch:
         now = self._clock.now()
         submission, draft = self._submission, self._draft
         deadline_seconds = submission.deadline_seconds or self._settings.deadline_seconds
-        accept_by = now + self._settings.accept_seconds
         deadline_at = max(now, submission.not_before or now) + deadline_seconds
         return Batch(
             id=draft.batch_id,
@@ -121,7 +132,7 @@ class Acceptance:
             chunk_count=draft.plan.chunk_count,
             group_totals=draft.plan.group_totals,
             created_at=now,
-            accept_by=accept_by if submission.claim is None else min(accept_by, submission.claim.lease_until),
+            accept_by=accept_by,
             deadline_at=deadline_at,
             expires_at=deadline_at + self._settings.retention_seconds,
             priority=submission.priority,
@@ -162,9 +173,8 @@ class Acceptance:
             return
         self._extend_at = now + self._settings.accept_seconds / 3
         until = now + self._settings.accept_seconds
-        claim = self._submission.claim
-        if claim is not None and not await self._backend.store.extend_key(claim, until):
-            raise AcceptanceLost(f"A later request took over the Idempotency-Key of batch {batch.id}.")
+        if self._submission.claim is not None:
+            await self._extend_key(self._submission.claim, until)
         await self._backend.store.extend_acceptance(batch.id, now, until)
 
     async def _hand_over(self, batch: Batch, number: int, tried: Mapping[int, Tried]) -> Counts:

@@ -1,6 +1,7 @@
 """POST /batch: reads and validates a batch, then runs it immediately or accepts it for the background."""
 
 from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 from ulid import PureRandomPolicy, ULIDGenerator
@@ -23,8 +24,8 @@ from penstock.service.intake.idempotency import (
     read_key,
     stand_in_for,
 )
-from penstock.service.intake.preferences import Preferences, read_preferences
-from penstock.service.intake.reading import read_batch
+from penstock.service.intake.preferences import read_preferences
+from penstock.service.intake.reading import Read, read_batch
 from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import (
@@ -45,6 +46,21 @@ from penstock.telemetry import Event, get_log
 # The ids of one millisecond are independent of each other. By default they would be consecutive, so easy to guess.
 BATCH_IDS = ULIDGenerator(policy=PureRandomPolicy())
 FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request makes sense
+# How long the lease of a key lasts after the time of the batch: to roll back or commit, to settle the key, and for
+# clocks that differ. Until it is over, nobody takes over the key of a front end that died.
+LEASE_MARGIN_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a batch is answered: with its results within `seconds`, or, if that is None, with 202."""
+
+    seconds: float | None = None
+    applied: str | None = None  # the client's preference that decided this
+
+    @property
+    def is_immediate(self) -> bool:
+        return self.seconds is not None
 
 
 async def submit_batch(request: web.Request) -> web.Response:
@@ -55,12 +71,15 @@ async def submit_batch(request: web.Request) -> web.Response:
         read = await read_batch(request, draft)
         await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
+        course = _course(request, draft, read.options)
         # An invalid request does not claim its key, so the client can correct it and send it again with the same key.
-        claimed = await claim_key(request, key, read.fingerprint, draft.batch_id) if key is not None else None
+        claimed = await _claim(request, key, draft.batch_id, read, course) if key is not None else None
         if claimed is not None and claimed.is_replay:
             return await _replay(request, claimed)
         submission = _submission(request, draft, read.options, headers, claimed.claim if claimed else None)
-        return await _answer(request, submission, atomic=read.options.atomic)
+        if claimed is not None and claimed.claim.deaths > 0 and course.is_immediate:
+            course = _course_after_deaths(course, claimed.claim, read.options)
+        return await _answer(request, submission, course, atomic=read.options.atomic)
 
 
 async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> None:
@@ -117,11 +136,37 @@ def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:
         draft.flaws.add(ENVELOPE, Flaw("/notBefore", detail))
 
 
-async def _answer(request: web.Request, submission: Submission, *, atomic: bool) -> web.Response:
+def _course(request: web.Request, draft: Draft, options: BatchOptions) -> Course:
+    preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
+    is_delayed = options.not_before is not None
+    if draft.is_large or is_delayed or (preferences.respond_async and not options.atomic):
+        return Course(applied="respond-async" if preferences.respond_async else None)
+    longest = request.app[SETTINGS].sync_seconds
+    if preferences.wait_seconds is None or preferences.wait_seconds > longest:
+        return Course(longest)
+    return Course(preferences.wait_seconds, f"wait={preferences.wait_seconds}")
+
+
+async def _claim(request: web.Request, key: str, batch_id: str, read: Read, course: Course) -> ClaimedKey:
+    """Claim the key for as long as it takes to run the batch, or to accept it."""
+    seconds = request.app[SETTINGS].accept_seconds if course.seconds is None else course.seconds
+    lease_seconds = seconds + LEASE_MARGIN_SECONDS
+    return await claim_key(request, key, read.fingerprint, batch_id, lease_seconds, atomic=read.options.atomic)
+
+
+def _course_after_deaths(course: Course, claim: KeyClaim, options: BatchOptions) -> Course:
+    """Leave a batch that may have killed a front end to the consumers. An atomic one can only run in a front end."""
+    get_log().warning(
+        Event.BATCH_SUSPECTED, batch_id=claim.batch_id, first_batch_id=claim.keys_from, front_ends=claim.deaths
+    )
+    return course if options.atomic else Course()
+
+
+async def _answer(request: web.Request, submission: Submission, course: Course, *, atomic: bool) -> web.Response:
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
     store, claim = request.app[BACKEND].store, submission.claim
     try:
-        answer, results = await _run_or_accept(request, submission, atomic=atomic)
+        answer, results = await _run_or_accept(request, submission, course, atomic=atomic)
     except AcceptanceUnknown:
         raise
     except Exception:
@@ -144,32 +189,20 @@ async def _try_to_update(step: Awaitable[None]) -> None:
 
 
 async def _run_or_accept(
-    request: web.Request, submission: Submission, *, atomic: bool
+    request: web.Request, submission: Submission, course: Course, *, atomic: bool
 ) -> tuple[web.Response, bytes | None]:
     """Return the answer, and its body if it has all results."""
-    preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
-    is_delayed = submission.not_before is not None
-    if submission.draft.is_large or is_delayed or (preferences.respond_async and not atomic):
-        applied = "respond-async" if preferences.respond_async else None
-        return await _accept(request, submission, {}, applied), None
+    if course.seconds is None:
+        return await _accept(request, submission, {}, course.applied), None
     operations = submission.draft.operations
-    seconds, applied = _time_to_answer(request, preferences)
-    tried = await _run_immediately(request, submission, seconds, atomic=atomic)
+    tried = await _run_immediately(request, submission, course.seconds, atomic=atomic)
     if len(tried) < len(operations):
-        return await _accept(request, submission, tried, applied), None
+        return await _accept(request, submission, tried, course.applied), None
     body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
     get_log().info(Event.BATCH_ANSWERED, batch_id=submission.draft.batch_id, **body["summary"])
-    answer = json_answer(body, headers=_applied(applied))
+    answer = json_answer(body, headers=_applied(course.applied))
     assert isinstance(answer.body, bytes)
     return answer, answer.body
-
-
-def _time_to_answer(request: web.Request, preferences: Preferences) -> tuple[float, str | None]:
-    """Return the seconds that the client waits at most, and the preference that set them, if one did."""
-    longest = request.app[SETTINGS].sync_seconds
-    if preferences.wait_seconds is None or preferences.wait_seconds > longest:
-        return longest, None
-    return preferences.wait_seconds, f"wait={preferences.wait_seconds}"
 
 
 async def _run_immediately(

@@ -1139,11 +1139,20 @@ async def test_lease_of_a_claim_can_be_extended_by_whose_it_is(store: Store) -> 
 @on_all
 async def test_claim_is_taken_over_once_its_lease_is_over(store: Store) -> None:
     theirs = await store.claim_key(make_claim(), NOW)
-    ours = replace(make_claim(theirs.key), keys_from=theirs.keys_from, lease_until=NOW + 200)
+    ours = replace(make_claim(theirs.key), keys_from=theirs.keys_from, lease_until=NOW + 200, deaths=1)
     assert await store.take_over_key(theirs, ours, theirs.lease_until) is False
     assert await store.take_over_key(theirs, ours, theirs.lease_until + 0.001) is True
     assert await store.take_over_key(theirs, ours, theirs.lease_until + 0.001) is True  # repeated
     assert await store.claim_key(make_claim(theirs.key), NOW) == ours
+
+
+@on_servers
+async def test_claim_of_an_earlier_version_has_no_deaths(store: DynamoDbStore) -> None:
+    claim = make_claim()
+    item = items.claim_to_item(claim)
+    del item["deaths"]
+    await store._table.put(item)
+    assert await store.claim_key(make_claim(claim.key), NOW) == claim
 
 
 @on_all
@@ -1177,6 +1186,8 @@ async def test_released_claim_can_be_taken_over_at_once(store: Store) -> None:
     theirs = await store.claim_key(make_claim(), NOW)
     for _ in range(2):
         await store.release_key(theirs)
+    released = await store.claim_key(make_claim(theirs.key), NOW)
+    assert (theirs.deaths_so_far, released.deaths_so_far) == (1, 0)
     ours = make_claim(theirs.key)
     assert await store.take_over_key(theirs, ours, NOW) is True
     assert await store.claim_key(make_claim(theirs.key), NOW) == ours

@@ -26,6 +26,8 @@ from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
 from penstock.running.left_behind import LeftTasks, TimeLimit
 from penstock.running.runner import Runner
+from penstock.service.intake.submit import Course
+from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, SweepLease, Traces
 from tests.simulation.situations import Hit
 
@@ -269,6 +271,15 @@ def take_a_key_over_without_abandoning(patching: Patching) -> None:
     patching.setattr("penstock.service.intake.idempotency._was_accepted", mutant)
 
 
+def run_a_taken_over_small_batch_immediately(patching: Patching) -> None:
+    """Run a small batch again in a front end, although it may have killed the one before."""
+
+    def mutant(course: Course, _claim: KeyClaim, _options: BatchOptions) -> Course:
+        return course
+
+    patching.setattr("penstock.service.intake.submit._course_after_deaths", mutant)
+
+
 def forget_what_failed_before_a_redrive(patching: Patching) -> None:
     """Let a redriven chunk add its outcomes without subtracting failures."""
 
@@ -432,6 +443,7 @@ MUTATIONS = {
         ("sweeps", 141, close_a_group_without_a_condition),
         ("sweeps", 141, count_in_a_closed_group),
         ("late", 84, take_a_key_over_without_abandoning),
+        ("storm", 207, run_a_taken_over_small_batch_immediately),
         ("redrives", 30, forget_what_failed_before_a_redrive),
         ("endings", 75, cancel_what_has_finished),
         ("poison", 264, run_a_last_attempt_beside_others),

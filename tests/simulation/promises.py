@@ -146,6 +146,8 @@ class Promises:
         self._noted: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # batches and chunks, by process
         self._died_of: set[tuple[str, str]] = set()
         self._swept_at = 0.0  # when the lease to sweep was last taken or extended
+        # For each submission, the front ends that started poison of it while they ran it as a small batch.
+        self.poisoned_front_ends: defaultdict[str, set[str]] = defaultdict(set)
         self._now = now
         self._truth = truth
         self._on_broken = on_broken
@@ -306,7 +308,8 @@ class Promises:
 
     def on_start(self, run: Run) -> None:
         if run.chunk_id is None:
-            return  # the batch runs synchronously
+            self._check_poison(run)  # the batch runs synchronously
+            return
         facts = self.batches[run.batch_id]
         where = f"{run.operation_id} of batch {run.batch_id} runs in chunk {run.chunk_id}"
         self.check(facts.is_accepted, 1, f"{where}, but the batch is {facts.state}")
@@ -318,6 +321,15 @@ class Promises:
             self._check_unknowing(run, facts.records[latest[1]].at, f"{where} after its outcome {latest}")
         elif latest is None:
             self._check_not_closed(run, facts.groups[facts.number_of(index)], where)
+
+    def _check_poison(self, run: Run) -> None:
+        """Check that a small batch with a key kills at most one front end, however often it is sent."""
+        label = run.operation_id.partition("-")[0]
+        submission = next(one for one in self._truth.submissions if one.label == label)
+        if submission.toys[index_of(run.operation_id)].path in POISON:
+            self.poisoned_front_ends[label].add(run.process)
+        killed = len(self.poisoned_front_ends[label])
+        self.check(killed <= 1 or submission.key is None, 6, f"the small batch {label} killed {killed} front ends")
 
     def _check_unknowing(self, run: Run, recorded_at: float, words: str) -> None:
         """Check that the attempt could not know the record. It can be written after any read of the attempt."""

@@ -337,6 +337,9 @@ SITUATIONS = {
         settings=AT_ONCE,
         asked=WITH_KEY,
     ),
+    "poison answered at once": Situation(
+        toys("/kill"), submit_until_answered, Event.BATCH_SUSPECTED, settings=AT_ONCE, asked=WITH_KEY
+    ),
     "failures retried": Situation(toys("/reject", "/break", "/succeed"), retry, Event.BATCH_RETRIED),
     "failures redriven": Situation(toys("/reject", "/break", "/succeed"), redrive, Event.DEAD_LETTERS_REDRIVEN),
     "failures redriven from the console": Situation(toys("/reject", "/break", "/succeed"), redrive_from_the_console),
