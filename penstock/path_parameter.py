@@ -7,7 +7,7 @@ or the rest of the path, that the handler asked for: handlers use parameters in 
 import re
 from urllib.parse import unquote
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SLASHES = re.compile(r"[/\\]")
 
 

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails, from_json, to_json
 from penstock.context import Context
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.documents.pointer import pointer_to
-from penstock.documents.validation import JsonValidator, errors_of
+from penstock.documents.validation import JsonValidator, errors_of, reject_infinity
 from penstock.error_ids import id_of, see_log
 from penstock.errors import Flaw, Misconfigured
 from penstock.path_parameter import decode_rest, decode_segment
@@ -420,6 +420,7 @@ def _adapter(annotation: Any, name: str, where: str) -> TypeAdapter[Any]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         adapter.rebuild()  # fails now, and not with the first body, if a model refers to an undefined type
+        reject_infinity(adapter)
         return adapter
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise Misconfigured(f"Pydantic cannot validate {name} of {where}: {error.message}") from error

@@ -85,6 +85,24 @@ class JsonValidator:
         return counting if counting.validator else None
 
 
+def reject_infinity(adapter: TypeAdapter[Any]) -> None:
+    """Let an adapter reject NaN and infinity, unless its type allows them.
+
+    JSON has no such numbers, but Pydantic reads them from strings: "NaN", and "1e400", which is too large for a float.
+    """
+    schema = _finite(adapter.core_schema)
+    if schema != adapter.core_schema and (validator := _build(schema)) is not None:
+        adapter.core_schema, adapter.validator = schema, validator
+
+
+def _finite(schema: Any, is_decided: bool = False) -> Any:
+    """Return a copy of a core schema whose floats are finite, unless the application has decided about that."""
+    kind = _kind(schema)
+    is_decided |= kind is not None and "allow_inf_nan" in schema.get("config", ())
+    copy = _copy(schema, lambda part: _finite(part, is_decided))
+    return {"allow_inf_nan": False} | copy if kind == "float" and not is_decided else copy
+
+
 class _TooManyCollisions(Exception):
     """No ValueError, so that it ends the validation."""
 

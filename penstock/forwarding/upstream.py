@@ -15,7 +15,7 @@ REST = "{path}"
 
 _MOST_DECODINGS = 3
 _NOT_IN_A_PATH = re.compile(r"[\x00-\x20\x7f-\x9f\\#\ud800-\udfff]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SLASHES = re.compile(r"[/\\]")
 _KEPT_IN_PATH = "/%:@!$&'()*+,;=[]~"

@@ -84,6 +84,7 @@ def test_path_parameter_is_decoded_and_validated(annotation: Any, text: str, val
         ("a\0", "control characters"),
         ("a\n", "control characters"),
         ("a%7F", "control characters"),
+        ("a%C2%85", "control characters"),  # a line break of Unicode
         ("a.txt?force=true", "Remove the query"),
         ("a.txt?", "Remove the query"),
         ("a#top", "write ? as %3F and # as %23"),
@@ -254,7 +255,7 @@ def test_strict_model_stays_strict_where_json_has_the_type() -> None:
         (int | str, "x"),
         (list[int] | dict[str, int], {"a": 1}),
         (Literal["on", "off"], "on"),
-        (float, float("inf")),
+        (float, 1.5e300),
         (Any, {"a": [{"b": None}]}),
     ],
 )
@@ -352,6 +353,55 @@ def test_body_over_which_a_validator_stumbles_is_refused(body: Any, words: str) 
     assert "test_route.py:" in logs[0]["where"]
     with pytest.raises(InvalidOperation, match=f"The validator failed: {re.escape(words)}."):
         route(put).arguments("/users", body, shows_errors=True)
+
+
+class Priced(BaseModel):
+    price: float
+
+
+class Unbounded(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    price: float
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "-inf", "9" * 400])
+@pytest.mark.parametrize(
+    ("annotation", "place"),
+    [
+        (float, ""),
+        (float | None, ""),
+        (dict[str, float], "/price"),
+        (Priced, "/price"),
+        (list[Priced | int], "/0/price"),
+        (Annotated[float, Field(gt=-5)], ""),
+    ],
+)
+def test_text_is_no_infinite_number(annotation: Any, place: str, number: str) -> None:
+    async def put(body: annotation) -> None: ...
+
+    body: Any = {"price": number} if "price" in place else number
+    found = flaws(route(put), "/users", [body] if "/0" in place else body)
+    assert found[0] == Flaw(f"/body{place}", "Input should be a finite number.")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "body"),
+    [(Unbounded, {"price": "inf"}), (Annotated[float, Field(allow_inf_nan=True)], "inf"), (float | str, "1e400")],
+)
+def test_infinity_is_valid_where_the_application_allows_it(annotation: Any, body: Any) -> None:
+    async def put(body: annotation) -> None: ...
+
+    assert "body" in route(put).arguments("/users", body)
+
+
+@pytest.mark.parametrize("number", ["1e400", "nan"])
+def test_parameter_is_a_finite_number(number: str) -> None:
+    async def show(key: float) -> None: ...
+
+    assert flaws(route(show, "/users/{key}", "GET"), f"/users/{number}", None) == [
+        Flaw("/path", "key: Input should be a finite number.")
+    ]
 
 
 def test_parameter_over_which_a_validator_stumbles_is_refused() -> None:
