@@ -22,9 +22,9 @@ STANDARD_INPUT = Path("-")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # Excel writes and reads it as the first line
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel writes and reads it as the first line
 _QUOTED = re.compile(r'"[^"]*("|$)')
-_DELIMITERS = ",;\t"  # those that are found without being named; in doubt, the first one
+_DELIMITERS = ",;\t|"  # those that are found without being named; in doubt, the first one
 _LARGEST_CELL = 2**31 - 1  # the csv module's own limit is 131,072 characters
 _EXPECTED = re.compile(r"[1-5]\d\d(\|[1-5]\d\d)*")
 
@@ -215,9 +215,10 @@ def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[F
     _check_header(columns, header_line, in_path, source, reading)
     for number, row in rows:
         if any(row[len(columns) : len(header)]):
-            source.reject(_BAD_HEADER, header_line)
+            source.reject(f"{_BAD_HEADER} A column at its end has no name.", header_line)
         if len(row) < len(columns) or any(row[len(columns) :]):
-            source.reject(f"has {_cells(len(row))} where the header has {len(columns)}.", number)
+            hint = _DELIMITER_HINT if len(row) == 1 and not reading.delimiter else ""
+            source.reject(f"has {_cells(len(row))} where the header has {len(columns)}.{hint}", number)
         cells = dict(zip(columns, row, strict=False))  # spreadsheets end each row with the same number of commas
         operation: dict[str, Any] = {"method": method, "path": _fill_path(path, cells, number, source)}
         expected = _take_expected(cells, number, source, reading)
@@ -230,7 +231,7 @@ def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[F
 def _csv_rows(lines: Iterator[str], source: _Source, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
     """Return each row with the line it starts on: a quoted cell may contain line breaks.
 
-    Rows without any content, such as `,,,`, are skipped.
+    Rows without any content, such as `,,,` or `, ,`, are skipped.
     """
     csv.field_size_limit(_LARGEST_CELL)
     lines, found = _find_delimiter(lines, source)
@@ -243,7 +244,7 @@ def _csv_rows(lines: Iterator[str], source: _Source, delimiter: str | None) -> I
             source.reject(_csv_mistake(error), number)
         if row is None:
             return
-        if any(row):
+        if any(map(str.strip, row)):
             yield number, row
 
 
@@ -269,21 +270,25 @@ def _csv_mistake(error: csv.Error) -> str:
 
 def _without_empty_end(row: list[str]) -> list[str]:
     """Return the row without the empty cells at its end."""
-    count = max((place for place, cell in enumerate(row, 1) if cell), default=0)
+    count = max((place for place, cell in enumerate(row, 1) if cell.strip()), default=0)
     return row[:count]
 
 
+_DELIMITER_HINT = " If another character separates them, name it with --delimiter."
 _BAD_HEADER = "should be a header in which every column has a different name."
 
 
 def _check_header(columns: list[str], number: int, in_path: Iterable[str], source: _Source, reading: Reading) -> None:
     if not columns:
         return  # the file is empty, and is rejected for that
-    if not all(columns) or len(set(columns)) < len(columns):
-        source.reject(_BAD_HEADER, number)
+    for place, column in enumerate(columns, 1):
+        if not column.strip():
+            source.reject(f"{_BAD_HEADER} Column {place} has no name.", number)
+        if column in columns[: place - 1]:
+            source.reject(f"{_BAD_HEADER} Two columns have the name {column[:100]!r}.", number)
     for needed in [*in_path, *([reading.expect] if reading.expect else [])]:
         if needed not in columns:
-            hint = " If another character separates them, name it with --delimiter." if len(columns) == 1 else ""
+            hint = _DELIMITER_HINT if len(columns) == 1 else ""
             source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, columns))}.{hint}", number)
 
 
@@ -354,8 +359,18 @@ def _text_lines(stream: BinaryIO, source: _Source) -> Iterator[str]:
             source.reject(f"is not UTF-8. Save the file as UTF-8.{_encoding_hint(line)}", number)
 
 
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "It is compressed with gzip: decompress it first.",
+    b"\x28\xb5\x2f\xfd": "It is compressed with zstd: decompress it first.",
+    b"PK\x03\x04": "It is a workbook or a ZIP archive: save a workbook as CSV UTF-8 in Excel.",
+}
+
+
 def _encoding_hint(line: bytes) -> str:
     """Return what the encoding seems to be, and how to convert it."""
+    for start, hint in _OTHER_FORMATS.items():
+        if line.startswith(start):
+            return f" {hint}"
     if line.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         name, encoding = "UTF-16", "UTF-16"
     else:

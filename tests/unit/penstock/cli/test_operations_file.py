@@ -1,5 +1,6 @@
 """A file as operations: what each kind of file becomes, and what each kind of mistake is told."""
 
+import gzip
 import io
 import json
 import sys
@@ -17,6 +18,7 @@ from penstock.cli.operations_file import (
     read_operations,
 )
 
+BAD_HEADER = "a.csv, line 1: should be a header in which every column has a different name."
 POST_USERS = Reading(method="post", path="/users")
 
 
@@ -96,6 +98,9 @@ def bodies(content: str, delimiter: str | None = None) -> tuple[list[Any], list[
         ("name,note\n,\nAnn,x\n,,,\nBo,y\n,\n,\n", [3, 5]),
         ("name,note,,\nAnn,x,,\nBo,y,,\n,,,\n", [2, 3]),
         ("name,note\nAnn,x,\nBo,y,,\n", [2, 3]),
+        ("name,note\n , \nAnn,x\n\t,\nBo,y\n", [3, 5]),
+        ("name|note\nAnn|x\nBo|y\n", [2, 3]),
+        ("SEP=;\r\nname;note\r\nAnn;x\r\nBo;y\r\n", [3, 4]),
         (";;\nname;note;\nAnn;x;\nBo;y;\n;;\n", [3, 4]),
     ],
 )
@@ -251,8 +256,13 @@ def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: s
         ("a,b\n1,2,3\n", POST_USERS, "a.csv, line 2: has 3 cells where the header has 2."),
         ('a,b\n1,"x\ny"\n1\n', POST_USERS, "a.csv, line 4: has 1 cell where the header has 2."),
         ('a,b\n1,2\n3,"4\n5,6\n', POST_USERS, "a.csv, line 3: is not a valid CSV row (unexpected end of data)."),
-        ("a,a\n1,2\n", POST_USERS, "a.csv, line 1: should be a header in which every column has a different name."),
-        ("a,\n1,2\n", POST_USERS, "a.csv, line 1: should be a header in which every column has a different name."),
+        ("a,a\n1,2\n", POST_USERS, f"{BAD_HEADER} Two columns have the name 'a'."),
+        ("a,\n1,2\n", POST_USERS, f"{BAD_HEADER} A column at its end has no name."),
+        ("a,,b\n1,2,3\n", POST_USERS, f"{BAD_HEADER} Column 2 has no name."),
+        ("a, ,b\n1,2,3\n", POST_USERS, f"{BAD_HEADER} Column 2 has no name."),
+        ("a\tb, c\n1\t2\n", POST_USERS, "If another character separates them, name it with --delimiter."),
+        (gzip.compress(b"a\n1\n"), POST_USERS, "It is compressed with gzip: decompress it first."),
+        (b"PK\x03\x04\xff\xfe", POST_USERS, "save a workbook as CSV UTF-8 in Excel."),
         ("a\n\xff".encode("latin-1"), POST_USERS, "a.csv, line 2: is not UTF-8. Save the file as UTF-8."),
         (
             "a\nCafé\n".encode("cp1252"),
@@ -267,7 +277,7 @@ def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: s
         ("a\nB\n".encode("utf-16-le"), POST_USERS, "a.csv, line 1: contains a NUL character. If the file is UTF-16"),
         ("a,b\r1,2\r3,4\r", POST_USERS, "a.csv, line 1: contains a CR without an LF, as old Mac programs end lines."),
         ('"a","b"\r"1","2"\r', POST_USERS, "line 1: contains a CR without an LF, as old Mac programs end lines."),
-        ("a|id\n1|2\n", Reading(method="GET", path="/u/{id}"), "separates them, name it with --delimiter."),
+        ("a~id\n1~2\n", Reading(method="GET", path="/u/{id}"), "separates them, name it with --delimiter."),
         (
             "a,b\n1,2\n",
             Reading(method="GET", path="/users/{id}"),
