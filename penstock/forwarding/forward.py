@@ -46,6 +46,7 @@ DEFAULT_RESULT_BYTES = 262_144
 DEFAULT_CONNECTIONS = 10
 CONNECT_SECONDS = 10.0
 MOST_HEADER_BYTES = 65_536  # of a header of a response
+MOST_HEADERS = 1_000  # of a response
 MOST_INTERIM = 100  # responses such as 100 Continue before the response itself
 
 # The headers that an application adds to every request. A function is called for each, for example to renew a token.
@@ -117,6 +118,7 @@ class Connections:
                 auto_decompress=False,  # it does not notice that a compressed body was cut off
                 max_line_size=MOST_HEADER_BYTES,
                 max_field_size=MOST_HEADER_BYTES,
+                max_headers=MOST_HEADERS,
                 response_class=_Response,
             )
         return self._session
@@ -155,9 +157,7 @@ class Forward:
             detail = f"The upstream could not be reached: {_reason(error)}."
             return not_answered(HTTPStatus.SERVICE_UNAVAILABLE, "Upstream unavailable", detail), {}
         except aiohttp.ClientError as error:
-            if _is_caused_by(error, http_exceptions.LineTooLong):
-                return _HEADER_TOO_LARGE, {}
-            return _no_response(_reason(error)), {}
+            return _not_read(error), {}
         except CutOff:
             return _no_response("its compressed body was cut off"), {}
         except Undecodable as error:
@@ -286,6 +286,19 @@ _HEADER_TOO_LARGE = not_usable(
     f"The upstream answered with a header larger than the limit of {MOST_HEADER_BYTES:,} bytes. "
     "It may have performed this operation.",
 )
+_TOO_MANY_HEADERS = not_usable(
+    "Response too large",
+    f"The upstream answered with more than {MOST_HEADERS:,} headers. It may have performed this operation.",
+)
+
+
+def _not_read(error: aiohttp.ClientError) -> Answer:
+    """Return the verdict for a response that is too large to be read, or that is none."""
+    if _is_caused_by(error, http_exceptions.LineTooLong):
+        return _HEADER_TOO_LARGE
+    if "Too many headers" in str(error):
+        return _TOO_MANY_HEADERS
+    return _no_response(_reason(error))
 
 
 def _is_caused_by(error: BaseException, kind: type[Exception]) -> bool:

@@ -526,6 +526,17 @@ async def test_header_may_be_large(size: int, status: int) -> None:
         )
 
 
+@pytest.mark.parametrize(("count", "status"), [(500, 200), (2_000, 502)])
+async def test_headers_may_be_many(count: int, status: int) -> None:
+    headers = b"".join(b"X%d: x\r\n" % number for number in range(count))
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + headers + b"\r\n"
+    async with raw_server(answer) as host, forwarding(f"http://{host}") as operations:
+        outcome = final(await perform(operations, "/x"))
+    assert outcome.status == status
+    if status == 502:
+        assert "more than 1,000 headers" in detail(outcome)
+
+
 async def test_upstream_that_is_not_there_is_tried_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
