@@ -11,12 +11,12 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-from pydantic_core import ErrorDetails, from_json, to_json
+from pydantic_core import from_json, to_json
 
 from penstock.context import Context
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.documents.pointer import pointer_to
-from penstock.documents.validation import JsonValidator, errors_of, reject_infinity
+from penstock.documents.validation import JsonValidator, errors_of, reject_infinity, sentence_of
 from penstock.error_ids import id_of, see_log
 from penstock.errors import Flaw, Misconfigured
 from penstock.path_parameter import decode_rest, decode_segment
@@ -177,7 +177,7 @@ class Route:
             try:
                 arguments[name] = adapter.validate_python(text)
             except ValidationError as error:
-                flaws += [Flaw("/path", f"{name}: {_sentence(one)}") for one in errors_of(error)]
+                flaws += [Flaw("/path", f"{name}: {sentence_of(one)}") for one in errors_of(error)]
             except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
                 flaws.append(Flaw("/path", f"{name}: {_validator_failure(self.name, error, shows_errors)}"))
         return arguments
@@ -201,7 +201,7 @@ class Route:
             # Parsing again gives each attempt a new body, so a handler cannot change the body of the next attempt.
             return {name: validator.validate(content)}
         except ValidationError as error:
-            flaws += [Flaw("/body" + pointer_to(one, body), _sentence(one)) for one in errors_of(error)]
+            flaws += [Flaw("/body" + pointer_to(one, body), sentence_of(one)) for one in errors_of(error)]
         except BaseException as error:  # noqa: BLE001 - as above
             flaws.append(Flaw("/body", _validator_failure(self.name, error, shows_errors)))
         return {}
@@ -444,8 +444,3 @@ def _words(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
     except BaseException:  # noqa: BLE001 - the text of the exception cannot be read
         return type(error).__name__
-
-
-def _sentence(error: ErrorDetails) -> str:
-    text = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return text if text.endswith(".") else text + "."

@@ -30,7 +30,7 @@ _ALIASES = {"x-gzip": "gzip"}  # RFC 9110, section 8.4.1.3
 def check_type(request: web.Request, supported: Collection[str]) -> None:
     if request.content_type not in supported:
         given = request.headers.get(hdrs.CONTENT_TYPE)
-        problem = "The Content-Type is missing" if given is None else f"The Content-Type {given} is not supported"
+        problem = "The Content-Type is missing" if not given else f"The Content-Type {given} is not supported"
         raise UnsupportedContent(f"{problem}. Use {' or '.join(supported)}.")
 
 
@@ -68,10 +68,15 @@ def without_mark(content: bytes | bytearray) -> bytes | bytearray:
 
 
 def encoding_hint(content: bytes | bytearray) -> str:
-    """Return a sentence about the encoding, if the content starts as UTF-16 does."""
+    """Return a sentence about the encoding, if the content is not UTF-8."""
     start = bytes(content[:2])
-    is_utf_16 = start in {BOM_UTF16_LE, BOM_UTF16_BE, b"{\0", b"[\0", b"\0{", b"\0["}
-    return " It seems to be UTF-16. Send it as UTF-8." if is_utf_16 else ""
+    if start in {BOM_UTF16_LE, BOM_UTF16_BE, b"{\0", b"[\0", b"\0{", b"\0["}:
+        return " It seems to be UTF-16. Send it as UTF-8."
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return " It is not UTF-8. Send it as UTF-8."
+    return ""
 
 
 @asynccontextmanager

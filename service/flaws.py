@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from penstock.documents.pointer import pointer_to
+from penstock.documents.validation import sentence_of
 from penstock.errors import Flaw
 from penstock.settings import MIB
 
@@ -66,4 +67,4 @@ def without_most_unknown_members(document: Any, model: type[BaseModel]) -> Any:
 
 
 def to_flaw(error: ErrorDetails, document: Any) -> Flaw:
-    return Flaw(pointer_to(error, document), f"{error['msg']}.")
+    return Flaw(pointer_to(error, document), sentence_of(error))

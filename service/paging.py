@@ -1,4 +1,4 @@
-"""Reads the page size that a client asks for."""
+"""Reads the page that a client asks for from the query of its request."""
 
 from aiohttp import web
 
@@ -7,10 +7,22 @@ from penstock.errors import MalformedRequest
 LONGEST_PAGE = 10_000
 
 
+def read_once(request: web.Request, name: str) -> str | None:
+    """Return the value of a parameter of the query. Raise MalformedRequest if it is there more than once."""
+    values = request.query.getall(name, [])
+    if len(values) > 1:
+        raise MalformedRequest(f"The parameter {name} is in the query {len(values)} times. Send it once.")
+    return values[0] if values else None
+
+
+def is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
 def read_limit(request: web.Request) -> int | None:
-    given = request.query.get("limit")
+    given = read_once(request, "limit")
     if given is None:
         return None
-    if not (given.isdecimal() and len(given) < 8 and 1 <= int(given) <= LONGEST_PAGE):
+    if not (is_number(given) and len(given) < 8 and 1 <= int(given) <= LONGEST_PAGE):
         raise MalformedRequest(f"Invalid limit {given!r}. Use a number from 1 to {LONGEST_PAGE:,}.")
     return int(given)

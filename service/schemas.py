@@ -18,7 +18,7 @@ MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exa
 MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
 _TIME = re.compile(  # RFC 3339
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(?:(\.[0-9]{1,6})[0-9]*)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(?:(\.[0-9]{1,6})[0-9]*)?([Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 _TIME_WANTED = "Write the time as 2026-12-24T18:00:00Z, or with an offset such as +01:00 (in a query %2B01:00)"
 

@@ -36,6 +36,7 @@ _SETS = frozenset({"set", "frozenset"})
 _COLLECTIONS = _DICTS | _SETS | {"list", "tuple", "deque"}
 _OBJECTS = frozenset({"model-fields", "typed-dict"})
 _FUNCTIONS = frozenset({"function-before", "function-wrap", "function-after"})
+_NO_OBJECT = frozenset({"model_type", "dataclass_type"})  # Pydantic names the class, which clients do not know
 _STRINGS = core_schema.str_schema()
 _NO_SCHEMAS = frozenset({"default", "metadata", "serialization", "expected"})  # the values of these keys are data
 
@@ -235,6 +236,14 @@ def errors_of(error: ValidationError) -> list[ErrorDetails]:
     if count > MOST_ERRORS:
         return [ErrorDetails(type="too_many_errors", loc=(), msg=f"There are {count:,} errors here", input=None)]
     return error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def sentence_of(error: ErrorDetails) -> str:
+    """Return what a client reads about an error."""
+    if error["type"] in _NO_OBJECT:
+        return "Input should be an object."
+    text = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return text if text.endswith(".") else text + "."
 
 
 def _stopping(schema: Any) -> Any:

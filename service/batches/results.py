@@ -21,13 +21,14 @@ from penstock.service.content import JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode, writing
 from penstock.service.keys import BACKEND, SHARE, TURNS
 from penstock.service.memory import Share
-from penstock.service.paging import read_limit
+from penstock.service.paging import is_number, read_limit, read_once
 from penstock.service.schemas import outcome_body, results_url
 from penstock.service.turns import Turns
 from penstock.settings import MIB
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 
+_PARAMETERS = ("status", "limit", "cursor")
 PAGE_OUTCOMES = 1_000
 BLOCK_BYTES = 65_536  # results are encoded, and a stream of them is written, in blocks of this size
 PAGE_BYTES = 4 * MIB  # a page is in memory as a whole, and ends after the first outcome that reaches this size
@@ -46,6 +47,7 @@ class Cursor:
 
 async def batch_results(request: web.Request) -> web.StreamResponse:
     batch = await find_batch(request)
+    _check_names(request)
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
     state, cursor = _read_state(request), _read_cursor(request)
     limit = read_limit(request)
@@ -194,8 +196,15 @@ def _kept_query(state: OutcomeState | None, limit: int | None) -> dict[str, str]
     return {name: str(value) for name, value in kept.items() if value is not None}
 
 
+def _check_names(request: web.Request) -> None:
+    """Raise MalformedRequest for an unknown parameter. If it were ignored, a client would get other results."""
+    for name in request.query:
+        if name not in _PARAMETERS:
+            raise MalformedRequest(f"The parameter {name!r} is unknown. Use {', '.join(_PARAMETERS)}.")
+
+
 def _read_state(request: web.Request) -> OutcomeState | None:
-    given = request.query.get("status")
+    given = read_once(request, "status")
     if given is None:
         return None
     try:
@@ -205,10 +214,10 @@ def _read_state(request: web.Request) -> OutcomeState | None:
 
 
 def _read_cursor(request: web.Request) -> Cursor:
-    given = request.query.get("cursor")
+    given = read_once(request, "cursor")
     if given is None:
         return Cursor()
     chunk, _, index = given.partition(".")
-    if not (chunk.isdecimal() and index.isdecimal() and len(given) < 20):
+    if not (is_number(chunk) and is_number(index) and len(given) < 20):
         raise MalformedRequest(f"Invalid cursor {given!r}. Use nextCursor from an earlier page.")
     return Cursor(int(chunk), int(index))

@@ -147,9 +147,14 @@ def _add_document(draft: Draft, number: int, line: bytes, settings: Settings) ->
         check_digits(line)
         document = from_json(line, allow_inf_nan=False)
     except ValueError as error:
-        draft.add_unreadable(f"The line is not valid JSON: {error}.{encoding_hint(line)}", number)
+        draft.add_unreadable(f"The line is not valid JSON: {error}.{_line_hint(line)}", number)
     else:
         draft.add(document, number)
+
+
+def _line_hint(line: bytes) -> str:
+    has_other_breaks = b"\r" in line.rstrip(b"\r")
+    return " It contains a CR. End each line with LF." if has_other_breaks else encoding_hint(line)
 
 
 def _read_envelope(document: Any, settings: Settings, flaws: Flaws) -> BatchRequest:

@@ -287,6 +287,14 @@ async def test_status_filters(serve: Serve, state: str) -> None:
         *("limit=99999999999999999999", "limit=0x10", "limit=1_0"),
         *("cursor=", "cursor=1", "cursor=.", "cursor=1.", "cursor=.1", "cursor=-1.2", "cursor=1.-2", "cursor=1.2.3"),
         *("cursor=a.b", "cursor=1.2%00", "cursor=" + "9" * 30 + ".1", "cursor=%C2%B2.%C2%B2"),
+        *(
+            "cursor=1.%D9%A3",
+            "limit=%D9%A3",
+            "limit=1&limit=2",
+            "status=failed&status=failed",
+            "state=failed",
+            "limt=1",
+        ),
     ],
 )
 @pytest.mark.parametrize("accept", [JSON, NDJSON])

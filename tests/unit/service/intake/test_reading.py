@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, field_validator
 from penstock import Operations, zstd
 from penstock.message import decode_chunk
 from penstock.service.flaws import MOST_FLAWS
-from tests.support.service import Answer, Serve, Service, assert_problem, pointers
+from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem, pointers
 
 runs: list[Any] = []
 operations = Operations()
@@ -117,6 +117,32 @@ async def test_byte_order_mark_is_skipped(service: Service) -> None:
 async def test_utf_16_is_named(service: Service, encoding: str) -> None:
     problem = assert_problem(await service.post_content(json.dumps({"operations": [GOOD]}).encode(encoding)), 400)
     assert problem["detail"].endswith("It seems to be UTF-16. Send it as UTF-8.")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "shift_jis"])
+async def test_other_encodings_are_no_utf_8(service: Service, encoding: str) -> None:
+    line = json.dumps({**GOOD, "id": "°"}, ensure_ascii=False).encode(encoding)
+    problem = assert_problem(await service.post_content(b'{"operations": [%b]}' % line), 400)
+    [error] = (await service.post_content(line, NDJSON)).body["errors"]
+    assert problem["detail"].endswith("It is not UTF-8. Send it as UTF-8.")
+    assert error["detail"].endswith("It is not UTF-8. Send it as UTF-8.")
+
+
+async def test_line_breaks_of_old_mac_programs_are_named(service: Service) -> None:
+    [error] = (await service.post_content(b"\r".join([json.dumps(GOOD).encode()] * 2), NDJSON)).body["errors"]
+    assert error["detail"].endswith("It contains a CR. End each line with LF.")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b'"operations"', b"5"])
+async def test_request_is_an_object(service: Service, content: bytes) -> None:
+    [error] = (await service.post_content(content)).body["errors"]
+    assert error == {"pointer": "", "detail": "Input should be an object."}
+
+
+@pytest.mark.parametrize("time", ["2026-12-24", "2026-12-24T18:00:00", "2026-12-24T18:00:00+24:00", 1_796_234_400])
+async def test_time_in_another_form_is_told_the_form(service: Service, time: Any) -> None:
+    [error] = (await service.post([GOOD], notBefore=time)).body["errors"]
+    assert error["detail"].startswith("Write the time as 2026-12-24T18:00:00Z, or with an offset such as +01:00")
 
 
 @pytest.mark.parametrize("encoding", ["x-gzip", "X-GZIP", "identity, gzip", " ,gzip, "])
