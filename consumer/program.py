@@ -11,12 +11,12 @@ from penstock.consumer.consumer import Consumer
 from penstock.consumer.health import serve_health
 from penstock.consumer.processes import run_processes
 from penstock.consumer.progress import Progress
-from penstock.consumer.watchdog import Watchdog
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
 from penstock.process import loop
 from penstock.process.signals import stop_signals
+from penstock.process.watchdog import Watchdog
 from penstock.running.collector import spare_what_stays
 from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.telemetry import configure_logging

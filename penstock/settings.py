@@ -192,8 +192,8 @@ class Settings(BaseSettings):
         60,
         ge=2,
         le=3_600,
-        description="A consumer exits when a handler blocks its event loop for this many seconds; any program, when "
-        "all its threads or slots are blocked.",
+        description="A program exits when a handler blocks its event loop for this many seconds, or when handlers "
+        "block all its threads or slots.",
     )
     leave_seconds: float = Field(
         5,

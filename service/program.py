@@ -18,6 +18,7 @@ from penstock.operations import Operations
 from penstock.process import loop
 from penstock.process.listening import cannot_listen
 from penstock.process.signals import stop_signals
+from penstock.process.watchdog import Watchdog
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app, create_operator_app
 from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER, SETTINGS
@@ -55,18 +56,23 @@ def run(clients: Address, operators: Address) -> None:
 async def _serve(
     settings: Settings, operations: Operations[Any], clients: Address, operators: Address, spans: "Spans | None"
 ) -> None:
-    clock = SystemClock()
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
-        app = create_app(settings, operations, backend, clock)
-        async with (
-            open_publisher(settings, Program.SERVICE, clock) as publisher,
-            reporting(app[METER], publisher, clock),
-            _listening((app, clients), (create_operator_app(app, operators.host), operators)) as (url, operator_url),
-        ):
-            get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url)
-            await _answer(app, settings)
+        app = create_app(settings, operations, backend, SystemClock())
+        with Watchdog(settings.stall_seconds).watching():
+            await _listen_and_answer(app, clients, operators)
         get_log().info(Event.SERVICE_STOPPED)
+
+
+async def _listen_and_answer(app: web.Application, clients: Address, operators: Address) -> None:
+    settings, clock = app[SETTINGS], app[CLOCK]
+    async with (
+        open_publisher(settings, Program.SERVICE, clock) as publisher,
+        reporting(app[METER], publisher, clock),
+        _listening((app, clients), (create_operator_app(app, operators.host), operators)) as (url, operator_url),
+    ):
+        get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url)
+        await _answer(app, settings)
 
 
 async def _answer(app: web.Application, settings: Settings) -> None:

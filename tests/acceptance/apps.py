@@ -184,6 +184,11 @@ async def kill_process() -> None:
     os._exit(9)
 
 
+@operations.post("/blocks-the-loop", max_attempts=1)
+async def block_the_loop() -> None:
+    time.sleep(600)  # noqa: ASYNC251 - the mistake that this handler shows
+
+
 @operations.post("/poison-at-every-attempt")
 async def kill_process_three_times() -> None:
     os._exit(9)

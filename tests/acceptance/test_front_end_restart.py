@@ -7,6 +7,7 @@ import re
 import aiohttp
 import pytest
 
+from penstock.process.watchdog import EXIT_CODE
 from tests.acceptance.conftest import Install
 from tests.acceptance.proxy import Call, proxy_to
 from tests.support.api import Operation
@@ -89,3 +90,14 @@ def batch_id_in(call: Call) -> str:
     found = re.search(ULID, json.dumps(call.body))
     assert found is not None
     return found[0]
+
+
+@pytest.mark.full
+async def test_front_end_whose_loop_is_blocked_ends_and_says_where(install: Install) -> None:
+    penstock = await install(STALL_SECONDS="2")
+    blocked = await penstock.serve()
+    with pytest.raises(aiohttp.ClientError):
+        await penstock.api.post([{"method": "POST", "path": "/blocks-the-loop"}])
+    assert await blocked.ended() == EXIT_CODE
+    assert "loop blocked" in blocked.output()
+    assert "in block_the_loop" in blocked.output()

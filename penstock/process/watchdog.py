@@ -1,8 +1,9 @@
 """Ends a process whose event loop has been blocked by a handler for too long.
 
-A blocked loop sends no heartbeats, so its chunks go to other consumers, but the process itself would hang forever. The
-watchdog ends it as if it had crashed, and prints the stack of every thread. The operation that blocked the loop is then
-isolated like any other poison.
+A consumer with a blocked loop sends no heartbeats, so its chunks go to other consumers. A front end answers nothing,
+and its clients repeat their requests. But the process itself would hang forever. The watchdog ends it as if it had
+crashed, and prints the stack of every thread. The operation that blocked the loop is then isolated like any other
+poison.
 """
 
 import asyncio

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.consumer.watchdog import EXIT_CODE
+from penstock.process.watchdog import EXIT_CODE
 from tests.support.waiting import UNIT_SECONDS
 
 STALL_SECONDS = 0.5
 PROGRAM = """
 import asyncio, sys, time
-from penstock.consumer import watchdog
+from penstock.process import watchdog
 
 watchdog.TICK_SECONDS = 0.05
 
