@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Self
 
 from penstock.batch import Batch, Ending
@@ -11,32 +12,37 @@ from penstock.queue import Delivery
 from penstock.running.source import Source
 from penstock.store import Traces
 
-_ALONE = "alone"
-
 _NO_TRACES = Traces(record=None, released=frozenset())
+
+
+class Evidence(StrEnum):
+    """What the note of a start proves about the operations of its chunk if the process died."""
+
+    NONE = "none"  # they may have waited for a slot
+    RUNNING = "running"  # the only operation ran, among others
+    ALONE = "alone"  # the only operation ran, and no other suspect did
 
 
 @dataclass(frozen=True, slots=True)
 class StartNote:
-    """The note that a process starts to run a delivery. It is stored as one text, and older ones have no process.
-
-    Only the note of a suspect, which `is_alone`, is evidence against its operation: the operations of other chunks may
-    have waited for a slot.
-    """
+    """The note that a process starts to run a delivery. It is stored as one text, and older ones have no process."""
 
     delivery: str  # its mark
     process: str | None = None
-    is_alone: bool = True
+    evidence: Evidence = Evidence.ALONE
 
     @classmethod
     def parse(cls, text: str) -> "StartNote":
         delivery, *rest = text.split("@")
-        return cls(delivery, rest[0], _ALONE in rest[1:]) if rest else cls(delivery)
+        if not rest:
+            return cls(delivery)
+        found = [evidence for evidence in Evidence if evidence in rest[1:]]
+        return cls(delivery, rest[0], *(found or [Evidence.NONE]))
 
     def __str__(self) -> str:
         if self.process is None:
             return self.delivery
-        return "@".join([self.delivery, self.process, *([_ALONE] if self.is_alone else [])])
+        return "@".join([self.delivery, self.process, *([] if self.evidence is Evidence.NONE else [self.evidence])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +119,22 @@ class ChunkAttempt:
         """Return the processes that seem to have died while they ran this chunk."""
         return frozenset(note.process for note in self.lost_starts(process) if note.process is not None)
 
+    def is_suspect(self, process: str) -> bool:
+        """Return True if processes seem to have died of the only operation of this chunk.
+
+        One death is not enough: most operations that were under way then are innocent. So each runs among others once
+        more. One that was only held has no note of its start, and is never a suspect.
+        """
+        evidence = {note.evidence for note in self.lost_starts(process)}
+        return Evidence.ALONE in evidence or (Evidence.RUNNING in evidence and self.lost_deliveries > 1)
+
     def with_noted_deaths(self, process: str) -> Self:
         """Count each earlier delivery of this message that ran the operation alone and was lost as one more attempt.
 
-        A lost delivery without that note does not count: it may never have started to run the operation. Perhaps only
-        the answer to the receive was lost.
+        A lost delivery without that note does not count. It may never have started to run the operation, or its
+        process may have died of another one.
         """
-        deaths = sum(note.is_alone for note in self.lost_starts(process))
+        deaths = sum(note.evidence is Evidence.ALONE for note in self.lost_starts(process))
         return replace(self, chunk=replace(self.chunk, attempt=self.chunk.attempt + deaths), deaths=deaths)
 
 

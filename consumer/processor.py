@@ -18,13 +18,14 @@ from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
-from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release, StartNote
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence, MoveToDeadLetters, Release, StartNote
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.lease import Leases
 from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
+from penstock.consumer.quarantine import Quarantine, release_seconds
 from penstock.errors import RejectedCall
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
@@ -75,7 +76,7 @@ class Processor:
         self._settings = settings
         self._clock = clock
         self._meter = meter or Meter()
-        self._quarantine = asyncio.Lock()
+        self._quarantine = Quarantine()
         self._process = process or secrets.token_hex(8)
         self._noted: dict[str, ChunkAttempt] = {}  # what runs and has noted its start, by the mark of the delivery
         batches = Batches(backend.store, clock, on_read=self._deny_death)
@@ -191,9 +192,9 @@ class Processor:
         record = self._record_without_running(attempt)
         if record is not None:
             return await self._commit(attempt, record)
-        if attempt.lost_deliveries:
+        if attempt.is_suspect(self._process):
             return await self._run_suspect(attempt)
-        if attempt.batch.is_suspect:
+        if attempt.lost_deliveries or attempt.batch.is_suspect:
             return await self._run_noted(attempt)
         return await self._commit(attempt, await self._run(attempt))
 
@@ -232,19 +233,49 @@ class Processor:
 
     async def _run_noted(self, attempt: ChunkAttempt) -> ChunkRecord:
         """Run a chunk of a batch that has lost a delivery, with a note that this process runs it."""
-        standing = await self._note_start(attempt, is_alone=False)
+        if len(attempt.chunk.operations) == 1:
+            return await self._run_among_others(attempt)
+        standing = await self._note_start(attempt, Evidence.NONE)
         if standing is not None:
             return await self._without_sent_follow_ups(attempt, standing)
         async with self._being_noted(attempt):
             return await self._commit(attempt, await self._run(attempt))
 
-    async def _note_start(self, attempt: ChunkAttempt, *, is_alone: bool) -> ChunkRecord | None:
-        note = StartNote(attempt.delivery.mark, self._process, is_alone)
+    async def _run_among_others(self, attempt: ChunkAttempt) -> ChunkRecord:
+        """Run a single operation like any other. It notes its start when it has its slot.
+
+        If this process dies, the operations that only waited for a slot have no note, and are no suspects.
+        """
+        async with self._being_noted(attempt):
+            async with self._runner.slot(attempt.chunk.operations[0], attempt.source):
+                ready = await self._note_start_in_slot(attempt, Evidence.RUNNING)
+                if isinstance(ready, ChunkRecord):
+                    return ready
+                record = await self._run(ready, has_slot=True)
+            return await self._commit(ready, record)
+
+    async def _note_start_in_slot(self, attempt: ChunkAttempt, evidence: Evidence) -> ChunkAttempt | ChunkRecord:
+        """Note the start of a single operation that has its slot. Return its record instead if it must not start."""
+        if self._stop.begun.is_set():
+            return await self._commit(attempt, self._record(attempt, {}))
+        # Read the batch before the note, so that it need not be read after it. If a consumer died between the note and
+        # the handler, an operation would be blamed that never started.
+        await self._reread_batch(attempt)
+        standing = await self._note_start(attempt, evidence)
+        if standing is not None:
+            return await self._without_sent_follow_ups(attempt, standing)
+        attempt = await self._reread_batch(attempt)
+        if attempt.is_over_at(self._clock.now()):
+            return await self._commit(attempt, self._record(attempt, {}))
+        return attempt
+
+    async def _note_start(self, attempt: ChunkAttempt, evidence: Evidence) -> ChunkRecord | None:
+        note = StartNote(attempt.delivery.mark, self._process, evidence)
         return await self._store.note_start(attempt.batch, attempt.chunk.id, str(note))
 
     @asynccontextmanager
     async def _being_noted(self, attempt: ChunkAttempt) -> AsyncIterator[None]:
-        """Remember inside the block that this attempt has noted its start.
+        """Remember inside the block that this attempt has noted its start, or is about to.
 
         While it runs, the batch is read once a second. After a lost lease it is read once more, because another
         process may have noted just now that this one seems to have died.
@@ -259,11 +290,11 @@ class Processor:
             await self._batches.read(attempt.batch.id)
 
     async def _run_suspect(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
-        """Run a single operation of which a consumer may have died. Only one of these runs at a time.
+        """Run a single operation that has run in processes that died. Only one of these runs at a time.
 
-        If this process dies, only the operation that noted its start is blamed, and not those that wait for their turn.
-        On its last attempt nothing else runs in this process, so that the process can die of nothing else. Both hold
-        until the record is committed: otherwise a crash caused by the next operation would be blamed on this one.
+        If this process dies, too, the operation is blamed, and no other suspect is. On its last attempt nothing else
+        runs in this process, so that the process can die of nothing else. Both hold until the record is committed:
+        otherwise a crash caused by the next operation would be blamed on this one.
         """
         operation, route = attempt.chunk.operations[0], self._route(attempt.chunk)
         # An operation that has no handler any more is not poison: it runs, and its outcome says so.
@@ -276,8 +307,11 @@ class Processor:
         attempt = attempt.with_noted_deaths(self._process)
         max_attempts = route.policy.max_attempts if route else attempt.chunk.attempt
         take = self._runner.all_slots if attempt.chunk.attempt >= max_attempts else self._runner.slot
-        async with self._quarantine, take(operation, attempt.source):
-            return await self._run_in_quarantine(attempt, max_attempts)
+        async with self._quarantine.turn(attempt.delivery) as has_turn:
+            if not has_turn:
+                return Release(release_seconds(attempt.delivery))
+            async with self._being_noted(attempt), take(operation, attempt.source):
+                return await self._run_in_quarantine(attempt, max_attempts)
 
     def _has_used_up(self, attempt: ChunkAttempt, route: Route) -> bool:
         """Return True if consumers seem to have died of all attempts that the operation has."""
@@ -304,19 +338,10 @@ class Processor:
         return attempt
 
     async def _run_in_quarantine(self, attempt: ChunkAttempt, max_attempts: int) -> ChunkRecord:
-        """Note the start, run the operation and commit, unless it must not start after the wait for the quarantine."""
-        if self._stop.begun.is_set():
-            return await self._commit(attempt, self._record(attempt, {}))
-        # Read the batch before the note, so that it need not be read after it. If a consumer died between the note and
-        # the handler, an operation would be blamed that never started.
-        await self._reread_batch(attempt)
-        standing = await self._note_start(attempt, is_alone=True)
-        if standing is not None:
-            return await self._without_sent_follow_ups(attempt, standing)
-        attempt = await self._reread_batch(attempt)
-        if attempt.is_over_at(self._clock.now()):
-            return await self._commit(attempt, self._record(attempt, {}))
-        operation = attempt.chunk.operations[0]
+        ready = await self._note_start_in_slot(attempt, Evidence.ALONE)
+        if isinstance(ready, ChunkRecord):
+            return ready
+        operation = ready.chunk.operations[0]
         get_log().warning(
             Event.OPERATION_SUSPECTED,
             operation_id=operation.id,
@@ -324,8 +349,7 @@ class Processor:
             path=operation.path,
             max_attempts=max_attempts,
         )
-        async with self._being_noted(attempt):
-            return await self._commit(attempt, await self._run(attempt, has_slot=True))
+        return await self._commit(ready, await self._run(ready, has_slot=True))
 
     async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
         """Run the operations of the chunk. Return the record of their outcomes, which is not committed yet."""

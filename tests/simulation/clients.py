@@ -12,7 +12,7 @@ from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
 from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
-from tests.simulation.truth import MAX_ATTEMPTS, POISON, Plan, Submission, Toy
+from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, Plan, Submission, Toy
 from tests.simulation.world import World
 
 BAD_REQUEST, CONFLICT = 400, 409
@@ -48,7 +48,7 @@ def draw_submission(
 
 
 def _draw_toy(chance: random.Random, mix: Mix, lease: float) -> Toy:
-    path = chance.choice(sorted(POISON) if chance.random() < mix.poison else ORDINARY)
+    path = chance.choice(sorted(DRAWN_POISON) if chance.random() < mix.poison else ORDINARY)
     seconds = chance.choice([1.0, 5.0, 20.0] if mix.is_large else [0.0, 0.01, 0.1, 1.0, 5.0])
     if path == "/succeed" and chance.random() < 0.05:
         path, seconds = chance.choice([("/succeed", 1.5 * lease), ("/large", 0.1), ("/stubborn", 4.0)])

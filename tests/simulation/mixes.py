@@ -52,6 +52,11 @@ class Mix:
         return self.name in {"calm", "rollouts", "endings"}
 
     @property
+    def is_evidence_needed(self) -> bool:
+        """Return True if leases end only because a process died. Then an operation is suspected only of a death."""
+        return self.is_gentle or self.is_poison_alone or self.name in {"kills", "mass deaths"}
+
+    @property
     def is_poison_alone(self) -> bool:
         """Return True if consumers die only of the operations that they run."""
         return self.name in {"poison", "poison, stopped"}

@@ -17,7 +17,7 @@ from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, Counts, Ending
 from penstock.chunk import Chunk
 from penstock.chunk_ids import ChunkIds
-from penstock.consumer.attempt import ChunkAttempt, Release
+from penstock.consumer.attempt import ChunkAttempt, Evidence, Release
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
@@ -341,6 +341,30 @@ def count_deliveries_as_deaths(patching: Patching) -> None:
     patching.setattr(ChunkAttempt, "dead_processes", mutant)
 
 
+def suspect_what_was_only_held(patching: Patching) -> None:
+    patching.setattr(ChunkAttempt, "is_suspect", lambda self, _: self.lost_deliveries > 0)
+
+
+def note_a_start_before_the_slot(patching: Patching) -> None:
+    run = Processor._run_among_others
+
+    async def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord:
+        await self._note_start(attempt, Evidence.RUNNING)
+        return await run(self, attempt)
+
+    patching.setattr(Processor, "_run_among_others", mutant)
+
+
+def blame_those_that_ran_beside_poison(patching: Patching) -> None:
+    """Count a death among others as an attempt, as if nothing else had run."""
+
+    def mutant(self: ChunkAttempt, process: str) -> ChunkAttempt:
+        deaths = sum(note.evidence is not Evidence.NONE for note in self.lost_starts(process))
+        return replace(self, chunk=replace(self.chunk, attempt=self.chunk.attempt + deaths), deaths=deaths)
+
+    patching.setattr(ChunkAttempt, "with_noted_deaths", mutant)
+
+
 def tell_what_is_not_counted(patching: Patching) -> None:
     def mutant(
         store: DynamoDbStore, batch: Batch, number: int, group: Group, first_chunk: int
@@ -447,7 +471,7 @@ MUTATIONS = {
         ("redrives", 30, forget_what_failed_before_a_redrive),
         ("endings", 75, cancel_what_has_finished),
         ("poison", 264, run_a_last_attempt_beside_others),
-        ("pauses", 774, run_a_suspect_without_looking_again),
+        ("pauses", 1526, run_a_suspect_without_looking_again),
         ("losses", 412, tell_what_is_not_counted),
         ("rollouts", 33, wait_for_a_handler_that_never_ends),
         ("calm", 128, forget_a_chunk_when_folding),
@@ -456,12 +480,15 @@ MUTATIONS = {
         ("mass deaths", 4, count_deliveries_as_deaths),
         ("sweeps", 45, take_the_sweep_over_without_waiting),
         ("pauses", 422, take_over_a_sweep_that_was_extended),
+        ("kills", 66, suspect_what_was_only_held),
+        ("mass deaths", 0, note_a_start_before_the_slot),
+        ("poison", 88, blame_those_that_ran_beside_poison),
     ]
 }
 MUTATIONS_AT_CALLS = {
     mutation.patch.__name__: mutation
     for mutation in [
-        MutationAtCall("a suspect beside poison", 24, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
+        MutationAtCall("a suspect beside poison", 36, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
         MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
         MutationAtCall("a handler never ends", 9, Hit.FAIL_BEFORE, go_on_without_slots),
         MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),

@@ -44,6 +44,7 @@ MOVES = {
 CLOSED_STATUS = {"cancelled": 410, "expired": 504, "failed": 503}
 DEFAULT_TIMEOUT_SECONDS = 60.0
 LONGEST_RUN_SECONDS = 5.0  # of a handler with that timeout
+NOTED_JUST_NOW_SECONDS = 0.1  # the answer to the note may be on its way, and the handler starts after it
 BEGINS_STILL_SECONDS = 2.0  # consumers read a batch once a second; a call takes a moment
 _STATES = tuple(state.value for state in OutcomeState)
 
@@ -137,6 +138,7 @@ class Promises:
         self.batches: defaultdict[str, BatchFacts] = defaultdict(BatchFacts)
         self.table: Table | None = None
         self.is_poison_alone = False  # consumers die only of the operations that they run
+        self.is_evidence_needed = False  # leases end only because a process died, so each suspect ran when one died
         self.max_deaths: int | None = None  # the limit for each batch
         self.sweep_tenure = 0.0  # seconds after which the lease to sweep may be taken over
         self.names: dict[str, str] = {}  # of the processes, by their ids in the table
@@ -144,10 +146,12 @@ class Promises:
         # they were about to run it; and the operations that had started there.
         self.deaths: defaultdict[str, set[str]] = defaultdict(set)
         self._noted: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # batches and chunks, by process
+        self._noted_at: dict[tuple[str, str, str], float] = {}  # by process, batch and chunk
         self._died_of: set[tuple[str, str]] = set()
         self._swept_at = 0.0  # when the lease to sweep was last taken or extended
         # For each submission, the front ends that started poison of it while they ran it as a small batch.
         self.poisoned_front_ends: defaultdict[str, set[str]] = defaultdict(set)
+        self._died_just_before: set[tuple[str, str]] = set()  # batches and chunks that had just noted their start
         self._now = now
         self._truth = truth
         self._on_broken = on_broken
@@ -248,7 +252,9 @@ class Promises:
         chunk_id = _chunk_id(key)
         for note in after.get("begun", {"SS": []})["SS"]:
             process = StartNote.parse(note).process or ""
-            self._noted[self.names.get(process, process)].add((batch_id, chunk_id))
+            name = self.names.get(process, process)
+            self._noted[name].add((batch_id, chunk_id))
+            self._noted_at.setdefault((name, batch_id, chunk_id), self._now())
         if "nonce" in before:
             stands = all(before.get(name) == after.get(name) for name in ("nonce", "record", "parts"))
             self.check(stands, 2, f"the record of chunk {chunk_id} of batch {batch_id} was replaced")
@@ -303,6 +309,8 @@ class Promises:
         for batch_id, chunk_id in self._noted[process]:
             if chunk_id not in self.batches[batch_id].records:
                 self.deaths[batch_id].add(process)
+                if self._now() - self._noted_at[process, batch_id, chunk_id] < NOTED_JUST_NOW_SECONDS:
+                    self._died_just_before.add((batch_id, chunk_id))
 
     # at every start of a handler
 
@@ -346,6 +354,16 @@ class Promises:
         apart = 2 * self._truth.most_skew if group.closed == "expired" else 0
         self.check(since < BEGINS_STILL_SECONDS + apart, 5, f"{words}, which was closed {since:.3f} s before its read")
         self.excused["started after its group was closed"] += 1
+
+    # when an operation is suspected
+
+    def on_suspected(self, batch_id: str, chunk_id: str, operation_id: str) -> None:
+        """Check that only what ran when a process died is suspected, and not what the process only held."""
+        runs = self._truth.runs[batch_id, operation_id]
+        died = (batch_id, operation_id) in self._died_of or any(run.process in self._truth.paused for run in runs)
+        was_about_to_start = (batch_id, chunk_id) in self._died_just_before
+        is_right = died or was_about_to_start or not self.is_evidence_needed
+        self.check(is_right, 6, f"{operation_id} of batch {batch_id} is suspected, but no process died while it ran")
 
     # at the end
 

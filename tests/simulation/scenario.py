@@ -78,6 +78,7 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world.promises.max_deaths = settings.max_deaths
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.is_poison_alone = mix.is_poison_alone
+    world.promises.is_evidence_needed = mix.is_evidence_needed
     with group_chunks(sizes.group_chunks, draw_fold_at(seed)):
         world.run(Scenario(world, settings, sizes, mix).play())
     runs = sum(map(len, world.truth.runs.values()))

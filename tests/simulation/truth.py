@@ -25,7 +25,8 @@ from tests.simulation.process import Process
 
 TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
-POISON = {"/kill", "/block"}
+DRAWN_POISON = {"/kill", "/block"}
+POISON = DRAWN_POISON | {"/kill-once"}
 TRY_AGAIN = {"/flaky", "/later", "/bulk"}
 TURNED_AWAY = 429
 MANY_ATTEMPTS = 1_000_000
@@ -313,6 +314,12 @@ async def kill(plan: Plan, context: Context) -> Any:
     async with TRUTH.get().performing(context, plan):
         current_process().kill()
         await for_ever()
+
+
+@_post("/kill-once", max_attempts=1)
+async def kill_once(plan: Plan, context: Context) -> Any:
+    """Poison with one attempt, so that the first death that is blamed on it is the last."""
+    return await kill(plan, context)
 
 
 @_post("/block", max_attempts=MAX_ATTEMPTS)

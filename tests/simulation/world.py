@@ -223,6 +223,8 @@ class World:
             self.seen[name] += 1
             about = dict(sorted(structlog.contextvars.get_contextvars().items()))  # otherwise in the order of a set
             self.note(who, f"[{name}]", {**about, **event})
+            if name == LogEvent.OPERATION_SUSPECTED:
+                self.promises.on_suspected(about["batch_id"], about["chunk_id"], event["operation_id"])
             error = event.get("exc_info")
             is_rejected = isinstance(error, RejectedCall) and not self.expects_rejections
             is_passing = isinstance(error, PenstockError) and not is_rejected

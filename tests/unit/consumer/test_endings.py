@@ -10,7 +10,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState, Ending
 from penstock.consumer import batches
-from penstock.consumer.attempt import StartNote
+from penstock.consumer.attempt import Evidence, StartNote
 from penstock.message import decode_chunk
 from penstock.running.stop import Stop
 from tests.support.faults import Moment
@@ -182,7 +182,7 @@ async def die(plant: Plant, chunks: int, *, processes: int | None = None) -> Non
         chunk = decode_chunk(delivery.body)
         batch = await plant.parts.store.read_batch(chunk.batch_id)
         assert batch is not None
-        note = StartNote(delivery.mark, f"consumer-{number % (processes or chunks)}", is_alone=False)
+        note = StartNote(delivery.mark, f"consumer-{number % (processes or chunks)}", Evidence.NONE)
         await plant.parts.store.note_start(batch, chunk.id, str(note))
     plant.clock.advance(plant.settings.visibility_seconds + 1)
 

@@ -12,8 +12,8 @@ import pytest
 from penstock import Context, Operations, Reject, Retry
 from penstock.batch import BatchState, Counts, Ending
 from penstock.chunk import Chunk, Operation
-from penstock.consumer import patience
-from penstock.consumer.attempt import StartNote
+from penstock.consumer import patience, quarantine
+from penstock.consumer.attempt import Evidence, StartNote
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
 from penstock.errors import RejectedCall, Unavailable
@@ -33,6 +33,7 @@ from tests.support.builders import (
 )
 from tests.support.faults import Moment, Outage, Watch
 from tests.support.rig import Rig
+from tests.support.waiting import eventually
 
 HOUR = 3600
 
@@ -410,7 +411,7 @@ async def test_released_delivery_counts_as_a_repeat_only_if_it_had_started(
     batch = await rig.submit(build_operations("/succeed", "/succeed"))
     delivery, chunk = await rig.receive()
     if is_alive:
-        await rig.parts.store.note_start(batch, chunk.id, str(StartNote(delivery.mark, "cut off", is_alone=False)))
+        await rig.parts.store.note_start(batch, chunk.id, str(StartNote(delivery.mark, "cut off", Evidence.NONE)))
     await rig.processor().release(delivery, chunk)
     await rig.process_next()
     assert await rig.redelivered() == redelivered
@@ -443,12 +444,16 @@ async def test_operation_that_dies_with_its_consumer_runs_out_of_attempts(
 
 
 async def submit_suspects(rig: Rig, count: int, *, attempt: int = 1) -> list[tuple[Delivery, Chunk]]:
-    """Operations alone in their chunks, each delivered again after a consumer was never heard of again."""
-    await rig.parts.store.create_batch(build_batch(count, chunk_count=count))
+    """Operations alone in their chunks, each of which two consumers died of, as it seems."""
+    batch = build_batch(count, chunk_count=count)
+    await rig.parts.store.create_batch(batch)
     chunks = [build_chunk([build_operation(n)], chunk_id=str(n), attempt=attempt) for n in range(count)]
     await rig.parts.chunks.send([Message(encode_chunk(chunk)) for chunk in chunks])
-    await rig.parts.chunks.receive(count, 0)
-    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    for process in ("first", "second"):
+        for delivery in await rig.parts.chunks.receive(count, 0):
+            note = StartNote(delivery.mark, process, Evidence.RUNNING)
+            await rig.parts.store.note_start(batch, decode_chunk(delivery.body).id, str(note))
+        rig.clock.advance(rig.settings.visibility_seconds + 1)
     return [(delivery, decode_chunk(delivery.body)) for delivery in await rig.parts.chunks.receive(count, 0)]
 
 
@@ -466,6 +471,74 @@ async def test_suspect_is_recorded_before_the_next_one_begins(rig: Rig, attempt:
     await asyncio.gather(*(rig.process(delivery, chunk, processor) for delivery, chunk in suspects))
     assert steps == ["store.note_start", "store.commit_chunk"] * 3
     assert await rig.counts() == Counts(succeeded=3)
+
+
+@pytest.mark.parametrize("evidence", [None, Evidence.RUNNING])
+async def test_first_death_is_no_reason_for_a_quarantine(rig: Rig, evidence: Evidence | None) -> None:
+    """Most of what was under way at a death is innocent, so it runs side by side again."""
+    count = 3
+    meeting = asyncio.Barrier(count)
+
+    @rig.operations.post("/meet", max_attempts=1)
+    async def meet() -> None:
+        await meeting.wait()
+
+    batch = await rig.submit(build_operations(*["/meet"] * count), chunk_operations=1)
+    for delivery in await rig.parts.chunks.receive(count, 0):
+        if evidence is not None:
+            note = StartNote(delivery.mark, "died", evidence)
+            await rig.parts.store.note_start(batch, decode_chunk(delivery.body).id, str(note))
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    again, processor = await rig.parts.chunks.receive(count, 0), rig.processor()
+    await asyncio.gather(*(rig.process(delivery, decode_chunk(delivery.body), processor) for delivery in again))
+    assert await rig.counts() == Counts(succeeded=count)
+
+
+async def test_operation_that_waits_for_a_slot_has_no_note_of_its_start() -> None:
+    """If its process dies, it is no suspect."""
+    rig = build_rig(concurrency=1)
+    notes: list[int] = []
+
+    @rig.operations.post("/look")
+    async def look() -> None:
+        traces = [await rig.parts.store.read_traces(BATCH_ID, chunk_id) for chunk_id in ("0", "1")]
+        notes.append(sum(len(one.begun) for one in traces))
+
+    batch = await rig.submit(build_operations("/look", "/look"), chunk_operations=1)
+    await rig.parts.store.suspect_batch(batch.id)
+    processor = rig.processor()
+    await asyncio.gather(*[rig.process_next(processor) for _ in range(2)])
+    assert await rig.counts() == Counts(succeeded=2)
+    assert notes == [1, 2]
+
+
+async def test_suspect_that_would_wait_long_is_released_for_other_consumers(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one that waits is kept, so that its turn comes immediately."""
+    monkeypatch.setattr(quarantine, "SHORT_WAIT_SECONDS", 0.01)
+    goes_on = asyncio.Event()
+
+    @rig.operations.post("/long")
+    async def long() -> None:
+        await goes_on.wait()
+
+    processor = rig.processor()
+    (first, chunk), *others = await submit_suspects(rig, 4)
+    running = [
+        asyncio.create_task(rig.process(first, replace(chunk, operations=(build_operation(0, "/long"),)), processor))
+    ]
+    running += [asyncio.create_task(rig.process(*other, processor)) for other in others]
+
+    async def two_are_released() -> bool:
+        return sum(task.done() for task in running) == 2
+
+    await eventually(two_are_released)
+    goes_on.set()
+    await asyncio.gather(*running)
+    assert await rig.counts() == Counts(succeeded=2)
+    released = [mark for marks in rig.parts.store._released.values() for mark in marks]
+    assert len(released) == len(set(released)) == 2
 
 
 async def test_nothing_begins_beside_a_last_attempt_before_it_is_recorded(rig: Rig) -> None:
@@ -566,7 +639,7 @@ async def test_process_that_seems_to_have_died_denies_it(rig: Rig) -> None:
     await rig.parts.store.suspect_batch(batch.id)
     processor = rig.processor()
     delivery, chunk = await rig.receive()
-    note = StartNote(delivery.mark, processor._process, is_alone=False)
+    note = StartNote(delivery.mark, processor._process, Evidence.RUNNING)
 
     @rig.operations.post("/accused")
     async def accused() -> None:
@@ -584,7 +657,7 @@ async def test_process_that_seems_to_have_died_denies_it(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     "note",
-    [StartNote("m#2"), StartNote("m#2", "p", is_alone=False), StartNote("m#2", "p", is_alone=True)],
+    [StartNote("m#2"), *(StartNote("m#2", "p", evidence) for evidence in Evidence)],
     ids=str,
 )
 def test_note_of_a_start_reads_as_it_was_written(note: StartNote) -> None:
