@@ -25,6 +25,7 @@ _REASON = "reason"
 _TRACEPARENT = "traceparent"
 _TRACESTATE = "tracestate"
 _STRING = "String"
+_OF_A_FAILURE = frozenset({"Id", "SenderFault", "Code"})  # the members that we read of an entry that failed
 
 
 class SqsQueue:
@@ -151,10 +152,13 @@ class SqsQueue:
 
 
 def _failed_entries(answer: Mapping[str, Any], ids: Iterable[str]) -> list["BatchResultErrorEntryTypeDef"]:
-    """Return the entries that failed. An entry that the answer does not name at all has failed, too."""
-    failed: list[BatchResultErrorEntryTypeDef] = list(answer.get("Failed") or [])
-    named = {entry["Id"] for entry in (*failed, *(answer.get("Successful") or []))}
-    return failed + [{"Id": one, "SenderFault": False, "Code": "Unanswered"} for one in ids if one not in named]
+    """Return the entries that failed. An entry that the answer does not name, or not completely, has failed, too."""
+    asked = list(ids)
+    failed: list[BatchResultErrorEntryTypeDef] = [
+        entry for entry in answer.get("Failed") or [] if entry.keys() >= _OF_A_FAILURE and entry["Id"] in asked
+    ]
+    named = {entry.get("Id") for entry in (*failed, *(answer.get("Successful") or []))}
+    return failed + [{"Id": one, "SenderFault": False, "Code": "Unanswered"} for one in asked if one not in named]
 
 
 def _raise_first(results: Sequence[BaseException | None]) -> None:

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from penstock.aws.attributes import Item, Value, text
 from penstock.aws.clients import error_code, explained
+from penstock.errors import Unavailable
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
@@ -54,6 +55,8 @@ class Table:
     async def get(self, key: Item) -> Item | None:
         answer = await self._call(self.client.get_item, Key=key, ConsistentRead=True)
         item: Item | None = answer.get("Item")
+        if item is not None and not key.items() <= item.items():
+            raise Unavailable("DynamoDB's answer has another item, so it is damaged, or it is not from DynamoDB.")
         return item
 
     async def get_existing(self, key: Item) -> Item:

@@ -21,6 +21,7 @@ from penstock.aws import clients as aws
 from penstock.aws import sqs
 from penstock.aws.backend import open_backend
 from penstock.aws.clients import Clients, error_code, explained, open_clients, open_cloudwatch
+from penstock.aws.table import Table
 from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, TooLargeForAws, Unavailable
 from penstock.queue import Delivery, Message
 from penstock.settings import read_settings
@@ -339,7 +340,16 @@ async def test_empty_answer_of_aws_is_an_answer(clients: Clients, answers: Answe
     await read_item(clients)
 
 
-@pytest.mark.parametrize("body", ["{}", '{"Successful": [{"Id": "0"}]}', '{"Successful": [], "Failed": null}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        '{"Successful": [{"Id": "0"}]}',
+        '{"Successful": [], "Failed": null}',
+        '{"Failed": [{}]}',
+        '{"Successful": [{}], "Failed": [{"Id": "0"}, {"Id": "7", "SenderFault": true, "Code": "Other"}]}',
+    ],
+)
 async def test_message_that_sqs_does_not_name_in_its_answer_is_not_taken_for_done(
     clients: Clients, answers: Answers, monkeypatch: pytest.MonkeyPatch, body: str
 ) -> None:
@@ -353,6 +363,15 @@ async def test_message_that_sqs_does_not_name_in_its_answer_is_not_taken_for_don
         await queue.extend(deliveries, 60)
     with pytest.raises(Unavailable):
         await asyncio.gather(*map(queue.delete, deliveries))
+
+
+@pytest.mark.parametrize("item", ['{"x": {"S": "1"}}', '{"pk": {"S": "batch#b"}}', "{}", '{"pk": {}, "sk": {}}'])
+async def test_item_that_was_not_asked_for_is_no_answer_of_dynamodb(
+    clients: Clients, answers: Answers, item: str
+) -> None:
+    answers.body = f'{{"Item": {item}}}'
+    with pytest.raises(Unavailable, match="another item"):
+        await Table(clients.dynamodb, "penstock").get({"pk": {"S": "batch#a"}, "sk": {"S": "batch"}})
 
 
 async def test_page_of_a_proxy_is_not_reported_whole(clients: Clients, answers: Answers) -> None:
