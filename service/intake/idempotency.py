@@ -49,10 +49,10 @@ class ClaimedKey:
 
 def read_key(request: web.Request) -> str | None:
     """Return the key of a request: a string as in structured fields, or without quotes, as many clients send it."""
-    header = request.headers.get(HEADER)
-    if header is None:
+    headers = request.headers.getall(HEADER, [])
+    if not headers:
         return None
-    text = header.strip()
+    text = ", ".join(headers).strip()  # several keys are not a valid one
     quoted = _STRING.fullmatch(text)
     key = re.sub(r'\\(["\\])', r"\1", quoted[1]) if quoted else text if _BARE.fullmatch(text) else ""
     if not 1 <= len(key) <= LONGEST_KEY:

@@ -5,9 +5,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
+from penstock.service.intake.idempotency import HEADER
 from penstock.service.intake.submit import LEASE_MARGIN_SECONDS
 from penstock.store import KeyClaim
 from penstock.testing import FakeClock
@@ -82,6 +84,13 @@ async def test_without_a_key_each_request_is_a_batch_of_its_own(plant: Plant, to
         assert not is_replay(await plant.service.post(ask_for("/succeed/a")))
     assert toys.times == {"0": 2}
     assert plant.parts.store._keys == {}
+
+
+@pytest.mark.parametrize("keys", [["a", "b"], ["a", "a"], ['"a"', '"b"'], ["a", ""]])
+async def test_two_keys_are_no_key(plant: Plant, toys: Toys, keys: list[str]) -> None:
+    headers = CIMultiDict((HEADER, key) for key in keys)
+    assert_problem(await plant.service.post(ask_for("/succeed/a"), headers), 400)
+    assert toys.times == {}
 
 
 @pytest.mark.parametrize("headers", [KEY, ASYNC_KEY], ids=["at once", "in the background"])
