@@ -1,23 +1,27 @@
 """Runs everything on this machine: `penstock up`.
 
 It starts an embedded AWS, makes the queues and the table, and starts a front end and the consumers, each in a process
-of its own. All of them stop together: on Ctrl-C, on SIGTERM, or when one of them ends. A consumer that dies is
-restarted by the parent of the consumers (`consumer/processes.py`).
+of its own. All of them stop together: on Ctrl-C, on SIGTERM, or when one of them ends. But a front end that dies after
+it was ready is started again, because an operation may have killed it. A consumer that dies is started again by the
+parent of the consumers (`consumer/processes.py`).
 """
 
 import asyncio
 import contextlib
 import os
+import random
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import aiohttp
 import typer
 
 from penstock.application import find_application
+from penstock.backoff import Backoff
 from penstock.errors import Misconfigured, PenstockError
 from penstock.process import command_line, programs
 from penstock.process.command_line import App, Host, OperatorHost, OperatorPort, Port, choose_operator_port
@@ -27,6 +31,8 @@ from penstock.settings import Settings, read_settings
 READY_SECONDS = 60
 STOP_SECONDS = 45  # longer than the grace period and the recording of results take together
 POLL_SECONDS = 0.1
+RESTART = Backoff(base_seconds=1, max_seconds=30)
+HEALTHY_SECONDS = 60.0  # if a front end lived this long, its next restart waits as short as the first one
 REGION = "us-east-1"
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown to people, not listened on
 
@@ -35,9 +41,12 @@ class PartEnded(PenstockError):
     """A part could not start, or ended although nobody had asked it to."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
+    """A program that runs here. Its process is replaced by a restart."""
+
     name: str
+    command: list[str]
     process: asyncio.subprocess.Process
 
 
@@ -49,16 +58,22 @@ class Machine:
         self._parts: list[Part] = []
 
     async def start(self, name: str, module: str, *arguments: str, stdout: int | None = None) -> Part:
-        process = await asyncio.create_subprocess_exec(
-            *programs.command(module, *arguments, "--exit-with-parent", str(os.getpid())),
+        command = programs.command(module, *arguments, "--exit-with-parent", str(os.getpid()))
+        part = Part(name, command, await self._start_process(command, stdout))
+        self._parts.append(part)
+        return part
+
+    async def restart(self, part: Part) -> None:
+        part.process = await self._start_process(part.command)
+
+    async def _start_process(self, command: list[str], stdout: int | None = None) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *command,
             env=self.environment,
             stdout=stdout,
             # A session of its own: Ctrl-C reaches only this process, which stops the parts in the right order.
             start_new_session=True,
         )
-        part = Part(name, process)
-        self._parts.append(part)
-        return part
 
     async def run(self, name: str, module: str) -> None:
         """Run a program until it ends. Raise Misconfigured if it fails."""
@@ -75,13 +90,18 @@ class Machine:
                 process.kill()
                 await process.wait()
 
-    async def first_death(self) -> Part:
-        """Wait until a part ends, and return the first one that does."""
-        waits = {asyncio.create_task(part.process.wait()): part for part in self._parts}
+    async def first_death(self, *, without: Part | None = None) -> NoReturn:
+        """Wait until a part ends, and raise PartEnded. The part `without` may end."""
+        parts = [part for part in self._parts if part is not without]
+        waits = {asyncio.create_task(part.process.wait()): part for part in parts}
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
-        return waits[done.pop()]
+        dead = waits[done.pop()]
+        raise PartEnded(
+            f"The {dead.name} stopped unexpectedly ({_end(dead.process.returncode)}), so everything else was stopped "
+            "too. The lines above say why."
+        )
 
     async def stop(self) -> None:
         """Stop the parts, the last one first, so that no part loses another one that it still needs."""
@@ -137,23 +157,37 @@ async def _work(machine: Machine, settings: Settings, clients: Address, operator
     await machine.run("provisioning", "penstock.infra.provision")
     for_clients = ("--host", clients.host, "--port", str(clients.port))
     for_operators = ("--operator-host", operators.host, "--operator-port", str(operators.port))
-    await machine.start("front end", "penstock.service", *for_clients, *for_operators)
+    front_end = await machine.start("front end", "penstock.service", *for_clients, *for_operators)
     await machine.start("consumers", "penstock.consumer", "--processes", str(consumers), "--give-up")
-    dying = asyncio.create_task(machine.first_death())
-    ready = asyncio.create_task(_until_ready(f"{clients.url}/health/ready"))
+    await _first_of(_until_ready(f"{clients.url}/health/ready"), machine.first_death())
+    _say(_addresses(clients.url, operators.url, endpoint, settings))
+    await _first_of(_keep_running(machine, front_end), machine.first_death(without=front_end))
+    raise AssertionError("both of them run until they raise")
+
+
+async def _first_of(*steps: Coroutine[Any, Any, None]) -> None:
+    """Run steps concurrently until one of them returns or raises. Cancel the others."""
+    tasks = [asyncio.create_task(step) for step in steps]
     try:
-        await asyncio.wait({ready, dying}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            ready.result()
-            _say(_addresses(clients.url, operators.url, endpoint, settings))
-        dead = await dying
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        ready.cancel()
-        dying.cancel()
-    raise PartEnded(
-        f"The {dead.name} stopped unexpectedly ({_end(dead.process.returncode)}), so everything else was stopped too. "
-        "The lines above say why."
-    )
+        for task in tasks:
+            task.cancel()
+
+
+async def _keep_running(machine: Machine, part: Part) -> NoReturn:
+    """Start a part again whenever it ends. It could start before, so there is hope."""
+    deaths = 0
+    while True:
+        started_at = time.monotonic()
+        exit_code = await part.process.wait()
+        deaths = 1 if time.monotonic() - started_at >= HEALTHY_SECONDS else deaths + 1
+        wait = RESTART.delay_seconds(deaths, random.random())  # noqa: S311 - spreads restarts
+        _say(f"The {part.name} stopped unexpectedly ({_end(exit_code)}). It is started again in {wait:.1f} s.")
+        await asyncio.sleep(wait)
+        await machine.restart(part)
 
 
 def _end(returncode: int | None) -> str:

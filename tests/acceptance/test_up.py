@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import boto3
 import pytest
 
@@ -36,6 +37,12 @@ class Machine:
 
     def part(self, module: str) -> Process:
         return next(part for part in self.parts if f"-m {module} " in part.command)
+
+    async def is_listening(self) -> bool:
+        try:
+            return (await self.api.get("/health/live")).status == 200
+        except aiohttp.ClientError:
+            return False
 
     def exports(self) -> dict[str, str]:
         """Return the variables that it tells people to set for other AWS clients."""
@@ -117,23 +124,29 @@ async def test_signal_stops_everything_and_it_ends_well(up: StartUp, number: sig
     assert "Traceback" not in machine.program.output()
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("penstock.service", "front end"),
-        ("penstock.infra.embedded", "embedded AWS"),
-    ],
-)
-async def test_death_of_a_part_stops_the_rest_and_says_so(up: StartUp, module: str, name: str) -> None:
+async def test_death_of_the_embedded_aws_stops_the_rest_and_says_so(up: StartUp) -> None:
     machine = await up()
 
-    machine.part(module).kill()
+    machine.part("penstock.infra.embedded").kill()
 
     assert await machine.program.ended() == 1
     await until_gone(machine.parts)
     output = machine.program.output()
-    assert f"penstock up: The {name} stopped unexpectedly (killed by SIGKILL)" in output
+    assert "penstock up: The embedded AWS stopped unexpectedly (killed by SIGKILL)" in output
     assert "Traceback" not in output
+
+
+async def test_front_end_that_an_operation_kills_is_started_again(up: StartUp) -> None:
+    machine = await up()
+    for _ in range(2):
+        with pytest.raises(aiohttp.ClientError):
+            await machine.api.post([DIE])
+        await eventually(machine.is_listening)
+
+    assert (await machine.api.post([SUM])).status == 200
+    assert machine.program.output().count("The front end stopped unexpectedly (exit code 9). It is started again") == 2
+    machine.program.terminate()
+    assert await machine.program.ended() == 0
 
 
 async def test_operation_that_kills_its_consumer_fails_alone(up: StartUp) -> None:
