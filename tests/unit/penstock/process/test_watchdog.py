@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from penstock.process.watchdog import EXIT_CODE
 from tests.support.waiting import UNIT_SECONDS
 
@@ -20,12 +22,17 @@ watchdog.TICK_SECONDS = 0.05
 def block_the_loop():
     time.sleep(600)
 
+def loop_in_c():
+    sum(range(10**12))
+
 async def main():
     with watchdog.Watchdog({stall}).watching():
         print("ready", flush=True)
         order = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         if order.strip() == "block":
             block_the_loop()
+        if order.strip() == "compute":
+            loop_in_c()
 
 asyncio.run(main())
 """
@@ -50,6 +57,14 @@ def test_blocked_loop_ends_the_process_with_a_trace() -> None:
     assert blocked.returncode == EXIT_CODE
     assert "loop blocked" in logged + trace
     assert "in block_the_loop" in trace
+
+
+@pytest.mark.full
+def test_loop_in_c_that_holds_the_lock_ends_the_process_with_a_trace() -> None:
+    with program() as blocked:
+        _, trace = blocked.communicate("compute\n", timeout=60 * UNIT_SECONDS)
+    assert blocked.returncode == -signal.SIGVTALRM
+    assert "in loop_in_c" in trace
 
 
 def test_loop_that_waits_is_not_blocked() -> None:
