@@ -147,6 +147,7 @@ class Promises:
         self.deaths: defaultdict[str, set[str]] = defaultdict(set)
         self._noted: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # batches and chunks, by process
         self._noted_at: dict[tuple[str, str, str], float] = {}  # by process, batch and chunk
+        self._dead: set[str] = set()
         self._died_of: set[tuple[str, str]] = set()
         self._swept_at = 0.0  # when the lease to sweep was last taken or extended
         # For each submission, the front ends that started poison of it while they ran it as a small batch.
@@ -255,6 +256,8 @@ class Promises:
             name = self.names.get(process, process)
             self._noted[name].add((batch_id, chunk_id))
             self._noted_at.setdefault((name, batch_id, chunk_id), self._now())
+            if name in self._dead:
+                self._died_just_before.add((batch_id, chunk_id))
         if "nonce" in before:
             stands = all(before.get(name) == after.get(name) for name in ("nonce", "record", "parts"))
             self.check(stands, 2, f"the record of chunk {chunk_id} of batch {batch_id} was replaced")
@@ -300,6 +303,7 @@ class Promises:
     # at every death of a process
 
     def on_death(self, process: str) -> None:
+        self._dead.add(process)
         for (batch_id, operation_id), runs in self._truth.runs.items():
             for run in runs:
                 is_open = run.chunk_id is not None and run.chunk_id not in self.batches[batch_id].records
@@ -359,10 +363,10 @@ class Promises:
 
     def on_suspected(self, batch_id: str, chunk_id: str, operation_id: str) -> None:
         """Check that only what ran when a process died is suspected, and not what the process only held."""
-        runs = self._truth.runs[batch_id, operation_id]
-        died = (batch_id, operation_id) in self._died_of or any(run.process in self._truth.paused for run in runs)
+        noted = {process for process, *chunk in self._noted_at if chunk == [batch_id, chunk_id]}
+        died = (batch_id, operation_id) in self._died_of or noted & self._truth.paused
         was_about_to_start = (batch_id, chunk_id) in self._died_just_before
-        is_right = died or was_about_to_start or not self.is_evidence_needed
+        is_right = bool(died) or was_about_to_start or not self.is_evidence_needed
         self.check(is_right, 6, f"{operation_id} of batch {batch_id} is suspected, but no process died while it ran")
 
     # at the end
