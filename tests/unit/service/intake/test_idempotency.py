@@ -427,24 +427,6 @@ async def test_front_end_too_late_for_its_key_does_not_accept_its_batch(plant: P
     assert toys.times == {"0": 1}
 
 
-async def test_batch_is_not_accepted_after_the_lease_of_its_key(aiohttp_client: AiohttpClient, toys: Toys) -> None:
-    """Another request could have taken over the key by then, so its client must not be told that it was accepted."""
-    plant: Plant
-
-    def pass_time(call: str, moment: Moment) -> None:
-        if (call, moment) == ("store.create_batch", "after"):
-            plant.clock.advance(ACCEPT_SECONDS - 1)
-
-    plant = await build(aiohttp_client, toys, pass_time)
-    asked = ask_for("/hang/a")
-    async with asyncio.TaskGroup() as group:
-        slow = group.create_task(plant.service.post(asked, {**KEY, "Prefer": "wait=1"}))
-        await toys.arrived.wait()
-        plant.clock.advance(SYNC_SECONDS + 2)
-    assert_problem(slow.result(), 503)
-    assert plant.clock.now() < NOW + SYNC_SECONDS + 2 + ACCEPT_SECONDS
-
-
 async def test_tenants_do_not_see_each_other_s_keys(aiohttp_client: AiohttpClient, toys: Toys) -> None:
     plant = await build(aiohttp_client, toys, tenant_header="X-Tenant")
     for tenant, path in (("a", "/succeed/a"), ("b", "/succeed/b")):
