@@ -14,7 +14,7 @@ import pytest
 from penstock.aws.items import Fold
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
-from penstock.batch import Batch, Counts, Ending
+from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import Chunk
 from penstock.chunk_ids import ChunkIds
 from penstock.consumer.attempt import ChunkAttempt, Evidence, Release
@@ -29,6 +29,7 @@ from penstock.running.runner import Runner
 from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, SweepLease, Traces
+from tests.simulation import follow_up_mutations as follow_ups
 from tests.simulation.situations import Hit
 
 Patching = pytest.MonkeyPatch
@@ -447,6 +448,17 @@ def take_over_a_sweep_that_was_extended(patching: Patching) -> None:
     _rewrite(patching, "take_sweep", change)
 
 
+def settle_a_key_that_was_taken_over(patching: Patching) -> None:
+    _rewrite(patching, "_update_own_claim", _drop_condition)
+
+
+def keep_the_state_after_a_redrive(patching: Patching) -> None:
+    async def mutant(self: DynamoDbStore, batch_id: str, before: BatchState, after: BatchState) -> None:
+        """Change nothing."""
+
+    patching.setattr(DynamoDbStore, "revise_batch", mutant)
+
+
 # The seeds and calls find their faults today. `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
@@ -459,17 +471,17 @@ MUTATIONS = {
         ("calm", 128, finish_without_looking_at_all_groups),
         ("rollouts", 33, release_instead_of_commit_on_stop),
         ("queue", 5, commit_without_a_condition),
-        ("queue", 85, run_without_looking_for_a_record),
+        ("queue", 277, run_without_looking_for_a_record),
         ("kills", 2, accept_before_the_chunks_are_sent),
         ("clocks", 279, abandon_by_the_clock_alone),
         ("calm", 128, forget_the_heartbeats),
         ("queue", 21, overlook_refused_entries),
         ("sweeps", 141, close_a_group_without_a_condition),
-        ("sweeps", 141, count_in_a_closed_group),
+        ("sweeps", 125, count_in_a_closed_group),
         ("late", 84, take_a_key_over_without_abandoning),
         ("storm", 207, run_a_taken_over_small_batch_immediately),
         ("redrives", 30, forget_what_failed_before_a_redrive),
-        ("endings", 75, cancel_what_has_finished),
+        ("endings", 59, cancel_what_has_finished),
         ("poison", 264, run_a_last_attempt_beside_others),
         ("pauses", 1526, run_a_suspect_without_looking_again),
         ("losses", 412, tell_what_is_not_counted),
@@ -483,6 +495,17 @@ MUTATIONS = {
         ("kills", 66, suspect_what_was_only_held),
         ("mass deaths", 0, note_a_start_before_the_slot),
         ("poison", 88, blame_those_that_ran_beside_poison),
+        ("calm", 0, follow_ups.dead_letter_what_is_not_counted),
+        ("calm", 48, follow_ups.count_before_the_follow_ups),
+        ("rollouts", 1, follow_ups.split_what_was_released),
+        ("kills", 194, follow_ups.lose_attempts_when_splitting),
+        ("rollouts", 1, follow_ups.lose_attempts_at_a_stop),
+        ("endings", 11, follow_ups.lose_attempts_when_handing_over),
+        ("calm", 0, follow_ups.wait_twice_as_long),
+        ("calm", 192, follow_ups.wait_half_as_long_as_asked),
+        ("calm", 0, follow_ups.hold_a_message_back_for_a_quarter_of_an_hour),
+        ("poison, stopped", 25, follow_ups.allow_one_death_less),
+        ("late", 1700, settle_a_key_that_was_taken_over),
     ]
 }
 MUTATIONS_AT_CALLS = {
@@ -496,5 +519,7 @@ MUTATIONS_AT_CALLS = {
             "expired after a consumer died whose clock was fast", 0, Hit.FAIL_BEFORE, never_take_the_sweep_over
         ),
         MutationAtCall("forged chunks", 0, Hit.CRASH_BEFORE, run_whatever_a_message_says),
+        MutationAtCall("it kills too many consumers", 0, Hit.FAIL_BEFORE, follow_ups.allow_one_death_more),
+        MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, keep_the_state_after_a_redrive),
     ]
 }

@@ -24,6 +24,7 @@ from penstock.outcome import ChunkRecord, Outcome, OutcomeState
 from penstock.record import decode_record
 from tests.simulation.dynamodb import Key, Table
 from tests.simulation.expressions import Item
+from tests.simulation.follow_ups import FollowUps
 from tests.simulation.process import EPOCH
 from tests.simulation.sqs import Kept
 from tests.simulation.truth import POISON, Run, Submission, Truth
@@ -148,7 +149,9 @@ class Promises:
         self._noted: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # batches and chunks, by process
         self._noted_at: dict[tuple[str, str, str], float] = {}  # by process, batch and chunk
         self._dead: set[str] = set()
+        self._noted_deaths: defaultdict[str, set[str]] = defaultdict(set)  # those of `deaths` that had a note
         self._died_of: set[tuple[str, str]] = set()
+        self._keys_with_answers: set[str] = set()
         self._swept_at = 0.0  # when the lease to sweep was last taken or extended
         # For each submission, the front ends that started poison of it while they ran it as a small batch.
         self.poisoned_front_ends: defaultdict[str, set[str]] = defaultdict(set)
@@ -156,6 +159,7 @@ class Promises:
         self._now = now
         self._truth = truth
         self._on_broken = on_broken
+        self.follow_ups = FollowUps(now, truth, self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -169,6 +173,8 @@ class Promises:
             return
         if key[0] == "sweep":
             self._on_sweep(before, after)
+        if key[1] == "key":
+            self._on_claim(key, before or {}, after)
         if not key[0].startswith("batch#"):
             return
         kind = key[1].partition("#")[0]
@@ -187,6 +193,20 @@ class Promises:
         unchanged, self._swept_at = self._now() - self._swept_at, self._now()
         if before is not None and before["owner"] != after["owner"]:
             self.check(unchanged >= self.sweep_tenure, 6, f"the sweep was taken over after {unchanged:.1f} s")
+
+    def _on_claim(self, key: Key, before: Item, after: Item) -> None:
+        """Check that only the request that has claimed an Idempotency-Key settles it, and only once."""
+        if not after["is_settled"]["BOOL"]:
+            return
+        batch_id, parts = after["batch_id"]["S"], int(after["answer_parts"]["N"])
+        answer = [(key[0], f"answer#{batch_id}#{number}") for number in range(parts)]
+        assert self.table is not None
+        if answer:
+            self._keys_with_answers.add(key[0])
+        is_own = all(map(self.table.item, answer)) if answer else self.batches[batch_id].is_accepted
+        self.check(is_own, 5, f"{key} is settled for batch {batch_id}, with the answer of another one")
+        was_settled = bool(before) and before["is_settled"]["BOOL"] and before["batch_id"] == after["batch_id"]
+        self.check(not was_settled or before == after, 5, f"{key} was settled with {before}, and now with {after}")
 
     def _on_batch(self, key: Key, after: Item) -> None:
         batch_id = key[0].split("#")[1]
@@ -234,6 +254,8 @@ class Promises:
         self.check(counts.completed >= before.completed, 3, f"{where}, but had {before}")
         unrecorded = [chunk_id for chunk_id in added if chunk_id not in facts.records]
         self.check(not unrecorded, 3, f"{where} with {sorted(unrecorded)}, which have no record")
+        for chunk_id in (chunk_id for chunk_id in added if chunk_id in facts.records):
+            self.follow_ups.on_count(batch_id, facts.records[chunk_id].record)
         if not unrecorded:
             tally = facts.tally(number)
             self.check(counts == tally, 3, f"{where}, but the outcomes of {sorted(group.done)} are {tally}")
@@ -281,6 +303,7 @@ class Promises:
         if not facts.group_totals:
             return
         facts.records[record.chunk_id] = Recorded(record, self._now())
+        self.follow_ups.on_record(batch_id, record)
         for outcome in record.outcomes:
             latest = facts.outcome(outcome.index, counted=False)
             # Only a failure can get another outcome, and only from a chunk of its dead letter.
@@ -300,6 +323,28 @@ class Promises:
         words = f"batch {batch_id} was stopped after {deaths} deaths, and its limit is {self.max_deaths}"
         self.check(self.max_deaths is None or deaths > self.max_deaths, 6, words)
 
+    # at every message
+
+    def on_message(self, body: str, visible_at: float) -> None:
+        chunk = None if body in self._truth.garbage else chunk_of(body)
+        if chunk is not None:
+            self.follow_ups.on_sent(chunk, visible_at, self.batches[chunk.batch_id].not_before)
+
+    def on_dead_letter(self, body: str) -> None:
+        """Check that a failure is counted before it is in the dead letter queue, because a redrive subtracts it."""
+        chunk = None if body in self._truth.garbage else chunk_of(body)
+        origin = None if chunk is None else redriven_from(chunk.id)
+        if chunk is None or origin is None:
+            return
+        self.follow_ups.on_sent(chunk, self._now(), None)
+        group = self.batches[chunk.batch_id].groups[chunk.group]
+        self.check(origin in group.done, 7, f"{words_of(body)} is a dead letter, and {origin} is not counted")
+
+    def on_lapse(self, body: str) -> None:
+        chunk = chunk_of(body)
+        if chunk is not None:
+            self.follow_ups.lapsed[chunk.batch_id, chunk.id] += 1
+
     # at every death of a process
 
     def on_death(self, process: str) -> None:
@@ -313,6 +358,7 @@ class Promises:
         for batch_id, chunk_id in self._noted[process]:
             if chunk_id not in self.batches[batch_id].records:
                 self.deaths[batch_id].add(process)
+                self._noted_deaths[batch_id].add(process)
                 if self._now() - self._noted_at[process, batch_id, chunk_id] < NOTED_JUST_NOW_SECONDS:
                     self._died_just_before.add((batch_id, chunk_id))
 
@@ -327,6 +373,7 @@ class Promises:
         self.check(facts.is_accepted, 1, f"{where}, but the batch is {facts.state}")
         early = (facts.not_before or 0.0) - self._now()
         self.check(early <= EARLY_SECONDS + self._truth.most_skew, 1, f"{where} {early:.3f} s before its time")
+        self.follow_ups.on_start(run)
         index = index_of(run.operation_id)
         latest = facts.outcome(index, counted=False)
         if latest is not None and redriven_from(run.chunk_id) != latest[1]:
@@ -433,6 +480,17 @@ class Promises:
             self.check(group.counts == tally, 3, f"group {number} of {batch_id} counts {group.counts}, not {tally}")
         for index in range(facts.total):
             self._check_outcome(batch_id, facts, index, lapsed)
+        self._check_was_stopped(batch_id, facts)
+
+    def _check_was_stopped(self, batch_id: str, facts: BatchFacts) -> None:
+        """Check that a batch was stopped if it has cost more processes than the limit says, and nothing else ended it.
+
+        Only deaths of poison are sure to be noticed. After others, the next delivery may find a record.
+        """
+        noted, limit = len(self._noted_deaths[batch_id]), self.max_deaths
+        if self.is_poison_alone and limit is not None and facts.state in {"completed", "failed"}:
+            words = f"batch {batch_id} has cost {noted} processes, its limit is {limit}, and it was not stopped"
+            self.check(noted <= limit or facts.ending is not None, 6, words)
 
     def _check_outcome(self, batch_id: str, facts: BatchFacts, index: int, lapsed: Counter[str]) -> None:
         """Check that the operation can have its outcome, and that a handler returned it."""
@@ -501,9 +559,18 @@ class Promises:
             most = sum(status in {ACCEPTED, *UNKNOWN} for status in statuses)
         else:
             most = 1
-            self.check(not {ANSWERED, ACCEPTED} <= set(statuses), 1, f"{words}, but was answered with 200 and with 202")
+            self.check(self._can_have_answers(submission), 1, f"{words}, but was answered with 200 and with 202")
             self.check(len(self._truth.keys_of(submission)) <= len(submission.toys), 5, f"{words} with several keys")
         self.check(len(batch_ids) <= most, 1, words)
+
+    def _can_have_answers(self, submission: Submission) -> bool:
+        """Return False if a batch was accepted after an answer with all results was stored, or before there was one.
+
+        If such an answer could not be stored, a repetition runs the batch again, and perhaps in the background.
+        """
+        answers = [status for status in submission.statuses if status in {ANSWERED, ACCEPTED}]
+        is_stored = f"key#default#{submission.key}" in self._keys_with_answers
+        return len(set(answers)) < 2 or (answers == sorted(answers) and not is_stored)
 
     def _check_dead_letters(self, messages: list[Kept]) -> None:
         """Check that the letters are all failures and all messages that are not chunks. A letter may exist twice."""

@@ -77,6 +77,7 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world.table.short_pages, world.table.stale_reads = mix.short_pages, mix.stale_reads
     world.promises.max_deaths = settings.max_deaths
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
+    world.promises.follow_ups.backoff = settings.backoff
     world.promises.is_poison_alone = mix.is_poison_alone
     world.promises.is_evidence_needed = mix.is_evidence_needed
     with group_chunks(sizes.group_chunks, draw_fold_at(seed)):

@@ -105,6 +105,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world = World(SEED, fates, settings.visibility_seconds)
     world.promises.max_deaths = settings.max_deaths
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
+    world.promises.follow_ups.backoff = settings.backoff
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     submission = Submission("s0", list(situation.toys), **situation.asked)
     world.truth.submissions.append(submission)
@@ -282,7 +283,7 @@ SITUATIONS = {
         settings={"chunk_operations": 1},
     ),
     "it kills too many consumers": Situation(
-        toys("/kill", "/kill", "/succeed"), submit, Event.BATCH_ENDED, settings={"max_deaths": 1}
+        toys("/kill", "/succeed"), submit, Event.BATCH_ENDED, settings={"max_deaths": 4}
     ),
     "too much fails": Situation(
         toys("/reject", "/reject", "/succeed", "/succeed", seconds=1),
@@ -341,7 +342,7 @@ SITUATIONS = {
         toys("/kill"), submit_until_answered, Event.BATCH_SUSPECTED, settings=AT_ONCE, asked=WITH_KEY
     ),
     "failures retried": Situation(toys("/reject", "/break", "/succeed"), retry, Event.BATCH_RETRIED),
-    "failures redriven": Situation(toys("/reject", "/break", "/succeed"), redrive, Event.DEAD_LETTERS_REDRIVEN),
+    "failures redriven": Situation(toys("/recover", "/break", times=1), redrive, Event.DEAD_LETTERS_REDRIVEN),
     "failures redriven from the console": Situation(toys("/reject", "/break", "/succeed"), redrive_from_the_console),
     "a message that is not ours": Situation(toys("/succeed"), put_garbage, Event.MESSAGE_SET_ASIDE),
     "forged chunks": Situation(

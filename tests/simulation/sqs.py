@@ -75,6 +75,8 @@ class Queue:
     backstop: "Queue | None" = None
     backstop_receives: int = 100
     lapses: list[str] = field(default_factory=list)
+    on_send: Callable[[str, float], None] = lambda _body, _visible_at: None
+    on_lapse: Callable[[str], None] = lambda _body: None
     backstopped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -186,6 +188,7 @@ class Queue:
         kept = Kept(message_id, entry["MessageBody"], entry.get("MessageGroupId"), attributes, now, now + delay)
         self._kept[message_id] = kept
         self._at(kept.visible_at, self._serve)
+        self.on_send(kept.body, kept.visible_at)
 
     def _next_id(self) -> str:
         return f"{self.name}-{next(self._numbers)}"
@@ -199,6 +202,8 @@ class Queue:
             return {"SenderFault": True, "Code": "ReceiptHandleIsInvalid"}
         if kept.visible_at <= self.loop.time():
             return {"SenderFault": True, "Code": "MessageNotInflight"}
+        if kept.receipt != entry["ReceiptHandle"]:
+            self._lapse(kept)  # whoever has the message now does not know that its lease is changed
         kept.visible_at = self.loop.time() + entry["VisibilityTimeout"]
         kept.released = entry["VisibilityTimeout"] != self.visibility_seconds  # the full timeout is a heartbeat
         self._at(kept.visible_at, self._serve)
@@ -240,7 +245,7 @@ class Queue:
     def _deliver(self, kept: Kept) -> bool:
         """Deliver a message with a new receipt. After too many deliveries, move it to the dead letter queue instead."""
         if not kept.released:
-            self.lapses.append(kept.body)
+            self._lapse(kept)
         if self.backstop is not None and kept.receive_count >= self.backstop_receives:
             del self._kept[kept.id]
             self.backstopped.append(kept.body)
@@ -253,6 +258,10 @@ class Queue:
         kept.visible_at = self.loop.time() + hidden * self.visibility_seconds
         self._at(kept.visible_at, self._serve)
         return True
+
+    def _lapse(self, kept: Kept) -> None:
+        self.lapses.append(kept.body)
+        self.on_lapse(kept.body)
 
     def _at(self, when: float, what: Callable[[], None]) -> None:
         self.loop.call_at(when, what, context=self.context)

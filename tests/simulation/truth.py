@@ -54,6 +54,7 @@ class Run:
     attempt: int
     started_at: float
     looked_at: float | None
+    failed_at: float | None = None  # when the handler raised an error, unless it is poison or stops its task
     is_final: bool = False  # the handler has decided the outcome, so the operation must not run again
 
 
@@ -73,11 +74,11 @@ class Toy:
         """Return True if the operation can fail by itself, without killing a consumer."""
         if self.path in TRY_AGAIN:
             return self.plan.times >= MAX_ATTEMPTS
-        return self.path in NEVER_SUCCEED - POISON
+        return self.path in NEVER_SUCCEED - POISON or (self.path == "/recover" and self.plan.times > 0)
 
     @property
     def can_fail_once(self) -> bool:
-        return self.path in TRY_AGAIN | NEVER_SUCCEED | {"/turned-away"}
+        return self.path in TRY_AGAIN | NEVER_SUCCEED | {"/turned-away", "/recover"}
 
 
 @dataclass
@@ -125,7 +126,11 @@ class Truth:
     async def performing(self, context: Context, plan: Plan) -> AsyncIterator[Run]:
         run = self.begin(context)
         await asyncio.sleep(plan.seconds)
-        yield run
+        try:
+            yield run
+        except Exception:
+            run.failed_at = self.now()
+            raise
 
     def begin(self, context: Context) -> Run:
         if self.is_over:
@@ -200,6 +205,17 @@ async def break_always(plan: Plan, context: Context) -> Any:
     async with TRUTH.get().performing(context, plan) as run:
         run.is_final = context.attempt >= MAX_ATTEMPTS
         raise RuntimeError("always")
+
+
+@_post("/recover", max_attempts=1)
+async def recover(plan: Plan, context: Context) -> Any:
+    """Fail in the first runs, whatever their attempts. A redrive after that succeeds."""
+    truth = TRUTH.get()
+    async with truth.performing(context, plan) as run:
+        run.is_final = True
+        if run.number <= plan.times:
+            raise RuntimeError(f"run {run.number} of {plan.times} that fail")
+        return {"run": run.number}
 
 
 @_post("/flaky", max_attempts=MAX_ATTEMPTS)

@@ -83,9 +83,12 @@ class World:
         self.context = copy_context()
         self.context.run(TRUTH.set, self.truth)
         self.dead_letters = self._queue(DEAD_LETTERS, visibility_seconds)
+        self.dead_letters.on_send = lambda body, _visible_at: self.promises.on_dead_letter(body)
         self.queues = {
             priority: self._queue(priority, visibility_seconds, backstop=self.dead_letters) for priority in Priority
         }
+        for queue in self.queues.values():
+            queue.on_send, queue.on_lapse = self.promises.on_message, self.promises.on_lapse
         self.loop.set_exception_handler(self._on_loop_trouble)
 
     @property

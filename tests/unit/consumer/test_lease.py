@@ -195,6 +195,7 @@ async def test_letting_go_twice_is_harmless() -> None:
     [delivery] = await held.receive(1)
     held.leases.let_go(delivery)
     held.leases.let_go(delivery)
+    assert not held.leases.is_kept(delivery)
 
 
 class Calls:

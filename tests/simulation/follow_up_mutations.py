@@ -1,0 +1,105 @@
+"""Faults that are put into Penstock on purpose, in what leads from one chunk to the next, and in the death limit."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock.aws.store import DynamoDbStore
+from penstock.backoff import Backoff
+from penstock.batch import Batch
+from penstock.chunk import Chunk
+from penstock.consumer.attempt import ChunkAttempt
+from penstock.consumer.limits import BatchLimits
+from penstock.consumer.processor import Processor
+from penstock.outcome import ChunkRecord, delay_seconds, record_attempt, record_halves, wait_seconds
+from penstock.sending import ChunkSender
+
+Patching = pytest.MonkeyPatch
+
+
+def dead_letter_what_is_not_counted(patching: Patching) -> None:
+    """Send dead letters before the count, and also if it does not count because the group is closed."""
+    send = ChunkSender.send_follow_ups
+
+    async def mutant(self: ChunkSender, batch: Batch, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
+        await send(self, batch, chunk, record, tenant)
+        await self.send_dead_letters(batch, record, tenant)
+
+    patching.setattr(ChunkSender, "send_follow_ups", mutant)
+
+
+def count_before_the_follow_ups(patching: Patching) -> None:
+    commit = DynamoDbStore.commit_chunk
+
+    async def mutant(self: DynamoDbStore, batch: Batch, record: ChunkRecord) -> ChunkRecord:
+        standing = await commit(self, batch, record)
+        await self.count_chunk(batch, standing)
+        return standing
+
+    patching.setattr(DynamoDbStore, "commit_chunk", mutant)
+
+
+def split_what_was_released(patching: Patching) -> None:
+    patching.setattr(ChunkAttempt, "lost_deliveries", property(lambda self: self.delivery.receive_count - 1))
+
+
+def lose_attempts_when_splitting(patching: Patching) -> None:
+    patching.setattr(
+        "penstock.consumer.processor.record_halves",
+        lambda chunk: record_halves(replace(chunk, attempt=1)),
+    )
+
+
+def lose_attempts_at_a_stop(patching: Patching) -> None:
+    """Let the rest of a chunk follow as if it had never been tried."""
+    record = Processor._record
+
+    def mutant(self: Processor, attempt: ChunkAttempt, verdicts: Any) -> ChunkRecord:
+        recorded = record(self, attempt, verdicts)
+        follow_ups = [one if one.not_before else replace(one, attempt=1) for one in recorded.follow_ups]
+        return replace(recorded, follow_ups=tuple(follow_ups))
+
+    patching.setattr(Processor, "_record", mutant)
+
+
+def lose_attempts_when_handing_over(patching: Patching) -> None:
+    def mutant(chunk: Chunk, verdicts: Any, *, attempts: Any, **options: Any) -> ChunkRecord:
+        return record_attempt(chunk, verdicts, **options)
+
+    patching.setattr("penstock.service.intake.acceptance.record_attempt", mutant)
+
+
+def wait_twice_as_long(patching: Patching) -> None:
+    delay = Backoff.delay_seconds
+    patching.setattr(Backoff, "delay_seconds", lambda self, attempt, draw: 2 * delay(self, attempt, draw))
+
+
+def wait_half_as_long_as_asked(patching: Patching) -> None:
+    def mutant(verdict: Any, *rest: Any) -> float:
+        asked = getattr(verdict, "after_seconds", None)
+        return wait_seconds(verdict, *rest) if asked is None else asked / 2
+
+    patching.setattr("penstock.outcome.wait_seconds", mutant)
+
+
+def hold_a_message_back_for_a_quarter_of_an_hour(patching: Patching) -> None:
+    def mutant(not_before: float | None, now: float, longest: int) -> int:
+        return longest if delay_seconds(not_before, now, longest) else 0
+
+    patching.setattr("penstock.sending.delay_seconds", mutant)
+
+
+def allow_one_death_more(patching: Patching) -> None:
+    def mutant(self: BatchLimits, died: Collection[str]) -> bool:
+        return len(died) > self._settings.max_deaths + 1
+
+    patching.setattr(BatchLimits, "_is_past_limit", mutant)
+
+
+def allow_one_death_less(patching: Patching) -> None:
+    def mutant(self: BatchLimits, died: Collection[str]) -> bool:
+        return len(died) >= self._settings.max_deaths
+
+    patching.setattr(BatchLimits, "_is_past_limit", mutant)

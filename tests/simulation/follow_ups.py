@@ -1,0 +1,153 @@
+"""Checks what leads from one chunk to the next: no operation, attempt or wait is lost or added on the way."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from penstock.backoff import Backoff
+from penstock.batch import EARLY_SECONDS
+from penstock.chunk import Chunk
+from penstock.outcome import LEAST_TURN_SECONDS, ChunkRecord, FollowUp
+from tests.simulation.process import EPOCH
+from tests.simulation.truth import Run, Toy, Truth
+
+ChunkKey = tuple[str, str]  # a batch and a chunk
+Check = Callable[[bool, int, str], None]
+
+FAILS_ALONE = {"/flaky", "/later", "/poll", "/break"}  # each failure of these uses up an attempt
+ASKS = {"/later", "/poll", "/bulk", "/turned-away"}  # these ask for a delay, if their plan has one
+ROUNDING_SECONDS = 0.001
+LONGEST_CALL_SECONDS = 40.0  # until a message is on the queue. Its delay is decided before
+
+
+@dataclass
+class Sent:
+    """A chunk that was sent, and how often it was put on a queue."""
+
+    chunk: Chunk
+    times: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The step of one operation from a chunk to the next one. `runs` are its runs in the chunk that it leaves."""
+
+    key: ChunkKey
+    toy: Toy
+    index: int
+    before: int
+    after: int
+    runs: list[Run]
+
+    @property
+    def failures(self) -> list[float]:
+        return [run.failed_at for run in self.runs if run.failed_at is not None]
+
+    @property
+    def has_to_wait(self) -> bool:
+        return self.after > self.before or self.toy.path == "/turned-away"
+
+    @property
+    def asked_seconds(self) -> float | None:
+        return self.toy.plan.after if self.toy.path in ASKS else None
+
+
+class FollowUps:
+    """The checks. `lapsed` counts the deliveries of each chunk that ended without a release or a deletion."""
+
+    def __init__(self, now: Callable[[], float], truth: Truth, check: Check) -> None:
+        self.backoff = Backoff()  # of the programs
+        self.lapsed: Counter[ChunkKey] = Counter()
+        self._sent: dict[ChunkKey, Sent] = {}
+        self._now = now
+        self._truth = truth
+        self._check = check
+
+    def on_sent(self, chunk: Chunk, visible_at: float, batch_not_before: float | None) -> None:
+        """Check that a message is not held back for longer than its chunk has to wait."""
+        key = chunk.batch_id, chunk.id
+        self._sent.setdefault(key, Sent(chunk)).times += 1
+        late = visible_at - max(self._now(), _virtual(chunk.not_before), batch_not_before or 0.0)
+        most = LONGEST_CALL_SECONDS + 2 * self._truth.most_skew
+        self._check(late <= most, 4, f"chunk {key} is held back {late:.1f} s too long")
+
+    def on_start(self, run: Run) -> None:
+        """Check that a chunk with a wait runs only after it."""
+        sent = self._sent.get((run.batch_id, run.chunk_id or ""))
+        early = 0.0 if sent is None else _virtual(sent.chunk.not_before) - self._now()
+        most = EARLY_SECONDS + self._truth.most_skew
+        self._check(early <= most, 7, f"{run} starts {early:.1f} s before the end of its wait")
+
+    def on_count(self, batch_id: str, record: ChunkRecord) -> None:
+        """Check that everything that follows from a counted chunk is on a queue: its message may be deleted now."""
+        unsent = [follow_up.id for follow_up in record.follow_ups if (batch_id, follow_up.id) not in self._sent]
+        self._check(not unsent, 2, f"{record.chunk_id} of batch {batch_id} is counted, and {unsent} are not sent yet")
+
+    def on_record(self, batch_id: str, record: ChunkRecord) -> None:
+        """Check that a chunk is split, and its operations called redelivered, only after lost deliveries."""
+        key = batch_id, record.chunk_id
+        lost, sent = self.lapsed[key], self._sent.get(key)
+        most = 0 if sent is None else lost * len(sent.chunk.operations)
+        words = f"the record of {key} says that {record.redelivered} operations were redelivered, and not {most}"
+        self._check(record.redelivered <= most, 7, words)
+        halves = [follow_up.id for follow_up in record.follow_ups if follow_up.not_before is None]
+        self._check(len(halves) < 2 or lost > 0, 7, f"{key} is split into {halves}, and no delivery of it was lost")
+        for follow_up in record.follow_ups:
+            steps = [self._step(key, follow_up, index) for index in follow_up.indexes]
+            for step in steps:
+                self._check_attempt(step)
+                self._check_least_wait(step, follow_up)
+            self._check_longest_wait(key, follow_up, max(map(self._longest_wait, steps)))
+
+    def _step(self, key: ChunkKey, follow_up: FollowUp, index: int) -> Step:
+        batch_id, chunk_id = key
+        sent = self._sent.get(key)  # a front end does not send a chunk that it has run
+        runs = self._truth.runs.get((batch_id, f"{self._truth.labels[batch_id]}-{index}"), [])
+        return Step(
+            key=key,
+            toy=self._truth.submission_of(batch_id).toys[index],
+            index=index,
+            before=1 if sent is None else sent.chunk.attempt,
+            after=follow_up.attempt,
+            runs=[run for run in runs if run.chunk_id == (None if sent is None else chunk_id)],
+        )
+
+    def _check_attempt(self, step: Step) -> None:
+        self._check(step.after >= step.before, 7, f"{step} has lost attempts")
+        self._check(step.after == step.before or bool(step.runs), 7, f"{step} has used an attempt without a run")
+        if step.toy.path in FAILS_ALONE and self._is_only_delivery(step.key):
+            self._check(step.after == step.before + len(step.failures), 7, f"{step} has another attempt")
+
+    def _check_least_wait(self, step: Step, follow_up: FollowUp) -> None:
+        """Check that an operation waits for as long as it has asked. A front end may have waited for it already."""
+        is_last = step.key in self._sent and self._is_only_delivery(step.key)
+        if is_last and step.has_to_wait and step.failures and step.asked_seconds is not None:
+            early = step.failures[-1] + step.asked_seconds - _virtual(follow_up.not_before)
+            most = self._truth.most_skew + ROUNDING_SECONDS
+            self._check(early <= most, 7, f"{step} waits {early:.1f} s too short")
+
+    def _longest_wait(self, step: Step) -> float:
+        if not step.has_to_wait:
+            return 0.0
+        if step.asked_seconds is not None:
+            return max(step.asked_seconds, LEAST_TURN_SECONDS)
+        doublings = step.after - 2 if step.after > step.before else 64  # it grows while the attempt stays the same
+        return min(self.backoff.base_seconds * 2.0**doublings, self.backoff.max_seconds)
+
+    def _check_longest_wait(self, key: ChunkKey, follow_up: FollowUp, longest: float) -> None:
+        """Check that operations do not wait longer than the one of them that has to wait longest."""
+        sent = self._sent.get(key)
+        own = 0.0 if sent is None else _virtual(sent.chunk.not_before)  # perhaps the chunk came before its time
+        late = _virtual(follow_up.not_before) - max(self._now() + longest, own)
+        most = self._truth.most_skew + ROUNDING_SECONDS
+        self._check(late <= most, 7, f"{follow_up} of {key} waits {late:.3f} s longer than {longest:.3f} s")
+
+    def _is_only_delivery(self, key: ChunkKey) -> bool:
+        """Return True if nobody else can have run the chunk: its operations ran in a front end, or in one delivery."""
+        sent = self._sent.get(key)
+        return sent is None or (sent.times == 1 and not self.lapsed[key])
+
+
+def _virtual(at: float | None) -> float:
+    """Return a time of the programs in virtual time, or 0 if there is none."""
+    return 0.0 if at is None else at - EPOCH
