@@ -4,6 +4,7 @@ The checks use only the items of the table and the messages on the queues, with 
 that decides what to write.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
@@ -78,6 +79,7 @@ class BatchFacts:
     group_totals: tuple[int, ...] = ()
     deadline_at: float = 0.0
     not_before: float | None = None
+    over_limit_at: float = math.inf  # since when more processes than allowed seem to have died of it
     most_failed: int = 0  # the maximum so far: a retry subtracts failures
     groups: defaultdict[int, GroupFacts] = field(default_factory=lambda: defaultdict(GroupFacts))
     records: dict[str, Recorded] = field(default_factory=dict)
@@ -216,6 +218,9 @@ class Promises:
         if facts.ending == "failed" != ending:
             self._check_deaths(batch_id)
         facts.group_totals = tuple(int(total["N"]) for total in after["group_totals"]["L"])
+        died = len(after.get("died", {"SS": []})["SS"])
+        is_over = self.max_deaths is not None and died > self.max_deaths
+        facts.over_limit_at = min(facts.over_limit_at, self._now()) if is_over else math.inf
         facts.deadline_at = float(after["deadline_at"]["N"]) - EPOCH
         facts.not_before = float(after["not_before"]["N"]) - EPOCH if "not_before" in after else None
         if before != facts.state:
@@ -373,6 +378,11 @@ class Promises:
         self.check(facts.is_accepted, 1, f"{where}, but the batch is {facts.state}")
         early = (facts.not_before or 0.0) - self._now()
         self.check(early <= EARLY_SECONDS + self._truth.most_skew, 1, f"{where} {early:.3f} s before its time")
+        over = min(self._now(), run.looked_at or 0) - facts.over_limit_at
+        is_redriven = redriven_from(run.chunk_id) is not None  # an operator has asked for it
+        self.check(
+            over < BEGINS_STILL_SECONDS or is_redriven, 6, f"{where}, which seems to have killed too many processes"
+        )
         self.follow_ups.on_start(run)
         index = index_of(run.operation_id)
         latest = facts.outcome(index, counted=False)
