@@ -27,6 +27,7 @@ from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
 RECORDING_SECONDS = 10.0  # the time for recording and follow-ups after the handlers are cancelled
+RELEASING_SECONDS = 5.0  # the time for releasing what the last receives have returned
 LEAVING_SECONDS = 1.0
 
 
@@ -41,9 +42,10 @@ class Held:
 class Consumer:
     """Receives and processes chunks: `run` does this until `stop` is called, then it drains and returns.
 
-    Draining means that nothing new is received. A running receive is not cancelled, because the messages that it is
-    about to return would be stranded: these messages are released. Handlers may continue for the grace period, then
-    they are cancelled. Finished operations are recorded, and the remaining ones follow as another chunk.
+    Draining means that nothing new is received. A running receive is not cancelled unless SQS does not answer, because
+    the messages that it is about to return would be stranded: these messages are released. Handlers may continue for
+    the grace period, then they are cancelled. Finished operations are recorded, and the remaining ones follow as
+    another chunk. All of it has time limits, because AWS may not answer at all.
     """
 
     def __init__(
@@ -247,7 +249,7 @@ class Consumer:
         self._stop.cut_off()
         await self._wait_for_held(RECORDING_SECONDS)
         failures = [failure for failure in await releasing if failure is not None]
-        await self._wait_for_held(RECORDING_SECONDS)
+        await self._wait_for_held(RELEASING_SECONDS)
         for task, held in list(self._held.items()):
             get_log().error(
                 Event.CHUNK_BROKE, message_id=held.delivery.message_id, error="It could not be recorded in time."

@@ -23,6 +23,7 @@ OWN_SECONDS = 30e-6  # the time of the event loop that any operation takes besid
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 SMOOTHING = 0.3
+SPARE_SECONDS = 5  # a long poll that takes this much longer than its wait time is not answered any more
 _ORDER = tuple(Priority)
 
 
@@ -78,8 +79,8 @@ def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:
 class Inlet:
     """Receives from one queue. Call `open`, wait until it `is_done`, call `take`, and start again.
 
-    At most one receive runs at a time. It is never cancelled: the messages that it was about to return would stay
-    invisible until their visibility timeout ends.
+    At most one receive runs at a time. It is not cancelled as long as SQS may still answer: the messages that it was
+    about to return would stay invisible until their visibility timeout ends.
     """
 
     def __init__(
@@ -124,9 +125,18 @@ class Inlet:
         return receiving.result()
 
     async def finish(self) -> None:
-        """Wait until the running receive, if there is one, has returned."""
-        if self._receiving is not None:
-            await asyncio.wait([self._receiving])
+        """Wait until the running receive, if there is one, has returned.
+
+        Give it up if it takes longer than a long poll. Then SQS does not answer, and the client would try again for a
+        minute and a half.
+        """
+        receiving = self._receiving
+        if receiving is None:
+            return
+        await asyncio.wait([receiving], timeout=self._wait_seconds + SPARE_SECONDS)
+        if not receiving.done():
+            receiving.cancel()
+            self._receiving = None
 
     def learn_size(self, operations: int) -> None:
         self.operations_per_chunk += SMOOTHING * (operations - self.operations_per_chunk)

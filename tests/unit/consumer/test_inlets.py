@@ -140,3 +140,13 @@ async def test_inlet_in_trouble_pauses_until_it_is_to_stop(monkeypatch: pytest.M
     async with asyncio.timeout(1):
         await inlet.finish()
     assert inlet.take() == []
+
+
+async def test_receive_that_is_not_answered_is_given_up_after_a_long_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS's client alone would wait for a minute and a half."""
+    monkeypatch.setattr("penstock.consumer.inlets.SPARE_SECONDS", 0.001)
+    inlet = Inlet(HIGH, HeldUpQueue(), build_settings(receive_wait_seconds=0), asyncio.Event(), lambda: None)
+    inlet.open(1)
+    async with asyncio.timeout(1):
+        await inlet.finish()
+    assert (inlet.is_open, inlet.take()) == (False, [])
