@@ -632,6 +632,7 @@ async def test_handler_that_refuses_to_be_cancelled_cannot_keep_the_program(
     monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
 ) -> None:
     monkeypatch.setattr(consuming, "RECORDING_SECONDS", 0.05)
+    monkeypatch.setattr(consuming, "RELEASING_SECONDS", 0.05)
     monkeypatch.setattr(consuming, "LEAVING_SECONDS", 0.05)
     plant = Plant(grace_seconds=0)
     await plant.submit("/succeed", "/refuse-to-end", chunk_operations=1)
@@ -650,6 +651,7 @@ async def test_stop_while_aws_is_in_trouble_comes_to_an_end(
     monkeypatch: pytest.MonkeyPatch, logs: list[MutableMapping[str, Any]]
 ) -> None:
     monkeypatch.setattr(consuming, "RECORDING_SECONDS", 0.05)
+    monkeypatch.setattr(consuming, "RELEASING_SECONDS", 0.05)
 
     def refuse(call: str, moment: Moment) -> None:
         if call == "store.commit_chunk":
