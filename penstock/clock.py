@@ -5,6 +5,10 @@ import time
 from typing import Protocol
 
 
+# Linux's usual monotonic clock stands still while a machine is suspended. Leases go on, so this one must go on, too.
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class Clock(Protocol):
     """What the programs need of a clock. Tests and the simulation use a clock of their own."""
 
@@ -12,7 +16,7 @@ class Clock(Protocol):
         """Return the wall time in seconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Return seconds since an arbitrary start. They never run backwards."""
+        """Return seconds since an arbitrary start. They never run backwards, and include the time of a suspend."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait for this many seconds."""
@@ -25,7 +29,7 @@ class SystemClock:
         return time.time()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_MONOTONIC)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
