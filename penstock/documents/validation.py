@@ -27,6 +27,7 @@ from penstock.documents.nesting import CONTAINERS, next_level
 
 MOST_ERRORS = 10_000  # of one document. Each costs about a kilobyte once it is read from Pydantic
 MOST_COLLISIONS = 500  # values of sets and keys of a large document that have the hash of another one
+MOST_ELEMENTS_IN_TEXTS = 250_000  # of a large document
 MOST_UNKNOWN_MEMBERS = 1_000  # of one object in a large document
 MOST_SEPARATORS = 2_000  # a document with more is large: it may have as many errors as separators
 MOST_BYTES = 65_536  # a larger document is large, too: a validator may split its strings
@@ -58,16 +59,22 @@ class JsonValidator:
             if content.count(b":") > MOST_UNKNOWN_MEMBERS and self._counting is not None:
                 _check_unknown_members(content, self._counting)
                 self._hashes.forget()
+                self._texts.forget()
             return (self._stopping or self._adapter.validator).validate_json(content)
         except _TooManyCollisions:
             detail = f"More than {MOST_COLLISIONS:,} values or names here have the same hash as another one"
             raise _single_error("too_many_collisions", detail) from None
         finally:
             self._hashes.forget()
+            self._texts.forget()
 
     @cached_property
     def _hashes(self) -> "_Hashes":
         return _Hashes()
+
+    @cached_property
+    def _texts(self) -> "_Texts":
+        return _Texts()
 
     @cached_property
     def _stopping(self) -> SchemaValidator | None:
@@ -75,7 +82,8 @@ class JsonValidator:
 
     @cached_property
     def _stopping_schema(self) -> Any:
-        return _with_hashes(_stopping(self._adapter.core_schema), self._hashes.note)
+        schema = _with_hashes(_stopping(self._adapter.core_schema), self._hashes.note)
+        return _with_texts(schema, self._texts.check)
 
     @cached_property
     def _counting(self) -> "_Counting | None":
@@ -155,6 +163,34 @@ def _with_hashes(schema: Any, note: Callable[[Any], Any]) -> Any:
     if _kind(hashed) == "str":
         return copy
     return copy | {part: core_schema.no_info_after_validator_function(note, hashed)}
+
+
+class _Texts:
+    """The JSON texts in the strings of a document, for types such as `Json[list[int]]`.
+
+    The elements of a document are counted before it is parsed, but not those in its strings.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._elements = 0
+
+    def check(self, text: Any) -> Any:
+        """Return the text. Raise PydanticCustomError if the document has too many elements in texts."""
+        if isinstance(text, str):
+            self._elements += sum(map(text.count, ",:[{"))
+        if self._elements > MOST_ELEMENTS_IN_TEXTS:
+            context = {"most": f"{MOST_ELEMENTS_IN_TEXTS:,}"}
+            raise PydanticCustomError("too_many_elements", "JSON texts have more than {most} values and names", context)
+        return text
+
+
+def _with_texts(schema: Any, check: Callable[[Any], Any]) -> Any:
+    """Return a copy of a core schema in which `check` gets each string before it is parsed as JSON."""
+    copy = _copy(schema, lambda part: _with_texts(part, check))
+    return core_schema.no_info_before_validator_function(check, copy) if _kind(schema) == "json" else copy
 
 
 def _single_error(kind: LiteralString, detail: LiteralString) -> ValidationError:

@@ -22,7 +22,7 @@ from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.pace import UNMEASURED_SECONDS
 from penstock.route import InvalidOperation
-from penstock.service.flaws import MOST_FLAWS, Flaws, to_flaw, without_most_unknown_members
+from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids
 from penstock.service.intake.plan import Plan
@@ -58,6 +58,7 @@ class Draft:
         self._added: list[tuple[bytes, str]] = []  # not planned yet: encoded operations and their handlers
         self._lines = array("I")  # the line of each operation, if the request is a stream
         self._giants = Flaws()
+        self._check_ids_at = 2 * MOST_FOUND  # operations. It is doubled after each check
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +190,19 @@ class Draft:
             self._lines.append(line)
         given = document.get("id") if isinstance(document, dict) else None
         is_short = isinstance(given, str) and len(given) <= LONGEST_ID  # a longer one is an error already
-        return index, self.ids.add(given if is_short else None)
+        operation_id = self.ids.add(given if is_short else None)
+        if self.total == self._check_ids_at:
+            self._check_ids(index)
+        return index, operation_id
+
+    def _check_ids(self, index: int) -> None:
+        """Raise InvalidRequest if very many ids are duplicates. `check` would find that, but only at the end."""
+        self._check_ids_at *= 2
+        count = self.ids.count_repeated()
+        if count >= MOST_FOUND:
+            detail = f"{count:,} of the first {self.total:,} operations have the id of an earlier operation."
+            self.flaws.count += count - 1
+            self._add_flaws(index, [Flaw("/id", f"{detail} Ids must be unique within a batch.")])
 
     def _keep(self, index: int, operation_id: str, request: OperationRequest) -> None:
         if not self.is_large:

@@ -56,10 +56,19 @@ class Ids:
             yield from line
 
     async def duplicates(self, most: int) -> tuple[int, list[Duplicate]]:
-        """Return how many operations have the id of an earlier operation, and about `most` of these."""
+        """Return how many operations have the id of an earlier operation, and up to `most` of these."""
         count, suspects = await self._suspects(most) if self.has_own else (0, set[int]())
-        named = [one async for one in self._find(suspects)] if suspects else []
+        named: list[Duplicate] = []
+        if suspects:
+            async for one in self._find(suspects):
+                named.append(one)
+                if len(named) == most:
+                    break
         return (count, named) if named else (0, [])
+
+    def count_repeated(self) -> int:
+        """Return how many operations have the id of an earlier operation. This takes no longer than a set of all."""
+        return sum(map(_count_repeated, self._parts)) if self.has_own else 0
 
     def close(self) -> None:
         self._spool.close()
@@ -68,7 +77,7 @@ class Ids:
         """Count the digests that occur again, and return up to `most` of them."""
         count, suspects = 0, set[int]()
         for part in self._parts:
-            repeated = len(part) - len(set(part))
+            repeated = _count_repeated(part)
             if repeated and len(suspects) < most:
                 suspects |= _repeated(part, most - len(suspects))
             count += repeated
@@ -94,6 +103,10 @@ class Ids:
         if self._line:
             self._spool.write(to_json(self._line))
             self._line = []
+
+
+def _count_repeated(part: "array[int]") -> int:
+    return len(part) - len(set(part))
 
 
 def _repeated(digests: Iterable[int], most: int) -> set[int]:

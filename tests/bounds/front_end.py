@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -114,6 +114,11 @@ async def take_closed_data(data: ClosedData | OtherClosedData | ClosedTuple | Cl
 @operations.post("/queues")
 async def take_queues(queue: deque[int] | OrderedDict[str, int] | Counter[str]) -> int:
     return len(queue)
+
+
+@operations.post("/json")
+async def take_json(body: Json[list[Any]]) -> int:
+    return len(body)
 
 
 @operations.post("/map")

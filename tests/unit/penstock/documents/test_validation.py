@@ -220,6 +220,16 @@ def test_other_values_of_sets_are_valid(annotation: Any, document: Any) -> None:
     assert len(JsonValidator(TypeAdapter(annotation)).validate(to_json(document))) == len(document)
 
 
+@pytest.mark.parametrize("annotation", [list[Json[Any]], list[Json[list[int]] | int], set[Json[tuple[int, ...]]]])
+def test_json_texts_have_few_elements(annotation: Any) -> None:
+    adapter = TypeAdapter(annotation)
+    validator = JsonValidator(adapter)
+    document = [to_json([number] * 100_000).decode() for number in range(3)]
+    with pytest.raises(ValidationError, match="more than 250,000 values and names"):
+        validator.validate(to_json(document))
+    assert validator.validate(to_json(document[:2])) == adapter.validate_python(document[:2])
+
+
 def test_few_unknown_members_are_errors_as_usual() -> None:
     assert errors(Closed, {"scores": GOOD_DICT, "unknown": 1}) == 1
     assert errors(Closed, {"scores": BAD_DICT, "unknown": 1}) == 2

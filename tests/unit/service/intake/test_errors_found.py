@@ -100,6 +100,15 @@ async def test_unknown_members_of_the_request_are_few_errors(service: Service) -
     assert problem["errors"][0]["pointer"] == "/unknown0"
 
 
+async def test_batch_with_very_many_duplicate_ids_is_not_read_to_its_end(service: Service) -> None:
+    asked = [{"id": "a", **ask("/numbers", [])}] * 2 * MOST_FOUND
+    problem = assert_problem(await post_lines(service, *asked, "not read"), 422)
+    assert problem["errorCount"] == 2 * MOST_FOUND - 1
+    assert problem["detail"].startswith("The request has at least 19999 errors")
+    [error] = problem["errors"]
+    assert error["detail"].startswith("19,999 of the first 20,000 operations have the id of an earlier operation.")
+
+
 @pytest.mark.full
 async def test_known_members_are_read_after_very_many_unknown_ones(service: Service) -> None:
     content = json.dumps({**MANY, "operations": [{**MANY, **ask("/numbers", ["a"])}], "atomic": "x"})

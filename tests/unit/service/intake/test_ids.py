@@ -72,6 +72,13 @@ async def test_of_very_many_all_are_counted_and_some_are_named(build: Build) -> 
     assert len(found) == 1_000
 
 
+async def test_only_so_many_as_asked_for_are_named(build: Build) -> None:
+    ids = build(["a"] * 3_000)
+    count, found = await ids.duplicates(10)
+    assert (count, [one.index for one in found]) == (2_999, list(range(1, 11)))
+    assert ids.count_repeated() == 2_999
+
+
 async def test_ids_whose_digests_meet_are_compared_themselves(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids_module, "hash", lambda _: 7, raising=False)
     assert await build(["a", "b", "c"]).duplicates(10) == (0, [])
