@@ -45,6 +45,13 @@ async def read_content(request: web.Request, most_bytes: int) -> bytearray:
     return content
 
 
+async def check_no_options(request: web.Request) -> None:
+    """Raise MalformedRequest if a request that has no options has any: ignored, they would have another effect."""
+    content = await read_content(request, READ_BYTES) if request.can_read_body else b""
+    if request.query or b"".join(content.split()) not in {b"", b"{}"}:
+        raise MalformedRequest("This request has no options. Send it without a query and without a body.")
+
+
 async def read_json(request: web.Request) -> Any:
     check_type(request, [JSON])
     settings = request.app[SETTINGS]

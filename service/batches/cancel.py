@@ -5,6 +5,7 @@ from aiohttp import web
 from penstock.batch import BatchState, Ending
 from penstock.errors import NotPossibleNow
 from penstock.service.batches.status import find_batch, read_status
+from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.telemetry import Event, get_log
@@ -14,6 +15,7 @@ REASON = "Cancelled on request."
 
 async def cancel_batch(request: web.Request) -> web.Response:
     """Answer 202 with the status, also if the batch is cancelled already. Answer 409 if it ended in another way."""
+    await check_no_options(request)
     batch = await find_batch(request)
     now = request.app[CLOCK].now()
     # Before its notBefore time, no operation of a batch is running, so there is nothing to wait for.

@@ -15,6 +15,7 @@ from penstock.errors import NotPossibleNow
 from penstock.outcome import ChunkRecord, dead_letters
 from penstock.sending import ChunkSender, tenant_on_queue
 from penstock.service.batches.status import find_batch
+from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import accepted_body
@@ -26,6 +27,7 @@ CHUNKS_IN_SEND = 100
 
 async def retry_batch(request: web.Request) -> web.Response:
     """Answer 202 with the number of operations that run again, or 409 if the batch is not final yet."""
+    await check_no_options(request)
     batch = await find_batch(request)
     if not batch.is_final:
         raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")

@@ -1,6 +1,7 @@
 """Cancel: no more operations start, finished ones keep their outcome, and every operation gets one."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from pytest_aiohttp import AiohttpClient
@@ -30,6 +31,20 @@ async def test_batch_that_has_not_begun_is_cancelled_whole(plant: Plant, toys: T
     assert (await plant.status(batch_id))["reason"] == "Cancelled on request."
     assert toys.runs == []
     assert plant.parts.dead_letters.messages == []
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry"])
+@pytest.mark.parametrize("options", [{"json": {"status": [500]}}, {"data": b"junk"}, {"params": {"force": "true"}}])
+async def test_options_that_do_not_exist_are_rejected(plant: Plant, action: str, options: Any) -> None:
+    batch_id = await plant.submit("/break/a")
+    problem = assert_problem(await plant.ask("POST", f"/batch/{batch_id}/{action}", **options), 400)
+    assert problem["detail"] == "This request has no options. Send it without a query and without a body."
+    assert (await plant.status(batch_id))["status"] == "queued"
+
+
+async def test_cancel_may_have_an_empty_object(plant: Plant) -> None:
+    batch_id = await plant.submit("/break/a")
+    assert (await plant.ask("POST", f"/batch/{batch_id}/cancel", json={})).status == 202
 
 
 async def test_what_ended_before_stands_and_what_waits_for_another_attempt_is_cancelled(
