@@ -260,7 +260,9 @@ class Processor:
             return await self._commit(attempt, self._record(attempt, {}))
         # Read the batch before the note, so that it need not be read after it. If a consumer died between the note and
         # the handler, an operation would be blamed that never started.
-        await self._reread_batch(attempt)
+        attempt = await self._reread_batch(attempt)
+        # The batch may have killed too many processes while the operation waited for its slot.
+        await self._limits.await_verdict(attempt.batch)
         standing = await self._note_start(attempt, evidence)
         if standing is not None:
             return await self._without_sent_follow_ups(attempt, standing)

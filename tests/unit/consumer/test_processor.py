@@ -788,6 +788,24 @@ async def test_released_delivery_is_at_hand_again_at_once(rig: Rig) -> None:
     assert await rig.parts.chunks.depth() == 1
 
 
+async def test_operation_does_not_start_if_its_batch_came_over_its_limit_of_deaths_while_it_waited() -> None:
+    """It may kill the process, which would be one more than the limit says."""
+    rig = build_rig(concurrency=1, max_deaths=1)
+
+    @rig.operations.post("/meanwhile")
+    async def meanwhile(context: Context) -> None:
+        rig.note(context)
+        await rig.parts.store.note_deaths(BATCH_ID, {"one process", "another"})
+        rig.clock.advance(2)  # what was read of the batch is stale
+
+    await rig.submit(build_operations("/meanwhile", "/succeed"), 1)
+    await rig.parts.store.suspect_batch(BATCH_ID)
+    processor = rig.processor()
+    await asyncio.gather(*[rig.process(*await rig.receive(), processor) for _ in range(2)])
+    assert rig.runs == {"id-0": 1}
+    assert (await rig.batch()).state is BatchState.FAILED
+
+
 async def test_consumer_that_was_suspended_does_not_run_what_another_has_finished() -> None:
     rig = build_rig(concurrency=1)
 
