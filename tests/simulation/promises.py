@@ -283,8 +283,9 @@ class Promises:
             name = self.names.get(process, process)
             self._noted[name].add((batch_id, chunk_id))
             self._noted_at.setdefault((name, batch_id, chunk_id), self._now())
-            if name in self._dead:
+            if name in self._dead:  # the note was on its way
                 self._died_just_before.add((batch_id, chunk_id))
+                self.deaths[batch_id].add(name)
         if "nonce" in before:
             stands = all(before.get(name) == after.get(name) for name in ("nonce", "record", "parts"))
             self.check(stands, 2, f"the record of chunk {chunk_id} of batch {batch_id} was replaced")
@@ -323,7 +324,9 @@ class Promises:
     def _check_deaths(self, batch_id: str) -> None:
         """Check that a batch is stopped only if it has cost more processes than the limit says."""
         runs = [run for (of, _), runs in self._truth.runs.items() if of == batch_id for run in runs]
-        silent = {run.process for run in runs} & self._truth.paused  # for longer than a lease, so they look dead
+        noted = {process for process, chunks in self._noted.items() if batch_id in dict(chunks)}
+        # What is paused for longer than a lease looks dead.
+        silent = ({run.process for run in runs} | noted) & self._truth.paused
         deaths = len(self.deaths[batch_id] | silent)
         words = f"batch {batch_id} was stopped after {deaths} deaths, and its limit is {self.max_deaths}"
         self.check(self.max_deaths is None or deaths > self.max_deaths, 6, words)
