@@ -498,7 +498,7 @@ MUTATIONS = {
         ("calm", 0, follow_ups.dead_letter_what_is_not_counted),
         ("calm", 48, follow_ups.count_before_the_follow_ups),
         ("rollouts", 1, follow_ups.split_what_was_released),
-        ("kills", 194, follow_ups.lose_attempts_when_splitting),
+        ("kills", 834, follow_ups.lose_attempts_when_splitting),
         ("rollouts", 1, follow_ups.lose_attempts_at_a_stop),
         ("endings", 11, follow_ups.lose_attempts_when_handing_over),
         ("calm", 0, follow_ups.wait_twice_as_long),

@@ -16,8 +16,13 @@ from tests.simulation.situations import SITUATIONS, play
 from tests.simulation.teeth import is_found, is_found_at, mix_of
 from tests.support.full import full
 
-# Their handlers never end, so programs wait for them again and again. Or their runs are large.
-SLOW = {"wait_for_a_handler_that_never_ends", "go_on_without_slots", "note_a_start_before_the_slot"}
+# Their handlers never end, so programs wait for them again and again. Or their runs are long.
+SLOW = {
+    "wait_for_a_handler_that_never_ends",
+    "go_on_without_slots",
+    "note_a_start_before_the_slot",
+    "allow_one_death_less",
+}
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
 
