@@ -44,7 +44,7 @@ class Batches:
         give_up_at = self._clock.monotonic() + ACCEPT_WAIT_SECONDS
         while True:
             batch = await self.read(batch_id)
-            if batch is None:
+            if batch is None or batch.is_forgotten(self._clock.now()):
                 return NotAdmitted.UNKNOWN
             if batch.state is BatchState.ABANDONED:
                 return NotAdmitted.ABANDONED

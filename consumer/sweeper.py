@@ -119,7 +119,7 @@ class Sweeper:
         """Settle a batch. A failure must not keep the other batches open."""
         try:
             batch = await self._store.read_batch(batch_id)
-            if batch is not None and not batch.is_final:
+            if batch is not None and not batch.is_final and not batch.is_forgotten(now):
                 await self._settle(batch, now)
         except PenstockError as error:
             failures.append(error)

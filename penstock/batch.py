@@ -130,6 +130,13 @@ class Batch:
         ends = itertools.accumulate(self.group_totals)
         return next(group for group, end in enumerate(ends) if index < end)
 
+    def is_forgotten(self, now: float) -> bool:
+        """Return True if the retention of the batch is over.
+
+        From then on the table deletes its items, in any order and within days. So it must not be read any more.
+        """
+        return now >= self.expires_at
+
     def is_overdue(self, now: float) -> bool:
         """Return True if the acceptance lease has ended by this clock.
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from typing import Protocol
 
-
 # Linux's usual monotonic clock stands still while a machine is suspended. Leases go on, so this one must go on, too.
 _MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

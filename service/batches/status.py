@@ -28,12 +28,17 @@ async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
 
 
 async def find_batch(request: web.Request) -> Batch:
-    """Return the batch in the path. Raises UnknownBatch if it was never accepted, or belongs to another tenant."""
+    """Return the batch in the path.
+
+    Raises UnknownBatch if it was never accepted, belongs to another tenant, or is past its retention.
+    """
     batch_id = request.match_info["batch_id"]
     if not _BATCH_ID.fullmatch(batch_id):
         raise UnknownBatch(batch_id)
     tenant = tenant_of(request)
     batch = await request.app[BACKEND].store.read_batch(batch_id)
     if batch is None or batch.state in UNACCEPTED_STATES or batch.tenant != tenant:
+        raise UnknownBatch(batch_id)
+    if batch.is_forgotten(request.app[CLOCK].now()):
         raise UnknownBatch(batch_id)
     return batch

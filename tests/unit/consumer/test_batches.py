@@ -49,6 +49,11 @@ async def test_accepted_batch_is_admitted(parts: MemoryParts, clock: FakeClock, 
     assert await Batches(parts.store, clock).admit(BATCH_ID) == batch
 
 
+async def test_batch_past_its_retention_is_unknown(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts, expires_at=NOW)
+    assert await Batches(parts.store, clock).admit(BATCH_ID) is NotAdmitted.UNKNOWN
+
+
 async def test_first_admission_starts_the_batch(parts: MemoryParts, clock: FakeClock) -> None:
     put(parts)
     clock.advance(5)

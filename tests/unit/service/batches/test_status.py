@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from penstock import Operations
-from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts
+from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts, Ending
 from penstock.store import Group
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_record
@@ -113,6 +113,21 @@ async def test_final_state_never_comes_with_counts_of_before(serve: Serve) -> No
 async def test_unknown_batch(serve: Serve) -> None:
     service = await serve(Operations())
     assert_problem(await service.get(URL), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "call"), [("GET", "status"), ("GET", "results"), ("POST", "cancel"), ("POST", "retry")]
+)
+@pytest.mark.parametrize(("late", "is_known"), [(-1, True), (0, False)])
+async def test_batch_is_unknown_after_its_retention_though_the_table_deletes_it_later(
+    serve: Serve, method: str, call: str, *, late: float, is_known: bool
+) -> None:
+    """The table deletes its items in any order, so counts would shrink and results would be missing."""
+    batch = build_batch(1, state=BatchState.CANCELLED, ending=Ending.CANCELLED, expires_at=NOW + 60)
+    parts = await parts_with(batch, Counts(cancelled=1))
+    service = await serve(Operations(), parts=parts, clock=FakeClock(NOW + 60 + late))
+    answer = await service.ask(method, f"/batch/{BATCH_ID}/{call}")
+    assert (answer.status != 404) is is_known
 
 
 async def test_batch_that_is_being_accepted_is_unknown(serve: Serve) -> None:
