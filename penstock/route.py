@@ -441,6 +441,7 @@ def _validator_failure(route: str, error: BaseException, shows_words: bool) -> s
 
 def _words(error: BaseException) -> str:
     try:
-        return f"{type(error).__name__}: {error}".removesuffix(": ")
+        words = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return words.encode(errors="replace").decode()
     except BaseException:  # noqa: BLE001 - the text of the exception cannot be read
         return type(error).__name__
