@@ -493,7 +493,6 @@ MUTATIONS = {
         ("sweeps", 45, take_the_sweep_over_without_waiting),
         ("pauses", 422, take_over_a_sweep_that_was_extended),
         ("kills", 66, suspect_what_was_only_held),
-        ("mass deaths", 0, note_a_start_before_the_slot),
         ("poison", 88, blame_those_that_ran_beside_poison),
         ("calm", 0, follow_ups.dead_letter_what_is_not_counted),
         ("calm", 48, follow_ups.count_before_the_follow_ups),

@@ -11,6 +11,7 @@ from penstock.batch import Counts
 from penstock.settings import Settings
 from penstock.telemetry import Event
 from tests.simulation.mixes import CALM, RandomFates
+from tests.simulation.mutations import note_a_start_before_the_slot
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Plan, Submission, Toy
 from tests.simulation.world import World
@@ -58,7 +59,7 @@ def play(toys: Sequence[Toy], *, consumers: int = 1, kills: int = 0) -> tuple[Wo
             await asyncio.sleep(KILLED_AFTER_SECONDS)
             for program in list(stage.consumers):
                 program.process.kill()
-            await asyncio.sleep(LEASE_SECONDS + RESTART_SECONDS)
+            await asyncio.sleep(LEASE_SECONDS - 1)
         await stage.settle()
         finished_after = world.loop.time() - started_at
         await stage.close()
@@ -78,6 +79,16 @@ def test_innocents_run_side_by_side_after_a_kill(path: str) -> None:
     assert counts_of(world) == Counts(succeeded=60)
     assert world.seen[Event.OPERATION_SUSPECTED] == 0
     assert seconds <= KILLED_AFTER_SECONDS + LEASE_SECONDS + RESTART_SECONDS + seconds_for(60) + SLACK_SECONDS
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["", "noted before the slot"])
+def test_only_what_had_its_slot_at_two_kills_is_suspected(is_broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the second kill, operations that the first kill hit run in all slots, and others of them wait."""
+    if is_broken:
+        note_a_start_before_the_slot(monkeypatch)
+    world, _ = play(innocents(100), kills=2)
+    assert counts_of(world) == Counts(succeeded=100)
+    assert (world.seen[Event.OPERATION_SUSPECTED] <= SLOTS) is not is_broken
 
 
 @pytest.mark.parametrize("path", ["/kill", "/kill-once"])

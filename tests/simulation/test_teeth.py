@@ -20,7 +20,6 @@ from tests.support.full import full
 SLOW = {
     "wait_for_a_handler_that_never_ends",
     "go_on_without_slots",
-    "note_a_start_before_the_slot",
     "allow_one_death_less",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
