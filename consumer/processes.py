@@ -48,13 +48,17 @@ class Life:
 
 @dataclass(slots=True)
 class Deaths:
-    """The deaths of one consumer. They decide how long a restart waits, and whether there is a restart at all. Pure."""
+    """The deaths of one consumer. They decide how long a restart waits, and whether there is a restart at all. Pure.
+
+    The wait grows only with runs that did no work. A consumer that died at work can start, and its work waits.
+    """
 
     in_a_row: int = 0
     _idle_at: deque[float] = field(default_factory=lambda: deque(maxlen=IDLE_DEATHS))
 
     def add(self, life: Life, now: float) -> None:
-        self.in_a_row = 1 if life.seconds >= HEALTHY_SECONDS else self.in_a_row + 1
+        could_run = life.seconds >= HEALTHY_SECONDS or not life.was_idle
+        self.in_a_row = 1 if could_run else self.in_a_row + 1
         if life.was_idle:
             self._idle_at.append(now)
         else:

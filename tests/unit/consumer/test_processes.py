@@ -129,9 +129,13 @@ def test_restarts_end_only_where_they_cannot_help(lives: list[tuple[float, Life]
     assert deaths.are_hopeless(last, at) is are_hopeless
 
 
-def test_consumer_that_lived_long_waits_for_its_restart_as_after_a_first_death() -> None:
-    deaths, _, _ = deaths_of((0, KILLED_BUSY), (1, KILLED_BUSY), (100, Life(KILLED, seconds=60, progress=STARTED)))
-    assert deaths.in_a_row == 1
+@pytest.mark.parametrize(
+    ("last", "in_a_row"),
+    [(KILLED_IDLE, 3), (CANNOT_START, 3), (KILLED_BUSY, 1), (Life(KILLED, seconds=60, progress=STARTED), 1)],
+)
+def test_wait_for_a_restart_grows_only_with_runs_that_did_no_work(last: Life, in_a_row: int) -> None:
+    deaths, _, _ = deaths_of((0, KILLED_IDLE), (1, KILLED_IDLE), (100, last))
+    assert deaths.in_a_row == in_a_row
 
 
 async def test_consumer_that_cannot_start_stops_all_of_them(tmp_path: Path) -> None:
