@@ -79,7 +79,7 @@ class FollowUps:
         self._check(early <= most, 7, f"{run} starts {early:.1f} s before the end of its wait")
 
     def on_count(self, batch_id: str, record: ChunkRecord) -> None:
-        """Check that everything that follows from a counted chunk is on a queue: its message may be deleted now."""
+        """Check that everything that follows from a counted chunk is on a queue. Its message may be deleted now."""
         unsent = [follow_up.id for follow_up in record.follow_ups if (batch_id, follow_up.id) not in self._sent]
         self._check(not unsent, 2, f"{record.chunk_id} of batch {batch_id} is counted, and {unsent} are not sent yet")
 
@@ -121,8 +121,9 @@ class FollowUps:
 
     def _check_least_wait(self, step: Step, follow_up: FollowUp) -> None:
         """Check that an operation waits for as long as it has asked. A front end may have waited for it already."""
-        is_last = step.key in self._sent and self._is_only_delivery(step.key)
-        if is_last and step.has_to_wait and step.failures and step.asked_seconds is not None:
+        if step.key not in self._sent or not self._is_only_delivery(step.key):
+            return
+        if step.has_to_wait and step.failures and step.asked_seconds is not None:
             early = step.failures[-1] + step.asked_seconds - _virtual(follow_up.not_before)
             most = self._truth.most_skew + ROUNDING_SECONDS
             self._check(early <= most, 7, f"{step} waits {early:.1f} s too short")
