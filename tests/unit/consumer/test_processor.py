@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succee
 from penstock.queue import Delivery, Message
 from penstock.running.stop import Stop
 from penstock.store import Group
+from penstock.telemetry import Event
 from tests.support.builders import (
     BATCH_ID,
     NOW,
@@ -90,6 +91,17 @@ async def test_what_succeeds_is_recorded_counted_and_acknowledged(rig: Rig) -> N
     assert await rig.counts() == Counts(succeeded=2)
     assert (await rig.batch()).state is BatchState.COMPLETED
     assert (rig.parts.chunks.messages, rig.parts.chunks.deleted, rig.dead_letters) == ([], 1, [])
+
+
+async def test_message_that_this_consumer_deletes_is_not_called_lost(
+    rig: Rig, logs: list[MutableMapping[str, Any]]
+) -> None:
+    """A heartbeat may find it deleted before the answer to the deletion has come."""
+    await rig.submit(build_operations("/succeed"))
+    processor = rig.processor()
+    await rig.process_next(processor)
+    await processor._leases.beat()
+    assert Event.LEASE_LOST not in [line["event"] for line in logs]
 
 
 async def test_end_of_each_operation_is_told(rig: Rig) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from penstock import Context, Retry
 from penstock.batch import BatchState, Counts, Ending
 from penstock.store import Group
 from tests.support.faults import Moment, Outage
@@ -82,6 +83,22 @@ async def test_what_is_to_be_tried_again_keeps_its_attempts(plant: Plant, toys: 
     assert [(context.operation_id, context.attempt) for context in toys.runs] == [("0", 1), ("1", 1), ("0", 2)]
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
     assert toys.keys == {f"{batch_id}/0", f"{batch_id}/1"}
+
+
+async def test_attempts_before_the_hand_over_count(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    operations = toys.operations()
+
+    @operations.post("/third-time-right", max_attempts=3)
+    async def third_time_right(context: Context) -> None:
+        toys.runs.append(context)
+        if context.attempt < 3:
+            raise Retry(after_seconds=0 if context.attempt == 1 else 3600)
+
+    plant = await build_plant(aiohttp_client, operations, sync_seconds=SOON)
+    batch_id = handed_over(await plant.service.post(ask_for("/third-time-right", "/hang/b")))
+    await finish(plant, toys)
+    assert [context.attempt for context in toys.runs if context.operation_id == "0"] == [1, 2, 3]
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
 
 
 async def test_failures_are_dead_lettered_once(plant: Plant, toys: Toys) -> None:
