@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock import Context, Operations, Reject, Retry
-from penstock.batch import BatchState, Counts, Ending
+from penstock.batch import BatchState, Counts, Ending, FailureLimit
 from penstock.chunk import Chunk, Operation
 from penstock.consumer import patience, quarantine
 from penstock.consumer.attempt import Evidence, StartNote
@@ -816,6 +816,34 @@ async def test_operation_does_not_start_if_its_batch_came_over_its_limit_of_deat
     await asyncio.gather(*[rig.process(*await rig.receive(), processor) for _ in range(2)])
     assert rig.runs == {"id-0": 1}
     assert (await rig.batch()).state is BatchState.FAILED
+
+
+async def test_batch_is_not_stopped_if_processes_deny_their_death_within_a_lease() -> None:
+    rig = build_rig(max_deaths=1)
+    back_at = NOW + 0.9 * rig.settings.visibility_seconds
+
+    def deny(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "before") and rig.clock.now() >= back_at:
+            batches = rig.parts.store._batches
+            batches[BATCH_ID] = replace(batches[BATCH_ID], died=frozenset())
+
+    await rig.submit(build_operations("/succeed"))
+    await rig.parts.store.suspect_batch(BATCH_ID)
+    await rig.parts.store.note_deaths(BATCH_ID, {"one process", "another"})
+    await rig.process_next(rig.processor(deny))
+    assert rig.runs == {"id-0": 1}
+    assert (await rig.batch()).state is BatchState.COMPLETED
+
+
+async def test_nothing_more_starts_in_the_consumer_that_ends_the_batch(rig: Rig) -> None:
+    """It need not read the batch again to know that."""
+    batch = await rig.submit(build_operations("/reject", "/succeed"), 1)
+    rig.parts.store._batches[BATCH_ID] = replace(batch, failure_limit=FailureLimit(0))
+    processor = rig.processor()
+    for _ in range(2):
+        await rig.process_next(processor)
+    assert rig.runs == {"id-0": 1}
+    assert await rig.counts() == Counts(failed=1, cancelled=1)
 
 
 async def test_consumer_that_was_suspended_does_not_run_what_another_has_finished() -> None:
