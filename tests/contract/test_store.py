@@ -1172,6 +1172,16 @@ async def test_of_racing_takers_one_takes_a_claim_over(store: Store) -> None:
 
 
 @on_all
+async def test_claim_is_not_taken_over_from_another_request_than_the_one_that_was_seen(store: Store) -> None:
+    """Its batch may have been accepted. Whoever takes over must have tried to abandon exactly that batch."""
+    seen = await store.claim_key(make_claim(), NOW)
+    between = make_claim(seen.key)
+    assert await store.take_over_key(seen, between, seen.lease_until + 1)
+    await store.release_key(between)
+    assert not await store.take_over_key(seen, make_claim(seen.key), seen.lease_until + 1)
+
+
+@on_all
 async def test_who_lost_the_claim_neither_settles_nor_releases_it(store: Store) -> None:
     theirs = await store.claim_key(make_claim(), NOW)
     ours = replace(make_claim(theirs.key), lease_until=NOW + 200)
