@@ -5,16 +5,18 @@ and reads of single items are exact; only the index may lag behind the table.
 """
 
 import asyncio
+import itertools
+import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from penstock.aws.attributes import Item, Value, text
 from penstock.aws.clients import error_code, explained
+from penstock.backoff import Backoff
 from penstock.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 KEYS_IN_CALL = 100  # BatchGetItem reads at most 100 items in a call
 ITEMS_IN_INDEX_PAGE = 100
+_UNPROCESSED = Backoff(base_seconds=0.05, max_seconds=2.0)
 _CONDITION_FAILED = "ConditionalCheckFailedException"
 _NAME = re.compile(r"#(\w+)")
 
@@ -74,7 +77,7 @@ class Table:
     async def query(self, pk: str, first: str, last: str, *, first_items: int | None = None) -> AsyncIterator[Item]:
         """Yield the items of a partition from sort key `first` to `last`; the first call reads up to `first_items`."""
         async for item in self._query(
-            chain([first_items], repeat(None)),
+            itertools.chain([first_items], itertools.repeat(None)),
             KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
             ConsistentRead=True,
             **_values({"pk": text(pk), "first": text(first), "last": text(last)}),
@@ -84,7 +87,7 @@ class Table:
     async def query_index(self, index: str, condition: str, values: Values) -> AsyncIterator[Item]:
         """Yield the items of an index, page by page. An index may show an item as it was a moment ago."""
         async for item in self._query(
-            repeat(ITEMS_IN_INDEX_PAGE),
+            itertools.repeat(ITEMS_IN_INDEX_PAGE),
             IndexName=index,
             KeyConditionExpression=condition,
             **_names(condition),
@@ -166,11 +169,15 @@ class Table:
         if projection is not None:
             request[self.name]["ProjectionExpression"] = projection
         found: list[Item] = []
-        while request:  # DynamoDB may leave some keys for another call
+        for attempt in itertools.count(1):
             with explained():
                 answer = await self.client.batch_get_item(RequestItems=request)
             found += answer["Responses"].get(self.name, ())
             request = answer.get("UnprocessedKeys")
+            if not request:
+                break
+            # The table is throttled, or the answer was too large. Asking again without a pause would add to the load.
+            await asyncio.sleep(_UNPROCESSED.delay_seconds(attempt, random.random()))  # noqa: S311
         return found
 
     async def _call_if(self, call: Callable[..., Awaitable[Any]], **request: Any) -> Done | Blocked:

@@ -92,7 +92,13 @@ async def test_query_asks_for_few_items_first_and_reads_all_pages() -> None:
     assert [request.get("ExclusiveStartKey") for request in server.requests] == [None, KEY]
 
 
-async def test_keys_that_were_not_processed_are_asked_for_again() -> None:
+async def test_keys_that_were_not_processed_are_asked_for_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("penstock.aws.table.asyncio.sleep", sleep)
     rest = {"penstock": {"Keys": [KEY], "ConsistentRead": True}}
     server = Server(
         {"Responses": {"penstock": [{"n": number(1)}]}, "UnprocessedKeys": rest},
@@ -100,6 +106,8 @@ async def test_keys_that_were_not_processed_are_asked_for_again() -> None:
     )
     assert await table_of(server).get_many([KEY, KEY], "n") == [{"n": number(1)}, {"n": number(2)}]
     assert server.requests[1] == {"RequestItems": rest}
+    assert len(pauses) == 1
+    assert 0 < pauses[0] <= 0.05
 
 
 async def test_item_that_must_exist_is_not_left_out_silently() -> None:
