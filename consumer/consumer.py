@@ -1,12 +1,14 @@
 """The heart of the queue program: it receives chunks if there is room, and processes them. Read this file first."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.backend import Backend
+from penstock.chunk import Chunk
 from penstock.clock import Clock
 from penstock.consumer.inlets import Inlet, Load, room_for
 from penstock.consumer.lease import Leases
@@ -14,7 +16,7 @@ from penstock.consumer.pacer import Pacer
 from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.consumer.sweeper import Sweeper
-from penstock.errors import UnreadableMessage
+from penstock.errors import NewerVersion, PenstockError, UnreadableMessage
 from penstock.message import decode_chunk
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
@@ -29,6 +31,7 @@ from penstock.telemetry import Event, get_log
 RECORDING_SECONDS = 10.0  # the time for recording and follow-ups after the handlers are cancelled
 RELEASING_SECONDS = 5.0  # the time for releasing what the last receives have returned
 LEAVING_SECONDS = 1.0
+NEWER_VERSION_SECONDS = 60  # until a chunk comes again that only a newer version can run
 
 
 @dataclass(slots=True)
@@ -211,6 +214,14 @@ class Consumer:
         except UnreadableMessage as error:
             await self._processor.move_to_dead_letters(held.delivery, str(error))
             return
+        try:
+            await self._process_chunk(held, chunk)
+        except NewerVersion as error:
+            get_log().warning(Event.NEWER_VERSION, batch_id=chunk.batch_id, chunk_id=chunk.id, error=str(error))
+            with contextlib.suppress(PenstockError):  # then the lease ends by itself
+                await self._leases.release(held.delivery, after_seconds=NEWER_VERSION_SECONDS)
+
+    async def _process_chunk(self, held: Held, chunk: Chunk) -> None:
         if self._stop.begun.is_set():
             await self._processor.release(held.delivery, chunk)
             return

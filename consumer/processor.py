@@ -26,7 +26,7 @@ from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.quarantine import Quarantine, release_seconds
-from penstock.errors import RejectedCall
+from penstock.errors import NewerVersion, RejectedCall
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -403,8 +403,14 @@ class Processor:
         return await self._store.commit_chunk(attempt.batch, replace(record, redelivered=attempt.redelivered))
 
     async def _reread_batch(self, attempt: ChunkAttempt) -> ChunkAttempt:
-        """Return the attempt with its batch as it was at most a second ago."""
-        return replace(attempt, batch=await self._batches.read(attempt.batch.id) or attempt.batch)
+        """Return the attempt with its batch as it was at most a second ago.
+
+        If a newer version has given the batch a state that is not known here, what has run must still be recorded.
+        """
+        try:
+            return replace(attempt, batch=await self._batches.read(attempt.batch.id) or attempt.batch)
+        except NewerVersion:
+            return attempt
 
     def _route(self, chunk: Chunk) -> Route | None:
         operation = chunk.operations[0]

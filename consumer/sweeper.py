@@ -18,7 +18,7 @@ from penstock.batch import Batch, BatchState, Ending
 from penstock.clock import Clock
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.outage import Outage
-from penstock.errors import PenstockError, Unavailable
+from penstock.errors import NewerVersion, PenstockError, Unavailable
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.store import Store, SweepLease
@@ -121,6 +121,8 @@ class Sweeper:
             batch = await self._store.read_batch(batch_id)
             if batch is not None and not batch.is_final and not batch.is_forgotten(now):
                 await self._settle(batch, now)
+        except NewerVersion as error:  # a consumer of that version settles it
+            get_log().warning(Event.NEWER_VERSION, batch_id=batch_id, error=str(error))
         except PenstockError as error:
             failures.append(error)
         except Exception as error:  # noqa: BLE001 - it is about this batch only

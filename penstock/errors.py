@@ -20,6 +20,7 @@ PenstockError
 │   ├── KeyInUse
 │   └── KeyReused
 ├── UnreadableMessage             a message is not a chunk that this program can read
+├── NewerVersion                  the table has a value that only a newer version of Penstock knows
 ├── AcceptanceLost                the batch was abandoned before it could be accepted
 ├── AcceptanceUnknown             AWS did not answer the call that accepts the batch
 ├── HandlersStuck                 handlers past their timeout occupy every slot or thread
@@ -151,6 +152,15 @@ class KeyReused(Refused):
 
 class UnreadableMessage(PenstockError):
     """The message is not a chunk, is damaged, or has a newer format version."""
+
+
+class NewerVersion(PenstockError):
+    """The table has a value that this version of Penstock does not know, such as a new state of a batch."""
+
+    def __init__(self, name: str, value: str) -> None:
+        super().__init__(
+            f"The {name} {value!r} in the table was written by a newer version of Penstock. Update this program."
+        )
 
 
 class AcceptanceLost(PenstockError):

@@ -14,6 +14,7 @@ from penstock import zstd
 from penstock.chunk import Operation
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
+from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
@@ -88,13 +89,20 @@ def _outcomes_from_columns(content: dict[str, Any], count: int) -> tuple[Outcome
     columns = [
         indexes,
         ids,
-        map(OutcomeState, _from_column(content["state"], count)),
+        map(_outcome_state, _from_column(content["state"], count)),
         _from_column(content["status"], count),
         _results_from_columns(content, count),
         _from_column(content["error"], count),
         _from_column(content["rejected"], count),
     ]
     return tuple(Outcome(*fields) for fields in zip(*columns, strict=True))
+
+
+def _outcome_state(text: str) -> OutcomeState:
+    try:
+        return OutcomeState(text)
+    except ValueError as error:
+        raise NewerVersion("state", text) from error
 
 
 def _results_to_columns(results: list[Any]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Event(StrEnum):
     OPERATION_SUSPECTED = "operation suspected"
     # The message cannot be run by this program, or its batch is unknown; it is moved to the dead letter queue.
     MESSAGE_SET_ASIDE = "message set aside"
+    # The table has a value that this version does not know. The chunk or the batch is left to a newer version.
+    NEWER_VERSION = "written by a newer version"
     LEASE_LOST = "lease lost"  # The lease on the chunk ended; another consumer may run the same chunk.
     HEARTBEAT_FAILED = "heartbeat failed"  # The lease on a chunk could not be extended; the next heartbeat retries.
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.

@@ -18,6 +18,7 @@ from penstock.errors import (
     MalformedRequest,
     Misconfigured,
     Misdirected,
+    NewerVersion,
     NoAccess,
     NotAcceptable,
     NotPossibleNow,
@@ -68,6 +69,7 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
         "It is not known yet whether the batch was accepted",
     ),
     Unavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "The service is temporarily unavailable"),
+    NewerVersion: (HTTPStatus.SERVICE_UNAVAILABLE, "newer-version", "The batch was written by a newer version"),
     NoAccess: (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "The service is temporarily unavailable"),
     TooLargeForAws: (
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -152,7 +154,7 @@ def _known_problem(error: PenstockError) -> web.Response:
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
         case UnsupportedContent():
             headers["Accept-Encoding"] = ", ".join(MEMBERS)
-        case KeyInUse() | Overloaded():
+        case KeyInUse() | Overloaded() | NewerVersion():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         case Unavailable() | AcceptanceLost():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)

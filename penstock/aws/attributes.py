@@ -1,8 +1,12 @@
 """DynamoDB's attribute values, such as `{"S": "text"}`, written and read. Pure."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
+from penstock.errors import NewerVersion
+
+E = TypeVar("E", bound=StrEnum)
 Value = dict[str, Any]
 Item = Mapping[str, Any]
 
@@ -50,6 +54,15 @@ def binary(value: bytes) -> Value:
 def read_text(item: Item, name: str) -> str:
     value: str = item[name]["S"]
     return value
+
+
+def read_enum(item: Item, name: str, kind: type[E]) -> E:
+    """Return a member of an enumeration. Raises NewerVersion if it has no such member."""
+    value = read_text(item, name)
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise NewerVersion(name, value) from error
 
 
 def read_optional_text(item: Item, name: str) -> str | None:

@@ -42,6 +42,7 @@ from penstock.aws.attributes import (
     number_list,
     read_binary,
     read_count,
+    read_enum,
     read_flag,
     read_number,
     read_number_list,
@@ -115,7 +116,7 @@ def batch_from_item(item: Item) -> Batch:
     return Batch(
         id=batch_id_of(item),
         tenant=read_text(item, "tenant"),
-        state=BatchState(read_text(item, "state")),
+        state=read_enum(item, "state", BatchState),
         total=read_number(item, "total"),
         chunk_count=read_number(item, "chunk_count"),
         group_totals=read_number_list(item, "group_totals"),
@@ -123,13 +124,13 @@ def batch_from_item(item: Item) -> Batch:
         accept_by=read_seconds(item, "accept_by"),
         deadline_at=read_seconds(item, "deadline_at"),
         expires_at=read_seconds(item, "expires_at"),
-        priority=Priority(read_text(item, "priority")) if "priority" in item else Priority.NORMAL,
+        priority=read_enum(item, "priority", Priority) if "priority" in item else Priority.NORMAL,
         not_before=read_optional_seconds(item, "not_before"),
         failure_limit=FailureLimit(read_number(item, "failure_limit")) if "failure_limit" in item else None,
         keys_from=read_optional_text(item, "keys_from"),
         headers=tuple((name, value["S"]) for name, value in sorted(headers.items())),
         has_own_ids=read_flag(item, "has_own_ids"),
-        ending=Ending(read_text(item, "ending")) if "ending" in item else None,
+        ending=read_enum(item, "ending", Ending) if "ending" in item else None,
         reason=read_optional_text(item, "reason"),
         is_suspect="suspect" in item,
         died=read_texts(item, "died"),
@@ -182,7 +183,7 @@ def group_from_item(item: Item, known: "Fold | None" = None) -> Group:
     return Group(
         counts=Counts(*(read_count(item, name) for name in OutcomeState)),
         redelivered=read_count(item, "redelivered"),
-        closed=Ending(read_text(item, "closed")) if "closed" in item else None,
+        closed=read_enum(item, "closed", Ending) if "closed" in item else None,
         done=fold.ids.including(unfolded(item)),
     )
 

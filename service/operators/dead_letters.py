@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from penstock.backend import Backend
 from penstock.documents.validation import errors_of
-from penstock.errors import InvalidRequest, UnreadableMessage
+from penstock.errors import InvalidRequest, NewerVersion, UnreadableMessage
 from penstock.message import decode_chunk, decode_dead_letter
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message, Queue
@@ -112,7 +112,10 @@ class Redrive:
         if self.batch_id not in {None, chunk.batch_id}:
             return None
         if chunk.batch_id not in self.priorities:
-            batch = await self.store.read_batch(chunk.batch_id)
+            try:
+                batch = await self.store.read_batch(chunk.batch_id)
+            except NewerVersion:
+                return None  # a front end of that version can move it
             self.priorities[chunk.batch_id] = Priority.NORMAL if batch is None else batch.priority
         return self.priorities[chunk.batch_id]
 

@@ -18,7 +18,15 @@ from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
 from penstock.consumer import inlets
 from penstock.consumer.consumer import Consumer
-from penstock.errors import HandlersStuck, Misconfigured, NoAccess, PenstockError, RejectedCall, Unavailable
+from penstock.errors import (
+    HandlersStuck,
+    Misconfigured,
+    NewerVersion,
+    NoAccess,
+    PenstockError,
+    RejectedCall,
+    Unavailable,
+)
 from penstock.message import decode_chunk, encode_chunk
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -533,6 +541,21 @@ async def test_death_of_the_heartbeats_ends_the_program_after_what_is_held() -> 
         with pytest.raises(RuntimeError, match="a fault of ours"):
             await plant.consumer.run()
     assert plant.recorded() == {"id-0": 200}
+
+
+async def test_chunk_of_a_newer_version_is_left_to_it(logs: list[MutableMapping[str, Any]]) -> None:
+    def read_unknown_state(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "after"):
+            raise NewerVersion("state", "paused")
+
+    plant = Plant(read_unknown_state)
+    await plant.submit("/succeed")
+    async with plant.running() as task:
+        await eventually(lambda: asyncio.sleep(0, Event.NEWER_VERSION in [line["event"] for line in logs]))
+        assert not task.done()
+    assert plant.toys.begun == {}
+    assert [chunk.id for chunk in plant.chunks] == ["0"]
+    assert plant.parts.dead_letters.messages == []
 
 
 # Stopping.

@@ -10,7 +10,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState, Counts
 from penstock.consumer.sweeper import BATCHES_AT_ONCE, FAILURES_IN_SWEEP, GROUPS_AT_ONCE, PERIODS_OF_TENURE, Sweeper
-from penstock.errors import PenstockError, RejectedCall, Unavailable
+from penstock.errors import NewerVersion, PenstockError, RejectedCall, Unavailable
 from penstock.store import Group, SweepLease
 from penstock.testing import FakeClock
 from tests.support.faults import Moment, Outage, watched
@@ -113,6 +113,18 @@ async def test_batch_that_fails_unexpectedly_does_not_keep_the_others_open(
     lose_all_messages(plant)
     plant.clock.advance(AFTER)
     await sweeper.sweep()
+    assert {(await plant.counts(batch_id))[0] for batch_id in batch_ids} == {"queued", "expired"}
+
+
+async def test_batch_of_a_newer_version_is_left_to_it(plant: Plant) -> None:
+    newer = iter([True])
+
+    def read_unknown_state(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "after") and next(newer, False):
+            raise NewerVersion("state", "paused")
+
+    batch_ids = await submit_due(plant, 2)
+    await Sweeper(watched(plant.parts, read_unknown_state).store, PERIOD, plant.clock).sweep()
     assert {(await plant.counts(batch_id))[0] for batch_id in batch_ids} == {"queued", "expired"}
 
 

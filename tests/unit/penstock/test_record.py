@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from penstock import zstd
 from penstock.chunk import Operation
+from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.record import decode_record, encode_record
 
@@ -43,6 +44,13 @@ def test_record_of_an_earlier_version_has_no_repeats() -> None:
     del content["redelivered"]
     earlier = zstd.compress(to_json(content))
     assert decode_record(FULL.chunk_id, earlier) == replace(FULL, redelivered=0)
+
+
+def test_record_with_a_state_of_a_newer_version_is_told() -> None:
+    content = from_json(zstd.decompress(encode_record(FULL)))
+    content["state"] = ["paused"] * 5
+    with pytest.raises(NewerVersion, match="'paused'"):
+        decode_record(FULL.chunk_id, zstd.compress(to_json(content)))
 
 
 def test_members_come_back_with_their_types() -> None:

@@ -10,6 +10,7 @@ from penstock.aws import items
 from penstock.aws.attributes import text
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
 from penstock.chunk import GROUP_CHUNKS
+from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.store import KeyClaim
@@ -45,6 +46,17 @@ def record_of(chunk_id: str) -> ChunkRecord:
 @pytest.mark.parametrize("batch", [PLAIN, FULL])
 def test_batch_comes_back_as_it_was(batch: Batch) -> None:
     assert items.batch_from_item(items.batch_to_item(batch)) == batch
+
+
+@pytest.mark.parametrize("name", ["state", "priority", "ending"])
+def test_batch_with_a_value_of_a_newer_version_is_told(name: str) -> None:
+    with pytest.raises(NewerVersion, match=f"The {name} 'paused' in the table was written by a newer version"):
+        items.batch_from_item({**items.batch_to_item(FULL), name: text("paused")})
+
+
+def test_group_that_a_newer_version_has_closed_is_told() -> None:
+    with pytest.raises(NewerVersion):
+        items.group_from_item({"closed": text("paused")})
 
 
 def test_batch_is_due_when_its_acceptance_lease_ends() -> None:

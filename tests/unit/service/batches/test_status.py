@@ -7,6 +7,7 @@ import pytest
 
 from penstock import Operations
 from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts, Ending
+from penstock.errors import NewerVersion
 from penstock.store import Group
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_record
@@ -134,3 +135,14 @@ async def test_batch_that_is_being_accepted_is_unknown(serve: Serve) -> None:
     parts = await parts_with(build_batch(1, state=BatchState.ACCEPTING, accepted_at=None))
     service = await serve(Operations(), parts=parts)
     assert_problem(await service.get(URL), 404)
+
+
+async def test_batch_of_a_newer_version_is_told(serve: Serve) -> None:
+    def read_unknown_state(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "after"):
+            raise NewerVersion("state", "paused")
+
+    service = await serve(Operations(), parts=await parts_with(build_batch(1)), watch=read_unknown_state)
+    answer = await service.get(URL)
+    assert_problem(answer, 503)
+    assert "newer version of Penstock" in answer.body["detail"]
