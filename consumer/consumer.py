@@ -83,7 +83,7 @@ class Consumer:
         self._held: dict[asyncio.Task[None], Held] = {}
         self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
         self._inlets = {
-            priority: Inlet(priority, queue, settings, self._stop.begun, self._moved.set)
+            priority: Inlet(priority, queue, settings, self._stop.begun, self._moved.set, monotonic=clock.monotonic)
             for priority, queue in backend.queues.items()
         }
         self.meter.watch(Metric.IN_FLIGHT, lambda: len(self._held))

@@ -6,6 +6,7 @@ queue always has one running if there is room for what it may return, and an emp
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -90,13 +91,17 @@ class Inlet:
         settings: Settings,
         stopping: asyncio.Event,
         when_done: Callable[[], None],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.priority = priority
         self.operations_per_chunk = float(settings.chunk_operations)  # a moving average
         self._queue = queue
-        self._wait_seconds = settings.receive_wait_seconds
+        # Half of the lease remains after the longest poll, although leases are reckoned from the request.
+        self._wait_seconds = min(settings.receive_wait_seconds, settings.visibility_seconds // 2)
         self._stopping = stopping
         self._when_done = when_done
+        self._monotonic = monotonic
         self._receiving: asyncio.Task[list[Delivery]] | None = None
         self._pause_seconds = 0.0
         self._outage = Outage(Event.RECEIVE_FAILED, is_error=True)
@@ -146,6 +151,7 @@ class Inlet:
 
         Whatever AWS reports is repeated. Only a bug of ours leaves this, and ends the consumer after it has drained.
         """
+        asked_at = self._monotonic()
         try:
             deliveries = await self._queue.receive(limit, self._wait_seconds)
         except PenstockError as error:
@@ -155,7 +161,7 @@ class Inlet:
             return []
         self._pause_seconds = 0.0
         self._outage.end()
-        return [replace(delivery, priority=self.priority) for delivery in deliveries]
+        return [replace(delivery, priority=self.priority, asked_at=asked_at) for delivery in deliveries]
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but wake up as soon as the consumer is asked to stop."""

@@ -29,8 +29,10 @@ class Leases:
         self._outages = {priority: Outage(Event.HEARTBEAT_FAILED) for priority in Priority}
 
     def hold(self, delivery: Delivery) -> None:
+        """Hold a delivery. Its lease is reckoned from the request, since the answer may have been read much later."""
         self._held[delivery.receipt] = delivery
-        self._until[delivery.receipt] = self._clock.monotonic() + self._visibility_seconds
+        asked_at = self._clock.monotonic() if delivery.asked_at is None else delivery.asked_at
+        self._until[delivery.receipt] = asked_at + self._visibility_seconds
 
     def settle(self, delivery: Delivery) -> None:
         """Note that the delivery is about to be deleted. Its lease is still kept, but losing it is no longer logged."""

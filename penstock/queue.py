@@ -49,6 +49,7 @@ class Delivery:
     sent_at: float = 0.0  # seconds since the epoch, by the queue's clock
     trace: TraceContext | None = None
     priority: Priority = Priority.NORMAL  # the queue that it came from; its receipt is only valid there
+    asked_at: float | None = None  # when the receive was sent, by our monotonic clock. The lease did not start earlier
 
     @property
     def mark(self) -> str:

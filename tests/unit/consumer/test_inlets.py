@@ -9,7 +9,7 @@ from penstock.consumer.inlets import MOST_HELD, Inlet, Load, operations_wanted, 
 from penstock.errors import Unavailable
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
-from penstock.testing import MemoryQueue
+from penstock.testing import FakeClock, MemoryQueue
 from tests.support.builders import build_settings
 
 HIGH, NORMAL, LOW = Priority
@@ -123,6 +123,19 @@ async def test_inlet_tells_when_something_has_come_and_from_where() -> None:
     [delivery] = inlet.take()
     assert (delivery.body, delivery.priority) == ("a", LOW)
     assert (inlet.is_open, inlet.take()) == (False, [])
+
+
+async def test_deliveries_say_when_they_were_asked_for() -> None:
+    queue, clock = HeldUpQueue(), FakeClock()
+    inlet = Inlet(LOW, queue, build_settings(), asyncio.Event(), lambda: None, monotonic=clock.monotonic)
+    await queue.send([Message("a")])
+    asked_at = clock.monotonic()
+    inlet.open(1)
+    await asyncio.sleep(0)
+    clock.advance(15)
+    queue.gate.set()
+    await inlet.finish()
+    assert [delivery.asked_at for delivery in inlet.take()] == [asked_at]
 
 
 async def test_inlet_in_trouble_pauses_until_it_is_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:

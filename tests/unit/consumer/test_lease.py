@@ -51,6 +51,18 @@ async def test_all_that_is_held_stays_ours() -> None:
     assert await held.queue.depth() == 0
 
 
+async def test_lease_is_reckoned_from_the_request() -> None:
+    """A process may be paused after SQS has answered, and read the answer when the lease is over."""
+    held = Held()
+    [delivery] = await held.receive(1)
+    held.leases.hold(replace(delivery, asked_at=held.clock.monotonic() - LEASE + 1))
+    assert held.leases.is_kept(delivery)
+    held.clock.advance(1)
+    assert not held.leases.is_kept(delivery)
+    await held.leases.beat()
+    assert held.leases.is_kept(delivery)
+
+
 @pytest.mark.parametrize("away", Priority)
 async def test_queue_that_does_not_answer_costs_only_its_own_leases(away: Priority) -> None:
     clock = FakeClock(NOW)
