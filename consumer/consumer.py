@@ -86,6 +86,7 @@ class Consumer:
             priority: Inlet(priority, queue, settings, self._stop.begun, self._moved.set, monotonic=clock.monotonic)
             for priority, queue in backend.queues.items()
         }
+        self._runner.result_memory.when_free(self._moved.set)
         self.meter.watch(Metric.IN_FLIGHT, lambda: len(self._held))
 
     def _new_runner(self, backend: Backend, operations: Operations[Any]) -> Runner:
@@ -172,6 +173,8 @@ class Consumer:
                 inlet.open(limit)
 
     def _room_for(self, inlet: Inlet, loads: Mapping[Priority, Load]) -> int:
+        if self._runner.result_memory.is_full:
+            return 0  # no operation could start
         return room_for(
             inlet.priority,
             loads,

@@ -31,6 +31,7 @@ class Pacer:
         while True:
             await self._clock.sleep(PUBLISH_SECONDS)
             self.measure()
+            self._runner.result_memory.lower_guesses()
             try:
                 await self.publish()
             except PenstockError as error:

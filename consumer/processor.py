@@ -196,7 +196,7 @@ class Processor:
             return await self._run_suspect(attempt)
         if attempt.lost_deliveries or attempt.batch.is_suspect:
             return await self._run_noted(attempt)
-        return await self._commit(attempt, await self._run(attempt))
+        return await self._run(attempt)
 
     async def _note_loss(self, attempt: ChunkAttempt) -> ChunkAttempt:
         """Note that the batch has lost a delivery, and which processes seem to have died of it.
@@ -239,20 +239,18 @@ class Processor:
         if standing is not None:
             return await self._without_sent_follow_ups(attempt, standing)
         async with self._being_noted(attempt):
-            return await self._commit(attempt, await self._run(attempt))
+            return await self._run(attempt)
 
     async def _run_among_others(self, attempt: ChunkAttempt) -> ChunkRecord:
         """Run a single operation like any other. It notes its start when it has its slot.
 
         If this process dies, the operations that only waited for a slot have no note, and are no suspects.
         """
-        async with self._being_noted(attempt):
-            async with self._runner.slot(attempt.chunk.operations[0], attempt.source):
-                ready = await self._note_start_in_slot(attempt, Evidence.RUNNING)
-                if isinstance(ready, ChunkRecord):
-                    return ready
-                record = await self._run(ready, has_slot=True)
-            return await self._commit(ready, record)
+        async with self._being_noted(attempt), self._runner.slot(attempt.chunk.operations[0], attempt.source):
+            ready = await self._note_start_in_slot(attempt, Evidence.RUNNING)
+            if isinstance(ready, ChunkRecord):
+                return ready
+            return await self._run(ready, has_slot=True)
 
     async def _note_start_in_slot(self, attempt: ChunkAttempt, evidence: Evidence) -> ChunkAttempt | ChunkRecord:
         """Note the start of a single operation that has its slot. Return its record instead if it must not start."""
@@ -351,21 +349,24 @@ class Processor:
             path=operation.path,
             max_attempts=max_attempts,
         )
-        return await self._commit(ready, await self._run(ready, has_slot=True))
+        return await self._run(ready, has_slot=True)
 
     async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
-        """Run the operations of the chunk. Return the record of their outcomes, which is not committed yet."""
-        with self._limited(attempt) as stop:
-            verdicts = await self._runner.run_chunk(
-                attempt.chunk,
-                attempt.source,
-                stop,
-                attempt.ended,
-                # After the lease another consumer may record outcomes, and what it has recorded must not run again.
-                may_begin=lambda: self._leases.is_kept(attempt.delivery),
-                has_slot=has_slot,
-            )
-        return self._record(await self._reread_batch(attempt), verdicts)
+        """Run the operations of the chunk and commit the record of their outcomes. Return it without large results."""
+        with self._runner.result_memory.for_chunk() as results:
+            with self._limited(attempt) as stop:
+                verdicts = await self._runner.run_chunk(
+                    attempt.chunk,
+                    attempt.source,
+                    stop,
+                    attempt.ended,
+                    results=results,
+                    # After the lease another consumer may record outcomes. What it has recorded must not run again.
+                    may_begin=lambda: self._leases.is_kept(attempt.delivery),
+                    has_slot=has_slot,
+                )
+            record = await self._commit(attempt, self._record(await self._reread_batch(attempt), verdicts))
+            return record.without_results() if results.held else record
 
     @contextmanager
     def _limited(self, attempt: ChunkAttempt) -> Iterator[Stop]:

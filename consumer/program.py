@@ -17,7 +17,7 @@ from penstock.operations import Operations
 from penstock.process import loop
 from penstock.process.signals import stop_signals
 from penstock.process.watchdog import Watchdog
-from penstock.running.collector import spare_what_stays
+from penstock.running.collector import return_large_blocks, spare_what_stays
 from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.telemetry import configure_logging
 from penstock.tracing.hooks import open_spans
@@ -67,6 +67,7 @@ async def _consume(
                 reporting(consumer.meter, publisher, clock),
             ):
                 spare_what_stays()
+                return_large_blocks()
                 with Watchdog(settings.stall_seconds).watching():
                     await consumer.run()
         finally:

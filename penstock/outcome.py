@@ -6,15 +6,18 @@ verdicts follows the chunk record: the final outcomes, and the follow-up chunks 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
+
+from pydantic_core import from_json, to_json
 
 from penstock.backoff import Backoff
 from penstock.batch import Counts, Ending
 from penstock.chunk import Chunk, Operation, dead_letter_id, follow_up_id, redriven_from, steps_to
 
 BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
+FEW_BYTES = 256  # a result that is not longer as JSON is kept as Python objects
 LEAST_TURN_SECONDS = 1.0  # between two requests that are turned away
 REJECTED = "d2"  # the suffix of a dead letter whose operations were rejected
 
@@ -29,8 +32,18 @@ class OutcomeState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedResult:
+    """A result as JSON. As Python objects, a long one would take up to 25 times as much memory."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """The final result of an operation. `status` is read like an HTTP status, `error` like an RFC 9457 problem."""
+    """The final result of an operation. `status` is read like an HTTP status, `error` like an RFC 9457 problem.
+
+    `result` is a JSON value, or an EncodedResult if a handler has just returned it and it is long.
+    """
 
     index: int
     id: str
@@ -92,6 +105,28 @@ class ChunkRecord:
         if redriven_from(self.chunk_id) is None:
             return counts
         return counts + Counts(failed=-len(self.outcomes))
+
+    def without_results(self) -> "ChunkRecord":
+        """Return the record without the results of its operations. It is enough to act on a committed record."""
+        return replace(self, outcomes=tuple(replace(outcome, result=None) for outcome in self.outcomes))
+
+
+def compact(value: Any, content: bytes) -> Any:
+    """Return a result in the form that takes less memory. `content` is the same value as JSON."""
+    return value if len(content) <= FEW_BYTES else EncodedResult(content)
+
+
+def result_value(result: Any) -> Any:
+    """Return a result as a JSON value."""
+    return from_json(result.content) if isinstance(result, EncodedResult) else result
+
+
+def size_of(verdict: Verdict) -> int:
+    """Return about how many bytes a verdict takes beyond those that every verdict takes."""
+    outcome = verdict if isinstance(verdict, Outcome) else verdict.failure
+    if isinstance(outcome.result, EncodedResult):
+        return len(outcome.result.content)
+    return 0 if outcome.error is None else len(to_json(outcome.error))
 
 
 def succeeded(operation: Operation, status: int, result: Any) -> Outcome:

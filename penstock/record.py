@@ -5,7 +5,7 @@ columns, too. Similar values are then next to each other, which compresses a six
 other. A column whose values are all the same is written as one value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -15,10 +15,11 @@ from penstock.chunk import Operation
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.errors import NewerVersion
-from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
+from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, result_value
 
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
 _SAME = "same"
+_LONG_BYTES = 4_096  # a longer result is written as it is: as a part of columns it would not compress much better
 
 
 def encode_record(record: ChunkRecord) -> bytes:
@@ -36,7 +37,11 @@ def encode_record(record: ChunkRecord) -> bytes:
         "deaths": 0,  # an earlier version cannot read a record without it
         "redelivered": record.redelivered,
     }
-    return zstd.compress(to_json(content), _COMPRESSION_LEVEL)
+    results = [outcome.result for outcome in record.outcomes]
+    if any(isinstance(result, EncodedResult) and len(result.content) > _LONG_BYTES for result in results):
+        return _compress_pieces(_with_long_results(content, results))
+    columns = _results_to_columns([result_value(result) for result in results])
+    return zstd.compress(to_json({**content, **columns}), _COMPRESSION_LEVEL)
 
 
 def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
@@ -67,6 +72,20 @@ def parse_recordable(content: bytes) -> Any:
     return value
 
 
+def _with_long_results(content: dict[str, Any], results: Sequence[Any]) -> Iterator[bytes]:
+    """Yield the JSON of a record in pieces, so that it is never in memory as a whole."""
+    yield to_json(content).removesuffix(b"}") + b',"result":['
+    for position, result in enumerate(results):
+        yield b"," if position else b""
+        yield result.content if isinstance(result, EncodedResult) else to_json(result)
+    yield b"]}"
+
+
+def _compress_pieces(pieces: Iterator[bytes]) -> bytes:
+    compressor = zstd.ZstdCompressor(_COMPRESSION_LEVEL)
+    return b"".join([*map(compressor.compress, pieces), compressor.flush()])
+
+
 def _outcomes_to_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     indexes = [outcome.index for outcome in outcomes]
     is_run = indexes == list(range(indexes[0], indexes[0] + len(indexes))) if indexes else False
@@ -76,7 +95,6 @@ def _outcomes_to_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "id": [outcome.id for outcome in outcomes] if has_own_ids else None,
         "state": _to_column([str(outcome.state) for outcome in outcomes]),
         "status": _to_column([outcome.status for outcome in outcomes]),
-        **_results_to_columns([outcome.result for outcome in outcomes]),
         "error": _to_column([outcome.error for outcome in outcomes]),
         "rejected": _to_column([outcome.rejected for outcome in outcomes]),
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from penstock.batch import Batch, Counts, FailureLimit, estimate_finish
-from penstock.outcome import Outcome, OutcomeState
+from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
 
 LONGEST_ID = 128
@@ -83,7 +83,7 @@ class BatchRequest(BatchOptions):
 def outcome_body(outcome: Outcome) -> dict[str, Any]:
     body: dict[str, Any] = {"id": outcome.id, "status": outcome.status}
     if outcome.state is OutcomeState.SUCCEEDED:
-        body["result"] = outcome.result
+        body["result"] = result_value(outcome.result)
     else:
         body["error"] = outcome.error
     return body

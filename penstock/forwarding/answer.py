@@ -22,7 +22,7 @@ from penstock.chunk import Operation
 from penstock.context import LONGEST_WAIT_SECONDS
 from penstock.forwarding.charsets import find_codec
 from penstock.forwarding.upstream import without_secrets
-from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict
+from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, compact
 from penstock.record import parse_recordable
 
 MOST_ERROR_BYTES = 8_192  # errors are stored with their operations in the table and in the dead letter queue
@@ -52,9 +52,8 @@ class Answer:
     def verdict(self, operation: Operation, max_attempts: int) -> Verdict:
         """Return the verdict for this operation."""
         state = OutcomeState.SUCCEEDED if self.error is None else OutcomeState.FAILED
-        outcome = Outcome(
-            operation.index, operation.id, state, self.status, self.result, self.error, rejected=self.rejected
-        )
+        result = compact(self.result, to_json(self.result))
+        outcome = Outcome(operation.index, operation.id, state, self.status, result, self.error, rejected=self.rejected)
         if not self.is_passing:
             return outcome
         return TryAgain(outcome, max_attempts, self.after_seconds, uses_attempt=not self.is_turned_away)

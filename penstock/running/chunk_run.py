@@ -11,6 +11,7 @@ from penstock.chunk import Operation
 from penstock.outcome import Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
 from penstock.running.left_behind import end_soon
+from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
 
@@ -43,6 +44,9 @@ class ChunkRun:
     goes on without it, and ignores what the handler returns later.
 
     When a bulk call fails as a whole, its operations run one by one after all other lots of this run.
+
+    When the chunk is cut, because its results take much memory, nothing of it starts any more. What has not run, the
+    operations of failed bulk calls included, gets no verdict.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class ChunkRun:
         slots: Turn | TurnWithRoom | None,
         monotonic: Callable[[], float],
         *,
+        results: ChunkResults,
         stop: Stop,
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
@@ -62,6 +67,7 @@ class ChunkRun:
         self._performer = performer
         self._slots = slots
         self._monotonic = monotonic
+        self._results = results
         self._stop = stop
         self._ended = ended
         self._may_begin = may_begin
@@ -79,17 +85,21 @@ class ChunkRun:
     async def carry_out(self, lots: Sequence[Lot]) -> dict[int, Verdict]:
         """Run the lots until all have ended, or have been cut off and had a moment to notice."""
         try:
-            await self._run(lots)
-            if self._failed:
-                # These run even if the time budget is used up. Otherwise a call that uses it all up and then fails
-                # would be repeated for ever.
-                self._isolates = True
-                failed, self._failed = self._failed, {}
-                await self._run(one_by_one(failed.values()))
+            with self._results.when_cut(self._give_up_rest):
+                await self._run_and_isolate(lots)
         finally:
             self._is_over = True
             self._give_up_failed()
         return self._verdicts
+
+    async def _run_and_isolate(self, lots: Sequence[Lot]) -> None:
+        await self._run(lots)
+        if self._failed and not self._results.is_cut:
+            # These run even if the time budget is used up. Otherwise a call that uses it all up and then fails would
+            # be repeated for ever. A chunk that is cut has outcomes, so the chunk that follows is smaller.
+            self._isolates = True
+            failed, self._failed = self._failed, {}
+            await self._run(one_by_one(failed.values()))
 
     async def _run(self, lots: Sequence[Lot]) -> None:
         self._pending.extend(lots)
@@ -150,6 +160,8 @@ class ChunkRun:
             if not self._may_go_on():
                 self._give_up_rest()
                 return
+            if self._slots is not None and self._results.memory.is_full:
+                return  # it waits for a slot again
             self._workers[worker] = lot = self._take_next()
             verdicts = await self._perform(lot, overdue)
             if worker not in self._workers:
@@ -171,7 +183,8 @@ class ChunkRun:
 
     def _may_go_on(self) -> bool:
         is_in_time = self._isolates or not self._stop.is_spent
-        return is_in_time and self._may_begin() and not self._stop.begun.is_set()
+        is_stopped = self._results.is_cut or self._stop.begun.is_set()
+        return is_in_time and self._may_begin() and not is_stopped
 
     def _take_next(self) -> Lot:
         lot = self._pending.popleft()

@@ -23,6 +23,7 @@ from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
 from penstock.running.left_behind import LeftTasks, end_soon
 from penstock.running.observer import Observer
+from penstock.running.result_memory import ChunkResults, ResultMemory
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
 from penstock.running.source import Source
 from penstock.running.stop import Stop
@@ -73,7 +74,8 @@ class Runner:
         self._observer = observer
         self._shows_errors = shows_errors
         self._spent: dict[str, Spent] = {}
-        self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share)
+        self.result_memory = ResultMemory()
+        self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share, memory=self.result_memory)
         self._left = LeftTasks(self._slots)
         self._threads = Threads(concurrency, weights, monotonic, tenants_share=tenants_share)
         processes = cpu_processes or count_cores()
@@ -92,24 +94,29 @@ class Runner:
         stop: Stop,
         ended: Callable[[], None],
         *,
+        results: ChunkResults | None = None,
         may_begin: Callable[[], bool] = lambda: True,
         has_slot: bool = False,
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free. Return the verdicts by index.
 
         An operation without a verdict did not run, or was cut short. `ended` is called once for each operation.
+        `results` counts the memory that the verdicts take; without it, their memory has no limit.
         `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. With
         `has_slot` the caller already holds the slot, for a chunk of a single operation.
         """
+        counted = results or ChunkResults(ResultMemory())
         performer = Performer(
-            perform=lambda lot, overdue: self.run(lot, source, chunk.attempt, overdue=overdue),
+            perform=lambda lot, overdue: self.run(lot, source, chunk.attempt, overdue=overdue, results=counted),
             cancelled_itself=self._cancelled_itself,
             timed_out=lambda lot: self._timed_out(lot, source, chunk.attempt),
             leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
         )
 
         def new_run(turn: Turn | TurnWithRoom | None) -> ChunkRun:
-            return ChunkRun(performer, turn, self._monotonic, stop=stop, ended=ended, may_begin=may_begin)
+            return ChunkRun(
+                performer, turn, self._monotonic, results=counted, stop=stop, ended=ended, may_begin=may_begin
+            )
 
         if has_slot:
             return await new_run(None).carry_out(one_by_one(chunk.operations))
@@ -237,16 +244,17 @@ class Runner:
         transaction: OpenTransaction | None = None,
         *,
         overdue: Callable[[], None] = lambda: None,
+        results: ChunkResults | None = None,
     ) -> Coroutine[Any, Any, dict[int, Verdict]]:
         """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
         The attempt runs in the transaction that `transaction` opens, by default in one of its own. It is left by an
         exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
         operations and the call told nothing about each of them: then run them one by one. `overdue` is called if the
-        handler does not end after its time limit.
+        handler does not end after its time limit. `results` counts the memory that the verdicts take.
         """
         run = self._run if self._observer is None else self._run_observed
-        return run(lot, source, attempt, transaction, overdue)
+        return run(lot, source, attempt, transaction, overdue, results=results)
 
     async def _run_observed(
         self,
@@ -255,12 +263,14 @@ class Runner:
         number: int,
         transaction: OpenTransaction | None,
         overdue: Callable[[], None],
+        *,
+        results: ChunkResults | None,
     ) -> dict[int, Verdict]:
         assert self._observer is not None
         route = self._route(lot[0])
         handler = lot[0].method if route is None else route.name  # not the path of an unknown one: names must be few
         with self._observer.attempting(handler, source.batch_id, lot, number) as observation:
-            verdicts = await self._run(lot, source, number, transaction, overdue)
+            verdicts = await self._run(lot, source, number, transaction, overdue, results=results)
             observation.end(verdicts)
         return verdicts
 
@@ -271,6 +281,8 @@ class Runner:
         number: int,
         transaction: OpenTransaction | None,
         overdue: Callable[[], None],
+        *,
+        results: ChunkResults | None,
     ) -> dict[int, Verdict]:
         try:
             route = self._operations.match(lot[0].method, lot[0].path)
@@ -278,10 +290,20 @@ class Runner:
             return self._count_invalid({operation.index: invalid(operation, error) for operation in lot})
         attempt = prepare(route, lot, source, number, shows_errors=self._shows_errors)
         attempt.overdue, attempt.is_left_behind = overdue, self._is_left_behind
-        outcomes = await self._perform(attempt, transaction) if attempt.rows else []
-        if self._is_left_behind():
-            return {}  # the attempt has its verdict, and is counted
-        verdicts = self._count(attempt, attempt.judge(outcomes))
+        call = None
+        if results is not None and results.memory.expects_much(route.name):
+            call = asyncio.current_task()
+            results.memory.start(route.name, len(lot), call)
+        try:
+            outcomes = await self._perform(attempt, transaction) if attempt.rows else []
+            if self._is_left_behind():
+                return {}  # the attempt has its verdict, and is counted
+            verdicts = self._count(attempt, attempt.judge(outcomes))
+            if results is not None and (size := results.memory.learn(route.name, verdicts)):
+                results.add(size)  # before the reservation ends, so that no other operation gets this memory
+        finally:
+            if results is not None and call is not None:
+                results.memory.end(call)
         return self._count_invalid(attempt.invalid) | verdicts if attempt.invalid else verdicts
 
     async def _perform(self, attempt: Attempt, transaction: OpenTransaction | None) -> Sequence[Any]:
@@ -357,6 +379,7 @@ class Runner:
             self._left.leave_without_slot(task, source)
         else:
             self._left.leave(task)
+        self.result_memory.end(task)
         route = self._route(lot[0])
         get_log().warning(
             Event.HANDLER_LEFT_BEHIND,

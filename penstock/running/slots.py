@@ -6,6 +6,8 @@ urgent operations go first, and the others still make progress. Within a priorit
 A slot is never taken back. So taking turns is not enough where a caller waits for the answer: a tenant whose operations
 take long would hold all slots. With `tenants_share`, a tenant gets another slot only while more slots are free than it
 holds. So one tenant holds at most half of them, and another one finds a free slot.
+
+With `memory`, no slot is given while the memory for results is full.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.running.result_memory import ResultMemory
 
 GIVEN_SECONDS = 1.0  # charged when a slot is given; otherwise the priority that is behind would get all slots
 
@@ -79,12 +82,16 @@ class Slots:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         tenants_share: bool = False,
+        memory: ResultMemory | None = None,
     ) -> None:
         self.count = count
         self._free = count
         self._lanes = {priority: Lane(weights[priority]) for priority in Priority}
         self._ahead = Lane(weight=1)  # for the caller that wants all slots: it gets each one that becomes free
         self._tenants_share = tenants_share
+        self._memory = memory
+        if memory is not None:
+            memory.when_free(self._pass_on)
         self._held_by: Counter[str] = Counter()  # slots of each tenant
         self._waiters = 0
         self._monotonic = monotonic
@@ -107,6 +114,7 @@ class Slots:
     def lift(self) -> None:
         """Give a slot to everybody who waits for one, now and later. Call this only when nothing starts any more."""
         self._free = sys.maxsize
+        self._memory = None
         self._pass_on()
 
     @property
@@ -166,6 +174,8 @@ class Slots:
             self._held_by[tenant] += 1
 
     def _may_take(self, tenant: str) -> bool:
+        if self._memory is not None and self._memory.is_full:
+            return False
         return not self._tenants_share or self._held_by[tenant] < self._free
 
     def _pass_on(self) -> None:

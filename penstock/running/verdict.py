@@ -11,7 +11,7 @@ from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.error_ids import id_of, see_log
 from penstock.errors import Misconfigured
-from penstock.outcome import Outcome, TryAgain, Verdict, failed
+from penstock.outcome import Outcome, TryAgain, Verdict, compact, failed
 from penstock.route import InvalidOperation, Place, Route
 from penstock.telemetry import Event, get_log
 
@@ -124,7 +124,7 @@ def _returned_coroutine(route: Route) -> str:
 
 
 def as_json(route: Route, result: Any) -> Any:
-    """Return the result as plain JSON values. It is encoded and parsed, so a result that passes can be stored later.
+    """Return the result as JSON, in its compact form. It is encoded and parsed, so one that passes can be stored later.
 
     NaN and infinity do not pass. JSON cannot express them, and null would say something else.
     """
@@ -142,4 +142,4 @@ def as_json(route: Route, result: Any) -> Any:
         where = f" at {place}" if place else ""
         hint = ". JSON has no such number: return None instead."
         raise Unserializable(f"{route.name} returned NaN or infinity{where}", hint, is_ours=True)
-    return value
+    return compact(value, content)

@@ -55,7 +55,8 @@ def _draw_toy(chance: random.Random, mix: Mix, lease: float) -> Toy:
     if mix.endless and chance.random() < mix.endless:
         path = "/never-end"
     after = 2_000.0 if chance.random() < 0.02 else chance.choice([None, 0, 7, 30])  # longer than SQS delays
-    return Toy(path, Plan(seconds=seconds, times=chance.randint(0, MAX_ATTEMPTS), after=after))
+    filling = chance.choice([0, 300, 1_000, 5_000]) if mix.has_little_memory else 0
+    return Toy(path, Plan(seconds=seconds, times=chance.randint(0, MAX_ATTEMPTS), after=after, filling=filling))
 
 
 class Client:

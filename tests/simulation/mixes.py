@@ -45,6 +45,7 @@ class Mix:
     deadline_seconds: float = 24 * 3600.0
     max_deaths: tuple[int, ...] = (1_000,)
     is_large: bool = False  # hundreds of operations and slots
+    has_little_memory: bool = False  # for results, and there are long ones
 
     @property
     def is_gentle(self) -> bool:
@@ -114,11 +115,23 @@ MIXES = [
     ),
 ]
 
-# These take longer, and have seeds of their own.
+# These have seeds of their own, because most of them take longer.
 DEFAULT_MAX_DEATHS = Settings.model_fields["max_deaths"].default
 LARGE_MIXES = [
     Mix("mass deaths", kill_all=30, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
     Mix("outages", outage=60, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
+    Mix(
+        "long results",
+        slow=0.05,
+        oddities=_ODD,
+        kill_consumer=10,
+        terminate=20,
+        cancels=0.1,
+        deadlines=0.1,
+        retries=0.3,
+        redrive=20,
+        has_little_memory=True,
+    ),
 ]
 
 

@@ -25,6 +25,7 @@ from penstock.consumer.sweeper import Tenure
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
 from penstock.running.left_behind import LeftTasks, TimeLimit
+from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
 from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
@@ -459,6 +460,32 @@ def keep_the_state_after_a_redrive(patching: Patching) -> None:
     patching.setattr(DynamoDbStore, "revise_batch", mutant)
 
 
+def drop_the_rest_of_a_chunk_that_is_cut(patching: Patching) -> None:
+    run_chunk, record = Runner.run_chunk, Processor._record
+    cut: set[tuple[str, str]] = set()
+
+    async def remembering(self: Runner, chunk: Chunk, *arguments: Any, **options: Any) -> Any:
+        verdicts = await run_chunk(self, chunk, *arguments, **options)
+        if options["results"].is_cut:
+            cut.add((chunk.batch_id, chunk.id))
+        return verdicts
+
+    def mutant(self: Processor, attempt: ChunkAttempt, *rest: Any) -> ChunkRecord:
+        recorded = record(self, attempt, *rest)
+        chunk = attempt.chunk
+        if (chunk.batch_id, chunk.id) not in cut:
+            return recorded
+        retried = tuple(one for one in recorded.follow_ups if one.attempt > chunk.attempt)
+        return replace(recorded, follow_ups=retried)
+
+    patching.setattr(Runner, "run_chunk", remembering)
+    patching.setattr(Processor, "_record", mutant)
+
+
+def reserve_memory_for_ever(patching: Patching) -> None:
+    patching.setattr(ResultMemory, "end", lambda _self, _call: None)
+
+
 # The seeds and calls find their faults today. `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
@@ -467,12 +494,14 @@ MUTATIONS = {
         ("kills", 194, delete_before_count),
         ("queue", 5, drop_the_condition_on_the_counter),
         ("queue", 5, count_by_increment_alone),
-        ("kills", 66, forget_the_follow_ups_on_redelivery),
+        ("kills", 82, forget_the_follow_ups_on_redelivery),
         ("calm", 128, finish_without_looking_at_all_groups),
         ("rollouts", 33, release_instead_of_commit_on_stop),
         ("queue", 5, commit_without_a_condition),
         ("queue", 277, run_without_looking_for_a_record),
         ("kills", 2, accept_before_the_chunks_are_sent),
+        ("long results", 0, drop_the_rest_of_a_chunk_that_is_cut),
+        ("long results", 0, reserve_memory_for_ever),
         ("clocks", 279, abandon_by_the_clock_alone),
         ("calm", 128, forget_the_heartbeats),
         ("queue", 21, overlook_refused_entries),

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from penstock.aws.store import FOLD_AT
@@ -11,7 +12,7 @@ from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
 from tests.simulation.mixes import MIXES, Mix, RandomFates
-from tests.simulation.stage import Stage, group_chunks
+from tests.simulation.stage import Stage, group_chunks, little_memory
 from tests.simulation.trace import Event, to_line
 from tests.simulation.world import World
 
@@ -61,7 +62,7 @@ class Sizes:
             consumers=chance.randint(1, 3),
             front_ends=chance.randint(1, 2),
             submissions=chance.randint(1, 3),
-            most_operations=chance.choice([1, 4, 10, 25]),
+            most_operations=60 if mix.has_little_memory else chance.choice([1, 4, 10, 25]),
             group_chunks=chance.choice([1, 2, 4, 64]),
             storm_seconds=chance.uniform(5, 90),
         )
@@ -80,7 +81,10 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world.promises.follow_ups.backoff = settings.backoff
     world.promises.is_poison_alone = mix.is_poison_alone
     world.promises.is_evidence_needed = mix.is_evidence_needed
-    with group_chunks(sizes.group_chunks, draw_fold_at(seed)):
+    with (
+        group_chunks(sizes.group_chunks, draw_fold_at(seed)),
+        little_memory() if mix.has_little_memory else nullcontext(),
+    ):
         world.run(Scenario(world, settings, sizes, mix).play())
     runs = sum(map(len, world.truth.runs.values()))
     now, excused = world.loop.time(), world.promises.excused
@@ -94,6 +98,8 @@ def draw_fold_at(seed: int) -> int:
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:
     settings = _draw_settings(chance, mix)
+    if mix.has_little_memory:
+        return settings.model_copy(update={"chunk_operations": chance.randint(5, 25), "min_chunks": 1})
     if not mix.is_large:
         return settings
     large = {

@@ -118,6 +118,14 @@ class Stage:
                 program.process.kill()
 
 
+def little_memory() -> ExitStack:
+    """Leave memory for a few long results only, so that chunks are cut and operations wait for memory."""
+    stack = ExitStack()
+    for name, size in {"MOST_BYTES": 6_000, "CHUNK_BYTES": 2_000, "FIRST_CALLS": 3}.items():
+        stack.enter_context(patch(f"penstock.running.result_memory.{name}", size))
+    return stack
+
+
 def group_chunks(number: int, fold_at: int = FOLD_AT) -> ExitStack:
     """Make groups smaller, so that a small batch has several. Fold their counters after fewer chunks."""
     stack = ExitStack()

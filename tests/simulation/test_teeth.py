@@ -16,11 +16,13 @@ from tests.simulation.situations import SITUATIONS, play
 from tests.simulation.teeth import is_found, is_found_at, mix_of
 from tests.support.full import full
 
-# Their handlers never end, so programs wait for them again and again. Or their runs are long.
+# Their handlers or batches never end, so programs wait for them again and again. Or their runs are long.
 SLOW = {
     "wait_for_a_handler_that_never_ends",
     "go_on_without_slots",
     "allow_one_death_less",
+    "drop_the_rest_of_a_chunk_that_is_cut",
+    "reserve_memory_for_ever",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 

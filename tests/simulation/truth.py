@@ -34,11 +34,15 @@ NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-i
 
 
 class Plan(BaseModel):
-    """How an operation behaves: how long it takes, how often it fails first, and which delay it asks for."""
+    """How an operation behaves: how long it takes, how often it fails first, and which delay it asks for.
+
+    `filling` is how many characters it adds to its result.
+    """
 
     seconds: float = 0.05
     times: int = 0
     after: float | None = None
+    filling: int = 0
 
 
 @dataclass
@@ -161,6 +165,11 @@ def current_process() -> Process:
     return process
 
 
+def result_of(run: Run, plan: Plan) -> dict[str, Any]:
+    filling = {"filling": "x" * plan.filling} if plan.filling else {}
+    return {"run": run.number, **filling}
+
+
 async def for_ever() -> None:
     await asyncio.Event().wait()
 
@@ -173,7 +182,7 @@ _post = operations.post
 async def succeed(plan: Plan, context: Context) -> Any:
     async with TRUTH.get().performing(context, plan) as run:
         run.is_final = True
-        return {"run": run.number}
+        return result_of(run, plan)
 
 
 @_post("/once", max_attempts=1)
@@ -225,7 +234,7 @@ async def flaky(plan: Plan, context: Context) -> Any:
             run.is_final = context.attempt >= MAX_ATTEMPTS
             raise RuntimeError(f"attempt {context.attempt} of {plan.times} that fail")
         run.is_final = True
-        return {"run": run.number}
+        return result_of(run, plan)
 
 
 @_post("/later", max_attempts=MAX_ATTEMPTS)
@@ -276,7 +285,7 @@ async def bulk(plans: list[Plan], contexts: list[Context]) -> list[Any]:
     for run, fails in zip(runs, failing, strict=True):
         run.is_final = is_last or not fails
     return [
-        Retry("not yet", after_seconds=plan.after) if fails else {"run": run.number}
+        Retry("not yet", after_seconds=plan.after) if fails else result_of(run, plan)
         for run, plan, fails in zip(runs, plans, failing, strict=True)
     ]
 

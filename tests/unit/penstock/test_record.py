@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from penstock import zstd
 from penstock.chunk import Operation
 from penstock.errors import NewerVersion
-from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
+from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, result_value
 from penstock.record import decode_record, encode_record
 
 OPERATION = Operation(3, "op-3", "POST", "/users", {"name": "Zoë \uffff\x00", "n": [1.5, 10**300]})
@@ -28,6 +28,13 @@ FULL = ChunkRecord(
     failed_operations=(OPERATION,),
     redelivered=3,
 )
+
+
+LONG = {"text": "é" * 5_000, "list": [{"a": 1}] * 10}
+
+
+def encoded(result: Any) -> EncodedResult:
+    return EncodedResult(to_json(result))
 
 
 def there_and_back(record: ChunkRecord) -> ChunkRecord:
@@ -78,6 +85,29 @@ def test_members_come_back_with_their_types() -> None:
 def test_any_json_comes_back_as_a_result(result: Any) -> None:
     record = replace(FULL, outcomes=(replace(FULL.outcomes[0], result=result),))
     assert there_and_back(record) == record
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [encoded(LONG)],
+        [encoded(LONG), None, encoded({"a": 1}), "x", encoded(LONG)],
+        [encoded({"a": 1}), encoded({"a": 2}), {"a": 3}],
+    ],
+    ids=["one that is long", "long ones among others", "short ones"],
+)
+def test_encoded_results_come_back_as_their_values(results: list[Any]) -> None:
+    outcomes = [Outcome(n, f"op-{n}", OutcomeState.SUCCEEDED, 200, result=result) for n, result in enumerate(results)]
+    record = replace(FULL, outcomes=(*outcomes, replace(FULL.outcomes[2], index=len(results))))
+    values = [replace(outcome, result=result_value(outcome.result)) for outcome in record.outcomes]
+    assert there_and_back(record) == replace(record, outcomes=tuple(values))
+
+
+def test_encoded_results_with_the_same_members_are_written_as_columns() -> None:
+    results = [{"number": number, "name": f"customer {number}"} for number in range(1_000)]
+    outcomes = [Outcome(n, str(n), OutcomeState.SUCCEEDED, 200, result=result) for n, result in enumerate(results)]
+    compact = [replace(outcome, result=encoded(outcome.result)) for outcome in outcomes]
+    assert encode_record(ChunkRecord("17", tuple(compact))) == encode_record(ChunkRecord("17", tuple(outcomes)))
 
 
 RESULTS: list[list[Any]] = [

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from penstock import Operations, zstd
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
-from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome
+from penstock.outcome import Outcome, TryAgain, Verdict, as_outcome, result_value
 from penstock.route import InvalidOperation
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -397,7 +397,7 @@ def answer_packed(encoding: str, content: bytes, media_type: str = "application/
 @pytest.mark.parametrize(("encoding", "packed"), ENCODINGS)
 async def test_every_encoding_is_unpacked(encoding: str, packed: bytes) -> None:
     async with raw_server(answer_packed(encoding, packed)) as host, forwarding(f"http://{host}") as operations:
-        assert final(await perform(operations, "/x")).result == json.loads(PACKED)
+        assert result_value(final(await perform(operations, "/x")).result) == json.loads(PACKED)
 
 
 @pytest.mark.parametrize("status", [200, 404])

@@ -18,7 +18,7 @@ from penstock import Operations
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Misconfigured
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
-from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
+from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed, result_value
 from penstock.priority import Priority
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -58,7 +58,7 @@ async def result_of(runner: Runner, path: str, body: Any = None) -> Any:
     verdict = await run(runner, path, body)
     assert isinstance(verdict, Outcome)
     assert verdict.state is OutcomeState.SUCCEEDED, verdict
-    return verdict.result
+    return result_value(verdict.result)
 
 
 def failure(status: int, title: str, detail: str, *, rejected: bool = False) -> Outcome:
