@@ -238,6 +238,9 @@ class Processor:
         standing = await self._note_start(attempt, Evidence.NONE)
         if standing is not None:
             return await self._without_sent_follow_ups(attempt, standing)
+        attempt = await self._reread_batch(attempt)  # the note may have taken long
+        if attempt.is_over_at(self._clock.now()):
+            return await self._commit(attempt, self._record(attempt, {}))
         async with self._being_noted(attempt):
             return await self._run(attempt)
 
