@@ -46,7 +46,7 @@ from penstock.running.runner import Runner
 from penstock.running.stop import Stop
 from penstock.sending import ChunkSender
 from penstock.settings import Settings
-from penstock.store import Group
+from penstock.store import Group, Traces
 from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
 
@@ -147,12 +147,17 @@ class Processor:
         if attempt.batch.is_early(now):
             # A delayed follow-up, as for a retry, would cost a record every 15 minutes.
             return Release(delay_seconds(attempt.batch.not_before, now, LONGEST_HIDDEN_SECONDS))
-        traces = await self._store.read_traces(attempt.batch.id, attempt.chunk.id)
+        traces = await self._read_traces(attempt.batch.id, attempt.chunk.id)
         attempt = replace(attempt, traces=traces)
         if traces.record is not None:
             return await self._continue_from(attempt, traces.record)
         attempt = await self._reread_batch(attempt)
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
+
+    async def _read_traces(self, batch_id: str, chunk_id: str) -> Traces:
+        """Read what the table has of a chunk. The results in its record are dropped, because they may be large."""
+        traces = await self._store.read_traces(batch_id, chunk_id)
+        return traces if traces.record is None else replace(traces, record=traces.record.without_results())
 
     async def _origin_error(self, attempt: ChunkAttempt) -> str | None:
         """Return why the chunk cannot belong to its batch, or None if it can."""
@@ -160,7 +165,7 @@ class Processor:
         redriven = redriven_from(chunk.id)
         if (reason := origin_error(batch, chunk)) is not None or redriven is None:
             return reason
-        return redrive_error(chunk, (await self._store.read_traces(batch.id, redriven)).record)
+        return redrive_error(chunk, (await self._read_traces(batch.id, redriven)).record)
 
     async def _continue_from(self, attempt: ChunkAttempt, record: ChunkRecord) -> Decision:
         if (reason := record_error(attempt.chunk, record)) is not None:
@@ -335,7 +340,7 @@ class Processor:
         until = self._clock.monotonic() + self._settings.visibility_seconds
         while self._clock.monotonic() < until and not self._stop.begun.is_set():
             await self._clock.sleep(DENIAL_POLL_SECONDS)
-            attempt = replace(attempt, traces=await self._store.read_traces(attempt.batch.id, attempt.chunk.id))
+            attempt = replace(attempt, traces=await self._read_traces(attempt.batch.id, attempt.chunk.id))
             if attempt.traces.record is not None or not attempt.lost_starts(self._process):
                 break
         return attempt

@@ -399,3 +399,11 @@ def test_queue_holds_a_chunk_back_in_whole_seconds(not_before: float | None, del
 def test_error_text_is_one_that_json_can_hold() -> None:
     outcome = failed(make_chunk(1).operations[0], 500, "Broke", "no file \udcff.csv")
     assert outcome.error == {"title": "Broke", "detail": "no file ?.csv"}
+
+
+def test_record_without_results_has_all_else() -> None:
+    answer = record(make_chunk(3, attempt=3), replace(ok(0), result="x" * 1_000), rejected(1), again(2))
+    lean = answer.without_results()
+    assert [outcome.result for outcome in lean.outcomes] == [None] * 3
+    assert lean.counts == answer.counts
+    assert dead_letters("01J", lean) == dead_letters("01J", answer)
