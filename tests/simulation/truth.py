@@ -107,6 +107,7 @@ class Truth:
     now: Callable[[], float]
     chance: random.Random
     on_start: Callable[[Run], None] = lambda _run: None
+    on_poison: Callable[[Run], None] = lambda _run: None  # just before it kills or blocks its process
     runs: defaultdict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     submissions: list[Submission] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)  # of batches, by their ids
@@ -336,7 +337,8 @@ async def never_end(plan: Plan, context: Context) -> Any:
 @_post("/kill", max_attempts=MAX_ATTEMPTS)
 async def kill(plan: Plan, context: Context) -> Any:
     """Poison: kill the process, as `os._exit`, a segmentation fault or lack of memory does."""
-    async with TRUTH.get().performing(context, plan):
+    async with TRUTH.get().performing(context, plan) as run:
+        TRUTH.get().on_poison(run)
         current_process().kill()
         await for_ever()
 
@@ -350,7 +352,8 @@ async def kill_once(plan: Plan, context: Context) -> Any:
 @_post("/block", max_attempts=MAX_ATTEMPTS)
 async def block(plan: Plan, context: Context) -> Any:
     """Poison: block the event loop until the process is killed."""
-    async with TRUTH.get().performing(context, plan):
+    async with TRUTH.get().performing(context, plan) as run:
+        TRUTH.get().on_poison(run)
         TRUTH.get().paused.add(current_process().name)
         current_process().pause()
         await for_ever()

@@ -78,6 +78,7 @@ class World:
         self.truth = Truth(self.loop.time, self.chance)
         self.promises = Promises(self.loop.time, self.truth, on_broken=self.loop.stop)
         self.truth.on_start = self.promises.on_start
+        self.truth.on_poison = self.promises.on_poison
         self.table = Table(self.chance, watch=self.promises.on_write)
         self.promises.table = self.table
         self.context = copy_context()
