@@ -186,6 +186,14 @@ async def test_failure_limit_holds_for_what_failed_before_it_was_handed_over(pla
     assert "More than 1" in (await plant.status(batch_id))["reason"]
 
 
+async def test_batch_is_handed_over_although_its_failure_limit_cannot_be_applied(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    """It is accepted, so the client must get its 202."""
+    plant = await build(aiohttp_client, toys, watch=Outage("store.end_batch"))
+    handed_over(await plant.service.post(ask_for("/break/a", "/hang/b"), maxFailures=0))
+
+
 async def test_answer_to_a_key_is_the_batch_it_became(plant: Plant, toys: Toys) -> None:
     asked, key = ask_for("/succeed/a", "/hang/b"), {"Idempotency-Key": "k"}
     batch_id = handed_over(await plant.service.post(asked, key))

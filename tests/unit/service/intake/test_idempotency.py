@@ -8,7 +8,8 @@ import pytest
 from multidict import CIMultiDict
 from pytest_aiohttp import AiohttpClient
 
-from penstock.batch import BatchState
+from penstock.batch import Batch, BatchState
+from penstock.service.intake import acceptance
 from penstock.service.intake.idempotency import HEADER
 from penstock.service.intake.submit import LEASE_MARGIN_SECONDS
 from penstock.store import KeyClaim
@@ -423,6 +424,44 @@ async def test_front_end_too_late_for_its_key_does_not_accept_its_batch(plant: P
     assert second.status == 202
     assert_problem(slow.result(), 503)
     toys.gate.set()
+    await plant.work_off()
+    assert toys.times == {"0": 1}
+
+
+async def test_key_of_a_batch_that_may_be_accepted_stays_claimed(
+    aiohttp_client: AiohttpClient, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "ACCEPT_REPEAT_SECONDS", 0)
+    plant = await build(aiohttp_client, toys, Outage("store.accept_batch", "after"))
+    asked = ask_for("/succeed/a")
+    assert_problem(await plant.service.post(asked, ASYNC_KEY), 504)
+    plant.clock.advance(1)
+    assert_problem(await plant.service.post(asked, ASYNC_KEY), 409)
+
+
+async def test_batch_that_is_created_after_another_request_has_its_key_is_not_accepted(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    """The clock of its front end is slow, so that this one thinks that the lease still runs."""
+    plant = await build(aiohttp_client, toys)
+    store, gate, is_creating = plant.parts.store, asyncio.Event(), asyncio.Event()
+    create = store.create_batch
+
+    async def create_late(batch: Batch) -> None:
+        if not is_creating.is_set():
+            is_creating.set()
+            await gate.wait()
+        await create(batch)
+
+    store.create_batch = create_late  # type: ignore[method-assign]
+    asked = ask_for("/succeed/a")
+    async with asyncio.TaskGroup() as group:
+        slow = group.create_task(plant.service.post(asked, ASYNC_KEY))
+        await is_creating.wait()
+        fast = await build(aiohttp_client, toys, parts=plant.parts, clock=FakeClock(NOW + 1_000))
+        assert (await fast.service.post(asked, ASYNC_KEY)).status == 202
+        gate.set()
+    assert_problem(slow.result(), 503)
     await plant.work_off()
     assert toys.times == {"0": 1}
 

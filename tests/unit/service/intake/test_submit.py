@@ -1,8 +1,9 @@
 """Large batches: everything is on the queue when the answer is sent, and no batch is accepted in part."""
 
+import asyncio
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from penstock import Operations
 from penstock.batch import BatchState
 from penstock.chunk import Chunk
+from penstock.errors import RejectedCall, Unavailable
 from penstock.message import decode_chunk
 from penstock.queue import Message
 from penstock.service.intake import acceptance
@@ -199,7 +201,7 @@ async def test_unaccepted_batch_does_not_exist_for_anybody(serve: Serve) -> None
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_accepting_is_repeated_and_accepts_once(serve: Serve, moment: Moment) -> None:
     clock = FakeClock(NOW)
-    outage = Outage("store.accept_batch", moment, times=acceptance.ACCEPT_REPEATS - 1)
+    outage = Outage("store.accept_batch", moment, times=4)
     service = await serve(operations, clock=clock, sync_max_operations=0, watch=outage)
     assert (await service.post(many(1))).status == 202
     assert outage.times == 0
@@ -214,6 +216,57 @@ async def test_when_acceptance_stays_unknown_the_client_is_told_where_to_ask(ser
     assert problem["statusUrl"] == f"/batch/{problem['batchId']}/status"
     assert "Retry-After" not in answer.headers  # a repeated request could create a second batch
     assert (await service.get(problem["statusUrl"])).status == (404 if moment == "before" else 200)
+
+
+async def test_rejection_after_a_lost_answer_leaves_the_acceptance_unknown(serve: Serve) -> None:
+    """The first call has taken effect. So the batch runs, and the client must not be told that it does not."""
+    calls: list[Moment] = []
+
+    def fail(call: str, moment: Moment) -> None:
+        if call != "store.accept_batch":
+            return
+        calls.append(moment)
+        if calls == ["before", "after"]:
+            raise Unavailable("AWS does not answer.")
+        if len(calls) > 2:
+            raise RejectedCall("AWS rejected an invalid call.")
+
+    service = await serve(operations, sync_max_operations=0, watch=fail)
+    assert_problem(await service.post(many(1)), 504)
+    assert states(service.parts) == [BatchState.QUEUED]
+
+
+async def test_batch_of_which_aws_rejects_a_message_is_abandoned_immediately(
+    serve: Serve, logs: list[MutableMapping[str, Any]]
+) -> None:
+    def reject(call: str, moment: Moment) -> None:
+        if call == "chunks.send":
+            raise RejectedCall("AWS rejected an invalid call.")
+
+    service = await serve(operations, sync_max_operations=0, watch=reject)
+    assert (await service.post(many(1))).status == 500
+    assert states(service.parts) == [BatchState.ABANDONED]
+    logs.clear()
+
+
+async def test_after_a_failed_send_no_other_starts_and_the_running_ones_end_before_the_answer(serve: Serve) -> None:
+    parts = memory_parts()
+    send = parts.chunks.send
+    calls: list[int] = []
+
+    async def fail_first(messages: Sequence[Message]) -> None:
+        calls.append(len(messages))
+        is_first = len(calls) == 1
+        await asyncio.sleep(0.01 if is_first else 0.03)
+        if is_first:
+            raise Unavailable("AWS does not answer.")
+        await send(messages)
+
+    parts.chunks.send = fail_first  # type: ignore[method-assign]
+    service = await serve(operations, parts=parts, sync_max_operations=0, chunk_operations=1)
+    assert_problem(await service.post(many(300)), 503)
+    assert len(calls) == acceptance.CALLS_AT_ONCE
+    assert len(parts.chunks.messages) == sum(calls[1:])
 
 
 async def test_batch_whose_acceptance_lease_ran_out_is_not_accepted(serve: Serve) -> None:
