@@ -10,9 +10,9 @@ One consumer sweeps at a time. It goes on until nothing is due, or until its ten
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from penstock.batch import Batch, BatchState, Ending
 from penstock.clock import Clock
@@ -163,22 +163,18 @@ class Sweeper:
         await self._finisher.finish(batch, number, group)
 
 
-async def _for_each(things: AsyncIterable[T], act: Callable[[T], Awaitable[None]], places: asyncio.Semaphore) -> None:
+async def _for_each(
+    things: AsyncIterable[T], act: Callable[[T], Coroutine[Any, Any, None]], places: asyncio.Semaphore
+) -> None:
     """Act on each thing as soon as one of the places is free, so that only a few are in memory.
 
     The first error cancels the rest, and is raised.
     """
-
-    async def act_and_leave(thing: T) -> None:
-        try:
-            await act(thing)
-        finally:
-            places.release()
-
     try:
         async with asyncio.TaskGroup() as acting:
             async for thing in things:
                 await places.acquire()
-                acting.create_task(act_and_leave(thing))
+                task = acting.create_task(act(thing))
+                task.add_done_callback(lambda _: places.release())  # also if it is cancelled before it starts
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from failed

@@ -379,6 +379,23 @@ async def test_groups_of_a_large_batch_are_closed_a_few_at_a_time(plant: Plant) 
     assert most == GROUPS_AT_ONCE
 
 
+async def test_failures_take_no_place_for_ever(plant: Plant) -> None:
+    """Other groups may be cancelled before they have started."""
+
+    def fail(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_group", "before"):
+            raise RejectedCall("AWS rejected an invalid call.")
+
+    await plant.submit(*["/succeed/a"] * 64 * 13)
+    lose_all_messages(plant)
+    plant.clock.advance(AFTER)
+    sweeper = Sweeper(watched(plant.parts, fail).store, PERIOD, plant.clock)
+    for _ in range(GROUPS_AT_ONCE + 1):
+        with pytest.raises(RejectedCall):
+            await sweeper.sweep()
+    assert sweeper._group_places._value == GROUPS_AT_ONCE
+
+
 async def test_batch_whose_groups_are_all_finished_is_finished(plant: Plant) -> None:
     """Its consumer died between the last group and the batch."""
     batch_id = await plant.submit(*["/succeed/a"] * 65)
