@@ -504,7 +504,7 @@ MUTATIONS = {
         ("long results", 0, reserve_memory_for_ever),
         ("clocks", 279, abandon_by_the_clock_alone),
         ("calm", 128, forget_the_heartbeats),
-        ("queue", 21, overlook_refused_entries),
+        ("queue", 5, overlook_refused_entries),
         ("sweeps", 141, close_a_group_without_a_condition),
         ("sweeps", 125, count_in_a_closed_group),
         ("late", 84, take_a_key_over_without_abandoning),
@@ -512,7 +512,7 @@ MUTATIONS = {
         ("redrives", 30, forget_what_failed_before_a_redrive),
         ("endings", 59, cancel_what_has_finished),
         ("poison", 264, run_a_last_attempt_beside_others),
-        ("pauses", 1526, run_a_suspect_without_looking_again),
+        ("pauses", 2086, run_a_suspect_without_looking_again),
         ("losses", 412, tell_what_is_not_counted),
         ("rollouts", 1, wait_for_a_handler_that_never_ends),
         ("calm", 128, forget_a_chunk_when_folding),
@@ -539,7 +539,7 @@ MUTATIONS = {
 MUTATIONS_AT_CALLS = {
     mutation.patch.__name__: mutation
     for mutation in [
-        MutationAtCall("a suspect beside poison", 36, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
+        MutationAtCall("a suspect beside poison", 27, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
         MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
         MutationAtCall("a handler never ends", 9, Hit.FAIL_BEFORE, go_on_without_slots),
         MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),
