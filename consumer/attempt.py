@@ -12,6 +12,7 @@ from penstock.queue import Delivery
 from penstock.running.source import Source
 from penstock.store import Traces
 
+_DEAD = "dead"
 _NO_TRACES = Traces(record=None, released=frozenset())
 
 
@@ -30,19 +31,21 @@ class StartNote:
     delivery: str  # its mark
     process: str | None = None
     evidence: Evidence = Evidence.ALONE
+    is_dead: bool = False  # the parent of the process knows that it has died
 
     @classmethod
     def parse(cls, text: str) -> "StartNote":
         delivery, *rest = text.split("@")
         if not rest:
             return cls(delivery)
-        found = [evidence for evidence in Evidence if evidence in rest[1:]]
-        return cls(delivery, rest[0], *(found or [Evidence.NONE]))
+        evidence = next((evidence for evidence in Evidence if evidence in rest[1:]), Evidence.NONE)
+        return cls(delivery, rest[0], evidence, _DEAD in rest[1:])
 
     def __str__(self) -> str:
         if self.process is None:
             return self.delivery
-        return "@".join([self.delivery, self.process, *([] if self.evidence is Evidence.NONE else [self.evidence])])
+        evidence = [] if self.evidence is Evidence.NONE else [self.evidence]
+        return "@".join([self.delivery, self.process, *evidence, *([_DEAD] if self.is_dead else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,12 @@ class ChunkAttempt:
         """
         own = [StartNote.parse(text) for text in self.traces.begun if self.delivery.count_own([text])]
         return [note for note in own if note.process != process and note.delivery not in self.traces.released]
+
+    def are_deaths_certain(self, process: str) -> bool:
+        """Return True if the parents of all processes that seem to have died know it, so that none can deny it."""
+        notes = self.lost_starts(process)
+        known = {note.process for note in notes if note.is_dead}
+        return all(note.process in known for note in notes if note.evidence is Evidence.ALONE)
 
     def dead_processes(self, process: str) -> frozenset[str]:
         """Return the processes that seem to have died while they ran this chunk."""

@@ -11,6 +11,7 @@ from penstock.backend import Backend
 from penstock.chunk import Chunk
 from penstock.clock import Clock
 from penstock.consumer.inlets import Inlet, Load, room_for
+from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
 from penstock.consumer.pacer import Pacer
 from penstock.consumer.processor import Processor
@@ -58,10 +59,13 @@ class Consumer:
         settings: Settings,
         clock: Clock,
         progress: Progress | None = None,
+        *,
+        journal: Journal | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._progress = progress or Progress()
+        self._journal = journal or Journal()
         self._stop = Stop()
         self.meter = Meter()
         self.process = secrets.token_hex(8)  # identifies this process in what it leaves in the table
@@ -77,6 +81,7 @@ class Consumer:
             clock=clock,
             meter=self.meter,
             process=self.process,
+            journal=self._journal,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process)
@@ -125,6 +130,7 @@ class Consumer:
         ]
         for chore in chores:
             chore.add_done_callback(lambda _: self.stop())  # for instance, nothing may run without heartbeats
+        self._journal.open(self.process)
         self._progress.report(STARTED)
         get_log().info(Event.CONSUMER_READY, concurrency=self._settings.concurrency)
         try:
@@ -205,6 +211,7 @@ class Consumer:
     def _end(self, task: asyncio.Task[None]) -> None:
         held = self._held.pop(task)
         self._leases.let_go(held.delivery)
+        self._journal.settle(held.delivery)
         self._moved.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # This is a bug in Penstock. The lease ends and the chunk is delivered again, until the redrive policy of
@@ -225,6 +232,7 @@ class Consumer:
                 await self._leases.release(held.delivery, after_seconds=NEWER_VERSION_SECONDS)
 
     async def _process_chunk(self, held: Held, chunk: Chunk) -> None:
+        self._journal.receive(held.delivery, chunk)
         if self._stop.begun.is_set():
             await self._processor.release(held.delivery, chunk)
             return

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from penstock.backoff import Backoff
 from penstock.clock import Clock
+from penstock.consumer.journal import open_file
 from penstock.consumer.progress import STARTED, WORKED
 from penstock.process import programs
 from penstock.process.signals import stop_signals
@@ -90,6 +91,7 @@ class Processes:
         self._gives_up = gives_up
         self._stopping = asyncio.Event()
         self._running: dict[int, asyncio.subprocess.Process] = {}
+        self._journals: dict[int, int] = {}  # of the last run of each process: its successor gives back what it held
 
     def stop(self) -> None:
         """Ask all processes to drain. May be called again."""
@@ -99,7 +101,11 @@ class Processes:
 
     async def run(self) -> bool:
         """Return True if every process that was asked to stop exited cleanly, False also after giving up."""
-        codes = await asyncio.gather(*map(self._keep_running, range(len(self._commands))))
+        try:
+            codes = await asyncio.gather(*map(self._keep_running, range(len(self._commands))))
+        finally:
+            for journal in self._journals.values():
+                os.close(journal)
         return CLEAN_EXITS.issuperset(codes)
 
     async def _keep_running(self, number: int) -> int:
@@ -133,17 +139,28 @@ class Processes:
         started_at = self._clock.monotonic()
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
+        journal = open_file()
         try:
-            code = await self._run_process(number, writing)
+            code = await self._run_process(number, writing, journal)
             return Life(code, self._clock.monotonic() - started_at, _read_progress(reading))
         finally:
             os.close(reading)
+            self._replace_journal(number, journal)
 
-    async def _run_process(self, number: int, progress: int) -> int:
+    def _replace_journal(self, number: int, journal: int) -> None:
+        before = self._journals.get(number)
+        self._journals[number] = journal
+        if before is not None:
+            os.close(before)
+
+    async def _run_process(self, number: int, progress: int, journal: int) -> int:
+        predecessor = self._journals.get(number)
+        giving_back = [] if predecessor is None else ["--give-back", str(predecessor)]
+        options = [*giving_back, "--journal-to", str(journal), "--progress-to", str(progress)]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(*self._commands[number], "--progress-to", str(progress)),
-                pass_fds=[progress],
+                *(*self._commands[number], *options),
+                pass_fds=[progress, journal, *([] if predecessor is None else [predecessor])],
                 # A session of its own: Ctrl-C reaches the parent alone, which passes it on.
                 start_new_session=True,
             )

@@ -21,6 +21,7 @@ from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence, MoveToDeadLetters, Release, StartNote
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher
+from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
 from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
@@ -66,6 +67,7 @@ class Processor:
         clock: Clock,
         meter: Meter | None = None,
         process: str | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """Create a processor. `process` identifies this process in the notes that it leaves in the table."""
         self._backend = backend
@@ -78,6 +80,7 @@ class Processor:
         self._meter = meter or Meter()
         self._quarantine = Quarantine()
         self._process = process or secrets.token_hex(8)
+        self._journal = journal or Journal()
         self._noted: dict[str, ChunkAttempt] = {}  # what runs and has noted its start, by the mark of the delivery
         batches = Batches(backend.store, clock, on_read=self._deny_death)
         # All calls of these are repeated as long as AWS is unavailable.
@@ -307,7 +310,8 @@ class Processor:
         operation, route = attempt.chunk.operations[0], self._route(attempt.chunk)
         # An operation that has no handler any more is not poison: it runs, and its outcome says so.
         if route is not None and self._has_used_up(attempt, route):
-            attempt = await self._wait_for_denial(attempt)
+            if not attempt.are_deaths_certain(self._process):
+                attempt = await self._wait_for_denial(attempt)
             if attempt.traces.record is not None:
                 return await self._without_sent_follow_ups(attempt, attempt.traces.record)
             if self._has_used_up(attempt, route):
@@ -369,12 +373,29 @@ class Processor:
                     stop,
                     attempt.ended,
                     results=results,
-                    # After the lease another consumer may record outcomes. What it has recorded must not run again.
-                    may_begin=lambda: self._leases.is_kept(attempt.delivery),
+                    may_begin=self._check_of_start(attempt.delivery),
                     has_slot=has_slot,
                 )
             record = await self._commit(attempt, self._record(await self._reread_batch(attempt), verdicts))
             return record.without_results() if results.held else record
+
+    def _check_of_start(self, delivery: Delivery) -> Callable[[], bool]:
+        """Return a function that says whether a further operation may start, and writes the first start to the journal.
+
+        After the lease another consumer may record outcomes, and what it has recorded must not run again.
+        """
+        has_started = False
+
+        def may_begin() -> bool:
+            nonlocal has_started
+            if not self._leases.is_kept(delivery):
+                return False
+            if not has_started:
+                self._journal.start(delivery)
+                has_started = True
+            return True
+
+        return may_begin
 
     @contextmanager
     def _limited(self, attempt: ChunkAttempt) -> Iterator[Stop]:

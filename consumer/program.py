@@ -8,7 +8,9 @@ from penstock.aws.backend import open_backend
 from penstock.aws.cloudwatch import open_publisher
 from penstock.clock import SystemClock
 from penstock.consumer.consumer import Consumer
+from penstock.consumer.giving_back import giving_back
 from penstock.consumer.health import serve_health
+from penstock.consumer.journal import NO_JOURNALS, Journal, Journals
 from penstock.consumer.processes import run_processes
 from penstock.consumer.progress import Progress
 from penstock.metrics.names import Program
@@ -26,11 +28,16 @@ if TYPE_CHECKING:
     from penstock.tracing.spans import Spans
 
 
-def run(health_host: str, health_port: int | None, progress: Progress) -> None:
+def run(
+    health_host: str,
+    health_port: int | None,
+    progress: Progress,
+    journals: Journals = NO_JOURNALS,
+) -> None:
     """Run one consumer until SIGTERM or SIGINT is received. Raise PenstockError if it cannot start."""
     settings, operations = _prepare()
     with open_spans(settings, TracingSettings(), "consumer") as spans:
-        loop.run(_consume(settings, operations, (health_host, health_port), progress, spans))
+        loop.run(_consume(settings, operations, (health_host, health_port), progress, journals=journals, spans=spans))
 
 
 def run_several(processes: int, health_host: str, health_port: int | None, *, gives_up: bool) -> int:
@@ -51,12 +58,14 @@ async def _consume(
     operations: Operations[Any],
     health: tuple[str, int | None],
     progress: Progress,
+    *,
+    journals: Journals,
     spans: "Spans | None",
 ) -> None:
     clock = SystemClock()
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
-        consumer = Consumer(backend, operations, settings, clock, progress)
+        consumer = Consumer(backend, operations, settings, clock, progress, journal=Journal(journals.own))
         stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready
@@ -68,7 +77,7 @@ async def _consume(
             ):
                 spare_what_stays()
                 return_large_blocks()
-                with Watchdog(settings.stall_seconds).watching():
+                with Watchdog(settings.stall_seconds).watching(), giving_back(journals.predecessors, backend, clock):
                     await consumer.run()
         finally:
             stopping.cancel()

@@ -44,6 +44,7 @@ class Event(StrEnum):
     CHUNK_BROKE = "chunk failed unexpectedly"  # A bug in Penstock; the chunk is delivered again when its lease ends.
     # The batch was never accepted, or has ended already; none of the chunk's operations ran.
     CHUNK_DROPPED = "chunk dropped"
+    CHUNKS_GIVEN_BACK = "chunks given back"  # What a consumer held that has died was returned to the queue.
     CHUNK_RELEASED = "chunk released"  # The chunk returned to the queue before any of its operations ran.
     # An earlier delivery ended without a record; a consumer may have died. The chunk is split in half.
     CHUNK_HALVED = "chunk halved"

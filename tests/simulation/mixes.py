@@ -44,6 +44,7 @@ class Mix:
     retries: float = 0.0
     deadline_seconds: float = 24 * 3600.0
     max_deaths: tuple[int, ...] = (1_000,)
+    has_parents: bool = False  # the consumers have parents, which know when they die
     is_large: bool = False  # hundreds of operations and slots
     has_little_memory: bool = False  # for results, and there are long ones
 
@@ -55,7 +56,7 @@ class Mix:
     @property
     def is_evidence_needed(self) -> bool:
         """Return True if leases end only because a process died. Then an operation is suspected only of a death."""
-        return self.is_gentle or self.is_poison_alone or self.name in {"kills", "mass deaths"}
+        return self.is_gentle or self.is_poison_alone or self.name in {"kills", "mass deaths", "parents"}
 
     @property
     def is_poison_alone(self) -> bool:
@@ -119,6 +120,7 @@ MIXES = [
 DEFAULT_MAX_DEATHS = Settings.model_fields["max_deaths"].default
 LARGE_MIXES = [
     Mix("mass deaths", kill_all=30, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
+    Mix("parents", kill_consumer=3, poison=0.1, terminate=30, faults=0.02, has_parents=True),
     Mix("outages", outage=60, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
     Mix(
         "long results",

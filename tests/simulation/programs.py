@@ -7,6 +7,8 @@ from typing import Any
 from aiohttp import web
 
 from penstock.consumer.consumer import Consumer
+from penstock.consumer.giving_back import giving_back
+from penstock.consumer.journal import Journal
 from penstock.errors import HandlersStuck
 from penstock.service.app import create_app, create_operator_app
 from penstock.service.keys import RUNNER
@@ -60,15 +62,34 @@ class Program:
 
 
 class ConsumerProgram(Program):
+    """A consumer. With a parent it has a journal, and gives back what is in `predecessor`, its predecessor's."""
+
     role = "consumer"
 
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        settings: Settings,
+        skew_seconds: float = 0.0,
+        *,
+        journal: int | None = None,
+        predecessor: int | None = None,
+    ) -> None:
+        self.journal = journal
+        self._predecessor = predecessor
+        super().__init__(world, name, settings, skew_seconds)
+
     async def _run(self) -> None:
-        consumer = Consumer(self.world.backend(self.process, self.settings), operations, self.settings, self.clock)
+        backend = self.world.backend(self.process, self.settings)
+        journal = Journal(self.journal)
+        consumer = Consumer(backend, operations, self.settings, self.clock, journal=journal)
         self.world.promises.names[consumer.process] = self.name
         stopping = asyncio.create_task(self._stopping.wait(), name=f"{self.name}: signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         try:
-            await consumer.run()
+            with giving_back(self._predecessor, backend, self.clock):
+                await consumer.run()
         finally:
             stopping.cancel()
 

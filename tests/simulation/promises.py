@@ -142,6 +142,7 @@ class Promises:
         self.table: Table | None = None
         self.is_poison_alone = False  # consumers die only of the operations that they run
         self.is_evidence_needed = False  # leases end only because a process died, so each suspect ran when one died
+        self.has_parents = False  # what a dead consumer held is given back, and no lease of it ends
         self.max_deaths: int | None = None  # the limit for each batch
         self.sweep_tenure = 0.0  # seconds after which the lease to sweep may be taken over
         self.names: dict[str, str] = {}  # of the processes, by their ids in the table
@@ -524,7 +525,7 @@ class Promises:
         elif outcome.state is not OutcomeState.FAILED or title == "Stopped":
             self._check_ending(facts, submission, outcome.state.value, where)
         elif title == "Poison":
-            self.check(lapsed[chunk_id] > 0, 6, f"{where}, but no delivery of it was lost")
+            self.check(lapsed[chunk_id] > 0 or self.has_parents, 6, f"{where}, but no delivery of it was lost")
             runs = self._truth.runs[batch_id, outcome.id]
             was_paused = any(run.process in self._truth.paused for run in runs)
             died = (batch_id, outcome.id) in self._died_of or was_paused

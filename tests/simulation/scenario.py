@@ -80,6 +80,7 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.follow_ups.backoff = settings.backoff
     world.promises.is_poison_alone = mix.is_poison_alone
+    world.promises.has_parents = mix.has_parents
     world.promises.is_evidence_needed = mix.is_evidence_needed
     with (
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),
@@ -138,7 +139,7 @@ class Scenario:
         self.world = world
         self.sizes = sizes
         self.mix = mix
-        self.stage = Stage(world, settings, mix.skew_seconds)
+        self.stage = Stage(world, settings, mix.skew_seconds, has_parents=mix.has_parents)
         self.chaos = Chaos(self.stage, mix)
 
     async def play(self) -> None:

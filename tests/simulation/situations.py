@@ -80,6 +80,7 @@ class Situation:
     asked: dict[str, Any] = field(default_factory=dict)  # options of the submission
     group_chunks: int = 64
     fold_at: int = FOLD_AT
+    has_parents: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.follow_ups.backoff = settings.backoff
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
+    world.promises.has_parents = situation.has_parents
     submission = Submission("s0", list(situation.toys), **situation.asked)
     world.truth.submissions.append(submission)
-    stage = Stage(world, settings)
+    stage = Stage(world, settings, has_parents=situation.has_parents)
 
     async def run() -> None:
         stage.open()
@@ -270,6 +272,20 @@ SITUATIONS = {
         toys("/succeed", "/succeed", seconds=2), submit, settings={"chunk_budget_seconds": 1, "concurrency": 1}
     ),
     "its consumer dies": Situation(toys("/succeed", "/succeed", seconds=2), kill_its_consumer, Event.CHUNK_HALVED),
+    "its consumer dies, and its parent knows": Situation(
+        toys("/succeed", "/succeed", "/once", seconds=2),
+        kill_its_consumer,
+        Event.CHUNKS_GIVEN_BACK,
+        settings={"concurrency": 1, "chunk_operations": 1},
+        has_parents=True,
+    ),
+    "poison, and its parent knows": Situation(
+        toys("/succeed", "/kill-once"),
+        submit,
+        Event.CHUNKS_GIVEN_BACK,
+        settings={"chunk_operations": 1},
+        has_parents=True,
+    ),
     "a handler never ends": Situation(
         toys("/never-end") + toys("/succeed", "/succeed", seconds=1),
         submit,

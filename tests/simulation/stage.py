@@ -1,11 +1,13 @@
 """Plays a run: replaces programs that end, and checks every promise at the end."""
 
 import asyncio
+import os
 from collections import Counter
 from contextlib import ExitStack
 from unittest.mock import patch
 
 from penstock.aws.store import FOLD_AT
+from penstock.consumer.journal import open_file
 from penstock.settings import Settings
 from tests.simulation.clients import Client
 from tests.simulation.process import State
@@ -20,15 +22,19 @@ LOOK_SECONDS = 5.0
 class Stage:
     """`open` starts the programs. After the last request `close` waits, stops the programs and checks the promises."""
 
-    def __init__(self, world: World, settings: Settings, skew_seconds: float = 0.0) -> None:
+    def __init__(
+        self, world: World, settings: Settings, skew_seconds: float = 0.0, *, has_parents: bool = False
+    ) -> None:
         self.world = world
         self.settings = settings
         self.consumers: list[Program] = []
         self.front_ends: list[Program] = []
         self.client = Client(world, self.a_front_end)
         self._skew_seconds = skew_seconds
+        self._has_parents = has_parents  # which know when a consumer dies
         self._is_closing = False
         self._keeping: list[asyncio.Task[None]] = []
+        self._journals: list[int] = []
 
     @property
     def programs(self) -> list[Program]:
@@ -45,6 +51,8 @@ class Stage:
         await self._check_results()
         await self._stop()
         await asyncio.gather(*self._keeping)
+        for journal in self._journals:
+            os.close(journal)
         world = self.world
         lapsed = Counter(chunk.id for chunk in map(chunk_of, world.lapses) if chunk is not None)
         world.promises.check_end(world.messages, world.dead_letters.messages, lapsed)
@@ -71,17 +79,25 @@ class Stage:
     async def _keep(self, kind: type[Program], fleet: list[Program], number: int) -> None:
         """Keep one program running. When it ends, start another after a while."""
         chance, truth = self.world.chance, self.world.truth
-        generation = 0
+        generation, journal = 0, None
         while not self._is_closing:
             generation += 1
             skew = chance.uniform(-1, 1) * self._skew_seconds
             truth.most_skew = max(truth.most_skew, abs(skew))
-            program = kind(self.world, f"{kind.role}-{number}.{generation}", self.settings, skew)
+            name = f"{kind.role}-{number}.{generation}"
+            if self._has_parents and kind is ConsumerProgram:
+                before, journal = journal, open_file()
+                program: Program = ConsumerProgram(
+                    self.world, name, self.settings, skew, journal=journal, predecessor=before
+                )
+                self._journals.append(journal)
+            else:
+                program = kind(self.world, name, self.settings, skew)
             fleet.append(program)
             await self._until_ended(program)
             fleet.remove(program)
             if not self._is_closing:
-                await asyncio.sleep(chance.uniform(0.1, 10))
+                await asyncio.sleep(chance.uniform(0.1, 1 if self._has_parents else 10))
 
     async def _until_ended(self, program: Program) -> None:
         """Wait until a program has ended. Kill a process that blocks for too long, as its watchdog would."""

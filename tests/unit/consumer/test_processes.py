@@ -176,6 +176,28 @@ async def test_consumer_that_dies_at_work_is_always_restarted(tmp_path: Path) ->
     await running
 
 
+HAND_DOWN = """
+import os, signal, sys
+options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+predecessor = options.get("--give-back")
+if predecessor is not None:
+    print(os.pread(int(predecessor), 99, 0).decode(), file=open(sys.argv[1], "a"), flush=True)
+os.write(int(options["--journal-to"]), str(os.getpid()).encode())
+os.write(int(options["--progress-to"]), b"sw")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_successor_gets_the_journal_of_the_consumer_that_died_before_it(tmp_path: Path) -> None:
+    journals = tmp_path / "journals"
+    processes = Processes([command(HAND_DOWN, journals)], SystemClock(), AT_ONCE)
+    running = asyncio.create_task(processes.run())
+    await until_runs(journals, 3)
+    processes.stop()
+    await running
+    assert len(set(runs(journals))) == len(runs(journals))
+
+
 def test_each_step_is_reported_once() -> None:
     reading, writing = os.pipe()
     progress = Progress(writing)

@@ -1,0 +1,70 @@
+"""Gives back what a consumer held that has certainly died, so that nobody waits until its leases end.
+
+The successor of the consumer does this. It may fail or be killed itself at any step: then the leases end as usual.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from penstock.backend import Backend
+from penstock.clock import Clock
+from penstock.consumer.attempt import Evidence, StartNote
+from penstock.consumer.journal import Entry, Predecessor, read_predecessor
+from penstock.errors import PenstockError
+from penstock.telemetry import Event, get_log
+
+TRIES = 3
+PAUSE_SECONDS = 1.0
+
+
+@contextmanager
+def giving_back(journal: int | None, backend: Backend, clock: Clock) -> Iterator[None]:
+    """Give back inside the block, beside everything else, what is in the journal of a dead predecessor."""
+    predecessor = Predecessor("", ()) if journal is None else read_predecessor(journal)
+    giving = asyncio.create_task(give_back(predecessor, backend, clock), name="giving back")
+    try:
+        yield
+    finally:
+        giving.cancel()
+
+
+async def give_back(predecessor: Predecessor, backend: Backend, clock: Clock) -> None:
+    """Give each delivery back, with a note first: what had started is evidence, and what was only held is released.
+
+    The note must come first. Otherwise another consumer could receive the chunk and not see it.
+    """
+    left: Sequence[tuple[Entry, bool]] = predecessor.held
+    for attempt in range(TRIES):
+        if attempt:
+            await clock.sleep(PAUSE_SECONDS)
+        given = await asyncio.gather(*(_give_one_back(predecessor.process, *one, backend) for one in left))
+        left = [one for one, is_given in zip(left, given, strict=True) if not is_given]
+        if not left:
+            break
+    if predecessor.held:
+        get_log().info(
+            Event.CHUNKS_GIVEN_BACK, chunks=len(predecessor.held) - len(left), left_to_their_leases=len(left)
+        )
+
+
+async def _give_one_back(process: str, entry: Entry, has_started: bool, backend: Backend) -> bool:
+    try:
+        await _note(process, entry, has_started, backend)
+        await backend.queues[entry.delivery.priority].extend([entry.delivery], 0)
+    except PenstockError:
+        return False
+    return True
+
+
+async def _note(process: str, entry: Entry, has_started: bool, backend: Backend) -> None:
+    batch = await backend.store.read_batch(entry.batch_id)
+    if batch is None:
+        return
+    mark = entry.delivery.mark
+    if has_started:
+        evidence = Evidence.RUNNING if entry.is_single else Evidence.NONE
+        note = StartNote(mark, process, evidence, is_dead=True)
+        await backend.store.note_start(batch, entry.chunk_id, str(note))
+    else:
+        await backend.store.note_release(batch, entry.chunk_id, mark)
