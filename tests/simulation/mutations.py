@@ -14,11 +14,14 @@ import pytest
 from penstock.aws.items import Fold
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
+from penstock.backend import Backend
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import Chunk
 from penstock.chunk_ids import ChunkIds
+from penstock.consumer import giving_back
 from penstock.consumer.attempt import ChunkAttempt, Evidence, Release
 from penstock.consumer.batches import Batches, NotAdmitted
+from penstock.consumer.journal import Entry
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
 from penstock.consumer.sweeper import Tenure
@@ -486,6 +489,24 @@ def reserve_memory_for_ever(patching: Patching) -> None:
     patching.setattr(ResultMemory, "end", lambda _self, _call: None)
 
 
+def give_back_as_if_nothing_had_started(patching: Patching) -> None:
+    async def mutant(_process: str, entry: Entry, _has_started: bool, backend: Backend) -> None:
+        batch = await backend.store.read_batch(entry.batch_id)
+        if batch is not None:
+            await backend.store.note_release(batch, entry.chunk_id, entry.delivery.mark)
+
+    patching.setattr(giving_back, "_note", mutant)
+
+
+def give_back_as_if_all_had_started(patching: Patching) -> None:
+    note = giving_back._note
+
+    async def mutant(process: str, entry: Entry, _has_started: bool, backend: Backend) -> None:
+        await note(process, entry, True, backend)
+
+    patching.setattr(giving_back, "_note", mutant)
+
+
 # The seeds and calls find their faults today. `python -m tests.simulation --teeth` searches for others.
 MUTATIONS = {
     patch.__name__: Mutation(mix, seed, patch)
@@ -502,6 +523,8 @@ MUTATIONS = {
         ("kills", 2, accept_before_the_chunks_are_sent),
         ("long results", 0, drop_the_rest_of_a_chunk_that_is_cut),
         ("long results", 0, reserve_memory_for_ever),
+        ("parents", 1, give_back_as_if_nothing_had_started),
+        ("parents", 1, give_back_as_if_all_had_started),
         ("clocks", 279, abandon_by_the_clock_alone),
         ("calm", 128, forget_the_heartbeats),
         ("queue", 5, overlook_refused_entries),

@@ -354,6 +354,15 @@ class Promises:
         if chunk is not None:
             self.follow_ups.lapsed[chunk.batch_id, chunk.id] += 1
 
+    def on_given_back(self, body: str) -> None:
+        """Count the delivery of a process that died. If the chunk had not started there, it must not be split."""
+        chunk = chunk_of(body)
+        assert chunk is not None
+        runs = [run for one in chunk.operations for run in self._truth.runs.get((chunk.batch_id, one.id), [])]
+        self.follow_ups.lapsed[chunk.batch_id, chunk.id] += 1
+        if not any(run.chunk_id == chunk.id and run.process in self._dead for run in runs):
+            self.follow_ups.only_held[chunk.batch_id, chunk.id] += 1
+
     # at every death of a process
 
     def on_death(self, process: str) -> None:

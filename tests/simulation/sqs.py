@@ -52,6 +52,7 @@ class Kept:
     receive_count: int = 0
     receipt: str | None = None
     released: bool = True  # it was released, or not delivered yet
+    has_lost_holder: Callable[[], bool] = lambda: False  # the process that received it last has died
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Queue:
     lapses: list[str] = field(default_factory=list)
     on_send: Callable[[str, float], None] = lambda _body, _visible_at: None
     on_lapse: Callable[[str], None] = lambda _body: None
+    on_given_back: Callable[[str], None] = lambda _body: None
     backstopped: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -204,6 +206,8 @@ class Queue:
             return {"SenderFault": True, "Code": "MessageNotInflight"}
         if kept.receipt != entry["ReceiptHandle"]:
             self._lapse(kept)  # whoever has the message now does not know that its lease is changed
+        if entry["VisibilityTimeout"] == 0 and kept.has_lost_holder():
+            self.on_given_back(kept.body)
         kept.visible_at = self.loop.time() + entry["VisibilityTimeout"]
         kept.released = entry["VisibilityTimeout"] != self.visibility_seconds  # the full timeout is a heartbeat
         self._at(kept.visible_at, self._serve)
@@ -224,7 +228,7 @@ class Queue:
             if poll.is_gone() and not self._happens(self.oddities.strands):
                 self._polls.remove(poll)
                 continue
-            taken = self._take(poll.limit)
+            taken = self._take(poll)
             if not taken:
                 return
             self._polls.remove(poll)
@@ -235,14 +239,14 @@ class Queue:
             self._polls.remove(poll)
             poll.reply({})
 
-    def _take(self, limit: int) -> list[Kept]:
+    def _take(self, poll: _Poll) -> list[Kept]:
         visible = [kept for kept in self._kept.values() if kept.visible_at <= self.loop.time()]
         if not visible:
             return []
         self.chance.shuffle(visible)
-        return [kept for kept in visible[: self.chance.randint(1, limit)] if self._deliver(kept)]
+        return [kept for kept in visible[: self.chance.randint(1, poll.limit)] if self._deliver(kept, poll.is_gone)]
 
-    def _deliver(self, kept: Kept) -> bool:
+    def _deliver(self, kept: Kept, has_lost_holder: Callable[[], bool]) -> bool:
         """Deliver a message with a new receipt. After too many deliveries, move it to the dead letter queue instead."""
         if not kept.released:
             self._lapse(kept)
@@ -253,7 +257,7 @@ class Queue:
             return False
         kept.receive_count += 1
         kept.receipt = f"{kept.id}#{kept.receive_count}"
-        kept.released = False
+        kept.released, kept.has_lost_holder = False, has_lost_holder
         hidden = self.chance.random() if self._happens(self.oddities.delivered_though_held) else 1.0
         kept.visible_at = self.loop.time() + hidden * self.visibility_seconds
         self._at(kept.visible_at, self._serve)

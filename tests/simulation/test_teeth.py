@@ -23,6 +23,7 @@ SLOW = {
     "allow_one_death_less",
     "drop_the_rest_of_a_chunk_that_is_cut",
     "reserve_memory_for_ever",
+    "give_back_as_if_nothing_had_started",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 

@@ -90,6 +90,7 @@ class World:
         }
         for queue in self.queues.values():
             queue.on_send, queue.on_lapse = self.promises.on_message, self.promises.on_lapse
+            queue.on_given_back = self.promises.on_given_back
         self.loop.set_exception_handler(self._on_loop_trouble)
 
     @property
