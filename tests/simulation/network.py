@@ -6,6 +6,7 @@ caller may die, be paused or stop waiting.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ class Wire:
     def __init__(self, air: Air, process: Process) -> None:
         self._air = air
         self._process = process
-        self.gathered_look_at: float | None = None  # when the latest call that reads many records took effect
+        self.looks: defaultdict[tuple[str, str], list[float]] = defaultdict(
+            list
+        )  # when each record was read, by its key
 
     async def ask(self, action: str, request: Any, effect: Callable[[Any], Answer]) -> Answer:
         return await self.ask_slowly(action, request, lambda reply, _: reply(effect(request)))
@@ -98,18 +101,29 @@ class Wire:
         answer = await call.answer
         if action == "UpdateItem" and _is_record(request["Key"]):
             LOOKED_AT.set(call.took_effect_at)
-        if action == "BatchGetItem" and any(map(_is_record, _keys(request))):
-            self.gathered_look_at = call.took_effect_at
+        if action == "BatchGetItem":
+            unread = _keys(answer["UnprocessedKeys"])
+            read = [key for key in _keys(request["RequestItems"]) if _is_record(key) and key not in unread]
+            for key in read:
+                self.looks[_words(key)].append(call.took_effect_at)
         return answer
 
+    def first_look(self, key: Answer, since: float) -> float | None:
+        """Return when a record was first read after a time. A caller whose read took long may know nothing newer."""
+        return min((at for at in self.looks[_words(key)] if at >= since), default=None)
 
-def _keys(request: Answer) -> list[Answer]:
-    return [key for wanted in request["RequestItems"].values() for key in wanted["Keys"]]
+
+def _keys(tables: Answer) -> list[Answer]:
+    return [key for wanted in tables.values() for key in wanted["Keys"]]
 
 
 def _is_record(key: Answer) -> bool:
     where: str = key["sk"]["S"]
     return where.startswith("chunk#")
+
+
+def _words(key: Answer) -> tuple[str, str]:
+    return key["pk"]["S"], key["sk"]["S"]
 
 
 class _Call:
@@ -118,7 +132,7 @@ class _Call:
         self._action, self._request, self._effect = action, request, effect
         self._fate = air.fates.fate(process, action)
         self.answer: asyncio.Future[Answer] = air.loop.create_future()
-        self.took_effect_at: float | None = None
+        self.took_effect_at = 0.0
         late = self._fate.late if self._fate.fault is Fault.LATE else 0.0
         air.landed_at = max(air.landed_at, air.loop.time() + self._fate.there + late)
         self._later(self._fate.there, self._arrive)

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import structlog
 import ulid
 
+from penstock.aws import items
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
@@ -56,8 +57,9 @@ class _LookingStore(DynamoDbStore):
         self._wire = wire
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
+        asked_at = asyncio.get_running_loop().time()
         traces = await super().read_traces(batch_id, chunk_id)
-        LOOKED_AT.set(self._wire.gathered_look_at)
+        LOOKED_AT.set(self._wire.first_look(items.chunk_key(batch_id, chunk_id), since=asked_at))
         return traces
 
 
