@@ -21,6 +21,7 @@ SLOW = {
     "wait_for_a_handler_that_never_ends",
     "go_on_without_slots",
     "allow_one_death_less",
+    "count_deliveries_as_deaths",
     "drop_the_rest_of_a_chunk_that_is_cut",
     "reserve_memory_for_ever",
     "give_back_as_if_nothing_had_started",
