@@ -123,8 +123,7 @@ class FollowUps:
     def _check_attempt(self, step: Step) -> None:
         self._check(step.after >= step.before, 7, f"{step} has lost attempts")
         self._check(step.after == step.before or bool(step.runs), 7, f"{step} has used an attempt without a run")
-        was_paused = any(run.process in self._truth.paused for run in step.runs)  # which may use up a time limit
-        if step.toy.path in FAILS_ALONE and self._is_only_delivery(step.key) and not was_paused:
+        if step.toy.path in FAILS_ALONE and self._is_only_delivery(step.key) and not self._was_paused(step):
             self._check(step.after == step.before + len(step.failures), 7, f"{step} has another attempt")
 
     def _check_least_wait(self, step: Step, follow_up: FollowUp) -> None:
@@ -139,10 +138,12 @@ class FollowUps:
     def _longest_wait(self, step: Step) -> float:
         if not step.has_to_wait:
             return 0.0
-        if step.asked_seconds is not None:
-            return max(step.asked_seconds, LEAST_TURN_SECONDS)
         doublings = step.after - 2 if step.after > step.before else 64  # it grows while the attempt stays the same
-        return min(self.backoff.base_seconds * 2.0**doublings, self.backoff.max_seconds)
+        backoff = min(self.backoff.base_seconds * 2.0**doublings, self.backoff.max_seconds)
+        if step.asked_seconds is None:
+            return backoff
+        asked = max(step.asked_seconds, LEAST_TURN_SECONDS)
+        return max(asked, backoff) if self._was_paused(step) else asked  # after a time-out nothing was asked
 
     def _check_longest_wait(self, key: ChunkKey, follow_up: FollowUp, longest: float) -> None:
         """Check that operations do not wait longer than the one of them that has to wait longest."""
@@ -151,6 +152,10 @@ class FollowUps:
         late = _virtual(follow_up.not_before) - max(self._now() + longest, own)
         most = self._truth.most_skew + ROUNDING_SECONDS
         self._check(late <= most, 7, f"{follow_up} of {key} waits {late:.3f} s longer than {longest:.3f} s")
+
+    def _was_paused(self, step: Step) -> bool:
+        """Return True if the process of a run was ever paused. A pause may use up the time limit of its handler."""
+        return any(run.process in self._truth.paused for run in step.runs)
 
     def _is_only_delivery(self, key: ChunkKey) -> bool:
         """Return True if nobody else can have run the chunk: its operations ran in a front end, or in one delivery."""
