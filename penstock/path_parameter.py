@@ -8,11 +8,14 @@ import re
 from urllib.parse import unquote
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PLAIN = re.compile(r"[^%?#/\\.\x00-\x1f\x7f-\x9f]*")  # such a text needs no decoding, and all of it is accepted
 _SLASHES = re.compile(r"[/\\]")
 
 
 def decode_segment(text: str) -> str:
     """Decode the parameter `{name}`. Raise ValueError with a sentence for the client if it is not a single segment."""
+    if _PLAIN.fullmatch(text):
+        return text
     decoded = _decode(text)
     if "/" in decoded:
         raise ValueError("Remove the slash, also if it is written as %2F: the parameter is a single segment.")

@@ -127,8 +127,11 @@ class Route:
         `shows_errors`, they have the words of a validator's unexpected exception. Otherwise, only the log has them.
         """
         flaws: list[Flaw] = []
-        arguments = self._from_path(path, flaws, shows_errors) if self.signature.path_parameters else {}
-        arguments |= self._from_body(body, content, flaws, shows_errors)
+        if not self.signature.path_parameters:
+            arguments = self._from_body(body, content, flaws, shows_errors)
+        else:
+            arguments = self._from_path(path, flaws, shows_errors)
+            arguments |= self._from_body(body, content, flaws, shows_errors)
         if flaws:
             raise InvalidOperation(flaws)
         return arguments
@@ -183,15 +186,16 @@ class Route:
         return arguments
 
     def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw], shows_errors: bool) -> dict[str, Any]:
-        name, validator = self.signature.body_parameter, self.signature.body_validator
+        signature = self.signature
+        name, validator = signature.body_parameter, signature.body_validator
         if name is None or validator is None:
             if body is not None:
                 flaws.append(Flaw("/body", f"{self.name} accepts no body."))
             return {}
-        if body is None and self.signature.body_required:
+        if body is None and signature.body_required:
             flaws.append(self._no_body())
             return {}
-        if body is None and self.signature.body_has_default and self.absent_body is None:
+        if body is None and signature.body_has_default and signature.absent_body is None:
             return {}
         content = to_json(body) if content is None else content
         if is_too_deep(body, content):

@@ -47,6 +47,7 @@ class JsonValidator:
 
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
         self._adapter = adapter
+        self._validate_small = adapter.validator.validate_json
 
     def validate(self, content: bytes) -> Any:
         """Validate with Pydantic's rules for JSON: they accept a string as a date or an enum even in a strict model.
@@ -54,7 +55,7 @@ class JsonValidator:
         Raises ValidationError. If the document is large, it has only the first errors: see `is_large`.
         """
         if not is_large(content):
-            return self._adapter.validator.validate_json(content)
+            return self._validate_small(content)
         try:
             if content.count(b":") > MOST_UNKNOWN_MEMBERS and self._counting is not None:
                 _check_unknown_members(content, self._counting)
@@ -261,8 +262,9 @@ def _build(schema: Any) -> SchemaValidator | None:
 
 def is_large(content: bytes) -> bool:
     """Return True if the validation of this document stops at the first error in each list and each dict."""
-    return (
-        len(content) > MOST_BYTES or content.count(b",") + content.count(b"[") + content.count(b"{") > MOST_SEPARATORS
+    size = len(content)
+    return size > MOST_SEPARATORS and (
+        size > MOST_BYTES or content.count(b",") + content.count(b"[") + content.count(b"{") > MOST_SEPARATORS
     )
 
 
