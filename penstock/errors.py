@@ -31,6 +31,10 @@ The exceptions that an application raises (`Reject`, `Retry`) are in `context.py
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+E = TypeVar("E", bound=StrEnum)
 
 
 class PenstockError(Exception):
@@ -161,6 +165,14 @@ class NewerVersion(PenstockError):
         super().__init__(
             f"The {name} {value!r} in the table was written by a newer version of Penstock. Update this program."
         )
+
+
+def known_member(kind: type[E], name: str, value: str) -> E:
+    """Return the member of an enumeration that has this value in the table. Raise NewerVersion if there is none."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise NewerVersion(name, value) from error
 
 
 class AcceptanceLost(PenstockError):

@@ -14,7 +14,7 @@ from penstock import zstd
 from penstock.chunk import Operation
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
-from penstock.errors import NewerVersion
+from penstock.errors import known_member
 from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, result_value
 
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
@@ -107,20 +107,13 @@ def _outcomes_from_columns(content: dict[str, Any], count: int) -> tuple[Outcome
     columns = [
         indexes,
         ids,
-        map(_outcome_state, _from_column(content["state"], count)),
+        (known_member(OutcomeState, "state", text) for text in _from_column(content["state"], count)),
         _from_column(content["status"], count),
         _results_from_columns(content, count),
         _from_column(content["error"], count),
         _from_column(content["rejected"], count),
     ]
     return tuple(Outcome(*fields) for fields in zip(*columns, strict=True))
-
-
-def _outcome_state(text: str) -> OutcomeState:
-    try:
-        return OutcomeState(text)
-    except ValueError as error:
-        raise NewerVersion("state", text) from error
 
 
 def _results_to_columns(results: list[Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from penstock.errors import NewerVersion
+from penstock.errors import known_member
 
 E = TypeVar("E", bound=StrEnum)
 Value = dict[str, Any]
@@ -58,11 +58,7 @@ def read_text(item: Item, name: str) -> str:
 
 def read_enum(item: Item, name: str, kind: type[E]) -> E:
     """Return a member of an enumeration. Raises NewerVersion if it has no such member."""
-    value = read_text(item, name)
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise NewerVersion(name, value) from error
+    return known_member(kind, name, read_text(item, name))
 
 
 def read_optional_text(item: Item, name: str) -> str | None:
