@@ -18,7 +18,6 @@ HealthPort = Annotated[
 ProcessCount = Annotated[int, typer.Option(min=1, max=256, help="How many consumers to run, each in its own process.")]
 GiveUp = Annotated[bool, typer.Option("--give-up", hidden=True, help="Stop all consumers if one of them cannot run.")]
 ProgressTo = Annotated[int | None, typer.Option(hidden=True, help="A pipe of the parent, for `progress.py`.")]
-
 JournalTo = Annotated[int | None, typer.Option(hidden=True, help="A file of the parent, for `journal.py`.")]
 GiveBack = Annotated[int | None, typer.Option(hidden=True, help="The journal of a consumer that has died.")]
 

@@ -4,15 +4,20 @@ The successor of the consumer does this. It may fail or be killed itself at any 
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from penstock.backend import Backend
+from penstock.batch import Batch
 from penstock.clock import Clock
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.consumer.journal import Entry, Predecessor, read_predecessor
 from penstock.errors import PenstockError
+from penstock.store import Store
 from penstock.telemetry import Event, get_log
+
+Held = tuple[Entry, bool]  # a delivery, and True if it had started
 
 TRIES = 3
 PAUSE_SECONDS = 1.0
@@ -34,12 +39,12 @@ async def give_back(predecessor: Predecessor, backend: Backend, clock: Clock) ->
 
     The note must come first. Otherwise another consumer could receive the chunk and not see it.
     """
-    left: Sequence[tuple[Entry, bool]] = predecessor.held
+    left: Sequence[Held] = predecessor.held
     for attempt in range(TRIES):
         if attempt:
             await clock.sleep(PAUSE_SECONDS)
-        given = await asyncio.gather(*(_give_one_back(predecessor.process, *one, backend) for one in left))
-        left = [one for one, is_given in zip(left, given, strict=True) if not is_given]
+        given = await asyncio.gather(*(_give_some_back(predecessor.process, held, backend) for held in _by_batch(left)))
+        left = [one for remaining in given for one in remaining]
         if not left:
             break
     if predecessor.held:
@@ -48,23 +53,38 @@ async def give_back(predecessor: Predecessor, backend: Backend, clock: Clock) ->
         )
 
 
-async def _give_one_back(process: str, entry: Entry, has_started: bool, backend: Backend) -> bool:
+def _by_batch(held: Iterable[Held]) -> Iterable[list[Held]]:
+    groups: defaultdict[str, list[Held]] = defaultdict(list)
+    for one in held:
+        groups[one[0].batch_id].append(one)
+    return groups.values()
+
+
+async def _give_some_back(process: str, held: Sequence[Held], backend: Backend) -> list[Held]:
+    """Give back deliveries of one batch. Return those for which it failed."""
     try:
-        await _note(process, entry, has_started, backend)
+        batch = await backend.store.read_batch(held[0][0].batch_id)
+    except PenstockError:
+        return list(held)
+    given = await asyncio.gather(*(_give_one_back(process, *one, batch, backend) for one in held))
+    return [one for one, is_given in zip(held, given, strict=True) if not is_given]
+
+
+async def _give_one_back(process: str, entry: Entry, has_started: bool, batch: Batch | None, backend: Backend) -> bool:
+    try:
+        if batch is not None:
+            await _note(process, entry, has_started, batch, backend.store)
         await backend.queues[entry.delivery.priority].extend([entry.delivery], 0)
     except PenstockError:
         return False
     return True
 
 
-async def _note(process: str, entry: Entry, has_started: bool, backend: Backend) -> None:
-    batch = await backend.store.read_batch(entry.batch_id)
-    if batch is None:
-        return
+async def _note(process: str, entry: Entry, has_started: bool, batch: Batch, store: Store) -> None:
     mark = entry.delivery.mark
     if has_started:
         evidence = Evidence.RUNNING if entry.is_single else Evidence.NONE
         note = StartNote(mark, process, evidence, is_dead=True)
-        await backend.store.note_start(batch, entry.chunk_id, str(note))
+        await store.note_start(batch, entry.chunk_id, str(note))
     else:
-        await backend.store.note_release(batch, entry.chunk_id, mark)
+        await store.note_release(batch, entry.chunk_id, mark)

@@ -243,14 +243,11 @@ class Processor:
         """Run a chunk of a batch that has lost a delivery, with a note that this process runs it."""
         if len(attempt.chunk.operations) == 1:
             return await self._run_among_others(attempt)
-        standing = await self._note_start(attempt, Evidence.NONE)
-        if standing is not None:
-            return await self._without_sent_follow_ups(attempt, standing)
-        attempt = await self._reread_batch(attempt)  # the note may have taken long
-        if attempt.is_over_at(self._clock.now()):
-            return await self._commit(attempt, self._record(attempt, {}))
-        async with self._being_noted(attempt):
-            return await self._run(attempt)
+        ready = await self._note_start(attempt, Evidence.NONE)
+        if isinstance(ready, ChunkRecord):
+            return ready
+        async with self._being_noted(ready):
+            return await self._run(ready)
 
     async def _run_among_others(self, attempt: ChunkAttempt) -> ChunkRecord:
         """Run a single operation like any other. It notes its start when it has its slot.
@@ -272,17 +269,18 @@ class Processor:
         attempt = await self._reread_batch(attempt)
         # The batch may have killed too many processes while the operation waited for its slot.
         await self._limits.await_verdict(attempt.batch)
-        standing = await self._note_start(attempt, evidence)
+        return await self._note_start(attempt, evidence)
+
+    async def _note_start(self, attempt: ChunkAttempt, evidence: Evidence) -> ChunkAttempt | ChunkRecord:
+        """Note the start of a chunk. Return its record instead if another delivery has recorded it, or it is over."""
+        note = StartNote(attempt.delivery.mark, self._process, evidence)
+        standing = await self._store.note_start(attempt.batch, attempt.chunk.id, str(note))
         if standing is not None:
             return await self._without_sent_follow_ups(attempt, standing)
-        attempt = await self._reread_batch(attempt)
+        attempt = await self._reread_batch(attempt)  # the note may have taken long
         if attempt.is_over_at(self._clock.now()):
             return await self._commit(attempt, self._record(attempt, {}))
         return attempt
-
-    async def _note_start(self, attempt: ChunkAttempt, evidence: Evidence) -> ChunkRecord | None:
-        note = StartNote(attempt.delivery.mark, self._process, evidence)
-        return await self._store.note_start(attempt.batch, attempt.chunk.id, str(note))
 
     @asynccontextmanager
     async def _being_noted(self, attempt: ChunkAttempt) -> AsyncIterator[None]:

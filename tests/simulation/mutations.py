@@ -14,7 +14,6 @@ import pytest
 from penstock.aws.items import Fold
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
-from penstock.backend import Backend
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import Chunk
 from penstock.chunk_ids import ChunkIds
@@ -32,7 +31,7 @@ from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
 from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
-from penstock.store import Group, KeyClaim, SweepLease, Traces
+from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
 from tests.simulation import follow_up_mutations as follow_ups
 from tests.simulation.situations import Hit
 
@@ -490,19 +489,18 @@ def reserve_memory_for_ever(patching: Patching) -> None:
 
 
 def give_back_as_if_nothing_had_started(patching: Patching) -> None:
-    async def mutant(_process: str, entry: Entry, _has_started: bool, backend: Backend) -> None:
-        batch = await backend.store.read_batch(entry.batch_id)
-        if batch is not None:
-            await backend.store.note_release(batch, entry.chunk_id, entry.delivery.mark)
-
-    patching.setattr(giving_back, "_note", mutant)
+    _give_back_as_if(patching, has_started=False)
 
 
 def give_back_as_if_all_had_started(patching: Patching) -> None:
+    _give_back_as_if(patching, has_started=True)
+
+
+def _give_back_as_if(patching: Patching, *, has_started: bool) -> None:
     note = giving_back._note
 
-    async def mutant(process: str, entry: Entry, _has_started: bool, backend: Backend) -> None:
-        await note(process, entry, True, backend)
+    async def mutant(process: str, entry: Entry, _has_started: bool, batch: Batch, store: Store) -> None:
+        await note(process, entry, has_started, batch, store)
 
     patching.setattr(giving_back, "_note", mutant)
 
