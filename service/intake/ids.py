@@ -33,20 +33,20 @@ class Ids:
     def __init__(self) -> None:
         self.has_own = False  # the client gave at least one id; an operation without an id gets its index
         self._count = 0
+        self._undivided = array("q")  # all hashes until the client gives an id: without one, no id is a duplicate
         self._parts = [array("q") for _ in range(PARTS)]
         self._line: list[str] = []
         self._spool = Spool()
 
     def add(self, given: str | None) -> str:
         """Add the id of the next operation and return it. Without an id, the operation gets its index as its id."""
-        index = str(self._count)
-        operation_id = index if given is None else given
-        self.has_own |= operation_id != index
-        digest = hash(operation_id)
-        self._parts[digest % PARTS].append(digest)
+        operation_id = index = str(self._count)
+        if given is not None and given != index:
+            operation_id = given
+            self.has_own = True
         self._line.append(operation_id)
         self._count += 1
-        if len(self._line) == IDS_IN_LINE:
+        if self._count % IDS_IN_LINE == 0:
             self._write_line()
         return operation_id
 
@@ -57,6 +57,7 @@ class Ids:
 
     async def duplicates(self, most: int) -> tuple[int, list[Duplicate]]:
         """Return how many operations have the id of an earlier operation, and up to `most` of these."""
+        self._write_line()
         count, suspects = await self._suspects(most) if self.has_own else (0, set[int]())
         named: list[Duplicate] = []
         if suspects:
@@ -68,6 +69,7 @@ class Ids:
 
     def count_repeated(self) -> int:
         """Return how many operations have the id of an earlier operation. This takes no longer than a set of all."""
+        self._write_line()
         return sum(map(_count_repeated, self._parts)) if self.has_own else 0
 
     def close(self) -> None:
@@ -101,8 +103,16 @@ class Ids:
 
     def _write_line(self) -> None:
         if self._line:
+            self._undivided.extend(map(hash, self._line))
+            if self.has_own:
+                self._divide()
             self._spool.write(to_json(self._line))
             self._line = []
+
+    def _divide(self) -> None:
+        for digest in self._undivided:
+            self._parts[digest % PARTS].append(digest)
+        del self._undivided[:]
 
 
 def _count_repeated(part: "array[int]") -> int:
