@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+import time
 from codecs import BOM_UTF8
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +37,10 @@ from penstock.settings import MIB, Settings
 
 STREAM_SECONDS = 3_600
 BYTES_IN_TURN = MIB  # between the steps of a larger document other requests run, too
-OPERATIONS_IN_TURN = 100  # then other requests run: validating an operation takes about 10 µs, or more if it is large
+OPERATIONS_IN_TURN = 100  # of a stream. Then other requests run
+STEP_SECONDS = (
+    0.002  # of a document. Then other requests run: validating an operation takes 5 µs, or more if it is large
+)
 
 # A stream may decompress to this many bytes, to this many times what was sent, and to this much for each operation.
 FREE_BYTES = 16 * MIB
@@ -69,18 +74,28 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     for name in dict.fromkeys(request.query):
         draft.flaws.add(ENVELOPE, Flaw(pointer(name), _not_in_the_query(name)))
     size = len(content)
-    in_turn = 1 if size > BYTES_IN_TURN else OPERATIONS_IN_TURN
     fingerprint = hashlib.sha256(content).hexdigest()
     await _take_turns(request, size)
     envelope = _read_envelope(parse_json(content, settings.max_elements), settings, draft.flaws)
     await _take_turns(request, size)
     del content  # the operations need the memory
-    for number, document in enumerate(envelope.operations, start=1):
-        with spare_json():
-            draft.add(document)
-        if number % in_turn == 0:
+    documents = iter(envelope.operations)
+    while draft.total < len(envelope.operations):
+        _add_some(documents, draft)
+        if draft.total < len(envelope.operations):
             await request.app[TURNS].next()
+    await _take_turns(request, size)
     return Read(envelope, fingerprint)
+
+
+def _add_some(documents: Iterator[Any], draft: Draft) -> None:
+    """Add operations for a few milliseconds, at least one."""
+    until = time.monotonic() + STEP_SECONDS
+    with spare_json():
+        for document in documents:
+            draft.add(document)
+            if time.monotonic() >= until:
+                return
 
 
 async def _take_turns(request: web.Request, size: int) -> None:
@@ -128,9 +143,10 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
     most = settings.max_stream_operations
     if draft.total == most:
         raise LimitPassed(f"The batch has more than {most:,} operations.", limit={"maxOperations": most})
-    line = line.removeprefix(BOM_UTF8)
-    if not line or line.isspace():
-        return
+    if line.startswith(BOM_UTF8):
+        line = line.removeprefix(BOM_UTF8)
+        if not line or line.isspace():
+            return
     known = draft.flaws.count
     if len(line) > LARGE_BYTES:
         with spare_json():

@@ -13,6 +13,8 @@ from pydantic import BaseModel, Field, field_validator
 from penstock import Operations, zstd
 from penstock.message import decode_chunk
 from penstock.service.flaws import MOST_FLAWS
+from penstock.service.intake import reading
+from penstock.service.turns import Turns
 from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem, pointers
 
 runs: list[Any] = []
@@ -549,3 +551,22 @@ async def test_deepest_body_that_is_taken_goes_all_the_way(serve: Serve) -> None
     assert [decode_chunk(message.body).operations[0].body for message in messages] == [
         bury(0, depth) for depth in range(150, 150 + taken)
     ]
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(0.0, 19), (60.0, 0)])
+async def test_operations_of_a_document_are_added_in_steps(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, seconds: float, turns: int
+) -> None:
+    taken: list[None] = []
+    take = Turns.next
+
+    async def note(others: Turns) -> None:
+        taken.append(None)
+        await take(others)
+
+    service = await serve(operations)
+    monkeypatch.setattr(reading, "STEP_SECONDS", seconds)
+    monkeypatch.setattr(Turns, "next", note)
+    answer = await service.post([{"method": "POST", "path": "/anything", "body": number} for number in range(20)])
+    assert [result["result"] for result in answer.body["results"]] == list(range(20))
+    assert len(taken) == turns
