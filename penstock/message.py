@@ -60,7 +60,7 @@ def encode_operation(operation: Operation) -> bytes:
 
 def encode_parts(index: int, operation_id: str, method: str, path: str, body: bytes) -> bytes:
     """Encode one operation whose body is already JSON."""
-    return _escape(b"%b,%b]" % (to_json((index, operation_id, method, path))[:-1], body))
+    return _escape(to_json((index, operation_id, method, path))[:-1] + b"," + body + b"]")
 
 
 def _escape(encoded: bytes) -> bytes:

@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Container, Iterator
 
 from penstock.chunk import Fit, Planner, plan_groups
-from penstock.message import join_message, room_in_message, size_on_the_queue
+from penstock.message import join_message, room_in_message
 from penstock.service.intake.spool import Spool
 from penstock.settings import Settings
 
@@ -26,9 +26,9 @@ class Plan:
     def expect(self, batch_seconds: float) -> None:
         self._planner.expect(batch_seconds)
 
-    def add(self, encoded: bytes, seconds: float) -> None:
-        """Add the next operation. `seconds` is how long its handler is expected to take."""
-        if self._planner.begins_chunk(size_on_the_queue(encoded), seconds):
+    def add(self, encoded: bytes, size: int, seconds: float) -> None:
+        """Add the next operation. `size` is its size on the queue, and `seconds` the expected time of its handler."""
+        if self._planner.begins_chunk(size, seconds):
             self.finish()
         self._chunk.append(encoded)
         self._total += 1

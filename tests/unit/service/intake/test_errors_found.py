@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from penstock import Operations
 from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, MOST_INVALID_BYTES
-from penstock.service.intake import draft
+from penstock.service.intake.draft import Draft
 from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
 
 operations = Operations()
@@ -52,13 +52,13 @@ async def service(serve: Serve) -> Service:
 def validated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the documents of the operations that are validated."""
     documents: list[Any] = []
-    validate = draft._validate_request
+    read = Draft._read
 
-    def note(document: Any) -> Any:
+    def note(draft: Draft, document: Any) -> Any:
         documents.append(document)
-        return validate(document)
+        return read(draft, document)
 
-    monkeypatch.setattr(draft, "_validate_request", note)
+    monkeypatch.setattr(Draft, "_read", note)
     return documents
 
 

@@ -1,0 +1,53 @@
+"""Nearly all operations are recognised as valid without Pydantic. They are read as Pydantic would read them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from penstock.service.schemas import LONGEST_ID, LONGEST_PATH, OperationRequest, is_plain_operation
+
+PLAIN = {"method": "POST", "path": "/users"}
+TEXTS = st.sampled_from(["", "/", "/users", "/ü\n", "users", " /", "a" * LONGEST_ID, "/" * (LONGEST_PATH + 1)])
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.just([]), st.just({}), st.just(["POST"]), TEXTS)
+METHODS = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "post", "HEAD"])
+DOCUMENTS = st.one_of(
+    VALUES,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": VALUES,
+            "method": st.one_of(METHODS, VALUES),
+            "path": TEXTS,
+            "body": VALUES,
+            "more": VALUES,
+        },
+    ),
+)
+
+
+@given(DOCUMENTS)
+def test_plain_operations_are_read_as_by_pydantic(document: Any) -> None:
+    try:
+        request = OperationRequest.model_validate(document)
+    except ValidationError:
+        assert not is_plain_operation(document)
+        return
+    assert is_plain_operation(document) or document.get("id", "") is None
+    assert request.model_dump(exclude_unset=True) == document
+
+
+@pytest.mark.parametrize("id_", ["a" * LONGEST_ID, "1", "ü"])
+def test_an_operation_with_an_id_is_plain(id_: str) -> None:
+    assert is_plain_operation(PLAIN | {"id": id_})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"id": None}, {"id": ""}, {"id": 1}, {"id": "a" * (LONGEST_ID + 1)}, {"path": "/" * (LONGEST_PATH + 1)}, {"x": 1}],
+)
+def test_other_operations_are_left_to_pydantic(other: dict[str, Any]) -> None:
+    assert is_plain_operation(PLAIN | {"path": "/" * LONGEST_PATH})
+    assert not is_plain_operation(PLAIN | other)
