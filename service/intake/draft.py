@@ -52,6 +52,8 @@ class Draft:
         self.plan = Plan(batch_id, settings)
         self._registry = registry
         self._most_kept = settings.sync_max_operations
+        self._elements = 0
+        self._most_elements = settings.max_elements  # of all operations that are kept
         self._shows_errors = settings.show_errors
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # expected for all planned operations
@@ -77,6 +79,12 @@ class Draft:
         """Treat the batch as large, because its operations need too much memory."""
         self._most_kept = -1
         self.operations = []
+
+    def note_elements(self, count: int) -> None:
+        """Count the elements of the next operation before it is parsed. With too many, treat the batch as large."""
+        self._elements += count
+        if self._elements > self._most_elements:
+            self.grow_large()
 
     def add(self, document: Any, line: int | None = None) -> None:
         """Add the next operation, as it was received. Raises InvalidRequest if very many errors were found."""

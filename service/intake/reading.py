@@ -110,7 +110,6 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
     most_lines = 2 * settings.max_stream_operations
     lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=most_lines)
     body = RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
-    elements = 0
     async for piece in body.pieces():
         # Plan what came before this piece: a batch in a single piece is planned when all of it is known.
         if draft.is_large:
@@ -118,10 +117,9 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
         fingerprint.update(piece)
         for number, line in lines.feed(piece):
             _add_line(draft, number, line, settings)
-            elements += 0 if draft.is_large else separators(line)
             if draft.total % OPERATIONS_IN_TURN == 0:
                 await request.app[TURNS].next()
-        if body.decompressed_bytes > settings.max_body_bytes or elements > settings.max_elements:
+        if body.decompressed_bytes > settings.max_body_bytes:
             draft.grow_large()
         _check_proportion(body, draft.total)
     for number, line in lines.end():
@@ -147,6 +145,8 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
         line = line.removeprefix(BOM_UTF8)
         if not line or line.isspace():
             return
+    if not draft.is_large:
+        draft.note_elements(separators(line))
     known = draft.flaws.count
     if len(line) > LARGE_BYTES:
         with spare_json():

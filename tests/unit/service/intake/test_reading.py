@@ -14,6 +14,7 @@ from penstock import Operations, zstd
 from penstock.message import decode_chunk
 from penstock.service.flaws import MOST_FLAWS
 from penstock.service.intake import reading
+from penstock.service.intake.draft import Draft
 from penstock.service.turns import Turns
 from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem, pointers
 
@@ -570,3 +571,21 @@ async def test_operations_of_a_document_are_added_in_steps(
     answer = await service.post([{"method": "POST", "path": "/anything", "body": number} for number in range(20)])
     assert [result["result"] for result in answer.body["results"]] == list(range(20))
     assert len(taken) == turns
+
+
+async def test_operations_are_not_kept_while_a_line_is_parsed_that_makes_them_too_many_elements(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    add = Draft.add
+
+    def note(draft: Draft, document: Any, line: int | None = None) -> None:
+        kept.append(len(draft.operations))
+        add(draft, document, line)
+
+    service = await serve(operations, max_elements=1_000)
+    monkeypatch.setattr(Draft, "add", note)
+    line = json.dumps({"method": "POST", "path": "/anything", "body": [{}] * 200})
+    answer = await service.post_content("\n".join([line] * 4), NDJSON)
+    assert answer.status == 202
+    assert kept == [0, 1, 0, 0]
