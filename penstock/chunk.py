@@ -162,9 +162,10 @@ class Planner:
 
     def __init__(self, fit: Fit) -> None:
         self.starts = array("I")  # index of each chunk's first operation; an array, since there can be a million
+        self.total = 0  # operations
         self._fit = fit
         self._aim = fit.seconds
-        self._total = 0
+        self._full_at = 0  # the index at which the chunk has its most operations; the first operation starts a chunk
         self._chunk_bytes = 0
         self._chunk_seconds = 0.0
 
@@ -177,19 +178,18 @@ class Planner:
 
         `size` is its encoded size in bytes with the separator; `seconds` is its estimated handler time.
         """
-        begins = (
-            not self.starts
-            or self._chunk_bytes + size > self._fit.most_bytes
-            or self._chunk_seconds + seconds > self._aim
-            or self._total - self.starts[-1] == self._fit.most_operations
-        )
+        total = self.total
+        chunk_bytes = self._chunk_bytes + size
+        chunk_seconds = self._chunk_seconds + seconds
+        begins = chunk_bytes > self._fit.most_bytes or chunk_seconds > self._aim or total == self._full_at
         if begins:
-            self.starts.append(self._total)
-            self._chunk_bytes = 0
-            self._chunk_seconds = 0.0
-        self._total += 1
-        self._chunk_bytes += size
-        self._chunk_seconds += seconds
+            self.starts.append(total)
+            self._full_at = total + self._fit.most_operations
+            chunk_bytes = size
+            chunk_seconds = seconds
+        self.total = total + 1
+        self._chunk_bytes = chunk_bytes
+        self._chunk_seconds = chunk_seconds
         return begins
 
 

@@ -14,7 +14,7 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import from_json, to_json
 
 from penstock.context import Context
-from penstock.documents.nesting import TOO_DEEP, is_too_deep
+from penstock.documents.nesting import MOST_LEVELS, TOO_DEEP, is_too_deep
 from penstock.documents.pointer import pointer_to
 from penstock.documents.validation import JsonValidator, errors_of, reject_infinity, sentence_of
 from penstock.error_ids import id_of, see_log
@@ -198,7 +198,7 @@ class Route:
         if body is None and signature.body_has_default and signature.absent_body is None:
             return {}
         content = to_json(body) if content is None else content
-        if is_too_deep(body, content):
+        if len(content) > MOST_LEVELS and is_too_deep(body, content):
             flaws.append(Flaw("/body", TOO_DEEP))
             return {}
         try:

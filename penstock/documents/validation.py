@@ -54,7 +54,7 @@ class JsonValidator:
 
         Raises ValidationError. If the document is large, it has only the first errors: see `is_large`.
         """
-        if not is_large(content):
+        if len(content) <= MOST_SEPARATORS or not is_large(content):
             return self._validate_small(content)
         try:
             if content.count(b":") > MOST_UNKNOWN_MEMBERS and self._counting is not None:
@@ -262,9 +262,8 @@ def _build(schema: Any) -> SchemaValidator | None:
 
 def is_large(content: bytes) -> bool:
     """Return True if the validation of this document stops at the first error in each list and each dict."""
-    size = len(content)
-    return size > MOST_SEPARATORS and (
-        size > MOST_BYTES or content.count(b",") + content.count(b"[") + content.count(b"{") > MOST_SEPARATORS
+    return (
+        len(content) > MOST_BYTES or content.count(b",") + content.count(b"[") + content.count(b"{") > MOST_SEPARATORS
     )
 
 

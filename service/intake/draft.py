@@ -96,7 +96,8 @@ class Draft:
             if not has_body and route.absent_body is not None:
                 value = route.absent_body
             body = to_json(value)
-            _check_finite(value, body)
+            if (place := pointer_to_not_finite(value, body)) is not None:
+                raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
             route.arguments(path, value, body, shows_errors=self._shows_errors)
             if value is None and not has_body:
                 route.check_body_is_given()
@@ -240,9 +241,3 @@ class Draft:
         """Turn the pointer of an error, which starts at the operation, into a pointer that starts at the request."""
         line = self._lines[index] if self._lines else None
         return Flaw(pointer("operations", index) + flaw.pointer, flaw.detail, line)
-
-
-def _check_finite(body: Any, encoded: bytes) -> None:
-    place = pointer_to_not_finite(body, encoded)
-    if place is not None:
-        raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])

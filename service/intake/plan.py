@@ -18,7 +18,6 @@ class Plan:
         self._planner = Planner(
             Fit(settings.chunk_operations, self.room, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
         )
-        self._total = 0
         self._written = 0  # number of chunks
         self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
         self._spool = Spool()
@@ -31,7 +30,6 @@ class Plan:
         if self._planner.begins_chunk(size, seconds):
             self.finish()
         self._chunk.append(encoded)
-        self._total += 1
 
     def finish(self) -> None:
         if self._chunk:
@@ -46,7 +44,7 @@ class Plan:
 
     @property
     def group_totals(self) -> tuple[int, ...]:
-        return plan_groups(self._planner.starts, self._total)
+        return plan_groups(self._planner.starts, self._planner.total)
 
     def chunk_at(self, index: int) -> int:
         """Return the number of the chunk that contains operation `index`."""
@@ -55,7 +53,7 @@ class Plan:
     def indexes(self, number: int) -> range:
         """Return the indexes of the operations in a chunk."""
         starts = self._planner.starts
-        return range(starts[number], starts[number + 1] if number + 1 < len(starts) else self._total)
+        return range(starts[number], starts[number + 1] if number + 1 < len(starts) else self._planner.total)
 
     def messages(self, *, without: Container[int]) -> Iterator[bytes]:
         """Yield the messages of all chunks in their order, without the chunks of these numbers."""
