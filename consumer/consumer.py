@@ -212,6 +212,8 @@ class Consumer:
         held = self._held.pop(task)
         self._leases.let_go(held.delivery)
         self._journal.settle(held.delivery)
+        if self._pacer.overall.seconds is None:
+            self._pacer.measure()  # the first time decides how many chunks are received together
         self._moved.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # This is a bug in Penstock. The lease ends and the chunk is delivered again, until the redrive policy of

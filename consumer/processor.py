@@ -16,7 +16,7 @@ import structlog
 
 from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
-from penstock.chunk import Chunk, redriven_from
+from penstock.chunk import Chunk, Fit, redriven_from
 from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence, MoveToDeadLetters, Release, StartNote
 from penstock.consumer.batches import Batches, NotAdmitted
@@ -41,6 +41,7 @@ from penstock.outcome import (
     record_poison,
     record_too_early,
 )
+from penstock.pace import ChunkPace
 from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery
 from penstock.route import InvalidOperation, Route
 from penstock.running.runner import Runner
@@ -363,8 +364,14 @@ class Processor:
 
     async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
         """Run the operations of the chunk and commit the record of their outcomes. Return it without large results."""
+        pace = self._pace_of(attempt)
         with self._runner.result_memory.for_chunk() as results:
             with self._limited(attempt) as stop:
+
+                def took(count: int, seconds: float) -> None:
+                    if pace.observe(count, seconds):
+                        stop.spend()
+
                 verdicts = await self._runner.run_chunk(
                     attempt.chunk,
                     attempt.source,
@@ -372,10 +379,22 @@ class Processor:
                     attempt.ended,
                     results=results,
                     may_begin=self._check_of_start(attempt.delivery),
+                    took=took,
                     has_slot=has_slot,
                 )
-            record = await self._commit(attempt, self._record(await self._reread_batch(attempt), verdicts))
+            record = await self._commit(attempt, self._record(await self._reread_batch(attempt), verdicts, pace))
             return record.without_results() if results.held else record
+
+    def _pace_of(self, attempt: ChunkAttempt) -> ChunkPace:
+        """Return what measures a chunk. Its target time is what a front end would plan with this measurement."""
+        total, settings = attempt.batch.total, self._settings
+        fit = Fit(
+            settings.chunk_operations,
+            settings.message_bytes,
+            seconds=settings.chunk_seconds,
+            least_chunks=settings.min_chunks,
+        )
+        return ChunkPace(len(attempt.chunk.operations), settings.concurrency, lambda each: fit.aim(total * each))
 
     def _check_of_start(self, delivery: Delivery) -> Callable[[], bool]:
         """Return a function that says whether a further operation may start, and writes the first start to the journal.
@@ -414,7 +433,9 @@ class Processor:
         )
         stop.begin()
 
-    def _record(self, attempt: ChunkAttempt, verdicts: Mapping[int, Verdict]) -> ChunkRecord:
+    def _record(
+        self, attempt: ChunkAttempt, verdicts: Mapping[int, Verdict], pace: ChunkPace | None = None
+    ) -> ChunkRecord:
         now = self._clock.now()
         ending = attempt.ending_at(now)
         return record_attempt(
@@ -424,6 +445,7 @@ class Processor:
             draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
             now=now,
             ended=None if ending is None else Ended(ending, attempt.batch.reason),
+            pieces=(pace or self._pace_of(attempt)).pieces,
         )
 
     async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:

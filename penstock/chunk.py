@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 QUICK_SECONDS = 0.1
+UNMEASURED_SECONDS = 0.02  # the longest time that is assumed for an operation before it has been measured
 _ROUNDING = 1 + 1e-9  # in floats, the sum of a hundred times 0.02 is a little more than 2
 GROUP_CHUNKS = 64  # few consumers write to one group counter, and its set of counted chunks stays near 1 KB
 LONGEST_ID = 500  # characters in an id that this program makes, and in its sort key
@@ -155,6 +156,16 @@ class Fit:
         The target is at least QUICK_SECONDS: it does not pay to distribute less work than that.
         """
         return min(self.seconds, max(batch_seconds / self.least_chunks, QUICK_SECONDS))
+
+    def unmeasured_seconds(self, batch_operations: float) -> float:
+        """Return the handler time to assume for an operation if its handler has never been measured.
+
+        It makes `least_chunks` chunks of the batch, or more full chunks if the batch is large. If they turn out to be
+        slow, consumers cut them into pieces. Chunks that turn out to be too small could not be joined.
+        """
+        full = self.seconds / self.most_operations
+        spread = self.seconds * self.least_chunks / max(batch_operations, 1)
+        return min(max(full, spread), UNMEASURED_SECONDS)
 
 
 class Planner:

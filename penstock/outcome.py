@@ -4,8 +4,9 @@ This module makes the central decision of Penstock. An attempt at a chunk gives 
 verdicts follows the chunk record: the final outcomes, and the follow-up chunks for all other operations.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -203,14 +204,15 @@ def record_attempt(
     now: float,
     attempts: Mapping[int, int] | None = None,
     ended: Ended | None = None,
+    pieces: Callable[[int], int] = lambda _rest: 1,
 ) -> ChunkRecord:
     """Return the record of an attempt at a chunk. An operation without a verdict did not run or did not finish.
 
     Final verdicts become outcomes. Operations to retry go into follow-up chunks with a delay. Their attempt goes up by
-    one, unless they were only turned away. Operations that did not run go into another follow-up chunk without a delay,
-    and their attempt is unchanged. If the batch ends early (`ended`), there are no follow-ups: failed operations have
-    failed, and operations that did not run get the outcome of the ending. `attempts` gives the attempt of operations
-    that were tried more often than the chunk.
+    one, unless they were only turned away. Operations that did not run go into other follow-up chunks without a delay,
+    and their attempt is unchanged. `pieces` gets their number and returns the number of these chunks. If the batch ends
+    early (`ended`), there are no follow-ups: failed operations have failed, and operations that did not run get the
+    outcome of the ending. `attempts` gives the attempt of operations that were tried more often than the chunk.
     """
     attempts = attempts or {}
     outcomes: list[Outcome] = []
@@ -236,16 +238,14 @@ def record_attempt(
     for following, indexes in sorted(again.items()):
         follow_ups.append(_follow_up(chunk, following, indexes, now + waits[following]))
     if rest:
-        follow_ups.append(_follow_up(chunk, chunk.attempt, rest))
+        follow_ups += [_follow_up(chunk, chunk.attempt, piece) for piece in _cut(rest, pieces(len(rest)))]
     return _record(chunk, outcomes, follow_ups)
 
 
 def record_halves(chunk: Chunk) -> ChunkRecord:
     """Split a chunk in half after an earlier delivery died without a record. This isolates an operation that kills."""
-    middle = len(chunk.operations) // 2
     indexes = [operation.index for operation in chunk.operations]
-    halves = (indexes[:middle], indexes[middle:])
-    return _record(chunk, [], [_follow_up(chunk, chunk.attempt, half) for half in halves])
+    return _record(chunk, [], [_follow_up(chunk, chunk.attempt, half) for half in _cut(indexes, 2)])
 
 
 def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
@@ -305,6 +305,12 @@ def delay_seconds(not_before: float | None, now: float, longest: int) -> int:
 
 def _follow_up(chunk: Chunk, attempt: int, indexes: Sequence[int], not_before: float | None = None) -> FollowUp:
     return FollowUp(follow_up_id(chunk.id, min(indexes)), attempt, tuple(indexes), not_before)
+
+
+def _cut(indexes: Sequence[int], count: int) -> list[Sequence[int]]:
+    """Cut operations into `count` pieces of the same size, or of sizes that differ by one."""
+    ends = [len(indexes) * number // count for number in range(count + 1)]
+    return [indexes[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp]) -> ChunkRecord:

@@ -59,10 +59,11 @@ class ChunkRun:
         stop: Stop,
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
+        took: Callable[[int, float], None],
     ) -> None:
         """Create a run. Without `slots` the caller holds the only slot that is needed.
 
-        `ended` is called once for each operation.
+        `ended` is called once for each operation, and `took` once for each lot that has verdicts, with its seconds.
         """
         self._performer = performer
         self._slots = slots
@@ -71,6 +72,7 @@ class ChunkRun:
         self._stop = stop
         self._ended = ended
         self._may_begin = may_begin
+        self._took = took
         self._verdicts: dict[int, Verdict] = {}
         self._failed: dict[int, Operation] = {}  # of bulk calls that failed as a whole
         self._isolates = False  # the failed ones are being run one by one
@@ -153,7 +155,8 @@ class ChunkRun:
             self._waiting.pop(worker, None)
 
     async def _work_for_a_slice(self, worker: WorkerTask, unmarked: contextvars.Context) -> None:
-        ends_at = self._monotonic() + SLICE_SECONDS
+        begun_at = self._monotonic()
+        ends_at = begun_at + SLICE_SECONDS
         overdue = partial(self._leave_overdue, worker)
         while self._pending:
             # Checked before each lot: the process may have been suspended for long, and wake up here.
@@ -171,8 +174,12 @@ class ChunkRun:
                 return  # perhaps its handler did that: `_worker_ended` finds out
             self._workers[worker] = None
             self._note_end(lot)
-            if self._monotonic() >= ends_at or _is_marked(unmarked):
+            now = self._monotonic()
+            if verdicts is not None:
+                self._took(len(lot), now - begun_at)
+            if now >= ends_at or _is_marked(unmarked):
                 return
+            begun_at = now
 
     async def _perform(self, lot: Lot, overdue: Callable[[], None]) -> dict[int, Verdict] | None:
         """Return the verdicts, or None if a bulk call failed as a whole."""

@@ -96,14 +96,16 @@ class Runner:
         *,
         results: ChunkResults | None = None,
         may_begin: Callable[[], bool] = lambda: True,
+        took: Callable[[int, float], None] = lambda _count, _seconds: None,
         has_slot: bool = False,
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free. Return the verdicts by index.
 
         An operation without a verdict did not run, or was cut short. `ended` is called once for each operation.
         `results` counts the memory that the verdicts take; without it, their memory has no limit.
-        `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. With
-        `has_slot` the caller already holds the slot, for a chunk of a single operation.
+        `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. `took` is
+        called after each call of a handler, with the number of its operations and its seconds. With `has_slot` the
+        caller already holds the slot, for a chunk of a single operation.
         """
         counted = results or ChunkResults(ResultMemory())
         performer = Performer(
@@ -115,7 +117,14 @@ class Runner:
 
         def new_run(turn: Turn | TurnWithRoom | None) -> ChunkRun:
             return ChunkRun(
-                performer, turn, self._monotonic, results=counted, stop=stop, ended=ended, may_begin=may_begin
+                performer,
+                turn,
+                self._monotonic,
+                results=counted,
+                stop=stop,
+                ended=ended,
+                may_begin=may_begin,
+                took=took,
             )
 
         if has_slot:

@@ -20,7 +20,6 @@ from penstock.documents.validation import errors_of, is_large
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
-from penstock.pace import UNMEASURED_SECONDS
 from penstock.route import InvalidOperation
 from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.handler_times import HandlerTimes
@@ -139,7 +138,8 @@ class Draft:
             self._added.clear()  # the batch is invalid and will not be sent
             return
         known = await self._handler_times.read()
-        seconds = [known.get(name, UNMEASURED_SECONDS) for _, name in self._added]
+        unmeasured = self.plan.unmeasured_seconds(self.total / share if share else math.inf)
+        seconds = [known.get(name, unmeasured) for _, name in self._added]
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
         first = self.total - len(self._added)

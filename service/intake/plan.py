@@ -15,15 +15,20 @@ class Plan:
     def __init__(self, batch_id: str, settings: Settings) -> None:
         self.room = room_in_message(settings.message_bytes)  # the largest size of an operation
         self._batch_id = batch_id
-        self._planner = Planner(
-            Fit(settings.chunk_operations, self.room, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
+        self._fit = Fit(
+            settings.chunk_operations, self.room, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks
         )
+        self._planner = Planner(self._fit)
         self._written = 0  # number of chunks
         self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
         self._spool = Spool()
 
     def expect(self, batch_seconds: float) -> None:
         self._planner.expect(batch_seconds)
+
+    def unmeasured_seconds(self, batch_operations: float) -> float:
+        """Return the handler time to assume for an operation that was never measured, in a batch of this size."""
+        return self._fit.unmeasured_seconds(batch_operations)
 
     def add(self, encoded: bytes, size: int, seconds: float) -> None:
         """Add the next operation. `size` is its size on the queue, and `seconds` the expected time of its handler."""

@@ -1,6 +1,7 @@
 """Faults that are put into Penstock on purpose, in what leads from one chunk to the next, and in the death limit."""
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +70,22 @@ def lose_attempts_when_handing_over(patching: Patching) -> None:
         return record_attempt(chunk, verdicts, **options)
 
     patching.setattr("penstock.service.intake.acceptance.record_attempt", mutant)
+
+
+def cut_pieces_that_overlap(patching: Patching) -> None:
+    def mutant(indexes: Sequence[int], count: int) -> list[Sequence[int]]:
+        ends = [len(indexes) * number // count for number in range(count + 1)]
+        return [indexes[start : end + 1] for start, end in itertools.pairwise(ends)]
+
+    patching.setattr("penstock.outcome._cut", mutant)
+
+
+def lose_an_operation_between_pieces(patching: Patching) -> None:
+    def mutant(indexes: Sequence[int], count: int) -> list[Sequence[int]]:
+        size = len(indexes) // count
+        return [indexes[number * size : (number + 1) * size] for number in range(count)]
+
+    patching.setattr("penstock.outcome._cut", mutant)
 
 
 def wait_twice_as_long(patching: Patching) -> None:

@@ -9,7 +9,7 @@ from penstock.batch import EARLY_SECONDS
 from penstock.chunk import Chunk
 from penstock.outcome import LEAST_TURN_SECONDS, ChunkRecord, FollowUp
 from tests.simulation.process import EPOCH
-from tests.simulation.truth import Run, Toy, Truth
+from tests.simulation.truth import TIMEOUT_SECONDS, Run, Toy, Truth
 
 ChunkKey = tuple[str, str]  # a batch and a chunk
 Check = Callable[[bool, int, str], None]
@@ -60,6 +60,7 @@ class FollowUps:
 
     def __init__(self, now: Callable[[], float], truth: Truth, check: Check) -> None:
         self.backoff = Backoff()  # of the programs
+        self.least_part_seconds = 0.0  # of the handler time of a part that the rest of a slow chunk is cut into
         self.lapsed: Counter[ChunkKey] = Counter()
         self.only_held: Counter[ChunkKey] = Counter()
         self._sent: dict[ChunkKey, Sent] = {}
@@ -94,11 +95,11 @@ class FollowUps:
         most = 0 if sent is None else lost * len(sent.chunk.operations)
         words = f"the record of {key} says that {record.redelivered} operations were redelivered, and not {most}"
         self._check(record.redelivered <= most, 7, words)
-        halves = [follow_up.id for follow_up in record.follow_ups if follow_up.not_before is None]
+        parts = [follow_up for follow_up in record.follow_ups if follow_up.not_before is None]
         self._check(
-            len(halves) < 2 or lost > self.only_held[key],
+            len(parts) < 2 or lost > self.only_held[key] or self._is_slow(key, parts),
             7,
-            f"{key} is split into {halves}, and no delivery of it was lost",
+            f"{key} is split into {[part.id for part in parts]}. It was not slow, and no delivery of it was lost",
         )
         for follow_up in record.follow_ups:
             steps = [self._step(key, follow_up, index) for index in follow_up.indexes]
@@ -106,6 +107,21 @@ class FollowUps:
                 self._check_attempt(step)
                 self._check_least_wait(step, follow_up)
             self._check_longest_wait(key, follow_up, max(map(self._longest_wait, steps)))
+
+    def _is_slow(self, key: ChunkKey, parts: list[FollowUp]) -> bool:
+        """Return True if something of a chunk has run, and has taken so long that its parts are worth a message each.
+
+        A pause makes every handler slow.
+        """
+        runs = [run for runs in self._truth.runs.values() for run in runs if (run.batch_id, run.chunk_id) == key]
+        toys = self._truth.submission_of(key[0]).toys
+        ran = [toys[int(run.operation_id.partition("-")[2])] for run in runs]
+        longest = max(
+            (TIMEOUT_SECONDS + toy.plan.seconds if toy.is_endless else toy.plan.seconds for toy in ran), default=0.0
+        )
+        was_paused = any(run.process in self._truth.paused for run in runs)
+        left = sum(len(part.indexes) for part in parts)
+        return was_paused or longest * left >= len(parts) * self.least_part_seconds
 
     def _step(self, key: ChunkKey, follow_up: FollowUp, index: int) -> Step:
         batch_id, chunk_id = key

@@ -85,7 +85,7 @@ def _request(method: str, path: str, body: Any, headers: Mapping[str, str], pape
         chunked=False,
         url=URL(path),
     )
-    payload = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+    payload = StreamReader(BaseProtocol(loop), 2**26, loop=loop)
     payload.feed_data(content)
     payload.feed_eof()
     protocol: Any = SimpleNamespace(ssl_context=None, peername=None, sockname=None, transport=None, writer=paper)

@@ -569,6 +569,15 @@ MUTATIONS_AT_CALLS = {
         ),
         MutationAtCall("forged chunks", 0, Hit.CRASH_BEFORE, run_whatever_a_message_says),
         MutationAtCall("it kills too many consumers", 0, Hit.FAIL_BEFORE, follow_ups.allow_one_death_more),
+        MutationAtCall(
+            "it is slow, and the rest is cut into pieces", 0, Hit.FAIL_BEFORE, follow_ups.cut_pieces_that_overlap
+        ),
+        MutationAtCall(
+            "it is slow, and the rest is cut into pieces",
+            0,
+            Hit.FAIL_BEFORE,
+            follow_ups.lose_an_operation_between_pieces,
+        ),
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, keep_the_state_after_a_redrive),
     ]
 }

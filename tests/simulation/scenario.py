@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from penstock.aws.store import FOLD_AT
+from penstock.chunk import QUICK_SECONDS
 from penstock.consumer.sweeper import PERIODS_OF_TENURE
 from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
@@ -79,6 +80,7 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
     world.promises.max_deaths = settings.max_deaths
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.follow_ups.backoff = settings.backoff
+    world.promises.follow_ups.least_part_seconds = min(settings.chunk_seconds, QUICK_SECONDS)
     world.promises.is_poison_alone = mix.is_poison_alone
     world.promises.has_parents = mix.has_parents
     world.promises.is_evidence_needed = mix.is_evidence_needed

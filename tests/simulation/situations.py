@@ -271,6 +271,11 @@ SITUATIONS = {
     "its time budget is spent": Situation(
         toys("/succeed", "/succeed", seconds=2), submit, settings={"chunk_budget_seconds": 1, "concurrency": 1}
     ),
+    "it is slow, and the rest is cut into pieces": Situation(
+        toys(*["/succeed"] * 12, seconds=0.8),
+        submit,
+        settings={"chunk_operations": 12, "min_chunks": 1, "concurrency": 1},
+    ),
     "its consumer dies": Situation(toys("/succeed", "/succeed", seconds=2), kill_its_consumer, Event.CHUNK_HALVED),
     "its consumer dies, and its parent knows": Situation(
         toys("/succeed", "/succeed", "/once", seconds=2),

@@ -81,6 +81,11 @@ class Toy:
         return self.path in NEVER_SUCCEED - POISON or (self.path == "/recover" and self.plan.times > 0)
 
     @property
+    def is_endless(self) -> bool:
+        """Return True if only its time limit ends the operation."""
+        return self.path in {"/hang", "/never-end"}
+
+    @property
     def can_fail_once(self) -> bool:
         return self.path in TRY_AGAIN | NEVER_SUCCEED | {"/turned-away", "/recover"}
 

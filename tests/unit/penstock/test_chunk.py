@@ -8,6 +8,7 @@ import pytest
 
 from penstock.chunk import (
     GROUP_CHUNKS,
+    UNMEASURED_SECONDS,
     Chunk,
     Fit,
     Planner,
@@ -225,3 +226,15 @@ def test_chunks_are_sorted_by_their_operations_and_each_before_its_follow_ups() 
     ]
     assert sorted(ids, key=sort_key) == ids
     assert [from_sort_key(sort_key(chunk_id)) for chunk_id in ids] == ids
+
+
+@pytest.mark.parametrize(
+    ("batch_operations", "chunk_operations"),
+    [(math.inf, 1_000), (100_000, 1_000), (16_000, 1_000), (10_000, 625), (1_600, 100), (1_000, 100), (100, 100)],
+)
+def test_unmeasured_batch_is_spread_over_the_least_chunks_or_has_full_ones(
+    batch_operations: float, chunk_operations: int
+) -> None:
+    fit = Fit(1_000, 2**20, seconds=2, least_chunks=16)
+    assert fit.unmeasured_seconds(batch_operations) == pytest.approx(2 / chunk_operations)
+    assert fit.unmeasured_seconds(0) == pytest.approx(UNMEASURED_SECONDS)

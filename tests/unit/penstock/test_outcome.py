@@ -407,3 +407,19 @@ def test_record_without_results_has_all_else() -> None:
     assert [outcome.result for outcome in lean.outcomes] == [None] * 3
     assert lean.counts == answer.counts
     assert dead_letters("01J", lean) == dead_letters("01J", answer)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 4])
+def test_rest_of_a_slow_chunk_is_cut_into_pieces(pieces: int) -> None:
+    chunk = make_chunk(9)
+    record = record_attempt(
+        chunk, {0: ok(0), 4: ok(4), 5: again(5)}, backoff=BACKOFF, draw=DRAW, now=NOW, pieces=lambda _rest: pieces
+    )
+    retried, *parts = record.follow_ups
+    assert retried.indexes == (5,)
+    assert [index for part in parts for index in part.indexes] == [1, 2, 3, 6, 7, 8]
+    assert [part.id for part in parts] == [f"17.0.1.{part.indexes[0]}" for part in parts]
+    assert len(parts) == pieces
+    assert {(part.attempt, part.not_before) for part in parts} == {(1, None)}
+    sizes = [len(part.indexes) for part in parts]
+    assert max(sizes) - min(sizes) <= 1

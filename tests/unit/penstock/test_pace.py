@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.pace import Pace
+from penstock.pace import MOST_PIECES, ChunkPace, Pace
 
 
 def observed(*chunks: tuple[int, float]) -> Pace:
@@ -50,3 +50,61 @@ def test_one_operation_that_hangs_is_soon_forgotten() -> None:
         count = planned(pace)
         pace.observe(count, count * 0.02)
     assert pace.seconds == pytest.approx(0.02, rel=0.5)
+
+
+AIM = 2.0
+
+
+def runs(pace: ChunkPace, count: int, seconds_each: float) -> list[bool]:
+    """Let operations end one by one, and return after each of them whether the rest should be handed over."""
+    return [pace.observe(1, seconds_each) for _ in range(count)]
+
+
+def new_pace(operations: int = 1_000, warm_up: int = 10) -> ChunkPace:
+    return ChunkPace(operations, warm_up, lambda _each: AIM)
+
+
+def test_nothing_measured_leaves_the_rest_in_one_piece() -> None:
+    assert new_pace().pieces(500) == 1
+    assert new_pace().seconds is None
+
+
+@pytest.mark.parametrize("seconds_each", [0.0, 0.00005, 0.002, 0.0039])
+def test_chunk_that_is_a_little_too_long_goes_on(seconds_each: float) -> None:
+    assert not any(runs(new_pace(), 1_000, seconds_each))
+
+
+@pytest.mark.parametrize("seconds_each", [0.01, 0.05, 0.5])
+def test_slow_chunk_is_cut_once_its_target_time_was_measured(seconds_each: float) -> None:
+    pace = new_pace()
+    needed = 10 + int(AIM / seconds_each)
+    assert not any(runs(pace, needed - 1, seconds_each))
+    assert any(runs(pace, int(AIM / seconds_each / 4) + 2, seconds_each))
+
+
+def test_operation_that_takes_the_target_time_alone_decides_at_once() -> None:
+    assert runs(new_pace(), 1, AIM) == [True]
+
+
+def test_slow_first_operations_decide_nothing() -> None:
+    pace = new_pace()
+    assert not any(runs(pace, 10, 0.5) + runs(pace, 990, 0.001))
+    assert pace.pieces(500) == 1
+
+
+def test_short_chunk_is_not_cut_for_a_rest_that_is_not_worth_it() -> None:
+    assert not any(runs(new_pace(16), 16, 0.5))
+
+
+def test_handler_that_becomes_slower_is_noticed() -> None:
+    pace = new_pace()
+    assert not any(runs(pace, 500, 0.001))
+    assert any(runs(pace, 100, 0.5))
+
+
+@pytest.mark.parametrize(("seconds_each", "pieces"), [(0.025, 11), (0.5, 225), (3.0, MOST_PIECES), (0.001, 1)])
+def test_pieces_take_about_the_target_time(seconds_each: float, pieces: int) -> None:
+    pace = new_pace()
+    runs(pace, 20, seconds_each)
+    assert pace.pieces(900) == pieces
+    assert pace.pieces(1) == 1

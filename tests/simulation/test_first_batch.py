@@ -1,0 +1,117 @@
+"""The first batch of a handler, whose time nobody has measured yet, costs hardly more than a later one.
+
+The programs are the real ones, in virtual time: handlers take exactly as long as they wait, and calls to AWS 10 ms.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+import pytest
+
+from penstock.pace import ChunkPace
+from penstock.settings import Settings
+from tests.simulation.network import Fate
+from tests.simulation.process import Process
+from tests.simulation.promises import FINAL
+from tests.simulation.stage import Stage
+from tests.simulation.truth import Plan, Submission, Toy
+from tests.simulation.world import World
+from tests.support.full import full
+
+ON_THE_WAY_SECONDS = 0.005
+REST_SECONDS = 90.0  # between two batches. In this time the front end learns what consumers have measured
+
+
+@dataclass
+class CountCalls:
+    """Lets every call succeed after the same time, and counts the calls of each kind."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    is_out: bool = False
+
+    def fate(self, process: Process, action: str) -> Fate:
+        self.calls[action] += 1
+        return Fate(ON_THE_WAY_SECONDS, ON_THE_WAY_SECONDS)
+
+    def before(self, process: Process, fate: Fate) -> None:
+        pass
+
+    def after(self, process: Process, fate: Fate) -> None:
+        pass
+
+    def calm_down(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a batch took. `spread_seconds` is how much later the last consumer started its last operation."""
+
+    seconds: float
+    requests: int
+    spread_seconds: float
+
+
+def play(consumers: int, operations: int, handler_seconds: float, chunk_seconds: float) -> tuple[Cost, Cost]:
+    """Return the costs of the first batch of a handler, and of a later one that is the same."""
+    settings = Settings(
+        sync_max_operations=0, max_operations=operations, chunk_operations=100, chunk_seconds=chunk_seconds
+    )
+    fates = CountCalls()
+    world = World(1, fates, settings.visibility_seconds)
+    stage = Stage(world, settings)
+    costs: list[Cost] = []
+
+    async def play_batch(label: str) -> None:
+        submission = Submission(label, [Toy("/succeed", Plan(seconds=handler_seconds)) for _ in range(operations)])
+        world.truth.submissions.append(submission)
+        fates.calls.clear()
+        began_at = world.loop.time()
+        await stage.client.submit(submission)
+        [batch_id] = submission.batch_ids
+        while world.promises.batches[batch_id].state not in FINAL:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.01)
+        last: defaultdict[str, float] = defaultdict(float)
+        for (one, _), runs in world.truth.runs.items():
+            if one == batch_id:
+                last[runs[0].process] = max(last[runs[0].process], runs[0].started_at)
+        requests = fates.calls.total()
+        costs.append(Cost(world.loop.time() - began_at, requests, max(last.values()) - min(last.values())))
+
+    async def play_both() -> None:
+        stage.open(consumers)
+        await asyncio.sleep(1)
+        await play_batch("s0")
+        await asyncio.sleep(REST_SECONDS)
+        await play_batch("s1")
+        await stage.close(is_gentle=True)
+
+    world.run(play_both())
+    first, later = costs
+    return first, later
+
+
+# Each case has chunks of up to 100 operations. A full chunk of 5 ms takes two and a half times its target time, as with
+# the default settings.
+QUICK, MEDIUM, SLOW = (2_000, 0.0, 0.2), (2_000, 0.005, 0.2), (1_000, 0.5, 2.0)
+
+
+@pytest.mark.parametrize("consumers", [2, *full([8])])
+@pytest.mark.parametrize(("operations", "handler_seconds", "chunk_seconds"), [QUICK, *full([MEDIUM, SLOW])], ids=str)
+def test_first_batch_costs_hardly_more_than_a_later_one(
+    consumers: int, operations: int, handler_seconds: float, chunk_seconds: float
+) -> None:
+    first, later = play(consumers, operations, handler_seconds, chunk_seconds)
+    assert first.seconds <= 1.25 * later.seconds
+    # Each consumer receives its first chunk alone. The chunks of this batch are too few to make up for that.
+    assert first.requests <= 1.25 * later.requests + 4 * (consumers - 2)
+    assert first.spread_seconds <= chunk_seconds
+
+
+@pytest.mark.full
+def test_a_slow_rest_in_one_piece_leaves_consumers_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: cut nothing into pieces. Then the last consumers work alone, for much longer than a chunk should."""
+    monkeypatch.setattr(ChunkPace, "pieces", lambda _self, _rest: 1)
+    first, _ = play(8, *SLOW)
+    assert first.spread_seconds > SLOW[2]
