@@ -1,7 +1,7 @@
 """One attempt: a handler is called with the operations of a lot, and each of them gets a verdict."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from penstock.forwarding.answer import Answer
 from penstock.outcome import Outcome, TryAgain, Verdict, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.bulk import CallFailed, Lot, Row, is_about_all, read_outcomes, validate
-from penstock.running.left_behind import TimeLimit
+from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.source import Source
 from penstock.running.verdict import CancelledWithin, TimedOut, as_json, error_id, invalid, judge
 from penstock.telemetry import Event, get_log
@@ -38,16 +38,15 @@ class Attempt:
     number: int
     rows: list[Row]  # the operations that the handler accepts
     invalid: dict[int, Verdict]  # the verdicts of those that it does not accept
+    worker: Worker  # performs it
     count: int = 0  # how many operations the handler was called with
     seconds: float | None = None  # what each of them took; None if there was no call
     shows_errors: bool = True  # the verdicts have the words of unexpected exceptions
-    overdue: Callable[[], None] = lambda: None  # called if the handler does not end after its time limit
-    is_left_behind: Callable[[], bool] = lambda: False  # nobody waits for the attempt any more
 
     async def within_limits(
         self,
         open_transaction: OpenTransaction | None,
-        perform: Callable[[Any], Awaitable[T]],
+        perform: Callable[[Any], Coroutine[Any, Any, T]],
         monotonic: Callable[[], float],
     ) -> T:
         """Await `perform` within the handler's time limit, and in a transaction if there is one. Raise any error of it.
@@ -55,14 +54,12 @@ class Attempt:
         The transaction ends cleanly only if `perform` returned in time. Otherwise it is left by an exception: a handler
         that catches its cancellation and returns late has timed out, or nobody waits for it any more.
         """
-        result = _NOTHING
         begun_at = monotonic()
+        limit = TimeLimit(begun_at + self.route.policy.timeout_seconds, monotonic, self.worker)
         try:
-            with TimeLimit(self.route.policy.timeout_seconds, self.overdue) as limit:
-                if open_transaction is None:
-                    return self._in_time(await perform(None), limit)
-                async with open_transaction() as opened:
-                    result = self._in_time(await perform(self._in_time(opened, limit)), limit)
+            if open_transaction is None:
+                return self._in_time(await limit.run(perform(None)), limit)
+            result: T = await limit.run(self._in_transaction(open_transaction, perform, limit))
         except asyncio.CancelledError as error:
             if is_being_cancelled():
                 raise
@@ -78,9 +75,16 @@ class Attempt:
             raise asyncio.CancelledError if is_being_cancelled() else Misconfigured(SWALLOWED)
         return result
 
+    async def _in_transaction(
+        self, open_transaction: OpenTransaction, perform: Callable[[Any], Coroutine[Any, Any, T]], limit: TimeLimit
+    ) -> T:
+        async with open_transaction() as opened:
+            return self._in_time(await perform(self._in_time(opened, limit)), limit)
+        return _NOTHING  # the transaction swallowed an exception
+
     def _in_time(self, value: T, limit: TimeLimit) -> T:
         """Return the value. Raise TimedOut if it came too late."""
-        if limit.is_over or self.is_left_behind():
+        if limit.is_over or self.worker.is_left:
             raise TimedOut
         return value
 
@@ -141,12 +145,15 @@ class Attempt:
         return verdicts
 
 
-def prepare(route: Route, lot: Lot, source: Source, number: int, *, shows_errors: bool = True) -> Attempt:
+def prepare(
+    route: Route, lot: Lot, source: Source, number: int, worker: Worker, *, shows_errors: bool = True
+) -> Attempt:
     """Validate the operations of a lot. Those for another process are validated there, to spare the event loop."""
     if route.place is Place.PROCESS:
-        return Attempt(route, source, number, [(operation, {}) for operation in lot], {}, shows_errors=shows_errors)
+        rows: list[Row] = [(operation, {}) for operation in lot]
+        return Attempt(route, source, number, rows, {}, worker, shows_errors=shows_errors)
     rows, verdicts = validate(route, lot, shows_errors=shows_errors)
-    return Attempt(route, source, number, rows, verdicts, shows_errors=shows_errors)
+    return Attempt(route, source, number, rows, verdicts, worker, shows_errors=shows_errors)
 
 
 def is_being_cancelled() -> bool:

@@ -5,29 +5,26 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from penstock.chunk import Operation
 from penstock.outcome import Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
-from penstock.running.left_behind import end_soon
+from penstock.running.left_behind import Worker, end_soon
 from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
 
 SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on the event loop in this time
 
-WorkerTask = asyncio.Task[None]
-
 
 @dataclass(frozen=True, slots=True)
 class Performer:
     """Performs the lots of a chunk. The first three functions return verdicts by index, or raise CallFailed."""
 
-    perform: Callable[[Lot, Callable[[], None]], Awaitable[dict[int, Verdict]]]  # calls the second if it is overdue
+    perform: Callable[[Lot, Worker], Awaitable[dict[int, Verdict]]]
     cancelled_itself: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler cancelled its own task
     timed_out: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler is left behind
-    leave: Callable[[Lot, WorkerTask], None]  # leaves the worker behind that performs a lot
+    leave: Callable[[Lot, Worker], None]  # leaves the worker behind that performs a lot
 
 
 class ChunkRun:
@@ -35,10 +32,10 @@ class ChunkRun:
 
     A worker waits for a slot, keeps it for a slice of time, and performs one lot after the other in it. (A task for
     each operation would cost as much as everything else about a quick one.) Then the slot goes to the next in turn,
-    this chunk or another, and the worker waits again. So a worker performs one operation for each slot it gets, if
-    operations take longer than a slice. A worker ends after an operation that left a mark on its task, such as a
-    context variable or a cancellation, and another worker replaces it. There are as many workers as slots, because
-    several slots may come free together and all of them may be this chunk's.
+    this chunk or another, and the worker waits again. If nobody waits for a slot, the worker keeps its own. A worker
+    ends after an operation that left a mark on its task, such as a context variable or a cancellation, and another
+    worker replaces it. There are as many workers as slots, because several slots may come free together and all of
+    them may be this chunk's.
 
     A handler that does not end although it was cancelled is left behind with its worker, which keeps its slot. The run
     goes on without it, and ignores what the handler returns later.
@@ -78,10 +75,10 @@ class ChunkRun:
         self._isolates = False  # the failed ones are being run one by one
         self._is_over = False  # `carry_out` has ended, or was cancelled itself
         self._pending: deque[Lot] = deque()  # not started
-        self._workers: dict[WorkerTask, Lot | None] = {}  # and what each of them performs; not those left behind
+        self._workers: dict[Worker, Lot | None] = {}  # and what each of them performs; not those left behind
         self._no_workers: asyncio.Future[None]  # done as soon as no worker is left
         self._context: contextvars.Context  # of new workers
-        self._waiting: dict[WorkerTask, None] = {}  # for a slot, in their order
+        self._waiting: dict[Worker, None] = {}  # for a slot, in their order
         self._fault: BaseException | None = None
 
     async def carry_out(self, lots: Sequence[Lot]) -> dict[int, Verdict]:
@@ -117,35 +114,37 @@ class ChunkRun:
             cutting.cancel()
             self._give_up_rest()
             for worker in self._workers:
-                worker.cancel()
+                worker.task.cancel()
         if self._workers:
-            await end_soon(self._workers)
+            await end_soon([worker.task for worker in self._workers])
             self._leave_workers()
         if self._fault is not None:
             raise self._fault
 
     def _start_worker(self) -> None:
         # Not in the context of the caller, which may be a worker whose handler has left a mark.
-        worker = asyncio.create_task(self._work(), context=self._context.copy())
+        worker = Worker(self._leave_overdue)
+        worker.task = asyncio.create_task(self._work(worker), context=self._context.copy())
         self._workers[worker] = None
-        worker.add_done_callback(self._worker_ended)
+        worker.task.add_done_callback(lambda _: self._worker_ended(worker))
 
-    async def _work(self) -> None:
-        worker = asyncio.current_task()
-        assert worker is not None
+    async def _work(self, worker: Worker) -> None:
         unmarked = contextvars.copy_context()
         while self._pending and not _is_marked(unmarked):
             await self._take_slot(worker)
             try:
-                await self._work_for_a_slice(worker, unmarked)
+                while await self._work_for_a_slice(worker, unmarked):
+                    await _let_others_run(worker)
+                    if self._slots is not None and self._slots.are_wanted:
+                        break
             finally:
                 if self._slots is not None:
                     self._slots.release()
-            if worker.cancelling():
+            if worker.task.cancelling():
                 return
-            await asyncio.sleep(0)  # lets other tasks run, also if nobody waits for the slot
+            await _let_others_run(worker)
 
-    async def _take_slot(self, worker: WorkerTask) -> None:
+    async def _take_slot(self, worker: Worker) -> None:
         if self._slots is None:
             return
         self._waiting[worker] = None
@@ -154,39 +153,41 @@ class ChunkRun:
         finally:
             self._waiting.pop(worker, None)
 
-    async def _work_for_a_slice(self, worker: WorkerTask, unmarked: contextvars.Context) -> None:
+    async def _work_for_a_slice(self, worker: Worker, unmarked: contextvars.Context) -> bool:
+        """Perform lots until other tasks must run, or have run. Return True if the worker may go on in its slot."""
+        worker.has_waited = False
         begun_at = self._monotonic()
         ends_at = begun_at + SLICE_SECONDS
-        overdue = partial(self._leave_overdue, worker)
         while self._pending:
-            # Checked before each lot: the process may have been suspended for long, and wake up here.
-            if not self._may_go_on():
-                self._give_up_rest()
-                return
-            if self._slots is not None and self._results.memory.is_full:
-                return  # it waits for a slot again
+            if not self._may_start():
+                return False
             self._workers[worker] = lot = self._take_next()
-            verdicts = await self._perform(lot, overdue)
-            if worker not in self._workers:
-                return  # it was left behind
+            try:
+                verdicts: dict[int, Verdict] | None = await self._performer.perform(lot, worker)
+            except CallFailed:
+                verdicts = None
+            if worker.is_left:
+                return False
             self._note_verdicts(lot, verdicts)
-            if worker.cancelling():
-                return  # perhaps its handler did that: `_worker_ended` finds out
+            if worker.task.cancelling():
+                return False  # perhaps its handler did that: `_worker_ended` finds out
             self._workers[worker] = None
             self._note_end(lot)
             now = self._monotonic()
             if verdicts is not None:
                 self._took(len(lot), now - begun_at)
-            if now >= ends_at or _is_marked(unmarked):
-                return
+            if worker.has_waited or now >= ends_at or _is_marked(unmarked):
+                break
             begun_at = now
+        return bool(self._pending) and not _is_marked(unmarked)
 
-    async def _perform(self, lot: Lot, overdue: Callable[[], None]) -> dict[int, Verdict] | None:
-        """Return the verdicts, or None if a bulk call failed as a whole."""
-        try:
-            return await self._performer.perform(lot, overdue)
-        except CallFailed:
-            return None
+    def _may_start(self) -> bool:
+        """Return True if the next lot may start. If nothing may start any more, give up the rest."""
+        # Checked before each lot: the process may have been suspended for long, and wake up here.
+        if not self._may_go_on():
+            self._give_up_rest()
+            return False
+        return self._slots is None or not self._results.memory.is_full  # otherwise the worker waits for a slot again
 
     def _may_go_on(self) -> bool:
         is_in_time = self._isolates or not self._stop.is_spent
@@ -199,12 +200,12 @@ class ChunkRun:
             self._dismiss_waiting()
         return lot
 
-    def _worker_ended(self, worker: WorkerTask) -> None:
+    def _worker_ended(self, worker: Worker) -> None:
         if worker not in self._workers:
             return  # it was left behind
         lot = self._workers.pop(worker)
         try:
-            self._fault = self._fault or worker.exception()  # a bug in Penstock: errors of handlers are verdicts
+            self._fault = self._fault or worker.task.exception()  # a bug in Penstock: errors of handlers are verdicts
         except asyncio.CancelledError:
             if lot is not None and not (self._stop.cut.is_set() or self._is_over):
                 self._judge(lot, self._performer.cancelled_itself)
@@ -212,7 +213,7 @@ class ChunkRun:
             self._note_end(lot)
         self._replace_worker()
 
-    def _leave_overdue(self, worker: WorkerTask) -> None:
+    def _leave_overdue(self, worker: Worker) -> None:
         """Leave a worker behind whose handler did not end after its time limit."""
         lot = self._workers.get(worker)
         if lot is None:
@@ -227,7 +228,7 @@ class ChunkRun:
         for worker in list(self._workers):
             self._leave(worker)
 
-    def _leave(self, worker: WorkerTask) -> None:
+    def _leave(self, worker: Worker) -> None:
         lot = self._workers.pop(worker)
         if lot is not None:
             self._performer.leave(lot, worker)
@@ -275,7 +276,13 @@ class ChunkRun:
     def _dismiss_waiting(self) -> None:
         """End the workers that wait for a slot: there is nothing left for them to do."""
         for worker in self._waiting:
-            worker.cancel()
+            worker.task.cancel()
+
+
+async def _let_others_run(worker: Worker) -> None:
+    """Let other tasks run, unless they have just run."""
+    if not worker.has_waited:
+        await asyncio.sleep(0)
 
 
 def _is_marked(unmarked: contextvars.Context) -> bool:

@@ -83,6 +83,10 @@ class CpuPool:
         self._ending: set[asyncio.Task[int]] = set()
         self._imports = {route.name: _import_request(route) for route in routes if route.place is Place.PROCESS}
 
+    @property
+    def are_wanted(self) -> bool:
+        return self._room.are_wanted
+
     async def acquire(self, priority: Priority, tenant: str) -> None:
         await self._room.acquire(priority, tenant)
 

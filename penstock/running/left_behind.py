@@ -5,9 +5,10 @@ slot until it ends. It cannot succeed any more, so its transaction is not commit
 """
 
 import asyncio
-from collections.abc import Callable, Collection
-from types import TracebackType
-from typing import Any, Self
+import types
+from collections.abc import Callable, Collection, Coroutine, Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from penstock.clock import Clock
 from penstock.errors import HandlersStuck
@@ -18,6 +19,26 @@ from penstock.running.stuck import until_stuck
 NOTICE_SECONDS = 2.0  # a cancelled handler that needs longer to end is left behind
 
 AnyTask = asyncio.Task[Any]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A task that performs attempts, one after the other."""
+
+    task: AnyTask = field(init=False)  # set before the task runs
+    overdue: Callable[["Worker"], None] = lambda _: None  # called if a handler does not end after its time limit
+    has_waited: bool = False  # True if a handler has waited, so that the event loop could run other tasks
+    is_left: bool = False  # True if it was left behind: nobody waits for its attempt any more
+
+    @classmethod
+    def current(cls) -> "Worker":
+        """Return a worker for the current task."""
+        worker, task = cls(), asyncio.current_task()
+        assert task is not None
+        worker.task = task
+        return worker
 
 
 class LeftTasks:
@@ -42,11 +63,6 @@ class LeftTasks:
         self._slots.overdraw(source.priority, source.tenant)
         task.add_done_callback(lambda _: self._slots.release(source.priority, source.tenant))
         self.leave(task)
-
-    @property
-    def is_current(self) -> bool:
-        """Return True if the current task was left behind."""
-        return bool(self._tasks) and asyncio.current_task() in self._tasks
 
     @property
     def hold_all_slots(self) -> bool:
@@ -75,34 +91,64 @@ async def end_soon(cancelled: Collection[AnyTask]) -> bool:
 
 
 class TimeLimit:
-    """Cancels the current task if the `with` block takes longer than `seconds`, and raises TimeoutError then.
+    """The time limit of one attempt. If it is over, the worker's task is cancelled and `run` raises TimeoutError.
 
-    It does what `asyncio.timeout` does. It also calls `overdue` if the block has not ended NOTICE_SECONDS after that.
+    It does what `asyncio.timeout` does. It also calls the worker's `overdue` if the attempt has not ended
+    NOTICE_SECONDS after that. The timer starts when the attempt waits for the first time: nothing could interrupt it
+    before that, and most attempts that never wait end long before their time limit.
     """
 
-    __slots__ = ("_cancelling", "_overdue", "_seconds", "_task", "_timer", "is_over")
+    __slots__ = ("_cancelling", "_ends_at", "_monotonic", "_timer", "_worker", "is_over")
 
-    def __init__(self, seconds: float, overdue: Callable[[], None]) -> None:
+    def __init__(self, ends_at: float, monotonic: Callable[[], float], worker: Worker) -> None:
+        """Create a limit that is over when the clock `monotonic` reaches `ends_at`."""
         self.is_over = False
-        self._seconds = seconds
-        self._overdue = overdue
+        self._ends_at = ends_at
+        self._monotonic = monotonic
+        self._worker = worker
 
-    def __enter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        if self.is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError from error
+    @types.coroutine
+    def run(self, attempt: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+        """Await the attempt."""
+        self._cancelling = self._worker.task.cancelling()
+        try:
+            awaited = attempt.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        self._worker.has_waited = True
+        seconds = max(0.0, self._ends_at - self._monotonic())
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+        try:
+            return (yield from _resume(attempt, awaited))
+        except asyncio.CancelledError as error:
+            if self.is_over and self._worker.task.cancelling() - 1 <= self._cancelling:
+                raise TimeoutError from error
+            raise
+        finally:
+            self._timer.cancel()
+            if self.is_over:
+                self._worker.task.uncancel()
 
     def _expire(self) -> None:
         self.is_over = True
-        self._task.cancel()
-        self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._overdue)
+        self._worker.task.cancel()
+        self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._worker.overdue, self._worker)
+
+
+def _resume(started: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """Do what `yield from` does, for a coroutine that was started and has yielded what it awaits."""
+    while True:
+        try:
+            yield awaited
+        except GeneratorExit:
+            started.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 - the coroutine gets it
+            try:
+                awaited = started.throw(error)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+        else:
+            return (yield from started.__await__())

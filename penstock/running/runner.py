@@ -21,7 +21,7 @@ from penstock.running.attempt import Attempt, OpenTransaction, ends_task, prepar
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
 from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
-from penstock.running.left_behind import LeftTasks, end_soon
+from penstock.running.left_behind import LeftTasks, Worker, end_soon
 from penstock.running.observer import Observer
 from penstock.running.result_memory import ChunkResults, ResultMemory
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
@@ -109,7 +109,7 @@ class Runner:
         """
         counted = results or ChunkResults(ResultMemory())
         performer = Performer(
-            perform=lambda lot, overdue: self.run(lot, source, chunk.attempt, overdue=overdue, results=counted),
+            perform=lambda lot, worker: self.run(lot, source, chunk.attempt, worker=worker, results=counted),
             cancelled_itself=self._cancelled_itself,
             timed_out=lambda lot: self._timed_out(lot, source, chunk.attempt),
             leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
@@ -230,18 +230,19 @@ class Runner:
             if not ended.done():
                 ended.set_result(None)
 
-        task = asyncio.create_task(self.run(lot, source, attempt, transaction, overdue=end))
+        worker = Worker(overdue=end)
+        worker.task = task = asyncio.create_task(self.run(lot, source, attempt, transaction, worker=worker))
         task.add_done_callback(end)
         try:
             await ended
         except asyncio.CancelledError:
             task.cancel()
             if not await end_soon([task]):
-                self._leave(lot, source, task, has_slot=True)
+                self._leave(lot, source, worker, has_slot=True)
                 raise
             return task.result()
         if not task.done():
-            self._leave(lot, source, task, has_slot=True)
+            self._leave(lot, source, worker, has_slot=True)
             return self._timed_out(lot, source, attempt)
         return self._cancelled_itself(lot) if task.cancelled() else task.result()
 
@@ -252,18 +253,18 @@ class Runner:
         attempt: int,
         transaction: OpenTransaction | None = None,
         *,
-        overdue: Callable[[], None] = lambda: None,
+        worker: Worker | None = None,
         results: ChunkResults | None = None,
     ) -> Coroutine[Any, Any, dict[int, Verdict]]:
         """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
         The attempt runs in the transaction that `transaction` opens, by default in one of its own. It is left by an
         exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
-        operations and the call told nothing about each of them: then run them one by one. `overdue` is called if the
-        handler does not end after its time limit. `results` counts the memory that the verdicts take.
+        operations and the call told nothing about each of them: then run them one by one. `worker` is the task that
+        awaits this, by default the current one. `results` counts the memory that the verdicts take.
         """
         run = self._run if self._observer is None else self._run_observed
-        return run(lot, source, attempt, transaction, overdue, results=results)
+        return run(lot, source, attempt, transaction, worker, results=results)
 
     async def _run_observed(
         self,
@@ -271,7 +272,7 @@ class Runner:
         source: Source,
         number: int,
         transaction: OpenTransaction | None,
-        overdue: Callable[[], None],
+        worker: Worker | None,
         *,
         results: ChunkResults | None,
     ) -> dict[int, Verdict]:
@@ -279,7 +280,7 @@ class Runner:
         route = self._route(lot[0])
         handler = lot[0].method if route is None else route.name  # not the path of an unknown one: names must be few
         with self._observer.attempting(handler, source.batch_id, lot, number) as observation:
-            verdicts = await self._run(lot, source, number, transaction, overdue, results=results)
+            verdicts = await self._run(lot, source, number, transaction, worker, results=results)
             observation.end(verdicts)
         return verdicts
 
@@ -289,55 +290,50 @@ class Runner:
         source: Source,
         number: int,
         transaction: OpenTransaction | None,
-        overdue: Callable[[], None],
+        worker: Worker | None,
         *,
         results: ChunkResults | None,
     ) -> dict[int, Verdict]:
+        worker = worker or Worker.current()
         try:
             route = self._operations.match(lot[0].method, lot[0].path)
         except InvalidOperation as error:
             return self._count_invalid({operation.index: invalid(operation, error) for operation in lot})
-        attempt = prepare(route, lot, source, number, shows_errors=self._shows_errors)
-        attempt.overdue, attempt.is_left_behind = overdue, self._is_left_behind
-        call = None
-        if results is not None and results.memory.expects_much(route.name):
-            call = asyncio.current_task()
-            results.memory.start(route.name, len(lot), call)
+        attempt = prepare(route, lot, source, number, worker, shows_errors=self._shows_errors)
+        expects_much = results is not None and results.memory.expects_much(route.name)
+        if results is not None and expects_much:
+            results.memory.start(route.name, len(lot), worker)
         try:
             outcomes = await self._perform(attempt, transaction) if attempt.rows else []
-            if self._is_left_behind():
+            if worker.is_left:
                 return {}  # the attempt has its verdict, and is counted
             verdicts = self._count(attempt, attempt.judge(outcomes))
             if results is not None and (size := results.memory.learn(route.name, verdicts)):
                 results.add(size)  # before the reservation ends, so that no other operation gets this memory
         finally:
-            if results is not None and call is not None:
-                results.memory.end(call)
+            if results is not None and expects_much:
+                results.memory.end(worker)
         return self._count_invalid(attempt.invalid) | verdicts if attempt.invalid else verdicts
 
     async def _perform(self, attempt: Attempt, transaction: OpenTransaction | None) -> Sequence[Any]:
         """Return an outcome for each row: a result, an exception, or a verdict. Raise CallFailed."""
         perform = self._performers[attempt.route.place]
-        task = asyncio.current_task()
         try:
             return await perform(attempt, self._open(attempt.route, transaction))
         except BaseException as error:
             # KeyboardInterrupt and SystemExit too: a real Ctrl-C arrives through a signal handler of the event loop.
-            if ends_task(error, task):
+            if ends_task(error, attempt.worker.task):
                 raise
             return attempt.share(error)
         finally:
-            if attempt.seconds is not None and not self._is_left_behind():
+            if attempt.seconds is not None and not attempt.worker.is_left:
                 self._note_spent(attempt.route, attempt.count, attempt.seconds)
-
-    def _is_left_behind(self) -> bool:
-        return self._left.is_current
 
     def _perform_on_loop(self, attempt: Attempt, transaction: OpenTransaction | None) -> Awaitable[list[Any]]:
         return attempt.within_limits(transaction, attempt.call_on_loop, self._monotonic)
 
     def _perform_in_thread(self, attempt: Attempt, transaction: OpenTransaction | None) -> Awaitable[list[Any]]:
-        def call(opened: Any) -> Awaitable[list[Any]]:
+        def call(opened: Any) -> Coroutine[Any, Any, list[Any]]:
             source = attempt.source
             return self._threads.run(lambda: attempt.call_in_thread(opened), source.priority, source.tenant)
 
@@ -382,13 +378,14 @@ class Runner:
         spent.count += count
         spent.seconds += seconds * count
 
-    def _leave(self, lot: Lot, source: Source, task: asyncio.Task[Any], *, has_slot: bool) -> None:
-        """Leave the task behind that performs this lot. With `has_slot`, its caller holds the slot."""
+    def _leave(self, lot: Lot, source: Source, worker: Worker, *, has_slot: bool) -> None:
+        """Leave the worker behind that performs this lot. With `has_slot`, its caller holds the slot."""
+        worker.is_left = True
         if has_slot:
-            self._left.leave_without_slot(task, source)
+            self._left.leave_without_slot(worker.task, source)
         else:
-            self._left.leave(task)
-        self.result_memory.end(task)
+            self._left.leave(worker.task)
+        self.result_memory.end(worker)
         route = self._route(lot[0])
         get_log().warning(
             Event.HANDLER_LEFT_BEHIND,
@@ -407,7 +404,7 @@ class Runner:
         self._note_spent(route, len(lot), seconds)
         if len(lot) > 1:
             raise CallFailed
-        attempt = Attempt(route, source, number, [(lot[0], {})], {}, count=1, seconds=seconds)
+        attempt = Attempt(route, source, number, [(lot[0], {})], {}, Worker(), count=1, seconds=seconds)
         return self._count(attempt, attempt.judge([TimedOut()]))
 
     def _cancelled_itself(self, lot: Lot) -> dict[int, Verdict]:

@@ -118,6 +118,11 @@ class Slots:
         self._pass_on()
 
     @property
+    def are_wanted(self) -> bool:
+        """Return True if somebody waits for a slot, so that whoever holds one should release it."""
+        return self._waiters > 0
+
+    @property
     def are_all_wanted(self) -> bool:
         """Return True if somebody waits until all slots are free."""
         return bool(self._ahead.waiting)
@@ -221,6 +226,10 @@ class Turn:
     def count(self) -> int:
         return self.slots.count
 
+    @property
+    def are_wanted(self) -> bool:
+        return self.slots.are_wanted
+
     async def acquire(self) -> None:
         await self.slots.acquire(self.priority, self.tenant)
 
@@ -230,6 +239,9 @@ class Turn:
 
 class Room(Protocol):
     """Another limited resource that is given in the same turns: threads or processes."""
+
+    @property
+    def are_wanted(self) -> bool: ...
 
     async def acquire(self, priority: Priority, tenant: str) -> None: ...
 
@@ -250,6 +262,10 @@ class TurnWithRoom:
     @property
     def count(self) -> int:
         return self.turn.count
+
+    @property
+    def are_wanted(self) -> bool:
+        return self.turn.are_wanted or self.room.are_wanted
 
     async def acquire(self) -> None:
         await self.room.acquire(self.turn.priority, self.turn.tenant)

@@ -60,6 +60,10 @@ class Threads:
         self._waiting_for_quiet = 0
         self._is_let_go = False
 
+    @property
+    def are_wanted(self) -> bool:
+        return self._room.are_wanted
+
     async def acquire(self, priority: Priority, tenant: str) -> None:
         await self._room.acquire(priority, tenant)
 
