@@ -1,4 +1,4 @@
-"""`python -m bench` or `make bench`: measure Penstock and the floors that it is compared with; see bench/README.md."""
+"""`python -m bench` or `make bench`: measure Penstock and the floor that it is compared with; see bench/README.md."""
 
 import argparse
 import asyncio
@@ -6,28 +6,24 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from pydantic import BaseModel
 from rich.console import Console
 
 from bench.billing import Prices
-from bench.bodies import FOLDER, operations_file
+from bench.bodies import FOLDER
+from bench.cases import QUICK, Plan, Round, rounds
 from bench.figures import Figures
-from bench.installation import open_installation, open_watcher
+from bench.installation import open_installation
 from bench.kinds import run_kinds
-from bench.measure import Bench, Case, Sample
+from bench.measure import Sample, measure
 from bench.plot import draw
-from bench.reads import Reads, measure_reads
 from bench.report import tables
 from bench.servers import available_servers, start_servers
-
-WARM_UP = 1_000
-REPEATED_UP_TO = 100_000  # larger batches run once, since they average by themselves
-QUICK = {"sizes": [1_000, 10_000], "consumers": [2], "repeat": 2}
 
 
 class Run(BaseModel):
@@ -36,52 +32,42 @@ class Run(BaseModel):
     machine: dict[str, str]
     options: dict[str, Any]
     samples: list[Sample] = []
-    reads: list[Reads] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """The measurements that share one installation."""
-
-    server: str
-    consumers: int
-    size: int
-    handlers: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.server}, {self.size:,} operations, consumers: {self.consumers}, {', '.join(self.handlers)}"
 
 
 def main() -> None:
     options = _read_options()
     if options.kinds:
-        run_kinds(options.output, options.repeat)
+        run_kinds(options.output, options.repeat or Plan().repeat)
         return
-    prices = Prices(options.sqs_price, options.write_price, options.read_price)
     run = Run(machine=_machine(), options={key: str(value) for key, value in vars(options).items()})
     is_whole = True
     if options.report:
         run = Run.model_validate_json(options.report.read_bytes())
     else:
         is_whole = _run_all(options, run)
-    figures = Figures(run.samples)
-    Console(width=200 if not sys.stdout.isatty() else None).print(tables(figures, run.reads, prices))
-    plot = options.plot or (options.report or options.output / "run.json").with_name("bench.png")
-    draw(figures, prices, plot)
-    _tell(f"Samples: {options.report or options.output / 'run.json'}; plot: {plot}")
+    _report(options, run)
     sys.exit(0 if is_whole else 1)
+
+
+def _report(options: argparse.Namespace, run: Run) -> None:
+    figures, prices = Figures(run.samples), Prices(options.sqs_price, options.write_price, options.read_price)
+    Console(width=200 if not sys.stdout.isatty() else None).print(tables(figures, prices))
+    samples = options.report or options.output / "run.json"
+    plot = options.plot or samples.with_name("bench.png")
+    draw(figures, prices, plot)
+    _tell(f"Samples: {samples}; plot: {plot}")
 
 
 def _run_all(options: argparse.Namespace, run: Run) -> bool:
     """Return False if a round failed. The other rounds are measured in any case."""
     failed = 0
-    for number, one in enumerate(_rounds(options)):
-        _tell(one.name)
+    planned = [one for server in options.servers for one in rounds(_plan(options), server)]
+    for number, one in enumerate(planned):
+        _tell(f"{number + 1} of {len(planned)}: {one.name}, {one.server}")
         folder = options.output.resolve() / f"{number:02}"
         folder.mkdir(parents=True)
         try:
-            asyncio.run(_measure(one, options.repeat, run, folder))
+            asyncio.run(_measure(one, run, folder))
         except Exception as error:  # noqa: BLE001 - any error is reported, and the figures of the other rounds are kept
             _tell(f"  failed, see {folder}: {error!r}")
             failed += 1
@@ -89,49 +75,26 @@ def _run_all(options: argparse.Namespace, run: Run) -> bool:
     return failed == 0
 
 
-def _rounds(options: argparse.Namespace) -> Iterator[Round]:
-    """Measure operations of 1 KB on one server only: requests and units are nearly the same on every server."""
-    for server in options.servers:
-        for size in options.sizes:
-            for consumers in options.consumers:
-                yield Round(server, consumers, size, tuple(options.handlers))
-    priced = [size for size in options.sizes if size <= REPEATED_UP_TO]
-    if priced:
-        yield Round(options.servers[0], max(options.consumers), max(priced), ("order",))
+def _plan(options: argparse.Namespace) -> Plan:
+    asked = {name: getattr(options, name) for name in ("sizes", "consumers", "repeat")}
+    return replace(QUICK if options.quick else Plan(), **{name: value for name, value in asked.items() if value})
 
 
-async def _measure(one: Round, repeat: int, run: Run, folder: Path) -> None:
-    for handler in one.handlers:
-        operations_file(handler, one.size)  # create the file before anything is measured
+async def _measure(one: Round, run: Run, folder: Path) -> None:
     with start_servers(one.server) as servers:
         async with (
-            open_installation(servers, one.consumers, folder) as installation,
-            open_watcher(installation) as watcher,
+            open_installation(
+                servers, folder, one.consumers, latency_ms=one.latency_ms, with_bare=one.has_bare
+            ) as installation,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as http,
         ):
-            bench = Bench(installation, watcher)
-            await _warm_up(bench, one)
-            await _repeat(bench, one, repeat, run)
-            if one.size > WARM_UP:
-                run.reads.append(await measure_reads(watcher, one.server, bench.batch_ids))
-
-
-async def _warm_up(bench: Bench, one: Round) -> None:
-    """Warm up the programs, and let Penstock measure the handler times, which determine the size of its chunks."""
-    for handler in {"noop", *one.handlers}:
-        case = Case(server=one.server, size=WARM_UP, handler=handler, consumers=one.consumers)
-        for contender in case.contenders():
-            await bench.measure(case, contender)
-
-
-async def _repeat(bench: Bench, one: Round, repeat: int, run: Run) -> None:
-    """Measure all contenders in turn, so that other load on the machine affects all of them."""
-    for _ in range(repeat if one.size <= REPEATED_UP_TO else 1):
-        for handler in one.handlers:
-            case = Case(server=one.server, size=one.size, handler=handler, consumers=one.consumers)
-            for contender in case.contenders():
-                sample = await bench.measure(case, contender)
+            for step in one.warm_up:
+                await measure(installation, http, step)
+            for step in one.steps:
+                sample = await measure(installation, http, step)
                 run.samples.append(sample)
-                _tell(f"  {handler}, {contender}: {one.size / sample.seconds:,.0f} operations/s")
+                rate = step.case.size / sample.seconds
+                _tell(f"  {step.case.size:,} {step.case.handler}, {step.contender}: {rate:,.0f} operations/s")
 
 
 def _machine() -> dict[str, str]:
@@ -149,18 +112,13 @@ def _tell(text: str) -> None:
 
 
 def _read_options() -> argparse.Namespace:
-    prices = Prices()
+    prices, plan = Prices(), Plan()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--sizes", type=_numbers, default=[1_000, 10_000, 100_000, 1_000_000], metavar="N,N")
-    parser.add_argument("--handlers", type=_words, default=["noop", "wait"], metavar="noop,wait")
-    parser.add_argument(
-        "--consumers", type=_numbers, default=[1, 2], metavar="N,N", help="the numbers of consumer processes"
-    )
-    parser.add_argument("--servers", type=_servers, default=available_servers(), metavar="embedded,real")
-    parser.add_argument(
-        "--repeat", type=int, default=3, help=f"the repeats of batches up to {REPEATED_UP_TO:,}; larger ones run once"
-    )
-    parser.add_argument("--quick", action="store_true", help="only up to 10,000 operations; takes about three minutes")
+    parser.add_argument("--quick", action="store_true", help="every case small; takes about three minutes")
+    parser.add_argument("--sizes", type=_numbers, metavar="N,N", help=f"the sizes of batches (default: {plan.sizes})")
+    parser.add_argument("--consumers", type=int, help=f"the number of consumers (default: {plan.consumers})")
+    parser.add_argument("--repeat", type=int, help=f"the repeats of a batch (default: {plan.repeat})")
+    parser.add_argument("--servers", type=_servers, default=available_servers()[:1], metavar="embedded,real")
     parser.add_argument("--kinds", action="store_true", help="compare the kinds of handlers; see bench/kinds.md")
     parser.add_argument("--sqs-price", type=float, default=prices.sqs, metavar="USD", help="for a million requests")
     parser.add_argument("--write-price", type=float, default=prices.writes, metavar="USD", help="for a million units")
@@ -172,18 +130,11 @@ def _read_options() -> argparse.Namespace:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="do not measure; show the tables and the plot of a run.json"
     )
-    options = parser.parse_args()
-    if options.quick:
-        vars(options).update(QUICK)
-    return options
+    return parser.parse_args()
 
 
 def _numbers(text: str) -> list[int]:
     return sorted(int(number.replace("_", "")) for number in text.split(","))
-
-
-def _words(text: str) -> list[str]:
-    return text.split(",")
 
 
 def _servers(text: str) -> list[str]:

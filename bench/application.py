@@ -1,4 +1,4 @@
-"""The application of a run: three operations with nearly empty handlers, so that the cost of Penstock is measured."""
+"""The application of a run: operations with nearly empty handlers, so that the cost of Penstock is measured."""
 
 import asyncio
 import hashlib
@@ -8,10 +8,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from penstock import Operations
+from bench.counting import note_end
+from penstock import Operations, Reject
 
 WAIT_SECONDS = 0.005
+SLOW_SECONDS = 0.5
 RESULT_BYTES = 200
+FAILING_DOMAIN = "fail.invalid"
 
 operations = Operations()
 
@@ -26,19 +29,42 @@ class Order(BaseModel):
     note: str
 
 
+def check(order: Order) -> Order:
+    """Return the order, or reject it if its address was made to fail."""
+    if order.email.endswith(FAILING_DOMAIN):
+        raise Reject(422, "The mail domain does not exist.")
+    return order
+
+
 @operations.post("/noop")
-async def do_nothing(order: Order) -> None:  # noqa: ARG001 - the parameter makes Penstock validate the body
-    return
+async def do_nothing(order: Order) -> Order:
+    return check(order)
 
 
 @operations.post("/wait")
-async def wait(order: Order) -> None:  # noqa: ARG001 - the parameter makes Penstock validate the body
+async def wait(order: Order) -> Order:
     await asyncio.sleep(WAIT_SECONDS)
+    return check(order)
+
+
+@operations.post("/slow")
+async def wait_long(order: Order) -> Order:
+    try:
+        await asyncio.sleep(SLOW_SECONDS)
+        return check(order)
+    finally:
+        note_end()
+
+
+@operations.post("/tiny")
+async def return_nothing(order: Order) -> None:
+    check(order)
 
 
 @operations.post("/order", status=201)
 async def place_order(order: Order) -> dict[str, Any]:
     """Return a result of 200 bytes, partly different for each operation, as real results are."""
+    check(order)
     result = {
         "reference": hashlib.sha256(order.order_id.encode()).hexdigest()[:24],
         "email": order.email,
@@ -50,4 +76,4 @@ async def place_order(order: Order) -> dict[str, Any]:
     return {**result, "message": words[:room].decode(errors="ignore")}
 
 
-HANDLERS: dict[str, Callable[[Order], Awaitable[Any]]] = {"noop": do_nothing, "wait": wait, "order": place_order}
+HANDLERS: dict[str, Callable[[Order], Awaitable[Any]]] = {"/noop": do_nothing, "/wait": wait}

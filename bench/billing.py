@@ -96,6 +96,9 @@ _UNITS: Mapping[str, Callable[[Document, Document], Units]] = {
     "GetQueueUrl": lambda *_: Units(sqs=1),
     "GetQueueAttributes": lambda *_: Units(sqs=1),
     "PutItem": lambda request, _: Units(writes=_write_units(request["Item"])),
+    "BatchWriteItem": lambda request, _: Units(
+        writes=sum(_write_units(put["PutRequest"]["Item"]) for puts in request["RequestItems"].values() for put in puts)
+    ),
     "UpdateItem": lambda request, answer: Units(writes=_write_units(_updated(request, answer))),
     "GetItem": lambda request, answer: Units(reads=_read_units(item_bytes(answer.get("Item", {})), request)),
     "BatchGetItem": lambda request, answer: Units(

@@ -4,19 +4,22 @@ The same seed gives the same bytes. An operation has names, addresses, prices an
 to its size. No text is constant, so the data compresses like real data: to about a third.
 """
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import IO, Any
 
+from bench.application import FAILING_DOMAIN
 from examples.users.make_data import DOMAINS, NAMES
 
 FOLDER = Path(".run") / "bench"
 SEED = 20_261_123
-JSON_OPERATIONS = 1_000  # the default limit for one document
+JSON_OPERATIONS = 100_000  # larger batches are sent as NDJSON, from the file
+ONE_FAILS_IN = 100
 SMALL_BYTES = 200
 LARGE_BYTES = 1_024 + 50  # a body of 1 KB and the other members of the operation
 
@@ -30,38 +33,46 @@ _WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The body of a request. `data` is in a form that aiohttp accepts."""
+    """The body of a request."""
 
     content_type: str
-    data: bytes | IO[bytes]
+    data: IO[bytes]
 
 
 def operation_bytes(handler: str) -> int:
     return LARGE_BYTES if handler == "order" else SMALL_BYTES
 
 
-def operations_file(handler: str, count: int) -> Path:
+def operations_file(handler: str, operations: int, *, fails: bool) -> Path:
     """Return the file with the operations. It is generated at the first call."""
-    path = FOLDER / f"{handler}-{operation_bytes(handler)}-{count}.ndjson"
+    path = FOLDER / f"{handler}-{operation_bytes(handler)}-{operations}{'-failing' * fails}.ndjson"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         with unfinished.open("wb") as file:
-            file.writelines(islice(draw_operations(handler, operation_bytes(handler)), count))
+            file.writelines(islice(draw_operations(handler, operation_bytes(handler), fails=fails), operations))
         unfinished.rename(path)
     return path
 
 
-def draw_operations(handler: str, size: int) -> Iterator[bytes]:
-    """Yield lines of `size` bytes without the line end, for ever."""
+def failing(operations: int) -> int:
+    """Return how many of the first operations of a file fail, if any do."""
+    return (operations + ONE_FAILS_IN // 2 - 1) // ONE_FAILS_IN
+
+
+def draw_operations(handler: str, size: int, *, fails: bool) -> Iterator[bytes]:
+    """Yield lines of `size` bytes without the line end, for ever. If `fails`, the handler rejects one in a hundred."""
     random = Random(SEED)  # noqa: S311 - a fixed seed, so that every run has the same data
     people = [(country, *map(str.split, names)) for country, names in NAMES.items()]
-    while True:
+    for number in count():
         country, given_names, family_names = random.choice(people)
+        domain = random.choice(DOMAINS)
+        if fails and number % ONE_FAILS_IN == ONE_FAILS_IN // 2:
+            domain = FAILING_DOMAIN
         given, family = random.choice(given_names).split("=")[0], random.choice(family_names).split("=")[0]
         order = {
             "order_id": f"{random.getrandbits(48):012x}",
-            "email": f"user{random.randrange(10**6)}@{random.choice(DOMAINS)}",
+            "email": f"user{random.randrange(10**6)}@{domain}",
             "name": f"{given} {family}",
             "country": country,
             "price": random.randrange(10**6) / 100,
@@ -84,11 +95,11 @@ def _to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def request_body(file: Path, count: int) -> Body:
-    """Return the request: one JSON document if the operations fit into its limit, and a stream otherwise."""
-    if count > JSON_OPERATIONS:
+def request_body(file: Path, operations: int, *, as_lines: bool) -> Body:
+    """Return the request: a JSON document, or a stream of lines."""
+    if as_lines or operations > JSON_OPERATIONS:
         return Body("application/x-ndjson", file.open("rb"))
-    return Body("application/json", json_body(file))
+    return Body("application/json", io.BytesIO(json_body(file)))
 
 
 def json_body(file: Path) -> bytes:

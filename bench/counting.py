@@ -2,11 +2,14 @@
 
 A hook of botocore counts the calls, so the programs need no change. On SIGUSR1 the program writes its totals to a file.
 This happens before and after each batch; the difference is the usage of the batch, without the start and idle time.
+Another hook delays each call, if the run asks for it.
 """
 
+import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from pydantic import BaseModel
 from bench.billing import Units, units_of
 
 FILE_VARIABLE = "BENCH_USAGE_FILE"  # the file for the totals
+LATENCY_VARIABLE = "BENCH_LATENCY_MS"  # the time that is added to each call
 _REQUEST = "bench_request"
 
 
@@ -57,6 +61,7 @@ class Usage(BaseModel):
     memory_bytes: int
     peak_bytes: int
     calls: Tallies = {}
+    last_end_at: float = 0  # when the last slow operation of this process ended
 
 
 def usage_of(pid: int) -> Usage:
@@ -89,6 +94,25 @@ class _Counter:
         self.calls[call] = self.calls.get(call, Tally()) + Tally(requests=1, **units._asdict()).times(tries)
 
 
+class _Ends:
+    last_at = 0.0
+
+
+_ends = _Ends()
+
+
+def note_end() -> None:
+    """Remember that an operation has ended now. The slow handler calls this; for fast ones it would cost too much."""
+    _ends.last_at = time.time()
+
+
+def _delay(seconds: float) -> Callable[..., Any]:
+    async def delay(**_: object) -> None:
+        await asyncio.sleep(seconds)
+
+    return delay
+
+
 def _keep_request(**event: Any) -> None:
     event["context"][_REQUEST] = event["params"]
 
@@ -97,10 +121,12 @@ def count_calls() -> None:
     """Count the calls of every AWS client that this process opens from now on."""
     counter = _Counter()
     botocore.register_initializer(counter.attach)
+    if milliseconds := int(os.environ.get(LATENCY_VARIABLE, "0")):
+        botocore.register_initializer(lambda session: session.register("before-send", _delay(milliseconds / 1_000)))
     target = Path(os.environ[FILE_VARIABLE])
 
     def write_down(*_: object) -> None:
-        usage = usage_of(os.getpid()).model_copy(update={"calls": counter.calls})
+        usage = usage_of(os.getpid()).model_copy(update={"calls": counter.calls, "last_end_at": _ends.last_at})
         unfinished = target.with_suffix(".unfinished")
         unfinished.write_text(usage.model_dump_json())
         unfinished.rename(target)

@@ -1,31 +1,16 @@
-"""Compute figures from samples: medians of the repeats of a case, per operation, and relative to the floors. Pure."""
+"""Compute figures from samples: medians of the repeats of a case, per operation. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
 
 from bench.billing import MILLION, Prices, Units
+from bench.cases import PENSTOCK, Case
 from bench.counting import Tallies, Tally
-from bench.installation import BARE_PROGRAMS, PROGRAMS
-from bench.measure import FLOOR_B, PENSTOCK, Case, Sample
+from bench.installation import CONSUMER, FRONT_END
+from bench.measure import Sample, Used
 
 MIB = 1024 * 1024
-
-
-class Shares(NamedTuple):
-    """The shares of the CPU seconds of all programs that worked on a batch. They add up to 1."""
-
-    ours: float
-    library: float
-    server: float
-
-
-def shares(programs_seconds: float, requests: float, seconds_per_request: float, server_seconds: float) -> Shares:
-    """Compute the shares. That of the client library is the cost of as many bare calls, at most the total."""
-    library = min(requests * seconds_per_request, programs_seconds)
-    whole = programs_seconds + server_seconds
-    return Shares((programs_seconds - library) / whole, library / whole, server_seconds / whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +25,40 @@ class Contender:
 
     @property
     def rate(self) -> float:
-        """Return the operations per second."""
-        return self.size / self._median(lambda sample: sample.seconds)
+        """Return the operations per second, from the POST to the last result."""
+        return self.size / self.seconds
 
     @property
-    def first_seconds(self) -> float:
-        return self._median(lambda sample: sample.first_seconds)
-
-    def cpu(self, *programs: str) -> float:
-        """Return the CPU seconds of all programs whose name starts with one of these names."""
-        return self._median(
-            lambda sample: sum(used.cpu_seconds for name, used in sample.programs.items() if name.startswith(programs))
-        )
+    def seconds(self) -> float:
+        return self._median(lambda sample: sample.seconds)
 
     @property
-    def server_cpu(self) -> float:
-        return self.cpu(*self.samples[0].case.server_programs)
+    def accepted_seconds(self) -> float:
+        return self._median(lambda sample: sample.accepted_seconds)
 
-    def memory_mib(self, *programs: str) -> float:
-        """Return the memory of the largest of these programs."""
-        return self._median(
-            lambda sample: (
-                max(used.memory_bytes for name, used in sample.programs.items() if name.startswith(programs)) / MIB
-            )
-        )
+    @property
+    def finished_seconds(self) -> float:
+        return self._median(lambda sample: sample.finished_seconds)
+
+    @property
+    def download_seconds(self) -> float:
+        return self._median(lambda sample: sample.download_seconds)
+
+    @property
+    def spread_seconds(self) -> float:
+        return self._median(lambda sample: sample.spread_seconds)
+
+    def micros(self, *programs: str) -> float:
+        """Return the CPU microseconds per operation, until the batch is finished, of all these programs together."""
+        return self._per_operation(programs, lambda used: used.cpu_seconds)
+
+    def download_micros(self, program: str) -> float:
+        """Return the CPU microseconds per result line."""
+        return self._per_operation((program,), lambda used: used.download_cpu_seconds)
+
+    def memory_mib(self, program: str) -> float:
+        """Return the memory of the largest program of this kind."""
+        return self._median(lambda sample: max(used.memory_bytes for used in _programs(sample, (program,))) / MIB)
 
     @property
     def calls(self) -> Tallies:
@@ -85,34 +80,45 @@ class Contender:
         units = [tally.units for tally in self.calls.values()]
         return prices.usd(Units(*map(sum, zip(*units, strict=True)))) * MILLION / 1_000
 
+    def _per_operation(self, programs: tuple[str, ...], seconds: Callable[[Used], float]) -> float:
+        each = self._median(lambda sample: sum(map(seconds, _programs(sample, programs)))) / self.size
+        return each * MILLION
+
     def _median(self, figure: Callable[[Sample], float]) -> float:
         return median(map(figure, self.samples))
+
+
+def _programs(sample: Sample, names: tuple[str, ...]) -> list[Used]:
+    return [used for name, used in sample.programs.items() if name.startswith(names)]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     samples: Sequence[Sample]
 
-    def cases(self) -> list[Case]:
-        """Return the cases for which Penstock was measured, each once, in the order of the run."""
-        return list(dict.fromkeys(sample.case for sample in self.samples if sample.contender == PENSTOCK))
+    def cases(self, contender: str = PENSTOCK) -> list[Case]:
+        """Return the cases in which this contender was measured, each once, in the order of the run."""
+        return list(dict.fromkeys(sample.case for sample in self.samples if sample.contender == contender))
 
     def of(self, case: Case, contender: str = PENSTOCK) -> Contender | None:
         found = [one for one in self.samples if one.contender == contender and one.case == case]
         return Contender(found) if found else None
 
-    def largest(self, handler: str, *, server: str | None = None, most: int = MILLION) -> Case | None:
-        """Return the case with the most operations, up to a limit, and then with the most consumers."""
+    def largest(self, handler: str, contender: str = PENSTOCK, *, most: int = MILLION) -> Case | None:
+        """Return the case without added latency that has the most operations, up to a limit."""
         fitting = [
             case
-            for case in self.cases()
-            if case.handler == handler and case.size <= most and server in {None, case.server}
+            for case in self.cases(contender)
+            if case.handler == handler and case.size <= most and not case.latency_ms
         ]
-        return max(fitting, key=lambda case: (case.size, case.consumers), default=None)
+        return max(fitting, key=lambda case: case.size, default=None)
 
-    def shares(self, case: Case) -> Shares | None:
-        ours, bare = self.of(case), self.of(case.model_copy(update={"handler": "noop"}), FLOOR_B)
-        if ours is None or bare is None:
-            return None
-        per_request = bare.cpu(*BARE_PROGRAMS) / (bare.requests * bare.size / 1_000)
-        return shares(ours.cpu(*PROGRAMS), ours.requests * ours.size / 1_000, per_request, ours.server_cpu)
+    def growth_mib(self, case: Case, contender: str) -> float:
+        """Return how much the front end and a consumer have grown in the second half of a row of batches."""
+        row = [sample for sample in self.samples if (sample.case, sample.contender) == (case, contender)]
+        return _memory_mib(row[-1]) - _memory_mib(row[(len(row) - 1) // 2])
+
+
+def _memory_mib(sample: Sample) -> float:
+    largest = Contender([sample])
+    return largest.memory_mib(FRONT_END) + largest.memory_mib(CONSUMER)

@@ -11,20 +11,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from bench.installation import Watcher, open_installation, open_watcher
+from bench.installation import FRONT_END, open_installation
+from bench.measure import wait
 from bench.servers import EMBEDDED, start_servers
 
 WORKS = {"wait": "waits 5 ms", "compute": "computes 5 ms"}
 KINDS = ("loop", "thread", "process", "bulk")
 AT_ONCE, IN_BACKGROUND = 100, 1_000  # operations in a batch
 ASK_SECONDS = 0.01
-LOOK_SECONDS = 0.02
 COLORS = {"at once": "#0b6e99", "in the background": "#d9730d"}
 
 
@@ -54,21 +55,21 @@ async def _measure_all(folder: Path, repeat: int) -> list[Sample]:
     application = "bench.kinds_application:operations"
     with start_servers(EMBEDDED) as servers:
         async with (
-            open_installation(servers, 1, folder, application=application) as installation,
-            open_watcher(installation) as watcher,
+            open_installation(servers, folder, 1, application=application) as installation,
+            aiohttp.ClientSession(installation.urls[FRONT_END]) as http,
         ):
             for work in WORKS:
                 for kind in KINDS:  # a warm-up: it starts the processes, and Penstock measures the handler times
-                    await _run_in_background(watcher, f"/{work}/{kind}")
-                    await _run_at_once(watcher, f"/{work}/{kind}")
-            return [await _measure(watcher, work, kind, repeat) for work in WORKS for kind in KINDS]
+                    await _run_in_background(http, f"/{work}/{kind}")
+                    await _run_at_once(http, f"/{work}/{kind}")
+            return [await _measure(http, work, kind, repeat) for work in WORKS for kind in KINDS]
 
 
-async def _measure(watcher: Watcher, work: str, kind: str, repeat: int) -> Sample:
+async def _measure(http: aiohttp.ClientSession, work: str, kind: str, repeat: int) -> Sample:
     path = f"/{work}/{kind}"
-    async with _asking(watcher) as waits:
-        at_once = [await _run_at_once(watcher, path) for _ in range(repeat)]
-    in_background = [await _run_in_background(watcher, path) for _ in range(repeat)]
+    async with _asking(http) as waits:
+        at_once = [await _run_at_once(http, path) for _ in range(repeat)]
+    in_background = [await _run_in_background(http, path) for _ in range(repeat)]
     return Sample(
         work=work,
         kind=kind,
@@ -78,28 +79,24 @@ async def _measure(watcher: Watcher, work: str, kind: str, repeat: int) -> Sampl
     )
 
 
-async def _run_at_once(watcher: Watcher, path: str) -> float:
+async def _run_at_once(http: aiohttp.ClientSession, path: str) -> float:
     began = time.perf_counter()
-    answer = await _post(watcher, path, AT_ONCE, {})
+    answer = await _post(http, path, AT_ONCE, {})
     if answer["summary"]["succeeded"] != AT_ONCE:
         raise RuntimeError(f"{path} failed: {answer['results'][0]}")
     return time.perf_counter() - began
 
 
-async def _run_in_background(watcher: Watcher, path: str) -> float:
-    """Measure by the timestamps of the batch."""
-    began_at = time.time()
-    accepted = await _post(watcher, path, IN_BACKGROUND, {"Prefer": "respond-async"})
-    while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        batch = await watcher.store.read_batch(accepted["batchId"])
-        if batch is not None and batch.finished_at is not None:
-            return batch.finished_at - began_at
+async def _run_in_background(http: aiohttp.ClientSession, path: str) -> float:
+    began = time.perf_counter()
+    accepted = await _post(http, path, IN_BACKGROUND, {"Prefer": "respond-async"})
+    await wait(http, accepted["statusUrl"])
+    return time.perf_counter() - began
 
 
-async def _post(watcher: Watcher, path: str, count: int, headers: dict[str, str]) -> Any:
+async def _post(http: aiohttp.ClientSession, path: str, count: int, headers: dict[str, str]) -> Any:
     operations = [{"method": "POST", "path": path, "body": {"n": number}} for number in range(count)]
-    async with watcher.http.post("/batch", json={"operations": operations}, headers=headers) as answer:
+    async with http.post("/batch", json={"operations": operations}, headers=headers) as answer:
         content = await answer.json(content_type=None)
         if answer.status not in {200, 202} or (answer.status == 202) != bool(headers):
             raise RuntimeError(f"The front end answered {answer.status}: {content}")
@@ -107,13 +104,13 @@ async def _post(watcher: Watcher, path: str, count: int, headers: dict[str, str]
 
 
 @asynccontextmanager
-async def _asking(watcher: Watcher) -> AsyncIterator[list[float]]:
+async def _asking(http: aiohttp.ClientSession) -> AsyncIterator[list[float]]:
     """Measure how long another client waits for small requests, which it repeats; there is at least one."""
     waits: list[float] = []
 
     async def ask() -> None:
         began = time.perf_counter()
-        async with watcher.http.get("/health/live") as answer:
+        async with http.get("/health/live") as answer:
             await answer.read()
         waits.append(time.perf_counter() - began)
 

@@ -1,160 +1,154 @@
-"""Measure a contender, which is Penstock or a floor. All contenders of a case run in turn on one installation."""
+"""Measure one batch of a contender as its client sees it: POST, poll the status, and download all results."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import aiohttp
 from pydantic import BaseModel
+from pydantic_core import from_json
 
-from bench.bare import count_key
-from bench.bodies import operations_file, request_body
+from bench.bodies import Body, failing, operations_file, request_body
+from bench.cases import WAYS, Case, Step, Way
 from bench.counting import Tallies, Usage, total
-from bench.installation import ALONE, BARE_NAME, BARE_PROGRAMS, PROGRAMS, SENDER, Installation, Watcher
-from penstock.batch import BatchState
+from bench.installation import BARE_FRONT_END, BARE_PROGRAMS, CONSUMER, FRONT_END, PROGRAMS, Installation
 
-PENSTOCK = "Penstock"
-FLOOR_A = "floor (a)"  # without a queue
-FLOOR_B = "floor (b)"  # one record and one counter update for each chunk
-FLOOR_B10 = "floor (b), by tens"  # one record and one counter update for each receive of ten chunks
+SHORTEST_POLL, LONGEST_POLL = 0.005, 0.25
+RUNNING = {"queued", "processing", "running"}
 SETTLE_SECONDS = 0.2  # time for the last deletes
-LONGEST_ALONE_WAIT = 10_000  # for more operations the time of one waiting process can be computed
+NDJSON = {"Accept": "application/x-ndjson"}
 
 
 class Used(BaseModel):
     """The usage of one program for one batch. Memory is the peak so far minus the memory when it was ready."""
 
-    cpu_seconds: float
+    cpu_seconds: float  # until the batch is finished
+    download_cpu_seconds: float = 0
     memory_bytes: int
     calls: Tallies = {}
-
-
-class Case(BaseModel, frozen=True):
-    server: str
-    size: int
-    handler: str
-    consumers: int
-
-    @property
-    def server_programs(self) -> list[str]:
-        return self.server.split(" + ")
-
-    def contenders(self) -> list[str]:
-        if self.handler == "noop":
-            return [PENSTOCK, FLOOR_A, FLOOR_B, FLOOR_B10]
-        if self.handler == "wait" and self.size <= LONGEST_ALONE_WAIT:
-            return [PENSTOCK, FLOOR_A]
-        return [PENSTOCK]
 
 
 class Sample(BaseModel):
     case: Case
     contender: str
-    seconds: float  # from the POST, or the start command, to the last result
-    first_seconds: float  # until the 202; for floor (a) until all is validated, for floor (b) until all is sent
+    accepted_seconds: float  # from the start of the POST to the 202
+    finished_seconds: float  # from the start of the POST to the status that says so
+    download_seconds: float
+    spread_seconds: float = 0  # between the last slow operations of the first and of the last consumer
     programs: dict[str, Used]
+
+    @property
+    def seconds(self) -> float:
+        return self.finished_seconds + self.download_seconds
 
     @property
     def calls(self) -> Tallies:
         return total(*(used.calls for used in self.programs.values()))
 
 
-class Bench:
-    """Runs the measurements on one installation."""
+class Times(NamedTuple):
+    accepted: float
+    finished: float
+    results_url: str
+    failed: int
 
-    def __init__(self, installation: Installation, watcher: Watcher) -> None:
-        self._installation = installation
-        self._watcher = watcher
-        self._runs = 0
-        self.batch_ids: dict[int, str] = {}  # the last batch of each size
 
-    async def measure(self, case: Case, contender: str) -> Sample:
-        ways: dict[str, Callable[[Case], Coroutine[Any, Any, Sample]]] = {
-            PENSTOCK: self._measure_penstock,
-            FLOOR_A: self._measure_alone,
-            FLOOR_B: lambda case: self._measure_bare(case, FLOOR_B, chunks_per_record=1),
-            FLOOR_B10: lambda case: self._measure_bare(case, FLOOR_B10, chunks_per_record=10),
-        }
-        async with asyncio.timeout(120 + case.size / 100):
-            return await ways[contender](case)
-
-    async def _measure_penstock(self, case: Case) -> Sample:
-        body = request_body(operations_file(case.handler, case.size), case.size)
-        async with self._counted(PROGRAMS, case) as used:
-            began_at, began = time.time(), time.perf_counter()
-            headers = {"Content-Type": body.content_type, "Prefer": "respond-async"}
-            async with self._watcher.http.post("/batch", data=body.data, headers=headers) as answer:
-                accepted = await answer.json(content_type=None)
-                if answer.status != 202:
-                    raise RuntimeError(f"The front end answered {answer.status}: {accepted}")
-            accepted_seconds = time.perf_counter() - began
-            finished_at = await self._finished_at(accepted["batchId"], case.size)
-        self.batch_ids[case.size] = accepted["batchId"]
-        return _sample(case, PENSTOCK, finished_at - began_at, accepted_seconds, used)
-
-    async def _finished_at(self, batch_id: str, size: int) -> float:
-        """Wait for the end of a batch and return its own timestamp. It reads the table, seldom, to disturb nothing."""
-        async for _ in _patiently(size):
-            batch = await self._watcher.store.read_batch(batch_id)
-            if batch is not None and batch.finished_at is not None:
-                if batch.state is not BatchState.COMPLETED:
-                    raise RuntimeError(f"Batch {batch_id} finished as {batch.state}: {batch.reason}")
-                return batch.finished_at
-        raise AssertionError("unreachable")
-
-    async def _measure_alone(self, case: Case) -> Sample:
-        file = operations_file(case.handler, case.size)
-        said = await self._installation.programs[ALONE].ask(case.handler, file, case.size)
-        used = {ALONE: Used(cpu_seconds=said["cpu_seconds"], memory_bytes=0)}
-        return _sample(case, FLOOR_A, said["seconds"], said["first_seconds"], used)
-
-    async def _measure_bare(self, case: Case, contender: str, chunks_per_record: int) -> Sample:
-        self._runs += 1
-        run, sender = f"run{self._runs}", self._installation.programs[SENDER]
-        await sender.ask(run, chunks_per_record, operations_file(case.handler, case.size))
-        async with self._counted(BARE_PROGRAMS, case) as used:
-            said = await sender.ask("go")
-            finished_at = await self._counted_at(run, case.size)
-        return _sample(case, contender, finished_at - said["began_at"], said["first_seconds"], used)
-
-    async def _counted_at(self, run: str, size: int) -> float:
-        """Wait until the floor has counted everything. Its counter is unsafe: a repeated update counts twice."""
-        async for _ in _patiently(size):
-            answer = await self._watcher.dynamodb.get_item(TableName=BARE_NAME, Key=count_key(run), ConsistentRead=True)
-            if "Item" in answer and int(answer["Item"]["completed"]["N"]) >= size:
-                return float(answer["Item"]["last_at"]["N"])
-        raise AssertionError("unreachable")
-
-    @asynccontextmanager
-    async def _counted(self, programs: tuple[str, ...], case: Case) -> AsyncIterator[dict[str, Used]]:
-        """Yield the usage of these programs and of the servers in this block. It is filled at the end of the block."""
-        used: dict[str, Used] = {}
-        start = await self._installation.usage()
-        yield used
+async def measure(installation: Installation, http: aiohttp.ClientSession, step: Step) -> Sample:
+    """Run a batch and check its results. Reading the usage and checking are not part of the times."""
+    case, way = step.case, WAYS[step.contender]
+    url = installation.urls[BARE_FRONT_END if way.is_bare else FRONT_END]
+    body = _body(case, way)
+    async with asyncio.timeout(120 + case.size / 100):
+        start, began_at = await installation.usage(), time.time()
+        times = await _run(http, url, body)
         await asyncio.sleep(SETTLE_SECONDS)
-        end = await self._installation.usage()
-        used |= {
-            name: _used(self._installation.idle[name], start[name], end[name])
+        end = await installation.usage()
+        results, download_seconds = await _download(http, url + times.results_url)
+        last = await installation.usage()
+    check_results(results, times, case.size, failing(case.size) if way.fails else 0)
+    programs = (*(BARE_PROGRAMS if way.is_bare else PROGRAMS), *case.server_programs)
+    return Sample(
+        case=case,
+        contender=step.contender,
+        accepted_seconds=times.accepted,
+        finished_seconds=times.finished,
+        download_seconds=download_seconds,
+        spread_seconds=spread_seconds(end, began_at),
+        programs={
+            name: _used(installation.idle[name], start[name], end[name], last[name])
             for name in end
-            if name.startswith((*programs, *case.server_programs))
-        }
-
-
-async def _patiently(size: int) -> AsyncIterator[None]:
-    while True:
-        await asyncio.sleep(0.05 if size <= 10_000 else 0.5)
-        yield
-
-
-def _used(idle: Usage, start: Usage, end: Usage) -> Used:
-    calls = total(end.calls, {name: tally.times(-1) for name, tally in start.calls.items()})
-    return Used(
-        cpu_seconds=end.cpu_seconds - start.cpu_seconds,
-        memory_bytes=end.peak_bytes - idle.memory_bytes,
-        calls={name: tally for name, tally in calls.items() if tally.requests},
+            if name.startswith(programs)
+        },
     )
 
 
-def _sample(case: Case, contender: str, seconds: float, first_seconds: float, used: dict[str, Used]) -> Sample:
-    return Sample(case=case, contender=contender, seconds=seconds, first_seconds=first_seconds, programs=used)
+def _body(case: Case, way: Way) -> Body:
+    file = operations_file(case.handler, case.size, fails=way.fails)
+    return request_body(file, case.size, as_lines=way.as_lines)
+
+
+async def _run(http: aiohttp.ClientSession, url: str, body: Body) -> Times:
+    began = time.perf_counter()
+    headers = {"Content-Type": body.content_type, "Prefer": "respond-async"}
+    async with http.post(f"{url}/batch", data=body.data, headers=headers) as answer:
+        batch = await answer.json(content_type=None)
+        if answer.status != 202:
+            raise RuntimeError(f"The front end answered {answer.status}: {batch}")
+    accepted = time.perf_counter()
+    status = await wait(http, url + batch["statusUrl"])
+    return Times(accepted - began, time.perf_counter() - began, batch["resultsUrl"], status["failed"])
+
+
+async def wait(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """Poll until the batch is final, and return its status."""
+    for seconds in _pauses():
+        await asyncio.sleep(seconds)
+        async with http.get(url) as answer:
+            status: dict[str, Any] = await answer.json(content_type=None)
+            answer.raise_for_status()
+        if status["status"] not in RUNNING:
+            return status
+    raise AssertionError("unreachable")
+
+
+def _pauses() -> Iterator[float]:
+    """Yield the pauses between polls: a tenth of the time that has passed, so that a short batch is measured finely."""
+    began = time.perf_counter()
+    while True:
+        yield min(LONGEST_POLL, max(SHORTEST_POLL, (time.perf_counter() - began) / 10))
+
+
+async def _download(http: aiohttp.ClientSession, url: str) -> tuple[bytes, float]:
+    began = time.perf_counter()
+    async with http.get(url, headers=NDJSON) as answer:
+        results = await answer.read()
+        answer.raise_for_status()
+    return results, time.perf_counter() - began
+
+
+def check_results(results: bytes, times: Times, size: int, failed: int) -> None:
+    """Raise an error unless each operation has one result and exactly the expected ones failed."""
+    lines = [from_json(line) for line in results.splitlines()]
+    found = len({line["id"] for line in lines}), len(lines), sum(line["status"] >= 400 for line in lines), times.failed
+    if found != (size, size, failed, failed):
+        raise RuntimeError(
+            f"{size} results were expected, {failed} of them failed. Found: {found[1]} results of {found[0]} "
+            f"operations, {found[2]} of them failed; the status says {found[3]}."
+        )
+
+
+def spread_seconds(usages: Mapping[str, Usage], began_at: float) -> float:
+    """Return how much later the last consumer ended than the first. One without operations ended at the start."""
+    ends = [max(usage.last_end_at, began_at) for name, usage in usages.items() if name.startswith(CONSUMER)]
+    return max(ends) - min(ends)
+
+
+def _used(idle: Usage, start: Usage, end: Usage, last: Usage) -> Used:
+    calls = total(last.calls, {name: tally.times(-1) for name, tally in start.calls.items()})
+    return Used(
+        cpu_seconds=end.cpu_seconds - start.cpu_seconds,
+        download_cpu_seconds=last.cpu_seconds - end.cpu_seconds,
+        memory_bytes=last.peak_bytes - idle.memory_bytes,
+        calls={name: tally for name, tally in calls.items() if tally.requests},
+    )

@@ -1,18 +1,25 @@
-"""The performance targets and the measured values. A run with fewer sizes is judged by the sizes it has. Pure."""
+"""The targets and the measured values. A run without a case has no row for it. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.alone import CONCURRENCY
 from bench.application import WAIT_SECONDS
+from bench.bare import CONCURRENCY
 from bench.billing import Prices
+from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
 from bench.figures import Contender, Figures
-from bench.installation import ALONE, CONSUMER, FRONT_END, PROGRAMS
-from bench.measure import FLOOR_A, FLOOR_B, FLOOR_B10, Case
-from bench.reads import Reads
-from bench.servers import EMBEDDED, REAL
+from bench.installation import CONSUMER, FRONT_END, PROGRAMS
+from penstock.settings import Settings
 
 HUNDRED_THOUSAND = 100_000
+FASTER_THAN_BARE = {
+    "noop": {1_000: 0.8, 10_000: 1.1, HUNDRED_THOUSAND: 1.7},
+    "wait": {1_000: 1.0},
+}
+FIRST_RATIO = 1.25
+FAILURES_RATIO = 1.1
+MEMORY_MIB, GROWTH_MIB = 64, 8
+NOT_MEASURED = "not measured here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,115 +27,139 @@ class Target:
     what: str
     measured: str
     target: str
-    is_met: bool
+    verdict: str
 
     @classmethod
     def at_most(cls, what: str, measured: float, limit: float, form: str = "{:.2f}") -> "Target":
-        return cls(what, form.format(measured), "≤ " + form.format(limit), measured <= limit)
+        return cls(what, form.format(measured), "≤ " + form.format(limit), _verdict(is_met=measured <= limit))
 
     @classmethod
     def at_least(cls, what: str, measured: float, limit: float, form: str = "{:.2f}") -> "Target":
-        return cls(what, form.format(measured), "≥ " + form.format(limit), measured >= limit)
+        return cls(what, form.format(measured), "≥ " + form.format(limit), _verdict(is_met=measured >= limit))
 
 
-def judge(figures: Figures, reads: Sequence[Reads], prices: Prices) -> list[Target]:
+def _verdict(*, is_met: bool) -> str:
+    return "reached" if is_met else "missed"
+
+
+ELSEWHERE = [
+    Target("no-op: operations/s ÷ SAQ on Redis, 100,000", "", "≥ 1", NOT_MEASURED),
+    Target("5 ms: operations/s ÷ SAQ on Redis, 10,000", "", "≥ 1", NOT_MEASURED),
+    Target("no-op: operations/s ÷ taskiq on SQS, 10,000 and 100,000", "", "≥ 3", NOT_MEASURED),
+    Target("exactness, fairness, priorities, memory of large results", "", "all tests", NOT_MEASURED),
+]
+
+
+def judge(figures: Figures, prices: Prices) -> list[Target]:
     return [
-        *_requests(figures),
-        *_usd(figures, prices),
-        *_end_to_end(figures),
+        *_speed(figures),
+        *_ideal(figures),
+        *_first(figures),
+        *_failures(figures),
+        *_cost(figures, prices),
         *_cpu(figures),
-        *_accepting(figures),
-        *_waiting(figures),
+        *_latency(figures),
         *_memory(figures),
-        *_growth(figures),
-        *_reads(reads),
+        *_row(figures),
+        *ELSEWHERE,
     ]
 
 
-def _requests(figures: Figures) -> Iterator[Target]:
-    case = figures.largest("noop", most=HUNDRED_THOUSAND)
-    if case and (ours := figures.of(case)):
-        yield Target.at_most(f"AWS requests per 1,000 operations, {_words(case)}", ours.requests, 4)
+def _speed(figures: Figures) -> Iterator[Target]:
+    for case in figures.cases(BARE):
+        limit = FASTER_THAN_BARE[case.handler].get(case.size)
+        if limit and not case.latency_ms and (ratio := _ratio(figures.of(case), figures.of(case, BARE))):
+            yield Target.at_least(f"{_handler(case)}: operations/s ÷ bare calls, {_words(case)}", ratio, limit)
 
 
-def _usd(figures: Figures, prices: Prices) -> Iterator[Target]:
-    case = figures.largest("order", most=HUNDRED_THOUSAND)
-    if case and (ours := figures.of(case)):
-        what = f"USD per million operations, 1 KB body and 200-byte result, {_words(case)}"
-        yield Target.at_most(what, ours.usd(prices), 0.04, "{:.4f}")
+def _ratio(ours: Contender | None, bare: Contender | None) -> float | None:
+    return ours.rate / bare.rate if ours and bare else None
 
 
-def _end_to_end(figures: Figures) -> Iterator[Target]:
+def _ideal(figures: Figures) -> Iterator[Target]:
     for case in figures.cases():
-        limit = 1.3 if case.server == EMBEDDED else 1.0
-        sizes = (10_000, HUNDRED_THOUSAND) if case.server == EMBEDDED else (HUNDRED_THOUSAND,)
-        is_asked_for = case == figures.largest("noop", server=case.server, most=case.size) and case.size in sizes
-        for floor in (FLOOR_B, FLOOR_B10):
-            ours, bare = figures.of(case), figures.of(case, floor)
-            if is_asked_for and ours and bare:
-                yield Target.at_least(f"operations/s ÷ {floor}, {_words(case)}", ours.rate / bare.rate, limit)
+        if (case.handler, case.size) == ("wait", 10_000) and (ours := figures.of(case)):
+            ideal = case.consumers * CONCURRENCY / WAIT_SECONDS
+            yield Target.at_least(
+                f"{_handler(case)}: operations/s ÷ the ideal {ideal:,.0f}, {_words(case)}", ours.rate / ideal, 0.85
+            )
+
+
+def _first(figures: Figures) -> Iterator[Target]:
+    for case in figures.cases(FIRST):
+        first, later = figures.of(case, FIRST), figures.of(case, LATER)
+        if first and later:
+            name = f"{_handler(case)}: first batch ÷ later batch, {_words(case)}"
+            yield Target.at_most(f"{name}, time", first.seconds / later.seconds, FIRST_RATIO)
+            yield Target.at_most(f"{name}, requests", first.requests / later.requests, FIRST_RATIO)
+        if first and case.handler == "slow":
+            what = f"{_handler(case)}: first batch, seconds between first and last consumer, {_words(case)}"
+            yield Target.at_most(what, first.spread_seconds, Settings.model_fields["chunk_seconds"].default)
+
+
+def _failures(figures: Figures) -> Iterator[Target]:
+    case = figures.largest("noop", NONE_FAILS, most=HUNDRED_THOUSAND)
+    if case and (some := figures.of(case)) and (none := figures.of(case, NONE_FAILS)):
+        name = f"1 % failing ÷ none failing, {_words(case)}"
+        yield Target.at_most(f"{name}, requests", some.requests / none.requests, FAILURES_RATIO)
+        yield Target.at_most(f"{name}, CPU", some.micros(*PROGRAMS) / none.micros(*PROGRAMS), FAILURES_RATIO)
+
+
+def _cost(figures: Figures, prices: Prices) -> Iterator[Target]:
+    for contender, name in ((NONE_FAILS, "none failing"), (PENSTOCK, "1 % failing")):
+        case = figures.largest("noop", contender, most=HUNDRED_THOUSAND)
+        if case and (ours := figures.of(case, contender)):
+            yield Target.at_most(f"AWS requests per 1,000 operations, {name}, {_words(case)}", ours.requests, 4)
+        case = figures.largest("order", contender, most=HUNDRED_THOUSAND)
+        if case and (ours := figures.of(case, contender)):
+            what = f"USD per million operations (body 1 KB, result 200 bytes), {name}, {_words(case)}"
+            yield Target.at_most(what, ours.usd(prices), 0.04, "{:.4f}")
 
 
 def _cpu(figures: Figures) -> Iterator[Target]:
-    for server in (EMBEDDED, REAL):
-        case = figures.largest("noop", server=server, most=HUNDRED_THOUSAND)
-        if case and (ours := figures.of(case)) and (alone := figures.of(case, FLOOR_A)):
-            ratio = ours.cpu(*PROGRAMS) / alone.cpu(ALONE)
-            yield Target.at_most(f"CPU of our programs ÷ {FLOOR_A}, {_words(case)}", ratio, 2.5)
+    case = figures.largest("noop", most=HUNDRED_THOUSAND)
+    if case and (ours := figures.of(case)):
+        yield _micros("front end, an operation in JSON", case, ours.micros(FRONT_END), 12)
+        if lines := figures.of(case, LINES):
+            yield _micros("front end, an operation in NDJSON", case, lines.micros(FRONT_END), 12)
+        yield _micros("consumer, a no-op operation", case, ours.micros(CONSUMER), 18)
+        yield _micros("front end, a result line", case, ours.download_micros(FRONT_END), 5)
+    case = figures.largest("wait", most=HUNDRED_THOUSAND)
+    if case and (ours := figures.of(case)):
+        yield _micros("consumer, an operation that waits 5 ms", case, ours.micros(CONSUMER), 50)
 
 
-def _accepting(figures: Figures) -> Iterator[Target]:
-    for server in (EMBEDDED, REAL):
-        case = figures.largest("noop", server=server, most=1_000)
-        if case and (ours := figures.of(case)) and (floor := _accept_floor(figures, case)):
-            what = f"request to 202 ÷ (validate alone + bare sends), {_words(case)}"
-            yield Target.at_most(what, ours.first_seconds / floor, 1.5)
+def _micros(what: str, case: Case, measured: float, limit: float) -> Target:
+    return Target.at_most(f"CPU µs: {what}, {_words(case)}", measured, limit, "{:.1f}")
 
 
-def _accept_floor(figures: Figures, case: Case) -> float | None:
-    alone, bare = figures.of(case, FLOOR_A), figures.of(case, FLOOR_B)
-    return alone.first_seconds + bare.first_seconds if alone and bare else None
-
-
-def _waiting(figures: Figures) -> Iterator[Target]:
-    for server in (EMBEDDED, REAL):
-        case = figures.largest("wait", server=server, most=HUNDRED_THOUSAND)
-        if case and (ours := figures.of(case)):
-            ideal = case.consumers * CONCURRENCY / WAIT_SECONDS
-            what = f"operations/s ÷ the ideal {ideal:,.0f}, {_words(case)}"
-            yield Target.at_least(what, ours.rate / ideal, 0.85)
+def _latency(figures: Figures) -> Iterator[Target]:
+    for case in figures.cases(BARE):
+        ours, bare = figures.of(case), figures.of(case, BARE)
+        if case.latency_ms and case.size == 1_000 and ours and bare:
+            what = f"{case.latency_ms} ms added to each AWS call: time to completed ÷ bare calls, {_words(case)}"
+            yield Target.at_most(what, ours.finished_seconds / bare.finished_seconds, 1.5)
 
 
 def _memory(figures: Figures) -> Iterator[Target]:
-    case = figures.largest("noop")
-    if case and (ours := figures.of(case)):
-        for program in (FRONT_END, CONSUMER):
+    case = figures.largest("noop", LINES)
+    if case and (ours := figures.of(case, LINES)):
+        for program in PROGRAMS:
             what = f"MiB above idle, {program}, {_words(case)}"
-            yield Target.at_most(what, ours.memory_mib(program), 64, "{:.0f}")
+            yield Target.at_most(what, ours.memory_mib(program), MEMORY_MIB, "{:.0f}")
 
 
-def _growth(figures: Figures) -> Iterator[Target]:
-    large = figures.largest("noop")
-    small = large and figures.largest("noop", server=large.server, most=10_000)
-    if not (large and small) or large.size == small.size:
-        return
-    before, after = figures.of(small), figures.of(large)
-    if before and after:
-        span = f"{small.size:,} to {large.size:,}, {large.server}"
-        yield Target.at_most(f"growth of our CPU per operation, {span}", _cpu_each(after) / _cpu_each(before), 1.1)
-        yield Target.at_most(f"growth of requests per operation, {span}", after.requests / before.requests, 1.1)
+def _row(figures: Figures) -> Iterator[Target]:
+    for case in figures.cases(IN_A_ROW):
+        growth = figures.growth_mib(case, IN_A_ROW)
+        yield Target.at_most(f"batches in a row: growth in MiB, {_words(case)}", growth, GROWTH_MIB, "{:.0f}")
+        if case.size == HUNDRED_THOUSAND and (row := figures.of(case, IN_A_ROW)):
+            rate = row.size / row.finished_seconds
+            yield Target.at_least(f"batches in a row: operations/s, {_words(case)}", rate, 33_000, "{:,.0f}")
 
 
-def _cpu_each(contender: Contender) -> float:
-    return contender.cpu(*PROGRAMS) / contender.size
-
-
-def _reads(reads: Sequence[Reads]) -> Iterator[Target]:
-    if reads:
-        one = max(reads, key=lambda one: one.size)
-        sizes = f"batch of {one.size:,} ÷ {one.small_size:,}, {one.server}"
-        yield Target.at_most(f"status call, {sizes}", one.status_seconds / one.small_status_seconds, 3)
-        yield Target.at_most(f"results page, {sizes}", one.page_seconds / one.small_page_seconds, 1.5)
+def _handler(case: Case) -> str:
+    return {"noop": "no-op", "wait": "5 ms", "slow": "500 ms"}.get(case.handler, case.handler)
 
 
 def _words(case: Case) -> str:

@@ -1,72 +1,79 @@
 """From samples to figures, targets and tables."""
 
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from bench.billing import Prices
-from bench.counting import Tally, total
-from bench.figures import Figures, Shares, shares
-from bench.measure import FLOOR_A, FLOOR_B, PENSTOCK, Case, Sample, Used
+from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
+from bench.counting import Tally, Usage, total
+from bench.figures import Figures
+from bench.measure import RUNNING, Sample, Times, Used, check_results, spread_seconds
 from bench.plot import draw
-from bench.reads import Reads
 from bench.report import tables
 from bench.servers import EMBEDDED
-from bench.targets import judge
+from bench.targets import ELSEWHERE, NOT_MEASURED, judge
+from penstock.batch import FINAL_STATES, UNACCEPTED_STATES, BatchState
 
-SMALL = Case(server=EMBEDDED, size=1_000, handler="noop", consumers=2)
-LARGE = Case(server=EMBEDDED, size=10_000, handler="noop", consumers=2)
-WAITING = Case(server=EMBEDDED, size=10_000, handler="wait", consumers=2)
-READS = Reads(
-    server=EMBEDDED,
-    size=10_000,
-    small_size=1_000,
-    status_seconds=0.02,
-    small_status_seconds=0.01,
-    page_seconds=0.03,
-    small_page_seconds=0.01,
-)
+MIB = 1024 * 1024
+SMALL = Case(server=EMBEDDED, handler="noop", size=1_000)
+LARGE = Case(server=EMBEDDED, handler="noop", size=10_000)
+WAITING = Case(server=EMBEDDED, handler="wait", size=10_000)
+SLOW = Case(server=EMBEDDED, handler="slow", size=200)
+ORDER = Case(server=EMBEDDED, handler="order", size=10_000)
+LATE = Case(server=EMBEDDED, handler="noop", size=1_000, latency_ms=10)
+TINY = Case(server=EMBEDDED, handler="tiny", size=100_000)
 
 
-def used(cpu_seconds: float, requests: float = 0) -> Used:
+def used(cpu_seconds: float, requests: float = 0, memory_mib: float = 5) -> Used:
     calls = {"PutItem": Tally(requests=requests, writes=2 * requests)} if requests else {}
-    return Used(cpu_seconds=cpu_seconds, memory_bytes=5 * 1024 * 1024, calls=calls)
+    return Used(cpu_seconds=cpu_seconds, download_cpu_seconds=0.05, memory_bytes=int(memory_mib * MIB), calls=calls)
 
 
-def sample(case: Case, seconds: float, contender: str = PENSTOCK) -> Sample:
-    programs = {
-        PENSTOCK: {"front end": used(1, 10), "consumer 1": used(2, 15), "consumer 2": used(1, 5), EMBEDDED: used(4)},
-        FLOOR_A: {"alone": used(2)},
-        FLOOR_B: {"sender": used(0.5, 10), "bare consumer 1": used(0.5, 10), EMBEDDED: used(2)},
-    }[contender]
-    return Sample(case=case, contender=contender, seconds=seconds, first_seconds=0.1, programs=programs)
+def programs(cpu: float = 0.1, requests: float = 15, memory_mib: float = 5) -> Mapping[str, Used]:
+    return {
+        "front end": used(cpu, requests, memory_mib),
+        "consumer 1": used(cpu, requests),
+        "consumer 2": used(cpu / 2),
+        EMBEDDED: used(4),
+    }
 
 
-def both_floors(case: Case) -> list[Sample]:
-    return [sample(case, 1), sample(case, 0.5, FLOOR_A), sample(case, 2, FLOOR_B)]
+BARE_PROGRAMS = {"bare front end": used(0.2, 10), "bare consumer 1": used(0.2, 10), EMBEDDED: used(2)}
 
 
-FIGURES = Figures([*both_floors(SMALL), *both_floors(LARGE), sample(WAITING, 2.75)])
+def sample(case: Case, seconds: float, contender: str = PENSTOCK, **more: Any) -> Sample:
+    values: dict[str, Any] = {
+        "accepted_seconds": 0.1,
+        "finished_seconds": seconds * 0.75,
+        "download_seconds": seconds * 0.25,
+        "programs": BARE_PROGRAMS if contender == BARE else programs(),
+    }
+    return Sample(case=case, contender=contender, **values | more)
 
 
-@pytest.mark.parametrize(
-    ("programs", "requests", "each", "server", "expected"),
-    [
-        (6.0, 2_000, 0.001, 2.0, Shares(ours=0.5, library=0.25, server=0.25)),
-        (6.0, 0, 0.001, 2.0, Shares(ours=0.75, library=0.0, server=0.25)),
-        (1.0, 2_000, 0.001, 1.0, Shares(ours=0.0, library=0.5, server=0.5)),  # never more than was used
-    ],
-)
-def test_shares(programs: float, requests: float, each: float, server: float, expected: Shares) -> None:
-    assert shares(programs, requests, each, server) == pytest.approx(expected)
-
-
-def test_shares_of_a_case_take_the_bare_calls_cost() -> None:
-    # 30 requests at 1 s for 20 bare ones are 1.5 of the 4 s that our programs used, beside 4 s of the server.
-    assert FIGURES.shares(LARGE) == pytest.approx(Shares(2.5 / 8, 1.5 / 8, 4 / 8))
-    assert FIGURES.shares(WAITING) == FIGURES.shares(LARGE)  # its floor is that of the no-op handler
+SAMPLES = [
+    sample(SMALL, 1),
+    sample(SMALL, 0.5, BARE),
+    sample(LARGE, 1),
+    sample(LARGE, 2, BARE),
+    sample(LARGE, 1, NONE_FAILS, programs=programs(cpu=0.08, requests=14)),
+    sample(LARGE, 1, LINES),
+    sample(WAITING, 2.75),
+    sample(WAITING, 4, BARE),
+    sample(ORDER, 2),
+    sample(ORDER, 2, NONE_FAILS),
+    sample(LATE, 1.4),
+    sample(LATE, 1, BARE),
+    sample(SLOW, 6, FIRST, spread_seconds=2.5),
+    sample(SLOW, 5, LATER),
+    *(sample(TINY, 2, IN_A_ROW, programs=programs(memory_mib=memory)) for memory in (5, 20, 24)),
+]
+FIGURES = Figures(SAMPLES)
 
 
 def test_figures_are_medians_of_the_repeats() -> None:
@@ -80,6 +87,8 @@ def test_figures_are_per_operation() -> None:
     assert contender is not None
     assert contender.requests == pytest.approx(3)
     assert contender.usd(Prices()) == pytest.approx(60 * 0.625e-6 * 100)
+    assert contender.micros("consumer") == pytest.approx(15)
+    assert contender.download_micros("front end") == pytest.approx(5)
     assert contender.memory_mib("consumer") == pytest.approx(5)
 
 
@@ -88,25 +97,83 @@ def test_calls_of_several_programs_are_added() -> None:
     assert added == {"a": Tally(requests=4, sqs=2), "b": Tally(reads=1)}
 
 
-def test_targets_are_judged_at_the_sizes_that_were_measured() -> None:
-    judged = {target.what: (target.measured, target.is_met) for target in judge(FIGURES, [READS], Prices())}
+def test_targets_are_judged_in_the_cases_that_were_measured() -> None:
+    judged = {target.what: (target.measured, target.verdict) for target in judge(FIGURES, Prices())}
     assert judged == {
-        "AWS requests per 1,000 operations, 10,000, 2 consumers, embedded AWS": ("3.00", True),
-        "operations/s ÷ floor (b), 10,000, 2 consumers, embedded AWS": ("2.00", True),
-        "CPU of our programs ÷ floor (a), 10,000, 2 consumers, embedded AWS": ("2.00", True),
-        "request to 202 ÷ (validate alone + bare sends), 1,000, 2 consumers, embedded AWS": ("0.50", True),
-        "operations/s ÷ the ideal 4,000, 10,000, 2 consumers, embedded AWS": ("0.91", True),
-        "MiB above idle, front end, 10,000, 2 consumers, embedded AWS": ("5", True),
-        "MiB above idle, consumer, 10,000, 2 consumers, embedded AWS": ("5", True),
-        "status call, batch of 10,000 ÷ 1,000, embedded AWS": ("2.00", True),
-        "results page, batch of 10,000 ÷ 1,000, embedded AWS": ("3.00", False),
+        "no-op: operations/s ÷ bare calls, 1,000, 2 consumers, embedded AWS": ("0.50", "missed"),
+        "no-op: operations/s ÷ bare calls, 10,000, 2 consumers, embedded AWS": ("2.00", "reached"),
+        "5 ms: operations/s ÷ the ideal 4,000, 10,000, 2 consumers, embedded AWS": ("0.91", "reached"),
+        "500 ms: first batch ÷ later batch, 200, 2 consumers, embedded AWS, time": ("1.20", "reached"),
+        "500 ms: first batch ÷ later batch, 200, 2 consumers, embedded AWS, requests": ("1.00", "reached"),
+        "500 ms: first batch, seconds between first and last consumer, 200, 2 consumers, embedded AWS": (
+            "2.50",
+            "missed",
+        ),
+        "1 % failing ÷ none failing, 10,000, 2 consumers, embedded AWS, requests": ("1.07", "reached"),
+        "1 % failing ÷ none failing, 10,000, 2 consumers, embedded AWS, CPU": ("1.25", "missed"),
+        "AWS requests per 1,000 operations, none failing, 10,000, 2 consumers, embedded AWS": ("2.80", "reached"),
+        "AWS requests per 1,000 operations, 1 % failing, 10,000, 2 consumers, embedded AWS": ("3.00", "reached"),
+        "USD per million operations (body 1 KB, result 200 bytes), none failing, 10,000, 2 consumers, embedded AWS": (
+            "0.0037",
+            "reached",
+        ),
+        "USD per million operations (body 1 KB, result 200 bytes), 1 % failing, 10,000, 2 consumers, embedded AWS": (
+            "0.0037",
+            "reached",
+        ),
+        "CPU µs: front end, an operation in JSON, 10,000, 2 consumers, embedded AWS": ("10.0", "reached"),
+        "CPU µs: front end, an operation in NDJSON, 10,000, 2 consumers, embedded AWS": ("10.0", "reached"),
+        "CPU µs: consumer, a no-op operation, 10,000, 2 consumers, embedded AWS": ("15.0", "reached"),
+        "CPU µs: front end, a result line, 10,000, 2 consumers, embedded AWS": ("5.0", "reached"),
+        "CPU µs: consumer, an operation that waits 5 ms, 10,000, 2 consumers, embedded AWS": ("15.0", "reached"),
+        "10 ms added to each AWS call: time to completed ÷ bare calls, 1,000, 2 consumers, embedded AWS": (
+            "1.40",
+            "reached",
+        ),
+        "MiB above idle, front end, 10,000, 2 consumers, embedded AWS": ("5", "reached"),
+        "MiB above idle, consumer, 10,000, 2 consumers, embedded AWS": ("5", "reached"),
+        "batches in a row: growth in MiB, 100,000, 2 consumers, embedded AWS": ("4", "reached"),
+        "batches in a row: operations/s, 100,000, 2 consumers, embedded AWS": ("66,667", "reached"),
+        **{target.what: ("", NOT_MEASURED) for target in ELSEWHERE},
     }
 
 
-def test_tables_and_plot_are_drawn_of_whatever_was_measured(tmp_path: Path) -> None:
+def test_a_run_without_samples_reaches_no_target() -> None:
+    assert judge(Figures([]), Prices()) == ELSEWHERE
+
+
+def test_tables_and_plot_show_what_was_measured(tmp_path: Path) -> None:
     console = Console(width=200, record=True, file=StringIO())
-    for figures in (FIGURES, Figures([sample(WAITING, 2.75)])):
-        console.print(tables(figures, [], Prices()))
-        draw(figures, Prices(), tmp_path / "bench.png")
-    assert "per million" in console.export_text()
-    assert (tmp_path / "bench.png").stat().st_size > 10_000
+    for figures in (FIGURES, Figures([sample(WAITING, 2.75)]), Figures([sample(SMALL, 1)])):
+        console.print(tables(figures, Prices()))
+    draw(FIGURES, Prices(), tmp_path / "bench.png")
+    draw(Figures([sample(WAITING, 2.75)]), Prices(), tmp_path / "none.png")
+    assert "How fast is the first batch ever of a handler?" in console.export_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.png"]
+
+
+def test_every_state_that_is_not_final_is_polled_again() -> None:
+    states = set(BatchState) - FINAL_STATES - UNACCEPTED_STATES
+    assert states - {BatchState.CANCELLING} <= RUNNING
+    assert not RUNNING & FINAL_STATES
+
+
+def lines(*statuses: int) -> bytes:
+    return b"".join(b'{"id":"%d","status":%d}\n' % (number, status) for number, status in enumerate(statuses))
+
+
+def test_results_are_complete_and_fail_as_expected() -> None:
+    times = Times(0, 0, "", failed=1)
+    check_results(lines(200, 422), times, size=2, failed=1)
+    for results in (lines(200), lines(200, 200), lines(200, 422) + lines(200), lines(200) * 2):
+        with pytest.raises(RuntimeError, match="2 results were expected"):
+            check_results(results, times, size=2, failed=1)
+
+
+def test_a_consumer_without_operations_ended_when_the_batch_started() -> None:
+    usages = {
+        f"consumer {number}": Usage(cpu_seconds=0, memory_bytes=0, peak_bytes=0, last_end_at=at)
+        for number, at in ((1, 107.0), (2, 104.0))
+    }
+    assert spread_seconds(usages, began_at=100) == 3
+    assert spread_seconds(usages, began_at=105) == 2
