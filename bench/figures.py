@@ -48,6 +48,11 @@ class Contender:
     def spread_seconds(self) -> float:
         return self._median(lambda sample: sample.spread_seconds)
 
+    @property
+    def polls(self) -> float:
+        """Return the calls for the status per 1,000 operations."""
+        return self._median(lambda sample: sample.polls) * 1_000 / self.size
+
     def micros(self, *programs: str) -> float:
         """Return the CPU microseconds per operation, until the batch is finished, of all these programs together."""
         return self._per_operation(programs, lambda used: used.cpu_seconds)

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -35,6 +36,7 @@ class Sample(BaseModel):
     accepted_seconds: float  # from the start of the POST to the 202
     finished_seconds: float  # from the start of the POST to the status that says so
     download_seconds: float
+    polls: int = 0
     spread_seconds: float = 0  # between the last slow operations of the first and of the last consumer
     programs: dict[str, Used]
 
@@ -51,6 +53,7 @@ class Times(NamedTuple):
     accepted: float
     finished: float
     results_url: str
+    polls: int
     failed: int
 
 
@@ -59,7 +62,7 @@ async def measure(installation: Installation, http: aiohttp.ClientSession, step:
     case, way = step.case, WAYS[step.contender]
     url = installation.urls[BARE_FRONT_END if way.is_bare else FRONT_END]
     body = _body(case, way)
-    async with asyncio.timeout(120 + case.size / 100):
+    async with _limit(step):
         start, began_at = await installation.usage(), time.time()
         times = await _run(http, url, body)
         await asyncio.sleep(SETTLE_SECONDS)
@@ -74,6 +77,7 @@ async def measure(installation: Installation, http: aiohttp.ClientSession, step:
         accepted_seconds=times.accepted,
         finished_seconds=times.finished,
         download_seconds=download_seconds,
+        polls=times.polls,
         spread_seconds=spread_seconds(end, began_at),
         programs={
             name: _used(installation.idle[name], start[name], end[name], last[name])
@@ -81,6 +85,17 @@ async def measure(installation: Installation, http: aiohttp.ClientSession, step:
             if name.startswith(programs)
         },
     )
+
+
+@asynccontextmanager
+async def _limit(step: Step) -> AsyncIterator[None]:
+    seconds = 120 + step.case.size / 100
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        name = f"{step.contender}, {step.case.size:,} operations of {step.case.handler}"
+        raise RuntimeError(f"{name}: the batch has not finished after {seconds:.0f} s.") from error
 
 
 def _body(case: Case, way: Way) -> Body:
@@ -96,19 +111,19 @@ async def _run(http: aiohttp.ClientSession, url: str, body: Body) -> Times:
         if answer.status != 202:
             raise RuntimeError(f"The front end answered {answer.status}: {batch}")
     accepted = time.perf_counter()
-    status = await wait(http, url + batch["statusUrl"])
-    return Times(accepted - began, time.perf_counter() - began, batch["resultsUrl"], status["failed"])
+    polls, status = await wait(http, url + batch["statusUrl"])
+    return Times(accepted - began, time.perf_counter() - began, batch["resultsUrl"], polls, status["failed"])
 
 
-async def wait(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    """Poll until the batch is final, and return its status."""
-    for seconds in _pauses():
+async def wait(http: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any]]:
+    """Poll until the batch is final. Return the number of polls and the status."""
+    for polls, seconds in enumerate(_pauses(), 1):
         await asyncio.sleep(seconds)
         async with http.get(url) as answer:
             status: dict[str, Any] = await answer.json(content_type=None)
             answer.raise_for_status()
         if status["status"] not in RUNNING:
-            return status
+            return polls, status
     raise AssertionError("unreachable")
 
 

@@ -29,10 +29,10 @@ def tables(figures: Figures, prices: Prices) -> Group:
 
 
 def targets_table(figures: Figures, prices: Prices) -> Table:
-    table = _table("Are the targets reached?", ("what",), ("measured", "target", ""))
+    table = _table("Are the targets reached?", ("what", "case"), ("measured", "target", ""))
     for target in judge(figures, prices):
         colour = COLOURS.get(target.verdict, "default")
-        table.add_row(target.what, target.measured, target.target, f"[{colour}]{target.verdict}[/]")
+        table.add_row(target.what, target.case, target.measured, target.target, f"[{colour}]{target.verdict}[/]")
     return table
 
 
@@ -69,13 +69,21 @@ def first_table(figures: Figures) -> Table:
 
 
 def failures_table(figures: Figures, prices: Prices) -> Table:
-    columns = ("failing", "requests per 1,000", "USD per million", "CPU µs per operation", "operations/s")
+    columns = (
+        "failing",
+        "requests per 1,000",
+        "polls per 1,000",
+        "USD per million",
+        "CPU µs per operation",
+        "operations/s",
+    )
     table = _table("What do failures and a batch cost?", CASE, columns)
     for contender, share in ((NONE_FAILS, "none"), (PENSTOCK, "1 %")):
         for case, ours in _measured(figures, contender):
             if not case.latency_ms and figures.of(case, NONE_FAILS):
-                cost = f"{ours.requests:.2f}", f"{ours.usd(prices):.4f}", f"{ours.micros(*PROGRAMS):.1f}"
-                table.add_row(*_name(case), share, *cost, f"{ours.rate:,.0f}")
+                calls = f"{ours.requests:.2f}", f"{ours.polls:.2f}", f"{ours.usd(prices):.4f}"
+                speed = f"{ours.micros(*PROGRAMS):.1f}", f"{ours.rate:,.0f}"
+                table.add_row(*_name(case), share, *calls, *speed)
     return table
 
 
