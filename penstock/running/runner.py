@@ -141,7 +141,14 @@ class Runner:
         if all(route.place is Place.LOOP and not route.is_bulk for route in self._operations.routes):
             return [(Place.LOOP, one_by_one(operations))]
         parts: dict[tuple[Place, bool], list[Lot]] = {}
-        for lot in self.lots(operations):
+        bulk: list[tuple[Route | None, Operation]] = []
+        for operation in operations:
+            route = self._route(operation)
+            if route is not None and route.is_bulk:
+                bulk.append((route, operation))
+            else:
+                parts.setdefault((route.place if route else Place.LOOP, False), []).append((operation,))
+        for lot in together(bulk):
             parts.setdefault((self.place_of(lot[0]), len(lot) > 1), []).append(lot)
         return [(place, lots) for (place, _), lots in parts.items()]
 

@@ -128,6 +128,8 @@ def as_json(route: Route, result: Any) -> Any:
 
     NaN and infinity do not pass. JSON cannot express them, and null would say something else.
     """
+    if result is None:
+        return None
     if inspect.iscoroutine(result):
         result.close()
         raise Misconfigured(_returned_coroutine(route))
