@@ -60,7 +60,8 @@ def encode_operation(operation: Operation) -> bytes:
 
 def encode_parts(index: int, operation_id: str, method: str, path: str, body: bytes) -> bytes:
     """Encode one operation whose body is already JSON."""
-    return _escape(to_json((index, operation_id, method, path))[:-1] + b"," + body + b"]")
+    encoded = to_json((index, operation_id, method, path))[:-1] + b"," + body + b"]"
+    return _escape(encoded) if _BEGINNING_OF_BOTH in encoded else encoded
 
 
 def _escape(encoded: bytes) -> bytes:

@@ -25,7 +25,7 @@ from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, Flaws, to_flaw, witho
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids
 from penstock.service.intake.plan import Plan
-from penstock.service.schemas import LONGEST_ID, OperationRequest, is_plain_operation
+from penstock.service.schemas import LONGEST_ID, OperationRequest, read_plain_operation
 from penstock.settings import Settings
 
 # Does the same as `model_validate` at a lower cost.
@@ -187,8 +187,8 @@ class Draft:
 
     def _read(self, document: Any) -> tuple[str, str, Any, bool]:
         """Return the method, the path, the body, and whether there is a body. Raises ValidationError."""
-        if is_plain_operation(document):
-            return document["method"], document["path"], document.get("body"), "body" in document
+        if (plain := read_plain_operation(document)) is not None:
+            return plain
         cut = without_most_unknown_members(document, OperationRequest)
         self.flaws.is_complete &= cut is document
         request = _validate_request(cut)

@@ -37,10 +37,8 @@ from penstock.settings import MIB, Settings
 
 STREAM_SECONDS = 3_600
 BYTES_IN_TURN = MIB  # between the steps of a larger document other requests run, too
-OPERATIONS_IN_TURN = 100  # of a stream. Then other requests run
-STEP_SECONDS = (
-    0.002  # of a document. Then other requests run: validating an operation takes 5 µs, or more if it is large
-)
+OPERATIONS_IN_TURN = 100  # of a stream: then other requests run
+STEP_SECONDS = 0.002  # of a document: then other requests run. A large operation may take much longer
 
 # A stream may decompress to this many bytes, to this many times what was sent, and to this much for each operation.
 FREE_BYTES = 16 * MIB
