@@ -32,6 +32,7 @@ from penstock.telemetry import Event, get_log
 RECORDING_SECONDS = 10.0  # the time for recording and follow-ups after the handlers are cancelled
 RELEASING_SECONDS = 5.0  # the time for releasing what the last receives have returned
 LEAVING_SECONDS = 1.0
+ENOUGH_TO_MEASURE = 50  # operations of a chunk: the first few of a process may be slow
 NEWER_VERSION_SECONDS = 60  # until a chunk comes again that only a newer version can run
 
 
@@ -212,8 +213,6 @@ class Consumer:
         held = self._held.pop(task)
         self._leases.let_go(held.delivery)
         self._journal.settle(held.delivery)
-        if self._pacer.overall.seconds is None:
-            self._pacer.measure()  # the first time decides how many chunks are received together
         self._moved.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # This is a bug in Penstock. The lease ends and the chunk is delivered again, until the redrive policy of
@@ -250,6 +249,8 @@ class Consumer:
             self._moved.set()
 
         await self._processor.process(held.delivery, chunk, ended)
+        if self._pacer.overall.seconds is None and len(chunk.operations) >= ENOUGH_TO_MEASURE:
+            self._pacer.measure()  # otherwise chunks would be received one by one until the pacer's first turn
 
     def _loads(self) -> dict[Priority, Load]:
         """Return what is held of each priority.
