@@ -12,6 +12,7 @@ from penstock.store import Store
 
 FRESH_SECONDS = 1.0
 WATCH_SECONDS = 1.0
+FIRST_ACCEPT_POLL_SECONDS = 0.005  # doubled after each poll: a small batch is accepted a moment after its first chunk
 ACCEPT_POLL_SECONDS = 0.05
 ACCEPT_WAIT_SECONDS = 2.0
 KEPT = 1_000
@@ -28,6 +29,7 @@ class _Entry:
     batch: Batch | None = None
     read_at: float = float("-inf")
     was_early: bool = False
+    poll_seconds: float = FIRST_ACCEPT_POLL_SECONDS  # how long it is fresh while the batch is being accepted
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -57,7 +59,7 @@ class Batches:
                 return batch
             if self._clock.monotonic() >= give_up_at:
                 return NotAdmitted.ACCEPTING
-            await self._clock.sleep(ACCEPT_POLL_SECONDS)
+            await self._clock.sleep(self._entry(batch_id).poll_seconds)
 
     def forget(self, batch_id: str) -> None:
         """Read the batch from the table next time, because this process has just changed it."""
@@ -74,6 +76,8 @@ class Batches:
                 read = await self._read(batch_id)
                 if not self._is_fresh(read):
                     read = await self._read(batch_id)  # starting it took long, and it may have ended in the meantime
+                if _is_accepting(entry.batch) and entry.read_at > float("-inf"):
+                    entry.poll_seconds = min(2 * entry.poll_seconds, ACCEPT_POLL_SECONDS)
                 entry.batch, entry.read_at, entry.was_early = read.batch, read.read_at, read.was_early
             return entry.batch
 
@@ -101,7 +105,8 @@ class Batches:
     def _is_fresh(self, entry: _Entry) -> bool:
         if entry.was_early and entry.batch is not None and not entry.batch.is_early(self._clock.now()):
             return False  # its time has come since it was read, so it must be started
-        fresh_for = ACCEPT_POLL_SECONDS if _is_accepting(entry.batch) else FRESH_SECONDS
+        # A little less than the time between two polls, so that each poll reads it although timers are not exact.
+        fresh_for = 0.9 * entry.poll_seconds if _is_accepting(entry.batch) else FRESH_SECONDS
         return self._clock.monotonic() - entry.read_at < fresh_for
 
     def _entry(self, batch_id: str) -> _Entry:

@@ -17,16 +17,20 @@ class Finisher:
             return
         finished = await self._store.finish_group(batch.id, number)
         if len(finished) == len(batch.group_totals):
-            await self._finish_batch(batch.id)
+            await self._finish_batch(batch.id, group if len(batch.group_totals) == 1 else None)
 
-    async def _finish_batch(self, batch_id: str) -> None:
-        """Move the batch to its final state.
+    async def _finish_batch(self, batch_id: str, only_group: Group | None) -> None:
+        """Move the batch to its final state. `only_group` is its group as just counted, if it has only one.
 
         If the batch is given an ending meanwhile, decide again. It is given an ending only once.
         """
         while (batch := await self._store.read_batch(batch_id)) and batch.state not in UNACCEPTED_STATES:
-            groups = await self._store.read_groups(batch_id, range(len(batch.group_totals)))
-            counts = sum_counts(group.counts for group in groups.values())
+            if only_group is not None and not batch.is_final:
+                # It is complete. If a redrive changes it now, the redrive finds the batch final and revises its state.
+                counts = only_group.counts
+            else:
+                groups = await self._store.read_groups(batch_id, range(len(batch.group_totals)))
+                counts = sum_counts(group.counts for group in groups.values())
             state = final_state(counts, batch.ending)
             if batch.is_final:
                 # A redrive can change the final state: for instance, everything had failed, and now some succeeded.

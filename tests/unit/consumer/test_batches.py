@@ -137,6 +137,19 @@ async def test_acceptance_is_waited_for_and_then_given_up(parts: MemoryParts, cl
     assert ACCEPT_WAIT_SECONDS <= clock.now() - NOW < ACCEPT_WAIT_SECONDS + 0.1
 
 
+async def test_acceptance_is_noticed_early_if_it_comes_early(parts: MemoryParts, clock: FakeClock) -> None:
+    """The first polls are short, and become longer."""
+    put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    reads: list[float] = []
+
+    def note(call: str, moment: Moment) -> None:
+        if call == "store.read_batch" and moment == "before":
+            reads.append(round(clock.now() - NOW, 3))
+
+    await build_batches(parts, clock, note).admit(BATCH_ID)
+    assert reads[:6] == [0, 0.005, 0.015, 0.035, 0.075, 0.125]
+
+
 async def test_acceptance_is_noticed_at_the_next_poll(parts: MemoryParts, clock: FakeClock) -> None:
     batch = put(parts, state=BatchState.ACCEPTING, accepted_at=None)
     reads = Calls()

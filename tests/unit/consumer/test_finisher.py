@@ -1,7 +1,7 @@
 """The last group makes the batch final, once, in whatever order and however often groups are told."""
 
 import itertools
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
@@ -76,16 +76,20 @@ async def test_one_success_in_any_group_completes_the_batch(counts: tuple[Counts
     assert (await groups.now()).state is state
 
 
-async def test_ending_that_comes_as_the_batch_is_finished_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = Groups(2)
-    read_groups = groups.store.read_groups
+@pytest.mark.parametrize("group_totals", [(2,), (1, 1)])
+async def test_ending_that_comes_as_the_batch_is_finished_decides(
+    monkeypatch: pytest.MonkeyPatch, group_totals: tuple[int, ...]
+) -> None:
+    groups = Groups(*group_totals)
+    finish_batch = groups.store.finish_batch
 
-    async def end_meanwhile(batch_id: str, numbers: Sequence[int]) -> dict[int, Group]:
+    async def end_meanwhile(batch_id: str, *rest: Any, **options: Any) -> bool:
         await groups.store.end_batch(batch_id, Ending.FAILED, "Too many deaths.", settle_by=NOW + 60)
-        return await read_groups(batch_id, numbers)
+        return await finish_batch(batch_id, *rest, **options)
 
-    monkeypatch.setattr(groups.store, "read_groups", end_meanwhile)
-    await groups.count(0, Counts(1, 1))
+    monkeypatch.setattr(groups.store, "finish_batch", end_meanwhile)
+    for number, counts in enumerate([Counts(1, 1)] if len(group_totals) == 1 else [Counts(1), Counts(0, 1)]):
+        await groups.count(number, counts)
     batch = await groups.now()
     assert (batch.state, batch.reason) == (BatchState.FAILED, "Too many deaths.")
 
