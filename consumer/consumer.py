@@ -13,6 +13,7 @@ from penstock.clock import Clock
 from penstock.consumer.inlets import Inlet, Load, room_for
 from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
+from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.pacer import Pacer
 from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
@@ -71,6 +72,8 @@ class Consumer:
         self.meter = Meter()
         self.process = secrets.token_hex(8)  # identifies this process in what it leaves in the table
         self._runner = self._new_runner(backend, operations)
+        self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
+        self._letter_box = LetterBox(self._moved.set)
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -83,11 +86,11 @@ class Consumer:
             meter=self.meter,
             process=self.process,
             journal=self._journal,
+            letter_box=self._letter_box,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process)
         self._held: dict[asyncio.Task[None], Held] = {}
-        self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
         self._inlets = {
             priority: Inlet(priority, queue, settings, self._stop.begun, self._moved.set, monotonic=clock.monotonic)
             for priority, queue in backend.queues.items()
@@ -256,19 +259,20 @@ class Consumer:
         """Return what is held of each priority.
 
         A chunk whose operations have finished counts as one operation while it is recorded: otherwise the number of
-        chunks in memory would have no limit.
+        chunks in memory would have no limit. While only its dead letters wait, it counts as no operation.
         """
         loads = {priority: Load() for priority in Priority}
         for held in self._held.values():
             load = loads[held.delivery.priority]
             load.chunks += 1
-            load.operations += max(held.waiting, 1)
+            load.operations += 0 if self._letter_box.holds(held.delivery) else max(held.waiting, 1)
         return loads
 
     async def _drain(self) -> BaseException | None:
         """Stop as the docstring of this class says. Return the error of a receive that failed unexpectedly."""
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
         releasing = asyncio.gather(*map(self._release_received, self._inlets.values()), return_exceptions=True)
+        self._letter_box.open()
         self._runner.let_go()  # what waits for a slot is handed over now: the handlers in flight may hold it for long
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()

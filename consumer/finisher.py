@@ -13,7 +13,7 @@ class Finisher:
 
     async def finish(self, batch: Batch, number: int, group: Group) -> None:
         """Finish the group, and the batch if this was its last group. Call it after each count; it may be repeated."""
-        if group.counts.completed < batch.group_totals[number]:
+        if not is_full(batch, number, group):
             return
         finished = await self._store.finish_group(batch.id, number)
         if len(finished) == len(batch.group_totals):
@@ -40,6 +40,11 @@ class Finisher:
             if await self._store.finish_batch(batch_id, state, self._clock.now(), ending=batch.ending):
                 _tell(batch, state, counts)
                 return
+
+
+def is_full(batch: Batch, number: int, group: Group) -> bool:
+    """Return True if all operations of the group are counted."""
+    return group.counts.completed >= batch.group_totals[number]
 
 
 def _tell(batch: Batch, state: BatchState, counts: Counts) -> None:

@@ -20,9 +20,10 @@ from penstock.chunk import Chunk, Fit, redriven_from
 from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence, MoveToDeadLetters, Release, StartNote
 from penstock.consumer.batches import Batches, NotAdmitted
-from penstock.consumer.finisher import Finisher
+from penstock.consumer.finisher import Finisher, is_full
 from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
+from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
@@ -69,6 +70,7 @@ class Processor:
         meter: Meter | None = None,
         process: str | None = None,
         journal: Journal | None = None,
+        letter_box: LetterBox | None = None,
     ) -> None:
         """Create a processor. `process` identifies this process in the notes that it leaves in the table."""
         self._backend = backend
@@ -82,6 +84,7 @@ class Processor:
         self._quarantine = Quarantine()
         self._process = process or secrets.token_hex(8)
         self._journal = journal or Journal()
+        self._letter_box = letter_box or LetterBox()
         self._noted: dict[str, ChunkAttempt] = {}  # what runs and has noted its start, by the mark of the delivery
         batches = Batches(backend.store, clock, on_read=self._deny_death)
         # All calls of these are repeated as long as AWS is unavailable.
@@ -99,6 +102,7 @@ class Processor:
         with (
             structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt),
             processing(self._backend.spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
+            self._letter_box.chunk_in_progress(),
         ):
             batch = await self._batches.admit(chunk.batch_id)
             if isinstance(batch, Batch):
@@ -511,6 +515,8 @@ class Processor:
         - *Count* comes before *dead letters*. A redrive subtracts the failures that it runs again. If they were not
           counted yet, a counter would be too low for a while. If the sweep has closed the group, the chunk is not
           counted, and its operations have another outcome already: then no dead letters are sent.
+        - *Dead letters* wait for those of other chunks, in the letter box. Since *acknowledge* comes after them, a
+          crash in that time loses none. The failure limits of the batch are checked before them and do not wait.
         - *Finish* comes after *count*, because the counters decide whether the group and the batch are finished.
         - *Acknowledge* comes last, because until then the message brings the chunk back after a crash. It decides
           nothing: after the lease has ended, SQS may report success and delete nothing, and the chunk comes again.
@@ -519,8 +525,8 @@ class Processor:
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
         group = await self._count(batch, record)
         if chunk.id in group.done:
-            await self._send_dead_letters(batch, record, tenant)
             await self._limits.check(batch, record)
+            await self._send_dead_letters(attempt, record, group)
         elif not group.is_through_with(chunk.id):
             await self.move_to_dead_letters(attempt.delivery, out_of_bounds(batch, chunk))
             return
@@ -545,10 +551,18 @@ class Processor:
                 await self._store.note_follow_ups(batch, record.chunk_id)
             raise
 
-    async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:
-        sent = await self._sender.send_dead_letters(batch, record, tenant)
-        if sent:
-            self._meter.count(Metric.DEAD_LETTERS, sent)
+    async def _send_dead_letters(self, attempt: ChunkAttempt, record: ChunkRecord, group: Group) -> None:
+        """Send the dead letters of the record together with those of other chunks. Wait for these for a short time.
+
+        If this chunk is the last one of its group, the batch may be waiting for it, so the letters do not wait.
+        """
+        batch, delivery = attempt.batch, attempt.delivery
+        letters = self._sender.dead_letters(batch, record, delivery.tenant)
+        if letters:
+            is_last = is_full(batch, attempt.chunk.group, group) and not batch.is_final
+            await self._letter_box.wait(delivery, letters, is_urgent=is_last)
+            await self._sender.send_letters(letters)
+            self._meter.count(Metric.DEAD_LETTERS, len(letters))
 
     async def _release_patiently(self, delivery: Delivery, chunk: Chunk, after_seconds: int) -> None:
         await until_answered(self._clock, self.release, delivery, chunk, after_seconds=after_seconds)

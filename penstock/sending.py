@@ -3,7 +3,7 @@
 Sending again sends the same chunk ids, so every call may be repeated: the first of equal chunks to be recorded counts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from penstock.backend import Backend
 from penstock.batch import Batch
@@ -43,12 +43,21 @@ class ChunkSender:
 
     async def send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> int:
         """Send the failed operations of a record to the dead letter queue. Return the number of messages."""
+        letters = self.dead_letters(batch, record, tenant)
+        if letters:
+            await self.send_letters(letters)
+        return len(letters)
+
+    def dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> list[Message]:
+        """Return the failed operations of a record as messages for the dead letter queue."""
         letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)
         message_bytes = self._settings.message_bytes
         texts = [encode_dead_letter(letter, record.outcomes, message_bytes=message_bytes) for letter in letters]
-        if texts:
-            await self._dead_letters.send([Message(text, tenant=tenant) for text in texts])
-        return len(texts)
+        return [Message(text, tenant=tenant) for text in texts]
+
+    async def send_letters(self, letters: Sequence[Message]) -> None:
+        """Send messages to the dead letter queue."""
+        await self._dead_letters.send(letters)
 
     async def send_unchanged(self, delivery: Delivery, reason: str) -> None:
         """Send a message that is not a chunk we can run to the dead letter queue, unchanged and with the reason."""

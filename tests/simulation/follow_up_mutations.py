@@ -1,5 +1,6 @@
 """Faults that are put into Penstock on purpose, in what leads from one chunk to the next, and in the death limit."""
 
+import asyncio
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from penstock.backoff import Backoff
 from penstock.batch import Batch
 from penstock.chunk import Chunk
 from penstock.consumer.attempt import ChunkAttempt
+from penstock.consumer.letter_box import WAIT_SECONDS
 from penstock.consumer.limits import BatchLimits
 from penstock.consumer.processor import Processor
 from penstock.outcome import ChunkRecord, delay_seconds, record_attempt, record_halves, wait_seconds
@@ -29,6 +31,23 @@ def dead_letter_what_is_not_counted(patching: Patching) -> None:
         await self.send_dead_letters(batch, record, tenant)
 
     patching.setattr(ChunkSender, "send_follow_ups", mutant)
+
+
+def acknowledge_while_letters_wait(patching: Patching) -> None:
+    """Delete the message of a chunk although its dead letters still wait for those of other chunks."""
+    send = Processor._send_dead_letters
+    sending = set()  # the event loop would not keep the tasks
+
+    async def send_later(self: Processor, *arguments: Any) -> None:
+        await asyncio.sleep(WAIT_SECONDS)
+        await send(self, *arguments)
+
+    async def mutant(self: Processor, *arguments: Any) -> None:
+        task = asyncio.create_task(send_later(self, *arguments))
+        sending.add(task)
+        task.add_done_callback(sending.discard)
+
+    patching.setattr(Processor, "_send_dead_letters", mutant)
 
 
 def count_before_the_follow_ups(patching: Patching) -> None:

@@ -578,6 +578,9 @@ MUTATIONS_AT_CALLS = {
             Hit.FAIL_BEFORE,
             follow_ups.lose_an_operation_between_pieces,
         ),
+        MutationAtCall(
+            "dead letters wait while poison runs", 0, Hit.FAIL_BEFORE, follow_ups.acknowledge_while_letters_wait
+        ),
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, keep_the_state_after_a_redrive),
     ]
 }

@@ -303,6 +303,11 @@ SITUATIONS = {
         submit,
         settings={"chunk_operations": 1},
     ),
+    "dead letters wait while poison runs": Situation(
+        toys("/reject", "/reject") + toys("/kill-once", seconds=0.3),
+        submit,
+        settings={"chunk_operations": 1},
+    ),
     "it kills too many consumers": Situation(
         toys("/kill", "/succeed"), submit, Event.BATCH_ENDED, settings={"max_deaths": 4}
     ),
