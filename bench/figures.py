@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from bench.application import SLOW_SECONDS, WAIT_SECONDS
+from bench.bare import CONCURRENCY
 from bench.billing import MILLION, Prices, Units
 from bench.cases import PENSTOCK, Case
 from bench.counting import Tallies, Tally
@@ -11,6 +13,7 @@ from bench.installation import CONSUMER, FRONT_END
 from bench.measure import Sample, Used
 
 MIB = 1024 * 1024
+_WAITING = {"wait": WAIT_SECONDS, "slow": SLOW_SECONDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,12 @@ class Contender:
 
     def _median(self, figure: Callable[[Sample], float]) -> float:
         return median(map(figure, self.samples))
+
+
+def ideal_seconds(case: Case) -> float | None:
+    """Return the time of a batch that only waits, in all slots at the same time. None if its handler does not wait."""
+    waiting = _WAITING.get(case.handler)
+    return waiting and case.size * waiting / (case.consumers * CONCURRENCY)
 
 
 def _programs(sample: Sample, names: tuple[str, ...]) -> list[Used]:

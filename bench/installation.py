@@ -1,4 +1,4 @@
-"""An installation for the measurements of a case: new servers, and the programs of Penstock and of the floors."""
+"""An installation for the measurements of a case: new servers, and the programs of Penstock and of the floor."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Run a program of Penstock or of a floor and count its AWS calls: `python -m bench.program MODULE ...`."""
+"""Run a program of Penstock or of the floor and count its AWS calls: `python -m bench.program MODULE ...`."""
 
 import importlib
 import sys

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from bench.billing import Prices
 from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
-from bench.figures import Contender, Figures
+from bench.figures import Contender, Figures, ideal_seconds
 from bench.installation import BARE_CONSUMER, BARE_FRONT_END, CONSUMER, FRONT_END, PROGRAMS
 from bench.targets import judge
 
@@ -57,14 +57,15 @@ def _bare_rate(ours: Contender, bare: Contender | None) -> tuple[str, str]:
 
 
 def first_table(figures: Figures) -> Table:
-    columns = ("first, s", "later, s", "time ÷ later", "requests ÷ later", "last consumer after first, s")
+    columns = ("ideal, s", "first, s", "later, s", "time ÷ later", "requests ÷ later", "last consumer after first, s")
     table = _table("How fast is the first batch ever of a handler?", CASE, columns)
     for case, first in _measured(figures, FIRST):
         if later := figures.of(case, LATER):
             ratios = first.seconds / later.seconds, first.requests / later.requests
             spread = f"{first.spread_seconds:.2f}" if case.handler == "slow" else ""
             times = f"{first.seconds:.3f}", f"{later.seconds:.3f}"
-            table.add_row(*_name(case), *times, *(f"{ratio:.2f}" for ratio in ratios), spread)
+            ideal = f"{seconds:.3f}" if (seconds := ideal_seconds(case)) else ""
+            table.add_row(*_name(case), ideal, *times, *(f"{ratio:.2f}" for ratio in ratios), spread)
     return table
 
 

@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.application import WAIT_SECONDS
-from bench.bare import CONCURRENCY
 from bench.billing import Prices
 from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
-from bench.figures import Figures
+from bench.figures import Figures, ideal_seconds
 from bench.installation import CONSUMER, FRONT_END, PROGRAMS
 from penstock.settings import Settings
 
@@ -76,9 +74,10 @@ def _speed(figures: Figures) -> Iterator[Target]:
 
 def _ideal(figures: Figures) -> Iterator[Target]:
     for case in figures.cases():
-        if (case.handler, case.size) == ("wait", 10_000) and (ours := figures.of(case)):
-            ideal = case.consumers * CONCURRENCY / WAIT_SECONDS
-            yield at_least(f"5 ms: operations/s ÷ the ideal {ideal:,.0f}", case, ours.rate / ideal, 0.85)
+        ideal, ours = ideal_seconds(case), figures.of(case)
+        if (case.handler, case.size) == ("wait", 10_000) and ideal and ours:
+            what = f"5 ms: operations/s ÷ the ideal {case.size / ideal:,.0f}"
+            yield at_least(what, case, ideal / ours.seconds, 0.85)
 
 
 def _first(figures: Figures) -> Iterator[Target]:

@@ -30,7 +30,7 @@ def test_nothing_runs_before_a_first_batch() -> None:
     assert {(one.steps[0].case.handler, one.consumers) for one in first} == {
         (handler, consumers) for handler in ("noop", "wait", "slow") for consumers in (2, 8)
     }
-    assert all([step.contender for step in one.steps] == [FIRST, LATER, LATER] for one in first)
+    assert all([step.contender for step in one.steps] == [FIRST, LATER, LATER, LATER] for one in first)
 
 
 def test_sizes_can_be_chosen() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from bench.billing import Prices
 from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
 from bench.counting import Tally, Usage, total
-from bench.figures import Figures
+from bench.figures import Figures, ideal_seconds
 from bench.measure import RUNNING, Sample, Times, Used, check_results, spread_seconds
 from bench.plot import draw
 from bench.report import tables
@@ -90,6 +90,11 @@ def test_figures_are_per_operation() -> None:
     assert contender.micros("consumer") == pytest.approx(15)
     assert contender.download_micros("front end") == pytest.approx(5)
     assert contender.memory_mib("consumer") == pytest.approx(5)
+
+
+@pytest.mark.parametrize(("handler", "seconds"), [("noop", None), ("wait", 2.5), ("slow", 250)])
+def test_the_ideal_is_to_wait_in_all_slots_at_the_same_time(handler: str, seconds: float | None) -> None:
+    assert ideal_seconds(Case(server=EMBEDDED, handler=handler, size=10_000, consumers=2)) == seconds
 
 
 def test_calls_of_several_programs_are_added() -> None:
