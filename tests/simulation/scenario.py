@@ -13,7 +13,7 @@ from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
 from tests.simulation.mixes import MIXES, Mix, RandomFates
-from tests.simulation.stage import Stage, group_chunks, little_memory
+from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory
 from tests.simulation.trace import Event, to_line
 from tests.simulation.world import World
 
@@ -69,7 +69,7 @@ class Sizes:
         )
 
 
-def run_seed(seed: int, mix: Mix | None = None) -> Report:
+def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_SECONDS) -> Report:
     """Raises PromiseBroken."""
     mix = mix or MIXES[seed % len(MIXES)]
     chance = random.Random(seed)
@@ -88,7 +88,8 @@ def run_seed(seed: int, mix: Mix | None = None) -> Report:
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),
         little_memory() if mix.has_little_memory else nullcontext(),
     ):
-        world.run(Scenario(world, settings, sizes, mix).play())
+        stage = Stage(world, settings, mix.skew_seconds, has_parents=mix.has_parents, settle_seconds=settle_seconds)
+        world.run(Scenario(stage, sizes, mix).play())
     runs = sum(map(len, world.truth.runs.values()))
     now, excused = world.loop.time(), world.promises.excused
     return Report(seed, mix.name, now, runs, excused, world.seen, tuple(world.events))
@@ -137,12 +138,12 @@ def _draw_settings(chance: random.Random, mix: Mix) -> Settings:
 
 
 class Scenario:
-    def __init__(self, world: World, settings: Settings, sizes: Sizes, mix: Mix) -> None:
-        self.world = world
+    def __init__(self, stage: Stage, sizes: Sizes, mix: Mix) -> None:
+        self.world = stage.world
         self.sizes = sizes
         self.mix = mix
-        self.stage = Stage(world, settings, mix.skew_seconds, has_parents=mix.has_parents)
-        self.chaos = Chaos(self.stage, mix)
+        self.stage = stage
+        self.chaos = Chaos(stage, mix)
 
     async def play(self) -> None:
         self.stage.open(self.sizes.consumers, self.sizes.front_ends)

@@ -21,6 +21,7 @@ from tests.support.builders import read_settings_once
 
 SEED = 1
 ON_THE_WAY_SECONDS = 0.005
+SETTLE_SECONDS = 3600.0  # the longest wait of a situation takes 1,000 seconds
 
 Script = Callable[[Stage, Submission], Awaitable[None]]
 
@@ -111,7 +112,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world.promises.has_parents = situation.has_parents
     submission = Submission("s0", list(situation.toys), **situation.asked)
     world.truth.submissions.append(submission)
-    stage = Stage(world, settings, has_parents=situation.has_parents)
+    stage = Stage(world, settings, has_parents=situation.has_parents, settle_seconds=SETTLE_SECONDS)
 
     async def run() -> None:
         stage.open()

@@ -23,7 +23,13 @@ class Stage:
     """`open` starts the programs. After the last request `close` waits, stops the programs and checks the promises."""
 
     def __init__(
-        self, world: World, settings: Settings, skew_seconds: float = 0.0, *, has_parents: bool = False
+        self,
+        world: World,
+        settings: Settings,
+        skew_seconds: float = 0.0,
+        *,
+        has_parents: bool = False,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self.world = world
         self.settings = settings
@@ -32,6 +38,7 @@ class Stage:
         self.client = Client(world, self.a_front_end)
         self._skew_seconds = skew_seconds
         self._has_parents = has_parents  # which know when a consumer dies
+        self._settle_seconds = settle_seconds
         self._is_closing = False
         self._keeping: list[asyncio.Task[None]] = []
         self._journals: list[int] = []
@@ -68,8 +75,8 @@ class Stage:
             await asyncio.sleep(0.1)
 
     async def settle(self) -> None:
-        """Wait until every batch is finished and the queues are empty."""
-        give_up_at = self.world.loop.time() + SETTLE_SECONDS
+        """Wait until every batch is finished and the queues are empty, or until that has taken too long."""
+        give_up_at = self.world.loop.time() + self._settle_seconds
         while self.world.loop.time() < give_up_at:
             accepted = [facts for facts in self.world.promises.batches.values() if facts.is_accepted]
             if all(facts.state in FINAL for facts in accepted) and not self.world.messages:
