@@ -31,6 +31,7 @@ from penstock.process import command_line
 from penstock.process.command_line import App
 from penstock.route import InvalidOperation
 from penstock.running.bulk import CallFailed, Lot
+from penstock.running.left_behind import Worker
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
@@ -190,7 +191,8 @@ async def _run_in_this_task(runner: Runner, lot: Lot, source: Source, measured: 
     """Run a lot in the current task: the profiler does not follow what other tasks await."""
     async with runner.slot(lot[0], source):
         try:
-            measured.verdicts |= await runner.run(lot, source, attempt=1)
+            worker = Worker.current(is_profiled=True)
+            measured.verdicts |= await runner.run(lot, source, attempt=1, worker=worker)
             return
         except CallFailed:
             pass

@@ -31,11 +31,12 @@ class Worker:
     overdue: Callable[["Worker"], None] = lambda _: None  # called if a handler does not end after its time limit
     has_waited: bool = False  # True if a handler has waited, so that the event loop could run other tasks
     is_left: bool = False  # True if it was left behind: nobody waits for its attempt any more
+    is_profiled: bool = False  # True if a profiler must see what a handler awaits first
 
     @classmethod
-    def current(cls) -> "Worker":
+    def current(cls, *, is_profiled: bool = False) -> "Worker":
         """Return a worker for the current task."""
-        worker, task = cls(), asyncio.current_task()
+        worker, task = cls(is_profiled=is_profiled), asyncio.current_task()
         assert task is not None
         worker.task = task
         return worker
@@ -90,6 +91,25 @@ async def end_soon(cancelled: Collection[AnyTask]) -> bool:
     return all(task.done() for task in cancelled)
 
 
+@types.coroutine
+def _resume(started: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """Do what `yield from` does, for a coroutine that was started and has yielded what it awaits."""
+    while True:
+        try:
+            yield awaited
+        except GeneratorExit:
+            started.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 - the coroutine gets it
+            try:
+                awaited = started.throw(error)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+        else:
+            return (yield from started.__await__())
+
+
 class TimeLimit:
     """The time limit of one attempt. If it is over, the worker's task is cancelled and `run` raises TimeoutError.
 
@@ -107,20 +127,23 @@ class TimeLimit:
         self._monotonic = monotonic
         self._worker = worker
 
-    @types.coroutine
-    def run(self, attempt: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    async def run(self, attempt: Coroutine[Any, Any, T]) -> T:
         """Await the attempt."""
         self._cancelling = self._worker.task.cancelling()
-        try:
-            awaited = attempt.send(None)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        awaited = None
+        if not self._worker.is_profiled:
+            try:
+                awaited = attempt.send(None)
+            except StopIteration as end:
+                result: T = end.value
+                return result
         self._worker.has_waited = True
         seconds = max(0.0, self._ends_at - self._monotonic())
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
         try:
-            return (yield from _resume(attempt, awaited))
+            if self._worker.is_profiled:
+                return await attempt
+            return await _resume(attempt, awaited)
         except asyncio.CancelledError as error:
             if self.is_over and self._worker.task.cancelling() - 1 <= self._cancelling:
                 raise TimeoutError from error
@@ -134,21 +157,3 @@ class TimeLimit:
         self.is_over = True
         self._worker.task.cancel()
         self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._worker.overdue, self._worker)
-
-
-def _resume(started: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
-    """Do what `yield from` does, for a coroutine that was started and has yielded what it awaits."""
-    while True:
-        try:
-            yield awaited
-        except GeneratorExit:
-            started.close()
-            raise
-        except BaseException as error:  # noqa: BLE001 - the coroutine gets it
-            try:
-                awaited = started.throw(error)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-        else:
-            return (yield from started.__await__())
