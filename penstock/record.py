@@ -6,8 +6,11 @@ other. A column whose values are all the same is written as one value.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from msgspec import Raw
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
@@ -20,6 +23,60 @@ from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, Outc
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
 _SAME = "same"
 _LONG_BYTES = 4_096  # a longer result is written as it is: as a part of columns it would not compress much better
+_VALUE_BYTES = 64  # what a value of a column takes in memory beyond its JSON
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRecord:
+    """A chunk record as it is in the table."""
+
+    chunk_id: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeColumns:
+    """The outcomes of a record as columns. `Raw` values are JSON that was not parsed, as it is in the record.
+
+    `results` is one column, or one for each of the `members` that all results have. `memory_bytes` is about how much
+    memory the columns take.
+    """
+
+    indexes: Sequence[int]
+    ids: Sequence[Raw] | None  # None if the ids are the indexes
+    states: Sequence[str]
+    statuses: Sequence[Raw]
+    errors: Sequence[Raw]
+    members: Sequence[Raw] | None
+    results: Sequence[Sequence[Raw]]
+    memory_bytes: int
+
+
+class _SameRaw(msgspec.Struct):
+    same: Raw
+
+
+class _SameText(msgspec.Struct):
+    same: str | None  # None if there are no outcomes
+
+
+class _Content(msgspec.Struct):
+    """What `OutcomeColumns` need of a record."""
+
+    outcomes: int
+    index: int | list[int]
+    id: list[Raw] | None
+    state: list[str] | _SameText
+    status: list[Raw] | _SameRaw
+    error: list[Raw] | _SameRaw
+    result: Raw
+    members: list[Raw] | None = None
+
+
+_content_decoder = msgspec.json.Decoder(_Content)
+_column_decoder = msgspec.json.Decoder(list[Raw] | _SameRaw)
+_columns_decoder = msgspec.json.Decoder(list[list[Raw] | _SameRaw])
+_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
 def encode_record(record: ChunkRecord) -> bytes:
@@ -45,7 +102,30 @@ def encode_record(record: ChunkRecord) -> bytes:
 
 
 def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
-    content: dict[str, Any] = from_json(zstd.decompress(encoded))
+    return _to_record(chunk_id, from_json(zstd.decompress(encoded)))
+
+
+def decode_without_results(chunk_id: str, encoded: bytes) -> ChunkRecord:
+    """Decode a record, but do not parse the results of its operations. They may take much memory."""
+    try:
+        fields = _fields_decoder.decode(zstd.decompress(encoded))
+    except msgspec.DecodeError:  # for the reason that decode_columns has
+        return decode_record(chunk_id, encoded).without_results()
+    content = {name: from_json(bytes(value)) for name, value in fields.items() if name not in {"result", "members"}}
+    return _to_record(chunk_id, {**content, "result": {_SAME: None}})
+
+
+def decode_columns(encoded: bytes) -> OutcomeColumns:
+    """Decode the outcomes of a record, but do not parse their results."""
+    content = zstd.decompress(encoded)
+    try:
+        return _to_columns(content)
+    except msgspec.DecodeError:
+        # An earlier version wrote infinity and NaN, which JSON does not have. For clients they are null.
+        return _to_columns(to_json(from_json(content), inf_nan_mode="null"))
+
+
+def _to_record(chunk_id: str, content: dict[str, Any]) -> ChunkRecord:
     return ChunkRecord(
         chunk_id=chunk_id,
         outcomes=_outcomes_from_columns(content, content["outcomes"]),
@@ -56,6 +136,32 @@ def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
         failed_operations=tuple(Operation(*fields) for fields in content["failed_operations"]),
         redelivered=content.get("redelivered", 0),
     )
+
+
+def _to_columns(encoded: bytes) -> OutcomeColumns:
+    content = _content_decoder.decode(encoded)
+    count, first = content.outcomes, content.index
+    if content.members is None:
+        results = [_whole(_column_decoder.decode(content.result), count)]
+    else:
+        results = [_whole(column, count) for column in _columns_decoder.decode(content.result)]
+    states = [content.state.same or ""] * count if isinstance(content.state, _SameText) else content.state
+    for state in set(states):
+        known_member(OutcomeState, "state", state)  # raises NewerVersion
+    return OutcomeColumns(
+        indexes=first if isinstance(first, list) else range(first, first + count),
+        ids=content.id,
+        states=states,
+        statuses=_whole(content.status, count),
+        errors=_whole(content.error, count),
+        members=content.members,
+        results=results,
+        memory_bytes=len(encoded) + _VALUE_BYTES * count * (len(results) + 3),
+    )
+
+
+def _whole(column: list[Raw] | _SameRaw, count: int) -> Sequence[Raw]:
+    return [column.same] * count if isinstance(column, _SameRaw) else column
 
 
 def parse_recordable(content: bytes) -> Any:

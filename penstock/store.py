@@ -13,6 +13,7 @@ from typing import Protocol
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
 from penstock.outcome import ChunkRecord
+from penstock.record import EncodedRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +190,15 @@ class Store(Protocol):
     async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
         """Move the batch from one final state to another, after a redrive. In any other state, change nothing."""
 
-    def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
-        """Yield, for each planned chunk of a group from `first_chunk` on, its record and those of its follow-ups.
+    def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+        """Yield the records of the planned chunks of a group from `first_chunk` on, and those of their follow-ups.
 
-        Planned chunks come in their order, and within each a record comes before those of its follow-ups. Chunks
-        without any record are left out.
+        Planned chunks come in their order. The follow-ups of each come right after it, and before their own follow-ups.
+        Chunks without a record are left out.
         """
+
+    async def read_record(self, batch_id: str, chunk_id: str) -> EncodedRecord:
+        """Return the record of a chunk. Raises LookupError if the chunk has no record, or no longer has one."""
 
     def due_batches(self, now: float) -> AsyncIterator[str]:
         """Yield the ids of batches that a sweep must deal with, those that are overdue for longest first.

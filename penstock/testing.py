@@ -18,6 +18,7 @@ from penstock.errors import AcceptanceLost
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from penstock.record import EncodedRecord, encode_record
 from penstock.store import Group, KeyClaim, SweepLease, Traces
 
 POLL_SECONDS = 0.005
@@ -280,11 +281,14 @@ class MemoryStore:
         if batch is not None and batch.state is before:
             self._batches[batch_id] = replace(batch, state=after)
 
-    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
+    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
         ids = [chunk_id for batch_id, chunk_id in self._records if batch_id == batch.id]
         ids = [chunk_id for chunk_id in ids if group_of(chunk_id) == group and planned_number(chunk_id) >= first_chunk]
-        for _, family in itertools.groupby(sorted(ids, key=sort_key), key=planned_number):
-            yield [self._records[batch.id, chunk_id] for chunk_id in family]
+        for chunk_id in sorted(ids, key=sort_key):
+            yield await self.read_record(batch.id, chunk_id)
+
+    async def read_record(self, batch_id: str, chunk_id: str) -> EncodedRecord:
+        return EncodedRecord(chunk_id, encode_record(self._records[batch_id, chunk_id]))
 
     async def due_batches(self, now: float) -> AsyncIterator[str]:
         for _, batch_id in sorted((due_at, batch_id) for batch_id, due_at in self._due.items() if due_at < now):

@@ -57,7 +57,7 @@ from penstock.aws.attributes import (
     whole_seconds,
 )
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
-from penstock.chunk import from_sort_key, group_of, planned_number, redriven_from, sort_key
+from penstock.chunk import from_sort_key, group_of, redriven_from, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
@@ -315,10 +315,6 @@ def chunk_sk(chunk_id: str) -> str:
 def chunk_of(item: Item) -> tuple[str, str]:
     """Return the batch id and the chunk id from a chunk's keys."""
     return batch_id_of(item), from_sort_key(read_text(item, "sk").removeprefix("chunk#"))
-
-
-def planned_number_of(item: Item) -> int:
-    return planned_number(chunk_of(item)[1])
 
 
 def has_record(item: Item) -> bool:

@@ -19,7 +19,7 @@ from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_c
 from penstock.chunk import group_of
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
 from penstock.outcome import ChunkRecord
-from penstock.record import decode_record, encode_record
+from penstock.record import EncodedRecord, decode_record, encode_record
 from penstock.store import Group, KeyClaim, SweepLease, Traces
 
 if TYPE_CHECKING:
@@ -193,18 +193,14 @@ class DynamoDbStore:
         )
         return record if isinstance(committed, Done) else await self._read_record(committed.item)
 
-    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
-        family: list[Item] = []
+    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
         first, last = items.chunk_sk(str(first_chunk)), items.CHUNKS_END
         async for item in self._table.query(items.group_pk(batch.id, group), first, last, first_items=FIRST_RECORDS):
-            if not items.has_record(item):
-                continue
-            if family and items.planned_number_of(item) != items.planned_number_of(family[0]):
-                yield [await self._read_record(member) for member in family]
-                family = []
-            family.append(item)
-        if family:
-            yield [await self._read_record(member) for member in family]
+            if items.has_record(item):
+                yield await self._read_encoded(item)
+
+    async def read_record(self, batch_id: str, chunk_id: str) -> EncodedRecord:
+        return await self._read_encoded(await self._table.get_existing(items.chunk_key(batch_id, chunk_id)))
 
     # --- Groups
 
@@ -353,8 +349,12 @@ class DynamoDbStore:
         return await self._read_record(item) if items.has_record(item) else None
 
     async def _read_record(self, item: Item) -> ChunkRecord:
+        record = await self._read_encoded(item)
+        return decode_record(record.chunk_id, record.content)
+
+    async def _read_encoded(self, item: Item) -> EncodedRecord:
         parts = await self._read_parts(items.record_part_keys(item)) or [item]
-        return decode_record(items.chunk_of(item)[1], b"".join(items.record_bytes(part) for part in parts))
+        return EncodedRecord(items.chunk_of(item)[1], b"".join(items.record_bytes(part) for part in parts))
 
     async def _count_together(self, asked: Sequence[tuple[Batch, ChunkRecord]]) -> list[Group]:
         """Count chunks of one group in one update. If it is blocked, one may be counted or forged: count one by one."""

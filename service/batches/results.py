@@ -5,17 +5,20 @@ next. A page ends early if its results are large. While the batch runs, operatio
 it is final, the results are complete.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
 from penstock.batch import Batch, Ending
-from penstock.chunk import GROUP_CHUNKS, group_of, planned_number
+from penstock.chunk import GROUP_CHUNKS, group_of
 from penstock.errors import MalformedRequest
 from penstock.negotiation import choose_type
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState, never_ended
+from penstock.outcome import OutcomeState, never_ended
+from penstock.record import EncodedRecord
+from penstock.service.batches.families import Family, Window, read_families
 from penstock.service.batches.status import find_batch
 from penstock.service.content import JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode, writing
@@ -45,92 +48,109 @@ class Cursor:
         return f"{self.chunk}.{self.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a client asks for: the outcomes after a cursor, perhaps only those of one state."""
+
+    cursor: Cursor
+    state: OutcomeState | None
+
+    def has(self, index: int, state: str | None) -> bool:
+        return index > self.cursor.index and self.state in {None, state}
+
+
 async def batch_results(request: web.Request) -> web.StreamResponse:
     batch = await find_batch(request)
     _check_names(request)
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
-    state, cursor = _read_state(request), _read_cursor(request)
+    wanted = Wanted(_read_cursor(request), _read_state(request))
     limit = read_limit(request)
-    outcomes = _outcomes(request.app[BACKEND].store, batch, cursor, state)
+    windows = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS]).windows()
     if kind == NDJSON and limit is None:
-        return await _stream(request, outcomes)
-    page, following = await _page(outcomes, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
-    return _page_answer(batch, kind, page, following, _kept_query(state, limit))
+        return await _stream(request, windows)
+    page, following = await _page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
+    return _page_answer(batch, kind, page, following, _kept_query(wanted.state, limit))
 
 
-async def _outcomes(
-    store: Store, batch: Batch, cursor: Cursor, state: OutcomeState | None
-) -> AsyncIterator[tuple[Cursor, Outcome]]:
-    for number in range(group_of(str(cursor.chunk)), len(batch.group_totals)):
-        group = await store.read_group(batch.id, number)
-        outcomes = (
-            _open_group(store, batch, number, group, cursor.chunk)
-            if group.closed is None
-            else _closed_group(store, batch, number, group, group.closed)
-        )
-        async for chunk, outcome in outcomes:
-            if outcome.index > cursor.index and state in {None, outcome.state}:
-                yield Cursor(chunk, outcome.index), outcome
+class Reading:
+    """Reads the outcomes of a batch that a client wants, in the order of the operations."""
 
+    def __init__(self, store: Store, batch: Batch, wanted: Wanted, turns: Turns) -> None:
+        self._store = store
+        self._batch = batch
+        self._wanted = wanted
+        self._turns = turns
 
-async def _open_group(
-    store: Store, batch: Batch, number: int, group: Group, first_chunk: int
-) -> AsyncIterator[tuple[int, Outcome]]:
-    async for records in _counted_records(store, batch, number, group, first_chunk):
-        chunk = planned_number(records[0].chunk_id)
-        for outcome in _merge(records):
-            yield chunk, outcome
+    async def windows(self) -> AsyncIterator[tuple[int, Window]]:
+        """Yield windows of outcomes, each with the chunk for cursors into it."""
+        for number in range(group_of(str(self._wanted.cursor.chunk)), len(self._batch.group_totals)):
+            group = await self._store.read_group(self._batch.id, number)
+            windows = (
+                self._open_group(number, group)
+                if group.closed is None
+                else self._closed_group(number, group, group.closed)
+            )
+            async for window in windows:
+                yield window
 
+    async def _open_group(self, number: int, group: Group) -> AsyncIterator[tuple[int, Window]]:
+        async for family in self._families(number, group, self._wanted.cursor.chunk):
+            indexes = [index for index in family.indexes if self._wanted.has(index, family.state_of(index))]
+            async for window in family.windows(indexes):
+                yield family.chunk, window
 
-async def _closed_group(
-    store: Store, batch: Batch, number: int, group: Group, ending: Ending
-) -> AsyncIterator[tuple[int, Outcome]]:
-    """Yield what was counted before the group was closed. Every other operation gets the outcome of the ending."""
-    # The group may have expired before the batch got its ending. Then the reason of that ending is not the group's.
-    reason = batch.reason if ending is batch.ending else None
-    ids = await store.read_ids(batch.id, number) if batch.has_own_ids else []
-    first, chunk = batch.first_index(number), number * GROUP_CHUNKS
-    following = first
+    async def _closed_group(self, number: int, group: Group, ending: Ending) -> AsyncIterator[tuple[int, Window]]:
+        """Yield what was counted before the group was closed. Every other operation gets the outcome of the ending."""
+        missing_line = await self._missing_line(number, ending)
+        first, chunk = self._batch.first_index(number), number * GROUP_CHUNKS
+        following, end = first, first + self._batch.group_totals[number]
+        async for family in self._families(number, group, 0):
+            until = max(family.indexes, default=following - 1) + 1
+            async for window in family.windows(self._all_wanted(family, following, until, ending), missing_line):
+                yield chunk, window
+            following = until
+        rest = Family(chunk, partial(self._store.read_record, self._batch.id))
+        async for window in rest.windows(self._all_wanted(rest, following, end, ending), missing_line):
+            yield chunk, window
 
-    def missing(until: int) -> Iterator[tuple[int, Outcome]]:
-        for index in range(following, until):
-            operation_id = ids[index - first] if batch.has_own_ids else str(index)
-            yield chunk, never_ended(index, operation_id, ending, reason)
+    def _all_wanted(self, family: Family, start: int, end: int, ending: Ending) -> Iterator[int]:
+        missing = never_ended(0, "", ending, None).state
+        return (index for index in range(start, end) if self._wanted.has(index, family.state_of(index) or missing))
 
-    async for records in _counted_records(store, batch, number, group, 0):
-        for outcome in _merge(records):
-            for one in missing(outcome.index):
-                yield one
-            yield chunk, outcome
-            following = outcome.index + 1
-    for one in missing(first + batch.group_totals[number]):
-        yield one
+    async def _missing_line(self, number: int, ending: Ending) -> Callable[[int], bytes]:
+        # The group may have expired before the batch got its ending. Then the reason of that ending is not the group's.
+        reason = self._batch.reason if ending is self._batch.ending else None
+        has_own_ids, first = self._batch.has_own_ids, self._batch.first_index(number)
+        ids = await self._store.read_ids(self._batch.id, number) if has_own_ids else []
+
+        def missing_line(index: int) -> bytes:
+            operation_id = ids[index - first] if has_own_ids else str(index)
+            return encode(outcome_body(never_ended(index, operation_id, ending, reason)))
+
+        return missing_line
+
+    def _families(self, number: int, group: Group, first_chunk: int) -> AsyncIterator[Family]:
+        counted = _counted_records(self._store, self._batch, number, group, first_chunk)
+        return read_families(counted, partial(self._store.read_record, self._batch.id), self._turns)
 
 
 async def _counted_records(
     store: Store, batch: Batch, number: int, group: Group, first_chunk: int
-) -> AsyncIterator[list[ChunkRecord]]:
-    """Yield the counted records of each planned chunk. A record that is not counted yet may become void."""
-    async for family in store.read_records(batch, number, first_chunk):
-        counted = [record for record in family if record.chunk_id in group.done]
-        if counted:
-            yield counted
+) -> AsyncIterator[EncodedRecord]:
+    """Yield the counted records of a group. A record that is not counted yet may become void."""
+    async for record in store.read_records(batch, number, first_chunk):
+        if record.chunk_id in group.done:
+            yield record
 
 
-def _merge(records: list[ChunkRecord]) -> list[Outcome]:
-    """Return the latest outcome of each operation, from a planned chunk and the chunks that followed from it."""
-    latest = {outcome.index: outcome for record in records for outcome in record.outcomes}
-    return [latest[index] for index in sorted(latest)]
-
-
-async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Outcome]]) -> web.StreamResponse:
+async def _stream(request: web.Request, windows: AsyncIterator[tuple[int, Window]]) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": NDJSON})
     await answer.prepare(request)
     if request.method == hdrs.METH_HEAD:
         return answer
     try:
-        async for block in _blocks(outcomes):
-            request[SHARE].take(len(block))
+        async for block, memory_bytes in _blocks(windows):
+            request[SHARE].take(memory_bytes)
             async with writing(request, len(block)):
                 await answer.write(block)
             await request.app[TURNS].next()  # a write does not wait while the client reads fast
@@ -146,34 +166,43 @@ async def _stream(request: web.Request, outcomes: AsyncIterator[tuple[Cursor, Ou
     return answer
 
 
-async def _blocks(outcomes: AsyncIterator[tuple[Cursor, Outcome]]) -> AsyncIterator[bytes]:
-    """Yield the lines of the outcomes, as many at a time as reach the size of a block."""
-    block = bytearray()
-    async for _, outcome in outcomes:
-        block += encode(outcome_body(outcome)) + b"\n"
-        if len(block) >= BLOCK_BYTES:
-            yield bytes(block)
-            block.clear()
-    if block:
-        yield bytes(block)
+async def _blocks(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[tuple[bytes, int]]:
+    """Yield the lines of the outcomes in blocks, each with about the memory that it takes with its window."""
+    lines: list[bytes] = []
+    size = window_bytes = 0
+    async for _, window in windows:
+        window_bytes = window.memory_bytes
+        for line in window.lines:
+            lines.append(line)
+            size += len(line) + 1
+            if size >= BLOCK_BYTES:
+                yield _joined(lines), window_bytes + size
+                lines, size = [], 0
+    if lines:
+        yield _joined(lines), window_bytes + size
+
+
+def _joined(lines: Sequence[bytes]) -> bytes:
+    return b"".join([line + b"\n" for line in lines])
 
 
 async def _page(
-    outcomes: AsyncIterator[tuple[Cursor, Outcome]], limit: int, share: Share, turns: Turns
+    windows: AsyncIterator[tuple[int, Window]], limit: int, share: Share, turns: Turns
 ) -> tuple[list[bytes], Cursor | None]:
     """Return up to `limit` outcomes as JSON, and the position after them if there are more."""
     page: list[bytes] = []
     size, in_turn, last = 0, 0, Cursor()
     await turns.next()
-    async for place, outcome in outcomes:
-        if len(page) == limit or size >= PAGE_BYTES:
-            return page, last
-        page.append(encode(outcome_body(outcome)))
-        size, in_turn, last = size + len(page[-1]), in_turn + len(page[-1]), place
-        share.grow_to(2 * size)  # as pieces, and as one answer
-        if in_turn >= BLOCK_BYTES:
-            in_turn = 0
-            await turns.next()
+    async for chunk, window in windows:
+        for index, line in zip(window.indexes, window.lines, strict=True):
+            if len(page) == limit or size >= PAGE_BYTES:
+                return page, last
+            page.append(line)
+            size, in_turn, last = size + len(line), in_turn + len(line), Cursor(chunk, index)
+            share.grow_to(window.memory_bytes + 2 * size)  # as pieces, and as one answer
+            if in_turn >= BLOCK_BYTES:
+                in_turn = 0
+                await turns.next()
     return page, None
 
 
@@ -185,7 +214,7 @@ def _page_answer(
         url = f"{results_url(batch.id)}?{urlencode({**query, 'cursor': str(following)})}"
         headers["Link"] = f'<{url}>; rel="next"'
     if kind == NDJSON:
-        return BodyAnswer(body=b"".join(line + b"\n" for line in page), headers=headers, content_type=NDJSON)
+        return BodyAnswer(body=_joined(page), headers=headers, content_type=NDJSON)
     cursor = encode(str(following) if following else None)
     content = b'{"results":[%b],"nextCursor":%b}' % (b",".join(page), cursor)
     return BodyAnswer(body=content, headers=headers, content_type=JSON)

@@ -5,24 +5,29 @@ operation twice: the first copy of a chunk to be recorded counts, and later copi
 they are delivered at the same time, as with any chunk that is on the queue twice.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
 
 from aiohttp import web
+from pydantic_core import to_json
 
 from penstock.batch import Batch
 from penstock.chunk import Chunk
 from penstock.errors import NotPossibleNow
-from penstock.outcome import ChunkRecord, dead_letters
+from penstock.outcome import dead_letters
+from penstock.record import EncodedRecord, decode_without_results
 from penstock.sending import ChunkSender, tenant_on_queue
 from penstock.service.batches.status import find_batch
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import accepted_body
+from penstock.settings import MIB
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 CHUNKS_IN_SEND = 100
+BYTES_IN_SEND = MIB
 
 
 async def retry_batch(request: web.Request) -> web.Response:
@@ -42,13 +47,15 @@ async def retry_batch(request: web.Request) -> web.Response:
 
 
 async def _in_sends(chunks: AsyncIterator[Chunk]) -> AsyncIterator[list[Chunk]]:
-    """Split the chunks into lists of up to 100, so that only these are in memory at a time."""
+    """Split the chunks into lists that are small enough to be in memory."""
     waiting: list[Chunk] = []
+    size = 0
     async for chunk in chunks:
         waiting.append(chunk)
-        if len(waiting) == CHUNKS_IN_SEND:
+        size += len(to_json([operation.body for operation in chunk.operations]))
+        if len(waiting) == CHUNKS_IN_SEND or size >= BYTES_IN_SEND:
             yield waiting
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield waiting
 
@@ -56,13 +63,13 @@ async def _in_sends(chunks: AsyncIterator[Chunk]) -> AsyncIterator[list[Chunk]]:
 async def _failed_chunks(store: Store, batch: Batch) -> AsyncIterator[Chunk]:
     """Yield the failed operations of a batch, as chunks, except those that have already run again."""
     for number in range(len(batch.group_totals)):
-        group = await store.read_group(batch.id, number)
-        async for family in store.read_records(batch, number, 0):
-            counted = [record for record in family if record.chunk_id in group.done]
-            for chunk in _not_run_again(batch, counted):
-                yield chunk
+        counted = (await store.read_group(batch.id, number)).done
+        async for record in store.read_records(batch, number, 0):
+            if record.chunk_id in counted:
+                for chunk in _not_run_again(batch, record, counted):
+                    yield chunk
 
 
-def _not_run_again(batch: Batch, family: Sequence[ChunkRecord]) -> list[Chunk]:
-    known = {record.chunk_id for record in family}
-    return [chunk for record in family for chunk in dead_letters(batch.id, record) if chunk.id not in known]
+def _not_run_again(batch: Batch, record: EncodedRecord, counted: AbstractSet[str]) -> list[Chunk]:
+    decoded = decode_without_results(record.chunk_id, record.content)
+    return [chunk for chunk in dead_letters(batch.id, decoded) if chunk.id not in counted]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from penstock import zstd
-from tests.bounds.front_end import LARGE_RESULTS, MIB, SMALL_RESULTS
+from tests.bounds.front_end import LARGE_RESULTS, MIB, RESULTS_OF_A_CHUNK, SMALL_RESULTS
 from tests.support.service import JSON, NDJSON
 
 Content = Callable[[], bytes]
@@ -136,6 +136,9 @@ MORE = [
     Case("empty frames", lambda: zstd.compress(b"") * 800_000, NDJSON, "zstd", is_encoded=True),
     Case("long paths", lambda: lines(operation(b"a" * 2_000, b"1"), 60 * MIB), NDJSON),
     Case("all large results", url=f"/batch/{LARGE_RESULTS}/results", type=NDJSON, method="GET"),
+    Case("all large results of a chunk", url=f"/batch/{RESULTS_OF_A_CHUNK}/results", type=NDJSON, method="GET"),
+    Case("a page of large results of a chunk", url=f"/batch/{RESULTS_OF_A_CHUNK}/results?limit=10000", method="GET"),
+    Case("no failures in a chunk", url=f"/batch/{RESULTS_OF_A_CHUNK}/results?status=failed", method="GET"),
     Case("a page of small results", url=f"/batch/{SMALL_RESULTS}/results?limit=10000", method="GET"),
 ]
 

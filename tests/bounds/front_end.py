@@ -20,10 +20,12 @@ from typing_extensions import TypedDict
 
 from penstock import Operations
 from penstock.batch import Batch, BatchState
+from penstock.chunk import planned_number
 from penstock.clock import SystemClock
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState
+from penstock.outcome import ChunkRecord, EncodedResult, Outcome, OutcomeState
 from penstock.process import loop
 from penstock.process.signals import end_with_parent
+from penstock.record import EncodedRecord, encode_record
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app
 from penstock.service.protocol import ConnectionRunner
@@ -34,6 +36,8 @@ from penstock.testing import MemoryStore, memory_parts
 TICK_SECONDS = 0.005
 MIB = 1024 * 1024
 LARGE_RESULTS = "01ARZ3NDEKTSV4RRFFQ69G5FAV"  # the id of a batch with 200 results of 900 kB
+RESULTS_OF_A_CHUNK = "01ARZ3NDEKTSV4RRFFQ69G5FAX"  # the same results, but all of one planned chunk
+CHUNKS_OF_A_CHUNK = 50  # its records: they interleave, so no order is worse for a reader
 SMALL_RESULTS = "01ARZ3NDEKTSV4RRFFQ69G5FAW"  # the id of a batch with 20,000 results of 10 kB
 
 operations = Operations()
@@ -164,7 +168,11 @@ async def take_file(name: str) -> int:
 class StoreOfResults(MemoryStore):
     """A store that reads results from nowhere: each read makes new ones, as a read of a table does."""
 
-    SIZES: Mapping[str, tuple[int, int]] = {LARGE_RESULTS: (200, 900_000), SMALL_RESULTS: (20_000, 10_000)}
+    SIZES: Mapping[str, tuple[int, int]] = {
+        LARGE_RESULTS: (200, 900_000),
+        RESULTS_OF_A_CHUNK: (200, 900_000),
+        SMALL_RESULTS: (20_000, 10_000),
+    }
 
     async def read_batch(self, batch_id: str) -> Batch | None:
         if batch_id not in self.SIZES:
@@ -186,18 +194,35 @@ class StoreOfResults(MemoryStore):
     async def read_group(self, batch_id: str, group: int) -> Group:
         if batch_id not in self.SIZES:
             return await super().read_group(batch_id, group)
-        return Group(done=frozenset(str(number) for number in range(self.SIZES[batch_id][0])))
+        return Group(done=frozenset(self._chunks(batch_id)))
 
-    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
+    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
         if batch.id not in self.SIZES:
-            async for family in super().read_records(batch, group, first_chunk):
-                yield family
+            async for record in super().read_records(batch, group, first_chunk):
+                yield record
             return
-        count, size = self.SIZES[batch.id]
-        for index in range(first_chunk, count):
-            yield [
-                ChunkRecord(str(index), (Outcome(index, str(index), OutcomeState.SUCCEEDED, 200, result="r" * size),))
-            ]
+        for chunk_id, indexes in self._chunks(batch.id).items():
+            if planned_number(chunk_id) >= first_chunk:
+                yield _record(chunk_id, indexes, self.SIZES[batch.id][1])
+
+    async def read_record(self, batch_id: str, chunk_id: str) -> EncodedRecord:
+        if batch_id not in self.SIZES:
+            return await super().read_record(batch_id, chunk_id)
+        return _record(chunk_id, self._chunks(batch_id)[chunk_id], self.SIZES[batch_id][1])
+
+    def _chunks(self, batch_id: str) -> dict[str, range]:
+        """Return the operations of each chunk. A planned chunk that is cut into many leaves every 50th to each."""
+        count, _ = self.SIZES[batch_id]
+        if batch_id != RESULTS_OF_A_CHUNK:
+            return {str(index): range(index, index + 1) for index in range(count)}
+        runs = [range(step, count, CHUNKS_OF_A_CHUNK) for step in range(CHUNKS_OF_A_CHUNK)]
+        return {f"0.0.{step}.{step}" if step else "0": run for step, run in enumerate(runs)}
+
+
+def _record(chunk_id: str, indexes: range, size: int) -> EncodedRecord:
+    result = EncodedResult(b'"%b"' % (b"r" * size))
+    outcomes = tuple(Outcome(index, str(index), OutcomeState.SUCCEEDED, 200, result) for index in indexes)
+    return EncodedRecord(chunk_id, encode_record(ChunkRecord(chunk_id, outcomes)))
 
 
 class Probe:

@@ -12,6 +12,7 @@ from penstock.batch import BatchState
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
 from penstock.priority import Priority
+from penstock.record import decode_record
 from tests.chaos.journal import Run, read_journal
 from tests.chaos.logs import Logs
 from tests.support.api import Api, Outcome, Status
@@ -144,10 +145,10 @@ class Detective:
             batch = await store.read_batch(batch_id)
             assert batch is not None, batch_id
             for group in range(len(batch.group_totals)):
-                async for family in store.read_records(batch, group, 0):
-                    for record in family:
-                        at = done.get((batch_id, record.chunk_id), float("inf"))
-                        found.update({outcome.id: at for outcome in record.outcomes})
+                async for record in store.read_records(batch, group, 0):
+                    at = done.get((batch_id, record.chunk_id), float("inf"))
+                    outcomes = decode_record(record.chunk_id, record.content).outcomes
+                    found.update({outcome.id: at for outcome in outcomes})
         return found
 
     def _faults(self) -> list[str]:

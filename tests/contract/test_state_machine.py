@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ from penstock.outcome import (
     record_halves,
     succeeded,
 )
+from penstock.record import decode_record
 from penstock.settings import Settings
 from penstock.store import Group, Store
 from penstock.testing import FakeClock, MemoryStore
@@ -385,7 +387,8 @@ async def _due(store: Store) -> list[str]:
 
 
 async def _read_records(store: Store, batch: Batch, number: int) -> list[list[ChunkRecord]]:
-    return [family async for family in store.read_records(batch, number, 0)]
+    found = [decode_record(one.chunk_id, one.content) async for one in store.read_records(batch, number, 0)]
+    return [list(family) for _, family in groupby(found, key=lambda record: planned_number(record.chunk_id))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -18,11 +19,11 @@ from penstock.aws import items, table
 from penstock.aws.attributes import text, texts
 from penstock.aws.store import FOLD_AT, DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
-from penstock.chunk import Operation, follow_up_id, group_of
+from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, Misconfigured, Unavailable
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
-from penstock.record import encode_record
+from penstock.record import decode_record, encode_record
 from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, SweepLease, Traces
 from penstock.testing import MemoryStore
 from tests.contract.conftest import Servers
@@ -100,9 +101,11 @@ async def accept(store: Store, batch: Batch) -> Batch:
 
 
 async def read_records(store: Store, batch: Batch, first_chunk: int = 0) -> list[list[ChunkRecord]]:
-    """Read records as a reader of results does: group by group."""
+    """Read records as a reader of results does: group by group. Return those of each planned chunk."""
     groups = range(group_of(str(first_chunk)), len(batch.group_totals))
-    return [family for group in groups async for family in store.read_records(batch, group, first_chunk)]
+    encoded = [record for group in groups async for record in store.read_records(batch, group, first_chunk)]
+    found = [decode_record(record.chunk_id, record.content) for record in encoded]
+    return [list(family) for _, family in groupby(found, key=lambda record: planned_number(record.chunk_id))]
 
 
 async def records(store: Store, batch: Batch, first_chunk: int = 0) -> list[list[str]]:
@@ -761,6 +764,14 @@ async def test_record_too_large_for_an_item_is_read_as_it_was_committed(store: S
     assert await store.commit_chunk(batch, large) == large
     assert (await store.read_traces(batch.id, "5")).record == large
     assert await read_records(store, batch) == [[large]]
+    again = await store.read_record(batch.id, "5")
+    assert decode_record(again.chunk_id, again.content) == large
+
+
+@on_all
+async def test_record_that_does_not_exist_cannot_be_read(store: Store, batch: Batch) -> None:
+    with pytest.raises(LookupError):
+        await store.read_record(batch.id, "5")
 
 
 @on_all
@@ -890,8 +901,8 @@ async def test_records_come_in_the_order_of_their_operations(store: Store) -> No
     assert await records(store, batch, first_chunk=64) == [[str(number)] for number in numbers if number >= 64]
     assert await records(store, batch, first_chunk=100) == [[str(number)] for number in numbers if number >= 100]
     assert await records(store, batch, first_chunk=190) == []
-    assert [family async for family in store.read_records(batch, 2, 10**9)] == []
-    assert [family async for family in store.read_records(batch, 9, 0)] == []
+    assert [record async for record in store.read_records(batch, 2, 10**9)] == []
+    assert [record async for record in store.read_records(batch, 9, 0)] == []
 
 
 @on_all
@@ -927,8 +938,8 @@ async def test_batch_without_records_has_none(store: Store, batch: Batch) -> Non
 async def test_reading_may_be_left_half_way(store: Store, batch: Batch) -> None:
     for number in range(5):
         await store.commit_chunk(batch, make_record(str(number)))
-    async for family in store.read_records(batch, 0, 0):
-        assert [record.chunk_id for record in family] == ["0"]
+    async for record in store.read_records(batch, 0, 0):
+        assert record.chunk_id == "0"
         break
 
 

@@ -26,6 +26,7 @@ from penstock.consumer.processor import Processor
 from penstock.consumer.sweeper import Tenure
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
+from penstock.record import EncodedRecord
 from penstock.running.left_behind import LeftTasks, TimeLimit
 from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
@@ -372,7 +373,7 @@ def blame_those_that_ran_beside_poison(patching: Patching) -> None:
 def tell_what_is_not_counted(patching: Patching) -> None:
     def mutant(
         store: DynamoDbStore, batch: Batch, number: int, group: Group, first_chunk: int
-    ) -> AsyncIterator[list[ChunkRecord]]:
+    ) -> AsyncIterator[EncodedRecord]:
         return store.read_records(batch, number, first_chunk)
 
     patching.setattr("penstock.service.batches.results._counted_records", mutant)

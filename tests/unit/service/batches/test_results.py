@@ -16,6 +16,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import Operation, plan_groups
 from penstock.errors import Unavailable
 from penstock.outcome import ChunkRecord, Outcome, failed, succeeded
+from penstock.record import EncodedRecord
 from penstock.service.batches import results
 from penstock.service.keys import MEMORY
 from penstock.testing import MemoryParts, memory_parts
@@ -324,23 +325,27 @@ async def test_head_of_results_has_no_body(serve: Serve) -> None:
     assert (await service.get(URL)).status == 200  # the connection is still in step
 
 
-def break_after_the_first(parts: MemoryParts, error: Exception) -> None:
+def break_after(parts: MemoryParts, count: int, error: Exception) -> None:
+    """Break reading after some records. The reader must read a record more to see that a family is complete."""
     read = parts.store.read_records
 
-    async def read_one(batch: Batch, group: int, first_chunk: int) -> AsyncIterator[list[ChunkRecord]]:
-        async for family in read(batch, group, first_chunk):
-            yield family
-            raise error
+    async def read_some(batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+        left = count
+        async for record in read(batch, group, first_chunk):
+            yield record
+            left -= 1
+            if not left:
+                raise error
 
-    parts.store.read_records = read_one  # type: ignore[method-assign]
+    parts.store.read_records = read_some  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("error", [Unavailable("AWS does not answer."), ValueError("a damaged record")])
 async def test_results_that_cannot_be_read_to_the_end_do_not_look_whole(
     serve: Serve, error: Exception, logs: list[MutableMapping[str, Any]]
 ) -> None:
-    recorded = await record(1, 1)
-    break_after_the_first(recorded.parts, error)
+    recorded = await record(1, 1, 1)
+    break_after(recorded.parts, 2, error)
     service = await serve_recorded(serve, recorded)
     with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
         await service.get(URL)
@@ -349,12 +354,12 @@ async def test_results_that_cannot_be_read_to_the_end_do_not_look_whole(
 
 
 async def test_results_of_a_closed_group_are_not_all_read_first(serve: Serve) -> None:
-    recorded = await record(2, 2)
+    recorded = await record(2, 2, 2)
     batch = await recorded.parts.store.read_batch(BATCH_ID)
     assert batch is not None
     seen = (await recorded.parts.store.read_group(BATCH_ID, 0)).counts
     assert await recorded.parts.store.close_group(batch, 0, seen, Ending.EXPIRED)
-    break_after_the_first(recorded.parts, ValueError("read too far"))
+    break_after(recorded.parts, 2, ValueError("read too far"))
     service = await serve_recorded(serve, recorded)
     [[first]] = [(await service.get(f"{URL}?limit=1", Accept=JSON)).body["results"]]
     assert first == recorded.bodies[0]
