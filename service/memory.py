@@ -26,6 +26,7 @@ class Share:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._size = 0
+        self._is_released = False
 
     def grow_to(self, size: int) -> None:
         """Take at least so much memory. Raises Overloaded if it is not available.
@@ -44,6 +45,11 @@ class Share:
         self._memory.used_bytes += size - self._size
         self._size = size
 
+    def add(self, size: int) -> None:
+        """Take more memory for what is in memory already, unless the request is finished and has left it behind."""
+        if not self._is_released:
+            self.take(self._size + size)
+
     def __enter__(self) -> Self:
         return self
 
@@ -51,3 +57,4 @@ class Share:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.take(0)
+        self._is_released = True

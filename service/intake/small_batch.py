@@ -19,7 +19,7 @@ from penstock.backoff import Backoff
 from penstock.chunk import Operation
 from penstock.error_ids import see_log
 from penstock.operations import Operations
-from penstock.outcome import OutcomeState, as_outcome, failed
+from penstock.outcome import OutcomeState, as_outcome, failed, size_of
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import end_soon
@@ -27,6 +27,7 @@ from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.verdict import error_id
 from penstock.service.intake.attempts import Attempts, Tried
+from penstock.service.memory import Share
 from penstock.telemetry import Event, get_log
 
 ENDING_SECONDS = 5.0  # for rolling back or committing after the time of the batch is over
@@ -104,7 +105,10 @@ class _RollBack(Exception):
 class SmallBatchRun:
     """One run of a small batch. Its time starts when it is created."""
 
-    def __init__(self, batch: SmallBatch, registry: Operations[Any], runner: Runner, backoff: Backoff) -> None:
+    def __init__(
+        self, batch: SmallBatch, registry: Operations[Any], runner: Runner, backoff: Backoff, share: Share
+    ) -> None:
+        self._share = share  # the results are part of it as soon as they are made
         self._batch = batch
         self._registry = registry
         self._runner = runner
@@ -129,7 +133,18 @@ class SmallBatchRun:
     async def _run_concurrently(self, operations: Sequence[Operation]) -> dict[int, Tried]:
         attempts = Attempts(self._runner, self._backoff, self._batch.source, self._deadline)
         lots = self._runner.lots(operations)
-        return _join(await asyncio.gather(*(_run_lot(lot, attempts) for lot in lots)))
+        return _join(await asyncio.gather(*(self._run_lot(lot, attempts) for lot in lots)))
+
+    async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:
+        first = await attempts.try_together(lot)
+        tried = await asyncio.gather(*(self._try_until_final(one, attempts, first.tried.get(one.index)) for one in lot))
+        return {operation.index: last for operation, last in zip(lot, tried, strict=True) if last is not None}
+
+    async def _try_until_final(self, operation: Operation, attempts: Attempts, first: Tried | None) -> Tried | None:
+        last = await attempts.try_until_final(operation, first)
+        if last is not None:
+            self._share.add(size_of(last.verdict))
+        return last
 
     async def _run_in_transactions(self, operations: Sequence[Operation]) -> dict[int, Tried]:
         """Run the operations in one transaction, and again without those that broke it, until one is committed.
@@ -225,7 +240,7 @@ class SmallBatchRun:
             if first.cut_off or attempts.has_left_savepoint:
                 return _CallCutOff(lot, tried)
             for operation in lot:
-                last = await attempts.try_until_final(operation, first.tried.get(operation.index))
+                last = await self._try_until_final(operation, attempts, first.tried.get(operation.index))
                 if attempts.has_left_savepoint:
                     return _LeftBehind(tried, {} if last is None else {operation.index: last})
                 if last is not None:
@@ -267,12 +282,6 @@ class SmallBatchRun:
 
     def _seconds_left(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()
-
-
-async def _run_lot(lot: Lot, attempts: Attempts) -> dict[int, Tried]:
-    first = await attempts.try_together(lot)
-    tried = await asyncio.gather(*(attempts.try_until_final(one, first.tried.get(one.index)) for one in lot))
-    return {operation.index: last for operation, last in zip(lot, tried, strict=True) if last is not None}
 
 
 def _join(parts: Iterable[Mapping[int, Tried]]) -> dict[int, Tried]:

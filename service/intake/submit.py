@@ -37,6 +37,7 @@ from penstock.service.keys import (
     OPERATIONS,
     RUNNER,
     SETTINGS,
+    SHARE,
 )
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
@@ -217,7 +218,7 @@ async def _run_immediately(
     )
     batch = SmallBatch(source, submission.draft.operations, seconds, atomic)
     app = request.app
-    return await SmallBatchRun(batch, app[OPERATIONS], app[RUNNER], app[SETTINGS].backoff).run()
+    return await SmallBatchRun(batch, app[OPERATIONS], app[RUNNER], app[SETTINGS].backoff, request[SHARE]).run()
 
 
 async def _accept(

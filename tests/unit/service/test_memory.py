@@ -59,6 +59,16 @@ def test_request_that_is_alone_may_take_any_memory() -> None:
         other.grow_to(100)
 
 
+def test_what_a_finished_request_has_left_behind_takes_no_memory() -> None:
+    memory = Memory(100)
+    with memory.share() as share:
+        share.grow_to(10)
+        share.add(5)
+        assert memory.used_bytes == 15
+    share.add(5)
+    assert memory.used_bytes == 0
+
+
 async def test_memory_is_released_after_every_answer(serve: Serve) -> None:
     service = await serve(operations)
     for content in (b"{}", b"{", json.dumps({"operations": ask_for("/succeed")}).encode()):
@@ -95,4 +105,24 @@ async def test_elements_count_with_the_memory_that_they_need_once_parsed(serve: 
     with service.client.app[MEMORY].share() as another:
         another.grow_to(1)
         assert assert_problem(await service.post_content(content), 503)["type"] == "urn:penstock:problem:overloaded"
+    await eventually(lambda: holds(used(service) == 0))
+
+
+async def test_results_of_a_small_batch_take_memory_as_soon_as_they_are_made(serve: Serve) -> None:
+    may_end, large = asyncio.Event(), Operations()
+
+    @large.post("/large")
+    async def make_large() -> str:
+        return "r" * MIB
+
+    @large.post("/wait")
+    async def wait() -> None:
+        await may_end.wait()
+
+    service = await serve(large)
+    asked = [{"method": "POST", "path": path} for path in ("/large", "/large", "/wait")]
+    request = asyncio.create_task(service.post(asked))
+    await eventually(lambda: holds(used(service) >= 2 * MIB))
+    may_end.set()
+    assert (await request).status == 200
     await eventually(lambda: holds(used(service) == 0))
