@@ -183,7 +183,7 @@ async def _blocks(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[t
 
 
 def _joined(lines: Sequence[bytes]) -> bytes:
-    return b"".join([line + b"\n" for line in lines])
+    return b"\n".join([*lines, b""])
 
 
 async def _page(

@@ -12,7 +12,7 @@ from penstock import zstd
 from penstock.chunk import Operation
 from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, result_value
-from penstock.record import decode_record, encode_record
+from penstock.record import decode_record, decode_without_results, encode_record
 
 OPERATION = Operation(3, "op-3", "POST", "/users", {"name": "Zoë \uffff\x00", "n": [1.5, 10**300]})
 FULL = ChunkRecord(
@@ -44,6 +44,13 @@ def there_and_back(record: ChunkRecord) -> ChunkRecord:
 def test_record_comes_back_as_it_was() -> None:
     assert there_and_back(FULL) == FULL
     assert there_and_back(ChunkRecord("0")) == ChunkRecord("0")
+
+
+@pytest.mark.parametrize("result", [{"id": 1}, "r" * 5_000, [float("nan")]], ids=["members", "long", "not finite"])
+def test_record_is_decoded_without_results(result: Any) -> None:
+    outcomes = tuple(replace(outcome, result=result) for outcome in FULL.outcomes)
+    for record in (FULL, replace(FULL, outcomes=outcomes)):
+        assert decode_without_results("17.1", encode_record(record)) == record.without_results()
 
 
 def test_record_of_an_earlier_version_has_no_repeats() -> None:

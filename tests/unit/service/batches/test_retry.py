@@ -1,8 +1,13 @@
 """Retry: what failed runs again once, however often and by whichever way it is asked for; the counts follow."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from penstock.chunk import Chunk
+from penstock.service.batches.retry import BYTES_IN_SEND, CHUNKS_IN_SEND, _in_sends
+from tests.support.builders import BATCH_ID, build_operation
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Answer, assert_problem
 
@@ -142,3 +147,12 @@ async def test_many_failures_are_sent_in_several_calls(aiohttp_client: AiohttpCl
     assert (await retry(plant, batch_id)).body["retried"] == 130
     await plant.work_off()
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 130})
+
+
+@pytest.mark.parametrize(("body_bytes", "sends"), [(1, [CHUNKS_IN_SEND, 50]), (BYTES_IN_SEND // 3, [3] * 50)])
+async def test_chunks_of_a_retry_are_sent_before_they_take_much_memory(body_bytes: int, sends: list[int]) -> None:
+    async def chunks() -> AsyncIterator[Chunk]:
+        for number in range(150):
+            yield Chunk(BATCH_ID, f"{number}.d1", 1, (build_operation(number, body="b" * body_bytes),))
+
+    assert [len(waiting) async for waiting in _in_sends(chunks())] == sends
