@@ -250,9 +250,7 @@ SITUATIONS = {
         settings={"chunk_operations": 1},
         fold_at=2,
     ),
-    "turned away often": Situation(
-        toys("/turned-away", "/turned-away", times=5) + toys("/turned-away", times=3, after=2), submit
-    ),
+    "turned away often": Situation(toys("/turned-away", times=5) + toys("/turned-away", times=3, after=2), submit),
     "turned away until the deadline": Situation(
         toys("/turned-away", times=1_000_000) + toys("/turned-away", times=1),
         submit,
