@@ -435,31 +435,30 @@ async def test_what_is_deleted_is_let_go(sqs: SQSClient, dynamodb: DynamoDBClien
 # --- Web pages
 
 
+RESET = ("POST", "/moto-api/reset")
+FROM_A_PAGE = {"Origin": "https://evil.example"}
+
+
 @pytest.mark.parametrize(
-    "headers",
+    ("request_", "headers"),
     [
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://localhost:3000"},
-        {"Sec-Fetch-Site": "cross-site"},  # an image, or a link
-        {"Sec-Fetch-Site": "same-site"},  # a page of another program on this machine
-        {"Host": "evil.example"},
-        {"Host": "127.0.0.1.evil.example:80"},
+        (RESET, FROM_A_PAGE),
+        (RESET, {"Origin": "null"}),
+        (RESET, {"Origin": "http://localhost:3000"}),
+        (RESET, {"Sec-Fetch-Site": "cross-site"}),  # an image, or a link
+        (RESET, {"Sec-Fetch-Site": "same-site"}),  # a page of another program on this machine
+        (RESET, {"Host": "evil.example"}),
+        (RESET, {"Host": "127.0.0.1.evil.example:80"}),
+        (("OPTIONS", "/moto-api/reset"), FROM_A_PAGE),
+        (("GET", "/?Action=ListQueues"), FROM_A_PAGE),
+        (("GET", "/moto-api/"), FROM_A_PAGE),
     ],
     ids=str,
 )
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/moto-api/reset"),
-        ("OPTIONS", "/moto-api/reset"),
-        ("GET", "/?Action=ListQueues"),
-        ("GET", "/moto-api/"),
-    ],
-)
 async def test_web_page_is_not_answered(
-    aws: EmbeddedAws, sqs: SQSClient, method: str, path: str, headers: dict[str, str]
+    aws: EmbeddedAws, sqs: SQSClient, request_: tuple[str, str], headers: dict[str, str]
 ) -> None:
+    method, path = request_
     kept = (await sqs.create_queue(QueueName="kept"))["QueueUrl"]
     async with (
         aiohttp.ClientSession() as session,

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from penstock.cli import commands
 from penstock.distribution import installed_version
+from tests.support.full import full
 
 Started = list[Sequence[str]]
 
@@ -61,7 +62,7 @@ def test_version_is_the_distributions() -> None:
     assert CliRunner().invoke(commands.app, ["--version"]).stdout == f"penstock {installed_version()}\n"
 
 
-@pytest.mark.parametrize("command", commands.COMMANDS)
+@pytest.mark.parametrize("command", ["consume", *full(name for name in commands.COMMANDS if name != "consume")])
 def test_options_are_shown_and_completed_by_the_program(command: str) -> None:
     script = str(Path(sys.executable).with_name("penstock"))
     environment = {
