@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from penstock.infra.local.servers import missing_tools
 from tests.acceptance.installation import Installation, installation
 from tests.support.aws import Aws
 
@@ -18,11 +19,37 @@ FOLDER = Path(__file__).parent
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest leaves out what is `full` in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` plays one story for each promise and each program: those with the mark `story`."""
-    for item in items:
-        if FOLDER in item.path.parents and not item.get_closest_marker("story") and item.path.name != "test_stories.py":
-            item.add_marker(pytest.mark.full)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`make test` plays one story for each promise and each program: those with the mark `story`.
+
+    The other tests run on the real servers. If these cannot be started here, they run on the embedded AWS.
+    """
+    others = [item for item in items if FOLDER in item.path.parents and _is_no_story(item)]
+    for item in others:
+        item.add_marker(pytest.mark.full)
+    if missing_tools() is None:
+        on_real_servers = {_case(item) for item in others if _kind_of_aws(item) == "real"}
+        twice = [item for item in others if _kind_of_aws(item) == "embedded" and _case(item) in on_real_servers]
+        items[:] = [item for item in items if item not in twice]
+        config.hook.pytest_deselected(items=twice)
+
+
+def _is_no_story(item: pytest.Item) -> bool:
+    return not item.get_closest_marker("story") and item.path.name != "test_stories.py"
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return getattr(getattr(item, "callspec", None), "params", {})
+
+
+def _kind_of_aws(item: pytest.Item) -> object:
+    return _parameters(item).get("aws")
+
+
+def _case(item: pytest.Item) -> tuple[str, str]:
+    """Return what identifies a case of a test, whichever AWS it runs on."""
+    others = {name: value for name, value in _parameters(item).items() if name != "aws"}
+    return item.nodeid.partition("[")[0], repr(others)
 
 
 @pytest.fixture
