@@ -164,18 +164,19 @@ def _whole(column: list[Raw] | _SameRaw, count: int) -> Sequence[Raw]:
     return [column.same] * count if isinstance(column, _SameRaw) else column
 
 
-def parse_recordable(content: bytes) -> Any:
-    """Parse JSON that can be stored in a record. Raises ValueError if it is invalid or cannot be stored.
+def parse_recordable(content: bytes) -> tuple[Any, bytes]:
+    """Parse JSON that can be stored in a record. Return the value, and the same as JSON without superfluous spaces.
 
-    It can be nested too deeply, or contain a number that is too large for a float.
+    Raises ValueError if the JSON is invalid, nested too deeply, or has a number that is too large for a float.
     """
     value = from_json(content, allow_inf_nan=False)
     if is_too_deep(value, content):
         raise ValueError(TOO_DEEP.removesuffix("."))
-    if (place := pointer_to_not_finite(value, to_json(value))) is not None:
+    encoded = to_json(value)
+    if (place := pointer_to_not_finite(value, encoded)) is not None:
         where = f" at {place}" if place else ""
         raise ValueError(f"the number{where} is too large")
-    return value
+    return value, encoded
 
 
 def _with_long_results(content: dict[str, Any], results: Sequence[Any]) -> Iterator[bytes]:

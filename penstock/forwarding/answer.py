@@ -47,12 +47,13 @@ class Answer:
     is_passing: bool = False  # another attempt may help
     is_turned_away: bool = False  # the upstream did not perform the request, so it uses up no attempt
     after_seconds: float | None = None  # the delay that the upstream asks for
+    encoded: bytes | None = field(default=None, compare=False, repr=False)  # the result as JSON, if it is known
     is_noteworthy: bool = field(default=False, compare=False)  # not an answer of the upstream's API, but about it
 
     def verdict(self, operation: Operation, max_attempts: int) -> Verdict:
         """Return the verdict for this operation."""
         state = OutcomeState.SUCCEEDED if self.error is None else OutcomeState.FAILED
-        result = compact(self.result, to_json(self.result))
+        result = compact(self.result, to_json(self.result) if self.encoded is None else self.encoded)
         outcome = Outcome(operation.index, operation.id, state, self.status, result, self.error, rejected=self.rejected)
         if not self.is_passing:
             return outcome
@@ -92,8 +93,11 @@ class Received:
         """Decode as much of the body as is valid text."""
         return self.content.decode(find_codec(self.charset) or "utf-8", errors="replace")
 
-    def parse_json(self) -> Any:
-        """Parse the body as JSON. Raises ValueError. JSON is UTF-8, but some servers use the charset that they name."""
+    def parse_json(self) -> tuple[Any, bytes]:
+        """Parse the body as JSON, and return the value and its JSON. Raises ValueError.
+
+        JSON is UTF-8, but some servers use the charset that they name.
+        """
         content = self.content.removeprefix(BOM_UTF8)
         try:
             content.decode()
@@ -180,12 +184,12 @@ def _performed(received: Received) -> Answer:
     if not received.content.strip():
         return Answer(received.status)
     try:
-        result = received.parse_json() if received.is_json else received.text
+        result, encoded = received.parse_json() if received.is_json else (received.text, None)
     except ValueError as error:
         kind = "JSON" if received.is_json else "JSON or text"
         detail = f"{performed} with {received.media_type} that cannot be read as {kind}: {error}."
         return not_usable(_NOT_READABLE, detail)
-    return Answer(received.status, result)
+    return Answer(received.status, result, encoded=encoded)
 
 
 def read_location(received: Received) -> str | None:
@@ -202,7 +206,7 @@ def _error(received: Received) -> dict[str, Any]:
     error = {"title": _phrase(received.status), "detail": f"The upstream answered {received.status}."}
     if received.is_json and not received.is_cut and len(received.content) <= MOST_ERROR_BYTES:
         try:
-            body = received.parse_json()
+            body, _ = received.parse_json()
             whole = error | _members(body)
             parse_recordable(to_json(whole))
         except ValueError:

@@ -19,7 +19,7 @@ from penstock.forwarding.answer import (
     conclude,
     wait_seconds,
 )
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain
+from penstock.outcome import ChunkRecord, EncodedResult, Outcome, OutcomeState, TryAgain
 from penstock.record import decode_record, encode_record
 
 NOW = 1_700_000_000.0
@@ -342,3 +342,13 @@ def test_verdict_is_of_the_operation() -> None:
     assert Answer(503, error={"title": "T"}, is_passing=True, after_seconds=7).verdict(operation, 4) == TryAgain(
         Outcome(3, "mine", OutcomeState.FAILED, 503, error={"title": "T"}), 4, 7
     )
+
+
+def test_long_json_is_kept_as_it_was_encoded_for_its_check() -> None:
+    """It is not encoded a second time, and superfluous spaces of the upstream take no memory."""
+    answer = receive(200, b'{"a": "%b"}' % (b"x" * 1_000))
+    outcome = answer.verdict(Operation(0, "id", "POST", "/x", None), max_attempts=1)
+    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome.result, EncodedResult)
+    assert outcome.result.content is answer.encoded
+    assert outcome.result.content == b'{"a":"%b"}' % (b"x" * 1_000)
