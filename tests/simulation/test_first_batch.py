@@ -6,6 +6,7 @@ The programs are the real ones, in virtual time: handlers take exactly as long a
 import asyncio
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -55,10 +56,12 @@ class Cost:
     spread_seconds: float
 
 
-def play(consumers: int, operations: int, handler_seconds: float, chunk_seconds: float) -> tuple[Cost, Cost]:
+def play(
+    consumers: int, operations: int, handler_seconds: float, chunk_seconds: float, **changes: Any
+) -> tuple[Cost, Cost]:
     """Return the costs of the first batch of a handler, and of a later one that is the same."""
     settings = Settings(
-        sync_max_operations=0, max_operations=operations, chunk_operations=100, chunk_seconds=chunk_seconds
+        sync_max_operations=0, max_operations=operations, chunk_operations=100, chunk_seconds=chunk_seconds, **changes
     )
     fates = CountCalls()
     world = World(1, fates, settings.visibility_seconds)
@@ -97,6 +100,7 @@ def play(consumers: int, operations: int, handler_seconds: float, chunk_seconds:
 # Each case has chunks of up to 100 operations. A full chunk of 5 ms takes two and a half times its target time, as with
 # the default settings.
 QUICK, MEDIUM, SLOW = (2_000, 0.0, 0.2), (2_000, 0.005, 0.2), (1_000, 0.5, 2.0)
+OPERATION_SECONDS = 0.5
 
 
 @pytest.mark.parametrize("consumers", [2, *full([8])])
@@ -111,9 +115,26 @@ def test_first_batch_costs_hardly_more_than_a_later_one(
     assert first.spread_seconds <= chunk_seconds
 
 
-@pytest.mark.full
-def test_a_slow_rest_in_one_piece_leaves_consumers_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mutation: cut nothing into pieces. Then the last consumers work alone, for much longer than a chunk should."""
-    monkeypatch.setattr(ChunkPace, "pieces", lambda _self, _rest: 1)
-    first, _ = play(8, *SLOW)
-    assert first.spread_seconds > SLOW[2]
+def play_few_chunks() -> tuple[Cost, Cost]:
+    """Four full chunks of a slow handler on three consumers: one of them gets two."""
+    return play(3, 400, OPERATION_SECONDS, 2.0, min_chunks=4)
+
+
+def test_slow_chunks_are_shared_out_among_all_consumers() -> None:
+    first, later = play_few_chunks()
+    assert first.seconds <= 1.25 * later.seconds
+    assert first.requests <= 1.25 * later.requests
+    assert first.spread_seconds <= OPERATION_SECONDS
+
+
+MUTANTS = {
+    "nothing is cut": ("observe", lambda _self, _count, _seconds: False),
+    "the rest is one piece": ("pieces", lambda _self, _rest: 1),
+}
+
+
+@pytest.mark.parametrize("name", full(MUTANTS))
+def test_consumers_are_idle_if_slow_chunks_are_not_shared_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(ChunkPace, *MUTANTS[name])
+    first, _ = play_few_chunks()
+    assert first.spread_seconds > OPERATION_SECONDS
