@@ -18,7 +18,6 @@ from examples.users.make_data import DOMAINS, NAMES
 
 FOLDER = Path(".run") / "bench"
 SEED = 20_261_123
-JSON_OPERATIONS = 100_000  # larger batches are sent as NDJSON, from the file
 ONE_FAILS_IN = 100
 SMALL_BYTES = 200
 LARGE_BYTES = 1_024 + 50  # a body of 1 KB and the other members of the operation
@@ -95,9 +94,9 @@ def _to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def request_body(file: Path, operations: int, *, as_lines: bool) -> Body:
+def request_body(file: Path, *, as_lines: bool) -> Body:
     """Return the request: a JSON document, or a stream of lines."""
-    if as_lines or operations > JSON_OPERATIONS:
+    if as_lines:
         return Body("application/x-ndjson", file.open("rb"))
     return Body("application/json", io.BytesIO(json_body(file)))
 

@@ -15,6 +15,7 @@ from bench.cases import WAYS, Case, Step, Way
 from bench.counting import Tallies, Usage, total
 from bench.installation import BARE_FRONT_END, BARE_PROGRAMS, CONSUMER, FRONT_END, PROGRAMS, Installation
 
+JSON_OPERATIONS = 100_000  # Penstock gets larger batches as NDJSON
 SHORTEST_POLL, LONGEST_POLL = 0.005, 0.25
 RUNNING = {"queued", "processing", "running"}
 SETTLE_SECONDS = 0.2  # time for the last deletes
@@ -100,7 +101,12 @@ async def _limit(step: Step) -> AsyncIterator[None]:
 
 def _body(case: Case, way: Way) -> Body:
     file = operations_file(case.handler, case.size, fails=way.fails)
-    return request_body(file, case.size, as_lines=way.as_lines)
+    return request_body(file, as_lines=is_sent_as_lines(case, way))
+
+
+def is_sent_as_lines(case: Case, way: Way) -> bool:
+    """Return True if the batch is an NDJSON stream. The bare calls accept only a document, of any size."""
+    return way.as_lines or (case.size > JSON_OPERATIONS and not way.is_bare)
 
 
 async def _run(http: aiohttp.ClientSession, url: str, body: Body) -> Times:

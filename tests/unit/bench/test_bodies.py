@@ -36,11 +36,10 @@ def test_one_operation_in_a_hundred_fails(operations: int) -> None:
 def test_operations_are_sent_as_a_document_or_as_lines(tmp_path: Path) -> None:
     file = tmp_path / "operations"
     file.write_bytes(b'{"path":"/a"}\n{"path":"/b"}\n')
-    document = request_body(file, 2, as_lines=False)
+    document = request_body(file, as_lines=False)
     assert document.content_type == "application/json"
     assert document.data.read() == b'{"operations":[{"path":"/a"},{"path":"/b"}]}'
-    for operations, as_lines in ((2, True), (1_000_000, False)):
-        stream = request_body(file, operations, as_lines=as_lines)
-        assert stream.content_type == "application/x-ndjson"
-        assert stream.data.read() == file.read_bytes()
-        stream.data.close()
+    stream = request_body(file, as_lines=True)
+    assert stream.content_type == "application/x-ndjson"
+    assert stream.data.read() == file.read_bytes()
+    stream.data.close()

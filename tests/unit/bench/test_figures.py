@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from bench.billing import Prices
-from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
+from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, WAYS, Case
 from bench.counting import Tally, Usage, total
 from bench.figures import Figures, ideal_seconds
-from bench.measure import RUNNING, Sample, Times, Used, check_results, spread_seconds
+from bench.measure import RUNNING, Sample, Times, Used, check_results, is_sent_as_lines, spread_seconds
 from bench.plot import draw
 from bench.report import tables
 from bench.servers import EMBEDDED
@@ -163,6 +163,12 @@ def test_every_state_that_is_not_final_is_polled_again() -> None:
     states = set(BatchState) - FINAL_STATES - UNACCEPTED_STATES
     assert states - {BatchState.CANCELLING} <= RUNNING
     assert not RUNNING & FINAL_STATES
+
+
+def test_only_penstock_gets_a_very_large_batch_as_lines() -> None:
+    huge = Case(server=EMBEDDED, handler="noop", size=1_000_000)
+    ways = {name: (is_sent_as_lines(LARGE, way), is_sent_as_lines(huge, way)) for name, way in WAYS.items()}
+    assert (ways[PENSTOCK], ways[LINES], ways[BARE]) == ((False, True), (True, True), (False, False))
 
 
 def lines(*statuses: int) -> bytes:
