@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 QUICK_SECONDS = 0.1
 UNMEASURED_SECONDS = 0.02  # the longest time that is assumed for an operation before it has been measured
 _ROUNDING = 1 + 1e-9  # in floats, the sum of a hundred times 0.02 is a little more than 2
@@ -37,8 +39,7 @@ _HOP = re.compile(r"(.+)\.0\.([1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
 _STEPS = re.compile(r"\.0\.([0-9]+)\.([0-9]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """One operation of a batch. `index` is its position in the batch, from 0. `body` is a JSON value or None."""
 
     index: int

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock.backoff import Backoff
@@ -39,8 +41,7 @@ class EncodedResult:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The final result of an operation. `status` is read like an HTTP status, `error` like an RFC 9457 problem.
 
     `result` is a JSON value, or an EncodedResult if a handler has just returned it and it is long.
@@ -109,7 +110,7 @@ class ChunkRecord:
 
     def without_results(self) -> "ChunkRecord":
         """Return the record without the results of its operations. It is enough to act on a committed record."""
-        return replace(self, outcomes=tuple(replace(outcome, result=None) for outcome in self.outcomes))
+        return replace(self, outcomes=tuple(with_changes(outcome, result=None) for outcome in self.outcomes))
 
 
 def compact(value: Any, content: bytes) -> Any:

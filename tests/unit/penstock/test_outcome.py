@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as with_changes
 
 from penstock.backoff import Backoff
 from penstock.batch import Counts, Ending
@@ -156,7 +157,7 @@ def test_counts_are_those_of_the_outcomes() -> None:
 
 def test_counts_know_every_state() -> None:
     states = [*OutcomeState, OutcomeState.FAILED]
-    outcomes = tuple(replace(ok(0), index=index, state=state) for index, state in enumerate(states))
+    outcomes = tuple(with_changes(ok(0), index=index, state=state) for index, state in enumerate(states))
     assert ChunkRecord("17", outcomes).counts == Counts(succeeded=1, failed=2, cancelled=1, expired=1)
 
 
@@ -402,7 +403,7 @@ def test_error_text_is_one_that_json_can_hold() -> None:
 
 
 def test_record_without_results_has_all_else() -> None:
-    answer = record(make_chunk(3, attempt=3), replace(ok(0), result="x" * 1_000), rejected(1), again(2))
+    answer = record(make_chunk(3, attempt=3), with_changes(ok(0), result="x" * 1_000), rejected(1), again(2))
     lean = answer.without_results()
     assert [outcome.result for outcome in lean.outcomes] == [None] * 3
     assert lean.counts == answer.counts

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
@@ -48,7 +49,7 @@ def test_record_comes_back_as_it_was() -> None:
 
 @pytest.mark.parametrize("result", [{"id": 1}, "r" * 5_000, [float("nan")]], ids=["members", "long", "not finite"])
 def test_record_is_decoded_without_results(result: Any) -> None:
-    outcomes = tuple(replace(outcome, result=result) for outcome in FULL.outcomes)
+    outcomes = tuple(with_changes(outcome, result=result) for outcome in FULL.outcomes)
     for record in (FULL, replace(FULL, outcomes=outcomes)):
         assert decode_without_results("17.1", encode_record(record)) == record.without_results()
 
@@ -90,7 +91,7 @@ def test_members_come_back_with_their_types() -> None:
     ids=lambda value: repr(value)[:30],
 )
 def test_any_json_comes_back_as_a_result(result: Any) -> None:
-    record = replace(FULL, outcomes=(replace(FULL.outcomes[0], result=result),))
+    record = replace(FULL, outcomes=(with_changes(FULL.outcomes[0], result=result),))
     assert there_and_back(record) == record
 
 
@@ -105,15 +106,15 @@ def test_any_json_comes_back_as_a_result(result: Any) -> None:
 )
 def test_encoded_results_come_back_as_their_values(results: list[Any]) -> None:
     outcomes = [Outcome(n, f"op-{n}", OutcomeState.SUCCEEDED, 200, result=result) for n, result in enumerate(results)]
-    record = replace(FULL, outcomes=(*outcomes, replace(FULL.outcomes[2], index=len(results))))
-    values = [replace(outcome, result=result_value(outcome.result)) for outcome in record.outcomes]
+    record = replace(FULL, outcomes=(*outcomes, with_changes(FULL.outcomes[2], index=len(results))))
+    values = [with_changes(outcome, result=result_value(outcome.result)) for outcome in record.outcomes]
     assert there_and_back(record) == replace(record, outcomes=tuple(values))
 
 
 def test_encoded_results_with_the_same_members_are_written_as_columns() -> None:
     results = [{"number": number, "name": f"customer {number}"} for number in range(1_000)]
     outcomes = [Outcome(n, str(n), OutcomeState.SUCCEEDED, 200, result=result) for n, result in enumerate(results)]
-    compact = [replace(outcome, result=encoded(outcome.result)) for outcome in outcomes]
+    compact = [with_changes(outcome, result=encoded(outcome.result)) for outcome in outcomes]
     assert encode_record(ChunkRecord("17", tuple(compact))) == encode_record(ChunkRecord("17", tuple(outcomes)))
 
 
@@ -150,11 +151,12 @@ def test_fields_come_back_to_their_outcomes(results: list[Any], first: int, step
 
 def test_results_larger_than_an_item_come_back() -> None:
     noise = base64.b64encode(random.Random(1).randbytes(900_000)).decode()
-    record = replace(FULL, outcomes=(replace(FULL.outcomes[0], result=noise),))
+    record = replace(FULL, outcomes=(with_changes(FULL.outcomes[0], result=noise),))
     assert len(encode_record(record)) > 400_000
     assert there_and_back(record) == record
 
 
 def test_like_results_take_little_room() -> None:
-    alike = tuple(replace(FULL.outcomes[0], index=n, id=str(n), result={"id": n, "status": "ok"}) for n in range(1_000))
+    one = FULL.outcomes[0]
+    alike = tuple(with_changes(one, index=n, id=str(n), result={"id": n, "status": "ok"}) for n in range(1_000))
     assert len(encode_record(ChunkRecord("17", alike))) < 3_000

@@ -7,12 +7,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 import pytest
+from msgspec.structs import replace as with_changes
 from pydantic import AfterValidator, BaseModel, Field, model_serializer
 from structlog.testing import capture_logs
 
@@ -544,7 +545,7 @@ async def test_result_of_any_depth_is_refused_or_can_be_read_back_from_a_record(
 def assert_can_be_recorded(outcome: Outcome) -> None:
     record = ChunkRecord("17", (outcome,))
     assert decode_record("17", encode_record(record)).outcomes == (
-        replace(outcome, result=result_value(outcome.result)),
+        with_changes(outcome, result=result_value(outcome.result)),
     )
 
 
