@@ -243,7 +243,8 @@ def _to_column(values: list[Any]) -> Any:
     This is limited to types whose equal values have the same JSON text: 1 equals True, and 0.0 equals -0.0.
     """
     first = values[0] if values else None
-    if type(first) in {str, int, bool, type(None)} and all(type(v) is type(first) and v == first for v in values):
+    kind = type(first)
+    if kind in {str, int, bool, type(None)} and values.count(first) == len(values) and set(map(type, values)) == {kind}:
         return {_SAME: first}
     return values
 
