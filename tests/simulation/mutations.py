@@ -541,7 +541,7 @@ MUTATIONS = {
         ("kills", 1170, fold_what_was_counted_meanwhile),
         ("queue", 69, count_without_looking_into_the_fold),
         ("mass deaths", 0, count_deliveries_as_deaths),
-        ("sweeps", 45, take_the_sweep_over_without_waiting),
+        ("sweeps", 77, take_the_sweep_over_without_waiting),
         ("pauses", 422, take_over_a_sweep_that_was_extended),
         ("kills", 210, suspect_what_was_only_held),
         ("poison", 168, blame_those_that_ran_beside_poison),
