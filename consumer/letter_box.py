@@ -37,7 +37,7 @@ class LetterBox:
     def open(self) -> None:
         """Let everything leave, and let nothing wait any more. Call it when the consumer starts to drain."""
         self._is_open = True
-        self._depart()
+        self.depart()
 
     @contextmanager
     def chunk_in_progress(self) -> Iterator[None]:
@@ -49,29 +49,27 @@ class LetterBox:
             self._in_progress -= 1
             self._depart_if_due()
 
-    async def wait(self, delivery: Delivery, letters: Sequence[Message], *, is_urgent: bool = False) -> None:
-        """Return when it is time to send these letters. Call it while the chunk is in progress.
+    def depart(self) -> None:
+        """Let everything leave that waits now."""
+        if self._waiting:
+            self._departure.set()
+            self._departure, self._waiting, self._letters = asyncio.Event(), {}, 0
 
-        Urgent letters take all others along immediately.
-        """
+    async def wait(self, delivery: Delivery, letters: Sequence[Message]) -> None:
+        """Return when it is time to send these letters. Call it while the chunk is in progress."""
         departure = self._departure
         self._waiting[delivery.receipt] = delivery
         self._letters += len(letters)
         self._on_wait()
-        self._depart_if_due(is_urgent=is_urgent)
+        self._depart_if_due()
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await departure.wait()
         except TimeoutError:
-            self._depart()
+            self.depart()
 
-    def _depart_if_due(self, *, is_urgent: bool = False) -> None:
+    def _depart_if_due(self) -> None:
         waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())
         is_full = self._letters >= MESSAGES_IN_CALL or waiting_bytes >= MOST_BYTES
-        if is_urgent or is_full or self._is_open or len(self._waiting) == self._in_progress:
-            self._depart()
-
-    def _depart(self) -> None:
-        if self._waiting:
-            self._departure.set()
-            self._departure, self._waiting, self._letters = asyncio.Event(), {}, 0
+        if is_full or self._is_open or len(self._waiting) == self._in_progress:
+            self.depart()

@@ -554,13 +554,17 @@ class Processor:
     async def _send_dead_letters(self, attempt: ChunkAttempt, record: ChunkRecord, group: Group) -> None:
         """Send the dead letters of the record together with those of other chunks. Wait for these for a short time.
 
-        If this chunk is the last one of its group, the batch may be waiting for it, so the letters do not wait.
+        If this chunk is the last one of its group, no letters wait, also not those of other chunks. So they are sent
+        before the batch is final, and do not delay it.
         """
         batch, delivery = attempt.batch, attempt.delivery
         letters = self._sender.dead_letters(batch, record, delivery.tenant)
+        is_last = is_full(batch, attempt.chunk.group, group) and not batch.is_final
+        if is_last:
+            self._letter_box.depart()
+        elif letters:
+            await self._letter_box.wait(delivery, letters)
         if letters:
-            is_last = is_full(batch, attempt.chunk.group, group) and not batch.is_final
-            await self._letter_box.wait(delivery, letters, is_urgent=is_last)
             await self._sender.send_letters(letters)
             self._meter.count(Metric.DEAD_LETTERS, len(letters))
 

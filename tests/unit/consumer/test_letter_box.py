@@ -14,13 +14,13 @@ LETTER = Message("a letter")
 
 
 @asynccontextmanager
-async def waiting(box: LetterBox, count: int, *, body: str = "", is_urgent: bool = False) -> AsyncIterator[list[str]]:
+async def waiting(box: LetterBox, count: int, *, body: str = "") -> AsyncIterator[list[str]]:
     """Let chunks wait with a letter each. Yield the ids of those that have left."""
     left: list[str] = []
 
     async def wait(delivery: Delivery) -> None:
         with box.chunk_in_progress():
-            await box.wait(delivery, [LETTER], is_urgent=is_urgent)
+            await box.wait(delivery, [LETTER])
             left.append(delivery.message_id)
 
     deliveries = [Delivery(f"{count}-{number}", body, f"{count}-{number}", 1) for number in range(count)]
@@ -60,11 +60,13 @@ async def test_letters_leave_when_the_last_other_chunk_is_finished() -> None:
             assert len(left) == 2
 
 
-async def test_urgent_letters_take_all_others_along() -> None:
+async def test_letters_leave_when_the_last_chunk_of_a_group_does_not_let_them_wait() -> None:
     box = LetterBox()
     with box.chunk_in_progress():
-        async with waiting(box, 2) as left, waiting(box, 1, is_urgent=True) as urgent:
-            assert (len(left), len(urgent)) == (2, 1)
+        async with waiting(box, 2) as left:
+            box.depart()
+            await settle()
+            assert len(left) == 2
 
 
 async def test_letters_of_large_chunks_leave_early(monkeypatch: pytest.MonkeyPatch) -> None:
