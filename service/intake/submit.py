@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 from ulid import PureRandomPolicy, ULIDGenerator
 
-from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, UnknownBatch
+from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, Unavailable, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import as_outcome
 from penstock.running.source import Source
@@ -50,6 +50,8 @@ FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request m
 # How long the lease of a key lasts after the time of the batch: to roll back or commit, to settle the key, and for
 # clocks that differ. Until it is over, nobody takes over the key of a front end that died.
 LEASE_MARGIN_SECONDS = 10
+# Pauses before the settling of a key is repeated. If it is never settled, a repeated request runs the batch again.
+SETTLE_PAUSES_SECONDS = (0.2, 0.4, 0.8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,21 @@ async def _answer(request: web.Request, submission: Submission, course: Course, 
     if claim is not None:
         most = request.app[SETTINGS].idempotency_answer_bytes
         stored = results if results is None or len(results) <= most else stand_in_for(results)
-        await _try_to_update(store.settle_key(claim, stored))
+        await _settle(request, claim, stored)
     return answer
+
+
+async def _settle(request: web.Request, claim: KeyClaim, answer: bytes | None) -> None:
+    """Settle the key. If AWS stays unavailable, only log it: the lease of the claim will expire."""
+    store, clock = request.app[BACKEND].store, request.app[CLOCK]
+    for pause in SETTLE_PAUSES_SECONDS:
+        try:
+            await store.settle_key(claim, answer)
+        except Unavailable:
+            await clock.sleep(pause)
+        else:
+            return
+    await _try_to_update(store.settle_key(claim, answer))
 
 
 async def _try_to_update(step: Awaitable[None]) -> None:
