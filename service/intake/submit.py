@@ -50,8 +50,9 @@ FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request m
 # How long the lease of a key lasts after the time of the batch: to roll back or commit, to settle the key, and for
 # clocks that differ. Until it is over, nobody takes over the key of a front end that died.
 LEASE_MARGIN_SECONDS = 10
-# Pauses before the settling of a key is repeated. If it is never settled, a repeated request runs the batch again.
-SETTLE_PAUSES_SECONDS = (0.2, 0.4, 0.8)
+# How long the settling of a key is repeated. If it is never settled, a repeated request runs the batch again.
+SETTLE_SECONDS = 2.0
+SETTLE_PAUSE_SECONDS = 0.2  # doubled after each repetition
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +185,18 @@ async def _answer(request: web.Request, submission: Submission, course: Course, 
 
 
 async def _settle(request: web.Request, claim: KeyClaim, answer: bytes | None) -> None:
-    """Settle the key. If AWS stays unavailable, only log it: the lease of the claim will expire."""
+    """Settle the key. If AWS stays unavailable or rejects it, only log it: the lease of the claim will expire."""
     store, clock = request.app[BACKEND].store, request.app[CLOCK]
-    for pause in SETTLE_PAUSES_SECONDS:
+    pause, give_up_at = SETTLE_PAUSE_SECONDS, clock.monotonic() + SETTLE_SECONDS
+    while True:
         try:
-            await store.settle_key(claim, answer)
-        except Unavailable:
-            await clock.sleep(pause)
-        else:
-            return
-    await _try_to_update(store.settle_key(claim, answer))
+            return await store.settle_key(claim, answer)
+        except PenstockError as error:
+            if not isinstance(error, Unavailable) or clock.monotonic() + pause > give_up_at:
+                get_log().error(Event.AWS_UNAVAILABLE, error=str(error))
+                return None
+        await clock.sleep(pause)
+        pause *= 2
 
 
 async def _try_to_update(step: Awaitable[None]) -> None:

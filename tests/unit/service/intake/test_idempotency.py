@@ -9,6 +9,7 @@ from multidict import CIMultiDict
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import Batch, BatchState
+from penstock.errors import NoAccess, PenstockError, RejectedCall
 from penstock.service.intake import acceptance
 from penstock.service.intake.idempotency import HEADER
 from penstock.service.intake.submit import LEASE_MARGIN_SECONDS
@@ -492,6 +493,18 @@ async def test_answer_is_stored_although_aws_was_unavailable_for_a_moment(
     assert (await plant.service.post(ask_for("/succeed/a"), KEY)).status == 200
     again = await plant.service.post(ask_for("/succeed/a"), KEY)
     assert (again.status, is_replay(again), toys.times) == (200, True, {"0": 1})
+
+
+@pytest.mark.parametrize("error", [NoAccess("The credentials have expired."), RejectedCall("The item is too large.")])
+async def test_answer_goes_out_although_aws_rejects_that_it_is_stored(
+    aiohttp_client: AiohttpClient, toys: Toys, error: PenstockError
+) -> None:
+    def reject(call: str, _moment: Moment) -> None:
+        if call == "store.settle_key":
+            raise error
+
+    plant = await build(aiohttp_client, toys, reject)
+    assert (await plant.service.post(ask_for("/succeed/a"), KEY)).status == 200
 
 
 async def test_answer_that_could_not_be_kept_goes_out(aiohttp_client: AiohttpClient, toys: Toys) -> None:
