@@ -449,7 +449,7 @@ class Processor:
             draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
             now=now,
             ended=None if ending is None else Ended(ending, attempt.batch.reason),
-            pieces=(pace or self._pace_of(attempt)).pieces,
+            pieces=pace.pieces if pace else None,
         )
 
     async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
@@ -554,8 +554,9 @@ class Processor:
     async def _send_dead_letters(self, attempt: ChunkAttempt, record: ChunkRecord, group: Group) -> None:
         """Send the dead letters of the record together with those of other chunks. Wait for these for a short time.
 
-        If this chunk is the last one of its group, no letters wait, also not those of other chunks. So they are sent
-        before the batch is final, and do not delay it.
+        If this chunk is the last one of its group, its letters are sent immediately, and so are those that wait in this
+        process. A client may read the dead letters as soon as the batch is final. Letters that wait in another consumer
+        follow within a second.
         """
         batch, delivery = attempt.batch, attempt.delivery
         letters = self._sender.dead_letters(batch, record, delivery.tenant)

@@ -205,15 +205,16 @@ def record_attempt(
     now: float,
     attempts: Mapping[int, int] | None = None,
     ended: Ended | None = None,
-    pieces: Callable[[int], int] = lambda _rest: 1,
+    pieces: Callable[[int], int] | None = None,
 ) -> ChunkRecord:
     """Return the record of an attempt at a chunk. An operation without a verdict did not run or did not finish.
 
     Final verdicts become outcomes. Operations to retry go into follow-up chunks with a delay. Their attempt goes up by
     one, unless they were only turned away. Operations that did not run go into other follow-up chunks without a delay,
-    and their attempt is unchanged. `pieces` gets their number and returns the number of these chunks. If the batch ends
-    early (`ended`), there are no follow-ups: failed operations have failed, and operations that did not run get the
-    outcome of the ending. `attempts` gives the attempt of operations that were tried more often than the chunk.
+    and their attempt is unchanged. `pieces` gets their number and returns the number of these chunks, by default one.
+    If the batch ends early (`ended`), there are no follow-ups: failed operations have failed, and operations that did
+    not run get the outcome of the ending. `attempts` gives the attempt of operations that were tried more often than
+    the chunk.
     """
     attempts = attempts or {}
     outcomes: list[Outcome] = []
@@ -239,7 +240,9 @@ def record_attempt(
     for following, indexes in sorted(again.items()):
         follow_ups.append(_follow_up(chunk, following, indexes, now + waits[following]))
     if rest:
-        follow_ups += [_follow_up(chunk, chunk.attempt, piece) for piece in _cut(rest, pieces(len(rest)))]
+        follow_ups += [
+            _follow_up(chunk, chunk.attempt, piece) for piece in _cut(rest, pieces(len(rest)) if pieces else 1)
+        ]
     return _record(chunk, outcomes, follow_ups)
 
 

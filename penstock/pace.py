@@ -67,11 +67,19 @@ class ChunkPace:
         return is_long
 
     def pieces(self, operations: int) -> int:
-        """Return the number of pieces into which to cut this many remaining operations."""
+        """Return the number of pieces into which to cut this many remaining operations.
+
+        It is one if only the warm-up has been measured: then a piece would be cut by the time that connecting takes.
+        """
         each = self.seconds
-        if not each:
+        if not each or not (self._is_measured or each >= self._aim(each)):
             return 1
         return max(1, min(int(operations * each / self._aim(each)), operations, MOST_PIECES))
+
+    @property
+    def _is_measured(self) -> bool:
+        """Return True if operations have finished after the warm-up."""
+        return self._first is not None and self._count > 0
 
     def _is_long(self) -> bool:
         each = self._seconds / self._count

@@ -92,6 +92,14 @@ def test_slow_first_operations_decide_nothing() -> None:
     assert pace.pieces(500) == 1
 
 
+def test_rest_is_not_cut_by_the_time_of_the_first_operations() -> None:
+    pace = new_pace()
+    runs(pace, 5, 0.5)
+    assert pace.pieces(900) == 1
+    runs(pace, 5, 0.5)
+    assert pace.pieces(900) == 1
+
+
 def test_short_chunk_is_not_cut_for_a_rest_that_is_not_worth_it() -> None:
     assert not any(runs(new_pace(16), 16, 0.5))
 
