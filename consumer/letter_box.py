@@ -67,6 +67,9 @@ class LetterBox:
                 await departure.wait()
         except TimeoutError:
             self.depart()
+        finally:
+            if self._waiting.pop(delivery.receipt, None) is not None:  # it was cancelled
+                self._letters -= len(letters)
 
     def _depart_if_due(self) -> None:
         waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())

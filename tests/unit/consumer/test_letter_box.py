@@ -106,3 +106,15 @@ async def test_consumer_learns_that_a_chunk_only_waits() -> None:
             assert len(told) == 2
             box.open()
             assert not box.holds(delivery)
+
+
+async def test_letters_of_a_cancelled_chunk_do_not_fill_a_call() -> None:
+    box = LetterBox()
+    with box.chunk_in_progress(), box.chunk_in_progress():
+        cancelled = asyncio.create_task(box.wait(Delivery("c", "", "c", 1), [LETTER] * 9))
+        await settle()
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        async with waiting(box, 1) as left:
+            assert left == []
+            box.open()
