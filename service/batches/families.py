@@ -81,7 +81,7 @@ class Family:
         columns = decode_columns(record.content)
         places = zip(repeat(record.chunk_id), range(len(columns.states)), columns.states, line_sizes(columns))
         self._latest.update(zip(columns.indexes, places, strict=True))
-        if self._held.has_room_for(columns):  # not instead of an earlier one, which is told earlier
+        if self._held.has_room_for(columns):  # otherwise keep the earlier ones: their outcomes are told first
             self._held.add(record.chunk_id, columns)
         return columns
 
