@@ -1,5 +1,9 @@
-"""An application whose handlers return a megabyte each: text, which compresses to a half."""
+"""An application whose handlers return a megabyte each: text, which compresses to a half.
 
+It forwards everything else to the upstream that TEST_UPSTREAM names.
+"""
+
+import os
 import random
 from typing import Any
 
@@ -8,6 +12,9 @@ from penstock import Context, Operations
 RESULT_BYTES = 1_000_000
 
 operations: Operations[Any] = Operations()
+operations.forward(
+    "/{path}", to=os.environ.get("TEST_UPSTREAM", "http://upstream.invalid"), max_result_bytes=RESULT_BYTES
+)
 
 
 def _text() -> str:
