@@ -54,6 +54,11 @@ class Mix:
         return self.name in {"calm", "rollouts", "endings"}
 
     @property
+    def are_leases_kept(self) -> bool:
+        """Return True if the queue delivers a message again only after its lease."""
+        return self.oddities == Oddities()
+
+    @property
     def is_evidence_needed(self) -> bool:
         """Return True if leases end only because a process died. Then an operation is suspected only of a death."""
         return self.is_gentle or self.is_poison_alone or self.name in {"kills", "mass deaths", "parents"}

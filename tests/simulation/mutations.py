@@ -230,6 +230,10 @@ def forget_the_heartbeats(patching: Patching) -> None:
     patching.setattr(Leases, "beat", mutant)
 
 
+def start_after_the_lease(patching: Patching) -> None:
+    patching.setattr(Leases, "is_kept", lambda _self, _delivery: True)
+
+
 def overlook_refused_entries(patching: Patching) -> None:
     """Take the failed entries of a SendMessageBatch call for sent ones."""
     send = SqsQueue._send_call
@@ -526,6 +530,7 @@ MUTATIONS = {
         ("parents", 1, give_back_as_if_all_had_started),
         ("clocks", 487, abandon_by_the_clock_alone),
         ("calm", 128, forget_the_heartbeats),
+        ("pauses", 390, start_after_the_lease),
         ("queue", 5, overlook_refused_entries),
         ("sweeps", 141, close_a_group_without_a_condition),
         ("sweeps", 125, count_in_a_closed_group),

@@ -79,6 +79,8 @@ class Air(Protocol):
 
     def note(self, who: str, what: str, *details: Any) -> None: ...
 
+    def on_receive(self, process: str, messages: list[Answer]) -> None: ...
+
 
 class Wire:
     """The connection of one process to AWS."""
@@ -179,6 +181,7 @@ class _Call:
         if answer.get("Messages"):
             received = [f"{message['ReceiptHandle']} {message['Body'][:60]}" for message in answer["Messages"]]
             self._air.note(self._process.name, "  receives", ", ".join(received))
+            self._air.on_receive(self._process.name, answer["Messages"])
         self._later(self._fate.back, lambda: self._settle(answer))
 
     def _settle(self, answer: Answer) -> None:

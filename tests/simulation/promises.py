@@ -142,6 +142,7 @@ class Promises:
         self.table: Table | None = None
         self.is_poison_alone = False  # consumers die only of the operations that they run
         self.is_evidence_needed = False  # leases end only because a process died, so each suspect ran when one died
+        self.are_leases_kept = False  # the queue delivers a message again only after its lease
         self.has_parents = False  # what a dead consumer held is given back, and no lease of it ends
         self.max_deaths: int | None = None  # the limit for each batch
         self.sweep_tenure = 0.0  # seconds after which the lease to sweep may be taken over
@@ -152,6 +153,8 @@ class Promises:
         self._noted: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # batches and chunks, by process
         self._noted_at: dict[tuple[str, str, str], float] = {}  # by process, batch and chunk
         self._dead: set[str] = set()
+        # For each batch and chunk, the process that received each of its messages last.
+        self._holders: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._noted_deaths: defaultdict[str, set[str]] = defaultdict(set)  # those of `deaths` that had a note
         self._died_of: set[tuple[str, str]] = set()
         self._keys_with_answers: set[str] = set()
@@ -349,6 +352,12 @@ class Promises:
         group = self.batches[chunk.batch_id].groups[chunk.group]
         self.check(origin in group.done, 7, f"{words_of(body)} is a dead letter, and {origin} is not counted")
 
+    def on_receive(self, process: str, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            chunk = chunk_of(message["Body"])
+            if chunk is not None:
+                self._holders[chunk.batch_id, chunk.id][message["MessageId"]] = process
+
     def on_lapse(self, body: str) -> None:
         chunk = chunk_of(body)
         if chunk is not None:
@@ -395,6 +404,8 @@ class Promises:
         self.check(
             over < BEGINS_STILL_SECONDS or is_redriven, 6, f"{where}, which seems to have killed too many processes"
         )
+        has_lease = run.process in self._holders[run.batch_id, run.chunk_id].values()
+        self.check(has_lease or not self.are_leases_kept, 5, f"{where}, whose lease is over: another consumer has it")
         self.follow_ups.on_start(run)
         index = index_of(run.operation_id)
         latest = facts.outcome(index, counted=False)

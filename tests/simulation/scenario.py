@@ -83,6 +83,7 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     world.promises.follow_ups.least_part_seconds = min(settings.chunk_seconds, QUICK_SECONDS)
     world.promises.is_poison_alone = mix.is_poison_alone
     world.promises.has_parents = mix.has_parents
+    world.promises.are_leases_kept = mix.are_leases_kept
     world.promises.is_evidence_needed = mix.is_evidence_needed
     with (
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),

@@ -60,6 +60,8 @@ class OnTime:
 
     def note(self, who: str, what: str, *details: Any) -> None: ...
 
+    def on_receive(self, process: str, messages: list[dict[str, Any]]) -> None: ...
+
     def fate(self, process: Process, action: str) -> Fate:
         return Fate(0, 0)
 

@@ -83,6 +83,7 @@ class World:
         self.truth.on_poison = self.promises.on_poison
         self.table = Table(self.chance, watch=self.promises.on_write)
         self.promises.table = self.table
+        self.on_receive = self.promises.on_receive
         self.context = copy_context()
         self.context.run(TRUTH.set, self.truth)
         self.dead_letters = self._queue(DEAD_LETTERS, visibility_seconds)
