@@ -33,7 +33,6 @@ from penstock.telemetry import Event, get_log
 RECORDING_SECONDS = 10.0  # the time for recording and follow-ups after the handlers are cancelled
 RELEASING_SECONDS = 5.0  # the time for releasing what the last receives have returned
 LEAVING_SECONDS = 1.0
-ENOUGH_TO_MEASURE = 50  # operations of a chunk: the first few of a process may be slow
 NEWER_VERSION_SECONDS = 60  # until a chunk comes again that only a newer version can run
 
 
@@ -252,8 +251,7 @@ class Consumer:
             self._moved.set()
 
         await self._processor.process(held.delivery, chunk, ended)
-        if self._pacer.overall.seconds is None and len(chunk.operations) >= ENOUGH_TO_MEASURE:
-            self._pacer.measure()  # otherwise chunks would be received one by one until the pacer's first turn
+        self._pacer.count(len(chunk.operations))
 
     def _loads(self) -> dict[Priority, Load]:
         """Return what is held of each priority.

@@ -1,5 +1,7 @@
 """Publishes how long the operations of each handler take, so that front ends can plan chunks of a suitable size."""
 
+import asyncio
+
 from penstock.clock import Clock
 from penstock.consumer.outage import Outage
 from penstock.errors import PenstockError
@@ -9,12 +11,16 @@ from penstock.store import Store
 from penstock.telemetry import Event
 
 PUBLISH_SECONDS = 1.0
+ENOUGH_TO_MEASURE = 50  # operations: the first few of a process may be slow
 REFRESH_SECONDS = 3_600.0  # publish it again even if it has not changed, because the table deletes old values
 NOTICED = 1.2  # a change by less than a fifth makes no difference to a plan
 
 
 class Pacer:
-    """`keep` reads once a second what the runner has measured, and publishes what has changed."""
+    """`keep` reads once a second what the runner has measured, and publishes what has changed.
+
+    The first measurement does not wait for that: a second batch may arrive earlier.
+    """
 
     def __init__(self, runner: Runner, store: Store, clock: Clock) -> None:
         self._runner = runner
@@ -24,20 +30,31 @@ class Pacer:
         self._published: dict[str, float] = {}
         self._forgotten_at = clock.monotonic() + REFRESH_SECONDS
         self._outage = Outage(Event.PACE_NOT_PUBLISHED)
+        self._unmeasured = 0  # operations that have run before the first measurement
+        self._has_measured = asyncio.Event()
         self.overall = Pace()  # of all operations that this process runs
 
     async def keep(self) -> None:
         """Measure and publish once a second, until cancelled."""
-        while True:
-            await self._clock.sleep(PUBLISH_SECONDS)
-            self.measure()
-            self._runner.result_memory.lower_guesses()
-            try:
-                await self.publish()
-            except PenstockError as error:
-                self._outage.report(error)
-            else:
-                self._outage.end()
+        publishing = asyncio.create_task(self._publish_first())
+        try:
+            while True:
+                await self._clock.sleep(PUBLISH_SECONDS)
+                self.measure()
+                self._runner.result_memory.lower_guesses()
+                await self._try_to_publish()
+        finally:
+            publishing.cancel()
+
+    def count(self, operations: int) -> None:
+        """Count operations that have run. Measure for the first time as soon as there are enough of them.
+
+        Until the first measurement, the consumer receives large chunks one by one.
+        """
+        if self.overall.seconds is None:
+            self._unmeasured += operations
+            if self._unmeasured >= ENOUGH_TO_MEASURE:
+                self.measure()
 
     def measure(self) -> None:
         spent = self._runner.take_spent()
@@ -46,6 +63,7 @@ class Pacer:
         if spent:
             together = sum(one.count for one in spent.values()), sum(one.seconds for one in spent.values())
             self.overall.observe(*together)
+            self._has_measured.set()
 
     async def publish(self) -> None:
         now = self._clock.monotonic()
@@ -58,6 +76,18 @@ class Pacer:
         if changed:
             await self._store.write_handler_seconds(changed, self._clock.now())
             self._published |= changed
+
+    async def _publish_first(self) -> None:
+        await self._has_measured.wait()
+        await self._try_to_publish()
+
+    async def _try_to_publish(self) -> None:
+        try:
+            await self.publish()
+        except PenstockError as error:
+            self._outage.report(error)
+        else:
+            self._outage.end()
 
 
 def has_changed(before: float | None, now: float) -> bool:

@@ -34,7 +34,7 @@ class HandlerTimes:
         if age >= FRESH_SECONDS:
             self._refreshed_at = now
             self._refreshing = asyncio.create_task(self._refresh())
-            if age >= STALE_SECONDS:
+            if age >= STALE_SECONDS or not self._known:
                 await self._refreshing
         return self._known
 

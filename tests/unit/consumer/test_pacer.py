@@ -7,7 +7,7 @@ import pytest
 
 from penstock import Operations
 from penstock.chunk import Chunk, Operation
-from penstock.consumer.pacer import REFRESH_SECONDS, Pacer, has_changed
+from penstock.consumer.pacer import ENOUGH_TO_MEASURE, REFRESH_SECONDS, Pacer, has_changed
 from penstock.errors import Unavailable
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -23,8 +23,8 @@ NAMES = ["POST /quick", "POST /slow", "POST /never"]
 class Bench:
     """Handlers that take what a fake clock says."""
 
-    def __init__(self) -> None:
-        self.clock = FakeClock()
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
         self.seconds = {"/quick": 0.001, "/slow": 1.0}
         self.store = MemoryStore()
         self.runner = Runner(self.operations(), 1, self.clock.monotonic)
@@ -44,9 +44,12 @@ class Bench:
 
         return operations
 
-    async def run(self, *paths: str) -> None:
+    async def run_chunk(self, *paths: str) -> None:
         operations = tuple(Operation(index, str(index), "POST", path) for index, path in enumerate(paths))
         await self.runner.run_chunk(Chunk("b", "0", 3, operations), Source("b", "b"), Stop(), lambda: None)
+
+    async def run(self, *paths: str) -> None:
+        await self.run_chunk(*paths)
         self.pacer.measure()
         await self.pacer.publish()
 
@@ -80,6 +83,38 @@ async def test_only_what_has_changed_is_written(monkeypatch: pytest.MonkeyPatch)
     bench.clock.advance(REFRESH_SECONDS)
     await bench.run()
     assert writes[2:] == [["POST /quick", "POST /slow"]]  # or the table would forget it
+
+
+async def test_first_measurement_needs_enough_operations_in_any_number_of_chunks() -> None:
+    bench = Bench()
+    await bench.run_chunk("/quick")
+    bench.pacer.count(ENOUGH_TO_MEASURE - 1)
+    assert bench.pacer.overall.seconds is None
+    bench.pacer.count(1)
+    assert bench.pacer.overall.seconds == pytest.approx(0.001, rel=1e-3)
+    await bench.run_chunk("/slow")
+    bench.pacer.count(ENOUGH_TO_MEASURE)
+    assert bench.pacer.overall.seconds == pytest.approx(0.001, rel=1e-3)  # `keep` makes all later measurements
+
+
+class StandingClock(FakeClock):
+    """A clock on which no sleep ever ends."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_first_measurement_is_published_without_waiting_for_a_turn() -> None:
+    bench = Bench(StandingClock())
+    keeping = asyncio.create_task(bench.pacer.keep())
+    await bench.run_chunk("/quick")
+    bench.pacer.count(ENOUGH_TO_MEASURE)
+
+    async def is_published() -> bool:
+        return bool(await bench.published())
+
+    await eventually(is_published)
+    keeping.cancel()
 
 
 async def test_trouble_with_the_table_is_said_and_stops_nothing(monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from penstock import Operations
 from penstock.message import decode_chunk
-from penstock.service.handler_times import STALE_SECONDS, HandlerTimes
+from penstock.service.handler_times import FRESH_SECONDS, STALE_SECONDS, HandlerTimes
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import NOW
 from tests.support.faults import Moment, Outage
@@ -132,6 +132,16 @@ async def test_after_a_pause_it_waits_for_what_is_true_now() -> None:
     await parts.store.write_handler_seconds({"POST /new": 3.0}, NOW)
     clock.advance(STALE_SECONDS)
     assert (await times.read())["POST /new"] == 3.0
+
+
+async def test_batch_waits_for_the_table_as_long_as_no_handler_is_measured() -> None:
+    clock = FakeClock()
+    parts = memory_parts(clock)
+    times = HandlerTimes(parts.store, NAMES, clock)
+    assert await times.read() == {}
+    await parts.store.write_handler_seconds({"POST /new": 3.0}, NOW)
+    clock.advance(FRESH_SECONDS)
+    assert await times.read() == {"POST /new": 3.0}
 
 
 async def knows(times: HandlerTimes, name: str) -> bool:
