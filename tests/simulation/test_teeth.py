@@ -24,6 +24,8 @@ SLOW = {
     "drop_the_rest_of_a_chunk_that_is_cut",
     "reserve_memory_for_ever",
     "give_back_as_if_nothing_had_started",
+    "forget_the_follow_ups_on_redelivery",
+    "tell_what_is_not_counted",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
