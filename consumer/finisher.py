@@ -12,34 +12,54 @@ class Finisher:
         self._clock = clock
 
     async def finish(self, batch: Batch, number: int, group: Group) -> None:
-        """Finish the group, and the batch if this was its last group. Call it after each count; it may be repeated."""
+        """Finish the group, and the batch if this was its last group. Call it after each count; it may be repeated.
+
+        A batch of one group takes a single write if nothing has happened to it since `batch` was read. That group is
+        complete. If a redrive changes it now, the redrive finds the batch final and revises its state.
+        """
         if not is_full(batch, number, group):
             return
+        only_counts = group.counts if len(batch.group_totals) == 1 else None
+        if only_counts is not None and not batch.is_final and await self._move(batch, only_counts, number):
+            return
         finished = await self._store.finish_group(batch.id, number)
-        if len(finished) == len(batch.group_totals):
-            await self._finish_batch(batch.id, group if len(batch.group_totals) == 1 else None)
+        if finished is not None and len(finished.finished_groups) == len(finished.group_totals):
+            await self._finish_batch(finished, only_counts)
 
-    async def _finish_batch(self, batch_id: str, only_group: Group | None) -> None:
-        """Move the batch to its final state. `only_group` is its group as just counted, if it has only one.
+    async def _finish_batch(self, as_read: Batch, only_counts: Counts | None) -> None:
+        """Move the batch to its final state. `only_counts` are the counts of its group, if it has only one.
 
-        If the batch is given an ending meanwhile, decide again. It is given an ending only once.
+        If the batch gets an ending at the same time, decide again. It gets an ending only once.
         """
-        while (batch := await self._store.read_batch(batch_id)) and batch.state not in UNACCEPTED_STATES:
-            if only_group is not None and not batch.is_final:
-                # It is complete. If a redrive changes it now, the redrive finds the batch final and revises its state.
-                counts = only_group.counts
-            else:
-                groups = await self._store.read_groups(batch_id, range(len(batch.group_totals)))
-                counts = sum_counts(group.counts for group in groups.values())
-            state = final_state(counts, batch.ending)
+        batch: Batch | None = as_read
+        while batch is not None and batch.state not in UNACCEPTED_STATES:
             if batch.is_final:
-                # A redrive can change the final state: for instance, everything had failed, and now some succeeded.
-                if state is not batch.state:
-                    await self._store.revise_batch(batch_id, batch.state, state)
+                await self._revise(batch)
                 return
-            if await self._store.finish_batch(batch_id, state, self._clock.now(), ending=batch.ending):
-                _tell(batch, state, counts)
+            if await self._move(batch, only_counts or await self._read_counts(batch)):
                 return
+            batch = await self._store.read_batch(as_read.id)
+
+    async def _move(self, batch: Batch, counts: Counts, last_group: int | None = None) -> bool:
+        """Move an open batch to the final state that follows from its counts and its ending.
+
+        Return False if it is not open any more, or if it has another ending by now.
+        """
+        state, now = final_state(counts, batch.ending), self._clock.now()
+        if not await self._store.finish_batch(batch.id, state, now, ending=batch.ending, last_group=last_group):
+            return False
+        _tell(batch, state, counts)
+        return True
+
+    async def _revise(self, batch: Batch) -> None:
+        """Correct the final state after a redrive: for instance, everything had failed, and now some succeeded."""
+        state = final_state(await self._read_counts(batch), batch.ending)
+        if state is not batch.state:
+            await self._store.revise_batch(batch.id, batch.state, state)
+
+    async def _read_counts(self, batch: Batch) -> Counts:
+        groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
+        return sum_counts(group.counts for group in groups.values())
 
 
 def is_full(batch: Batch, number: int, group: Group) -> bool:

@@ -169,8 +169,8 @@ class Store(Protocol):
         Returns False, and changes nothing, if the group is closed already or its counts differ from `seen`.
         """
 
-    async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
-        """Add a group to the batch's finished groups. Returns all of them; none if the batch no longer exists."""
+    async def finish_group(self, batch_id: str, group: int) -> Batch | None:
+        """Add a group to the batch's finished groups. Returns the batch after it, or None if it no longer exists."""
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         """Return the counter of each group, without `done`. A group that has counted nothing yet has zeros."""
@@ -181,8 +181,16 @@ class Store(Protocol):
     async def read_ids(self, batch_id: str, group: int) -> list[str]:
         """Return the ids of a group's operations in their order; none if the client gave no ids."""
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
-        """Move the batch to a final state.
+    async def finish_batch(
+        self,
+        batch_id: str,
+        state: BatchState,
+        at: float,
+        *,
+        ending: Ending | None = None,
+        last_group: int | None = None,
+    ) -> bool:
+        """Move the batch to a final state, and add `last_group` to its finished groups.
 
         Returns False, and changes nothing, if the batch is final already or not accepted, or has another ending.
         """

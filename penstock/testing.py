@@ -250,13 +250,13 @@ class MemoryStore:
         self._groups[batch.id, group] = replace(standing, counts=seen + rest, closed=ending)
         return True
 
-    async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
+    async def finish_group(self, batch_id: str, group: int) -> Batch | None:
         batch = self._batches.get(batch_id)
         if batch is None:
-            return frozenset()
+            return None
         batch = replace(batch, finished_groups=batch.finished_groups | {group})
         self._batches[batch_id] = batch
-        return batch.finished_groups
+        return batch
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         return {group: replace(await self.read_group(batch_id, group), done=frozenset()) for group in groups}
@@ -268,11 +268,20 @@ class MemoryStore:
         pieces = self._ids.get((batch_id, group), {})
         return [operation_id for _, ids in sorted(pieces.items()) for operation_id in ids]
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
+    async def finish_batch(
+        self,
+        batch_id: str,
+        state: BatchState,
+        at: float,
+        *,
+        ending: Ending | None = None,
+        last_group: int | None = None,
+    ) -> bool:
         batch = self._batches.get(batch_id)
         if batch is None or batch.state not in OPEN_STATES or batch.ending is not ending:
             return False
-        self._batches[batch_id] = replace(batch, state=state, finished_at=at)
+        groups = batch.finished_groups if last_group is None else batch.finished_groups | {last_group}
+        self._batches[batch_id] = replace(batch, state=state, finished_at=at, finished_groups=groups)
         self._due.pop(batch_id, None)
         return True
 

@@ -107,19 +107,29 @@ class DynamoDbStore:
         )
         return isinstance(ended, Done) or items.was_ended(ended.item, ending, reason)
 
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
+    async def finish_batch(
+        self,
+        batch_id: str,
+        state: BatchState,
+        at: float,
+        *,
+        ending: Ending | None = None,
+        last_group: int | None = None,
+    ) -> bool:
         open_states = {f"open{position}": text(name) for position, name in enumerate(sorted(OPEN_STATES))}
         is_open = f"#state IN ({', '.join(f':{name}' for name in open_states)})"
         has_ending = "attribute_not_exists(ending)" if ending is None else "ending = :ending"
+        add_group = "" if last_group is None else " ADD finished_groups :group"
         finished = await self._table.update_if(
             f"{is_open} AND {has_ending}",
             items.batch_key(batch_id),
-            "SET #state = :final, finished_at = :at REMOVE #open, due_at",
+            f"SET #state = :final, finished_at = :at REMOVE #open, due_at{add_group}",
             {
                 "final": text(state),
                 "at": seconds(at),
                 **open_states,
                 **({} if ending is None else {"ending": text(ending)}),
+                **({} if last_group is None else {"group": numbers([last_group])}),
             },
         )
         return isinstance(finished, Done)
@@ -232,7 +242,7 @@ class DynamoDbStore:
 
         return isinstance(await self._with_room(batch.id, group, close), Done)
 
-    async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
+    async def finish_group(self, batch_id: str, group: int) -> Batch | None:
         finished = await self._table.update_if(
             "attribute_exists(pk)",
             items.batch_key(batch_id),
@@ -241,8 +251,8 @@ class DynamoDbStore:
             return_new=True,
         )
         if isinstance(finished, Blocked):
-            return frozenset()  # the table has forgotten the batch, so there is nothing left to finish
-        return items.finished_groups(finished.item)
+            return None
+        return items.batch_from_item(finished.item)
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         keys = [items.count_key(batch_id, group) for group in groups]

@@ -474,7 +474,7 @@ class ClosesByOldCounts(MemoryStore):
 
 
 class ForgetsThatGroupsAreFinished(MemoryStore):
-    async def finish_group(self, batch_id: str, group: int) -> frozenset[int]:
+    async def finish_group(self, batch_id: str, group: int) -> Batch | None:
         self._batches[batch_id] = replace(self._batches[batch_id], finished_groups=frozenset())
         return await super().finish_group(batch_id, group)
 
@@ -498,8 +498,8 @@ class CreatesOver(MemoryStore):
 
 
 class FinishesByAnOldEnding(MemoryStore):
-    async def finish_batch(self, batch_id: str, state: BatchState, at: float, *, ending: Ending | None = None) -> bool:
-        return await super().finish_batch(batch_id, state, at, ending=self._batches[batch_id].ending)
+    async def finish_batch(self, batch_id: str, state: BatchState, at: float, **options: Any) -> bool:
+        return await super().finish_batch(batch_id, state, at, **options | {"ending": self._batches[batch_id].ending})
 
 
 FAULTY = (

@@ -88,6 +88,11 @@ async def read_counts(store: Store, batch: Batch, *groups: int) -> list[Counts]:
     return [group.counts for group in (await store.read_groups(batch.id, groups)).values()]
 
 
+def finished_groups(batch: Batch | None) -> frozenset[int]:
+    assert batch is not None
+    return batch.finished_groups
+
+
 async def read(store: Store, batch: Batch) -> Batch:
     stored = await store.read_batch(batch.id)
     assert stored is not None
@@ -314,7 +319,7 @@ async def test_batch_that_is_not_accepted_is_neither_started_nor_finished(store:
 async def test_batch_that_nobody_created_is_neither_started_nor_finished(store: Store, batch: Batch) -> None:
     await store.start_batch(batch.id, NOW)
     assert await store.finish_batch(batch.id, BatchState.FAILED, NOW) is False
-    assert await store.finish_group(batch.id, 0) == frozenset()
+    assert await store.finish_group(batch.id, 0) is None
     assert await store.read_batch(batch.id) is None
 
 
@@ -396,6 +401,17 @@ async def test_batch_can_be_finished_before_anybody_said_that_it_began(store: St
 
 
 @on_all
+async def test_batch_is_finished_together_with_its_last_group(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 9)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3, last_group=0) is False
+    assert (await read(store, batch)).finished_groups == frozenset()
+    finished = await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 4, ending=Ending.CANCELLED, last_group=0)
+    stored = await read(store, batch)
+    assert (finished, stored.state, stored.finished_groups) == (True, BatchState.CANCELLED, frozenset({0}))
+
+
+@on_all
 async def test_of_racing_finishes_one_counts(store: Store, batch: Batch) -> None:
     await accept(store, batch)
     answers = await asyncio.gather(
@@ -407,9 +423,9 @@ async def test_of_racing_finishes_one_counts(store: Store, batch: Batch) -> None
 @on_all
 async def test_finished_groups_gather(store: Store, batch: Batch) -> None:
     await accept(store, batch)
-    assert await store.finish_group(batch.id, 1) == {1}
-    assert await store.finish_group(batch.id, 1) == {1}
-    assert await store.finish_group(batch.id, 0) == {0, 1}
+    assert finished_groups(await store.finish_group(batch.id, 1)) == {1}
+    assert finished_groups(await store.finish_group(batch.id, 1)) == {1}
+    assert finished_groups(await store.finish_group(batch.id, 0)) == {0, 1}
     assert (await read(store, batch)).finished_groups == {0, 1}
 
 
@@ -418,7 +434,7 @@ async def test_of_racing_groups_the_last_finds_the_set_whole(store: Store) -> No
     batch = make_batch((1,) * 40)
     await accept(store, batch)
     answers = await asyncio.gather(*(store.finish_group(batch.id, group) for group in range(40)))
-    assert max(answers, key=len) == set(range(40))
+    assert max(map(finished_groups, answers), key=len) == set(range(40))
     assert (await read(store, batch)).finished_groups == set(range(40))
 
 
@@ -1443,7 +1459,7 @@ async def test_finish_whose_answer_is_lost_stands(
     """A caller who gets False may have finished the batch itself; the batch is final in any case."""
     await accept(store, batch)
     proxy.lose_answers("UpdateItem")
-    assert await until_answered(lambda: proxied.finish_group(batch.id, 1)) == {1}
+    assert finished_groups(await until_answered(lambda: proxied.finish_group(batch.id, 1))) == {1}
     proxy.lose_answers("UpdateItem")
     assert await until_answered(lambda: proxied.finish_batch(batch.id, BatchState.COMPLETED, NOW + 5)) is False
     stored = await read(store, batch)

@@ -10,8 +10,9 @@ from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.consumer.finisher import Finisher
 from penstock.store import Group
 from penstock.telemetry import Event
-from penstock.testing import FakeClock, MemoryStore
+from penstock.testing import FakeClock, MemoryStore, memory_parts
 from tests.support.builders import NOW, build_batch, build_record
+from tests.support.faults import Moment, watched
 
 
 class Groups:
@@ -92,6 +93,20 @@ async def test_ending_that_comes_as_the_batch_is_finished_decides(
         await groups.count(number, counts)
     batch = await groups.now()
     assert (batch.state, batch.reason) == (BatchState.FAILED, "Too many deaths.")
+
+
+async def test_batch_of_one_group_takes_one_write() -> None:
+    parts, batch, calls = memory_parts(), build_batch(2, state=BatchState.PROCESSING), list[str]()
+    await parts.store.create_batch(batch)
+
+    def note(call: str, moment: Moment) -> None:
+        if moment == "before":
+            calls.append(call)
+
+    await Finisher(watched(parts, note).store, FakeClock(NOW)).finish(batch, 0, Group(Counts(2)))
+    assert calls == ["store.finish_batch"]
+    finished = parts.store._batches[batch.id]
+    assert (finished.state, finished.finished_groups) == (BatchState.COMPLETED, frozenset({0}))
 
 
 async def test_finishing_again_moves_nothing(logs: list[MutableMapping[str, Any]]) -> None:
