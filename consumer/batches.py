@@ -1,6 +1,7 @@
 """Caches for a second the batches that this process works on, so that a thousand chunks of a batch cost few reads."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -27,10 +28,13 @@ class NotAdmitted(Enum):
 @dataclass
 class _Entry:
     batch: Batch | None = None
+    asked_at: float = float("-inf")
     read_at: float = float("-inf")
     was_early: bool = False
     poll_seconds: float = FIRST_ACCEPT_POLL_SECONDS  # how long it is fresh while the batch is being accepted
+    is_started: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    start_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Batches:
@@ -40,6 +44,7 @@ class Batches:
         self._clock = clock
         self._on_read = on_read
         self._entries: dict[str, _Entry] = {}
+        self._starts: set[asyncio.Task[None]] = set()
 
     async def admit(self, batch_id: str) -> Batch | NotAdmitted:
         """Return the batch if its operations may run. Wait for up to two seconds if it is still being accepted."""
@@ -53,13 +58,14 @@ class Batches:
             if batch.is_overdue(self._clock.now()):
                 # Our clock may be fast, or the front end slow. The table lets one of us win: read again which one.
                 await self._store.abandon_batch(batch_id)
-                self._entry(batch_id).read_at = float("-inf")
+                self._entry(batch_id).asked_at = float("-inf")
                 continue
             if batch.state is not BatchState.ACCEPTING:
                 return batch
             if self._clock.monotonic() >= give_up_at:
                 return NotAdmitted.ACCEPTING
-            await self._clock.sleep(self._entry(batch_id).poll_seconds)
+            entry = self._entry(batch_id)
+            await self._clock.sleep(max(0.0, entry.asked_at + entry.poll_seconds - self._clock.monotonic()))
 
     def forget(self, batch_id: str) -> None:
         """Read the batch from the table next time, because this process has just changed it."""
@@ -74,22 +80,43 @@ class Batches:
         async with entry.lock:
             if not self._is_fresh(entry):
                 read = await self._read(batch_id)
-                if not self._is_fresh(read):
-                    read = await self._read(batch_id)  # starting it took long, and it may have ended in the meantime
+                if not self._is_recent(read):
+                    read = await self._read(batch_id)  # `on_read` took long, and the batch may have ended meanwhile
                 if _is_accepting(entry.batch) and entry.read_at > float("-inf"):
                     entry.poll_seconds = min(2 * entry.poll_seconds, ACCEPT_POLL_SECONDS)
-                entry.batch, entry.read_at, entry.was_early = read.batch, read.read_at, read.was_early
+                entry.batch, entry.asked_at, entry.read_at = read.batch, read.asked_at, read.read_at
+                entry.was_early = read.was_early
+                if read.batch is not None and not read.was_early:
+                    self._start_soon(read.batch)
             return entry.batch
 
     async def _read(self, batch_id: str) -> _Entry:
-        """Read the batch, and start it if its time has come. Return it only after all calls have succeeded."""
+        """Read the batch. Return it only after all calls have succeeded."""
+        asked_at = self._clock.monotonic()
         batch, now, read_at = await self._store.read_batch(batch_id), self._clock.now(), self._clock.monotonic()
-        is_early = batch is not None and batch.is_early(now)
-        if batch is not None and batch.state is BatchState.QUEUED and not is_early:
-            await self._store.start_batch(batch_id, now)
         if batch is not None and self._on_read is not None:
             await self._on_read(batch)
-        return _Entry(batch, read_at, is_early)
+        return _Entry(batch, asked_at, read_at, batch is not None and batch.is_early(now))
+
+    async def start(self, batch: Batch) -> None:
+        """Move the batch to processing if it was queued when it was read. Return when that has taken effect."""
+        if batch.state is not BatchState.QUEUED:
+            return
+        entry = self._entry(batch.id)
+        async with entry.start_lock:
+            if not entry.is_started:
+                await self._store.start_batch(batch.id, self._clock.now())
+                entry.is_started = True
+
+    def _start_soon(self, batch: Batch) -> None:
+        """Start the batch while its first operations run, so that they need not wait for this call."""
+        starting = asyncio.create_task(self._try_to_start(batch))
+        self._starts.add(starting)
+        starting.add_done_callback(self._starts.discard)
+
+    async def _try_to_start(self, batch: Batch) -> None:
+        with contextlib.suppress(PenstockError):  # the processor starts it again before it counts anything of it
+            await self.start(batch)
 
     async def wait_until(self, batch_id: str, is_over: Callable[[Batch], bool]) -> None:
         """Read the batch once a second, and return once it is over or deleted."""
@@ -103,11 +130,16 @@ class Batches:
                 return
 
     def _is_fresh(self, entry: _Entry) -> bool:
+        if _is_accepting(entry.batch):
+            # A little less than the time between two polls, so that each poll reads it although timers are not exact.
+            # It includes the time of the call, so that a slow call is followed by the next one immediately.
+            return self._clock.monotonic() - entry.asked_at < 0.9 * entry.poll_seconds
+        return self._is_recent(entry)
+
+    def _is_recent(self, entry: _Entry) -> bool:
         if entry.was_early and entry.batch is not None and not entry.batch.is_early(self._clock.now()):
             return False  # its time has come since it was read, so it must be started
-        # A little less than the time between two polls, so that each poll reads it although timers are not exact.
-        fresh_for = 0.9 * entry.poll_seconds if _is_accepting(entry.batch) else FRESH_SECONDS
-        return self._clock.monotonic() - entry.read_at < fresh_for
+        return self._clock.monotonic() - entry.read_at < FRESH_SECONDS
 
     def _entry(self, batch_id: str) -> _Entry:
         entry = self._entries.pop(batch_id, None) or _Entry()

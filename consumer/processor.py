@@ -7,7 +7,7 @@ delivery guarantee depends on the order of the steps there: see `_complete`.
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -104,9 +104,9 @@ class Processor:
             processing(self._backend.spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
             self._letter_box.chunk_in_progress(),
         ):
-            batch = await self._batches.admit(chunk.batch_id)
+            batch, traces = await self._read_batch_and_traces(chunk)
             if isinstance(batch, Batch):
-                attempt = ChunkAttempt(delivery, chunk, batch, ended)
+                attempt = ChunkAttempt(delivery, chunk, batch, ended, traces)
                 await self._settle(attempt, await self._decide(attempt))
                 self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - received_at)
             else:
@@ -141,6 +141,16 @@ class Processor:
             case NotAdmitted.ACCEPTING:
                 await self._release_patiently(delivery, chunk, ACCEPTING_RELEASE_SECONDS)
 
+    async def _read_batch_and_traces(self, chunk: Chunk) -> tuple[Batch | NotAdmitted, Traces]:
+        """Read the batch until it is accepted, and at the same time what the table has of the chunk."""
+        admitting = asyncio.create_task(self._batches.admit(chunk.batch_id))
+        try:
+            traces = await self._read_traces(chunk.batch_id, chunk.id)
+            return await admitting, traces
+        finally:
+            admitting.cancel()
+            await asyncio.gather(admitting, return_exceptions=True)
+
     # Decide: find the record of the chunk, or run its operations and commit one.
 
     async def _decide(self, attempt: ChunkAttempt) -> Decision:
@@ -155,10 +165,8 @@ class Processor:
         if attempt.batch.is_early(now):
             # A delayed follow-up, as for a retry, would cost a record every 15 minutes.
             return Release(delay_seconds(attempt.batch.not_before, now, LONGEST_HIDDEN_SECONDS))
-        traces = await self._read_traces(attempt.batch.id, attempt.chunk.id)
-        attempt = replace(attempt, traces=traces)
-        if traces.record is not None:
-            return await self._continue_from(attempt, traces.record)
+        if attempt.traces.record is not None:
+            return await self._continue_from(attempt, attempt.traces.record)
         attempt = await self._reread_batch(attempt)
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
 
@@ -489,8 +497,9 @@ class Processor:
     async def _complete(self, attempt: ChunkAttempt, record: ChunkRecord) -> None:
         """Carry out what follows from the committed record, and acknowledge the delivery.
 
-        The order *commit, follow up, count, dead letters, finish, acknowledge* is the delivery guarantee: no operation
-        is lost, each gets exactly one outcome, and each outcome is counted exactly once. Only handlers may run twice.
+        The order *commit, follow up, count, dead letters and finish, acknowledge* is the delivery guarantee: no
+        operation is lost, each gets exactly one outcome, and each outcome is counted exactly once. Only handlers may
+        run twice.
 
         A consumer can die at any time. Then the lease ends, and the next delivery of the chunk starts from the top.
         What it does depends on the last step that took effect:
@@ -501,8 +510,8 @@ class Processor:
             commit        It runs no handler. It sends the follow-ups that the record lists, and continues.
             follow up     It sends them again, with the same ids: the first of two equal chunks to be recorded counts.
             count         It sends no follow-ups and counts nothing, since its group lists the chunk as counted.
-            dead letters  It also sends the dead letters again, with the same ids.
-            finish        The same, and it finishes nothing, since a batch becomes final only once.
+            dead letters  It also sends the dead letters again, with the same ids, and finishes the group.
+            finish        It also sends the dead letters, and it finishes nothing: a batch becomes final only once.
             acknowledge   There is no next delivery. If the queue holds the chunk twice, the other copy does the same.
 
         The reasons for this order:
@@ -517,20 +526,23 @@ class Processor:
           counted, and its operations have another outcome already: then no dead letters are sent.
         - *Dead letters* wait for those of other chunks, in the letter box. Since *acknowledge* comes after them, a
           crash in that time loses none. The failure limits of the batch are checked before them and do not wait.
-        - *Finish* comes after *count*, because the counters decide whether the group and the batch are finished.
+        - *Finish* comes after *count*, because the counters decide whether the group and the batch are finished. It
+          does not wait for *dead letters*: neither needs the other.
         - *Acknowledge* comes last, because until then the message brings the chunk back after a crash. It decides
           nothing: after the lease has ended, SQS may report success and delete nothing, and the chunk comes again.
         """
         batch, chunk, tenant = attempt.batch, attempt.chunk, attempt.delivery.tenant
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
+        await self._batches.start(batch)
         group = await self._count(batch, record)
-        if chunk.id in group.done:
-            await self._limits.check(batch, record)
-            await self._send_dead_letters(attempt, record, group)
-        elif not group.is_through_with(chunk.id):
+        is_counted = chunk.id in group.done
+        if not is_counted and not group.is_through_with(chunk.id):
             await self.move_to_dead_letters(attempt.delivery, out_of_bounds(batch, chunk))
             return
-        await self._finisher.finish(batch, chunk.group, group)
+        if is_counted:
+            await self._limits.check(batch, record)
+        sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
+        await _together(self._finisher.finish(batch, chunk.group, group), *sending)
         await self._acknowledge(attempt.delivery)
         get_log().info(
             Event.CHUNK_DONE,
@@ -555,8 +567,8 @@ class Processor:
         """Send the dead letters of the record together with those of other chunks. Wait for these for a short time.
 
         If this chunk is the last one of its group, its letters are sent immediately, and so are those that wait in this
-        process. A client may read the dead letters as soon as the batch is final. Letters that wait in another consumer
-        follow within a second.
+        process. A client may read the dead letters when the batch is final. They are sent at that time, and letters
+        that wait in another consumer follow within a second.
         """
         batch, delivery = attempt.batch, attempt.delivery
         letters = self._sender.dead_letters(batch, record, delivery.tenant)
@@ -580,3 +592,10 @@ class Processor:
     async def _acknowledge(self, delivery: Delivery) -> None:
         self._leases.settle(delivery)
         await self._queues[delivery.priority].delete(delivery)
+
+
+async def _together(*steps: Coroutine[Any, Any, None]) -> None:
+    """Take steps at the same time. An error is raised only when all of them have ended, so that none goes on alone."""
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if result is not None:
+            raise result

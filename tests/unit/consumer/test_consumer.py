@@ -449,9 +449,13 @@ async def test_unforeseen_fault_of_receiving_ends_it_only_after_what_is_held() -
     plant = Plant()
     receive = plant.queue.receive
 
+    async def something_runs() -> bool:
+        return bool(plant.toys.begun)
+
     async def break_once_something_runs(limit: int, wait_seconds: int) -> list[Delivery]:
-        if not plant.toys.begun:
+        if await plant.queue.depth():
             return await receive(limit, 0)
+        await eventually(something_runs)
         plant.queue.receive = receive  # type: ignore[method-assign]
         plant.end_polls()
         asyncio.get_running_loop().call_later(0.05, plant.toys.gate.set)

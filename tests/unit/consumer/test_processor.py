@@ -184,6 +184,22 @@ async def test_wait_longer_than_the_queue_can_hold_is_kept(rig: Rig) -> None:
     assert await rig.counts() == Counts(succeeded=1)
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_batch_is_started_before_anything_of_it_is_counted(rig: Rig, moment: Moment) -> None:
+    """The batch is started while the chunk runs. If that fails, it is repeated before the count."""
+    outage, effects = Outage("store.start_batch", moment, times=1), list[str]()
+
+    def watch(call: str, moment: Moment) -> None:
+        outage(call, moment)
+        if moment == "after" and call in {"store.start_batch", "store.commit_chunk", "store.count_chunk"}:
+            effects.append(call.removeprefix("store."))
+
+    await rig.submit(build_operations("/succeed"))
+    await rig.process_next(rig.processor(watch))
+    assert effects == ["commit_chunk", "start_batch", "count_chunk"]
+    assert (await rig.batch()).started_at == NOW
+
+
 async def test_failures_are_dead_lettered_with_their_errors(rig: Rig) -> None:
     await rig.submit(build_operations("/succeed", "/break-once", "/reject"))
     await rig.process_next()

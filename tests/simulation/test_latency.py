@@ -1,0 +1,62 @@
+"""A consumer makes few calls to AWS one after the other until a small batch is final.
+
+The programs are the real ones, in virtual time: handlers take no time, and each call to AWS takes 10 ms.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from penstock.settings import Settings
+from tests.simulation.network import Fate
+from tests.simulation.process import Process
+from tests.simulation.stage import Stage
+from tests.simulation.test_first_batch import ON_THE_WAY_SECONDS, CountCalls
+from tests.simulation.truth import Plan, Submission, Toy
+from tests.simulation.world import World
+
+CALL_SECONDS = 2 * ON_THE_WAY_SECONDS
+
+# The calls of the consumer, without receives. Those that start at the same time are in one line.
+TIME_LINE = [
+    {"GetItem", "BatchGetItem"},  # read the batch, and the record of the chunk
+    {"GetItem"},  # read the batch again: its acceptance was on its way
+    {"PutItem", "UpdateItem"},  # commit the record, and start the batch: all of this while its handlers run
+    {"UpdateItem"},  # count the chunk
+    {"UpdateItem", "SendMessageBatch"},  # finish the batch, and send the dead letter
+    {"DeleteMessageBatch"},
+]
+
+
+@dataclass
+class NoteCalls(CountCalls):
+    """Notes when each call of the consumer starts."""
+
+    started: list[tuple[float, str]] = field(default_factory=list)
+
+    def fate(self, process: Process, action: str) -> Fate:
+        if process.name.startswith("consumer") and action != "ReceiveMessage":
+            self.started.append((asyncio.get_running_loop().time(), action))
+        return super().fate(process, action)
+
+
+def test_consumer_makes_few_calls_one_after_the_other() -> None:
+    settings = Settings(sync_max_operations=0, min_chunks=1)
+    calls = NoteCalls()
+    world = World(1, calls, settings.visibility_seconds)
+    stage = Stage(world, settings)
+    submission = Submission("s0", [Toy(path, Plan(seconds=0)) for path in ("/succeed", "/reject")])
+    world.truth.submissions.append(submission)
+
+    async def play() -> None:
+        stage.open()
+        await asyncio.sleep(1)
+        calls.started.clear()
+        await stage.client.submit(submission)
+        await asyncio.sleep(CALL_SECONDS * len(TIME_LINE))
+        seen = list(calls.started)
+        await stage.close(is_gentle=True)
+        steps = sorted({round(at / CALL_SECONDS) for at, _ in seen})
+        assert [{action for at, action in seen if round(at / CALL_SECONDS) == step} for step in steps] == TIME_LINE
+        assert steps == list(range(steps[0], steps[0] + len(TIME_LINE)))
+
+    world.run(play())
