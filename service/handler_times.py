@@ -26,16 +26,22 @@ class HandlerTimes:
         self._known: Mapping[str, float] = {}
         self._refreshed_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
+        self._is_waited_for = False
 
-    async def read(self) -> Mapping[str, float]:
-        """Return the seconds per operation of every handler that was measured."""
+    def refresh(self) -> None:
+        """Start to read the table if the cache is older than a second. Call this early, so that `read` waits less."""
         now = self._clock.monotonic()
         age = now - self._refreshed_at
         if age >= FRESH_SECONDS:
             self._refreshed_at = now
+            self._is_waited_for = age >= STALE_SECONDS or not self._known
             self._refreshing = asyncio.create_task(self._refresh())
-            if age >= STALE_SECONDS or not self._known:
-                await self._refreshing
+
+    async def read(self) -> Mapping[str, float]:
+        """Return the seconds per operation of every handler that was measured."""
+        self.refresh()
+        if self._refreshing is not None and self._is_waited_for:
+            await asyncio.shield(self._refreshing)  # other requests may wait for it, too
         return self._known
 
     async def _refresh(self) -> None:

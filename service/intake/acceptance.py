@@ -9,7 +9,8 @@ import itertools
 import random
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias
 
 from penstock.backend import Backend
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
@@ -39,7 +40,7 @@ ACCEPT_REPEATS = 5
 ACCEPT_REPEAT_SECONDS = 0.2
 CALLS_AT_ONCE = 8  # the messages of a call take a mebibyte of memory, and another one in the AWS client
 
-T = TypeVar("T")
+Call: TypeAlias = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,9 @@ class Acceptance:
     async def _store(self, batch: Batch, tried: Mapping[int, Tried]) -> Counts:
         """Write the batch, send its chunks and accept it. Return the counts of what has already run."""
         await self._backend.store.create_batch(batch)
-        await self._write_ids(batch)
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
         counts = [await self._hand_over(batch, number, tried) for number in started]
-        await self._send_chunks(batch, started)
+        await _make_all(self._calls(batch, started))
         await self._mark_accepted(batch.id)
         return sum_counts(counts)
 
@@ -143,28 +143,28 @@ class Acceptance:
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
 
-    async def _write_ids(self, batch: Batch) -> None:
-        """Keep the client's ids in the table, so that results can name an operation even if its message is lost."""
-        if not batch.has_own_ids:
-            return
+    def _calls(self, batch: Batch, started: Sequence[int]) -> Generator[Call]:
+        """Yield the calls that must succeed before the batch is accepted. None of them has to wait for another.
 
-        async def write(neighbours: tuple[int, list[str]]) -> None:
-            first_index, ids = neighbours
-            await self._backend.store.write_ids(batch, first_index, ids)
-            await self._keep_lease(batch)
+        They write the client's ids, so that results can name an operation even if its message is lost. And they send
+        every planned chunk except those of which an operation has already run.
+        """
+        if batch.has_own_ids:
+            for first_index, ids in _neighbours(self._draft.ids, batch.group_totals):
+                yield partial(self._write_ids, batch, first_index, ids)
+        messages = self._draft.plan.messages(without=started)
+        for sent_together in _in_calls(messages, self._settings.message_bytes):
+            yield partial(self._send, batch, sent_together)
 
-        await _for_each(_neighbours(self._draft.ids, batch.group_totals), write)
+    async def _write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
+        await self._backend.store.write_ids(batch, first_index, ids)
+        await self._keep_lease(batch)
 
-    async def _send_chunks(self, batch: Batch, started: Sequence[int]) -> None:
-        """Send every planned chunk except those of which an operation has already run."""
-        queue, tenant = self._backend.queues[batch.priority], tenant_on_queue(batch, self._settings)
-
-        async def send(messages: list[bytes]) -> None:
-            delay = delay_seconds(batch.not_before, self._clock.now(), LONGEST_DELAY_SECONDS)
-            await queue.send([Message(message.decode(), delay, tenant) for message in messages])
-            await self._keep_lease(batch)
-
-        await _for_each(_calls(self._draft.plan.messages(without=started), self._settings.message_bytes), send)
+    async def _send(self, batch: Batch, messages: Sequence[bytes]) -> None:
+        delay = delay_seconds(batch.not_before, self._clock.now(), LONGEST_DELAY_SECONDS)
+        tenant = tenant_on_queue(batch, self._settings)
+        await self._backend.queues[batch.priority].send([Message(one.decode(), delay, tenant) for one in messages])
+        await self._keep_lease(batch)
 
     async def _keep_lease(self, batch: Batch) -> None:
         """Extend the acceptance lease: a large batch may take longer to send. Raise AcceptanceLost if it is over."""
@@ -242,7 +242,7 @@ def _neighbours(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tu
         first_index += total
 
 
-def _calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]:
+def _in_calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]:
     """Yield neighbouring messages, as many as fit into one call."""
     call: list[bytes] = []
     size = 0
@@ -256,18 +256,18 @@ def _calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]
         yield call
 
 
-async def _for_each(things: Generator[T], step: Callable[[T], Awaitable[None]]) -> None:
-    """Run a step for each thing, several at a time. After a failure no further step starts.
+async def _make_all(calls: Generator[Call]) -> None:
+    """Make all calls, several at a time. After a failure no further call starts.
 
-    The error is raised only when the running steps have finished, so that none continues after the client is answered.
+    The error is raised only when the running calls have finished, so that none continues after the client is answered.
     """
 
     async def take_turns() -> None:
         try:
-            for thing in things:
-                await step(thing)
+            for call in calls:
+                await call()
         except BaseException:
-            things.close()
+            calls.close()
             raise
 
     results = await asyncio.gather(*(take_turns() for _ in range(CALLS_AT_ONCE)), return_exceptions=True)

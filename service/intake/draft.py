@@ -51,6 +51,7 @@ class Draft:
         self.plan = Plan(batch_id, settings)
         self._registry = registry
         self._most_kept = settings.sync_max_operations
+        self._was_large = False
         self._elements = 0
         self._most_elements = settings.max_elements  # of all operations that are kept
         self._shows_errors = settings.show_errors
@@ -220,8 +221,10 @@ class Draft:
     def _keep(self, index: int, operation_id: str, method: str, path: str, body: Any) -> None:
         if not self.is_large:
             self.operations.append(Operation(index, operation_id, method, path, body))
-        elif self.operations:
+        elif not self._was_large:
+            self._was_large = True
             self.operations = []
+            self._handler_times.refresh()  # while the other operations are read
 
     def _duplicate(self, found: Duplicate) -> Flaw:
         detail = f"Operation {found.first} has the same id {found.id!r}. Ids must be unique within a batch."

@@ -9,6 +9,8 @@ import pytest
 from penstock import Operations
 from penstock.message import decode_chunk
 from penstock.service.handler_times import FRESH_SECONDS, STALE_SECONDS, HandlerTimes
+from penstock.service.intake.draft import Draft
+from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import NOW
 from tests.support.faults import Moment, Outage
@@ -122,6 +124,28 @@ async def test_the_table_is_asked_once_a_second_however_many_ask() -> None:
     assert "POST /new" not in await times.read()  # it does not wait, but refreshes for the next batch
     await eventually(lambda: knows(times, "POST /new"))
     assert len(asked) == 2
+
+
+async def test_times_are_read_as_soon_as_a_batch_is_known_to_be_large() -> None:
+    parts = await measured()
+    times = HandlerTimes(parts.store, NAMES, FakeClock())
+    with Draft("b", operations, Settings(sync_max_operations=2), times) as draft:
+        for document in ask("/quick", "/quick"):
+            draft.add(document)
+        assert times._refreshing is None
+        draft.add(ask("/quick")[0])
+        assert times._refreshing is not None
+        await times._refreshing
+        assert "POST /quick" in await times.read()
+
+
+async def test_request_that_is_cancelled_does_not_cancel_the_read_for_others() -> None:
+    parts = await measured()
+    times = HandlerTimes(parts.store, NAMES, FakeClock())
+    cancelled, other = asyncio.create_task(times.read()), asyncio.create_task(times.read())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    assert "POST /quick" in await other
 
 
 async def test_after_a_pause_it_waits_for_what_is_true_now() -> None:

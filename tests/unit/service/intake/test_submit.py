@@ -165,6 +165,14 @@ async def test_batch_is_accepted_only_after_every_chunk_is_sent(serve: Serve) ->
     assert calls == ["store.read_handler_seconds", "store.create_batch", *sends, "store.accept_batch"]
 
 
+async def test_ids_are_written_while_chunks_are_sent(serve: Serve) -> None:
+    calls: list[tuple[str, Moment]] = []
+    service = await serve(operations, sync_max_operations=0, watch=lambda *call: calls.append(call))
+    assert (await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(many(3))])).status == 202
+    assert calls.index(("chunks.send", "before")) < calls.index(("store.write_ids", "after"))
+    assert calls.index(("store.write_ids", "after")) < calls.index(("store.accept_batch", "before"))
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("call", ["store.create_batch", "chunks.send"])
 async def test_nothing_is_accepted_when_a_step_fails(serve: Serve, call: str, moment: Moment) -> None:
