@@ -8,9 +8,11 @@ runs the operations again and ignores the failures.
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import msgspec
+from msgspec import Raw
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json, to_json
 
@@ -31,7 +33,8 @@ _LONGEST_FLOAT = -1.7976931348623157e308  # the float whose JSON text is longest
 
 # SQS rejects these two characters, and the JSON encoder does not escape them.
 _NOT_ALLOWED = {b"\xef\xbf\xbe": b"\\ufffe", b"\xef\xbf\xbf": b"\\uffff"}
-_BEGINNING_OF_BOTH = b"\xef\xbf"
+_FIRST_BYTE_OF_BOTH = 0xEF  # an int: Python finds it in an eighth of the time that it takes for a bytes object
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
 class _Envelope(BaseModel):
@@ -60,13 +63,11 @@ def encode_operation(operation: Operation) -> bytes:
 
 def encode_parts(index: int, operation_id: str, method: str, path: str, body: bytes) -> bytes:
     """Encode one operation whose body is already JSON."""
-    encoded = to_json((index, operation_id, method, path))[:-1] + b"," + body + b"]"
-    return _escape(encoded) if _BEGINNING_OF_BOTH in encoded else encoded
+    encoded = _encode((index, operation_id, method, path, Raw(body)))
+    return _escape(encoded) if _FIRST_BYTE_OF_BOTH in encoded else encoded
 
 
 def _escape(encoded: bytes) -> bytes:
-    if _BEGINNING_OF_BOTH not in encoded:
-        return encoded
     for raw, escaped in _NOT_ALLOWED.items():
         encoded = encoded.replace(raw, escaped)
     return encoded
