@@ -30,8 +30,8 @@ class Traces:
 class Group:
     """The counter of a group. Once it is closed, it only counts redrives of chunks that it counted before.
 
-    `redelivered` is the sum of what the counted records say. `done` has the ids of the chunks that are counted. Only
-    `read_group` returns it.
+    `redelivered` is the sum of what the counted records say. `done` has the ids of the chunks that are counted.
+    `read_groups` does not return it.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -112,6 +112,12 @@ class Store(Protocol):
 
     async def read_batch(self, batch_id: str) -> Batch | None:
         """Return the batch, or None if the table has no such batch (any more)."""
+
+    async def read_progress(self, batch_id: str, groups: Sequence[int]) -> tuple[Batch | None, dict[int, Group]]:
+        """Return the batch and the counters of these groups, with `done`, in one call for up to 99 groups.
+
+        The call reads them in any order, so a counter may be older than the batch.
+        """
 
     async def start_batch(self, batch_id: str, at: float) -> None:
         """Move the batch from queued to processing. In any other state, change nothing."""

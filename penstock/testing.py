@@ -180,6 +180,9 @@ class MemoryStore:
     async def read_batch(self, batch_id: str) -> Batch | None:
         return self._batches.get(batch_id)
 
+    async def read_progress(self, batch_id: str, groups: Sequence[int]) -> tuple[Batch | None, dict[int, Group]]:
+        return await self.read_batch(batch_id), {group: await self.read_group(batch_id, group) for group in groups}
+
     async def start_batch(self, batch_id: str, at: float) -> None:
         batch = self._batches.get(batch_id)
         if batch is not None and batch.state is BatchState.QUEUED:

@@ -17,11 +17,13 @@ from penstock.service.batches.cancel import cancel_batch
 from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
+from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.submit import submit_batch
 from penstock.service.keys import (
     BACKEND,
     CLOCK,
+    GROUP_NUMBERS,
     HANDLER_TIMES,
     LEAVING,
     MEMORY,
@@ -90,6 +92,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend
     app[CLOCK] = clock
+    app[GROUP_NUMBERS] = GroupNumbers()
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEAVING] = asyncio.Event()
     app[PATHS_HINT] = "Send batches with POST /batch."

@@ -10,6 +10,7 @@ from penstock.clock import Clock
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
 from penstock.running.runner import Runner
+from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.memory import Memory, Share
 from penstock.service.turns import Turns
@@ -17,6 +18,7 @@ from penstock.settings import Settings
 
 BACKEND = web.AppKey("backend", Backend)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
+GROUP_NUMBERS = web.AppKey("group_numbers", GroupNumbers)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before listening stops, so that load balancers stop sending
 MEMORY = web.AppKey("memory", Memory)

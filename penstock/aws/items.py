@@ -88,6 +88,11 @@ def batch_key(batch_id: str) -> dict[str, Value]:
     return _key(f"batch#{batch_id}", "batch")
 
 
+def is_batch(item: Item) -> bool:
+    """Return True if the item is a batch, and not, for instance, the counter of one of its groups."""
+    return read_text(item, "sk") == "batch"
+
+
 def batch_to_item(batch: Batch) -> dict[str, Value]:
     return {
         **batch_key(batch.id),

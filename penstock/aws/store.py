@@ -82,6 +82,16 @@ class DynamoDbStore:
         item = await self._table.get(items.batch_key(batch_id))
         return None if item is None else items.batch_from_item(item)
 
+    async def read_progress(self, batch_id: str, groups: Sequence[int]) -> tuple[Batch | None, dict[int, Group]]:
+        keys = [items.batch_key(batch_id), *(items.count_key(batch_id, group) for group in groups)]
+        batch, counters = None, dict.fromkeys(groups, Group())
+        for item in await self._table.get_many(keys):
+            if items.is_batch(item):
+                batch = items.batch_from_item(item)
+            else:
+                counters[items.group_number(item)] = items.group_from_item(item)
+        return batch, counters
+
     async def start_batch(self, batch_id: str, at: float) -> None:
         await self._table.update_if(
             "#state = :queued",

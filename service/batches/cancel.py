@@ -4,7 +4,7 @@ from aiohttp import web
 
 from penstock.batch import BatchState, Ending
 from penstock.errors import NotPossibleNow
-from penstock.service.batches.status import find_batch, read_status
+from penstock.service.batches.status import find_batch, find_status
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
@@ -27,4 +27,4 @@ async def cancel_batch(request: web.Request) -> web.Response:
         if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
             raise NotPossibleNow(f"The batch is already {batch.state}, so it cannot be cancelled.")
     get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=REASON)
-    return json_answer(await read_status(request, await find_batch(request)), status=202)
+    return json_answer(await find_status(request), status=202)

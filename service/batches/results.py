@@ -19,7 +19,7 @@ from penstock.negotiation import choose_type
 from penstock.outcome import OutcomeState, never_ended
 from penstock.record import EncodedRecord
 from penstock.service.batches.families import Family, Window, read_families
-from penstock.service.batches.status import find_batch
+from penstock.service.batches.status import find_with_groups
 from penstock.service.content import JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode, writing
 from penstock.service.keys import BACKEND, SHARE, TURNS
@@ -60,12 +60,14 @@ class Wanted:
 
 
 async def batch_results(request: web.Request) -> web.StreamResponse:
-    batch = await find_batch(request)
+    cursor = _read_cursor(request)
+    first = group_of(str(cursor.chunk))
+    batch, groups = await find_with_groups(request, [first])
     _check_names(request)
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
-    wanted = Wanted(_read_cursor(request), _read_state(request))
+    wanted = Wanted(cursor, _read_state(request))
     limit = read_limit(request)
-    windows = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS]).windows()
+    windows = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS]).windows(groups[first])
     if kind == NDJSON and limit is None:
         return await _stream(request, windows)
     page, following = await _page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
@@ -81,10 +83,12 @@ class Reading:
         self._wanted = wanted
         self._turns = turns
 
-    async def windows(self) -> AsyncIterator[tuple[int, Window]]:
-        """Yield windows of outcomes, each with the chunk for cursors into it."""
-        for number in range(group_of(str(self._wanted.cursor.chunk)), len(self._batch.group_totals)):
-            group = await self._store.read_group(self._batch.id, number)
+    async def windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:
+        """Yield windows of outcomes, each with the chunk for cursors into it. `group` is the counter of the first."""
+        first = group_of(str(self._wanted.cursor.chunk))
+        for number in range(first, len(self._batch.group_totals)):
+            if number > first:
+                group = await self._store.read_group(self._batch.id, number)
             windows = (
                 self._open_group(number, group)
                 if group.closed is None

@@ -1,30 +1,45 @@
 """GET /batch/{id}/status: reports the state, the counts and the times of a batch."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 
-from penstock.batch import UNACCEPTED_STATES, Batch, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
 from penstock.errors import UnknownBatch
 from penstock.service.caller import tenant_of
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK
+from penstock.service.keys import BACKEND, CLOCK, GROUP_NUMBERS
 from penstock.service.schemas import status_body
+from penstock.store import Group
 
 _BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key: the table rejects keys that are too long
 
 
 async def batch_status(request: web.Request) -> web.Response:
-    return json_answer(await read_status(request, await find_batch(request)))
+    return json_answer(await find_status(request))
+
+
+async def find_status(request: web.Request) -> dict[str, Any]:
+    """Return the status of the batch in the path. Raises UnknownBatch as `find_batch` does.
+
+    One call reads the batch and its counters. They are read again if they do not fit to a final batch: then they are
+    older than its state.
+    """
+    numbers = request.app[GROUP_NUMBERS]
+    batch, groups = await find_with_groups(request, range(numbers.of(_batch_id(request))))
+    numbers.note(batch)
+    is_whole = len(groups) == len(batch.group_totals)
+    if is_whole and (not batch.is_final or _is_result_of(batch, _sum(groups))):
+        return _status(request, batch, groups)
+    return await read_status(request, batch)
 
 
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
     """Read the status of a batch. The counts are read after the batch, so they are never older than its state."""
     groups = await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals)))
-    counts = sum_counts(group.counts for group in groups.values())
-    redelivered = sum(group.redelivered for group in groups.values())
-    return status_body(batch, counts, redelivered, request.app[CLOCK].now())
+    return _status(request, batch, groups)
 
 
 async def find_batch(request: web.Request) -> Batch:
@@ -32,13 +47,40 @@ async def find_batch(request: web.Request) -> Batch:
 
     Raises UnknownBatch if it was never accepted, belongs to another tenant, or is past its retention.
     """
+    return _existing(request, await request.app[BACKEND].store.read_batch(_batch_id(request)))
+
+
+async def find_with_groups(request: web.Request, groups: Sequence[int]) -> tuple[Batch, dict[int, Group]]:
+    """Return the batch in the path, and the counters of these groups, which may be older than it."""
+    batch, counters = await request.app[BACKEND].store.read_progress(_batch_id(request), groups)
+    return _existing(request, batch), counters
+
+
+def _batch_id(request: web.Request) -> str:
     batch_id = request.match_info["batch_id"]
     if not _BATCH_ID.fullmatch(batch_id):
         raise UnknownBatch(batch_id)
+    return batch_id
+
+
+def _existing(request: web.Request, batch: Batch | None) -> Batch:
     tenant = tenant_of(request)
-    batch = await request.app[BACKEND].store.read_batch(batch_id)
     if batch is None or batch.state in UNACCEPTED_STATES or batch.tenant != tenant:
-        raise UnknownBatch(batch_id)
+        raise UnknownBatch(_batch_id(request))
     if batch.is_forgotten(request.app[CLOCK].now()):
-        raise UnknownBatch(batch_id)
+        raise UnknownBatch(batch.id)
     return batch
+
+
+def _is_result_of(batch: Batch, counts: Counts) -> bool:
+    """Return True if the state of a final batch is the one that these counts lead to."""
+    return counts.completed == batch.total and final_state(counts, batch.ending) is batch.state
+
+
+def _status(request: web.Request, batch: Batch, groups: Mapping[int, Group]) -> dict[str, Any]:
+    redelivered = sum(group.redelivered for group in groups.values())
+    return status_body(batch, _sum(groups), redelivered, request.app[CLOCK].now())
+
+
+def _sum(groups: Mapping[int, Group]) -> Counts:
+    return sum_counts(group.counts for group in groups.values())

@@ -132,7 +132,10 @@ class Table:
         return self._page(request, found, (*_KEYS, hash_key, range_key))
 
     def batch_get_item(self, request: Request) -> dict[str, Any]:
-        """Read some keys and leave others unprocessed. They are read later: on AWS a batch is not atomic either."""
+        """Read some keys and leave others unprocessed. They are read later: on AWS a batch is not atomic either.
+
+        The last keys are read first, because AWS reads them in any order.
+        """
         _know(request, {"RequestItems"})
         [(name, wanted)] = request["RequestItems"].items()
         _know(wanted, {"Keys"} | _READING)
@@ -140,9 +143,9 @@ class Table:
             raise refusal("ValidationException", "BatchGetItem", f"{len(wanted['Keys'])} keys")
         keys = list(wanted["Keys"])
         count = self._chance.randint(1, len(keys)) if self.short_pages else len(keys)
-        read = [self._read(_key(key), consistent=wanted.get("ConsistentRead", False)) for key in keys[:count]]
+        read = [self._read(_key(key), consistent=wanted.get("ConsistentRead", False)) for key in keys[-count:]]
         answer = {name: [_projected(item, wanted) for item in read if item is not None]}
-        left = {name: {**wanted, "Keys": keys[count:]}} if count < len(keys) else {}
+        left = {name: {**wanted, "Keys": keys[:-count]}} if count < len(keys) else {}
         return {"Responses": answer, "UnprocessedKeys": left}
 
     def _page(self, request: Request, found: list[Item], keys: tuple[str, ...] = _KEYS) -> dict[str, Any]:

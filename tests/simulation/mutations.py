@@ -30,6 +30,7 @@ from penstock.record import EncodedRecord
 from penstock.running.left_behind import LeftTasks, TimeLimit
 from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
+from penstock.service.batches import status
 from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
@@ -77,6 +78,10 @@ def _remember_delivery(patching: Patching) -> None:
             await process(self, delivery, chunk, ended, *rest)
 
     patching.setattr(Processor, "process", remembering)
+
+
+def trust_counts_that_are_older_than_the_batch(patching: Patching) -> None:
+    patching.setattr(status, "_is_result_of", lambda _batch, _counts: True)
 
 
 class _Rewriting:
@@ -570,6 +575,7 @@ MUTATIONS = {
         ("calm", 192, follow_ups.wait_half_as_long_as_asked),
         ("calm", 0, follow_ups.hold_a_message_back_for_a_quarter_of_an_hour),
         ("poison, stopped", 457, follow_ups.allow_one_death_less),
+        ("network", 739, trust_counts_that_are_older_than_the_batch),
         ("late", 1700, settle_a_key_that_was_taken_over),
     ]
 }
