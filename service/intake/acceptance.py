@@ -95,8 +95,8 @@ class Acceptance:
         """Write the batch, send its chunks and accept it. Return the counts of what has already run."""
         await self._backend.store.create_batch(batch)
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
-        counts = [await self._hand_over(batch, number, tried) for number in started]
         await _make_all(self._calls(batch, started))
+        counts = [await self._hand_over(batch, number, tried) for number in started]
         await self._mark_accepted(batch.id)
         return sum_counts(counts)
 
