@@ -61,7 +61,7 @@ def read_plain_operation(document: Any) -> tuple[str, str, Any, bool] | None:
 
     Nearly all operations need no Pydantic, which takes three times as long. An invalid one always does.
     """
-    if type(document) is not dict or not document.keys() <= _MEMBERS:
+    if type(document) is not dict or not _MEMBERS.issuperset(document):
         return None
     method, path = document.get("method"), document.get("path")
     if method not in METHODS or type(path) is not str or path[:1] != "/" or len(path) > LONGEST_PATH:

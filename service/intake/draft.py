@@ -49,7 +49,7 @@ class Draft:
         self.flaws = Flaws()
         self.ids = Ids()
         self.plan = Plan(batch_id, settings)
-        self._registry = registry
+        self._match = registry.match
         self._most_kept = settings.sync_max_operations
         self._was_large = False
         self._elements = 0
@@ -92,7 +92,7 @@ class Draft:
         body = b""
         try:
             method, path, value, has_body = self._read(document)
-            route = self._registry.match(method, path)
+            route = self._match(method, path)
             if not has_body and route.absent_body is not None:
                 value = route.absent_body
             body = to_json(value)
@@ -111,7 +111,8 @@ class Draft:
                 self.first_forwarded = index
             if self.flaws.count == 0:
                 self._added.append((encode_parts(index, operation_id, method, path, body), route.name))
-                self._keep(index, operation_id, method, path, value)
+                if not self._was_large:
+                    self._keep(Operation(index, operation_id, method, path, value))
 
     def note_invalid(self, size: int) -> None:
         """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""
@@ -125,7 +126,7 @@ class Draft:
     def check_all_in_transaction(self) -> None:
         """Report the operations of an atomic batch that could not be rolled back with the others."""
         for operation in self.operations:
-            route = self._registry.match(operation.method, operation.path)
+            route = self._match(operation.method, operation.path)
             if not route.has_transaction:
                 detail = f"{route.name} does not run in the transaction, so it could not be rolled back."
                 self._add_flaws(operation.index, [Flaw("/path", detail)])
@@ -143,13 +144,13 @@ class Draft:
         seconds = [known.get(name, unmeasured) for _, name in self._added]
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
-        first = self.total - len(self._added)
+        first, plan = self.total - len(self._added), self.plan
         for index, ((encoded, _), expected) in enumerate(zip(self._added, seconds, strict=True), start=first):
             size = size_on_the_queue(encoded)
-            if size > self.plan.room:
+            if size > plan.room:
                 self._add_giant(index, size)
             else:
-                self.plan.add(encoded, size, expected)
+                plan.add(encoded, size, expected)
         self._added.clear()
         if self._giants.is_full:
             raise self._too_large("At least ")
@@ -201,8 +202,8 @@ class Draft:
         self.total += 1
         if line is not None:
             self._lines.append(line)
-        given = document.get("id") if isinstance(document, dict) else None
-        if given is not None and not (isinstance(given, str) and len(given) <= LONGEST_ID):
+        given = document.get("id") if type(document) is dict else None
+        if given is not None and not (type(given) is str and len(given) <= LONGEST_ID):
             given = None  # it is an error already
         operation_id = self.ids.add(given)
         if self.total == self._check_ids_at:
@@ -218,13 +219,13 @@ class Draft:
             self.flaws.count += count - 1
             self._add_flaws(index, [Flaw("/id", f"{detail} Ids must be unique within a batch.")])
 
-    def _keep(self, index: int, operation_id: str, method: str, path: str, body: Any) -> None:
+    def _keep(self, operation: Operation) -> None:
         if not self.is_large:
-            self.operations.append(Operation(index, operation_id, method, path, body))
-        elif not self._was_large:
-            self._was_large = True
-            self.operations = []
-            self._handler_times.refresh()  # while the other operations are read
+            self.operations.append(operation)
+            return
+        self._was_large = True
+        self.operations = []
+        self._handler_times.refresh()  # while the other operations are read
 
     def _duplicate(self, found: Duplicate) -> Flaw:
         detail = f"Operation {found.first} has the same id {found.id!r}. Ids must be unique within a batch."

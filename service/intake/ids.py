@@ -11,6 +11,7 @@ from penstock.service.intake.spool import Spool
 
 PARTS = 64
 IDS_IN_LINE = 1_000
+MOST_UNDIVIDED = 10_000  # hashes. A set of more would block the loop for too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,14 @@ class Ids:
     """The ids of a batch. They are written to a spool, and only eight bytes of each stay in memory.
 
     The eight bytes are Python's hash. Its key is random in every process, so no client can construct ids with the same
-    hash. If two hashes are equal, the ids themselves are compared. The hashes are divided into parts, which are checked
-    one by one.
+    hash. If two hashes are equal, the ids themselves are compared. The hashes of a larger batch are divided into parts,
+    which are checked one by one.
     """
 
     def __init__(self) -> None:
         self.has_own = False  # the client gave at least one id; an operation without an id gets its index
         self._count = 0
-        self._undivided = array("q")  # all hashes until the client gives an id: without one, no id is a duplicate
+        self._undivided = array("q")  # those that are not in a part yet
         self._parts = [array("q") for _ in range(PARTS)]
         self._line: list[str] = []
         self._spool = Spool()
@@ -46,7 +47,7 @@ class Ids:
             self.has_own = True
         self._line.append(operation_id)
         self._count += 1
-        if self._count % IDS_IN_LINE == 0:
+        if len(self._line) == IDS_IN_LINE:
             self._write_line()
         return operation_id
 
@@ -70,15 +71,19 @@ class Ids:
     def count_repeated(self) -> int:
         """Return how many operations have the id of an earlier operation. This takes no longer than a set of all."""
         self._write_line()
-        return sum(map(_count_repeated, self._parts)) if self.has_own else 0
+        return sum(map(_count_repeated, self._filled_parts)) if self.has_own else 0
 
     def close(self) -> None:
         self._spool.close()
 
+    @property
+    def _filled_parts(self) -> "list[array[int]]":
+        return [self._undivided] if self._undivided else self._parts
+
     async def _suspects(self, most: int) -> tuple[int, set[int]]:
         """Count the digests that occur again, and return up to `most` of them."""
         count, suspects = 0, set[int]()
-        for part in self._parts:
+        for part in self._filled_parts:
             repeated = _count_repeated(part)
             if repeated and len(suspects) < most:
                 suspects |= _repeated(part, most - len(suspects))
@@ -104,7 +109,7 @@ class Ids:
     def _write_line(self) -> None:
         if self._line:
             self._undivided.extend(map(hash, self._line))
-            if self.has_own:
+            if self.has_own and self._count > MOST_UNDIVIDED:
                 self._divide()
             self._spool.write(to_json(self._line))
             self._line = []

@@ -53,8 +53,12 @@ async def test_each_operation_with_the_id_of_an_earlier_one_is_found(
     assert list(ids) == [str(place) if one is None else one for place, one in enumerate(given)]
 
 
-@pytest.mark.parametrize("seed", range(5))
-async def test_all_are_found_among_many(build: Build, seed: int) -> None:
+@pytest.mark.parametrize("most_undivided", [ids_module.MOST_UNDIVIDED, 2_500, 0])
+@pytest.mark.parametrize("seed", range(2))
+async def test_all_are_found_among_many(
+    build: Build, seed: int, most_undivided: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ids_module, "MOST_UNDIVIDED", most_undivided)
     draw = random.Random(seed)
     given = [draw.choice([None, str(draw.randrange(9_000)), f"x{draw.randrange(9_000)}"]) for _ in range(5_000)]
     ids = build(given)
