@@ -55,7 +55,7 @@ class Attempt:
         that catches its cancellation and returns late has timed out, or nobody waits for it any more.
         """
         begun_at = monotonic()
-        limit = TimeLimit(begun_at + self.route.policy.timeout_seconds, monotonic, self.worker)
+        limit = TimeLimit(begun_at, self.route.policy.timeout_seconds, monotonic, self.worker)
         try:
             if open_transaction is None:
                 return self._in_time(await limit.run(perform(None)), limit)
@@ -98,23 +98,18 @@ class Attempt:
 
     def _call(self, opened: Any) -> Any:
         if self.route.policy.bulk:
-            contexts = [self._context(operation, opened) for operation, _ in self.rows]
+            contexts = [context_of(self.source, self.number, operation, opened) for operation, _ in self.rows]
             return self.route.call_bulk([arguments for _, arguments in self.rows], contexts)
         [(operation, arguments)] = self.rows
         if self.route.signature.context_parameter is None:
             return self.route.handler(**arguments)  # a context that nobody reads would cost a microsecond
-        return self.route.call(arguments, self._context(operation, opened))
-
-    def _context(self, operation: Operation, opened: Any) -> Context[Any]:
-        source = self.source
-        return Context(operation.id, source.batch_id, self.number, source.key_of(operation), opened, source.headers)
+        return self.route.call(arguments, context_of(self.source, self.number, operation, opened))
 
     def _read(self, returned: Any) -> list[Any]:
         if self.route.policy.bulk:
             return read_outcomes(self.route, returned, len(self.rows))
-        if isinstance(returned, Answer):
-            return [returned.verdict(self.rows[0][0], self.route.policy.max_attempts)]
-        return [as_json(self.route, returned)]
+        [(operation, _)] = self.rows
+        return [read_one(self.route, operation, returned)]
 
     def share(self, error: BaseException) -> Sequence[BaseException]:
         """Make what the call raised the outcome of each row. Raise CallFailed if it tells nothing about single rows."""
@@ -135,16 +130,36 @@ class Attempt:
 
     def judge(self, outcomes: Sequence[Any]) -> dict[int, Verdict]:
         """Turn the outcomes of the rows into verdicts. Each is a result as JSON, an exception, or a verdict already."""
-        verdicts: dict[int, Verdict] = {}
-        status = self.route.policy.status
-        for (operation, _), outcome in zip(self.rows, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                verdicts[operation.index] = judge(outcome, operation, self.route, self.error_id(operation))
-            elif isinstance(outcome, _VERDICTS):
-                verdicts[operation.index] = outcome
-            else:
-                verdicts[operation.index] = succeeded(operation, status, outcome)
-        return verdicts
+        return {
+            operation.index: verdict_on(
+                self.route, operation, outcome, self.error_id(operation) if isinstance(outcome, BaseException) else None
+            )
+            for (operation, _), outcome in zip(self.rows, outcomes, strict=True)
+        }
+
+
+def context_of(source: Source, number: int, operation: Operation, opened: Any) -> Context[Any]:
+    """Return the context of an attempt. `opened` is what the application's transaction yields."""
+    return Context(operation.id, source.batch_id, number, source.key_of(operation), opened, source.headers)
+
+
+def read_one(route: Route, operation: Operation, returned: Any) -> Any:
+    """Return what a handler returned for a single operation as JSON, or as a verdict if it is a forwarded one."""
+    if isinstance(returned, Answer):
+        return returned.verdict(operation, route.policy.max_attempts)
+    return as_json(route, returned)
+
+
+def verdict_on(route: Route, operation: Operation, outcome: Any, id_: str | None) -> Verdict:
+    """Return the verdict for the outcome of a call: a result as JSON, an exception, or a verdict already.
+
+    With `id_`, the verdict has this id in place of the words of an unexpected exception.
+    """
+    if isinstance(outcome, BaseException):
+        return judge(outcome, operation, route, id_)
+    if isinstance(outcome, _VERDICTS):
+        return outcome
+    return succeeded(operation, route.policy.status, outcome)
 
 
 def prepare(

@@ -3,8 +3,9 @@
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from penstock.chunk import Operation
 from penstock.outcome import Verdict
@@ -19,9 +20,12 @@ SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on 
 
 @dataclass(frozen=True, slots=True)
 class Performer:
-    """Performs the lots of a chunk. The first three functions return verdicts by index, or raise CallFailed."""
+    """Performs the lots of a chunk. The first three functions return verdicts by index, or raise CallFailed.
 
-    perform: Callable[[Lot, Worker], Awaitable[dict[int, Verdict]]]
+    `perform` returns a coroutine of them instead if it has to wait.
+    """
+
+    perform: Callable[[Lot, Worker], dict[int, Verdict] | Coroutine[Any, Any, dict[int, Verdict]]]
     cancelled_itself: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler cancelled its own task
     timed_out: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler is left behind
     leave: Callable[[Lot, Worker], None]  # leaves the worker behind that performs a lot
@@ -134,7 +138,8 @@ class ChunkRun:
             await self._take_slot(worker)
             try:
                 while await self._work_for_a_slice(worker, unmarked):
-                    await _let_others_run(worker)
+                    if not worker.has_waited:
+                        await asyncio.sleep(0)  # other tasks run now
                     if self._slots is not None and self._slots.are_wanted:
                         break
             finally:
@@ -142,7 +147,8 @@ class ChunkRun:
                     self._slots.release()
             if worker.task.cancelling():
                 return
-            await _let_others_run(worker)
+            if not worker.has_waited:
+                await asyncio.sleep(0)
 
     async def _take_slot(self, worker: Worker) -> None:
         if self._slots is None:
@@ -162,8 +168,10 @@ class ChunkRun:
             if not self._may_start():
                 return False
             self._workers[worker] = lot = self._take_next()
+            verdicts: dict[int, Verdict] | None
             try:
-                verdicts: dict[int, Verdict] | None = await self._performer.perform(lot, worker)
+                performed = self._performer.perform(lot, worker)
+                verdicts = performed if isinstance(performed, dict) else await performed
             except CallFailed:
                 verdicts = None
             if worker.is_left:
@@ -190,9 +198,10 @@ class ChunkRun:
         return self._slots is None or not self._results.memory.is_full  # otherwise the worker waits for a slot again
 
     def _may_go_on(self) -> bool:
-        is_in_time = self._isolates or not self._stop.is_spent
-        is_stopped = self._results.is_cut or self._stop.begun.is_set()
-        return is_in_time and self._may_begin() and not is_stopped
+        stop = self._stop
+        if (stop.is_spent and not self._isolates) or self._results.is_cut or stop.begun.is_set():
+            return False
+        return self._may_begin()
 
     def _take_next(self) -> Lot:
         lot = self._pending.popleft()
@@ -277,12 +286,6 @@ class ChunkRun:
         """End the workers that wait for a slot: there is nothing left for them to do."""
         for worker in self._waiting:
             worker.task.cancel()
-
-
-async def _let_others_run(worker: Worker) -> None:
-    """Let other tasks run, unless they have just run."""
-    if not worker.has_waited:
-        await asyncio.sleep(0)
 
 
 def _is_marked(unmarked: contextvars.Context) -> bool:

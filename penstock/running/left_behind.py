@@ -6,7 +6,7 @@ slot until it ends. It cannot succeed any more, so its transaction is not commit
 
 import asyncio
 import types
-from collections.abc import Callable, Collection, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -118,42 +118,48 @@ class TimeLimit:
     before that, and most attempts that never wait end long before their time limit.
     """
 
-    __slots__ = ("_cancelling", "_ends_at", "_monotonic", "_timer", "_worker", "is_over")
+    __slots__ = ("_cancelling", "_monotonic", "_seconds", "_timer", "begun_at", "is_over", "worker")
 
-    def __init__(self, ends_at: float, monotonic: Callable[[], float], worker: Worker) -> None:
-        """Create a limit that is over when the clock `monotonic` reaches `ends_at`."""
+    def __init__(self, begun_at: float, seconds: float, monotonic: Callable[[], float], worker: Worker) -> None:
+        """Create a limit that is over `seconds` after the clock `monotonic` showed `begun_at`."""
         self.is_over = False
-        self._ends_at = ends_at
+        self.begun_at = begun_at
+        self.worker = worker
+        self._seconds = seconds
         self._monotonic = monotonic
-        self._worker = worker
+        self._cancelling = worker.task.cancelling()
 
     async def run(self, attempt: Coroutine[Any, Any, T]) -> T:
         """Await the attempt."""
-        self._cancelling = self._worker.task.cancelling()
-        awaited = None
-        if not self._worker.is_profiled:
-            try:
-                awaited = attempt.send(None)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-        self._worker.has_waited = True
-        seconds = max(0.0, self._ends_at - self._monotonic())
+        if self.worker.is_profiled:
+            return await self._limit(attempt)
+        try:
+            awaited = attempt.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        return await self.resume(attempt, awaited)
+
+    def resume(self, started: Coroutine[Any, Any, T], awaited: Any) -> Coroutine[Any, Any, T]:
+        """Await the rest of an attempt that was started and waits for `awaited`."""
+        return self._limit(_resume(started, awaited))
+
+    async def _limit(self, rest: Awaitable[T]) -> T:
+        self.worker.has_waited = True
+        seconds = max(0.0, self.begun_at + self._seconds - self._monotonic())
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
         try:
-            if self._worker.is_profiled:
-                return await attempt
-            return await _resume(attempt, awaited)
+            return await rest
         except asyncio.CancelledError as error:
-            if self.is_over and self._worker.task.cancelling() - 1 <= self._cancelling:
+            if self.is_over and self.worker.task.cancelling() - 1 <= self._cancelling:
                 raise TimeoutError from error
             raise
         finally:
             self._timer.cancel()
             if self.is_over:
-                self._worker.task.uncancel()
+                self.worker.task.uncancel()
 
     def _expire(self) -> None:
         self.is_over = True
-        self._worker.task.cancel()
-        self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self._worker.overdue, self._worker)
+        self.worker.task.cancel()
+        self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self.worker.overdue, self.worker)

@@ -21,6 +21,7 @@ from penstock.running.attempt import Attempt, OpenTransaction, ends_task, prepar
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
 from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
+from penstock.running.direct import DirectCalls, Verdicts
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
 from penstock.running.observer import Observer
 from penstock.running.result_memory import ChunkResults, ResultMemory
@@ -109,7 +110,7 @@ class Runner:
         """
         counted = results or ChunkResults(ResultMemory())
         performer = Performer(
-            perform=lambda lot, worker: self.run(lot, source, chunk.attempt, worker=worker, results=counted),
+            perform=self._performing(source, chunk.attempt, counted),
             cancelled_itself=self._cancelled_itself,
             timed_out=lambda lot: self._timed_out(lot, source, chunk.attempt),
             leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
@@ -131,6 +132,30 @@ class Runner:
             return await new_run(None).carry_out(one_by_one(chunk.operations))
         parts = self._sort(chunk.operations)
         return await _join([new_run(self._turn(place, source)).carry_out(lots) for place, lots in parts])
+
+    def _performing(
+        self, source: Source, number: int, results: ChunkResults
+    ) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
+        """Return the function that performs the lots of a chunk."""
+        if self._observer is not None or self._operations.transaction is not None:
+            return lambda lot, worker: self.run(lot, source, number, worker=worker, results=results)
+        calls = DirectCalls(
+            source,
+            number,
+            self._monotonic,
+            results,
+            shows_errors=self._shows_errors,
+            called=lambda route, verdict, seconds: self._note_call(route, verdict, number, seconds),
+            rejected=lambda _: self._meter.failed(UNKNOWN_HANDLER, None),
+        )
+
+        def perform(lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
+            route = self._route(lot[0])
+            if route is not None and route.place is Place.LOOP and not route.policy.bulk:
+                return calls.perform(route, lot[0], worker)
+            return self.run(lot, source, number, worker=worker, results=results)
+
+        return perform
 
     def _sort(self, operations: Sequence[Operation]) -> list[tuple[Place, list[Lot]]]:
         """Group operations into lots, and these by the place where they run.
@@ -378,6 +403,10 @@ class Runner:
             return transaction or own
         return None if own is None else lambda: nullcontext(NoTransaction(route.name))
 
+    def _note_call(self, route: Route, verdict: Verdict, number: int, seconds: float) -> None:
+        self._note_spent(route, 1, seconds)
+        self._count_one(route.name, verdict, number, seconds)
+
     def _note_spent(self, route: Route, count: int, seconds: float) -> None:
         spent = self._spent.get(route.name)
         if spent is None:
@@ -433,16 +462,18 @@ class Runner:
 
     def _count(self, attempt: Attempt, verdicts: dict[int, Verdict]) -> dict[int, Verdict]:
         """Count the attempt for the metrics, once for each operation."""
-        handler, seconds = attempt.route.name, attempt.seconds
         for verdict in verdicts.values():
-            if isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED:
-                assert seconds is not None
-                self._meter.succeeded(handler, seconds)
-            elif is_final(verdict, attempt.number):
-                self._meter.failed(handler, seconds)
-            else:
-                self._meter.retried(handler, seconds)
+            self._count_one(attempt.route.name, verdict, attempt.number, attempt.seconds)
         return verdicts
+
+    def _count_one(self, handler: str, verdict: Verdict, number: int, seconds: float | None) -> None:
+        if isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED:
+            assert seconds is not None
+            self._meter.succeeded(handler, seconds)
+        elif is_final(verdict, number):
+            self._meter.failed(handler, seconds)
+        else:
+            self._meter.retried(handler, seconds)
 
 
 @asynccontextmanager

@@ -400,7 +400,7 @@ def tell_what_is_not_counted(patching: Patching) -> None:
 def wait_for_a_handler_that_never_ends(patching: Patching) -> None:
     def mutant(limit: TimeLimit) -> None:
         limit.is_over = True
-        limit._worker.task.cancel()
+        limit.worker.task.cancel()
 
     patching.setattr(TimeLimit, "_expire", mutant)
 

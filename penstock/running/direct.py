@@ -1,0 +1,120 @@
+"""Calls handlers on the event loop in the shortest way: for single operations, outside of transactions.
+
+An `Attempt` takes several coroutines, and together they cost more than a quick operation. Here a handler that never
+waits takes no coroutine but its own, and one that waits takes one more. Verdicts are the same as those of an `Attempt`.
+"""
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.chunk import Operation
+from penstock.outcome import Verdict, size_of
+from penstock.route import InvalidOperation, Route
+from penstock.running.attempt import context_of, ends_task, read_one, verdict_on
+from penstock.running.left_behind import TimeLimit, Worker
+from penstock.running.result_memory import ChunkResults
+from penstock.running.source import Source
+from penstock.running.verdict import CancelledWithin, TimedOut, error_id, invalid
+
+Call = Coroutine[Any, Any, Any]
+Verdicts = dict[int, Verdict]  # by index
+
+
+@dataclass(frozen=True, slots=True)
+class DirectCalls:
+    """Performs attempts at single operations of one chunk.
+
+    `called` gets the verdict of each call with its seconds, and `rejected` the verdict on each invalid operation.
+    """
+
+    source: Source
+    number: int  # of the attempt
+    monotonic: Callable[[], float]
+    results: ChunkResults
+    shows_errors: bool
+    called: Callable[[Route, Verdict, float], None]
+    rejected: Callable[[Verdict], None]
+
+    def perform(self, route: Route, operation: Operation, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
+        """Perform one attempt. Return its verdict, or a coroutine that returns it if the handler waits."""
+        try:
+            arguments = route.arguments(operation.path, operation.body, shows_errors=self.shows_errors)
+        except InvalidOperation as error:
+            verdict: Verdict = invalid(operation, error)
+            self.rejected(verdict)
+            return {operation.index: verdict}
+        begun_at = self.monotonic()
+        try:
+            call = self._call(route, operation, arguments)
+            try:
+                awaited = call.send(None)
+            except StopIteration as end:
+                outcome = read_one(route, operation, end.value)
+            else:
+                limit = TimeLimit(begun_at, route.policy.timeout_seconds, self.monotonic, worker)
+                return self._wait(route, operation, limit, call, awaited)
+        except BaseException as error:
+            if _ends_task(error, worker):
+                raise
+            return self._end(route, operation, _blame(error), begun_at)
+        return self._end(route, operation, outcome, begun_at)
+
+    def _call(self, route: Route, operation: Operation, arguments: dict[str, Any]) -> Call:
+        if route.signature.context_parameter is None:
+            called = route.handler(**arguments)  # a context that nobody reads would cost a microsecond
+        else:
+            called = route.call(arguments, context_of(self.source, self.number, operation, None))
+        return called if isinstance(called, types.CoroutineType) else _await(called)
+
+    async def _wait(self, route: Route, operation: Operation, limit: TimeLimit, call: Call, awaited: Any) -> Verdicts:
+        """Await the rest of a call that waits for `awaited`. Return no verdict if its worker was left behind."""
+        worker = limit.worker
+        memory = self.results.memory
+        if memory.expects_much(route.name):
+            memory.start(route.name, 1, worker)
+        try:
+            try:
+                returned = await limit.resume(call, awaited)
+                outcome = TimedOut() if limit.is_over else read_one(route, operation, returned)
+            except BaseException as error:
+                if _ends_task(error, worker):
+                    raise
+                return {} if worker.is_left else self._end(route, operation, _blame(error, limit), limit.begun_at)
+            return {} if worker.is_left else self._end(route, operation, outcome, limit.begun_at)
+        finally:
+            memory.end(worker)  # after the result is counted, so that no other operation gets this memory
+
+    def _end(self, route: Route, operation: Operation, outcome: Any, begun_at: float) -> Verdicts:
+        """Turn the outcome of a call into a verdict, and count it."""
+        seconds = self.monotonic() - begun_at
+        has_id = isinstance(outcome, BaseException) and not self.shows_errors
+        id_ = error_id(self.source.key_of(operation), self.number) if has_id else None
+        verdict = verdict_on(route, operation, outcome, id_)
+        verdicts = {operation.index: verdict}
+        self.called(route, verdict, seconds)
+        memory = self.results.memory
+        if size_of(verdict) or memory.expects_much(route.name):
+            self.results.add(memory.learn(route.name, verdicts))
+        return verdicts
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _ends_task(error: BaseException, worker: Worker) -> bool:
+    if isinstance(error, asyncio.CancelledError):
+        return worker.task.cancelling() > 0
+    return ends_task(error, worker.task)
+
+
+def _blame(error: BaseException, limit: TimeLimit | None = None) -> BaseException:
+    """Return what the call came to: the error, or what it means."""
+    if isinstance(error, asyncio.CancelledError):
+        return CancelledWithin()
+    if isinstance(error, TimeoutError) and limit is not None and limit.is_over:
+        return TimedOut()
+    return error
