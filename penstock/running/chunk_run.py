@@ -145,7 +145,7 @@ class ChunkRun:
             finally:
                 if self._slots is not None:
                     self._slots.release()
-            if worker.task.cancelling():
+            if worker.is_left or worker.task.cancelling():
                 return
             if not worker.has_waited:
                 await asyncio.sleep(0)

@@ -168,6 +168,29 @@ async def test_handler_that_never_ends_times_out_and_its_chunk_goes_on(gate: Gat
     assert meter.take().handlers[f"POST {path}"].count == 1
 
 
+async def test_worker_that_was_left_behind_performs_nothing_else(gate: Gate) -> None:
+    """Nobody reads the verdicts of its further operations, so they would run twice."""
+    operations, may_end, here = toys(gate), asyncio.Event(), list[str]()
+
+    @operations.post("/unmarked", timeout_seconds=SHORT)
+    async def stuck() -> None:
+        await gate.wait_stubbornly()
+
+    @operations.post("/hold/{name}")
+    async def hold(name: str) -> None:
+        here.append(name)
+        await may_end.wait()
+
+    runner = Runner(operations, 2)
+    running = asyncio.create_task(run_chunk(runner, "/unmarked", "/hold/a", "/hold/b", "/hold/c", "/hold/d"))
+    await until(lambda: bool(runner._left._tasks))
+    gate.opened.set()
+    await until(lambda: here == ["a", "b"])
+    may_end.set()
+    assert statuses(await running) == [504, 200, 200, 200, 200]
+    assert here == ["a", "b", "c", "d"]
+
+
 async def test_handler_left_behind_keeps_its_slot_until_it_ends(gate: Gate) -> None:
     runner = Runner(toys(gate), 2)
     await run_chunk(runner, "/stuck")
