@@ -109,7 +109,7 @@ class Attempt:
         if self.route.policy.bulk:
             return read_outcomes(self.route, returned, len(self.rows))
         [(operation, _)] = self.rows
-        return [read_one(self.route, operation, returned)]
+        return [verdict_on(self.route, operation, returned)]
 
     def share(self, error: BaseException) -> Sequence[BaseException]:
         """Make what the call raised the outcome of each row. Raise CallFailed if it tells nothing about single rows."""
@@ -130,12 +130,15 @@ class Attempt:
 
     def judge(self, outcomes: Sequence[Any]) -> dict[int, Verdict]:
         """Turn the outcomes of the rows into verdicts. Each is a result as JSON, an exception, or a verdict already."""
-        return {
-            operation.index: verdict_on(
-                self.route, operation, outcome, self.error_id(operation) if isinstance(outcome, BaseException) else None
-            )
-            for (operation, _), outcome in zip(self.rows, outcomes, strict=True)
-        }
+        verdicts: dict[int, Verdict] = {}
+        for (operation, _), outcome in zip(self.rows, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                verdicts[operation.index] = judge(outcome, operation, self.route, self.error_id(operation))
+            elif isinstance(outcome, _VERDICTS):
+                verdicts[operation.index] = outcome
+            else:
+                verdicts[operation.index] = succeeded(operation, self.route.policy.status, outcome)
+        return verdicts
 
 
 def context_of(source: Source, number: int, operation: Operation, opened: Any) -> Context[Any]:
@@ -143,23 +146,11 @@ def context_of(source: Source, number: int, operation: Operation, opened: Any) -
     return Context(operation.id, source.batch_id, number, source.key_of(operation), opened, source.headers)
 
 
-def read_one(route: Route, operation: Operation, returned: Any) -> Any:
-    """Return what a handler returned for a single operation as JSON, or as a verdict if it is a forwarded one."""
+def verdict_on(route: Route, operation: Operation, returned: Any) -> Verdict:
+    """Return the verdict on what a handler returned for a single operation. Raise Unserializable or Misconfigured."""
     if isinstance(returned, Answer):
         return returned.verdict(operation, route.policy.max_attempts)
-    return as_json(route, returned)
-
-
-def verdict_on(route: Route, operation: Operation, outcome: Any, id_: str | None) -> Verdict:
-    """Return the verdict for the outcome of a call: a result as JSON, an exception, or a verdict already.
-
-    With `id_`, the verdict has this id in place of the words of an unexpected exception.
-    """
-    if isinstance(outcome, BaseException):
-        return judge(outcome, operation, route, id_)
-    if isinstance(outcome, _VERDICTS):
-        return outcome
-    return succeeded(operation, route.policy.status, outcome)
+    return succeeded(operation, route.policy.status, as_json(route, returned))
 
 
 def prepare(

@@ -192,16 +192,12 @@ class ChunkRun:
     def _may_start(self) -> bool:
         """Return True if the next lot may start. If nothing may start any more, give up the rest."""
         # Checked before each lot: the process may have been suspended for long, and wake up here.
-        if not self._may_go_on():
+        stop = self._stop
+        is_stopped = (stop.is_spent and not self._isolates) or self._results.is_cut or stop.begun.is_set()
+        if is_stopped or not self._may_begin():
             self._give_up_rest()
             return False
         return self._slots is None or not self._results.memory.is_full  # otherwise the worker waits for a slot again
-
-    def _may_go_on(self) -> bool:
-        stop = self._stop
-        if (stop.is_spent and not self._isolates) or self._results.is_cut or stop.begun.is_set():
-            return False
-        return self._may_begin()
 
     def _take_next(self) -> Lot:
         lot = self._pending.popleft()

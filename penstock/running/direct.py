@@ -13,11 +13,11 @@ from typing import Any
 from penstock.chunk import Operation
 from penstock.outcome import Verdict, size_of
 from penstock.route import InvalidOperation, Route
-from penstock.running.attempt import context_of, ends_task, read_one, verdict_on
+from penstock.running.attempt import context_of, ends_task, verdict_on
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
-from penstock.running.verdict import CancelledWithin, TimedOut, error_id, invalid
+from penstock.running.verdict import CancelledWithin, TimedOut, error_id, invalid, judge
 
 Call = Coroutine[Any, Any, Any]
 Verdicts = dict[int, Verdict]  # by index
@@ -52,15 +52,15 @@ class DirectCalls:
             try:
                 awaited = call.send(None)
             except StopIteration as end:
-                outcome = read_one(route, operation, end.value)
+                verdict = verdict_on(route, operation, end.value)
             else:
                 limit = TimeLimit(begun_at, route.policy.timeout_seconds, self.monotonic, worker)
                 return self._wait(route, operation, limit, call, awaited)
         except BaseException as error:
             if _ends_task(error, worker):
                 raise
-            return self._end(route, operation, _blame(error), begun_at)
-        return self._end(route, operation, outcome, begun_at)
+            verdict = self._judge(route, operation, error)
+        return self._end(route, operation, verdict, begun_at)
 
     def _call(self, route: Route, operation: Operation, arguments: dict[str, Any]) -> Call:
         if route.signature.context_parameter is None:
@@ -78,23 +78,33 @@ class DirectCalls:
         try:
             try:
                 returned = await limit.resume(call, awaited)
-                outcome = TimedOut() if limit.is_over else read_one(route, operation, returned)
+                if limit.is_over or worker.is_left:
+                    raise TimedOut
+                verdict = verdict_on(route, operation, returned)
             except BaseException as error:
                 if _ends_task(error, worker):
                     raise
-                return {} if worker.is_left else self._end(route, operation, _blame(error, limit), limit.begun_at)
-            return {} if worker.is_left else self._end(route, operation, outcome, limit.begun_at)
+                if worker.is_left:
+                    return {}
+                verdict = self._judge(route, operation, error, limit)
+            return self._end(route, operation, verdict, limit.begun_at)
         finally:
             memory.end(worker)  # after the result is counted, so that no other operation gets this memory
 
-    def _end(self, route: Route, operation: Operation, outcome: Any, begun_at: float) -> Verdicts:
-        """Turn the outcome of a call into a verdict, and count it."""
-        seconds = self.monotonic() - begun_at
-        has_id = isinstance(outcome, BaseException) and not self.shows_errors
-        id_ = error_id(self.source.key_of(operation), self.number) if has_id else None
-        verdict = verdict_on(route, operation, outcome, id_)
+    def _judge(
+        self, route: Route, operation: Operation, error: BaseException, limit: TimeLimit | None = None
+    ) -> Verdict:
+        if isinstance(error, asyncio.CancelledError):
+            error = CancelledWithin()
+        elif isinstance(error, TimeoutError) and limit is not None and limit.is_over:
+            error = TimedOut()
+        id_ = None if self.shows_errors else error_id(self.source.key_of(operation), self.number)
+        return judge(error, operation, route, id_)
+
+    def _end(self, route: Route, operation: Operation, verdict: Verdict, begun_at: float) -> Verdicts:
+        """Count a call, and return its verdict."""
         verdicts = {operation.index: verdict}
-        self.called(route, verdict, seconds)
+        self.called(route, verdict, self.monotonic() - begun_at)
         memory = self.results.memory
         if size_of(verdict) or memory.expects_much(route.name):
             self.results.add(memory.learn(route.name, verdicts))
@@ -109,12 +119,3 @@ def _ends_task(error: BaseException, worker: Worker) -> bool:
     if isinstance(error, asyncio.CancelledError):
         return worker.task.cancelling() > 0
     return ends_task(error, worker.task)
-
-
-def _blame(error: BaseException, limit: TimeLimit | None = None) -> BaseException:
-    """Return what the call came to: the error, or what it means."""
-    if isinstance(error, asyncio.CancelledError):
-        return CancelledWithin()
-    if isinstance(error, TimeoutError) and limit is not None and limit.is_over:
-        return TimedOut()
-    return error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.outcome import Verdict, size_of
+from penstock.outcome import FEW_BYTES, Verdict, size_of
 
 MOST_BYTES = 16 * 1024 * 1024  # of all results together. Recording them takes about as much again
 CHUNK_BYTES = 4 * 1024 * 1024  # a chunk that holds more is cut, because whoever reads its record needs all of it
@@ -131,8 +131,8 @@ class ResultMemory:
             if size := size_of(verdict):
                 total += size
                 largest = max(size, largest)
-        if largest or self.expects_much(handler):
-            self._estimate(handler, largest)
+        if largest > FEW_BYTES or self.expects_much(handler):
+            self._estimate(handler, largest if largest > FEW_BYTES else 0)
         return total
 
     def _estimate(self, handler: str, largest: int) -> None:

@@ -1,6 +1,7 @@
 """The loop: slots before receiving, trouble without dying, and an end at which nothing is lost."""
 
 import asyncio
+import itertools
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, MutableMapping, Sequence
@@ -17,7 +18,7 @@ from penstock.chunk import Chunk
 from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
 from penstock.consumer import inlets
-from penstock.consumer.consumer import Consumer
+from penstock.consumer.consumer import Consumer, Held
 from penstock.errors import (
     HandlersStuck,
     Misconfigured,
@@ -232,6 +233,15 @@ async def test_nothing_is_received_while_no_slot_is_free() -> None:
         assert len(plant.queue.limits) == received
         plant.toys.gate.set()
         await plant.until_finished()
+
+
+def test_room_is_checked_after_each_eighth_of_a_chunk() -> None:
+    held = Held(Delivery("1", "", "", 1))
+    held.start(800)
+    checked_at = [held.waiting for _ in range(800) if held.note_end()]
+    assert len(checked_at) < 60
+    assert all(later >= earlier * 7 // 8 for earlier, later in itertools.pairwise(checked_at))
+    assert checked_at[-8:] == [7, 6, 5, 4, 3, 2, 1, 0]
 
 
 async def test_what_is_being_recorded_takes_room_too() -> None:
