@@ -59,13 +59,15 @@ def room_for(
 def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: float | None) -> int:
     """Return how many more operations to request: none, while those that wait here are enough for a moment.
 
-    After that, request enough for several moments, so that quick chunks arrive together and not one by one. If
-    operations take long, two for each slot are enough, since no other consumer can run those that are held here.
+    If handlers take hardly any time, request enough for several moments, so that chunks arrive together and not one by
+    one. Otherwise enough for one moment, or two operations for each slot: no other consumer can run what is held here.
     """
     enough = few = 2 * concurrency
     if seconds_per_operation is not None:
-        in_a_moment = math.ceil(MOMENT_SECONDS / max(seconds_per_operation / concurrency, OWN_SECONDS))
-        few, enough = max(few, in_a_moment), max(enough, MOMENTS_AT_ONCE * in_a_moment)
+        seconds = seconds_per_operation / concurrency
+        in_a_moment = math.ceil(MOMENT_SECONDS / max(seconds, OWN_SECONDS))
+        moments = 1 if seconds > OWN_SECONDS else MOMENTS_AT_ONCE
+        few, enough = max(few, in_a_moment), max(enough, moments * in_a_moment)
     return enough - waiting if waiting < few else 0
 
 

@@ -15,6 +15,7 @@ group.
 """
 
 import itertools
+import math
 import re
 from array import array
 from collections.abc import Sequence
@@ -24,7 +25,12 @@ from typing import Any
 from msgspec import Struct
 
 QUICK_SECONDS = 0.1
+SPREAD_SECONDS = 16.0  # a batch with this much handler time has its least number of chunks
+LONG_ROUNDS = 4  # a batch with this many times its least number of full chunks needs no equal shares
+UNMEASURED_BATCH_SECONDS = 4.0  # what a small batch is assumed to take before its handler has been measured
 UNMEASURED_SECONDS = 0.02  # the longest time that is assumed for an operation before it has been measured
+_LONGER = 1.2  # how many times its target time a chunk may take, so that fewer chunks are needed
+_CARRIED = 1 / 8  # of the target time of a chunk; more than that comes from operations that take very long
 _ROUNDING = 1 + 1e-9  # in floats, the sum of a hundred times 0.02 is a little more than 2
 GROUP_CHUNKS = 64  # few consumers write to one group counter, and its set of counted chunks stays near 1 KB
 LONGEST_ID = 500  # characters in an id that this program makes, and in its sort key
@@ -149,23 +155,39 @@ class Fit:
     most_operations: int
     most_bytes: int
     seconds: float  # target for the handler time of a chunk
-    least_chunks: int  # target for the number of chunks of a batch, so that every consumer gets one
+    least_chunks: int  # target for the number of chunks of a longer batch, so that every consumer gets one
 
     def aim(self, batch_seconds: float) -> float:
         """Return the target for a chunk's handler time, if the whole batch takes `batch_seconds` of handler time.
 
         The target is at least QUICK_SECONDS: it does not pay to distribute less work than that.
         """
-        return min(self.seconds, max(batch_seconds / self.least_chunks, QUICK_SECONDS))
+        if batch_seconds >= LONG_ROUNDS * self.least_chunks * self.seconds:
+            return self.seconds
+        return max(batch_seconds / self._chunks(batch_seconds), min(QUICK_SECONDS, self.seconds))
+
+    def _chunks(self, batch_seconds: float) -> float:
+        """Return the number of chunks for a batch that is not long: `least_chunks`, less if it is short, or more.
+
+        Each chunk costs about five calls. So the number grows with the square root of the work, until there is enough
+        of it for `least_chunks`. It changes in large steps: then two, four or eight consumers have the same number of
+        chunks each, and finish at the same time.
+        """
+        full = batch_seconds / self.seconds
+        if full >= self.least_chunks:
+            step = max(1.0, self.least_chunks / 2)
+            return max(self.least_chunks, step * math.ceil(full / step / _LONGER))
+        halvings = max(0, round(math.log2(SPREAD_SECONDS / max(batch_seconds, QUICK_SECONDS)) / 2))
+        return max(1.0, full, self.least_chunks / math.pow(2, halvings))
 
     def unmeasured_seconds(self, batch_operations: float) -> float:
         """Return the handler time to assume for an operation if its handler has never been measured.
 
-        It makes `least_chunks` chunks of the batch, or more full chunks if the batch is large. If they turn out to be
-        slow, consumers cut them into pieces. Chunks that turn out to be too small could not be joined.
+        A small batch is spread over several consumers, and a large one has full chunks. If they turn out to be slow,
+        consumers cut them into pieces. Chunks that turn out to be too small could not be joined.
         """
-        full = self.seconds / self.most_operations
-        spread = self.seconds * self.least_chunks / max(batch_operations, 1)
+        full = self.seconds / self.most_operations / _LONGER
+        spread = UNMEASURED_BATCH_SECONDS / max(batch_operations, 1)
         return min(max(full, spread), UNMEASURED_SECONDS)
 
 
@@ -193,12 +215,16 @@ class Planner:
         total = self.total
         chunk_bytes = self._chunk_bytes + size
         chunk_seconds = self._chunk_seconds + seconds
-        begins = chunk_bytes > self._fit.most_bytes or chunk_seconds > self._aim or total == self._full_at
+        is_long = chunk_seconds - seconds / 2 > self._aim
+        begins = is_long or chunk_bytes > self._fit.most_bytes or total == self._full_at
         if begins:
+            # The next chunk makes up for what this one is too long or too short. So a batch has the number of chunks
+            # that the target was made for, and no small one at its end.
+            rest = self._chunk_seconds - self._aim if is_long else 0.0
             self.starts.append(total)
             self._full_at = total + self._fit.most_operations
             chunk_bytes = size
-            chunk_seconds = seconds
+            chunk_seconds = seconds + rest if abs(rest) <= self._aim * _CARRIED else seconds
         self.total = total + 1
         self._chunk_bytes = chunk_bytes
         self._chunk_seconds = chunk_seconds

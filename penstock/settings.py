@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         16,
         ge=1,
         le=1_000,
-        description="Minimum number of chunks of a batch, as long as each chunk takes at least 0.1 seconds.",
+        description="Minimum number of chunks of a batch with 16 seconds of handler time. Shorter batches have fewer.",
     )
     message_bytes: int = Field(
         MIB, ge=4_096, le=MIB, description="Maximum size of one queue message, and of one call to the queue, in bytes."

@@ -24,8 +24,8 @@ HIGH, NORMAL, LOW = Priority
         (10, 0, 1.0, 20),
         (10, 15, 1.0, 5),
         (10, 20, 1.0, 0),
-        (10, 0, 0.005, 300),  # a hundred of them take a twentieth of a second
-        (10, 99, 0.005, 201),
+        (10, 0, 0.005, 100),  # they take a twentieth of a second
+        (10, 99, 0.005, 1),
         (10, 100, 0.005, 0),
         (10, 5_000, 0.005, 0),
         (10, 0, 0.000_001, 5_001),  # quick as it is, the loop takes its own time for each

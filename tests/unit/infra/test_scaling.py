@@ -132,8 +132,8 @@ def test_work_is_done_as_fast_as_slots_and_the_core_allow(
     assert work(handler_seconds).chunk_operations(MILLION) == chunk
 
 
-def test_small_batch_is_cut_so_that_every_task_finds_a_chunk() -> None:
-    assert work(0.02, min_chunks=16).chunk_operations(320) == 20
+def test_small_batch_is_cut_so_that_several_tasks_find_a_chunk() -> None:
+    assert work(0.02, min_chunks=16).chunk_operations(320) == 40
 
 
 def test_fleet_that_cannot_grow_takes_as_long_as_its_work() -> None:

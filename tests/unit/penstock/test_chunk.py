@@ -8,6 +8,7 @@ import pytest
 
 from penstock.chunk import (
     GROUP_CHUNKS,
+    QUICK_SECONDS,
     UNMEASURED_SECONDS,
     Chunk,
     Fit,
@@ -85,15 +86,21 @@ def lengths_by_time(seconds: list[float], fit: Fit, batch_seconds: float | None 
     ("seconds", "least_chunks", "lengths"),
     [
         ([0.02] * 300, 1, [100, 100, 100]),
-        ([0.5] * 9, 1, [4, 4, 1]),
-        ([1.5] * 3, 1, [1, 1, 1]),  # two take longer than it aims at
+        ([0.5] * 9, 1, [5, 4]),
+        ([1.5] * 3, 1, [2, 1]),
         ([5.0] * 3, 1, [1, 1, 1]),  # one does, and goes alone
         ([0.1, 5.0, 0.1, 0.1], 1, [1, 1, 2]),
         ([0.0001] * 2_500, 1, [1_000, 1_000, 500]),  # as many as are allowed
         ([1.0] * 8, 4, [2, 2, 2, 2]),
         ([1.0] * 8, 16, [1] * 8),
-        ([0.02] * 1_000, 16, [62] * 16 + [8]),  # so that every consumer finds one
-        ([0.02] * 20, 16, [5] * 4),  # but not for less than 0.1 s of work
+        ([0.02] * 1_000, 16, [63, 62] * 8),  # so that every consumer finds one
+        ([0.005] * 1_000, 16, [125] * 8),  # fewer chunks for less work, because each costs requests
+        ([0.001] * 1_000, 16, [250] * 4),
+        ([0.02] * 20, 16, [10] * 2),
+        ([0.001] * 100, 16, [100]),  # it does not pay to distribute 0.1 s of work
+        ([0.0055] * 10_000, 16, [417, 416, 417] * 8),  # a multiple of 8, so that consumers finish at the same time
+        ([0.5] * 1_000, 16, [4] * 250),  # a long batch needs no equal shares
+        ([0.501] * 100, 4, [4] * 25),  # not 3, although 4 take a little longer than the target time
         ([0.0001] * 1_000, 16, [1_000]),
         ([0.0] * 1_500, 16, [1_000, 500]),
     ],
@@ -105,17 +112,29 @@ def test_chunks_aim_at_a_time_and_leave_enough_of_them(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_there_are_as_many_chunks_as_shall_be_or_they_are_quick(seed: int) -> None:
+def test_chunks_take_about_their_target_time(seed: int) -> None:
     draw = random.Random(seed)
     fit = Fit(1_000, 1_000_000, seconds=draw.uniform(0.2, 5), least_chunks=draw.randint(1, 40))
     seconds = [draw.expovariate(1 / draw.choice([0.0001, 0.02, 0.5])) for _ in range(draw.randint(1, 2_000))]
+    aim = fit.aim(sum(seconds))
+    assert QUICK_SECONDS <= aim <= fit.seconds * 1.2 + QUICK_SECONDS
     lengths = lengths_by_time(seconds, fit)
     assert sum(lengths) == len(seconds)
     ends = list(itertools.accumulate(lengths))
-    times = [sum(seconds[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
-    assert all(time <= fit.seconds * 1.001 or length == 1 for time, length in zip(times, lengths, strict=True))
-    if len(lengths) < fit.least_chunks and max(seconds) <= fit.aim(sum(seconds)):
-        assert all(time <= 0.1001 or length == 1 for time, length in zip(times, lengths, strict=True))
+    chunks = [seconds[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    for chunk, following in itertools.pairwise(chunks):
+        assert len(chunk) == 1 or sum(chunk) - chunk[-1] / 2 <= aim * 9 / 8 + 1e-6
+        assert len(chunk) == 1_000 or sum(chunk) + following[0] / 2 >= aim * 7 / 8 - 1e-6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_equal_operations_make_equal_chunks_without_a_small_one_at_the_end(seed: int) -> None:
+    draw = random.Random(seed)
+    count, each = draw.randint(100, 5_000), draw.uniform(0.001, 0.02)
+    fit = Fit(5_000, 1_000_000, seconds=2, least_chunks=16)
+    lengths = lengths_by_time([each] * count, fit)
+    assert len(lengths) == pytest.approx(count * each / fit.aim(count * each), abs=0.5)
+    assert max(lengths) - min(lengths) <= 1
 
 
 def test_batch_of_unknown_size_counts_as_large() -> None:
@@ -230,11 +249,12 @@ def test_chunks_are_sorted_by_their_operations_and_each_before_its_follow_ups() 
 
 @pytest.mark.parametrize(
     ("batch_operations", "chunk_operations"),
-    [(math.inf, 1_000), (100_000, 1_000), (16_000, 1_000), (10_000, 625), (1_600, 100), (1_000, 100), (100, 100)],
+    [(math.inf, 1_200), (100_000, 1_200), (20_000, 1_250), (10_000, 625), (2_000, 250), (1_000, 125), (101, 12.6)],
 )
-def test_unmeasured_batch_is_spread_over_the_least_chunks_or_has_full_ones(
-    batch_operations: float, chunk_operations: int
+def test_unmeasured_batch_is_spread_if_it_is_small_and_has_full_chunks_if_it_is_large(
+    batch_operations: float, chunk_operations: float
 ) -> None:
     fit = Fit(1_000, 2**20, seconds=2, least_chunks=16)
-    assert fit.unmeasured_seconds(batch_operations) == pytest.approx(2 / chunk_operations)
+    seconds = fit.unmeasured_seconds(batch_operations)
+    assert fit.aim(batch_operations * seconds) / seconds == pytest.approx(chunk_operations, abs=0.5)
     assert fit.unmeasured_seconds(0) == pytest.approx(UNMEASURED_SECONDS)

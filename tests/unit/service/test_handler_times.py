@@ -57,8 +57,8 @@ def lengths(parts: MemoryParts) -> list[int]:
         (["/quick"] * 1_000, [1_000]),
         (["/slow/a"] * 40, [2] * 20),
         (["/slow/a"] * 10, [1] * 10),
-        (["/new"] * 1_000, [62] * 16 + [8]),
-        (["/quick"] * 500 + ["/slow/a"] * 32, [501] + [2] * 15 + [1]),
+        (["/new"] * 1_000, [125] * 8),
+        (["/quick"] * 500 + ["/slow/a"] * 32, [502] + [2] * 15),
     ],
     ids=["quick", "slow", "few and slow", "not measured", "mixed"],
 )
@@ -73,7 +73,7 @@ async def test_chunks_take_about_as_long_as_they_aim_at(serve: Serve, paths: lis
     ("path", "count", "expected"),
     [
         ("/new", 20_000, 20),  # full chunks: the consumer cuts those that are slow
-        ("/new", 1_000, 17),  # one piece: the whole batch is known
+        ("/new", 1_000, 8),  # one piece: the whole batch is known
         ("/quick", 20_000, 20),
         ("/slow/a", 2_000, 1_000),
     ],
