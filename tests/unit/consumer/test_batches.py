@@ -171,6 +171,19 @@ async def test_acceptance_is_noticed_early_if_it_comes_early(parts: MemoryParts,
     assert reads[:6] == [0, 0.005, 0.015, 0.035, 0.075, 0.125]
 
 
+async def test_slow_read_is_followed_by_the_next_one_immediately(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts, state=BatchState.ACCEPTING, accepted_at=None)
+    reads: list[float] = []
+
+    def take_10_ms(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "before"):
+            reads.append(round(clock.now() - NOW, 3))
+            clock.advance(0.01)
+
+    await build_batches(parts, clock, take_10_ms).admit(BATCH_ID)
+    assert reads[:5] == [0, 0.01, 0.02, 0.04, 0.08]
+
+
 async def test_acceptance_is_noticed_at_the_next_poll(parts: MemoryParts, clock: FakeClock) -> None:
     batch = put(parts, state=BatchState.ACCEPTING, accepted_at=None)
     reads = Calls()
