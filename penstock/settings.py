@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         10 * MIB, ge=1_024, le=1_024 * MIB, description="Maximum size of a JSON document in bytes, after decompression."
     )
     max_elements: int = Field(
-        250_000,
+        200_000,
         ge=1_000,
         le=100_000_000,
         description="Maximum number of values and member names in one JSON document or one line of a stream.",

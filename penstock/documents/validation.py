@@ -27,7 +27,7 @@ from penstock.documents.nesting import CONTAINERS, next_level
 
 MOST_ERRORS = 10_000  # of one document. Each costs about a kilobyte once it is read from Pydantic
 MOST_COLLISIONS = 500  # values of sets and keys of a large document that have the hash of another one
-MOST_ELEMENTS_IN_TEXTS = 250_000  # of a large document
+MOST_ELEMENTS_IN_TEXTS = 200_000  # of a large document
 MOST_UNKNOWN_MEMBERS = 1_000  # of one object in a large document
 MOST_SEPARATORS = 2_000  # a document with more is large: it may have as many errors as separators
 MOST_BYTES = 65_536  # a larger document is large, too: a validator may split its strings

@@ -12,7 +12,7 @@ from tests.support.service import JSON, NDJSON
 
 Content = Callable[[], bytes]
 
-ELEMENTS = 249_000  # slightly fewer than PENSTOCK_MAX_ELEMENTS
+ELEMENTS = 199_000  # slightly fewer than PENSTOCK_MAX_ELEMENTS
 JSON_BYTES = 10 * MIB
 SKIPPABLE_FRAME = b"\x50\x2a\x4d\x18\0\0\0\0"
 
