@@ -35,13 +35,17 @@ def check_type(request: web.Request, supported: Collection[str]) -> None:
 
 
 async def read_content(request: web.Request, most_bytes: int) -> bytearray:
-    """Return the whole body, decompressed. The share of the request grows to what it needs once it is parsed."""
+    """Return the whole body, decompressed. The share of the request grows to what it needs once it is parsed.
+
+    Raises LimitPassed if the body is too large, or has too many elements.
+    """
     content = bytearray()  # not a list of pieces: a slow client could send millions of tiny ones
     async with within(BODY_SECONDS):
         async for piece in RequestBody(request, {"maxBodyBytes": most_bytes}).pieces():
             content += piece
-    most_elements = min(separators(content), request.app[SETTINGS].max_elements)  # with more, it is not parsed
-    request[SHARE].grow_to(COPIES * len(content) + ELEMENT_BYTES * most_elements)
+    found, most_elements = separators(content), request.app[SETTINGS].max_elements
+    request[SHARE].grow_to(COPIES * len(content) + ELEMENT_BYTES * min(found, most_elements))
+    check_elements(content, most_elements, found)
     return content
 
 
@@ -55,12 +59,11 @@ async def check_no_options(request: web.Request) -> None:
 async def read_json(request: web.Request) -> Any:
     check_type(request, [JSON])
     settings = request.app[SETTINGS]
-    return parse_json(await read_content(request, settings.max_body_bytes), settings.max_elements)
+    return parse_json(await read_content(request, settings.max_body_bytes))
 
 
-def parse_json(content: bytes | bytearray, most_elements: int) -> Any:
+def parse_json(content: bytes | bytearray) -> Any:
     """Return the value of a JSON document, which may start with a byte order mark. Raises MalformedRequest."""
-    check_elements(content, most_elements)
     try:
         check_digits(content)
         with spare_json():

@@ -11,13 +11,16 @@ _UP_TO_SEPARATOR = rb'[^",:\[{]*+(?:' + STRING + rb'[^",:\[{]*+)?+[,:\[{]'  # JS
 _MANY = re.compile(b"(?:" + _UP_TO_SEPARATOR + b"){%d}" % _AT_ONCE, re.DOTALL)
 
 
-def check_elements(content: bytes | bytearray, most: int) -> None:
+def check_elements(content: bytes | bytearray, most: int, found: int | None = None) -> None:
     """Raise LimitPassed if a document has more elements: its values and the names of its members.
 
     Every element but the first has a separator in front of it. The count is exact to a thousand. It ends where the
-    document stops being JSON, and so does the parser.
+    document stops being JSON, and so does the parser. `found` is the number of separators, if the caller has it.
     """
-    if len(content) > most and separators(content) > most and _has_more(content, most):
+    if len(content) <= most:
+        return
+    found = separators(content) if found is None else found
+    if found > most and _has_more(content, most):
         raise LimitPassed(f"The JSON has more than {most:,} values and names.", limit={"maxElements": most})
 
 

@@ -74,7 +74,7 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     size = len(content)
     fingerprint = hashlib.sha256(content).hexdigest()
     await _take_turns(request, size)
-    envelope = _read_envelope(parse_json(content, settings.max_elements), settings, draft.flaws)
+    envelope = _read_envelope(parse_json(content), settings, draft.flaws)
     await _take_turns(request, size)
     del content  # the operations need the memory
     documents = iter(envelope.operations)
