@@ -74,7 +74,7 @@ def parse_json(content: bytes | bytearray) -> Any:
 
 def without_mark(content: bytes | bytearray) -> bytes | bytearray:
     """Return the content without its byte order mark. The content is copied only if it has one."""
-    return content.removeprefix(BOM_UTF8)
+    return content.removeprefix(BOM_UTF8) if content.startswith(BOM_UTF8) else content  # a bytearray copies itself
 
 
 def encoding_hint(content: bytes | bytearray) -> str:
