@@ -8,6 +8,7 @@ runs the operations again and ignores the failures.
 
 import base64
 import binascii
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -130,7 +131,7 @@ def decode_dead_letter(text: str) -> tuple[Chunk, dict[int, dict[str, Any]]]:
         batch_id=envelope.batch,
         id=envelope.chunk,
         attempt=envelope.attempt,
-        operations=tuple(Operation(*operation) for operation in envelope.operations),
+        operations=tuple(itertools.starmap(Operation, envelope.operations)),
         not_before=envelope.not_before,
     )
     return chunk, {index: {"status": status, "error": error} for index, status, error in envelope.failures}

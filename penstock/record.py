@@ -52,30 +52,22 @@ class OutcomeColumns:
     memory_bytes: int
 
 
-class _SameRaw(msgspec.Struct):
-    same: Raw
-
-
-class _SameText(msgspec.Struct):
-    same: str | None  # None if there are no outcomes
-
-
 class _Content(msgspec.Struct):
-    """What `OutcomeColumns` need of a record."""
+    """What `OutcomeColumns` need of a record. A column is a list, or `{"same": value}` if all values are the same."""
 
     outcomes: int
     index: int | list[int]
     id: list[Raw] | None
-    state: list[str] | _SameText
-    status: list[Raw] | _SameRaw
-    error: list[Raw] | _SameRaw
+    state: list[str] | dict[str, str | None]
+    status: list[Raw] | dict[str, Raw]
+    error: list[Raw] | dict[str, Raw]
     result: Raw
     members: list[Raw] | None = None
 
 
 _content_decoder = msgspec.json.Decoder(_Content)
-_column_decoder = msgspec.json.Decoder(list[Raw] | _SameRaw)
-_columns_decoder = msgspec.json.Decoder(list[list[Raw] | _SameRaw])
+_column_decoder = msgspec.json.Decoder(list[Raw] | dict[str, Raw])
+_columns_decoder = msgspec.json.Decoder(list[list[Raw] | dict[str, Raw]])
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -140,16 +132,15 @@ def _to_record(chunk_id: str, content: dict[str, Any]) -> ChunkRecord:
 
 def _to_columns(encoded: bytes) -> OutcomeColumns:
     content = _content_decoder.decode(encoded)
-    count, first = content.outcomes, content.index
+    count = content.outcomes
     if content.members is None:
         results = [_whole(_column_decoder.decode(content.result), count)]
     else:
         results = [_whole(column, count) for column in _columns_decoder.decode(content.result)]
-    states = [content.state.same or ""] * count if isinstance(content.state, _SameText) else content.state
-    for state in set(states):
-        known_member(OutcomeState, "state", state)  # raises NewerVersion
+    states = _whole(content.state, count)
+    _to_states(states)  # raises NewerVersion
     return OutcomeColumns(
-        indexes=first if isinstance(first, list) else range(first, first + count),
+        indexes=_to_indexes(content.index, count),
         ids=content.id,
         states=states,
         statuses=_whole(content.status, count),
@@ -160,8 +151,18 @@ def _to_columns(encoded: bytes) -> OutcomeColumns:
     )
 
 
-def _whole(column: list[Raw] | _SameRaw, count: int) -> Sequence[Raw]:
-    return [column.same] * count if isinstance(column, _SameRaw) else column
+def _whole(column: Any, count: int) -> Sequence[Any]:
+    """Return all values of a column, whether it is a list or one value for all outcomes."""
+    return [column[_SAME]] * count if isinstance(column, dict) else column
+
+
+def _to_indexes(first: int | list[int], count: int) -> Sequence[int]:
+    return first if isinstance(first, list) else range(first, first + count)
+
+
+def _to_states(texts: Sequence[str]) -> dict[str, OutcomeState]:
+    """Return the states by their text. Raise NewerVersion for one that this version does not know."""
+    return {text: known_member(OutcomeState, "state", text) for text in set(texts)}
 
 
 def parse_recordable(content: bytes) -> tuple[Any, bytes]:
@@ -196,10 +197,10 @@ def _compress_pieces(pieces: Iterator[bytes]) -> bytes:
 def _outcomes_to_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     indexes = [outcome.index for outcome in outcomes]
     is_run = indexes == list(range(indexes[0], indexes[0] + len(indexes))) if indexes else False
-    has_own_ids = any(outcome.id != str(outcome.index) for outcome in outcomes)
+    ids = [outcome.id for outcome in outcomes]
     return {
         "index": indexes[0] if is_run else indexes,
-        "id": [outcome.id for outcome in outcomes] if has_own_ids else None,
+        "id": None if ids == list(map(str, indexes)) else ids,
         "state": _to_column([str(outcome.state) for outcome in outcomes]),
         "status": _to_column([outcome.status for outcome in outcomes]),
         "error": _to_column([outcome.error for outcome in outcomes]),
@@ -208,17 +209,15 @@ def _outcomes_to_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _outcomes_from_columns(content: dict[str, Any], count: int) -> tuple[Outcome, ...]:
-    first = content["index"]
-    indexes = first if isinstance(first, list) else range(first, first + count)
-    ids = content["id"] if content["id"] is not None else map(str, indexes)
+    indexes, states = _to_indexes(content["index"], count), _whole(content["state"], count)
     columns = [
         indexes,
-        ids,
-        (known_member(OutcomeState, "state", text) for text in _from_column(content["state"], count)),
-        _from_column(content["status"], count),
+        map(str, indexes) if content["id"] is None else content["id"],
+        map(_to_states(states).__getitem__, states),
+        _whole(content["status"], count),
         _results_from_columns(content, count),
-        _from_column(content["error"], count),
-        _from_column(content["rejected"], count),
+        _whole(content["error"], count),
+        _whole(content["rejected"], count),
     ]
     return tuple(Outcome(*fields) for fields in zip(*columns, strict=True))
 
@@ -232,8 +231,8 @@ def _results_to_columns(results: list[Any]) -> dict[str, Any]:
 
 def _results_from_columns(content: dict[str, Any], count: int) -> Sequence[Any]:
     if "members" not in content:
-        return _from_column(content["result"], count)
-    members, columns = content["members"], [_from_column(column, count) for column in content["result"]]
+        return _whole(content["result"], count)
+    members, columns = content["members"], [_whole(column, count) for column in content["result"]]
     return [dict(zip(members, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
@@ -247,7 +246,3 @@ def _to_column(values: list[Any]) -> Any:
     if kind in {str, int, bool, type(None)} and values.count(first) == len(values) and set(map(type, values)) == {kind}:
         return {_SAME: first}
     return values
-
-
-def _from_column(column: Any, count: int) -> Sequence[Any]:
-    return [column[_SAME]] * count if isinstance(column, dict) else column
