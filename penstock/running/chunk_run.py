@@ -64,7 +64,8 @@ class ChunkRun:
     ) -> None:
         """Create a run. Without `slots` the caller holds the only slot that is needed.
 
-        `ended` is called once for each operation, and `took` once for each lot that has verdicts, with its seconds.
+        `ended` is called once for each operation. `took` is called after each slice of time, with the number of
+        operations that have got verdicts in it and the seconds that they took.
         """
         self._performer = performer
         self._slots = slots
@@ -162,31 +163,35 @@ class ChunkRun:
     async def _work_for_a_slice(self, worker: Worker, unmarked: contextvars.Context) -> bool:
         """Perform lots until other tasks must run, or have run. Return True if the worker may go on in its slot."""
         worker.has_waited = False
-        begun_at = self._monotonic()
-        ends_at = begun_at + SLICE_SECONDS
-        while self._pending:
-            if not self._may_start():
-                return False
-            self._workers[worker] = lot = self._take_next()
-            verdicts: dict[int, Verdict] | None
-            try:
-                performed = self._performer.perform(lot, worker)
-                verdicts = performed if isinstance(performed, dict) else await performed
-            except CallFailed:
-                verdicts = None
-            if worker.is_left:
-                return False
-            self._note_verdicts(lot, verdicts)
-            if worker.task.cancelling():
-                return False  # perhaps its handler did that: `_worker_ended` finds out
-            self._workers[worker] = None
-            self._note_end(lot)
-            now = self._monotonic()
-            if verdicts is not None:
-                self._took(len(lot), now - begun_at)
-            if worker.has_waited or now >= ends_at or _is_marked(unmarked):
-                break
-            begun_at = now
+        now = self._monotonic()
+        ends_at = now + SLICE_SECONDS
+        count, seconds = 0, 0.0
+        try:
+            while self._pending:
+                if not self._may_start():
+                    return False
+                self._workers[worker] = lot = self._take_next()
+                verdicts: dict[int, Verdict] | None
+                try:
+                    performed = self._performer.perform(lot, worker)
+                    verdicts = performed if isinstance(performed, dict) else await performed
+                except CallFailed:
+                    verdicts = None
+                if worker.is_left:
+                    return False
+                self._note_verdicts(lot, verdicts)
+                if worker.task.cancelling():
+                    return False  # perhaps its handler did that: `_worker_ended` finds out
+                self._workers[worker] = None
+                self._note_end(lot)
+                begun_at, now = now, self._monotonic()
+                if verdicts is not None:
+                    count, seconds = count + len(lot), seconds + now - begun_at
+                if worker.has_waited or now >= ends_at or _is_marked(unmarked):
+                    break
+        finally:
+            if count:
+                self._took(count, seconds)
         return bool(self._pending) and not _is_marked(unmarked)
 
     def _may_start(self) -> bool:

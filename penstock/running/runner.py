@@ -105,8 +105,8 @@ class Runner:
         An operation without a verdict did not run, or was cut short. `ended` is called once for each operation.
         `results` counts the memory that the verdicts take; without it, their memory has no limit.
         `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. `took` is
-        called after each call of a handler, with the number of its operations and its seconds. With `has_slot` the
-        caller already holds the slot, for a chunk of a single operation.
+        called after each slice of a slot, with the number of operations that have run in it and the seconds that they
+        took. With `has_slot` the caller already holds the slot, for a chunk of a single operation.
         """
         counted = results or ChunkResults(ResultMemory())
         performer = Performer(
