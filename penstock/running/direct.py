@@ -112,6 +112,7 @@ class DirectCalls:
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
+    """Make a coroutine of any awaitable. A function that is only marked as a coroutine function may return one."""
     return await awaitable
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -74,6 +74,12 @@ async def retry() -> None:
 
 @operations.post("/retry-any-time", max_attempts=5)
 async def retry_any_time() -> None:
+    raise Retry
+
+
+@operations.post("/yield-and-retry")
+async def yield_and_retry() -> None:
+    await asyncio.sleep(0)
     raise Retry
 
 
@@ -228,9 +234,19 @@ def broke(detail: str, max_attempts: int = 3) -> TryAgain:
     return TryAgain(failure(500, "Broke", detail), max_attempts)
 
 
+async def run_in_chunk(runner: Runner, operation: Operation, source: Source, attempt: int) -> Verdict:
+    verdicts = await runner.run_chunk(Chunk("01J", "17", attempt, (operation,)), source, Stop(), lambda: None)
+    return verdicts[operation.index]
+
+
+# A chunk calls handlers on the event loop in a shorter way than a small batch. The results must be the same.
+both_ways = pytest.mark.parametrize("perform", [run_one, run_in_chunk], ids=["alone", "in a chunk"])
+
+
 # --- Verdicts
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("path", "verdict"),
     [
@@ -264,10 +280,11 @@ def broke(detail: str, max_attempts: int = 3) -> TryAgain:
         ("/await-what-was-cancelled", broke("CancelledError: The handler was cancelled from within.")),
     ],
 )
-async def test_whatever_a_handler_does_becomes_a_verdict(path: str, verdict: Verdict) -> None:
-    assert await run(path) == verdict
+async def test_whatever_a_handler_does_becomes_a_verdict(path: str, verdict: Verdict, perform: Any) -> None:
+    assert await perform(Runner(operations, concurrency=1), make_operation(path), SOURCE, 1) == verdict
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("path", "attempt", "counted"),
     [
@@ -283,9 +300,11 @@ async def test_whatever_a_handler_does_becomes_a_verdict(path: str, verdict: Ver
         ("/cancelled-within", 1, "retried"),
     ],
 )
-async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: int, counted: str) -> None:
+async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: int, counted: str, perform: Any) -> None:
     meter = Meter()
-    await run_one(Runner(operations, 1, meter=meter), make_operation(path), SOURCE, attempt)
+    runner = Runner(operations, 1, meter=meter)
+    await perform(runner, make_operation(path), SOURCE, attempt)
+    assert runner.take_spent()[f"POST {path}"].count == 1
     figures = meter.take().handlers
     assert list(figures) == [f"POST {path}"]
     [handler] = figures.values()
@@ -302,9 +321,10 @@ async def test_attempt_that_is_cut_short_is_not_counted() -> None:
     assert meter.take().handlers == {}
 
 
-async def test_operation_that_is_not_offered_any_more_is_counted_without_a_time() -> None:
+@both_ways
+async def test_operation_that_is_not_offered_any_more_is_counted_without_a_time(perform: Any) -> None:
     meter = Meter()
-    await run_one(Runner(Operations(), 1, meter=meter), make_operation("/x"), SOURCE, 1)
+    await perform(Runner(Operations(), 1, meter=meter), make_operation("/x"), SOURCE, 1)
     figures = meter.take().handlers[UNKNOWN_HANDLER]
     assert (figures.failed, figures.count, figures.seconds.count) == (1, 1, 0)
 
@@ -314,9 +334,13 @@ async def test_operation_that_the_application_no_longer_offers_fails_for_good() 
     assert await run("/x", registry=Operations()) == failure(422, "Invalid operation", detail, rejected=True)
 
 
-async def test_validator_that_interrupts_makes_only_its_operation_invalid() -> None:
+@both_ways
+async def test_validator_that_interrupts_makes_only_its_operation_invalid(perform: Any) -> None:
+    meter = Meter()
     with capture_logs() as logs:
-        verdict = await run("/interrupt-validation", 1)
+        operation = make_operation("/interrupt-validation", 1)
+        verdict = await perform(Runner(operations, 1, meter=meter), operation, SOURCE, 1)
+    assert counted(meter) == {UNKNOWN_HANDLER: (1, 1)}
     detail = f"The validator failed: {logs[0]['error']}."
     assert verdict == failure(422, "Invalid operation", detail, rejected=True)
 
@@ -339,10 +363,11 @@ async def test_only_what_a_handler_does_not_declare_is_logged(logs: Logs, path: 
     assert [line["handler"] for line in broken] == [f"POST {path}"] * is_logged
 
 
+@both_ways
 @pytest.mark.parametrize("path", ["/fail", "/fail-oddly", "/fail-as-a-group", "/rude", "/exit", "/time-out-by-itself"])
-async def test_words_of_an_exception_are_only_in_the_log(logs: Logs, path: str) -> None:
+async def test_words_of_an_exception_are_only_in_the_log(logs: Logs, path: str, perform: Any) -> None:
     runner = Runner(operations, concurrency=1, shows_errors=False)
-    verdict = await run_one(runner, make_operation(path), SOURCE, 1)
+    verdict = await perform(runner, make_operation(path), SOURCE, 1)
     id_ = error_id("01J/op-0", 1)
     assert verdict == broke(f"The handler failed. The log has the error under error_id {id_}.")
     [line] = [line for line in logs if line["event"] == Event.OPERATION_BROKE]
@@ -914,9 +939,24 @@ async def test_handler_that_cancels_its_task_costs_its_neighbours_nothing() -> N
     assert len(ended) == 5
 
 
-async def test_nothing_of_a_chunk_is_left_to_the_collector() -> None:
+@both_ways
+async def test_handler_may_return_an_awaitable_that_is_no_coroutine(perform: Any) -> None:
+    """A function may only be marked as a coroutine function, from Python 3.12 on."""
+    registry = Operations()
+
+    @registry.post("/x")
+    async def x() -> None: ...
+
+    marked = replace(registry.match("POST", "/x"), handler=lambda: asyncio.ensure_future(asyncio.sleep(0, "done")))
+    registry._exact["POST", "/x"] = marked
+    verdict = await perform(Runner(registry, 1), make_operation("/x"), SOURCE, 1)
+    assert as_outcome(verdict).result == "done"
+
+
+@pytest.mark.parametrize("path", ["/succeed", "/reject", "/yield-and-retry"])
+async def test_nothing_of_a_chunk_is_left_to_the_collector(path: str) -> None:
     """It has been told to come seldom: what it must free stays in memory for long."""
-    runner, chunk = Runner(operations, 2), make_chunk(*["/succeed"] * 50)
+    runner, chunk = Runner(operations, 2), make_chunk(*[path] * 50)
 
     async def run_three() -> None:
         await asyncio.gather(*(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None) for _ in range(3)))
