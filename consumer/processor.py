@@ -16,7 +16,7 @@ import structlog
 
 from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
-from penstock.chunk import Chunk, Fit, redriven_from
+from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence, MoveToDeadLetters, Release, StartNote
 from penstock.consumer.batches import Batches, NotAdmitted
@@ -79,6 +79,7 @@ class Processor:
         self._leases = leases
         self._stop = stop
         self._settings = settings
+        self._fit = settings.fit
         self._clock = clock
         self._meter = meter or Meter()
         self._quarantine = Quarantine()
@@ -399,14 +400,8 @@ class Processor:
 
     def _pace_of(self, attempt: ChunkAttempt) -> ChunkPace:
         """Return what measures a chunk. Its target time is what a front end would plan with this measurement."""
-        total, settings = attempt.batch.total, self._settings
-        fit = Fit(
-            settings.chunk_operations,
-            settings.message_bytes,
-            seconds=settings.chunk_seconds,
-            least_chunks=settings.min_chunks,
-        )
-        return ChunkPace(len(attempt.chunk.operations), settings.concurrency, lambda each: fit.aim(total * each))
+        total, aim = attempt.batch.total, self._fit.aim
+        return ChunkPace(len(attempt.chunk.operations), self._settings.concurrency, lambda each: aim(total * each))
 
     def _check_of_start(self, delivery: Delivery) -> Callable[[], bool]:
         """Return a function that says whether a further operation may start, and writes the first start to the journal.

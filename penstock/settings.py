@@ -18,9 +18,11 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from penstock.backoff import Backoff
+from penstock.chunk import Fit
 from penstock.errors import Misconfigured
 from penstock.forwarding.headers import check_added, check_passed
 from penstock.forwarding.upstream import read_upstream, without_secrets
+from penstock.message import room_in_message
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 
 MIB = 1024 * 1024
@@ -292,6 +294,15 @@ class Settings(BaseSettings):
     @property
     def backoff(self) -> Backoff:
         return Backoff(self.backoff_seconds, self.backoff_max_seconds)
+
+    @property
+    def fit(self) -> Fit:
+        return Fit(
+            self.chunk_operations,
+            room_in_message(self.message_bytes),
+            seconds=self.chunk_seconds,
+            least_chunks=self.min_chunks,
+        )
 
     @property
     def table(self) -> str:

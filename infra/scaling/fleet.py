@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock.chunk import Fit
 from penstock.infra.scaling.rules import MINUTE_SECONDS, Rules, Scaled, decide
 from penstock.settings import Settings
 
@@ -43,10 +42,9 @@ class Work:
 
     def chunk_operations(self, operations: int) -> int:
         """Return the number of operations in each chunk of a batch, as the planner would choose it."""
-        most, settings = self.settings.chunk_operations, self.settings
-        fit = Fit(most, settings.message_bytes, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks)
+        fit = self.settings.fit
         by_time = fit.aim(operations * self.handler_seconds) / max(self.handler_seconds, NO_TIME)
-        return max(1, min(most, math.floor(by_time + NO_TIME)))
+        return max(1, min(fit.most_operations, round(by_time)))
 
 
 @dataclass(slots=True)

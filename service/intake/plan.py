@@ -3,8 +3,8 @@
 import bisect
 from collections.abc import Container, Iterator
 
-from penstock.chunk import Fit, Planner, plan_groups
-from penstock.message import join_message, room_in_message
+from penstock.chunk import Planner, plan_groups
+from penstock.message import join_message
 from penstock.service.intake.spool import Spool
 from penstock.settings import Settings
 
@@ -13,15 +13,17 @@ class Plan:
     """The chunks of a batch. Call `add` for every operation, then `finish`; afterwards the chunks can be read."""
 
     def __init__(self, batch_id: str, settings: Settings) -> None:
-        self.room = room_in_message(settings.message_bytes)  # the largest size of an operation
         self._batch_id = batch_id
-        self._fit = Fit(
-            settings.chunk_operations, self.room, seconds=settings.chunk_seconds, least_chunks=settings.min_chunks
-        )
+        self._fit = settings.fit
         self._planner = Planner(self._fit)
         self._written = 0  # number of chunks
         self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
         self._spool = Spool()
+
+    @property
+    def room(self) -> int:
+        """Return the largest size of an operation."""
+        return self._fit.most_bytes
 
     def expect(self, batch_seconds: float) -> None:
         self._planner.expect(batch_seconds)
