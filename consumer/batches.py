@@ -28,8 +28,8 @@ class NotAdmitted(Enum):
 @dataclass
 class _Entry:
     batch: Batch | None = None
-    asked_at: float = float("-inf")
-    read_at: float = float("-inf")
+    asked_at: float = float("-inf")  # when the call that read it started
+    read_at: float = float("-inf")  # when that call returned
     was_early: bool = False
     poll_seconds: float = FIRST_ACCEPT_POLL_SECONDS  # how long it is fresh while the batch is being accepted
     is_started: bool = False
@@ -86,7 +86,7 @@ class Batches:
                     entry.poll_seconds = min(2 * entry.poll_seconds, ACCEPT_POLL_SECONDS)
                 entry.batch, entry.asked_at, entry.read_at = read.batch, read.asked_at, read.read_at
                 entry.was_early = read.was_early
-                if read.batch is not None and not read.was_early:
+                if read.batch is not None and read.batch.state is BatchState.QUEUED and not read.was_early:
                     self._start_soon(read.batch)
             return entry.batch
 

@@ -43,7 +43,12 @@ class Gatherer(Generic[T, R]):
         self._waiting: list[T] = []
         self._answers: list[asyncio.Future[R]] = []  # one for each item in `_waiting`, in the same order
         self._calls: set[asyncio.Task[None]] = set()
-        self._is_gathering = False  # a call has started, and still accepts items in this turn of the loop
+        self._is_gathering = False
+
+    @property
+    def is_gathering(self) -> bool:
+        """Return True if a call has started that still accepts items in this turn of the loop."""
+        return self._is_gathering
 
     @property
     def is_idle(self) -> bool:

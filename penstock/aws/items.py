@@ -76,6 +76,11 @@ def _key(pk: str, sk: str) -> dict[str, Value]:
     return {"pk": text(pk), "sk": text(sk)}
 
 
+def place_of(item: Item) -> tuple[str, str]:
+    """Return where an item is, from the item or from its key."""
+    return read_text(item, "pk"), read_text(item, "sk")
+
+
 def cut(content: bytes) -> list[bytes]:
     """Cut content into parts that fit into an item. Empty content has no parts."""
     return [content[start : start + ITEM_BYTES] for start in range(0, len(content), ITEM_BYTES)]

@@ -34,7 +34,7 @@ FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more g
 class DynamoDbStore:
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._table = Table(client, table)
-        self._chunk_reads = Gatherer(self._read_chunks, up_to(KEYS_IN_CALL))
+        self._reads = Gatherer(self._read_items, up_to(KEYS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[tuple[Batch, ChunkRecord], Group]] = {}
         self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
 
@@ -79,8 +79,10 @@ class DynamoDbStore:
         return isinstance(abandoned, Done)
 
     async def read_batch(self, batch_id: str) -> Batch | None:
-        item = await self._table.get(items.batch_key(batch_id))
-        return None if item is None else items.batch_from_item(item)
+        key = items.batch_key(batch_id)
+        # A consumer reads the batch and the record of a chunk in one call. It does not wait for a call in flight.
+        item = await (self._reads.ask(key) if self._reads.is_gathering else self._table.get(key))
+        return items.batch_from_item(item) if item else None
 
     async def read_progress(self, batch_id: str, groups: Sequence[int]) -> tuple[Batch | None, dict[int, Group]]:
         keys = [items.batch_key(batch_id), *(items.count_key(batch_id, group) for group in groups)]
@@ -184,7 +186,7 @@ class DynamoDbStore:
     # --- Chunks
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
-        item = await self._chunk_reads.ask((batch_id, chunk_id))
+        item = await self._reads.ask(items.chunk_key(batch_id, chunk_id))
         return Traces(
             await self._find_record(item), items.released(item), items.begun(item), items.has_sent_follow_ups(item)
         )
@@ -352,10 +354,12 @@ class DynamoDbStore:
         """Read items that must exist, because the item that names them was written after them."""
         return [await self._table.get_existing(key) for key in keys]
 
-    async def _read_chunks(self, chunks: Sequence[tuple[str, str]]) -> list[Item]:
-        keys = {chunk: items.chunk_key(*chunk) for chunk in chunks}  # a call may name a key only once
-        found = {items.chunk_of(item): item for item in await self._table.get_many(list(keys.values()))}
-        return [found.get(chunk, {}) for chunk in chunks]
+    async def _read_items(self, keys: Sequence[Item]) -> list[Item]:
+        """Read items in one call. An item that does not exist is empty."""
+        places = [items.place_of(key) for key in keys]
+        once = dict(zip(places, keys, strict=True))  # a call may name a key only once
+        found = {items.place_of(item): item for item in await self._table.get_many(list(once.values()))}
+        return [found.get(place, {}) for place in places]
 
     async def _note(self, batch: Batch, chunk_id: str, name: str, mark: str) -> Item:
         """Add a mark to the chunk's item, with or without a record in it, and return the whole item."""

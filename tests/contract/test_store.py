@@ -627,6 +627,19 @@ async def test_chunks_looked_for_together_are_told_apart(store: Store, batch: Ba
 
 
 @on_all
+async def test_batch_is_read_together_with_its_chunks(store: Store, batch: Batch) -> None:
+    accepted = await accept(store, batch)
+    await store.commit_chunk(batch, FULL)
+    traces, read, unknown, again = await asyncio.gather(
+        store.read_traces(batch.id, FULL.chunk_id),
+        store.read_batch(batch.id),
+        store.read_batch(make_batch((1,)).id),
+        store.read_batch(batch.id),
+    )
+    assert (traces.record, read, unknown, again) == (FULL, accepted, None, accepted)
+
+
+@on_all
 async def test_batches_count_apart(store: Store) -> None:
     one, other = make_batch((1,)), make_batch((1,))
     await count(store, one, "0", Counts(1))
