@@ -127,6 +127,10 @@ class InvalidRequest(Refused):
         super().__init__(f"The request has {at_least}{self.count} {errors}; nothing was run.")
 
 
+class LostItem(LookupError):
+    """The table has lost an item that must exist. Usually its retention is over, and DynamoDB has deleted it."""
+
+
 class UnknownBatch(Refused):
     """There is no batch with this id, or it belongs to another tenant."""
 

@@ -212,7 +212,7 @@ class Store(Protocol):
         """
 
     async def read_record(self, batch_id: str, chunk_id: str) -> EncodedRecord:
-        """Return the record of a chunk. Raises LookupError if the chunk has no record, or no longer has one."""
+        """Return the record of a chunk. Raises LostItem if the chunk has no record, or no longer has one."""
 
     def due_batches(self, now: float) -> AsyncIterator[str]:
         """Yield the ids of batches that a sweep must deal with, those that are overdue for longest first.

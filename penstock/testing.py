@@ -14,7 +14,7 @@ from penstock.batch import OPEN_STATES, UNACCEPTED_STATES, Batch, BatchState, Co
 from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
-from penstock.errors import AcceptanceLost
+from penstock.errors import AcceptanceLost, LostItem
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -300,6 +300,8 @@ class MemoryStore:
             yield await self.read_record(batch.id, chunk_id)
 
     async def read_record(self, batch_id: str, chunk_id: str) -> EncodedRecord:
+        if (batch_id, chunk_id) not in self._records:
+            raise LostItem(f"The store has lost the record of chunk {chunk_id}.")
         return EncodedRecord(chunk_id, encode_record(self._records[batch_id, chunk_id]))
 
     async def due_batches(self, now: float) -> AsyncIterator[str]:

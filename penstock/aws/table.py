@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from penstock.aws.attributes import Item, Value, text
 from penstock.aws.clients import error_code, explained
 from penstock.backoff import Backoff
-from penstock.errors import Unavailable
+from penstock.errors import LostItem, Unavailable
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
@@ -65,7 +65,7 @@ class Table:
     async def get_existing(self, key: Item) -> Item:
         item = await self.get(key)
         if item is None:
-            raise LookupError(f"The table {self.name} has lost the item {dict(key)}.")
+            raise LostItem(f"The table {self.name} has lost the item {dict(key)}.")
         return item
 
     async def get_many(self, keys: Sequence[Item], projection: str | None = None) -> list[Item]:

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from penstock.batch import Batch, Ending
 from penstock.chunk import GROUP_CHUNKS, group_of
-from penstock.errors import MalformedRequest
+from penstock.errors import LostItem, MalformedRequest, UnknownBatch
 from penstock.negotiation import choose_type
 from penstock.outcome import OutcomeState, never_ended
 from penstock.record import EncodedRecord
@@ -84,7 +84,17 @@ class Reading:
         self._turns = turns
 
     async def windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:
-        """Yield windows of outcomes, each with the chunk for cursors into it. `group` is the counter of the first."""
+        """Yield windows of outcomes, each with the chunk for cursors into it. `group` is the counter of the first.
+
+        Raises UnknownBatch if the retention of the batch ends while it is read.
+        """
+        try:
+            async for window in self._windows(group):
+                yield window
+        except LostItem:
+            raise UnknownBatch(self._batch.id) from None
+
+    async def _windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:
         first = group_of(str(self._wanted.cursor.chunk))
         for number in range(first, len(self._batch.group_totals)):
             if number > first:

@@ -20,7 +20,7 @@ from penstock.aws.attributes import text, texts
 from penstock.aws.store import FOLD_AT, DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
-from penstock.errors import AcceptanceLost, Misconfigured, Unavailable
+from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
@@ -811,7 +811,7 @@ async def test_record_too_large_for_an_item_is_read_as_it_was_committed(store: S
 
 @on_all
 async def test_record_that_does_not_exist_cannot_be_read(store: Store, batch: Batch) -> None:
-    with pytest.raises(LookupError):
+    with pytest.raises(LostItem):
         await store.read_record(batch.id, "5")
 
 

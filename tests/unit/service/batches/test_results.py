@@ -14,7 +14,7 @@ import pytest
 from penstock import Operations
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import Operation, plan_groups
-from penstock.errors import Unavailable
+from penstock.errors import LostItem, Unavailable
 from penstock.outcome import ChunkRecord, Outcome, failed, succeeded
 from penstock.record import EncodedRecord
 from penstock.service.batches import results
@@ -340,16 +340,23 @@ def break_after(parts: MemoryParts, count: int, error: Exception) -> None:
     parts.store.read_records = read_some  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("error", [Unavailable("AWS does not answer."), ValueError("a damaged record")])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unavailable("AWS does not answer."), 503),
+        (ValueError("a damaged record"), 500),
+        (LostItem("a record whose retention is over"), 404),
+    ],
+)
 async def test_results_that_cannot_be_read_to_the_end_do_not_look_whole(
-    serve: Serve, error: Exception, logs: list[MutableMapping[str, Any]]
+    serve: Serve, error: Exception, status: int, logs: list[MutableMapping[str, Any]]
 ) -> None:
     recorded = await record(1, 1, 1)
     break_after(recorded.parts, 2, error)
     service = await serve_recorded(serve, recorded)
     with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
         await service.get(URL)
-    assert_problem(await service.get(URL, Accept=JSON), 503 if isinstance(error, Unavailable) else 500)
+    assert_problem(await service.get(URL, Accept=JSON), status)
     logs.clear()
 
 
