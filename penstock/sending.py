@@ -41,13 +41,6 @@ class ChunkSender:
         """Send the follow-up chunks that the record of a chunk lists."""
         await self.send(batch, follow_up_chunks(chunk, record), tenant)
 
-    async def send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> int:
-        """Send the failed operations of a record to the dead letter queue. Return the number of messages."""
-        letters = self.dead_letters(batch, record, tenant)
-        if letters:
-            await self.send_letters(letters)
-        return len(letters)
-
     def dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> list[Message]:
         """Return the failed operations of a record as messages for the dead letter queue."""
         letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)

@@ -188,12 +188,17 @@ class Acceptance:
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
         group = await self._backend.store.count_chunk(batch, record)
         if chunk.id in group.done:
-            self._meter.count(Metric.DEAD_LETTERS, await self._sender.send_dead_letters(batch, record, tenant))
+            await self._send_dead_letters(batch, record, tenant)
         if group.counts.completed == batch.group_totals[chunk.group]:
             # No consumer receives anything of this group any more, so finish it here. The batch itself is not finished:
             # it is only handed over because some of its operations remain.
             await self._backend.store.finish_group(batch.id, chunk.group)
         return record.counts
+
+    async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:
+        if letters := self._sender.dead_letters(batch, record, tenant):
+            await self._sender.send_letters(letters)
+            self._meter.count(Metric.DEAD_LETTERS, len(letters))
 
     def _record(self, chunk: Chunk, tried: Mapping[int, Tried]) -> ChunkRecord:
         return record_attempt(

@@ -1,11 +1,13 @@
 """POST /batch: reads and validates a batch, then runs it immediately or accepts it for the background."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import hdrs, web
 from ulid import PureRandomPolicy, ULIDGenerator
 
+from penstock.clock import Clock
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, Unavailable, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import as_outcome
@@ -168,43 +170,37 @@ def _course_after_deaths(course: Course, claim: KeyClaim, options: BatchOptions)
 
 async def _answer(request: web.Request, submission: Submission, course: Course, *, atomic: bool) -> web.Response:
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
-    store, claim = request.app[BACKEND].store, submission.claim
+    store, clock, claim = request.app[BACKEND].store, request.app[CLOCK], submission.claim
     try:
         answer, results = await _run_or_accept(request, submission, course, atomic=atomic)
     except AcceptanceUnknown:
         raise
     except Exception:
         if claim is not None:
-            await _try_to_update(store.release_key(claim))
+            await _update_claim(clock, partial(store.release_key, claim))
         raise
     if claim is not None:
         most = request.app[SETTINGS].idempotency_answer_bytes
         stored = results if results is None or len(results) <= most else stand_in_for(results)
-        await _settle(request, claim, stored)
+        await _update_claim(clock, partial(store.settle_key, claim, stored), repeat_seconds=SETTLE_SECONDS)
     return answer
 
 
-async def _settle(request: web.Request, claim: KeyClaim, answer: bytes | None) -> None:
-    """Settle the key. If AWS stays unavailable or rejects it, only log it: the lease of the claim will expire."""
-    store, clock = request.app[BACKEND].store, request.app[CLOCK]
-    pause, give_up_at = SETTLE_PAUSE_SECONDS, clock.monotonic() + SETTLE_SECONDS
+async def _update_claim(clock: Clock, update: Callable[[], Awaitable[None]], *, repeat_seconds: float = 0) -> None:
+    """Update the claim of a key, and repeat it for this time while AWS is unavailable.
+
+    If it is not updated, only log that: the lease of the claim will expire.
+    """
+    pause, give_up_at = SETTLE_PAUSE_SECONDS, clock.monotonic() + repeat_seconds
     while True:
         try:
-            return await store.settle_key(claim, answer)
+            return await update()
         except PenstockError as error:
             if not isinstance(error, Unavailable) or clock.monotonic() + pause > give_up_at:
                 get_log().error(Event.AWS_UNAVAILABLE, error=str(error))
                 return None
         await clock.sleep(pause)
         pause *= 2
-
-
-async def _try_to_update(step: Awaitable[None]) -> None:
-    """Make an update of a claim. If AWS is unavailable, only log it: the lease of the claim will expire."""
-    try:
-        await step
-    except PenstockError as error:
-        get_log().error(Event.AWS_UNAVAILABLE, error=str(error))
 
 
 async def _run_or_accept(

@@ -28,7 +28,8 @@ def dead_letter_what_is_not_counted(patching: Patching) -> None:
 
     async def mutant(self: ChunkSender, batch: Batch, chunk: Chunk, record: ChunkRecord, tenant: str | None) -> None:
         await send(self, batch, chunk, record, tenant)
-        await self.send_dead_letters(batch, record, tenant)
+        if letters := self.dead_letters(batch, record, tenant):
+            await self.send_letters(letters)
 
     patching.setattr(ChunkSender, "send_follow_ups", mutant)
 

@@ -1,7 +1,7 @@
 """When dead letters leave that wait for those of other chunks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 
 import pytest
@@ -49,22 +49,22 @@ async def test_letters_do_not_wait_for_a_chunk_that_does_not_exist() -> None:
         assert len(left) == 2
 
 
-async def test_letters_leave_when_the_last_other_chunk_is_finished() -> None:
+# What lets the letters leave that wait for another chunk: `other` ends when that chunk is finished.
+REASONS: dict[str, Callable[[LetterBox, ExitStack], None]] = {
+    "the other chunk is finished": lambda _box, other: other.close(),
+    "the last chunk of a group does not let them wait": lambda box, _other: box.depart(),
+    "the consumer drains": lambda box, _other: box.open(),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+async def test_letters_leave_when(reason: str) -> None:
     box = LetterBox()
     with ExitStack() as other:
         other.enter_context(box.chunk_in_progress())
         async with waiting(box, 2) as left:
             assert left == []
-            other.close()
-            await settle()
-            assert len(left) == 2
-
-
-async def test_letters_leave_when_the_last_chunk_of_a_group_does_not_let_them_wait() -> None:
-    box = LetterBox()
-    with box.chunk_in_progress():
-        async with waiting(box, 2) as left:
-            box.depart()
+            REASONS[reason](box, other)
             await settle()
             assert len(left) == 2
 
@@ -87,11 +87,8 @@ async def test_no_letter_waits_for_longer_than_a_moment(monkeypatch: pytest.Monk
 
 async def test_no_letter_waits_once_the_consumer_drains() -> None:
     box = LetterBox()
+    box.open()
     with box.chunk_in_progress():
-        async with waiting(box, 2) as left:
-            box.open()
-            await settle()
-            assert len(left) == 2
         async with waiting(box, 1) as left:
             assert len(left) == 1
 

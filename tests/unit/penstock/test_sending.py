@@ -67,8 +67,11 @@ async def test_repeated_send_is_held_back_only_for_the_time_that_is_left(parts: 
 async def test_dead_letters_are_what_failed_for_good(
     parts: MemoryParts, clock: FakeClock, *, rejections: bool, count: int
 ) -> None:
-    sent = await sender(parts, clock, dead_letter_rejections=rejections).send_dead_letters(batch(), record(), "acme")
-    assert sent == len(parts.dead_letters.messages) == count
+    sending = sender(parts, clock, dead_letter_rejections=rejections)
+    letters = sending.dead_letters(batch(), record(), "acme")
+    await sending.send_letters(letters)
+    assert parts.dead_letters.messages == letters
+    assert len(letters) == count
     assert [decode_chunk(letter.body).id for letter in parts.dead_letters.messages] == ["0.d2"] * count
     assert parts.chunks.messages == []
 
