@@ -186,7 +186,7 @@ class Fit:
         A small batch is spread over several consumers, and a large one has full chunks. If they turn out to be slow,
         consumers cut them into pieces. Chunks that turn out to be too small could not be joined.
         """
-        full = self.seconds / self.most_operations / _LONGER
+        full = self.seconds / self.most_operations / _LONGER  # chunks are full by their count before they are by time
         spread = UNMEASURED_BATCH_SECONDS / max(batch_operations, 1)
         return min(max(full, spread), UNMEASURED_SECONDS)
 

@@ -15,15 +15,11 @@ class Plan:
     def __init__(self, batch_id: str, settings: Settings) -> None:
         self._batch_id = batch_id
         self._fit = settings.fit
+        self.room = self._fit.most_bytes  # the largest size of an operation
         self._planner = Planner(self._fit)
         self._written = 0  # number of chunks
         self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
         self._spool = Spool()
-
-    @property
-    def room(self) -> int:
-        """Return the largest size of an operation."""
-        return self._fit.most_bytes
 
     def expect(self, batch_seconds: float) -> None:
         self._planner.expect(batch_seconds)
