@@ -1,4 +1,4 @@
-"""The port to the table: batches, chunk records, group counters and idempotency keys.
+"""The port to the table: batches, chunk records, group counters, idempotency keys and API keys.
 
 Every call may wait for the network and may raise Unavailable. Every call may be repeated: a call that timed out may
 have taken effect, so a repetition changes nothing that the first call has changed. The adapter is `aws/store.py`; the
@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
 from penstock.outcome import ChunkRecord
@@ -85,7 +86,7 @@ class KeyClaim:
         return self.deaths + (self.lease_until > 0)
 
 
-class Store(Protocol):
+class Store(ApiKeyStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 

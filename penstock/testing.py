@@ -9,6 +9,7 @@ import itertools
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from penstock.api_key import ApiKey
 from penstock.backend import Backend
 from penstock.batch import OPEN_STATES, UNACCEPTED_STATES, Batch, BatchState, Counts, Ending
 from penstock.chunk import group_of, planned_number, sort_key
@@ -130,8 +131,40 @@ class MemoryQueue:
         return kept
 
 
-class MemoryStore:
+class MemoryApiKeys:
     def __init__(self) -> None:
+        self._api_keys: dict[str, ApiKey] = {}
+
+    async def create_api_key(self, key: ApiKey) -> None:
+        self._api_keys[key.digest] = key
+
+    async def find_api_key(self, digest: str) -> ApiKey | None:
+        return self._api_keys.get(digest)
+
+    async def read_api_key(self, key_id: str) -> ApiKey | None:
+        return next((key for key in self._api_keys.values() if key.id == key_id), None)
+
+    async def list_api_keys(self) -> list[ApiKey]:
+        return sorted(self._api_keys.values(), key=lambda key: key.id)
+
+    async def shorten_api_key(self, key: ApiKey, until: float) -> None:
+        current = self._api_keys.get(key.digest)
+        if current is not None and (current.expires_at is None or current.expires_at > until):
+            self._api_keys[key.digest] = replace(current, expires_at=until)
+
+    async def revoke_api_key(self, key: ApiKey, at: float) -> None:
+        current = self._api_keys.get(key.digest)
+        if current is not None and current.revoked_at is None:
+            self._api_keys[key.digest] = replace(current, revoked_at=at)
+
+    async def note_api_key_use(self, key: ApiKey, hour: float) -> None:
+        if key.digest in self._api_keys:
+            self._api_keys[key.digest] = replace(self._api_keys[key.digest], used_at=hour)
+
+
+class MemoryStore(MemoryApiKeys):
+    def __init__(self) -> None:
+        super().__init__()
         self._batches: dict[str, Batch] = {}
         self._groups: dict[tuple[str, int], Group] = {}
         self._done: dict[tuple[str, int], ChunkIds] = {}

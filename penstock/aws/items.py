@@ -12,6 +12,7 @@ idempotency key       key#<tenant>#<key>    key
 part of its answer    key#<tenant>#<key>    answer#<batch id>#<number>
 sweep lease           sweep                 sweep
 handler's time        handler#<METHOD path> time
+API keys              see `api_key_items.py`
 
 A chunk's item has a `nonce` if it holds the chunk's record, and the marks of deliveries in `released` and `begun`.
 A record or an answer that is too large for one item is cut into parts, which are items of their own.

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.aws import items
+from penstock.aws.api_keys import DynamoDbApiKeys
 from penstock.aws.attributes import Item, Value, binary, flag, number, numbers, seconds, text, texts, whole_seconds
 from penstock.aws.gathering import Gatherer, up_to
 from penstock.aws.table import KEYS_IN_CALL, Blocked, Done, Table
@@ -31,9 +32,9 @@ CHUNKS_IN_COUNT = 32  # their condition has about 2 KB; DynamoDB accepts 4 KB an
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
 
-class DynamoDbStore:
+class DynamoDbStore(DynamoDbApiKeys):
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
-        self._table = Table(client, table)
+        super().__init__(Table(client, table))
         self._reads = Gatherer(self._read_items, up_to(KEYS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[tuple[Batch, ChunkRecord], Group]] = {}
         self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date

@@ -15,6 +15,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from ulid import ULID
 
+from penstock.api_key import ApiKey, Scope, make_key
 from penstock.aws import items, table
 from penstock.aws.attributes import text, texts
 from penstock.aws.store import FOLD_AT, DynamoDbStore
@@ -1617,3 +1618,84 @@ async def test_closed_group_has_no_room_left(store: Store) -> None:
     group = await store.count_chunk(batch, counting("0.d1", Counts(3)))
     assert group.counts == Counts(1, 1, expired=2)
     assert await count(store, batch, "0.d2", Counts(1)) == Counts(2, expired=2)
+
+
+# --- API keys
+
+
+def make_api_key(**changes: Any) -> ApiKey:
+    made = make_key("test")
+    known: dict[str, Any] = {"tenant": "acme", "scopes": frozenset({Scope.READ}), "created_at": NOW + 0.125}
+    return ApiKey(made.id, made.digest, **{**known, **changes})
+
+
+@on_all
+async def test_api_key_is_found_by_its_digest_and_by_its_id(store: Store) -> None:
+    plain = make_api_key()
+    whole = make_api_key(
+        name="importer", scopes=frozenset(Scope), limit="100000/3600", max_open=5, expires_at=NOW + 60.5
+    )
+    for key in (plain, whole):
+        await store.create_api_key(key)
+        await store.create_api_key(key)  # a repetition
+
+    for key in (plain, whole):
+        assert await store.find_api_key(key.digest) == key
+        assert await store.read_api_key(key.id) == key
+    other = make_api_key()
+    assert await store.find_api_key(other.digest) is None
+    assert await store.read_api_key(other.id) is None
+
+
+@on_all
+async def test_api_keys_are_listed(store: Store) -> None:
+    keys = [make_api_key() for _ in range(3)]
+    for key in keys:
+        await store.create_api_key(key)
+    listed = await store.list_api_keys()
+    assert [key.id for key in listed] == sorted(key.id for key in listed)
+    assert [key for key in listed if key in keys] == sorted(keys, key=lambda key: key.id)
+
+
+@on_all
+async def test_revoked_api_key_keeps_the_time_of_its_end(store: Store) -> None:
+    key = make_api_key()
+    await store.create_api_key(key)
+    await store.revoke_api_key(key, NOW + 1)
+    await store.revoke_api_key(key, NOW + 2)
+    assert await store.find_api_key(key.digest) == replace(key, revoked_at=NOW + 1)
+    assert replace(key, revoked_at=NOW + 1) in await store.list_api_keys()
+
+
+@on_all
+async def test_api_key_is_only_shortened(store: Store) -> None:
+    key = make_api_key()
+    await store.create_api_key(key)
+    for until, stays in ((NOW + 20, NOW + 20), (NOW + 30, NOW + 20), (NOW + 10, NOW + 10)):
+        await store.shorten_api_key(key, until)
+        assert await store.find_api_key(key.digest) == replace(key, expires_at=stays)
+
+
+@on_all
+async def test_use_of_an_api_key_is_noted_and_nothing_creates_a_key_that_is_gone(store: Store) -> None:
+    key, gone = make_api_key(), make_api_key()
+    await store.create_api_key(key)
+    await store.note_api_key_use(key, NOW)
+    assert await store.find_api_key(key.digest) == replace(key, used_at=NOW)
+    await store.note_api_key_use(gone, NOW)
+    await store.shorten_api_key(gone, NOW)
+    await store.revoke_api_key(gone, NOW)
+    assert await store.find_api_key(gone.digest) is None
+
+
+@on_servers
+async def test_nothing_of_an_api_key_stays_for_ever_after_its_end(store: Store, servers: Servers) -> None:
+    """DynamoDB deletes what has the attribute `expires_at`: the key, and its place in the list."""
+    key = make_api_key()
+    await store.create_api_key(key)
+    await store.revoke_api_key(key, NOW)
+    for pk, sk in ((f"apikey#{key.digest}", "key"), ("apikeys", key.id)):
+        found = await servers.clients.dynamodb.get_item(
+            TableName=servers.table, Key={"pk": text(pk), "sk": text(sk)}, ConsistentRead=True
+        )
+        assert found["Item"]["expires_at"] == {"N": str(int(NOW) + 30 * 86_400)}
