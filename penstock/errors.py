@@ -7,6 +7,9 @@ PenstockError
 │   └── TooLargeForAws
 ├── Refused                       a request is rejected; none of its operations runs
 │   ├── MalformedRequest
+│   ├── NotAuthenticated
+│   ├── MissingScope
+│   ├── UnknownApiKey
 │   ├── TooSlow
 │   ├── Misdirected
 │   ├── FromWebPage
@@ -78,6 +81,29 @@ class Refused(PenstockError):
 
 class MalformedRequest(Refused):
     """The body is not JSON."""
+
+
+class NotAuthenticated(Refused):
+    """The request has no API key, or one that is not valid. `has_key` says which."""
+
+    def __init__(self, detail: str, *, has_key: bool) -> None:
+        super().__init__(detail)
+        self.has_key = has_key
+
+
+class MissingScope(Refused):
+    """The caller is known, but is not allowed to do this. `scope` is what the key would need."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This needs a key with the scope {scope}. Ask the operators of this service for one.")
+        self.scope = scope
+
+
+class UnknownApiKey(Refused):
+    """There is no API key with this id."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no key with this id. It may have ended more than 30 days ago.")
 
 
 class TooSlow(Refused):

@@ -31,6 +31,12 @@ def check_caller(headers: Mapping[str, str], hosts: Sequence[str], listens_on: s
         raise FromWebPage("Web pages are not answered. Send this request without the headers of a browser.")
 
 
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine reaches a program that listens on `host`."""
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
 def is_from_page(headers: Mapping[str, str]) -> bool:
     """Return True if the headers are those of a request that a web page sends."""
     return "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in OF_NO_PAGE

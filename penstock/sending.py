@@ -5,6 +5,7 @@ Sending again sends the same chunk ids, so every call may be repeated: the first
 
 from collections.abc import Iterable, Sequence
 
+from penstock.api_key import DEFAULT_TENANT
 from penstock.backend import Backend
 from penstock.batch import Batch
 from penstock.chunk import Chunk
@@ -63,4 +64,4 @@ def tenant_on_queue(batch: Batch, settings: Settings) -> str | None:
 
     A message that names a tenant costs more, because it uses SQS's fair queues.
     """
-    return batch.tenant if settings.tenant_header else None
+    return batch.tenant if settings.has_tenants or batch.tenant != DEFAULT_TENANT else None

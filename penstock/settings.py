@@ -3,6 +3,7 @@
 Only this file reads the environment. The variable of a setting is `PENSTOCK_` and the field's name in capitals.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,6 +31,8 @@ DAY_SECONDS = 24 * 3600
 PREFIX = "PENSTOCK_"
 LONGEST_SQS_WAIT_SECONDS = 20
 LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
+_OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
+_SECRETS = {"upstream_authorization", "operator_key"}
 MOST_DEATHS = 10_000  # the table keeps the ids of dead processes in the item of the batch
 
 
@@ -259,11 +262,21 @@ class Settings(BaseSettings):
         "`PENSTOCK_CONCURRENCY`.",
     )
 
+    auth: Literal["none", "keys", "header"] | None = Field(
+        None,
+        description="What a request needs. `keys`: an API key. `header`: the tenant in `PENSTOCK_TENANT_HEADER`, which "
+        "a gateway sets. `none`: nothing. Unset: `header` if that header is set, otherwise `none`, but only on "
+        "loopback addresses.",
+    )
+    operator_key: SecretStr | None = Field(
+        None,
+        description="A key with all scopes that is not in the table: 32 to 256 letters, digits and `-._~+/`.",
+    )
     tenant_header: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9-]+$",
         description="The request header with the name of the tenant, which your gateway sets. Every request needs "
-        "it exactly once. A tenant holds at most half of a front end's slots. Unset: there is one tenant.",
+        "it exactly once, or an API key. A tenant holds at most half of a front end's slots.",
     )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
@@ -282,6 +295,21 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The lowest level that is logged: `debug`, `info`, `warning` or `error`."
     )
+
+    @property
+    def needs_keys(self) -> bool:
+        """Return True if a request without an API key is rejected."""
+        return self.auth == "keys"
+
+    @property
+    def has_tenants(self) -> bool:
+        """Return True if requests can come from several tenants."""
+        return self.needs_keys or self.tenant_header is not None
+
+    @property
+    def is_open_by_accident(self) -> bool:
+        """Return True if anybody may call, and nobody has decided that."""
+        return self.auth is None and self.tenant_header is None
 
     @property
     def connections_for_each_host(self) -> int:
@@ -339,6 +367,24 @@ class Settings(BaseSettings):
         if value is not None:
             check_added({"Authorization": value.get_secret_value()})
         return value
+
+    @field_validator("operator_key")
+    @classmethod
+    def _check_operator_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _OPERATOR_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("Use 32 to 256 letters, digits and -._~+/, such as the output of `openssl rand -hex 24`")
+        return value
+
+    @model_validator(mode="after")
+    def _check_auth(self) -> "Settings":
+        if self.auth == "header" and self.tenant_header is None:
+            raise ValueError("PENSTOCK_AUTH is header, so set PENSTOCK_TENANT_HEADER to the name of that header")
+        if self.auth == "keys" and self.tenant_header is not None:
+            raise ValueError(
+                "PENSTOCK_AUTH is keys, so the key names the tenant. Remove PENSTOCK_TENANT_HEADER, or set "
+                "PENSTOCK_AUTH to header"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_against_each_other(self) -> "Settings":
@@ -417,7 +463,7 @@ def _explain(error: ErrorDetails) -> str:
 
 def _printable(field: str, value: Any) -> str:
     """Return a value without its secrets, since the message goes to the log."""
-    if field == "upstream_authorization":
+    if field in _SECRETS:
         return "***"
     return repr(without_secrets(str(value)) if field == "upstream" else value)
 

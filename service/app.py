@@ -1,27 +1,26 @@
-"""Puts the HTTP applications together on one page: their middleware, their parts and their routes.
+"""Puts the HTTP applications together on one page: their middleware and their parts. `routes.py` has their routes.
 
 There are two, each with a listener of its own: one for clients, and one for operators.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
 from penstock.running.runner import Runner
-from penstock.service.batches.cancel import cancel_batch
-from penstock.service.batches.results import batch_results
-from penstock.service.batches.retry import retry_batch
-from penstock.service.batches.status import batch_status
+from penstock.service.access import access
+from penstock.service.callers import Callers
 from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
-from penstock.service.intake.submit import submit_batch
 from penstock.service.keys import (
     BACKEND,
+    CALLERS,
     CLOCK,
     GROUP_NUMBERS,
     HANDLER_TIMES,
@@ -32,46 +31,27 @@ from penstock.service.keys import (
     OPERATOR_HOST,
     PATHS_HINT,
     RUNNER,
+    SCOPES,
     SETTINGS,
     TURNS,
 )
 from penstock.service.memory import Memory
-from penstock.service.openapi import openapi, openapi_for_operators
-from penstock.service.operators.access import access
-from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
-from penstock.service.operators.health import live, ready
-from penstock.service.operators.metrics import counted, metrics
+from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
+from penstock.service.routes import Route, routes_for_clients, routes_for_operators
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
 from penstock.service.turns import Turns
 from penstock.settings import Settings
-
-ROUTES = [
-    web.post("/batch", submit_batch),
-    web.get("/batch/{batch_id}/status", batch_status),
-    web.get("/batch/{batch_id}/results", batch_results),
-    web.post("/batch/{batch_id}/cancel", cancel_batch),
-    web.post("/batch/{batch_id}/retry", retry_batch),
-    web.get("/health/live", live),
-    web.get("/health/ready", ready),
-    web.get("/openapi.json", openapi),
-]
-
-OPERATOR_ROUTES = [
-    web.get("/dead-letters", list_dead_letters),
-    web.post("/dead-letters/redrive", redrive_dead_letters),
-    web.get("/metrics", metrics),
-    web.get("/openapi.json", openapi_for_operators),
-]
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     """Return the application for clients and load balancers."""
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
-        middlewares=[*tracing(backend.spans), counted, problems, sharing], handler_args={"auto_decompress": False}
+        middlewares=[*tracing(backend.spans), counted, problems, access, sharing],
+        handler_args={"auto_decompress": False},
     )
     app.on_response_prepare.append(set_headers)
     app[SETTINGS] = settings
@@ -87,7 +67,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         weights=settings.weights,
         cpu_processes=settings.cpu_processes,
         shows_errors=settings.show_errors,
-        tenants_share=settings.tenant_header is not None,
+        tenants_share=settings.has_tenants,
     )
     app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend
@@ -96,7 +76,8 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEAVING] = asyncio.Event()
     app[PATHS_HINT] = "Send batches with POST /batch."
-    app.add_routes(ROUTES)
+    app[CALLERS] = Callers(backend.store, clock, _operator_key(settings))
+    _add_routes(app, routes_for_clients(settings))
     return app
 
 
@@ -115,8 +96,25 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     app[CLOCK] = clients[CLOCK]
     app[OPERATOR_HOST] = host
     app[PATHS_HINT] = "Operators use GET /dead-letters, POST /dead-letters/redrive and GET /metrics."
-    app.add_routes(OPERATOR_ROUTES)
+    app[CALLERS] = clients[CALLERS]
+    _add_routes(app, routes_for_operators())
     return app
+
+
+def _operator_key(settings: Settings) -> str | None:
+    return None if settings.operator_key is None else settings.operator_key.get_secret_value()
+
+
+def _add_routes(app: web.Application, routes: Iterable[Route]) -> None:
+    """Add the routes, and let `access` know what scope each of them needs."""
+    app[SCOPES] = {}
+    for route in routes:
+        if route.method == hdrs.METH_GET:
+            app.router.add_get(route.path, route.endpoint)  # and HEAD
+        else:
+            app.router.add_route(route.method, route.path, route.endpoint)
+        if route.scope is not None:
+            app[SCOPES][route.method, route.path] = route.scope
 
 
 async def _close_runner(app: web.Application) -> None:

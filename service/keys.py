@@ -5,11 +5,13 @@ from typing import Any
 
 from aiohttp import web
 
+from penstock.api_key import Scope
 from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
 from penstock.running.runner import Runner
+from penstock.service.callers import Caller, Callers
 from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.memory import Memory, Share
@@ -17,6 +19,7 @@ from penstock.service.turns import Turns
 from penstock.settings import Settings
 
 BACKEND = web.AppKey("backend", Backend)
+CALLERS = web.AppKey("callers", Callers)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
 GROUP_NUMBERS = web.AppKey("group_numbers", GroupNumbers)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
@@ -27,8 +30,10 @@ OPERATOR_HOST = web.AppKey("operator_host", str)  # the host that the operator l
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the answer to one that does not
 RUNNER = web.AppKey("runner", Runner)
+SCOPES: web.AppKey[dict[tuple[str, str], Scope]] = web.AppKey("scopes", dict)  # by method and path of the route
 SETTINGS = web.AppKey("settings", Settings)
 TURNS = web.AppKey("turns", Turns)
 
 BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
+CALLER = web.RequestKey("caller", Caller)  # who sent the request, if its endpoint needs a scope
 SHARE = web.RequestKey("share", Share)  # the memory of a request until it is answered

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from penstock.api_key import without_keys
 from penstock.errors import (
     AcceptanceLost,
     AcceptanceUnknown,
@@ -18,9 +19,11 @@ from penstock.errors import (
     MalformedRequest,
     Misconfigured,
     Misdirected,
+    MissingScope,
     NewerVersion,
     NoAccess,
     NotAcceptable,
+    NotAuthenticated,
     NotPossibleNow,
     Overloaded,
     PenstockError,
@@ -29,6 +32,7 @@ from penstock.errors import (
     TooLargeForAws,
     TooSlow,
     Unavailable,
+    UnknownApiKey,
     UnknownBatch,
     UnsupportedContent,
 )
@@ -45,10 +49,13 @@ _BROKEN = "The server failed unexpectedly. The error is in its log."
 
 _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "The request cannot be read"),
+    NotAuthenticated: (HTTPStatus.UNAUTHORIZED, "not-authenticated", "A valid key is missing"),
+    MissingScope: (HTTPStatus.FORBIDDEN, "missing-scope", "The key does not allow this"),
     FromWebPage: (HTTPStatus.FORBIDDEN, "from-web-page", "Web pages are not answered"),
     Misdirected: (HTTPStatus.MISDIRECTED_REQUEST, "misdirected", "The Host header names another server"),
     TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body arrived too slowly"),
     UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "The batch does not exist"),
+    UnknownApiKey: (HTTPStatus.NOT_FOUND, "unknown-key", "The key does not exist"),
     NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "None of the accepted types is available"),
     NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The state of the batch does not allow this"),
     KeyInUse: (HTTPStatus.CONFLICT, "key-in-use", "The first request with this key is still in progress"),
@@ -113,7 +120,7 @@ async def problems(request: web.Request, handler: Endpoint) -> web.StreamRespons
         headers = {name: value for name, value in error.headers.items() if name == "Allow"}
         return _problem(error.status, "about:blank", error.reason, _route_hint(request, error), headers=headers)
     except Exception:  # noqa: BLE001 - the last resort: logged here with its traceback, answered as 500
-        get_log().exception(Event.REQUEST_BROKE, method=request.method, path=request.path)
+        get_log().exception(Event.REQUEST_BROKE, method=request.method, path=without_keys(request.path))
         return _problem(500, "about:blank", "Internal Server Error", _BROKEN)
 
 
@@ -152,6 +159,9 @@ def _known_problem(error: PenstockError) -> web.Response:
             # No Retry-After: if the client sends the request again, it could create a second batch.
             members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
+        case NotAuthenticated() | MissingScope():
+            headers["WWW-Authenticate"] = _challenge(error)
+            members = {"scope": error.scope} if isinstance(error, MissingScope) else {}
         case UnsupportedContent():
             headers["Accept-Encoding"] = ", ".join(MEMBERS)
         case KeyInUse() | Overloaded() | NewerVersion():
@@ -165,6 +175,13 @@ def _known_problem(error: PenstockError) -> web.Response:
         case Misconfigured() | RejectedCall():
             detail = _keep_in_log(error)
     return _problem(status, f"urn:penstock:problem:{slug}", title, detail, members=members, headers=headers)
+
+
+def _challenge(error: NotAuthenticated | MissingScope) -> str:
+    """Return what a client needs, as RFC 6750 writes it."""
+    if isinstance(error, MissingScope):
+        return f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    return 'Bearer error="invalid_token"' if error.has_key else "Bearer"
 
 
 def _keep_in_log(error: PenstockError) -> str:
@@ -201,6 +218,6 @@ def _problem(
     headers: dict[str, str] | None = None,
 ) -> web.Response:
     # Header bytes that are not UTF-8 arrive as lone surrogates, which JSON cannot express.
-    readable = detail.encode("utf-8", "replace").decode()
+    readable = without_keys(detail.encode("utf-8", "replace").decode())
     body = {"type": kind, "title": title, "status": int(status), "detail": readable, **(members or {})}
     return json_answer(body, status=status, headers=headers, content_type=CONTENT_TYPE)

@@ -16,7 +16,7 @@ from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
 from penstock.process import loop
-from penstock.process.listening import cannot_listen
+from penstock.process.listening import cannot_listen, check_not_open
 from penstock.process.signals import stop_signals
 from penstock.process.watchdog import Watchdog
 from penstock.running.collector import spare_what_stays
@@ -47,6 +47,7 @@ class Address:
 def run(clients: Address, operators: Address) -> None:
     """Answer requests until SIGTERM or SIGINT is received. Raise PenstockError if the program cannot start."""
     settings = read_settings()
+    check_not_open(settings, clients.host, operators.host)
     configure_logging(settings, "service")
     operations = find_application(settings)
     with open_spans(settings, TracingSettings(), "service") as spans:

@@ -11,7 +11,8 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
-from penstock.service.caller import request_id, tenant_or_none
+from penstock.api_key import without_keys
+from penstock.service.caller import key_id_or_none, request_id, tenant_or_none
 from penstock.service.keys import SETTINGS
 from penstock.service.problems import UnparsedAnswer, as_problem, protocol_problem
 from penstock.telemetry import Event, get_log
@@ -40,8 +41,9 @@ class AccessLog(AbstractAccessLogger):
                 Event.REQUEST_ANSWERED,
                 request_id=request_id(request),
                 tenant=tenant_or_none(request),
+                key_id=key_id_or_none(request),
                 method=request.method,
-                path=request.path,
+                path=without_keys(request.path),
                 status=response.status,
                 bytes=response.body_length,  # with the headers
                 seconds=round(time, 3),

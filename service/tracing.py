@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from penstock.api_key import without_keys
 from penstock.service.keys import BATCH_ID
 from penstock.service.problems import Endpoint
 
@@ -24,7 +25,7 @@ def tracing(spans: "Spans | None") -> list["Middleware"]:
     async def trace_request(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         if request.path.startswith(UNTRACED):
             return await handler(request)
-        with spans.answering(request.method, _route(request), request.path, _context(request)) as span:
+        with spans.answering(request.method, _route(request), without_keys(request.path), _context(request)) as span:
             response = await handler(request)
             span.end(response.status, request.get(BATCH_ID) or request.match_info.get("batch_id"))
             return response

@@ -8,9 +8,8 @@ from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
 from penstock.errors import UnknownBatch
-from penstock.service.caller import tenant_of
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK, GROUP_NUMBERS
+from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS
 from penstock.service.schemas import status_body
 from penstock.store import Group
 
@@ -64,8 +63,7 @@ def _batch_id(request: web.Request) -> str:
 
 
 def _existing(request: web.Request, batch: Batch | None) -> Batch:
-    tenant = tenant_of(request)
-    if batch is None or batch.state in UNACCEPTED_STATES or batch.tenant != tenant:
+    if batch is None or batch.state in UNACCEPTED_STATES or not request[CALLER].may_see(batch.tenant):
         raise UnknownBatch(_batch_id(request))
     if batch.is_forgotten(request.app[CLOCK].now()):
         raise UnknownBatch(batch.id)

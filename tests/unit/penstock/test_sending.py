@@ -85,6 +85,17 @@ async def test_unchanged_message_keeps_its_tenant_and_trace(parts: MemoryParts, 
     assert letter.reason == "It is not a chunk."
 
 
-@pytest.mark.parametrize(("header", "tenant"), [(None, None), ("X-Tenant", "acme")])
-def test_messages_name_the_tenant_only_if_there_can_be_several(header: str | None, tenant: str | None) -> None:
-    assert tenant_on_queue(batch(tenant="acme"), build_settings(tenant_header=header)) == tenant
+@pytest.mark.parametrize(
+    ("settings", "tenant", "named"),
+    [
+        ({}, "default", None),
+        ({}, "acme", "acme"),  # submitted with a key before every request needs one
+        ({"tenant_header": "X-Tenant"}, "acme", "acme"),
+        ({"tenant_header": "X-Tenant"}, "default", "default"),
+        ({"auth": "keys"}, "default", "default"),
+    ],
+)
+def test_messages_name_the_tenant_only_if_there_can_be_several(
+    settings: dict[str, str], tenant: str, named: str | None
+) -> None:
+    assert tenant_on_queue(batch(tenant=tenant), build_settings(**settings)) == named

@@ -233,3 +233,56 @@ def test_application_must_be_named_where_one_is_needed() -> None:
     assert require_app(Settings(app="shop:operations")) == "shop:operations"
     with pytest.raises(Misconfigured, match=r"^No application is set\. Set PENSTOCK_APP to MODULE:ATTRIBUTE"):
         require_app(Settings())
+
+
+@pytest.mark.parametrize(
+    ("variables", "needs_keys", "has_tenants", "is_open_by_accident"),
+    [
+        ({}, False, False, True),
+        ({"AUTH": "none"}, False, False, False),
+        ({"TENANT_HEADER": "X-Tenant"}, False, True, False),  # as before there was PENSTOCK_AUTH
+        ({"AUTH": "none", "TENANT_HEADER": "X-Tenant"}, False, True, False),
+        ({"AUTH": "header", "TENANT_HEADER": "X-Tenant"}, False, True, False),
+        ({"AUTH": "keys"}, True, True, False),
+    ],
+)
+def test_what_a_request_needs(
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    needs_keys: bool,
+    has_tenants: bool,
+    is_open_by_accident: bool,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PENSTOCK_{name}", value)
+    settings = read_settings()
+    assert (settings.needs_keys, settings.has_tenants) == (needs_keys, has_tenants)
+    assert settings.is_open_by_accident == is_open_by_accident
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"AUTH": "header"}, "set PENSTOCK_TENANT_HEADER"),
+        ({"AUTH": "keys", "TENANT_HEADER": "X-Tenant"}, "Remove PENSTOCK_TENANT_HEADER"),
+        ({"AUTH": "key"}, "'none', 'keys' or 'header'"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_invalid(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
+) -> None:
+    assert told in refusal(monkeypatch, **{f"PENSTOCK_{name}": value for name, value in variables.items()})
+
+
+@pytest.mark.parametrize("key", ["a" * 31, "a" * 257, "a" * 31 + " ", "a" * 31 + "ä"])
+def test_invalid_operator_key_is_not_shown(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    told = refusal(monkeypatch, PENSTOCK_OPERATOR_KEY=key)
+    assert "PENSTOCK_OPERATOR_KEY=***" in told
+    assert key not in told
+
+
+def test_operator_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_OPERATOR_KEY", "a" * 32)
+    settings = read_settings()
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+        assert "aaaa" not in shown

@@ -1,0 +1,69 @@
+"""All endpoints of the HTTP program, and what a caller needs to use each of them.
+
+The applications get their routes from this table (`app.py`), and the tests try each row as every kind of caller.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from aiohttp import web
+
+from penstock.api_key import Scope
+from penstock.service.batches.cancel import cancel_batch
+from penstock.service.batches.results import batch_results
+from penstock.service.batches.retry import retry_batch
+from penstock.service.batches.status import batch_status
+from penstock.service.intake.submit import submit_batch
+from penstock.service.openapi import openapi, openapi_for_operators
+from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
+from penstock.service.operators.health import live, ready
+from penstock.service.operators.metrics import metrics
+from penstock.settings import Settings
+
+
+class For(Enum):
+    """Whom an endpoint is for, which decides the listeners that have it."""
+
+    CLIENTS = auto()
+    # On the listener for operators. If requests need a key, on the listener for clients as well.
+    OPERATORS = auto()
+    OPERATOR_LISTENER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint. `scope` is what its caller needs; None means that everybody may use it."""
+
+    method: str
+    path: str
+    endpoint: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    scope: Scope | None
+    whom: For = For.CLIENTS
+
+
+ROUTES = (
+    Route("POST", "/batch", submit_batch, Scope.WRITE),
+    Route("GET", "/batch/{batch_id}/status", batch_status, Scope.READ),
+    Route("GET", "/batch/{batch_id}/results", batch_results, Scope.READ),
+    Route("POST", "/batch/{batch_id}/cancel", cancel_batch, Scope.WRITE),
+    Route("POST", "/batch/{batch_id}/retry", retry_batch, Scope.WRITE),
+    Route("GET", "/health/live", live, None),
+    Route("GET", "/health/ready", ready, None),
+    Route("GET", "/openapi.json", openapi, None),
+    Route("GET", "/dead-letters", list_dead_letters, Scope.OPERATE, For.OPERATORS),
+    Route("POST", "/dead-letters/redrive", redrive_dead_letters, Scope.OPERATE, For.OPERATORS),
+    Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
+    Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
+)
+
+
+def routes_for_clients(settings: Settings) -> list[Route]:
+    """Return the endpoints of the listener for clients."""
+    whom = {For.CLIENTS, For.OPERATORS} if settings.needs_keys else {For.CLIENTS}
+    return [route for route in ROUTES if route.whom in whom]
+
+
+def routes_for_operators() -> list[Route]:
+    """Return the endpoints of the listener for operators."""
+    return [route for route in ROUTES if route.whom is not For.CLIENTS]

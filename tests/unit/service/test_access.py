@@ -1,0 +1,306 @@
+"""Who may use which endpoint: each row of the table of routes, as every kind of caller."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp import hdrs
+
+from penstock import Operations
+from penstock.api_key import ApiKey, Scope, make_key
+from penstock.batch import BatchState
+from penstock.service import callers
+from penstock.service.callers import FOUND_SECONDS, NOT_FOUND_SECONDS
+from penstock.service.routes import ROUTES, For, Route
+from penstock.store import Store
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from tests.support.builders import NOW, build_batch
+from tests.support.faults import Outage
+from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, request
+from tests.unit.service.conftest import Logs
+
+OPERATOR_KEY = "0123456789abcdef0123456789abcdef"
+BATCH = replace(build_batch(3), state=BatchState.COMPLETED, tenant="acme", expires_at=NOW + 86_400)
+NO_BATCH = "01ARZ3NDEKTSV4RRFFQ69G5FAA"
+
+# What is sent to each endpoint. A new endpoint needs a line here.
+REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/batch"): {"json": {"operations": ask_for("/run/a")}},
+    ("GET", "/batch/{batch_id}/status"): {},
+    ("GET", "/batch/{batch_id}/results"): {},
+    ("POST", "/batch/{batch_id}/cancel"): {},
+    ("POST", "/batch/{batch_id}/retry"): {},
+    ("GET", "/health/live"): {},
+    ("GET", "/health/ready"): {},
+    ("GET", "/openapi.json"): {},
+    ("GET", "/dead-letters"): {},
+    ("POST", "/dead-letters/redrive"): {"json": {}},
+    ("GET", "/metrics"): {},
+}
+
+operations = Operations()
+
+
+@operations.post("/run/{name}")
+async def run(name: str) -> str:
+    return name
+
+
+def name_of(route: Route) -> str:
+    return f"{route.method} {route.path}"
+
+
+async def add_key(store: Store, *scopes: Scope, tenant: str = "acme", **changes: Any) -> str:
+    """Put a key into the table, and return its text."""
+    made = make_key("test")
+    await store.create_api_key(ApiKey(made.id, made.digest, tenant, frozenset(scopes), NOW, **changes))
+    return made.text
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture
+def parts(clock: FakeClock) -> MemoryParts:
+    return memory_parts(clock)
+
+
+@pytest.fixture
+async def service(serve: Serve, parts: MemoryParts, clock: FakeClock) -> Service:
+    await parts.store.create_batch(BATCH)
+    return await serve(operations, parts=parts, clock=clock, auth="keys", operator_key=OPERATOR_KEY)
+
+
+async def ask(service: Service, route: Route, key: str | None, batch_id: str = BATCH.id) -> Answer:
+    client = service.client if route.whom is not For.OPERATOR_LISTENER else service.operators
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    sent = REQUESTS[route.method, route.path]
+    return await request(client, route.method, route.path.format(batch_id=batch_id), headers=headers, **sent)
+
+
+def lets_through(answer: Answer) -> bool:
+    return answer.status in {200, 202} or (answer.status == 409 and b"cannot be cancelled" in answer.content)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+async def test_endpoint_is_only_for_callers_with_its_scope(service: Service, parts: MemoryParts, route: Route) -> None:
+    store = parts.store
+    others = set(Scope) - {route.scope}
+    invalid = {
+        "no key": None,
+        "unknown": make_key("test").text,
+        "malformed": "pk_test_x",
+        "of another kind": "x" * 40,
+        "expired": await add_key(store, *Scope, expires_at=NOW),
+        "revoked": await add_key(store, *Scope, revoked_at=NOW - 1),
+    }
+    for name, key in invalid.items():
+        answer = await ask(service, route, key)
+        if route.scope is None:
+            assert lets_through(answer), (name, answer)
+        else:
+            assert assert_problem(answer, 401)["type"] == "urn:penstock:problem:not-authenticated", name
+            challenge = "Bearer" if key is None else 'Bearer error="invalid_token"'
+            assert answer.headers["WWW-Authenticate"] == challenge
+
+    if route.scope is not None:
+        answer = await ask(service, route, await add_key(store, *others))
+        assert assert_problem(answer, 403)["scope"] == route.scope
+        assert f'scope="{route.scope}"' in answer.headers["WWW-Authenticate"]
+        assert lets_through(await ask(service, route, await add_key(store, route.scope)))
+    assert lets_through(await ask(service, route, OPERATOR_KEY))
+
+    key = await add_key(store, Scope.READ, Scope.WRITE, tenant="other")
+    stranger = await ask(service, route, key)
+    if "{batch_id}" in route.path:
+        assert_problem(stranger, 404)
+        unknown = await ask(service, route, key, NO_BATCH)
+        assert stranger.content.replace(BATCH.id.encode(), NO_BATCH.encode()) == unknown.content
+    elif route.scope is Scope.OPERATE:
+        assert_problem(stranger, 403)
+    else:
+        assert lets_through(stranger)
+
+
+@pytest.mark.parametrize("auth", ["keys", "none"])
+async def test_every_endpoint_is_in_the_table(serve: Serve, auth: str) -> None:
+    service = await serve(operations, auth=auth)
+    table = {(route.method, route.path) for route in ROUTES}
+    for client in (service.client, service.operators):
+        assert client.app is not None
+        served = {
+            (route.method, route.resource.canonical)
+            for route in client.app.router.routes()
+            if route.resource is not None and route.method != hdrs.METH_HEAD
+        }
+        assert served <= table
+    assert {(route.method, route.path) for route in ROUTES} <= set(REQUESTS)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.whom is For.OPERATORS], ids=name_of)
+async def test_listener_for_operators_asks_for_the_same_keys(
+    service: Service, parts: MemoryParts, route: Route
+) -> None:
+    for key, status in ((None, 401), (await add_key(parts.store, Scope.READ), 403)):
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        sent = REQUESTS[route.method, route.path]
+        assert (await request(service.operators, route.method, route.path, headers=headers, **sent)).status == status
+
+
+async def test_head_needs_the_scope_of_get(service: Service) -> None:
+    assert (await service.ask("HEAD", f"/batch/{BATCH.id}/status")).status == 401
+
+
+async def test_scheme_is_read_in_any_case_and_nothing_else_is_a_key(service: Service) -> None:
+    path = f"/batch/{BATCH.id}/status"
+    assert (await service.get(path, Authorization=f"bEARER  {OPERATOR_KEY}")).status == 200
+    for header in (OPERATOR_KEY, f"Basic {OPERATOR_KEY}", f"Bearer {OPERATOR_KEY} x", "Bearer "):
+        assert (await service.get(path, Authorization=header)).status == 401
+    assert (await service.get(f"{path}?key={OPERATOR_KEY}&access_token={OPERATOR_KEY}")).status == 401
+
+
+async def test_request_with_two_keys_is_rejected(service: Service) -> None:
+    headers = [("Authorization", f"Bearer {OPERATOR_KEY}")] * 2
+    answer = await request(service.client, "GET", f"/batch/{BATCH.id}/status", headers=headers)
+    assert_problem(answer, 401)
+
+
+async def test_batch_belongs_to_the_tenant_of_the_key(service: Service, parts: MemoryParts) -> None:
+    keys = [await add_key(parts.store, *Scope, tenant=tenant) for tenant in ("acme", "other")]
+    answers = [
+        await service.ask(
+            "POST",
+            "/batch",
+            json={"operations": ask_for("/run/a")},
+            headers={"Authorization": f"Bearer {key}", "Idempotency-Key": '"same"', "Prefer": "respond-async"},
+        )
+        for key in keys
+    ]
+    ids = [answer.body["batchId"] for answer in answers]  # the Idempotency-Key of one tenant is not that of another
+    tenants = [batch.tenant for batch_id in ids if (batch := await parts.store.read_batch(batch_id)) is not None]
+    assert tenants == ["acme", "other"]
+    assert [message.tenant for message in parts.chunks.messages] == ["acme", "other"]
+
+
+# --- Where no key is needed
+
+
+async def test_key_counts_although_none_is_needed(serve: Serve, parts: MemoryParts, clock: FakeClock) -> None:
+    await parts.store.create_batch(BATCH)
+    service = await serve(operations, parts=parts, clock=clock, auth="none")
+    path = f"/batch/{BATCH.id}/status"
+    key = await add_key(parts.store, Scope.READ)
+    assert (await service.get(path, Authorization=f"Bearer {key}")).status == 200
+    assert (await service.get(path)).status == 404  # it is not the default tenant's
+    assert (await service.get(path, Authorization=f"Bearer {make_key('test').text}")).status == 401
+    assert (await service.get(path, Authorization="Bearer token-of-a-gateway")).status == 404
+    answer = await service.post(ask_for("/run/a"), {"Authorization": f"Bearer {key}"})
+    assert_problem(answer, 403)
+
+
+async def test_key_replaces_the_header_of_a_gateway(serve: Serve, parts: MemoryParts, clock: FakeClock) -> None:
+    await parts.store.create_batch(BATCH)
+    service = await serve(operations, parts=parts, clock=clock, tenant_header="X-Tenant")
+    key = await add_key(parts.store, Scope.READ)
+    for headers in ({"Authorization": f"Bearer {key}", "X-Tenant": "other"}, {"X-Tenant": "acme"}):
+        assert (await service.get(f"/batch/{BATCH.id}/status", **headers)).status == 200
+    assert (await service.get(f"/batch/{BATCH.id}/status")).status == 400
+
+
+# --- How keys are looked up
+
+
+class Counting(Outage):
+    """Counts the lookups of keys."""
+
+    def __call__(self, call: str, moment: str) -> None:
+        self.times += (call, moment) == (self.call, self.moment)
+
+
+async def test_key_is_cached_for_a_minute(serve: Serve, parts: MemoryParts, clock: FakeClock) -> None:
+    lookups = Counting("store.find_api_key", times=0)
+    service = await serve(operations, parts=parts, clock=clock, watch=lookups, auth="keys")
+    key = await add_key(parts.store, Scope.READ)
+    stored = (await parts.store.list_api_keys())[0]
+
+    async def status(key: str) -> int:
+        return (await service.get("/batch/x/status", Authorization=f"Bearer {key}")).status
+
+    assert [await status(key) for _ in range(3)] == [404] * 3
+    assert lookups.times == 1
+    await parts.store.revoke_api_key(stored, NOW)
+    clock.advance(FOUND_SECONDS - 1)
+    assert await status(key) == 404
+    clock.advance(1)
+    assert await status(key) == 401
+    assert lookups.times == 2
+
+    unknown = make_key("test")
+    assert [await status(unknown.text) for _ in range(3)] == [401] * 3
+    assert lookups.times == 3
+    await parts.store.create_api_key(ApiKey(unknown.id, unknown.digest, "acme", frozenset({Scope.READ}), NOW))
+    clock.advance(NOT_FOUND_SECONDS)
+    assert await status(unknown.text) == 404
+
+    assert [await status(text) for text in ("pk_test_x", unknown.text[:-1], "x" * 40)] == [401] * 3
+    assert lookups.times == 4  # what cannot be a key costs no call
+
+
+async def test_cache_forgets_the_oldest_keys(
+    serve: Serve, parts: MemoryParts, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "MOST_CACHED", 2)
+    lookups = Counting("store.find_api_key", times=0)
+    service = await serve(operations, parts=parts, clock=clock, watch=lookups, auth="keys")
+    known = await add_key(parts.store, Scope.READ)
+    for key in (known, *(make_key("test").text for _ in range(5)), known):
+        await service.get("/batch/x/status", Authorization=f"Bearer {key}")
+    assert lookups.times == 6  # unknown keys do not displace the known one
+    for key in [await add_key(parts.store, Scope.READ) for _ in range(2)] + [known]:
+        await service.get("/batch/x/status", Authorization=f"Bearer {key}")
+    assert lookups.times == 9
+
+
+async def test_cached_key_expires_in_time(serve: Serve, parts: MemoryParts, clock: FakeClock) -> None:
+    service = await serve(operations, parts=parts, clock=clock, auth="keys")
+    key = await add_key(parts.store, Scope.READ, expires_at=NOW + 10)
+    for seconds, status in ((9, 404), (1, 401)):
+        clock.advance(seconds)
+        assert (await service.get("/batch/x/status", Authorization=f"Bearer {key}")).status == status
+
+
+async def test_use_is_noted_by_the_hour_and_a_request_does_not_need_that(
+    serve: Serve, parts: MemoryParts, clock: FakeClock
+) -> None:
+    service = await serve(
+        operations, parts=parts, clock=clock, watch=Outage("store.note_api_key_use", times=1), auth="keys"
+    )
+    key = await add_key(parts.store, Scope.READ)
+    for used in (None, NOW // 3600 * 3600):
+        assert (await service.get("/batch/x/status", Authorization=f"Bearer {key}")).status == 404
+        assert [stored.used_at for stored in await parts.store.list_api_keys()] == [used]
+        clock.advance(FOUND_SECONDS)
+
+
+async def test_table_that_does_not_answer_is_no_invalid_key(serve: Serve, parts: MemoryParts) -> None:
+    service = await serve(operations, parts=parts, watch=Outage("store.find_api_key"), auth="keys")
+    key = await add_key(parts.store, Scope.READ)
+    assert_problem(await service.get("/batch/x/status", Authorization=f"Bearer {key}"), 503)
+
+
+# --- Nothing shows a key
+
+
+async def test_key_in_a_url_is_in_no_answer_and_in_no_log(service: Service, parts: MemoryParts, logs: Logs) -> None:
+    key = await add_key(parts.store, *Scope)
+    stored = (await parts.store.list_api_keys())[0]
+    answers = [
+        await service.get(path, Authorization=f"Bearer {key}")
+        for path in (f"/{key}", f"/batch/{key}/status", f"/dead-letters?limit={key}", f"/batch/x/status?{key}=1")
+    ]
+    for told in (*(answer.content.decode() for answer in answers), repr(logs)):
+        assert key not in told
+        assert key[-20:] not in told
+    assert f"pk_test_{stored.id}..." in answers[0].body["detail"]
