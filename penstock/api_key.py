@@ -126,6 +126,11 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None and secrets.compare_digest(_checksum(text[:-_CHECKSUM]), text[-_CHECKSUM:])
 
 
+def id_in(text: str) -> str:
+    """Return the id in a key, or an empty text if this is no key."""
+    return text.rpartition("_")[2][:_ID] if is_key(text) else ""
+
+
 def is_key_id(text: str) -> bool:
     return len(text) == _ID and all(character in _ALPHABET for character in text)
 

@@ -10,6 +10,7 @@ PenstockError
 │   ├── NotAuthenticated
 │   ├── MissingScope
 │   ├── UnknownApiKey
+│   ├── KeyEnded
 │   ├── TooSlow
 │   ├── Misdirected
 │   ├── FromWebPage
@@ -104,6 +105,10 @@ class UnknownApiKey(Refused):
 
     def __init__(self) -> None:
         super().__init__("There is no key with this id. It may have ended more than 30 days ago.")
+
+
+class KeyEnded(Refused):
+    """The API key has expired or was revoked, so this is not possible any more."""
 
 
 class TooSlow(Refused):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import structlog
 
+from penstock.api_key import without_keys
 from penstock.settings import Settings
 
 
@@ -29,6 +30,7 @@ class Event(StrEnum):
     BATCH_RETRIED = "batch retried"  # A client asked to run the failed operations of a batch again.
     DEAD_LETTERS_REDRIVEN = "dead letters redriven"  # Dead letters were moved back to the queues.
     REQUEST_ANSWERED = "request answered"  # One line for each request, unless PENSTOCK_ACCESS_LOG is false.
+    AUDIT = "audit"  # Who made a key, cancelled, retried or redrove, and whose request was rejected (401, 403, 429).
     REQUEST_UNREADABLE = "request unreadable"  # The request is not valid HTTP; the response was 400.
     REQUEST_BROKE = "request failed unexpectedly"  # A bug in Penstock; the response was 500.
     AWS_UNAVAILABLE = "aws unavailable"  # AWS did not answer; the response was 503.
@@ -106,6 +108,7 @@ def configure_logging(settings: Settings, program: str) -> None:
         if as_json
         else [_for_people(has_colors=sys.stderr.isatty())]
     )
+    written.append(_without_keys)
     structlog.configure(
         processors=[*shared, *written],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
@@ -114,6 +117,11 @@ def configure_logging(settings: Settings, program: str) -> None:
     )
     structlog.contextvars.bind_contextvars(program=program)
     _join_standard_logging(shared, written)
+
+
+def _without_keys(_logger: Any, _name: str, line: str) -> str:
+    """Cut every API key in a finished line after its id."""
+    return without_keys(line)
 
 
 def _for_people(*, has_colors: bool) -> structlog.dev.ConsoleRenderer:

@@ -13,13 +13,13 @@ import re
 
 from aiohttp import hdrs, web
 
-from penstock.api_key import Scope
+from penstock.api_key import Scope, id_in
 from penstock.errors import MissingScope, NotAuthenticated
 from penstock.hosts import check_caller
 from penstock.service.caller import named_tenant
 from penstock.service.callers import OPERATOR, Caller
 from penstock.service.content import JSON, check_type
-from penstock.service.keys import CALLER, CALLERS, OPERATOR_HOST, SCOPES, SETTINGS
+from penstock.service.keys import CALLER, CALLERS, OPERATOR_HOST, PRESENTED_KEY_ID, SCOPES, SETTINGS
 from penstock.service.problems import Endpoint
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
@@ -42,6 +42,7 @@ async def access(request: web.Request, handler: Endpoint) -> web.StreamResponse:
 
 async def _caller(request: web.Request, key: str | None) -> Caller:
     if key is not None:
+        request[PRESENTED_KEY_ID] = id_in(key)
         return await request.app[CALLERS].find(key)
     if request.app[SETTINGS].needs_keys:
         raise NotAuthenticated(

@@ -4,7 +4,7 @@ There are two, each with a listener of its own: one for clients, and one for ope
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -15,6 +15,7 @@ from penstock.metrics.meter import Meter
 from penstock.operations import Operations
 from penstock.running.runner import Runner
 from penstock.service.access import access
+from penstock.service.audit import audited
 from penstock.service.callers import Callers
 from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
@@ -39,7 +40,7 @@ from penstock.service.memory import Memory
 from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
-from penstock.service.routes import Route, routes_for_clients, routes_for_operators
+from penstock.service.routes import Route, routes_for_clients, routes_for_operators, scopes_of
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
 from penstock.service.turns import Turns
@@ -50,7 +51,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     """Return the application for clients and load balancers."""
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
-        middlewares=[*tracing(backend.spans), counted, problems, access, sharing],
+        middlewares=[*tracing(backend.spans), counted, audited, problems, access, sharing],
         handler_args={"auto_decompress": False},
     )
     app.on_response_prepare.append(set_headers)
@@ -85,7 +86,8 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     """Return the application for operators, which listens on `host`. It shares parts of the application for clients."""
     backend = clients[BACKEND]
     app = web.Application(
-        middlewares=[*tracing(backend.spans), problems, access, sharing], handler_args={"auto_decompress": False}
+        middlewares=[*tracing(backend.spans), audited, problems, access, sharing],
+        handler_args={"auto_decompress": False},
     )
     app.on_response_prepare.append(set_headers)
     app[SETTINGS] = clients[SETTINGS]
@@ -95,7 +97,9 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     app[TURNS] = clients[TURNS]
     app[CLOCK] = clients[CLOCK]
     app[OPERATOR_HOST] = host
-    app[PATHS_HINT] = "Operators use GET /dead-letters, POST /dead-letters/redrive and GET /metrics."
+    app[PATHS_HINT] = (
+        "Operators use GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, and GET /metrics."
+    )
     app[CALLERS] = clients[CALLERS]
     _add_routes(app, routes_for_operators())
     return app
@@ -105,16 +109,14 @@ def _operator_key(settings: Settings) -> str | None:
     return None if settings.operator_key is None else settings.operator_key.get_secret_value()
 
 
-def _add_routes(app: web.Application, routes: Iterable[Route]) -> None:
+def _add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     """Add the routes, and let `access` know what scope each of them needs."""
-    app[SCOPES] = {}
+    app[SCOPES] = scopes_of(routes)
     for route in routes:
         if route.method == hdrs.METH_GET:
             app.router.add_get(route.path, route.endpoint)  # and HEAD
         else:
             app.router.add_route(route.method, route.path, route.endpoint)
-        if route.scope is not None:
-            app[SCOPES][route.method, route.path] = route.scope
 
 
 async def _close_runner(app: web.Application) -> None:

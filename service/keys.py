@@ -1,6 +1,7 @@
 """The typed keys under which endpoints find the parts of the application."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -30,10 +31,11 @@ OPERATOR_HOST = web.AppKey("operator_host", str)  # the host that the operator l
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the answer to one that does not
 RUNNER = web.AppKey("runner", Runner)
-SCOPES: web.AppKey[dict[tuple[str, str], Scope]] = web.AppKey("scopes", dict)  # by method and path of the route
+SCOPES: web.AppKey[Mapping[tuple[str, str], Scope]] = web.AppKey("scopes", Mapping)  # by method and path of the route
 SETTINGS = web.AppKey("settings", Settings)
 TURNS = web.AppKey("turns", Turns)
 
 BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
+PRESENTED_KEY_ID = web.RequestKey("presented_key_id", str)  # the key of a request, whether it is valid or not
 CALLER = web.RequestKey("caller", Caller)  # who sent the request, if its endpoint needs a scope
 SHARE = web.RequestKey("share", Share)  # the memory of a request until it is answered

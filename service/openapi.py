@@ -3,11 +3,12 @@
 The operations of the application are listed by name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 
+from penstock.api_key import Scope
 from penstock.batch import UNACCEPTED_STATES, BatchState
 from penstock.distribution import installed_version
 from penstock.metrics.exposition import OPEN_METRICS, TEXT
@@ -18,7 +19,8 @@ from penstock.service.content import JSON, NDJSON
 from penstock.service.decompression import MEMBERS
 from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import OPERATIONS, SETTINGS
+from penstock.service.keys import OPERATIONS, SCOPES, SETTINGS
+from penstock.service.operators.api_keys import KeyRequest, RotateRequest
 from penstock.service.operators.dead_letters import RedriveRequest
 from penstock.service.paging import LONGEST_PAGE
 from penstock.service.problems import CONTENT_TYPE as PROBLEM
@@ -28,14 +30,21 @@ from penstock.settings import Settings
 Fragment = dict[str, Any]
 
 _SCHEMAS = "#/components/schemas/"
+_KEY = "key"
+_SECURITY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key. The roles of an operation are the scopes that the key needs.",
+}
 _ERRORS = {
     400: "The request cannot be read.",
-    403: "A web page sent the request.",
-    404: "The batch does not exist.",
+    401: "The request has no valid key.",
+    403: "The key has not the scope that this needs; or a web page sent the request.",
+    404: "The batch or the key does not exist.",
     406: "None of the accepted types is available.",
     408: "The body arrived too slowly.",
-    409: "The state of the batch does not allow this; or the first request with this key is still in progress, or its "
-    "batch does not run again.",
+    409: "The state of the batch or of the key does not allow this; or the first request with this Idempotency-Key is "
+    "still in progress, or its batch does not run again.",
     413: "The request is larger than a limit. The problem names the limit.",
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",
@@ -46,34 +55,49 @@ _ERRORS = {
 
 _REJECTED = (403, 421)  # by every endpoint for operators
 
+Scopes = Mapping[tuple[str, str], Scope]  # by method and path
+
 
 async def openapi(request: web.Request) -> web.Response:
-    return json_answer(describe(request.app[SETTINGS], request.app[OPERATIONS]))
+    return json_answer(describe(request.app[SETTINGS], request.app[OPERATIONS], request.app[SCOPES]))
 
 
 async def openapi_for_operators(request: web.Request) -> web.Response:
-    return json_answer(describe_for_operators(request.app[SETTINGS]))
+    return json_answer(describe_for_operators(request.app[SETTINGS], request.app[SCOPES]))
 
 
-def describe(settings: Settings, operations: Operations[Any]) -> Fragment:
-    """Describe what clients and load balancers use."""
+def describe(settings: Settings, operations: Operations[Any], scopes: Scopes) -> Fragment:
+    """Describe what clients and load balancers use. If requests need a key, operators use this listener, too."""
     about = "A bulk API: one request, many operations, exact counts."
-    return _document("Penstock", about, _paths(settings, operations), settings)
+    for_operators = _paths_for_operators() if settings.needs_keys else {}
+    return _document("Penstock", about, for_operators | _paths(settings, operations), settings, scopes)
 
 
-def describe_for_operators(settings: Settings) -> Fragment:
+def describe_for_operators(settings: Settings, scopes: Scopes) -> Fragment:
     """Describe what operators use, on the listener of `--operator-port`."""
-    about = "Dead letters and metrics. They are on a listener of their own."
-    return _document("Penstock for operators", about, _paths_for_operators(), settings)
+    about = "Dead letters, keys and metrics. They are on a listener of their own."
+    return _document("Penstock for operators", about, _paths_for_operators(), settings, scopes)
 
 
-def _document(title: str, description: str, paths: Fragment, settings: Settings) -> Fragment:
+def _document(title: str, description: str, paths: Fragment, settings: Settings, scopes: Scopes) -> Fragment:
+    for path, methods in paths.items():
+        for method, endpoint in methods.items():
+            _add_security(endpoint, scopes.get((method.upper(), path)), settings)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": installed_version(), "description": description},
         "paths": paths,
         "components": _components_of(paths, settings),
     }
+
+
+def _add_security(endpoint: Fragment, scope: Scope | None, settings: Settings) -> None:
+    """Say which scope a key needs for an endpoint, and whether the endpoint can be used without a key."""
+    if scope is None:
+        endpoint["security"] = []
+        return
+    endpoint["security"] = [{_KEY: [scope]}, *([] if settings.needs_keys else [{}])]
+    endpoint["responses"] |= _problems(401, 403)
 
 
 def _components_of(paths: Fragment, settings: Settings) -> Fragment:
@@ -91,7 +115,8 @@ def _components_of(paths: Fragment, settings: Settings) -> Fragment:
         if (kind, name) not in used:
             used.add((kind, name))
             unread += _references(components[kind][name])
-    return {kind: {name: parts[name] for name in parts if (kind, name) in used} for kind, parts in components.items()}
+    needed = {kind: {name: parts[name] for name in parts if (kind, name) in used} for kind, parts in components.items()}
+    return {**needed, "securitySchemes": {_KEY: _SECURITY_SCHEME}}
 
 
 def _references(part: Any) -> Iterator[tuple[str, str]]:
@@ -149,8 +174,31 @@ def _paths_for_operators() -> Fragment:
                 body="RedriveRequest",
             )
         },
+        **_paths_of_keys(),
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _endpoint("This document", _description() | _problems(*_REJECTED))},
+    }
+
+
+def _paths_of_keys() -> Fragment:
+    of_body = (400, *_REJECTED, 408, 413, 415, 422, 503)
+    return {
+        "/keys": {
+            "get": _endpoint("All keys. Their texts are not stored", _answers(200, "Keys", *_REJECTED, 503)),
+            "post": _endpoint("Make a key", _answers(201, "NewKey", *of_body), body="KeyRequest"),
+        },
+        "/keys/{key_id}/rotate": {
+            "post": _endpoint(
+                "Replace a key by a new one. The old one works until the overlap is over",
+                _answers(201, "RotatedKey", 404, 409, *of_body),
+                ["key_id"],
+                body="RotateRequest",
+                needs_body=False,
+            )
+        },
+        "/keys/{key_id}": {
+            "delete": _endpoint("Revoke a key", _answers(200, "Key", 400, *_REJECTED, 404, 408, 503), ["key_id"])
+        },
     }
 
 
@@ -207,13 +255,14 @@ def _endpoint(
     parameters: Sequence[str] = (),
     *,
     body: str | None = None,
+    needs_body: bool = True,
 ) -> Fragment:
     endpoint: Fragment = {"summary": summary, "responses": answers}
     if parameters:
         endpoint["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     if body is not None:
         endpoint.setdefault("parameters", []).append({"$ref": "#/components/parameters/Content-Encoding"})
-        endpoint["requestBody"] = {"required": True, "content": {JSON: {"schema": _ref(body)}}}
+        endpoint["requestBody"] = {"required": needs_body, "content": {JSON: {"schema": _ref(body)}}}
     return endpoint
 
 
@@ -239,7 +288,7 @@ def _with_headers(*names: str) -> Fragment:
 
 
 def _problem_responses() -> Fragment:
-    headers = {409: ["Retry-After"], 415: ["Accept-Encoding"], 503: ["Retry-After"]}
+    headers = {401: ["WWW-Authenticate"], 409: ["Retry-After"], 415: ["Accept-Encoding"], 503: ["Retry-After"]}
     return {
         str(status): _answer(description, {PROBLEM: _ref("Problem")}, *headers.get(status, ()))
         for status, description in _ERRORS.items()
@@ -249,7 +298,7 @@ def _problem_responses() -> Fragment:
 def _request_schemas(settings: Settings) -> Fragment:
     schemas: Fragment = {
         model.__name__: model.model_json_schema(by_alias=True)
-        for model in (BatchRequest, OperationRequest, RedriveRequest)
+        for model in (BatchRequest, OperationRequest, RedriveRequest, KeyRequest, RotateRequest)
     }
     schemas["BatchRequest"]["properties"]["operations"] |= {
         "items": _ref("OperationRequest"),
@@ -278,6 +327,16 @@ _COUNTS: Fragment = dict.fromkeys(("total", "completed", "succeeded", "failed", 
 _TIMES: Fragment = dict.fromkeys(
     ("createdAt", "acceptedAt", "notBefore", "startedAt", "finishedAt", "deadlineAt", "eta"), _TIME
 )
+_OPTIONAL_TEXT: Fragment = {"type": ["string", "null"]}
+_KEY_MEMBERS: Fragment = {
+    "id": _TEXT,
+    "tenant": _TEXT,
+    "scopes": _list_of({"enum": list(Scope)}),
+    "name": _OPTIONAL_TEXT,
+    "limit": _OPTIONAL_TEXT,
+    "maxOpen": {"type": ["integer", "null"], "minimum": 1},
+    **dict.fromkeys(("createdAt", "expiresAt", "revokedAt", "lastUsedAt"), _TIME),
+}
 _STATES = [state for state in BatchState if state not in UNACCEPTED_STATES]
 
 _ANSWER_SCHEMAS: Fragment = {
@@ -294,6 +353,7 @@ _ANSWER_SCHEMAS: Fragment = {
                 ),
                 "batchId": _TEXT,
                 "statusUrl": _TEXT,
+                "scope": {"description": "The scope that the key would need.", "enum": list(Scope)},
             },
         ),
     },
@@ -342,12 +402,23 @@ _ANSWER_SCHEMAS: Fragment = {
     "DeadLetters": _object(
         {"approximateCount": _COUNT, "deadLetters": _list_of(_object({"messageId": _TEXT}))},
     ),
+    "Key": _object(_KEY_MEMBERS),
+    "Keys": _object({"keys": _list_of(_ref("Key"))}),
+    "NewKey": {
+        "description": "A new key. `key` is its text, which no other answer has.",
+        **_object({**_KEY_MEMBERS, "key": _TEXT}),
+    },
+    "RotatedKey": {
+        "description": "A new key, and the one that it replaces, which works until its `expiresAt`.",
+        **_object({**_KEY_MEMBERS, "key": _TEXT, "replaces": _ref("Key")}),
+    },
     "Redriven": _object({"redrivenChunks": _COUNT, "isComplete": {"type": "boolean"}}),
     "Health": _object({"status": _TEXT}),
 }
 
 _HEADERS: Fragment = {
     "Accept-Encoding": {"description": "The supported values of Content-Encoding.", "schema": _TEXT},
+    "WWW-Authenticate": {"description": "What the request needs (RFC 6750).", "schema": _TEXT},
     "Location": {"description": "The URL of the status of the batch.", "schema": _TEXT},
     "Retry-After": {"description": "The seconds to wait before the next request.", "schema": _COUNT},
     "Preference-Applied": {"description": "The preference that was applied (RFC 7240).", "schema": _TEXT},
@@ -371,6 +442,7 @@ _OPTIONS: Fragment = {
 _PARAMETERS: Fragment = {
     **_OPTIONS,
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": _TEXT},
+    "key_id": {"name": "key_id", "in": "path", "required": True, "schema": _TEXT},
     "status": {
         "name": "status",
         "in": "query",

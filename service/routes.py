@@ -3,7 +3,7 @@
 The applications get their routes from this table (`app.py`), and the tests try each row as every kind of caller.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -16,6 +16,7 @@ from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
 from penstock.service.intake.submit import submit_batch
 from penstock.service.openapi import openapi, openapi_for_operators
+from penstock.service.operators.api_keys import create_key, list_keys, revoke_key, rotate_key
 from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
 from penstock.service.operators.health import live, ready
 from penstock.service.operators.metrics import metrics
@@ -53,6 +54,10 @@ ROUTES = (
     Route("GET", "/openapi.json", openapi, None),
     Route("GET", "/dead-letters", list_dead_letters, Scope.OPERATE, For.OPERATORS),
     Route("POST", "/dead-letters/redrive", redrive_dead_letters, Scope.OPERATE, For.OPERATORS),
+    Route("GET", "/keys", list_keys, Scope.OPERATE, For.OPERATORS),
+    Route("POST", "/keys", create_key, Scope.OPERATE, For.OPERATORS),
+    Route("POST", "/keys/{key_id}/rotate", rotate_key, Scope.OPERATE, For.OPERATORS),
+    Route("DELETE", "/keys/{key_id}", revoke_key, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
 )
@@ -62,6 +67,11 @@ def routes_for_clients(settings: Settings) -> list[Route]:
     """Return the endpoints of the listener for clients."""
     whom = {For.CLIENTS, For.OPERATORS} if settings.needs_keys else {For.CLIENTS}
     return [route for route in ROUTES if route.whom in whom]
+
+
+def scopes_of(routes: Iterable[Route]) -> dict[tuple[str, str], Scope]:
+    """Return the scope that each route needs, by its method and path."""
+    return {(route.method, route.path): route.scope for route in routes if route.scope is not None}
 
 
 def routes_for_operators() -> list[Route]:

@@ -136,14 +136,14 @@ def status_body(batch: Batch, counts: Counts, redelivered: int, now: float) -> d
         "expired": counts.expired,
         "redelivered": redelivered,
         "progress": _progress(counts.completed, batch.total),
-        "createdAt": _time(batch.created_at),
-        "acceptedAt": _time(batch.accepted_at),
-        "notBefore": _time(batch.not_before),
-        "startedAt": _time(batch.started_at),
-        "finishedAt": _time(batch.finished_at),
-        "deadlineAt": _time(batch.deadline_at),
+        "createdAt": time_text(batch.created_at),
+        "acceptedAt": time_text(batch.accepted_at),
+        "notBefore": time_text(batch.not_before),
+        "startedAt": time_text(batch.started_at),
+        "finishedAt": time_text(batch.finished_at),
+        "deadlineAt": time_text(batch.deadline_at),
         "reason": batch.reason,
-        "eta": _time(estimate_finish(batch, counts.completed, now)),
+        "eta": time_text(estimate_finish(batch, counts.completed, now)),
         "resultsUrl": results_url(batch.id),
     }
 
@@ -161,7 +161,7 @@ def _progress(completed: int, total: int) -> float:
     return completed * 10_000 // total / 10_000
 
 
-def _time(seconds: float | None) -> str | None:
+def time_text(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

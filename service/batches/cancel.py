@@ -4,6 +4,7 @@ from aiohttp import web
 
 from penstock.batch import BatchState, Ending
 from penstock.errors import NotPossibleNow
+from penstock.service.audit import Action, audit
 from penstock.service.batches.status import find_batch, find_status
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
@@ -26,5 +27,6 @@ async def cancel_batch(request: web.Request) -> web.Response:
         batch = await find_batch(request)
         if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
             raise NotPossibleNow(f"The batch is already {batch.state}, so it cannot be cancelled.")
+    audit(request, Action.CANCEL, batch_id=batch.id, batch_tenant=batch.tenant)
     get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=REASON)
     return json_answer(await find_status(request), status=202)

@@ -17,6 +17,7 @@ from penstock.errors import NotPossibleNow
 from penstock.outcome import dead_letters
 from penstock.record import EncodedRecord, decode_without_results
 from penstock.sending import ChunkSender, tenant_on_queue
+from penstock.service.audit import Action, audit
 from penstock.service.batches.status import find_batch
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
@@ -42,6 +43,7 @@ async def retry_batch(request: web.Request) -> web.Response:
     async for chunks in _in_sends(_failed_chunks(backend.store, batch)):
         await sender.send(batch, chunks, tenant)
         retried += sum(len(chunk.operations) for chunk in chunks)
+    audit(request, Action.RETRY, batch_id=batch.id, batch_tenant=batch.tenant, operations=retried)
     get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=retried)
     return json_answer({**accepted_body(batch.id), "retried": retried}, status=202)
 

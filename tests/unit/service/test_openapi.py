@@ -15,10 +15,12 @@ from hypothesis import settings as hypothesis_settings
 from schemathesis import checks
 
 from penstock import Operations, Reject
+from penstock.api_key import ApiKey, Scope
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
 from penstock.service.app import create_app, create_operator_app
 from penstock.service.openapi import describe, describe_for_operators
+from penstock.service.routes import ROUTES, routes_for_clients, routes_for_operators, scopes_of
 from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts
 from tests.support.builders import NOW, build_batch, build_settings
@@ -62,9 +64,11 @@ async def break_(name: str, body: Any = None) -> None:
 
 SETTINGS: dict[str, Any] = {"sync_max_operations": 2, "max_body_bytes": 4096}
 BATCH = replace(build_batch(3, deadline_at=NOW + 60), state=BatchState.FAILED)
-DESCRIPTION = describe(Settings.model_construct(), operations)
+KEY = ApiKey("a" * 12, "digest", "acme", frozenset(Scope), NOW, expires_at=NOW + 10**9)
+PLAIN = Settings.model_construct()
+DESCRIPTION = describe(PLAIN, operations, scopes_of(routes_for_clients(PLAIN)))
 Case = schemathesis.Case[Any]
-FOR_OPERATORS = describe_for_operators(Settings.model_construct())
+FOR_OPERATORS = describe_for_operators(PLAIN, scopes_of(routes_for_operators()))
 schema = schemathesis.openapi.from_dict(DESCRIPTION)
 schema_for_operators = schemathesis.openapi.from_dict(FOR_OPERATORS)
 
@@ -95,10 +99,11 @@ class Server:
         self._loop.close()
 
     async def _serve(self) -> list[str]:
-        """Serve with one batch, so that not every batch id is unknown."""
+        """Serve with one batch and one key, so that not every id is unknown."""
         # No time passes on the clock of the queue, so no request waits for a letter.
         parts = memory_parts(FakeClock())
         await parts.store.create_batch(BATCH)
+        await parts.store.create_api_key(KEY)
         app = create_app(build_settings(**SETTINGS), operations, parts.backend, SystemClock())
         self._runners = [web.AppRunner(one, access_log=None) for one in (app, create_operator_app(app, "127.0.0.1"))]
         for runner in self._runners:
@@ -119,8 +124,9 @@ def urls() -> Iterator[list[str]]:
 def aim(case: Case) -> None:
     """Use an existing batch, existing operations and an uncompressed body. Random input would not find them."""
     case.headers.pop("Content-Encoding", None)
-    if case.path_parameters and len(str(case.path_parameters["batch_id"])) % 2:
-        case.path_parameters["batch_id"] = BATCH.id
+    for name, existing in (("batch_id", BATCH.id), ("key_id", KEY.id)):
+        if name in case.path_parameters and len(str(case.path_parameters[name])) % 2:
+            case.path_parameters[name] = existing
     match case.body:
         case {"operations": [*asked]}:
             for operation in asked:
@@ -177,7 +183,22 @@ async def test_it_describes_exactly_the_routes_of_the_program(serve: Serve) -> N
 async def test_operators_get_the_description_of_their_listener(serve: Serve) -> None:
     service = await serve(operations)
     answer = await request(service.operators, "GET", "/openapi.json")
-    assert set(answer.body["paths"]) == {"/dead-letters", "/dead-letters/redrive", "/metrics", "/openapi.json"}
+    paths = {"/dead-letters", "/dead-letters/redrive", "/keys", "/keys/{key_id}", "/keys/{key_id}/rotate", "/metrics"}
+    assert set(answer.body["paths"]) == {*paths, "/openapi.json"}
+
+
+@pytest.mark.parametrize(("auth", "without"), [("keys", []), ("none", [{}])])
+async def test_it_says_which_scope_each_endpoint_needs(serve: Serve, auth: str, without: list[Any]) -> None:
+    service = await serve(operations, auth=auth)
+    for client in (service.client, service.operators):
+        body = (await request(client, "GET", "/openapi.json")).body
+        assert body["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+        scopes = {(route.method, route.path): route.scope for route in ROUTES}
+        for path, methods in body["paths"].items():
+            for method, endpoint in methods.items():
+                scope = scopes[method.upper(), path]
+                assert endpoint["security"] == ([] if scope is None else [{"key": [scope]}, *without])
+                assert ("401" in endpoint["responses"]) == (scope is not None)
 
 
 def references(part: Any) -> Iterator[str]:
@@ -195,5 +216,7 @@ def references(part: Any) -> Iterator[str]:
 @pytest.mark.parametrize("description", [DESCRIPTION, FOR_OPERATORS], ids=["clients", "operators"])
 def test_every_reference_leads_somewhere_and_every_component_is_used(description: Any) -> None:
     used = set(references(description))
-    components = description["components"]
+    components = dict(description["components"])
+    schemes = components.pop("securitySchemes")  # they are used by name
+    assert list(schemes) == ["key"]
     assert used == {f"#/components/{kind}/{name}" for kind, parts in components.items() for name in parts}

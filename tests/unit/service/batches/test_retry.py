@@ -7,9 +7,11 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.chunk import Chunk
 from penstock.service.batches.retry import BYTES_IN_SEND, CHUNKS_IN_SEND, _in_sends
+from penstock.telemetry import Event
 from tests.support.builders import BATCH_ID, build_operation
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Answer, assert_problem
+from tests.unit.service.conftest import Logs
 
 
 @pytest.fixture
@@ -156,3 +158,16 @@ async def test_chunks_of_a_retry_are_sent_before_they_take_much_memory(body_byte
             yield Chunk(BATCH_ID, f"{number}.d1", 1, (build_operation(number, body="b" * body_bytes),))
 
     assert [len(waiting) async for waiting in _in_sends(chunks())] == sends
+
+
+async def test_cancel_and_retry_have_a_line_in_the_audit(plant: Plant, logs: Logs) -> None:
+    batch_id = await plant.submit("/break/a")
+    await plant.work_off()
+    await retry(plant, batch_id)
+    other = await plant.submit("/break/a")
+    await plant.ask("POST", f"/batch/{other}/cancel")
+    lines = [line for line in logs if line["event"] == Event.AUDIT]
+    assert [(line["action"], line["batch_id"], line["tenant"], line["key_id"]) for line in lines] == [
+        ("retry", batch_id, "default", None),
+        ("cancel", other, "default", None),
+    ]

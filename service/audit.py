@@ -1,0 +1,58 @@
+"""Logs who did what: each change by an operator or a client, and each request that was rejected.
+
+The line has the event `audit`, the `action`, the tenant and the id of the key. It never has a key.
+"""
+
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from penstock.service.caller import key_id_or_none, request_id, tenant_or_none
+from penstock.service.keys import PRESENTED_KEY_ID
+from penstock.service.problems import Endpoint
+from penstock.telemetry import Event, get_log
+
+_REJECTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    CREATE_KEY = "create key"
+    ROTATE_KEY = "rotate key"
+    REVOKE_KEY = "revoke key"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    REDRIVE = "redrive"
+    REJECTED = "rejected"
+
+
+def audit(request: web.Request, action: Action, **fields: Any) -> None:
+    """Log an action of the caller. `fields` say on what."""
+    get_log().info(
+        Event.AUDIT,
+        action=action,
+        tenant=tenant_or_none(request),
+        key_id=key_id_or_none(request) or request.get(PRESENTED_KEY_ID),
+        request_id=request_id(request),
+        **fields,
+    )
+
+
+@web.middleware
+async def audited(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+    """Log each answer that rejects a caller: 401, 403 and 429."""
+    answer = await handler(request)
+    if answer.status in _REJECTED:
+        resource = request.match_info.route.resource
+        audit(
+            request,
+            Action.REJECTED,
+            status=answer.status,
+            method=request.method,
+            route=None if resource is None else resource.canonical,
+            batch_id=request.match_info.get("batch_id"),
+        )
+    return answer

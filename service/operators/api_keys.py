@@ -1,0 +1,163 @@
+"""POST /keys, GET /keys, POST /keys/{id}/rotate and DELETE /keys/{id}: make, list, replace and revoke API keys.
+
+These endpoints are for operators. A key is in one answer only, the one that it was made for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from penstock.api_key import DAY_SECONDS, ApiKey, NewKey, Scope, environment_of, is_key_id, make_key
+from penstock.documents.validation import errors_of
+from penstock.errors import Flaw, InvalidRequest, KeyEnded, UnknownApiKey
+from penstock.quota import Quota
+from penstock.service.audit import Action, audit
+from penstock.service.content import check_no_options, read_json
+from penstock.service.flaws import to_flaw, without_most_unknown_members
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import BACKEND, CLOCK, SETTINGS
+from penstock.service.schemas import Time, time_text
+
+M = TypeVar("M", bound=BaseModel)
+
+OVERLAP_SECONDS = DAY_SECONDS  # how long a replaced key still works, if the request does not say
+LONGEST_OVERLAP_SECONDS = 30 * DAY_SECONDS
+MOST_OPEN = 2**53 - 1  # the largest number that every JSON parser reads exactly
+_SECRET = {"Cache-Control": "no-store"}
+
+
+def _check_limit(text: str) -> str:
+    return str(Quota.parse(text))
+
+
+class KeyRequest(BaseModel):
+    """A new key: for whom, and what it allows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tenant: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,128}$")]
+    scopes: Annotated[list[Literal["write", "read", "operate"]], Field(min_length=1, max_length=3)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    expiresAt: Time | None = None  # noqa: N815 - the name in the JSON
+    limit: Annotated[str, AfterValidator(_check_limit)] | None = None
+    maxOpen: Annotated[int, Field(ge=1, le=MOST_OPEN)] | None = None  # noqa: N815 - the name in the JSON
+
+
+class RotateRequest(BaseModel):
+    """How a key is replaced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    overlapSeconds: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP_SECONDS)] = OVERLAP_SECONDS  # noqa: N815
+    expiresAt: Time | None = None  # noqa: N815
+
+
+async def create_key(request: web.Request) -> web.Response:
+    """Answer 201 with a new key."""
+    wanted = await _read(request, KeyRequest)
+    made, now = _make(request), request.app[CLOCK].now()
+    _check_future(wanted.expiresAt, now)
+    key = ApiKey(
+        id=made.id,
+        digest=made.digest,
+        tenant=wanted.tenant,
+        scopes=frozenset(map(Scope, wanted.scopes)),
+        created_at=now,
+        name=wanted.name,
+        limit=wanted.limit,
+        max_open=wanted.maxOpen,
+        expires_at=wanted.expiresAt,
+    )
+    await request.app[BACKEND].store.create_api_key(key)
+    audit(request, Action.CREATE_KEY, **_subject(key))
+    return json_answer(_with_text(made, key), status=201, headers=_SECRET)
+
+
+async def list_keys(request: web.Request) -> web.Response:
+    """Answer with all keys, without their texts."""
+    keys = await request.app[BACKEND].store.list_api_keys()
+    return json_answer({"keys": [key_body(key) for key in keys]})
+
+
+async def rotate_key(request: web.Request) -> web.Response:
+    """Answer 201 with a new key for the same tenant and scopes. The old one works until the overlap is over."""
+    wanted = await _read(request, RotateRequest) if request.can_read_body else RotateRequest()
+    old, now = await _find(request), request.app[CLOCK].now()
+    if old.revoked_at is not None or old.has_expired(now):
+        raise KeyEnded(f"The key {old.id} has ended, so it cannot be replaced. Make a new key with POST /keys.")
+    _check_future(wanted.expiresAt, now)
+    made, store = _make(request), request.app[BACKEND].store
+    same_time = None if old.expires_at is None else now + old.expires_at - old.created_at
+    new = replace(
+        old,
+        id=made.id,
+        digest=made.digest,
+        created_at=now,
+        expires_at=wanted.expiresAt or same_time,
+        used_at=None,
+    )
+    await store.create_api_key(new)
+    await store.shorten_api_key(old, now + wanted.overlapSeconds)
+    audit(request, Action.ROTATE_KEY, **_subject(new), replaces=old.id)
+    replaced = await store.find_api_key(old.digest) or old
+    return json_answer({**_with_text(made, new), "replaces": key_body(replaced)}, status=201, headers=_SECRET)
+
+
+async def revoke_key(request: web.Request) -> web.Response:
+    """Answer with the revoked key. A second call gives the same answer."""
+    await check_no_options(request)
+    key, store = await _find(request), request.app[BACKEND].store
+    await store.revoke_api_key(key, request.app[CLOCK].now())
+    audit(request, Action.REVOKE_KEY, **_subject(key))
+    return json_answer(key_body(await store.find_api_key(key.digest) or key))
+
+
+def key_body(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "scopes": [scope for scope in Scope if scope in key.scopes],
+        "name": key.name,
+        "limit": key.limit,
+        "maxOpen": key.max_open,
+        "createdAt": time_text(key.created_at),
+        "expiresAt": time_text(key.expires_at),
+        "revokedAt": time_text(key.revoked_at),
+        "lastUsedAt": time_text(key.used_at),
+    }
+
+
+def _with_text(made: NewKey, key: ApiKey) -> dict[str, Any]:
+    return {"id": key.id, "key": made.text, **key_body(key)}
+
+
+def _subject(key: ApiKey) -> Mapping[str, Any]:
+    return {"of_key": key.id, "of_tenant": key.tenant, "scopes": sorted(key.scopes)}
+
+
+def _make(request: web.Request) -> NewKey:
+    return make_key(environment_of(request.app[SETTINGS].name))
+
+
+async def _find(request: web.Request) -> ApiKey:
+    key_id = request.match_info["key_id"]
+    key = await request.app[BACKEND].store.read_api_key(key_id) if is_key_id(key_id) else None
+    if key is None:
+        raise UnknownApiKey
+    return key
+
+
+async def _read(request: web.Request, model: type[M]) -> M:
+    document = without_most_unknown_members(await read_json(request), model)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
+
+
+def _check_future(at: float | None, now: float) -> None:
+    if at is not None and at <= now:
+        raise InvalidRequest([Flaw("/expiresAt", "This time is over. Use a time in the future.")])

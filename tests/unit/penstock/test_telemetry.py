@@ -1,0 +1,38 @@
+"""No line of the log shows a key, wherever in the line it is."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from penstock.api_key import make_key
+from penstock.telemetry import Event, configure_logging, get_log
+from tests.support.builders import build_settings
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+        root.handlers, root.level = handlers, level
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_log_shows_only_the_id_of_a_key(restored: None, capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+    key = make_key("shop")
+    configure_logging(build_settings(log_format=log_format), "service")
+    get_log().info(Event.AUDIT, path=f"/{key.text}", nested={"list": [key.text]})
+    try:
+        raise RuntimeError(key.text)
+    except RuntimeError:
+        get_log().exception(Event.REQUEST_BROKE)
+        logging.getLogger("library").exception("failed with %s", key.text)
+    written = capsys.readouterr().err
+    assert written.count(f"pk_shop_{key.id}...") >= 5
+    assert key.text[21:] not in written
