@@ -32,6 +32,7 @@ PREFIX = "PENSTOCK_"
 LONGEST_SQS_WAIT_SECONDS = 20
 LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
 _OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _SECRETS = {"upstream_authorization", "operator_key"}
 MOST_DEATHS = 10_000  # the table keeps the ids of dead processes in the item of the batch
 
@@ -401,6 +402,14 @@ class Settings(BaseSettings):
         return self
 
 
+class ClientSettings(BaseSettings):
+    """What the commands need that call a server."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    api_key: SecretStr | None = None
+
+
 class TracingSettings(BaseSettings):
     """The OpenTelemetry variables that turn tracing on or off. OpenTelemetry's SDK reads the other variables itself."""
 
@@ -436,6 +445,17 @@ def read_settings() -> Settings:
     except ValidationError as error:
         problems = [_explain(one) for one in error.errors(include_url=False)]
         raise Misconfigured("Invalid settings:\n" + "\n".join(f"  {problem}" for problem in problems)) from error
+
+
+def read_client_key() -> str | None:
+    """Return the key that commands send to the server. Raises Misconfigured if it cannot be sent."""
+    key = ClientSettings().api_key
+    if key is None:
+        return None
+    text = key.get_secret_value().strip()
+    if not _TOKEN.fullmatch(text):
+        raise Misconfigured("PENSTOCK_API_KEY has a character that no key has. Set it to the key as you got it.")
+    return text
 
 
 def require_app(settings: Settings) -> str:

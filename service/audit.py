@@ -33,7 +33,7 @@ def audit(request: web.Request, action: Action, **fields: Any) -> None:
     """Log an action of the caller. `fields` say on what."""
     get_log().info(
         Event.AUDIT,
-        action=action,
+        action=action.value,
         tenant=tenant_or_none(request),
         key_id=key_id_or_none(request) or request.get(PRESENTED_KEY_ID),
         request_id=request_id(request),

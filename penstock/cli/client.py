@@ -26,6 +26,7 @@ from pydantic.alias_generators import to_camel
 from yarl import URL
 
 from penstock.cli.operations_file import FileOperation, OperationsFile
+from penstock.cli.server import authorization
 
 T = TypeVar("T")
 OutcomeJson = dict[str, Any]
@@ -227,8 +228,9 @@ class Screen(Protocol):
 class Client:
     """The calls of the server's HTTP API that a submission needs. Use it with `async with`."""
 
-    def __init__(self, url: URL, policy: RequestPolicy, screen: Screen) -> None:
+    def __init__(self, url: URL, policy: RequestPolicy, screen: Screen, key: str | None = None) -> None:
         self._url = url
+        self._key = key
         self._policy = policy
         self._screen = screen
         self._is_reading = True
@@ -248,6 +250,7 @@ class Client:
         """Post the span as one batch, once."""
         body = BytesIO(encode_batch(file, span))
         headers = {"Content-Type": "application/json", "Accept": f"application/json, {_PROBLEM_TYPE}"}
+        headers |= authorization(self._key)
         try:
             async with self._session.post(
                 self._url / "batch", data=body, headers=headers, timeout=_POST_TIMEOUT, allow_redirects=False
@@ -304,13 +307,19 @@ class Client:
 
     async def _status(self, batch: AcceptedBatch) -> tuple[_Status, float | None]:
         try:
-            async with self._session.get(batch.status_url, timeout=_READ_TIMEOUT) as response:
+            async with self._session.get(
+                batch.status_url, headers=self._key_for(batch.status_url), timeout=_READ_TIMEOUT
+            ) as response:
                 await _check_read(response)
                 return _Status.model_validate_json(await response.read()), _retry_after(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _Transient(_reason(error)) from error
         except ValidationError as error:
             raise OutOfReach(f"{batch.status_url} does not answer as Penstock does") from error
+
+    def _key_for(self, url: URL) -> dict[str, str]:
+        """Return the header with the key, but only for the server that the user has named."""
+        return authorization(self._key if url.origin() == self._url.origin() else None)
 
     async def _repeated(self, ask: Callable[[], Awaitable[T]]) -> T:
         failures = 0
@@ -362,7 +371,8 @@ class Client:
 
     async def _stream(self, url: URL) -> AsyncGenerator[OutcomeJson, None]:
         try:
-            async with self._session.get(url, headers={"Accept": _NDJSON_TYPE}, timeout=_READ_TIMEOUT) as response:
+            headers = {"Accept": _NDJSON_TYPE, **self._key_for(url)}
+            async with self._session.get(url, headers=headers, timeout=_READ_TIMEOUT) as response:
                 await _check_read(response)
                 async with aclosing(_lines(response.content)) as lines:
                     async for line in lines:

@@ -58,6 +58,7 @@ COMMANDS = {
         "penstock.infra.provision", "Create the queues and the table on servers other than AWS.", SERVER
     ),
     "submit": Command("penstock.cli.submit", "Submit a file of operations and wait for the results."),
+    "keys": Command("penstock.cli.keys", "Make, list, rotate and revoke API keys."),
     "profile": Command(
         "penstock.cli.profiling", "Run a file of operations here and print where the time goes.", PROFILE
     ),

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -48,8 +48,10 @@ from penstock.cli.operations_file import (
     Reading,
     read_operations,
 )
+from penstock.cli.server import Url, read_server
 from penstock.priority import Priority
 from penstock.process import command_line
+from penstock.settings import read_client_key
 
 ALL_SUCCEEDED, SOME_FAILED, NOT_SUBMITTED, INTERRUPTED = 0, 1, 2, 130
 
@@ -65,7 +67,7 @@ def main() -> None:
 
 def submit(  # noqa: PLR0917 - the command line names them
     file: File,
-    url: Annotated[str, typer.Option(envvar="PENSTOCK_URL", help="The URL of Penstock.")] = "http://127.0.0.1:8080",
+    url: Url = "http://127.0.0.1:8080",
     method: Method = None,
     path: OperationPath = None,
     expect: Expect = None,
@@ -86,7 +88,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     Exit code: 0 if all operations succeeded (with --expect: finished as expected), 1 if some did not, 2 if some could
     not be submitted.
     """
-    server = _server(url)
+    server, key = read_server(url), read_client_key()
     try:
         operations = read_operations(file, Reading(file_format, method, path, expect, delimiter))
         operations = operations.with_options({"priority": priority, "notBefore": not_before})
@@ -96,15 +98,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     _check_output(output, file)
-    raise typer.Exit(_carry_through(operations, server, batch_size, output))
-
-
-def _server(url: str) -> URL:
-    with suppress(ValueError):
-        server = URL(url)
-        if server.scheme in {"http", "https"} and server.host:
-            return server
-    raise typer.BadParameter(f"{url!r} should look like http://127.0.0.1:8080.", param_hint="--url")
+    raise typer.Exit(_carry_through(operations, server, key, batch_size, output))
 
 
 def _check_output(output: Path | None, file: Path) -> None:
@@ -120,13 +114,13 @@ def _check_output(output: Path | None, file: Path) -> None:
         raise typer.BadParameter(f"{output}: {error.strerror}.", param_hint="--output") from error
 
 
-def _carry_through(file: OperationsFile, server: URL, batch_size: int, output: Path | None) -> int:
+def _carry_through(file: OperationsFile, server: URL, key: str | None, batch_size: int, output: Path | None) -> int:
     """Submit everything, print the summary and return the exit code."""
     policy = RequestPolicy()
     findings = Findings()
     total = len(file.operations)
     screen = ProgressBar(total) if sys.stderr.isatty() else ProgressLines()
-    client = Client(server, policy, screen)
+    client = Client(server, policy, screen, key)
     submission = FileSubmission(client, file, batch_size, policy, screen)
     screen.say(f"{file.name}: {total:,} operation{'s' * (total != 1)} to {server}")
     try:
@@ -277,6 +271,8 @@ def _report_why_it_stopped(file: OperationsFile, span: range, result: PostResult
                 _print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
         case Rejected(status, problem):
             _report_rejection(file, span, status, problem)
+            if status == 401:
+                _print_error("Set the variable PENSTOCK_API_KEY to a key that your operators gave you.")
             if status in _NOT_PENSTOCK:
                 _print_error(f"Is the server at {server} Penstock? Name the URL of Penstock with --url.")
 

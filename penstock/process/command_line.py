@@ -36,9 +36,14 @@ def run(name: str, program: Callable[..., None]) -> None:
 
     An expected error is printed as one sentence, and the exit code is 1. A wrong option exits with code 2.
     """
-    completion_init()  # options are completed here, and the completion is installed by `penstock --install-completion`
     application = typer.Typer(add_completion=False)
     application.command()(program)
+    run_commands(name, application)
+
+
+def run_commands(name: str, application: typer.Typer) -> None:
+    """Read the command line as the commands of `application` describe it, call one of them, and exit."""
+    completion_init()  # options are completed here, and the completion is installed by `penstock --install-completion`
     with ending_process():
         try:
             get_command(application)(prog_name=f"penstock {name}", complete_var=COMPLETION_VARIABLE)

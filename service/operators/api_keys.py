@@ -135,7 +135,7 @@ def _with_text(made: NewKey, key: ApiKey) -> dict[str, Any]:
 
 
 def _subject(key: ApiKey) -> Mapping[str, Any]:
-    return {"of_key": key.id, "of_tenant": key.tenant, "scopes": sorted(key.scopes)}
+    return {"of_key": key.id, "of_tenant": key.tenant, "scopes": sorted(scope.value for scope in key.scopes)}
 
 
 def _make(request: web.Request) -> NewKey:

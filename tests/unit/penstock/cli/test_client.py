@@ -514,3 +514,25 @@ def test_backoff_doubles_up_to_its_limit() -> None:
 )
 def test_limits_learned_from_a_refusal(problem: Problem, limits: KnownLimits | None) -> None:
     assert KnownLimits(1000).lowered(500, 9000, problem) == limits
+
+
+async def test_key_goes_to_the_named_server_and_nowhere_else(server: Server) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    async def note(request: web.Request) -> None:
+        seen.append((request.path, request.headers.get("Authorization")))
+
+    server.before_post = server.before_status = server.before_results = note
+    file, screen = a_file(1), Record()
+    async with Client(server.url, POLICY, screen, "the-key") as client:
+        submission = FileSubmission(client, file, 1000, POLICY, screen)
+        await submission.run()
+        assert await collected(submission) == [1]
+        assert {key for _, key in seen} == {"Bearer the-key"}
+        assert {path for path, _ in seen} == {"/batch", "/batch/0/status", "/batch/0/results"}
+
+        seen.clear()
+        [batch] = submission.accepted
+        batch.results_url = batch.results_url.with_host("localhost")  # as a proxy that is not configured might answer
+        assert await collected(submission) == [1]
+        assert seen == [("/batch/0/results", None)]

@@ -52,10 +52,11 @@ def test_command_without_its_extra_says_what_to_install(
     assert started == []
 
 
-def test_submitting_needs_no_extra(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_only_call_a_server_need_no_extra(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "find_spec", lambda _: None)
     CliRunner().invoke(commands.app, ["submit", "users.csv"])
-    assert len(started) == 1
+    CliRunner().invoke(commands.app, ["keys", "list"])
+    assert len(started) == 2
 
 
 def test_version_is_the_distributions() -> None:

@@ -369,3 +369,18 @@ def test_progress_bar_shows_what_is_done_and_what_failed() -> None:
         bar.say("The server asks to wait [429].")
     assert "25% 1,250 of 5,000 50 failed" in screen.getvalue()
     assert "The server asks to wait [429]." in screen.getvalue()
+
+
+async def test_rejected_key_is_told_without_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reject(_: list[Operation]) -> web.Response:
+        problem = {"title": "A valid key is missing", "detail": "The key abc was revoked."}
+        return web.json_response(problem, status=401, content_type="application/problem+json")
+
+    server.refusal = reject
+    monkeypatch.setenv("PENSTOCK_API_KEY", "the-secret-key")
+    write_users("Ann")
+    result = await penstock_submit(*USERS, url=server.url)
+    assert result.exit_code == 2
+    assert "401 A valid key is missing: The key abc was revoked" in result.stderr
+    assert "PENSTOCK_API_KEY" in result.stderr
+    assert "the-secret-key" not in result.output
