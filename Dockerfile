@@ -28,4 +28,6 @@ USER 10001:10001
 VOLUME ["/tmp"]
 EXPOSE 8080
 STOPSIGNAL SIGTERM
+# What a request needs. Set it to `keys`, unless something in front of the container decides who may call.
+ENV PENSTOCK_AUTH=none
 ENTRYPOINT ["penstock"]

@@ -20,11 +20,13 @@ from typing import Annotated, Any, NoReturn
 import aiohttp
 import typer
 
+from penstock.api_key import environment_of, make_key
 from penstock.application import find_application
 from penstock.backoff import Backoff
 from penstock.errors import Misconfigured, PenstockError
 from penstock.process import command_line, programs
 from penstock.process.command_line import App, Host, OperatorHost, OperatorPort, Port, choose_operator_port
+from penstock.process.listening import check_not_open
 from penstock.process.signals import stop_signals
 from penstock.settings import Settings, read_settings
 
@@ -33,6 +35,7 @@ STOP_SECONDS = 45  # longer than the grace period and the recording of results t
 POLL_SECONDS = 0.1
 RESTART = Backoff(base_seconds=1, max_seconds=30)
 HEALTHY_SECONDS = 60.0  # if a front end lived this long, its next restart waits as short as the first one
+OPERATOR_KEY = "PENSTOCK_OPERATOR_KEY"
 REGION = "us-east-1"
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown to people, not listened on
 
@@ -134,8 +137,11 @@ class Address:
 async def _up(clients: Address, operators: Address, consumers: int) -> None:
     """Run everything until a request to stop. Raise PenstockError if a part cannot start or ends before that."""
     settings = read_settings()
+    check_not_open(settings, clients.host, operators.host)
     find_application(settings)  # checked once here: otherwise each part would report the same error
     machine = Machine(local_environment(os.environ))
+    if _lacks_operator_key(settings):
+        machine.environment[OPERATOR_KEY] = make_key(environment_of(settings.name)).text
     stopping = asyncio.create_task(stop_signals())
     await asyncio.sleep(0)  # listen to signals before there is a part that could outlive this process
     working = asyncio.create_task(_work(machine, settings, clients, operators, consumers))
@@ -161,6 +167,8 @@ async def _work(machine: Machine, settings: Settings, clients: Address, operator
     await machine.start("consumers", "penstock.consumer", "--processes", str(consumers), "--give-up")
     await _first_of(_until_ready(f"{clients.url}/health/ready"), machine.first_death())
     _say(_addresses(clients.url, operators.url, endpoint, settings))
+    if _lacks_operator_key(settings):
+        _say(_about_key(machine.environment[OPERATOR_KEY], clients.url))
     await _first_of(_keep_running(machine, front_end), machine.first_death(without=front_end))
     raise AssertionError("both of them run until they raise")
 
@@ -249,6 +257,19 @@ To look inside with any AWS client:
   export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
 
 Everything is in memory and is lost when this stops. Press Ctrl-C to stop."""
+
+
+def _lacks_operator_key(settings: Settings) -> bool:
+    """Return True if requests need a key, but nobody could make the first one."""
+    return settings.needs_keys and settings.operator_key is None
+
+
+def _about_key(key: str, url: str) -> str:
+    return f"""
+Requests need a key (PENSTOCK_AUTH=keys). This one has all scopes. It works until this stops, and is not shown again,
+because it was made now: PENSTOCK_OPERATOR_KEY is not set.
+  export PENSTOCK_API_KEY={key}
+  export PENSTOCK_URL={url}"""
 
 
 def _say(text: str) -> None:

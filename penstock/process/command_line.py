@@ -20,7 +20,7 @@ App = Annotated[str | None, typer.Option(help="The application, as MODULE:ATTRIB
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[int, typer.Option(min=1, max=LAST_PORT, help="The port to listen on.")]
 OperatorHost = Annotated[
-    str, typer.Option(help="The address to listen on for operators: dead letters and metrics. They need no key.")
+    str, typer.Option(help="The address to listen on for operators: dead letters, keys and metrics.")
 ]
 OperatorPort = Annotated[
     int | None,

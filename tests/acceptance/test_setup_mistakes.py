@@ -103,3 +103,12 @@ async def test_front_end_asks_for_another_port_for_operators_where_its_own_is_ta
 
         await check_refusal(front_end, "serve", f"Cannot listen on 127.0.0.1:{penstock.operator_port} ")
         assert "Choose another --operator-port or --operator-host." in front_end.output()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("command", ["serve", "up"])
+async def test_program_that_everybody_could_use_does_not_start(mistaken: Programs, command: str) -> None:
+    program = await mistaken.penstock(command, "--host", "0.0.0.0")
+
+    await check_refusal(program, command, "Everybody who reaches 0.0.0.0 could run operations")
+    assert "Set PENSTOCK_AUTH=keys" in program.output()

@@ -259,3 +259,21 @@ async def until_gone(processes: list[Process]) -> None:
         return not any(is_running(process) for process in processes)
 
     await eventually(are_gone, units=10)
+
+
+@pytest.mark.full
+async def test_first_key_is_made_and_shown_once_if_requests_need_one(up: StartUp) -> None:
+    machine = await up(PENSTOCK_AUTH="keys")
+    await machine.program.says("PENSTOCK_URL=")
+    [key] = re.findall(r"export PENSTOCK_API_KEY=(.*)$", machine.program.output(), re.MULTILINE)
+
+    assert (await machine.api.post([SUM])).status == 401
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
+        async with session.post(f"{machine.api.url}/batch", json={"operations": [SUM]}) as answer:
+            assert answer.status == 200
+        made = {"tenant": "acme", "scopes": ["read"]}
+        async with session.post(f"{machine.api.url}/keys", json=made) as answer:
+            assert answer.status == 201
+        async with session.get(f"{machine.api.url}/keys") as answer:
+            assert [one["tenant"] for one in (await answer.json())["keys"]] == ["acme"]
+    assert machine.program.output().count(key) == 1

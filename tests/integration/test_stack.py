@@ -45,6 +45,8 @@ GIVEN = {
     "EnvironmentFileArn": "arn:aws:s3:::bucket/file.env",
     "OperatorCidr": "10.1.0.0/16",
     "SecretArn": f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:one",
+    "Auth": "keys",
+    "OperatorKeyArn": f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:two",
 }
 
 

@@ -403,6 +403,25 @@ def test_clients_reach_every_endpoint_but_those_of_operators(stack: Stack) -> No
     assert len(patterns) <= MOST_PATTERNS
 
 
+@pytest.mark.parametrize("auth", ["none", "keys", "header"])
+def test_programs_are_told_what_a_request_needs(template: Document, auth: str) -> None:
+    """Both listen on all addresses, so a value must always be set."""
+    for parameters in ({"Auth": auth}, {} if auth == "none" else {"Auth": auth}):
+        stack = deployed(template, **parameters)
+        for task in ("FrontEndTask", "ConsumerTask"):
+            assert {"Name": "PENSTOCK_AUTH", "Value": auth} in container(stack, task)["Environment"]
+
+
+def test_only_front_ends_get_the_operator_key_and_only_the_start_reads_it(template: Document) -> None:
+    secret = {"Name": "PENSTOCK_OPERATOR_KEY", "ValueFrom": "arn:secret"}
+    for arn, expected in (("arn:secret", [secret]), ("", [])):
+        stack = deployed(template, OperatorKeyArn=arn)
+        assert container(stack, "FrontEndTask")["Secrets"] == expected
+        assert container(stack, "ConsumerTask")["Secrets"] == []
+        policies = [policy["PolicyName"] for policy in stack.properties("ExecutionRole")["Policies"]]
+        assert policies == ["start", *(["operator-key"] if arn else [])]
+
+
 @pytest.mark.parametrize(
     ("cidr", "host", "reached"),
     [("", "127.0.0.1", []), ("10.1.0.0/16", "0.0.0.0", [("10.1.0.0/16", 8081, 8081)])],

@@ -44,6 +44,7 @@ def test_what_is_not_compared_is_known() -> None:
         ("ExecutionRole", "environment", "s3:GetObject"),
         ("ExecutionRole", "environment", "s3:GetBucketLocation"),
         ("ExecutionRole", "secret", "secretsmanager:GetSecretValue"),
+        ("ExecutionRole", "operator-key", "secretsmanager:GetSecretValue"),
     }
 
 
