@@ -13,7 +13,7 @@ import re
 
 from aiohttp import hdrs, web
 
-from penstock.api_key import Scope, id_in
+from penstock.api_key import Scope, has_form_of_key, id_in
 from penstock.errors import MissingScope, NotAuthenticated
 from penstock.hosts import check_caller
 from penstock.service.caller import named_tenant
@@ -72,7 +72,7 @@ def _key(request: web.Request) -> str | None:
 
 
 def _is_meant_as_key(request: web.Request, token: str) -> bool:
-    return token.startswith("pk_") or request.app[CALLERS].is_operator_key(token)
+    return has_form_of_key(token) or request.app[CALLERS].is_operator_key(token)
 
 
 def _check_no_page(request: web.Request) -> None:

@@ -182,3 +182,16 @@ async def test_batch_with_a_forwarded_operation_cannot_be_atomic(serve: Serve, u
         }
     ]
     assert upstream.requests == []
+
+
+async def test_key_of_penstock_is_never_passed_on(serve: Serve, upstream: ToyUpstream) -> None:
+    key = "o" * 32
+    async with forwarding(upstream, "Authorization", "Accept-Language") as operations:
+        service = await serve(operations, auth="keys", operator_key=key)
+        headers = {"Authorization": f"Bearer {key}", "Accept-Language": "de"}
+        batch = [{"method": "POST", "path": "/api/create/1", "body": {}}]
+        answer = await service.post(batch, headers)
+    assert answer.body["summary"]["succeeded"] == 1
+    [request] = upstream.requests
+    assert request.headers["Accept-Language"] == "de"
+    assert "Authorization" not in request.headers
