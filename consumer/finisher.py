@@ -1,5 +1,7 @@
 """Finishes groups whose operations are all counted, and the batch with its last group."""
 
+import asyncio
+
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
 from penstock.store import Group, Store
@@ -10,16 +12,28 @@ class Finisher:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._finishing: dict[tuple[str, int, Counts], asyncio.Task[None]] = {}
 
     async def finish(self, batch: Batch, number: int, group: Group) -> None:
         """Finish the group, and the batch if this was its last group. Call it after each count; it may be repeated.
 
-        A batch of one group takes a single write if nothing has happened to it since `batch` was read. That group is
-        complete. If a redrive changes it now, the redrive finds the batch final and revises its state.
+        All chunks that are counted in one call see the full group. One of them finishes it, and the others wait for it.
         """
         if not is_full(batch, number, group):
             return
-        only_counts = group.counts if len(batch.group_totals) == 1 else None
+        key = batch.id, number, group.counts
+        if key not in self._finishing:
+            self._finishing[key] = asyncio.create_task(self._finish_group(batch, number, group.counts))
+            self._finishing[key].add_done_callback(lambda _: self._finishing.pop(key))
+        await asyncio.shield(self._finishing[key])  # the others still wait if this chunk is given up
+
+    async def _finish_group(self, batch: Batch, number: int, counts: Counts) -> None:
+        """Finish a full group with these counts, and the batch if this was its last group.
+
+        A batch of one group takes a single write if nothing has happened to it since `batch` was read. That group is
+        complete. If a redrive changes it now, the redrive finds the batch final and revises its state.
+        """
+        only_counts = counts if len(batch.group_totals) == 1 else None
         if only_counts is not None and not batch.is_final and await self._move(batch, only_counts, number):
             return
         finished = await self._store.finish_group(batch.id, number)

@@ -1,6 +1,8 @@
 """The last group makes the batch final, once, in whatever order and however often groups are told."""
 
+import asyncio
 import itertools
+from collections import Counter
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -107,6 +109,31 @@ async def test_batch_of_one_group_takes_one_write() -> None:
     assert calls == ["store.finish_batch"]
     finished = parts.store._batches[batch.id]
     assert (finished.state, finished.finished_groups) == (BatchState.COMPLETED, frozenset({0}))
+
+
+@pytest.mark.parametrize("group_totals", [(2,), (2, 2)])
+async def test_chunks_that_were_counted_together_finish_their_group_once(group_totals: tuple[int, ...]) -> None:
+    parts, batch, calls = memory_parts(), build_batch(*group_totals, state=BatchState.PROCESSING), Counter[str]()
+    await parts.store.create_batch(batch)
+
+    def note(call: str, moment: Moment) -> None:
+        calls[call] += moment == "after"
+
+    finisher = Finisher(watched(parts, note).store, FakeClock(NOW))
+    await asyncio.gather(*(finisher.finish(batch, 0, Group(Counts(2))) for _ in range(10)))
+    assert calls.total() == 1
+    await finisher.finish(batch, 0, Group(Counts(1, 1)))  # a redrive was counted after them
+    assert calls.total() > 1
+
+
+async def test_chunk_that_is_given_up_does_not_keep_the_others_from_finishing() -> None:
+    groups = Groups(2)
+    await groups.store.create_batch(groups.batch)
+    finish = [asyncio.create_task(groups.finisher.finish(groups.batch, 0, Group(Counts(2)))) for _ in range(2)]
+    await asyncio.sleep(0)
+    finish[0].cancel()
+    await finish[1]
+    assert (await groups.now()).state is BatchState.COMPLETED
 
 
 async def test_finishing_again_moves_nothing(logs: list[MutableMapping[str, Any]]) -> None:
