@@ -23,8 +23,8 @@ async def batch_status(request: web.Request) -> web.Response:
 async def find_status(request: web.Request) -> dict[str, Any]:
     """Return the status of the batch in the path. Raises UnknownBatch as `find_batch` does.
 
-    One call reads the batch and its counters. They are read again if they do not fit to a final batch: then they are
-    older than its state.
+    One call reads the batch and its counters. If the batch is final and the counts do not lead to its state, they are
+    older than it. Then they are read again.
     """
     numbers = request.app[GROUP_NUMBERS]
     batch, groups = await find_with_groups(request, range(numbers.of(_batch_id(request))))

@@ -21,6 +21,7 @@ from penstock.aws import clients as aws
 from penstock.aws import sqs
 from penstock.aws.backend import open_backend
 from penstock.aws.clients import Clients, error_code, explained, open_clients, open_cloudwatch
+from penstock.aws.store import DynamoDbStore
 from penstock.aws.table import Table
 from penstock.errors import Misconfigured, NoAccess, PenstockError, RejectedCall, TooLargeForAws, Unavailable
 from penstock.queue import Delivery, Message
@@ -372,6 +373,12 @@ async def test_item_that_was_not_asked_for_is_no_answer_of_dynamodb(
     answers.body = f'{{"Item": {item}}}'
     with pytest.raises(Unavailable, match="another item"):
         await Table(clients.dynamodb, "penstock").get({"pk": {"S": "batch#a"}, "sk": {"S": "batch"}})
+
+
+async def test_batch_that_was_not_asked_for_is_no_answer_of_dynamodb(clients: Clients, answers: Answers) -> None:
+    answers.body = '{"Responses": {"penstock": [{"pk": {"S": "batch#b"}, "sk": {"S": "batch"}}]}}'
+    with pytest.raises(Unavailable, match="another item"):
+        await DynamoDbStore(clients.dynamodb, "penstock").read_progress("a", [0])
 
 
 async def test_page_of_a_proxy_is_not_reported_whole(clients: Clients, answers: Answers) -> None:
