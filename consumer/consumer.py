@@ -42,7 +42,7 @@ class Held:
 
     delivery: Delivery
     waiting: int = 0
-    wakes_at: int = 0
+    wakes_at: int = 0  # the number of waiting operations at which there may be room for another chunk
 
     def start(self, operations: int) -> None:
         self.waiting = self.wakes_at = operations

@@ -52,10 +52,11 @@ class DirectCalls:
             try:
                 awaited = call.send(None)
             except StopIteration as end:
-                verdict = verdict_on(route, operation, end.value)
+                returned = end.value
             else:
                 limit = TimeLimit(begun_at, route.policy.timeout_seconds, self.monotonic, worker)
                 return self._wait(route, operation, limit, call, awaited)
+            verdict = verdict_on(route, operation, returned)
         except BaseException as error:
             if _ends_task(error, worker):
                 raise
