@@ -27,7 +27,7 @@ from msgspec import Struct
 QUICK_SECONDS = 0.1
 SPREAD_SECONDS = 16.0  # a batch with this much handler time has its least number of chunks
 LONG_ROUNDS = 4  # a batch with this many times its least number of full chunks needs no equal shares
-UNMEASURED_BATCH_SECONDS = 4.0  # what a small batch is assumed to take before its handler has been measured
+UNMEASURED_CHUNKS = 2  # a small batch is assumed to take the time of two full chunks, before it has been measured
 UNMEASURED_SECONDS = 0.02  # the longest time that is assumed for an operation before it has been measured
 _LONGER = 1.2  # how many times its target time a chunk may take, so that fewer chunks are needed
 _CARRIED = 1 / 8  # of the target time of a chunk; more than that comes from operations that take very long
@@ -187,7 +187,7 @@ class Fit:
         consumers cut them into pieces. Chunks that turn out to be too small could not be joined.
         """
         full = self.seconds / self.most_operations / _LONGER  # chunks are full by their count before they are by time
-        spread = UNMEASURED_BATCH_SECONDS / max(batch_operations, 1)
+        spread = UNMEASURED_CHUNKS * self.seconds / max(batch_operations, 1)
         return min(max(full, spread), UNMEASURED_SECONDS)
 
 
