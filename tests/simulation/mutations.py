@@ -553,7 +553,7 @@ MUTATIONS = {
         ("storm", 207, run_a_taken_over_small_batch_immediately),
         ("redrives", 62, forget_what_failed_before_a_redrive),
         ("endings", 43, cancel_what_has_finished),
-        ("poison", 696, run_a_last_attempt_beside_others),
+        ("poison", 264, run_a_last_attempt_beside_others),
         ("pauses", 1478, run_a_suspect_without_looking_again),
         ("losses", 44, tell_what_is_not_counted),
         ("rollouts", 193, wait_for_a_handler_that_never_ends),
@@ -574,7 +574,7 @@ MUTATIONS = {
         ("calm", 0, follow_ups.wait_twice_as_long),
         ("calm", 192, follow_ups.wait_half_as_long_as_asked),
         ("calm", 0, follow_ups.hold_a_message_back_for_a_quarter_of_an_hour),
-        ("poison, stopped", 457, follow_ups.allow_one_death_less),
+        ("poison, stopped", 1081, follow_ups.allow_one_death_less),
         ("network", 739, trust_counts_that_are_older_than_the_batch),
         ("late", 1700, settle_a_key_that_was_taken_over),
     ]

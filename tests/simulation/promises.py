@@ -520,15 +520,16 @@ class Promises:
         self._check_was_stopped(batch_id, facts)
 
     def _check_was_stopped(self, batch_id: str, facts: BatchFacts) -> None:
-        """Check that a batch was stopped if it went on after it had cost more processes than the limit says.
+        """Check that a batch was stopped if it has cost more processes than the limit says, and nothing else ended it.
 
-        Only deaths of poison are sure to be noticed. After others, the next delivery may find a record. If nothing of
-        the batch starts after the last of these deaths, nothing was left to stop.
+        Only deaths of poison are sure to be noticed. After others, the next delivery may find a record. If the table
+        has not noted enough deaths, and nothing of the batch started after the last one, nothing was left to stop.
         """
-        if self.is_poison_alone and facts.state in {"completed", "failed"}:
-            noted = len(self._noted_deaths[batch_id])
-            words = f"batch {batch_id} has cost {noted} processes, its limit is {self.max_deaths}, and it went on"
-            self.check(batch_id not in self._went_on or facts.ending is not None, 6, words)
+        noted, limit = len(self._noted_deaths[batch_id]), self.max_deaths
+        if self.is_poison_alone and limit is not None and facts.state in {"completed", "failed"}:
+            could_stop = batch_id in self._went_on or facts.over_limit_at < math.inf
+            words = f"batch {batch_id} has cost {noted} processes, its limit is {limit}, and it was not stopped"
+            self.check(noted <= limit or not could_stop or facts.ending is not None, 6, words)
 
     def _check_outcome(self, batch_id: str, facts: BatchFacts, index: int, lapsed: Counter[str]) -> None:
         """Check that the operation can have its outcome, and that a handler returned it."""
