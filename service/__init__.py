@@ -1,12 +1,15 @@
-"""The HTTP program: it accepts batches and reports on them. `app.py` shows all its routes on one page.
+"""The HTTP program: it accepts batches and reports on them. `routes.py` shows all its endpoints on one page.
 
     intake/        POST /batch: reads and validates a batch, then runs it or accepts it for the background.
     batches/       What a client asks about one batch: status, results, cancel, retry.
-    operators/     What operators and machines ask: dead letters, health, metrics.
-                   All but health is on a listener of its own, which no web page can use.
+    operators/     What operators and machines ask: dead letters, API keys, health, metrics.
+                   All but health is on a listener of its own. If requests need a key, clients' listener has it, too.
+
+`access.py` decides who may use an endpoint.
 
 Rooms that will come: `console/` for a web page, and `dialects/<name>/` for each foreign API that is spoken here.
 
-`app.py`, `openapi.py` and `__main__.py` import the rooms. The rooms import the other files of this folder, never the
-other way round. Only `intake` imports another room, `batches`: it answers a repeated request with the batch's status.
+`app.py`, `routes.py`, `openapi.py` and `__main__.py` import the rooms. The rooms import the other files of this folder,
+never the other way round. Only `intake` imports another room, `batches`: it answers a repeated request with the batch's
+status.
 """

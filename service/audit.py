@@ -35,7 +35,7 @@ def audit(request: web.Request, action: Action, **fields: Any) -> None:
         Event.AUDIT,
         action=action.value,
         tenant=tenant_or_none(request),
-        key_id=key_id_or_none(request) or request.get(PRESENTED_KEY_ID),
+        key_id=key_id_or_none(request) or request.get(PRESENTED_KEY_ID) or None,
         request_id=request_id(request),
         **fields,
     )
