@@ -131,13 +131,14 @@ class Attempt:
     def judge(self, outcomes: Sequence[Any]) -> dict[int, Verdict]:
         """Turn the outcomes of the rows into verdicts. Each is a result as JSON, an exception, or a verdict already."""
         verdicts: dict[int, Verdict] = {}
+        status = self.route.policy.status
         for (operation, _), outcome in zip(self.rows, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 verdicts[operation.index] = judge(outcome, operation, self.route, self.error_id(operation))
             elif isinstance(outcome, _VERDICTS):
                 verdicts[operation.index] = outcome
             else:
-                verdicts[operation.index] = succeeded(operation, self.route.policy.status, outcome)
+                verdicts[operation.index] = succeeded(operation, status, outcome)
         return verdicts
 
 
