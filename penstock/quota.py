@@ -11,7 +11,8 @@ Times are whole nanoseconds, so nothing is lost by rounding, and every program g
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 NANOSECONDS = 1_000_000_000
 MOST_OPERATIONS = 1_000_000_000
@@ -77,15 +78,15 @@ class Quota:
         """Return by how many nanoseconds a charge moves the TAT. It is rounded up."""
         return -(-operations * self.window // self.operations)
 
-    def latest_tat(self, operations: int, now: float) -> int:
-        """Return the latest TAT with which this charge is still allowed."""
-        return nanoseconds(now) + self.window - self.cost(operations)
+    def latest_tat(self, cost: int, now: float) -> int:
+        """Return the latest TAT with which a charge of this cost is still allowed."""
+        return nanoseconds(now) + self.window - cost
 
     def charge(self, operations: int, tat: int, now: float) -> Decision:
         """Decide on a charge. A tenant that has never been charged has the TAT 0."""
         if operations > self.operations:
             return NeverFits()
-        wait = tat - self.latest_tat(operations, now)
+        wait = tat - self.latest_tat(self.cost(operations), now)
         if wait > 0:
             return TooSoon(wait / NANOSECONDS)
         return Charged(max(tat, nanoseconds(now)) + self.cost(operations))
@@ -99,12 +100,46 @@ class Quota:
         remaining = self.remaining(tat, now)
         if remaining == self.operations:
             return 0
-        return (max(tat, nanoseconds(now)) - self.latest_tat(remaining + 1, now)) / NANOSECONDS
+        return (max(tat, nanoseconds(now)) - self.latest_tat(self.cost(remaining + 1), now)) / NANOSECONDS
 
     def _room(self, tat: int, now: float) -> int:
         """Return the nanoseconds by which the TAT may still move on."""
         at = nanoseconds(now)
         return max(0, at + self.window - max(tat, at))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who is charged: a tenant, or one key of a tenant."""
+
+    tenant: str
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A charge of a batch or of a retry, which is open until it is settled or given back.
+
+    If the front end that made it dies, another one settles it or gives it back when it lapses. It finds out by the
+    batch with the id `id` whether the operations were accepted. A retry has an id of its own, and stays charged.
+    """
+
+    id: str
+    cost: int
+    lapses_at: int  # in whole seconds
+    is_retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The state of an account. `open` has its open charges, each with the TAT right after it was charged."""
+
+    tat: int = 0
+    open: Mapping[Charge, int] = field(default_factory=dict)
+
+    def lapsed(self, now: float) -> list[Charge]:
+        """Return the open charges that nobody has settled or given back in time."""
+        return [charge for charge in self.open if charge.lapses_at < now]
 
 
 def give_back(cost: int, until: int, now: float) -> int:

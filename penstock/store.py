@@ -1,4 +1,4 @@
-"""The port to the table: batches, chunk records, group counters, idempotency keys and API keys.
+"""The port to the table: batches, chunk records, group counters, idempotency keys, charges and API keys.
 
 Every call may wait for the network and may raise Unavailable. Every call may be repeated: a call that timed out may
 have taken effect, so a repetition changes nothing that the first call has changed. The adapter is `aws/store.py`; the
@@ -14,6 +14,7 @@ from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
 from penstock.outcome import ChunkRecord
+from penstock.quota import Account, Charge, Quota, Usage
 from penstock.record import EncodedRecord
 
 
@@ -245,6 +246,27 @@ class Store(ApiKeyStore, Protocol):
 
     async def release_key(self, claim: KeyClaim) -> None:
         """End the lease of a claim whose request failed, so that a repetition can take the key over immediately."""
+
+    async def has_key(self, tenant: str, key: str) -> bool:
+        """Return True if a request has claimed this key, even if the claim has expired and is not deleted yet."""
+
+    async def charge(
+        self, account: Account, quota: Quota, charge: Charge, now: float, *, seen: Usage, settled: Collection[Charge]
+    ) -> Usage:
+        """Charge an account if its quota allows it, and settle earlier charges in the same write.
+
+        Returns the usage after the call. If the charge is not open there, the quota did not allow it, and nothing was
+        changed. `seen` is the usage as last seen. The call is quicker if that is right.
+        """
+
+    async def give_back(self, account: Account, charge: Charge, cost: int) -> Usage:
+        """Give back `cost` of a charge and end it, if it is still open. Returns the usage after the call."""
+
+    async def settle_charges(self, account: Account, charges: Collection[Charge]) -> Usage:
+        """End charges whose operations stay charged. Returns the usage after the call."""
+
+    async def read_usage(self, account: Account) -> Usage:
+        """Return the usage of an account. One that was never charged has the TAT 0."""
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
         """Return the seconds per operation of those handlers for which the table has them."""

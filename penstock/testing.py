@@ -19,6 +19,7 @@ from penstock.errors import AcceptanceLost, LostItem
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import EncodedRecord, encode_record
 from penstock.store import Group, KeyClaim, SweepLease, Traces
 
@@ -175,6 +176,7 @@ class MemoryStore(MemoryApiKeys):
         self._due: dict[str, float] = {}
         self._sweep: SweepLease | None = None
         self._handler_seconds: dict[str, float] = {}
+        self._usages: dict[Account, Usage] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
         self._followed: set[tuple[str, str]] = set()
 
@@ -379,6 +381,45 @@ class MemoryStore(MemoryApiKeys):
         current = self._keys.get(key)
         if current is not None and current.batch_id == claim.batch_id:
             self._keys[key] = replace(current, lease_until=0)
+
+    async def has_key(self, tenant: str, key: str) -> bool:
+        return (tenant, key) in self._keys
+
+    async def charge(
+        self,
+        account: Account,
+        quota: Quota,
+        charge: Charge,
+        now: float,
+        *,
+        seen: Usage,  # noqa: ARG002 - here it makes nothing quicker
+        settled: Collection[Charge],
+    ) -> Usage:
+        usage = await self.read_usage(account)
+        if charge in usage.open or usage.tat > quota.latest_tat(charge.cost, now):
+            return usage
+        tat = max(usage.tat, nanoseconds(now)) + charge.cost
+        is_open = {one: until for one, until in usage.open.items() if one not in settled}
+        return self._use(account, Usage(tat, is_open | {charge: tat}))
+
+    async def give_back(self, account: Account, charge: Charge, cost: int) -> Usage:
+        usage = await self.read_usage(account)
+        if charge not in usage.open:
+            return usage
+        left = {one: until for one, until in usage.open.items() if one != charge}
+        return self._use(account, Usage(usage.tat - cost, left))
+
+    async def settle_charges(self, account: Account, charges: Collection[Charge]) -> Usage:
+        usage = await self.read_usage(account)
+        left = {one: until for one, until in usage.open.items() if one not in charges}
+        return self._use(account, replace(usage, open=left))
+
+    async def read_usage(self, account: Account) -> Usage:
+        return self._usages.get(account, Usage())
+
+    def _use(self, account: Account, usage: Usage) -> Usage:
+        self._usages[account] = usage
+        return usage
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
         return {name: self._handler_seconds[name] for name in names if name in self._handler_seconds}

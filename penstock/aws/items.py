@@ -11,6 +11,7 @@ part of a record      batch#<id>#<group>    part#<chunk id>#<nonce>#<number>
 idempotency key       key#<tenant>#<key>    key
 part of its answer    key#<tenant>#<key>    answer#<batch id>#<number>
 sweep lease           sweep                 sweep
+usage of a quota      rate#<tenant>         rate                    and rate#<tenant>#<key id> for a key
 handler's time        handler#<METHOD path> time
 API keys              see `api_key_items.py`
 
@@ -62,6 +63,7 @@ from penstock.chunk import from_sort_key, group_of, redriven_from, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
+from penstock.quota import Account, Charge, Usage
 from penstock.store import HANDLER_DAYS, Group, KeyClaim, SweepLease
 
 DAY_SECONDS = 24 * 3600
@@ -71,6 +73,7 @@ OPEN = "open"  # the only partition of that index
 IDS_RANGE = "ids#", "ids$"  # `$` comes right after `#`
 CHUNKS_END = "chunk$"
 _INDEX_DIGITS = 8
+_CHARGE, _RETRY = "charge", "retry"
 
 
 def _key(pk: str, sk: str) -> dict[str, Value]:
@@ -397,8 +400,8 @@ def sweep_from_item(item: Item) -> SweepLease:
 # --- Idempotency keys
 
 
-def claim_key(claim: KeyClaim) -> dict[str, Value]:
-    return _key(_claim_pk(claim.tenant, claim.key), "key")
+def claim_key(tenant: str, key: str) -> dict[str, Value]:
+    return _key(_claim_pk(tenant, key), "key")
 
 
 def _claim_pk(tenant: str, key: str) -> str:
@@ -408,7 +411,7 @@ def _claim_pk(tenant: str, key: str) -> str:
 
 def claim_to_item(claim: KeyClaim) -> dict[str, Value]:
     return {
-        **claim_key(claim),
+        **claim_key(claim.tenant, claim.key),
         "fingerprint": text(claim.fingerprint),
         "batch_id": text(claim.batch_id),
         "keys_from": text(claim.keys_from),
@@ -461,6 +464,31 @@ def answer_bytes(item: Item) -> bytes:
 
 def _answer_part_key(claim: KeyClaim, position: int) -> dict[str, Value]:
     return _key(_claim_pk(claim.tenant, claim.key), f"answer#{claim.batch_id}#{position}")
+
+
+# --- Quotas
+
+
+def usage_key(account: Account) -> dict[str, Value]:
+    """Return the key of an account's item. The parts are quoted, so that no tenant can name a key of another."""
+    parts = [account.tenant] if account.key_id is None else [account.tenant, account.key_id]
+    return _key("#".join(["rate", *(quote(part, safe="") for part in parts)]), "rate")
+
+
+def charge_name(charge: Charge) -> str:
+    """Return the attribute of an open charge. Its name has all of the charge, and its value is the TAT after it."""
+    return f"{_RETRY if charge.is_retry else _CHARGE}_{charge.lapses_at}_{charge.cost}_{charge.id}"
+
+
+def usage_from_item(item: Item) -> Usage:
+    """Decode the usage of an account, of which the table may have no item yet."""
+    names = [name for name in item if name.startswith((f"{_CHARGE}_", f"{_RETRY}_"))]
+    return Usage(read_count(item, "tat"), {_charge_from_name(name): read_number(item, name) for name in names})
+
+
+def _charge_from_name(name: str) -> Charge:
+    kind, lapses_at, cost, id_ = name.split("_", 3)
+    return Charge(id_, int(cost), int(lapses_at), is_retry=kind == _RETRY)
 
 
 # --- Handlers' times

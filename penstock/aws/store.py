@@ -20,6 +20,7 @@ from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_c
 from penstock.chunk import group_of
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall, Unavailable
 from penstock.outcome import ChunkRecord
+from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import EncodedRecord, decode_record, encode_record
 from penstock.store import Group, KeyClaim, SweepLease, Traces
 
@@ -338,6 +339,78 @@ class DynamoDbStore(DynamoDbApiKeys):
     async def release_key(self, claim: KeyClaim) -> None:
         await self.extend_key(claim, 0)
 
+    async def has_key(self, tenant: str, key: str) -> bool:
+        return await self._table.get(items.claim_key(tenant, key)) is not None
+
+    # --- Quotas
+
+    async def charge(
+        self, account: Account, quota: Quota, charge: Charge, now: float, *, seen: Usage, settled: Collection[Charge]
+    ) -> Usage:
+        # DynamoDB has no maximum of two numbers. So there is one update for an account whose TAT is in the past, and
+        # one for all others. Each is blocked if the other one is right, and by its own effect when it is repeated.
+        usage, latest_tat = seen, quota.latest_tat(charge.cost, now)
+        while True:
+            charged = await self._charge(
+                account, quota, charge, now, is_idle=usage.tat < nanoseconds(now), settled=settled
+            )
+            usage = items.usage_from_item(charged.item)
+            if charge in usage.open or usage.tat > latest_tat:
+                return usage
+
+    async def _charge(
+        self,
+        account: Account,
+        quota: Quota,
+        charge: Charge,
+        now: float,
+        *,
+        is_idle: bool,
+        settled: Collection[Charge],
+    ) -> Done | Blocked:
+        at, name = nanoseconds(now), items.charge_name(charge)
+        values = {"at": number(at), "expires_at": whole_seconds(now + quota.window_seconds + items.DAY_SECONDS)}
+        if is_idle:
+            is_right, tat = "(attribute_not_exists(tat) OR tat < :at)", ":after"
+            values["after"] = number(at + charge.cost)
+        else:
+            is_right, tat = "tat >= :at AND tat <= :latest", "tat + :cost"
+            values |= {"cost": number(charge.cost), "latest": number(quota.latest_tat(charge.cost, now))}
+        ended = ", ".join(f"#{items.charge_name(one)}" for one in settled)
+        return await self._table.update_if(
+            f"attribute_not_exists(#{name}) AND {is_right}",
+            items.usage_key(account),
+            f"SET tat = {tat}, #{name} = {tat}, expires_at = :expires_at{f' REMOVE {ended}' if ended else ''}",
+            values,
+            return_new=True,
+            return_blocker=True,
+        )
+
+    async def give_back(self, account: Account, charge: Charge, cost: int) -> Usage:
+        name = items.charge_name(charge)
+        given_back = await self._table.update_if(
+            f"attribute_exists(#{name})",
+            items.usage_key(account),
+            f"SET tat = tat - :cost REMOVE #{name}",
+            {"cost": number(cost)},
+            return_new=True,
+            return_blocker=True,
+        )
+        return items.usage_from_item(given_back.item)
+
+    async def settle_charges(self, account: Account, charges: Collection[Charge]) -> Usage:
+        settled = await self._table.update_if(
+            "attribute_exists(pk)",
+            items.usage_key(account),
+            f"REMOVE {', '.join(f'#{items.charge_name(charge)}' for charge in charges)}",
+            {},
+            return_new=True,
+        )
+        return items.usage_from_item(settled.item)
+
+    async def read_usage(self, account: Account) -> Usage:
+        return items.usage_from_item(await self._table.get(items.usage_key(account)) or {})
+
     # --- Handlers' times
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
@@ -484,7 +557,10 @@ class DynamoDbStore(DynamoDbApiKeys):
     async def _update_own_claim(self, claim: KeyClaim, change: str, values: Mapping[str, Value]) -> Done | Blocked:
         """Change a claim unless another request has taken it over."""
         return await self._table.update_if(
-            "batch_id = :ours", items.claim_key(claim), change, {**values, "ours": text(claim.batch_id)}
+            "batch_id = :ours",
+            items.claim_key(claim.tenant, claim.key),
+            change,
+            {**values, "ours": text(claim.batch_id)},
         )
 
     async def _read_claim(self, tenant: str, key: str, item: Item) -> KeyClaim:

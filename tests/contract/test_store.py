@@ -24,6 +24,7 @@ from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
+from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import decode_record, encode_record
 from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, SweepLease, Traces
 from penstock.testing import MemoryStore
@@ -1264,6 +1265,125 @@ async def test_claim_that_the_table_has_forgotten_is_nobodys(store: Store) -> No
     assert await store.take_over_key(claim, make_claim(claim.key), claim.lease_until + 1) is False
     fresh = make_claim(claim.key)
     assert await store.claim_key(fresh, NOW) == fresh
+
+
+@on_all
+async def test_a_key_is_known_once_it_is_claimed(store: Store) -> None:
+    claim = make_claim()
+    assert not await store.has_key(claim.tenant, claim.key)
+    await store.claim_key(claim, NOW)
+    assert await store.has_key(claim.tenant, claim.key)
+    assert not await store.has_key("other", claim.key)
+
+
+# --- Quotas
+
+TEN_A_MINUTE = Quota(10, 60)
+
+
+def make_account(key_id: str | None = None) -> Account:
+    return Account(str(ULID()), key_id)
+
+
+def make_charge(operations: int, quota: Quota = TEN_A_MINUTE, **changes: Any) -> Charge:
+    return replace(Charge(str(ULID()), quota.cost(operations), int(NOW) + 60), **changes)
+
+
+async def charge(
+    store: Store,
+    account: Account,
+    one: Charge,
+    now: float = NOW,
+    *,
+    quota: Quota = TEN_A_MINUTE,
+    seen: Usage | None = None,
+    settled: tuple[Charge, ...] = (),
+) -> bool:
+    """Return True if the quota allowed the charge."""
+    return one in (await store.charge(account, quota, one, now, seen=seen or Usage(), settled=settled)).open
+
+
+@on_all
+async def test_charges_are_allowed_until_the_quota_is_used_up_and_again_later(store: Store) -> None:
+    account = make_account()
+    assert await store.read_usage(account) == Usage()
+    first = make_charge(7)
+    assert await charge(store, account, first)
+    until = nanoseconds(NOW + 42)
+    assert await store.read_usage(account) == Usage(until, {first: until})
+    assert not await charge(store, account, make_charge(4))
+    second = make_charge(3)
+    assert await charge(store, account, second)
+    assert (await store.read_usage(account)).open == {first: until, second: nanoseconds(NOW + 60)}
+    assert not await charge(store, account, make_charge(1), NOW + 5.9)
+    assert await charge(store, account, make_charge(1), NOW + 6)
+    assert await charge(store, account, make_charge(10), NOW + 66)
+
+
+@on_all
+@pytest.mark.parametrize("seen", [Usage(), Usage(nanoseconds(NOW + 30)), Usage(nanoseconds(NOW + 900))])
+async def test_what_was_last_seen_of_a_usage_does_not_matter(store: Store, seen: Usage) -> None:
+    account = make_account()
+    assert await charge(store, account, make_charge(6), seen=seen)
+    assert not await charge(store, account, make_charge(6), seen=seen)
+    assert await charge(store, account, make_charge(4), seen=seen)
+
+
+@on_all
+async def test_of_twenty_front_ends_no_more_than_the_quota_is_allowed(store: Store) -> None:
+    """Their clocks differ by up to two seconds. In that time one more operation becomes available."""
+    account, quota, count = make_account(), Quota(60, 120), 20
+    charges = [make_charge(number % 9 + 1, quota) for number in range(count)]
+    clocks = [NOW + number / 10 for number in range(count)]
+    allowed = await asyncio.gather(
+        *(charge(store, account, one, now, quota=quota) for one, now in zip(charges, clocks, strict=True))
+    )
+    used = sum(number % 9 + 1 for number, is_allowed in enumerate(allowed) if is_allowed)
+    assert 53 <= used <= 61
+    assert len((await store.read_usage(account)).open) == sum(allowed)
+
+
+@on_all
+async def test_a_repeated_charge_is_made_once(store: Store) -> None:
+    account, one = make_account(), make_charge(6)
+    for seen in (Usage(), Usage(nanoseconds(NOW + 36))):
+        assert await charge(store, account, one, seen=seen)
+    assert (await store.read_usage(account)).tat == nanoseconds(NOW + 36)
+
+
+@on_all
+async def test_a_charge_is_given_back_once(store: Store) -> None:
+    account, one, other = make_account(), make_charge(6), make_charge(2)
+    assert await charge(store, account, one)
+    assert await charge(store, account, other)
+    for _ in range(2):
+        usage = await store.give_back(account, one, one.cost)
+        assert usage == Usage(nanoseconds(NOW + 12), {other: nanoseconds(NOW + 48)})
+    assert await store.give_back(account, make_charge(1), 1) == usage
+    assert await store.give_back(make_account(), one, one.cost) == Usage()
+
+
+@on_all
+async def test_charges_are_settled_and_stay_charged(store: Store) -> None:
+    account, charges = make_account(), [make_charge(1, is_retry=number % 2 == 1) for number in range(4)]
+    for one in charges:
+        assert await charge(store, account, one)
+    for _ in range(2):
+        usage = await store.settle_charges(account, charges[:2])
+        assert usage.tat == nanoseconds(NOW + 24)
+        assert set(usage.open) == set(charges[2:])
+    assert await charge(store, account, last := make_charge(1), settled=(*charges[1:3],))
+    assert set((await store.read_usage(account)).open) == {charges[3], last}
+    assert await store.give_back(account, charges[0], charges[0].cost) == await store.read_usage(account)
+    assert await store.settle_charges(make_account(), charges) == Usage()
+
+
+@on_all
+async def test_accounts_never_share_a_usage(store: Store) -> None:
+    tag = str(ULID())
+    accounts = [Account(tag), Account(tag, "a"), Account(f"{tag}#a"), Account(f"{tag}%23a"), Account(tag, "a#b")]
+    for account in accounts:
+        assert await charge(store, account, make_charge(10))
 
 
 # --- How long handlers take

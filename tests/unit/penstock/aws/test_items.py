@@ -162,7 +162,7 @@ def test_batch_that_was_accepted_or_ended_by_this_call_is_recognized() -> None:
 def test_tenant_cannot_name_a_key_of_another() -> None:
     def key_of(tenant: str, key: str) -> str:
         claim = KeyClaim(tenant, key, "f", "B1", "B1", 0.0, 0.0)
-        return str(items.claim_key(claim)["pk"]["S"])
+        return str(items.claim_key(claim.tenant, claim.key)["pk"]["S"])
 
     assert key_of("a", "b#c") != key_of("a#b", "c")
     assert key_of("a", "k") == "key#a#k"
