@@ -20,6 +20,7 @@ PenstockError
 │   ├── InvalidRequest
 │   ├── UnknownBatch
 │   ├── NotPossibleNow
+│   ├── QuotaExceeded
 │   ├── Overloaded
 │   ├── KeyInUse
 │   └── KeyReused
@@ -171,6 +172,19 @@ class UnknownBatch(Refused):
 
 class NotPossibleNow(Refused):
     """The present state of the batch does not allow this request."""
+
+
+class QuotaExceeded(Refused):
+    """The caller has used up its quota of operations, or the batch has more than what is left of it.
+
+    `policy` is the name of the quota. `retry_after_seconds` is how long it takes until the request is allowed, if the
+    caller sends nothing else until then.
+    """
+
+    def __init__(self, detail: str, policy: str, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.policy = policy
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Overloaded(Refused):

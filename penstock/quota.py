@@ -117,17 +117,25 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """A charge of a batch or of a retry, which is open until it is settled or given back.
+class Limit:
+    """The quota of an account, under the name that answers give it."""
 
-    If the front end that made it dies, another one settles it or gives it back when it lapses. It finds out by the
-    batch with the id `id` whether the operations were accepted. A retry has an id of its own, and stays charged.
+    name: str
+    account: Account
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A charge that is open until it is settled or given back.
+
+    If the front end that made it dies, another one ends it after `lapses_at`. It settles the charge if the batch with
+    the id `id` was accepted, and otherwise gives it back.
     """
 
     id: str
     cost: int
     lapses_at: int  # in whole seconds
-    is_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from penstock.forwarding.headers import check_added, check_passed
 from penstock.forwarding.upstream import read_upstream, without_secrets
 from penstock.message import room_in_message
 from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.quota import Quota
 
 MIB = 1024 * 1024
 DAY_SECONDS = 24 * 3600
@@ -279,6 +280,11 @@ class Settings(BaseSettings):
         description="The request header with the name of the tenant, which your gateway sets. Every request needs "
         "it exactly once, or an API key. A tenant holds at most half of a front end's slots.",
     )
+    tenant_limit: str | None = Field(
+        None,
+        description="The quota of each tenant: how many operations it may submit in how many seconds, such as "
+        "`100000/3600`. Unset: there is no quota.",
+    )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
         description="`cloudwatch` publishes metrics, `off` does not. `auto` publishes them, but not to AWS if the "
@@ -334,6 +340,10 @@ class Settings(BaseSettings):
         )
 
     @property
+    def tenant_quota(self) -> Quota | None:
+        return None if self.tenant_limit is None else Quota.parse(self.tenant_limit)
+
+    @property
     def table(self) -> str:
         return self.name
 
@@ -355,6 +365,11 @@ class Settings(BaseSettings):
         if url is not None:
             read_upstream(url)
         return url
+
+    @field_validator("tenant_limit")
+    @classmethod
+    def _check_limit(cls, limit: str | None) -> str | None:
+        return None if limit is None else str(Quota.parse(limit))
 
     @field_validator("upstream_headers")
     @classmethod

@@ -26,6 +26,7 @@ from penstock.service.keys import (
     GROUP_NUMBERS,
     HANDLER_TIMES,
     LEAVING,
+    LEDGER,
     MEMORY,
     METER,
     OPERATIONS,
@@ -36,6 +37,8 @@ from penstock.service.keys import (
     SETTINGS,
     TURNS,
 )
+from penstock.service.ledger import Ledger
+from penstock.service.limits.fields import set_limit_headers
 from penstock.service.memory import Memory
 from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
@@ -54,7 +57,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         middlewares=[*tracing(backend.spans), counted, audited, problems, access, sharing],
         handler_args={"auto_decompress": False},
     )
-    app.on_response_prepare.append(set_headers)
+    app.on_response_prepare.extend([set_headers, set_limit_headers])
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()
@@ -75,6 +78,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[CLOCK] = clock
     app[GROUP_NUMBERS] = GroupNumbers()
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
+    app[LEDGER] = Ledger(backend.store, clock)
     app[LEAVING] = asyncio.Event()
     app[PATHS_HINT] = "Send batches with POST /batch."
     app[CALLERS] = Callers(backend.store, clock, _operator_key(settings))

@@ -15,6 +15,7 @@ from penstock.running.runner import Runner
 from penstock.service.callers import Caller, Callers
 from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
+from penstock.service.ledger import Ledger
 from penstock.service.memory import Memory, Share
 from penstock.service.turns import Turns
 from penstock.settings import Settings
@@ -24,6 +25,7 @@ CALLERS = web.AppKey("callers", Callers)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
 GROUP_NUMBERS = web.AppKey("group_numbers", GroupNumbers)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
+LEDGER = web.AppKey("ledger", Ledger)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before listening stops, so that load balancers stop sending
 MEMORY = web.AppKey("memory", Memory)
 METER = web.AppKey("meter", Meter)

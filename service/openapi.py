@@ -49,6 +49,7 @@ _ERRORS = {
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",
     422: "The request is invalid, or its Idempotency-Key was used for another request. No operation was run.",
+    429: "The quota of the caller does not allow so many operations now.",
     503: "The service is temporarily unavailable. Try again.",
     504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
 }
@@ -135,12 +136,19 @@ def _references(part: Any) -> Iterator[tuple[str, str]]:
 
 def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
     return {
-        "/batch": {"post": _submit(settings, operations)},
-        **_paths_of_a_batch(),
+        **_limited({"/batch": {"post": _submit(settings, operations)}, **_paths_of_a_batch()}),
         "/health/live": {"get": _endpoint("Liveness of this front end", _answers(200, "Health"))},
         "/health/ready": {"get": _endpoint("Readiness of this front end for requests", _answers(200, "Health", 503))},
         "/openapi.json": {"get": _endpoint("This document", _description())},
     }
+
+
+def _limited(paths: Fragment) -> Fragment:
+    """Add the headers that say what is left of the caller's quota. They are also in the answers that are problems."""
+    for endpoint in (endpoint for methods in paths.values() for endpoint in methods.values()):
+        for answer in (answer for answer in endpoint["responses"].values() if "$ref" not in answer):
+            answer["headers"] = answer.get("headers", {}) | _with_headers("RateLimit-Policy", "RateLimit")["headers"]
+    return paths
 
 
 def _paths_of_a_batch() -> Fragment:
@@ -154,7 +162,7 @@ def _paths_of_a_batch() -> Fragment:
         },
         "/batch/{batch_id}/retry": {
             "post": _endpoint(
-                "Retry the failed operations of a final batch", _batch_answers(202, "Retried", 409), _ON_BATCH
+                "Retry the failed operations of a final batch", _batch_answers(202, "Retried", 409, 413, 429), _ON_BATCH
             )
         },
     }
@@ -207,7 +215,7 @@ def _description() -> Fragment:
 
 
 def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
-    answers = _answers(200, "Answered", 400, 408, 409, 413, 415, 422, 503, 504)
+    answers = _answers(200, "Answered", 400, 408, 409, 413, 415, 422, 429, 503, 504)
     answers["200"] |= _with_headers("Preference-Applied", "Idempotent-Replayed")
     answers["202"] = _answer(
         "The batch was accepted. Every operation is durable and will run.",
@@ -288,7 +296,13 @@ def _with_headers(*names: str) -> Fragment:
 
 
 def _problem_responses() -> Fragment:
-    headers = {401: ["WWW-Authenticate"], 409: ["Retry-After"], 415: ["Accept-Encoding"], 503: ["Retry-After"]}
+    headers = {
+        401: ["WWW-Authenticate"],
+        409: ["Retry-After"],
+        415: ["Accept-Encoding"],
+        429: ["Retry-After", "RateLimit-Policy", "RateLimit"],
+        503: ["Retry-After"],
+    }
     return {
         str(status): _answer(description, {PROBLEM: _ref("Problem")}, *headers.get(status, ()))
         for status, description in _ERRORS.items()
@@ -354,6 +368,7 @@ _ANSWER_SCHEMAS: Fragment = {
                 "batchId": _TEXT,
                 "statusUrl": _TEXT,
                 "scope": {"description": "The scope that the key would need.", "enum": list(Scope)},
+                "violated-policies": {"description": "The names of the quotas that were exceeded.", **_list_of(_TEXT)},
             },
         ),
     },
@@ -425,6 +440,14 @@ _HEADERS: Fragment = {
     "Idempotent-Replayed": {
         "description": "The answer to an earlier request, repeated.",
         "schema": {"const": "true"},
+    },
+    "RateLimit-Policy": {
+        "description": "The quotas of the caller, if it has any: `q` operations in `w` seconds.",
+        "schema": _TEXT,
+    },
+    "RateLimit": {
+        "description": "What is left of each quota: `r` operations now, and more in `t` seconds.",
+        "schema": _TEXT,
     },
     "Link": {"description": 'The URL of the next page, as `<...>; rel="next"`.', "schema": _TEXT},
 }

@@ -28,6 +28,7 @@ from penstock.errors import (
     NotPossibleNow,
     Overloaded,
     PenstockError,
+    QuotaExceeded,
     RejectedCall,
     RunsNoMore,
     TooLargeForAws,
@@ -45,6 +46,8 @@ from penstock.telemetry import Event, get_log
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+QUOTA_EXCEEDED_TITLE = "Request cannot be satisfied as assigned quota has been exceeded"  # as it is registered
 _UNREADABLE = "The request is not valid HTTP, or its first line or one of its headers is too long."
 _BROKEN = "The server failed unexpectedly. The error is in its log."
 
@@ -70,6 +73,7 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
         "The type or encoding of the body is not supported",
     ),
     InvalidRequest: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "The request is invalid"),
+    QuotaExceeded: (HTTPStatus.TOO_MANY_REQUESTS, QUOTA_EXCEEDED, QUOTA_EXCEEDED_TITLE),
     Overloaded: (HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "The service has too much to do"),
     AcceptanceLost: (HTTPStatus.SERVICE_UNAVAILABLE, "not-accepted", "The batch could not be accepted in time"),
     AcceptanceUnknown: (
@@ -166,6 +170,9 @@ def _known_problem(error: PenstockError) -> web.Response:
             members = {"scope": error.scope} if isinstance(error, MissingScope) else {}
         case UnsupportedContent():
             headers["Accept-Encoding"] = ", ".join(MEMBERS)
+        case QuotaExceeded(policy=policy, retry_after_seconds=seconds):
+            members = {"violated-policies": [policy]}
+            headers["Retry-After"] = str(seconds)
         case KeyInUse() | Overloaded() | NewerVersion():
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         case Unavailable() | AcceptanceLost():
@@ -176,7 +183,8 @@ def _known_problem(error: PenstockError) -> web.Response:
             detail = _keep_in_log(error)
         case Misconfigured() | RejectedCall():
             detail = _keep_in_log(error)
-    return _problem(status, f"urn:penstock:problem:{slug}", title, detail, members=members, headers=headers)
+    kind = slug if slug.startswith("https:") else f"urn:penstock:problem:{slug}"
+    return _problem(status, kind, title, detail, members=members, headers=headers)
 
 
 def _challenge(error: NotAuthenticated | MissingScope) -> str:

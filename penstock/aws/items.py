@@ -73,7 +73,7 @@ OPEN = "open"  # the only partition of that index
 IDS_RANGE = "ids#", "ids$"  # `$` comes right after `#`
 CHUNKS_END = "chunk$"
 _INDEX_DIGITS = 8
-_CHARGE, _RETRY = "charge", "retry"
+_CHARGE = "charge_"
 
 
 def _key(pk: str, sk: str) -> dict[str, Value]:
@@ -477,18 +477,18 @@ def usage_key(account: Account) -> dict[str, Value]:
 
 def charge_name(charge: Charge) -> str:
     """Return the attribute of an open charge. Its name has all of the charge, and its value is the TAT after it."""
-    return f"{_RETRY if charge.is_retry else _CHARGE}_{charge.lapses_at}_{charge.cost}_{charge.id}"
+    return f"{_CHARGE}{charge.lapses_at}_{charge.cost}_{charge.id}"
 
 
 def usage_from_item(item: Item) -> Usage:
     """Decode the usage of an account, of which the table may have no item yet."""
-    names = [name for name in item if name.startswith((f"{_CHARGE}_", f"{_RETRY}_"))]
+    names = [name for name in item if name.startswith(_CHARGE)]
     return Usage(read_count(item, "tat"), {_charge_from_name(name): read_number(item, name) for name in names})
 
 
 def _charge_from_name(name: str) -> Charge:
-    kind, lapses_at, cost, id_ = name.split("_", 3)
-    return Charge(id_, int(cost), int(lapses_at), is_retry=kind == _RETRY)
+    lapses_at, cost, id_ = name.removeprefix(_CHARGE).split("_", 2)
+    return Charge(id_, int(cost), int(lapses_at))
 
 
 # --- Handlers' times

@@ -570,7 +570,7 @@ class FileSubmission:
             case TooLarge() if limits := self._lowered_limits(span, answer):
                 self._put_back(span)
                 self._limits = limits
-            case AskedToWait() if self._waits < self._policy.max_waits:
+            case AskedToWait() if self._is_waiting or self._waits < self._policy.max_waits:
                 self._put_back(span)
                 self._pause(answer)
             case _:
@@ -592,11 +592,17 @@ class FileSubmission:
             )
         return limits
 
+    @property
+    def _is_waiting(self) -> bool:
+        """Return True if the server has asked to wait already. Batches posted at the same time get the same answer."""
+        return self._resume_at > time.monotonic()
+
     def _pause(self, answer: AskedToWait) -> None:
-        self._waits += 1
+        is_first = not self._is_waiting
+        self._waits += is_first
         after = answer.after_seconds
         wait = self._policy.backoff(self._waits) if after is None else after
-        if self._resume_at <= time.monotonic():  # batches posted at the same time get the same answer
+        if is_first:
             self._screen.say(
                 f"The server asks to wait ({answer.status} {answer.problem}). Trying again in {wait:.0f} s."
             )

@@ -104,7 +104,7 @@ class Metric(StrEnum):
         "RejectedByLimit",
         Unit.COUNT,
         (Program.SERVICE,),
-        "Requests that were rejected because of a limit (413); HttpAnswers4xx includes them.",
+        "Requests that were rejected because of a limit (413 or 429); HttpAnswers4xx includes them.",
     )
 
 

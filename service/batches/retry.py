@@ -7,9 +7,11 @@ they are delivered at the same time, as with any chunk that is on the queue twic
 
 from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 from pydantic_core import to_json
+from ulid import ULID
 
 from penstock.batch import Batch
 from penstock.chunk import Chunk
@@ -22,6 +24,8 @@ from penstock.service.batches.status import find_batch
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
+from penstock.service.limits.applied import limits_of
+from penstock.service.limits.charging import Charged, charged, check_fits, check_something_left
 from penstock.service.schemas import accepted_body
 from penstock.settings import MIB
 from penstock.store import Store
@@ -29,6 +33,7 @@ from penstock.telemetry import Event, get_log
 
 CHUNKS_IN_SEND = 100
 BYTES_IN_SEND = MIB
+SECONDS_TO_FIRST_SEND = 60  # after that the charge lapses
 
 
 async def retry_batch(request: web.Request) -> web.Response:
@@ -40,12 +45,27 @@ async def retry_batch(request: web.Request) -> web.Response:
     backend, settings = request.app[BACKEND], request.app[SETTINGS]
     sender, tenant = ChunkSender(backend, settings, request.app[CLOCK]), tenant_on_queue(batch, settings)
     retried = 0
-    async for chunks in _in_sends(_failed_chunks(backend.store, batch)):
-        await sender.send(batch, chunks, tenant)
-        retried += sum(len(chunk.operations) for chunk in chunks)
+    async with _charged(request, batch) as charge:
+        async for chunks in _in_sends(_failed_chunks(backend.store, batch)):
+            await charge.settle()  # nobody could tell later if something was sent
+            await sender.send(batch, chunks, tenant)
+            retried += sum(len(chunk.operations) for chunk in chunks)
     audit(request, Action.RETRY, batch_id=batch.id, batch_tenant=batch.tenant, operations=retried)
     get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=retried)
     return json_answer({**accepted_body(batch.id), "retried": retried}, status=202)
+
+
+@asynccontextmanager
+async def _charged(request: web.Request, batch: Batch) -> AsyncIterator[Charged]:
+    """Charge what will run again, if the caller has a limit. It is counted first: a retry is charged whole, or not."""
+    operations = 0
+    if limits_of(request):
+        await check_something_left(request)
+        async for chunk in _failed_chunks(request.app[BACKEND].store, batch):
+            operations += len(chunk.operations)
+        check_fits(request, operations)
+    async with charged(request, str(ULID()), operations, SECONDS_TO_FIRST_SEND) as charge:
+        yield charge
 
 
 async def _in_sends(chunks: AsyncIterator[Chunk]) -> AsyncIterator[list[Chunk]]:

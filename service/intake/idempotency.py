@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from penstock.batch import UNACCEPTED_STATES, Batch, BatchState
 from penstock.errors import KeyInUse, KeyReused, MalformedRequest, NotPossibleNow, RunsNoMore
+from penstock.service.abandoning import was_accepted
 from penstock.service.caller import tenant_of
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.store import KeyClaim, Store
@@ -129,28 +129,7 @@ def _runs_no_more(deaths: int) -> RunsNoMore:
 
 async def _was_accepted(store: Store, existing: KeyClaim, now: float) -> bool:
     """Return True if a front end accepted the batch before it died. Otherwise, abandon the batch."""
-    while not await store.abandon_batch(existing.batch_id):
-        batch = await store.read_batch(existing.batch_id)
-        if batch is None:
-            # A front end with a slow clock, or whose call took very long, may still create it. Take its place.
-            await store.create_batch(_stand_in(existing, now))
-        elif batch.state not in UNACCEPTED_STATES:
-            await store.settle_key(existing, None)
-            return True
-    return False
-
-
-def _stand_in(existing: KeyClaim, now: float) -> Batch:
-    """Return a batch that takes the place of one that must not be created any more. It can only be abandoned."""
-    return Batch(
-        id=existing.batch_id,
-        tenant=existing.tenant,
-        state=BatchState.ACCEPTING,
-        total=0,
-        chunk_count=0,
-        group_totals=(),
-        created_at=now,
-        accept_by=0,
-        deadline_at=now,
-        expires_at=existing.expires_at,
-    )
+    accepted = await was_accepted(store, existing.batch_id, existing.tenant, now, existing.expires_at)
+    if accepted:
+        await store.settle_key(existing, None)
+    return accepted

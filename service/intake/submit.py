@@ -41,6 +41,7 @@ from penstock.service.keys import (
     SETTINGS,
     SHARE,
 )
+from penstock.service.limits.charging import charged, check_fits, check_something_left
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
 from penstock.store import KeyClaim
@@ -52,6 +53,7 @@ FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request m
 # How long the lease of a key lasts after the time of the batch: to roll back or commit, to settle the key, and for
 # clocks that differ. Until it is over, nobody takes over the key of a front end that died.
 LEASE_MARGIN_SECONDS = 10
+WRITE_SECONDS = 30.0  # from the charge of a batch to the write that starts its acceptance: usually milliseconds
 # How long the settling of a key is repeated. If it is never settled, a repeated request runs the batch again.
 SETTLE_SECONDS = 2.0
 SETTLE_PAUSE_SECONDS = 0.2  # doubled after each repetition
@@ -74,8 +76,10 @@ async def submit_batch(request: web.Request) -> web.Response:
     app = request.app
     with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
+        await check_something_left(request, key)
         read = await read_batch(request, draft)
         await _check(request, draft, read.options)
+        check_fits(request, draft.total)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read.options)
         # An invalid request does not claim its key, so the client can correct it and send it again with the same key.
@@ -160,6 +164,11 @@ async def _claim(request: web.Request, key: str, batch_id: str, read: Read, cour
     return await claim_key(request, key, read.fingerprint, batch_id, lease_seconds, atomic=read.options.atomic)
 
 
+def _charge_seconds(course: Course) -> float:
+    """Return how long it takes at most until the table shows what becomes of a batch."""
+    return WRITE_SECONDS if course.seconds is None else course.seconds + LEASE_MARGIN_SECONDS
+
+
 def _course_after_deaths(course: Course, claim: KeyClaim, options: BatchOptions) -> Course:
     """Leave a batch that may have killed a front end to the consumers. An atomic one can only run in a front end."""
     get_log().warning(
@@ -170,9 +179,12 @@ def _course_after_deaths(course: Course, claim: KeyClaim, options: BatchOptions)
 
 async def _answer(request: web.Request, submission: Submission, course: Course, *, atomic: bool) -> web.Response:
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
-    store, clock, claim = request.app[BACKEND].store, request.app[CLOCK], submission.claim
+    store, clock, claim, draft = request.app[BACKEND].store, request.app[CLOCK], submission.claim, submission.draft
     try:
-        answer, results = await _run_or_accept(request, submission, course, atomic=atomic)
+        async with charged(request, draft.batch_id, draft.total, _charge_seconds(course)) as charge:
+            answer, results = await _run_or_accept(request, submission, course, atomic=atomic)
+            if results is not None:
+                await charge.settle()  # the table has no batch that would show that it was answered
     except AcceptanceUnknown:
         raise
     except Exception:

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -339,6 +339,22 @@ async def test_patience_with_a_busy_server_is_bounded(server: Server) -> None:
         assert isinstance(submission.stopped_by and submission.stopped_by[1], AskedToWait)
     assert len(server.bodies) == POLICY.max_waits + 1
     assert submission.unsubmitted == [range(5)]
+
+
+async def test_batches_turned_away_at_the_same_time_are_one_wait(server: Server) -> None:
+    all_arrived = asyncio.Barrier(4)
+
+    async def turn_away(request: web.Request) -> web.Response | None:
+        if not 2 <= len(server.bodies) <= 5:
+            return None
+        await all_arrived.wait()
+        return problem(429, "Busy", {})
+
+    server.before_post = turn_away
+    policy = replace(POLICY, posts_in_flight=4, max_waits=1, backoff_seconds=0.05, backoff_max_seconds=1)
+    async with submitting(server, a_file(5), batch_operations=1, policy=policy) as (submission, screen):
+        assert submission.counts.succeeded == 5
+    assert screen.sentences == ["The server asks to wait (429 Busy). Trying again in 0 s."]
 
 
 async def unavailable(request: web.Request) -> web.Response:

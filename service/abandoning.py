@@ -1,0 +1,35 @@
+"""Finds out if a batch was accepted before its front end died. If it was not, it never will be."""
+
+from penstock.batch import UNACCEPTED_STATES, Batch, BatchState
+from penstock.store import Store
+
+
+async def was_accepted(store: Store, batch_id: str, tenant: str, now: float, expires_at: float) -> bool:
+    """Return True if a front end accepted the batch before it died. Otherwise, abandon the batch.
+
+    `expires_at` is until when a batch that does not exist is remembered as abandoned.
+    """
+    while not await store.abandon_batch(batch_id):
+        batch = await store.read_batch(batch_id)
+        if batch is None:
+            # A front end with a slow clock, or whose call took very long, may still create it. Take its place.
+            await store.create_batch(_stand_in(batch_id, tenant, now, expires_at))
+        elif batch.state not in UNACCEPTED_STATES:
+            return True
+    return False
+
+
+def _stand_in(batch_id: str, tenant: str, now: float, expires_at: float) -> Batch:
+    """Return a batch that takes the place of one that must not be created any more. It can only be abandoned."""
+    return Batch(
+        id=batch_id,
+        tenant=tenant,
+        state=BatchState.ACCEPTING,
+        total=0,
+        chunk_count=0,
+        group_totals=(),
+        created_at=now,
+        accept_by=0,
+        deadline_at=now,
+        expires_at=expires_at,
+    )
