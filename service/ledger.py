@@ -12,10 +12,10 @@ some seconds, a tenant may use at most what becomes available in so many seconds
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from penstock.batch import BatchState
 from penstock.clock import Clock
@@ -75,7 +75,7 @@ class Ledger:
         lapsed = self._lapsed(usage, seen)
         if charge in usage.open:
             if lapsed:
-                self._in_background(self._end(limit.account, seen, usage, lapsed))
+                self._in_background(partial(self._end, limit.account, seen, usage, lapsed))
         elif lapsed:
             await self._end(limit.account, seen, usage, lapsed)
             usage = await self._charge(limit, charge, seen)
@@ -119,7 +119,7 @@ class Ledger:
         """Start to read a usage that is older than this. Return the read that is under way, or None."""
         is_reading = seen.reading is not None and not seen.reading.done()
         if not is_reading and self._clock.monotonic() - seen.at > seconds:
-            seen.reading = self._in_background(self._read(account, seen))
+            seen.reading = self._in_background(partial(self._read, account, seen))
         return seen.reading if seen.reading is not None and not seen.reading.done() else None
 
     async def _read(self, account: Account, seen: _Seen) -> None:
@@ -164,13 +164,13 @@ class Ledger:
     def _note(self, seen: _Seen, usage: Usage) -> None:
         seen.usage, seen.at = usage, self._clock.monotonic()
 
-    def _in_background(self, step: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _in_background(self, step: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         task = asyncio.create_task(_until_unavailable(step))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
 
-async def _until_unavailable(step: Coroutine[Any, Any, None]) -> None:
+async def _until_unavailable(step: Callable[[], Awaitable[None]]) -> None:
     with suppress(PenstockError):  # the next request tries again
-        await step
+        await step()
