@@ -93,6 +93,8 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     Misconfigured: (HTTPStatus.INTERNAL_SERVER_ERROR, "misconfigured", "The service is not configured correctly"),
 }
 
+_SHORT_TROUBLE = (KeyInUse, Overloaded, NewerVersion, Unavailable, AcceptanceLost, NoAccess)
+
 # What a client reads instead of an error that names parts of this installation.
 _TOLD: dict[type[PenstockError], tuple[Event, str]] = {
     NoAccess: (Event.AWS_UNAVAILABLE, "The server has no access to AWS at the moment. The error is in its log."),
@@ -154,7 +156,7 @@ def as_problem(error: web.HTTPException) -> web.Response:
 def _known_problem(error: PenstockError) -> web.Response:
     status, slug, title = _PROBLEMS[type(error)]
     detail = str(error)
-    headers: dict[str, str] = {}
+    headers = _retry_after(error)
     members: dict[str, Any] = {}
     match error:
         case InvalidRequest(flaws=flaws, count=count):
@@ -170,21 +172,25 @@ def _known_problem(error: PenstockError) -> web.Response:
             members = {"scope": error.scope} if isinstance(error, MissingScope) else {}
         case UnsupportedContent():
             headers["Accept-Encoding"] = ", ".join(MEMBERS)
-        case QuotaExceeded(policy=policy, retry_after_seconds=seconds):
+        case QuotaExceeded(policy=policy):
             members = {"violated-policies": [policy]}
-            headers["Retry-After"] = str(seconds)
-        case KeyInUse() | Overloaded() | NewerVersion():
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         case Unavailable() | AcceptanceLost():
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
             get_log().error(Event.AWS_UNAVAILABLE, error=detail)
-        case NoAccess():
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-            detail = _keep_in_log(error)
         case Misconfigured() | RejectedCall():
             detail = _keep_in_log(error)
-    kind = slug if slug.startswith("https:") else f"urn:penstock:problem:{slug}"
-    return _problem(status, kind, title, detail, members=members, headers=headers)
+    return _problem(status, _kind(slug), title, detail, members=members, headers=headers)
+
+
+def _retry_after(error: PenstockError) -> dict[str, str]:
+    """Return the header that says when to send the request again, if that can help."""
+    if isinstance(error, QuotaExceeded):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, _SHORT_TROUBLE) else {}
+
+
+def _kind(slug: str) -> str:
+    """Return the type of a problem: it is registered, or one of ours."""
+    return slug if slug.startswith("https:") else f"urn:penstock:problem:{slug}"
 
 
 def _challenge(error: NotAuthenticated | MissingScope) -> str:

@@ -5,22 +5,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
 from penstock import Operations
+from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import BatchState
 from penstock.errors import Unavailable
 from penstock.quota import Account, Quota
-from penstock.service import app as service_app
-from penstock.service.app import create_app
 from penstock.service.intake import acceptance
-from penstock.service.keys import KEY_LIMIT
 from penstock.testing import FakeClock, MemoryParts, memory_parts
-from tests.support.builders import build_settings
 from tests.support.faults import Outage
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import NDJSON, Answer, Serve, Service, ask_for, assert_problem, open_service
+from tests.support.service import NDJSON, Answer, Serve, Service, ask_for, assert_problem
 
 operations = Operations()
 DEFAULT = Account("default")
@@ -230,13 +226,13 @@ async def test_the_charge_of_a_batch_that_is_answered_is_settled_immediately(
 async def test_every_answer_of_a_limited_tenant_says_what_is_left(limited: Serve, clock: FakeClock) -> None:
     service = await limited()
     await service.post(many(4))
-    for path in ("/batch/unknown/status", "/unknown"):
+    for path in ("/batch/unknown/status", "/batch/unknown/results"):
         answer = await service.get(path)
         assert (answer.status, answer.headers["RateLimit"]) == (404, '"operations";r=6;t=6')
     clock.advance(23)
-    assert (await service.get("/unknown")).headers["RateLimit"] == '"operations";r=9;t=1'
+    assert (await service.get("/batch/unknown/status")).headers["RateLimit"] == '"operations";r=9;t=1'
     clock.advance(1)
-    assert (await service.get("/unknown")).headers["RateLimit"] == '"operations";r=10'
+    assert (await service.get("/batch/unknown/status")).headers["RateLimit"] == '"operations";r=10'
     for path in ("/health/live", "/openapi.json"):
         assert "RateLimit-Policy" not in (await service.get(path)).headers
 
@@ -245,20 +241,20 @@ async def test_what_is_left_is_read_once_in_five_seconds(limited: Serve, clock: 
     calls: list[str] = []
     service = await limited(watch=lambda call, moment: calls.append(call) if moment == "before" else None)
     other = await limited()
-    await asyncio.gather(*(service.get("/unknown") for _ in range(5)))
-    assert (await service.get("/unknown")).headers["RateLimit"] == '"operations";r=10'
+    await asyncio.gather(*(service.get("/batch/unknown/status") for _ in range(5)))
+    assert (await service.get("/batch/unknown/status")).headers["RateLimit"] == '"operations";r=10'
     await other.post(many(5))
-    assert (await service.get("/unknown")).headers["RateLimit"] == '"operations";r=10'
+    assert (await service.get("/batch/unknown/status")).headers["RateLimit"] == '"operations";r=10'
     assert calls.count("store.read_usage") == 1
     clock.advance(5.1)
-    await service.get("/unknown")  # reads it for the next answer
-    assert (await service.get("/unknown")).headers["RateLimit"] == '"operations";r=5;t=1'
+    await service.get("/batch/unknown/status")  # reads it for the next answer
+    assert (await service.get("/batch/unknown/status")).headers["RateLimit"] == '"operations";r=5;t=1'
     assert calls.count("store.read_usage") == 2
 
 
 async def test_an_answer_does_not_depend_on_what_is_left(limited: Serve) -> None:
     service = await limited(watch=Outage("store.read_usage"))
-    answer = await service.get("/unknown")
+    answer = await service.get("/batch/unknown/status")
     assert (answer.status, answer.headers["RateLimit-Policy"]) == (404, '"operations";q=10;w=60')
     assert "RateLimit" not in answer.headers
 
@@ -284,23 +280,20 @@ async def test_without_a_limit_nothing_is_charged(serve: Serve) -> None:
 
 
 async def test_a_key_has_a_limit_within_that_of_its_tenant(
-    aiohttp_client: AiohttpClient, clock: FakeClock, parts: MemoryParts, monkeypatch: pytest.MonkeyPatch
+    limited: Serve, parts: MemoryParts, clock: FakeClock
 ) -> None:
-    @web.middleware
-    async def with_key(request: web.Request, handler: Any) -> Any:
-        request[KEY_LIMIT] = "k1", Quota(5, 60)
-        return await handler(request)
-
-    monkeypatch.setattr(service_app, "counted", with_key)
-    app = create_app(build_settings(tenant_limit="10/60"), operations, parts.backend, clock)
-    service = await open_service(aiohttp_client, app, parts)
-    answer = await service.post(many(4))
+    key, scopes = make_key("test"), frozenset({Scope.WRITE})
+    await parts.store.create_api_key(
+        ApiKey(id=key.id, digest=key.digest, tenant="acme", scopes=scopes, created_at=clock.now(), limit="5/60")
+    )
+    service, headers = await limited(auth="keys", operator_key="o" * 40), {"Authorization": f"Bearer {key.text}"}
+    answer = await service.post(many(4), headers)
     assert answer.headers["RateLimit-Policy"] == '"operations";q=10;w=60, "operations-of-key";q=5;w=60'
     assert answer.headers["RateLimit"] == '"operations";r=6;t=6, "operations-of-key";r=1;t=12'
-    problem = assert_problem(await service.post(many(2)), 429)
+    problem = assert_problem(await service.post(many(2), headers), 429)
     assert problem["violated-policies"] == ["operations-of-key"]
-    assert await left(parts, clock) == 6, "what was charged to the tenant is given back"
-    assert assert_problem(await service.post(many(6)), 413)["maxOperations"] == 5
+    assert await left(parts, clock, Account("acme")) == 6, "what was charged to the tenant is given back"
+    assert assert_problem(await service.post(many(6), headers), 413)["maxOperations"] == 5
 
 
 class TestRetry:
