@@ -15,7 +15,7 @@ from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
 from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, Plan, Submission, Toy
 from tests.simulation.world import World
 
-BAD_REQUEST, CONFLICT = 400, 409
+BAD_REQUEST, CONFLICT, TOO_MANY = 400, 409, 429
 PATIENCE_SECONDS = 4 * 3600.0
 MOST_TRIES = 15
 ORDINARY = (
@@ -126,6 +126,9 @@ class Client:
             submission.batch_ids.add(answer.body["batchId"])
         elif answer.status == ANSWERED:
             self._check_answer(submission, answer.body)
+            self._world.promises.quotas.on_answered(submission.label, len(submission.toys))
+        elif answer.status == TOO_MANY and self._world.promises.quotas.quota is not None:
+            self._world.promises.quotas.on_rejected()
         else:
             expected = answer.status in {503, 504} or (answer.status == CONFLICT and submission.key is not None)
             self._world.promises.check(

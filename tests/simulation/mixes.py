@@ -47,6 +47,7 @@ class Mix:
     has_parents: bool = False  # the consumers have parents, which know when they die
     is_large: bool = False  # hundreds of operations and slots
     has_little_memory: bool = False  # for results, and there are long ones
+    has_quota: bool = False  # and many batches, which are small
 
     @property
     def is_gentle(self) -> bool:
@@ -138,6 +139,9 @@ LARGE_MIXES = [
         retries=0.3,
         redrive=20,
         has_little_memory=True,
+    ),
+    Mix(
+        "quotas", faults=0.1, slow=0.02, late=0.05, kill_front_end=4, skew_seconds=1, keys=0.7, later=0, has_quota=True
     ),
 ]
 

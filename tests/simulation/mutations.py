@@ -35,6 +35,8 @@ from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
 from tests.simulation import follow_up_mutations as follow_ups
+from tests.simulation import quota_mutations as quotas
+from tests.simulation.rewriting import drop_condition, rewrite
 from tests.simulation.situations import Hit
 
 Patching = pytest.MonkeyPatch
@@ -84,40 +86,6 @@ def trust_counts_that_are_older_than_the_batch(patching: Patching) -> None:
     patching.setattr(status, "_is_result_of", lambda _batch, _counts: True)
 
 
-class _Rewriting:
-    """A client that changes the UpdateItem and PutItem requests on their way."""
-
-    def __init__(self, client: Any, change: Callable[[dict[str, Any]], None]) -> None:
-        self._client = client
-        self._change = change
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def update_item(self, **request: Any) -> Any:
-        self._change(request)
-        return await self._client.update_item(**request)
-
-    async def put_item(self, **request: Any) -> Any:
-        self._change(request)
-        return await self._client.put_item(**request)
-
-
-def _rewrite(patching: Patching, method: str, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the requests that one method of the store sends to DynamoDB."""
-    original = getattr(DynamoDbStore, method)
-
-    async def mutant(self: DynamoDbStore, *arguments: Any, **options: Any) -> Any:
-        rewriting: Any = _Rewriting(self._table.client, change)
-        return await original(DynamoDbStore(rewriting, self._table.name), *arguments, **options)
-
-    patching.setattr(DynamoDbStore, method, mutant)
-
-
-def _drop_condition(request: dict[str, Any]) -> None:
-    request.pop("ConditionExpression", None)
-
-
 # The seven of the issue
 
 
@@ -145,15 +113,15 @@ def delete_before_count(patching: Patching) -> None:
 
 
 def drop_the_condition_on_the_counter(patching: Patching) -> None:
-    _rewrite(patching, "count_chunk", _drop_condition)
+    rewrite(patching, "count_chunk", drop_condition)
 
 
 def count_by_increment_alone(patching: Patching) -> None:
     def change(request: dict[str, Any]) -> None:
-        _drop_condition(request)
+        drop_condition(request)
         request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunks, ", "")
 
-    _rewrite(patching, "count_chunk", change)
+    rewrite(patching, "count_chunk", change)
 
 
 def forget_the_follow_ups_on_redelivery(patching: Patching) -> None:
@@ -183,7 +151,7 @@ def finish_whatever_the_ending_is(patching: Patching) -> None:
         request["ConditionExpression"] = request["ConditionExpression"].split(" AND ")[0]
         request["ExpressionAttributeValues"].pop(":ending", None)
 
-    _rewrite(patching, "finish_batch", change)
+    rewrite(patching, "finish_batch", change)
 
 
 def release_instead_of_commit_on_stop(patching: Patching) -> None:
@@ -205,7 +173,7 @@ def release_instead_of_commit_on_stop(patching: Patching) -> None:
 
 
 def commit_without_a_condition(patching: Patching) -> None:
-    _rewrite(patching, "commit_chunk", _drop_condition)
+    rewrite(patching, "commit_chunk", drop_condition)
 
 
 def run_without_looking_for_a_record(patching: Patching) -> None:
@@ -269,7 +237,7 @@ def overlook_refused_entries(patching: Patching) -> None:
 
 def close_a_group_without_a_condition(patching: Patching) -> None:
     """Let the sweep count operations as open that were counted after its read."""
-    _rewrite(patching, "close_group", _drop_condition)
+    rewrite(patching, "close_group", drop_condition)
 
 
 def count_in_a_closed_group(patching: Patching) -> None:
@@ -277,7 +245,7 @@ def count_in_a_closed_group(patching: Patching) -> None:
         conditions = request["ConditionExpression"].split(" AND ")
         request["ConditionExpression"] = " AND ".join(one for one in conditions if "closed" not in one)
 
-    _rewrite(patching, "count_chunk", change)
+    rewrite(patching, "count_chunk", change)
 
 
 def run_whatever_a_message_says(patching: Patching) -> None:
@@ -418,7 +386,7 @@ def forget_a_chunk_when_folding(patching: Patching) -> None:
             ids = sorted(ChunkIds.decode(values[":folded"]["B"]))
             values[":folded"] = {"B": ChunkIds(ids[1:]).encode()}
 
-    _rewrite(patching, "count_chunk", change)
+    rewrite(patching, "count_chunk", change)
 
 
 def fold_what_was_counted_meanwhile(patching: Patching) -> None:
@@ -426,9 +394,9 @@ def fold_what_was_counted_meanwhile(patching: Patching) -> None:
 
     def change(request: dict[str, Any]) -> None:
         if "folded = :folded" in request["UpdateExpression"]:
-            _drop_condition(request)
+            drop_condition(request)
 
-    _rewrite(patching, "count_chunk", change)
+    rewrite(patching, "count_chunk", change)
 
 
 def count_without_looking_into_the_fold(patching: Patching) -> None:
@@ -467,11 +435,11 @@ def take_over_a_sweep_that_was_extended(patching: Patching) -> None:
         condition = request["ConditionExpression"]
         request["ConditionExpression"] = condition.replace(" AND #until = :unchanged", "")
 
-    _rewrite(patching, "take_sweep", change)
+    rewrite(patching, "take_sweep", change)
 
 
 def settle_a_key_that_was_taken_over(patching: Patching) -> None:
-    _rewrite(patching, "_update_own_claim", _drop_condition)
+    rewrite(patching, "_update_own_claim", drop_condition)
 
 
 def keep_the_state_after_a_redrive(patching: Patching) -> None:
@@ -604,5 +572,7 @@ MUTATIONS_AT_CALLS = {
             "dead letters wait while poison runs", 0, Hit.FAIL_BEFORE, follow_ups.acknowledge_while_letters_wait
         ),
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, keep_the_state_after_a_redrive),
+        MutationAtCall("in the background, with a quota", 5, Hit.CRASH_AFTER, quotas.charge_without_a_condition),
+        MutationAtCall("in the background, with a quota", 5, Hit.CRASH_AFTER, quotas.charge_whatever_is_left),
     ]
 }

@@ -27,6 +27,7 @@ from tests.simulation.dynamodb import Key, Table
 from tests.simulation.expressions import Item
 from tests.simulation.follow_ups import FollowUps
 from tests.simulation.process import EPOCH
+from tests.simulation.quotas import Quotas
 from tests.simulation.sqs import Kept
 from tests.simulation.truth import POISON, Run, Submission, Truth
 
@@ -167,6 +168,7 @@ class Promises:
         self._truth = truth
         self._on_broken = on_broken
         self.follow_ups = FollowUps(now, truth, self.check)
+        self.quotas = Quotas(now, truth, self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -180,6 +182,8 @@ class Promises:
             return
         if key[0] == "sweep":
             self._on_sweep(before, after)
+        if key[1] == "rate":
+            self.quotas.on_write(before or {}, after)
         if key[1] == "key":
             self._on_claim(key, before or {}, after)
         if not key[0].startswith("batch#"):
@@ -234,6 +238,8 @@ class Promises:
     def _check_move(self, batch_id: str, facts: BatchFacts, before: str) -> None:
         words = f"batch {batch_id} was {before} and is {facts.state}"
         self.check(facts.state in MOVES[before], 2, words)
+        if before == "accepting" and facts.is_accepted:
+            self.quotas.on_accepted(batch_id, facts.total)
         self.check(before not in FINAL or facts.was_redriven, 2, words)
         if facts.state not in FINAL:
             return

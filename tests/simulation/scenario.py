@@ -49,6 +49,15 @@ class Sizes:
 
     @classmethod
     def draw(cls, chance: random.Random, mix: Mix) -> "Sizes":
+        if mix.has_quota:
+            return cls(
+                consumers=1,
+                front_ends=chance.randint(2, 4),
+                submissions=chance.randint(5, 10),
+                most_operations=8,
+                group_chunks=64,
+                storm_seconds=chance.uniform(60, 300),
+            )
         if mix.is_large:
             return cls(
                 consumers=chance.randint(2, 6),
@@ -80,6 +89,8 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     world.promises.max_deaths = settings.max_deaths
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.follow_ups.backoff = settings.backoff
+    world.promises.quotas.quota = settings.tenant_quota
+    world.promises.quotas.accept_seconds = settings.accept_seconds
     world.promises.follow_ups.least_part_seconds = min(settings.chunk_seconds, QUICK_SECONDS)
     world.promises.is_poison_alone = mix.is_poison_alone
     world.promises.has_parents = mix.has_parents
@@ -103,6 +114,9 @@ def draw_fold_at(seed: int) -> int:
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:
     settings = _draw_settings(chance, mix)
+    if mix.has_quota:
+        limit = f"{chance.randint(8, 20)}/{chance.choice([60, 600, 3_600])}"
+        return settings.model_copy(update={"tenant_limit": limit})
     if mix.has_little_memory:
         return settings.model_copy(update={"chunk_operations": chance.randint(5, 25), "min_chunks": 1})
     if not mix.is_large:

@@ -14,6 +14,7 @@ from penstock.message import encode_chunk
 from penstock.telemetry import Event
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
+from tests.simulation.promises import ACCEPTED, ANSWERED
 from tests.simulation.stage import Stage, group_chunks
 from tests.simulation.truth import Plan, Submission, Toy
 from tests.simulation.world import World
@@ -108,6 +109,8 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world.promises.max_deaths = settings.max_deaths
     world.promises.sweep_tenure = PERIODS_OF_TENURE * settings.sweep_seconds
     world.promises.follow_ups.backoff = settings.backoff
+    world.promises.quotas.quota = settings.tenant_quota
+    world.promises.quotas.accept_seconds = settings.accept_seconds
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     world.promises.has_parents = situation.has_parents
     submission = Submission("s0", list(situation.toys), **situation.asked)
@@ -139,6 +142,18 @@ async def submit(stage: Stage, submission: Submission) -> None:
 
 async def submit_until_answered(stage: Stage, submission: Submission) -> None:
     await stage.client.submit_until_answered(submission)
+
+
+async def submit_until_accepted(stage: Stage, submission: Submission) -> None:
+    """Repeat the request until it is accepted.
+
+    Its quota is as large as the batch, so it is not accepted if a front end died and its charge was not given back.
+    A small batch that ran is charged, even if the front end died before it answered.
+    """
+    await submit_until_answered(stage, submission)
+    has_run = any(run.is_final for runs in stage.world.truth.runs.values() for run in runs)
+    is_right = submission.statuses[-1] in {ANSWERED, ACCEPTED} or has_run
+    stage.world.promises.check(is_right, 8, f"{submission} was never accepted: {submission.statuses}")
 
 
 async def stop_its_consumer(stage: Stage, submission: Submission) -> None:
@@ -361,6 +376,16 @@ SITUATIONS = {
         submit_until_answered,
         Event.BATCH_HANDED_OVER,
         settings=AT_ONCE,
+        asked=WITH_KEY,
+    ),
+    "in the background, with a quota": Situation(
+        toys("/succeed"), submit_until_accepted, settings={"tenant_limit": "1/3600"}, asked=WITH_KEY
+    ),
+    "answered at once, with a quota": Situation(
+        toys("/succeed"),
+        submit_until_accepted,
+        Event.BATCH_ANSWERED,
+        settings={**AT_ONCE, "tenant_limit": "1/3600"},
         asked=WITH_KEY,
     ),
     "poison answered at once": Situation(

@@ -40,7 +40,9 @@ def _about_table(request: Mapping[str, Any]) -> str:
         case {"RequestItems": tables}:
             return " ".join(_key(key) for wanted in tables.values() for key in wanted["Keys"])
         case {"Key": key, "UpdateExpression": update}:
-            values = {name: next(iter(value.values())) for name, value in request["ExpressionAttributeValues"].items()}
+            values = {
+                name: next(iter(value.values())) for name, value in request.get("ExpressionAttributeValues", {}).items()
+            }
             condition = f" IF {request['ConditionExpression']}" if "ConditionExpression" in request else ""
             return f"{_key(key)}: {update}{condition} {values}"
         case {"Key": key} | {"Item": key}:
