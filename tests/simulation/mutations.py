@@ -545,6 +545,9 @@ MUTATIONS = {
         ("poison, stopped", 1081, follow_ups.allow_one_death_less),
         ("network", 739, trust_counts_that_are_older_than_the_batch),
         ("late", 1700, settle_a_key_that_was_taken_over),
+        ("quotas", 0, quotas.give_back_when_it_lapses),
+        ("quotas", 0, quotas.give_back_what_has_come_back),
+        ("quotas", 1, quotas.give_back_without_a_condition),
     ]
 }
 MUTATIONS_AT_CALLS = {
@@ -574,5 +577,7 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, keep_the_state_after_a_redrive),
         MutationAtCall("in the background, with a quota", 5, Hit.CRASH_AFTER, quotas.charge_without_a_condition),
         MutationAtCall("in the background, with a quota", 5, Hit.CRASH_AFTER, quotas.charge_whatever_is_left),
+        MutationAtCall("in the background, with a quota", 5, Hit.CRASH_AFTER, quotas.keep_what_lapses),
+        MutationAtCall("in the background, with a quota", 3, Hit.CRASH_BEFORE, quotas.forget_to_charge),
     ]
 }

@@ -26,6 +26,8 @@ SLOW = {
     "give_back_as_if_nothing_had_started",
     "forget_the_follow_ups_on_redelivery",
     "tell_what_is_not_counted",
+    "give_back_without_a_condition",
+    "give_back_what_has_come_back",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
