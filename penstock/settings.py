@@ -35,6 +35,7 @@ LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
 _OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _SECRETS = {"upstream_authorization", "operator_key"}
+ELEMENTS, ELEMENTS_OF_OPERATION = 200_000, 20  # 8 are the operation itself with three values in its body
 MOST_DEATHS = 10_000  # the table keeps the ids of dead processes in the item of the batch
 
 
@@ -99,11 +100,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         10 * MIB, ge=1_024, le=1_024 * MIB, description="Maximum size of a JSON document in bytes, after decompression."
     )
-    max_elements: int = Field(
-        200_000,
+    max_elements: int | None = Field(
+        None,
         ge=1_000,
         le=100_000_000,
-        description="Maximum number of values and member names in one JSON document or one line of a stream.",
+        description="Maximum number of values and member names in one JSON document or one line of a stream. Unset: "
+        "200,000, or 20 for each operation of `PENSTOCK_MAX_OPERATIONS` if that is more.",
     )
     request_memory_bytes: int = Field(
         512 * MIB,
@@ -325,6 +327,11 @@ class Settings(BaseSettings):
     @property
     def passed_headers(self) -> tuple[str, ...]:
         return _names(self.upstream_headers)
+
+    @property
+    def most_elements(self) -> int:
+        """Return how many values and member names a JSON document may have."""
+        return self.max_elements or max(ELEMENTS, self.max_operations * ELEMENTS_OF_OPERATION)
 
     @property
     def backoff(self) -> Backoff:

@@ -43,7 +43,7 @@ async def read_content(request: web.Request, most_bytes: int) -> bytearray:
     async with within(BODY_SECONDS):
         async for piece in RequestBody(request, {"maxBodyBytes": most_bytes}).pieces():
             content += piece
-    found, most_elements = separators(content), request.app[SETTINGS].max_elements
+    found, most_elements = separators(content), request.app[SETTINGS].most_elements
     request[SHARE].grow_to(COPIES * len(content) + ELEMENT_BYTES * min(found, most_elements))
     check_elements(content, most_elements, found)
     return content

@@ -53,7 +53,7 @@ class Draft:
         self._most_kept = settings.sync_max_operations
         self._was_large = False
         self._elements = 0
-        self._most_elements = settings.max_elements  # of all operations that are kept
+        self._most_elements = settings.most_elements  # of all operations that are kept
         self._shows_errors = settings.show_errors
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # expected for all planned operations

@@ -156,7 +156,7 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
 
 
 def _add_document(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
-    check_elements(line, settings.max_elements)
+    check_elements(line, settings.most_elements)
     try:
         check_digits(line)
         document = from_json(line, allow_inf_nan=False)

@@ -206,6 +206,12 @@ def test_connections_are_as_many_as_handlers_unless_it_is_said() -> None:
     assert Settings(concurrency=7, upstream_connections=3).connections_for_each_host == 3
 
 
+def test_document_may_have_twenty_elements_for_each_of_its_operations() -> None:
+    assert Settings().most_elements == 200_000
+    assert Settings(max_operations=100_000).most_elements == 2_000_000
+    assert Settings(max_operations=100_000, max_elements=5_000).most_elements == 5_000
+
+
 def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_CONCURRENCY", "")
     monkeypatch.setenv("PENSTOCK_APP", "")
