@@ -2,6 +2,7 @@
 
 from penstock.process import command_line
 from penstock.process.command_line import (
+    LAST_PORT,
     App,
     ExitWithParent,
     Host,
@@ -10,6 +11,8 @@ from penstock.process.command_line import (
     Port,
     choose_operator_port,
 )
+
+SPARE_PORTS = 20  # tried for operators if nobody chose a port and the one after --port is taken
 
 
 def main() -> None:
@@ -30,9 +33,10 @@ def serve(
     from penstock.service.program import Address, run  # noqa: PLC0415 - --help and completion need not load it
 
     chosen_port = choose_operator_port(operator_port, port)
+    spare_ports = min(SPARE_PORTS, LAST_PORT - chosen_port) if operator_port is None else 0
     run(
         Address(host, port, "--port or --host"),
-        Address(operator_host, chosen_port, "--operator-port or --operator-host"),
+        Address(operator_host, chosen_port, "--operator-port or --operator-host", spare_ports),
     )
 
 

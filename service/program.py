@@ -1,6 +1,7 @@
 """The HTTP program, from reading the settings to the last answer. `__main__.py` has its options."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,11 +38,15 @@ KEEP_ALIVE_SECONDS = 150
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen, and the options that choose another place."""
+    """Where to listen, and the options that choose another place.
+
+    If another program uses the port, up to `spare_ports` ports after it are tried.
+    """
 
     host: str
     port: int
     options: str
+    spare_ports: int = 0
 
 
 def run(clients: Address, operators: Address) -> None:
@@ -108,12 +113,21 @@ async def _listen(app: web.Application, address: Address, runners: list[web.AppR
     runner = ConnectionRunner(app, shutdown_timeout=grace_seconds, keepalive_timeout=KEEP_ALIVE_SECONDS)
     runners.append(runner)
     await runner.setup()
-    site = web.TCPSite(runner, address.host, address.port)
-    try:
-        await site.start()
-    except OSError as error:
-        raise cannot_listen(address.host, address.port, error, address.options) from error
-    return site.name
+    return (await _start_site(runner, address)).name
+
+
+async def _start_site(runner: web.AppRunner, address: Address) -> web.TCPSite:
+    ports = range(address.port, address.port + address.spare_ports + 1)
+    for port in ports:
+        site = web.TCPSite(runner, address.host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                raise cannot_listen(address.host, port, error, address.options) from error
+        else:
+            return site
+    raise AssertionError("there is always a port, and the last one returns or raises")
 
 
 async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:

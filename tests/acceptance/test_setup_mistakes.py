@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,17 @@ async def test_front_end_asks_for_another_port_for_operators_where_its_own_is_ta
 
         await check_refusal(front_end, "serve", f"Cannot listen on 127.0.0.1:{penstock.operator_port} ")
         assert "Choose another --operator-port or --operator-host." in front_end.output()
+
+
+@on_any_aws
+async def test_front_end_takes_the_next_free_port_for_operators_if_nobody_chose_one(install: Install) -> None:
+    penstock = await install()
+    with ExitStack() as taken:
+        with suppress(OSError):  # another program has taken it already
+            taken.enter_context(socket.create_server(("127.0.0.1", penstock.port + 1)))
+        front_end = await penstock.programs.penstock("serve", "--port", str(penstock.port))
+
+        await front_end.says("operator_url")
 
 
 @pytest.mark.full
