@@ -548,6 +548,7 @@ MUTATIONS = {
         ("quotas", 0, quotas.give_back_when_it_lapses),
         ("quotas", 0, quotas.give_back_what_has_come_back),
         ("quotas", 1, quotas.give_back_without_a_condition),
+        ("quotas", 49, quotas.charge_again_when_repeated),
     ]
 }
 MUTATIONS_AT_CALLS = {

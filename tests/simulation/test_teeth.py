@@ -15,7 +15,7 @@ from tests.simulation.situations import SITUATIONS, play
 from tests.simulation.teeth import is_found, is_found_at, mix_of, play_seed
 from tests.support.full import full
 
-# Their handlers or batches never end, so programs wait for them again and again. Or their runs are long.
+# Their handlers or batches never end, so programs wait for them again and again. Or their runs are long, or many.
 SLOW = {
     "wait_for_a_handler_that_never_ends",
     "go_on_without_slots",
@@ -28,6 +28,7 @@ SLOW = {
     "tell_what_is_not_counted",
     "give_back_without_a_condition",
     "give_back_what_has_come_back",
+    "charge_again_when_repeated",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
