@@ -58,7 +58,7 @@ def create(  # noqa: PLR0917 - the command line names them
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     expires_days: ExpiresDays = None,
     limit: Annotated[
-        str | None, typer.Option(metavar="OPERATIONS/SECONDS", help="A limit of operations, such as 100000/3600.")
+        str | None, typer.Option(metavar="OPERATIONS/SECONDS", help="A quota of operations, such as 100000/3600.")
     ] = None,
     max_open: Annotated[
         int | None, typer.Option(min=1, help="The most operations of the tenant that have not finished.")
