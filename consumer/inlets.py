@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from penstock.consumer.outage import Outage
 from penstock.errors import PenstockError
 from penstock.priority import Priority
-from penstock.queue import MESSAGES_IN_CALL, Delivery, Queue
+from penstock.queue import Delivery, Queue
 from penstock.settings import Settings
 from penstock.telemetry import Event
 
 MOST_HELD = 50  # chunks of a priority, even if they are small: each is a task, and a lease to extend
+MOST_AT_ONCE = (
+    5  # chunks in a receive. SQS allows ten, but then one consumer could get a whole batch of ten full chunks
+)
 MOMENT_SECONDS = 0.05  # a receive takes a fraction of this
 MOMENTS_AT_ONCE = 3
 OWN_SECONDS = 30e-6  # the time of the event loop that any operation takes besides its handler, as measured in bench/
@@ -72,11 +75,11 @@ def operations_wanted(concurrency: int, waiting: int, seconds_per_operation: flo
 
 
 def room(operations: int, operations_per_chunk: float, chunks_held: int) -> int:
-    """Return how many chunks to request to get this many operations. One receive returns at most ten chunks."""
+    """Return how many chunks to request to get this many operations, if they are as large as those before them."""
     if operations <= 0:
         return 0
     chunks = math.ceil(operations / max(operations_per_chunk, 1.0))
-    return max(0, min(chunks, MESSAGES_IN_CALL, MOST_HELD - chunks_held))
+    return max(0, min(chunks, MOST_AT_ONCE, MOST_HELD - chunks_held))
 
 
 class Inlet:

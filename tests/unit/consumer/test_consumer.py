@@ -30,7 +30,7 @@ from penstock.errors import (
 )
 from penstock.message import decode_chunk, encode_chunk
 from penstock.priority import Priority
-from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from penstock.queue import Delivery, Message
 from penstock.telemetry import Event
 from penstock.testing import MemoryParts, MemoryQueue, MemoryStore
 from tests.support.builders import BATCH_ID, build_operations, build_settings, plan, submit
@@ -282,7 +282,7 @@ async def test_first_guess_is_what_the_front_end_plans_and_then_it_learns() -> N
     await rig.work_off()
     assert limits[0] == 1
     assert limits == sorted(limits)
-    assert limits[-1] == MESSAGES_IN_CALL
+    assert limits[-1] == inlets.MOST_AT_ONCE
 
 
 # Priorities.

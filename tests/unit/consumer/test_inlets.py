@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from penstock.consumer.inlets import MOST_HELD, Inlet, Load, operations_wanted, room, room_for
+from penstock.consumer.inlets import MOST_AT_ONCE, MOST_HELD, Inlet, Load, operations_wanted, room, room_for
 from penstock.errors import Unavailable
 from penstock.priority import Priority
-from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from penstock.queue import Delivery, Message
 from penstock.testing import FakeClock, MemoryQueue
 from tests.support.builders import build_settings
 
@@ -40,16 +40,16 @@ def test_operations_wanted(concurrency: int, waiting: int, seconds_per_operation
 @pytest.mark.parametrize(
     ("operations", "operations_per_chunk", "chunks_held", "expected"),
     [
-        (20, 1.0, 0, MESSAGES_IN_CALL),  # small chunks: as many as a receive brings
+        (20, 1.0, 0, MOST_AT_ONCE),  # small chunks: the rest is for another consumer
         (5, 1.0, 15, 5),
         (1, 1.0, 19, 1),
         (0, 1.0, 20, 0),
         (-980, 1.0, 20, 0),
         (20, 100.0, 0, 1),  # one large chunk is plenty
         (1, 100.0, 1, 1),
-        (20, 3.0, 0, 7),
-        (20, 0.1, 0, 10),  # an average never counts for less than one
-        (3_000, 100.0, 0, MESSAGES_IN_CALL),
+        (20, 6.0, 0, 4),
+        (4, 0.1, 0, 4),  # an average never counts for less than one
+        (3_000, 100.0, 0, MOST_AT_ONCE),
         (3_000, 1.0, MOST_HELD - 3, 3),  # chunks cost, however small they are
         (3_000, 1.0, MOST_HELD, 0),
         (3_000, 1.0, MOST_HELD + 1, 0),
@@ -90,7 +90,7 @@ def test_what_all_queues_may_bring_is_bounded() -> None:
     for priority in reversed(list(Priority)):
         for _ in range(100):
             limit = room_for(priority, loads, concurrency=1_000, seconds_per_operation=1e-6, operations_per_chunk=1)
-            assert limit <= MESSAGES_IN_CALL
+            assert limit <= MOST_AT_ONCE
             loads[priority] = Load(loads[priority].chunks + limit, loads[priority].operations + limit)
     assert {load.chunks for load in loads.values()} == {MOST_HELD}
 
