@@ -162,6 +162,10 @@ class Processor:
         """
         if (reason := await self._origin_error(attempt)) is not None:
             return MoveToDeadLetters(reason)
+        if (
+            redriven_from(attempt.chunk.id) is not None
+        ):  # its origin was read meanwhile, and the chunk may be there twice
+            attempt = replace(attempt, traces=await self._read_traces(attempt.batch.id, attempt.chunk.id))
         now = self._clock.now()
         if attempt.batch.is_early(now):
             # A delayed follow-up, as for a retry, would cost a record every 15 minutes.

@@ -628,6 +628,34 @@ async def test_receives_that_are_lost_use_up_no_attempt(rig: Rig, losses: int) -
     assert await rig.counts() == Counts(succeeded=1)
 
 
+async def test_redriven_chunk_that_is_there_twice_runs_once_if_the_other_one_ends_first(rig: Rig) -> None:
+    """Its record may be written while the record of its origin is read. So its own record is read after that."""
+
+    @rig.operations.post("/broken", max_attempts=1)
+    async def broken(context: Context) -> None:
+        rig.note(context)
+        raise ValueError("broken")
+
+    await rig.submit([build_operation(0, "/broken")])
+    await rig.process_next()
+    redriven = decode_chunk(rig.dead_letters[0].body)
+    await rig.parts.chunks.send([Message(encode_chunk(redriven))] * 2)
+    first, second = await rig.receive(), await rig.receive()
+    await rig.process(*first)
+    record = rig.parts.store._records.pop((BATCH_ID, redriven.id))
+    reads = 0
+
+    def write_record_at_second_read(call: str, moment: Moment) -> None:
+        nonlocal reads
+        reads += (call, moment) == ("store.read_traces", "before")
+        if reads == 2:
+            rig.parts.store._records[BATCH_ID, redriven.id] = record
+
+    await rig.process(*second, rig.processor(write_record_at_second_read))
+    assert reads == 3
+    assert rig.runs == {"id-0": 2}
+
+
 def deny(rig: Rig, delivery: Delivery, *, after: int) -> Watch:
     """Let the process that noted its start in `delivery` deny its death after some reads of its notes."""
     reads = 0
