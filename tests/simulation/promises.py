@@ -504,13 +504,14 @@ class Promises:
             self.check(state in {"succeeded", "failed"}, 7, f"{run} had finished, but its outcome is {state}")
 
     def _is_owed(self, kept: Kept) -> bool:
-        """Return False for a chunk of a batch that is over. The next consumer would drop it; perhaps none had time."""
+        """Return False for a chunk that the next consumer would drop. Perhaps none had time for it."""
         chunk = chunk_of(kept.body)
-        return (
-            chunk is None
-            or redriven_from(chunk.id) is not None
-            or self.batches[chunk.batch_id].state not in FINAL | {"abandoned"}
-        )
+        if chunk is None:
+            return True
+        facts = self.batches[chunk.batch_id]
+        if redriven_from(chunk.id) is not None:
+            return chunk.id not in facts.groups[chunk.group].done
+        return facts.state not in FINAL | {"abandoned"}
 
     def _check_ended(self, batch_id: str, facts: BatchFacts, lapsed: Counter[str]) -> None:
         self.check(facts.state in FINAL, 4, f"batch {batch_id} never ended: it is {facts.state} with {facts.counts}")
