@@ -311,6 +311,11 @@ class Settings(BaseSettings):
         return self.auth == "keys"
 
     @property
+    def asks_for(self) -> str:
+        """Return what a request needs: `none`, `keys` or `header`."""
+        return self.auth or ("none" if self.tenant_header is None else "header")
+
+    @property
     def has_tenants(self) -> bool:
         """Return True if requests can come from several tenants."""
         return self.needs_keys or self.tenant_header is not None

@@ -77,7 +77,7 @@ async def _listen_and_answer(app: web.Application, clients: Address, operators: 
         reporting(app[METER], publisher, clock),
         _listening((app, clients), (create_operator_app(app, operators.host), operators)) as (url, operator_url),
     ):
-        get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url)
+        get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url, auth=settings.asks_for)
         await _answer(app, settings)
 
 
