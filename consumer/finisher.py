@@ -18,8 +18,12 @@ class Finisher:
         """Finish the group, and the batch if this was its last group. Call it after each count; it may be repeated.
 
         All chunks that are counted in one call see the full group. One of them finishes it, and the others wait for it.
+        After a redrive each one does, since an earlier finish may have read the counts of another time.
         """
         if not is_full(batch, number, group):
+            return
+        if batch.is_final:
+            await self._finish_group(batch, number, group.counts)
             return
         key = batch.id, number, group.counts
         if key not in self._finishing:

@@ -19,7 +19,7 @@ from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence, MoveToDeadLetters, Release, StartNote
-from penstock.consumer.batches import Batches, NotAdmitted
+from penstock.consumer.batches import FRESH_SECONDS, Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher, is_full
 from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
@@ -28,7 +28,7 @@ from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.quarantine import Quarantine, release_seconds
-from penstock.errors import NewerVersion, RejectedCall
+from penstock.errors import LostItem, NewerVersion, RejectedCall
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -53,6 +53,7 @@ from penstock.store import Group, Traces
 from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
 
+NO_TRACES = Traces(None, frozenset())
 ACCEPTING_RELEASE_SECONDS = 5  # until a chunk is received again if its batch is not accepted yet
 
 
@@ -143,14 +144,25 @@ class Processor:
                 await self._release_patiently(delivery, chunk, ACCEPTING_RELEASE_SECONDS)
 
     async def _read_batch_and_traces(self, chunk: Chunk) -> tuple[Batch | NotAdmitted, Traces]:
-        """Read the batch until it is accepted, and at the same time what the table has of the chunk."""
+        """Read the batch until it is accepted, and at the same time what the table has of the chunk.
+
+        That is read again if acceptance took long: in the meantime, a copy of the chunk may have been recorded. A part
+        of the record may be deleted, past the retention of the batch. Then the batch is unknown.
+        """
+        read_at = self._clock.monotonic()
         admitting = asyncio.create_task(self._batches.admit(chunk.batch_id))
         try:
-            traces = await self._read_traces(chunk.batch_id, chunk.id)
-            return await admitting, traces
+            try:
+                traces = await self._read_traces(chunk.batch_id, chunk.id)
+            except LostItem:
+                traces = None
+            batch = await admitting
         finally:
             admitting.cancel()
             await asyncio.gather(admitting, return_exceptions=True)
+        if isinstance(batch, Batch) and (traces is None or self._clock.monotonic() - read_at > FRESH_SECONDS):
+            traces = await self._read_traces(chunk.batch_id, chunk.id)
+        return batch, traces or NO_TRACES
 
     # Decide: find the record of the chunk, or run its operations and commit one.
 
@@ -531,8 +543,8 @@ class Processor:
           nothing: after the lease has ended, SQS may report success and delete nothing, and the chunk comes again.
         """
         batch, chunk, tenant = attempt.batch, attempt.chunk, attempt.delivery.tenant
+        await self._batches.start(batch)  # first, because a chunk that fails here must not multiply its follow-ups
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
-        await self._batches.start(batch)
         group = await self._count(batch, record)
         is_counted = chunk.id in group.done
         if not is_counted and not group.is_through_with(chunk.id):

@@ -32,7 +32,7 @@ class HandlerTimes:
         """Start to read the table if the cache is older than a second. Call this early, so that `read` waits less."""
         now = self._clock.monotonic()
         age = now - self._refreshed_at
-        if age >= FRESH_SECONDS:
+        if age >= FRESH_SECONDS and (self._refreshing is None or self._refreshing.done()):
             self._refreshed_at = now
             self._is_waited_for = age >= STALE_SECONDS or not self._known
             self._refreshing = asyncio.create_task(self._refresh())

@@ -16,7 +16,7 @@ from penstock.consumer import patience, quarantine
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
-from penstock.errors import RejectedCall, Unavailable
+from penstock.errors import LostItem, RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succeeded
 from penstock.queue import Delivery, Message
@@ -389,6 +389,22 @@ async def test_follow_ups_of_what_cannot_be_counted_do_not_multiply(rig: Rig) ->
         rig.clock.advance(rig.settings.visibility_seconds + 1)
     assert [chunk.id for chunk in rig.chunks] == ["0", "0.0.1.0"]
     assert rig.runs == {"id-0": 2}
+    await rig.work_off()
+    assert await rig.counts() == Counts(succeeded=1)
+
+
+async def test_follow_ups_of_a_batch_that_cannot_be_started_are_not_sent(rig: Rig) -> None:
+    def reject(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.start_batch", "before"):
+            raise RejectedCall("Item size has exceeded the maximum allowed size.")
+
+    await rig.submit(build_operations("/second-time-right"))
+    processor = rig.processor(reject)
+    for _ in range(3):
+        with pytest.raises(RejectedCall):
+            await rig.process_next(processor)
+        rig.clock.advance(rig.settings.visibility_seconds + 1)
+    assert [chunk.id for chunk in rig.chunks] == ["0"]
     await rig.work_off()
     assert await rig.counts() == Counts(succeeded=1)
 
@@ -947,6 +963,34 @@ async def test_acceptance_is_waited_for_a_moment(rig: Rig) -> None:
     await rig.process_next(rig.processor(accept_meanwhile))
     assert rig.runs == {"id-0": 1}
     assert rig.clock.now() < NOW + ACCEPT_WAIT_SECONDS
+
+
+async def test_copy_of_the_chunk_that_was_recorded_before_acceptance_was_seen_is_not_run_again(rig: Rig) -> None:
+    await rig.submit([build_operation(0)])
+    [delivery] = await rig.parts.chunks.receive(1, 0)
+    rig.parts.store._batches[BATCH_ID] = replace(await rig.batch(), state=BatchState.ACCEPTING, accepted_at=None)
+
+    def accept_and_record(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "before") and rig.clock.now() > NOW + 1.5:
+            batch = rig.parts.store._batches[BATCH_ID]
+            rig.parts.store._batches[BATCH_ID] = replace(batch, state=BatchState.QUEUED, accepted_at=NOW)
+            record = ChunkRecord("0", (succeeded(build_operation(0), 201, None),))
+            rig.parts.store._records[BATCH_ID, "0"] = record
+
+    chunk = decode_chunk(delivery.body)
+    await rig.process(delivery, chunk, rig.processor(accept_and_record))
+    assert rig.runs == {}
+    assert await rig.counts() == Counts(succeeded=1)
+
+
+async def test_chunk_whose_record_is_half_deleted_after_its_retention_is_set_aside(rig: Rig) -> None:
+    def lose(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_traces", "before"):
+            raise LostItem("The table has lost the item.")
+
+    await rig.parts.chunks.send([Message(encode_chunk(build_chunk([build_operation(0)])))])
+    await rig.process_next(rig.processor(lose))
+    assert (len(rig.dead_letters), rig.runs, rig.chunks) == (1, {}, [])
 
 
 async def test_chunk_of_an_abandoned_batch_is_dropped_unrun(rig: Rig) -> None:

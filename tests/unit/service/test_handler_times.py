@@ -168,6 +168,27 @@ async def test_batch_waits_for_the_table_as_long_as_no_handler_is_measured() -> 
     assert await times.read() == {"POST /new": 3.0}
 
 
+async def test_only_one_call_reads_the_table_at_a_time() -> None:
+    clock, gate, calls = FakeClock(), asyncio.Event(), 0
+    parts = memory_parts(clock)
+
+    async def wait(names: list[str]) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        await gate.wait()
+        return {"POST /new": 3.0}
+
+    parts.store.read_handler_seconds = wait  # type: ignore[assignment]
+    times = HandlerTimes(parts.store, NAMES, clock)
+    first = asyncio.create_task(times.read())
+    await asyncio.sleep(0)
+    clock.advance(2 * FRESH_SECONDS)
+    second = asyncio.create_task(times.read())
+    await asyncio.sleep(0)
+    gate.set()
+    assert [await first, await second, calls] == [{"POST /new": 3.0}, {"POST /new": 3.0}, 1]
+
+
 async def knows(times: HandlerTimes, name: str) -> bool:
     return name in await times.read()
 
