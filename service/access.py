@@ -29,7 +29,7 @@ _CLIENT = frozenset({Scope.WRITE, Scope.READ})
 @web.middleware
 async def access(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Let a request through to its endpoint if its caller may use it."""
-    scope = request.app[SCOPES].get(_route(request))
+    scope = _scope(request)
     key = None if scope is None else _key(request)
     if key is None:
         _check_no_page(request)
@@ -51,10 +51,14 @@ async def _caller(request: web.Request, key: str | None) -> Caller:
     return OPERATOR if OPERATOR_HOST in request.app else Caller(named_tenant(request), _CLIENT)
 
 
-def _route(request: web.Request) -> tuple[str, str]:
-    resource = request.match_info.route.resource
-    method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
-    return method, "" if resource is None else resource.canonical
+def _scope(request: web.Request) -> Scope | None:
+    """Return the scope that the endpoint needs, or None if it is for everybody or does not exist (404, 405).
+
+    Raises KeyError if nobody has decided that for the route. The answer is then 500, because no caller may use it.
+    """
+    if request.match_info.http_exception is not None:
+        return None
+    return request.app[SCOPES][request.match_info.route]
 
 
 def _key(request: web.Request) -> str | None:

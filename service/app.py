@@ -23,6 +23,7 @@ from penstock.service.keys import (
     BACKEND,
     CALLERS,
     CLOCK,
+    DESCRIBED_SCOPES,
     GROUP_NUMBERS,
     HANDLER_TIMES,
     LEAVING,
@@ -115,12 +116,16 @@ def _operator_key(settings: Settings) -> str | None:
 
 def _add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     """Add the routes, and let `access` know what scope each of them needs."""
-    app[SCOPES] = scopes_of(routes)
-    for route in routes:
-        if route.method == hdrs.METH_GET:
-            app.router.add_get(route.path, route.endpoint)  # and HEAD
-        else:
-            app.router.add_route(route.method, route.path, route.endpoint)
+    app[DESCRIBED_SCOPES] = scopes_of(routes)
+    app[SCOPES] = {
+        app.router.add_route(method, route.path, route.endpoint): route.scope
+        for route in routes
+        for method in _methods(route)
+    }
+
+
+def _methods(route: Route) -> list[str]:
+    return [hdrs.METH_GET, hdrs.METH_HEAD] if route.method == hdrs.METH_GET else [route.method]
 
 
 async def _close_runner(app: web.Application) -> None:

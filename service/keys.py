@@ -23,6 +23,7 @@ from penstock.settings import Settings
 BACKEND = web.AppKey("backend", Backend)
 CALLERS = web.AppKey("callers", Callers)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
+DESCRIBED_SCOPES: web.AppKey[Mapping[tuple[str, str], Scope]] = web.AppKey("described_scopes", Mapping)  # for OpenAPI
 GROUP_NUMBERS = web.AppKey("group_numbers", GroupNumbers)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEDGER = web.AppKey("ledger", Ledger)
@@ -33,7 +34,7 @@ OPERATOR_HOST = web.AppKey("operator_host", str)  # the host that the operator l
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the answer to one that does not
 RUNNER = web.AppKey("runner", Runner)
-SCOPES: web.AppKey[Mapping[tuple[str, str], Scope]] = web.AppKey("scopes", Mapping)  # by method and path of the route
+SCOPES: web.AppKey[Mapping[web.AbstractRoute, Scope | None]] = web.AppKey("scopes", Mapping)  # None: for everybody
 SETTINGS = web.AppKey("settings", Settings)
 TURNS = web.AppKey("turns", Turns)
 

@@ -19,7 +19,7 @@ from penstock.service.content import JSON, NDJSON
 from penstock.service.decompression import MEMBERS
 from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import OPERATIONS, SCOPES, SETTINGS
+from penstock.service.keys import DESCRIBED_SCOPES, OPERATIONS, SETTINGS
 from penstock.service.operators.api_keys import KeyRequest, RotateRequest
 from penstock.service.operators.dead_letters import RedriveRequest
 from penstock.service.paging import LONGEST_PAGE
@@ -60,11 +60,11 @@ Scopes = Mapping[tuple[str, str], Scope]  # by method and path
 
 
 async def openapi(request: web.Request) -> web.Response:
-    return json_answer(describe(request.app[SETTINGS], request.app[OPERATIONS], request.app[SCOPES]))
+    return json_answer(describe(request.app[SETTINGS], request.app[OPERATIONS], request.app[DESCRIBED_SCOPES]))
 
 
 async def openapi_for_operators(request: web.Request) -> web.Response:
-    return json_answer(describe_for_operators(request.app[SETTINGS], request.app[SCOPES]))
+    return json_answer(describe_for_operators(request.app[SETTINGS], request.app[DESCRIBED_SCOPES]))
 
 
 def describe(settings: Settings, operations: Operations[Any], scopes: Scopes) -> Fragment:

@@ -4,17 +4,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aiohttp import hdrs
+from aiohttp import hdrs, web
+from pytest_aiohttp import AiohttpClient
 
 from penstock import Operations
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import BatchState
+from penstock.clock import SystemClock
 from penstock.service import callers
+from penstock.service.app import create_app
 from penstock.service.callers import FOUND_SECONDS, NOT_FOUND_SECONDS
+from penstock.service.openapi import openapi
 from penstock.service.routes import ROUTES, For, Route
 from penstock.store import Store
 from penstock.testing import FakeClock, MemoryParts, memory_parts
-from tests.support.builders import NOW, build_batch
+from tests.support.builders import NOW, build_batch, build_settings
 from tests.support.faults import Outage
 from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, request
 from tests.unit.service.conftest import Logs
@@ -156,6 +160,27 @@ async def test_listener_for_operators_asks_for_the_same_keys(
 
 async def test_head_needs_the_scope_of_get(service: Service) -> None:
     assert (await service.ask("HEAD", f"/batch/{BATCH.id}/status")).status == 401
+
+
+async def test_endpoints_need_keys_below_a_prefix_too(aiohttp_client: AiohttpClient) -> None:
+    root = web.Application()
+    settings = build_settings(auth="keys", operator_key=OPERATOR_KEY)
+    root.add_subapp("/api", create_app(settings, operations, memory_parts().backend, SystemClock()))
+    client = await aiohttp_client(root)
+    for path in ("/api/keys", "/api/metrics", "/api/batch/x/status"):
+        assert (await request(client, "GET", path)).status == 401
+    assert (
+        await request(client, "GET", "/api/keys", headers={"Authorization": f"Bearer {OPERATOR_KEY}"})
+    ).status == 200
+    assert (await request(client, "GET", "/api/health/live")).status == 200
+
+
+async def test_route_whose_scope_nobody_decided_is_for_nobody(aiohttp_client: AiohttpClient, logs: Logs) -> None:
+    app = create_app(build_settings(auth="none"), operations, memory_parts().backend, SystemClock())
+    app.router.add_get("/forgotten", openapi)
+    answer = await request(await aiohttp_client(app), "GET", "/forgotten")
+    assert_problem(answer, 500)
+    logs.clear()
 
 
 async def test_scheme_is_read_in_any_case_and_nothing_else_is_a_key(service: Service) -> None:
