@@ -25,6 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 
 OVERLAP_SECONDS = DAY_SECONDS  # how long a replaced key still works, if the request does not say
 LONGEST_OVERLAP_SECONDS = 30 * DAY_SECONDS
+LONGEST_LIFE_SECONDS = 36_525 * DAY_SECONDS  # 100 years: every client can read the time of the end
 MOST_OPEN = 2**53 - 1  # the largest number that every JSON parser reads exactly
 _SECRET = {"Cache-Control": "no-store"}
 
@@ -59,7 +60,7 @@ async def create_key(request: web.Request) -> web.Response:
     """Answer 201 with a new key."""
     wanted = await _read(request, KeyRequest)
     made, now = _make(request), request.app[CLOCK].now()
-    _check_future(wanted.expiresAt, now)
+    _check_end(wanted.expiresAt, now)
     key = ApiKey(
         id=made.id,
         digest=made.digest,
@@ -71,9 +72,10 @@ async def create_key(request: web.Request) -> web.Response:
         max_open=wanted.maxOpen,
         expires_at=wanted.expiresAt,
     )
+    answer = json_answer(_with_text(made, key), status=201, headers=_SECRET)
     await request.app[BACKEND].store.create_api_key(key)
     audit(request, Action.CREATE_KEY, **_subject(key))
-    return json_answer(_with_text(made, key), status=201, headers=_SECRET)
+    return answer
 
 
 async def list_keys(request: web.Request) -> web.Response:
@@ -88,22 +90,22 @@ async def rotate_key(request: web.Request) -> web.Response:
     old, now = await _find(request), request.app[CLOCK].now()
     if old.revoked_at is not None or old.has_expired(now):
         raise KeyEnded(f"The key {old.id} has ended, so it cannot be replaced. Make a new key with POST /keys.")
-    _check_future(wanted.expiresAt, now)
+    _check_end(wanted.expiresAt, now)
     made, store = _make(request), request.app[BACKEND].store
-    same_time = None if old.expires_at is None else now + old.expires_at - old.created_at
     new = replace(
         old,
         id=made.id,
         digest=made.digest,
         created_at=now,
-        expires_at=wanted.expiresAt or same_time,
+        expires_at=wanted.expiresAt or _end_after_same_life(old, now),
         used_at=None,
     )
+    answer = _with_text(made, new)
     await store.create_api_key(new)
     await store.shorten_api_key(old, now + wanted.overlapSeconds)
     audit(request, Action.ROTATE_KEY, **_subject(new), replaces=old.id)
     replaced = await store.find_api_key(old.digest) or old
-    return json_answer({**_with_text(made, new), "replaces": key_body(replaced)}, status=201, headers=_SECRET)
+    return json_answer({**answer, "replaces": key_body(replaced)}, status=201, headers=_SECRET)
 
 
 async def revoke_key(request: web.Request) -> web.Response:
@@ -158,6 +160,19 @@ async def _read(request: web.Request, model: type[M]) -> M:
         raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
 
 
-def _check_future(at: float | None, now: float) -> None:
-    if at is not None and at <= now:
+def _end_after_same_life(old: ApiKey, now: float) -> float | None:
+    """Return when a new key ends that lives as long as the old one was made for, or None if that has no end."""
+    if old.expires_at is None:
+        return None
+    return now + min(old.expires_at - old.created_at, LONGEST_LIFE_SECONDS)
+
+
+def _check_end(at: float | None, now: float) -> None:
+    if at is None:
+        return
+    if at <= now:
         raise InvalidRequest([Flaw("/expiresAt", "This time is over. Use a time in the future.")])
+    if at > now + LONGEST_LIFE_SECONDS:
+        raise InvalidRequest(
+            [Flaw("/expiresAt", "This is more than 100 years from now. Use an earlier time, or none.")]
+        )

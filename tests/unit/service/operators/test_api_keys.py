@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from penstock import Operations
-from penstock.api_key import Scope, digest_of, is_key
+from penstock.api_key import ApiKey, Scope, digest_of, is_key, make_key
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import NOW
@@ -87,6 +87,7 @@ async def test_new_key_is_answered_once_and_works(service: Service, parts: Memor
         ({"name": ""}, "/name"),
         ({"expiresAt": "tomorrow"}, "/expiresAt"),
         ({"expiresAt": "2023-11-14T22:13:20Z"}, "/expiresAt"),  # now
+        ({"expiresAt": "9999-12-31T23:59:59-05:00"}, "/expiresAt"),  # no datetime in UTC
         ({"limit": "100"}, "/limit"),
         ({"limit": "0/1"}, "/limit"),
         ({"limit": 5}, "/limit"),
@@ -137,6 +138,15 @@ async def test_new_key_lives_as_long_as_the_old_one_unless_told_otherwise(servic
     assert (new["expiresAt"], new["replaces"]["expiresAt"]) == ("2023-12-03T22:13:20.000Z", old["expiresAt"])
     other = await rotated(service, new, expiresAt="2030-01-01T00:00:00Z")
     assert other["expiresAt"] == "2030-01-01T00:00:00.000Z"
+
+
+async def test_new_key_lives_for_100_years_at_most(service: Service, parts: MemoryParts) -> None:
+    made = make_key("test")
+    far = 253_402_300_799  # the end of the year 9999
+    await parts.store.create_api_key(
+        ApiKey(made.id, made.digest, "acme", frozenset({Scope.READ}), NOW - DAY, expires_at=far)
+    )
+    assert (await rotated(service, {"id": made.id}))["expiresAt"] == "2123-11-15T22:13:20.000Z"
 
 
 async def rotated(service: Service, key: Any, **members: Any) -> Any:
