@@ -121,14 +121,14 @@ def environment_of(name: str) -> str:
     return plain[:LONGEST_ENVIRONMENT] or "key"
 
 
-def has_form_of_key(text: str) -> bool:
-    """Return True if a text was meant as a key, even if it has a typing error."""
-    return _KEY.fullmatch(text) is not None
+def has_part_of_key(text: str) -> bool:
+    """Return True if a text contains a key, or the start of one with a part of its secret."""
+    return _ANYWHERE.search(text) is not None
 
 
 def is_key(text: str) -> bool:
     """Return True if a text has the form of a key, and its checksum is right."""
-    return has_form_of_key(text) and secrets.compare_digest(_checksum(text[:-_CHECKSUM]), text[-_CHECKSUM:])
+    return _KEY.fullmatch(text) is not None and secrets.compare_digest(_checksum(text[:-_CHECKSUM]), text[-_CHECKSUM:])
 
 
 def id_in(text: str) -> str:

@@ -13,7 +13,7 @@ import re
 
 from aiohttp import hdrs, web
 
-from penstock.api_key import Scope, has_form_of_key, id_in
+from penstock.api_key import Scope, has_part_of_key, id_in
 from penstock.errors import MissingScope, NotAuthenticated
 from penstock.hosts import check_caller
 from penstock.service.caller import named_tenant
@@ -62,21 +62,33 @@ def _scope(request: web.Request) -> Scope | None:
 
 
 def _key(request: web.Request) -> str | None:
-    """Return the key of a request. Where none is needed, another kind of token is not a key.
+    """Return the key of a request, or None if it has none.
 
-    Raises NotAuthenticated if there are several.
+    Raises NotAuthenticated if there are several, or if the header is not exactly `Bearer` and the key. Such a key must
+    not be ignored: the request would get the rights of one without a key, and an upstream would get the key.
     """
-    headers = request.headers.getall(hdrs.AUTHORIZATION, [])
-    tokens = [match[1] for header in headers if (match := _BEARER.fullmatch(header.strip()))]
-    if not request.app[SETTINGS].needs_keys:
-        tokens = [token for token in tokens if _is_meant_as_key(request, token)]
-    if len(tokens) > 1:
+    headers = [header.strip() for header in request.headers.getall(hdrs.AUTHORIZATION, [])]
+    meant = [header for header in headers if _is_meant_as_key(request, header)]
+    if len(meant) > 1:
         raise NotAuthenticated("The request has several keys. Send one.", has_key=True)
-    return tokens[0] if tokens else None
+    return _token(meant[0]) if meant else None
 
 
-def _is_meant_as_key(request: web.Request, token: str) -> bool:
-    return has_form_of_key(token) or request.app[CALLERS].is_operator_key(token)
+def _is_meant_as_key(request: web.Request, header: str) -> bool:
+    """Return True if a header was meant as a key. Where no key is needed, other tokens are not."""
+    if has_part_of_key(header):
+        return True
+    match = _BEARER.fullmatch(header)
+    return match is not None and (request.app[SETTINGS].needs_keys or request.app[CALLERS].is_operator_key(match[1]))
+
+
+def _token(header: str) -> str:
+    match = _BEARER.fullmatch(header)
+    if match is None:
+        raise NotAuthenticated(
+            "The header Authorization has a key in another form. Send one key, as: Bearer pk_...", has_key=True
+        )
+    return match[1]
 
 
 def _check_no_page(request: web.Request) -> None:

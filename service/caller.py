@@ -4,7 +4,7 @@ import re
 
 from aiohttp import web
 
-from penstock.api_key import DEFAULT_TENANT
+from penstock.api_key import DEFAULT_TENANT, has_part_of_key
 from penstock.errors import MalformedRequest
 from penstock.forwarding.headers import is_plain
 from penstock.service.keys import CALLER, OPERATIONS, SETTINGS
@@ -73,6 +73,11 @@ def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
             if not is_plain(value):
                 raise MalformedRequest(
                     f"The header {name} is passed on with forwarded operations, so use printable ASCII only."
+                )
+            if has_part_of_key(value):
+                raise MalformedRequest(
+                    f"The header {name} is passed on with forwarded operations, so it must not have a key of Penstock. "
+                    "Send the key in the header Authorization."
                 )
             passed.append((name, value))
     size = sum(len(name) + len(value) for name, value in passed)

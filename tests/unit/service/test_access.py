@@ -226,10 +226,32 @@ async def test_key_counts_although_none_is_needed(serve: Serve, parts: MemoryPar
     assert (await service.get(path)).status == 404  # it is not the default tenant's
     assert (await service.get(path, Authorization=f"Bearer {make_key('test').text}")).status == 401
     assert (await service.get(path, Authorization=f"Bearer {key[:-1]}{'a' if key[-1] == 'b' else 'b'}")).status == 401
-    for other in ("token-of-a-gateway", "pk_live_51H8s", key[:-1]):  # an upstream may have such keys
+    for other in ("token-of-a-gateway", "pk_live_51H8s"):  # an upstream may have such keys
         assert (await service.get(path, Authorization=f"Bearer {other}")).status == 404
     answer = await service.post(ask_for("/run/a"), {"Authorization": f"Bearer {key}"})
     assert_problem(answer, 403)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{0}",
+        "Token {0}",
+        'Bearer "{0}"',
+        "Bearer {0}, Bearer x",
+        "Bearer x{0}",
+        "Bearer {1}",
+        "Basic {1}",
+        "Bearer {0}a",
+    ],
+)
+@pytest.mark.parametrize("auth", ["none", "keys"])
+async def test_key_in_another_form_is_not_ignored(serve: Serve, parts: MemoryParts, auth: str, form: str) -> None:
+    service = await serve(operations, parts=parts, auth=auth)
+    key = await add_key(parts.store, *Scope)
+    answer = await service.get("/batch/x/status", Authorization=form.format(key, key[:-1]))
+    assert_problem(answer, 401)
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
 async def test_key_replaces_the_header_of_a_gateway(serve: Serve, parts: MemoryParts, clock: FakeClock) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock import Operations
+from penstock.api_key import make_key
 from tests.support.plant import build_plant
 from tests.support.service import Serve, ask_for, assert_problem, pointers
 from tests.support.upstream import ToyUpstream, toy_upstream
@@ -83,6 +84,16 @@ async def test_header_that_is_not_plain_is_refused(serve: Serve, upstream: ToyUp
     assert "accept-language" in assert_problem(refused, 400)["detail"]
     assert mended.status == 200
     assert len(upstream.requests) == 1
+
+
+async def test_header_with_a_key_is_not_passed_on(serve: Serve, upstream: ToyUpstream) -> None:
+    async with forwarding(upstream, "X-Api-Key") as operations:
+        service = await serve(operations, auth="none")
+        key = make_key("test").text
+        for value in (key, f"key={key[:-1]}"):
+            problem = assert_problem(await service.post(ask_for("/api/x"), {"X-Api-Key": value}), 400)
+            assert "x-api-key" in problem["detail"]
+    assert upstream.requests == []
 
 
 async def test_headers_that_are_too_large_together_are_refused(serve: Serve, upstream: ToyUpstream) -> None:
