@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from penstock.api_key import Redaction
 from penstock.backoff import Backoff
 from penstock.chunk import Fit
 from penstock.errors import Misconfigured
@@ -314,6 +315,10 @@ class Settings(BaseSettings):
     def asks_for(self) -> str:
         """Return what a request needs: `none`, `keys` or `header`."""
         return self.auth or ("none" if self.tenant_header is None else "header")
+
+    @property
+    def redaction(self) -> Redaction:
+        return Redaction(None if self.operator_key is None else self.operator_key.get_secret_value())
 
     @property
     def has_tenants(self) -> bool:

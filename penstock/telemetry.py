@@ -6,12 +6,13 @@ terminal a line is text; in a pipe or a file it is a JSON object.
 
 import logging
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal
 
 import structlog
 
-from penstock.api_key import without_keys
+from penstock.api_key import Redaction
 from penstock.settings import Settings
 
 
@@ -108,7 +109,7 @@ def configure_logging(settings: Settings, program: str) -> None:
         if as_json
         else [_for_people(has_colors=sys.stderr.isatty())]
     )
-    written.append(_without_keys)
+    written.append(_without_keys(settings.redaction))
     structlog.configure(
         processors=[*shared, *written],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
@@ -119,9 +120,9 @@ def configure_logging(settings: Settings, program: str) -> None:
     _join_standard_logging(shared, written)
 
 
-def _without_keys(_logger: Any, _name: str, line: str) -> str:
-    """Cut every API key in a finished line after its id."""
-    return without_keys(line)
+def _without_keys(redaction: Redaction) -> Callable[[Any, str, str], str]:
+    """Return a processor that cuts the keys out of a finished line."""
+    return lambda _logger, _name, line: redaction.cut(line)
 
 
 def _for_people(*, has_colors: bool) -> structlog.dev.ConsoleRenderer:

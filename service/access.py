@@ -13,7 +13,7 @@ import re
 
 from aiohttp import hdrs, web
 
-from penstock.api_key import Scope, has_part_of_key, id_in
+from penstock.api_key import Scope, id_in
 from penstock.errors import MissingScope, NotAuthenticated
 from penstock.hosts import check_caller
 from penstock.service.caller import named_tenant
@@ -76,10 +76,8 @@ def _key(request: web.Request) -> str | None:
 
 def _is_meant_as_key(request: web.Request, header: str) -> bool:
     """Return True if a header was meant as a key. Where no key is needed, other tokens are not."""
-    if has_part_of_key(header):
-        return True
-    match = _BEARER.fullmatch(header)
-    return match is not None and (request.app[SETTINGS].needs_keys or request.app[CALLERS].is_operator_key(match[1]))
+    settings = request.app[SETTINGS]
+    return settings.redaction.finds_key(header) or (settings.needs_keys and _BEARER.fullmatch(header) is not None)
 
 
 def _token(header: str) -> str:

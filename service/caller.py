@@ -4,7 +4,7 @@ import re
 
 from aiohttp import web
 
-from penstock.api_key import DEFAULT_TENANT, has_part_of_key
+from penstock.api_key import DEFAULT_TENANT
 from penstock.errors import MalformedRequest
 from penstock.forwarding.headers import is_plain
 from penstock.service.keys import CALLER, OPERATIONS, SETTINGS
@@ -65,6 +65,7 @@ def request_id(request: web.Request) -> str | None:
 def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
     """Return the headers that the forwarded operations of a batch get from its request. Raises MalformedRequest."""
     passed = []
+    redaction = request.app[SETTINGS].redaction
     for name in sorted(request.app[OPERATIONS].passed_headers):
         if name.lower() == "authorization" and request[CALLER].key_id is not None:
             continue  # it is a key of Penstock, which is no business of an upstream
@@ -74,7 +75,7 @@ def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
                 raise MalformedRequest(
                     f"The header {name} is passed on with forwarded operations, so use printable ASCII only."
                 )
-            if has_part_of_key(value):
+            if redaction.finds_key(value):
                 raise MalformedRequest(
                     f"The header {name} is passed on with forwarded operations, so it must not have a key of Penstock. "
                     "Send the key in the header Authorization."

@@ -49,13 +49,13 @@ class Callers:
         self._found = _Cache(FOUND_SECONDS)
         self._not_found = _Cache(NOT_FOUND_SECONDS)
 
-    def is_operator_key(self, token: str) -> bool:
+    def _is_operator_key(self, token: str) -> bool:
         """Return True if the token is PENSTOCK_OPERATOR_KEY."""
         return self._operator_digest is not None and hmac.compare_digest(digest_of(token), self._operator_digest)
 
     async def find(self, token: str) -> Caller:
         """Return the caller with this key. Raises NotAuthenticated if the key is not valid."""
-        if self.is_operator_key(token):
+        if self._is_operator_key(token):
             return Caller(DEFAULT_TENANT, frozenset(Scope), OPERATOR_KEY_ID)
         if not is_key(token):
             raise NotAuthenticated("This is not a complete key of Penstock. Send the key as you got it.", has_key=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from penstock.api_key import without_keys
+from penstock.api_key import Redaction
 from penstock.errors import (
     AcceptanceLost,
     AcceptanceUnknown,
@@ -40,7 +40,7 @@ from penstock.errors import (
 )
 from penstock.service.decompression import MEMBERS
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import PATHS_HINT
+from penstock.service.keys import PATHS_HINT, SETTINGS
 from penstock.service.schemas import status_url
 from penstock.telemetry import Event, get_log
 
@@ -118,17 +118,19 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def problems(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Answer every error as a problem. An unexpected error is logged, and the client does not see its text."""
+    redaction = request.app[SETTINGS].redaction
     try:
         return await handler(request)
     except PenstockError as error:
-        return _known_problem(error)
+        return _known_problem(error, redaction)
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         headers = {name: value for name, value in error.headers.items() if name == "Allow"}
-        return _problem(error.status, "about:blank", error.reason, _route_hint(request, error), headers=headers)
+        hint = redaction.cut(_route_hint(request, error))
+        return _problem(error.status, "about:blank", error.reason, hint, headers=headers)
     except Exception:  # noqa: BLE001 - the last resort: logged here with its traceback, answered as 500
-        get_log().exception(Event.REQUEST_BROKE, method=request.method, path=without_keys(request.path))
+        get_log().exception(Event.REQUEST_BROKE, method=request.method, path=redaction.cut(request.path))
         return _problem(500, "about:blank", "Internal Server Error", _BROKEN)
 
 
@@ -153,9 +155,9 @@ def as_problem(error: web.HTTPException) -> web.Response:
     return _problem(error.status, "about:blank", error.reason, f"{error.reason}. Send the request without it.")
 
 
-def _known_problem(error: PenstockError) -> web.Response:
+def _known_problem(error: PenstockError, redaction: Redaction) -> web.Response:
     status, slug, title = _PROBLEMS[type(error)]
-    detail = str(error)
+    detail = redaction.cut(str(error))
     headers = _retry_after(error)
     members: dict[str, Any] = {}
     match error:
@@ -234,6 +236,6 @@ def _problem(
     headers: dict[str, str] | None = None,
 ) -> web.Response:
     # Header bytes that are not UTF-8 arrive as lone surrogates, which JSON cannot express.
-    readable = without_keys(detail.encode("utf-8", "replace").decode())
+    readable = detail.encode("utf-8", "replace").decode()
     body = {"type": kind, "title": title, "status": int(status), "detail": readable, **(members or {})}
     return json_answer(body, status=status, headers=headers, content_type=CONTENT_TYPE)

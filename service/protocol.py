@@ -11,7 +11,6 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
-from penstock.api_key import without_keys
 from penstock.service.caller import key_id_or_none, request_id, tenant_or_none
 from penstock.service.keys import SETTINGS
 from penstock.service.problems import UnparsedAnswer, as_problem, protocol_problem
@@ -43,7 +42,7 @@ class AccessLog(AbstractAccessLogger):
                 tenant=tenant_or_none(request),
                 key_id=key_id_or_none(request),
                 method=request.method,
-                path=without_keys(request.path),
+                path=request.app[SETTINGS].redaction.cut(request.path),
                 status=response.status,
                 bytes=response.body_length,  # with the headers
                 seconds=round(time, 3),

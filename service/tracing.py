@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from penstock.api_key import without_keys
-from penstock.service.keys import BATCH_ID
+from penstock.service.keys import BATCH_ID, SETTINGS
 from penstock.service.problems import Endpoint
 
 if TYPE_CHECKING:
@@ -25,9 +24,10 @@ def tracing(spans: "Spans | None") -> list["Middleware"]:
     async def trace_request(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         if request.path.startswith(UNTRACED):
             return await handler(request)
-        with spans.answering(request.method, _route(request), without_keys(request.path), _context(request)) as span:
+        cut = request.app[SETTINGS].redaction.cut
+        with spans.answering(request.method, _route(request), cut(request.path), _context(request)) as span:
             response = await handler(request)
-            span.end(response.status, request.get(BATCH_ID) or request.match_info.get("batch_id"))
+            span.end(response.status, request.get(BATCH_ID) or cut(request.match_info.get("batch_id", "")) or None)
             return response
 
     return [trace_request]

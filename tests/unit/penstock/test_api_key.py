@@ -7,6 +7,7 @@ import pytest
 
 from penstock.api_key import (
     ApiKey,
+    Redaction,
     Scope,
     digest_of,
     environment_of,
@@ -83,3 +84,9 @@ def test_key_ends_at_the_earlier_of_its_ends() -> None:
 def test_use_is_noted_once_an_hour() -> None:
     key = ApiKey("a", "b", "acme", frozenset(), 0, used_at=hour_of(7_300))
     assert (key.used_at, key.is_unused_since(10_799), key.is_unused_since(10_800)) == (7_200, False, True)
+
+
+def test_operator_key_is_cut_whole_whatever_it_looks_like() -> None:
+    redaction = Redaction(f"{KEY.text}-and/more")
+    assert redaction.cut(f"/{KEY.text}-and/more/x, {KEY.text}") == f"/***/x, pk_shop_{KEY.id}..."
+    assert KEY.text not in repr(redaction)

@@ -26,8 +26,9 @@ def restored() -> Iterator[None]:
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_log_shows_only_the_id_of_a_key(restored: None, capsys: pytest.CaptureFixture[str], log_format: str) -> None:
     key = make_key("shop")
-    configure_logging(build_settings(log_format=log_format), "service")
-    get_log().info(Event.AUDIT, path=f"/{key.text}", nested={"list": [key.text]})
+    operator_key = "o/" * 24
+    configure_logging(build_settings(log_format=log_format, operator_key=operator_key), "service")
+    get_log().info(Event.AUDIT, path=f"/{key.text}", nested={"list": [key.text, operator_key]})
     try:
         raise RuntimeError(key.text)
     except RuntimeError:
@@ -36,3 +37,4 @@ def test_log_shows_only_the_id_of_a_key(restored: None, capsys: pytest.CaptureFi
     written = capsys.readouterr().err
     assert written.count(f"pk_shop_{key.id}...") >= 5
     assert key.text[21:] not in written
+    assert operator_key not in written

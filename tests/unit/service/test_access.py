@@ -254,6 +254,12 @@ async def test_key_in_another_form_is_not_ignored(serve: Serve, parts: MemoryPar
     assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
+async def test_operator_key_in_another_form_is_not_ignored(serve: Serve) -> None:
+    service = await serve(operations, auth="none", operator_key=OPERATOR_KEY)
+    for form in (OPERATOR_KEY, f"Token {OPERATOR_KEY}", f"Bearer {OPERATOR_KEY}, Bearer x"):
+        assert (await service.get("/batch/x/status", Authorization=form)).status == 401
+
+
 async def test_key_replaces_the_header_of_a_gateway(serve: Serve, parts: MemoryParts, clock: FakeClock) -> None:
     await parts.store.create_batch(BATCH)
     service = await serve(operations, parts=parts, clock=clock, tenant_header="X-Tenant")
@@ -349,11 +355,12 @@ async def test_table_that_does_not_answer_is_no_invalid_key(serve: Serve, parts:
 
 async def test_key_in_a_url_is_in_no_answer_and_in_no_log(service: Service, parts: MemoryParts, logs: Logs) -> None:
     key = await add_key(parts.store, *Scope)
-    answers = [
-        await service.get(path, Authorization=f"Bearer {key}")
-        for path in (f"/{key}", f"/batch/{key}/status", f"/dead-letters?limit={key}", f"/batch/x/status?{key}=1")
-    ]
-    for told in (*(answer.content.decode() for answer in answers), repr(logs)):
-        assert key not in told
-        assert key[-20:] not in told
-    assert f"{key[:20]}..." in answers[0].body["detail"]
+    for secret, shown in ((key, f"{key[:20]}..."), (OPERATOR_KEY, "***")):
+        answers = [
+            await service.get(path, Authorization=f"Bearer {key}")
+            for path in (f"/{secret}", f"/batch/{secret}/status", f"/dead-letters?limit={secret}", f"/keys?{secret}=1")
+        ]
+        for told in (*(answer.content.decode() for answer in answers), repr(logs)):
+            assert secret not in told
+            assert secret[-20:] not in told
+        assert shown in answers[0].body["detail"]

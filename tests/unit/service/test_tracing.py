@@ -8,6 +8,7 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 from pytest_aiohttp import AiohttpClient
 
 from penstock import Context, Operations, Retry
+from penstock.api_key import make_key
 from penstock.queue import Message
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import ask_for
@@ -318,6 +319,14 @@ async def test_requests_are_named_by_their_route(plant: Plant, recording: Record
     status = recording.one("GET /batch/{batch_id}/status")
     assert attributes(status)["penstock.batch.id"] == batch_id
     assert attributes(recording.one("GET"))["http.response.status_code"] == 404
+
+
+async def test_no_key_in_a_url_is_traced(aiohttp_client: AiohttpClient, toys: Toys, recording: Recording) -> None:
+    keys = make_key("test").text, "o" * 48
+    plant = await build(aiohttp_client, toys, recording, operator_key=keys[1])
+    for key in keys:
+        assert (await plant.ask("GET", f"/batch/{key}/status")).status == 404
+        assert key not in recording.ended[-1].to_json()
 
 
 async def test_handlers_of_every_kind_are_traced(aiohttp_client: AiohttpClient, recording: Recording) -> None:
