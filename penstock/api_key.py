@@ -51,7 +51,8 @@ class NewKey:
 class ApiKey:
     """What the table has about a key. `digest` is the SHA-256 of the key, in hexadecimal digits.
 
-    `limit` and `max_open` are the limits of the key as its maker wrote them. `used_at` is the start of the last hour in
+    `limit` and `max_open` are the limits of the key as its maker wrote them. `replaced_by` is the id of the key that
+    replaces it. `used_at` is the start of the last hour in
     which the key was used.
     """
 
@@ -65,6 +66,7 @@ class ApiKey:
     max_open: int | None = None
     expires_at: float | None = None
     revoked_at: float | None = None
+    replaced_by: str | None = None
     used_at: float | None = None
 
     @property
@@ -110,8 +112,8 @@ class ApiKeyStore(Protocol):
     async def list_api_keys(self) -> list[ApiKey]:
         """Return all keys in the order of their ids, with those whose end is not long ago."""
 
-    async def shorten_api_key(self, key: ApiKey, until: float) -> None:
-        """Let a key expire at `until`, unless it ends before."""
+    async def replace_api_key(self, key: ApiKey, new_id: str, until: float) -> None:
+        """Note that another key replaces a key, which expires at `until`. Change nothing if it expires before."""
 
     async def revoke_api_key(self, key: ApiKey, at: float) -> None:
         """Revoke a key. If it is revoked already, the time of that stays."""

@@ -11,6 +11,7 @@ PenstockError
 │   ├── MissingScope
 │   ├── UnknownApiKey
 │   ├── KeyEnded
+│   ├── KeyReplaced
 │   ├── TooSlow
 │   ├── Misdirected
 │   ├── FromWebPage
@@ -110,6 +111,13 @@ class UnknownApiKey(Refused):
 
 class KeyEnded(Refused):
     """The API key has expired or was revoked, so this is not possible any more."""
+
+
+class KeyReplaced(Refused):
+    """The API key was replaced by a new one already."""
+
+    def __init__(self, key_id: str, new_id: str) -> None:
+        super().__init__(f"The key {key_id} was replaced by the key {new_id}. Replace that one, or use POST /keys.")
 
 
 class TooSlow(Refused):

@@ -148,10 +148,10 @@ class MemoryApiKeys:
     async def list_api_keys(self) -> list[ApiKey]:
         return sorted(self._api_keys.values(), key=lambda key: key.id)
 
-    async def shorten_api_key(self, key: ApiKey, until: float) -> None:
+    async def replace_api_key(self, key: ApiKey, new_id: str, until: float) -> None:
         current = self._api_keys.get(key.digest)
-        if current is not None and (current.expires_at is None or current.expires_at > until):
-            self._api_keys[key.digest] = replace(current, expires_at=until)
+        if current is not None and (current.expires_at is None or current.expires_at >= until):
+            self._api_keys[key.digest] = replace(current, expires_at=until, replaced_by=new_id)
 
     async def revoke_api_key(self, key: ApiKey, at: float) -> None:
         current = self._api_keys.get(key.digest)

@@ -74,6 +74,7 @@ def api_key_from_item(item: Item) -> ApiKey:
         max_open=read_number(item, "max_open") if "max_open" in item else None,
         expires_at=read_optional_seconds(item, "valid_until"),
         revoked_at=read_optional_seconds(item, "revoked_at"),
+        replaced_by=read_optional_text(item, "replaced_by"),
         used_at=read_optional_seconds(item, "used_at"),
     )
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from penstock.api_key import ApiKey
 from penstock.aws import api_key_items as items
-from penstock.aws.attributes import Value, seconds, whole_seconds
+from penstock.aws.attributes import Value, seconds, text, whole_seconds
 from penstock.aws.table import Table
 
 
@@ -31,12 +31,12 @@ class DynamoDbApiKeys:
         found = await self._table.get_many([items.api_key_key(items.digest_of_listed(item)) for item in listed])
         return sorted((items.api_key_from_item(item) for item in found), key=lambda key: key.id)
 
-    async def shorten_api_key(self, key: ApiKey, until: float) -> None:
+    async def replace_api_key(self, key: ApiKey, new_id: str, until: float) -> None:
         await self._table.update_if(
-            "attribute_exists(pk) AND (attribute_not_exists(valid_until) OR valid_until > :until)",
+            "attribute_exists(pk) AND (attribute_not_exists(valid_until) OR valid_until >= :until)",
             items.api_key_key(key.digest),
-            "SET valid_until = :until, expires_at = :deleted",
-            {"until": seconds(until), **_deleted(replace(key, expires_at=until))},
+            "SET valid_until = :until, replaced_by = :new_id, expires_at = :deleted",
+            {"until": seconds(until), "new_id": text(new_id), **_deleted(replace(key, expires_at=until))},
         )
         await self._table.put(items.listed_to_item(replace(key, expires_at=until)))
 

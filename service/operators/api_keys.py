@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from penstock.api_key import DAY_SECONDS, ApiKey, NewKey, Scope, environment_of, is_key_id, make_key
 from penstock.documents.validation import errors_of
-from penstock.errors import Flaw, InvalidRequest, KeyEnded, UnknownApiKey
+from penstock.errors import Flaw, InvalidRequest, KeyEnded, KeyReplaced, UnknownApiKey
 from penstock.quota import Quota
 from penstock.service.audit import Action, audit
 from penstock.service.content import check_no_options, read_json
@@ -90,6 +90,8 @@ async def rotate_key(request: web.Request) -> web.Response:
     old, now = await _find(request), request.app[CLOCK].now()
     if old.revoked_at is not None or old.has_expired(now):
         raise KeyEnded(f"The key {old.id} has ended, so it cannot be replaced. Make a new key with POST /keys.")
+    if old.replaced_by is not None:  # it was shortened, so a second new key would end too early
+        raise KeyReplaced(old.id, old.replaced_by)
     _check_end(wanted.expiresAt, now)
     made, store = _make(request), request.app[BACKEND].store
     new = replace(
@@ -102,7 +104,8 @@ async def rotate_key(request: web.Request) -> web.Response:
     )
     answer = _with_text(made, new)
     await store.create_api_key(new)
-    await store.shorten_api_key(old, now + wanted.overlapSeconds)
+    overlap_end = now + wanted.overlapSeconds
+    await store.replace_api_key(old, new.id, min(overlap_end, old.expires_at or overlap_end))
     audit(request, Action.ROTATE_KEY, **_subject(new), replaces=old.id)
     replaced = await store.find_api_key(old.digest) or old
     return json_answer({**answer, "replaces": key_body(replaced)}, status=201, headers=_SECRET)

@@ -1788,12 +1788,17 @@ async def test_revoked_api_key_keeps_the_time_of_its_end(store: Store) -> None:
 
 
 @on_all
-async def test_api_key_is_only_shortened(store: Store) -> None:
+async def test_replaced_api_key_is_only_shortened(store: Store) -> None:
     key = make_api_key()
     await store.create_api_key(key)
-    for until, stays in ((NOW + 20, NOW + 20), (NOW + 30, NOW + 20), (NOW + 10, NOW + 10)):
-        await store.shorten_api_key(key, until)
-        assert await store.find_api_key(key.digest) == replace(key, expires_at=stays)
+    for new_id, until, expected in (
+        ("a", NOW + 20.5, ("a", NOW + 20.5)),
+        ("b", NOW + 30, ("a", NOW + 20.5)),
+        ("c", NOW + 20.5, ("c", NOW + 20.5)),
+        ("d", NOW + 10, ("d", NOW + 10)),
+    ):
+        await store.replace_api_key(key, new_id, until)
+        assert await store.find_api_key(key.digest) == replace(key, replaced_by=expected[0], expires_at=expected[1])
 
 
 @on_all
@@ -1803,7 +1808,7 @@ async def test_use_of_an_api_key_is_noted_and_nothing_creates_a_key_that_is_gone
     await store.note_api_key_use(key, NOW)
     assert await store.find_api_key(key.digest) == replace(key, used_at=NOW)
     await store.note_api_key_use(gone, NOW)
-    await store.shorten_api_key(gone, NOW)
+    await store.replace_api_key(gone, "a", NOW)
     await store.revoke_api_key(gone, NOW)
     assert await store.find_api_key(gone.digest) is None
 

@@ -160,6 +160,17 @@ async def test_key_that_has_ended_is_not_replaced(service: Service) -> None:
     assert assert_problem(answer, 409)["type"] == "urn:penstock:problem:key-ended"
 
 
+@pytest.mark.parametrize("end", [None, "2023-11-14T23:13:20Z"], ids=["no end", "in an hour"])
+async def test_replaced_key_is_not_replaced_again(service: Service, end: str | None) -> None:
+    made = await make(service, expiresAt=end)
+    new = await rotated(service, made)
+    answer = await service.ask("POST", f"/keys/{made['id']}/rotate", json={})
+    problem = assert_problem(answer, 409)
+    assert problem["type"] == "urn:penstock:problem:key-replaced"
+    assert new["id"] in problem["detail"]
+    assert (await rotated(service, new))["expiresAt"] == made["expiresAt"]
+
+
 @pytest.mark.parametrize("members", [{"overlapSeconds": -1}, {"overlapSeconds": 31 * DAY}, {"overlap": 1}])
 async def test_invalid_rotation_changes_nothing(service: Service, members: dict[str, Any]) -> None:
     made = await make(service)
