@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from penstock.service.caller import key_id_or_none, request_id, tenant_or_none
-from penstock.service.keys import PRESENTED_KEY_ID
+from penstock.service.keys import CALLER, PRESENTED_KEY_ID
 from penstock.service.problems import Endpoint
 from penstock.telemetry import Event, get_log
 
@@ -35,7 +35,7 @@ def audit(request: web.Request, action: Action, **fields: Any) -> None:
         Event.AUDIT,
         action=action.value,
         tenant=tenant_or_none(request),
-        key_id=key_id_or_none(request) or request.get(PRESENTED_KEY_ID) or None,
+        key_id=key_id_or_none(request),
         request_id=request_id(request),
         **fields,
     )
@@ -54,5 +54,12 @@ async def audited(request: web.Request, handler: Endpoint) -> web.StreamResponse
             method=request.method,
             route=None if resource is None else resource.canonical,
             batch_id=request.match_info.get("batch_id"),
+            **_presented(request),
         )
     return answer
+
+
+def _presented(request: web.Request) -> dict[str, str]:
+    """Return the id in a key that is not valid. Anybody can write such a key, so this does not prove who called."""
+    key_id = request.get(PRESENTED_KEY_ID)
+    return {"presented_key_id": key_id} if key_id and CALLER not in request else {}

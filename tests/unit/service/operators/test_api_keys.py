@@ -237,7 +237,7 @@ async def test_each_rejected_caller_has_a_line(serve: Serve, parts: MemoryParts,
     assert rejected == [
         {**status, "status": 401, "tenant": None, "key_id": None},
         {**cancel, "status": 403, "tenant": "acme", "key_id": made["id"]},
-        {**status, "status": 401, "tenant": None, "key_id": made["id"]},
+        {**status, "status": 401, "tenant": None, "key_id": None, "presented_key_id": made["id"]},
     ]
 
 
