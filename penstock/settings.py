@@ -43,7 +43,13 @@ MOST_DEATHS = 10_000  # the table keeps the ids of dead processes in the item of
 class Settings(BaseSettings):
     """The settings of a front end or a consumer. The descriptions are also the settings table for users."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # a traceback shows the error of pydantic, and the input may be a secret
+    )
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{3,40}$")] = Field(
         "penstock", description="The prefix of every resource name: 3 to 40 letters, digits, `-` and `_`."

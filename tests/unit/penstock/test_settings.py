@@ -1,5 +1,7 @@
 """Settings are read from the environment, within bounds, or refused with the variable, its value and what it may be."""
 
+import traceback
+
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -285,6 +287,13 @@ def test_invalid_operator_key_is_not_shown(monkeypatch: pytest.MonkeyPatch, key:
     told = refusal(monkeypatch, PENSTOCK_OPERATOR_KEY=key)
     assert "PENSTOCK_OPERATOR_KEY=***" in told
     assert key not in told
+
+
+def test_traceback_shows_no_invalid_operator_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_OPERATOR_KEY", "a" * 31)
+    with pytest.raises(Misconfigured) as caught:
+        read_settings()
+    assert "aaaa" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_operator_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
