@@ -36,11 +36,15 @@ SKEW_SECONDS = 2.0
 
 @dataclass(slots=True)
 class _Seen:
-    """What was last seen of an account. `settled` are charges of accepted batches that are open in the table."""
+    """What was last seen of an account.
+
+    `settled` are charges of accepted batches that are open in the table. `settling` are those that a write settles now.
+    """
 
     usage: Usage | None = None
     at: float = float("-inf")
     settled: list[Charge] = field(default_factory=list)
+    settling: set[Charge] = field(default_factory=set)
     reading: asyncio.Task[None] | None = None
 
 
@@ -108,9 +112,16 @@ class Ledger:
 
     async def _charge(self, limit: Limit, charge: Charge, seen: _Seen) -> Usage:
         settled, seen.settled = seen.settled[:SETTLED_IN_CALL], seen.settled[SETTLED_IN_CALL:]
-        usage = await self._store.charge(
-            limit.account, limit.quota, charge, self._clock.now(), seen=seen.usage or Usage(), settled=settled
-        )
+        seen.settling.update(settled)
+        try:
+            usage = await self._store.charge(
+                limit.account, limit.quota, charge, self._clock.now(), seen=seen.usage or Usage(), settled=settled
+            )
+        except BaseException:
+            seen.settled[:0] = settled
+            raise
+        finally:
+            seen.settling.difference_update(settled)
         seen.settled += [one for one in settled if one in usage.open]
         self._note(seen, usage)
         return usage
@@ -130,8 +141,8 @@ class Ledger:
         await self._end(account, seen, usage, self._lapsed(usage, seen))
 
     def _lapsed(self, usage: Usage, seen: _Seen) -> list[Charge]:
-        now = self._clock.now() - SKEW_SECONDS
-        return [charge for charge in usage.lapsed(now) if charge not in seen.settled][:ENDED_AT_A_TIME]
+        now, settled = self._clock.now() - SKEW_SECONDS, seen.settling.union(seen.settled)
+        return [charge for charge in usage.lapsed(now) if charge not in settled][:ENDED_AT_A_TIME]
 
     async def _end(self, account: Account, seen: _Seen, usage: Usage, lapsed: Iterable[Charge]) -> None:
         """Settle charges of batches that were accepted, and give the others back. Leave those that are not decided."""
