@@ -86,6 +86,10 @@ class KeyClaim:
         """
         return self.deaths + (self.lease_until > 0)
 
+    def may_have_answer(self, now: float) -> bool:
+        """Return True if a repeated request may get the answer of this one: it has not expired, and did not fail."""
+        return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
+
 
 class Store(ApiKeyStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
@@ -247,8 +251,8 @@ class Store(ApiKeyStore, Protocol):
     async def release_key(self, claim: KeyClaim) -> None:
         """End the lease of a claim whose request failed, so that a repetition can take the key over immediately."""
 
-    async def has_key(self, tenant: str, key: str) -> bool:
-        """Return True if a request has claimed this key, even if the claim has expired and is not deleted yet."""
+    async def has_key(self, tenant: str, key: str, now: float) -> bool:
+        """Return True if an earlier request with this key has an answer, or may still get one. False if it failed."""
 
     async def charge(
         self, account: Account, quota: Quota, charge: Charge, now: float, *, seen: Usage, settled: Collection[Charge]

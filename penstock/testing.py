@@ -382,8 +382,9 @@ class MemoryStore(MemoryApiKeys):
         if current is not None and current.batch_id == claim.batch_id:
             self._keys[key] = replace(current, lease_until=0)
 
-    async def has_key(self, tenant: str, key: str) -> bool:
-        return (tenant, key) in self._keys
+    async def has_key(self, tenant: str, key: str, now: float) -> bool:
+        claim = self._keys.get((tenant, key))
+        return claim is not None and claim.may_have_answer(now)
 
     async def charge(
         self,

@@ -339,8 +339,9 @@ class DynamoDbStore(DynamoDbApiKeys):
     async def release_key(self, claim: KeyClaim) -> None:
         await self.extend_key(claim, 0)
 
-    async def has_key(self, tenant: str, key: str) -> bool:
-        return await self._table.get(items.claim_key(tenant, key)) is not None
+    async def has_key(self, tenant: str, key: str, now: float) -> bool:
+        item = await self._table.get(items.claim_key(tenant, key))
+        return item is not None and items.claim_from_item(tenant, key, item).may_have_answer(now)
 
     # --- Quotas
 

@@ -48,7 +48,7 @@ class Charged:
 async def check_something_left(request: web.Request, key: str | None = None) -> None:
     """Raise QuotaExceeded, before the body is read, if nothing is left of a quota.
 
-    A request with an Idempotency-Key that was used before may be a repeated one. Its answer is free.
+    If an earlier request with the same Idempotency-Key did not fail, this may be a repeated one. Its answer is free.
     """
     for limit in limits_of(request):
         usage = await request.app[LEDGER].usage(limit.account)
@@ -57,8 +57,9 @@ async def check_something_left(request: web.Request, key: str | None = None) -> 
         usage = await request.app[LEDGER].usage_before_rejection(limit.account)
         if usage is None or not _is_used_up(request, limit, usage):
             continue
-        if key is None or not await request.app[BACKEND].store.has_key(tenant_of(request), key):
-            seconds = limit.quota.seconds_to_more(usage.tat, request.app[CLOCK].now())
+        now = request.app[CLOCK].now()
+        if key is None or not await request.app[BACKEND].store.has_key(tenant_of(request), key, now):
+            seconds = limit.quota.seconds_to_more(usage.tat, now)
             raise QuotaExceeded(
                 f"Nothing is left of the quota of {_words(limit.quota)}. {_HOW_IT_COUNTS} The next operation is "
                 f"available in {_seconds(seconds):,} s.",

@@ -1268,12 +1268,22 @@ async def test_claim_that_the_table_has_forgotten_is_nobodys(store: Store) -> No
 
 
 @on_all
-async def test_a_key_is_known_once_it_is_claimed(store: Store) -> None:
+async def test_a_key_is_known_from_its_claim_until_it_expires(store: Store) -> None:
     claim = make_claim()
-    assert not await store.has_key(claim.tenant, claim.key)
+    assert not await store.has_key(claim.tenant, claim.key, NOW)
     await store.claim_key(claim, NOW)
-    assert await store.has_key(claim.tenant, claim.key)
-    assert not await store.has_key("other", claim.key)
+    assert await store.has_key(claim.tenant, claim.key, claim.expires_at)
+    assert not await store.has_key(claim.tenant, claim.key, claim.expires_at + 1)
+    assert not await store.has_key("other", claim.key, NOW)
+
+
+@on_all
+async def test_a_key_whose_request_failed_is_known_only_if_it_was_settled(store: Store) -> None:
+    claim = await store.claim_key(make_claim(), NOW)
+    await store.release_key(claim)
+    assert not await store.has_key(claim.tenant, claim.key, NOW)
+    await store.settle_key(claim, b"answer")
+    assert await store.has_key(claim.tenant, claim.key, NOW)
 
 
 # --- Quotas

@@ -110,6 +110,15 @@ async def test_nothing_is_read_of_a_batch_if_nothing_is_left(limited: Serve, clo
     assert_problem(await service.post_content(b"no JSON"), 400)
 
 
+async def test_nothing_is_read_of_a_batch_whose_key_was_rejected_before(limited: Serve) -> None:
+    service = await limited()
+    await service.post(many(8))
+    headers = {"Idempotency-Key": '"a"'}
+    assert_exceeded(await service.post(many(5), headers), 18)
+    await service.post(many(2))
+    assert_exceeded(await service.post_content(b"no JSON", **headers), 6)
+
+
 async def test_a_repeated_request_is_free(limited: Serve) -> None:
     service = await limited()
     for headers in ({"Idempotency-Key": '"a"'}, {"Idempotency-Key": '"b"', **BACKGROUND}):
