@@ -25,7 +25,7 @@ from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.limits.applied import limits_of
-from penstock.service.limits.charging import Charged, charged, check_fits, check_something_left
+from penstock.service.limits.charging import Charged, charged, check_something_left
 from penstock.service.schemas import accepted_body
 from penstock.settings import MIB
 from penstock.store import Store
@@ -63,8 +63,7 @@ async def _charged(request: web.Request, batch: Batch) -> AsyncIterator[Charged]
         await check_something_left(request)
         async for chunk in _failed_chunks(request.app[BACKEND].store, batch):
             operations += len(chunk.operations)
-        check_fits(request, operations)
-    async with charged(request, str(ULID()), operations, SECONDS_TO_FIRST_SEND) as charge:
+    async with charged(request, str(ULID()), operations, SECONDS_TO_FIRST_SEND, is_retry=True) as charge:
         yield charge
 
 

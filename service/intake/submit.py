@@ -41,7 +41,7 @@ from penstock.service.keys import (
     SETTINGS,
     SHARE,
 )
-from penstock.service.limits.charging import charged, check_fits, check_something_left
+from penstock.service.limits.charging import charged, check_something_left
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
 from penstock.store import KeyClaim
@@ -79,7 +79,6 @@ async def submit_batch(request: web.Request) -> web.Response:
         await check_something_left(request, key)
         read = await read_batch(request, draft)
         await _check(request, draft, read.options)
-        check_fits(request, draft.total)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read.options)
         # An invalid request does not claim its key, so the client can correct it and send it again with the same key.

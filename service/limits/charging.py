@@ -68,26 +68,20 @@ async def check_something_left(request: web.Request, key: str | None = None) -> 
             )
 
 
-def check_fits(request: web.Request, operations: int) -> None:
-    """Raise LimitPassed if there are more operations than the whole quota, so that they could never be charged."""
-    for limit in limits_of(request):
-        if operations > limit.quota.operations:
-            raise LimitPassed(
-                f"The batch has {operations:,} operations, and the quota is {_words(limit.quota)}. {_HOW_IT_COUNTS} "
-                f"Send at most {limit.quota.operations:,} operations in a batch.",
-                limit={"maxOperations": limit.quota.operations},
-            )
-
-
 @asynccontextmanager
-async def charged(request: web.Request, charge_id: str, operations: int, seconds: float) -> AsyncIterator[Charged]:
+async def charged(
+    request: web.Request, charge_id: str, operations: int, seconds: float, *, is_retry: bool = False
+) -> AsyncIterator[Charged]:
     """Charge operations while a request accepts or runs them. Raise QuotaExceeded if a quota does not allow them.
+
+    If they are more than a whole quota, raise LimitPassed.
 
     If the request fails, they are given back. If nobody knows if the batch was accepted, the charge stays open. An open
     charge lapses after `seconds`, and then the batch with the id `charge_id` decides about it.
     """
     made = Charged(request.app[LEDGER])
     try:
+        _check_fits(request, operations, is_retry=is_retry)
         await _charge(request, made, charge_id, operations, seconds)
         yield made
     except AcceptanceUnknown:
@@ -96,6 +90,30 @@ async def charged(request: web.Request, charge_id: str, operations: int, seconds
         await made.give_back()
         raise
     made.settle_later()
+
+
+def _check_fits(request: web.Request, operations: int, *, is_retry: bool) -> None:
+    """Raise LimitPassed if there are more operations than a whole quota, so that they could never be charged."""
+    for limit in limits_of(request):
+        most = limit.quota.operations
+        if operations > most:
+            detail = _retry_never_fits if is_retry else _batch_never_fits
+            raise LimitPassed(detail(operations, limit.quota), limit={"maxOperations": most})
+
+
+def _batch_never_fits(operations: int, quota: Quota) -> str:
+    return (
+        f"The batch has {operations:,} operations, and the quota is {_words(quota)}. {_HOW_IT_COUNTS} "
+        f"Send at most {quota.operations:,} operations in a batch."
+    )
+
+
+def _retry_never_fits(operations: int, quota: Quota) -> str:
+    return (
+        f"{operations:,} operations of the batch failed, and the quota is {_words(quota)}. A retry runs all of them or "
+        f"none. Send the failed operations again in new batches of at most {quota.operations:,}, or ask an operator to "
+        "retry it."
+    )
 
 
 async def _charge(request: web.Request, made: Charged, charge_id: str, operations: int, seconds: float) -> None:
@@ -111,7 +129,7 @@ async def _charge(request: web.Request, made: Charged, charge_id: str, operation
 def _exceeded(request: web.Request, limit: Limit, operations: int, usage: Usage) -> QuotaExceeded:
     now = request.app[CLOCK].now()
     left, decision = limit.quota.remaining(usage.tat, now), limit.quota.charge(operations, usage.tat, now)
-    assert not isinstance(decision, NeverFits), "check_fits comes first"
+    assert not isinstance(decision, NeverFits), "_check_fits comes first"
     seconds = _seconds(decision.retry_after_seconds if isinstance(decision, TooSoon) else 0)
     return QuotaExceeded(
         f"The batch has {operations:,} operations, and {left:,} are left of the quota of {_words(limit.quota)}. "

@@ -11,8 +11,10 @@ from penstock import Operations
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import BatchState
 from penstock.errors import Unavailable
-from penstock.quota import Account, Quota
+from penstock.quota import Account, Limit, Quota
+from penstock.service.batches import retry
 from penstock.service.intake import acceptance
+from penstock.service.limits import charging
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.faults import Outage
 from tests.support.plant import Plant, Toys, build_plant
@@ -126,6 +128,21 @@ async def test_a_repeated_request_is_free(limited: Serve) -> None:
         again = await service.post(many(5), headers)
         assert (again.status, again.headers["Idempotent-Replayed"]) == (first.status, "true")
     assert (await service.post(many(5), {"Idempotency-Key": '"a"'})).status == 200
+
+
+async def test_a_repeated_request_is_free_although_the_quota_is_now_smaller(limited: Serve, clock: FakeClock) -> None:
+    headers = {"Idempotency-Key": '"a"'}
+    assert (await (await limited()).post(many(8), headers)).status == 200
+    clock.advance(60)
+    lowered = await limited(tenant_limit="5/60")
+    again = await lowered.post(many(8), headers)
+    assert (again.status, again.headers["Idempotent-Replayed"]) == (200, "true")
+
+
+async def test_a_batch_that_is_larger_than_the_quota_keeps_its_key(limited: Serve) -> None:
+    headers = {"Idempotency-Key": '"a"'}
+    assert_problem(await (await limited(tenant_limit="5/60")).post(many(8), headers), 413)
+    assert (await (await limited()).post(many(8), headers)).status == 200
 
 
 async def test_a_batch_that_is_rejected_by_its_quota_keeps_its_key(limited: Serve, clock: FakeClock) -> None:
@@ -321,3 +338,19 @@ class TestRetry:
         await plant.work_off()
         again = await plant.ask("POST", f"/batch/{batch_id}/retry")
         assert (again.status, again.body["violated-policies"]) == (429, ["operations"])
+
+    async def test_a_retry_of_more_than_the_quota_says_what_to_do(
+        self, plant: Plant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch_id = await plant.submit("/break/a", "/break/b", "/break/c", "/succeed/d")
+        await plant.work_off()
+        plant.clock.advance(3600)
+        lowered = (Limit("operations", DEFAULT, Quota(2, 36)),)
+        for module in (retry, charging):
+            monkeypatch.setattr(module, "limits_of", lambda _request: lowered)
+        answer = await plant.ask("POST", f"/batch/{batch_id}/retry")
+        assert (answer.status, answer.body["maxOperations"]) == (413, 2)
+        assert answer.body["detail"] == (
+            "3 operations of the batch failed, and the quota is 2 operations in 36 s. A retry runs all of them or "
+            "none. Send the failed operations again in new batches of at most 2, or ask an operator to retry it."
+        )
