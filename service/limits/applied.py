@@ -2,14 +2,18 @@
 
 from aiohttp import web
 
+from penstock.api_key import Scope
 from penstock.quota import Account, Limit, Quota
 from penstock.service.keys import CALLER, SETTINGS
 
 
 def limits_of(request: web.Request) -> tuple[Limit, ...]:
-    """Return the limits of the caller; none if it is not known who calls, or if the endpoint is for everybody."""
+    """Return the limits of the caller, none if it is not known.
+
+    An operator has none. Otherwise an operator who retries a batch would use up the quota of the operator's own tenant.
+    """
     caller = request.get(CALLER)
-    if caller is None:
+    if caller is None or Scope.OPERATE in caller.scopes:
         return ()
     limits = []
     if (quota := request.app[SETTINGS].tenant_quota) is not None:

@@ -322,6 +322,14 @@ async def test_a_key_has_a_limit_within_that_of_its_tenant(
     assert assert_problem(await service.post(many(6), headers), 413)["maxOperations"] == 5
 
 
+async def test_an_operator_has_no_limit(limited: Serve, parts: MemoryParts) -> None:
+    service = await limited(auth="keys", operator_key="o" * 40)
+    answer = await service.post(many(11), {"Authorization": f"Bearer {'o' * 40}"})
+    assert answer.status == 200
+    assert "RateLimit-Policy" not in answer.headers
+    assert await parts.store.read_usage(DEFAULT) == await parts.store.read_usage(Account("never"))
+
+
 class TestRetry:
     @pytest.fixture
     async def plant(self, aiohttp_client: AiohttpClient) -> Plant:
