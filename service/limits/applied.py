@@ -8,7 +8,7 @@ from penstock.service.keys import CALLER, SETTINGS
 
 
 def limits_of(request: web.Request) -> tuple[Limit, ...]:
-    """Return the limits of the caller, none if it is not known.
+    """Return the limits of the caller, that of the tenant first. Return none if the caller is not known.
 
     An operator has none. Otherwise an operator who retries a batch would use up the quota of the operator's own tenant.
     """

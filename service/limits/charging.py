@@ -118,7 +118,8 @@ def _retry_never_fits(operations: int, quota: Quota) -> str:
 
 async def _charge(request: web.Request, made: Charged, charge_id: str, operations: int, seconds: float) -> None:
     lapses_at = math.ceil(request.app[CLOCK].now() + seconds)
-    for limit in limits_of(request) if operations else ():
+    # The key comes before its tenant. So a key with little left takes nothing from the tenant, even for a moment.
+    for limit in reversed(limits_of(request)) if operations else ():
         charge = Charge(charge_id, limit.quota.cost(operations), lapses_at)
         made.add(limit.account, charge)
         usage = await request.app[LEDGER].charge(limit, charge)

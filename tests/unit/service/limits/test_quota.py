@@ -8,10 +8,10 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock import Operations
-from penstock.api_key import ApiKey, Scope, make_key
+from penstock.api_key import ApiKey, NewKey, Scope, make_key
 from penstock.batch import BatchState
 from penstock.errors import Unavailable
-from penstock.quota import Account, Limit, Quota
+from penstock.quota import Account, Charge, Limit, Quota, Usage
 from penstock.service.batches import retry
 from penstock.service.intake import acceptance
 from penstock.service.limits import charging
@@ -305,21 +305,47 @@ async def test_without_a_limit_nothing_is_charged(serve: Serve) -> None:
     assert not {"store.charge", "store.read_usage"} & set(calls)
 
 
-async def test_a_key_has_a_limit_within_that_of_its_tenant(
-    limited: Serve, parts: MemoryParts, clock: FakeClock
-) -> None:
+async def create_limited_key(parts: MemoryParts, clock: FakeClock) -> NewKey:
     key, scopes = make_key("test"), frozenset({Scope.WRITE})
     await parts.store.create_api_key(
         ApiKey(id=key.id, digest=key.digest, tenant="acme", scopes=scopes, created_at=clock.now(), limit="5/60")
     )
-    service, headers = await limited(auth="keys", operator_key="o" * 40), {"Authorization": f"Bearer {key.text}"}
+    return key
+
+
+async def test_a_key_has_a_limit_within_that_of_its_tenant(
+    limited: Serve, parts: MemoryParts, clock: FakeClock
+) -> None:
+    key, calls = await create_limited_key(parts, clock), list[str]()
+    service = await limited(
+        auth="keys",
+        operator_key="o" * 40,
+        watch=lambda call, moment: calls.append(call) if moment == "before" else None,
+    )
+    headers = {"Authorization": f"Bearer {key.text}"}
     answer = await service.post(many(4), headers)
     assert answer.headers["RateLimit-Policy"] == '"operations";q=10;w=60, "operations-of-key";q=5;w=60'
     assert answer.headers["RateLimit"] == '"operations";r=6;t=6, "operations-of-key";r=1;t=12'
+    calls.clear()
     problem = assert_problem(await service.post(many(2), headers), 429)
     assert problem["violated-policies"] == ["operations-of-key"]
-    assert await left(parts, clock, Account("acme")) == 6, "what was charged to the tenant is given back"
+    assert calls.count("store.charge") == 1, "nothing is charged to the tenant"
+    assert await left(parts, clock, Account("acme")) == 6
     assert assert_problem(await service.post(many(6), headers), 413)["maxOperations"] == 5
+
+
+async def test_what_its_tenant_may_not_use_is_given_back_to_a_key(
+    limited: Serve, parts: MemoryParts, clock: FakeClock
+) -> None:
+    key, acme, quota = await create_limited_key(parts, clock), Account("acme"), Quota(10, 60)
+    other = Charge("other", quota.cost(8), int(clock.now()) + 60)
+    await parts.store.charge(acme, quota, other, clock.now(), seen=Usage(), settled=())
+    service = await limited(auth="keys", operator_key="o" * 40)
+    problem = assert_problem(await service.post(many(3), {"Authorization": f"Bearer {key.text}"}), 429)
+    assert problem["violated-policies"] == ["operations"]
+    usage = await parts.store.read_usage(Account("acme", key.id))
+    assert Quota(5, 60).remaining(usage.tat, clock.now()) == 5
+    assert not usage.open
 
 
 async def test_an_operator_has_no_limit(limited: Serve, parts: MemoryParts) -> None:
