@@ -136,7 +136,10 @@ class Ledger:
     async def _read(self, account: Account, seen: _Seen) -> None:
         """Read a usage and end the charges that have lapsed. If the table does not answer, the old usage stays."""
         seen.at = self._clock.monotonic()  # if it does not answer, the next read comes as much later
+        before = seen.usage
         usage = await self._store.read_usage(account)
+        if seen.usage is not before:
+            return  # a write has changed it in the meantime, and what was read may be older
         self._note(seen, usage)
         await self._end(account, seen, usage, self._lapsed(usage, seen))
 

@@ -69,3 +69,29 @@ async def test_a_charge_that_is_being_settled_is_not_given_back(
     assert (await store.read_usage(ACCOUNT)).tat == tat
     may_go_on.set()
     assert first not in (await charging).open
+
+
+async def test_a_read_does_not_replace_the_usage_of_a_charge_that_came_after_it(
+    parts: MemoryParts, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_read, may_answer = asyncio.Event(), asyncio.Event()
+    store = parts.store
+    read_now = store.read_usage
+
+    async def read_slowly(account: Account) -> Usage:
+        usage = await read_now(account)
+        was_read.set()
+        await may_answer.wait()
+        return usage
+
+    ledger = Ledger(store, clock)
+    await ledger.charge(LIMIT, make_charge(clock, "first"))
+    clock.advance(2)
+    with monkeypatch.context() as slow:
+        slow.setattr(store, "read_usage", read_slowly)
+        reading = asyncio.create_task(ledger.usage_before_rejection(ACCOUNT))
+        await was_read.wait()
+    charged = await ledger.charge(LIMIT, make_charge(clock, "second"))
+    may_answer.set()
+    assert await reading == charged
+    assert await ledger.usage(ACCOUNT) == charged
