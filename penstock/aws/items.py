@@ -176,7 +176,7 @@ def was_ended(item: Item, ending: Ending, reason: str) -> bool:
 
 # --- Groups
 
-GROUP_WITHOUT_DONE = "pk, succeeded, failed, cancelled, expired, redelivered, closed"
+GROUP_WITHOUT_DONE = "succeeded, failed, cancelled, expired, redelivered, closed"
 
 
 def group_pk(batch_id: str, group: int) -> str:

@@ -18,7 +18,7 @@ from penstock.aws.gathering import Gatherer, up_to
 from penstock.aws.table import KEYS_IN_CALL, Blocked, Done, Table
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
 from penstock.chunk import group_of
-from penstock.errors import AcceptanceLost, PenstockError, RejectedCall, Unavailable
+from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
 from penstock.outcome import ChunkRecord
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import EncodedRecord, decode_record, encode_record
@@ -90,8 +90,6 @@ class DynamoDbStore(DynamoDbApiKeys):
         keys = [items.batch_key(batch_id), *(items.count_key(batch_id, group) for group in groups)]
         batch, counters = None, dict.fromkeys(groups, Group())
         for item in await self._table.get_many(keys):
-            if not any(key.items() <= item.items() for key in keys):
-                raise Unavailable("DynamoDB's answer has another item, so it is damaged, or it is not from DynamoDB.")
             if items.is_batch(item):
                 batch = items.batch_from_item(item)
             else:

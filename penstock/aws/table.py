@@ -58,8 +58,8 @@ class Table:
     async def get(self, key: Item) -> Item | None:
         answer = await self._call(self.client.get_item, Key=key, ConsistentRead=True)
         item: Item | None = answer.get("Item")
-        if item is not None and not key.items() <= item.items():
-            raise Unavailable("DynamoDB's answer has another item, so it is damaged, or it is not from DynamoDB.")
+        if item is not None:
+            _check_places([item], [key])
         return item
 
     async def get_existing(self, key: Item) -> Item:
@@ -69,7 +69,10 @@ class Table:
         return item
 
     async def get_many(self, keys: Sequence[Item], projection: str | None = None) -> list[Item]:
-        """Return the items that exist, in any order. DynamoDB rejects a call that names a key twice."""
+        """Return the items that exist, in any order. DynamoDB rejects a call that names a key twice.
+
+        `projection` names the attributes to return, in addition to the key.
+        """
         pages = [keys[start : start + KEYS_IN_CALL] for start in range(0, len(keys), KEYS_IN_CALL)]
         found = await asyncio.gather(*(self._get_page(page, projection) for page in pages))
         return [item for page in found for item in page]
@@ -167,7 +170,7 @@ class Table:
     async def _get_page(self, keys: Sequence[Item], projection: str | None) -> list[Item]:
         request: Any = {self.name: {"Keys": keys, "ConsistentRead": True}}
         if projection is not None:
-            request[self.name]["ProjectionExpression"] = projection
+            request[self.name]["ProjectionExpression"] = f"pk, sk, {projection}"
         found: list[Item] = []
         for attempt in itertools.count(1):
             with explained():
@@ -178,6 +181,7 @@ class Table:
                 break
             # The table is throttled, or the answer was too large. Asking again without a pause would add to the load.
             await asyncio.sleep(_UNPROCESSED.delay_seconds(attempt, random.random()))  # noqa: S311
+        _check_places(found, keys)
         return found
 
     async def _call_if(self, call: Callable[..., Awaitable[Any]], **request: Any) -> Done | Blocked:
@@ -193,6 +197,18 @@ class Table:
     async def _call(self, call: Callable[..., Awaitable[Any]], **request: Any) -> Any:
         with explained():
             return await call(TableName=self.name, **request)
+
+
+def _check_places(found: Sequence[Item], keys: Sequence[Item]) -> None:
+    """Raise Unavailable if an item was not asked for. Otherwise the one that was asked for would seem not to exist."""
+    asked = set(map(_place, keys))
+    if not asked.issuperset(map(_place, found)):
+        raise Unavailable("DynamoDB's answer has another item, so it is damaged, or it is not from DynamoDB.")
+
+
+def _place(item: Item) -> tuple[str, str]:
+    """Return where an item is, in a form that a damaged item has, too."""
+    return str(item.get("pk")), str(item.get("sk"))
 
 
 def _names(*expressions: str) -> dict[str, Any]:

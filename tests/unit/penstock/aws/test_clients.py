@@ -375,10 +375,29 @@ async def test_item_that_was_not_asked_for_is_no_answer_of_dynamodb(
         await Table(clients.dynamodb, "penstock").get({"pk": {"S": "batch#a"}, "sk": {"S": "batch"}})
 
 
-async def test_batch_that_was_not_asked_for_is_no_answer_of_dynamodb(clients: Clients, answers: Answers) -> None:
-    answers.body = '{"Responses": {"penstock": [{"pk": {"S": "batch#b"}, "sk": {"S": "batch"}}]}}'
-    with pytest.raises(Unavailable, match="another item"):
-        await DynamoDbStore(clients.dynamodb, "penstock").read_progress("a", [0])
+@pytest.mark.parametrize("item", ['{"pk": {"S": "batch#b"}, "sk": {"S": "batch"}}', "{}", '{"pk": null, "sk": {}}'])
+async def test_one_of_several_items_that_was_not_asked_for_is_no_answer_of_dynamodb(
+    clients: Clients, answers: Answers, item: str
+) -> None:
+    """Or a damaged answer would read as if the batch, or the record of a chunk, did not exist."""
+    answers.body = f'{{"Responses": {{"penstock": [{item}]}}}}'
+    store = DynamoDbStore(clients.dynamodb, "penstock")
+    results = await asyncio.gather(
+        store.read_traces("a", "0"),
+        store.read_batch("a"),
+        store.read_progress("a", [0]),
+        store.read_groups("a", [0]),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [Unavailable] * 4
+    assert {"another item" in str(result) for result in results} == {True}
+
+
+async def test_items_that_are_missing_in_the_answer_do_not_exist(clients: Clients, answers: Answers) -> None:
+    answers.body = '{"Responses": {"penstock": []}}'
+    store = DynamoDbStore(clients.dynamodb, "penstock")
+    traces, batch = await asyncio.gather(store.read_traces("a", "0"), store.read_batch("a"))
+    assert (traces.record, batch) == (None, None)
 
 
 async def test_page_of_a_proxy_is_not_reported_whole(clients: Clients, answers: Answers) -> None:

@@ -11,6 +11,7 @@ from penstock.aws.table import Blocked, Done, Table
 from penstock.errors import RejectedCall, Unavailable
 
 KEY = {"pk": text("a"), "sk": text("b")}
+OTHER = {"pk": text("a"), "sk": text("c")}
 
 
 def client_error(code: str, **rest: Any) -> ClientError:
@@ -101,10 +102,11 @@ async def test_keys_that_were_not_processed_are_asked_for_again_after_a_pause(mo
     monkeypatch.setattr("penstock.aws.table.asyncio.sleep", sleep)
     rest = {"penstock": {"Keys": [KEY], "ConsistentRead": True}}
     server = Server(
-        {"Responses": {"penstock": [{"n": number(1)}]}, "UnprocessedKeys": rest},
-        {"Responses": {"penstock": [{"n": number(2)}]}},
+        {"Responses": {"penstock": [{**OTHER, "n": number(1)}]}, "UnprocessedKeys": rest},
+        {"Responses": {"penstock": [{**KEY, "n": number(2)}]}},
     )
-    assert await table_of(server).get_many([KEY, KEY], "n") == [{"n": number(1)}, {"n": number(2)}]
+    assert await table_of(server).get_many([KEY, OTHER], "n") == [{**OTHER, "n": number(1)}, {**KEY, "n": number(2)}]
+    assert server.requests[0]["RequestItems"]["penstock"]["ProjectionExpression"] == "pk, sk, n"
     assert server.requests[1] == {"RequestItems": rest}
     assert len(pauses) == 1
     assert 0 < pauses[0] <= 0.05
