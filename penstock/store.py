@@ -33,7 +33,7 @@ class Group:
     """The counter of a group. Once it is closed, it only counts redrives of chunks that it counted before.
 
     `redelivered` is the sum of what the counted records say. `done` has the ids of the chunks that are counted.
-    `read_groups` does not return it.
+    It is returned only to callers that need it, because decoding it takes time.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -119,10 +119,12 @@ class Store(ApiKeyStore, Protocol):
     async def read_batch(self, batch_id: str) -> Batch | None:
         """Return the batch, or None if the table has no such batch (any more)."""
 
-    async def read_progress(self, batch_id: str, groups: Sequence[int]) -> tuple[Batch | None, dict[int, Group]]:
-        """Return the batch and the counters of these groups, with `done`, in one call for up to 99 groups.
+    async def read_progress(
+        self, batch_id: str, groups: Sequence[int], *, with_done: bool
+    ) -> tuple[Batch | None, dict[int, Group]]:
+        """Return the batch and the counters of these groups, in one call for up to 99 groups.
 
-        The call reads them in any order, so a counter may be older than the batch.
+        The call reads them in any order, so a counter may be older than the batch. `done` is empty unless `with_done`.
         """
 
     async def start_batch(self, batch_id: str, at: float) -> None:

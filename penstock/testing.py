@@ -215,7 +215,11 @@ class MemoryStore(MemoryApiKeys):
     async def read_batch(self, batch_id: str) -> Batch | None:
         return self._batches.get(batch_id)
 
-    async def read_progress(self, batch_id: str, groups: Sequence[int]) -> tuple[Batch | None, dict[int, Group]]:
+    async def read_progress(
+        self, batch_id: str, groups: Sequence[int], *, with_done: bool
+    ) -> tuple[Batch | None, dict[int, Group]]:
+        if not with_done:
+            return await self.read_batch(batch_id), await self.read_groups(batch_id, groups)
         return await self.read_batch(batch_id), {group: await self.read_group(batch_id, group) for group in groups}
 
     async def start_batch(self, batch_id: str, at: float) -> None:

@@ -29,7 +29,7 @@ A group has a partition of its own, so that no partition has to bear the writes 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from pydantic_core import from_json, to_json
@@ -194,11 +194,14 @@ def group_number(item: Item) -> int:
 def group_from_item(item: Item, known: "Fold | None" = None) -> Group:
     """Decode a group's counter. If the fold in it is `known`, it is not decoded again."""
     fold = known if known is not None and known.number == fold_number(item) else fold_from_item(item)
+    return replace(group_without_done(item), done=fold.ids.including(unfolded(item)))
+
+
+def group_without_done(item: Item) -> Group:
     return Group(
         counts=Counts(*(read_count(item, name) for name in OutcomeState)),
         redelivered=read_count(item, "redelivered"),
         closed=read_enum(item, "closed", Ending) if "closed" in item else None,
-        done=fold.ids.including(unfolded(item)),
     )
 
 

@@ -86,14 +86,17 @@ class DynamoDbStore(DynamoDbApiKeys):
         item = await (self._reads.ask(key) if self._reads.is_gathering else self._table.get(key))
         return items.batch_from_item(item) if item else None
 
-    async def read_progress(self, batch_id: str, groups: Sequence[int]) -> tuple[Batch | None, dict[int, Group]]:
+    async def read_progress(
+        self, batch_id: str, groups: Sequence[int], *, with_done: bool
+    ) -> tuple[Batch | None, dict[int, Group]]:
         keys = [items.batch_key(batch_id), *(items.count_key(batch_id, group) for group in groups)]
         batch, counters = None, dict.fromkeys(groups, Group())
+        decode = items.group_from_item if with_done else items.group_without_done
         for item in await self._table.get_many(keys):
             if items.is_batch(item):
                 batch = items.batch_from_item(item)
             else:
-                counters[items.group_number(item)] = items.group_from_item(item)
+                counters[items.group_number(item)] = decode(item)
         return batch, counters
 
     async def start_batch(self, batch_id: str, at: float) -> None:
@@ -271,7 +274,7 @@ class DynamoDbStore(DynamoDbApiKeys):
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         keys = [items.count_key(batch_id, group) for group in groups]
         counters = await self._table.get_many(keys, items.GROUP_WITHOUT_DONE)
-        found = {items.group_number(counter): items.group_from_item(counter) for counter in counters}
+        found = {items.group_number(counter): items.group_without_done(counter) for counter in counters}
         return dict.fromkeys(groups, Group()) | found
 
     async def read_group(self, batch_id: str, group: int) -> Group:

@@ -62,7 +62,7 @@ class Wanted:
 async def batch_results(request: web.Request) -> web.StreamResponse:
     cursor = _read_cursor(request)
     first = group_of(str(cursor.chunk))
-    batch, groups = await find_with_groups(request, [first])
+    batch, groups = await find_with_groups(request, [first], with_done=True)
     _check_names(request)
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
     wanted = Wanted(cursor, _read_state(request))

@@ -27,7 +27,7 @@ async def find_status(request: web.Request) -> dict[str, Any]:
     older than it. Then they are read again.
     """
     numbers = request.app[GROUP_NUMBERS]
-    batch, groups = await find_with_groups(request, range(numbers.of(_batch_id(request))))
+    batch, groups = await find_with_groups(request, range(numbers.of(_batch_id(request))), with_done=False)
     numbers.note(batch)
     is_whole = len(groups) == len(batch.group_totals)
     if is_whole and (not batch.is_final or _is_result_of(batch, _sum(groups))):
@@ -49,9 +49,12 @@ async def find_batch(request: web.Request) -> Batch:
     return _existing(request, await request.app[BACKEND].store.read_batch(_batch_id(request)))
 
 
-async def find_with_groups(request: web.Request, groups: Sequence[int]) -> tuple[Batch, dict[int, Group]]:
+async def find_with_groups(
+    request: web.Request, groups: Sequence[int], *, with_done: bool
+) -> tuple[Batch, dict[int, Group]]:
     """Return the batch in the path, and the counters of these groups, which may be older than it."""
-    batch, counters = await request.app[BACKEND].store.read_progress(_batch_id(request), groups)
+    store = request.app[BACKEND].store
+    batch, counters = await store.read_progress(_batch_id(request), groups, with_done=with_done)
     return _existing(request, batch), counters
 
 

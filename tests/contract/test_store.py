@@ -666,10 +666,12 @@ async def test_batch_and_counters_are_read_together(store: Store) -> None:
     await store.create_batch(batch)
     await count(store, batch, "70", Counts(succeeded=9))
     counted = Group(Counts(succeeded=9), done=frozenset({"70"}))
-    assert await store.read_progress(batch.id, [0, 1]) == (batch, {0: Group(), 1: counted})
     unknown = make_batch((1,))
-    assert await store.read_progress(unknown.id, [0]) == (None, {0: Group()})
-    assert await store.read_progress(batch.id, []) == (batch, {})
+    for with_done, expected in ((True, counted), (False, replace(counted, done=frozenset()))):
+        read = await store.read_progress(batch.id, [0, 1], with_done=with_done)
+        assert read == (batch, {0: Group(), 1: expected})
+        assert await store.read_progress(unknown.id, [0], with_done=with_done) == (None, {0: Group()})
+        assert await store.read_progress(batch.id, [], with_done=with_done) == (batch, {})
 
 
 # --- Closing a group whose operations have not all ended
@@ -1456,7 +1458,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.finish_group(batch.id, 0),
         store.read_group(batch.id, 0),
         store.read_groups(batch.id, [0]),
-        store.read_progress(batch.id, [0]),
+        store.read_progress(batch.id, [0], with_done=True),
         store.write_ids(batch, 0, ["a"]),
         store.read_ids(batch.id, 0),
         store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW),

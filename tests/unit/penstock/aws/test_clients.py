@@ -385,7 +385,7 @@ async def test_one_of_several_items_that_was_not_asked_for_is_no_answer_of_dynam
     results = await asyncio.gather(
         store.read_traces("a", "0"),
         store.read_batch("a"),
-        store.read_progress("a", [0]),
+        store.read_progress("a", [0], with_done=False),
         store.read_groups("a", [0]),
         return_exceptions=True,
     )

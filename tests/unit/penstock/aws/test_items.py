@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from penstock.aws import items
-from penstock.aws.attributes import text
+from penstock.aws.attributes import binary, number, text, texts
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
 from penstock.chunk import GROUP_CHUNKS
 from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
-from penstock.store import KeyClaim
+from penstock.store import Group, KeyClaim
 from tests.support.builders import build_record
 
 PLAIN = Batch(
@@ -148,6 +148,11 @@ def test_group_that_has_counted_nothing_may_have_no_counter_yet() -> None:
 def test_missing_counter_is_a_group_of_zeros() -> None:
     group = items.group_from_item({})
     assert (group.counts, group.redelivered, group.closed, group.done) == (Counts(), 0, None, frozenset())
+
+
+def test_group_without_done_does_not_decode_what_is_folded() -> None:
+    item = {"succeeded": number(9), "done": number(1), "folded": binary(b"?"), "counted": texts(["1"])}
+    assert items.group_without_done(item) == Group(Counts(succeeded=9))
 
 
 def test_batch_that_was_accepted_or_ended_by_this_call_is_recognized() -> None:
