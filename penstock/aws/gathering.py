@@ -45,10 +45,10 @@ class Gatherer(Generic[T, R]):
         self._calls: set[asyncio.Task[None]] = set()
         self._is_gathering = False
 
-    @property
-    def is_gathering(self) -> bool:
-        """Return True if a call has started that still accepts items in this turn of the loop."""
-        return self._is_gathering
+    def has_room_for(self, item: T) -> bool:
+        """Return True if a call starts in this turn of the loop, and has room for this item after those that wait."""
+        waiting = [*self._waiting, item]
+        return self._is_gathering and self._fitting(waiting) == len(waiting)
 
     @property
     def is_idle(self) -> bool:

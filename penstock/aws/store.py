@@ -15,7 +15,7 @@ from penstock.aws import items
 from penstock.aws.api_keys import DynamoDbApiKeys
 from penstock.aws.attributes import Item, Value, binary, flag, number, numbers, seconds, text, texts, whole_seconds
 from penstock.aws.gathering import Gatherer, up_to
-from penstock.aws.table import KEYS_IN_CALL, Blocked, Done, Table
+from penstock.aws.table import Blocked, Done, Table
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
 from penstock.chunk import group_of
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 FOLD_AT = 128  # ids in a counter. DynamoDB bills each write by the size of the whole item
 FOLDS_KEPT = 50  # groups of which a process remembers what is folded
 CHUNKS_IN_COUNT = 32  # their condition has about 2 KB; DynamoDB accepts 4 KB and 300 operators
+READS_IN_CALL = 40  # items of up to 400 KB: an answer of DynamoDB has up to 16 MB, so it has room for all of them
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
 
 class DynamoDbStore(DynamoDbApiKeys):
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         super().__init__(Table(client, table))
-        self._reads = Gatherer(self._read_items, up_to(KEYS_IN_CALL))
+        self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[tuple[Batch, ChunkRecord], Group]] = {}
         self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
 
@@ -82,8 +83,9 @@ class DynamoDbStore(DynamoDbApiKeys):
 
     async def read_batch(self, batch_id: str) -> Batch | None:
         key = items.batch_key(batch_id)
-        # A consumer reads the batch and the record of a chunk in one call. It does not wait for a call in flight.
-        item = await (self._reads.ask(key) if self._reads.is_gathering else self._table.get(key))
+        # A consumer asks for a batch and the record of its chunk in the same turn of the loop, and one call reads both.
+        # If it has no room, or another call is in flight, the batch is read alone: it must not wait for records.
+        item = await (self._reads.ask(key) if self._reads.has_room_for(key) else self._table.get(key))
         return items.batch_from_item(item) if item else None
 
     async def read_progress(

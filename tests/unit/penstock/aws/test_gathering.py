@@ -76,6 +76,27 @@ async def test_calls_are_as_large_as_fits_and_several_are_under_way(server: Serv
     assert server.calls[2:] == [[6, 7]]
 
 
+async def test_item_has_room_only_in_a_call_that_starts_in_this_turn(server: Server) -> None:
+    server.gate.set()
+    gatherer = Gatherer(server.call, up_to(3))
+    room: list[bool] = []
+
+    async def look() -> None:
+        room.append(gatherer.has_room_for(9))
+
+    await asyncio.gather(look(), gatherer.ask(1), look(), gatherer.ask(2), look(), gatherer.ask(3), look())
+    assert room == [False, True, True, False]
+
+
+async def test_item_has_no_room_in_a_call_that_is_under_way(server: Server) -> None:
+    gatherer = Gatherer(server.call, up_to(3))
+    asked = asyncio.create_task(gatherer.ask(1))
+    await eventually(server.is_called)
+    assert not gatherer.has_room_for(9)
+    server.gate.set()
+    assert await asked == 2
+
+
 async def test_failure_is_told_to_all_that_were_in_the_call_and_to_no_other(server: Server) -> None:
     server.gate.set()
     gatherer = Gatherer(server.call, up_to(2))
