@@ -55,7 +55,8 @@ class Attempt:
         that catches its cancellation and returns late has timed out, or nobody waits for it any more.
         """
         begun_at = monotonic()
-        limit = TimeLimit(begun_at, self.route.policy.timeout_seconds, monotonic, self.worker)
+        cancelling = self.worker.task.cancelling()
+        limit = TimeLimit(begun_at, self.route.policy.timeout_seconds, monotonic, self.worker, cancelling)
         try:
             if open_transaction is None:
                 return self._in_time(await limit.run(perform(None)), limit)

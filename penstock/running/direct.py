@@ -47,6 +47,7 @@ class DirectCalls:
             self.rejected(verdict)
             return {operation.index: verdict}
         begun_at = self.monotonic()
+        cancelling = worker.task.cancelling()
         try:
             call = self._call(route, operation, arguments)
             try:
@@ -54,7 +55,7 @@ class DirectCalls:
             except StopIteration as end:
                 returned = end.value
             else:
-                limit = TimeLimit(begun_at, route.policy.timeout_seconds, self.monotonic, worker)
+                limit = TimeLimit(begun_at, route.policy.timeout_seconds, self.monotonic, worker, cancelling)
                 return self._wait(route, operation, limit, call, awaited)
             verdict = verdict_on(route, operation, returned)
         except BaseException as error:

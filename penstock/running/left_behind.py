@@ -120,14 +120,20 @@ class TimeLimit:
 
     __slots__ = ("_cancelling", "_monotonic", "_seconds", "_timer", "begun_at", "is_over", "worker")
 
-    def __init__(self, begun_at: float, seconds: float, monotonic: Callable[[], float], worker: Worker) -> None:
-        """Create a limit that is over `seconds` after the clock `monotonic` showed `begun_at`."""
+    def __init__(
+        self, begun_at: float, seconds: float, monotonic: Callable[[], float], worker: Worker, cancelling: int
+    ) -> None:
+        """Create a limit that is over `seconds` after the clock `monotonic` showed `begun_at`.
+
+        `cancelling` is what `cancelling()` of the worker's task returned before the handler was called. A handler may
+        cancel its own task before it waits for the first time.
+        """
         self.is_over = False
         self.begun_at = begun_at
         self.worker = worker
         self._seconds = seconds
         self._monotonic = monotonic
-        self._cancelling = worker.task.cancelling()
+        self._cancelling = cancelling
 
     async def run(self, attempt: Coroutine[Any, Any, T]) -> T:
         """Await the attempt."""

@@ -199,6 +199,16 @@ async def close() -> None:
     raise GeneratorExit
 
 
+@operations.post("/cancel-itself-and-hang", timeout_seconds=0.01)
+async def cancel_itself_and_hang() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    await asyncio.Event().wait()
+
+
 @operations.post("/sleep")
 async def sleep() -> None:
     await asyncio.Event().wait()
@@ -785,6 +795,19 @@ async def test_handler_that_cancels_its_own_task_fails_for_good() -> None:
     verdicts = await runner.run_chunk(make_chunk("/cancel-itself"), SOURCE, Stop(), lambda: None)
     assert verdicts == {0: failure(500, "Broke", "The handler cancelled its own task.")}
     assert counted(meter) == {"POST /cancel-itself": (1, 1)}
+
+
+async def run_apart(runner: Runner) -> dict[int, Verdict]:
+    return await runner.run_apart((make_operation("/cancel-itself-and-hang"),), SOURCE, 1)
+
+
+async def run_as_chunk(runner: Runner) -> dict[int, Verdict]:
+    return await runner.run_chunk(make_chunk("/cancel-itself-and-hang"), SOURCE, Stop(), lambda: None)
+
+
+@pytest.mark.parametrize("perform", [run_apart, run_as_chunk], ids=["alone", "in a chunk"])
+async def test_handler_that_cancels_its_own_task_and_then_hangs_fails_for_good(perform: Any) -> None:
+    assert await perform(Runner(operations, 1)) == {0: failure(500, "Broke", "The handler cancelled its own task.")}
 
 
 async def test_handler_that_runs_apart_cancels_nothing_but_itself() -> None:
