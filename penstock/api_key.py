@@ -52,8 +52,7 @@ class ApiKey:
     """What the table has about a key. `digest` is the SHA-256 of the key, in hexadecimal digits.
 
     `limit` and `max_open` are the limits of the key as its maker wrote them. `replaced_by` is the id of the key that
-    replaces it. `used_at` is the start of the last hour in
-    which the key was used.
+    replaces it. `used_at` is the start of the last hour in which the key was used.
     """
 
     id: str

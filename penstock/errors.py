@@ -117,7 +117,9 @@ class KeyReplaced(Refused):
     """The API key was replaced by a new one already."""
 
     def __init__(self, key_id: str, new_id: str) -> None:
-        super().__init__(f"The key {key_id} was replaced by the key {new_id}. Replace that one, or use POST /keys.")
+        super().__init__(
+            f"The key {key_id} was replaced by the key {new_id}. Replace the new one, or make a key with POST /keys."
+        )
 
 
 class TooSlow(Refused):
