@@ -522,7 +522,7 @@ MUTATIONS = {
         ("redrives", 62, forget_what_failed_before_a_redrive),
         ("endings", 43, cancel_what_has_finished),
         ("poison", 696, run_a_last_attempt_beside_others),
-        ("pauses", 4710, run_a_suspect_without_looking_again),
+        ("pauses", 1814, run_a_suspect_without_looking_again),
         ("losses", 124, tell_what_is_not_counted),
         ("rollouts", 193, wait_for_a_handler_that_never_ends),
         ("calm", 128, forget_a_chunk_when_folding),
@@ -546,9 +546,9 @@ MUTATIONS = {
         ("network", 3699, trust_counts_that_are_older_than_the_batch),
         ("late", 1460, settle_a_key_that_was_taken_over),
         ("quotas", 0, quotas.give_back_when_it_lapses),
-        ("quotas", 0, quotas.give_back_what_has_come_back),
+        ("quotas", 48, quotas.give_back_what_has_come_back),
         ("quotas", 112, quotas.give_back_without_a_condition),
-        ("quotas", 128, quotas.charge_again_when_repeated),
+        ("quotas", 704, quotas.charge_again_when_repeated),
     ]
 }
 MUTATIONS_AT_CALLS = {
