@@ -161,7 +161,7 @@ class Table:
             limit = next(limits)
             most = {} if limit is None else {"Limit": limit}
             page = await self._call(self.client.query, **request, **most, **position)
-            for item in page["Items"]:
+            for item in _part(page, "Items"):
                 yield item
             if "LastEvaluatedKey" not in page:
                 return
@@ -175,7 +175,7 @@ class Table:
         for attempt in itertools.count(1):
             with explained():
                 answer = await self.client.batch_get_item(RequestItems=request)
-            found += answer["Responses"].get(self.name, ())
+            found += _part(answer, "Responses").get(self.name, ())
             request = answer.get("UnprocessedKeys")
             if not request:
                 break
@@ -197,6 +197,13 @@ class Table:
     async def _call(self, call: Callable[..., Awaitable[Any]], **request: Any) -> Any:
         with explained():
             return await call(TableName=self.name, **request)
+
+
+def _part(answer: Any, name: str) -> Any:
+    """Return a part that every answer of DynamoDB has. Raise Unavailable if it is missing."""
+    if name not in answer:
+        raise Unavailable(f"DynamoDB's answer has no {name}, so it is damaged, or it is not from DynamoDB.")
+    return answer[name]
 
 
 def _check_places(found: Sequence[Item], keys: Sequence[Item]) -> None:

@@ -115,3 +115,10 @@ async def test_keys_that_were_not_processed_are_asked_for_again_after_a_pause(mo
 async def test_item_that_must_exist_is_not_left_out_silently() -> None:
     with pytest.raises(LookupError, match="The table penstock has lost the item"):
         await table_of(Server({})).get_existing(KEY)
+
+
+async def test_answer_without_its_items_is_an_error_that_may_pass() -> None:
+    with pytest.raises(Unavailable, match="no Responses"):
+        await table_of(Server({})).get_many([KEY])
+    with pytest.raises(Unavailable, match="no Items"):
+        _ = [item async for item in table_of(Server({})).query("a", "0", "~")]
