@@ -59,16 +59,12 @@ class Attempt:
         limit = TimeLimit(begun_at, self.route.policy.timeout_seconds, monotonic, self.worker, cancelling)
         try:
             if open_transaction is None:
-                return self._in_time(await limit.run(perform(None)), limit)
+                return in_time(await limit.run(perform(None)), limit)
             result: T = await limit.run(self._in_transaction(open_transaction, perform, limit))
-        except asyncio.CancelledError as error:
-            if is_being_cancelled():
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if meaning_of(error, self.worker, limit) is error:
                 raise
-            raise CancelledWithin from error
-        except TimeoutError as error:
-            if limit.is_over:
-                raise TimedOut from error
-            raise
+            raise meaning_of(error, self.worker, limit) from error  # a variable would be a cycle with its traceback
         finally:
             self.count = len(self.rows)
             self.seconds = (monotonic() - begun_at) / self.count
@@ -80,14 +76,8 @@ class Attempt:
         self, open_transaction: OpenTransaction, perform: Callable[[Any], Coroutine[Any, Any, T]], limit: TimeLimit
     ) -> T:
         async with open_transaction() as opened:
-            return self._in_time(await perform(self._in_time(opened, limit)), limit)
+            return in_time(await perform(in_time(opened, limit)), limit)
         return _NOTHING  # the transaction swallowed an exception
-
-    def _in_time(self, value: T, limit: TimeLimit) -> T:
-        """Return the value. Raise TimedOut if it came too late."""
-        if limit.is_over or self.worker.is_left:
-            raise TimedOut
-        return value
 
     async def call_on_loop(self, opened: Any) -> list[Any]:
         """Call the handler, and return an outcome for each row."""
@@ -101,10 +91,8 @@ class Attempt:
         if self.route.policy.bulk:
             contexts = [context_of(self.source, self.number, operation, opened) for operation, _ in self.rows]
             return self.route.call_bulk([arguments for _, arguments in self.rows], contexts)
-        [(operation, arguments)] = self.rows
-        if self.route.signature.context_parameter is None:
-            return self.route.handler(**arguments)  # a context that nobody reads would cost a microsecond
-        return self.route.call(arguments, context_of(self.source, self.number, operation, opened))
+        [row] = self.rows
+        return call_single(self.route, self.source, self.number, row, opened)
 
     def _read(self, returned: Any) -> list[Any]:
         if self.route.policy.bulk:
@@ -143,6 +131,14 @@ class Attempt:
         return verdicts
 
 
+def call_single(route: Route, source: Source, number: int, row: Row, opened: Any) -> Any:
+    """Call the handler of a single operation. `opened` is what the application's transaction yields."""
+    operation, arguments = row
+    if route.signature.context_parameter is None:
+        return route.handler(**arguments)  # a context that nobody reads would cost a microsecond
+    return route.call(arguments, context_of(source, number, operation, opened))
+
+
 def context_of(source: Source, number: int, operation: Operation, opened: Any) -> Context[Any]:
     """Return the context of an attempt. `opened` is what the application's transaction yields."""
     return Context(operation.id, source.batch_id, number, source.key_of(operation), opened, source.headers)
@@ -164,6 +160,25 @@ def prepare(
         return Attempt(route, source, number, rows, {}, worker, shows_errors=shows_errors)
     rows, verdicts = validate(route, lot, shows_errors=shows_errors)
     return Attempt(route, source, number, rows, verdicts, worker, shows_errors=shows_errors)
+
+
+def in_time(value: T, limit: TimeLimit) -> T:
+    """Return what an attempt returned. Raise TimedOut if it came too late."""
+    if limit.is_over or limit.worker.is_left:
+        raise TimedOut
+    return value
+
+
+def meaning_of(error: BaseException, worker: Worker, limit: TimeLimit | None = None) -> BaseException:
+    """Return what to judge if an attempt raised `error`.
+
+    This is TimedOut after the time limit, CancelledWithin if nobody asked to cancel the task, and otherwise `error`.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return error if worker.task.cancelling() else CancelledWithin()
+    if isinstance(error, TimeoutError) and limit is not None and limit.is_over:
+        return TimedOut()
+    return error
 
 
 def is_being_cancelled() -> bool:

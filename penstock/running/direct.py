@@ -4,7 +4,6 @@ An `Attempt` takes several coroutines, and together they cost more than a quick 
 waits takes no coroutine but its own, and one that waits takes one more. Verdicts are the same as those of an `Attempt`.
 """
 
-import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Any
 from penstock.chunk import Operation
 from penstock.outcome import Verdict, size_of
 from penstock.route import InvalidOperation, Route
-from penstock.running.attempt import context_of, ends_task, verdict_on
+from penstock.running.attempt import call_single, ends_task, in_time, meaning_of, verdict_on
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
-from penstock.running.verdict import CancelledWithin, TimedOut, error_id, invalid, judge
+from penstock.running.verdict import error_id, invalid, judge
 
 Call = Coroutine[Any, Any, Any]
 Verdicts = dict[int, Verdict]  # by index
@@ -49,7 +48,8 @@ class DirectCalls:
         begun_at = self.monotonic()
         cancelling = worker.task.cancelling()
         try:
-            call = self._call(route, operation, arguments)
+            called = call_single(route, self.source, self.number, (operation, arguments), None)
+            call = called if isinstance(called, types.CoroutineType) else _await(called)
             try:
                 awaited = call.send(None)
             except StopIteration as end:
@@ -59,17 +59,11 @@ class DirectCalls:
                 return self._wait(route, operation, limit, call, awaited)
             verdict = verdict_on(route, operation, returned)
         except BaseException as error:
-            if _ends_task(error, worker):
+            error = meaning_of(error, worker)
+            if ends_task(error, worker.task):
                 raise
             verdict = self._judge(route, operation, error)
         return self._end(route, operation, verdict, begun_at)
-
-    def _call(self, route: Route, operation: Operation, arguments: dict[str, Any]) -> Call:
-        if route.signature.context_parameter is None:
-            called = route.handler(**arguments)  # a context that nobody reads would cost a microsecond
-        else:
-            called = route.call(arguments, context_of(self.source, self.number, operation, None))
-        return called if isinstance(called, types.CoroutineType) else _await(called)
 
     async def _wait(self, route: Route, operation: Operation, limit: TimeLimit, call: Call, awaited: Any) -> Verdicts:
         """Await the rest of a call that waits for `awaited`. Return no verdict if its worker was left behind."""
@@ -79,27 +73,20 @@ class DirectCalls:
             memory.start(route.name, 1, worker)
         try:
             try:
-                returned = await limit.resume(call, awaited)
-                if limit.is_over or worker.is_left:
-                    raise TimedOut
+                returned = in_time(await limit.resume(call, awaited), limit)
                 verdict = verdict_on(route, operation, returned)
             except BaseException as error:
-                if _ends_task(error, worker):
+                error = meaning_of(error, worker, limit)
+                if ends_task(error, worker.task):
                     raise
                 if worker.is_left:
                     return {}
-                verdict = self._judge(route, operation, error, limit)
+                verdict = self._judge(route, operation, error)
             return self._end(route, operation, verdict, limit.begun_at)
         finally:
             memory.end(worker)  # after the result is counted, so that no other operation gets this memory
 
-    def _judge(
-        self, route: Route, operation: Operation, error: BaseException, limit: TimeLimit | None = None
-    ) -> Verdict:
-        if isinstance(error, asyncio.CancelledError):
-            error = CancelledWithin()
-        elif isinstance(error, TimeoutError) and limit is not None and limit.is_over:
-            error = TimedOut()
+    def _judge(self, route: Route, operation: Operation, error: BaseException) -> Verdict:
         id_ = None if self.shows_errors else error_id(self.source.key_of(operation), self.number)
         return judge(error, operation, route, id_)
 
@@ -116,9 +103,3 @@ class DirectCalls:
 async def _await(awaitable: Awaitable[Any]) -> Any:
     """Make a coroutine of any awaitable. A function that is only marked as a coroutine function may return one."""
     return await awaitable
-
-
-def _ends_task(error: BaseException, worker: Worker) -> bool:
-    if isinstance(error, asyncio.CancelledError):
-        return worker.task.cancelling() > 0
-    return ends_task(error, worker.task)
