@@ -153,7 +153,7 @@ class Runner:
             route = self._route(lot[0])
             if route is not None and route.place is Place.LOOP and not route.policy.bulk:
                 return calls.perform(route, lot[0], worker)
-            return self.run(lot, source, number, worker=worker, results=results)
+            return self.run(lot, source, number, worker=worker, results=results, route=route)
 
         return perform
 
@@ -287,16 +287,18 @@ class Runner:
         *,
         worker: Worker | None = None,
         results: ChunkResults | None = None,
+        route: Route | None = None,
     ) -> Coroutine[Any, Any, dict[int, Verdict]]:
         """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
         The attempt runs in the transaction that `transaction` opens, by default in one of its own. It is left by an
         exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
         operations and the call told nothing about each of them: then run them one by one. `worker` is the task that
-        awaits this, by default the current one. `results` counts the memory that the verdicts take.
+        awaits this, by default the current one. `results` counts the memory that the verdicts take. `route` is the
+        route of the lot, if the caller knows it.
         """
         run = self._run if self._observer is None else self._run_observed
-        return run(lot, source, attempt, transaction, worker, results=results)
+        return run(lot, source, attempt, transaction, worker, results=results, route=route)
 
     async def _run_observed(
         self,
@@ -307,12 +309,13 @@ class Runner:
         worker: Worker | None,
         *,
         results: ChunkResults | None,
+        route: Route | None,
     ) -> dict[int, Verdict]:
         assert self._observer is not None
-        route = self._route(lot[0])
+        route = route or self._route(lot[0])
         handler = lot[0].method if route is None else route.name  # not the path of an unknown one: names must be few
         with self._observer.attempting(handler, source.batch_id, lot, number) as observation:
-            verdicts = await self._run(lot, source, number, transaction, worker, results=results)
+            verdicts = await self._run(lot, source, number, transaction, worker, results=results, route=route)
             observation.end(verdicts)
         return verdicts
 
@@ -325,10 +328,11 @@ class Runner:
         worker: Worker | None,
         *,
         results: ChunkResults | None,
+        route: Route | None,
     ) -> dict[int, Verdict]:
         worker = worker or Worker.current()
         try:
-            route = self._operations.match(lot[0].method, lot[0].path)
+            route = route or self._operations.match(lot[0].method, lot[0].path)
         except InvalidOperation as error:
             return self._count_invalid({operation.index: invalid(operation, error) for operation in lot})
         attempt = prepare(route, lot, source, number, worker, shows_errors=self._shows_errors)
