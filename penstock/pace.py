@@ -40,8 +40,8 @@ class ChunkPace:
     def __init__(self, operations: int, warm_up: int, aim: Callable[[float], float]) -> None:
         """Create the pace of a chunk with this many operations. `aim` maps seconds per operation to the target time.
 
-        The first `warm_up` operations may be slow because they connect to something. They decide only if even one of
-        them takes the target time.
+        The first operations, at least `warm_up` of them, may be slow because they connect to something. They decide
+        only if each takes the target time on average.
         """
         self._aim = aim
         self._left = operations
@@ -49,7 +49,8 @@ class ChunkPace:
         self._count = 0  # since the warm-up, if it is over
         self._seconds = 0.0
         self._first: float | None = None  # seconds per operation in the warm-up
-        self._check_at = aim(0)  # of `_seconds`; fewer checks, because this is called for every operation
+        # Of `_seconds`. There are few checks, because each operation of a handler that waits is observed alone.
+        self._check_at = aim(0)
 
     @property
     def seconds(self) -> float | None:
