@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from penstock import Operations
+from penstock.api_key import Scope
 from penstock.batch import Batch, BatchState
 from penstock.chunk import planned_number
 from penstock.clock import SystemClock
@@ -28,6 +29,7 @@ from penstock.process.signals import end_with_parent
 from penstock.record import EncodedRecord, encode_record
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app
+from penstock.service.keys import SCOPES
 from penstock.service.protocol import ConnectionRunner
 from penstock.settings import Settings
 from penstock.store import Group
@@ -272,8 +274,9 @@ async def serve(port: int) -> None:
     backend = replace(parts.backend, store=StoreOfResults())
     probe = Probe()
     app = create_app(Settings(access_log=False), operations, backend, SystemClock())
-    app.router.add_post("/probe", probe.reset)
-    app.router.add_get("/probe", probe.read)
+    scopes: Mapping[web.AbstractRoute, Scope | None] = app[SCOPES]
+    for_everybody = app.router.add_post("/probe", probe.reset), app.router.add_get("/probe", probe.read)
+    app[SCOPES] = {**scopes, **dict.fromkeys(for_everybody)}
     runner = ConnectionRunner(app, shutdown_timeout=1)
     await runner.setup()
     spare_what_stays()
