@@ -26,6 +26,7 @@ from examples.users.once import once_each
 from examples.users.rules import COUNTRIES, MINIMUM_AGE_YEARS, age_on, email_taken
 from examples.users.schemas import NewUser, User, UserChange
 from penstock import Context, Reject
+from tests.support.programs import free_port
 
 T = TypeVar("T")
 
@@ -579,13 +580,6 @@ async def run(*arguments: str, cwd: Path, **environment: str) -> tuple[int | Non
     return process.returncode, output.decode(), errors.decode()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.mark.full
 async def test_the_example_ends_well_when_every_row_ended_as_meant(few_rows: Path, tmp_path: Path) -> None:
     code, output, errors = await run(str(few_rows), "--once", "--port", str(free_port()), cwd=tmp_path)
@@ -599,7 +593,7 @@ async def test_the_example_ends_badly_when_a_row_did_not_end_as_meant(few_rows: 
     expect_too_much(few_rows)
     code, output, errors = await run(str(few_rows), "--once", "--port", str(free_port()), cwd=tmp_path)
     assert code == 1, output + errors
-    assert "1 missing, such as " in output
+    assert "1 missing, such as " in output, output + errors
 
 
 @pytest.mark.full

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -16,6 +17,8 @@ import aiohttp
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+FIRST_PORT = 20_000
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # see man 7 ip
 ROLES = {
     "penstock.service": "service",
     "serve": "service",
@@ -123,13 +126,21 @@ async def programs(environment: Mapping[str, str], folder: Path) -> AsyncIterato
 
 
 def free_port() -> int:
-    """Return a free port whose next port is free, too: `penstock up` listens there for operators."""
+    """Return a free port whose next port is free, too: `penstock up` listens there for operators.
+
+    The system gives the ports of its ephemeral range to connections, so a port of that range could be taken before the
+    program listens on it.
+    """
     while True:
-        with socket.socket() as probe, socket.socket() as next_probe, suppress(OSError, OverflowError):
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = FIRST_PORT + secrets.randbelow(_first_ephemeral_port() - 1 - FIRST_PORT)  # tests may seed `random`
+        with socket.socket() as probe, socket.socket() as next_probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             next_probe.bind(("127.0.0.1", port + 1))
             return port
+
+
+def _first_ephemeral_port() -> int:
+    return int(EPHEMERAL_PORTS.read_text().split()[0])
 
 
 async def until_ready(port: int, program: Program) -> None:
