@@ -25,8 +25,8 @@ from penstock.application import find_application
 from penstock.backoff import Backoff
 from penstock.errors import Misconfigured, PenstockError
 from penstock.process import command_line, programs
-from penstock.process.command_line import App, Host, OperatorHost, OperatorPort, Port, choose_operator_port
-from penstock.process.listening import check_not_open
+from penstock.process.command_line import App, Host, OperatorHost, OperatorPort, Port, operator_ports
+from penstock.process.listening import check_not_open, first_free_port
 from penstock.process.signals import stop_signals
 from penstock.settings import Settings, read_settings
 
@@ -291,7 +291,8 @@ def up(
 ) -> None:
     """Run everything on this machine: an embedded AWS, a front end and consumers. Ctrl-C stops it."""
     command_line.apply_common_options(app)
-    operators = Address(operator_host, choose_operator_port(operator_port, port))
+    ports = operator_ports(operator_port, port)
+    operators = Address(operator_host, first_free_port(operator_host, ports))
     asyncio.run(_up(Address(host, port), operators, consumers))
 
 

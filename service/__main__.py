@@ -2,17 +2,14 @@
 
 from penstock.process import command_line
 from penstock.process.command_line import (
-    LAST_PORT,
     App,
     ExitWithParent,
     Host,
     OperatorHost,
     OperatorPort,
     Port,
-    choose_operator_port,
+    operator_ports,
 )
-
-SPARE_PORTS = 20  # tried for operators if nobody chose a port and the one after --port is taken
 
 
 def main() -> None:
@@ -32,11 +29,9 @@ def serve(
     command_line.apply_common_options(app, exit_with_parent)
     from penstock.service.program import Address, run  # noqa: PLC0415 - --help and completion need not load it
 
-    chosen_port = choose_operator_port(operator_port, port)
-    spare_ports = min(SPARE_PORTS, LAST_PORT - chosen_port) if operator_port is None else 0
     run(
-        Address(host, port, "--port or --host"),
-        Address(operator_host, chosen_port, "--operator-port or --operator-host", spare_ports),
+        Address(host, range(port, port + 1), "--port or --host"),
+        Address(operator_host, operator_ports(operator_port, port), "--operator-port or --operator-host"),
     )
 
 

@@ -38,15 +38,11 @@ KEEP_ALIVE_SECONDS = 150
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen, and the options that choose another place.
-
-    If another program uses the port, up to `spare_ports` ports after it are tried.
-    """
+    """Where to listen: on the first of the ports that no other program uses. The options choose another place."""
 
     host: str
-    port: int
+    ports: range
     options: str
-    spare_ports: int = 0
 
 
 def run(clients: Address, operators: Address) -> None:
@@ -117,13 +113,12 @@ async def _listen(app: web.Application, address: Address, runners: list[web.AppR
 
 
 async def _start_site(runner: web.AppRunner, address: Address) -> web.TCPSite:
-    ports = range(address.port, address.port + address.spare_ports + 1)
-    for port in ports:
+    for port in address.ports:
         site = web.TCPSite(runner, address.host, port)
         try:
             await site.start()
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+            if error.errno != errno.EADDRINUSE or port == address.ports[-1]:
                 raise cannot_listen(address.host, port, error, address.options) from error
         else:
             return site

@@ -14,6 +14,7 @@ from penstock.process.ending import ending_process
 from penstock.process.signals import end_with_parent
 
 LAST_PORT = 65_535
+SPARE_PORTS = 20  # tried for operators if nobody chose a port and the one after --port is taken
 COMPLETION_VARIABLE = "_PENSTOCK_COMPLETE"  # set by the shell when it asks for completions
 
 App = Annotated[str | None, typer.Option(help="The application, as MODULE:ATTRIBUTE. Overrides PENSTOCK_APP.")]
@@ -51,13 +52,13 @@ def run_commands(name: str, application: typer.Typer) -> None:
             sys.exit(f"penstock {name}: {error}")
 
 
-def choose_operator_port(operator_port: int | None, port: int) -> int:
-    """Return the port for operators: the one that is given, or the next one after `port`."""
+def operator_ports(operator_port: int | None, port: int) -> range:
+    """Return the ports to try for operators: only the one that is given, or those after `port`."""
     if operator_port is not None:
-        return operator_port
+        return range(operator_port, operator_port + 1)
     if port == LAST_PORT:
         raise typer.BadParameter(f"There is no port after {port}. Set --operator-port.")
-    return port + 1
+    return range(port + 1, min(port + 1 + SPARE_PORTS, LAST_PORT) + 1)
 
 
 def apply_common_options(app: str | None = None, exit_with_parent: int | None = None) -> None:

@@ -1,6 +1,8 @@
 """Where a program may listen, and the error if it cannot."""
 
+import errno
 import os
+import socket
 
 from penstock.errors import Misconfigured
 from penstock.hosts import is_loopback
@@ -12,6 +14,22 @@ def cannot_listen(host: str, port: int, error: OSError, options: str) -> Misconf
     code = error.errno or 0
     reason = os.strerror(code) if code > 0 else error.strerror  # asyncio's own text repeats the address
     return Misconfigured(f"Cannot listen on {host}:{port} ({reason}). Choose another {options}.")
+
+
+def first_free_port(host: str, ports: range) -> int:
+    """Return the first port that no other program uses, or the first of all if there is none."""
+    return next((port for port in ports if _is_free(host, port)), ports[0])
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # asyncio's servers set it, too
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True
 
 
 def check_not_open(settings: Settings, *hosts: str) -> None:

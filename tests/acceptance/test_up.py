@@ -223,6 +223,15 @@ async def test_port_in_use_is_said_clearly(local: Programs) -> None:
     assert "Traceback" not in program.output()
 
 
+async def test_next_free_port_is_taken_for_operators_if_nobody_chose_one(local: Programs) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port + 1)):
+        program = await local.penstock("up", "--port", str(port))
+        output = await program.says("Press Ctrl-C to stop.")
+
+    assert f"dead letters  http://127.0.0.1:{port + 2}/dead-letters" in output
+
+
 @pytest.mark.parametrize("moment", ["penstock.infra.embedded", "penstock.infra.provision", "penstock.consumer"])
 async def test_signal_while_it_starts_stops_what_has_started(local: Programs, moment: str) -> None:
     program = await local.penstock("up", "--port", str(free_port()))
