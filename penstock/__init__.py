@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.context import Context, Reject, Retry
+    from penstock.limit import Limit
     from penstock.operations import Operations
 
-__all__ = ["Context", "Operations", "Reject", "Retry"]
+__all__ = ["Context", "Limit", "Operations", "Reject", "Retry"]
 
 _MODULES = {
     "Context": "penstock.context",
+    "Limit": "penstock.limit",
     "Operations": "penstock.operations",
     "Reject": "penstock.context",
     "Retry": "penstock.context",

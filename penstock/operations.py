@@ -8,7 +8,7 @@
 Front ends and consumers load the same registry. Front ends validate operations with it; both run operations with it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, ParamSpec, Protocol
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ from penstock.forwarding.forward import (
     ForwardRoute,
     build_forward_routes,
 )
+from penstock.limit import NAME_FORM, Limit, is_limit_name
 from penstock.route import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_TIMEOUT_SECONDS,
@@ -59,6 +60,7 @@ class RegisterMethod(Protocol):
         cpu_bound: bool = False,
         bulk: bool = False,
         max_size: int | None = None,
+        limit: str | None = None,
     ) -> Registrar:
         """Register the decorated function as the handler of one kind of operation.
 
@@ -88,6 +90,8 @@ class RegisterMethod(Protocol):
                 operation, and the handler returns a list of the same length: a result, a `Reject` or a `Retry` for each
                 operation.
             max_size: The maximum number of operations in one bulk call. None sets no limit of its own.
+            limit: The name of a limit for the whole fleet, such as `stripe`. All operations whose handlers or forwards
+                have the same name share it. Penstock learns the limit unless `Operations(limits=...)` declares it.
 
         Raises:
             Misconfigured: The path, the options or the signature of the handler are invalid, or another handler is
@@ -108,6 +112,8 @@ class Operations(Generic[T]):
         savepoint: A function that opens a savepoint inside the given transaction and returns an async context manager.
             A small batch uses it, since all its operations share one transaction. The default calls `begin_nested()`
             of the transaction, which SQLAlchemy's `AsyncSession` and `AsyncConnection` have.
+        limits: The declared limits by their names. Handlers and forwards name a limit with `limit="stripe"`. Penstock
+            learns a limit that is named and not declared.
     """
 
     def __init__(
@@ -115,9 +121,11 @@ class Operations(Generic[T]):
         *,
         transaction: Callable[[], AbstractAsyncContextManager[T]] | None = None,
         savepoint: Callable[[T], AbstractAsyncContextManager[Any]] | None = None,
+        limits: Mapping[str, Limit] | None = None,
     ) -> None:
         self.transaction = transaction
         self.savepoint = savepoint or _begin_nested
+        self.limits = _checked(limits or {})
         self._exact: dict[tuple[str, str], Route] = {}
         self._with_parameters: dict[str, list[Route]] = {method: [] for method in METHODS}
         self._forwards: dict[str, list[ForwardRoute]] = {method: [] for method in METHODS}
@@ -176,6 +184,7 @@ class Operations(Generic[T]):
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         max_result_bytes: int = DEFAULT_RESULT_BYTES,
+        limit: str | None = None,
     ) -> None:
         """Forward operations to an existing API: each operation becomes one HTTP request to it.
 
@@ -199,6 +208,7 @@ class Operations(Generic[T]):
             timeout_seconds: The time limit for one attempt in seconds.
             max_attempts: The maximum number of attempts, including the first.
             max_result_bytes: The maximum size of a response in bytes. An operation whose response is larger fails.
+            limit: The name of a limit for the whole fleet, as for a handler.
 
         Raises:
             Misconfigured: An argument is invalid, or an earlier forward matches the same paths.
@@ -219,7 +229,7 @@ class Operations(Generic[T]):
             path,
             to=to,
             methods=asked,
-            policy=Policy(timeout_seconds=timeout_seconds, max_attempts=max_attempts),
+            policy=Policy(timeout_seconds=timeout_seconds, max_attempts=max_attempts, limit=limit),
             headers=headers,
             add_headers=add_headers,
             max_result_bytes=max_result_bytes,
@@ -265,12 +275,13 @@ class Operations(Generic[T]):
             cpu_bound: bool = False,
             bulk: bool = False,
             max_size: int | None = None,
+            limit: str | None = None,
         ) -> Registrar:
             if not isinstance(path, str):
                 raise Misconfigured(
                     f"The decorator has no path. Write @operations.{method.lower()}(path), with parentheses."
                 )
-            policy = Policy(status, timeout_seconds, max_attempts, cpu_bound, bulk, max_size)
+            policy = Policy(status, timeout_seconds, max_attempts, cpu_bound, bulk, max_size, limit)
 
             def register(handler: Callable[P, R], /) -> Callable[P, R]:
                 self._add(build_route(handler, method, path, policy))
@@ -293,6 +304,19 @@ class Operations(Generic[T]):
             routes.sort(key=lambda known: known.has_rest)  # keeps the order of registration otherwise
         else:
             self._exact[route.method, route.path] = route
+
+
+def _checked(limits: Mapping[str, Limit]) -> dict[str, Limit]:
+    """Return a copy of the declared limits. Raises Misconfigured if a name or a limit is invalid."""
+    for name, limit in limits.items():
+        if not is_limit_name(name):
+            raise Misconfigured(f"A limit of Operations(limits=...) is named {name!r}. Use a name of {NAME_FORM}.")
+        if not isinstance(limit, Limit):
+            raise Misconfigured(
+                f"The limit {name!r} of Operations(limits=...) is of type {type(limit).__name__}. "
+                "Use penstock.Limit(...)."
+            )
+    return dict(limits)
 
 
 def _begin_nested(transaction: Any) -> AbstractAsyncContextManager[Any]:

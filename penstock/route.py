@@ -19,6 +19,7 @@ from penstock.documents.pointer import pointer_to
 from penstock.documents.validation import JsonValidator, errors_of, reject_infinity, sentence_of
 from penstock.error_ids import id_of, see_log
 from penstock.errors import Flaw, Misconfigured
+from penstock.limit import NAME_FORM, is_limit_name
 from penstock.path_parameter import decode_rest, decode_segment
 from penstock.telemetry import Event, get_log
 
@@ -56,6 +57,7 @@ class Policy:
     """The options of a route: the status of a success, the time limit, and the number of attempts.
 
     A `bulk` handler performs many operations in one call, at most `max_size`. Its `timeout_seconds` applies to a call.
+    `limit` is the name of a limit that all operations of the fleet with this name share.
     """
 
     status: int = 200
@@ -64,6 +66,7 @@ class Policy:
     cpu_bound: bool = False
     bulk: bool = False
     max_size: int | None = None
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +233,7 @@ def _name(handler: AnyHandler) -> str:
 
 def check_route(where: str, path: str, policy: Policy) -> None:
     """Raise Misconfigured if the path or the policy of a route is invalid. `where` names the route in the message."""
-    names = _PLACEHOLDER.findall(path)
-    if not path.startswith("/"):
-        raise Misconfigured(f"The path of {where} is invalid. Start it with a slash.")
-    if len(set(names)) != len(names) or set("{}") & set(_PLACEHOLDER.sub("", path)):
-        raise Misconfigured(f"The path of {where} is invalid. Write each path parameter once, as {{name}}.")
-    if ":path}" in _REST.sub("", path):
-        raise Misconfigured(f"The path of {where} is invalid. Write {{name:path}} only at its end, after a slash.")
+    _check_path(where, path)
     if not 200 <= policy.status <= 299:
         raise Misconfigured(
             f"The status of {where} is {policy.status}. Use a status from 200 to 299; to fail, raise Reject."
@@ -257,6 +254,18 @@ def check_route(where: str, path: str, policy: Policy) -> None:
         )
     if policy.max_size is not None and policy.max_size < 1:
         raise Misconfigured(f"The max_size of {where} is {policy.max_size}. Use at least 1.")
+    if policy.limit is not None and not is_limit_name(policy.limit):
+        raise Misconfigured(f"The limit of {where} is named {policy.limit!r}. Use a name of {NAME_FORM}.")
+
+
+def _check_path(where: str, path: str) -> None:
+    names = _PLACEHOLDER.findall(path)
+    if not path.startswith("/"):
+        raise Misconfigured(f"The path of {where} is invalid. Start it with a slash.")
+    if len(set(names)) != len(names) or set("{}") & set(_PLACEHOLDER.sub("", path)):
+        raise Misconfigured(f"The path of {where} is invalid. Write each path parameter once, as {{name}}.")
+    if ":path}" in _REST.sub("", path):
+        raise Misconfigured(f"The path of {where} is invalid. Write {{name:path}} only at its end, after a slash.")
 
 
 def _place(handler: AnyHandler, where: str, policy: Policy) -> Place:
