@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.context import Context, Reject, Retry
+    from penstock.context import Context, Reject, Retry, Throttled
     from penstock.limit import Limit
     from penstock.operations import Operations
 
-__all__ = ["Context", "Limit", "Operations", "Reject", "Retry"]
+__all__ = ["Context", "Limit", "Operations", "Reject", "Retry", "Throttled"]
 
 _MODULES = {
     "Context": "penstock.context",
@@ -20,6 +20,7 @@ _MODULES = {
     "Operations": "penstock.operations",
     "Reject": "penstock.context",
     "Retry": "penstock.context",
+    "Throttled": "penstock.context",
 }
 
 

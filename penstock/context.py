@@ -11,6 +11,7 @@ from penstock.errors import Misconfigured
 T = TypeVar("T", default=Any)
 
 LONGEST_WAIT_SECONDS = 30 * 24 * 3600
+LONGEST_TURN_SECONDS = 3_600  # an operation that is turned away is tried again each hour at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +97,26 @@ class Retry(Exception):
         super().__init__(detail)
         self.detail = str(detail)
         self.after_seconds = after_seconds
+
+
+class Throttled(Exception):
+    """Raise this in a handler if a service that it calls allows no more requests at the moment.
+
+    Example: `raise Throttled(after_seconds=2)`. The operation was only turned away, so it keeps its attempt: it is
+    tried again until its batch ends. If the handler has a `limit`, the whole fleet slows down. A bulk handler can also
+    return a Throttled in the place of a result.
+
+    Args:
+        detail: A sentence for the client. It becomes the error of the operation if the batch ends first.
+        after_seconds: The delay before the next try in seconds. More than an hour counts as an hour. A number below 0
+            raises ValueError. If it is None, the delay follows a backoff that grows with each try.
+    """
+
+    def __init__(
+        self, detail: str = "A service that the operation needs is busy.", *, after_seconds: float | None = None
+    ) -> None:
+        if after_seconds is not None and not after_seconds >= 0:
+            raise ValueError(f"The after_seconds of a Throttled is {after_seconds}. Use 0 or more.")
+        super().__init__(detail)
+        self.detail = str(detail)
+        self.after_seconds = None if after_seconds is None else min(after_seconds, LONGEST_TURN_SECONDS)

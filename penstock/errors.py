@@ -32,7 +32,7 @@ PenstockError
 ├── HandlersStuck                 handlers past their timeout occupy every slot or thread
 └── Unavailable                   AWS does not answer or asks to slow down; the same call may work later
 
-The exceptions that an application raises (`Reject`, `Retry`) are in `context.py`.
+The exceptions that an application raises (`Reject`, `Retry`, `Throttled`) are in `context.py`.
 """
 
 from collections.abc import Sequence

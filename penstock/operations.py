@@ -72,7 +72,8 @@ class RegisterMethod(Protocol):
         The parameters of the handler are the path parameters by name, at most one parameter for the body, and at most
         one `Context`. Path parameters and the body are validated with Pydantic by their annotations. The value that the
         handler returns is the result of the operation; it must be convertible to JSON. A handler fails an operation by
-        raising `Reject`, and asks for another attempt by raising `Retry` or any other exception.
+        raising `Reject`, and asks for another attempt by raising `Retry` or any other exception. `Throttled` asks for
+        another try that does not count as an attempt.
 
         An `async def` handler runs on the event loop, a `def` handler in a thread, and a `def` handler with
         `cpu_bound=True` in another process. Every handler may run more than once for the same operation: see
@@ -87,8 +88,8 @@ class RegisterMethod(Protocol):
             max_attempts: The maximum number of attempts, including the first. With 1 nothing is tried again.
             cpu_bound: If True, run the handler in another process. It must be a `def` at the top level of its module.
             bulk: If True, one call performs many operations. Every parameter is a list with one item for each
-                operation, and the handler returns a list of the same length: a result, a `Reject` or a `Retry` for each
-                operation.
+                operation, and the handler returns a list of the same length: a result, a `Reject`, a `Retry` or a
+                `Throttled` for each operation.
             max_size: The maximum number of operations in one bulk call. None sets no limit of its own.
             limit: The name of a limit for the whole fleet, such as `stripe`. All operations whose handlers or forwards
                 have the same name share it. Penstock learns the limit unless `Operations(limits=...)` declares it.

@@ -165,9 +165,22 @@ def is_final(verdict: Verdict, attempt: int) -> bool:
     return isinstance(verdict, Outcome) or (verdict.uses_attempt and attempt >= verdict.max_attempts)
 
 
+def is_turned_away(verdict: Verdict) -> bool:
+    """Return True if the operation was only turned away, so that it keeps its attempt."""
+    return isinstance(verdict, TryAgain) and not verdict.uses_attempt
+
+
+def is_throttled(verdict: Verdict) -> bool:
+    """Return True if the operation was turned away because too much was asked of a service at the moment."""
+    return is_turned_away(verdict) and as_outcome(verdict).status in _THROTTLED
+
+
+_THROTTLED = frozenset({429, 503})
+
+
 def next_attempt(verdict: Verdict, attempt: int) -> int:
     """Return the number of the next attempt: the same one if the operation was only turned away."""
-    return attempt if isinstance(verdict, TryAgain) and not verdict.uses_attempt else attempt + 1
+    return attempt if is_turned_away(verdict) else attempt + 1
 
 
 def wait_seconds(verdict: Verdict, attempt: int, tries: int, backoff: Backoff, draw: float) -> float:
@@ -177,10 +190,9 @@ def wait_seconds(verdict: Verdict, attempt: int, tries: int, backoff: Backoff, d
     it waits for a moment even if it was asked to come back immediately.
     """
     asked = verdict.after_seconds if isinstance(verdict, TryAgain) else None
-    is_turned_away = next_attempt(verdict, attempt) == attempt
     if asked is None:
-        return backoff.delay_seconds(max(attempt, tries) if is_turned_away else attempt, draw)
-    return max(asked, LEAST_TURN_SECONDS) if is_turned_away and tries > 1 else asked
+        return backoff.delay_seconds(max(attempt, tries) if is_turned_away(verdict) else attempt, draw)
+    return max(asked, LEAST_TURN_SECONDS) if is_turned_away(verdict) and tries > 1 else asked
 
 
 def as_outcome(verdict: Verdict) -> Outcome:

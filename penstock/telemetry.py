@@ -61,7 +61,7 @@ class Event(StrEnum):
     HEARTBEAT_FAILED = "heartbeat failed"  # The lease on a chunk could not be extended; the next heartbeat retries.
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.
     WORKS_AGAIN = "works again"  # What failed works again; `after` is the event that was logged when it failed.
-    OPERATION_BROKE = "operation failed unexpectedly"  # A handler raised neither Reject nor Retry; with its traceback.
+    OPERATION_BROKE = "operation failed unexpectedly"  # A handler raised an exception of its own; with its traceback.
     # A handler does not end although it was cancelled. Nobody waits for it any more, but it keeps its slot.
     HANDLER_LEFT_BEHIND = "handler left behind"
     UPSTREAM_FAILED = "upstream failed"  # An upstream sent no response, or one that cannot become a result.

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from penstock.chunk import Operation
-from penstock.context import LONGEST_WAIT_SECONDS
+from penstock.context import LONGEST_TURN_SECONDS, LONGEST_WAIT_SECONDS
 from penstock.forwarding.charsets import find_codec
 from penstock.forwarding.upstream import without_secrets
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, compact
@@ -30,7 +30,6 @@ MOST_ERROR_CHARACTERS = 2_000
 
 _QUERY_OR_FRAGMENT = re.compile(r"[?#]")
 _NOT_READABLE = "Unreadable response"
-LONGEST_TURN_SECONDS = 3_600  # an upstream that turns requests away is asked again each hour at least
 
 _TURNED_AWAY = frozenset({408, 425, 429})  # the upstream did not perform the request, and says that it may be repeated
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

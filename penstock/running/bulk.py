@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from penstock.chunk import Operation
-from penstock.context import Retry
+from penstock.context import Retry, Throttled
 from penstock.errors import Misconfigured
 from penstock.outcome import Verdict
 from penstock.route import InvalidOperation, Route
@@ -85,6 +85,6 @@ def read_outcomes(route: Route, returned: Any, count: int) -> list[Any]:
 def is_about_all(error: BaseException) -> bool:
     """Return True if the exception of a bulk call applies to all its operations. Then running each alone cannot help.
 
-    `Retry` is such an exception: the handler asks for another attempt at everything it was given.
+    `Retry` and `Throttled` are such exceptions: the handler asks for another try of everything it was given.
     """
-    return isinstance(error, WrongNumber | Retry | Misconfigured)
+    return isinstance(error, WrongNumber | Retry | Throttled | Misconfigured)

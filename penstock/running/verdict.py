@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from penstock.chunk import Operation
-from penstock.context import Reject, Retry
+from penstock.context import Reject, Retry, Throttled
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.error_ids import id_of, see_log
@@ -63,7 +63,7 @@ def judge(error: BaseException, operation: Operation, route: Route, id_: str | N
     """Turn what a handler raised into a verdict. This is the only place where that happens.
 
     The words of an unexpected exception may be secret. With `id_`, only the log has them, and the verdict has this id.
-    `Reject` and `Retry` are meant for the client, so their words are always in the verdict.
+    `Reject`, `Retry` and `Throttled` are meant for the client, so their words are always in the verdict.
     """
     try:
         return _judge(error, operation, route, id_)
@@ -78,6 +78,9 @@ def _judge(error: BaseException, operation: Operation, route: Route, id_: str | 
         case Retry():
             failure = failed(operation, 503, "Not performed", error.detail)
             return TryAgain(failure, route.policy.max_attempts, error.after_seconds)
+        case Throttled():
+            failure = failed(operation, 429, "Throttled", error.detail)
+            return TryAgain(failure, route.policy.max_attempts, error.after_seconds, uses_attempt=False)
         case Unserializable():
             _log(operation, route, id_, error=f"{error}{error.reason}")
             reason = error.reason if id_ is None or error.is_ours else f". {see_log(id_)}"

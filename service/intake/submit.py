@@ -10,7 +10,7 @@ from ulid import PureRandomPolicy, ULIDGenerator
 from penstock.clock import Clock
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, Unavailable, UnknownBatch
 from penstock.metrics.names import Metric
-from penstock.outcome import as_outcome
+from penstock.outcome import as_outcome, is_turned_away
 from penstock.running.source import Source
 from penstock.service.batches.status import read_status
 from penstock.service.caller import headers_to_pass_on, tenant_of
@@ -222,7 +222,8 @@ async def _run_or_accept(
         return await _accept(request, submission, {}, course.applied), None
     operations = submission.draft.operations
     tried = await _run_immediately(request, submission, course.seconds, atomic=atomic)
-    if len(tried) < len(operations):
+    is_unfinished = len(tried) < len(operations) or any(is_turned_away(one.verdict) for one in tried.values())
+    if is_unfinished and not atomic:
         return await _accept(request, submission, tried, course.applied), None
     body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
     get_log().info(Event.BATCH_ANSWERED, batch_id=submission.draft.batch_id, **body["summary"])

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from penstock import Context, Operations, Reject, Retry
+from penstock import Context, Operations, Reject, Retry, Throttled
 
 operations: Operations[Any] = Operations()
 _post = operations.post
@@ -45,6 +45,11 @@ def reject() -> None:
 @_post("/retry", cpu_bound=True)
 def retry() -> None:
     raise Retry("Not yet.", after_seconds=7)
+
+
+@_post("/throttled", cpu_bound=True)
+def throttled() -> None:
+    raise Throttled("Too fast.", after_seconds=2)
 
 
 @_post("/break", cpu_bound=True)

@@ -70,6 +70,6 @@ def test_locks_name_no_index(path: Path) -> None:
 def test_base_install_is_enough_for_handlers_and_for_submitting() -> None:
     hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in NOT_IN_THE_BASE)
     imports = f"import {', '.join(NEED_ONLY_THE_BASE)}"
-    code = f"import sys\n{hidden}from penstock import Context, Operations, Reject, Retry\n{imports}"
+    code = f"import sys\n{hidden}from penstock import Context, Limit, Operations, Reject, Retry, Throttled\n{imports}"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

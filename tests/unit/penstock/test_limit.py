@@ -43,7 +43,7 @@ def test_no_limit_is_the_default() -> None:
 
 
 def test_an_application_declares_limits() -> None:
-    declared = {"stripe": penstock.Limit(rate=100, burst=20, concurrency=50), "learnt": Limit()}
+    declared = {"stripe": penstock.Limit(rate=100, burst=20), "learnt": Limit()}
 
     operations = Operations(limits=declared)
 
@@ -81,8 +81,7 @@ def test_an_invalid_declaration_is_explained() -> None:
         ({"rate": True}, r"The rate of a Limit is True"),
         ({"burst": 0}, r"The burst of a Limit is 0\. Use a whole number from 1 to 1,000,000,000, or None"),
         ({"burst": 1.5}, r"The burst of a Limit is 1\.5"),
-        ({"concurrency": 0}, r"The concurrency of a Limit is 0\. Use a whole number"),
-        ({"concurrency": True}, r"The concurrency of a Limit is True"),
+        ({"burst": True}, r"The burst of a Limit is True"),
     ],
 )
 def test_a_limit_names_what_is_wrong(values: dict[str, Any], reason: str) -> None:

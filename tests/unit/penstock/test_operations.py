@@ -1,5 +1,6 @@
 """The registry: which handler an operation finds, and which applications are refused."""
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Context, Operations, Reject, Retry
+from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.application import load_application
 from penstock.context import LONGEST_WAIT_SECONDS
 from penstock.errors import Flaw, Misconfigured
@@ -174,6 +175,17 @@ def test_retry_takes_a_wait_that_can_be_waited(seconds: float) -> None:
         Retry(after_seconds=seconds)
     assert Retry(after_seconds=0).after_seconds == 0
     assert Retry().after_seconds is None
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_throttled_takes_a_wait_that_can_be_waited(seconds: float) -> None:
+    with pytest.raises(ValueError, match=rf"The after_seconds of a Throttled is {seconds}\. Use 0 or more"):
+        Throttled(after_seconds=seconds)
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(None, None), (0, 0), (7.5, 7.5), (86_400, 3_600), (math.inf, 3_600)])
+def test_throttled_waits_for_an_hour_at_most(asked: float | None, seconds: float | None) -> None:
+    assert Throttled(after_seconds=asked).after_seconds == seconds
 
 
 # --- Loading the application

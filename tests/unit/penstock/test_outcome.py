@@ -24,6 +24,7 @@ from penstock.outcome import (
     delay_seconds,
     failed,
     follow_up_chunks,
+    is_throttled,
     never_ended,
     record_attempt,
     record_halves,
@@ -33,6 +34,7 @@ from penstock.outcome import (
 )
 from penstock.record import decode_record, encode_record
 
+ANY = Operation(0, "op-0", "POST", "/users")
 NOW = 1_000.0
 BACKOFF = Backoff(base_seconds=8, max_seconds=300)
 DRAW = 0.5  # so the backoff says 4 s after the first attempt, 8 s after the second
@@ -137,6 +139,22 @@ def test_what_is_turned_away_again_and_again_waits_longer(chunk_id: str, after: 
     answer = record(make_chunk(1, chunk_id=chunk_id), turned_away(0, after=after))
     [following] = answer.follow_ups
     assert (following.attempt, following.not_before) == (1, NOW + wait)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        (turned_away(0), False),
+        (TryAgain(failed(ANY, 429, "Too many"), 3, uses_attempt=False), True),
+        (TryAgain(failed(ANY, 503, "Busy"), 3, 7, uses_attempt=False), True),
+        (TryAgain(failed(ANY, 409, "Still running"), 3, uses_attempt=False), False),
+        (TryAgain(failed(ANY, 503, "Down"), 3), False),
+        (failed(ANY, 429, "Rejected"), False),
+        (ok(0), False),
+    ],
+)
+def test_what_asks_the_fleet_to_slow_down(verdict: Verdict, *, expected: bool) -> None:
+    assert is_throttled(verdict) is expected
 
 
 def test_what_is_turned_away_as_the_batch_ends_has_failed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock import Context, Retry
+from penstock import Context, Operations, Retry, Throttled
 from penstock.batch import BatchState, Counts, Ending
 from penstock.store import Group
 from tests.support.faults import Moment, Outage
@@ -99,6 +99,31 @@ async def test_attempts_before_the_hand_over_count(aiohttp_client: AiohttpClient
     await finish(plant, toys)
     assert [context.attempt for context in toys.runs if context.operation_id == "0"] == [1, 2, 3]
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+
+
+def throttled_at_first(toys: Toys, *times: float | None) -> Operations[Any]:
+    """Add a handler that is throttled as often as there are `times`, and asks to wait for them."""
+    operations = toys.operations()
+
+    @operations.post("/throttled", max_attempts=1)
+    async def throttled(context: Context) -> None:
+        toys.runs.append(context)
+        if toys.times[context.operation_id] <= len(times):
+            raise Throttled(after_seconds=times[toys.times[context.operation_id] - 1])
+
+    return operations
+
+
+async def test_what_is_throttled_until_the_time_is_over_is_not_failed(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    plant = await build_plant(aiohttp_client, throttled_at_first(toys, 0, 3600, None), sync_seconds=SOON)
+    batch_id = handed_over(await plant.service.post(ask_for("/succeed/a", "/throttled")))
+    assert plant.waiting_operations() == ["1"]
+    await finish(plant, toys)
+    assert [context.attempt for context in toys.runs if context.operation_id == "1"] == [1, 1, 1, 1]
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
+    assert plant.parts.dead_letters.messages == []
 
 
 async def test_failures_are_dead_lettered_once(plant: Plant, toys: Toys) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from penstock.chunk import Operation
-from penstock.context import LONGEST_WAIT_SECONDS
+from penstock.context import LONGEST_TURN_SECONDS, LONGEST_WAIT_SECONDS
 from penstock.forwarding.answer import (
-    LONGEST_TURN_SECONDS,
     MOST_ERROR_BYTES,
     MOST_ERROR_CHARACTERS,
     Answer,

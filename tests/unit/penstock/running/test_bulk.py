@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
-from penstock import Context, Operations, Reject, Retry
+from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.chunk import Chunk, Operation
 from penstock.metrics.meter import Meter
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
@@ -172,13 +172,14 @@ async def test_call_takes_one_slot_and_is_counted_operation_by_operation() -> No
 
 
 async def test_rejects_and_retries_are_the_outcomes_of_their_rows() -> None:
-    outcomes = ["fine", Reject(409, "Taken."), Retry("Not yet.", after_seconds=7), ValueError("no")]
-    verdicts = await run(Calls(lambda _: outcomes).operations(), rows(4))
+    outcomes = ["fine", Reject(409, "Taken."), Retry("Not yet.", after_seconds=7), ValueError("no"), Throttled("Fast.")]
+    verdicts = await run(Calls(lambda _: outcomes).operations(), rows(5))
     assert verdicts == {
         0: success(0, "fine"),
         1: failed(make_operation(1), 409, "Rejected", "Taken.", rejected=True),
         2: TryAgain(failed(make_operation(2), 503, "Not performed", "Not yet."), 3, 7),
         3: TryAgain(failed(make_operation(3), 500, "Broke", "ValueError: no"), 3),
+        4: TryAgain(failed(make_operation(4), 429, "Throttled", "Fast."), 3, uses_attempt=False),
     }
 
 
@@ -234,8 +235,9 @@ async def test_result_that_json_cannot_hold_fails_its_row_alone() -> None:
     assert statuses(await run(calls.operations(), rows(3))) == {0: 201, 1: 500, 2: 201}
 
 
-async def test_retry_that_the_call_raises_is_for_all_and_nothing_is_tried_singly() -> None:
-    calls = Calls(unless(1, Retry("Busy.", after_seconds=9)))
+@pytest.mark.parametrize("error", [Retry("Busy.", after_seconds=9), Throttled(after_seconds=9)])
+async def test_retry_that_the_call_raises_is_for_all_and_nothing_is_tried_singly(error: Exception) -> None:
+    calls = Calls(unless(1, error))
     verdicts = await run(calls.operations(), rows(3))
     assert [verdict.after_seconds for verdict in verdicts.values() if isinstance(verdict, TryAgain)] == [9, 9, 9]
     assert len(calls.made) == 1

@@ -105,6 +105,7 @@ async def test_log_lines_of_the_process_say_what_they_are_about(runner: Runner) 
     [
         ("/reject", None, failure(409, "Rejected", "Taken.", rejected=True)),
         ("/retry", None, TryAgain(failure(503, "Not performed", "Not yet."), 3, 7)),
+        ("/throttled", None, TryAgain(failure(429, "Throttled", "Too fast."), 3, 2, uses_attempt=False)),
         ("/break", None, TryAgain(failure(500, "Broke", "ValueError: no"), 3)),
         ("/exit", None, TryAgain(failure(500, "Broke", "SystemExit: 3"), 3)),
         ("/interrupt", None, TryAgain(failure(500, "Broke", "KeyboardInterrupt"), 3)),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from penstock import Context, Operations, Reject, Retry
+from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.chunk import Chunk, Operation
 from penstock.errors import HandlersStuck
 from penstock.outcome import Outcome, TryAgain, Verdict, failed
@@ -113,6 +113,7 @@ def failure(status: int, title: str, detail: str, *, rejected: bool = False) -> 
     [
         (Reject(409, "Taken."), failure(409, "Rejected", "Taken.", rejected=True)),
         (Retry("Not yet.", after_seconds=7), TryAgain(failure(503, "Not performed", "Not yet."), 3, 7)),
+        (Throttled("Fast."), TryAgain(failure(429, "Throttled", "Fast."), 3, uses_attempt=False)),
         (ValueError("no"), TryAgain(failure(500, "Broke", "ValueError: no"), 3)),
         (SystemExit(3), TryAgain(failure(500, "Broke", "SystemExit: 3"), 3)),
         (KeyboardInterrupt(), TryAgain(failure(500, "Broke", "KeyboardInterrupt"), 3)),

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from penstock import Context, Operations, Reject, Retry
+from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.message import decode_chunk
 from penstock.running import left_behind
 from penstock.service.intake import small_batch
@@ -672,6 +672,35 @@ async def test_another_attempt_begins_with_a_fresh_savepoint(serve: Serve, datab
     answer = await service.post(ask_for("/items/a", "/late-items/b"))
     assert [result.get("result") for result in answer.body["results"]] == ["a", 2]
     assert await database.names() == ["a", "b"]
+
+
+def throttled_items(database: Database) -> Operations[AsyncConnection]:
+    """Add a handler that is throttled for no time, and then for an hour."""
+    operations, times = database.operations(), iter([0, 3600])
+
+    @operations.post("/throttled-items/{name}", max_attempts=1)
+    async def create_and_be_throttled(name: str, context: Context[AsyncConnection]) -> None:
+        await insert(context, name)
+        raise Throttled("Too fast.", after_seconds=next(times))
+
+    return operations
+
+
+async def test_atomic_batch_fails_with_what_is_throttled_until_its_time_is_over(
+    serve: Serve, database: Database
+) -> None:
+    service = await serve(throttled_items(database), sync_seconds=LONG)
+    answer = await service.post(ask_for("/items/a", "/throttled-items/b"), atomic=True)
+    assert statuses(answer) == [424, 429]
+    assert answer.body["results"][1]["error"] == {"title": "Throttled", "detail": "Too fast."}
+    assert await database.names() == []
+
+
+async def test_beside_what_is_throttled_the_transaction_is_committed(serve: Serve, database: Database) -> None:
+    service = await serve(throttled_items(database), sync_seconds=LONG)
+    answer = await service.post(ask_for("/items/a", "/throttled-items/b", "/items/c"))
+    assert (answer.status, handed_over(service)) == (202, [1])
+    assert await database.names() == ["a", "c"]
 
 
 async def test_atomic_commits_when_everything_succeeds(serve: Serve, database: Database) -> None:
