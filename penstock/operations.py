@@ -127,6 +127,7 @@ class Operations(Generic[T]):
         self.transaction = transaction
         self.savepoint = savepoint or _begin_nested
         self.limits = _checked(limits or {})
+        self.pauses: dict[str, float] = {}  # by limit: the Unix time before which its upstream wants no more requests
         self._exact: dict[tuple[str, str], Route] = {}
         self._with_parameters: dict[str, list[Route]] = {method: [] for method in METHODS}
         self._forwards: dict[str, list[ForwardRoute]] = {method: [] for method in METHODS}
@@ -235,6 +236,7 @@ class Operations(Generic[T]):
             add_headers=add_headers,
             max_result_bytes=max_result_bytes,
             connections=self._connections,
+            pauses=self.pauses,
         ):
             self._forwards[route.method].append(route)
 

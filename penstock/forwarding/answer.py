@@ -10,17 +10,15 @@ Clients read the errors, so they do not name the upstream's host: it may be inte
 import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
 from pydantic_core import to_json
 
 from penstock.chunk import Operation
-from penstock.context import LONGEST_TURN_SECONDS, LONGEST_WAIT_SECONDS
 from penstock.forwarding.charsets import find_codec
+from penstock.forwarding.rate_limits import read_retry_after, turned_away_seconds
 from penstock.forwarding.upstream import without_secrets
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, compact
 from penstock.record import parse_recordable
@@ -106,7 +104,7 @@ class Received:
 
 
 def conclude(received: Received, now: float, attempt: int = 1) -> Answer:
-    """Return the verdict that follows from a response. `now` is seconds since the epoch, to read `Retry-After`."""
+    """Return the verdict that follows from a response. `now` is seconds since the epoch, to read dates."""
     status = received.status
     if 200 <= status <= 299:
         return _performed(received)
@@ -117,18 +115,19 @@ def conclude(received: Received, now: float, attempt: int = 1) -> Answer:
         detail = f"The upstream answered {status} {_phrase(status)}, which is neither a result nor an error."
         return not_usable("Unexpected response", detail)
     if _may_pass(status, attempt):
-        wait = wait_seconds(received.headers.get("Retry-After"), now)
-        is_turned_away = status < HTTPStatus.INTERNAL_SERVER_ERROR or (
-            status == HTTPStatus.SERVICE_UNAVAILABLE and wait is not None
-        )
-        if is_turned_away and wait is not None:
-            wait = min(wait, LONGEST_TURN_SECONDS)
-        return Answer(
-            status, error=_error(received), is_passing=True, is_turned_away=is_turned_away, after_seconds=wait
-        )
+        return _to_be_repeated(received, now)
     if 400 <= status <= 499:
         return Answer(status, error=_error(received), rejected=True)
     return not_usable(_NOT_READABLE, f"The upstream answered {status}, which is not a valid status of a response.")
+
+
+def _to_be_repeated(received: Received, now: float) -> Answer:
+    asked = read_retry_after(received.headers.get("Retry-After"), now)
+    answer = Answer(received.status, error=_error(received), is_passing=True, after_seconds=asked)
+    is_busy = received.status == HTTPStatus.SERVICE_UNAVAILABLE and asked is not None
+    if received.status < HTTPStatus.INTERNAL_SERVER_ERROR or is_busy:
+        return replace(answer, is_turned_away=True, after_seconds=turned_away_seconds(received.headers, now))
+    return answer
 
 
 def _may_pass(status: int, attempt: int) -> bool:
@@ -150,22 +149,6 @@ def not_usable(title: str, detail: str) -> Answer:
 def not_answered(status: HTTPStatus, title: str, detail: str) -> Answer:
     """Return the verdict for a request without a response. It is tried again."""
     return Answer(status.value, error={"title": title, "detail": detail}, is_passing=True, is_noteworthy=True)
-
-
-def wait_seconds(retry_after: str | None, now: float) -> float | None:
-    """Return the delay in seconds from a `Retry-After` header, or None if it is missing or unreadable.
-
-    The header is a number of seconds or a date. The delay is at most LONGEST_WAIT_SECONDS.
-    """
-    text = (retry_after or "").strip()
-    if text.isascii() and text.isdecimal():
-        return float(min(int(text[:10]), LONGEST_WAIT_SECONDS))
-    try:
-        date = parsedate_to_datetime(text)
-        until = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(until - now, 0.0), float(LONGEST_WAIT_SECONDS))
 
 
 def _performed(received: Received) -> Answer:

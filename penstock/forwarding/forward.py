@@ -38,6 +38,7 @@ from penstock.forwarding.decoding import (
     read_encodings,
 )
 from penstock.forwarding.headers import IDEMPOTENCY_KEY, check_added, check_passed, to_key_header
+from penstock.forwarding.rate_limits import pause_seconds
 from penstock.forwarding.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
 from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
 from penstock.telemetry import Event, get_log
@@ -133,6 +134,8 @@ class Forward:
     added: AddedHeaders
     most_bytes: int
     connections: Connections
+    limit: str | None
+    pauses: dict[str, float]  # of all forwards, see `Operations`
 
     async def ask(self, method: str, url: URL, content: bytes | None, context: Context[Any]) -> Answer:
         """Send one request and return its verdict. `content` is the JSON body, or None for no body."""
@@ -162,8 +165,17 @@ class Forward:
             return _no_response("its compressed body was cut off"), {}
         except Undecodable as error:
             return _no_response(str(error)), {}
+        now = time.time()
+        if self.limit is not None:
+            self._note_pause(self.limit, received, now)
         location = read_location(received)
-        return conclude(received, time.time(), context.attempt), {} if location is None else {"location": location}
+        return conclude(received, now, context.attempt), {} if location is None else {"location": location}
+
+    def _note_pause(self, limit: str, received: Received, now: float) -> None:
+        """Note until when the upstream wants no more requests, if this response was the last that it allowed."""
+        seconds = pause_seconds(received.headers, now)
+        if seconds:
+            self.pauses[limit] = max(now + seconds, self.pauses.get(limit, 0.0))
 
     async def _headers(self, content: bytes | None, context: Context[Any]) -> CIMultiDict[str]:
         added = self.added
@@ -252,6 +264,7 @@ def build_forward_routes(
     add_headers: AddedHeaders | None,
     max_result_bytes: int,
     connections: Connections,
+    pauses: dict[str, float],
 ) -> list[ForwardRoute]:
     """Build a route for each method. Raises Misconfigured if an argument is invalid."""
     where = f"forward({path!r})"
@@ -273,7 +286,7 @@ def build_forward_routes(
         added = add_headers if callable(add_headers) else check_added(add_headers or {})
     except ValueError as error:
         raise Misconfigured(f"The headers of {where} are invalid: {error}.") from error
-    forward = Forward(upstream, passed, added, max_result_bytes, connections)
+    forward = Forward(upstream, passed, added, max_result_bytes, connections, policy.limit, pauses)
     pattern = re.compile(re.escape(path.removesuffix(REST)) + ".*", re.DOTALL)
     return [
         ForwardRoute(method, path, forward.ask, policy, _SIGNATURE, pattern, f"{method} {path}", Place.LOOP, forward)

@@ -2,21 +2,18 @@
 
 import json
 import time
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Any
 
 import pytest
 
 from penstock.chunk import Operation
-from penstock.context import LONGEST_TURN_SECONDS, LONGEST_WAIT_SECONDS
+from penstock.context import LONGEST_TURN_SECONDS
 from penstock.forwarding.answer import (
     MOST_ERROR_BYTES,
     MOST_ERROR_CHARACTERS,
     Answer,
     Received,
     conclude,
-    wait_seconds,
 )
 from penstock.outcome import ChunkRecord, EncodedResult, Outcome, OutcomeState, TryAgain
 from penstock.record import decode_record, encode_record
@@ -266,31 +263,6 @@ def test_error_of_any_depth_can_be_recorded(depth: int) -> None:
 
 
 # --- When to try again
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        (None, None),
-        ("", None),
-        ("soon", None),
-        ("-5", None),
-        ("1.5", None),
-        ("٣", None),
-        ("0", 0),
-        ("5", 5),
-        (" 120 ", 120),
-        ("9" * 5_000, LONGEST_WAIT_SECONDS),
-        (format_datetime(datetime.fromtimestamp(NOW + 90, UTC), usegmt=True), 90),
-        (format_datetime(datetime.fromtimestamp(NOW - 90, UTC), usegmt=True), 0),
-        ("Tue, 14 Nov 2023 22:14:50 -0000", 90),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_WAIT_SECONDS),
-        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
-        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float | None) -> None:
-    assert wait_seconds(text, NOW) == seconds
 
 
 @pytest.mark.parametrize("status", [429, 503])

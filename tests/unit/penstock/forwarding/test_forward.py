@@ -8,6 +8,7 @@ import random
 import socket
 import ssl
 import sys
+import time
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -325,6 +326,25 @@ async def test_what_may_pass_is_tried_again_when_the_upstream_asks_for_it(upstre
         {"title": "Internal Server Error", "detail": "It is broken."},
         None,
     )
+
+
+async def test_success_that_was_the_last_one_allowed_pauses_the_limit(upstream: ToyUpstream) -> None:
+    def answer(request: web.Request) -> web.Response:
+        left, wait = request.query_string.split(",")
+        return web.Response(headers={"RateLimit": f'"default";r={left};t={wait}'})
+
+    upstream.answers["limited"] = answer
+    async with forwarding(upstream.url, limit="stripe") as operations:
+        await perform(operations, "/limited?1,60")
+        assert operations.pauses == {}
+        before = time.time()
+        assert final(await perform(operations, "/limited?0,60")).status == 200
+        await perform(operations, "/limited?0,30")
+        assert before + 60 <= operations.pauses["stripe"] <= time.time() + 60
+
+    async with forwarding(upstream.url) as without_limit:
+        await perform(without_limit, "/limited?0,60")
+        assert without_limit.pauses == {}
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
