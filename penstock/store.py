@@ -1,4 +1,4 @@
-"""The port to the table: batches, chunk records, group counters, idempotency keys, charges and API keys.
+"""The port to the table: batches, chunk records, group counters, idempotency keys, charges, API keys and limits.
 
 Every call may wait for the network and may raise Unavailable. Every call may be repeated: a call that timed out may
 have taken effect, so a repetition changes nothing that the first call has changed. The adapter is `aws/store.py`; the
@@ -13,6 +13,7 @@ from typing import Protocol
 from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
+from penstock.fleet_limit import LimitStore
 from penstock.outcome import ChunkRecord
 from penstock.quota import Account, Charge, Quota, Usage
 from penstock.record import EncodedRecord
@@ -91,7 +92,7 @@ class KeyClaim:
         return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
 
 
-class Store(ApiKeyStore, Protocol):
+class Store(ApiKeyStore, LimitStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 

@@ -16,6 +16,7 @@ from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost, LostItem
+from penstock.fleet_limit import LimitState
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -134,6 +135,7 @@ class MemoryQueue:
 
 class MemoryApiKeys:
     def __init__(self) -> None:
+        super().__init__()
         self._api_keys: dict[str, ApiKey] = {}
 
     async def create_api_key(self, key: ApiKey) -> None:
@@ -163,7 +165,24 @@ class MemoryApiKeys:
             self._api_keys[key.digest] = replace(self._api_keys[key.digest], used_at=hour)
 
 
-class MemoryStore(MemoryApiKeys):
+class MemoryLimits:
+    def __init__(self) -> None:
+        self._limits: dict[str, LimitState] = {}
+
+    async def read_limit(self, name: str) -> LimitState:
+        return self._limits.get(name, LimitState())
+
+    async def read_limits(self, names: Sequence[str]) -> dict[str, LimitState]:
+        return {name: self._limits[name] for name in names if name in self._limits}
+
+    async def lease_limit(self, name: str, seen: LimitState, state: LimitState) -> bool:
+        current = self._limits.get(name, LimitState())
+        if current.lease == seen.lease:
+            current = self._limits[name] = state
+        return current.lease == state.lease
+
+
+class MemoryStore(MemoryApiKeys, MemoryLimits):
     def __init__(self) -> None:
         super().__init__()
         self._batches: dict[str, Batch] = {}

@@ -14,6 +14,7 @@ sweep lease           sweep                 sweep
 usage of a quota      rate#<tenant>         rate                    and rate#<tenant>#<key id> for a key
 handler's time        handler#<METHOD path> time
 API keys              see `api_key_items.py`
+limits of the fleet   see `limits.py`
 
 A chunk's item has a `nonce` if it holds the chunk's record, and the marks of deliveries in `released` and `begun`.
 A record or an answer that is too large for one item is cut into parts, which are items of their own.

@@ -15,6 +15,7 @@ from penstock.aws import items
 from penstock.aws.api_keys import DynamoDbApiKeys
 from penstock.aws.attributes import Item, Value, binary, flag, number, numbers, seconds, text, texts, whole_seconds
 from penstock.aws.gathering import Gatherer, up_to
+from penstock.aws.limits import DynamoDbLimits
 from penstock.aws.table import Blocked, Done, Table
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
 from penstock.chunk import group_of
@@ -34,7 +35,7 @@ READS_IN_CALL = 40  # items of up to 400 KB: an answer of DynamoDB has up to 16 
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
 
-class DynamoDbStore(DynamoDbApiKeys):
+class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         super().__init__(Table(client, table))
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))

@@ -22,6 +22,7 @@ from penstock.aws.store import FOLD_AT, DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
+from penstock.fleet_limit import LimitState
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
@@ -1836,3 +1837,78 @@ async def test_nothing_of_an_api_key_stays_for_ever_after_its_end(store: Store, 
             TableName=servers.table, Key={"pk": text(pk), "sk": text(sk)}, ConsistentRead=True
         )
         assert found["Item"]["expires_at"] == {"N": str(int(NOW) + 30 * 86_400)}
+
+
+def make_limit_name() -> str:
+    return f"limit-{ULID()}"
+
+
+FULL_STATE = LimitState(
+    rate=12.5,
+    tat=NOW + 0.25,
+    not_before=NOW + 1.5,
+    cut_at=NOW - 2,
+    ceiling=20.125,
+    earlier_ceiling=30.0,
+    away_at=NOW - 1,
+    passed_from=NOW - 3,
+    window_at=NOW - 4,
+    used=-2,
+    throttled=3,
+    leases=4,
+    consumers=5,
+    at=NOW,
+    lease="first",
+)
+
+
+@on_all
+async def test_state_of_a_limit_is_replaced_by_whoever_knows_it(store: Store) -> None:
+    name, cut = make_limit_name(), replace(FULL_STATE, ceiling=None, earlier_ceiling=None, rate=8.75, lease="second")
+    assert await store.read_limit(name) == LimitState()
+    assert await store.lease_limit(name, LimitState(), FULL_STATE)
+    assert await store.read_limit(name) == FULL_STATE
+    assert not await store.lease_limit(name, LimitState(), cut)
+    assert not await store.lease_limit(name, replace(FULL_STATE, lease="other"), cut)
+    assert await store.read_limit(name) == FULL_STATE
+    assert await store.lease_limit(name, FULL_STATE, cut)
+    assert await store.read_limit(name) == cut
+
+
+@on_all
+async def test_of_several_consumers_one_replaces_the_state_of_a_limit(store: Store) -> None:
+    name = make_limit_name()
+    states = [replace(FULL_STATE, used=number, lease=f"lease {number}") for number in range(8)]
+    leased = await asyncio.gather(*(store.lease_limit(name, LimitState(), state) for state in states))
+    assert leased.count(True) == 1
+    assert await store.read_limit(name) == states[leased.index(True)]
+
+
+@on_all
+async def test_repeated_lease_knows_its_own_effect(store: Store) -> None:
+    name, second = make_limit_name(), replace(FULL_STATE, lease="second")
+    for _ in range(2):
+        assert await store.lease_limit(name, LimitState(), FULL_STATE)
+    assert await store.lease_limit(name, FULL_STATE, second)
+    assert not await store.lease_limit(name, LimitState(), FULL_STATE)
+    assert await store.read_limit(name) == second
+
+
+@on_all
+async def test_several_limits_are_read_together(store: Store) -> None:
+    one, other = make_limit_name(), make_limit_name()
+    for name in (one, other):
+        await store.lease_limit(name, LimitState(), replace(FULL_STATE, lease=name))
+    found = await store.read_limits([one, make_limit_name(), other])
+    assert found == {name: replace(FULL_STATE, lease=name) for name in (one, other)}
+    assert await store.read_limits([]) == {}
+
+
+@on_servers
+async def test_limit_that_nobody_uses_does_not_stay_for_ever(store: Store, servers: Servers) -> None:
+    name = make_limit_name()
+    await store.lease_limit(name, LimitState(), FULL_STATE)
+    found = await servers.clients.dynamodb.get_item(
+        TableName=servers.table, Key={"pk": text(f"limit#{name}"), "sk": text("limit")}, ConsistentRead=True
+    )
+    assert found["Item"]["expires_at"] == {"N": str(int(NOW) + 30 * 86_400)}
