@@ -57,7 +57,7 @@ def _key(name: str) -> dict[str, Value]:
 
 
 def _number(value: float) -> Value:
-    return {"N": f"{value:.6f}" if isinstance(value, float) else str(value)}
+    return {"N": f"{value:.6f}".rstrip("0").rstrip(".")}
 
 
 def _state_from_item(item: Item) -> LimitState:
