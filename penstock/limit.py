@@ -27,7 +27,8 @@ class Limit:
     Args:
         rate: The number of operations that may start in a second. If it is None, Penstock learns the rate: it lowers
             the rate when operations are throttled, and raises it while they are not.
-        burst: The number of operations that may start together after a quiet time. None means those of one second.
+        burst: The number of operations that may start together after a quiet time. It is at least what the rate allows
+            in 1.3 seconds.
 
     Raises:
         Misconfigured: A value is out of its range.
