@@ -1,10 +1,11 @@
 """The slots of a process limit how many handlers run together, and decide who is next when a slot becomes free.
 
 Nobody waits while a slot is free. While somebody waits, each priority gets a share of the slots' time by its weight: so
-urgent operations go first, and the others still make progress. Within a priority the tenants take turns.
+urgent operations go first, and the others still make progress. Within a priority, each tenant that waits gets the same
+share of the time (`shares.py`).
 
-A slot is never taken back. So taking turns is not enough where a caller waits for the answer: a tenant whose operations
-take long would hold all slots. With `tenants_share`, a tenant gets another slot only while more slots are free than it
+A slot is never taken back. So this is not enough where a caller waits for the answer: a tenant whose operations take
+long would hold all slots. With `tenants_share`, a tenant gets another slot only while more slots are free than it
 holds. So one tenant holds at most half of them, and another one finds a free slot.
 
 With `memory`, no slot is given while the memory for results is full.
@@ -13,7 +14,7 @@ With `memory`, no slot is given while the memory for results is full.
 import asyncio
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,15 +22,12 @@ from typing import Protocol
 
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.running.result_memory import ResultMemory
-
-GIVEN_SECONDS = 1.0  # charged when a slot is given; otherwise the priority that is behind would get all slots
-
-Waiter = asyncio.Future[None]
+from penstock.running.shares import GIVEN_SECONDS, Share, Shares, Waiter
 
 
 @dataclass(slots=True)
 class Lane:
-    """The waiters of one priority, and the number of slots that it holds.
+    """One priority: its tenants with their waiters, and the number of slots that it holds.
 
     `used` is the time for which it held slots while anybody waited, divided by its weight. The least used comes next.
     """
@@ -37,41 +35,27 @@ class Lane:
     weight: int
     used: float = 0.0
     held: int = 0
-    waiting: dict[str, deque[Waiter]] = field(default_factory=dict)  # by tenant; the first tenant is next
+    charged_at: float = 0.0
+    shares: Shares = field(default_factory=Shares)
+
+    def charge(self, now: float) -> None:
+        """Charge the lane for the slots that it held until now."""
+        self.used += self.held * (now - self.charged_at) / self.weight
+        self.charged_at = now
 
     @property
     def standing(self) -> float:
         return self.used + self.held * GIVEN_SECONDS / self.weight
 
-    def add(self, tenant: str, waiter: Waiter) -> None:
-        self.waiting.setdefault(tenant, deque()).append(waiter)
 
-    def discard(self, tenant: str, waiter: Waiter) -> bool:
-        """Remove a waiter. Return True if it was waiting."""
-        waiters = self.waiting.get(tenant, deque())
-        if waiter not in waiters:
-            return False
-        waiters.remove(waiter)
-        if not waiters:
-            del self.waiting[tenant]
-        return True
-
-    def next_tenant(self, may_take: Callable[[str], bool]) -> str | None:
-        """Return the tenant whose turn it is, among those that may take a slot."""
-        return next(filter(may_take, self.waiting), None)
-
-    def take_next(self, tenant: str) -> Waiter:
-        """Return the next waiter of the tenant, and put that tenant at the end."""
-        waiters = self.waiting.pop(tenant)
-        waiter = waiters.popleft()
-        if waiters:
-            self.waiting[tenant] = waiters
-        return waiter
-
-
-def choose(lanes: Iterable[Lane]) -> Lane:
-    """Return the lane that is next among those where somebody waits. If several have used the same, take the first."""
-    return min((lane for lane in lanes if lane.waiting), key=lambda lane: lane.standing)
+def in_turn(lanes: Iterable[Lane], now: float) -> list[Lane]:
+    """Return the lanes in which somebody waits, the next one first. Lanes that have used the same keep their order."""
+    waiting = [lane for lane in lanes if lane.shares.waiting]
+    for lane in waiting:
+        lane.charge(now)
+    if len(waiting) > 1:
+        waiting.sort(key=lambda lane: lane.standing)
+    return waiting
 
 
 class Slots:
@@ -91,11 +75,12 @@ class Slots:
         self._tenants_share = tenants_share
         self._memory = memory
         if memory is not None:
-            memory.when_free(self._pass_on)
+            memory.when_free(self._resume)
         self._held_by: Counter[str] = Counter()  # slots of each tenant
         self._waiters = 0
         self._monotonic = monotonic
-        self._charged_at = 0.0
+        self._waited = 0.0  # the time for which anybody has waited, until `_counted_at`
+        self._counted_at = 0.0
         self._least_used = 0.0  # by those that waited: time without waiters gives no claim to more slots later
 
     async def acquire(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> None:
@@ -107,15 +92,13 @@ class Slots:
 
     def overdraw(self, priority: Priority = Priority.NORMAL, tenant: str = "") -> None:
         """Take a slot even if none is free. In that case, the next slot to be released goes to nobody."""
-        if self._waiters:
-            self._charge()
-        self._take(self._lanes[priority], tenant)
+        self._take(self._lanes[priority], tenant, self._now())
 
     def lift(self) -> None:
         """Give a slot to everybody who waits for one, now and later. Call this only when nothing starts any more."""
         self._free = sys.maxsize
         self._memory = None
-        self._pass_on()
+        self._resume()
 
     @property
     def are_wanted(self) -> bool:
@@ -125,7 +108,7 @@ class Slots:
     @property
     def are_all_wanted(self) -> bool:
         """Return True if somebody waits until all slots are free."""
-        return bool(self._ahead.waiting)
+        return self._ahead.shares.waiting > 0
 
     @asynccontextmanager
     async def all(self) -> AsyncIterator[None]:
@@ -140,41 +123,49 @@ class Slots:
             yield
 
     async def _acquire(self, lane: Lane, tenant: str) -> None:
+        now = self._now() if self._waiters else self._waited
         if self._free > 0 and (lane is self._ahead or self._may_take(tenant)):
-            self._take(lane, tenant)
+            self._take(lane, tenant, now)
             return
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        if self._waiters:
-            self._charge()
-        else:
-            self._charged_at = self._monotonic()
+        if not self._waiters:
+            self._counted_at = self._monotonic()
         self._waiters += 1
-        if not lane.waiting:
+        if not lane.shares.waiting:
+            lane.charge(now)
             lane.used = max(lane.used, self._least_used)
-        lane.add(tenant, waiter)
+        lane.shares.add(tenant, waiter, now)
         try:
             await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled():
                 self._release(lane, tenant)  # the slot had been given just before
-            elif lane.discard(tenant, waiter):
+            elif lane.shares.discard(tenant, waiter):
                 self._waiters -= 1
             raise
 
     def _release(self, lane: Lane, tenant: str) -> None:
-        if self._waiters:
-            self._charge()
+        now = self._now() if self._waiters else self._waited
+        if lane.charged_at != now:
+            lane.charge(now)
         lane.held -= 1
+        lane.shares.release(tenant, now)
         self._free += 1
         if self._tenants_share:
             self._held_by[tenant] -= 1
             if not self._held_by[tenant]:
                 del self._held_by[tenant]
-        self._pass_on()
+        if not (lane.held or lane.shares.waiting):
+            lane.shares.forget_past()
+        if self._waiters:
+            self._pass_on(now)
 
-    def _take(self, lane: Lane, tenant: str) -> None:
+    def _take(self, lane: Lane, tenant: str, now: float) -> None:
         self._free -= 1
+        if lane.charged_at != now:
+            lane.charge(now)
         lane.held += 1
+        lane.shares.hold(tenant, now)
         if self._tenants_share:
             self._held_by[tenant] += 1
 
@@ -183,35 +174,40 @@ class Slots:
             return False
         return not self._tenants_share or self._held_by[tenant] < self._free
 
-    def _pass_on(self) -> None:
+    def _resume(self) -> None:
+        """Give slots to those who wait: some have become free without a release."""
+        self._pass_on(self._now())
+
+    def _pass_on(self, now: float) -> None:
         """Give free slots to those who wait."""
-        while self._free > 0 and self._waiters and (next_ := self._next_in_turn()) is not None:
-            lane, tenant = next_
-            waiter = lane.take_next(tenant)
+        while self._free > 0 and self._waiters and (next_ := self._next_in_turn(now)) is not None:
+            lane, share = next_
+            waiter = lane.shares.take_waiter(share, now)
             self._waiters -= 1
             if not waiter.cancelled():  # it may have been cancelled just now, and not have left its lane yet
-                self._take(lane, tenant)
+                self._take(lane, share.tenant, now)
                 waiter.set_result(None)
 
-    def _next_in_turn(self) -> tuple[Lane, str] | None:
-        if self._ahead.waiting:
-            return self._ahead, ""
-        able = [lane for lane in self._lanes.values() if lane.next_tenant(self._may_take) is not None]
-        if not able:
+    def _next_in_turn(self, now: float) -> tuple[Lane, Share] | None:
+        if self._ahead.shares.waiting:
+            share = self._ahead.shares.next(now)
+            assert share is not None
+            return self._ahead, share
+        if self._memory is not None and self._memory.is_full:
             return None
-        lane = choose(able)
-        self._least_used = max(self._least_used, lane.used)
-        tenant = lane.next_tenant(self._may_take)
-        assert tenant is not None
-        return lane, tenant
+        for lane in in_turn(self._lanes.values(), now):
+            if (share := lane.shares.next(now, self._may_take if self._tenants_share else None)) is not None:
+                self._least_used = max(self._least_used, lane.used)
+                return lane, share
+        return None
 
-    def _charge(self) -> None:
-        """Charge each lane for the slots it held since the last charge. Somebody has waited all that time."""
-        now = self._monotonic()
-        passed, self._charged_at = now - self._charged_at, now
-        for lane in self._lanes.values():
-            if lane.held:
-                lane.used += lane.held * passed / lane.weight
+    def _now(self) -> float:
+        """Return the time for which anybody has waited so far."""
+        if self._waiters:
+            now = self._monotonic()
+            self._waited += now - self._counted_at
+            self._counted_at = now
+        return self._waited
 
 
 @dataclass(frozen=True, slots=True)

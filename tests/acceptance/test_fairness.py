@@ -1,4 +1,4 @@
-"""One tenant's many operations and another's few, on a queue without fairness: what we see to, and what is AWS's part.
+"""One tenant has many operations and another has few, on a queue without fairness.
 
 ElasticMQ gives messages in the order in which they came; AWS's fair queues would give the small tenant's sooner. What
 needs no queue, and what is more urgent, does not wait on either.

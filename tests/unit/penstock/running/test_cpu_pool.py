@@ -24,6 +24,7 @@ from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
 from penstock.running.verdict import error_id
+from penstock.testing import FakeClock
 from tests.support.attempts import run_one
 from tests.support.cpu_toys import operations
 from tests.support.waiting import UNIT_SECONDS, eventually
@@ -294,13 +295,15 @@ async def test_what_waits_for_a_process_holds_no_slot() -> None:
 
 async def in_turn(path: str, *sources: Source) -> list[Source]:
     """The order in which operations run that all want the one thread, or the one process, at the same time."""
-    runner = Runner(operations, 4 if path == "/burn" else 1, cpu_processes=1)
+    clock = FakeClock()
+    runner = Runner(operations, 4 if path == "/burn" else 1, clock.monotonic, cpu_processes=1)
     ran: list[Source] = []
 
     async def run_from(source: Source) -> None:
         async with runner.slot(operation := make_operation(path, 0.01), source):
             ran.append(source)
             assert isinstance(await run_one(runner, operation, source, 1), Outcome)
+            clock.advance(0.5 if source.tenant == "long" else 0.2)
 
     await asyncio.gather(*map(run_from, sources))
     await runner.close()
@@ -314,9 +317,10 @@ async def test_urgent_operations_are_next_in_threads_and_processes_too(path: str
 
 
 @pytest.mark.parametrize("path", ["/nap", "/burn"])
-async def test_tenants_take_turns_in_threads_and_processes_too(path: str) -> None:
-    one, other = (Source("01J", "01J", tenant=tenant) for tenant in ("one", "other"))
-    assert await in_turn(path, one, one, one, other, other) == [one, one, other, one, other]
+async def test_tenants_share_the_time_of_threads_and_processes_too(path: str) -> None:
+    long, short = (Source("01J", "01J", tenant=tenant) for tenant in ("long", "short"))
+    order = [long, short, short, short, long, short, short, long]
+    assert await in_turn(path, *[long] * 3, *[short] * 5) == order
 
 
 @pytest.mark.full

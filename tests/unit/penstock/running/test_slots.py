@@ -1,22 +1,25 @@
-"""Slots: never more than there are, none idle while something waits, and turns by weight and by tenant."""
+"""Slots: never more than there are, none idle while something waits, and shares by weight and by tenant."""
 
 import asyncio
 import itertools
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from penstock.priority import Priority
-from penstock.running.slots import Lane, Slots, choose
+from penstock.running.shares import MOST_IDLE, Shares
+from penstock.running.slots import Lane, Slots, in_turn
 
 HIGH, NORMAL, LOW = Priority
 WEIGHTS = {HIGH: 16, NORMAL: 4, LOW: 1}
 
 
 def lane(weight: int, used: float = 0.0, held: int = 0, *, waits: bool = True) -> Lane:
-    return Lane(weight, used, held, {"": deque()} if waits else {})
+    shares = Shares()
+    shares.waiting = int(waits)
+    return Lane(weight, used, held, shares=shares)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +34,8 @@ def lane(weight: int, used: float = 0.0, held: int = 0, *, waits: bool = True) -
         ([lane(16, held=9), lane(4, held=3), lane(1, held=1)], 0),
     ],
 )
-def test_choose(lanes: list[Lane], chosen: int) -> None:
-    assert choose(lanes) is lanes[chosen]
+def test_lane_that_is_next(lanes: list[Lane], chosen: int) -> None:
+    assert in_turn(lanes, 0.0)[0] is lanes[chosen]
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Bench:
         try:
             await self._run(kind, seconds)
         finally:
-            self.slots.release(priority)
+            self.slots.release(priority, tenant)
 
     async def _run(self, kind: str, seconds: float) -> None:
         self.first.setdefault(kind, self.now)
@@ -105,8 +108,8 @@ def submit(bench: Bench, kind: str, count: int, seconds: float, priority: Priori
     return [asyncio.create_task(bench.work(kind, seconds, priority, kind)) for _ in range(count)]
 
 
-def flood(bench: Bench, kind: str, seconds: float, priority: Priority, tenant: str = "") -> list["asyncio.Task[None]"]:
-    """More than there will ever be slots for."""
+def flood(bench: Bench, kind: str, seconds: float, priority: Priority) -> list["asyncio.Task[None]"]:
+    """Submit more than there will ever be slots for."""
 
     async def go_on() -> None:
         while True:
@@ -165,7 +168,7 @@ async def test_free_slots_are_for_anyone_and_nobody_owes_for_them() -> None:
     await cancel(tasks)
 
 
-async def test_tenants_of_a_priority_take_turns() -> None:
+async def test_tenant_with_few_operations_does_not_wait_behind_one_with_many() -> None:
     bench = open_bench(2)
     tasks = flood(bench, "big", 1.0, NORMAL)
     await bench.pass_time(10)
@@ -173,6 +176,82 @@ async def test_tenants_of_a_priority_take_turns() -> None:
     await bench.pass_time(26)
     assert (bench.shares["small"], bench.shares["other"]) == (10, 10)
     await cancel(tasks)
+
+
+@pytest.mark.parametrize("slots", [1, 10])
+@pytest.mark.parametrize("seconds", [(0.5, 0.005), (0.5, 0.05, 0.005)])
+async def test_tenants_share_the_time_however_long_their_operations_take(
+    slots: int, seconds: tuple[float, ...]
+) -> None:
+    bench = open_bench(slots)
+    tasks = [task for one in seconds for task in flood(bench, f"{one}", one, NORMAL)]
+    await bench.pass_time(20 / slots + 5)
+    total = sum(bench.shares.values())
+    assert [bench.shares[f"{one}"] / total for one in seconds] == pytest.approx(
+        [1 / len(seconds)] * len(seconds), abs=0.05
+    )
+    assert bench.most == slots
+    await cancel(tasks)
+
+
+async def test_tenant_that_was_away_has_no_claim_to_the_time_of_the_others() -> None:
+    bench = open_bench(2)
+    tasks = flood(bench, "first", 0.5, NORMAL) + flood(bench, "second", 0.05, NORMAL)
+    await bench.pass_time(20)
+    before = dict(bench.shares)
+    tasks += flood(bench, "late", 0.1, NORMAL)
+    await bench.pass_time(50)
+    since = [bench.shares[kind] - before.get(kind, 0.0) for kind in ("first", "second", "late")]
+    assert since == pytest.approx([20, 20, 20], abs=1.5)
+    await cancel(tasks)
+
+
+async def test_tenant_that_had_all_slots_alone_owes_nothing_for_it() -> None:
+    bench = open_bench(2)
+    tasks = flood(bench, "first", 0.5, NORMAL)
+    await bench.pass_time(50)
+    before = bench.shares["first"]
+    tasks += flood(bench, "late", 0.5, NORMAL)
+    await bench.pass_time(70)
+    assert bench.shares["first"] - before == pytest.approx(20, abs=1.5)
+    await cancel(tasks)
+
+
+async def test_all_start_equal_after_nobody_of_a_priority_had_anything_to_do() -> None:
+    bench = open_bench(1)
+    tasks = submit(bench, "first", 1, 10.0, NORMAL)
+    await bench.pass_time(1)
+    tasks += submit(bench, "second", 1, 0.1, NORMAL)
+    await bench.pass_time(20)
+    before = bench.shares["first"]
+    tasks += flood(bench, "first", 0.1, NORMAL) + flood(bench, "second", 0.1, NORMAL)
+    await bench.pass_time(40)
+    assert bench.shares["first"] - before == pytest.approx(10, abs=0.5)
+    await cancel(tasks)
+
+
+async def test_priorities_keep_their_weights_whatever_their_tenants_do() -> None:
+    bench = open_bench(3)
+    tasks = flood(bench, "long", 0.5, HIGH) + flood(bench, "short", 0.01, HIGH) + flood(bench, "low", 0.1, LOW)
+    await bench.pass_time(30)
+    assert bench.shares["low"] / sum(bench.shares.values()) == pytest.approx(1 / 17, abs=0.04)
+    assert bench.shares["long"] == pytest.approx(bench.shares["short"], rel=0.1)
+    await cancel(tasks)
+
+
+async def test_tenants_that_have_left_are_forgotten() -> None:
+    bench = open_bench(1)
+    await bench.slots.acquire(NORMAL, "holds")
+    waiting = asyncio.create_task(bench.slots.acquire(NORMAL, "waits"))
+    for number in range(5 * MOST_IDLE):
+        task = asyncio.create_task(bench.slots.acquire(NORMAL, f"tenant-{number}"))
+        await asyncio.sleep(0)
+        await cancel([task])
+    shares = bench.slots._lanes[NORMAL].shares
+    assert len(shares._shares) <= 2 * MOST_IDLE
+    assert len(shares._order) <= 2 * MOST_IDLE
+    bench.slots.release(NORMAL, "holds")
+    await waiting
 
 
 async def test_all_slots_are_taken_ahead_of_what_waits() -> None:
