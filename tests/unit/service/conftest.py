@@ -11,8 +11,8 @@ from penstock.clock import Clock, SystemClock
 from penstock.operations import Operations
 from penstock.service.app import create_app
 from penstock.telemetry import Event
-from penstock.testing import MemoryParts, memory_parts
-from tests.support.builders import build_settings
+from penstock.testing import FakeClock, MemoryParts, memory_parts
+from tests.support.builders import NOW, build_settings
 from tests.support.faults import Watch, watched
 from tests.support.service import Serve, Service, open_service
 
@@ -25,6 +25,17 @@ def logs() -> Iterator[Logs]:
     with capture_logs() as lines:
         yield lines
     assert not [line for line in lines if line["event"] == Event.REQUEST_BROKE]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture
+def parts(clock: FakeClock) -> MemoryParts:
+    """Return a backend in memory. Its clock does not wait, so a redrive notices immediately that no letter is left."""
+    return memory_parts(clock)
 
 
 @pytest.fixture

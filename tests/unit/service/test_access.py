@@ -67,16 +67,6 @@ async def add_key(store: Store, *scopes: Scope, tenant: str = "acme", **changes:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock(NOW)
-
-
-@pytest.fixture
-def parts(clock: FakeClock) -> MemoryParts:
-    return memory_parts(clock)
-
-
-@pytest.fixture
 async def service(serve: Serve, parts: MemoryParts, clock: FakeClock) -> Service:
     await parts.store.create_batch(BATCH)
     await parts.store.create_api_key(ApiKey(KEY.id, KEY.digest, "acme", frozenset(), NOW))

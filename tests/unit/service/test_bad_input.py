@@ -20,7 +20,7 @@ from penstock.message import decode_chunk
 from penstock.queue import Message
 from penstock.service import content as content_module
 from penstock.service.app import create_app, create_operator_app
-from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing import MemoryParts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_settings
 from tests.support.service import JSON, NDJSON, PROBLEM, Answer, Serve, Service, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS, eventually
@@ -91,12 +91,6 @@ BODIES: dict[str, bytes] = {
     "many members": b"{" + b",".join(b'"%d":1' % number for number in range(5_000)) + b"}",
     "too large": b" " * (MAX_BODY + 1),
 }
-
-
-@pytest.fixture
-def parts() -> MemoryParts:
-    """Use a clock without waiting, so that a redrive finds quickly that there are no more letters."""
-    return memory_parts(FakeClock(NOW))
 
 
 @pytest.fixture

@@ -8,22 +8,12 @@ import pytest
 from penstock.errors import Unavailable
 from penstock.quota import Account, Charge, Limit, Quota, Usage
 from penstock.service.ledger import Ledger
-from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing import FakeClock, MemoryParts
 from tests.support.faults import Outage, watched
 
 QUOTA = Quota(10, 60)
 ACCOUNT = Account("default")
 LIMIT = Limit("operations", ACCOUNT, QUOTA)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def parts(clock: FakeClock) -> MemoryParts:
-    return memory_parts(clock)
 
 
 def make_charge(clock: FakeClock, name: str, operations: int = 5) -> Charge:

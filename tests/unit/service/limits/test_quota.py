@@ -15,7 +15,7 @@ from penstock.quota import Account, Charge, Limit, Quota, Usage
 from penstock.service.batches import retry
 from penstock.service.intake import acceptance
 from penstock.service.limits import charging
-from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing import FakeClock, MemoryParts
 from tests.support.faults import Outage
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import NDJSON, Answer, Serve, Service, ask_for, assert_problem
@@ -32,16 +32,6 @@ async def run() -> None: ...
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptance, "ACCEPT_REPEAT_SECONDS", 0)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def parts(clock: FakeClock) -> MemoryParts:
-    return memory_parts(clock)
 
 
 @pytest.fixture

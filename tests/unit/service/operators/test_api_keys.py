@@ -7,23 +7,13 @@ import pytest
 from penstock import Operations
 from penstock.api_key import ApiKey, Scope, digest_of, is_key, make_key
 from penstock.telemetry import Event
-from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing import FakeClock, MemoryParts
 from tests.support.builders import NOW
 from tests.support.service import Answer, Serve, Service, assert_problem, pointers
 from tests.unit.service.conftest import Logs
 
 DAY = 86_400
 ACME = {"tenant": "acme", "scopes": ["read", "write"]}
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock(NOW)
-
-
-@pytest.fixture
-def parts(clock: FakeClock) -> MemoryParts:
-    return memory_parts(clock)
 
 
 @pytest.fixture
