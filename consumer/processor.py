@@ -551,6 +551,8 @@ class Processor:
             await self.move_to_dead_letters(attempt.delivery, out_of_bounds(batch, chunk))
             return
         if is_counted:
+            self._meter.finished(batch.tenant, len(record.outcomes))
+            self._meter.failures(batch.tenant, len(record.failed_operations))
             await self._limits.check(batch, record)
         sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
         await _together(self._finisher.finish(batch, chunk.group, group), *sending)

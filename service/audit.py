@@ -1,16 +1,19 @@
-"""Logs who did what: each change by an operator or a client, and each request that was rejected.
+"""Logs and counts who did what: each change by an operator or a client, and each request that was rejected.
 
 The line has the event `audit`, the `action`, the tenant and the id of the key. It never has a key.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
+from penstock.errors import NotPossibleNow
 from penstock.service.caller import key_id_or_none, request_id, tenant_or_none
-from penstock.service.keys import CALLER, PRESENTED_KEY_ID
+from penstock.service.keys import CALLER, METER, PRESENTED_KEY_ID
 from penstock.service.problems import Endpoint
 from penstock.telemetry import Event, get_log
 
@@ -29,8 +32,28 @@ class Action(StrEnum):
     REJECTED = "rejected"
 
 
-def audit(request: web.Request, action: Action, **fields: Any) -> None:
-    """Log an action of the caller. `fields` say on what."""
+@contextmanager
+def auditing(request: web.Request, action: Action, **fields: Any) -> Iterator[dict[str, Any]]:
+    """Log and count an action of the caller at the end of the block. `fields` say on what; the block may add some.
+
+    If the block fails, the line has the error: AWS may have done the action, or a part of it.
+    """
+    try:
+        yield fields
+    except NotPossibleNow:
+        raise  # nothing has changed
+    except BaseException as error:
+        _log_action(request, action, **fields, error=type(error).__name__)
+        raise
+    _log_action(request, action, **fields)
+
+
+def _log_action(request: web.Request, action: Action, **fields: Any) -> None:
+    request.app[METER].acted(tenant_or_none(request), action.value)
+    _log(request, action, **fields)
+
+
+def _log(request: web.Request, action: Action, **fields: Any) -> None:
     get_log().info(
         Event.AUDIT,
         action=action.value,
@@ -43,11 +66,12 @@ def audit(request: web.Request, action: Action, **fields: Any) -> None:
 
 @web.middleware
 async def audited(request: web.Request, handler: Endpoint) -> web.StreamResponse:
-    """Log each answer that rejects a caller: 401, 403 and 429."""
+    """Log and count each answer that rejects a caller: 401, 403 and 429."""
     answer = await handler(request)
     if answer.status in _REJECTED:
         resource = request.match_info.route.resource
-        audit(
+        request.app[METER].rejected(tenant_or_none(request), answer.status)
+        _log(
             request,
             Action.REJECTED,
             status=answer.status,

@@ -30,11 +30,15 @@ STAND_IN = (
 
 
 class CloudWatch:
-    def __init__(self, client: "CloudWatchClient", program: Program, service: str, clock: Clock) -> None:
+    def __init__(
+        self, client: "CloudWatchClient", program: Program, service: str, clock: Clock, *, by_tenant: bool = False
+    ) -> None:
+        """Create a publisher. `by_tenant` says whether counts by tenant are published, too."""
         self._client = client
         self._program = program
         self._service = service
         self._clock = clock
+        self._by_tenant = by_tenant
         self._unsent: deque[tuple[float, Figures]] = deque(maxlen=MINUTES_KEPT)
         self._is_unavailable = False
         self._lost_minutes = 0
@@ -58,7 +62,8 @@ class CloudWatch:
     async def _send_unsent(self) -> None:
         while self._unsent:
             at, figures = self._unsent[0]
-            for call in calls(entries(figures, self._program, self._service, at)):
+            data = entries(figures, self._program, self._service, at, by_tenant=self._by_tenant)
+            for call in calls(data):
                 with explained():
                     await self._client.put_metric_data(Namespace=NAMESPACE, MetricData=call)
             self._unsent.popleft()
@@ -80,7 +85,10 @@ async def open_publisher(settings: Settings, program: Program, clock: Clock) -> 
     """Yield a publisher, or None if no metrics are published. If AWS's settings are invalid, log it and yield None."""
     async with AsyncExitStack() as stack:
         client = await _open_client(settings, stack)
-        yield None if client is None else CloudWatch(client, program, settings.name, clock)
+        if client is None:
+            yield None
+        else:
+            yield CloudWatch(client, program, settings.name, clock, by_tenant=settings.has_tenants)
 
 
 async def _open_client(settings: Settings, stack: AsyncExitStack) -> "CloudWatchClient | None":

@@ -17,7 +17,16 @@ from pydantic_core import to_json
 from penstock.metrics.histogram import BUCKETS_PER_DECADE, Histogram, upper_bound
 from penstock.metrics.meter import Figures, HandlerFigures, Meter, peak_memory_bytes
 from penstock.metrics.metric_data import count_of
-from penstock.metrics.names import BY_HANDLER, GAUGES, Metric, Program, Unit, metrics_of
+from penstock.metrics.names import (
+    BY_HANDLER,
+    GAUGES,
+    Metric,
+    Program,
+    TenantMetric,
+    Unit,
+    metrics_of,
+    tenant_metrics_of,
+)
 from penstock.negotiation import choose_type
 
 TEXT, OPEN_METRICS, JSON = "text/plain", "application/openmetrics-text", "application/json"
@@ -65,7 +74,20 @@ def as_document(meter: Meter, program: Program) -> dict[str, Any]:
         "metrics": {
             metric: _value(metric, totals, levels) for metric in metrics_of(program) if metric not in BY_HANDLER
         },
+        "tenants": _tenants(totals),
     }
+
+
+def _tenants(totals: Figures) -> dict[str, Any]:
+    """Return the counters of each tenant. A counter with a label is an object with a count for each of its values."""
+    tenants: dict[str, Any] = {}
+    for (metric, tenant, kind), count in sorted(totals.tenants.items()):
+        counters = tenants.setdefault(tenant, {})
+        if metric.label is None:
+            counters[metric] = count
+        else:
+            counters.setdefault(metric, {})[kind] = count
+    return tenants
 
 
 def _value(metric: Metric, totals: Figures, levels: dict[Metric, int]) -> Any:
@@ -99,6 +121,8 @@ class _Figures(Collector):
         totals, levels = self._meter.totals(), self._meter.levels()
         for metric in metrics_of(self._program):
             yield _family(metric, totals, levels)
+        for tenant_metric in tenant_metrics_of(self._program):
+            yield _tenant_family(tenant_metric, totals)
         yield _handler_figures(totals)
         peak = "The maximum memory of this process since its start."
         yield GaugeMetricFamily("penstock_peak_memory_bytes", peak, peak_memory_bytes())
@@ -123,6 +147,15 @@ def _family(metric: Metric, totals: Figures, levels: dict[Metric, int]) -> Famil
     counter = CounterMetricFamily(name, metric.meaning, labels=labels)
     for values, count in _counts(metric, totals):
         counter.add_metric(values, count)
+    return counter
+
+
+def _tenant_family(metric: TenantMetric, totals: Figures) -> Family:
+    labels = ("tenant",) if metric.label is None else ("tenant", metric.label)
+    counter = CounterMetricFamily(f"penstock_{metric.name.lower()}", metric.meaning, labels=labels)
+    for (counted, tenant, kind), count in sorted(totals.tenants.items()):
+        if counted is metric:
+            counter.add_metric([tenant, kind][: len(labels)], count)
     return counter
 
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from penstock.metrics.histogram import Histogram
-from penstock.metrics.names import Metric
+from penstock.metrics.names import Metric, TenantMetric
+from penstock.metrics.tenants import NO_TENANT, Busiest
 
 UNKNOWN_HANDLER = "unknown"  # for an operation whose handler the application does not have any more
 
@@ -41,6 +43,14 @@ class HandlerFigures:
         self.seconds.merge(other.seconds)
 
 
+class TenantCount(NamedTuple):
+    """What a counter by tenant counts. `kind` is the value of the metric's label, or empty."""
+
+    metric: TenantMetric
+    tenant: str
+    kind: str
+
+
 @dataclass(slots=True)
 class Figures:
     """The figures of a period. `samples` counts, for each gauge, how often it had which value."""
@@ -49,6 +59,7 @@ class Figures:
     counts: Counter[Metric] = field(default_factory=Counter)
     spreads: dict[Metric, Histogram] = field(default_factory=dict)
     samples: dict[Metric, Counter[int]] = field(default_factory=dict)
+    tenants: Counter[TenantCount] = field(default_factory=Counter)
 
     def merge(self, other: "Figures") -> None:
         for name, handler in other.handlers.items():
@@ -58,6 +69,7 @@ class Figures:
             self.spreads.setdefault(metric, Histogram()).merge(spread)
         for metric, samples in other.samples.items():
             self.samples.setdefault(metric, Counter()).update(samples)
+        self.tenants.update(other.tenants)
 
 
 class Meter:
@@ -67,6 +79,7 @@ class Meter:
         self._new = Figures()
         self._taken = Figures()
         self._gauges: dict[Metric, Callable[[], int]] = {}
+        self._busiest = Busiest()
 
     def succeeded(self, handler: str, seconds: float) -> None:
         """Count an attempt that succeeded."""
@@ -96,6 +109,30 @@ class Meter:
         """Add a duration to a histogram."""
         self._new.spreads.setdefault(metric, Histogram()).add(seconds)
 
+    def accepted(self, tenant: str, operations: int) -> None:
+        """Count operations that were accepted, or answered with their results."""
+        if operations:
+            self._busiest.add(tenant, operations)
+            self._count_for(tenant, TenantMetric.TENANT_OPERATIONS, operations)
+
+    def finished(self, tenant: str, operations: int) -> None:
+        """Note that operations have finished. In a program that accepts none, this shows which tenants are busy."""
+        if operations:
+            self._busiest.add(tenant, operations)
+
+    def failures(self, tenant: str, operations: int) -> None:
+        """Count operations that have failed."""
+        if operations:
+            self._count_for(tenant, TenantMetric.TENANT_FAILURES, operations)
+
+    def rejected(self, tenant: str | None, status: int) -> None:
+        """Count a request that was rejected. `tenant` is None if the caller is not known."""
+        self._count_for(tenant, TenantMetric.TENANT_REJECTIONS, 1, str(status))
+
+    def acted(self, tenant: str | None, action: str) -> None:
+        """Count an action of a caller."""
+        self._count_for(tenant, TenantMetric.TENANT_ACTIONS, 1, action)
+
     def watch(self, metric: Metric, gauge: Callable[[], int]) -> None:
         """Register the function that returns the present value of a gauge."""
         self._gauges[metric] = gauge
@@ -115,6 +152,13 @@ class Meter:
         self._taken.merge(new)
         return new
 
+    def choose_tenants(self, now: float) -> None:
+        """Choose the tenants with figures of their own, if a new hour has begun. The totals of others are dropped."""
+        dropped = self._busiest.choose(now)
+        for figures in (self._taken, self._new):
+            for count in [count for count in figures.tenants if count.tenant in dropped]:
+                del figures.tenants[count]
+
     def totals(self) -> Figures:
         """Return the figures since the start of the process."""
         totals = Figures()
@@ -127,6 +171,10 @@ class Meter:
         if figures is None:
             figures = self._new.handlers[name] = HandlerFigures()
         return figures
+
+    def _count_for(self, tenant: str | None, metric: TenantMetric, times: int, kind: str = "") -> None:
+        name = NO_TENANT if tenant is None else self._busiest.name_of(tenant)
+        self._new.tenants[TenantCount(metric, name, kind)] += times
 
 
 def together(handlers: Iterable[HandlerFigures]) -> HandlerFigures:

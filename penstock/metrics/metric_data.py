@@ -1,7 +1,8 @@
 """Convert the figures of a minute to calls of PutMetricData, within CloudWatch's limits. Pure.
 
 Durations are sent as the values of their histogram with a count for each, so that CloudWatch can compute percentiles
-with the histogram's error. A count of 0 is sent, too: it shows that nothing failed.
+with the histogram's error. A count of 0 is sent, too: it shows that nothing failed. Counts by tenant are sent only if
+they are not 0, because CloudWatch bills them for the hours in which they are sent.
 """
 
 from collections import Counter
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from penstock.metrics.meter import Figures, HandlerFigures, together
-from penstock.metrics.names import GAUGES, Metric, Program, Unit, metrics_of
+from penstock.metrics.names import GAUGES, Metric, Program, TenantMetric, Unit, metrics_of
 
 if TYPE_CHECKING:
     from types_aiobotocore_cloudwatch.type_defs import DimensionTypeDef, MetricDatumTypeDef
@@ -24,7 +25,9 @@ _VALUE_BYTES = 100  # upper bound for a value with its count, in any of CloudWat
 Values = Sequence[tuple[float, int]]  # each value with the number of its occurrences
 
 
-def entries(figures: Figures, program: Program, service: str, at: float) -> Iterator["MetricDatumTypeDef"]:
+def entries(
+    figures: Figures, program: Program, service: str, at: float, *, by_tenant: bool = False
+) -> Iterator["MetricDatumTypeDef"]:
     """Yield the entries for CloudWatch. `service` is PENSTOCK_NAME; `at` is the end of the minute since the epoch."""
     dimensions: list[DimensionTypeDef] = [
         {"Name": "Service", "Value": service},
@@ -42,6 +45,23 @@ def entries(figures: Figures, program: Program, service: str, at: float) -> Iter
                 "Unit": metric.unit.value,
                 "Values": [value for value, _ in piece],
                 "Counts": [float(count) for _, count in piece],
+            }
+    if by_tenant:
+        yield from _entries_by_tenant(figures, service, at)
+
+
+def _entries_by_tenant(figures: Figures, service: str, at: float) -> Iterator["MetricDatumTypeDef"]:
+    counts: Counter[tuple[TenantMetric, str]] = Counter()
+    for (metric, tenant, _), count in figures.tenants.items():
+        counts[metric, tenant] += count
+    for (metric, tenant), count in counts.items():
+        if count:
+            yield {
+                "MetricName": str(metric),
+                "Dimensions": [{"Name": "Service", "Value": service}, {"Name": "Tenant", "Value": tenant}],
+                "Timestamp": datetime.fromtimestamp(at, UTC),
+                "Unit": Unit.COUNT.value,
+                "Value": float(count),
             }
 
 
@@ -73,7 +93,7 @@ def calls(data: Iterable["MetricDatumTypeDef"]) -> Iterator[list["MetricDatumTyp
     call: list[MetricDatumTypeDef] = []
     size = 0
     for entry in data:
-        entry_bytes = _ENTRY_BYTES + _VALUE_BYTES * len(entry["Values"])
+        entry_bytes = _ENTRY_BYTES + _VALUE_BYTES * len(entry.get("Values", ()))
         if call and (len(call) == ENTRIES_IN_CALL or size + entry_bytes > CALL_BYTES):
             yield call
             call, size = [], 0

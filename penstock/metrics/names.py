@@ -114,6 +114,48 @@ BY_HANDLER = frozenset(
 GAUGES = frozenset({Metric.IN_FLIGHT})
 
 
+class TenantMetric(StrEnum):
+    """A counter by tenant. Its dimensions in CloudWatch are `Service` and `Tenant`, so both programs add up.
+
+    `/metrics` also splits it by `label`, if it has one.
+    """
+
+    programs: tuple[Program, ...]
+    label: str | None
+    meaning: str
+
+    def __new__(cls, name: str, programs: tuple[Program, ...], label: str | None, meaning: str) -> Self:
+        metric = str.__new__(cls, name)
+        metric._value_ = name
+        metric.programs, metric.label, metric.meaning = programs, label, meaning
+        return metric
+
+    TENANT_OPERATIONS = (
+        "TenantOperations",
+        (Program.SERVICE,),
+        None,
+        "Operations of batches that were accepted or answered with their results, and operations that were retried.",
+    )
+    TENANT_FAILURES = "TenantFailures", _BOTH, None, "Operations that have failed. An attempt that is retried is none."
+    TENANT_REJECTIONS = (
+        "TenantRejections",
+        (Program.SERVICE,),
+        "status",
+        "Requests that were rejected with status 401, 403 or 429.",
+    )
+    TENANT_ACTIONS = (
+        "TenantActions",
+        (Program.SERVICE,),
+        "action",
+        "Keys made, rotated and revoked, batches cancelled and retried, and redrives: by the tenant of the caller.",
+    )
+
+
 def metrics_of(program: Program) -> list[Metric]:
     """Return the metrics that a program measures."""
     return [metric for metric in Metric if program in metric.programs]
+
+
+def tenant_metrics_of(program: Program) -> list[TenantMetric]:
+    """Return the metrics by tenant that a program measures."""
+    return [metric for metric in TenantMetric if program in metric.programs]

@@ -45,6 +45,8 @@ class Reporter:
     async def report(self, within_seconds: float) -> None:
         """Log the new figures of every handler and publish all new figures."""
         figures = self._meter.take()
+        # What is counted from now on is reported a minute later, so this is the hour that matters.
+        self._meter.choose_tenants(self._clock.now() + PERIOD_SECONDS)
         peak = peak_memory_bytes()
         for name, handler in sorted(figures.handlers.items()):
             get_log().info(Event.HANDLER_FIGURES, handler=name, **figures_of(handler), peak_memory_bytes=peak)

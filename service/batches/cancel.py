@@ -2,9 +2,9 @@
 
 from aiohttp import web
 
-from penstock.batch import BatchState, Ending
+from penstock.batch import Batch, BatchState, Ending
 from penstock.errors import NotPossibleNow
-from penstock.service.audit import Action, audit
+from penstock.service.audit import Action, auditing
 from penstock.service.batches.status import find_batch, find_status
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
@@ -18,15 +18,19 @@ async def cancel_batch(request: web.Request) -> web.Response:
     """Answer 202 with the status, also if the batch is cancelled already. Answer 409 if it ended in another way."""
     await check_no_options(request)
     batch = await find_batch(request)
+    with auditing(request, Action.CANCEL, batch_id=batch.id, batch_tenant=batch.tenant):
+        await _cancel(request, batch)
+    get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=REASON)
+    return json_answer(await find_status(request), status=202)
+
+
+async def _cancel(request: web.Request, batch: Batch) -> None:
     now = request.app[CLOCK].now()
     # Before its notBefore time, no operation of a batch is running, so there is nothing to wait for.
     settle_seconds = 0 if batch.is_early(now) else request.app[SETTINGS].settle_seconds
     if not await request.app[BACKEND].store.end_batch(
         batch.id, Ending.CANCELLED, REASON, settle_by=now + settle_seconds
     ):
-        batch = await find_batch(request)
-        if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
-            raise NotPossibleNow(f"The batch is already {batch.state}, so it cannot be cancelled.")
-    audit(request, Action.CANCEL, batch_id=batch.id, batch_tenant=batch.tenant)
-    get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=REASON)
-    return json_answer(await find_status(request), status=202)
+        ended = await find_batch(request)
+        if ended.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
+            raise NotPossibleNow(f"The batch is already {ended.state}, so it cannot be cancelled.")

@@ -19,11 +19,11 @@ from penstock.errors import NotPossibleNow
 from penstock.outcome import dead_letters
 from penstock.record import EncodedRecord, decode_without_results
 from penstock.sending import ChunkSender, tenant_on_queue
-from penstock.service.audit import Action, audit
+from penstock.service.audit import Action, auditing
 from penstock.service.batches.status import find_batch
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK, SETTINGS
+from penstock.service.keys import BACKEND, CLOCK, METER, SETTINGS
 from penstock.service.limits.applied import limits_of
 from penstock.service.limits.charging import Charged, charged, check_something_left
 from penstock.service.schemas import accepted_body
@@ -42,17 +42,24 @@ async def retry_batch(request: web.Request) -> web.Response:
     batch = await find_batch(request)
     if not batch.is_final:
         raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")
+    async with _charged(request, batch) as charge:
+        with auditing(request, Action.RETRY, batch_id=batch.id, batch_tenant=batch.tenant, operations=0) as line:
+            async for operations in _send_failures(request, batch, charge):
+                line["operations"] += operations
+    get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=line["operations"])
+    return json_answer({**accepted_body(batch.id), "retried": line["operations"]}, status=202)
+
+
+async def _send_failures(request: web.Request, batch: Batch, charge: Charged) -> AsyncIterator[int]:
+    """Send the failed operations to the queue. Yield the number of operations after each send."""
     backend, settings = request.app[BACKEND], request.app[SETTINGS]
     sender, tenant = ChunkSender(backend, settings, request.app[CLOCK]), tenant_on_queue(batch, settings)
-    retried = 0
-    async with _charged(request, batch) as charge:
-        async for chunks in _in_sends(_failed_chunks(backend.store, batch)):
-            await charge.settle()  # nobody could tell later if something was sent
-            await sender.send(batch, chunks, tenant)
-            retried += sum(len(chunk.operations) for chunk in chunks)
-    audit(request, Action.RETRY, batch_id=batch.id, batch_tenant=batch.tenant, operations=retried)
-    get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=retried)
-    return json_answer({**accepted_body(batch.id), "retried": retried}, status=202)
+    async for chunks in _in_sends(_failed_chunks(backend.store, batch)):
+        await charge.settle()  # nobody could tell later if something was sent
+        await sender.send(batch, chunks, tenant)
+        operations = sum(len(chunk.operations) for chunk in chunks)
+        request.app[METER].accepted(batch.tenant, operations)
+        yield operations
 
 
 @asynccontextmanager

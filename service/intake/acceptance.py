@@ -88,6 +88,7 @@ class Acceptance:
         except Exception:
             await self._abandon(batch.id)
             raise
+        self._meter.failures(batch.tenant, counts.failed)
         await self._check_limit(batch, counts)
         return batch
 

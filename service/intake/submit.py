@@ -226,6 +226,9 @@ async def _run_or_accept(
     if is_unfinished and not atomic:
         return await _accept(request, submission, tried, course.applied), None
     body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
+    meter = request.app[METER]
+    meter.accepted(submission.tenant, len(operations))
+    meter.failures(submission.tenant, body["summary"]["failed"])
     get_log().info(Event.BATCH_ANSWERED, batch_id=submission.draft.batch_id, **body["summary"])
     answer = json_answer(body, headers=_applied(course.applied))
     assert isinstance(answer.body, bytes)
@@ -256,6 +259,7 @@ async def _accept(
     acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
     batch = await acceptance.accept(tried)
     meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - started_at)
+    meter.accepted(batch.tenant, batch.total)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
     get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
     return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})

@@ -14,7 +14,7 @@ from penstock.api_key import DAY_SECONDS, ApiKey, NewKey, Scope, environment_of,
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, KeyEnded, KeyReplaced, UnknownApiKey
 from penstock.quota import Quota
-from penstock.service.audit import Action, audit
+from penstock.service.audit import Action, auditing
 from penstock.service.content import check_no_options, read_json
 from penstock.service.flaws import to_flaw, without_most_unknown_members
 from penstock.service.json_answer import json_answer
@@ -73,8 +73,8 @@ async def create_key(request: web.Request) -> web.Response:
         expires_at=wanted.expiresAt,
     )
     answer = json_answer(_with_text(made, key), status=201, headers=_SECRET)
-    await request.app[BACKEND].store.create_api_key(key)
-    audit(request, Action.CREATE_KEY, **_subject(key))
+    with auditing(request, Action.CREATE_KEY, **_subject(key)):
+        await request.app[BACKEND].store.create_api_key(key)
     return answer
 
 
@@ -103,10 +103,10 @@ async def rotate_key(request: web.Request) -> web.Response:
         used_at=None,
     )
     answer = _with_text(made, new)
-    await store.create_api_key(new)
     overlap_end = now + wanted.overlapSeconds
-    await store.replace_api_key(old, new.id, min(overlap_end, old.expires_at or overlap_end))
-    audit(request, Action.ROTATE_KEY, **_subject(new), replaces=old.id)
+    with auditing(request, Action.ROTATE_KEY, **_subject(new), replaces=old.id):
+        await store.create_api_key(new)
+        await store.replace_api_key(old, new.id, min(overlap_end, old.expires_at or overlap_end))
     replaced = await store.find_api_key(old.digest) or old
     return json_answer({**answer, "replaces": key_body(replaced)}, status=201, headers=_SECRET)
 
@@ -115,8 +115,8 @@ async def revoke_key(request: web.Request) -> web.Response:
     """Answer with the revoked key. A second call gives the same answer."""
     await check_no_options(request)
     key, store = await _find(request), request.app[BACKEND].store
-    await store.revoke_api_key(key, request.app[CLOCK].now())
-    audit(request, Action.REVOKE_KEY, **_subject(key))
+    with auditing(request, Action.REVOKE_KEY, **_subject(key)):
+        await store.revoke_api_key(key, request.app[CLOCK].now())
     return json_answer(key_body(await store.find_api_key(key.digest) or key))
 
 

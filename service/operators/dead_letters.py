@@ -19,7 +19,7 @@ from penstock.errors import InvalidRequest, NewerVersion, UnreadableMessage
 from penstock.message import decode_chunk, decode_dead_letter
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message, Queue
-from penstock.service.audit import Action, audit
+from penstock.service.audit import Action, auditing
 from penstock.service.content import read_json
 from penstock.service.flaws import to_flaw, without_most_unknown_members
 from penstock.service.json_answer import json_answer
@@ -56,8 +56,9 @@ async def redrive_dead_letters(request: web.Request) -> web.Response:
     batch_id = await _read_batch_id(request)
     backend = request.app[BACKEND]
     redrive = Redrive(batch_id, before=request.app[CLOCK].now(), store=backend.store)
-    moved, is_complete = await _redrive(backend, redrive)
-    audit(request, Action.REDRIVE, batch_id=batch_id, chunks=moved)
+    with auditing(request, Action.REDRIVE, batch_id=batch_id) as line:
+        moved, is_complete = await _redrive(backend, redrive)
+        line["chunks"] = moved
     get_log().info(Event.DEAD_LETTERS_REDRIVEN, batch_id=batch_id, chunks=moved)
     return json_answer({"redrivenChunks": moved, "isComplete": is_complete}, status=202)
 

@@ -54,6 +54,16 @@ async def test_attempts_are_counted_by_handler(rig: Rig) -> None:
     assert figures.handlers["POST /take-two-seconds"].seconds.largest == 2
 
 
+async def test_failures_are_counted_by_tenant(aiohttp_client: AiohttpClient) -> None:
+    plant = await build_plant(aiohttp_client, Toys().operations(), tenant_header="X-Tenant")
+    for tenant in ("a", "b", "a"):
+        await plant.submit("/succeed/a", "/break/b", "/second-time-right/c", headers={"X-Tenant": tenant})
+    consumer = plant.consumer()
+    await plant.work_off(consumer)
+    counted = {(one.metric.value, one.tenant): times for one, times in consumer.meter.take().tenants.items()}
+    assert counted == {("TenantFailures", "a"): 2, ("TenantFailures", "b"): 1}
+
+
 async def test_age_of_a_chunk_is_since_it_was_ready_to_run(rig: Rig) -> None:
     await rig.submit(build_operations("/in-an-hour"))
     rig.clock.advance(7)

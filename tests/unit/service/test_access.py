@@ -7,7 +7,7 @@ import pytest
 from aiohttp import hdrs, web
 from pytest_aiohttp import AiohttpClient
 
-from penstock import Operations
+from penstock import Operations, Reject
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
@@ -52,6 +52,8 @@ operations = Operations()
 
 @operations.post("/run/{name}")
 async def run(name: str) -> str:
+    if name == "refused":
+        raise Reject(409, "Not this one.")
     return name
 
 

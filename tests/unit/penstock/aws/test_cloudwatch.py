@@ -1,7 +1,8 @@
 """The publisher sends a minute in a call, keeps minutes that could not be sent for a while, and never raises."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,11 +11,14 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from structlog.testing import capture_logs
 from types_aiobotocore_cloudwatch import CloudWatchClient
 
+from penstock.aws import cloudwatch
 from penstock.aws.cloudwatch import MINUTES_KEPT, CloudWatch
 from penstock.metrics.meter import Figures, Meter
 from penstock.metrics.names import Program
+from penstock.settings import Settings
 from penstock.telemetry import Event
 from penstock.testing import FakeClock
+from tests.support.builders import build_settings
 
 DENIED = ClientError(
     {"Error": {"Code": "AccessDenied", "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}},  # type: ignore[typeddict-item]
@@ -108,6 +112,29 @@ async def test_no_more_is_kept_than_a_bound_and_what_was_lost_is_told() -> None:
     assert len(bench.recorder.succeeded()) == MINUTES_KEPT
     assert max(bench.recorder.succeeded()) == 60 * (MINUTES_KEPT + 3)
     assert logs[-1]["lost_minutes"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "by_tenant"),
+    [({}, False), ({"auth": "none"}, False), ({"auth": "keys"}, True), ({"tenant_header": "X-Tenant"}, True)],
+)
+async def test_counts_by_tenant_are_published_only_if_there_can_be_several(
+    settings: dict[str, Any], by_tenant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+
+    @asynccontextmanager
+    async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
+        yield recorder
+
+    monkeypatch.setattr(cloudwatch, "open_cloudwatch", open_recorder)
+    meter = Meter()
+    meter.accepted("default", 1)
+    async with cloudwatch.open_publisher(build_settings(**settings), Program.SERVICE, FakeClock()) as publisher:
+        assert publisher is not None
+        await publisher.publish(meter.take(), 10)
+    [call] = recorder.calls
+    assert ("TenantOperations" in [entry["MetricName"] for entry in call]) is by_tenant
 
 
 async def test_one_that_does_not_answer_is_not_waited_for() -> None:

@@ -32,6 +32,10 @@ def meter() -> Meter:
     meter.observe(Metric.CHUNK_SECONDS, 1.5)
     meter.count(Metric.DEAD_LETTERS, 4)
     meter.watch(Metric.IN_FLIGHT, lambda: 6)
+    meter.accepted('shop"\\1', 5)
+    meter.rejected('shop"\\1', 429)
+    meter.rejected(None, 401)
+    meter.acted("default", "revoke key")
     return meter
 
 
@@ -79,6 +83,23 @@ def test_prometheus_reads_the_figures(meter: Meter, accept: str | None, content_
 def test_every_metric_is_there_from_the_start(program: Program) -> None:
     families = {family.name for family in parse_text(expose(Meter(), program, None)[0].decode())}
     assert families >= {f"penstock_{metric.name.lower()}" for metric in metrics_of(program)}
+
+
+@pytest.mark.parametrize(("accept", "parse"), [(None, parse_text), (SCRAPER, parse_openmetrics)])
+def test_counters_by_tenant(meter: Meter, accept: str | None, parse: Any) -> None:
+    found = samples(expose(meter, Program.SERVICE, accept)[0], parse)
+    counted = {(name, *sorted(labels)): value for (name, labels), value in found.items() if name.endswith("_total")}
+    tenant = ("tenant", 'shop"\\1')
+    assert counted["penstock_tenant_operations_total", tenant] == 5
+    assert counted["penstock_tenant_rejections_total", ("status", "429"), tenant] == 1
+    assert counted["penstock_tenant_rejections_total", ("status", "401"), ("tenant", "no tenant")] == 1
+    assert counted["penstock_tenant_actions_total", ("action", "revoke key"), ("tenant", "default")] == 1
+    document = json.loads(expose(meter, Program.SERVICE, "application/json")[0])
+    assert document["tenants"] == {
+        "default": {"TenantActions": {"revoke key": 1}},
+        "no tenant": {"TenantRejections": {"401": 1}},
+        'shop"\\1': {"TenantOperations": 5, "TenantRejections": {"429": 1}},
+    }
 
 
 def test_buckets_grow_and_never_shrink(meter: Meter) -> None:

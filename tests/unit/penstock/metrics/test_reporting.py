@@ -66,6 +66,22 @@ async def test_process_that_stood_still_tells_once_of_all_that_time() -> None:
     assert [at for at, _ in notes.told] == [60, 461, 862]
 
 
+async def test_tenants_change_with_the_first_minute_of_an_hour_that_cloudwatch_gets() -> None:
+    meter = Meter()
+    for number in range(10):
+        meter.accepted(f"t{number}", 1)
+    meter.accepted("busy", 100)
+    clock = FakeClock(3_480)  # two minutes before the hour
+    reporter = Reporter(meter, None, clock)
+    counted = []
+    for _ in range(3):
+        meter.rejected("busy", 429)
+        counted += [tenant for (_, tenant, kind) in meter._new.tenants if kind == "429"]
+        await reporter.report(1)
+        clock.advance(60)
+    assert counted == ["other tenants", "other tenants", "busy"]
+
+
 async def test_gauges_are_looked_at_every_second() -> None:
     meter = Meter()
     meter.watch(Metric.IN_FLIGHT, lambda: 3)

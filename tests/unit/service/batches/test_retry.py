@@ -1,14 +1,18 @@
 """Retry: what failed runs again once, however often and by whichever way it is asked for; the counts follow."""
 
+import math
 from collections.abc import AsyncIterator
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.chunk import Chunk
+from penstock.errors import Unavailable
+from penstock.service.batches import retry as retry_module
 from penstock.service.batches.retry import BYTES_IN_SEND, CHUNKS_IN_SEND, _in_sends
 from penstock.telemetry import Event
 from tests.support.builders import BATCH_ID, build_operation
+from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Answer, assert_problem
 from tests.unit.service.conftest import Logs
@@ -171,3 +175,24 @@ async def test_cancel_and_retry_have_a_line_in_the_audit(plant: Plant, logs: Log
         ("retry", batch_id, "default", None),
         ("cancel", other, "default", None),
     ]
+
+
+async def test_audit_says_how_much_was_sent_before_a_retry_failed(
+    aiohttp_client: AiohttpClient, toys: Toys, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_module, "CHUNKS_IN_SEND", 1)
+    left = [math.inf]
+
+    def watch(call: str, moment: Moment) -> None:
+        if (call, moment) == ("chunks.send", "before"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Unavailable("AWS does not answer.")
+
+    plant = await build_plant(aiohttp_client, toys.operations(), watch=watch, chunk_operations=3)
+    batch_id = await plant.submit(*["/break/a"] * 4)
+    await plant.work_off()
+    left[0] = 1
+    assert_problem(await retry(plant, batch_id), 503)
+    [line] = [line for line in logs if line["event"] == Event.AUDIT]
+    assert (line["action"], line["operations"], line["error"]) == ("retry", 3, "Unavailable")

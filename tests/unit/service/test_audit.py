@@ -1,0 +1,156 @@
+"""Every change and every rejected request has a line in the audit, and is counted by tenant."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock.api_key import ApiKey, Scope
+from penstock.batch import BatchState
+from penstock.metrics.names import TenantMetric
+from penstock.metrics.tenants import NO_TENANT
+from penstock.service.audit import Action
+from penstock.service.keys import METER
+from penstock.service.routes import ROUTES, For, Route
+from penstock.telemetry import Event
+from penstock.testing import FakeClock, MemoryParts
+from tests.support.builders import NOW
+from tests.support.faults import Outage
+from tests.support.service import Serve, Service, ask_for, assert_problem
+from tests.unit.service.conftest import Logs
+from tests.unit.service.test_access import BATCH, KEY, OPERATOR_KEY, add_key, ask, name_of, operations
+
+# What each endpoint that changes something writes into the audit. A new one needs a line here.
+CHANGES: Mapping[tuple[str, str], Action | None] = {
+    ("POST", "/batch"): None,  # it has lines of its own: `batch accepted` and `batch answered`
+    ("POST", "/batch/{batch_id}/cancel"): Action.CANCEL,
+    ("POST", "/batch/{batch_id}/retry"): Action.RETRY,
+    ("POST", "/dead-letters/redrive"): Action.REDRIVE,
+    ("POST", "/keys"): Action.CREATE_KEY,
+    ("POST", "/keys/{key_id}/rotate"): Action.ROTATE_KEY,
+    ("DELETE", "/keys/{key_id}"): Action.REVOKE_KEY,
+}
+CHANGING = [route for route in ROUTES if route.method != "GET"]
+NEEDS_KEY = [route for route in ROUTES if route.scope is not None]
+RUNNING = replace(BATCH, id="01ARZ3NDEKTSV4RRFFQ69G5FAB", state=BatchState.PROCESSING)
+# The first call of each change after which it may be done, although its answer is lost.
+CALLS = {
+    Action.CANCEL: "store.end_batch",
+    Action.REDRIVE: "dead_letters.receive",
+    Action.CREATE_KEY: "store.create_api_key",
+    Action.ROTATE_KEY: "store.replace_api_key",
+    Action.REVOKE_KEY: "store.revoke_api_key",
+}
+WITH_CALL = [route for route in CHANGING if CHANGES[route.method, route.path] in CALLS]
+
+
+@pytest.fixture
+async def stored(parts: MemoryParts) -> MemoryParts:
+    for batch in (BATCH, RUNNING):
+        await parts.store.create_batch(batch)
+    await parts.store.create_api_key(ApiKey(KEY.id, KEY.digest, "acme", frozenset(), NOW))
+    return parts
+
+
+@pytest.fixture
+async def service(serve: Serve, stored: MemoryParts, clock: FakeClock) -> Service:
+    return await serve(operations, parts=stored, clock=clock, auth="keys", operator_key=OPERATOR_KEY)
+
+
+def audited(logs: Logs) -> list[dict[str, Any]]:
+    return [dict(line) for line in logs if line["event"] == Event.AUDIT]
+
+
+def counted(service: Service, metric: TenantMetric) -> dict[tuple[str, str], int]:
+    """Return the counts of a metric, by tenant and kind."""
+    app = service.client.app
+    assert app is not None
+    return {(one.tenant, one.kind): times for one, times in app[METER].totals().tenants.items() if one.metric is metric}
+
+
+async def change(service: Service, route: Route) -> None:
+    await ask(service, route, OPERATOR_KEY, RUNNING.id if route.path.endswith("/cancel") else BATCH.id)
+
+
+@pytest.mark.parametrize("route", CHANGING, ids=name_of)
+async def test_change_is_in_the_audit(service: Service, logs: Logs, route: Route) -> None:
+    await change(service, route)
+    action = CHANGES[route.method, route.path]
+    actions = [] if action is None else [action]
+    assert [(line["action"], line["tenant"], line["key_id"]) for line in audited(logs)] == [
+        (action, "default", "operator") for action in actions
+    ]
+    assert counted(service, TenantMetric.TENANT_ACTIONS) == {("default", action): 1 for action in actions}
+
+
+def test_every_action_is_some_change() -> None:
+    assert {*CHANGES.values()} == {*Action, None} - {Action.REJECTED}
+    assert {(route.method, route.path) for route in CHANGING} == set(CHANGES)
+
+
+@pytest.mark.parametrize("route", WITH_CALL, ids=name_of)
+async def test_change_whose_answer_is_lost_is_in_the_audit(
+    serve: Serve, stored: MemoryParts, clock: FakeClock, logs: Logs, route: Route
+) -> None:
+    action = CHANGES[route.method, route.path]
+    assert action is not None
+    outage = Outage(CALLS[action], "after")
+    service = await serve(operations, parts=stored, clock=clock, watch=outage, auth="keys", operator_key=OPERATOR_KEY)
+    await change(service, route)
+    assert [(line["action"], line["error"]) for line in audited(logs)] == [(action, "Unavailable")]
+
+
+async def test_change_that_the_state_forbids_is_not_in_the_audit(service: Service, logs: Logs) -> None:
+    answer = await service.ask("POST", f"/batch/{BATCH.id}/cancel", headers={"Authorization": f"Bearer {OPERATOR_KEY}"})
+    assert_problem(answer, 409)
+    assert audited(logs) == []
+
+
+@pytest.mark.parametrize("route", NEEDS_KEY, ids=name_of)
+async def test_rejected_caller_is_in_the_audit(service: Service, parts: MemoryParts, logs: Logs, route: Route) -> None:
+    key = await add_key(parts.store, *(set(Scope) - {route.scope}))
+    [stored] = [one for one in await parts.store.list_api_keys() if one.id != KEY.id]
+    listeners = [service.client] if route.whom is For.CLIENTS else [service.client, service.operators]
+    for listener in listeners:
+        for text in (None, key):
+            await ask(replace(service, client=listener), route, text)
+    found = [(line["status"], line["tenant"], line["key_id"], line["route"]) for line in audited(logs)]
+    assert found == [(401, None, None, route.path), (403, "acme", stored.id, route.path)] * len(listeners)
+    assert counted(service, TenantMetric.TENANT_REJECTIONS) == {
+        (NO_TENANT, "401"): len(listeners),
+        ("acme", "403"): len(listeners),
+    }
+
+
+@pytest.mark.parametrize("path", ["/batch", f"/batch/{BATCH.id}/retry"])
+async def test_caller_without_quota_is_in_the_audit(
+    serve: Serve, stored: MemoryParts, clock: FakeClock, logs: Logs, path: str
+) -> None:
+    service = await serve(operations, parts=stored, clock=clock, auth="keys", tenant_limit="1/3600")
+    headers = {"Authorization": f"Bearer {await add_key(stored.store, Scope.WRITE)}"}
+    batch = {"operations": ask_for("/run/a")}
+    await service.ask("POST", "/batch", json=batch, headers=headers)
+    assert (await service.ask("POST", path, json=batch if path == "/batch" else None, headers=headers)).status == 429
+    [line] = audited(logs)
+    assert (line["action"], line["status"], line["tenant"]) == ("rejected", 429, "acme")
+    assert counted(service, TenantMetric.TENANT_REJECTIONS) == {("acme", "429"): 1}
+
+
+async def test_web_page_is_in_the_audit(serve: Serve, logs: Logs) -> None:
+    service = await serve(operations, auth="none")
+    assert (await service.get("/metrics", Origin="https://evil.example")).status == 403
+    assert [(line["status"], line["route"]) for line in audited(logs)] == [(403, "/metrics")]
+
+
+async def test_operations_and_failures_are_counted_by_tenant(
+    serve: Serve, parts: MemoryParts, clock: FakeClock
+) -> None:
+    service = await serve(operations, parts=parts, clock=clock, tenant_header="X-Tenant")
+    await service.post(ask_for("/run/a", "/run/b", "/run/refused"), {"X-Tenant": "a"})
+    await service.post(ask_for("/run/a", "/run/b"), {"X-Tenant": "b", "Prefer": "respond-async"})
+    again = {"X-Tenant": "b", "Idempotency-Key": '"k"'}
+    for _ in range(2):
+        await service.post(ask_for("/run/a"), again)
+    assert counted(service, TenantMetric.TENANT_OPERATIONS) == {("a", ""): 3, ("b", ""): 3}
+    assert counted(service, TenantMetric.TENANT_FAILURES) == {("a", ""): 1}
