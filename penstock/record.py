@@ -65,6 +65,8 @@ class _Content(msgspec.Struct):
     members: list[Raw] | None = None
 
 
+# It is used again, because its working memory is several megabytes, and getting that takes as long as compressing.
+_compressor = zstd.ZstdCompressor(_COMPRESSION_LEVEL)
 _content_decoder = msgspec.json.Decoder(_Content)
 _column_decoder = msgspec.json.Decoder(list[Raw] | dict[str, Raw])
 _columns_decoder = msgspec.json.Decoder(list[list[Raw] | dict[str, Raw]])
@@ -90,7 +92,7 @@ def encode_record(record: ChunkRecord) -> bytes:
     if any(isinstance(result, EncodedResult) and len(result.content) > _LONG_BYTES for result in results):
         return _compress_pieces(_with_long_results(content, results))
     columns = _results_to_columns([result_value(result) for result in results])
-    return zstd.compress(to_json({**content, **columns}), _COMPRESSION_LEVEL)
+    return _compressor.compress(to_json({**content, **columns}), zstd.ZstdCompressor.FLUSH_FRAME)
 
 
 def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
