@@ -11,11 +11,14 @@ from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.error_ids import id_of, see_log
 from penstock.errors import Misconfigured
-from penstock.outcome import Outcome, TryAgain, Verdict, compact, failed
+from penstock.outcome import FEW_BYTES, Outcome, TryAgain, Verdict, compact, failed
 from penstock.route import InvalidOperation, Place, Route
 from penstock.telemetry import Event, get_log
 
 CANCELLED_ITSELF = "The handler cancelled its own task."
+_FEW_MEMBERS = 8
+_BYTES_OF_A_MEMBER = 10  # its quotes and separators, and most numbers
+_LARGEST_PLAIN_NUMBER = 2**53
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 
 
@@ -126,6 +129,29 @@ def _returned_coroutine(route: Route) -> str:
     )
 
 
+def _is_plain(members: dict[Any, Any]) -> bool:
+    """Return True if a dict is its own JSON value, and is short. Checking that is faster than encoding and parsing it.
+
+    Subclasses of these types may be encoded in another way. Texts that are not ASCII may have no encoding.
+    """
+    size = 0
+    for name, value in members.items():
+        kind = type(value)
+        if type(name) is not str or not name.isascii():
+            return False
+        if kind is str:
+            if not value.isascii():
+                return False
+            size += len(value)
+        elif kind is int or kind is float:
+            if not -_LARGEST_PLAIN_NUMBER < value < _LARGEST_PLAIN_NUMBER:  # NaN is not less than anything
+                return False
+        elif value is not None and kind is not bool:
+            return False
+        size += len(name)
+    return size <= FEW_BYTES - _BYTES_OF_A_MEMBER * len(members)
+
+
 def as_json(route: Route, result: Any) -> Any:
     """Return the result as JSON, in its compact form. It is encoded and parsed, so one that passes can be stored later.
 
@@ -133,6 +159,8 @@ def as_json(route: Route, result: Any) -> Any:
     """
     if result is None:
         return None
+    if type(result) is dict and len(result) <= _FEW_MEMBERS and _is_plain(result):
+        return result.copy()  # the handler may keep its own, and change it later
     if inspect.iscoroutine(result):
         result.close()
         raise Misconfigured(_returned_coroutine(route))
