@@ -96,6 +96,7 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     )
     app.on_response_prepare.append(set_headers)
     app[SETTINGS] = clients[SETTINGS]
+    app[OPERATIONS] = clients[OPERATIONS]
     app[METER] = clients[METER]
     app[MEMORY] = clients[MEMORY]
     app[BACKEND] = backend
@@ -103,7 +104,7 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     app[CLOCK] = clients[CLOCK]
     app[OPERATOR_HOST] = host
     app[PATHS_HINT] = (
-        "Operators use GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, and GET /metrics."
+        "Operators use GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, GET /limits and GET /metrics."
     )
     app[CALLERS] = clients[CALLERS]
     _add_routes(app, routes_for_operators())

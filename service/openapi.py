@@ -76,7 +76,7 @@ def describe(settings: Settings, operations: Operations[Any], scopes: Scopes) ->
 
 def describe_for_operators(settings: Settings, scopes: Scopes) -> Fragment:
     """Describe what operators use, on the listener of `--operator-port`."""
-    about = "Dead letters, keys and metrics. They are on a listener of their own."
+    about = "Dead letters, keys, limits and metrics. They are on a listener of their own."
     return _document("Penstock for operators", about, _paths_for_operators(), settings, scopes)
 
 
@@ -183,6 +183,11 @@ def _paths_for_operators() -> Fragment:
             )
         },
         **_paths_of_keys(),
+        "/limits": {
+            "get": _endpoint(
+                "The limits that all consumers share, as they last wrote them", _answers(200, "Limits", *_REJECTED, 503)
+            )
+        },
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _endpoint("This document", _description() | _problems(*_REJECTED))},
     }
@@ -335,6 +340,7 @@ def _list_of(schema: Fragment) -> Fragment:
 
 _TEXT: Fragment = {"type": "string"}
 _COUNT: Fragment = {"type": "integer", "minimum": 0}
+_RATE: Fragment = {"type": ["number", "null"], "minimum": 0}
 _TIME: Fragment = {"type": ["string", "null"], "format": "date-time"}
 _WHERE: Fragment = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), _TEXT)
 _COUNTS: Fragment = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), _COUNT)
@@ -427,6 +433,21 @@ _ANSWER_SCHEMAS: Fragment = {
         "description": "A new key, and the one that it replaces, which works until its `expiresAt`.",
         **_object({**_KEY_MEMBERS, "key": _TEXT, "replaces": _ref("Key")}),
     },
+    "Limits": _object(
+        {
+            "limits": _list_of(
+                _object(
+                    {
+                        "name": _TEXT,
+                        **dict.fromkeys(("rate", "declaredRate"), _RATE),
+                        "declaredBurst": {"type": ["integer", "null"], "minimum": 1},
+                        **dict.fromkeys(("notBefore", "cutAt", "awaySince", "asOf"), _TIME),
+                        "consumers": _COUNT,
+                    }
+                )
+            )
+        }
+    ),
     "Redriven": _object({"redrivenChunks": _COUNT, "isComplete": {"type": "boolean"}}),
     "Health": _object({"status": _TEXT}),
 }

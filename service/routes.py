@@ -19,6 +19,7 @@ from penstock.service.openapi import openapi, openapi_for_operators
 from penstock.service.operators.api_keys import create_key, list_keys, revoke_key, rotate_key
 from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
 from penstock.service.operators.health import live, ready
+from penstock.service.operators.limits import list_limits
 from penstock.service.operators.metrics import metrics
 from penstock.settings import Settings
 
@@ -58,6 +59,7 @@ ROUTES = (
     Route("POST", "/keys", create_key, Scope.OPERATE, For.OPERATORS),
     Route("POST", "/keys/{key_id}/rotate", rotate_key, Scope.OPERATE, For.OPERATORS),
     Route("DELETE", "/keys/{key_id}", revoke_key, Scope.OPERATE, For.OPERATORS),
+    Route("GET", "/limits", list_limits, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
 )

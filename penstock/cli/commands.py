@@ -59,6 +59,7 @@ COMMANDS = {
     ),
     "submit": Command("penstock.cli.submit", "Submit a file of operations and wait for the results."),
     "keys": Command("penstock.cli.keys", "Make, list, rotate and revoke API keys."),
+    "limits": Command("penstock.cli.limits", "Show the limits that all consumers share."),
     "profile": Command(
         "penstock.cli.profiling", "Run a file of operations here and print where the time goes.", PROFILE
     ),

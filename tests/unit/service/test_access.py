@@ -44,6 +44,7 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/keys"): {"json": {"tenant": "acme", "scopes": ["read"]}},
     ("POST", "/keys/{key_id}/rotate"): {},
     ("DELETE", "/keys/{key_id}"): {},
+    ("GET", "/limits"): {},
     ("GET", "/metrics"): {},
 }
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from penstock import Operations
 from penstock.api_key import is_key, make_key
-from penstock.cli.keys import CallFailed, app
+from penstock.cli.keys import app
+from penstock.cli.operating import CallFailed
 from penstock.clock import SystemClock
 from penstock.service.app import create_app
 from penstock.testing import memory_parts

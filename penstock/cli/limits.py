@@ -1,0 +1,53 @@
+"""`penstock limits`: shows the limits that all consumers share, through the HTTP API."""
+
+import json
+from typing import Any
+
+import typer
+
+from penstock.cli.operating import AsJson, call, print_table
+from penstock.cli.server import Url
+from penstock.process import command_line
+
+_HEADINGS = ["name", "rate", "declared", "not before", "last cut", "consumers", "as of", "state"]
+
+
+def main() -> None:
+    command_line.run("limits", limits)
+
+
+def limits(as_json: AsJson = False, url: Url = "http://127.0.0.1:8080") -> None:
+    """Show the limits that all consumers share. The variable PENSTOCK_API_KEY has a key with the scope operate."""
+    answer = call(url, "GET", "limits")
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        print_table([_HEADINGS, *(_cells(limit) for limit in answer["limits"])])
+
+
+def _cells(limit: Any) -> list[str]:
+    return [
+        limit["name"],
+        _per_second(limit["rate"]),
+        _per_second(limit["declaredRate"]),
+        *((limit[name] or "-")[:19] for name in ("notBefore", "cutAt")),
+        str(limit["consumers"]),
+        (limit["asOf"] or "-")[:19],
+        _state(limit),
+    ]
+
+
+def _per_second(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:g}/s"
+
+
+def _state(limit: Any) -> str:
+    if limit["awaySince"] is not None:
+        return f"away since {limit['awaySince'][:19]}"
+    if limit["notBefore"] is not None:
+        return "paused"
+    return "unlimited" if limit["rate"] is None else "limited"
+
+
+if __name__ == "__main__":
+    main()
