@@ -25,6 +25,7 @@ from penstock.errors import Misconfigured
 from penstock.forwarding.headers import check_added, check_passed
 from penstock.forwarding.upstream import read_upstream, without_secrets
 from penstock.message import room_in_message
+from penstock.open_limit import MOST_OPERATIONS
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.quota import Quota
 
@@ -293,6 +294,12 @@ class Settings(BaseSettings):
         None,
         description="The quota of each tenant: how many operations it may submit in how many seconds, such as "
         "`100000/3600`. Unset: there is no quota.",
+    )
+    tenant_max_open: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_OPERATIONS,
+        description="How many operations of each tenant may be accepted and not finished. Unset: there is no limit.",
     )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",

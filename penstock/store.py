@@ -14,6 +14,7 @@ from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
 from penstock.fleet_limit import LimitStore
+from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.quota import Account, Charge, Quota, Usage
 from penstock.record import EncodedRecord
@@ -274,6 +275,24 @@ class Store(ApiKeyStore, LimitStore, Protocol):
 
     async def read_usage(self, account: Account) -> Usage:
         """Return the usage of an account. One that was never charged has the TAT 0."""
+
+    async def add_open(
+        self, account: Account, entry: OpenBatch, operations: int, *, most: int | None, expires_at: float
+    ) -> OpenOperations:
+        """Add an entry if the account then has at most `most` open operations. None adds it in any case.
+
+        Returns all entries after the call. If the entry is not there, there was no room, and nothing was changed. An
+        account has at most `MOST_ENTRIES`, or twice as many if `most` is None.
+        """
+
+    async def lower_open(self, account: Account, changes: Mapping[OpenBatch, tuple[int, int]]) -> OpenOperations:
+        """Lower entries from the first number to the second. 0 removes an entry. Returns all entries after the call.
+
+        Nothing is changed if any of them has another number by now, so no operation is subtracted twice.
+        """
+
+    async def read_open(self, account: Account) -> OpenOperations:
+        """Return the open operations of an account."""
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
         """Return the seconds per operation of those handlers for which the table has them."""

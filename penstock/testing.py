@@ -17,6 +17,7 @@ from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost, LostItem
 from penstock.fleet_limit import LimitState
+from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
@@ -196,6 +197,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         self._sweep: SweepLease | None = None
         self._handler_seconds: dict[str, float] = {}
         self._usages: dict[Account, Usage] = {}
+        self._open: dict[Account, OpenOperations] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
         self._followed: set[tuple[str, str]] = set()
 
@@ -444,6 +446,35 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
     def _use(self, account: Account, usage: Usage) -> Usage:
         self._usages[account] = usage
         return usage
+
+    async def add_open(
+        self,
+        account: Account,
+        entry: OpenBatch,
+        operations: int,
+        *,
+        most: int | None,
+        expires_at: float,  # noqa: ARG002 - here they never expire
+    ) -> OpenOperations:
+        now = await self.read_open(account)
+        is_full = len(now.entries) >= (2 * MOST_ENTRIES if most is None else MOST_ENTRIES)
+        if entry in now.entries or is_full or (most is not None and now.total + operations > most):
+            return now
+        return self._set_open(account, {**now.entries, entry: operations})
+
+    async def lower_open(self, account: Account, changes: Mapping[OpenBatch, tuple[int, int]]) -> OpenOperations:
+        now = await self.read_open(account)
+        if any(now.entries.get(entry) != seen for entry, (seen, _) in changes.items()):
+            return now
+        after = {**now.entries, **{entry: left for entry, (_, left) in changes.items()}}
+        return self._set_open(account, {entry: left for entry, left in after.items() if left})
+
+    async def read_open(self, account: Account) -> OpenOperations:
+        return self._open.get(account, OpenOperations())
+
+    def _set_open(self, account: Account, entries: Mapping[OpenBatch, int]) -> OpenOperations:
+        self._open[account] = OpenOperations(sum(entries.values()), entries)
+        return self._open[account]
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
         return {name: self._handler_seconds[name] for name in names if name in self._handler_seconds}

@@ -30,6 +30,7 @@ from penstock.service.keys import (
     LEDGER,
     MEMORY,
     METER,
+    OPEN_LEDGER,
     OPERATIONS,
     OPERATOR_HOST,
     PATHS_HINT,
@@ -41,6 +42,7 @@ from penstock.service.keys import (
 from penstock.service.ledger import Ledger
 from penstock.service.limits.fields import set_limit_headers
 from penstock.service.memory import Memory
+from penstock.service.open_ledger import OpenLedger
 from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
@@ -80,6 +82,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[GROUP_NUMBERS] = GroupNumbers()
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEDGER] = Ledger(backend.store, clock)
+    app[OPEN_LEDGER] = OpenLedger(backend.store, clock)
     app[LEAVING] = asyncio.Event()
     app[PATHS_HINT] = "Send batches with POST /batch."
     app[CALLERS] = Callers(backend.store, clock, _operator_key(settings))

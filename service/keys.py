@@ -17,6 +17,7 @@ from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.ledger import Ledger
 from penstock.service.memory import Memory, Share
+from penstock.service.open_ledger import OpenLedger
 from penstock.service.turns import Turns
 from penstock.settings import Settings
 
@@ -30,6 +31,7 @@ LEDGER = web.AppKey("ledger", Ledger)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before listening stops, so that load balancers stop sending
 MEMORY = web.AppKey("memory", Memory)
 METER = web.AppKey("meter", Meter)
+OPEN_LEDGER = web.AppKey("open_ledger", OpenLedger)
 OPERATOR_HOST = web.AppKey("operator_host", str)  # the host that the operator listener listens on
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
 PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the answer to one that does not

@@ -12,6 +12,7 @@ idempotency key       key#<tenant>#<key>    key
 part of its answer    key#<tenant>#<key>    answer#<batch id>#<number>
 sweep lease           sweep                 sweep
 usage of a quota      rate#<tenant>         rate                    and rate#<tenant>#<key id> for a key
+open operations       open#<tenant>         open                    and open#<tenant>#<key id> for a key
 handler's time        handler#<METHOD path> time
 API keys              see `api_key_items.py`
 limits of the fleet   see `limits.py`
@@ -62,6 +63,7 @@ from penstock.aws.attributes import (
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import from_sort_key, group_of, redriven_from, sort_key
 from penstock.chunk_ids import ChunkIds
+from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
 from penstock.quota import Account, Charge, Usage
@@ -75,6 +77,7 @@ IDS_RANGE = "ids#", "ids$"  # `$` comes right after `#`
 CHUNKS_END = "chunk$"
 _INDEX_DIGITS = 8
 _CHARGE = "charge_"
+_OPEN_BATCH, _OPEN_RETRY = "batch_", "retry_"
 
 
 def _key(pk: str, sk: str) -> dict[str, Value]:
@@ -474,9 +477,17 @@ def _answer_part_key(claim: KeyClaim, position: int) -> dict[str, Value]:
 
 
 def usage_key(account: Account) -> dict[str, Value]:
+    return _account_key("rate", account)
+
+
+def open_key(account: Account) -> dict[str, Value]:
+    return _account_key("open", account)
+
+
+def _account_key(kind: str, account: Account) -> dict[str, Value]:
     """Return the key of an account's item. The parts are quoted, so that no tenant can name a key of another."""
     parts = [account.tenant] if account.key_id is None else [account.tenant, account.key_id]
-    return _key("#".join(["rate", *(quote(part, safe="") for part in parts)]), "rate")
+    return _key("#".join([kind, *(quote(part, safe="") for part in parts)]), kind)
 
 
 def charge_name(charge: Charge) -> str:
@@ -493,6 +504,29 @@ def usage_from_item(item: Item) -> Usage:
 def _charge_from_name(name: str) -> Charge:
     lapses_at, cost, id_ = name.removeprefix(_CHARGE).split("_", 2)
     return Charge(id_, int(cost), int(lapses_at))
+
+
+def open_name(entry: OpenBatch) -> str:
+    """Return the attribute of an open batch or a retry. Its value is the number of operations."""
+    if entry.retry_id is None:
+        return f"{_OPEN_BATCH}{entry.lapses_at}_{entry.id}"
+    return f"{_OPEN_RETRY}{entry.lapses_at}_{entry.retry_id}_{entry.id}"
+
+
+def open_from_item(item: Item) -> OpenOperations:
+    """Decode the open operations of an account, of which the table may have no item yet."""
+    names = [name for name in item if name.startswith((_OPEN_BATCH, _OPEN_RETRY))]
+    return OpenOperations(
+        read_count(item, "open_total"), {_open_from_name(name): read_number(item, name) for name in names}
+    )
+
+
+def _open_from_name(name: str) -> OpenBatch:
+    if name.startswith(_OPEN_BATCH):
+        lapses_at, id_ = name.removeprefix(_OPEN_BATCH).split("_", 1)
+        return OpenBatch(id_, int(lapses_at))
+    lapses_at, retry_id, id_ = name.removeprefix(_OPEN_RETRY).split("_", 2)
+    return OpenBatch(id_, int(lapses_at), retry_id)
 
 
 # --- Handlers' times

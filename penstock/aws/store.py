@@ -20,6 +20,7 @@ from penstock.aws.table import Blocked, Done, Table
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
 from penstock.chunk import group_of
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
+from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import EncodedRecord, decode_record, encode_record
@@ -415,6 +416,61 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
 
     async def read_usage(self, account: Account) -> Usage:
         return items.usage_from_item(await self._table.get(items.usage_key(account)) or {})
+
+    # --- Open operations
+
+    async def add_open(
+        self, account: Account, entry: OpenBatch, operations: int, *, most: int | None, expires_at: float
+    ) -> OpenOperations:
+        name = items.open_name(entry)
+        conditions = [
+            f"attribute_not_exists(#{name})",
+            "(attribute_not_exists(open_entries) OR open_entries < :most_entries)",
+        ]
+        values = {
+            "count": number(operations),
+            "one": number(1),
+            "most_entries": number(MOST_ENTRIES if most is not None else 2 * MOST_ENTRIES),
+            "expires_at": whole_seconds(expires_at),
+        }
+        if most is not None:
+            conditions.append("(attribute_not_exists(open_total) OR open_total <= :room)")
+            values["room"] = number(most - operations)
+        added = await self._table.update_if(
+            " AND ".join(conditions),
+            items.open_key(account),
+            f"SET #{name} = :count, expires_at = :expires_at ADD open_total :count, open_entries :one",
+            values,
+            return_new=True,
+            return_blocker=True,
+        )
+        return items.open_from_item(added.item)
+
+    async def lower_open(self, account: Account, changes: Mapping[OpenBatch, tuple[int, int]]) -> OpenOperations:
+        conditions, lowered, removed = [], [], []
+        values = {"change": number(sum(left - seen for seen, left in changes.values()))}
+        for position, (entry, (seen, left)) in enumerate(changes.items()):
+            name = items.open_name(entry)
+            conditions.append(f"#{name} = :seen{position}")
+            values[f"seen{position}"] = number(seen)
+            if left:
+                lowered.append(f"#{name} = :left{position}")
+                values[f"left{position}"] = number(left)
+            else:
+                removed.append(f"#{name}")
+        values["ended"] = number(-len(removed))
+        change = "ADD open_total :change, open_entries :ended"
+        if lowered:
+            change += f" SET {', '.join(lowered)}"
+        if removed:
+            change += f" REMOVE {', '.join(removed)}"
+        result = await self._table.update_if(
+            " AND ".join(conditions), items.open_key(account), change, values, return_new=True, return_blocker=True
+        )
+        return items.open_from_item(result.item)
+
+    async def read_open(self, account: Account) -> OpenOperations:
+        return items.open_from_item(await self._table.get(items.open_key(account)) or {})
 
     # --- Handlers' times
 

@@ -7,7 +7,6 @@ they are delivered at the same time, as with any chunk that is on the queue twic
 
 from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
 
 from aiohttp import web
 from pydantic_core import to_json
@@ -24,8 +23,9 @@ from penstock.service.batches.status import find_batch
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, METER, SETTINGS
-from penstock.service.limits.applied import limits_of
+from penstock.service.limits.applied import limits_of, open_limits_of
 from penstock.service.limits.charging import Charged, charged, check_something_left
+from penstock.service.limits.opening import Opening, opened
 from penstock.service.schemas import accepted_body
 from penstock.settings import MIB
 from penstock.store import Store
@@ -42,36 +42,37 @@ async def retry_batch(request: web.Request) -> web.Response:
     batch = await find_batch(request)
     if not batch.is_final:
         raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")
-    async with _charged(request, batch) as charge:
+    operations, retry_id = await _count_failed(request, batch), str(ULID())
+    async with (
+        charged(request, retry_id, operations, SECONDS_TO_FIRST_SEND, is_retry=True) as charge,
+        opened(request, batch.id, operations, retry_id=retry_id) as opening,
+    ):
         with auditing(request, Action.RETRY, batch_id=batch.id, batch_tenant=batch.tenant, operations=0) as line:
-            async for operations in _send_failures(request, batch, charge):
-                line["operations"] += operations
+            async for sent in _send_failures(request, batch, charge, opening):
+                line["operations"] += sent
     get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=line["operations"])
     return json_answer({**accepted_body(batch.id), "retried": line["operations"]}, status=202)
 
 
-async def _send_failures(request: web.Request, batch: Batch, charge: Charged) -> AsyncIterator[int]:
+async def _send_failures(request: web.Request, batch: Batch, charge: Charged, opening: Opening) -> AsyncIterator[int]:
     """Send the failed operations to the queue. Yield the number of operations after each send."""
     backend, settings = request.app[BACKEND], request.app[SETTINGS]
     sender, tenant = ChunkSender(backend, settings, request.app[CLOCK]), tenant_on_queue(batch, settings)
     async for chunks in _in_sends(_failed_chunks(backend.store, batch)):
         await charge.settle()  # nobody could tell later if something was sent
+        opening.may_run = True
         await sender.send(batch, chunks, tenant)
         operations = sum(len(chunk.operations) for chunk in chunks)
         request.app[METER].accepted(batch.tenant, operations)
         yield operations
 
 
-@asynccontextmanager
-async def _charged(request: web.Request, batch: Batch) -> AsyncIterator[Charged]:
-    """Charge what will run again, if the caller has a limit. It is counted first: a retry is charged whole, or not."""
-    operations = 0
-    if limits_of(request):
-        await check_something_left(request)
-        async for chunk in _failed_chunks(request.app[BACKEND].store, batch):
-            operations += len(chunk.operations)
-    async with charged(request, str(ULID()), operations, SECONDS_TO_FIRST_SEND, is_retry=True) as charge:
-        yield charge
+async def _count_failed(request: web.Request, batch: Batch) -> int:
+    """Count what will run again, if the caller has a limit: a retry is allowed whole, or not at all."""
+    if not limits_of(request) and not open_limits_of(request):
+        return 0
+    await check_something_left(request)
+    return sum([len(chunk.operations) async for chunk in _failed_chunks(request.app[BACKEND].store, batch)])
 
 
 async def _in_sends(chunks: AsyncIterator[Chunk]) -> AsyncIterator[list[Chunk]]:

@@ -42,6 +42,7 @@ from penstock.service.keys import (
     SHARE,
 )
 from penstock.service.limits.charging import charged, check_something_left
+from penstock.service.limits.opening import opened
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
 from penstock.store import KeyClaim
@@ -257,7 +258,8 @@ async def _accept(
     clock, meter = request.app[CLOCK], request.app[METER]
     started_at = clock.monotonic()
     acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
-    batch = await acceptance.accept(tried)
+    async with opened(request, submission.draft.batch_id, submission.draft.total, is_forced=bool(tried)):
+        batch = await acceptance.accept(tried)
     meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - started_at)
     meter.accepted(batch.tenant, batch.total)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED

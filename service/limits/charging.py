@@ -18,6 +18,7 @@ from penstock.service.ledger import Ledger
 from penstock.service.limits.applied import limits_of
 
 _HOW_IT_COUNTS = "A batch counts as many operations as it has."
+_HOW_A_RETRY_COUNTS = "A retry counts as many operations as it runs again."
 
 
 class Charged:
@@ -82,7 +83,7 @@ async def charged(
     made = Charged(request.app[LEDGER])
     try:
         _check_fits(request, operations, is_retry=is_retry)
-        await _charge(request, made, charge_id, operations, seconds)
+        await _charge(request, made, charge_id, operations, seconds, is_retry=is_retry)
         yield made
     except AcceptanceUnknown:
         raise
@@ -116,7 +117,9 @@ def _retry_never_fits(operations: int, quota: Quota) -> str:
     )
 
 
-async def _charge(request: web.Request, made: Charged, charge_id: str, operations: int, seconds: float) -> None:
+async def _charge(
+    request: web.Request, made: Charged, charge_id: str, operations: int, seconds: float, *, is_retry: bool
+) -> None:
     lapses_at = math.ceil(request.app[CLOCK].now() + seconds)
     # The key comes before its tenant. So a key with little left takes nothing from the tenant, even for a moment.
     for limit in reversed(limits_of(request)) if operations else ():
@@ -124,17 +127,20 @@ async def _charge(request: web.Request, made: Charged, charge_id: str, operation
         made.add(limit.account, charge)
         usage = await request.app[LEDGER].charge(limit, charge)
         if charge not in usage.open:
-            raise _exceeded(request, limit, operations, usage)
+            raise _exceeded(request, limit, operations, usage, is_retry=is_retry)
 
 
-def _exceeded(request: web.Request, limit: Limit, operations: int, usage: Usage) -> QuotaExceeded:
+def _exceeded(request: web.Request, limit: Limit, operations: int, usage: Usage, *, is_retry: bool) -> QuotaExceeded:
     now = request.app[CLOCK].now()
     left, decision = limit.quota.remaining(usage.tat, now), limit.quota.charge(operations, usage.tat, now)
     assert not isinstance(decision, NeverFits), "_check_fits comes first"
     seconds = _seconds(decision.retry_after_seconds if isinstance(decision, TooSoon) else 0)
+    subject, how_it_counts = (
+        ("The retry would run", _HOW_A_RETRY_COUNTS) if is_retry else ("The batch has", _HOW_IT_COUNTS)
+    )
     return QuotaExceeded(
-        f"The batch has {operations:,} operations, and {left:,} are left of the quota of {_words(limit.quota)}. "
-        f"{_HOW_IT_COUNTS} Send it again in {seconds:,} s.",
+        f"{subject} {operations:,} operations, and {left:,} are left of the quota of {_words(limit.quota)}. "
+        f"{how_it_counts} Send it again in {seconds:,} s.",
         limit.name,
         seconds,
     )

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from penstock.api_key import DAY_SECONDS, ApiKey, NewKey, Scope, environment_of, is_key_id, make_key
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, KeyEnded, KeyReplaced, UnknownApiKey
+from penstock.open_limit import MOST_OPERATIONS
 from penstock.quota import Quota
 from penstock.service.audit import Action, auditing
 from penstock.service.content import check_no_options, read_json
@@ -26,7 +27,6 @@ M = TypeVar("M", bound=BaseModel)
 OVERLAP_SECONDS = DAY_SECONDS  # how long a replaced key still works, if the request does not say
 LONGEST_OVERLAP_SECONDS = 30 * DAY_SECONDS
 LONGEST_LIFE_SECONDS = 36_525 * DAY_SECONDS  # 100 years: every client can read the time of the end
-MOST_OPEN = 2**53 - 1  # the largest number that every JSON parser reads exactly
 _SECRET = {"Cache-Control": "no-store"}
 
 
@@ -44,7 +44,7 @@ class KeyRequest(BaseModel):
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     expiresAt: Time | None = None  # noqa: N815 - the name in the JSON
     limit: Annotated[str, AfterValidator(_check_limit)] | None = None
-    maxOpen: Annotated[int, Field(ge=1, le=MOST_OPEN)] | None = None  # noqa: N815 - the name in the JSON
+    maxOpen: Annotated[int, Field(ge=1, le=MOST_OPERATIONS)] | None = None  # noqa: N815 - the name in the JSON
 
 
 class RotateRequest(BaseModel):
@@ -61,6 +61,7 @@ async def create_key(request: web.Request) -> web.Response:
     wanted = await _read(request, KeyRequest)
     made, now = _make(request), request.app[CLOCK].now()
     _check_end(wanted.expiresAt, now)
+    _check_limits(wanted)
     key = ApiKey(
         id=made.id,
         digest=made.digest,
@@ -168,6 +169,16 @@ def _end_after_same_life(old: ApiKey, now: float) -> float | None:
     if old.expires_at is None:
         return None
     return now + min(old.expires_at - old.created_at, LONGEST_LIFE_SECONDS)
+
+
+def _check_limits(wanted: KeyRequest) -> None:
+    """Raise InvalidRequest if a key has a limit without effect."""
+    if Scope.OPERATE not in wanted.scopes:
+        return
+    limits = {"limit": wanted.limit, "maxOpen": wanted.maxOpen}
+    detail = "A key with the scope operate has no limits. Remove this one, or the scope."
+    if flaws := [Flaw(f"/{name}", detail) for name, limit in limits.items() if limit is not None]:
+        raise InvalidRequest(flaws)
 
 
 def _check_end(at: float | None, now: float) -> None:

@@ -23,6 +23,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.fleet_limit import LimitState
+from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
@@ -1397,6 +1398,76 @@ async def test_accounts_never_share_a_usage(store: Store) -> None:
     accounts = [Account(tag), Account(tag, "a"), Account(f"{tag}#a"), Account(f"{tag}%23a"), Account(tag, "a#b")]
     for account in accounts:
         assert await charge(store, account, make_charge(10))
+
+
+# --- Open operations
+
+
+def make_entry(*, is_retry: bool = False) -> OpenBatch:
+    return OpenBatch(str(ULID()), int(NOW) + 30, str(ULID()) if is_retry else None)
+
+
+async def add_open(
+    store: Store, account: Account, entry: OpenBatch, operations: int, most: int | None = 10
+) -> OpenOperations:
+    return await store.add_open(account, entry, operations, most=most, expires_at=NOW + 1_000)
+
+
+@on_all
+async def test_open_operations_are_added_while_there_is_room(store: Store) -> None:
+    account, first, second, retry = make_account(), make_entry(), make_entry(), make_entry(is_retry=True)
+    assert await store.read_open(account) == OpenOperations()
+    assert await add_open(store, account, first, 7) == OpenOperations(7, {first: 7})
+    assert await add_open(store, account, second, 4) == OpenOperations(7, {first: 7})
+    assert await add_open(store, account, retry, 3) == OpenOperations(10, {first: 7, retry: 3})
+    assert await add_open(store, account, first, 7, 100) == OpenOperations(10, {first: 7, retry: 3}), "it is there"
+    forced = OpenOperations(14, {first: 7, retry: 3, second: 4})
+    assert await add_open(store, account, second, 4, None) == forced
+    assert await store.read_open(account) == forced
+
+
+@on_all
+async def test_open_operations_are_counted_out_once(store: Store) -> None:
+    account, first, second = make_account(), make_entry(), make_entry(is_retry=True)
+    await add_open(store, account, first, 6)
+    await add_open(store, account, second, 4)
+    after = OpenOperations(2, {first: 2})
+    for _ in range(2):
+        assert await store.lower_open(account, {first: (6, 2), second: (4, 0)}) == after
+    assert await store.lower_open(account, {first: (6, 0)}) == after
+    assert await store.lower_open(account, {first: (2, 0), second: (4, 0)}) == after
+    assert await store.lower_open(account, {first: (2, 1)}) == OpenOperations(1, {first: 1})
+    assert await store.lower_open(account, {first: (1, 0)}) == OpenOperations()
+    assert await store.lower_open(make_account(), {first: (1, 0)}) == OpenOperations()
+    assert await add_open(store, account, second, 10) == OpenOperations(10, {second: 10})
+
+
+@on_all
+async def test_of_twenty_front_ends_no_more_than_the_limit_is_open(store: Store) -> None:
+    account, entries = make_account(), [make_entry() for _ in range(20)]
+    await asyncio.gather(*(add_open(store, account, entry, 3, 40) for entry in entries))
+    is_open = await store.read_open(account)
+    assert (is_open.total, len(is_open.entries)) == (39, 13)
+
+
+@on_all
+async def test_an_account_has_only_so_many_open_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("penstock.testing", "penstock.aws.store"):
+        monkeypatch.setattr(f"{module}.MOST_ENTRIES", 2)
+    account, entries = make_account(), [make_entry() for _ in range(5)]
+    for entry in entries[:3]:
+        is_open = await add_open(store, account, entry, 1, 100)
+    assert set(is_open.entries) == set(entries[:2])
+    for entry in entries[2:]:
+        is_open = await add_open(store, account, entry, 1, None)
+    assert set(is_open.entries) == set(entries[:4])
+
+
+@on_all
+async def test_accounts_never_share_open_operations(store: Store) -> None:
+    tag, entry = str(ULID()), make_entry()
+    for account in (Account(tag), Account(tag, "a"), Account(f"{tag}#a"), Account(tag, "a#b")):
+        assert await add_open(store, account, entry, 10) == OpenOperations(10, {entry: 10})
 
 
 # --- How long handlers take

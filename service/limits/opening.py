@@ -1,0 +1,88 @@
+"""Rejects a batch if its caller then had too many operations that have not finished, and counts it otherwise.
+
+A batch counts from just before it is accepted until its operations have finished. A batch that is answered with its
+results does not count. If it is handed over to the consumers, it counts from then on. It is not rejected if some of its
+operations have run already.
+"""
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from penstock.errors import AcceptanceUnknown, LimitPassed, QuotaExceeded
+from penstock.open_limit import MOST_ENTRIES, UNKNOWN_SECONDS, OpenBatch, OpenLimit, OpenOperations, seconds_to_room
+from penstock.service.keys import CLOCK, OPEN_LEDGER
+from penstock.service.limits.applied import open_limits_of
+from penstock.service.open_ledger import RETRY_SECONDS
+
+ACCEPT_SECONDS = 30  # from here to the write that starts the acceptance of a batch: usually milliseconds
+
+
+@dataclass(slots=True)
+class Opening:
+    """The entries of a request. If it fails, they are removed, unless it may run some of its operations."""
+
+    may_run: bool = False
+
+
+@asynccontextmanager
+async def opened(
+    request: web.Request, batch_id: str, operations: int, *, retry_id: str | None = None, is_forced: bool = False
+) -> AsyncIterator[Opening]:
+    """Count operations as open while a request accepts them, and after that.
+
+    Raise QuotaExceeded if there is no room for them, and LimitPassed if there never will be. `is_forced` counts them in
+    any case.
+    """
+    seconds = ACCEPT_SECONDS if retry_id is None else RETRY_SECONDS
+    entry = OpenBatch(batch_id, math.ceil(request.app[CLOCK].now() + seconds), retry_id)
+    opening, tried = Opening(), list[OpenLimit]()
+    try:
+        if not is_forced:
+            _check_fits(request, entry, operations)
+        # The key comes before its tenant. So a key without room takes nothing from the tenant, even for a moment.
+        for limit in reversed(open_limits_of(request)) if operations else ():
+            tried.append(limit)
+            is_open = await request.app[OPEN_LEDGER].add(limit, entry, operations, is_forced=is_forced)
+            if entry not in is_open.entries and not is_forced:
+                raise _exceeded(request, limit, entry, operations, is_open)
+        yield opening
+    except AcceptanceUnknown:
+        raise
+    except Exception:
+        if not opening.may_run:
+            for limit in tried:
+                await request.app[OPEN_LEDGER].remove(limit.account, entry, operations)
+        raise
+
+
+def _check_fits(request: web.Request, entry: OpenBatch, operations: int) -> None:
+    for limit in open_limits_of(request):
+        if operations > limit.operations:
+            words = (
+                f"{_subject(entry, operations)}, and at most {limit.operations:,} may be open. "
+                f"Send at most {limit.operations:,} operations in a batch."
+            )
+            raise LimitPassed(words, limit={"maxOperations": limit.operations})
+
+
+def _exceeded(
+    request: web.Request, limit: OpenLimit, entry: OpenBatch, operations: int, is_open: OpenOperations
+) -> QuotaExceeded:
+    excess = is_open.total + operations - limit.operations
+    if excess > 0:
+        seconds = seconds_to_room(excess, request.app[OPEN_LEDGER].each_second(limit.account))
+        reason = f"{is_open.total:,} operations of earlier batches have not finished. At most {limit.operations:,} may"
+        detail = f"{_subject(entry, operations)}. {reason} be open."
+    else:
+        seconds = UNKNOWN_SECONDS
+        detail = f"{len(is_open.entries):,} batches have not finished. At most {MOST_ENTRIES:,} may be open."
+    return QuotaExceeded(f"{detail} Send it again in {seconds:,} s.", limit.name, seconds)
+
+
+def _subject(entry: OpenBatch, operations: int) -> str:
+    what = "The batch has" if entry.retry_id is None else "The retry would run"
+    return f"{what} {operations:,} operations"

@@ -1,0 +1,198 @@
+"""Keeps the open operations of each account: adds batches before they are accepted, and counts out what has finished.
+
+Consumers know nothing of this. So an entry of a batch may be higher than what is really open of it. If there is no room
+for another batch, the front end reads how far the batches are, lowers their entries, and decides again. An entry is
+changed under the condition that it has the number that was read. So two front ends never count anything out twice.
+
+An entry whose batch was not accepted in time belongs to a front end that died. The batch is abandoned, so that it never
+will be accepted, and the entry is removed.
+
+A retry has an entry of its own, because its batch is final. How much of a retry is open cannot be read: its operations
+are among the failed ones until they have succeeded, and again if they have failed again. So a retry counts at most as
+many operations as its batch has failed or unfinished ones, and does not count any more after `RETRY_SECONDS`.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, sum_counts
+from penstock.clock import Clock
+from penstock.errors import PenstockError
+from penstock.open_limit import OpenBatch, OpenLimit, OpenOperations
+from penstock.quota import Account
+from penstock.service.abandoning import was_accepted
+from penstock.settings import DAY_SECONDS
+from penstock.store import Store
+from penstock.telemetry import Event, get_log
+
+RETRY_SECONDS = 600
+FRESH_SECONDS = 5.0  # what is older is read again, for the next answer
+RECOUNT_SECONDS = 1.0  # after this, and for each batch of the account, the next request may lead to a recount
+RECOUNT_SECONDS_EACH = 0.01
+READ_AT_A_TIME = 20
+MOST_ACCOUNTS = 10_000  # that are remembered
+KEPT_SECONDS = 60 * DAY_SECONDS  # after the last batch; a batch has finished long before
+SKEW_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was last seen of an account. `each_second` is how many operations its batches finish in a second."""
+
+    open: OpenOperations | None = None
+    at: float = float("-inf")
+    each_second: float = 0.0
+    reading: asyncio.Task[None] | None = None
+    recounting: asyncio.Task[None] | None = None
+    recount_from: float = float("-inf")  # the next recount starts at this time, or later
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """How many operations of an entry are open, and how many its batch finishes in a second."""
+
+    left: int
+    each_second: float = 0.0
+
+
+class OpenLedger:
+    """There is one in each front end."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._seen: OrderedDict[Account, _Seen] = OrderedDict()
+
+    async def add(self, limit: OpenLimit, entry: OpenBatch, operations: int, *, is_forced: bool) -> OpenOperations:
+        """Add an entry. If it is not in the answer, there is no room for it. `is_forced` adds it beyond the limit."""
+        seen = self._find(limit.account)
+        is_open = await self._add(limit, entry, operations, seen, is_forced=is_forced)
+        if entry not in is_open.entries:
+            await self._recount(limit.account, seen, is_open)
+            is_open = await self._add(limit, entry, operations, seen, is_forced=is_forced)
+        return is_open
+
+    async def remove(self, account: Account, entry: OpenBatch, operations: int) -> None:
+        """Remove the entry of a batch that was not accepted. If the table does not answer, the entry lapses."""
+        try:
+            await self._lower(account, OpenOperations(operations, {entry: operations}), {entry: 0})
+        except PenstockError as error:
+            get_log().error(Event.AWS_UNAVAILABLE, error=str(error))
+
+    def each_second(self, account: Account) -> float:
+        """Return how many operations of the account finished in a second, when this front end last counted."""
+        return self._find(account).each_second
+
+    async def open(self, account: Account) -> OpenOperations | None:
+        """Return the open operations as last seen. Only a first read is waited for. None: the table does not answer.
+
+        What has finished is counted out in the background, for later answers.
+        """
+        seen = self._find(account)
+        if self._clock.monotonic() - seen.at > FRESH_SECONDS and not _is_running(seen.reading):
+            seen.at = self._clock.monotonic()  # if the table does not answer, the next read comes as much later
+            seen.reading = asyncio.create_task(self._read(account, seen))
+        if seen.open is None and seen.reading is not None:
+            await asyncio.wait((seen.reading,))
+        return seen.open
+
+    async def _add(
+        self, limit: OpenLimit, entry: OpenBatch, operations: int, seen: _Seen, *, is_forced: bool
+    ) -> OpenOperations:
+        most = None if is_forced else limit.operations
+        expires_at = self._clock.now() + KEPT_SECONDS
+        is_open = await self._store.add_open(limit.account, entry, operations, most=most, expires_at=expires_at)
+        self._note(seen, is_open)
+        return is_open
+
+    async def _read(self, account: Account, seen: _Seen) -> None:
+        with suppress(PenstockError):
+            is_open = await self._store.read_open(account)
+            self._note(seen, is_open)
+            some = random.sample(list(is_open.entries), min(READ_AT_A_TIME, len(is_open.entries)))
+            is_open, _ = await self._count_out(account, is_open, some)
+            self._note(seen, is_open)
+
+    async def _recount(self, account: Account, seen: _Seen, is_open: OpenOperations) -> None:
+        """Count out what has finished of all batches, unless that was done just now. Requests share a recount."""
+        if not _is_running(seen.recounting):
+            if self._clock.monotonic() < seen.recount_from:
+                return
+            seen.recounting = asyncio.create_task(self._recount_all(account, seen, is_open))
+        assert seen.recounting is not None
+        await asyncio.wait((seen.recounting,))
+
+    async def _recount_all(self, account: Account, seen: _Seen, is_open: OpenOperations) -> None:
+        entries, total = list(is_open.entries), 0.0
+        with suppress(PenstockError):  # the next attempt to add an entry tells its caller
+            for start in range(0, len(entries), READ_AT_A_TIME):
+                is_open, each_second = await self._count_out(account, is_open, entries[start : start + READ_AT_A_TIME])
+                total += each_second
+            seen.each_second = total
+        seen.recount_from = self._clock.monotonic() + RECOUNT_SECONDS + RECOUNT_SECONDS_EACH * len(entries)
+
+    async def _count_out(
+        self, account: Account, is_open: OpenOperations, entries: Sequence[OpenBatch]
+    ) -> tuple[OpenOperations, float]:
+        """Lower the entries to what is open of them. Return all entries, and what these finish in a second."""
+        counted = {entry: is_open.entries[entry] for entry in entries if entry in is_open.entries}
+        read = await asyncio.gather(*(self._progress(account, entry, number) for entry, number in counted.items()))
+        left = {entry: progress.left for entry, progress in zip(counted, read, strict=True)}
+        return await self._lower(account, is_open, left), sum(progress.each_second for progress in read)
+
+    async def _lower(self, account: Account, is_open: OpenOperations, left: Mapping[OpenBatch, int]) -> OpenOperations:
+        """Lower entries. If another front end has changed one, decide again with its number."""
+        while changes := {
+            entry: (is_open.entries[entry], number)
+            for entry, number in left.items()
+            if number < is_open.entries.get(entry, 0)
+        }:
+            is_open = await self._store.lower_open(account, changes)
+        return is_open
+
+    async def _progress(self, account: Account, entry: OpenBatch, counted: int) -> _Progress:
+        batch, groups = await self._store.read_progress(entry.id, range(1), with_done=False)
+        if batch is None or batch.state in UNACCEPTED_STATES:
+            is_over = entry.retry_id is not None or await self._will_never_run(account, entry, batch)
+            return _Progress(0 if is_over else counted)
+        if len(groups) < len(batch.group_totals):
+            groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
+        counts = sum_counts(group.counts for group in groups.values())
+        return _progress_of(entry, batch, counts, self._clock.now())
+
+    async def _will_never_run(self, account: Account, entry: OpenBatch, batch: Batch | None) -> bool:
+        """Return False if a front end may still accept the batch, or has accepted it."""
+        now = self._clock.now()
+        may_be_accepted_until = entry.lapses_at if batch is None else batch.accept_by
+        is_abandoned = batch is not None and batch.state is BatchState.ABANDONED
+        if not is_abandoned and now <= may_be_accepted_until + SKEW_SECONDS:
+            return False
+        return not await was_accepted(self._store, entry.id, account.tenant, now, entry.lapses_at + DAY_SECONDS)
+
+    def _find(self, account: Account) -> _Seen:
+        seen = self._seen.setdefault(account, _Seen())
+        self._seen.move_to_end(account)
+        if len(self._seen) > MOST_ACCOUNTS:
+            self._seen.popitem(last=False)
+        return seen
+
+    def _note(self, seen: _Seen, is_open: OpenOperations) -> None:
+        seen.open, seen.at = is_open, self._clock.monotonic()
+
+
+def _progress_of(entry: OpenBatch, batch: Batch, counts: Counts, now: float) -> _Progress:
+    unfinished = batch.total - counts.completed
+    if entry.retry_id is not None:
+        return _Progress(0 if now > entry.lapses_at else counts.failed + unfinished)
+    if batch.is_final:
+        return _Progress(0)
+    running_seconds = 0.0 if batch.started_at is None else now - batch.started_at
+    return _Progress(unfinished, counts.completed / running_seconds if running_seconds > 0 else 0.0)
+
+
+def _is_running(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and not task.done()
