@@ -131,6 +131,10 @@ def size_of(verdict: Verdict) -> int:
     return 0 if outcome.error is None else len(to_json(outcome.error))
 
 
+def has_long_result(verdict: Verdict) -> bool:
+    return isinstance(verdict, Outcome) and isinstance(verdict.result, EncodedResult)
+
+
 def succeeded(operation: Operation, status: int, result: Any) -> Outcome:
     return Outcome(operation.index, operation.id, OutcomeState.SUCCEEDED, status, result=result)
 

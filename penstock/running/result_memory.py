@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.outcome import FEW_BYTES, Verdict, size_of
+from penstock.outcome import Verdict, has_long_result, size_of
 
 MOST_BYTES = 16 * 1024 * 1024  # of all results together. Recording them takes about as much again
 CHUNK_BYTES = 4 * 1024 * 1024  # a chunk that holds more is cut, because whoever reads its record needs all of it
 FIRST_CALLS = 16  # calls of a handler that may run together before the first has returned
 PATIENCE = 7 / 8  # what a second takes from the reservation of a handler that has not returned yet
+LONG_ERROR_BYTES = 1_024  # a shorter error says nothing about how long the results of its handler are
 FORGETTING = 32  # a smaller result lowers the estimate by this part
 
 Running = Any  # identifies a call, such as the task that makes it
@@ -130,9 +131,10 @@ class ResultMemory:
         for verdict in verdicts.values():
             if size := size_of(verdict):
                 total += size
-                largest = max(size, largest)
-        if largest > FEW_BYTES or self.expects_much(handler):
-            self._estimate(handler, largest if largest > FEW_BYTES else 0)
+                if size > LONG_ERROR_BYTES or has_long_result(verdict):
+                    largest = max(size, largest)
+        if largest or self.expects_much(handler):
+            self._estimate(handler, largest)
         return total
 
     def _estimate(self, handler: str, largest: int) -> None:

@@ -89,9 +89,13 @@ def test_estimate_follows_a_larger_result_at_once_and_smaller_ones_slowly(memory
     assert reserved() == 5 * SIZE
 
 
-def test_short_error_makes_its_handler_reserve_nothing(memory: ResultMemory) -> None:
-    memory.learn("x", {0: Outcome(0, "0", OutcomeState.FAILED, 500, error={"title": "t"})})
-    assert not memory.expects_much("x")
+@pytest.mark.parametrize(("characters", "expects_much"), [(10, False), (900, False), (2_000, True)])
+def test_short_error_makes_its_handler_reserve_nothing(
+    memory: ResultMemory, characters: int, expects_much: bool
+) -> None:
+    error = {"title": "Rejected", "detail": "x" * characters}
+    memory.learn("x", {0: Outcome(0, "0", OutcomeState.FAILED, 422, error=error)})
+    assert memory.expects_much("x") is expects_much
 
 
 def test_handler_that_has_not_returned_yet_reserves_less_each_second(memory: ResultMemory) -> None:
