@@ -4,6 +4,7 @@ Only this file reads the environment. The variable of a setting is `PENSTOCK_` a
 """
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -35,6 +36,8 @@ PREFIX = "PENSTOCK_"
 LONGEST_SQS_WAIT_SECONDS = 20
 LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
 _OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
+_ABOUT_OPERATOR_KEY = "Use 32 to 256 letters, digits and -._~+/, such as the output of `openssl rand -hex 24`"
+MOST_KEY_FILE_BYTES = 1_000
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _SECRETS = {"upstream_authorization", "operator_key"}
 ELEMENTS, ELEMENTS_OF_OPERATION = 200_000, 20  # 8 are the operation itself with three values in its body
@@ -284,6 +287,9 @@ class Settings(BaseSettings):
         None,
         description="A key with all scopes that is not in the table: 32 to 256 letters, digits and `-._~+/`.",
     )
+    operator_key_file: str | None = Field(
+        None, description="A file with that key, such as a secret of Docker Compose. Set this or the variable above."
+    )
     tenant_header: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9-]+$",
@@ -418,8 +424,18 @@ class Settings(BaseSettings):
     @classmethod
     def _check_operator_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _OPERATOR_KEY.fullmatch(value.get_secret_value()):
-            raise ValueError("Use 32 to 256 letters, digits and -._~+/, such as the output of `openssl rand -hex 24`")
+            raise ValueError(_ABOUT_OPERATOR_KEY)
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_operator_key(cls, values: dict[str, Any]) -> dict[str, Any]:
+        path = values.get("operator_key_file")
+        if path is None:
+            return values
+        if values.get("operator_key") is not None:
+            raise ValueError("PENSTOCK_OPERATOR_KEY and PENSTOCK_OPERATOR_KEY_FILE are both set. Set only one")
+        return {**values, "operator_key": _key_in(path)}
 
     @model_validator(mode="after")
     def _check_auth(self) -> "Settings":
@@ -511,6 +527,18 @@ def require_app(settings: Settings) -> str:
             "To forward to an existing API, set PENSTOCK_UPSTREAM to its URL."
         )
     return settings.app
+
+
+def _key_in(path: str) -> str:
+    """Return the operator key in a file. Raises ValueError, without the content of the file, if there is none."""
+    try:
+        with Path(path).open("rb") as file:
+            key = file.read(MOST_KEY_FILE_BYTES).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise ValueError(f"PENSTOCK_OPERATOR_KEY_FILE={path!r} cannot be read: {error.strerror}") from None
+    if not _OPERATOR_KEY.fullmatch(key):
+        raise ValueError(f"The file PENSTOCK_OPERATOR_KEY_FILE={path!r} has no valid key. {_ABOUT_OPERATOR_KEY}")
+    return key
 
 
 def _names(listed: str | None) -> tuple[str, ...]:

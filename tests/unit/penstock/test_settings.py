@@ -1,6 +1,7 @@
 """Settings are read from the environment, within bounds, or refused with the variable, its value and what it may be."""
 
 import traceback
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -294,6 +295,39 @@ def test_traceback_shows_no_invalid_operator_key(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Misconfigured) as caught:
         read_settings()
     assert "aaaa" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_operator_key_is_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("a" * 32 + "\n")
+    monkeypatch.setenv("PENSTOCK_OPERATOR_KEY_FILE", str(path))
+    settings = read_settings()
+    assert settings.operator_key is not None
+    assert settings.operator_key.get_secret_value() == "a" * 32
+    assert "aaaa" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot be read: No such file or directory."), (b"a" * 31, "has no valid key. Use 32 to 256 letters")]
+    + [(content, "has no valid key") for content in (b"", b"\xff" * 40, b"a" * 20 + b"\n" + b"a" * 20, b"a" * 2_000)],
+)
+def test_file_without_an_operator_key_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_bytes(content)
+    told = refusal(monkeypatch, PENSTOCK_OPERATOR_KEY_FILE=str(path))
+    assert f"PENSTOCK_OPERATOR_KEY_FILE='{path}'" in told
+    assert words in told
+    assert "aaaa" not in told
+
+
+def test_operator_key_and_its_file_together_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = refusal(monkeypatch, PENSTOCK_OPERATOR_KEY="a" * 32, PENSTOCK_OPERATOR_KEY_FILE="/run/secrets/key")
+    assert "PENSTOCK_OPERATOR_KEY and PENSTOCK_OPERATOR_KEY_FILE are both set." in told
+    assert "aaaa" not in told
 
 
 def test_operator_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
