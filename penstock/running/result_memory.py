@@ -78,7 +78,7 @@ class ResultMemory:
         return bool(self._running) or any(results.is_cut for results in self._chunks)
 
     def when_free(self, notify: Callable[[], None]) -> None:
-        """Call `notify` whenever memory has become free."""
+        """Call `notify` whenever the memory is not full any more."""
         self._when_free.append(notify)
 
     @contextmanager
@@ -91,8 +91,7 @@ class ResultMemory:
         finally:
             del self._chunks[results]
             if results.held:
-                self.used -= results.held
-                self._notify()
+                self._release(results.held)
 
     def hold(self, size: int) -> None:
         """Note that a chunk holds more. If the memory is full, cut the chunks that hold most."""
@@ -122,8 +121,7 @@ class ResultMemory:
         """Release what is reserved for a call, if anything is."""
         ended = self._running.pop(call, None)
         if ended is not None:
-            self.used -= ended[1]
-            self._notify()
+            self._release(ended[1])
 
     def learn(self, handler: str, verdicts: Mapping[int, Verdict]) -> int:
         """Learn from what a call has returned, and return its size."""
@@ -151,17 +149,20 @@ class ResultMemory:
             return
         for handler, size in self._guesses.items():
             self._guesses[handler] = int(size * PATIENCE)
+        released = 0
         for call, (handler, size) in self._running.items():
             if handler in self._guesses:
                 lower = int(size * PATIENCE)
                 self._running[call] = handler, lower
-                self.used -= size - lower
-        self._notify()
+                released += size - lower
+        self._release(released)
 
     def _guess(self, handler: str) -> int:
         return self._guesses.setdefault(handler, MOST_BYTES // FIRST_CALLS)
 
-    def _notify(self) -> None:
-        if not self.is_full:
+    def _release(self, size: int) -> None:
+        may_be_awaited = self.used >= MOST_BYTES
+        self.used -= size
+        if may_be_awaited and not self.is_full:
             for notify in self._when_free:
                 notify()

@@ -53,12 +53,29 @@ def test_size_is_that_of_a_long_result_or_of_the_error() -> None:
 
 
 def test_memory_is_free_again_when_a_chunk_is_recorded(memory: ResultMemory) -> None:
-    freed: list[int] = []
-    memory.when_free(lambda: freed.append(memory.used))
     with memory.for_chunk() as results:
         results.add(SIZE)
         assert memory.used == SIZE
-    assert (memory.used, freed) == (0, [0])
+    assert memory.used == 0
+
+
+def test_those_who_wait_for_memory_are_notified_only_when_it_is_no_longer_full(memory: ResultMemory) -> None:
+    freed: list[int] = []
+    memory.when_free(lambda: freed.append(memory.used))
+    memory.learn("x", {0: result_of(SIZE)})
+    memory.start("x", MOST // SIZE, "large call")
+    memory.start("x", 1, "call")
+    assert memory.is_full
+    memory.end("call")
+    assert memory.is_full
+    assert freed == []
+    with memory.for_chunk() as results:
+        results.add(SIZE)
+        memory.end("large call")
+        assert freed == [SIZE]
+    memory.start("x", 1, "call")
+    memory.end("call")
+    assert (memory.used, freed) == (0, [SIZE])
 
 
 def test_handler_that_runs_reserves_what_its_results_took_lately(memory: ResultMemory) -> None:
