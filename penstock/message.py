@@ -10,15 +10,16 @@ import base64
 import binascii
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
 from penstock.chunk import LONGEST_READ_ID, Chunk, Operation, sort_key
+from penstock.documents.nesting import CONTAINERS, MOST_LEVELS, has_more_levels
 from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome
 
@@ -38,12 +39,16 @@ _FIRST_BYTE_OF_BOTH = 0xEF  # an int: Python finds it in an eighth of the time t
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
+_BATCH_ID = r"[0-9A-Za-z_-]{1,40}"  # it becomes part of table keys
+_CHUNK_ID = r"[0-9]{1,8}(\.d?(0|[1-9][0-9]*))*"
+
+
 class _Envelope(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     v: Literal[1]
-    batch: str = Field(pattern=r"^[0-9A-Za-z_-]{1,40}$")  # it becomes part of table keys
-    chunk: str = Field(pattern=r"^[0-9]{1,8}(\.d?(0|[1-9][0-9]*))*$")
+    batch: str = Field(pattern=f"^{_BATCH_ID}$")
+    chunk: str = Field(pattern=f"^{_CHUNK_ID}$")
     attempt: int = Field(ge=1)
     not_before: float | None = Field(None, allow_inf_nan=False)
     operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1)
@@ -55,6 +60,23 @@ class _Envelope(BaseModel):
         if len(sort_key(chunk_id)) > LONGEST_READ_ID:
             raise ValueError(f"it is longer than {LONGEST_READ_ID} characters")
         return chunk_id
+
+
+class _UsualEnvelope(msgspec.Struct, forbid_unknown_fields=True):
+    """The members that the message of a chunk has, if it is not a dead letter.
+
+    msgspec reads them in half of the time that Pydantic takes, with the same result.
+    """
+
+    v: Literal[1]
+    batch: Annotated[str, Meta(pattern=rf"^{_BATCH_ID}\Z")]
+    chunk: Annotated[str, Meta(pattern=rf"^{_CHUNK_ID}\Z", max_length=_USUAL_ID)]
+    attempt: Annotated[int, Meta(ge=1)]
+    operations: Annotated[list[tuple[int, str, str, str, Any]], Meta(min_length=1)]
+    not_before: float | None = None
+
+
+_usual_decoder = msgspec.json.Decoder(_UsualEnvelope)
 
 
 def encode_operation(operation: Operation) -> bytes:
@@ -114,7 +136,8 @@ def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_by
 
 def decode_chunk(text: str) -> Chunk:
     """Decode the chunk in a message. Raises UnreadableMessage with the reason."""
-    return decode_dead_letter(text)[0]
+    content = _decompress(text)
+    return _read_usual(content) or _read(content)[0]
 
 
 def decode_dead_letter(text: str) -> tuple[Chunk, dict[int, dict[str, Any]]]:
@@ -122,7 +145,29 @@ def decode_dead_letter(text: str) -> tuple[Chunk, dict[int, dict[str, Any]]]:
 
     The failures are empty if the message has none. Raises UnreadableMessage with the reason.
     """
-    content = _decompress(text)
+    return _read(_decompress(text))
+
+
+def _read_usual(content: bytes) -> Chunk | None:
+    """Return the chunk in a usual message, or None if Pydantic must read the message or say what is wrong with it."""
+    try:
+        envelope = _usual_decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    operations = tuple(itertools.starmap(Operation, envelope.operations))
+    if _may_be_too_deep(content, operations):
+        return None
+    return Chunk(envelope.batch, envelope.chunk, envelope.attempt, operations, envelope.not_before)
+
+
+def _may_be_too_deep(content: bytes, operations: Sequence[Operation]) -> bool:
+    """Return True if a body may have more levels than Pydantic reads. msgspec has no such limit."""
+    outer = 2 + len(operations) + sum(isinstance(operation.body, CONTAINERS) for operation in operations)
+    inner = content.count(b"[") + content.count(b"{") - outer
+    return inner >= MOST_LEVELS and has_more_levels([operation.body for operation in operations], MOST_LEVELS)
+
+
+def _read(content: bytes) -> tuple[Chunk, dict[int, dict[str, Any]]]:
     try:
         envelope = _Envelope.model_validate_json(content)
     except ValidationError as error:

@@ -16,10 +16,11 @@ TOO_DEEP = f"Use at most {MOST_LEVELS} levels of arrays and objects."
 def is_too_deep(value: Any, content: bytes) -> bool:
     """Return True if a JSON value has too many levels. `content` is its text."""
     # A text without many brackets, which nearly all are, need not be walked through.
-    return content.count(b"[") + content.count(b"{") > MOST_LEVELS and _has_more_levels(value, MOST_LEVELS)
+    return content.count(b"[") + content.count(b"{") > MOST_LEVELS and has_more_levels(value, MOST_LEVELS)
 
 
-def _has_more_levels(value: Any, most: int) -> bool:
+def has_more_levels(value: Any, most: int) -> bool:
+    """Return True if a JSON value has more than this many levels of arrays and objects."""
     level = [value] if isinstance(value, CONTAINERS) else []
     for _ in range(most):
         if not level:

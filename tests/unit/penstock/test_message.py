@@ -103,6 +103,18 @@ def test_body_as_deep_as_a_request_may_hold_it_comes_back() -> None:
     assert decode_chunk(encode_letter(chunk)) == chunk
 
 
+@pytest.mark.parametrize("others", ["", '[1,"b","GET","/x",null],' * 300, '[1,"b","GET","/x",{"a":["{"]}],' * 300])
+def test_body_that_is_too_deep_to_be_recorded_makes_a_message_unreadable(others: str) -> None:
+    def read(depth: int) -> Chunk:
+        body = '{"a":[' * (depth // 2) + "]}" * (depth // 2)
+        return decode_chunk(message(operations="HERE").replace('"HERE"', f'[{others}[0,"a","POST","/x",{body}]]'))
+
+    assert len(read(190).operations) == others.count("GET") + 1
+    for depth in (200, 202, 250, 300, 2_000):
+        with pytest.raises(UnreadableMessage, match="recursion"):
+            read(depth)
+
+
 def deepest_body_in_a_request() -> int:
     def is_taken(depth: int) -> bool:
         try:
