@@ -1,6 +1,7 @@
 """Finishes groups whose operations are all counted, and the batch with its last group."""
 
 import asyncio
+from dataclasses import replace
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
@@ -42,7 +43,8 @@ class Finisher:
             return
         finished = await self._store.finish_group(batch.id, number)
         if finished is not None and len(finished.finished_groups) == len(finished.group_totals):
-            await self._finish_batch(finished, only_counts)
+            started_at = finished.started_at or batch.started_at
+            await self._finish_batch(replace(finished, started_at=started_at), only_counts)
 
     async def _finish_batch(self, as_read: Batch, only_counts: Counts | None) -> None:
         """Move the batch to its final state. `only_counts` are the counts of its group, if it has only one.
@@ -64,7 +66,10 @@ class Finisher:
         Return False if it is not open any more, or if it has another ending by now.
         """
         state, now = final_state(counts, batch.ending), self._clock.now()
-        if not await self._store.finish_batch(batch.id, state, now, ending=batch.ending, last_group=last_group):
+        finished = await self._store.finish_batch(
+            batch.id, state, now, started_at=batch.started_at, ending=batch.ending, last_group=last_group
+        )
+        if not finished:
             return False
         _tell(batch, state, counts)
         return True

@@ -542,8 +542,8 @@ class Processor:
         - *Acknowledge* comes last, because until then the message brings the chunk back after a crash. It decides
           nothing: after the lease has ended, SQS may report success and delete nothing, and the chunk comes again.
         """
-        batch, chunk, tenant = attempt.batch, attempt.chunk, attempt.delivery.tenant
-        await self._batches.start(batch)  # first, because a chunk that fails here must not multiply its follow-ups
+        chunk, tenant = attempt.chunk, attempt.delivery.tenant
+        batch = await self._start(attempt.batch, record)  # before the follow-ups: if it fails, they must not multiply
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
         group = await self._count(batch, record)
         is_counted = chunk.id in group.done
@@ -563,6 +563,13 @@ class Processor:
             failed=record.counts.failed,
             followed_by=[follow_up.id for follow_up in record.follow_ups],
         )
+
+    async def _start(self, batch: Batch, record: ChunkRecord) -> Batch:
+        """Move a queued batch to processing. If this record has all of its outcomes, leave that to the last step."""
+        if record.counts.completed == batch.total:
+            return self._batches.leave_out_start(batch)
+        await self._batches.start(batch)
+        return batch
 
     async def _count(self, batch: Batch, record: ChunkRecord) -> Group:
         """Count the record. If AWS rejects that for good, note that its follow-ups are sent.

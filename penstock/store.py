@@ -203,10 +203,13 @@ class Store(ApiKeyStore, LimitStore, Protocol):
         state: BatchState,
         at: float,
         *,
+        started_at: float | None = None,
         ending: Ending | None = None,
         last_group: int | None = None,
     ) -> bool:
         """Move the batch to a final state, and add `last_group` to its finished groups.
+
+        `started_at` is when it started, if `start_batch` was left out. A batch that was started keeps its own time.
 
         Returns False, and changes nothing, if the batch is final already or not accepted, or has another ending.
         """

@@ -337,6 +337,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         state: BatchState,
         at: float,
         *,
+        started_at: float | None = None,
         ending: Ending | None = None,
         last_group: int | None = None,
     ) -> bool:
@@ -344,7 +345,10 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         if batch is None or batch.state not in OPEN_STATES or batch.ending is not ending:
             return False
         groups = batch.finished_groups if last_group is None else batch.finished_groups | {last_group}
-        self._batches[batch_id] = replace(batch, state=state, finished_at=at, finished_groups=groups)
+        started_at = batch.started_at or started_at
+        self._batches[batch_id] = replace(
+            batch, state=state, started_at=started_at, finished_at=at, finished_groups=groups
+        )
         self._due.pop(batch_id, None)
         return True
 

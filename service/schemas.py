@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from penstock.batch import Batch, Counts, FailureLimit, estimate_finish
+from penstock.batch import Batch, BatchState, Counts, FailureLimit, estimate_finish
 from penstock.operations import METHODS
 from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
@@ -126,7 +126,7 @@ def accepted_body(batch_id: str) -> dict[str, Any]:
 def status_body(batch: Batch, counts: Counts, redelivered: int, now: float) -> dict[str, Any]:
     return {
         "batchId": batch.id,
-        "status": batch.state,
+        "status": _state(batch, counts),
         "priority": batch.priority,
         "total": batch.total,
         "completed": counts.completed,
@@ -146,6 +146,12 @@ def status_body(batch: Batch, counts: Counts, redelivered: int, now: float) -> d
         "eta": time_text(estimate_finish(batch, counts.completed, now)),
         "resultsUrl": results_url(batch.id),
     }
+
+
+def _state(batch: Batch, counts: Counts) -> BatchState:
+    """Return the state for a client: a queued batch of which everything is counted is about to be finished."""
+    is_ending = batch.state is BatchState.QUEUED and counts.completed == batch.total
+    return BatchState.PROCESSING if is_ending else batch.state
 
 
 def status_url(batch_id: str) -> str:

@@ -134,21 +134,24 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
         state: BatchState,
         at: float,
         *,
+        started_at: float | None = None,
         ending: Ending | None = None,
         last_group: int | None = None,
     ) -> bool:
         open_states = {f"open{position}": text(name) for position, name in enumerate(sorted(OPEN_STATES))}
         is_open = f"#state IN ({', '.join(f':{name}' for name in open_states)})"
         has_ending = "attribute_not_exists(ending)" if ending is None else "ending = :ending"
+        start = "" if started_at is None else ", started_at = if_not_exists(started_at, :started_at)"
         add_group = "" if last_group is None else " ADD finished_groups :group"
         finished = await self._table.update_if(
             f"{is_open} AND {has_ending}",
             items.batch_key(batch_id),
-            f"SET #state = :final, finished_at = :at REMOVE #open, due_at{add_group}",
+            f"SET #state = :final, finished_at = :at{start} REMOVE #open, due_at{add_group}",
             {
                 "final": text(state),
                 "at": seconds(at),
                 **open_states,
+                **({} if started_at is None else {"started_at": seconds(started_at)}),
                 **({} if ending is None else {"ending": text(ending)}),
                 **({} if last_group is None else {"group": numbers([last_group])}),
             },

@@ -13,6 +13,8 @@ from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS
 from penstock.service.schemas import status_body
 from penstock.store import Group
 
+ENDING_READS = 2  # how often a batch is read again of which everything is counted, and which is not final yet
+ENDING_PAUSE_SECONDS = 0.005
 _BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key: the table rejects keys that are too long
 
 
@@ -25,14 +27,27 @@ async def find_status(request: web.Request) -> dict[str, Any]:
 
     One call reads the batch and its counters. If the batch is final and the counts do not lead to its state, they are
     older than it. Then they are read again.
+
+    After the last count, a consumer needs one more call until the batch is final. The client need not ask once more for
+    that: this waits for it, for a moment.
     """
-    numbers = request.app[GROUP_NUMBERS]
-    batch, groups = await find_with_groups(request, range(numbers.of(_batch_id(request))), with_done=False)
-    numbers.note(batch)
+    batch, groups = await _read_progress(request)
+    for _ in range(ENDING_READS):
+        if batch.is_final or _sum(groups).completed < batch.total:
+            break
+        await request.app[CLOCK].sleep(ENDING_PAUSE_SECONDS)
+        batch, groups = await _read_progress(request)
     is_whole = len(groups) == len(batch.group_totals)
     if is_whole and (not batch.is_final or _is_result_of(batch, _sum(groups))):
         return _status(request, batch, groups)
     return await read_status(request, batch)
+
+
+async def _read_progress(request: web.Request) -> tuple[Batch, dict[int, Group]]:
+    numbers = request.app[GROUP_NUMBERS]
+    batch, groups = await find_with_groups(request, range(numbers.of(_batch_id(request))), with_done=False)
+    numbers.note(batch)
+    return batch, groups
 
 
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:

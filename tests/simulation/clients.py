@@ -178,7 +178,9 @@ class Client:
         ended = sum(status[state] for state in ("succeeded", "failed", "cancelled", "expired"))
         exact = ended == status["completed"] <= status["total"] and status["completed"] >= completed_before
         whole = status["status"] not in FINAL or ended == status["total"]
-        self._world.promises.check(exact and whole, 3, f"the status says {status}, before {completed_before}")
+        begun = status["status"] != "queued" or status["completed"] < status["total"]
+        begun = begun and (status["status"] != "completed" or status["startedAt"] is not None)
+        self._world.promises.check(exact and whole and begun, 3, f"the status says {status}, before {completed_before}")
 
 
 def _body(submission: Submission) -> dict[str, Any]:

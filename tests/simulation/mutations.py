@@ -30,6 +30,7 @@ from penstock.record import EncodedRecord
 from penstock.running.left_behind import LeftTasks, TimeLimit
 from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
+from penstock.service import schemas
 from penstock.service.batches import status
 from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
@@ -152,6 +153,19 @@ def finish_whatever_the_ending_is(patching: Patching) -> None:
         request["ExpressionAttributeValues"].pop(":ending", None)
 
     rewrite(patching, "finish_batch", change)
+
+
+def finish_without_the_time_of_the_start(patching: Patching) -> None:
+    finish = DynamoDbStore.finish_batch
+
+    async def mutant(self: DynamoDbStore, *place: Any, started_at: float | None, **rest: Any) -> bool:
+        return await finish(self, *place, **rest)
+
+    patching.setattr(DynamoDbStore, "finish_batch", mutant)
+
+
+def show_as_queued_what_is_counted(patching: Patching) -> None:
+    patching.setattr(schemas, "_state", lambda batch, _counts: batch.state)
 
 
 def release_instead_of_commit_on_stop(patching: Patching) -> None:
@@ -504,9 +518,11 @@ MUTATIONS = {
         ("calm", 128, finish_without_looking_at_all_groups),
         ("poison, stopped", 25, finish_whatever_the_ending_is),
         ("rollouts", 33, release_instead_of_commit_on_stop),
+        ("pauses", 6, finish_without_the_time_of_the_start),
+        ("redrives", 206, show_as_queued_what_is_counted),
         ("queue", 5, commit_without_a_condition),
         ("queue", 277, run_without_looking_for_a_record),
-        ("kills", 2, accept_before_the_chunks_are_sent),
+        ("kills", 34, accept_before_the_chunks_are_sent),
         ("long results", 0, drop_the_rest_of_a_chunk_that_is_cut),
         ("long results", 0, reserve_memory_for_ever),
         ("parents", 1, give_back_as_if_nothing_had_started),

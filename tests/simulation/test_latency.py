@@ -22,9 +22,9 @@ CALL_SECONDS = 2 * ON_THE_WAY_SECONDS
 READ_AGAIN = {"GetItem"}
 TIME_LINE = [
     {"BatchGetItem"},  # read the batch, and the record of the chunk
-    {"PutItem", "UpdateItem"},  # commit the record, and start the batch: all of this while its handlers run
+    {"PutItem"},  # commit the record
     {"UpdateItem"},  # count the chunk
-    {"UpdateItem", "SendMessageBatch"},  # finish the batch, and send the dead letter
+    {"UpdateItem", "SendMessageBatch"},  # start and finish the batch, and send the dead letter
     {"DeleteMessageBatch"},
 ]
 

@@ -186,7 +186,7 @@ async def test_wait_longer_than_the_queue_can_hold_is_kept(rig: Rig) -> None:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_batch_is_started_before_anything_of_it_is_counted(rig: Rig, moment: Moment) -> None:
-    """The batch is started while the chunk runs. If that fails, it is repeated before the count."""
+    """If the start fails, it is repeated before the count."""
     outage, effects = Outage("store.start_batch", moment, times=1), list[str]()
 
     def watch(call: str, moment: Moment) -> None:
@@ -194,10 +194,42 @@ async def test_batch_is_started_before_anything_of_it_is_counted(rig: Rig, momen
         if moment == "after" and call in {"store.start_batch", "store.commit_chunk", "store.count_chunk"}:
             effects.append(call.removeprefix("store."))
 
-    await rig.submit(build_operations("/succeed"))
+    await rig.submit(build_operations("/second-time-right"))
     await rig.process_next(rig.processor(watch))
     assert effects == ["commit_chunk", "start_batch", "count_chunk"]
     assert (await rig.batch()).started_at == NOW
+
+
+async def test_batch_that_one_chunk_completes_is_started_by_the_call_that_finishes_it(rig: Rig) -> None:
+    calls = list[str]()
+
+    def watch(call: str, moment: Moment) -> None:
+        if moment == "before" and call.startswith("store."):
+            calls.append(call.removeprefix("store."))
+        if (call, moment) == ("store.count_chunk", "before"):
+            rig.clock.advance(1)
+
+    await rig.submit(build_operations("/succeed", "/reject"))
+    await rig.process_next(rig.processor(watch))
+    assert calls == ["read_traces", "read_batch", "commit_chunk", "count_chunk", "finish_batch"]
+    batch = await rig.batch()
+    assert (batch.state, batch.started_at, batch.finished_at) == (BatchState.COMPLETED, NOW, NOW + 1)
+
+
+async def test_batch_that_is_cancelled_while_it_finishes_has_the_time_of_its_start(rig: Rig) -> None:
+    async def cancel_before_the_end() -> None:
+        await rig.parts.store.end_batch(BATCH_ID, Ending.CANCELLED, "Asked for.", settle_by=NOW + 9)
+
+    cancelling = list[asyncio.Task[None]]()
+
+    def watch(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.count_chunk", "after"):
+            cancelling.append(asyncio.create_task(cancel_before_the_end()))
+
+    await rig.submit(build_operations("/succeed"))
+    await rig.process_next(rig.processor(watch))
+    batch = await rig.batch()
+    assert (batch.ending, batch.is_final, batch.started_at) == (Ending.CANCELLED, True, NOW)
 
 
 async def test_failures_are_dead_lettered_with_their_errors(rig: Rig) -> None:

@@ -9,6 +9,7 @@ import pytest
 from penstock import Operations
 from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts, Ending
 from penstock.errors import NewerVersion
+from penstock.service.batches.status import ENDING_READS
 from penstock.store import Group
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_record
@@ -93,6 +94,33 @@ async def test_final_batch_has_its_times_and_no_eta(serve: Serve) -> None:
     body = await read_status(serve, batch, Counts(1, 1), at=NOW + 10)
     assert (body["startedAt"], body["finishedAt"]) == ("2023-11-14T22:13:21.000Z", "2023-11-14T22:13:22.500Z")
     assert (body["eta"], body["progress"]) == (None, 1.0)
+
+
+async def test_status_waits_a_moment_for_the_end_of_what_is_counted(serve: Serve) -> None:
+    batch = build_batch(2)
+    parts = await parts_with(batch, Counts(2))
+    reads = list[str]()
+
+    def finish_before_the_second_read(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_progress", "after"):
+            reads.append(call)
+            parts.store._batches[batch.id] = replace(batch, state=BatchState.COMPLETED)
+
+    service = await serve(Operations(), parts=parts, watch=finish_before_the_second_read)
+    body = (await service.get(URL)).body
+    assert (body["status"], body["completed"], len(reads)) == ("completed", 2, 2)
+
+
+async def test_status_does_not_wait_longer_and_shows_that_the_batch_runs(serve: Serve) -> None:
+    parts = await parts_with(build_batch(2), Counts(2))
+    reads = list[str]()
+
+    def note(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_progress", "before"):
+            reads.append(call)
+
+    body = (await (await serve(Operations(), parts=parts, watch=note)).get(URL)).body
+    assert (body["status"], body["completed"], len(reads)) == ("processing", 2, 1 + ENDING_READS)
 
 
 async def test_final_state_never_comes_with_counts_of_before(serve: Serve) -> None:
