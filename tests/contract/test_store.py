@@ -340,6 +340,16 @@ async def test_batch_is_finished_once(store: Store, batch: Batch, state: BatchSt
 
 
 @on_all
+@pytest.mark.parametrize("was_started", [True, False])
+async def test_finished_batch_has_the_time_of_its_first_start(store: Store, batch: Batch, *, was_started: bool) -> None:
+    await accept(store, batch)
+    if was_started:
+        await store.start_batch(batch.id, NOW + 2)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 4, started_at=NOW + 3) is True
+    assert (await read(store, batch)).started_at == (NOW + 2 if was_started else NOW + 3)
+
+
+@on_all
 async def test_batch_that_is_to_end_says_why(store: Store, batch: Batch) -> None:
     accepted = await accept(store, batch)
     assert await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 9) is True
