@@ -129,6 +129,12 @@ class Store(ApiKeyStore, LimitStore, Protocol):
         The call reads them in any order, so a counter may be older than the batch. `done` is empty unless `with_done`.
         """
 
+    async def read_only_chunk(self, batch_id: str) -> tuple[Batch | None, Group, EncodedRecord | None]:
+        """Return a batch that has one chunk, the counter of its group, and the record of the chunk, in one call.
+
+        The call reads them in any order. So the record may be missing although it is counted.
+        """
+
     async def start_batch(self, batch_id: str, at: float) -> None:
         """Move the batch from queued to processing. In any other state, change nothing."""
 

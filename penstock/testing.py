@@ -243,6 +243,10 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
             return await self.read_batch(batch_id), await self.read_groups(batch_id, groups)
         return await self.read_batch(batch_id), {group: await self.read_group(batch_id, group) for group in groups}
 
+    async def read_only_chunk(self, batch_id: str) -> tuple[Batch | None, Group, EncodedRecord | None]:
+        record = await self.read_record(batch_id, "0") if (batch_id, "0") in self._records else None
+        return await self.read_batch(batch_id), await self.read_group(batch_id, 0), record
+
     async def start_batch(self, batch_id: str, at: float) -> None:
         batch = self._batches.get(batch_id)
         if batch is not None and batch.state is BatchState.QUEUED:

@@ -1,4 +1,4 @@
-"""Knows how many groups a batch has, so that its status can be read in one call. Pure."""
+"""Knows how many groups a batch has, and if it has one chunk, so that one call can read all of it. Pure."""
 
 from penstock.batch import Batch
 
@@ -7,17 +7,22 @@ MOST_GROUPS = 16  # their counters are read with the ids of all their chunks. Fo
 
 
 class GroupNumbers:
-    """The numbers of groups of the batches that were read lately. The number of a batch never changes."""
+    """The numbers of groups of the batches that were read lately. The numbers of a batch never change."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}  # only batches with more than one group
+        self._known: dict[str, int] = {}  # only batches with more than one group, and 1 for those of one chunk
 
     def of(self, batch_id: str) -> int:
         """Return how many groups to read together with a batch."""
         return self._known.get(batch_id, 1)
 
+    def has_one_chunk(self, batch_id: str) -> bool:
+        """Return True if the batch is known to have one chunk."""
+        return self._known.get(batch_id) == 1
+
     def note(self, batch: Batch) -> None:
-        if 1 < len(batch.group_totals) <= MOST_GROUPS and batch.id not in self._known:
+        is_special = batch.chunk_count == 1 or 1 < len(batch.group_totals) <= MOST_GROUPS
+        if is_special and batch.id not in self._known:
             self._known[batch.id] = len(batch.group_totals)
             if len(self._known) > MOST_BATCHES:
                 del self._known[next(iter(self._known))]

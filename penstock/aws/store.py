@@ -103,6 +103,15 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
                 counters[items.group_number(item)] = decode(item)
         return batch, counters
 
+    async def read_only_chunk(self, batch_id: str) -> tuple[Batch | None, Group, EncodedRecord | None]:
+        keys = items.batch_key(batch_id), items.count_key(batch_id, 0), items.chunk_key(batch_id, "0")
+        batch, counter, chunk = await self._read_items(keys)
+        return (
+            items.batch_from_item(batch) if batch else None,
+            items.group_from_item(counter),
+            await self._read_encoded(chunk) if items.has_record(chunk) else None,
+        )
+
     async def start_batch(self, batch_id: str, at: float) -> None:
         await self._table.update_if(
             "#state = :queued",

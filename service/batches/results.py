@@ -19,10 +19,10 @@ from penstock.negotiation import choose_type
 from penstock.outcome import OutcomeState, never_ended
 from penstock.record import EncodedRecord
 from penstock.service.batches.families import Family, Window, read_families
-from penstock.service.batches.status import find_with_groups
+from penstock.service.batches.status import batch_id_of, find_only_chunk, find_with_groups
 from penstock.service.content import JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode, writing
-from penstock.service.keys import BACKEND, SHARE, TURNS
+from penstock.service.keys import BACKEND, GROUP_NUMBERS, SHARE, TURNS
 from penstock.service.memory import Share
 from penstock.service.paging import is_number, read_limit, read_once
 from penstock.service.schemas import outcome_body, results_url
@@ -62,12 +62,16 @@ class Wanted:
 async def batch_results(request: web.Request) -> web.StreamResponse:
     cursor = _read_cursor(request)
     first = group_of(str(cursor.chunk))
-    batch, groups = await find_with_groups(request, [first], with_done=True)
+    if request.app[GROUP_NUMBERS].has_one_chunk(batch_id_of(request)) and cursor.chunk == 0:
+        batch, group, record = await find_only_chunk(request)
+    else:
+        batch, groups = await find_with_groups(request, [first], with_done=True)
+        group, record = groups[first], None
     _check_names(request)
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
     wanted = Wanted(cursor, _read_state(request))
     limit = read_limit(request)
-    windows = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS]).windows(groups[first])
+    windows = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS], record).windows(group)
     if kind == NDJSON and limit is None:
         return await _stream(request, windows)
     page, following = await _page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
@@ -77,8 +81,12 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
 class Reading:
     """Reads the outcomes of a batch that a client wants, in the order of the operations."""
 
-    def __init__(self, store: Store, batch: Batch, wanted: Wanted, turns: Turns) -> None:
+    def __init__(
+        self, store: Store, batch: Batch, wanted: Wanted, turns: Turns, record: EncodedRecord | None = None
+    ) -> None:
+        """Create a reading. `record` is the one of the only chunk of the batch, if it was read with its counter."""
         self._store = store
+        self._record = record
         self._batch = batch
         self._wanted = wanted
         self._turns = turns
@@ -144,8 +152,15 @@ class Reading:
         return missing_line
 
     def _families(self, number: int, group: Group, first_chunk: int) -> AsyncIterator[Family]:
-        counted = _counted_records(self._store, self._batch, number, group, first_chunk)
+        if self._record is not None and group.done == {self._record.chunk_id}:
+            counted = _only(self._record)
+        else:
+            counted = _counted_records(self._store, self._batch, number, group, first_chunk)
         return read_families(counted, partial(self._store.read_record, self._batch.id), self._turns)
+
+
+async def _only(record: EncodedRecord) -> AsyncIterator[EncodedRecord]:
+    yield record
 
 
 async def _counted_records(

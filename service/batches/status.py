@@ -7,7 +7,8 @@ from typing import Any
 from aiohttp import web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
-from penstock.errors import UnknownBatch
+from penstock.errors import LostItem, UnknownBatch
+from penstock.record import EncodedRecord
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS
 from penstock.service.schemas import status_body
@@ -45,7 +46,7 @@ async def find_status(request: web.Request) -> dict[str, Any]:
 
 async def _read_progress(request: web.Request) -> tuple[Batch, dict[int, Group]]:
     numbers = request.app[GROUP_NUMBERS]
-    batch, groups = await find_with_groups(request, range(numbers.of(_batch_id(request))), with_done=False)
+    batch, groups = await find_with_groups(request, range(numbers.of(batch_id_of(request))), with_done=False)
     numbers.note(batch)
     return batch, groups
 
@@ -61,7 +62,7 @@ async def find_batch(request: web.Request) -> Batch:
 
     Raises UnknownBatch if it was never accepted, belongs to another tenant, or is past its retention.
     """
-    return _existing(request, await request.app[BACKEND].store.read_batch(_batch_id(request)))
+    return _existing(request, await request.app[BACKEND].store.read_batch(batch_id_of(request)))
 
 
 async def find_with_groups(
@@ -69,11 +70,21 @@ async def find_with_groups(
 ) -> tuple[Batch, dict[int, Group]]:
     """Return the batch in the path, and the counters of these groups, which may be older than it."""
     store = request.app[BACKEND].store
-    batch, counters = await store.read_progress(_batch_id(request), groups, with_done=with_done)
+    batch, counters = await store.read_progress(batch_id_of(request), groups, with_done=with_done)
     return _existing(request, batch), counters
 
 
-def _batch_id(request: web.Request) -> str:
+async def find_only_chunk(request: web.Request) -> tuple[Batch, Group, EncodedRecord | None]:
+    """Return the batch in the path, which has one chunk, its counter, and the record of the chunk, if it was read."""
+    try:
+        batch, group, record = await request.app[BACKEND].store.read_only_chunk(batch_id_of(request))
+    except LostItem:  # the table has deleted a part of the record
+        raise UnknownBatch(batch_id_of(request)) from None
+    return _existing(request, batch), group, record
+
+
+def batch_id_of(request: web.Request) -> str:
+    """Return the batch id in the path. Raises UnknownBatch if no batch can have it."""
     batch_id = request.match_info["batch_id"]
     if not _BATCH_ID.fullmatch(batch_id):
         raise UnknownBatch(batch_id)
@@ -82,7 +93,7 @@ def _batch_id(request: web.Request) -> str:
 
 def _existing(request: web.Request, batch: Batch | None) -> Batch:
     if batch is None or batch.state in UNACCEPTED_STATES or not request[CALLER].may_see(batch.tenant):
-        raise UnknownBatch(_batch_id(request))
+        raise UnknownBatch(batch_id_of(request))
     if batch.is_forgotten(request.app[CLOCK].now()):
         raise UnknownBatch(batch.id)
     return batch

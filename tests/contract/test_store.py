@@ -686,6 +686,23 @@ async def test_batch_and_counters_are_read_together(store: Store) -> None:
         assert await store.read_progress(batch.id, [], with_done=with_done) == (batch, {})
 
 
+@on_all
+@pytest.mark.parametrize("length", [10, 600_000], ids=["small", "in parts"])
+async def test_only_chunk_is_read_together_with_its_batch(store: Store, length: int) -> None:
+    batch = make_batch((1,))
+    assert await store.read_only_chunk(batch.id) == (None, Group(), None)
+    await store.create_batch(batch)
+    await store.note_release(batch, "0", "a#1")
+    assert await store.read_only_chunk(batch.id) == (batch, Group(), None)
+    record = make_record("0", noise(length))
+    await store.commit_chunk(batch, record)
+    await store.count_chunk(batch, record)
+    read_batch, group, found = await store.read_only_chunk(batch.id)
+    assert (read_batch, group) == (batch, Group(record.counts, done=frozenset({"0"})))
+    assert found is not None
+    assert decode_record(found.chunk_id, found.content) == record
+
+
 # --- Closing a group whose operations have not all ended
 
 
@@ -1541,6 +1558,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.read_group(batch.id, 0),
         store.read_groups(batch.id, [0]),
         store.read_progress(batch.id, [0], with_done=True),
+        store.read_only_chunk(batch.id),
         store.write_ids(batch, 0, ["a"]),
         store.read_ids(batch.id, 0),
         store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW),

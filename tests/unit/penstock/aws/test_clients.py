@@ -387,9 +387,10 @@ async def test_one_of_several_items_that_was_not_asked_for_is_no_answer_of_dynam
         store.read_batch("a"),
         store.read_progress("a", [0], with_done=False),
         store.read_groups("a", [0]),
+        store.read_only_chunk("a"),
         return_exceptions=True,
     )
-    assert [type(result) for result in results] == [Unavailable] * 4
+    assert [type(result) for result in results] == [Unavailable] * 5
     assert {"another item" in str(result) for result in results} == {True}
 
 

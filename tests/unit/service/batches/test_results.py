@@ -21,6 +21,7 @@ from penstock.service.batches import results
 from penstock.service.keys import MEMORY
 from penstock.testing import MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, build_batch, build_operation
+from tests.support.faults import Moment, Watch
 from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
 
 URL = f"/batch/{BATCH_ID}/results"
@@ -203,6 +204,65 @@ async def test_pages_are_limited_by_their_bytes(
     pages = await read_pages(service, "limit=100", accept)
     assert [one for page in pages for one in page] == recorded.bodies
     assert [len(page) for page in pages] == sizes
+
+
+def noted_in(calls: list[str]) -> Watch:
+    def note(call: str, moment: Moment) -> None:
+        if moment == "before":
+            calls.append(call.removeprefix("store."))
+
+    return note
+
+
+async def test_results_of_one_chunk_take_one_call_after_the_status_was_read(serve: Serve) -> None:
+    recorded = await record(10)
+    calls = list[str]()
+    service = await serve(Operations(), parts=recorded.parts, watch=noted_in(calls))
+    before = await service.get(URL)
+    await service.get(f"/batch/{BATCH_ID}/status")
+    calls.clear()
+    assert (await service.get(URL)).lines == before.lines == recorded.bodies
+    assert calls == ["read_only_chunk"]
+    pages = await read_pages(service, "limit=4", NDJSON)
+    assert [line for page in pages for line in page] == recorded.bodies
+
+
+@pytest.mark.parametrize("has_follow_up", [True, False])
+async def test_records_are_read_in_order_if_the_only_one_is_missing_or_has_follow_ups(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, *, has_follow_up: bool
+) -> None:
+    """One call reads the record and its counter in any order, so the record may be missing."""
+    batch = build_batch(2, chunk_count=1, state=BatchState.PROCESSING)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    service = await serve(Operations(), parts=parts)
+    await service.get(f"/batch/{BATCH_ID}/status")
+    parts_of_it = [[0], [1]] if has_follow_up else [[0, 1]]
+    for chunk_id, indexes in zip(("0", "0.0.1.1"), parts_of_it, strict=False):
+        outcomes = tuple(come_to(build_operation(index)) for index in indexes)
+        await settle(parts, batch, ChunkRecord(chunk_id, outcomes))
+    if not has_follow_up:
+        read = parts.store.read_only_chunk
+
+        async def read_without_record(batch_id: str) -> Any:
+            return *(await read(batch_id))[:2], None
+
+        monkeypatch.setattr(parts.store, "read_only_chunk", read_without_record)
+    assert [line["id"] for line in (await service.get(URL)).lines] == ["id-0", "id-1"]
+
+
+async def test_batch_is_unknown_when_a_part_of_its_only_record_is_deleted(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = await record(2)
+    service = await serve_recorded(serve, recorded)
+    await service.get(f"/batch/{BATCH_ID}/status")
+
+    async def lose(_batch_id: str) -> Any:
+        raise LostItem("a record whose retention is over")
+
+    monkeypatch.setattr(recorded.parts.store, "read_only_chunk", lose)
+    assert_problem(await service.get(URL), 404)
 
 
 async def test_results_so_far_while_the_batch_runs(serve: Serve) -> None:
