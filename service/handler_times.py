@@ -10,6 +10,7 @@ from penstock.telemetry import Event, get_log
 
 FRESH_SECONDS = 1.0
 STALE_SECONDS = 60.0
+LATER_SECONDS = 0.1  # until the table is read for the next batch, so that this batch is accepted first
 
 
 class HandlerTimes:
@@ -35,7 +36,7 @@ class HandlerTimes:
         if age >= FRESH_SECONDS and (self._refreshing is None or self._refreshing.done()):
             self._refreshed_at = now
             self._is_waited_for = age >= STALE_SECONDS or not self._known
-            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing = asyncio.create_task(self._refresh(0 if self._is_waited_for else LATER_SECONDS))
 
     async def read(self) -> Mapping[str, float]:
         """Return the seconds per operation of every handler that was measured."""
@@ -44,7 +45,8 @@ class HandlerTimes:
             await asyncio.shield(self._refreshing)  # other requests may wait for it, too
         return self._known
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, after_seconds: float) -> None:
+        await asyncio.sleep(after_seconds)
         try:
             self._known = await self._store.read_handler_seconds(self._names)
         except PenstockError as error:
