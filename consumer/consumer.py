@@ -15,16 +15,19 @@ from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
 from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.pacer import Pacer
+from penstock.consumer.patience import patient
 from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.consumer.sweeper import Sweeper
 from penstock.errors import NewerVersion, PenstockError, UnreadableMessage
+from penstock.limit import Limit
 from penstock.message import decode_chunk
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
 from penstock.priority import Priority
 from penstock.queue import Delivery
+from penstock.running.limit_gate import LimitGate, LimitGates
 from penstock.running.runner import Runner
 from penstock.running.stop import Stop
 from penstock.settings import Settings
@@ -86,8 +89,8 @@ class Consumer:
         self._stop = Stop()
         self.meter = Meter()
         self.process = secrets.token_hex(8)  # identifies this process in what it leaves in the table
-        self._runner = self._new_runner(backend, operations)
         self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
+        self._runner = self._new_runner(backend, operations)
         self._letter_box = LetterBox(self._moved.set)
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
@@ -123,7 +126,24 @@ class Consumer:
             weights=self._settings.weights,
             cpu_processes=self._settings.cpu_processes,
             shows_errors=self._settings.show_errors,
+            limits=self._new_gates(backend, operations),
         )
+
+    def _new_gates(self, backend: Backend, operations: Operations[Any]) -> LimitGates:
+        store = patient(backend.store, self._clock)
+
+        def new_gate(name: str, limit: Limit) -> LimitGate:
+            return LimitGate(
+                name,
+                limit,
+                store,
+                self._clock,
+                weights=self._settings.weights,
+                pauses=operations.pauses,
+                when_waiting=self._moved.set,
+            )
+
+        return LimitGates(operations.limits, new_gate)
 
     def stop(self) -> None:
         """Start to drain. It may be called twice."""
@@ -273,13 +293,16 @@ class Consumer:
         """Return what is held of each priority.
 
         A chunk whose operations have finished counts as one operation while it is recorded: otherwise the number of
-        chunks in memory would have no limit. While only its dead letters wait, it counts as no operation.
+        chunks in memory would have no limit. While only its dead letters wait, it counts as no operation. Neither does
+        an operation that waits because of a limit of the fleet: others must run meanwhile.
         """
         loads = {priority: Load() for priority in Priority}
         for held in self._held.values():
             load = loads[held.delivery.priority]
             load.chunks += 1
             load.operations += 0 if self._letter_box.holds(held.delivery) else max(held.waiting, 1)
+        for priority, load in loads.items():
+            load.operations = max(0, load.operations - self._runner.waiting_for_tokens(priority))
         return loads
 
     async def _drain(self) -> BaseException | None:

@@ -394,6 +394,7 @@ class Processor:
     async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
         """Run the operations of the chunk and commit the record of their outcomes. Return it without large results."""
         pace = self._pace_of(attempt)
+        postponed: dict[int, float] = {}
         with self._runner.result_memory.for_chunk() as results:
             with self._limited(attempt) as stop:
 
@@ -409,9 +410,12 @@ class Processor:
                     results=results,
                     may_begin=self._check_of_start(attempt.delivery),
                     took=took,
+                    postponed=postponed.__setitem__,
                     has_slot=has_slot,
                 )
-            record = await self._commit(attempt, self._record(await self._reread_batch(attempt), verdicts, pace))
+            record = await self._commit(
+                attempt, self._record(await self._reread_batch(attempt), verdicts, pace, postponed)
+            )
             return record.without_results() if results.held else record
 
     def _pace_of(self, attempt: ChunkAttempt) -> ChunkPace:
@@ -457,7 +461,11 @@ class Processor:
         stop.begin()
 
     def _record(
-        self, attempt: ChunkAttempt, verdicts: Mapping[int, Verdict], pace: ChunkPace | None = None
+        self,
+        attempt: ChunkAttempt,
+        verdicts: Mapping[int, Verdict],
+        pace: ChunkPace | None = None,
+        postponed: Mapping[int, float] | None = None,
     ) -> ChunkRecord:
         now = self._clock.now()
         ending = attempt.ending_at(now)
@@ -469,6 +477,7 @@ class Processor:
             now=now,
             ended=None if ending is None else Ended(ending, attempt.batch.reason),
             pieces=pace.pieces if pace else None,
+            postponed=postponed,
         )
 
     async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:

@@ -31,7 +31,9 @@ WINDOW_SECONDS = 2.5  # longer than two blocks, so that every consumer has follo
 LONGEST_PAUSE_SECONDS = 3_600.0
 CUT = 0.7
 USED_UP = 0.8  # the share of the rate that must be used in a window before the rate rises
-SEARCH = 1.4  # how much the rate rises in a window, until it has been cut for the first time
+SEARCH = 1.1  # how much the rate rises in a window after the first cut, which has only an estimate as its ceiling
+SEARCH_SECONDS = 15.0  # until it rises twice as fast
+LARGEST_SEARCH = 1.4
 GROWTH = 1.05  # how much it rises in a window after that, at most, unless it is below the ceiling
 NEAR_CEILING = 0.96
 HOLD_SECONDS = 30.0  # near the ceiling after a cut
@@ -40,7 +42,7 @@ CREEP = 1.01  # how much the rate rises in the first window after that
 CREEP_SECONDS = 10.0  # until it rises twice as fast
 LEAST_RATE = 0.1
 SHARE = 1.25  # how many times its equal share of the tokens a consumer gets, at most
-LEAST_PROBE_SECONDS = 1.0  # between two attempts while the upstream is away
+LEAST_PROBE_SECONDS = 2.0  # between two attempts while the upstream is away
 LONGEST_PROBE_SECONDS = 30.0
 PROBE_SHARE = 0.03  # the time between two attempts, as a share of the time for which it has been away
 LEAST_WAIT_SECONDS = 0.2
@@ -55,7 +57,7 @@ class LimitState:
     tat: float = 0.0  # the theoretical arrival time, as in `quota.py`
     not_before: float = 0.0  # nothing starts before this time
     cut_at: float = 0.0
-    ceiling: float | None = None  # the rate before the last cut; None before the second cut
+    ceiling: float | None = None  # the rate before the last cut
     earlier_ceiling: float | None = None  # the ceiling before that
     away_at: float = 0.0  # when the upstream seemed to be away for the first time; 0 if it does not
     passed_from: float = 0.0  # the latest start of an operation that passed
@@ -180,14 +182,14 @@ def _may_grow(state: LimitState, now: float) -> bool:
 
 def _grown(state: LimitState, now: float) -> float:
     assert state.rate is not None
-    if state.ceiling is None:
-        return state.rate * SEARCH
-    target = NEAR_CEILING * state.ceiling
+    target = NEAR_CEILING * (state.ceiling or 0.0)
     if state.rate < target:
         return max(min(state.rate * GROWTH, target), (state.rate + target) / 2)
+    if state.earlier_ceiling is None:
+        return state.rate * min(LARGEST_SEARCH, math.pow(SEARCH, 1 + (now - state.cut_at) / SEARCH_SECONDS))
     held = max(HOLD_SECONDS, HOLD_PAUSES * (state.not_before - state.cut_at))
     over = now - state.cut_at - held
-    return state.rate if over < 0 else state.rate * min(GROWTH, CREEP ** (1 + over / CREEP_SECONDS))
+    return state.rate if over < 0 else state.rate * min(GROWTH, math.pow(CREEP, 1 + over / CREEP_SECONDS))
 
 
 def _with_report(state: LimitState, report: Report, now: float) -> LimitState:
@@ -208,13 +210,16 @@ def _with_throttled(state: LimitState, report: Report, now: float) -> LimitState
         pause = min(LONGEST_PROBE_SECONDS, max(LEAST_PROBE_SECONDS, PROBE_SHARE * (now - state.away_at)))
         return replace(state, not_before=max(state.not_before, now + pause))
     if state.rate is None:
-        return _with_cut(state, report.rate, now)
+        return replace(_with_cut(state, report.rate, now), ceiling=report.rate)
     if report.throttled_from < state.cut_at + WINDOW_SECONDS:
         # Perhaps this consumer knew of no limit until now, as the one whose report made the cut.
-        return replace(state, rate=state.rate + CUT * report.rate)
+        ceiling = None if state.ceiling is None else state.ceiling + report.rate
+        return replace(state, rate=state.rate + CUT * report.rate, ceiling=ceiling)
     if state.passed_from < state.cut_at:
-        # The last cut was because the upstream went away. So it says nothing about the ceiling.
-        return replace(state, away_at=now, ceiling=state.earlier_ceiling or state.ceiling)
+        # The last cut was because the upstream went away. So it says nothing about its rate.
+        ceiling = state.earlier_ceiling or state.ceiling
+        rate = max(state.rate, NEAR_CEILING * ceiling) if ceiling else state.rate
+        return replace(state, away_at=now, ceiling=ceiling, rate=rate)
     return replace(_with_cut(state, state.rate, now), ceiling=state.rate, earlier_ceiling=state.ceiling)
 
 

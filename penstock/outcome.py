@@ -222,6 +222,7 @@ def record_attempt(
     attempts: Mapping[int, int] | None = None,
     ended: Ended | None = None,
     pieces: Callable[[int], int] | None = None,
+    postponed: Mapping[int, float] | None = None,
 ) -> ChunkRecord:
     """Return the record of an attempt at a chunk. An operation without a verdict did not run or did not finish.
 
@@ -229,22 +230,24 @@ def record_attempt(
     one, unless they were only turned away. Operations that did not run go into other follow-up chunks without a delay,
     and their attempt is unchanged. `pieces` gets their number and returns the number of these chunks, by default one.
     If the batch ends early (`ended`), there are no follow-ups: failed operations have failed, and operations that did
-    not run get the outcome of the ending. `attempts` gives the attempt of operations that were tried more often than
-    the chunk.
+    not run get the outcome of the ending. `postponed` has the delay of operations that did not run because their limit
+    allows nothing for some time: they go into another chunk, which waits for the longest of these delays. `attempts`
+    gives the attempt of operations that were tried more often than the chunk.
     """
-    attempts = attempts or {}
+    attempts, postponed = attempts or {}, postponed or {}
     outcomes: list[Outcome] = []
     again: dict[int, list[int]] = {}  # by their next attempt
     waits: dict[int, float] = {}  # operations of a chunk wait together, as long as one of them must
     tries = steps_to(chunk.id) + 1
     rest: list[int] = []
+    later: list[int] = []
     for operation in chunk.operations:
         verdict = verdicts.get(operation.index)
         attempt = attempts.get(operation.index, chunk.attempt)
         if verdict is None and ended is not None:
             outcomes.append(never_ended(operation.index, operation.id, ended.ending, ended.reason))
         elif verdict is None:
-            rest.append(operation.index)
+            (later if operation.index in postponed else rest).append(operation.index)
         elif is_final(verdict, attempt) or ended is not None:
             outcomes.append(as_outcome(verdict))
         else:
@@ -255,6 +258,8 @@ def record_attempt(
     follow_ups: list[FollowUp] = []
     for following, indexes in sorted(again.items()):
         follow_ups.append(_follow_up(chunk, following, indexes, now + waits[following]))
+    if later:
+        follow_ups.append(_follow_up(chunk, chunk.attempt, later, now + max(postponed[index] for index in later)))
     if rest:
         follow_ups += [
             _follow_up(chunk, chunk.attempt, piece) for piece in _cut(rest, pieces(len(rest)) if pieces else 1)

@@ -11,6 +11,7 @@ from penstock.chunk import Operation
 from penstock.outcome import Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
 from penstock.running.left_behind import Worker, end_soon
+from penstock.running.limit_gate import Line, PostponedChunk
 from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
@@ -46,6 +47,9 @@ class ChunkRun:
 
     When a bulk call fails as a whole, its operations run one by one after all other lots of this run.
 
+    If the operations have a limit, `slots` is a line at its gate: a worker performs one lot, releases its slot, and
+    waits for the next token. Operations that would wait for long are postponed, and get no verdict.
+
     When the chunk is cut, because its results take much memory, nothing of it starts any more. What has not run, the
     operations of failed bulk calls included, gets no verdict.
     """
@@ -53,7 +57,7 @@ class ChunkRun:
     def __init__(
         self,
         performer: Performer,
-        slots: Turn | TurnWithRoom | None,
+        slots: Turn | TurnWithRoom | Line | None,
         monotonic: Callable[[], float],
         *,
         results: ChunkResults,
@@ -61,11 +65,13 @@ class ChunkRun:
         ended: Callable[[], None],
         may_begin: Callable[[], bool],
         took: Callable[[int, float], None],
+        postponed: Callable[[int, float], None],
     ) -> None:
         """Create a run. Without `slots` the caller holds the only slot that is needed.
 
         `ended` is called once for each operation. `took` is called after each slice of time, with the number of
-        operations that have got verdicts in it and the seconds that they took.
+        operations that have got verdicts in it and the seconds that they took. `postponed` is called with the index of
+        each operation that is postponed, and with its delay.
         """
         self._performer = performer
         self._slots = slots
@@ -75,6 +81,8 @@ class ChunkRun:
         self._ended = ended
         self._may_begin = may_begin
         self._took = took
+        self._postponed = postponed
+        self._line = slots if isinstance(slots, Line) else None
         self._verdicts: dict[int, Verdict] = {}
         self._failed: dict[int, Operation] = {}  # of bulk calls that failed as a whole
         self._isolates = False  # the failed ones are being run one by one
@@ -112,11 +120,14 @@ class ChunkRun:
         for _ in range(min(len(lots), self._slots.count if self._slots else 1)):
             self._start_worker()
         cutting = asyncio.create_task(self._stop.cut.wait())
+        leaving = None if self._line is None else asyncio.create_task(self._leave_line())
         try:
             if self._workers:
                 await asyncio.wait((self._no_workers, cutting), return_when=asyncio.FIRST_COMPLETED)
         finally:
             cutting.cancel()
+            if leaving is not None:
+                leaving.cancel()
             self._give_up_rest()
             for worker in self._workers:
                 worker.task.cancel()
@@ -136,7 +147,11 @@ class ChunkRun:
     async def _work(self, worker: Worker) -> None:
         unmarked = contextvars.copy_context()
         while self._pending and not _is_marked(unmarked):
-            await self._take_slot(worker)
+            try:
+                await self._take_slot(worker)
+            except PostponedChunk:
+                self._postpone_rest()
+                return
             try:
                 while await self._work_for_a_slice(worker, unmarked):
                     if not worker.has_waited:
@@ -187,7 +202,7 @@ class ChunkRun:
                 begun_at, now = now, self._monotonic()
                 if verdicts is not None:
                     count, seconds = count + len(lot), seconds + now - begun_at
-                if worker.has_waited or now >= ends_at or _is_marked(unmarked):
+                if worker.has_waited or now >= ends_at or self._line is not None or _is_marked(unmarked):
                     break
         finally:
             if count:
@@ -276,6 +291,20 @@ class ChunkRun:
         self._dismiss_waiting()
         while self._pending:
             self._note_end(self._pending.popleft())
+
+    async def _leave_line(self) -> None:
+        """Give up the rest as soon as nothing may start any more. A token may come much later."""
+        await self._stop.begun.wait()
+        self._give_up_rest()
+
+    def _postpone_rest(self) -> None:
+        """Let all operations that have not started follow later."""
+        assert self._line is not None
+        seconds = self._line.postponed_seconds or 0.0
+        for lot in self._pending:
+            for operation in lot:
+                self._postponed(operation.index, seconds)
+        self._give_up_rest()
 
     def _give_up_failed(self) -> None:
         """Let the operations of failed bulk calls not run one by one."""

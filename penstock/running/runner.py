@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -23,6 +23,7 @@ from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
 from penstock.running.direct import DirectCalls, Verdicts
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
+from penstock.running.limit_gate import LimitGate, LimitGates, Line, noting
 from penstock.running.observer import Observer
 from penstock.running.result_memory import ChunkResults, ResultMemory
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
@@ -63,10 +64,12 @@ class Runner:
         cpu_processes: int | None = None,
         shows_errors: bool = True,
         tenants_share: bool = False,
+        limits: LimitGates | None = None,
     ) -> None:
         """Raise Misconfigured if a `cpu_bound` handler cannot be imported in another process.
 
         With `tenants_share`, no tenant can hold all slots, threads or processes; see `slots.py`.
+        `limits` has the gates for operations that have a limit. Without it, nothing is limited.
         Without `shows_errors`, the words of an unexpected exception are only in the log. The verdict has their id.
         """
         self._operations = operations
@@ -74,6 +77,7 @@ class Runner:
         self._meter = meter or Meter()
         self._observer = observer
         self._shows_errors = shows_errors
+        self._limits = limits
         self._spent: dict[str, Spent] = {}
         self.result_memory = ResultMemory()
         self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share, memory=self.result_memory)
@@ -98,6 +102,7 @@ class Runner:
         results: ChunkResults | None = None,
         may_begin: Callable[[], bool] = lambda: True,
         took: Callable[[int, float], None] = lambda _count, _seconds: None,
+        postponed: Callable[[int, float], None] = lambda _index, _seconds: None,
         has_slot: bool = False,
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free. Return the verdicts by index.
@@ -106,19 +111,22 @@ class Runner:
         `results` counts the memory that the verdicts take; without it, their memory has no limit.
         `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. `took` is
         called after each slice of a slot, with the number of operations that have run in it and the seconds that they
-        took. With `has_slot` the caller already holds the slot, for a chunk of a single operation.
+        took. `postponed` is called with the index and the delay of each operation that did not start because its limit
+        allows nothing for some time. With `has_slot` the caller already holds the slot, for a chunk of a single
+        operation.
         """
         counted = results or ChunkResults(ResultMemory())
+        perform = self._performing(source, chunk.attempt, counted)
         performer = Performer(
-            perform=self._performing(source, chunk.attempt, counted),
+            perform=perform,
             cancelled_itself=self._cancelled_itself,
             timed_out=lambda lot: self._timed_out(lot, source, chunk.attempt),
             leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
         )
 
-        def new_run(turn: Turn | TurnWithRoom | None) -> ChunkRun:
+        def new_run(turn: Turn | TurnWithRoom | Line | None, gate: LimitGate | None) -> ChunkRun:
             return ChunkRun(
-                performer,
+                performer if gate is None else replace(performer, perform=_noting_at(gate, perform)),
                 turn,
                 self._monotonic,
                 results=counted,
@@ -126,12 +134,32 @@ class Runner:
                 ended=ended,
                 may_begin=may_begin,
                 took=took,
+                postponed=postponed,
             )
 
         if has_slot:
-            return await new_run(None).carry_out(one_by_one(chunk.operations))
-        parts = self._sort(chunk.operations)
-        return await _join([new_run(self._turn(place, source)).carry_out(lots) for place, lots in parts])
+            gate = self._gate(self._limit_of(chunk.operations[0]))
+            return await new_run(None, gate).carry_out(one_by_one(chunk.operations))
+
+        async def run_part(place: Place, limit: str | None, lots: list[Lot]) -> dict[int, Verdict]:
+            gate, turn = self._gate(limit), self._turn(place, source)
+            if gate is None:
+                return await new_run(turn, None).carry_out(lots)
+            with gate.line(turn, len(lots)) as line:
+                return await new_run(line, gate).carry_out(lots)
+
+        return await _join([run_part(*part) for part in self._sort(chunk.operations)])
+
+    def _limit_of(self, operation: Operation) -> str | None:
+        route = self._route(operation)
+        return None if route is None else route.policy.limit
+
+    def _gate(self, limit: str | None) -> LimitGate | None:
+        return None if limit is None or self._limits is None else self._limits.gate(limit)
+
+    def waiting_for_tokens(self, priority: Priority) -> int:
+        """Return how many operations of a priority wait because of a limit of the fleet. They need no slot yet."""
+        return 0 if self._limits is None else self._limits.waiting(priority)
 
     def _performing(
         self, source: Source, number: int, results: ChunkResults
@@ -157,25 +185,29 @@ class Runner:
 
         return perform
 
-    def _sort(self, operations: Sequence[Operation]) -> list[tuple[Place, list[Lot]]]:
-        """Group operations into lots, and these by the place where they run.
+    def _sort(self, operations: Sequence[Operation]) -> list[tuple[Place, str | None, list[Lot]]]:
+        """Group operations into lots, and these by the place where they run and by their limit.
 
         Bulk calls do not share a group with single operations: the operations of a failed call wait until all lots of
         their group have ended, and need not wait for single operations.
         """
-        if all(route.place is Place.LOOP and not route.is_bulk for route in self._operations.routes):
-            return [(Place.LOOP, one_by_one(operations))]
-        parts: dict[tuple[Place, bool], list[Lot]] = {}
+        if all(
+            route.place is Place.LOOP and not route.is_bulk and route.policy.limit is None
+            for route in self._operations.routes
+        ):
+            return [(Place.LOOP, None, one_by_one(operations))]
+        parts: dict[tuple[Place, str | None, bool], list[Lot]] = {}
         bulk: list[tuple[Route | None, Operation]] = []
         for operation in operations:
             route = self._route(operation)
             if route is not None and route.is_bulk:
                 bulk.append((route, operation))
             else:
-                parts.setdefault((route.place if route else Place.LOOP, False), []).append((operation,))
+                place, limit = (route.place, route.policy.limit) if route else (Place.LOOP, None)
+                parts.setdefault((place, limit, False), []).append((operation,))
         for lot in together(bulk):
-            parts.setdefault((self.place_of(lot[0]), len(lot) > 1), []).append(lot)
-        return [(place, lots) for (place, _), lots in parts.items()]
+            parts.setdefault((self.place_of(lot[0]), self._limit_of(lot[0]), len(lot) > 1), []).append(lot)
+        return [(place, limit, lots) for (place, limit, _), lots in parts.items()]
 
     def lots(self, operations: Iterable[Operation], *, in_order: bool = False) -> list[Lot]:
         """Group operations into lots. With `in_order` only neighbours share a lot, so their order is kept."""
@@ -202,7 +234,9 @@ class Runner:
     async def slot(self, operation: Operation, source: Source) -> AsyncIterator[None]:
         """Hold a slot for an operation, or for the lot that starts with it."""
         turn = self._turn(self.place_of(operation), source)
-        await turn.acquire()
+        gate = self._gate(self._limit_of(operation))
+        with nullcontext(turn) if gate is None else gate.line(turn, 1, may_be_postponed=False) as waiting:
+            await waiting.acquire()
         try:
             yield
         finally:
@@ -242,10 +276,14 @@ class Runner:
         """Wake up everybody who waits for a slot or a thread that was left behind. The stop must have begun."""
         self._threads.let_go()
         self._slots.lift()
+        if self._limits is not None:
+            self._limits.let_go()
 
     async def close(self) -> None:
         """End the processes. Threads and tasks that were left behind end with this process."""
         self._threads.close()
+        if self._limits is not None:
+            await self._limits.close()
         await self._cpu.close()
 
     async def run_apart(
@@ -478,6 +516,18 @@ class Runner:
             self._meter.failed(handler, seconds)
         else:
             self._meter.retried(handler, seconds)
+
+
+def _noting_at(
+    gate: LimitGate, perform: Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]
+) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
+    """Return a function that performs lots, and notes at the gate what became of them."""
+
+    def perform_and_note(lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
+        started_at = gate.now()
+        return noting(gate, perform(lot, worker), len(lot), started_at)
+
+    return perform_and_note
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from penstock.backoff import Backoff
 from penstock.batch import EARLY_SECONDS
 from penstock.chunk import Chunk
 from penstock.outcome import LEAST_TURN_SECONDS, ChunkRecord, FollowUp
+from penstock.running.limit_gate import LONGEST_POSTPONED_SECONDS
 from tests.simulation.process import EPOCH
 from tests.simulation.truth import TIMEOUT_SECONDS, Run, Toy, Truth
 
@@ -15,7 +16,7 @@ ChunkKey = tuple[str, str]  # a batch and a chunk
 Check = Callable[[bool, int, str], None]
 
 FAILS_ALONE = {"/flaky", "/later", "/poll", "/break"}  # each failure of these uses up an attempt
-ASKS = {"/later", "/poll", "/bulk", "/turned-away"}  # these ask for a delay, if their plan has one
+ASKS = {"/later", "/poll", "/bulk", "/turned-away", "/limited"}  # these ask for a delay, if their plan has one
 ROUNDING_SECONDS = 0.001
 LONGEST_CALL_SECONDS = 40.0  # until a message is on the queue. Its delay is decided before
 
@@ -45,7 +46,7 @@ class Step:
 
     @property
     def has_to_wait(self) -> bool:
-        return self.after > self.before or self.toy.path == "/turned-away"
+        return self.after > self.before or self.toy.path in {"/turned-away", "/limited"}
 
     @property
     def asked_seconds(self) -> float | None:
@@ -152,6 +153,8 @@ class FollowUps:
             self._check(early <= most, 7, f"{step} waits {early:.1f} s too short")
 
     def _longest_wait(self, step: Step) -> float:
+        if step.toy.path == "/limited" and not step.runs:
+            return LONGEST_POSTPONED_SECONDS
         if not step.has_to_wait:
             return 0.0
         doublings = step.after - 2 if step.after > step.before else 64  # it grows while the attempt stays the same

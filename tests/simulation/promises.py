@@ -26,6 +26,7 @@ from penstock.record import decode_record
 from tests.simulation.dynamodb import Key, Table
 from tests.simulation.expressions import Item
 from tests.simulation.follow_ups import FollowUps
+from tests.simulation.limits import Limits
 from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
 from tests.simulation.sqs import Kept
@@ -169,6 +170,7 @@ class Promises:
         self._on_broken = on_broken
         self.follow_ups = FollowUps(now, truth, self.check)
         self.quotas = Quotas(now, truth, self.check)
+        self.limits = Limits(now, truth, self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -180,14 +182,19 @@ class Promises:
     def on_write(self, key: Key, before: Item | None, after: Item | None) -> None:
         if after is None:
             return
-        if key[0] == "sweep":
-            self._on_sweep(before, after)
-        if key[1] == "rate":
-            self.quotas.on_write(before or {}, after)
-        if key[1] == "key":
-            self._on_claim(key, before or {}, after)
-        if not key[0].startswith("batch#"):
-            return
+        match key[1]:
+            case "sweep":
+                self._on_sweep(before, after)
+            case "rate":
+                self.quotas.on_write(before or {}, after)
+            case "limit":
+                self.limits.on_write(before or {}, after)
+            case "key":
+                self._on_claim(key, before or {}, after)
+        if key[0].startswith("batch#"):
+            self._on_write_of_batch(key, before, after)
+
+    def _on_write_of_batch(self, key: Key, before: Item | None, after: Item) -> None:
         kind = key[1].partition("#")[0]
         if kind == "batch":
             self._on_batch(key, after)
@@ -401,6 +408,7 @@ class Promises:
     def on_start(self, run: Run) -> None:
         if run.chunk_id is None:
             return  # the batch runs synchronously
+        self.limits.on_start(run)
         facts = self.batches[run.batch_id]
         if self.max_deaths is not None and len(self._noted_deaths[run.batch_id]) > self.max_deaths:
             self._went_on.add(run.batch_id)

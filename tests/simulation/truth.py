@@ -15,13 +15,14 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from penstock import Context, Operations, Reject, Retry
+from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.forwarding.answer import Answer
 from penstock.priority import Priority
 from penstock.running.left_behind import NOTICE_SECONDS
 from tests.simulation.loop import GATE
 from tests.simulation.network import LOOKED_AT
 from tests.simulation.process import Process
+from tests.simulation.upstream import Upstream
 
 TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
@@ -121,6 +122,7 @@ class Truth:
     longest_pause: float = 0.0  # of a process
     paused: set[str] = field(default_factory=set)  # processes that were ever paused
     most_skew: float = 0.0  # the largest error of any clock so far
+    upstream: Upstream = field(default_factory=lambda: Upstream(1_000.0))  # of the operations with a limit
     is_over: bool = False
 
     def submission_of(self, batch_id: str) -> Submission:
@@ -273,6 +275,17 @@ async def turned_away(plan: Plan, context: Context) -> Any:
             return Answer(
                 TURNED_AWAY, error={"title": "Busy"}, is_passing=True, is_turned_away=True, after_seconds=wait
             )
+        run.is_final = True
+        return {"run": run.number}
+
+
+@_post("/limited", max_attempts=1, limit="upstream")
+async def limited(plan: Plan, context: Context) -> Any:
+    """Call an upstream that has a limit."""
+    truth = TRUTH.get()
+    async with truth.performing(context, plan) as run:
+        if not truth.upstream.admits(truth.now()):
+            raise Throttled("Busy.", after_seconds=truth.upstream.asks_seconds)
         run.is_final = True
         return {"run": run.number}
 

@@ -442,3 +442,17 @@ def test_rest_of_a_slow_chunk_is_cut_into_pieces(pieces: int) -> None:
     assert {(part.attempt, part.not_before) for part in parts} == {(1, None)}
     sizes = [len(part.indexes) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_postponed_operations_follow_together_and_keep_their_attempt() -> None:
+    running = make_chunk(4, attempt=2)
+    record = record_attempt(running, {0: ok(0)}, backoff=BACKOFF, draw=DRAW, now=NOW, postponed={1: 20.0, 3: 30.0})
+    assert record.outcomes == (ok(0),)
+    assert record.follow_ups == (FollowUp("17.0.1.1", 2, (1, 3), NOW + 30), FollowUp("17.0.1.2", 2, (2,), None))
+
+
+def test_postponed_operations_end_with_their_batch() -> None:
+    ended = Ended(Ending.EXPIRED)
+    record = record_attempt(make_chunk(1), {}, backoff=BACKOFF, draw=DRAW, now=NOW, postponed={0: 20.0}, ended=ended)
+    assert record.follow_ups == ()
+    assert [outcome.state for outcome in record.outcomes] == [OutcomeState.EXPIRED]

@@ -1,0 +1,461 @@
+"""Lets operations start as the limits of the fleet allow. An operation that waits here holds no slot.
+
+`fleet_limit.py` decides what a consumer may start. A gate leases tokens, hands them out evenly, and reports what
+happened. It reads the table about once a second while operations wait, and writes at most once a second. A limit that
+was never throttled costs no write.
+
+If operations would wait for long, their chunks are *postponed*: the operations follow as a chunk with a delay, so that
+other chunks have room. The oldest chunks stay, to try whether the upstream is back.
+"""
+
+import asyncio
+import math
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from penstock.clock import Clock
+from penstock.errors import PenstockError
+from penstock.fleet_limit import Block, FleetTime, LimitState, LimitStore, Report, lease, share_of
+from penstock.limit import Limit
+from penstock.outcome import TryAgain, Verdict, is_throttled
+from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.running.slots import Turn, TurnWithRoom
+from penstock.running.token_lane import TokenLane, Waiter, choose
+
+LEAST_WRITE_SECONDS = 1.0
+TICK_SECONDS = 0.02  # tokens that become due in this time are handed out together
+EARLY_SECONDS = 0.05  # the next block is asked for this much before the present one is over
+RETRY_SECONDS = 5.0  # after a call to the table that failed for good
+HELD_SECONDS = 60.0  # the wait from which on a further chunk is postponed
+MOST_HELD = 20  # chunks that wait here, so that there is room for others
+KEPT_CHUNKS = 5  # that wait here while the upstream is away, to try it, and to start as soon as it is back
+LEAST_POSTPONED_SECONDS = 10.0
+LONGEST_POSTPONED_SECONDS = 900.0  # SQS delays a message no longer
+AWAY_SECONDS = 30.0  # the time for which an upstream must be away, or pauses, before chunks are postponed
+FRESH_SECONDS = 5.0  # a state that was read before this time may have changed
+AWAY_SHARE = 0.25  # of this time is the delay of a chunk that is postponed because of that
+
+Verdicts = dict[int, Verdict]
+Performed = Verdicts | Coroutine[Any, Any, Verdicts]
+
+
+class PostponedChunk(Exception):
+    """The operations of a chunk that wait for tokens are postponed."""
+
+
+class Line:
+    """The operations of one chunk that wait at a gate.
+
+    It takes the place of their turn. They wait for a token before they wait for a slot.
+    """
+
+    def __init__(
+        self, gate: "LimitGate", turn: Turn | TurnWithRoom, operations: int, *, may_be_postponed: bool
+    ) -> None:
+        slots = turn.turn if isinstance(turn, TurnWithRoom) else turn
+        self.priority = slots.priority
+        self.tenant = slots.tenant
+        self.may_be_postponed = may_be_postponed
+        self.postponed_seconds: float | None = None
+        self.left = operations  # that have no token
+        self.waiters: set[Waiter] = set()
+        self.gate = gate
+        self._turn = turn
+
+    @property
+    def wanted(self) -> int:
+        """Return how many tokens the operations need."""
+        return 0 if self.postponed_seconds is not None else max(self.left, len(self.waiters))
+
+    @property
+    def count(self) -> int:
+        return self._turn.count
+
+    @property
+    def are_wanted(self) -> bool:
+        """Return True: whoever holds a slot releases it, because the next operation needs a token first."""
+        return True
+
+    async def acquire(self) -> None:
+        """Wait for a token, and then for a slot. Raise PostponedChunk if the operation must not wait here."""
+        await self.gate.take(self)
+        await self._turn.acquire()
+
+    def release(self) -> None:
+        self._turn.release()
+
+    def postpone(self, seconds: float) -> None:
+        """Let nothing more of the chunk start here."""
+        self.postponed_seconds = seconds
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(PostponedChunk())
+
+
+class LimitGate:
+    """The gate of one limit."""
+
+    def __init__(
+        self,
+        name: str,
+        limit: Limit,
+        store: LimitStore,
+        clock: Clock,
+        *,
+        weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
+        pauses: dict[str, float] | None = None,
+        when_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Create a gate. `pauses` has the Unix time until which an upstream wants nothing, by the names of limits.
+
+        `when_waiting` is called when more operations wait.
+        """
+        self._name = name
+        self._limit = limit
+        self._store = store
+        self._clock = clock
+        self._pauses = {} if pauses is None else pauses
+        self._when_waiting = when_waiting
+        self._time = FleetTime(clock.now(), clock.monotonic())
+        self._lanes = {priority: TokenLane(weights[priority]) for priority in Priority}
+        self._least_used = 0.0
+        self._lines: dict[Line, None] = {}  # the oldest first
+        self._tokens = 0  # that may be used now; negative if a call used several
+        self._free_until = 0.0  # before this time, no token is needed
+        self._is_blocked = False  # the upstream has throttled something that is not reported yet
+        self._is_over = False  # this process stops, so nothing starts
+        self._state = LimitState()
+        self._report = Report()
+        self._passed = [0, 0]  # operations that passed in the last two seconds
+        self._passed_second = 0
+        self._wrote_at = clock.monotonic() - LEAST_WRITE_SECONDS
+        self._read_at = -math.inf
+        self._parked: list[tuple[float, int]] = []  # when chunks that were postponed come back, and their operations
+        self._news = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    # --- What operations call
+
+    @contextmanager
+    def line(self, turn: Turn | TurnWithRoom, operations: int, *, may_be_postponed: bool = True) -> Iterator[Line]:
+        """Yield a line for operations of one chunk. They are postponed if they would have to wait for long."""
+        line = Line(self, turn, operations, may_be_postponed=may_be_postponed)
+        seconds = self._seconds_to_postpone(operations) if may_be_postponed and not self._is_over else 0.0
+        self._lines[line] = None
+        if seconds:
+            line.postpone(seconds)
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep(), name=f"limit {self._name}")
+        self._news.set()
+        self._when_waiting()
+        try:
+            yield line
+        finally:
+            del self._lines[line]
+
+    async def take(self, line: Line) -> None:
+        """Wait until one more operation of a line may start."""
+        if line.postponed_seconds is not None:
+            raise PostponedChunk
+        if not (self._is_over or (self._may_pass and not self._has_waiters)):
+            await self._wait(line)
+        elif not self._is_free:
+            self._tokens -= 1
+        line.left -= 1
+
+    def take_extra(self, operations: int) -> None:
+        """Use further tokens, for a call with several operations. Later calls wait for them."""
+        if not self._is_free:
+            self._tokens -= operations
+
+    def waiting(self, priority: Priority) -> int:
+        """Return how many operations of a priority wait for tokens."""
+        return 0 if self._is_free else sum(line.wanted for line in self._lines if line.priority is priority)
+
+    def now(self) -> float:
+        return self._time.at(self._clock.monotonic())
+
+    def note(self, verdicts: Verdicts, started_at: float) -> None:
+        """Note what became of operations that started at this time of the fleet."""
+        passed = throttled = 0
+        asked = 0.0
+        for verdict in verdicts.values():
+            if is_throttled(verdict):
+                throttled += 1
+                assert isinstance(verdict, TryAgain)
+                asked = max(asked, verdict.after_seconds or 0.0)
+            elif not isinstance(verdict, TryAgain) or verdict.uses_attempt:
+                passed += 1
+        if passed:
+            self._count_passed(passed)
+            self._report += Report(passed_from=started_at)
+        not_before = self.now() + asked if asked else 0.0
+        if (pause := self._pauses.pop(self._name, None)) is not None:
+            not_before = max(not_before, self.now() + pause - self._clock.now())
+        if throttled or not_before:
+            self._report += Report(
+                throttled=throttled, throttled_from=started_at if throttled else 0.0, not_before=not_before
+            )
+            self._block()
+        elif self._is_upstream_back:
+            self._news.set()
+
+    def let_go(self) -> None:
+        """Let everything pass that waits. The stop must have begun, so nothing of it starts."""
+        self._is_over = True
+        self._pass_on()
+
+    async def close(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    # --- Waiting
+
+    @property
+    def _is_free(self) -> bool:
+        return self._clock.monotonic() < self._free_until
+
+    @property
+    def _may_pass(self) -> bool:
+        return not self._is_blocked and (self._is_free or self._tokens > 0)
+
+    @property
+    def _has_waiters(self) -> bool:
+        return any(lane.waiting for lane in self._lanes.values())
+
+    async def _wait(self, line: Line) -> None:
+        lane, tenant = self._lanes[line.priority], line.tenant
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        if not lane.waiting:
+            lane.used = max(lane.used, self._least_used)
+        lane.add(tenant, waiter)
+        line.waiters.add(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._tokens += 1  # it was given just before
+                self._pass_on()
+            raise
+        finally:
+            lane.discard(tenant, waiter)
+            line.waiters.discard(waiter)
+
+    def _pass_on(self) -> None:
+        """Give tokens to those who wait: by the weights of their priorities, and to tenants in turn."""
+        while (self._may_pass or self._is_over) and self._has_waiters:
+            lane = choose(self._lanes.values())
+            self._least_used = max(self._least_used, lane.used)
+            waiter = lane.take_next()
+            if not waiter.done():
+                lane.used += 1 / lane.weight
+                if not self._is_free:
+                    self._tokens -= 1
+                waiter.set_result(None)
+
+    def _block(self) -> None:
+        """Start nothing until the fleet knows what this consumer has seen."""
+        self._is_blocked = True
+        self._news.set()
+
+    # --- Leasing
+
+    async def _keep(self) -> None:
+        """Lease tokens while operations wait, until cancelled."""
+        while True:
+            self._news.clear()
+            if not (self._wanted or self._must_report):
+                await self._news.wait()
+                continue
+            await self._sleep(self._wrote_at + LEAST_WRITE_SECONDS - self._clock.monotonic())
+            try:
+                block = await self._lease()
+            except PenstockError:  # the store has logged it
+                block = Block(0, RETRY_SECONDS)
+            await self._use(block)
+
+    @property
+    def _wanted(self) -> int:
+        """Return how many tokens are needed: those that were used too early, and those of what waits."""
+        return sum(line.wanted for line in self._lines) - min(self._tokens, 0)
+
+    @property
+    def _is_upstream_back(self) -> bool:
+        return 0 < self._state.away_at < self._report.passed_from
+
+    @property
+    def _must_report(self) -> bool:
+        return self._report.is_urgent or self._is_upstream_back
+
+    async def _lease(self) -> Block:
+        """Report and lease a block. A report that the table did not accept is made again with the next lease."""
+        seen = await self._store.read_limit(self._name)
+        self._time.learn(seen.at, self._clock.monotonic())
+        report, must_report = self._report, self._must_report
+        if report.throttled and self._state.rate is None:
+            report = replace(report, rate=float(max(self._passed)))
+        state, block = lease(seen, self._limit, report, self._wanted, self.now())
+        if not (block.tokens or must_report):
+            self._follow(state, block)
+            return block
+        self._report = Report()
+        self._wrote_at = self._clock.monotonic()
+        has_leased = False
+        try:
+            state = replace(state, lease=secrets.token_hex(8))
+            has_leased = await self._store.lease_limit(self._name, seen, state)
+        finally:
+            if not has_leased:
+                self._report += report
+        if not has_leased:
+            return Block(0, LEAST_WRITE_SECONDS * random.uniform(1.0, 1.2))  # noqa: S311 - spreads calls
+        self._follow(state, block)
+        return block
+
+    def _follow(self, state: LimitState, block: Block) -> None:
+        now = self._clock.monotonic()
+        self._state, self._read_at = state, now
+        self._free_until = now + 2 * block.seconds if block.tokens is None else 0.0
+        self._is_blocked = self._report.is_urgent
+        self._postpone_lines()
+
+    async def _use(self, block: Block) -> None:
+        """Hand out the tokens of a block evenly. Return early if something must be reported."""
+        began_at = self._clock.monotonic()
+        if not block.tokens:
+            self._pass_on()
+            await self._sleep_unless_urgent(block.seconds * random.uniform(1.0, 1.1))  # noqa: S311 - spreads calls
+            return
+        given = 0
+        ends_at = began_at + block.seconds
+        while given < block.tokens and not self._must_report:
+            gap = max(TICK_SECONDS, block.seconds / block.tokens)
+            await self._sleep_unless_urgent(min(gap, ends_at - self._clock.monotonic()))
+            passed = self._clock.monotonic() - began_at
+            due = min(block.tokens, int(block.tokens * passed / block.seconds + 1e-9))
+            self._tokens += due - given
+            given = due
+            self._pass_on()
+        await self._sleep_unless_urgent(ends_at - EARLY_SECONDS - self._clock.monotonic())
+        unused = max(self._tokens, 0) + block.tokens - given
+        self._tokens = min(self._tokens, 0)
+        self._report += Report(unused=unused)
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            await self._clock.sleep(seconds)
+
+    async def _sleep_unless_urgent(self, seconds: float) -> None:
+        """Sleep, but wake up if something must be reported."""
+        until = self._clock.monotonic() + seconds
+        while not self._must_report and (left := until - self._clock.monotonic()) > 0:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._news.wait()
+            except TimeoutError:
+                return
+
+    def _count_passed(self, count: int) -> None:
+        second = int(self._clock.monotonic())
+        if second != self._passed_second:
+            last = self._passed[0] if second == self._passed_second + 1 else 0
+            self._passed, self._passed_second = [0, last], second
+        self._passed[0] += count
+
+    # --- Postponing
+
+    def _seconds_to_postpone(self, operations: int) -> float:
+        """Return for how long a further chunk must be postponed, or 0 if it may wait here."""
+        waiting = sum(line.wanted for line in self._lines)
+        if (pause := self._pause_seconds(is_kept=sum(line.wanted > 0 for line in self._lines) < KEPT_CHUNKS)) > 0:
+            return pause
+        share, now = share_of(self._state), self._clock.monotonic()
+        if share is None or (waiting < HELD_SECONDS * share and len(self._lines) < MOST_HELD):
+            return 0.0
+        # The fleet finishes what this consumer holds and has postponed after `wait`, or later. The chunk comes back
+        # after half of that time: the rate may rise. Then it may be postponed again.
+        assert self._state.rate is not None
+        self._parked = [one for one in self._parked if one[0] > now]
+        wait = (waiting + sum(parked for _, parked in self._parked)) / self._state.rate
+        longest = LEAST_POSTPONED_SECONDS if self._is_searching else LONGEST_POSTPONED_SECONDS
+        seconds = max(LEAST_POSTPONED_SECONDS, min(wait / 2, longest))
+        self._parked.append((now + seconds, operations))
+        return seconds
+
+    @property
+    def _is_searching(self) -> bool:
+        """Return True if the rate may still be far too low, because it was learnt a moment ago."""
+        return self._limit.rate is None and self._state.earlier_ceiling is None
+
+    def _pause_seconds(self, *, is_kept: bool) -> float:
+        """Return for how long a chunk must be postponed because the upstream is away, or asks for a long pause."""
+        if self._clock.monotonic() - self._read_at > FRESH_SECONDS:
+            return 0.0
+        now = self.now()
+        pause = self._state.not_before - now
+        if pause > AWAY_SECONDS:
+            spread = random.uniform(0, LEAST_POSTPONED_SECONDS)  # noqa: S311 - spreads chunks
+            return min(pause + spread, LONGEST_POSTPONED_SECONDS)
+        if is_kept or not self._state.away_at or now - self._state.away_at < AWAY_SECONDS:
+            return 0.0
+        share = AWAY_SHARE * random.uniform(0.5, 1.0)  # noqa: S311 - spreads chunks
+        return min(max(LEAST_POSTPONED_SECONDS, share * (now - self._state.away_at)), LONGEST_POSTPONED_SECONDS)
+
+    def _postpone_lines(self) -> None:
+        """Postpone the chunks that would wait for long because of what the state says now."""
+        waiting = [line for line in self._lines if line.may_be_postponed and line.wanted]
+        for number, line in enumerate(waiting):
+            if (seconds := self._pause_seconds(is_kept=number < KEPT_CHUNKS)) > 0:
+                line.postpone(seconds)
+
+
+class LimitGates:
+    """The gates of a process. A gate is created when its limit is used for the first time."""
+
+    def __init__(self, limits: Mapping[str, Limit], new_gate: Callable[[str, Limit], LimitGate]) -> None:
+        self._limits = limits
+        self._new_gate = new_gate
+        self._gates: dict[str, LimitGate] = {}
+        self._is_over = False
+
+    def gate(self, name: str) -> LimitGate:
+        if name not in self._gates:
+            self._gates[name] = self._new_gate(name, self._limits.get(name) or Limit())
+            if self._is_over:
+                self._gates[name].let_go()
+        return self._gates[name]
+
+    def waiting(self, priority: Priority) -> int:
+        """Return how many operations of a priority wait for tokens."""
+        return sum(gate.waiting(priority) for gate in self._gates.values())
+
+    def let_go(self) -> None:
+        """Let everything pass that waits, now and later. The stop must have begun."""
+        self._is_over = True
+        for gate in self._gates.values():
+            gate.let_go()
+
+    async def close(self) -> None:
+        for gate in self._gates.values():
+            await gate.close()
+
+
+def noting(gate: LimitGate, performed: Performed, operations: int, started_at: float) -> Performed:
+    """Note at the gate what a call returned, and return the same. It is verdicts, or a coroutine that returns them."""
+    gate.take_extra(operations - 1)
+    if isinstance(performed, dict):
+        gate.note(performed, started_at)
+        return performed
+    return _noting_later(gate, performed, started_at)
+
+
+async def _noting_later(gate: LimitGate, performed: Coroutine[Any, Any, Verdicts], started_at: float) -> Verdicts:
+    verdicts = await performed
+    gate.note(verdicts, started_at)
+    return verdicts

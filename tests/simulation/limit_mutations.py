@@ -1,0 +1,83 @@
+"""Faults in how the fleet keeps a limit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock import fleet_limit
+from penstock.fleet_limit import Block, LimitState, Report
+from penstock.running import limit_gate
+from penstock.running.limit_gate import LimitGate
+from tests.simulation.rewriting import drop_condition, rewrite
+
+Patching = pytest.MonkeyPatch
+
+
+def lease_without_a_condition(patching: Patching) -> None:
+    rewrite(patching, "lease_limit", drop_condition)
+
+
+def cut_with_every_report(patching: Patching) -> None:
+    """Cut the rate again although the fleet has not followed the last cut yet."""
+
+    def mutant(state: LimitState, report: Report, now: float) -> LimitState:
+        if state.rate is None:
+            return original(state, report, now)
+        return replace(state, rate=fleet_limit.CUT * state.rate, ceiling=state.rate, cut_at=now)
+
+    original = fleet_limit._with_throttled
+    patching.setattr(fleet_limit, "_with_throttled", mutant)
+
+
+def never_cut(patching: Patching) -> None:
+    def mutant(state: LimitState, report: Report, now: float) -> LimitState:
+        return original(state, report, now) if state.rate is None else state
+
+    original = fleet_limit._with_throttled
+    patching.setattr(fleet_limit, "_with_throttled", mutant)
+
+
+def pause_alone(patching: Patching) -> None:
+    """Keep to oneself how long the upstream asks to wait."""
+    _change_report(patching, lambda report: replace(report, not_before=0.0))
+
+
+def grow_although_nothing_is_used_up(patching: Patching) -> None:
+    patching.setattr(fleet_limit, "_may_grow", lambda state, _now: state.rate is not None and not state.throttled)
+
+
+def forget_the_ceiling(patching: Patching) -> None:
+    patching.setattr(fleet_limit, "_grown", lambda state, _now: state.rate * fleet_limit.SEARCH)
+
+
+def cut_while_the_upstream_is_away(patching: Patching) -> None:
+    _change_report(patching, lambda report: replace(report, passed_from=report.passed_from or report.throttled_from))
+
+
+def give_tokens_by_the_own_clock(patching: Patching) -> None:
+    """Do not learn the time of the fleet, so that the consumer whose clock is ahead gets all tokens."""
+    patching.setattr(fleet_limit.FleetTime, "learn", lambda *_: None)
+
+
+def give_what_is_wanted(patching: Patching) -> None:
+    patching.setattr(fleet_limit, "_tokens", lambda _state, _rate, _limit, wanted, _now: min(wanted, 1_000))
+
+
+def use_tokens_twice(patching: Patching) -> None:
+    original = LimitGate._use
+
+    async def mutant(self: LimitGate, block: Block) -> None:
+        await original(self, block if block.tokens is None else replace(block, tokens=2 * block.tokens))
+
+    patching.setattr(LimitGate, "_use", mutant)
+
+
+def _change_report(patching: Patching, change: Callable[[Report], Report]) -> None:
+    original = fleet_limit.lease
+
+    def mutant(state: LimitState, limit: Any, report: Report, wanted: int, now: float) -> tuple[LimitState, Block]:
+        return original(state, limit, change(report), wanted, now)
+
+    patching.setattr(limit_gate, "lease", mutant)
