@@ -8,7 +8,7 @@ reports what happened to the operations before. So the state also shows the rate
 - After a cut, the rate rises quickly to just below the ceiling and stays there for half a minute. Then it rises
   slowly, and faster with time, until the next cut. It rises only while the tokens are used up.
 - If nothing has passed since the last cut, the upstream is *away*. Further cuts would say nothing about its rate. So
-  the rate stays, and one operation at a time is tried until one passes.
+  the rate returns to what it was, and one operation at a time is tried until one passes.
 
 A learnt limit has no rate until the first operation is throttled. Then each consumer adds 70 % of what the upstream
 has just let it do, and the search starts from the sum.
@@ -79,7 +79,7 @@ class Report:
     passed_from: float = 0.0  # the latest start of an operation that passed
     throttled_from: float = 0.0  # the latest start of an operation that was throttled
     not_before: float = 0.0  # until when the upstream asked to start nothing
-    rate: float = 0.0  # how many passed in a second, if this consumer knew of no limit
+    free_rate: float | None = None  # how many passed in a second, if this consumer knew of no limit
 
     @property
     def is_urgent(self) -> bool:
@@ -93,7 +93,7 @@ class Report:
             max(self.passed_from, other.passed_from),
             max(self.throttled_from, other.throttled_from),
             max(self.not_before, other.not_before),
-            max(self.rate, other.rate),
+            other.free_rate if self.free_rate is None else self.free_rate,
         )
 
 
@@ -210,11 +210,13 @@ def _with_throttled(state: LimitState, report: Report, now: float) -> LimitState
         pause = min(LONGEST_PROBE_SECONDS, max(LEAST_PROBE_SECONDS, PROBE_SHARE * (now - state.away_at)))
         return replace(state, not_before=max(state.not_before, now + pause))
     if state.rate is None:
-        return replace(_with_cut(state, report.rate, now), ceiling=report.rate)
+        free_rate = report.free_rate or 0.0
+        return replace(_with_cut(state, free_rate, now), ceiling=free_rate)
+    if report.free_rate is not None:
+        ceiling = None if state.ceiling is None else state.ceiling + report.free_rate
+        return replace(state, rate=state.rate + CUT * report.free_rate, ceiling=ceiling)
     if report.throttled_from < state.cut_at + WINDOW_SECONDS:
-        # Perhaps this consumer knew of no limit until now, as the one whose report made the cut.
-        ceiling = None if state.ceiling is None else state.ceiling + report.rate
-        return replace(state, rate=state.rate + CUT * report.rate, ceiling=ceiling)
+        return state
     if state.passed_from < state.cut_at:
         # The last cut was because the upstream went away. So it says nothing about its rate.
         ceiling = state.earlier_ceiling or state.ceiling
@@ -240,7 +242,7 @@ def _tokens(state: LimitState, rate: float, limit: Limit, wanted: int, now: floa
 def _with_tokens(state: LimitState, rate: float, tokens: int, now: float) -> LimitState:
     # While the upstream is away, nobody else tries anything until this token has been used and reported.
     not_before = now + LEAST_PROBE_SECONDS + BLOCK_SECONDS if state.away_at else state.not_before
-    tat = max(state.tat, now) + tokens / rate
+    tat = state.tat if state.away_at else max(state.tat, now) + tokens / rate
     return replace(state, tat=tat, used=state.used + tokens, leases=state.leases + 1, not_before=not_before)
 
 
@@ -250,6 +252,6 @@ def _horizon(rate: float, limit: Limit) -> float:
 
 
 def _wait_seconds(state: LimitState, rate: float, limit: Limit, now: float) -> float:
-    token_at = state.tat + 1 / rate - _horizon(rate, limit)
+    token_at = max(state.tat, now) + 1 / rate - _horizon(rate, limit)
     wait = max(token_at, state.not_before) - now
     return min(LONGEST_WAIT_SECONDS, max(LEAST_WAIT_SECONDS, wait))

@@ -298,7 +298,7 @@ class LimitGate:
         self._time.learn(seen.at, self._clock.monotonic())
         report, must_report = self._report, self._must_report
         if report.throttled and self._state.rate is None:
-            report = replace(report, rate=float(max(self._passed)))
+            report = replace(report, free_rate=float(max(self._passed)))
         state, block = lease(seen, self._limit, report, self._wanted, self.now())
         if not (block.tokens or must_report):
             self._follow(state, block)

@@ -56,6 +56,13 @@ class Play:
     def run(self) -> None:
         self.world.run(self._play())
 
+    async def submit(self, batches: int) -> None:
+        for _ in range(batches):
+            toys = [Toy("/limited", Plan(after=self.upstream.asks_seconds))] * OPERATIONS_IN_BATCH
+            submission = Submission(f"s{len(self.world.truth.submissions)}", toys)
+            self.world.truth.submissions.append(submission)
+            await self.stage.client.submit(submission)
+
     def set_rate(self, rate: float) -> None:
         """Change what the upstream lets through. With 0 it is away."""
         self.upstream.is_away = rate == 0
@@ -68,11 +75,7 @@ class Play:
         self.stage.open(consumers=CONSUMERS)
         await asyncio.sleep(1)
         self.begun_at = self.world.loop.time()
-        for number in range(self.batches):
-            toys = [Toy("/limited", Plan(after=self.upstream.asks_seconds))] * OPERATIONS_IN_BATCH
-            submission = Submission(f"s{number}", toys)
-            self.world.truth.submissions.append(submission)
-            await self.stage.client.submit(submission)
+        await self.submit(self.batches)
         await self.change(self)
         await self.stage.close(is_gentle=False)
 
@@ -118,6 +121,7 @@ async def leave_for_two_minutes(play: Play) -> None:
     play.set_rate(0)
     await asyncio.sleep(120)
     play.set_rate(RATE)
+    await play.submit(25)
 
 
 SKEWED = Mix("skewed clocks", skew_seconds=2.0)
