@@ -44,21 +44,8 @@ def pause_alone(patching: Patching) -> None:
     _change_report(patching, lambda report: replace(report, not_before=0.0))
 
 
-def grow_although_nothing_is_used_up(patching: Patching) -> None:
-    patching.setattr(fleet_limit, "_may_grow", lambda state, _now: state.rate is not None and not state.throttled)
-
-
 def forget_the_ceiling(patching: Patching) -> None:
     patching.setattr(fleet_limit, "_grown", lambda state, _now: state.rate * fleet_limit.SEARCH)
-
-
-def cut_while_the_upstream_is_away(patching: Patching) -> None:
-    _change_report(patching, lambda report: replace(report, passed_from=report.passed_from or report.throttled_from))
-
-
-def give_tokens_by_the_own_clock(patching: Patching) -> None:
-    """Do not learn the time of the fleet, so that the consumer whose clock is ahead gets all tokens."""
-    patching.setattr(fleet_limit.FleetTime, "learn", lambda *_: None)
 
 
 def give_what_is_wanted(patching: Patching) -> None:

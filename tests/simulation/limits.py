@@ -1,5 +1,6 @@
 """Checks the state of a limit: it only changes as its rules allow, and nobody starts anything in a pause."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from tests.simulation.process import EPOCH
 from tests.simulation.truth import Run, Truth
 
 ROUNDING = 0.001
-FOLLOWING_SECONDS = 5.0  # until every consumer follows a new state
+FOLLOWING_SECONDS = 5.0  # until every consumer follows what one of them was told
 
 
 @dataclass
@@ -17,13 +18,8 @@ class Limits:
     now: Callable[[], float]
     truth: Truth
     check: Callable[[bool, int, str], None]
-    following_seconds: float = FOLLOWING_SECONDS
-    writes: int = 0
-    paused_until: float = 0.0
-    written_at: float = 0.0  # when the pause was written
 
     def on_write(self, before: Item, after: Item) -> None:
-        self.writes += 1
         for name in ("tat", "at", "cut_at"):
             self.check(_number(after, name) >= _number(before, name), 9, f"{name} of the limit goes back: {after}")
         self._check_cut(before, after)
@@ -33,7 +29,6 @@ class Limits:
         self.check(
             not has_tokens or _number(after, "tat") <= latest + ROUNDING, 9, f"too many tokens are given: {after}"
         )
-        self._note_pause(after)
 
     def _check_cut(self, before: Item, after: Item) -> None:
         rate, rate_before = _number(after, "rate"), _number(before, "rate")
@@ -43,19 +38,15 @@ class Limits:
         words = f"the rate is cut from {rate_before} to {rate}, {passed:.1f} s after the last cut"
         self.check(passed >= WINDOW_SECONDS and rate >= CUT * rate_before - ROUNDING, 9, words)
 
-    def _note_pause(self, after: Item) -> None:
-        """While the upstream is away, a state has a pause although its consumer may try one operation."""
-        paused_until = 0.0 if _number(after, "away_at") else _number(after, "not_before") - EPOCH
-        if paused_until != self.paused_until:
-            self.paused_until, self.written_at = paused_until, self.now()
-
     def on_start(self, run: Run) -> None:
+        """Check that the fleet follows an upstream that has asked to start nothing for some time."""
         toy = self.truth.submission_of(run.batch_id).toys[int(run.operation_id.partition("-")[2])]
-        if toy.path != "/limited":
+        upstream, now = self.truth.upstream, self.now()
+        if toy.path != "/limited" or upstream.asks_seconds is None:
             return
-        is_known = self.now() > self.written_at + self.following_seconds
-        is_early = self.now() < self.paused_until - 2 * self.truth.most_skew
-        self.check(not (is_known and is_early), 9, f"{run} starts, but nothing may before {self.paused_until:.1f}")
+        asked = bisect_right(upstream.turned_away, now - FOLLOWING_SECONDS) - 1
+        over_at = upstream.turned_away[asked] + upstream.asks_seconds if asked >= 0 else now
+        self.check(now >= over_at - ROUNDING, 9, f"{run} starts {over_at - now:.1f} s too early")
 
 
 def _number(item: Item, name: str) -> float:

@@ -4,21 +4,28 @@ The programs are the real ones, in virtual time. An operation that is throttled 
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import pytest
+
+from penstock.aws.store import DynamoDbStore
+from penstock.fleet_limit import LimitState
+from penstock.running.limit_gate import LEAST_WRITE_SECONDS
 from penstock.settings import Settings
-from tests.simulation.limits import Limits
+from tests.simulation import limit_mutations as mutations
 from tests.simulation.mixes import CALM, Mix, RandomFates
 from tests.simulation.stage import Stage
-from tests.simulation.truth import Plan, Submission, Toy
-from tests.simulation.world import World
+from tests.simulation.truth import Plan, Submission, Toy, current_process
+from tests.simulation.world import PromiseBroken, World
+from tests.support.full import full
 
 RATE = 100.0
 CONSUMERS = 8
 SEARCH_SECONDS = 10.0  # until the limit is learnt
-TAIL_SECONDS = 5.0  # at the end, when some consumers have nothing left to do
+TAIL_SECONDS = 10.0  # at the end, when some consumers have nothing left to do
 OPERATIONS_IN_BATCH = 200
 
 Change = Callable[["Play"], Awaitable[None]]
@@ -32,8 +39,9 @@ class Play:
     batches: int
     change: Change
     mix: Mix = CALM
+    asks_seconds: float = 1.0
+    rate: float = RATE
     capacity: list[tuple[float, float]] = field(default_factory=list)
-    writes: dict[str, list[float]] = field(default_factory=dict)  # of the limit, by process
 
     def __post_init__(self) -> None:
         chance = random.Random(self.seed)
@@ -47,11 +55,8 @@ class Play:
         )
         self.world = World(self.seed, RandomFates(self.mix, chance), settings.visibility_seconds)
         self.upstream = self.world.truth.upstream
+        self.upstream.asks_seconds = self.asks_seconds
         self.stage = Stage(self.world, settings, self.mix.skew_seconds)
-
-    @property
-    def limits(self) -> Limits:
-        return self.world.promises.limits
 
     def run(self) -> None:
         self.world.run(self._play())
@@ -71,13 +76,13 @@ class Play:
         self.capacity.append((self.world.loop.time(), rate))
 
     async def _play(self) -> None:
-        self.set_rate(RATE)
+        self.set_rate(self.rate)
         self.stage.open(consumers=CONSUMERS)
         await asyncio.sleep(1)
         self.begun_at = self.world.loop.time()
         await self.submit(self.batches)
         await self.change(self)
-        await self.stage.close(is_gentle=False)
+        await self.stage.close()
 
     @property
     def used(self) -> float:
@@ -121,7 +126,84 @@ async def leave_for_two_minutes(play: Play) -> None:
     play.set_rate(0)
     await asyncio.sleep(120)
     play.set_rate(RATE)
-    await play.submit(25)
+    await play.submit(30)
+
+
+async def kill_some(play: Play) -> None:
+    for _ in range(6):
+        await asyncio.sleep(4)
+        play.world.chance.choice(play.stage.consumers).process.kill()
 
 
 SKEWED = Mix("skewed clocks", skew_seconds=2.0)
+UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
+
+
+@pytest.mark.parametrize(
+    ("batches", "change"), [(14, nothing), *full([(40, nothing), (30, halve), (20, leave_for_two_minutes)])]
+)
+def test_learnt_limit_is_used_without_being_exceeded(batches: int, change: Change) -> None:
+    play = Play(1, batches, change, SKEWED)
+    play.run()
+    assert play.failed == 0
+    assert play.succeeded == len(play.world.truth.submissions) * OPERATIONS_IN_BATCH
+    assert play.used >= 0.95
+    assert play.refused < 0.01
+
+
+@pytest.mark.parametrize("seed", [1, *full([2, 3])])
+def test_limit_is_kept_while_consumers_die_and_answers_are_lost(seed: int) -> None:
+    play = Play(seed, 5, kill_some, UNLUCKY)
+    play.run()
+    assert play.failed == 0
+    assert play.succeeded == 5 * OPERATIONS_IN_BATCH
+
+
+def test_consumer_writes_the_state_of_a_limit_once_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    play, writes = Play(1, 3, nothing, SKEWED), list[tuple[str, float]]()
+
+    async def counted(self: DynamoDbStore, name: str, seen: LimitState, state: LimitState) -> bool:
+        writes.append((current_process().name, play.world.loop.time()))
+        return await lease_limit(self, name, seen, state)
+
+    lease_limit = DynamoDbStore.lease_limit
+    monkeypatch.setattr(DynamoDbStore, "lease_limit", counted)
+    play.run()
+    assert len(writes) > CONSUMERS
+    for process in {process for process, _ in writes}:
+        times = [at for name, at in writes if name == process]
+        assert all(later - earlier >= LEAST_WRITE_SECONDS for earlier, later in itertools.pairwise(times))
+
+
+def test_limit_that_is_never_exceeded_costs_no_write() -> None:
+    play = Play(1, 2, nothing, SKEWED)
+    play.rate = 10_000.0
+    play.run()
+    assert play.succeeded == 2 * OPERATIONS_IN_BATCH
+    assert play.world.table.item(("limit#upstream", "limit")) is None
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        mutations.lease_without_a_condition,
+        *full(
+            [
+                mutations.cut_with_every_report,
+                mutations.never_cut,
+                mutations.pause_alone,
+                mutations.forget_the_ceiling,
+                mutations.give_what_is_wanted,
+                mutations.use_tokens_twice,
+            ]
+        ),
+    ],
+)
+def test_mutation_is_found(mutation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation(monkeypatch)
+    play = Play(1, 14, nothing, SKEWED, asks_seconds=10.0 if mutation is mutations.pause_alone else 1.0)
+    try:
+        play.run()
+    except PromiseBroken:
+        return
+    assert play.used < 0.95 or play.refused >= 0.01, f"{play.used} was used, and {play.refused} was refused"
