@@ -16,7 +16,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Protocol
+from urllib.parse import quote
 
 DAY_SECONDS = 24 * 3600
 HOUR_SECONDS = 3600
@@ -90,10 +92,19 @@ class Redaction:
 
     def cut(self, text: str) -> str:
         """Return a text in which every API key is cut after its id, and the operator key is `***`."""
-        return without_keys(text if self.operator_key is None else text.replace(self.operator_key, "***"))
+        if self.operator_key is not None:
+            for form in _forms(self.operator_key):
+                text = text.replace(form, "***")
+        return without_keys(text)
 
     def finds_key(self, text: str) -> bool:
         return self.cut(text) != text
+
+
+@cache
+def _forms(operator_key: str) -> frozenset[str]:
+    """Return the operator key as it is, in a JSON pointer, and in a URL. API keys are the same in all of them."""
+    return frozenset({operator_key, operator_key.replace("~", "~0").replace("/", "~1"), quote(operator_key, safe="")})
 
 
 class ApiKeyStore(Protocol):

@@ -9,7 +9,10 @@ A key always counts. PENSTOCK_AUTH says what a request without a key is:
 Where operators need no key, a web page in an operator's browser could call, too. So such requests are rejected.
 """
 
+import base64
+import binascii
 import re
+from contextlib import suppress
 
 from aiohttp import hdrs, web
 
@@ -23,6 +26,7 @@ from penstock.service.keys import CALLER, CALLERS, OPERATOR_HOST, PRESENTED_KEY_
 from penstock.service.problems import Endpoint
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
+_BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+=*)")
 _CLIENT = frozenset({Scope.WRITE, Scope.READ})
 
 
@@ -77,7 +81,20 @@ def _key(request: web.Request) -> str | None:
 def _is_meant_as_key(request: web.Request, header: str) -> bool:
     """Return True if a header was meant as a key. Where no key is needed, other tokens are not."""
     settings = request.app[SETTINGS]
-    return settings.redaction.finds_key(header) or (settings.needs_keys and _BEARER.fullmatch(header) is not None)
+    finds_key = settings.redaction.finds_key
+    if finds_key(header) or finds_key(_basic_credentials(header)):
+        return True
+    return settings.needs_keys and _BEARER.fullmatch(header) is not None
+
+
+def _basic_credentials(header: str) -> str:
+    """Return the user and password of `Basic` credentials. Many APIs take a key as one of them."""
+    match = _BASIC.fullmatch(header)
+    if match is None:
+        return ""
+    with suppress(binascii.Error):
+        return base64.b64decode(match[1]).decode("latin-1")
+    return ""
 
 
 def _token(header: str) -> str:

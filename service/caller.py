@@ -20,7 +20,8 @@ def tenant_of(request: web.Request) -> str:
 
 def named_tenant(request: web.Request) -> str:
     """Return the tenant that the gateway in front of this service names. Raises MalformedRequest if it is invalid."""
-    header = request.app[SETTINGS].tenant_header
+    settings = request.app[SETTINGS]
+    header = settings.tenant_header
     if header is None:
         return DEFAULT_TENANT
     tenants = request.headers.getall(header, [])
@@ -28,6 +29,8 @@ def named_tenant(request: web.Request) -> str:
         fault = "is missing" if not tenants else f"is there {len(tenants)} times"
         raise MalformedRequest(f"The header {header} {fault}. Send it once: it names the tenant.")
     [tenant] = tenants
+    if settings.redaction.finds_key(tenant):
+        raise MalformedRequest(f"The header {header} has a key of Penstock. Send the name of the tenant in it.")
     if not is_tenant(tenant):
         raise MalformedRequest(
             f"The header {header} is not a valid tenant. Use 1 to 128 printable ASCII characters without spaces."

@@ -164,9 +164,9 @@ def _known_problem(error: PenstockError, redaction: Redaction) -> web.Response:
     members: dict[str, Any] = {}
     match error:
         case InvalidRequest(flaws=flaws, count=count):
-            members = _flaws(flaws, count)
+            members = _flaws(flaws, count, redaction)
         case LimitPassed(flaws=flaws, count=count, limit=limit):
-            members = {**limit, **_flaws(flaws, count)}
+            members = {**limit, **_flaws(flaws, count, redaction)}
         case AcceptanceUnknown(batch_id=batch_id):
             # No Retry-After: if the client sends the request again, it could create a second batch.
             members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
@@ -211,12 +211,13 @@ def _keep_in_log(error: PenstockError) -> str:
     return told
 
 
-def _flaws(flaws: tuple[Flaw, ...], count: int) -> dict[str, Any]:
-    return {"errorCount": count, "errors": [_flaw(flaw) for flaw in flaws]} if flaws else {}
+def _flaws(flaws: tuple[Flaw, ...], count: int, redaction: Redaction) -> dict[str, Any]:
+    return {"errorCount": count, "errors": [_flaw(flaw, redaction) for flaw in flaws]} if flaws else {}
 
 
-def _flaw(flaw: Flaw) -> dict[str, Any]:
-    error: dict[str, Any] = {"pointer": flaw.pointer, "detail": flaw.detail}
+def _flaw(flaw: Flaw, redaction: Redaction) -> dict[str, Any]:
+    """Return an error. Pointer and detail repeat words of the request, and a key may be among them."""
+    error: dict[str, Any] = {"pointer": redaction.cut(flaw.pointer), "detail": redaction.cut(flaw.detail)}
     return error if flaw.line is None else {"line": flaw.line, **error}
 
 

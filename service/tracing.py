@@ -40,8 +40,13 @@ def _route(request: web.Request) -> str | None:
 
 
 def _context(request: web.Request) -> dict[str, str]:
-    """Return the trace headers of a request. If there are several `traceparent` headers, all are ignored."""
+    """Return the trace headers of a request. If there are several `traceparent` headers, all are ignored.
+
+    A `tracestate` with a key is ignored, since it would go to the collector, the queue and upstreams.
+    """
     parents = request.headers.getall("traceparent", [])
     if len(parents) != 1:
         return {}
-    return {"traceparent": parents[0], "tracestate": ",".join(request.headers.getall("tracestate", []))}
+    state = ",".join(request.headers.getall("tracestate", []))
+    has_key = request.app[SETTINGS].redaction.finds_key(state)
+    return {"traceparent": parents[0], "tracestate": "" if has_key else state}

@@ -59,6 +59,8 @@ def read_key(request: web.Request) -> str | None:
         raise MalformedRequest(
             f'Invalid {HEADER}. Write {HEADER}: "...", with 1 to {LONGEST_KEY} ASCII characters in the quotes.'
         )
+    if request.app[SETTINGS].redaction.finds_key(key):
+        raise MalformedRequest(f"The header {HEADER} has an API key, and the table would keep it. Send another value.")
     return key
 
 

@@ -60,6 +60,7 @@ async def create_key(request: web.Request) -> web.Response:
     """Answer 201 with a new key."""
     wanted = await _read(request, KeyRequest)
     made, now = _make(request), request.app[CLOCK].now()
+    _check_has_no_key(request, wanted)
     _check_end(wanted.expiresAt, now)
     _check_limits(wanted)
     key = ApiKey(
@@ -162,6 +163,15 @@ async def _read(request: web.Request, model: type[M]) -> M:
         return model.model_validate(document)
     except ValidationError as error:
         raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
+
+
+def _check_has_no_key(request: web.Request, wanted: KeyRequest) -> None:
+    """Raise InvalidRequest if the tenant or the name has a key: the list of keys would show it."""
+    finds_key = request.app[SETTINGS].redaction.finds_key
+    texts = {"/tenant": wanted.tenant, "/name": wanted.name or ""}
+    with_key = [pointer for pointer, text in texts.items() if finds_key(text)]
+    if with_key:
+        raise InvalidRequest([Flaw(pointer, "This has a key. Use another text.") for pointer in with_key])
 
 
 def _end_after_same_life(old: ApiKey, now: float) -> float | None:

@@ -90,3 +90,8 @@ def test_operator_key_is_cut_whole_whatever_it_looks_like() -> None:
     redaction = Redaction(f"{KEY.text}-and/more")
     assert redaction.cut(f"/{KEY.text}-and/more/x, {KEY.text}") == f"/***/x, pk_shop_{KEY.id}..."
     assert KEY.text not in repr(redaction)
+
+
+@pytest.mark.parametrize("form", ["op~+/key", "op~0+~1key", "op~%2B%2Fkey"])
+def test_operator_key_is_cut_in_pointers_and_urls(form: str) -> None:
+    assert Redaction("op~+/key").cut(f"at /{form}/0") == "at /***/0"

@@ -1,5 +1,6 @@
 """Who may use which endpoint: each row of the table of routes, as every kind of caller."""
 
+from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
@@ -359,3 +360,65 @@ async def test_key_in_a_url_is_in_no_answer_and_in_no_log(service: Service, part
             assert secret not in told
             assert secret[-20:] not in told
         assert shown in answers[0].body["detail"]
+
+
+# The operator key has characters that a JSON pointer and a URL write in another way.
+SPECIAL_KEY = "op~+/._-" + "7" * 32
+BODIES = [
+    '{"%s": 1}',
+    '{"operations": [{"method": "%s", "path": "/%s"}]}',
+    '{"operations": [{"method": "POST", "path": "/run/%s/%s"}]}',
+    '{"operations": [{"id": "%s", "method": "POST", "path": "/x"}, {"id": "%s", "method": "POST", "path": "/x"}]}',
+    '{"tenant": "%s", "scopes": ["%s"], "name": "%s", "limit": "%s"}',
+    '{"batchId": 1, "%s": 2}',
+]
+HEADERS = ["X-Api-Key", "X-Request-Id", "Idempotency-Key", "Prefer", "Accept", "Content-Encoding", "X-Tenant", "Host"]
+
+
+@pytest.mark.parametrize("secret", [make_key("test").text, SPECIAL_KEY], ids=["key", "operator key"])
+async def test_answer_shows_no_key_that_was_sent_in_a_wrong_place(serve: Serve, secret: str) -> None:
+    service = await serve(operations, tenant_header="X-Tenant", operator_key=SPECIAL_KEY)
+    usual = {"Content-Type": "application/json", "X-Tenant": "acme"}
+    requests = [(body.replace("%s", secret), usual) for body in BODIES]
+    requests += [('{"operations": []}', {**usual, name: f'"{secret}"'}) for name in HEADERS]
+    for path in ("/batch", "/keys", "/dead-letters/redrive"):
+        for body, headers in requests:
+            answer = await service.ask("POST", path, data=body, headers=headers)
+            shown = answer.content.decode() + repr(answer.headers)
+            assert secret not in shown, (path, body)
+            assert secret.replace("~", "~0").replace("/", "~1") not in shown, (path, body)
+
+
+async def test_key_as_a_tenant_is_rejected(serve: Serve) -> None:
+    service = await serve(operations, tenant_header="X-Tenant")
+    assert_problem(await service.post(ask_for("/run/a"), {"X-Tenant": make_key("test").text}), 400)
+
+
+@pytest.mark.parametrize("member", ["tenant", "name"])
+async def test_list_of_keys_shows_no_key_as_a_name(service: Service, member: str) -> None:
+    for secret in (make_key("test").text, OPERATOR_KEY):
+        document = {"tenant": "acme", "scopes": ["read"], member: f"-{secret}"}
+        headers = {"Authorization": f"Bearer {OPERATOR_KEY}"}
+        problem = assert_problem(await service.ask("POST", "/keys", json=document, headers=headers), 422)
+        assert [error["pointer"] for error in problem["errors"]] == [f"/{member}"]
+
+
+async def test_key_as_an_idempotency_key_is_rejected(service: Service, parts: MemoryParts) -> None:
+    key = await add_key(parts.store, *Scope)
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": f'"{key}"'}
+    problem = assert_problem(await service.post(ask_for("/run/a"), headers), 400)
+    assert "Idempotency-Key has an API key" in problem["detail"]
+
+
+@pytest.mark.parametrize("credentials", ["{}:", "user:{}"])
+async def test_key_in_basic_credentials_is_not_ignored(serve: Serve, parts: MemoryParts, credentials: str) -> None:
+    """Otherwise an upstream that gets the header Authorization would get the key."""
+    service = await serve(operations, parts=parts, auth="none", operator_key=OPERATOR_KEY)
+
+    async def status_with(header: str) -> int:
+        return (await service.get("/batch/x/status", Authorization=f"Basic {header}")).status
+
+    for secret in (await add_key(parts.store, *Scope), OPERATOR_KEY):
+        assert await status_with(b64encode(credentials.format(secret).encode()).decode()) == 401
+    for other in (b64encode(b"user:password").decode(), "a", "%%%"):
+        assert await status_with(other) == 404

@@ -324,9 +324,13 @@ async def test_requests_are_named_by_their_route(plant: Plant, recording: Record
 async def test_no_key_in_a_url_is_traced(aiohttp_client: AiohttpClient, toys: Toys, recording: Recording) -> None:
     keys = make_key("test").text, "o" * 48
     plant = await build(aiohttp_client, toys, recording, operator_key=keys[1])
+    parent = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     for key in keys:
-        assert (await plant.ask("GET", f"/batch/{key}/status")).status == 404
-        assert key not in recording.ended[-1].to_json()
+        for headers in ({}, {**parent, "tracestate": f"vendor={key}"}):
+            assert (await plant.ask("GET", f"/batch/{key}/status", headers=headers)).status == 404
+            assert key not in recording.ended[-1].to_json()
+    await plant.ask("GET", "/batch/x/status", headers={**parent, "tracestate": "vendor=value"})
+    assert "vendor" in recording.ended[-1].to_json()
 
 
 async def test_handlers_of_every_kind_are_traced(aiohttp_client: AiohttpClient, recording: Recording) -> None:
