@@ -5,12 +5,13 @@ If the front end dies before that, the batch is never accepted, and consumers dr
 """
 
 import asyncio
-import itertools
 import random
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from itertools import islice
+from typing import Any, TypeAlias
 
 from penstock.backend import Backend
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
@@ -94,9 +95,11 @@ class Acceptance:
 
     async def _store(self, batch: Batch, tried: Mapping[int, Tried]) -> Counts:
         """Write the batch, send its chunks and accept it. Return the counts of what has already run."""
-        await self._backend.store.create_batch(batch)
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
-        await _make_all(self._calls(batch, started))
+        pieces = _neighbours(self._draft.ids, batch.group_totals) if batch.has_own_ids else iter(())
+        async with _at_the_same_time(self._backend.store.write_ids(batch, *piece) for piece in islice(pieces, 1)):
+            await self._backend.store.create_batch(batch)
+            await _make_all(self._calls(batch, started, pieces))
         counts = [await self._hand_over(batch, number, tried) for number in started]
         await self._mark_accepted(batch.id)
         return sum_counts(counts)
@@ -144,15 +147,16 @@ class Acceptance:
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
 
-    def _calls(self, batch: Batch, started: Sequence[int]) -> Generator[Call]:
+    def _calls(
+        self, batch: Batch, started: Sequence[int], pieces: Iterable[tuple[int, Sequence[str]]]
+    ) -> Generator[Call]:
         """Yield the calls that must succeed before the batch is accepted. None of them has to wait for another.
 
-        They write the client's ids, so that results can name an operation even if its message is lost. And they send
-        every planned chunk except those of which an operation has already run.
+        They write the client's other ids, so that results can name an operation even if its message is lost. And they
+        send every planned chunk except those of which an operation has already run.
         """
-        if batch.has_own_ids:
-            for first_index, ids in _neighbours(self._draft.ids, batch.group_totals):
-                yield partial(self._write_ids, batch, first_index, ids)
+        for first_index, ids in pieces:
+            yield partial(self._write_ids, batch, first_index, ids)
         messages = self._draft.plan.messages(without=started)
         for sent_together in _in_calls(messages, self._settings.message_bytes):
             yield partial(self._send, batch, sent_together)
@@ -244,7 +248,7 @@ def _neighbours(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tu
     first_index = 0
     for total in group_totals:
         for start in range(0, total, IDS_IN_CALL):
-            yield first_index + start, list(itertools.islice(left, min(IDS_IN_CALL, total - start)))
+            yield first_index + start, list(islice(left, min(IDS_IN_CALL, total - start)))
         first_index += total
 
 
@@ -260,6 +264,18 @@ def _in_calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[byte
         size += len(message)
     if call:
         yield call
+
+
+@asynccontextmanager
+async def _at_the_same_time(calls: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Make these calls while the block runs. Wait for them at its end, and raise their errors then."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        yield
+    finally:
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        task.result()
 
 
 async def _make_all(calls: Generator[Call]) -> None:

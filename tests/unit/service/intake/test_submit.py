@@ -165,12 +165,30 @@ async def test_batch_is_accepted_only_after_every_chunk_is_sent(serve: Serve) ->
     assert calls == ["store.read_handler_seconds", "store.create_batch", *sends, "store.accept_batch"]
 
 
-async def test_ids_are_written_while_chunks_are_sent(serve: Serve) -> None:
+async def test_ids_are_written_while_the_batch_is_created(serve: Serve) -> None:
     calls: list[tuple[str, Moment]] = []
     service = await serve(operations, sync_max_operations=0, watch=lambda *call: calls.append(call))
     assert (await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(many(3))])).status == 202
-    assert calls.index(("chunks.send", "before")) < calls.index(("store.write_ids", "after"))
+    assert calls.index(("store.create_batch", "before")) < calls.index(("store.write_ids", "after"))
+    assert calls.index(("store.write_ids", "before")) < calls.index(("store.create_batch", "after"))
     assert calls.index(("store.write_ids", "after")) < calls.index(("store.accept_batch", "before"))
+
+
+async def test_ids_are_written_before_a_failure_to_create_the_batch_is_answered(serve: Serve) -> None:
+    """Otherwise a call would still be in flight for a request that has its answer."""
+    parts, calls = memory_parts(), list[str]()
+    write = parts.store.write_ids
+
+    async def write_slowly(*piece: Any) -> None:
+        await asyncio.sleep(0.01)
+        await write(*piece)
+        calls.append("written")
+
+    parts.store.write_ids = write_slowly  # type: ignore[assignment]
+    service = await serve(operations, parts=parts, sync_max_operations=0, watch=Outage("store.create_batch"))
+    assert_problem(await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(many(3))]), 503)
+    assert calls == ["written"]
+    assert states(parts) == []
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
