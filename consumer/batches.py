@@ -16,7 +16,7 @@ WATCH_SECONDS = 1.0
 FIRST_ACCEPT_POLL_SECONDS = 0.005  # doubled after each poll: a small batch is accepted a moment after its first chunk
 ACCEPT_POLL_SECONDS = 0.05
 ACCEPT_WAIT_SECONDS = 2.0
-START_AFTER_SECONDS = 0.1  # of a batch of one chunk: most are finished before that, and finishing starts them, too
+START_AFTER_SECONDS = 0.1  # until a batch of one chunk is started: most are final by then, see `leave_out_start`
 KEPT = 1_000
 
 
@@ -112,9 +112,9 @@ class Batches:
                 entry.is_started = True
 
     def leave_out_start(self, batch: Batch) -> Batch:
-        """Return the batch with the time of its start if it was queued. `finish_batch` writes that time then.
+        """Return the batch, with the time of its start if it is queued, so that the call that finishes it writes it.
 
-        This saves a call for a batch that is finished next. Until then it is queued although it runs.
+        This saves a call for a batch that is finished next.
         """
         if batch.state is not BatchState.QUEUED:
             return batch

@@ -574,7 +574,7 @@ class Processor:
         )
 
     async def _start(self, batch: Batch, record: ChunkRecord) -> Batch:
-        """Move a queued batch to processing. If this record has all of its outcomes, leave that to the last step."""
+        """Move a queued batch to processing. If this record completes it, leave that to the call that finishes it."""
         if record.counts.completed == batch.total:
             return self._batches.leave_out_start(batch)
         await self._batches.start(batch)
