@@ -186,10 +186,15 @@ def _grown(state: LimitState, now: float) -> float:
     if state.rate < target:
         return max(min(state.rate * GROWTH, target), (state.rate + target) / 2)
     if state.earlier_ceiling is None:
-        return state.rate * min(LARGEST_SEARCH, math.pow(SEARCH, 1 + (now - state.cut_at) / SEARCH_SECONDS))
+        return state.rate * min(LARGEST_SEARCH, _power(SEARCH, (now - state.cut_at) / SEARCH_SECONDS))
     held = max(HOLD_SECONDS, HOLD_PAUSES * (state.not_before - state.cut_at))
     over = now - state.cut_at - held
-    return state.rate if over < 0 else state.rate * min(GROWTH, math.pow(CREEP, 1 + over / CREEP_SECONDS))
+    return state.rate if over < 0 else state.rate * min(GROWTH, _power(CREEP, over / CREEP_SECONDS))
+
+
+def _power(factor: float, doublings: float) -> float:
+    """Return a growth factor that starts with `factor`. The last cut may be so long ago that the power is infinite."""
+    return float(factor ** (1 + min(doublings, 100.0)))
 
 
 def _with_report(state: LimitState, report: Report, now: float) -> LimitState:

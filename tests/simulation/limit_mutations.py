@@ -44,10 +44,6 @@ def pause_alone(patching: Patching) -> None:
     _change_report(patching, lambda report: replace(report, not_before=0.0))
 
 
-def forget_the_ceiling(patching: Patching) -> None:
-    patching.setattr(fleet_limit, "_grown", lambda state, _now: state.rate * fleet_limit.SEARCH)
-
-
 def give_what_is_wanted(patching: Patching) -> None:
     patching.setattr(fleet_limit, "_tokens", lambda _state, _rate, _limit, wanted, _now: min(wanted, 1_000))
 

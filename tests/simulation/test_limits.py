@@ -140,7 +140,7 @@ UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
 
 
 @pytest.mark.parametrize(
-    ("batches", "change"), [(14, nothing), *full([(40, nothing), (30, halve), (20, leave_for_two_minutes)])]
+    ("batches", "change"), [(14, nothing), *full([(30, nothing), (25, halve), (20, leave_for_two_minutes)])]
 )
 def test_learnt_limit_is_used_without_being_exceeded(batches: int, change: Change) -> None:
     play = Play(1, batches, change, SKEWED)
@@ -192,7 +192,6 @@ def test_limit_that_is_never_exceeded_costs_no_write() -> None:
                 mutations.cut_with_every_report,
                 mutations.never_cut,
                 mutations.pause_alone,
-                mutations.forget_the_ceiling,
                 mutations.give_what_is_wanted,
                 mutations.use_tokens_twice,
             ]
