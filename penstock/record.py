@@ -5,7 +5,7 @@ columns, too. Similar values are then next to each other, which compresses a six
 other. A column whose values are all the same is written as one value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,7 @@ def encode_record(record: ChunkRecord) -> bytes:
     results = [outcome.result for outcome in record.outcomes]
     if any(isinstance(result, EncodedResult) and len(result.content) > _LONG_BYTES for result in results):
         return _compress_pieces(_with_long_results(content, results))
-    columns = _results_to_columns([result_value(result) for result in results])
+    columns = _results_to_columns(record.outcomes)
     return _compressor.compress(to_json({**content, **columns}), zstd.ZstdCompressor.FLUSH_FRAME)
 
 
@@ -224,18 +224,39 @@ def _outcomes_from_columns(content: dict[str, Any], count: int) -> tuple[Outcome
     return tuple(Outcome(*fields) for fields in zip(*columns, strict=True))
 
 
-def _results_to_columns(results: list[Any]) -> dict[str, Any]:
-    members = list(results[0]) if results and isinstance(results[0], dict) else []
-    if not members or not all(isinstance(result, dict) and list(result) == members for result in results):
+def _results_to_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    results = [result_value(outcome.result) for outcome in outcomes]
+    members = _common_members(
+        result for outcome, result in zip(outcomes, results, strict=True) if not _is_empty(outcome)
+    )
+    if not members or any(outcome.error is not None and outcome.result is not None for outcome in outcomes):
         return {"result": _to_column(results)}
-    return {"members": members, "result": [_to_column([result[name] for result in results]) for name in members]}
+    empty = dict.fromkeys(members)  # for an outcome with an error: nobody reads its result
+    rows = [empty if result is None else result for result in results]
+    return {"members": members, "result": [_to_column([row[name] for row in rows]) for name in members]}
+
+
+def _is_empty(outcome: Outcome) -> bool:
+    return outcome.result is None and outcome.error is not None
+
+
+def _common_members(results: Iterable[Any]) -> list[str]:
+    """Return the names of the members if all results are objects with the same ones. Otherwise return an empty list."""
+    members: list[str] | None = None
+    for result in results:
+        if not isinstance(result, dict) or (members is not None and list(result) != members):
+            return []
+        members = list(result) if members is None else members
+    return members or []
 
 
 def _results_from_columns(content: dict[str, Any], count: int) -> Sequence[Any]:
     if "members" not in content:
         return _whole(content["result"], count)
     members, columns = content["members"], [_whole(column, count) for column in content["result"]]
-    return [dict(zip(members, values, strict=True)) for values in zip(*columns, strict=True)]
+    errors = _whole(content["error"], count)
+    rows = zip(errors, zip(*columns, strict=True), strict=True)
+    return [dict(zip(members, values, strict=True)) if error is None else None for error, values in rows]
 
 
 def _to_column(values: list[Any]) -> Any:

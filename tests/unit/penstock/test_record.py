@@ -118,6 +118,15 @@ def test_encoded_results_with_the_same_members_are_written_as_columns() -> None:
     assert encode_record(ChunkRecord("17", tuple(compact))) == encode_record(ChunkRecord("17", tuple(outcomes)))
 
 
+def test_results_are_written_as_columns_although_some_operations_have_failed() -> None:
+    succeeded = [Outcome(n, str(n), OutcomeState.SUCCEEDED, 200, result={"id": n, "ok": True}) for n in range(10)]
+    failures = [with_changes(failure, index=n) for n, failure in enumerate(FULL.outcomes[2:], 10)]
+    record = ChunkRecord("17", (failures[0], *succeeded, *failures[1:]))
+    content = from_json(zstd.decompress(encode_record(record)))
+    assert (content["members"], content["result"][0]) == (["id", "ok"], [None, *range(10), None, None])
+    assert there_and_back(record) == record
+
+
 RESULTS: list[list[Any]] = [
     [1, True],
     [True, True],
