@@ -128,8 +128,9 @@ def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_by
     """Encode a dead letter: failed operations with their errors. Leave the errors out if the message gets too large."""
     operations = b",".join(encode_operation(operation) for operation in letter.operations)
     head = _head(letter.batch_id, letter.id, letter.attempt, not_before=None)
-    failure_of = {failure.index: (failure.index, failure.status, failure.error) for failure in failures}
-    errors = _escape(to_json([failure_of[operation.index] for operation in letter.operations]))
+    failure_of = {failure.index: failure for failure in failures}
+    ordered = [failure_of[operation.index] for operation in letter.operations]
+    errors = _escape(to_json([(failure.index, failure.status, failure.error) for failure in ordered]))
     whole = head + operations + b'],"failures":' + errors + b"}"
     return _compress(whole if len(whole) <= message_bytes else head + operations + b"]}")
 

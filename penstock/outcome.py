@@ -310,7 +310,7 @@ def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True)
     too often gets no further chunk: see `dead_letter_id`.
     """
     operations = {operation.index: operation for operation in record.failed_operations}
-    failures = [outcome for outcome in record.outcomes if outcome.state is OutcomeState.FAILED]
+    failures = [outcome for outcome in record.outcomes if outcome.index in operations]
     letters = []
     for kind, rejected in ((BROKE, False), (REJECTED, True)):
         indexes = [outcome.index for outcome in failures if outcome.rejected is rejected]
