@@ -49,7 +49,7 @@ _ERRORS = {
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",
     422: "The request is invalid, or its Idempotency-Key was used for another request. No operation was run.",
-    429: "The quota of the caller does not allow so many operations now.",
+    429: "The quota of the caller, or its limit of open operations, does not allow so many operations now.",
     503: "The service is temporarily unavailable. Try again.",
     504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
 }
@@ -374,7 +374,10 @@ _ANSWER_SCHEMAS: Fragment = {
                 "batchId": _TEXT,
                 "statusUrl": _TEXT,
                 "scope": {"description": "The scope that the key would need.", "enum": list(Scope)},
-                "violated-policies": {"description": "The names of the quotas that were exceeded.", **_list_of(_TEXT)},
+                "violated-policies": {
+                    "description": "The names of the quotas or limits that were exceeded.",
+                    **_list_of(_TEXT),
+                },
             },
         ),
     },
@@ -463,11 +466,11 @@ _HEADERS: Fragment = {
         "schema": {"const": "true"},
     },
     "RateLimit-Policy": {
-        "description": "The quotas of the caller, if it has any: `q` operations in `w` seconds.",
+        "description": "The limits of the caller, if any: `q` operations in `w` seconds, or `q` open operations.",
         "schema": _TEXT,
     },
     "RateLimit": {
-        "description": "What is left of each quota: `r` operations now, and more in `t` seconds.",
+        "description": "What is left of each limit: `r` operations now. Of a quota there is more in `t` seconds.",
         "schema": _TEXT,
     },
     "Link": {"description": 'The URL of the next page, as `<...>; rel="next"`.', "schema": _TEXT},

@@ -48,7 +48,7 @@ def create(  # noqa: PLR0917 - the command line names them
         str | None, typer.Option(metavar="OPERATIONS/SECONDS", help="A quota of operations, such as 100000/3600.")
     ] = None,
     max_open: Annotated[
-        int | None, typer.Option(min=1, help="The most operations of the tenant that have not finished.")
+        int | None, typer.Option(min=1, help="The most operations submitted with the key that have not finished.")
     ] = None,
     as_json: AsJson = False,
     url: Url = "http://127.0.0.1:8080",

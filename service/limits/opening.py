@@ -19,6 +19,10 @@ from penstock.service.limits.applied import open_limits_of
 from penstock.service.open_ledger import RETRY_SECONDS
 
 ACCEPT_SECONDS = 30  # from here to the write that starts the acceptance of a batch: usually milliseconds
+_SEND_LESS = "Send at most {:,} operations in a batch."
+_DO_NOT_RETRY = (
+    "Send the failed operations again in new batches of at most {:,}, or ask an operator to retry the batch."
+)
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ async def opened(
             tried.append(limit)
             is_open = await request.app[OPEN_LEDGER].add(limit, entry, operations, is_forced=is_forced)
             if entry not in is_open.entries and not is_forced:
+                tried.pop()
                 raise _exceeded(request, limit, entry, operations, is_open)
         yield opening
     except AcceptanceUnknown:
@@ -62,11 +67,9 @@ async def opened(
 def _check_fits(request: web.Request, entry: OpenBatch, operations: int) -> None:
     for limit in open_limits_of(request):
         if operations > limit.operations:
-            words = (
-                f"{_subject(entry, operations)}, and at most {limit.operations:,} may be open. "
-                f"Send at most {limit.operations:,} operations in a batch."
-            )
-            raise LimitPassed(words, limit={"maxOperations": limit.operations})
+            what_to_do = _SEND_LESS if entry.retry_id is None else _DO_NOT_RETRY
+            words = f"{_subject(entry, operations)}, and at most {limit.operations:,} may be open. "
+            raise LimitPassed(words + what_to_do.format(limit.operations), limit={"maxOperations": limit.operations})
 
 
 def _exceeded(

@@ -127,6 +127,8 @@ class Client:
         elif answer.status == ANSWERED:
             self._check_answer(submission, answer.body)
             self._world.promises.quotas.on_answered(submission.label, len(submission.toys))
+        elif answer.status == TOO_MANY and "open" in answer.body["violated-policies"]:
+            self._world.promises.check(self._world.promises.open.most is not None, 8, "there is no limit")
         elif answer.status == TOO_MANY and self._world.promises.quotas.quota is not None:
             self._world.promises.quotas.on_rejected()
         else:

@@ -36,6 +36,7 @@ from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
 from tests.simulation import follow_up_mutations as follow_ups
+from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
 from tests.simulation.rewriting import drop_condition, rewrite
 from tests.simulation.situations import Hit
@@ -596,5 +597,35 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall("in the background, with a quota", 6, Hit.CRASH_AFTER, quotas.charge_whatever_is_left),
         MutationAtCall("in the background, with a quota", 6, Hit.CRASH_AFTER, quotas.keep_what_lapses),
         MutationAtCall("in the background, with a quota", 3, Hit.CRASH_BEFORE, quotas.forget_to_charge),
+        MutationAtCall(
+            "two in the background, of which one may be open", 0, Hit.CRASH_BEFORE, open_operations.open_without_room
+        ),
+        MutationAtCall(
+            "two in the background, of which one may be open",
+            0,
+            Hit.CRASH_BEFORE,
+            open_operations.count_out_without_a_condition,
+        ),
+        MutationAtCall(
+            "two in the background, of which one may be open",
+            0,
+            Hit.CRASH_BEFORE,
+            open_operations.count_out_what_is_running,
+        ),
+        MutationAtCall(
+            "two in the background, of which one may be open", 0, Hit.CRASH_BEFORE, open_operations.forget_to_open
+        ),
+        MutationAtCall(
+            "two in the background, of which one may be open",
+            3,
+            Hit.CRASH_BEFORE,
+            open_operations.count_out_what_may_be_accepted,
+        ),
+        MutationAtCall(
+            "two in the background, of which one may be open",
+            6,
+            Hit.CRASH_AFTER,
+            open_operations.keep_what_was_not_accepted,
+        ),
     ]
 }

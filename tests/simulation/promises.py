@@ -27,6 +27,7 @@ from tests.simulation.dynamodb import Key, Table
 from tests.simulation.expressions import Item
 from tests.simulation.follow_ups import FollowUps
 from tests.simulation.limits import Limits
+from tests.simulation.open_operations import OpenChecks
 from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
 from tests.simulation.sqs import Kept
@@ -171,6 +172,7 @@ class Promises:
         self.follow_ups = FollowUps(now, truth, self.check)
         self.quotas = Quotas(now, truth, self.check)
         self.limits = Limits(now, truth, self.check)
+        self.open = OpenChecks(truth, self.check, self.batches.__getitem__)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -195,6 +197,13 @@ class Promises:
             self._on_write_of_batch(key, before, after)
 
     def _on_write_of_batch(self, key: Key, before: Item | None, after: Item) -> None:
+        if key[0] == "sweep":
+            self._on_sweep(before, after)
+        self._on_limit(key[1], before or {}, after)
+        if key[1] == "key":
+            self._on_claim(key, before or {}, after)
+        if not key[0].startswith("batch#"):
+            return
         kind = key[1].partition("#")[0]
         if kind == "batch":
             self._on_batch(key, after)
@@ -205,6 +214,12 @@ class Promises:
         elif kind == "ids":
             first = from_json(zstd.decompress(after["ids"]["B"]))[0]
             self._truth.labels[key[0].split("#")[1]] = first.partition("-")[0]
+
+    def _on_limit(self, kind: str, before: Item, after: Item) -> None:
+        if kind == "rate":
+            self.quotas.on_write(before, after)
+        elif kind == "open":
+            self.open.on_write(before, after)
 
     def _on_sweep(self, before: Item | None, after: Item) -> None:
         """Check that nobody takes the sweep over from a consumer that still sweeps."""
@@ -247,6 +262,7 @@ class Promises:
         self.check(facts.state in MOVES[before], 2, words)
         if before == "accepting" and facts.is_accepted:
             self.quotas.on_accepted(batch_id, facts.total)
+            self.open.on_accepted(batch_id, facts.total)
         self.check(before not in FINAL or facts.was_redriven, 2, words)
         if facts.state not in FINAL:
             return

@@ -91,6 +91,7 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     world.promises.follow_ups.backoff = settings.backoff
     world.promises.quotas.quota = settings.tenant_quota
     world.promises.quotas.accept_seconds = settings.accept_seconds
+    world.promises.open.most = settings.tenant_max_open
     world.promises.follow_ups.least_part_seconds = min(settings.chunk_seconds, QUICK_SECONDS)
     world.promises.is_poison_alone = mix.is_poison_alone
     world.promises.has_parents = mix.has_parents
@@ -115,8 +116,9 @@ def draw_fold_at(seed: int) -> int:
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:
     settings = _draw_settings(chance, mix)
     if mix.has_quota:
-        limit = f"{chance.randint(8, 20)}/{chance.choice([60, 600, 3_600])}"
-        return settings.model_copy(update={"tenant_limit": limit})
+        operations = chance.randint(8, 20)
+        limit = f"{operations}/{chance.choice([60, 600, 3_600])}"
+        return settings.model_copy(update={"tenant_limit": limit, "tenant_max_open": operations})
     if mix.has_little_memory:
         return settings.model_copy(update={"chunk_operations": chance.randint(5, 25), "min_chunks": 1})
     if not mix.is_large:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -111,6 +111,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world.promises.follow_ups.backoff = settings.backoff
     world.promises.quotas.quota = settings.tenant_quota
     world.promises.quotas.accept_seconds = settings.accept_seconds
+    world.promises.open.most = settings.tenant_max_open
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     world.promises.has_parents = situation.has_parents
     submission = Submission("s0", list(situation.toys), **situation.asked)
@@ -154,6 +155,13 @@ async def submit_until_accepted(stage: Stage, submission: Submission) -> None:
     has_run = any(run.is_final for runs in stage.world.truth.runs.values() for run in runs)
     is_right = submission.statuses[-1] in {ANSWERED, ACCEPTED} or has_run
     stage.world.promises.check(is_right, 8, f"{submission} was never accepted: {submission.statuses}")
+
+
+async def submit_two_until_accepted(stage: Stage, submission: Submission) -> None:
+    """Submit two batches at the same time. Only one of them may be open, so the other is accepted after its end."""
+    second = replace(submission, label="s1", key="s1", statuses=[], batch_ids=set())
+    stage.world.truth.submissions.append(second)
+    await asyncio.gather(*(submit_until_accepted(stage, one) for one in (submission, second)))
 
 
 async def stop_its_consumer(stage: Stage, submission: Submission) -> None:
@@ -387,6 +395,9 @@ SITUATIONS = {
         Event.BATCH_ANSWERED,
         settings={**AT_ONCE, "tenant_limit": "1/3600"},
         asked=WITH_KEY,
+    ),
+    "two in the background, of which one may be open": Situation(
+        toys("/succeed", "/succeed"), submit_two_until_accepted, settings={"tenant_max_open": 2}, asked=WITH_KEY
     ),
     "poison answered at once": Situation(
         toys("/kill"), submit_until_answered, Event.BATCH_SUSPECTED, settings=AT_ONCE, asked=WITH_KEY

@@ -363,6 +363,16 @@ class TestRetry:
         again = await plant.ask("POST", f"/batch/{batch_id}/retry")
         assert (again.status, again.body["violated-policies"]) == (429, ["operations"])
 
+    async def test_a_retry_that_is_rejected_says_what_it_would_run(self, plant: Plant) -> None:
+        batch_id = await plant.submit("/succeed/a", *["/break/b"] * 6)
+        await plant.work_off()
+        answer = await plant.ask("POST", f"/batch/{batch_id}/retry")
+        assert answer.status == 429
+        assert answer.body["detail"].startswith(
+            "The retry would run 6 operations, and 3 are left of the quota of 10 operations in 3,600 s. "
+            "A retry counts as many operations as it runs again. Send it again in "
+        )
+
     async def test_a_retry_of_more_than_the_quota_says_what_to_do(
         self, plant: Plant, monkeypatch: pytest.MonkeyPatch
     ) -> None:

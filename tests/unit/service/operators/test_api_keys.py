@@ -82,6 +82,8 @@ async def test_new_key_is_answered_once_and_works(service: Service, parts: Memor
         ({"limit": "0/1"}, "/limit"),
         ({"limit": 5}, "/limit"),
         ({"maxOpen": 0}, "/maxOpen"),
+        ({"scopes": ["operate"], "limit": "10/60"}, "/limit"),
+        ({"scopes": ["write", "operate"], "maxOpen": 5}, "/maxOpen"),
         ({"key": "mine"}, "/key"),
     ],
 )
