@@ -21,18 +21,16 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 from yarl import URL
 
 from penstock.cli.operations_file import FileOperation, OperationsFile
-from penstock.cli.server import authorization
+from penstock.cli.server import PROBLEM_TYPE, Body, Problem, authorization, read_problem
 
 T = TypeVar("T")
 OutcomeJson = dict[str, Any]
 
 _FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
-_PROBLEM_TYPE = "application/problem+json"
 _NDJSON_TYPE = "application/x-ndjson"
 
 # A POST may take long: a synchronous batch runs before it is answered. A GET that takes long is better repeated.
@@ -84,33 +82,7 @@ class Tally:
         )
 
 
-class _Body(BaseModel):
-    """A JSON object of the server. Members that are not known here are ignored."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
-
-
-class ProblemError(_Body):
-    pointer: str = ""
-    detail: str = ""
-
-
-class Problem(_Body):
-    """A problem as RFC 9457 describes it, or what is known of an error response in another format."""
-
-    title: str = ""
-    detail: str = ""
-    errors: list[ProblemError] = Field(default_factory=list)
-    error_count: int = 0  # larger than the length of `errors` if the server did not list all
-    max_operations: int | None = None
-    max_body_bytes: int | None = None
-
-    def __str__(self) -> str:
-        """Return the problem without a full stop at the end, for use inside a sentence."""
-        return f"{self.title}: {self.detail.rstrip('.')}" if self.detail else self.title
-
-
-class _Status(_Body):
+class _Status(Body):
     status: str
     total: int
     completed: int
@@ -132,18 +104,18 @@ class _Status(_Body):
         )
 
 
-class _Accepted(_Body):
+class _Accepted(Body):
     status_url: str
     results_url: str
 
 
-class _Summary(_Body):
+class _Summary(Body):
     total: int
     succeeded: int
     failed: int
 
 
-class _Finished(_Body):
+class _Finished(Body):
     summary: _Summary
     results: list[OutcomeJson]
 
@@ -249,7 +221,7 @@ class Client:
     async def post(self, file: OperationsFile, span: range) -> PostResult:
         """Post the span as one batch, once."""
         body = BytesIO(encode_batch(file, span))
-        headers = {"Content-Type": "application/json", "Accept": f"application/json, {_PROBLEM_TYPE}"}
+        headers = {"Content-Type": "application/json", "Accept": f"application/json, {PROBLEM_TYPE}"}
         headers |= authorization(self._key)
         try:
             async with self._session.post(
@@ -266,7 +238,7 @@ class Client:
     async def _answer(self, response: aiohttp.ClientResponse, span: range) -> PostResult:
         if response.status in {200, 202}:
             return await self._acceptance(response, span)
-        problem, after_seconds = await _problem(response), _retry_after(response)
+        problem, after_seconds = await read_problem(response), _retry_after(response)
         if response.status == 413:
             return TooLarge(problem)
         if response.status == 429 or (response.status == 503 and after_seconds is not None):
@@ -397,18 +369,10 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
 async def _check_read(response: aiohttp.ClientResponse) -> None:
     if response.status == 200:
         return
-    reason = f"{response.url} answered {response.status} {await _problem(response)}"
+    reason = f"{response.url} answered {response.status} {await read_problem(response)}"
     if response.status == 429 or response.status >= 500:
         raise _Transient(reason, _retry_after(response))
     raise OutOfReach(reason)
-
-
-async def _problem(response: aiohttp.ClientResponse) -> Problem:
-    if response.content_type == _PROBLEM_TYPE:
-        with suppress(ValidationError):
-            return Problem.model_validate_json(await response.read())
-    location = response.headers.get("Location", "")
-    return Problem(title=response.reason or "", detail=location and f"it redirects to {location}")
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:

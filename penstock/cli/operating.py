@@ -1,7 +1,6 @@
 """What the commands for operators share: a call of the HTTP API with an operator's key, and a table as text."""
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -9,12 +8,11 @@ import aiohttp
 import typer
 from yarl import URL
 
-from penstock.cli.server import authorization, read_server
+from penstock.cli.server import NO_TYPE, Problem, authorization, read_problem, read_server
 from penstock.errors import PenstockError
 from penstock.settings import read_client_key
 
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
-_PROBLEM_TYPE = "application/problem+json"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the server as JSON.")]
 
@@ -35,26 +33,24 @@ async def _ask(server: URL, method: str, path: str, body: Any, key: str | None) 
             aiohttp.ClientSession(headers=authorization(key), timeout=_TIMEOUT) as session,
             session.request(method, server / path, json=body, allow_redirects=False) as response,
         ):
-            content = await response.read()
+            if response.status in {200, 201} and response.content_type == "application/json":
+                return await response.json()
+            problem = await read_problem(response)
     except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or "timeout"
         raise CallFailed(f"{server} does not answer ({reason}). Name the URL of Penstock with --url.") from error
-    if response.status in {200, 201} and response.content_type == "application/json":
-        return json.loads(content)
-    raise CallFailed(_explain(response, content))
+    raise CallFailed(_explain(response.status, problem))
 
 
-def _explain(response: aiohttp.ClientResponse, content: bytes) -> str:
-    problem = json.loads(content) if response.content_type == _PROBLEM_TYPE else {}
-    errors = "".join(f"\n  {error['pointer']}: {error['detail']}" for error in problem.get("errors", ()))
-    detail = problem.get("detail", response.reason)
-    return f"The server answered {response.status}: {detail}{errors}{_hint(response.status, problem.get('type'))}"
+def _explain(status: int, problem: Problem) -> str:
+    errors = "".join(f"\n  {error.pointer}: {error.detail}" for error in problem.errors)
+    return f"The server answered {status}: {problem.detail or problem.title}{errors}{_hint(status, problem.type)}"
 
 
-def _hint(status: int, kind: str | None) -> str:
+def _hint(status: int, kind: str) -> str:
     if status == 401:
         return "\nSet PENSTOCK_API_KEY to a key with the scope operate."
-    if status == 404 and kind in {None, "about:blank"}:
+    if status == 404 and kind == NO_TYPE:
         return "\nIf requests need no key, use the address for operators: --url http://127.0.0.1:8081."
     return ""
 

@@ -31,8 +31,6 @@ from penstock.cli.client import (
     FileSubmission,
     OutcomeJson,
     PostResult,
-    Problem,
-    ProblemError,
     Rejected,
     RequestPolicy,
     Tally,
@@ -48,7 +46,7 @@ from penstock.cli.operations_file import (
     Reading,
     read_operations,
 )
-from penstock.cli.server import Url, read_server
+from penstock.cli.server import Problem, ProblemError, Url, read_server
 from penstock.priority import Priority
 from penstock.process import command_line
 from penstock.settings import read_client_key

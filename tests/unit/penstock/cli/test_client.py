@@ -20,7 +20,6 @@ from penstock.cli.client import (
     Client,
     FileSubmission,
     KnownLimits,
-    Problem,
     Rejected,
     RequestPolicy,
     Tally,
@@ -29,6 +28,7 @@ from penstock.cli.client import (
     Unreachable,
 )
 from penstock.cli.operations_file import FileOperation, OperationsFile
+from penstock.cli.server import Problem
 
 POLICY = RequestPolicy(
     poll_seconds=0.0, poll_max_seconds=0.0, backoff_seconds=0.0, backoff_max_seconds=0.0, max_attempts=3
