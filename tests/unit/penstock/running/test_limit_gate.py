@@ -1,0 +1,301 @@
+"""Operations of a limited route wait for tokens without a slot. The event loop of these tests runs in virtual time."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from penstock import Operations, Throttled
+from penstock.chunk import Chunk, Operation
+from penstock.errors import Unavailable
+from penstock.fleet_limit import HORIZON_SECONDS, LimitState
+from penstock.limit import Limit
+from penstock.outcome import Outcome, Verdict
+from penstock.priority import Priority
+from penstock.running.limit_gate import (
+    AWAY_SECONDS,
+    KEPT_CHUNKS,
+    LEAST_POSTPONED_SECONDS,
+    RETRY_SECONDS,
+    LimitGate,
+    LimitGates,
+)
+from penstock.running.runner import Runner
+from penstock.running.source import Source
+from penstock.running.stop import Stop
+from penstock.testing import MemoryStore
+from tests.simulation.loop import VirtualLoop
+
+EPOCH = 1_700_000_000.0
+SLOW = Limit(rate=10.0)
+LATENCY = 0.05
+
+
+class VirtualClock:
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def now(self) -> float:
+        return EPOCH + self._loop.time()
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass
+class Rig:
+    """A runner with gates. `starts` has the times at which handlers started, by their paths."""
+
+    loop: VirtualLoop
+    limits: dict[str, Limit]
+    slots: int = 2
+    store: MemoryStore = field(default_factory=MemoryStore)
+    starts: dict[str, list[float]] = field(default_factory=dict)
+    throttles: bool = False
+    asks_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        self.operations = operations = Operations[Any](limits=self.limits)
+        operations.post("/limited", limit="upstream")(self._handler("/limited"))
+        operations.post("/free")(self._handler("/free"))
+        operations.post("/bulk", limit="upstream", bulk=True, max_size=5)(self._bulk)
+        clock = VirtualClock(self.loop)
+        gates = LimitGates(
+            operations.limits,
+            lambda name, limit: LimitGate(name, limit, self.store, clock, pauses=operations.pauses),
+        )
+        self.gate = gates.gate("upstream")
+        self.runner = Runner(operations, self.slots, clock.monotonic, limits=gates)
+        self.postponed: dict[int, float] = {}
+
+    def _handler(self, path: str) -> Callable[..., Coroutine[Any, Any, None]]:
+        async def handle() -> None:
+            self.starts.setdefault(path, []).append(self.loop.time())
+            await asyncio.sleep(LATENCY)
+            if self.throttles:
+                raise Throttled(after_seconds=self.asks_seconds)
+
+        return handle
+
+    async def _bulk(self, bodies: list[Any]) -> list[None]:
+        self.starts.setdefault("/bulk", []).extend([self.loop.time()] * len(bodies))
+        return [None] * len(bodies)
+
+    async def run_chunk(
+        self, path: str, count: int, *, stop: Stop | None = None, priority: Priority = Priority.NORMAL
+    ) -> dict[int, Verdict]:
+        operations = tuple(
+            Operation(index, str(index), "POST", path, {} if path == "/bulk" else None) for index in range(count)
+        )
+        source = Source("01J", "01J", priority=priority)
+        chunk = Chunk("01J", "0", 1, operations)
+        postponed = self.postponed.__setitem__
+        with self.runner.result_memory.for_chunk() as results:
+            return await self.runner.run_chunk(
+                chunk, source, stop or Stop(), lambda: None, results=results, postponed=postponed
+            )
+
+
+def play(scenario: Callable[[Rig], Coroutine[Any, Any, None]], *, limit: Limit | None = SLOW, slots: int = 2) -> Rig:
+    loop = VirtualLoop()
+    rig = Rig(loop, {} if limit is None else {"upstream": limit}, slots)
+
+    async def run() -> None:
+        try:
+            async with asyncio.timeout(3_600):
+                await scenario(rig)
+            await rig.runner.close()
+        finally:
+            left = [task for task in loop.tasks if task is not asyncio.current_task()]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+    return rig
+
+
+def succeeded(verdicts: dict[int, Verdict]) -> int:
+    return sum(isinstance(verdict, Outcome) and verdict.status == 200 for verdict in verdicts.values())
+
+
+def in_the_first(seconds: float, starts: list[float]) -> int:
+    return sum(at < seconds for at in starts)
+
+
+def test_operations_start_at_the_declared_rate() -> None:
+    async def scenario(rig: Rig) -> None:
+        assert succeeded(await rig.run_chunk("/limited", 100)) == 100
+
+    starts = play(scenario, slots=20).starts["/limited"]
+    for seconds in (1, 3, 8):
+        assert in_the_first(seconds, starts) <= 10 * (seconds + HORIZON_SECONDS)
+    assert starts[-1] < 100 / 10 + 2
+
+
+def test_operation_that_waits_for_a_token_holds_no_slot() -> None:
+    async def scenario(rig: Rig) -> None:
+        limited = asyncio.create_task(rig.run_chunk("/limited", 30))
+        await asyncio.sleep(1.5)
+        began_at = rig.loop.time()
+        assert succeeded(await rig.run_chunk("/free", 10)) == 10
+        assert rig.loop.time() - began_at <= 25 * LATENCY
+        assert not limited.done()
+        assert rig.runner.waiting_for_tokens(Priority.NORMAL) > 0
+        assert succeeded(await limited) == 30
+
+    play(scenario, slots=1)
+
+
+def test_call_with_several_operations_uses_a_token_for_each() -> None:
+    async def scenario(rig: Rig) -> None:
+        assert succeeded(await rig.run_chunk("/bulk", 100)) == 100
+
+    starts = play(scenario).starts["/bulk"]
+    assert in_the_first(4, starts) <= 10 * (4 + HORIZON_SECONDS) + 5
+    assert 7 < starts[-1] < 14
+
+
+def test_urgent_operations_get_more_of_the_tokens() -> None:
+    async def scenario(rig: Rig) -> None:
+        patient = asyncio.create_task(rig.run_chunk("/limited", 60, priority=Priority.LOW))
+        await asyncio.sleep(1.5)
+        assert succeeded(await rig.run_chunk("/limited", 30, priority=Priority.HIGH)) == 30
+        assert rig.loop.time() < 6
+        assert succeeded(await patient) == 60
+
+    play(scenario, slots=20)
+
+
+def test_limit_that_is_not_declared_allows_everything_and_writes_nothing() -> None:
+    async def scenario(rig: Rig) -> None:
+        assert succeeded(await rig.run_chunk("/limited", 500)) == 500
+        assert await rig.store.read_limits(["upstream"]) == {}
+
+    assert play(scenario, limit=None, slots=100).starts["/limited"][-1] < 1
+
+
+def test_long_pause_postpones_what_has_not_started() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.throttles, rig.asks_seconds = True, 120.0
+        verdicts = await rig.run_chunk("/limited", 50)
+        assert verdicts
+        assert verdicts.keys() | rig.postponed.keys() == set(range(50))
+        assert not verdicts.keys() & rig.postponed.keys()
+        assert all(100 < seconds <= 120 + LEAST_POSTPONED_SECONDS for seconds in rig.postponed.values())
+        rig.postponed.clear()
+        assert await rig.run_chunk("/limited", 5) == {}
+        assert rig.postponed.keys() == set(range(5))
+
+    assert play(scenario, limit=None).loop.time() < 10
+
+
+def test_upstream_that_says_that_nothing_is_left_pauses_the_fleet() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.operations.pauses["upstream"] = EPOCH + 8
+        assert succeeded(await rig.run_chunk("/limited", 20)) == 20
+        state = await rig.store.read_limit("upstream")
+        assert state.not_before == pytest.approx(EPOCH + 8)
+
+    starts = play(scenario, limit=None).starts["/limited"]
+    assert in_the_first(8, starts) < 5
+    assert starts[-1] < 11
+
+
+def test_chunks_are_postponed_while_the_upstream_is_away_except_for_the_oldest() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.throttles, rig.asks_seconds = True, 1.0
+        state = LimitState(rate=10.0, away_at=EPOCH - 2 * AWAY_SECONDS, passed_from=EPOCH - 100, lease="seen")
+        await rig.store.lease_limit("upstream", LimitState(), state)
+        stop = Stop()
+        chunks = [asyncio.create_task(rig.run_chunk("/limited", 10, stop=stop)) for _ in range(2 * KEPT_CHUNKS)]
+        await asyncio.sleep(30)
+        assert sum(chunk.done() for chunk in chunks) == KEPT_CHUNKS
+        assert len(rig.starts["/limited"]) < 15
+        rig.throttles = False
+        await asyncio.gather(*chunks)
+        assert rig.loop.time() < 60
+
+    play(scenario)
+
+
+def test_further_chunks_are_postponed_if_they_would_wait_for_long() -> None:
+    async def scenario(rig: Rig) -> None:
+        first = asyncio.create_task(rig.run_chunk("/limited", 800))
+        await asyncio.sleep(5)
+        assert await rig.run_chunk("/limited", 10) == {}
+        assert rig.postponed.keys() == set(range(10))
+        assert all(LEAST_POSTPONED_SECONDS <= seconds < 60 for seconds in rig.postponed.values())
+        assert succeeded(await first) == 800
+
+    play(scenario)
+
+
+def test_nothing_waits_after_a_stop() -> None:
+    async def scenario(rig: Rig) -> None:
+        stop = Stop()
+        running = asyncio.create_task(rig.run_chunk("/limited", 300, stop=stop))
+        await asyncio.sleep(2)
+        stop.begin()
+        began_at = rig.loop.time()
+        assert len(await running) < 40
+        assert rig.loop.time() - began_at < 2 * LATENCY
+        assert rig.postponed == {}
+
+    play(scenario)
+
+
+def test_process_that_stops_lets_go_of_everybody() -> None:
+    async def scenario(rig: Rig) -> None:
+        stop = Stop()
+        running = asyncio.create_task(rig.run_chunk("/limited", 300, stop=stop))
+        await asyncio.sleep(2)
+        stop.begin()
+        rig.runner.let_go()
+        await running
+        assert await rig.run_chunk("/limited", 300, stop=stop) == {}
+
+    play(scenario)
+
+
+def test_table_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        reads = 0
+
+        async def read_limit(name: str) -> LimitState:
+            nonlocal reads
+            reads += 1
+            if reads == 1:
+                raise Unavailable("The table is away.")
+            return await MemoryStore.read_limit(rig.store, name)
+
+        monkeypatch.setattr(rig.store, "read_limit", read_limit)
+        assert succeeded(await rig.run_chunk("/limited", 5)) == 5
+
+    starts = play(scenario).starts["/limited"]
+    assert starts[0] >= RETRY_SECONDS
+
+
+def test_consumer_whose_lease_was_overtaken_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        leases = 0
+
+        async def lease_limit(name: str, seen: LimitState, state: LimitState) -> bool:
+            nonlocal leases
+            leases += 1
+            return leases > 2 and await MemoryStore.lease_limit(rig.store, name, seen, state)
+
+        monkeypatch.setattr(rig.store, "lease_limit", lease_limit)
+        assert succeeded(await rig.run_chunk("/limited", 5)) == 5
+        assert leases >= 3
+
+    starts = play(scenario).starts["/limited"]
+    assert 2 <= starts[0] < 4
