@@ -65,5 +65,5 @@ def _state_from_item(item: Item) -> LimitState:
     if "lease" not in item:
         return LimitState()
     numbers: dict[str, Any] = {name: float(item[name]["N"]) for name in _NUMBERS if name in item}
-    numbers |= {name: int(numbers[name]) for name in _WHOLE}
+    numbers |= {name: int(numbers[name]) for name in _WHOLE & numbers.keys()}
     return LimitState(**numbers, lease=read_text(item, "lease"))
