@@ -185,7 +185,7 @@ async def test_tenants_share_the_time_however_long_their_operations_take(
 ) -> None:
     bench = open_bench(slots)
     tasks = [task for one in seconds for task in flood(bench, f"{one}", one, NORMAL)]
-    await bench.pass_time(20 / slots + 5)
+    await bench.pass_time(20 / slots + 1)
     total = sum(bench.shares.values())
     assert [bench.shares[f"{one}"] / total for one in seconds] == pytest.approx(
         [1 / len(seconds)] * len(seconds), abs=0.05
