@@ -44,7 +44,7 @@ LEAST_RATE = 0.1
 SHARE = 1.25  # how many times its equal share of the tokens a consumer gets, at most
 LEAST_PROBE_SECONDS = 2.0  # between two attempts while the upstream is away
 LONGEST_PROBE_SECONDS = 30.0
-PROBE_SHARE = 0.03  # the time between two attempts, as a share of the time for which it has been away
+PROBE_SHARE = 0.02  # the time between two attempts, as a share of the time for which it has been away
 LEAST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
 

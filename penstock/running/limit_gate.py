@@ -37,7 +37,7 @@ LEAST_POSTPONED_SECONDS = 10.0
 LONGEST_POSTPONED_SECONDS = 900.0  # SQS delays a message no longer
 AWAY_SECONDS = 30.0  # the time for which an upstream must be away, or pauses, before chunks are postponed
 FRESH_SECONDS = 5.0  # a state that was read before this time may have changed
-AWAY_SHARE = 0.25  # of this time is the delay of a chunk that is postponed because of that
+AWAY_SHARE = 0.1  # of this time is the delay of a chunk that is postponed because of that
 
 Verdicts = dict[int, Verdict]
 Performed = Verdicts | Coroutine[Any, Any, Verdicts]

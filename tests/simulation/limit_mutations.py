@@ -9,7 +9,6 @@ import pytest
 from penstock import fleet_limit
 from penstock.fleet_limit import Block, LimitState, Report
 from penstock.running import limit_gate
-from penstock.running.limit_gate import LimitGate
 from tests.simulation.rewriting import drop_condition, rewrite
 
 Patching = pytest.MonkeyPatch
@@ -46,15 +45,6 @@ def pause_alone(patching: Patching) -> None:
 
 def give_what_is_wanted(patching: Patching) -> None:
     patching.setattr(fleet_limit, "_tokens", lambda _state, _rate, _limit, wanted, _now: min(wanted, 1_000))
-
-
-def use_tokens_twice(patching: Patching) -> None:
-    original = LimitGate._use
-
-    async def mutant(self: LimitGate, block: Block) -> None:
-        await original(self, block if block.tokens is None else replace(block, tokens=2 * block.tokens))
-
-    patching.setattr(LimitGate, "_use", mutant)
 
 
 def _change_report(patching: Patching, change: Callable[[Report], Report]) -> None:
