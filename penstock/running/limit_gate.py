@@ -137,6 +137,7 @@ class LimitGate:
         self._parked: list[tuple[float, int]] = []  # when chunks that were postponed come back, and their operations
         self._news = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
+        self.when_ended: Callable[[asyncio.Task[None]], None] = lambda _: None  # called when it leases nothing any more
 
     # --- What operations call
 
@@ -150,6 +151,7 @@ class LimitGate:
             line.postpone(seconds)
         if self._keeping is None:
             self._keeping = asyncio.create_task(self._keep(), name=f"limit {self._name}")
+            self._keeping.add_done_callback(self.when_ended)
         self._news.set()
         self._when_waiting()
         try:
@@ -423,10 +425,12 @@ class LimitGates:
         self._new_gate = new_gate
         self._gates: dict[str, LimitGate] = {}
         self._is_over = False
+        self._failed: asyncio.Future[None] | None = None
 
     def gate(self, name: str) -> LimitGate:
         if name not in self._gates:
             self._gates[name] = self._new_gate(name, self._limits.get(name) or Limit())
+            self._gates[name].when_ended = self._note_end
             if self._is_over:
                 self._gates[name].let_go()
         return self._gates[name]
@@ -440,6 +444,16 @@ class LimitGates:
         self._is_over = True
         for gate in self._gates.values():
             gate.let_go()
+
+    async def watch(self) -> None:
+        """Run until cancelled. Raise the error of a gate that has failed, since its operations would wait for ever."""
+        self._failed = asyncio.get_running_loop().create_future()
+        await self._failed
+
+    def _note_end(self, keeping: asyncio.Task[None]) -> None:
+        error = None if keeping.cancelled() else keeping.exception()
+        if error is not None and self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
     async def close(self) -> None:
         for gate in self._gates.values():

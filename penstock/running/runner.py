@@ -269,8 +269,14 @@ class Runner:
         return None
 
     async def watch(self, stall_seconds: float, clock: Clock) -> None:
-        """Run until cancelled. Raise HandlersStuck if handlers left behind block all others for `stall_seconds`."""
-        await _gather([self._threads.watch(stall_seconds, clock), self._left.watch(stall_seconds, clock)])
+        """Run until cancelled. Raise HandlersStuck if handlers left behind block all others for `stall_seconds`.
+
+        Raise the error of the gate of a limit if it has failed.
+        """
+        watching = [self._threads.watch(stall_seconds, clock), self._left.watch(stall_seconds, clock)]
+        if self._limits is not None:
+            watching.append(self._limits.watch())
+        await _gather(watching)
 
     def let_go(self) -> None:
         """Wake up everybody who waits for a slot or a thread that was left behind. The stop must have begun."""

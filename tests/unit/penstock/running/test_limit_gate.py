@@ -299,3 +299,19 @@ def test_consumer_whose_lease_was_overtaken_asks_again(monkeypatch: pytest.Monke
 
     starts = play(scenario).starts["/limited"]
     assert 2 <= starts[0] < 4
+
+
+def test_gate_that_fails_unexpectedly_ends_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        async def read_limit(_name: str) -> LimitState:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(rig.store, "read_limit", read_limit)
+        watching = asyncio.create_task(rig.runner.watch(60, VirtualClock(rig.loop)))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(rig.run_chunk("/limited", 5))
+        with pytest.raises(ZeroDivisionError):
+            await watching
+        assert not waiting.done()
+
+    play(scenario)
