@@ -106,10 +106,10 @@ class Processor:
             processing(self._backend.spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
             self._letter_box.chunk_in_progress(),
         ):
-            batch, traces = await self._read_batch_and_traces(chunk)
+            batch, traces = await self._read_batch_and_traces(chunk.batch_id, redriven_from(chunk.id) or chunk.id)
             if isinstance(batch, Batch):
-                attempt = ChunkAttempt(delivery, chunk, batch, ended, traces)
-                await self._settle(attempt, await self._decide(attempt))
+                attempt = ChunkAttempt(delivery, chunk, batch, ended)
+                await self._settle(attempt, await self._decide(attempt, traces))
                 self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - received_at)
             else:
                 await self._turn_away(delivery, chunk, batch)
@@ -143,17 +143,17 @@ class Processor:
             case NotAdmitted.ACCEPTING:
                 await self._release_patiently(delivery, chunk, ACCEPTING_RELEASE_SECONDS)
 
-    async def _read_batch_and_traces(self, chunk: Chunk) -> tuple[Batch | NotAdmitted, Traces]:
-        """Read the batch until it is accepted, and at the same time what the table has of the chunk.
+    async def _read_batch_and_traces(self, batch_id: str, chunk_id: str) -> tuple[Batch | NotAdmitted, Traces]:
+        """Read the batch until it is accepted, and at the same time what the table has of a chunk.
 
         That is read again if acceptance took long: in the meantime, a copy of the chunk may have been recorded. A part
         of the record may be deleted, past the retention of the batch. Then the batch is unknown.
         """
         read_at = self._clock.monotonic()
-        admitting = asyncio.create_task(self._batches.admit(chunk.batch_id))
+        admitting = asyncio.create_task(self._batches.admit(batch_id))
         try:
             try:
-                traces = await self._read_traces(chunk.batch_id, chunk.id)
+                traces = await self._read_traces(batch_id, chunk_id)
             except LostItem:
                 traces = None
             batch = await admitting
@@ -161,23 +161,26 @@ class Processor:
             admitting.cancel()
             await asyncio.gather(admitting, return_exceptions=True)
         if isinstance(batch, Batch) and (traces is None or self._clock.monotonic() - read_at > FRESH_SECONDS):
-            traces = await self._read_traces(chunk.batch_id, chunk.id)
+            traces = await self._read_traces(batch_id, chunk_id)
         return batch, traces or NO_TRACES
 
     # Decide: find the record of the chunk, or run its operations and commit one.
 
-    async def _decide(self, attempt: ChunkAttempt) -> Decision:
+    async def _decide(self, attempt: ChunkAttempt, traces: Traces) -> Decision:
         """Decide what to do with a delivery. Operations run only if the chunk has no record yet.
+
+        `traces` are those of the chunk. For a redrive, they are those of the chunk whose failures it runs again.
 
         The record is read on the first delivery, too. A chunk can be on the queue twice, because a send was repeated
         whose answer was lost, and no handler may run again once its outcome is recorded.
         """
-        if (reason := await self._origin_error(attempt)) is not None:
+        if (reason := origin_error(attempt.batch, attempt.chunk)) is not None:
             return MoveToDeadLetters(reason)
-        if (
-            redriven_from(attempt.chunk.id) is not None
-        ):  # its origin was read meanwhile, and the chunk may be there twice
-            attempt = replace(attempt, traces=await self._read_traces(attempt.batch.id, attempt.chunk.id))
+        if attempt.is_redrive:
+            if (reason := redrive_error(attempt.chunk, traces.record)) is not None:
+                return MoveToDeadLetters(reason)
+            traces = await self._read_traces(attempt.batch.id, attempt.chunk.id)
+        attempt = replace(attempt, traces=traces)
         now = self._clock.now()
         if attempt.batch.is_early(now):
             # A delayed follow-up, as for a retry, would cost a record every 15 minutes.
@@ -191,14 +194,6 @@ class Processor:
         """Read what the table has of a chunk. The results in its record are dropped, because they may be large."""
         traces = await self._store.read_traces(batch_id, chunk_id)
         return traces if traces.record is None else replace(traces, record=traces.record.without_results())
-
-    async def _origin_error(self, attempt: ChunkAttempt) -> str | None:
-        """Return why the chunk cannot belong to its batch, or None if it can."""
-        batch, chunk = attempt.batch, attempt.chunk
-        redriven = redriven_from(chunk.id)
-        if (reason := origin_error(batch, chunk)) is not None or redriven is None:
-            return reason
-        return redrive_error(chunk, (await self._read_traces(batch.id, redriven)).record)
 
     async def _continue_from(self, attempt: ChunkAttempt, record: ChunkRecord) -> Decision:
         if (reason := record_error(attempt.chunk, record)) is not None:
@@ -566,10 +561,11 @@ class Processor:
         sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
         await _together(self._finisher.finish(batch, chunk.group, group), *sending)
         await self._acknowledge(attempt.delivery)
+        counts = record.counts
         get_log().info(
             Event.CHUNK_DONE,
-            succeeded=record.counts.succeeded,
-            failed=record.counts.failed,
+            succeeded=counts.succeeded,
+            failed=counts.failed,
             followed_by=[follow_up.id for follow_up in record.follow_ups],
         )
 

@@ -264,10 +264,11 @@ def count_in_a_closed_group(patching: Patching) -> None:
 
 
 def run_whatever_a_message_says(patching: Patching) -> None:
-    async def mutant(self: Processor, attempt: ChunkAttempt) -> None:
+    def mutant(*_: Any) -> None:
         """Check nothing."""
 
-    patching.setattr(Processor, "_origin_error", mutant)
+    for check in ("origin_error", "redrive_error"):
+        patching.setattr(f"penstock.consumer.processor.{check}", mutant)
 
 
 def take_a_key_over_without_abandoning(patching: Patching) -> None:
