@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from penstock.batch import Batch, BatchState
 from penstock.clock import Clock
-from penstock.errors import PenstockError
+from penstock.errors import NewerVersion, PenstockError
 from penstock.store import Store
 
 FRESH_SECONDS = 1.0
@@ -92,6 +92,16 @@ class Batches:
                     entry.ready_at = entry.ready_at or self._clock.now()
                     self._start_soon(read.batch)
             return entry.batch
+
+    async def reread(self, batch: Batch) -> Batch:
+        """Return the batch as it was at most a second ago, or as it is here if it can no longer be read.
+
+        If a newer version has given the batch a state that is not known here, what has run must still be recorded.
+        """
+        try:
+            return await self.read(batch.id) or batch
+        except NewerVersion:
+            return batch
 
     async def _read(self, batch_id: str) -> _Entry:
         """Read the batch. Return it only after all calls have succeeded."""

@@ -7,8 +7,8 @@ delivery guarantee depends on the order of the steps there: see `_complete`.
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,17 +18,17 @@ from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
-from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence, MoveToDeadLetters, Release, StartNote
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release
 from penstock.consumer.batches import FRESH_SECONDS, Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher, is_full
 from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
 from penstock.consumer.letter_box import LetterBox
-from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
+from penstock.consumer.limits import BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
-from penstock.consumer.quarantine import Quarantine, release_seconds
-from penstock.errors import LostItem, NewerVersion, RejectedCall
+from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
+from penstock.errors import LostItem, RejectedCall
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -44,7 +44,6 @@ from penstock.outcome import (
 )
 from penstock.pace import ChunkPace
 from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery
-from penstock.route import InvalidOperation, Route
 from penstock.running.runner import Runner
 from penstock.running.stop import Stop
 from penstock.sending import ChunkSender
@@ -75,7 +74,6 @@ class Processor:
     ) -> None:
         """Create a processor. `process` identifies this process in the notes that it leaves in the table."""
         self._backend = backend
-        self._operations = operations
         self._runner = runner
         self._leases = leases
         self._stop = stop
@@ -83,12 +81,11 @@ class Processor:
         self._fit = settings.fit
         self._clock = clock
         self._meter = meter or Meter()
-        self._quarantine = Quarantine()
         self._process = process or secrets.token_hex(8)
         self._journal = journal or Journal()
         self._letter_box = letter_box or LetterBox()
-        self._noted: dict[str, ChunkAttempt] = {}  # what runs and has noted its start, by the mark of the delivery
-        batches = Batches(backend.store, clock, on_read=self._deny_death)
+        notes = Notes(backend.store, self._process)
+        batches = Batches(backend.store, clock, on_read=notes.deny_death)
         # All calls of these are repeated as long as AWS is unavailable.
         self._store = patient(backend.store, clock)
         self._queues = {priority: patient(queue, clock) for priority, queue in backend.queues.items()}
@@ -96,6 +93,18 @@ class Processor:
         self._sender = patient(ChunkSender(backend, settings, clock), clock)
         limits = BatchLimits(backend.store, batches, settings, clock, is_stopping=stop.begun.is_set)
         self._limits = patient(limits, clock)
+        self._suspects = Suspects(
+            self._store,
+            self._batches,
+            self._limits,
+            notes,
+            operations,
+            runner=runner,
+            leases=leases,
+            stop=stop,
+            settings=settings,
+            clock=clock,
+        )
         self._finisher = patient(Finisher(backend.store, clock), clock)
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
@@ -192,8 +201,7 @@ class Processor:
 
     async def _read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         """Read what the table has of a chunk. The results in its record are dropped, because they may be large."""
-        traces = await self._store.read_traces(batch_id, chunk_id)
-        return traces if traces.record is None else replace(traces, record=traces.record.without_results())
+        return (await self._store.read_traces(batch_id, chunk_id)).without_results()
 
     async def _continue_from(self, attempt: ChunkAttempt, record: ChunkRecord) -> Decision:
         if (reason := record_error(attempt.chunk, record)) is not None:
@@ -218,39 +226,16 @@ class Processor:
     async def _make_record(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
         """Commit the record of a chunk that has none, after running its operations if they may run."""
         if attempt.lost_deliveries and not attempt.is_over_at(self._clock.now()):
-            attempt = await self._note_loss(attempt)
+            attempt = await self._suspects.note_loss(attempt)
         if attempt.batch.died and not attempt.is_over_at(self._clock.now()):
             await self._limits.await_verdict(attempt.batch)
             attempt = await self._reread_batch(attempt)
         record = self._record_without_running(attempt)
         if record is not None:
             return await self._commit(attempt, record)
-        if attempt.is_suspect(self._process):
-            return await self._run_suspect(attempt)
-        if attempt.lost_deliveries or attempt.batch.is_suspect:
-            return await self._run_noted(attempt)
+        if attempt.lost_deliveries or attempt.batch.is_suspect or attempt.is_suspect(self._process):
+            return await self._run_with_care(attempt)
         return await self._run(attempt)
-
-    async def _note_loss(self, attempt: ChunkAttempt) -> ChunkAttempt:
-        """Note that the batch has lost a delivery, and which processes seem to have died of it.
-
-        Until the first loss no delivery notes its start, because the note costs a write. After it, all of them do.
-        """
-        if not attempt.batch.is_suspect:
-            await self._store.suspect_batch(attempt.batch.id)
-            self._batches.forget(attempt.batch.id)
-        await self._limits.note_deaths(attempt.batch, attempt.dead_processes(self._process))
-        return await self._reread_batch(attempt)
-
-    async def _deny_death(self, batch: Batch) -> None:
-        """If this process seems to have died, say that it is alive. Its deliveries are no sign of a crash then."""
-        if self._process not in batch.died:
-            return
-        for attempt in list(self._noted.values()):
-            if attempt.batch.id == batch.id:
-                await self._backend.store.note_release(batch, attempt.chunk.id, attempt.delivery.mark)
-        await self._backend.store.deny_death(batch.id, self._process)
-        get_log().warning(Event.DEATH_DENIED, batch_id=batch.id)
 
     def _record_without_running(self, attempt: ChunkAttempt) -> ChunkRecord | None:
         """Return the record of a chunk that must not run, or not as a whole. Return None if it can run."""
@@ -264,127 +249,21 @@ class Processor:
             return record_halves(chunk)
         return None
 
-    async def _run_noted(self, attempt: ChunkAttempt) -> ChunkRecord:
-        """Run a chunk of a batch that has lost a delivery, with a note that this process runs it."""
-        if len(attempt.chunk.operations) == 1:
-            return await self._run_among_others(attempt)
-        ready = await self._note_start(attempt, Evidence.NONE)
-        if isinstance(ready, ChunkRecord):
-            return ready
-        async with self._being_noted(ready):
-            return await self._run(ready)
-
-    async def _run_among_others(self, attempt: ChunkAttempt) -> ChunkRecord:
-        """Run a single operation like any other. It notes its start when it has its slot.
-
-        If this process dies, the operations that only waited for a slot have no note, and are no suspects.
-        """
-        async with self._being_noted(attempt), self._runner.slot(attempt.chunk.operations[0], attempt.source):
-            ready = await self._note_start_in_slot(attempt, Evidence.RUNNING)
-            if isinstance(ready, ChunkRecord):
-                return ready
-            return await self._run(ready, has_slot=True)
-
-    async def _note_start_in_slot(self, attempt: ChunkAttempt, evidence: Evidence) -> ChunkAttempt | ChunkRecord:
-        """Note the start of a single operation that has its slot. Return its record instead if it must not start."""
-        if self._stop.begun.is_set():
-            return await self._commit(attempt, self._record(attempt, {}))
-        # Read the batch before the note, so that it need not be read after it. If a consumer died between the note and
-        # the handler, an operation would be blamed that never started.
-        attempt = await self._reread_batch(attempt)
-        # The batch may have killed too many processes while the operation waited for its slot.
-        await self._limits.await_verdict(attempt.batch)
-        return await self._note_start(attempt, evidence)
-
-    async def _note_start(self, attempt: ChunkAttempt, evidence: Evidence) -> ChunkAttempt | ChunkRecord:
-        """Note the start of a chunk. Return its record instead if another delivery has recorded it, or it is over."""
-        note = StartNote(attempt.delivery.mark, self._process, evidence)
-        standing = await self._store.note_start(attempt.batch, attempt.chunk.id, str(note))
-        if standing is not None:
-            return await self._without_sent_follow_ups(attempt, standing)
-        attempt = await self._reread_batch(attempt)  # the note may have taken long
-        if attempt.is_over_at(self._clock.now()):
-            return await self._commit(attempt, self._record(attempt, {}))
-        return attempt
-
-    @asynccontextmanager
-    async def _being_noted(self, attempt: ChunkAttempt) -> AsyncIterator[None]:
-        """Remember inside the block that this attempt has noted its start, or is about to.
-
-        While it runs, the batch is read once a second. After a lost lease it is read once more, because another
-        process may have noted just now that this one seems to have died.
-        """
-        self._noted[attempt.delivery.mark] = attempt
-        try:
-            yield
-        finally:
-            self._noted.pop(attempt.delivery.mark, None)
-        if not self._leases.is_kept(attempt.delivery):
-            self._batches.forget(attempt.batch.id)
-            await self._batches.read(attempt.batch.id)
-
-    async def _run_suspect(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
-        """Run a single operation that has run in processes that died. Only one of these runs at a time.
-
-        If this process dies, too, the operation is blamed, and no other suspect is. On its last attempt nothing else
-        runs in this process, so that the process can die of nothing else. Both hold until the record is committed:
-        otherwise a crash caused by the next operation would be blamed on this one.
-        """
-        operation, route = attempt.chunk.operations[0], self._route(attempt.chunk)
-        # An operation that has no handler any more is not poison: it runs, and its outcome says so.
-        if route is not None and self._has_used_up(attempt, route):
-            if not attempt.are_deaths_certain(self._process):
-                attempt = await self._wait_for_denial(attempt)
-            if attempt.traces.record is not None:
-                return await self._without_sent_follow_ups(attempt, attempt.traces.record)
-            if self._has_used_up(attempt, route):
-                return Release(0) if self._stop.begun.is_set() else await self._fail_as_poison(attempt, route)
-        attempt = attempt.with_noted_deaths(self._process)
-        max_attempts = route.policy.max_attempts if route else attempt.chunk.attempt
-        take = self._runner.all_slots if attempt.chunk.attempt >= max_attempts else self._runner.slot
-        async with self._quarantine.turn(attempt.delivery) as has_turn:
-            if not has_turn:
-                return Release(release_seconds(attempt.delivery))
-            async with self._being_noted(attempt), take(operation, attempt.source):
-                return await self._run_in_quarantine(attempt, max_attempts)
-
-    def _has_used_up(self, attempt: ChunkAttempt, route: Route) -> bool:
-        """Return True if consumers seem to have died of all attempts that the operation has."""
-        noted = attempt.with_noted_deaths(self._process)
-        return noted.deaths > 0 and noted.chunk.attempt > route.policy.max_attempts
-
-    async def _fail_as_poison(self, attempt: ChunkAttempt, route: Route) -> ChunkRecord:
-        self._meter.failed(route.name, None)
-        deaths = attempt.with_noted_deaths(self._process).deaths
-        return await self._commit(attempt, record_poison(attempt.chunk, deaths))
-
-    async def _wait_for_denial(self, attempt: ChunkAttempt) -> ChunkAttempt:
-        """Wait for one lease before the verdict, and return the attempt with what is in the table by then.
-
-        A process that was cut off from AWS seems to have died, too. When it is back, it records the operation, or it
-        denies its death.
-        """
-        until = self._clock.monotonic() + self._settings.visibility_seconds
-        while self._clock.monotonic() < until and not self._stop.begun.is_set():
-            await self._clock.sleep(DENIAL_POLL_SECONDS)
-            attempt = replace(attempt, traces=await self._read_traces(attempt.batch.id, attempt.chunk.id))
-            if attempt.traces.record is not None or not attempt.lost_starts(self._process):
-                break
-        return attempt
-
-    async def _run_in_quarantine(self, attempt: ChunkAttempt, max_attempts: int) -> ChunkRecord:
-        ready = await self._note_start_in_slot(attempt, Evidence.ALONE)
-        if isinstance(ready, ChunkRecord):
-            return ready
-        operation = ready.chunk.operations[0]
-        get_log().warning(
-            Event.OPERATION_SUSPECTED,
-            operation_id=operation.id,
-            method=operation.method,
-            path=operation.path,
-            max_attempts=max_attempts,
-        )
-        return await self._run(ready, has_slot=True)
+    async def _run_with_care(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
+        """Run a chunk of a batch that has lost a delivery, if and when it may start."""
+        async with self._suspects.start(attempt) as start:
+            match start:
+                case Ready(attempt, has_slot):
+                    return await self._run(attempt, has_slot=has_slot)
+                case AlreadyRecorded(attempt, record):
+                    return await self._without_sent_follow_ups(attempt, record)
+                case TooLate(attempt):
+                    return await self._commit(attempt, self._record(attempt, {}))
+                case Poison(attempt, route, deaths):
+                    self._meter.failed(route.name, None)
+                    return await self._commit(attempt, record_poison(attempt.chunk, deaths))
+                case Release():
+                    return start
 
     async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
         """Run the operations of the chunk and commit the record of their outcomes. Return it without large results."""
@@ -480,21 +359,8 @@ class Processor:
         return await self._store.commit_chunk(attempt.batch, replace(record, redelivered=attempt.redelivered))
 
     async def _reread_batch(self, attempt: ChunkAttempt) -> ChunkAttempt:
-        """Return the attempt with its batch as it was at most a second ago.
-
-        If a newer version has given the batch a state that is not known here, what has run must still be recorded.
-        """
-        try:
-            return replace(attempt, batch=await self._batches.read(attempt.batch.id) or attempt.batch)
-        except NewerVersion:
-            return attempt
-
-    def _route(self, chunk: Chunk) -> Route | None:
-        operation = chunk.operations[0]
-        try:
-            return self._operations.match(operation.method, operation.path)
-        except InvalidOperation:
-            return None
+        """Return the attempt with its batch as it was at most a second ago."""
+        return replace(attempt, batch=await self._batches.reread(attempt.batch))
 
     # Settle: act on the decision.
 

@@ -7,7 +7,7 @@ store for tests is in `testing.py`. One contract suite (`tests/contract/test_sto
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from penstock.api_key import ApiKeyStore
@@ -28,6 +28,10 @@ class Traces:
     released: frozenset[str]  # deliveries that are no sign of a crash
     begun: frozenset[str] = frozenset()  # deliveries that started to run, each with the process that ran it
     has_sent_follow_ups: bool = False  # noted only if the chunk could not be counted after that
+
+    def without_results(self) -> "Traces":
+        """Return the traces without the results in the record, because these may be large."""
+        return self if self.record is None else replace(self, record=self.record.without_results())
 
 
 @dataclass(frozen=True, slots=True)

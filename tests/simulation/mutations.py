@@ -5,6 +5,7 @@ They patch the step that they break from outside, so that they survive changes o
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.journal import Entry
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
+from penstock.consumer.suspects import Start, Suspects
 from penstock.consumer.sweeper import Tenure
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message
@@ -310,20 +312,22 @@ def cancel_what_has_finished(patching: Patching) -> None:
 
 def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
     """Let the next suspect start, and perhaps kill the process, before this one is recorded."""
-    run_suspect, commit = Processor._run_suspect, Processor._commit
+    run_with_care, commit = Processor._run_with_care, Processor._commit
     is_inside = ContextVar("is_inside", default=False)
 
     async def commit_later(self: Processor, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         return record if is_inside.get() else await commit(self, attempt, record)
 
     async def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord | Release:
+        if not attempt.is_suspect(self._process):
+            return await run_with_care(self, attempt)
         is_inside.set(True)
-        decision = await run_suspect(self, attempt)
+        decision = await run_with_care(self, attempt)
         is_inside.set(False)
         return decision if isinstance(decision, Release) else await commit(self, attempt, decision)
 
     patching.setattr(Processor, "_commit", commit_later)
-    patching.setattr(Processor, "_run_suspect", mutant)
+    patching.setattr(Processor, "_run_with_care", mutant)
 
 
 def run_a_suspect_without_looking_again(patching: Patching) -> None:
@@ -353,13 +357,15 @@ def suspect_what_was_only_held(patching: Patching) -> None:
 
 
 def note_a_start_before_the_slot(patching: Patching) -> None:
-    run = Processor._run_among_others
+    start_among_others = Suspects._start_among_others
 
-    async def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord:
+    @asynccontextmanager
+    async def mutant(self: Suspects, attempt: ChunkAttempt) -> AsyncIterator[Start]:
         await self._note_start(attempt, Evidence.RUNNING)
-        return await run(self, attempt)
+        async with start_among_others(self, attempt) as start:
+            yield start
 
-    patching.setattr(Processor, "_run_among_others", mutant)
+    patching.setattr(Suspects, "_start_among_others", mutant)
 
 
 def blame_those_that_ran_beside_poison(patching: Patching) -> None:
