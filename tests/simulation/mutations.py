@@ -578,7 +578,7 @@ MUTATIONS = {
 MUTATIONS_AT_CALLS = {
     mutation.patch.__name__: mutation
     for mutation in [
-        MutationAtCall("a suspect beside poison", 38, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
+        MutationAtCall("a suspect beside poison", 39, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
         MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
         MutationAtCall("a handler never ends", 9, Hit.FAIL_BEFORE, go_on_without_slots),
         MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),
