@@ -545,7 +545,7 @@ MUTATIONS = {
         ("storm", 207, run_a_taken_over_small_batch_immediately),
         ("redrives", 62, forget_what_failed_before_a_redrive),
         ("endings", 43, cancel_what_has_finished),
-        ("poison", 696, run_a_last_attempt_beside_others),
+        ("poison", 1336, run_a_last_attempt_beside_others),
         ("pauses", 1974, run_a_suspect_without_looking_again),
         ("losses", 124, tell_what_is_not_counted),
         ("rollouts", 193, wait_for_a_handler_that_never_ends),
