@@ -189,6 +189,8 @@ class Promises:
                 self._on_sweep(before, after)
             case "rate":
                 self.quotas.on_write(before or {}, after)
+            case "open":
+                self.open.on_write(before or {}, after)
             case "limit":
                 self.limits.on_write(before or {}, after)
             case "key":
@@ -197,13 +199,6 @@ class Promises:
             self._on_write_of_batch(key, before, after)
 
     def _on_write_of_batch(self, key: Key, before: Item | None, after: Item) -> None:
-        if key[0] == "sweep":
-            self._on_sweep(before, after)
-        self._on_limit(key[1], before or {}, after)
-        if key[1] == "key":
-            self._on_claim(key, before or {}, after)
-        if not key[0].startswith("batch#"):
-            return
         kind = key[1].partition("#")[0]
         if kind == "batch":
             self._on_batch(key, after)
@@ -214,12 +209,6 @@ class Promises:
         elif kind == "ids":
             first = from_json(zstd.decompress(after["ids"]["B"]))[0]
             self._truth.labels[key[0].split("#")[1]] = first.partition("-")[0]
-
-    def _on_limit(self, kind: str, before: Item, after: Item) -> None:
-        if kind == "rate":
-            self.quotas.on_write(before, after)
-        elif kind == "open":
-            self.open.on_write(before, after)
 
     def _on_sweep(self, before: Item | None, after: Item) -> None:
         """Check that nobody takes the sweep over from a consumer that still sweeps."""
