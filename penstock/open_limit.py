@@ -17,15 +17,6 @@ LONGEST_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
-class OpenLimit:
-    """At most `operations` of an account may be open, under the name that answers give to this limit."""
-
-    name: str
-    account: Account
-    operations: int
-
-
-@dataclass(frozen=True, slots=True)
 class OpenBatch:
     """The name of an entry: a batch, or one retry of it.
 
@@ -43,6 +34,19 @@ class OpenOperations:
 
     total: int = 0
     entries: Mapping[OpenBatch, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLimit:
+    """At most `operations` of an account may be open, under the name that answers give to this limit."""
+
+    name: str
+    account: Account
+    operations: int
+
+    def has_room(self, is_open: OpenOperations, operations: int) -> bool:
+        """Return True if a batch of this many operations may be added."""
+        return len(is_open.entries) < MOST_ENTRIES and is_open.total + operations <= self.operations
 
 
 def seconds_to_room(excess: int, each_second: float) -> int:

@@ -76,6 +76,18 @@ class OpenLedger:
             is_open = await self._add(limit, entry, operations, seen, is_forced=is_forced)
         return is_open
 
+    async def check(self, limit: OpenLimit, operations: int) -> OpenOperations | None:
+        """Return the open operations as last seen. If they leave no room for `operations`, count them again first.
+
+        Return None if the table does not answer.
+        """
+        is_open = await self.open(limit.account)
+        if is_open is None or limit.has_room(is_open, operations):
+            return is_open
+        seen = self._find(limit.account)
+        await self._recount(limit.account, seen, None)
+        return seen.open
+
     async def remove(self, account: Account, entry: OpenBatch, operations: int) -> None:
         """Remove the entry of a batch that was not accepted. If the table does not answer, the entry lapses."""
         try:
@@ -117,8 +129,11 @@ class OpenLedger:
             is_open, _ = await self._count_out(account, is_open, some)
             self._note(seen, is_open)
 
-    async def _recount(self, account: Account, seen: _Seen, is_open: OpenOperations) -> None:
-        """Count out what has finished of all batches, unless that was done just now. Requests share a recount."""
+    async def _recount(self, account: Account, seen: _Seen, is_open: OpenOperations | None) -> None:
+        """Count out what has finished of all batches, unless that was done just now. Requests share a recount.
+
+        If `is_open` is None, the table is read first.
+        """
         if not _is_running(seen.recounting):
             if self._clock.monotonic() < seen.recount_from:
                 return
@@ -126,9 +141,13 @@ class OpenLedger:
         assert seen.recounting is not None
         await asyncio.wait((seen.recounting,))
 
-    async def _recount_all(self, account: Account, seen: _Seen, is_open: OpenOperations) -> None:
-        entries, total = list(is_open.entries), 0.0
+    async def _recount_all(self, account: Account, seen: _Seen, is_open: OpenOperations | None) -> None:
+        entries, total = list[OpenBatch](), 0.0
         with suppress(PenstockError):  # the next attempt to add an entry tells its caller
+            if is_open is None:
+                is_open = await self._store.read_open(account)
+                self._note(seen, is_open)
+            entries = list(is_open.entries)
             for start in range(0, len(entries), READ_AT_A_TIME):
                 is_open, each_second = await self._count_out(account, is_open, entries[start : start + READ_AT_A_TIME])
                 total += each_second
@@ -152,6 +171,7 @@ class OpenLedger:
             if number < is_open.entries.get(entry, 0)
         }:
             is_open = await self._store.lower_open(account, changes)
+            self._note(self._find(account), is_open)
         return is_open
 
     async def _progress(self, account: Account, entry: OpenBatch, counted: int) -> _Progress:

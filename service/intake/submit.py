@@ -42,7 +42,7 @@ from penstock.service.keys import (
     SHARE,
 )
 from penstock.service.limits.charging import charged, check_something_left
-from penstock.service.limits.opening import opened
+from penstock.service.limits.opening import check_room, opened
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
 from penstock.store import KeyClaim
@@ -70,6 +70,10 @@ class Course:
     @property
     def is_immediate(self) -> bool:
         return self.seconds is not None
+
+    @property
+    def starts_operations(self) -> bool:
+        return self.seconds is not None and self.seconds > 0
 
 
 async def submit_batch(request: web.Request) -> web.Response:
@@ -181,6 +185,8 @@ async def _answer(request: web.Request, submission: Submission, course: Course, 
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
     store, clock, claim, draft = request.app[BACKEND].store, request.app[CLOCK], submission.claim, submission.draft
     try:
+        if course.starts_operations and not atomic:  # an atomic batch is never handed over
+            await check_room(request, draft.total)
         async with charged(request, draft.batch_id, draft.total, _charge_seconds(course)) as charge:
             answer, results = await _run_or_accept(request, submission, course, atomic=atomic)
             if results is not None:
@@ -220,12 +226,12 @@ async def _run_or_accept(
 ) -> tuple[web.Response, bytes | None]:
     """Return the answer, and its body if it has all results."""
     if course.seconds is None:
-        return await _accept(request, submission, {}, course.applied), None
+        return await _accept(request, submission, {}, course), None
     operations = submission.draft.operations
     tried = await _run_immediately(request, submission, course.seconds, atomic=atomic)
     is_unfinished = len(tried) < len(operations) or any(is_turned_away(one.verdict) for one in tried.values())
     if is_unfinished and not atomic:
-        return await _accept(request, submission, tried, course.applied), None
+        return await _accept(request, submission, tried, course), None
     body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
     meter = request.app[METER]
     meter.accepted(submission.tenant, len(operations))
@@ -252,19 +258,23 @@ async def _run_immediately(
 
 
 async def _accept(
-    request: web.Request, submission: Submission, tried: dict[int, Tried], applied: str | None
+    request: web.Request, submission: Submission, tried: dict[int, Tried], course: Course
 ) -> web.Response:
-    """Accept the batch for the background. `tried` was run already, but not all operations were finished in time."""
+    """Accept the batch for the background. `tried` was run already, but not all operations were finished in time.
+
+    Operations that were cut off are not in `tried`. So a batch that was started is accepted in any case: to reject it
+    would run them again with the next request.
+    """
     clock, meter = request.app[CLOCK], request.app[METER]
     started_at = clock.monotonic()
     acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
-    async with opened(request, submission.draft.batch_id, submission.draft.total, is_forced=bool(tried)):
+    async with opened(request, submission.draft.batch_id, submission.draft.total, is_forced=course.starts_operations):
         batch = await acceptance.accept(tried)
     meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - started_at)
     meter.accepted(batch.tenant, batch.total)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
     get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
-    return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(applied)})
+    return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(course.applied)})
 
 
 async def _replay(request: web.Request, claimed: ClaimedKey) -> web.Response:

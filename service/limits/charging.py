@@ -16,6 +16,7 @@ from penstock.service.caller import tenant_of
 from penstock.service.keys import BACKEND, CLOCK, LEDGER
 from penstock.service.ledger import Ledger
 from penstock.service.limits.applied import limits_of
+from penstock.service.limits.words import count_operations
 
 _HOW_IT_COUNTS = "A batch counts as many operations as it has."
 _HOW_A_RETRY_COUNTS = "A retry counts as many operations as it runs again."
@@ -104,7 +105,7 @@ def _check_fits(request: web.Request, operations: int, *, is_retry: bool) -> Non
 
 def _batch_never_fits(operations: int, quota: Quota) -> str:
     return (
-        f"The batch has {operations:,} operations, and the quota is {_words(quota)}. {_HOW_IT_COUNTS} "
+        f"The batch has {count_operations(operations)}, and the quota is {_words(quota)}. {_HOW_IT_COUNTS} "
         f"Send at most {quota.operations:,} operations in a batch."
     )
 
@@ -139,7 +140,7 @@ def _exceeded(request: web.Request, limit: Limit, operations: int, usage: Usage,
         ("The retry would run", _HOW_A_RETRY_COUNTS) if is_retry else ("The batch has", _HOW_IT_COUNTS)
     )
     return QuotaExceeded(
-        f"{subject} {operations:,} operations, and {left:,} are left of the quota of {_words(limit.quota)}. "
+        f"{subject} {count_operations(operations)}, and {left:,} are left of the quota of {_words(limit.quota)}. "
         f"{how_it_counts} Send it again in {seconds:,} s.",
         limit.name,
         seconds,

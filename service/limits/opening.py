@@ -1,8 +1,8 @@
 """Rejects a batch if its caller then had too many operations that have not finished, and counts it otherwise.
 
 A batch counts from just before it is accepted until its operations have finished. A batch that is answered with its
-results does not count. If it is handed over to the consumers, it counts from then on. It is not rejected if some of its
-operations have run already.
+results does not count. If it is handed over to the consumers, it counts from then on. So it is started only if there is
+room for it, and its hand-over is not rejected any more.
 """
 
 import math
@@ -16,6 +16,7 @@ from penstock.errors import AcceptanceUnknown, LimitPassed, QuotaExceeded
 from penstock.open_limit import MOST_ENTRIES, UNKNOWN_SECONDS, OpenBatch, OpenLimit, OpenOperations, seconds_to_room
 from penstock.service.keys import CLOCK, OPEN_LEDGER
 from penstock.service.limits.applied import open_limits_of
+from penstock.service.limits.words import count_operations
 from penstock.service.open_ledger import RETRY_SECONDS
 
 ACCEPT_SECONDS = 30  # from here to the write that starts the acceptance of a batch: usually milliseconds
@@ -32,6 +33,18 @@ class Opening:
     may_run: bool = False
 
 
+async def check_room(request: web.Request, operations: int) -> None:
+    """Raise QuotaExceeded if there was no room for a batch when this front end last looked, or LimitPassed.
+
+    A small batch is checked before it is started.
+    """
+    _check_fits(request, operations)
+    for limit in reversed(open_limits_of(request)):
+        is_open = await request.app[OPEN_LEDGER].check(limit, operations)
+        if is_open is not None and not limit.has_room(is_open, operations):
+            raise _exceeded(request, limit, operations, is_open)
+
+
 @asynccontextmanager
 async def opened(
     request: web.Request, batch_id: str, operations: int, *, retry_id: str | None = None, is_forced: bool = False
@@ -46,14 +59,14 @@ async def opened(
     opening, tried = Opening(), list[OpenLimit]()
     try:
         if not is_forced:
-            _check_fits(request, entry, operations)
+            _check_fits(request, operations, is_retry=retry_id is not None)
         # The key comes before its tenant. So a key without room takes nothing from the tenant, even for a moment.
         for limit in reversed(open_limits_of(request)) if operations else ():
             tried.append(limit)
             is_open = await request.app[OPEN_LEDGER].add(limit, entry, operations, is_forced=is_forced)
             if entry not in is_open.entries and not is_forced:
                 tried.pop()
-                raise _exceeded(request, limit, entry, operations, is_open)
+                raise _exceeded(request, limit, operations, is_open, is_retry=retry_id is not None)
         yield opening
     except AcceptanceUnknown:
         raise
@@ -64,28 +77,27 @@ async def opened(
         raise
 
 
-def _check_fits(request: web.Request, entry: OpenBatch, operations: int) -> None:
+def _check_fits(request: web.Request, operations: int, *, is_retry: bool = False) -> None:
     for limit in open_limits_of(request):
         if operations > limit.operations:
-            what_to_do = _SEND_LESS if entry.retry_id is None else _DO_NOT_RETRY
-            words = f"{_subject(entry, operations)}, and at most {limit.operations:,} may be open. "
+            what_to_do = _DO_NOT_RETRY if is_retry else _SEND_LESS
+            words = f"{_subject(operations, is_retry=is_retry)}, and at most {limit.operations:,} may be open. "
             raise LimitPassed(words + what_to_do.format(limit.operations), limit={"maxOperations": limit.operations})
 
 
 def _exceeded(
-    request: web.Request, limit: OpenLimit, entry: OpenBatch, operations: int, is_open: OpenOperations
+    request: web.Request, limit: OpenLimit, operations: int, is_open: OpenOperations, *, is_retry: bool = False
 ) -> QuotaExceeded:
     excess = is_open.total + operations - limit.operations
     if excess > 0:
         seconds = seconds_to_room(excess, request.app[OPEN_LEDGER].each_second(limit.account))
         reason = f"{is_open.total:,} operations of earlier batches have not finished. At most {limit.operations:,} may"
-        detail = f"{_subject(entry, operations)}. {reason} be open."
+        detail = f"{_subject(operations, is_retry=is_retry)}. {reason} be open."
     else:
         seconds = UNKNOWN_SECONDS
         detail = f"{len(is_open.entries):,} batches have not finished. At most {MOST_ENTRIES:,} may be open."
     return QuotaExceeded(f"{detail} Send it again in {seconds:,} s.", limit.name, seconds)
 
 
-def _subject(entry: OpenBatch, operations: int) -> str:
-    what = "The batch has" if entry.retry_id is None else "The retry would run"
-    return f"{what} {operations:,} operations"
+def _subject(operations: int, *, is_retry: bool) -> str:
+    return f"{'The retry would run' if is_retry else 'The batch has'} {count_operations(operations)}"

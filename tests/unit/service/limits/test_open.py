@@ -1,6 +1,8 @@
 """The limit of open operations: what counts, when it is counted out, and what is rejected."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from pytest_aiohttp import AiohttpClient
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import BatchState
 from penstock.errors import Unavailable
-from penstock.open_limit import OpenOperations, seconds_to_room
+from penstock.open_limit import OpenBatch, OpenOperations, seconds_to_room
 from penstock.quota import Account
 from penstock.service import open_ledger
 from penstock.service.limits import opening
@@ -39,9 +41,10 @@ def parts(clock: FakeClock) -> MemoryParts:
 def limited(serve: Serve, clock: FakeClock, parts: MemoryParts) -> Serve:
     """Start a front end of which a tenant may have ten open operations. All front ends share the table."""
 
-    async def start(**options: Any) -> Service:
+    async def start(toys: Toys | None = None, **options: Any) -> Service:
         return await serve(
-            Toys().operations(), **{"parts": parts, "clock": clock, "tenant_max_open": 10, "min_chunks": 1, **options}
+            (toys or Toys()).operations(),
+            **{"parts": parts, "clock": clock, "tenant_max_open": 10, "min_chunks": 1, **options},
         )
 
     return start
@@ -50,6 +53,11 @@ def limited(serve: Serve, clock: FakeClock, parts: MemoryParts) -> Serve:
 @pytest.fixture
 async def plant(aiohttp_client: AiohttpClient) -> Plant:
     return await build_plant(aiohttp_client, Toys().operations(), chunk_operations=3, tenant_max_open=10)
+
+
+@asynccontextmanager
+async def no_transaction() -> AsyncIterator[None]:
+    yield
 
 
 def many(count: int, path: str = "/succeed/a") -> list[dict[str, Any]]:
@@ -75,7 +83,7 @@ async def test_batches_are_accepted_until_too_much_is_open_and_again_when_they_a
     await plant.submit(*["/succeed/b"] * 4)
     problem = assert_exceeded(await plant.service.post(many(1), BACKGROUND), 60)
     assert problem["detail"] == (
-        "The batch has 1 operations. 10 operations of earlier batches have not finished. At most 10 may be open. "
+        "The batch has 1 operation. 10 operations of earlier batches have not finished. At most 10 may be open. "
         "Send it again in 60 s."
     )
     await plant.work_off()
@@ -123,8 +131,39 @@ async def test_a_batch_that_is_larger_than_the_limit_never_fits(limited: Serve, 
 
 async def test_a_batch_that_is_answered_with_its_results_does_not_count(limited: Serve, parts: MemoryParts) -> None:
     service = await limited()
+    assert (await service.post(many(8), BACKGROUND)).status == 202
+    for _ in range(3):
+        assert (await service.post(many(2))).status == 200
+    assert await open_now(parts) == 8
+
+
+async def test_a_small_batch_is_started_only_if_there_is_room_for_it(
+    limited: Serve, parts: MemoryParts, clock: FakeClock
+) -> None:
+    toys = Toys()
+    service = await limited(toys, tenant_limit="100/60")
+    assert (await service.post(many(8), BACKGROUND)).status == 202
+    tat = (await parts.store.read_usage(DEFAULT)).tat
+    for _ in range(2):
+        assert_exceeded(await service.post(many(6)), 60)
+        clock.advance(1.1)
+    assert_problem(await service.post(many(11)), 413)
+    assert (toys.runs, await open_now(parts)) == ([], 8)
+    assert (await parts.store.read_usage(DEFAULT)).tat == tat
+
+
+async def test_a_small_batch_is_started_as_soon_as_earlier_ones_have_finished(plant: Plant) -> None:
+    await plant.submit(*["/succeed/a"] * 10)
+    assert_exceeded(await plant.service.post(many(1)), 60)
+    await plant.work_off()
+    plant.clock.advance(1.1)
+    assert (await plant.service.post(many(10))).status == 200
+
+
+async def test_an_atomic_batch_is_never_open_so_it_is_not_rejected(serve: Serve, parts: MemoryParts) -> None:
+    service = await serve(Toys().operations(transaction=no_transaction), parts=parts, tenant_max_open=10)
     assert (await service.post(many(10), BACKGROUND)).status == 202
-    assert (await service.post(many(20))).status == 200
+    assert (await service.post(many(10), atomic=True)).status == 200
     assert await open_now(parts) == 10
 
 
@@ -136,13 +175,17 @@ async def test_a_batch_that_is_handed_over_counts(limited: Serve, parts: MemoryP
     assert_problem(await service.post(many(11, "/hang/a"), NOW_OR_LATER), 413)
 
 
-async def test_a_batch_of_which_something_has_run_is_not_rejected(limited: Serve, parts: MemoryParts) -> None:
-    service = await limited(sync_seconds=0.05)
-    assert (await service.post(many(8), BACKGROUND)).status == 202
-    answer = await service.post([*many(3), *many(3, "/hang/a")])
-    assert answer.status == 202
+@pytest.mark.parametrize("paths", [["/hang/a"] * 6, ["/succeed/a"] * 3 + ["/hang/a"] * 3])
+async def test_a_batch_that_was_started_is_not_rejected(limited: Serve, parts: MemoryParts, paths: list[str]) -> None:
+    """Another front end accepts a batch meanwhile, so there is no room when this one is handed over."""
+
+    def accept_another(call: str, moment: str) -> None:
+        if (call, moment) == ("store.add_open", "before"):
+            parts.store._set_open(DEFAULT, {OpenBatch("another", 0): 8})
+
+    service = await limited(sync_seconds=0.05, watch=accept_another)
+    assert (await service.post(ask_for(*paths))).status == 202
     assert await open_now(parts) == 14
-    assert_exceeded(await service.post(many(1), BACKGROUND), 60)
 
 
 @pytest.mark.parametrize("call", ["store.create_batch", "chunks.send"])
