@@ -47,6 +47,7 @@ class _Seen:
     at: float = float("-inf")
     each_second: float = 0.0
     reading: asyncio.Task[None] | None = None
+    counting_some: asyncio.Task[None] | None = None
     recounting: asyncio.Task[None] | None = None
     recount_from: float = float("-inf")  # the next recount starts at this time, or later
 
@@ -69,12 +70,20 @@ class OpenLedger:
 
     async def add(self, limit: OpenLimit, entry: OpenBatch, operations: int, *, is_forced: bool) -> OpenOperations:
         """Add an entry. If it is not in the answer, there is no room for it. `is_forced` adds it beyond the limit."""
+        if not is_forced and (is_full := self.known_as_full(limit, operations)):
+            return is_full
         seen = self._find(limit.account)
         is_open = await self._add(limit, entry, operations, seen, is_forced=is_forced)
-        if entry not in is_open.entries:
-            await self._recount(limit.account, seen, is_open)
+        if entry not in is_open.entries and await self._recount(limit.account, seen, is_open):
             is_open = await self._add(limit, entry, operations, seen, is_forced=is_forced)
         return is_open
+
+    def known_as_full(self, limit: OpenLimit, operations: int) -> OpenOperations | None:
+        """Return the open operations if they left no room, and it is too early to count them again. Makes no call."""
+        seen = self._find(limit.account)
+        if seen.open is None or limit.has_room(seen.open, operations):
+            return None
+        return seen.open if self._clock.monotonic() < seen.recount_from else None
 
     async def check(self, limit: OpenLimit, operations: int) -> OpenOperations | None:
         """Return the open operations as last seen. If they leave no room for `operations`, count them again first.
@@ -122,31 +131,39 @@ class OpenLedger:
         return is_open
 
     async def _read(self, account: Account, seen: _Seen) -> None:
+        before = seen.open
         with suppress(PenstockError):
             is_open = await self._store.read_open(account)
-            self._note(seen, is_open)
-            some = random.sample(list(is_open.entries), min(READ_AT_A_TIME, len(is_open.entries)))
-            is_open, _ = await self._count_out(account, is_open, some)
-            self._note(seen, is_open)
+            if seen.open is before:  # otherwise a write has changed it meanwhile, and what was read may be older
+                self._note(seen, is_open)
+            if not _is_running(seen.counting_some):
+                seen.counting_some = asyncio.create_task(self._count_some(account, is_open))
 
-    async def _recount(self, account: Account, seen: _Seen, is_open: OpenOperations | None) -> None:
-        """Count out what has finished of all batches, unless that was done just now. Requests share a recount.
+    async def _count_some(self, account: Account, is_open: OpenOperations) -> None:
+        some = random.sample(list(is_open.entries), min(READ_AT_A_TIME, len(is_open.entries)))
+        with suppress(PenstockError):
+            await self._count_out(account, is_open, some)
 
-        If `is_open` is None, the table is read first.
+    async def _recount(self, account: Account, seen: _Seen, is_open: OpenOperations | None) -> bool:
+        """Count out what has finished of all batches. Requests share a recount. If `is_open` is None, read it first.
+
+        Return False, without a call, if that was done just now.
         """
         if not _is_running(seen.recounting):
             if self._clock.monotonic() < seen.recount_from:
-                return
+                return False
             seen.recounting = asyncio.create_task(self._recount_all(account, seen, is_open))
         assert seen.recounting is not None
         await asyncio.wait((seen.recounting,))
+        return True
 
     async def _recount_all(self, account: Account, seen: _Seen, is_open: OpenOperations | None) -> None:
         entries, total = list[OpenBatch](), 0.0
         with suppress(PenstockError):  # the next attempt to add an entry tells its caller
             if is_open is None:
-                is_open = await self._store.read_open(account)
-                self._note(seen, is_open)
+                before, is_open = seen.open, await self._store.read_open(account)
+                if seen.open is before:
+                    self._note(seen, is_open)
             entries = list(is_open.entries)
             for start in range(0, len(entries), READ_AT_A_TIME):
                 is_open, each_second = await self._count_out(account, is_open, entries[start : start + READ_AT_A_TIME])

@@ -185,8 +185,8 @@ async def _answer(request: web.Request, submission: Submission, course: Course, 
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
     store, clock, claim, draft = request.app[BACKEND].store, request.app[CLOCK], submission.claim, submission.draft
     try:
-        if course.starts_operations and not atomic:  # an atomic batch is never handed over
-            await check_room(request, draft.total)
+        if not atomic:  # an atomic batch is never handed over
+            await check_room(request, draft.total, is_started=course.starts_operations)
         async with charged(request, draft.batch_id, draft.total, _charge_seconds(course)) as charge:
             answer, results = await _run_or_accept(request, submission, course, atomic=atomic)
             if results is not None:

@@ -33,14 +33,16 @@ class Opening:
     may_run: bool = False
 
 
-async def check_room(request: web.Request, operations: int) -> None:
+async def check_room(request: web.Request, operations: int, *, is_started: bool) -> None:
     """Raise QuotaExceeded if there was no room for a batch when this front end last looked, or LimitPassed.
 
-    A small batch is checked before it is started.
+    `is_started`: the batch is started next, and later nobody can reject it. So count again if there seems to be no room
+    or nothing is known. Otherwise this makes no call, and the entry of the batch decides.
     """
     _check_fits(request, operations)
+    ledger = request.app[OPEN_LEDGER]
     for limit in reversed(open_limits_of(request)):
-        is_open = await request.app[OPEN_LEDGER].check(limit, operations)
+        is_open = await ledger.check(limit, operations) if is_started else ledger.known_as_full(limit, operations)
         if is_open is not None and not limit.has_room(is_open, operations):
             raise _exceeded(request, limit, operations, is_open)
 

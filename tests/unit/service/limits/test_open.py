@@ -11,11 +11,12 @@ from pytest_aiohttp import AiohttpClient
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import BatchState
 from penstock.errors import Unavailable
-from penstock.open_limit import OpenBatch, OpenOperations, seconds_to_room
+from penstock.open_limit import OpenBatch, OpenLimit, OpenOperations, seconds_to_room
 from penstock.quota import Account
 from penstock.service import open_ledger
+from penstock.service.keys import OPEN_LEDGER
 from penstock.service.limits import opening
-from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing import FakeClock, MemoryParts, MemoryStore, memory_parts
 from tests.support.faults import Outage
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
@@ -53,6 +54,16 @@ def limited(serve: Serve, clock: FakeClock, parts: MemoryParts) -> Serve:
 @pytest.fixture
 async def plant(aiohttp_client: AiohttpClient) -> Plant:
     return await build_plant(aiohttp_client, Toys().operations(), chunk_operations=3, tenant_max_open=10)
+
+
+async def until_counted(service: Service, account: Account) -> None:
+    """Wait until the front end has read how far the batches are, in the background."""
+    assert service.client.app is not None
+    seen = service.client.app[OPEN_LEDGER]._find(account)
+    assert seen.reading is not None
+    await seen.reading
+    assert seen.counting_some is not None
+    await seen.counting_some
 
 
 @asynccontextmanager
@@ -118,6 +129,7 @@ async def test_batches_are_read_again_after_a_second_at_the_earliest(
     for _ in range(5):
         assert_exceeded(await plant.service.post(many(1), BACKGROUND), 60)
     assert calls.count("store.read_progress") == 1
+    assert calls.count("store.add_open") == 1 + 2, "rejected without a write, except for the first time"
     plant.clock.advance(1.1)
     assert_exceeded(await plant.service.post(many(1), BACKGROUND), 60)
     assert calls.count("store.read_progress") == 2
@@ -253,6 +265,7 @@ async def test_front_ends_that_count_at_the_same_time_count_nothing_out_twice(pl
 
 async def test_too_many_batches_are_rejected_however_small(limited: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.testing.MOST_ENTRIES", 2)
+    monkeypatch.setattr("penstock.open_limit.MOST_ENTRIES", 2)
     monkeypatch.setattr(opening, "MOST_ENTRIES", 2)
     service = await limited()
     for _ in range(2):
@@ -269,9 +282,30 @@ async def test_answers_say_the_limit_and_what_is_left(plant: Plant) -> None:
     await plant.work_off()
     plant.clock.advance(5.1)
     await plant.service.get(path)  # counts out what has finished, for the next answer
-    await asyncio.sleep(0)
+    await until_counted(plant.service, DEFAULT)
     assert (await plant.service.get(path)).headers["RateLimit"] == '"open";r=10'
     assert await plant.parts.store.read_open(DEFAULT) == NOTHING
+
+
+async def test_a_read_does_not_replace_what_was_seen_later(clock: FakeClock) -> None:
+    """A batch is added between the read of the table and its answer."""
+    limit, entry, read = OpenLimit("open", DEFAULT, 10), OpenBatch("a", int(clock.now()) + 30), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def read_open(self, account: Account) -> OpenOperations:
+            is_open = await super().read_open(account)
+            if asyncio.current_task() is ledger._find(account).reading:
+                await read.wait()
+            return is_open
+
+    ledger = open_ledger.OpenLedger(Slow(), clock)
+    first = asyncio.create_task(ledger.open(DEFAULT))
+    await asyncio.sleep(0)
+    added = await ledger.add(limit, entry, 4, is_forced=False)
+    read.set()
+    assert await first == added == await ledger.open(DEFAULT)
+    await ledger.remove(DEFAULT, entry, 4)
+    assert await ledger.open(DEFAULT) == NOTHING
 
 
 async def test_answers_say_both_kinds_of_limits(limited: Serve) -> None:
