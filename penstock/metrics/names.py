@@ -136,7 +136,12 @@ class TenantMetric(StrEnum):
         None,
         "Operations of batches that were accepted or answered with their results, and operations that were retried.",
     )
-    TENANT_FAILURES = "TenantFailures", _BOTH, None, "Operations that have failed. An attempt that is retried is none."
+    TENANT_FAILURES = (
+        "TenantFailures",
+        _BOTH,
+        None,
+        "Operations that have failed, counted again if their chunk is delivered twice. An attempt that is retried is none.",
+    )
     TENANT_REJECTIONS = (
         "TenantRejections",
         (Program.SERVICE,),
