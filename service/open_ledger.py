@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, sum_counts
 from penstock.clock import Clock
 from penstock.errors import PenstockError
-from penstock.open_limit import OpenBatch, OpenLimit, OpenOperations
+from penstock.open_limit import UNKNOWN_SECONDS, OpenBatch, OpenLimit, OpenOperations
 from penstock.quota import Account
 from penstock.service.abandoning import was_accepted
 from penstock.settings import DAY_SECONDS
@@ -41,7 +41,7 @@ SKEW_SECONDS = 2.0
 
 @dataclass(slots=True)
 class _Seen:
-    """What was last seen of an account. `each_second` is how many operations its batches finish in a second."""
+    """What was last seen of an account. `each_second` is how many of its operations finish in a second."""
 
     open: OpenOperations | None = None
     at: float = float("-inf")
@@ -49,6 +49,8 @@ class _Seen:
     reading: asyncio.Task[None] | None = None
     counting_some: asyncio.Task[None] | None = None
     recounting: asyncio.Task[None] | None = None
+    finished: int = 0  # operations that were counted out since the last recount
+    recounted_at: float | None = None
     recount_from: float = float("-inf")  # the next recount starts at this time, or later
 
 
@@ -58,6 +60,7 @@ class _Progress:
 
     left: int
     each_second: float = 0.0
+    was_accepted: bool = True
 
 
 class OpenLedger:
@@ -168,17 +171,21 @@ class OpenLedger:
             for start in range(0, len(entries), READ_AT_A_TIME):
                 is_open, each_second = await self._count_out(account, is_open, entries[start : start + READ_AT_A_TIME])
                 total += each_second
-            seen.each_second = total
+            seen.each_second = max(total, _finished_each_second(seen, self._clock.monotonic()))
+            seen.finished, seen.recounted_at = 0, self._clock.monotonic()
         seen.recount_from = self._clock.monotonic() + RECOUNT_SECONDS + RECOUNT_SECONDS_EACH * len(entries)
 
     async def _count_out(
         self, account: Account, is_open: OpenOperations, entries: Sequence[OpenBatch]
     ) -> tuple[OpenOperations, float]:
-        """Lower the entries to what is open of them. Return all entries, and what these finish in a second."""
+        """Lower the entries to what is open of them. Return all entries, and what the open ones finish in a second."""
         counted = {entry: is_open.entries[entry] for entry in entries if entry in is_open.entries}
         read = await asyncio.gather(*(self._progress(account, entry, number) for entry, number in counted.items()))
         left = {entry: progress.left for entry, progress in zip(counted, read, strict=True)}
-        return await self._lower(account, is_open, left), sum(progress.each_second for progress in read)
+        is_open = await self._lower(account, is_open, left)
+        accepted = [entry for entry, progress in zip(counted, read, strict=True) if progress.was_accepted]
+        self._find(account).finished += sum(max(0, counted[entry] - left[entry]) for entry in accepted)
+        return is_open, sum(progress.each_second for progress in read)
 
     async def _lower(self, account: Account, is_open: OpenOperations, left: Mapping[OpenBatch, int]) -> OpenOperations:
         """Lower entries. If another front end has changed one, decide again with its number."""
@@ -195,7 +202,7 @@ class OpenLedger:
         batch, groups = await self._store.read_progress(entry.id, range(1), with_done=False)
         if batch is None or batch.state in UNACCEPTED_STATES:
             is_over = entry.retry_id is not None or await self._will_never_run(account, entry, batch)
-            return _Progress(0 if is_over else counted)
+            return _Progress(0 if is_over else counted, was_accepted=False)
         if len(groups) < len(batch.group_totals):
             groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
         counts = sum_counts(group.counts for group in groups.values())
@@ -229,6 +236,16 @@ def _progress_of(entry: OpenBatch, batch: Batch, counts: Counts, now: float) -> 
         return _Progress(0)
     running_seconds = 0.0 if batch.started_at is None else now - batch.started_at
     return _Progress(unfinished, counts.completed / running_seconds if running_seconds > 0 else 0.0)
+
+
+def _finished_each_second(seen: _Seen, now: float) -> float:
+    """Return how many operations were counted out in a second since the last recount, or 0 if there was none.
+
+    After a long time without a recount, nobody knows when they finished. Then the result is only a guess.
+    """
+    if seen.recounted_at is None or now <= seen.recounted_at:
+        return 0.0
+    return seen.finished / min(now - seen.recounted_at, UNKNOWN_SECONDS)
 
 
 def _is_running(task: asyncio.Task[None] | None) -> bool:

@@ -140,7 +140,7 @@ class TenantMetric(StrEnum):
         "TenantFailures",
         _BOTH,
         None,
-        "Operations that have failed, counted again if their chunk is delivered twice. An attempt that is retried is none.",
+        "Operations that have failed, and again if their chunk is delivered twice. An attempt that is retried is none.",
     )
     TENANT_REJECTIONS = (
         "TenantRejections",

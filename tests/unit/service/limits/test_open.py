@@ -114,6 +114,17 @@ async def test_only_what_has_not_finished_counts_and_says_when_to_come_back(plan
     assert_exceeded(await plant.service.post(many(1), BACKGROUND), 4)
 
 
+async def test_batches_that_have_finished_whole_say_when_to_come_back(plant: Plant) -> None:
+    for path in ("/succeed/a", "/second-time-right/b", "/second-time-right/c"):
+        await plant.submit(*[path] * 3)
+    assert_exceeded(await plant.service.post(many(2), BACKGROUND), 60)
+    for _ in range(3):
+        await take_turn(plant.consumer())
+    plant.clock.advance(6)
+    assert_exceeded(await plant.service.post(many(8), BACKGROUND), 8)  # 3 in 6 s have finished, and 4 are too many
+    assert await open_now(plant.parts) == 6
+
+
 async def test_batches_are_read_again_after_a_second_at_the_earliest(
     aiohttp_client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
