@@ -609,8 +609,8 @@ MUTATIONS_AT_CALLS = {
         ),
         MutationAtCall(
             "two in the background, of which one may be open",
-            0,
-            Hit.CRASH_BEFORE,
+            6,
+            Hit.FAIL_BEFORE,
             open_operations.count_out_without_a_condition,
         ),
         MutationAtCall(
