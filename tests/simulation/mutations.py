@@ -572,7 +572,7 @@ MUTATIONS = {
         ("quotas", 0, quotas.give_back_when_it_lapses),
         ("quotas", 48, quotas.give_back_what_has_come_back),
         ("quotas", 112, quotas.give_back_without_a_condition),
-        ("quotas", 704, quotas.charge_again_when_repeated),
+        ("quotas", 128, quotas.charge_again_when_repeated),
     ]
 }
 MUTATIONS_AT_CALLS = {
