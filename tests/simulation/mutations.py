@@ -570,7 +570,7 @@ MUTATIONS = {
         ("network", 1635, trust_counts_that_are_older_than_the_batch),
         ("late", 1540, settle_a_key_that_was_taken_over),
         ("quotas", 0, quotas.give_back_when_it_lapses),
-        ("quotas", 48, quotas.give_back_what_has_come_back),
+        ("quotas", 0, quotas.give_back_what_has_come_back),
         ("quotas", 112, quotas.give_back_without_a_condition),
         ("quotas", 128, quotas.charge_again_when_repeated),
     ]
