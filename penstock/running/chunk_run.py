@@ -223,6 +223,8 @@ class ChunkRun:
         lot = self._pending.popleft()
         if not self._pending:
             self._dismiss_waiting()
+        if self._line is not None:
+            self._line.start(len(lot))
         return lot
 
     def _worker_ended(self, worker: Worker) -> None:

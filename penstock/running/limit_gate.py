@@ -61,7 +61,7 @@ class Line:
         self.tenant = slots.tenant
         self.may_be_postponed = may_be_postponed
         self.postponed_seconds: float | None = None
-        self.left = operations  # that have no token
+        self.left = operations  # that have no token; a call with several operations uses all its tokens when it starts
         self.waiters: set[Waiter] = set()
         self.gate = gate
         self._turn = turn
@@ -87,6 +87,11 @@ class Line:
 
     def release(self) -> None:
         self._turn.release()
+
+    def start(self, operations: int) -> None:
+        """Use the tokens of a call with this many operations. One of them was taken before."""
+        self.left -= operations - 1
+        self.gate.take_extra(operations - 1)
 
     def postpone(self, seconds: float) -> None:
         """Let nothing more of the chunk start here."""
@@ -460,9 +465,8 @@ class LimitGates:
             await gate.close()
 
 
-def noting(gate: LimitGate, performed: Performed, operations: int, started_at: float) -> Performed:
+def noting(gate: LimitGate, performed: Performed, started_at: float) -> Performed:
     """Note at the gate what a call returned, and return the same. It is verdicts, or a coroutine that returns them."""
-    gate.take_extra(operations - 1)
     if isinstance(performed, dict):
         gate.note(performed, started_at)
         return performed

@@ -145,7 +145,7 @@ class Runner:
             gate, turn = self._gate(limit), self._turn(place, source)
             if gate is None:
                 return await new_run(turn, None).carry_out(lots)
-            with gate.line(turn, len(lots)) as line:
+            with gate.line(turn, sum(map(len, lots))) as line:
                 return await new_run(line, gate).carry_out(lots)
 
         return await _join([run_part(*part) for part in self._sort(chunk.operations)])
@@ -531,7 +531,7 @@ def _noting_at(
 
     def perform_and_note(lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
         started_at = gate.now()
-        return noting(gate, perform(lot, worker), len(lot), started_at)
+        return noting(gate, perform(lot, worker), started_at)
 
     return perform_and_note
 

@@ -164,6 +164,17 @@ def test_call_with_several_operations_uses_a_token_for_each() -> None:
     assert 7 < starts[-1] < 14
 
 
+def test_call_that_waits_counts_with_all_its_operations() -> None:
+    async def scenario(rig: Rig) -> None:
+        running = asyncio.create_task(rig.run_chunk("/bulk", 100))
+        await asyncio.sleep(1.5)
+        assert 0 < len(rig.starts["/bulk"]) < 50
+        assert rig.runner.waiting_for_tokens(Priority.NORMAL) == 100 - len(rig.starts["/bulk"])
+        assert succeeded(await running) == 100
+
+    play(scenario)
+
+
 def test_urgent_operations_get_more_of_the_tokens() -> None:
     async def scenario(rig: Rig) -> None:
         patient = asyncio.create_task(rig.run_chunk("/limited", 60, priority=Priority.LOW))
