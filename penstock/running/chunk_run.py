@@ -213,7 +213,7 @@ class ChunkRun:
         """Return True if the next lot may start. If nothing may start any more, give up the rest."""
         # Checked before each lot: the process may have been suspended for long, and wake up here.
         stop = self._stop
-        is_stopped = (stop.is_spent and not self._isolates) or self._results.is_cut or stop.begun.is_set()
+        is_stopped = (stop.spent.is_set() and not self._isolates) or self._results.is_cut or stop.begun.is_set()
         if is_stopped or not self._may_begin():
             self._give_up_rest()
             return False
@@ -295,9 +295,18 @@ class ChunkRun:
             self._note_end(self._pending.popleft())
 
     async def _leave_line(self) -> None:
-        """Give up the rest as soon as nothing may start any more. A token may come much later."""
-        await self._stop.begun.wait()
-        self._give_up_rest()
+        """Give up the rest as soon as nothing may start any more. A token may come much later.
+
+        If no tokens come for some time, the rest is postponed. Otherwise it would follow now, and wait again.
+        """
+        assert self._line is not None
+        stop = self._stop
+        await _first_of(stop.begun, *(() if self._isolates else (stop.spent,)))
+        if not stop.begun.is_set() and (seconds := self._line.gate.pause_seconds) > 0:
+            self._line.postpone(seconds)
+            self._postpone_rest()
+        else:
+            self._give_up_rest()
 
     def _postpone_rest(self) -> None:
         """Let all operations that have not started follow later."""
@@ -318,6 +327,16 @@ class ChunkRun:
         """End the workers that wait for a slot: there is nothing left for them to do."""
         for worker in self._waiting:
             worker.task.cancel()
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _is_marked(unmarked: contextvars.Context) -> bool:

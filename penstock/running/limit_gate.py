@@ -183,6 +183,13 @@ class LimitGate:
         """Return how many operations of a priority wait for tokens."""
         return 0 if self._is_free else sum(line.wanted for line in self._lines if line.priority is priority)
 
+    @property
+    def pause_seconds(self) -> float:
+        """Return for how long operations that have waited here must be postponed, or 0 if tokens come steadily."""
+        if not self._state.away_at and self._state.not_before - self.now() < LEAST_POSTPONED_SECONDS:
+            return 0.0
+        return max(LEAST_POSTPONED_SECONDS, self._pause_seconds(is_kept=False))
+
     def now(self) -> float:
         return self._time.at(self._clock.monotonic())
 

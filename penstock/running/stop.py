@@ -14,14 +14,14 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.is_spent = False
+        self.spent = asyncio.Event()
         self.begun = asyncio.Event()
         self.cut = asyncio.Event()
         self._followers: dict[Stop, None] = {}  # in a fixed order, or a simulated run could not be replayed
 
     def spend(self) -> None:
         """Mark the time budget as used up. Followers have budgets of their own and are not affected."""
-        self.is_spent = True
+        self.spent.set()
 
     def begin(self) -> None:
         """Let nothing start any more, here and in all followers."""

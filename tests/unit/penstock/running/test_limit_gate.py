@@ -250,6 +250,36 @@ def test_further_chunks_are_postponed_if_they_would_wait_for_long() -> None:
     play(scenario)
 
 
+def test_rest_is_postponed_if_the_time_budget_ends_while_the_upstream_is_away() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.throttles = True
+        state = LimitState(rate=10.0, away_at=EPOCH - 2 * AWAY_SECONDS, passed_from=EPOCH - 100, lease="seen")
+        await rig.store.lease_limit("upstream", LimitState(), state)
+        stop = Stop()
+        running = asyncio.create_task(rig.run_chunk("/limited", 100, stop=stop))
+        await asyncio.sleep(60)
+        stop.spend()
+        verdicts = await running
+        assert rig.loop.time() < 60 + 2 * LATENCY
+        assert verdicts.keys() | rig.postponed.keys() == set(range(100))
+        assert not verdicts.keys() & rig.postponed.keys()
+        assert min(rig.postponed.values()) >= LEAST_POSTPONED_SECONDS
+
+    play(scenario)
+
+
+def test_rest_follows_without_a_delay_if_the_time_budget_ends_while_tokens_come() -> None:
+    async def scenario(rig: Rig) -> None:
+        stop = Stop()
+        running = asyncio.create_task(rig.run_chunk("/limited", 100, stop=stop))
+        await asyncio.sleep(3)
+        stop.spend()
+        assert 10 < succeeded(await running) < 60
+        assert rig.postponed == {}
+
+    play(scenario)
+
+
 def test_nothing_waits_after_a_stop() -> None:
     async def scenario(rig: Rig) -> None:
         stop = Stop()
