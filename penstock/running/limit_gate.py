@@ -31,7 +31,7 @@ TICK_SECONDS = 0.02  # tokens that become due in this time are handed out togeth
 EARLY_SECONDS = 0.05  # the next block is asked for this much before the present one is over
 RETRY_SECONDS = 5.0  # after a call to the table that failed for good
 HELD_SECONDS = 60.0  # the wait from which on a further chunk is postponed
-MOST_HELD = 20  # chunks that wait here, so that there is room for others
+MOST_HELD = 20  # chunks that wait for tokens in this process, so that there is room for others
 KEPT_CHUNKS = 5  # that wait here while the upstream is away, to try it, and to start as soon as it is back
 LEAST_POSTPONED_SECONDS = 10.0
 LONGEST_POSTPONED_SECONDS = 900.0  # SQS delays a message no longer
@@ -143,6 +143,7 @@ class LimitGate:
         self._news = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self.when_ended: Callable[[asyncio.Task[None]], None] = lambda _: None  # called when it leases nothing any more
+        self.count_busy: Callable[[], int] = lambda: 1  # returns at how many gates of this process chunks wait
 
     # --- What operations call
 
@@ -182,6 +183,11 @@ class LimitGate:
     def waiting(self, priority: Priority) -> int:
         """Return how many operations of a priority wait for tokens."""
         return 0 if self._is_free else sum(line.wanted for line in self._lines if line.priority is priority)
+
+    @property
+    def waiting_chunks(self) -> int:
+        """Return how many chunks wait for tokens."""
+        return 0 if self._is_free else sum(line.wanted > 0 for line in self._lines)
 
     @property
     def pause_seconds(self) -> float:
@@ -387,10 +393,14 @@ class LimitGate:
     def _seconds_to_postpone(self, operations: int) -> float:
         """Return for how long a further chunk must be postponed, or 0 if it may wait here."""
         waiting = sum(line.wanted for line in self._lines)
-        if (pause := self._pause_seconds(is_kept=sum(line.wanted > 0 for line in self._lines) < KEPT_CHUNKS)) > 0:
+        if (pause := self._pause_seconds(is_kept=self.waiting_chunks < KEPT_CHUNKS)) > 0:
             return pause
         share, now = share_of(self._state), self._clock.monotonic()
-        if share is None or (waiting < HELD_SECONDS * share and len(self._lines) < MOST_HELD):
+        if share is None:
+            # Without a rate, operations wait only because the upstream has asked for a pause.
+            pause = min(self._state.not_before - self.now(), LONGEST_POSTPONED_SECONDS)
+            return max(LEAST_POSTPONED_SECONDS, pause) if pause > 0 and not self._has_room else 0.0
+        if waiting < HELD_SECONDS * share and self._has_room:
             return 0.0
         # The fleet finishes what this consumer holds and has postponed after `wait`, or later. The chunk comes back
         # after half of that time: the rate may rise. Then it may be postponed again.
@@ -401,6 +411,11 @@ class LimitGate:
         seconds = max(LEAST_POSTPONED_SECONDS, min(wait / 2, longest))
         self._parked.append((now + seconds, operations))
         return seconds
+
+    @property
+    def _has_room(self) -> bool:
+        """Return True if a further chunk may wait here. The gates of the process share the room equally."""
+        return self.waiting_chunks < max(1, MOST_HELD // max(1, self.count_busy()))
 
     @property
     def _is_searching(self) -> bool:
@@ -443,6 +458,7 @@ class LimitGates:
         if name not in self._gates:
             self._gates[name] = self._new_gate(name, self._limits.get(name) or Limit())
             self._gates[name].when_ended = self._note_end
+            self._gates[name].count_busy = self._count_busy
             if self._is_over:
                 self._gates[name].let_go()
         return self._gates[name]
@@ -456,6 +472,9 @@ class LimitGates:
         self._is_over = True
         for gate in self._gates.values():
             gate.let_go()
+
+    def _count_busy(self) -> int:
+        return sum(gate.waiting_chunks > 0 for gate in self._gates.values())
 
     async def watch(self) -> None:
         """Run until cancelled. Raise the error of a gate that has failed, since its operations would wait for ever."""

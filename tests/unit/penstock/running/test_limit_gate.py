@@ -18,6 +18,7 @@ from penstock.running.limit_gate import (
     AWAY_SECONDS,
     KEPT_CHUNKS,
     LEAST_POSTPONED_SECONDS,
+    MOST_HELD,
     RETRY_SECONDS,
     LimitGate,
     LimitGates,
@@ -62,6 +63,7 @@ class Rig:
     def __post_init__(self) -> None:
         self.operations = operations = Operations[Any](limits=self.limits)
         operations.post("/limited", limit="upstream")(self._handler("/limited"))
+        operations.post("/other", limit="other")(self._handler("/other"))
         operations.post("/free")(self._handler("/free"))
         operations.post("/bulk", limit="upstream", bulk=True, max_size=5)(self._bulk)
         clock = VirtualClock(self.loop)
@@ -278,6 +280,40 @@ def test_rest_follows_without_a_delay_if_the_time_budget_ends_while_tokens_come(
         assert rig.postponed == {}
 
     play(scenario)
+
+
+def test_limits_share_the_room_for_chunks_that_wait() -> None:
+    async def scenario(rig: Rig) -> None:
+        for name in ("upstream", "other"):
+            await rig.store.lease_limit(name, LimitState(), LimitState(rate=1.0, lease="seen"))
+        for path in ("/limited", "/other"):
+            await rig.run_chunk(path, 1)
+        stop = Stop()
+        chunks: list[asyncio.Task[dict[int, Verdict]]] = []
+        for path in ("/limited", "/other") * MOST_HELD:
+            chunks.append(asyncio.create_task(rig.run_chunk(path, 2, stop=stop)))
+            await asyncio.sleep(0)
+        await asyncio.sleep(LATENCY)
+        assert MOST_HELD <= sum(not chunk.done() for chunk in chunks) <= MOST_HELD + 2
+        stop.begin()
+        await asyncio.gather(*chunks)
+
+    play(scenario, limit=None)
+
+
+def test_pause_of_a_limit_without_a_rate_leaves_room_for_others() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.operations.pauses["upstream"] = EPOCH + AWAY_SECONDS - 5
+        await rig.run_chunk("/limited", 1)
+        await asyncio.sleep(3)
+        chunks = [asyncio.create_task(rig.run_chunk("/limited", 1)) for _ in range(2 * MOST_HELD)]
+        await asyncio.sleep(5)
+        assert sum(not chunk.done() for chunk in chunks) == MOST_HELD
+        assert min(rig.postponed.values()) >= LEAST_POSTPONED_SECONDS
+        await asyncio.gather(*chunks)
+        assert rig.loop.time() < AWAY_SECONDS
+
+    play(scenario, limit=None)
 
 
 def test_nothing_waits_after_a_stop() -> None:
