@@ -111,6 +111,8 @@ class ChunkRun:
             # be repeated for ever. A chunk that is cut has outcomes, so the chunk that follows is smaller.
             self._isolates = True
             failed, self._failed = self._failed, {}
+            if self._line is not None:
+                self._line.isolate()
             await self._run(one_by_one(failed.values()))
 
     async def _run(self, lots: Sequence[Lot]) -> None:

@@ -93,6 +93,15 @@ class Line:
         self.left -= operations - 1
         self.gate.take_extra(operations - 1)
 
+    def isolate(self) -> None:
+        """Prepare for the operations of failed calls, which run one by one. They are never postponed.
+
+        Otherwise they would follow with the same attempt, and the same call would fail again and again.
+        """
+        self.may_be_postponed = False
+        self.postponed_seconds = None
+        self.gate.note_waiting()
+
     def postpone(self, seconds: float) -> None:
         """Let nothing more of the chunk start here."""
         self.postponed_seconds = seconds
@@ -158,12 +167,16 @@ class LimitGate:
         if self._keeping is None:
             self._keeping = asyncio.create_task(self._keep(), name=f"limit {self._name}")
             self._keeping.add_done_callback(self.when_ended)
-        self._news.set()
-        self._when_waiting()
+        self.note_waiting()
         try:
             yield line
         finally:
             del self._lines[line]
+
+    def note_waiting(self) -> None:
+        """Note that more operations wait."""
+        self._news.set()
+        self._when_waiting()
 
     async def take(self, line: Line) -> None:
         """Wait until one more operation of a line may start."""

@@ -59,6 +59,7 @@ class Rig:
     starts: dict[str, list[float]] = field(default_factory=dict)
     throttles: bool = False
     asks_seconds: float | None = None
+    calls_fail: bool = False  # those with several operations
 
     def __post_init__(self) -> None:
         self.operations = operations = Operations[Any](limits=self.limits)
@@ -86,6 +87,9 @@ class Rig:
 
     async def _bulk(self, bodies: list[Any]) -> list[None]:
         self.starts.setdefault("/bulk", []).extend([self.loop.time()] * len(bodies))
+        if self.calls_fail and len(bodies) > 1:
+            await asyncio.sleep(5)
+            raise RuntimeError
         return [None] * len(bodies)
 
     async def run_chunk(
@@ -314,6 +318,22 @@ def test_pause_of_a_limit_without_a_rate_leaves_room_for_others() -> None:
         assert rig.loop.time() < AWAY_SECONDS
 
     play(scenario, limit=None)
+
+
+def test_operations_of_a_failed_call_are_not_postponed() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.calls_fail = rig.throttles = True
+        rig.asks_seconds = 120.0
+        running = asyncio.create_task(rig.run_chunk("/bulk", 20))
+        await asyncio.sleep(1.5)
+        await rig.run_chunk("/limited", 1)
+        called = len(rig.starts["/bulk"])
+        verdicts = await running
+        assert 0 < called < 20
+        assert succeeded(verdicts) == called
+        assert rig.postponed.keys() == set(range(20)) - verdicts.keys()
+
+    assert play(scenario).loop.time() > 120
 
 
 def test_nothing_waits_after_a_stop() -> None:
