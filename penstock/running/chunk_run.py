@@ -112,7 +112,7 @@ class ChunkRun:
             self._isolates = True
             failed, self._failed = self._failed, {}
             if self._line is not None:
-                self._line.isolate()
+                self._line.isolate(len(failed))
             await self._run(one_by_one(failed.values()))
 
     async def _run(self, lots: Sequence[Lot]) -> None:

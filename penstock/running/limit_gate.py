@@ -93,13 +93,14 @@ class Line:
         self.left -= operations - 1
         self.gate.take_extra(operations - 1)
 
-    def isolate(self) -> None:
-        """Prepare for the operations of failed calls, which run one by one. They are never postponed.
+    def isolate(self, operations: int) -> None:
+        """Let the operations of failed calls wait, which run one by one. They are never postponed.
 
         Otherwise they would follow with the same attempt, and the same call would fail again and again.
         """
         self.may_be_postponed = False
         self.postponed_seconds = None
+        self.left = operations
         self.gate.note_waiting()
 
     def postpone(self, seconds: float) -> None:

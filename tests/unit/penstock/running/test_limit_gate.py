@@ -336,6 +336,16 @@ def test_operations_of_a_failed_call_are_not_postponed() -> None:
     assert play(scenario).loop.time() > 120
 
 
+def test_operations_of_a_failed_call_start_as_fast_as_the_limit_allows() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.calls_fail = True
+        assert succeeded(await rig.run_chunk("/bulk", 5)) == 5
+
+    single = play(scenario, slots=1).starts["/bulk"][5:]
+    assert len(single) == 5
+    assert single[-1] - single[0] < 2
+
+
 def test_nothing_waits_after_a_stop() -> None:
     async def scenario(rig: Rig) -> None:
         stop = Stop()
