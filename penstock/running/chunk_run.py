@@ -294,7 +294,10 @@ class ChunkRun:
         """Start no further operation."""
         self._dismiss_waiting()
         while self._pending:
-            self._note_end(self._pending.popleft())
+            lot = self._pending.popleft()
+            self._note_end(lot)
+            if self._line is not None:
+                self._line.left -= len(lot)
 
     async def _leave_line(self) -> None:
         """Give up the rest as soon as nothing may start any more. A token may come much later.

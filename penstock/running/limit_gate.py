@@ -65,11 +65,14 @@ class Line:
         self.waiters: set[Waiter] = set()
         self.gate = gate
         self._turn = turn
+        self._has_unused = False  # the slot that was just acquired has a token that no call has used yet
 
     @property
     def wanted(self) -> int:
         """Return how many tokens the operations need."""
-        return 0 if self.postponed_seconds is not None else max(self.left, len(self.waiters))
+        if self.postponed_seconds is not None:
+            return 0
+        return self.left if self.left > 0 else sum(not waiter.done() for waiter in self.waiters)
 
     @property
     def count(self) -> int:
@@ -83,13 +86,23 @@ class Line:
     async def acquire(self) -> None:
         """Wait for a token, and then for a slot. Raise PostponedChunk if the operation must not wait here."""
         await self.gate.take(self)
-        await self._turn.acquire()
+        try:
+            await self._turn.acquire()
+        except asyncio.CancelledError:
+            self.gate.give_back(self)
+            raise
+        self._has_unused = True
 
     def release(self) -> None:
+        """Release a slot, and give its token back if nothing has started in it."""
+        if self._has_unused:
+            self._has_unused = False
+            self.gate.give_back(self)
         self._turn.release()
 
     def start(self, operations: int) -> None:
         """Use the tokens of a call with this many operations. One of them was taken before."""
+        self._has_unused = False
         self.left -= operations - 1
         self.gate.take_extra(operations - 1)
 
@@ -188,6 +201,14 @@ class LimitGate:
         elif not self._is_free:
             self._tokens -= 1
         line.left -= 1
+
+    def give_back(self, line: Line) -> None:
+        """Give back a token that no operation has used."""
+        line.left += 1
+        if not self._is_free:
+            self._tokens += 1
+        self._news.set()
+        self._pass_on()
 
     def take_extra(self, operations: int) -> None:
         """Use further tokens, for a call with several operations. Later calls wait for them."""
@@ -375,6 +396,7 @@ class LimitGate:
             self._tokens += due - given
             given = due
             self._pass_on()
+        await asyncio.sleep(0)  # an operation counts as waiting until its task has noticed that it has a token
         await self._sleep_unless_urgent(ends_at - EARLY_SECONDS - self._clock.monotonic())
         unused = max(self._tokens, 0) + block.tokens - given
         self._tokens = min(self._tokens, 0)

@@ -24,6 +24,7 @@ from penstock.running.limit_gate import (
     LimitGates,
 )
 from penstock.running.runner import Runner
+from penstock.running.slots import Slots, Turn
 from penstock.running.source import Source
 from penstock.running.stop import Stop
 from penstock.testing import MemoryStore
@@ -344,6 +345,55 @@ def test_operations_of_a_failed_call_start_as_fast_as_the_limit_allows() -> None
     single = play(scenario, slots=1).starts["/bulk"][5:]
     assert len(single) == 5
     assert single[-1] - single[0] < 2
+
+
+def test_token_of_a_worker_that_is_not_needed_goes_to_another_chunk() -> None:
+    async def scenario(rig: Rig) -> None:
+        slots = Slots(1)
+        await slots.acquire()
+        turn = Turn(slots, Priority.NORMAL, "")
+        with rig.gate.line(turn, 1) as line, rig.gate.line(turn, 1) as other:
+            acquiring = asyncio.create_task(line.acquire())
+            await asyncio.sleep(3)
+            taking = asyncio.create_task(rig.gate.take(other))
+            await asyncio.sleep(1)
+            assert (line.left, other.left) == (0, 1)
+            acquiring.cancel()
+            await asyncio.wait([taking], timeout=1)
+            assert (line.left, other.left) == (1, 0)
+
+    play(scenario, limit=Limit(rate=0.01))
+
+
+def test_token_is_given_back_if_nothing_starts_in_its_slot() -> None:
+    async def scenario(rig: Rig) -> None:
+        slots = Slots(1)
+        with rig.gate.line(Turn(slots, Priority.NORMAL, ""), 1) as line:
+            for starts in (False, False, True):
+                async with asyncio.timeout(3):
+                    await line.acquire()
+                if starts:
+                    line.start(1)
+                line.release()
+                assert line.left == int(not starts)
+
+    play(scenario, limit=Limit(rate=0.01))
+
+
+def test_no_more_tokens_are_leased_than_there_are_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    leased: list[float] = []
+
+    async def scenario(rig: Rig) -> None:
+        async def lease_limit(name: str, seen: LimitState, state: LimitState) -> bool:
+            leased.append(10.0 * (state.tat - max(seen.tat, state.at)))
+            return await MemoryStore.lease_limit(rig.store, name, seen, state)
+
+        monkeypatch.setattr(rig.store, "lease_limit", lease_limit)
+        assert succeeded(await rig.run_chunk("/limited", 20)) == 20
+        await asyncio.sleep(3)
+
+    play(scenario, slots=10)
+    assert sum(leased) == pytest.approx(20, abs=0.01)
 
 
 def test_nothing_waits_after_a_stop() -> None:
