@@ -11,7 +11,8 @@ reports what happened to the operations before. So the state also shows the rate
   the rate returns to what it was, and one operation at a time is tried until one passes.
 
 A learnt limit has no rate until the first operation is throttled. Then each consumer adds 70 % of what the upstream
-has just let it do, and the search starts from the sum.
+has just let it do, and the search starts from the sum. If the upstream has let nothing through, there is no ceiling
+yet, and the rate rises as quickly as a search can.
 
 Times are those of the *fleet*: the clock that is furthest ahead. Each consumer learns it from the state (`FleetTime`),
 so that a clock that is behind gets its share. In any x seconds, at most `rate * (x + skew) + burst` tokens are given.
@@ -28,9 +29,10 @@ from penstock.limit import Limit
 BLOCK_SECONDS = 1.1  # a consumer starts the operations of a block evenly in this time
 HORIZON_SECONDS = 1.3  # of tokens can be given in advance, because blocks do not begin at the same time
 WINDOW_SECONDS = 2.5  # longer than two blocks, so that every consumer has followed a cut before the next one
+WINDOW_TOKENS = 3  # a window may take as long as this many tokens, because the state is only written with a token
 LONGEST_PAUSE_SECONDS = 3_600.0
 CUT = 0.7
-USED_UP = 0.8  # the share of the rate that must be used in a window before the rate rises
+USED_UP = 0.75  # the share of the rate that must be used in a window before the rate rises
 SEARCH = 1.1  # how much the rate rises in a window after the first cut, which has only an estimate as its ceiling
 SEARCH_SECONDS = 15.0  # until it rises twice as fast
 LARGEST_SEARCH = 1.4
@@ -41,6 +43,7 @@ HOLD_PAUSES = 25  # and at least this many times as long as the upstream asked f
 CREEP = 1.01  # how much the rate rises in the first window after that
 CREEP_SECONDS = 10.0  # until it rises twice as fast
 LEAST_RATE = 0.1
+LEAST_FREE_RATE = 1.0  # the first rate is an estimate: one second in which nothing passed does not mean a rate of 0
 SHARE = 1.25  # how many times its equal share of the tokens a consumer gets, at most
 LEAST_PROBE_SECONDS = 2.0  # between two attempts while the upstream is away
 LONGEST_PROBE_SECONDS = 30.0
@@ -57,7 +60,7 @@ class LimitState:
     tat: float = 0.0  # the theoretical arrival time, as in `quota.py`
     not_before: float = 0.0  # nothing starts before this time
     cut_at: float = 0.0
-    ceiling: float | None = None  # the rate before the last cut
+    ceiling: float | None = None  # the rate before the last cut; None or 0 if it is not known
     earlier_ceiling: float | None = None  # the ceiling before that
     away_at: float = 0.0  # when the upstream seemed to be away for the first time; 0 if it does not
     passed_from: float = 0.0  # the latest start of an operation that passed
@@ -165,7 +168,7 @@ def _with_window(state: LimitState, limit: Limit, now: float) -> LimitState:
     passed = now - state.window_at
     if passed < WINDOW_SECONDS:
         return state
-    if passed < 2 * WINDOW_SECONDS:
+    if passed < _longest_window(state):
         rate = _grown(state, now) if _may_grow(state, now) else state.rate
         if rate is not None and limit.rate is not None:
             rate = min(rate, limit.rate)
@@ -173,16 +176,24 @@ def _with_window(state: LimitState, limit: Limit, now: float) -> LimitState:
     return replace(state, window_at=now, used=0, throttled=0, leases=0)
 
 
+def _longest_window(state: LimitState) -> float:
+    """Return after how many seconds without a write a window says nothing, because nothing was wanted."""
+    return 2 * WINDOW_SECONDS if state.rate is None else max(2 * WINDOW_SECONDS, WINDOW_TOKENS / state.rate)
+
+
 def _may_grow(state: LimitState, now: float) -> bool:
     if state.rate is None or state.throttled or state.away_at:
         return False
     active_seconds = now - max(state.window_at, state.not_before)
-    return active_seconds > 0 and state.used >= USED_UP * state.rate * active_seconds
+    # Tokens are whole. At a rate of 1.5, a lone consumer gets one token a block.
+    return active_seconds > 0 and state.used >= max(1, math.floor(USED_UP * state.rate * active_seconds))
 
 
 def _grown(state: LimitState, now: float) -> float:
     assert state.rate is not None
-    target = NEAR_CEILING * (state.ceiling or 0.0)
+    if not state.ceiling:
+        return state.rate * LARGEST_SEARCH
+    target = NEAR_CEILING * state.ceiling
     if state.rate < target:
         return max(min(state.rate * GROWTH, target), (state.rate + target) / 2)
     if state.earlier_ceiling is None:
@@ -216,9 +227,9 @@ def _with_throttled(state: LimitState, report: Report, now: float) -> LimitState
         return replace(state, not_before=max(state.not_before, now + pause))
     if state.rate is None:
         free_rate = report.free_rate or 0.0
-        return replace(_with_cut(state, free_rate, now), ceiling=free_rate)
+        return replace(_with_cut(state, max(free_rate, LEAST_FREE_RATE), now), ceiling=free_rate or None)
     if report.free_rate is not None:
-        ceiling = None if state.ceiling is None else state.ceiling + report.free_rate
+        ceiling = (state.ceiling or 0.0) + report.free_rate or None
         return replace(state, rate=state.rate + CUT * report.free_rate, ceiling=ceiling)
     if report.throttled_from < state.cut_at + WINDOW_SECONDS:
         return state

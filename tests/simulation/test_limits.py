@@ -130,6 +130,11 @@ async def leave_for_two_minutes(play: Play) -> None:
     await play.submit(30)
 
 
+async def come_after_a_minute(play: Play) -> None:
+    await asyncio.sleep(60)
+    play.set_rate(RATE)
+
+
 async def kill_some(play: Play) -> None:
     for _ in range(6):
         await asyncio.sleep(4)
@@ -160,6 +165,22 @@ def test_learnt_limit_is_used_without_being_exceeded(batches: int, change: Chang
     assert play.succeeded == len(play.world.truth.submissions) * OPERATIONS_IN_BATCH
     assert play.used >= least_used
     assert play.refused < 0.01
+
+
+@pytest.mark.full
+def test_upstream_that_turns_everything_away_at_first_is_used_later() -> None:
+    play = Play(1, 20, come_after_a_minute, SKEWED, rate=0.0)
+    play.run()
+    assert play.failed == 0
+    assert play.succeeded == 20 * OPERATIONS_IN_BATCH
+    came_at = play.capacity[1][0]
+    assert most_in_a_second(play.upstream.passed, came_at, came_at + 120) >= 90
+
+
+def most_in_a_second(passed: list[float], first: float, last: float) -> float:
+    """Return how many operations passed in a second on average, in the best ten seconds of this time."""
+    starts = range(int(first), int(last) - 10)
+    return max(sum(start <= at < start + 10 for at in passed) for start in starts) / 10
 
 
 @pytest.mark.parametrize("seed", [1, *full([2, 3])])

@@ -1,6 +1,8 @@
 """What a consumer may start under a limit of the fleet, and how the limit is learnt."""
 
+import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,8 @@ from penstock.fleet_limit import (
     GROWTH,
     HOLD_SECONDS,
     HORIZON_SECONDS,
+    LEAST_FREE_RATE,
+    LEAST_RATE,
     LONGEST_PAUSE_SECONDS,
     NEAR_CEILING,
     WINDOW_SECONDS,
@@ -241,3 +245,57 @@ def test_time_of_the_fleet_only_goes_forward() -> None:
     assert clock.at(12.0) == NOW + 7
     clock.learn(NOW, 13.0)
     assert clock.at(13.0) == NOW + 8
+
+
+# --- Whole lives of a limit
+
+
+def play(allowed: Callable[[float], float], state: LimitState, limit: Limit, seconds: float) -> dict[float, LimitState]:
+    """Return the states by their times. One consumer always wants many tokens; `allowed` is the upstream's rate."""
+    states, now, report = dict[float, LimitState](), NOW, NOTHING
+    while now < NOW + seconds:
+        state, block = lease(state, limit, report, MANY, now)
+        tokens = 20 if block.tokens is None else block.tokens
+        passing = min(tokens, math.ceil(allowed(now - NOW) * block.seconds))
+        free_rate = float(passing) if state.rate is None else None
+        report = Report(
+            throttled=tokens - passing,
+            passed_from=now if passing else 0.0,
+            throttled_from=now if tokens > passing else 0.0,
+            free_rate=free_rate if tokens > passing else None,
+        )
+        states[now - NOW] = state
+        now += block.seconds
+    return states
+
+
+def test_rate_is_found_of_an_upstream_that_refused_everything_at_first() -> None:
+    states = play(lambda seconds: 0.0 if seconds < 60 else 100.0, LimitState(), LEARNT, 240)
+    rates = {at: state.rate or 0.0 for at, state in states.items()}
+    assert max(rate for at, rate in rates.items() if at < 60) <= 1
+    assert max(rate for at, rate in rates.items() if at < 180) >= 90
+    assert min(rate for at, rate in rates.items() if at > 200) >= 60
+
+
+@pytest.mark.parametrize("ceiling", [None, 0.0, 0.1])  # a state of an earlier version may have 0
+def test_least_rate_rises_again(ceiling: float | None) -> None:
+    state = LimitState(rate=LEAST_RATE, cut_at=NOW - 20, passed_from=NOW - 10, ceiling=ceiling, window_at=NOW - 10)
+    states = play(lambda _: 100.0, state, LEARNT, 300)
+    assert max(state.rate or 0.0 for state in states.values()) >= 90
+
+
+def test_slow_declared_limit_rises_again_to_what_is_declared() -> None:
+    limit = Limit(rate=0.25)
+    state = state_after(LimitState(rate=0.25, passed_from=NOW - 1), throttled(NOW), NOW, limit)
+    assert state.rate == CUT * 0.25
+    states = play(lambda _: 100.0, state, limit, 120)
+    assert list(states.values())[-1].rate == 0.25
+
+
+def test_estimates_of_consumers_to_which_nothing_passed_give_no_ceiling() -> None:
+    state = state_after(LimitState(), throttled(NOW, free_rate=0.0), NOW)
+    assert (state.rate, state.ceiling) == (CUT * LEAST_FREE_RATE, None)
+    state = state_after(state, throttled(NOW, free_rate=0.0), NOW)
+    assert (state.rate, state.ceiling) == (CUT * LEAST_FREE_RATE, None)
+    state = state_after(state, throttled(NOW, free_rate=20.0), NOW)
+    assert (state.rate, state.ceiling) == (CUT * (LEAST_FREE_RATE + 20), 20)
