@@ -352,8 +352,8 @@ class LimitGate:
         seen = await self._store.read_limit(self._name)
         self._time.learn(seen.at, self._clock.monotonic())
         report, must_report = self._report, self._must_report
-        if report.throttled and self._state.rate is None:
-            report = replace(report, free_rate=float(max(self._passed)))
+        if report.throttled and report.free_rate is None and self._state.rate is None:
+            report = replace(report, free_rate=float(self._passed_lately()))
         state, block = lease(seen, self._limit, report, self._wanted, self.now())
         if not (block.tokens or must_report):
             self._follow(state, block)
@@ -423,6 +423,11 @@ class LimitGate:
             last = self._passed[0] if second == self._passed_second + 1 else 0
             self._passed, self._passed_second = [0, last], second
         self._passed[0] += count
+
+    def _passed_lately(self) -> int:
+        """Return how many operations passed in a second, or 0 if none has for more than a second."""
+        is_recent = int(self._clock.monotonic()) - self._passed_second <= 1
+        return max(self._passed) if is_recent else 0
 
     # --- Postponing
 

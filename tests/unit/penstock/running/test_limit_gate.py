@@ -18,6 +18,7 @@ from penstock.running.limit_gate import (
     AWAY_SECONDS,
     KEPT_CHUNKS,
     LEAST_POSTPONED_SECONDS,
+    LEAST_WRITE_SECONDS,
     MOST_HELD,
     RETRY_SECONDS,
     LimitGate,
@@ -114,7 +115,7 @@ def play(scenario: Callable[[Rig], Coroutine[Any, Any, None]], *, limit: Limit |
 
     async def run() -> None:
         try:
-            async with asyncio.timeout(3_600):
+            async with asyncio.timeout(7_200):
                 await scenario(rig)
             await rig.runner.close()
         finally:
@@ -199,6 +200,19 @@ def test_limit_that_is_not_declared_allows_everything_and_writes_nothing() -> No
         assert await rig.store.read_limits(["upstream"]) == {}
 
     assert play(scenario, limit=None, slots=100).starts["/limited"][-1] < 1
+
+
+@pytest.mark.parametrize(("idle_seconds", "ceiling"), [(0.0, 50.0), (3_600.0, None)])
+def test_first_rate_is_what_passed_lately(idle_seconds: float, ceiling: float | None) -> None:
+    async def scenario(rig: Rig) -> None:
+        assert succeeded(await rig.run_chunk("/limited", 50)) == 50
+        await asyncio.sleep(idle_seconds)
+        rig.throttles = True
+        await rig.run_chunk("/limited", 1)
+        await asyncio.sleep(LEAST_WRITE_SECONDS / 2)
+        assert (await rig.store.read_limit("upstream")).ceiling == ceiling
+
+    play(scenario, limit=None, slots=100)
 
 
 def test_long_pause_postpones_what_has_not_started() -> None:
