@@ -307,7 +307,7 @@ class ChunkRun:
         assert self._line is not None
         stop = self._stop
         await _first_of(stop.begun, *(() if self._isolates else (stop.spent,)))
-        if not stop.begun.is_set() and (seconds := self._line.gate.pause_seconds) > 0:
+        if not stop.begun.is_set() and (seconds := self._line.gate.delay_seconds) > 0:
             self._line.postpone(seconds)
             self._postpone_rest()
         else:

@@ -225,7 +225,7 @@ class LimitGate:
         return 0 if self._is_free else sum(line.wanted > 0 for line in self._lines)
 
     @property
-    def pause_seconds(self) -> float:
+    def delay_seconds(self) -> float:
         """Return for how long operations that have waited here must be postponed, or 0 if tokens come steadily."""
         if not self._state.away_at and self._state.not_before - self.now() < LEAST_POSTPONED_SECONDS:
             return 0.0
