@@ -22,6 +22,7 @@ from penstock.chunk import Chunk, Operation, dead_letter_id, follow_up_id, redri
 BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
 FEW_BYTES = 256  # a result that is not longer as JSON is kept as Python objects
 LEAST_TURN_SECONDS = 1.0  # between two requests that are turned away
+MOST_TRIES = 6  # that make the backoff of an operation that is turned away longer
 REJECTED = "d2"  # the suffix of a dead letter whose operations were rejected
 
 
@@ -191,11 +192,12 @@ def wait_seconds(verdict: Verdict, attempt: int, tries: int, backoff: Backoff, d
     """Return the delay before the next attempt: the one that was asked for, or else the backoff.
 
     An operation that is turned away keeps its attempt. So its backoff grows with `tries`, and from the second time on
-    it waits for a moment even if it was asked to come back immediately.
+    it waits for a moment even if it was asked to come back immediately. `tries` also counts the times that it was
+    postponed or handed over, so only a few tries count.
     """
     asked = verdict.after_seconds if isinstance(verdict, TryAgain) else None
     if asked is None:
-        return backoff.delay_seconds(max(attempt, tries) if is_turned_away(verdict) else attempt, draw)
+        return backoff.delay_seconds(max(attempt, min(tries, MOST_TRIES)) if is_turned_away(verdict) else attempt, draw)
     return max(asked, LEAST_TURN_SECONDS) if is_turned_away(verdict) and tries > 1 else asked
 
 

@@ -13,6 +13,7 @@ from penstock.chunk import Chunk, Operation, from_sort_key, sort_key
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import (
     LEAST_TURN_SECONDS,
+    MOST_TRIES,
     ChunkRecord,
     Ended,
     FollowUp,
@@ -129,7 +130,8 @@ def test_attempt_becomes_outcomes_and_follow_ups(
     [
         ("17", None, BACKOFF.delay_seconds(1, DRAW)),
         ("17.0.1.0", None, BACKOFF.delay_seconds(2, DRAW)),
-        ("17.0.9.0", None, BACKOFF.delay_seconds(10, DRAW)),
+        ("17.0.4.0", None, BACKOFF.delay_seconds(5, DRAW)),
+        ("17.0.9.0", None, BACKOFF.delay_seconds(MOST_TRIES, DRAW)),
         ("17", 0, 0),
         ("17.0.1.0", 0, LEAST_TURN_SECONDS),
         ("17.0.9.0", 7, 7),
@@ -139,6 +141,16 @@ def test_what_is_turned_away_again_and_again_waits_longer(chunk_id: str, after: 
     answer = record(make_chunk(1, chunk_id=chunk_id), turned_away(0, after=after))
     [following] = answer.follow_ups
     assert (following.attempt, following.not_before) == (1, NOW + wait)
+
+
+def test_what_was_often_postponed_waits_for_half_a_minute_at_most_when_it_is_turned_away() -> None:
+    chunk = make_chunk(1)
+    for _ in range(20):
+        postponed = record_attempt(chunk, {}, backoff=Backoff(), draw=DRAW, now=NOW, postponed={0: 900.0})
+        [chunk] = follow_up_chunks(chunk, postponed)
+    answer = record_attempt(chunk, {0: turned_away(0)}, backoff=Backoff(), draw=DRAW, now=NOW)
+    [following] = answer.follow_ups
+    assert following.not_before == NOW + DRAW * 32
 
 
 @pytest.mark.parametrize(
