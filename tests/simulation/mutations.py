@@ -527,7 +527,7 @@ MUTATIONS = {
         ("poison, stopped", 25, finish_whatever_the_ending_is),
         ("rollouts", 33, release_instead_of_commit_on_stop),
         ("pauses", 6, finish_without_the_time_of_the_start),
-        ("redrives", 3870, show_as_queued_what_is_counted),
+        ("kills", 562, show_as_queued_what_is_counted),
         ("queue", 5, commit_without_a_condition),
         ("queue", 277, run_without_looking_for_a_record),
         ("kills", 34, accept_before_the_chunks_are_sent),
