@@ -280,11 +280,11 @@ class Store(ApiKeyStore, LimitStore, Protocol):
         changed. `seen` is the usage as last seen. The call is quicker if that is right.
         """
 
-    async def give_back(self, account: Account, charge: Charge, cost: int) -> Usage:
-        """Give back `cost` of a charge and end it, if it is still open. Returns the usage after the call."""
+    async def end_charge(self, account: Account, charge: Charge, given_back: int) -> Usage:
+        """End a charge, if it is still open, and give back this part of its cost. 0 settles the charge.
 
-    async def settle_charges(self, account: Account, charges: Collection[Charge]) -> Usage:
-        """End charges whose operations stay charged. Returns the usage after the call."""
+        Returns the usage after the call.
+        """
 
     async def read_usage(self, account: Account) -> Usage:
         """Return the usage of an account. One that was never charged has the TAT 0."""

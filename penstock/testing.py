@@ -436,17 +436,12 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         is_open = {one: until for one, until in usage.open.items() if one not in settled}
         return self._use(account, Usage(tat, is_open | {charge: tat}))
 
-    async def give_back(self, account: Account, charge: Charge, cost: int) -> Usage:
+    async def end_charge(self, account: Account, charge: Charge, given_back: int) -> Usage:
         usage = await self.read_usage(account)
         if charge not in usage.open:
             return usage
         left = {one: until for one, until in usage.open.items() if one != charge}
-        return self._use(account, Usage(usage.tat - cost, left))
-
-    async def settle_charges(self, account: Account, charges: Collection[Charge]) -> Usage:
-        usage = await self.read_usage(account)
-        left = {one: until for one, until in usage.open.items() if one not in charges}
-        return self._use(account, replace(usage, open=left))
+        return self._use(account, Usage(usage.tat - given_back, left))
 
     async def read_usage(self, account: Account) -> Usage:
         return self._usages.get(account, Usage())

@@ -1,7 +1,27 @@
 """Finds out if a batch was accepted before its front end died. If it was not, it never will be."""
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState
+from penstock.open_limit import OpenBatch
+from penstock.quota import Charge
+from penstock.settings import DAY_SECONDS
 from penstock.store import Store
+
+SKEW_SECONDS = 2.0  # by which the clocks of front ends may differ
+
+
+async def find_acceptance(
+    store: Store, entry: Charge | OpenBatch, batch: Batch | None, tenant: str, now: float
+) -> bool | None:
+    """Return True if a front end accepted the batch of an entry, and None if one still may.
+
+    Otherwise, abandon the batch and return False. `batch` is what the table has of it. A batch that does not exist yet
+    may be created until the entry lapses.
+    """
+    may_be_accepted_until = entry.lapses_at if batch is None else batch.accept_by
+    is_decided = batch is not None and batch.state is not BatchState.ACCEPTING
+    if not is_decided and now <= may_be_accepted_until + SKEW_SECONDS:
+        return None
+    return await was_accepted(store, entry.id, tenant, now, entry.lapses_at + DAY_SECONDS)
 
 
 async def was_accepted(store: Store, batch_id: str, tenant: str, now: float, expires_at: float) -> bool:

@@ -11,6 +11,7 @@ from penstock.backend import Backend
 from penstock.clock import Clock
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
+from penstock.quota import Limit
 from penstock.running.runner import Runner
 from penstock.service.callers import Caller, Callers
 from penstock.service.group_numbers import GroupNumbers
@@ -43,4 +44,5 @@ TURNS = web.AppKey("turns", Turns)
 BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
 PRESENTED_KEY_ID = web.RequestKey("presented_key_id", str)  # the key of a request, whether it is valid or not
 CALLER = web.RequestKey("caller", Caller)  # who sent the request, if its endpoint needs a scope
+LIMITS: web.RequestKey[tuple[Limit, ...]] = web.RequestKey("limits", tuple)  # the quotas of the caller
 SHARE = web.RequestKey("share", Share)  # the memory of a request until it is answered

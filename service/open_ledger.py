@@ -14,17 +14,18 @@ many operations as its batch has failed or unfinished ones, and does not count a
 
 import asyncio
 import random
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, Counts, sum_counts
 from penstock.clock import Clock
 from penstock.errors import PenstockError
 from penstock.open_limit import UNKNOWN_SECONDS, OpenBatch, OpenLimit, OpenOperations
 from penstock.quota import Account
-from penstock.service.abandoning import was_accepted
+from penstock.service.abandoning import find_acceptance
+from penstock.service.accounts import Accounts, Seen, is_running
 from penstock.settings import DAY_SECONDS
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
@@ -34,19 +35,14 @@ FRESH_SECONDS = 5.0  # what is older is read again, for the next answer
 RECOUNT_SECONDS = 1.0  # after this, and for each batch of the account, the next request may lead to a recount
 RECOUNT_SECONDS_EACH = 0.01
 READ_AT_A_TIME = 20
-MOST_ACCOUNTS = 10_000  # that are remembered
 KEPT_SECONDS = 60 * DAY_SECONDS  # after the last batch; a batch has finished long before
-SKEW_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What was last seen of an account. `each_second` is how many of its operations finish in a second."""
+class _Seen(Seen[OpenOperations]):
+    """The open operations of an account as last seen. `each_second` is how many of them finish in a second."""
 
-    open: OpenOperations | None = None
-    at: float = float("-inf")
     each_second: float = 0.0
-    reading: asyncio.Task[None] | None = None
     counting_some: asyncio.Task[None] | None = None
     recounting: asyncio.Task[None] | None = None
     finished: int = 0  # operations that were counted out since the last recount
@@ -69,13 +65,13 @@ class OpenLedger:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._seen: OrderedDict[Account, _Seen] = OrderedDict()
+        self._accounts = Accounts(clock, _Seen)
 
     async def add(self, limit: OpenLimit, entry: OpenBatch, operations: int, *, is_forced: bool) -> OpenOperations:
         """Add an entry. If it is not in the answer, there is no room for it. `is_forced` adds it beyond the limit."""
         if not is_forced and (is_full := self.known_as_full(limit, operations)):
             return is_full
-        seen = self._find(limit.account)
+        seen = self._accounts.find(limit.account)
         is_open = await self._add(limit, entry, operations, seen, is_forced=is_forced)
         if entry not in is_open.entries and await self._recount(limit.account, seen, is_open):
             is_open = await self._add(limit, entry, operations, seen, is_forced=is_forced)
@@ -83,10 +79,10 @@ class OpenLedger:
 
     def known_as_full(self, limit: OpenLimit, operations: int) -> OpenOperations | None:
         """Return the open operations if they left no room, and it is too early to count them again. Makes no call."""
-        seen = self._find(limit.account)
-        if seen.open is None or limit.has_room(seen.open, operations):
+        seen = self._accounts.find(limit.account)
+        if seen.value is None or limit.has_room(seen.value, operations):
             return None
-        return seen.open if self._clock.monotonic() < seen.recount_from else None
+        return seen.value if self._clock.monotonic() < seen.recount_from else None
 
     async def check(self, limit: OpenLimit, operations: int) -> OpenOperations | None:
         """Return the open operations as last seen. If they leave no room for `operations`, count them again first.
@@ -96,9 +92,9 @@ class OpenLedger:
         is_open = await self.open(limit.account)
         if is_open is None or limit.has_room(is_open, operations):
             return is_open
-        seen = self._find(limit.account)
+        seen = self._accounts.find(limit.account)
         await self._recount(limit.account, seen, None)
-        return seen.open
+        return seen.value
 
     async def remove(self, account: Account, entry: OpenBatch, operations: int) -> None:
         """Remove the entry of a batch that was not accepted. If the table does not answer, the entry lapses."""
@@ -109,20 +105,15 @@ class OpenLedger:
 
     def each_second(self, account: Account) -> float:
         """Return how many operations of the account finished in a second, when this front end last counted."""
-        return self._find(account).each_second
+        return self._accounts.find(account).each_second
 
     async def open(self, account: Account) -> OpenOperations | None:
         """Return the open operations as last seen. Only a first read is waited for. None: the table does not answer.
 
         What has finished is counted out in the background, for later answers.
         """
-        seen = self._find(account)
-        if self._clock.monotonic() - seen.at > FRESH_SECONDS and not _is_running(seen.reading):
-            seen.at = self._clock.monotonic()  # if the table does not answer, the next read comes as much later
-            seen.reading = asyncio.create_task(self._read(account, seen))
-        if seen.open is None and seen.reading is not None:
-            await asyncio.wait((seen.reading,))
-        return seen.open
+        seen = self._accounts.find(account)
+        return await self._accounts.refresh(seen, FRESH_SECONDS, partial(self._read, account, seen))
 
     async def _add(
         self, limit: OpenLimit, entry: OpenBatch, operations: int, seen: _Seen, *, is_forced: bool
@@ -130,32 +121,27 @@ class OpenLedger:
         most = None if is_forced else limit.operations
         expires_at = self._clock.now() + KEPT_SECONDS
         is_open = await self._store.add_open(limit.account, entry, operations, most=most, expires_at=expires_at)
-        self._note(seen, is_open)
+        self._accounts.note(seen, is_open)
         return is_open
 
     async def _read(self, account: Account, seen: _Seen) -> None:
-        before = seen.open
-        with suppress(PenstockError):
-            is_open = await self._store.read_open(account)
-            if seen.open is before:  # otherwise a write has changed it meanwhile, and what was read may be older
-                self._note(seen, is_open)
-            if not _is_running(seen.counting_some):
-                seen.counting_some = asyncio.create_task(self._count_some(account, is_open))
+        is_open = await self._accounts.read(seen, partial(self._store.read_open, account))
+        if not is_running(seen.counting_some):
+            seen.counting_some = self._accounts.in_background(partial(self._count_some, account, is_open))
 
     async def _count_some(self, account: Account, is_open: OpenOperations) -> None:
         some = random.sample(list(is_open.entries), min(READ_AT_A_TIME, len(is_open.entries)))
-        with suppress(PenstockError):
-            await self._count_out(account, is_open, some)
+        await self._count_out(account, is_open, some)
 
     async def _recount(self, account: Account, seen: _Seen, is_open: OpenOperations | None) -> bool:
         """Count out what has finished of all batches. Requests share a recount. If `is_open` is None, read it first.
 
         Return False, without a call, if that was done just now.
         """
-        if not _is_running(seen.recounting):
+        if not is_running(seen.recounting):
             if self._clock.monotonic() < seen.recount_from:
                 return False
-            seen.recounting = asyncio.create_task(self._recount_all(account, seen, is_open))
+            seen.recounting = self._accounts.in_background(partial(self._recount_all, account, seen, is_open))
         assert seen.recounting is not None
         await asyncio.wait((seen.recounting,))
         return True
@@ -164,9 +150,7 @@ class OpenLedger:
         entries, total = list[OpenBatch](), 0.0
         with suppress(PenstockError):  # the next attempt to add an entry tells its caller
             if is_open is None:
-                before, is_open = seen.open, await self._store.read_open(account)
-                if seen.open is before:
-                    self._note(seen, is_open)
+                is_open = await self._accounts.read(seen, partial(self._store.read_open, account))
             entries = list(is_open.entries)
             for start in range(0, len(entries), READ_AT_A_TIME):
                 is_open, each_second = await self._count_out(account, is_open, entries[start : start + READ_AT_A_TIME])
@@ -184,7 +168,7 @@ class OpenLedger:
         left = {entry: progress.left for entry, progress in zip(counted, read, strict=True)}
         is_open = await self._lower(account, is_open, left)
         accepted = [entry for entry, progress in zip(counted, read, strict=True) if progress.was_accepted]
-        self._find(account).finished += sum(max(0, counted[entry] - left[entry]) for entry in accepted)
+        self._accounts.find(account).finished += sum(max(0, counted[entry] - left[entry]) for entry in accepted)
         return is_open, sum(progress.each_second for progress in read)
 
     async def _lower(self, account: Account, is_open: OpenOperations, left: Mapping[OpenBatch, int]) -> OpenOperations:
@@ -195,37 +179,20 @@ class OpenLedger:
             if number < is_open.entries.get(entry, 0)
         }:
             is_open = await self._store.lower_open(account, changes)
-            self._note(self._find(account), is_open)
+            self._accounts.note(self._accounts.find(account), is_open)
         return is_open
 
     async def _progress(self, account: Account, entry: OpenBatch, counted: int) -> _Progress:
         batch, groups = await self._store.read_progress(entry.id, range(1), with_done=False)
         if batch is None or batch.state in UNACCEPTED_STATES:
-            is_over = entry.retry_id is not None or await self._will_never_run(account, entry, batch)
-            return _Progress(0 if is_over else counted, was_accepted=False)
+            will_never_run = entry.retry_id is not None or (
+                await find_acceptance(self._store, entry, batch, account.tenant, self._clock.now()) is False
+            )
+            return _Progress(0 if will_never_run else counted, was_accepted=False)
         if len(groups) < len(batch.group_totals):
             groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
         counts = sum_counts(group.counts for group in groups.values())
         return _progress_of(entry, batch, counts, self._clock.now())
-
-    async def _will_never_run(self, account: Account, entry: OpenBatch, batch: Batch | None) -> bool:
-        """Return False if a front end may still accept the batch, or has accepted it."""
-        now = self._clock.now()
-        may_be_accepted_until = entry.lapses_at if batch is None else batch.accept_by
-        is_abandoned = batch is not None and batch.state is BatchState.ABANDONED
-        if not is_abandoned and now <= may_be_accepted_until + SKEW_SECONDS:
-            return False
-        return not await was_accepted(self._store, entry.id, account.tenant, now, entry.lapses_at + DAY_SECONDS)
-
-    def _find(self, account: Account) -> _Seen:
-        seen = self._seen.setdefault(account, _Seen())
-        self._seen.move_to_end(account)
-        if len(self._seen) > MOST_ACCOUNTS:
-            self._seen.popitem(last=False)
-        return seen
-
-    def _note(self, seen: _Seen, is_open: OpenOperations) -> None:
-        seen.open, seen.at = is_open, self._clock.monotonic()
 
 
 def _progress_of(entry: OpenBatch, batch: Batch, counts: Counts, now: float) -> _Progress:
@@ -246,7 +213,3 @@ def _finished_each_second(seen: _Seen, now: float) -> float:
     if seen.recounted_at is None or now <= seen.recounted_at:
         return 0.0
     return seen.finished / min(now - seen.recounted_at, UNKNOWN_SECONDS)
-
-
-def _is_running(task: asyncio.Task[None] | None) -> bool:
-    return task is not None and not task.done()

@@ -404,27 +404,17 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
             return_blocker=True,
         )
 
-    async def give_back(self, account: Account, charge: Charge, cost: int) -> Usage:
+    async def end_charge(self, account: Account, charge: Charge, given_back: int) -> Usage:
         name = items.charge_name(charge)
-        given_back = await self._table.update_if(
+        ended = await self._table.update_if(
             f"attribute_exists(#{name})",
             items.usage_key(account),
-            f"SET tat = tat - :cost REMOVE #{name}",
-            {"cost": number(cost)},
+            f"SET tat = tat - :given_back REMOVE #{name}",
+            {"given_back": number(given_back)},
             return_new=True,
             return_blocker=True,
         )
-        return items.usage_from_item(given_back.item)
-
-    async def settle_charges(self, account: Account, charges: Collection[Charge]) -> Usage:
-        settled = await self._table.update_if(
-            "attribute_exists(pk)",
-            items.usage_key(account),
-            f"REMOVE {', '.join(f'#{items.charge_name(charge)}' for charge in charges)}",
-            {},
-            return_new=True,
-        )
-        return items.usage_from_item(settled.item)
+        return items.usage_from_item(ended.item)
 
     async def read_usage(self, account: Account) -> Usage:
         return items.usage_from_item(await self._table.get(items.usage_key(account)) or {})

@@ -6,7 +6,8 @@ from penstock.api_key import Scope
 from penstock.open_limit import OpenLimit
 from penstock.quota import Account, Limit, Quota
 from penstock.service.callers import Caller
-from penstock.service.keys import CALLER, SETTINGS
+from penstock.service.keys import CALLER, LIMITS, SETTINGS
+from penstock.settings import Settings
 
 
 def limits_of(request: web.Request) -> tuple[Limit, ...]:
@@ -17,8 +18,14 @@ def limits_of(request: web.Request) -> tuple[Limit, ...]:
     caller = _limited(request)
     if caller is None:
         return ()
+    if LIMITS not in request:
+        request[LIMITS] = _quotas_of(caller, request.app[SETTINGS])
+    return request[LIMITS]
+
+
+def _quotas_of(caller: Caller, settings: Settings) -> tuple[Limit, ...]:
     limits = []
-    if (quota := request.app[SETTINGS].tenant_quota) is not None:
+    if (quota := settings.tenant_quota) is not None:
         limits.append(Limit("operations", Account(caller.tenant), quota))
     if caller.limit is not None and caller.key_id is not None:
         limits.append(Limit("operations-of-key", Account(caller.tenant, caller.key_id), Quota.parse(caller.limit)))

@@ -1398,10 +1398,10 @@ async def test_a_charge_is_given_back_once(store: Store) -> None:
     assert await charge(store, account, one)
     assert await charge(store, account, other)
     for _ in range(2):
-        usage = await store.give_back(account, one, one.cost)
+        usage = await store.end_charge(account, one, one.cost)
         assert usage == Usage(nanoseconds(NOW + 12), {other: nanoseconds(NOW + 48)})
-    assert await store.give_back(account, make_charge(1), 1) == usage
-    assert await store.give_back(make_account(), one, one.cost) == Usage()
+    assert await store.end_charge(account, make_charge(1), 1) == usage
+    assert await store.end_charge(make_account(), one, one.cost) == Usage()
 
 
 @on_all
@@ -1410,13 +1410,14 @@ async def test_charges_are_settled_and_stay_charged(store: Store) -> None:
     for one in charges:
         assert await charge(store, account, one)
     for _ in range(2):
-        usage = await store.settle_charges(account, charges[:2])
+        for one in charges[:2]:
+            usage = await store.end_charge(account, one, 0)
         assert usage.tat == nanoseconds(NOW + 24)
         assert set(usage.open) == set(charges[2:])
     assert await charge(store, account, last := make_charge(1), settled=(*charges[1:3],))
     assert set((await store.read_usage(account)).open) == {charges[3], last}
-    assert await store.give_back(account, charges[0], charges[0].cost) == await store.read_usage(account)
-    assert await store.settle_charges(make_account(), charges) == Usage()
+    assert await store.end_charge(account, charges[0], charges[0].cost) == await store.read_usage(account)
+    assert await store.end_charge(make_account(), charges[0], 0) == Usage()
 
 
 @on_all

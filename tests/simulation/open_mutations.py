@@ -41,17 +41,17 @@ def count_out_what_is_running(patching: Patching) -> None:
 
 
 def count_out_what_may_be_accepted(patching: Patching) -> None:
-    async def always(*_: Any) -> bool:
-        return True
-
-    patching.setattr(OpenLedger, "_will_never_run", always)
-
-
-def keep_what_was_not_accepted(patching: Patching) -> None:
     async def never(*_: Any) -> bool:
         return False
 
-    patching.setattr(OpenLedger, "_will_never_run", never)
+    patching.setattr(open_ledger, "find_acceptance", never)
+
+
+def keep_what_was_not_accepted(patching: Patching) -> None:
+    async def always(*_: Any) -> bool:
+        return True
+
+    patching.setattr(open_ledger, "find_acceptance", always)
 
 
 def forget_to_open(patching: Patching) -> None:

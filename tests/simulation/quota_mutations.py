@@ -1,11 +1,13 @@
 """Faults in how operations are charged to a quota."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from penstock.quota import Usage
 from penstock.service import ledger
+from penstock.service.abandoning import find_acceptance
 from penstock.service.ledger import Ledger
 from tests.simulation.rewriting import rewrite
 
@@ -32,23 +34,27 @@ def charge_whatever_is_left(patching: Patching) -> None:
 
 
 def give_back_without_a_condition(patching: Patching) -> None:
-    rewrite(patching, "give_back", lambda request: request.pop("ConditionExpression", None))
+    rewrite(patching, "end_charge", lambda request: request.pop("ConditionExpression", None))
 
 
 def give_back_when_it_lapses(patching: Patching) -> None:
     """Do not make sure that the batch will never be accepted."""
 
-    async def never(*_: Any) -> bool:
-        return False
+    async def as_if_abandoned(_batch_id: str) -> bool:
+        return True
 
-    patching.setattr(ledger, "was_accepted", never)
+    async def mutant(_store: Any, *about: Any) -> bool | None:
+        store: Any = SimpleNamespace(abandon_batch=as_if_abandoned)
+        return await find_acceptance(store, *about)
+
+    patching.setattr(ledger, "find_acceptance", mutant)
 
 
 def keep_what_lapses(patching: Patching) -> None:
     async def always(*_: Any) -> bool:
         return True
 
-    patching.setattr(Ledger, "_was_accepted", always)
+    patching.setattr(ledger, "find_acceptance", always)
 
 
 def give_back_what_has_come_back(patching: Patching) -> None:

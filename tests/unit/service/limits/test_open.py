@@ -59,7 +59,7 @@ async def plant(aiohttp_client: AiohttpClient) -> Plant:
 async def until_counted(service: Service, account: Account) -> None:
     """Wait until the front end has read how far the batches are, in the background."""
     assert service.client.app is not None
-    seen = service.client.app[OPEN_LEDGER]._find(account)
+    seen = service.client.app[OPEN_LEDGER]._accounts.find(account)
     assert seen.reading is not None
     await seen.reading
     assert seen.counting_some is not None
@@ -269,7 +269,7 @@ async def test_front_ends_that_count_at_the_same_time_count_nothing_out_twice(pl
     store = plant.parts.store
     ledgers = [open_ledger.OpenLedger(store, plant.clock) for _ in range(5)]
     before = await store.read_open(DEFAULT)
-    await asyncio.gather(*(ledger._recount(DEFAULT, ledger._find(DEFAULT), before) for ledger in ledgers))
+    await asyncio.gather(*(ledger._recount(DEFAULT, ledger._accounts.find(DEFAULT), before) for ledger in ledgers))
     left = [5 - (await plant.status(batch_id))["completed"] for batch_id in batch_ids]
     assert await open_now(plant.parts) == sum(left) < 10
 
@@ -305,7 +305,7 @@ async def test_a_read_does_not_replace_what_was_seen_later(clock: FakeClock) -> 
     class Slow(MemoryStore):
         async def read_open(self, account: Account) -> OpenOperations:
             is_open = await super().read_open(account)
-            if asyncio.current_task() is ledger._find(account).reading:
+            if asyncio.current_task() is ledger._accounts.find(account).reading:
                 await read.wait()
             return is_open
 

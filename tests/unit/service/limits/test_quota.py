@@ -185,7 +185,7 @@ async def test_a_charge_of_a_front_end_that_died_is_given_back_by_another(
     """It died before it wrote the batch. Here, AWS answers none of its calls after the charge."""
 
     def dead(call: str, _moment: str) -> None:
-        if call in {"store.create_batch", "store.give_back"}:
+        if call in {"store.create_batch", "store.end_charge"}:
             raise Unavailable("It died.")
 
     await (await limited(watch=dead)).post(many(8), BACKGROUND)
@@ -203,7 +203,7 @@ async def test_a_charge_is_kept_while_its_batch_may_still_be_accepted(
     limited: Serve, parts: MemoryParts, clock: FakeClock, is_over: bool, remaining: int
 ) -> None:
     def dead(call: str, _moment: str) -> None:
-        if call in {"store.accept_batch", "store.abandon_batch", "store.give_back"}:
+        if call in {"store.accept_batch", "store.abandon_batch", "store.end_charge"}:
             raise Unavailable("It died.")
 
     await (await limited(watch=dead)).post(many(10), BACKGROUND)
@@ -281,7 +281,7 @@ async def test_a_rejection_is_not_based_on_an_old_usage(limited: Serve, parts: M
     await service.post(many(10), BACKGROUND)
     usage = await parts.store.read_usage(DEFAULT)
     [charge] = usage.open
-    await parts.store.give_back(DEFAULT, charge, charge.cost)
+    await parts.store.end_charge(DEFAULT, charge, charge.cost)
     assert_exceeded(await service.post(many(1)), 6)
     clock.advance(1.1)
     assert (await service.post(many(1))).status == 200
