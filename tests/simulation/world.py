@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import math
 import random
 import secrets
 from collections import Counter
@@ -21,7 +22,7 @@ from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
 from penstock.errors import PenstockError, RejectedCall
 from penstock.priority import Priority
-from penstock.service.intake import submit
+from penstock.service.intake import reading, submit
 from penstock.settings import Settings
 from penstock.store import Traces
 from penstock.telemetry import Event as LogEvent
@@ -243,7 +244,10 @@ class World:
 
 @contextmanager
 def _determined(chance: random.Random, now: Callable[[], float]) -> Iterator[None]:
-    """Make randomness and names depend on the seed alone, also where Penstock asks the machine."""
+    """Make randomness, names and turns depend on the seed alone, also where Penstock asks the machine.
+
+    A front end reads operations for two milliseconds of real time before other requests have a turn. Here it reads all.
+    """
 
     def token_hex(nbytes: int | None = None) -> str:
         return chance.randbytes(nbytes or 8).hex()
@@ -251,7 +255,11 @@ def _determined(chance: random.Random, now: Callable[[], float]) -> Iterator[Non
     ids = ulid.ULIDGenerator(clock=lambda: int(now() * 1000), randomness=lambda _: chance.randbytes(10))
     state = random.getstate()
     random.seed(chance.getrandbits(64))
-    with patch.object(secrets, "token_hex", token_hex), patch.object(submit, "BATCH_IDS", ids):
+    with (
+        patch.object(secrets, "token_hex", token_hex),
+        patch.object(submit, "BATCH_IDS", ids),
+        patch.object(reading, "STEP_SECONDS", math.inf),
+    ):
         try:
             yield
         finally:
