@@ -95,23 +95,30 @@ class Family:
         return self._latest[index][2] if index in self._latest else None
 
     async def windows(
-        self, indexes: Iterable[int], missing_line: Callable[[int], bytes] | None = None
+        self,
+        indexes: Iterable[int],
+        missing_line: Callable[[int], bytes] | None = None,
+        *,
+        most_outcomes: int = WINDOW_OUTCOMES,
     ) -> AsyncIterator[Window]:
-        """Yield the lines of these operations. `missing_line` makes the line of one that has no outcome."""
-        for window in self._cut(indexes):
+        """Yield the lines of these operations, in windows of up to `most_outcomes`.
+
+        `missing_line` makes the line of an operation that has no outcome.
+        """
+        for window in self._cut(indexes, most_outcomes):
             lines = await self._lines(window)
             if missing_line is not None:
                 lines = {index: lines[index] if index in lines else missing_line(index) for index in window}
             told = [lines[index] for index in window]
             yield Window(window, told, self._held.bytes + sum(map(len, told)))
 
-    def _cut(self, indexes: Iterable[int]) -> Iterator[list[int]]:
+    def _cut(self, indexes: Iterable[int], most_outcomes: int) -> Iterator[list[int]]:
         window: list[int] = []
         size = 0
         for index in indexes:
             window.append(index)
             size += self._latest[index][3] if index in self._latest else 0
-            if size >= WINDOW_BYTES or len(window) == WINDOW_OUTCOMES:
+            if size >= WINDOW_BYTES or len(window) == most_outcomes:
                 yield window
                 window, size = [], 0
         if window:

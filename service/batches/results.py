@@ -18,7 +18,7 @@ from penstock.errors import LostItem, MalformedRequest, UnknownBatch
 from penstock.negotiation import choose_type
 from penstock.outcome import OutcomeState, never_ended
 from penstock.record import EncodedRecord
-from penstock.service.batches.families import Family, Window, read_families
+from penstock.service.batches.families import WINDOW_OUTCOMES, Family, Window, read_families
 from penstock.service.batches.status import batch_id_of, find_only_chunk, find_with_groups
 from penstock.service.content import JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode, writing
@@ -71,7 +71,9 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
     wanted = Wanted(cursor, _read_state(request))
     limit = read_limit(request)
-    windows = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS], record).windows(group)
+    most = None if limit is None else limit + 1  # one more shows that there is a next page
+    reading = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS], record, most_outcomes=most)
+    windows = reading.windows(group)
     if kind == NDJSON and limit is None:
         return await _stream(request, windows)
     page, following = await _page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
@@ -82,14 +84,25 @@ class Reading:
     """Reads the outcomes of a batch that a client wants, in the order of the operations."""
 
     def __init__(
-        self, store: Store, batch: Batch, wanted: Wanted, turns: Turns, record: EncodedRecord | None = None
+        self,
+        store: Store,
+        batch: Batch,
+        wanted: Wanted,
+        turns: Turns,
+        record: EncodedRecord | None = None,
+        *,
+        most_outcomes: int | None = None,
     ) -> None:
-        """Create a reading. `record` is the one of the only chunk of the batch, if it was read with its counter."""
+        """Create a reading. `record` is the one of the only chunk of the batch, if it was read with its counter.
+
+        A reader who needs only the first outcomes says how many: `most_outcomes`. Then the windows are small.
+        """
         self._store = store
         self._record = record
         self._batch = batch
         self._wanted = wanted
         self._turns = turns
+        self._most_outcomes = min(most_outcomes or WINDOW_OUTCOMES, WINDOW_OUTCOMES)
 
     async def windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:
         """Yield windows of outcomes, each with the chunk for cursors into it. `group` is the counter of the first.
@@ -118,7 +131,7 @@ class Reading:
     async def _open_group(self, number: int, group: Group) -> AsyncIterator[tuple[int, Window]]:
         async for family in self._families(number, group, self._wanted.cursor.chunk):
             indexes = [index for index in family.indexes if self._wanted.has(index, family.state_of(index))]
-            async for window in family.windows(indexes):
+            async for window in family.windows(indexes, most_outcomes=self._most_outcomes):
                 yield family.chunk, window
 
     async def _closed_group(self, number: int, group: Group, ending: Ending) -> AsyncIterator[tuple[int, Window]]:
@@ -128,11 +141,13 @@ class Reading:
         following, end = first, first + self._batch.group_totals[number]
         async for family in self._families(number, group, 0):
             until = max(family.indexes, default=following - 1) + 1
-            async for window in family.windows(self._all_wanted(family, following, until, ending), missing_line):
+            indexes = self._all_wanted(family, following, until, ending)
+            async for window in family.windows(indexes, missing_line, most_outcomes=self._most_outcomes):
                 yield chunk, window
             following = until
         rest = Family(chunk, partial(self._store.read_record, self._batch.id))
-        async for window in rest.windows(self._all_wanted(rest, following, end, ending), missing_line):
+        indexes = self._all_wanted(rest, following, end, ending)
+        async for window in rest.windows(indexes, missing_line, most_outcomes=self._most_outcomes):
             yield chunk, window
 
     def _all_wanted(self, family: Family, start: int, end: int, ending: Ending) -> Iterator[int]:

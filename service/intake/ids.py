@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic_core import from_json, to_json
 
-from penstock.service.intake.spool import Spool
+from penstock.service.spool import Spool
 
 PARTS = 64
 IDS_IN_LINE = 1_000

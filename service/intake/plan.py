@@ -5,7 +5,7 @@ from collections.abc import Container, Iterator
 
 from penstock.chunk import Planner, plan_groups
 from penstock.message import join_message
-from penstock.service.intake.spool import Spool
+from penstock.service.spool import Spool
 from penstock.settings import Settings
 
 

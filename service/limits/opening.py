@@ -93,8 +93,9 @@ def _exceeded(
     excess = is_open.total + operations - limit.operations
     if excess > 0:
         seconds = seconds_to_room(excess, request.app[OPEN_LEDGER].each_second(limit.account))
-        reason = f"{is_open.total:,} operations of earlier batches have not finished. At most {limit.operations:,} may"
-        detail = f"{_subject(operations, is_retry=is_retry)}. {reason} be open."
+        verb = "has" if is_open.total == 1 else "have"
+        reason = f"{count_operations(is_open.total)} of earlier batches {verb} not finished."
+        detail = f"{_subject(operations, is_retry=is_retry)}. {reason} At most {limit.operations:,} may be open."
     else:
         seconds = UNKNOWN_SECONDS
         detail = f"{len(is_open.entries):,} batches have not finished. At most {MOST_ENTRIES:,} may be open."

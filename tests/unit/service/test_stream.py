@@ -13,9 +13,9 @@ from penstock.batch import BatchState, FailureLimit
 from penstock.chunk import Operation
 from penstock.message import decode_chunk
 from penstock.queue import Message
-from penstock.service import content
+from penstock.service import content, spool
 from penstock.service.flaws import MOST_FLAWS
-from penstock.service.intake import acceptance, spool
+from penstock.service.intake import acceptance
 from penstock.testing import FakeClock, MemoryParts
 from tests.support.builders import NOW
 from tests.support.faults import Moment, Outage

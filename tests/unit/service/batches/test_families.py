@@ -100,6 +100,16 @@ async def test_latest_outcomes_are_told_in_whatever_order(seed: int) -> None:
     assert await Read(records).lines() == expected_lines(records)
 
 
+@pytest.mark.usefixtures("little_memory")
+async def test_reader_of_the_first_outcomes_reads_only_their_records_again() -> None:
+    records = follow_ups(range(start, 200, 50) for start in range(50))
+    read = Read(records)
+    [family] = [one async for one in read_families(read.all(), read.read, Turns())]
+    window = await anext(family.windows(family.indexes, most_outcomes=3))
+    assert window.lines == expected_lines(records)[:3]
+    assert read.times.total() <= 3
+
+
 async def test_record_that_does_not_fit_is_held_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(families, "HELD_BYTES", 100)
     read = Read([make_record("0", range(5))])

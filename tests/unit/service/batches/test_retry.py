@@ -6,12 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock.chunk import Chunk
 from penstock.errors import Unavailable
 from penstock.service.batches import retry as retry_module
-from penstock.service.batches.retry import BYTES_IN_SEND, CHUNKS_IN_SEND, _in_sends
+from penstock.service.batches.retry import BYTES_IN_SEND, MESSAGES_IN_SEND, Failures, _in_sends
 from penstock.telemetry import Event
-from tests.support.builders import BATCH_ID, build_operation
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Answer, assert_problem
@@ -155,13 +153,13 @@ async def test_many_failures_are_sent_in_several_calls(aiohttp_client: AiohttpCl
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 130})
 
 
-@pytest.mark.parametrize(("body_bytes", "sends"), [(1, [CHUNKS_IN_SEND, 50]), (BYTES_IN_SEND // 3, [3] * 50)])
-async def test_chunks_of_a_retry_are_sent_before_they_take_much_memory(body_bytes: int, sends: list[int]) -> None:
-    async def chunks() -> AsyncIterator[Chunk]:
-        for number in range(150):
-            yield Chunk(BATCH_ID, f"{number}.d1", 1, (build_operation(number, body="b" * body_bytes),))
+@pytest.mark.parametrize(("size", "sends"), [(1, [MESSAGES_IN_SEND, 50]), (BYTES_IN_SEND // 3 + 1, [3] * 50)])
+async def test_messages_of_a_retry_are_sent_before_they_take_much_memory(size: int, sends: list[int]) -> None:
+    async def failures() -> AsyncIterator[Failures]:
+        for _ in range(150):
+            yield Failures("m" * size, 1)
 
-    assert [len(waiting) async for waiting in _in_sends(chunks())] == sends
+    assert [len(waiting) async for waiting in _in_sends(failures())] == sends
 
 
 async def test_cancel_and_retry_have_a_line_in_the_audit(plant: Plant, logs: Logs) -> None:
@@ -180,7 +178,7 @@ async def test_cancel_and_retry_have_a_line_in_the_audit(plant: Plant, logs: Log
 async def test_audit_says_how_much_was_sent_before_a_retry_failed(
     aiohttp_client: AiohttpClient, toys: Toys, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry_module, "CHUNKS_IN_SEND", 1)
+    monkeypatch.setattr(retry_module, "MESSAGES_IN_SEND", 1)
     left = [math.inf]
 
     def watch(call: str, moment: Moment) -> None:

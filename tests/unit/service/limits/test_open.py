@@ -104,6 +104,12 @@ async def test_batches_are_accepted_until_too_much_is_open_and_again_when_they_a
     assert len((await plant.parts.store.read_open(DEFAULT)).entries) == 1
 
 
+async def test_a_rejection_counts_a_single_operation_in_the_singular(plant: Plant) -> None:
+    await plant.submit("/succeed/a")
+    problem = assert_exceeded(await plant.service.post(many(10), BACKGROUND), 60)
+    assert "1 operation of earlier batches has not finished. At most 10 may be open." in problem["detail"]
+
+
 async def test_only_what_has_not_finished_counts_and_says_when_to_come_back(plant: Plant) -> None:
     await plant.submit(*["/succeed/a"] * 3, *["/second-time-right/b"] * 6)
     await take_turn(plant.consumer())

@@ -363,6 +363,16 @@ class TestRetry:
         again = await plant.ask("POST", f"/batch/{batch_id}/retry")
         assert (again.status, again.body["violated-policies"]) == (429, ["operations"])
 
+    async def test_a_retry_reads_the_failures_once(self, aiohttp_client: AiohttpClient) -> None:
+        calls: list[str] = []
+        toys = Toys().operations()
+        plant = await build_plant(aiohttp_client, toys, watch=lambda call, _: calls.append(call), tenant_limit="10/60")
+        batch_id = await plant.submit("/break/a")
+        await plant.work_off()
+        calls.clear()
+        assert (await plant.ask("POST", f"/batch/{batch_id}/retry")).body["retried"] == 1
+        assert calls.count("store.read_group") == 2, "before the call and after it"
+
     async def test_a_retry_that_is_rejected_says_what_it_would_run(self, plant: Plant) -> None:
         batch_id = await plant.submit("/succeed/a", *["/break/b"] * 6)
         await plant.work_off()
