@@ -12,9 +12,10 @@ from typing import Any
 from aiohttp import web
 
 from penstock.errors import NotPossibleNow
-from penstock.service.caller import key_id_or_none, request_id, tenant_or_none
+from penstock.service.caller import key_id_or_none, tenant_or_none
 from penstock.service.keys import CALLER, METER, PRESENTED_KEY_ID
 from penstock.service.problems import Endpoint
+from penstock.service.request_ids import request_id
 from penstock.telemetry import Event, get_log
 
 _REJECTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}

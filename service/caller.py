@@ -59,12 +59,6 @@ def key_id_or_none(request: web.Request) -> str | None:
     return None if caller is None else caller.key_id
 
 
-def request_id(request: web.Request) -> str | None:
-    """Return the id that the client or a gateway gave to this request, if it is plain text."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if _TENANT.fullmatch(given) else None
-
-
 def headers_to_pass_on(request: web.Request) -> tuple[tuple[str, str], ...]:
     """Return the headers that the forwarded operations of a batch get from its request. Raises MalformedRequest."""
     passed = []

@@ -45,4 +45,5 @@ BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
 PRESENTED_KEY_ID = web.RequestKey("presented_key_id", str)  # the key of a request, whether it is valid or not
 CALLER = web.RequestKey("caller", Caller)  # who sent the request, if its endpoint needs a scope
 LIMITS: web.RequestKey[tuple[Limit, ...]] = web.RequestKey("limits", tuple)  # the quotas of the caller
+REQUEST_ID = web.RequestKey("request_id", str)  # as `request_ids.py` decides it
 SHARE = web.RequestKey("share", Share)  # the memory of a request until it is answered

@@ -24,6 +24,7 @@ from penstock.service.operators.api_keys import KeyRequest, RotateRequest
 from penstock.service.operators.dead_letters import RedriveRequest
 from penstock.service.paging import LONGEST_PAGE
 from penstock.service.problems import CONTENT_TYPE as PROBLEM
+from penstock.service.request_ids import HEADER as HEADER_OF_REQUEST_ID
 from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
 from penstock.settings import Settings
 
@@ -147,13 +148,14 @@ def _limited(paths: Fragment) -> Fragment:
     """Add the headers that say what is left of the caller's quota. They are also in the answers that are problems."""
     for endpoint in (endpoint for methods in paths.values() for endpoint in methods.values()):
         for answer in (answer for answer in endpoint["responses"].values() if "$ref" not in answer):
-            answer["headers"] = answer.get("headers", {}) | _with_headers("RateLimit-Policy", "RateLimit")["headers"]
+            _add_headers(answer, "RateLimit-Policy", "RateLimit")
     return paths
 
 
 def _paths_of_a_batch() -> Fragment:
     return {
-        "/batch/{batch_id}/status": {"get": _endpoint("Status of a batch", _batch_answers(200, "Status"), _ON_BATCH)},
+        "/batch/{batch_id}": {"get": _status()},
+        "/batch/{batch_id}/status": {"get": _status()},
         "/batch/{batch_id}/results": {"get": _results()},
         "/batch/{batch_id}/cancel": {
             "post": _endpoint(
@@ -221,7 +223,7 @@ def _description() -> Fragment:
 
 def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
     answers = _answers(200, "Answered", 400, 408, 409, 413, 415, 422, 429, 503, 504)
-    answers["200"] |= _with_headers("Preference-Applied", "Idempotent-Replayed")
+    _add_headers(answers["200"], "Preference-Applied", "Idempotent-Replayed")
     answers["202"] = _answer(
         "The batch was accepted. Every operation is durable and will run.",
         {JSON: _ref("Accepted")},
@@ -244,10 +246,16 @@ def _stream(settings: Settings) -> Fragment:
     return {"type": "string", "description": description}
 
 
+def _status() -> Fragment:
+    answers = _batch_answers(200, "Status")
+    _add_headers(answers["200"], "Retry-After")
+    return _endpoint("Status of a batch", answers, _ON_BATCH)
+
+
 def _results() -> Fragment:
     answers = _batch_answers(200, "Page", 406)
     answers["200"]["content"][NDJSON] = {"schema": {"type": "string", "description": "One Outcome per line."}}
-    answers["200"] |= _with_headers("Link")
+    _add_headers(answers["200"], "Link")
     return _endpoint(
         "Results of a batch so far, in the order of the operations",
         answers,
@@ -293,11 +301,13 @@ def _problems(*errors: int) -> Fragment:
 
 def _answer(description: str, contents: Fragment, *headers: str) -> Fragment:
     content = {kind: {"schema": schema} for kind, schema in contents.items()}
-    return {"description": description, "content": content, **_with_headers(*headers)}
+    answer: Fragment = {"description": description, "content": content, "headers": {}}
+    _add_headers(answer, HEADER_OF_REQUEST_ID, *headers)
+    return answer
 
 
-def _with_headers(*names: str) -> Fragment:
-    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}} if names else {}
+def _add_headers(answer: Fragment, *names: str) -> None:
+    answer["headers"] |= {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _problem_responses() -> Fragment:
@@ -373,6 +383,7 @@ _ANSWER_SCHEMAS: Fragment = {
                 ),
                 "batchId": _TEXT,
                 "statusUrl": _TEXT,
+                "requestId": _TEXT,
                 "scope": {"description": "The scope that the key would need.", "enum": list(Scope)},
                 "violated-policies": {
                     "description": "The names of the quotas or limits that were exceeded.",
@@ -456,6 +467,10 @@ _ANSWER_SCHEMAS: Fragment = {
 }
 
 _HEADERS: Fragment = {
+    HEADER_OF_REQUEST_ID: {
+        "description": "The id of the request: its own X-Request-Id if that is valid, otherwise a new one.",
+        "schema": _TEXT,
+    },
     "Accept-Encoding": {"description": "The supported values of Content-Encoding.", "schema": _TEXT},
     "WWW-Authenticate": {"description": "What the request needs (RFC 6750).", "schema": _TEXT},
     "Location": {"description": "The URL of the status of the batch.", "schema": _TEXT},

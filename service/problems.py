@@ -42,6 +42,7 @@ from penstock.errors import (
 from penstock.service.decompression import MEMBERS
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import PATHS_HINT, SETTINGS
+from penstock.service.request_ids import HEADER, request_id
 from penstock.service.schemas import status_url
 from penstock.telemetry import Event, get_log
 
@@ -124,7 +125,7 @@ async def problems(request: web.Request, handler: Endpoint) -> web.StreamRespons
     try:
         return await handler(request)
     except PenstockError as error:
-        return _known_problem(error, redaction)
+        return _known_problem(error, redaction, request_id(request))
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
@@ -132,8 +133,9 @@ async def problems(request: web.Request, handler: Endpoint) -> web.StreamRespons
         hint = redaction.cut(_route_hint(request, error))
         return _problem(error.status, "about:blank", error.reason, hint, headers=headers)
     except Exception:  # noqa: BLE001 - the last resort: logged here with its traceback, answered as 500
-        get_log().exception(Event.REQUEST_BROKE, method=request.method, path=redaction.cut(request.path))
-        return _problem(500, "about:blank", "Internal Server Error", _BROKEN)
+        id_, path = request_id(request), redaction.cut(request.path)
+        get_log().exception(Event.REQUEST_BROKE, request_id=id_, method=request.method, path=path)
+        return _problem(500, "about:blank", "Internal Server Error", _BROKEN, members={"requestId": id_})
 
 
 class UnparsedAnswer(web.Response):
@@ -144,11 +146,12 @@ class UnparsedAnswer(web.Response):
         self.headers.pop("Server", None)
 
 
-def protocol_problem(status: int) -> web.Response:
-    """Return the answer to a request that aiohttp cannot parse."""
+def protocol_problem(status: int, id_: str) -> web.Response:
+    """Return the answer to a request that aiohttp cannot parse. `id_` is the id of the request."""
     title = HTTPStatus(status).phrase
     detail = _UNREADABLE if status < HTTPStatus.INTERNAL_SERVER_ERROR else _BROKEN
-    problem = _problem(status, "about:blank", title, detail, headers={"X-Content-Type-Options": "nosniff"})
+    headers = {"X-Content-Type-Options": "nosniff", HEADER: id_}
+    problem = _problem(status, "about:blank", title, detail, headers=headers)
     return UnparsedAnswer(body=problem.body, status=status, headers=problem.headers)
 
 
@@ -157,7 +160,7 @@ def as_problem(error: web.HTTPException) -> web.Response:
     return _problem(error.status, "about:blank", error.reason, f"{error.reason}. Send the request without it.")
 
 
-def _known_problem(error: PenstockError, redaction: Redaction) -> web.Response:
+def _known_problem(error: PenstockError, redaction: Redaction, id_: str) -> web.Response:
     status, slug, title = _PROBLEMS[type(error)]
     detail = redaction.cut(str(error))
     headers = _retry_after(error)
@@ -170,7 +173,7 @@ def _known_problem(error: PenstockError, redaction: Redaction) -> web.Response:
         case AcceptanceUnknown(batch_id=batch_id):
             # No Retry-After: if the client sends the request again, it could create a second batch.
             members = {"batchId": batch_id, "statusUrl": status_url(batch_id)}
-            get_log().error(Event.AWS_UNAVAILABLE, error=detail)
+            get_log().error(Event.AWS_UNAVAILABLE, request_id=id_, error=detail)
         case NotAuthenticated() | MissingScope():
             headers["WWW-Authenticate"] = _challenge(error)
             members = {"scope": error.scope} if isinstance(error, MissingScope) else {}
@@ -179,9 +182,10 @@ def _known_problem(error: PenstockError, redaction: Redaction) -> web.Response:
         case QuotaExceeded(policy=policy):
             members = {"violated-policies": [policy]}
         case Unavailable() | AcceptanceLost():
-            get_log().error(Event.AWS_UNAVAILABLE, error=detail)
+            get_log().error(Event.AWS_UNAVAILABLE, request_id=id_, error=detail)
         case Misconfigured() | RejectedCall():
-            detail = _keep_in_log(error)
+            detail = _keep_in_log(error, id_)
+            members = {"requestId": id_}
     return _problem(status, _kind(slug), title, detail, members=members, headers=headers)
 
 
@@ -204,10 +208,10 @@ def _challenge(error: NotAuthenticated | MissingScope) -> str:
     return 'Bearer error="invalid_token"' if error.has_key else "Bearer"
 
 
-def _keep_in_log(error: PenstockError) -> str:
+def _keep_in_log(error: PenstockError, id_: str) -> str:
     """Log an error with details of this installation. Return what its client may know."""
     event, told = _TOLD[type(error)]
-    get_log().error(event, error=str(error))
+    get_log().error(event, request_id=id_, error=str(error))
     return told
 
 

@@ -11,16 +11,18 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
-from penstock.service.caller import key_id_or_none, request_id, tenant_or_none
+from penstock.service.caller import key_id_or_none, tenant_or_none
 from penstock.service.keys import SETTINGS
 from penstock.service.problems import UnparsedAnswer, as_problem, protocol_problem
+from penstock.service.request_ids import HEADER, new_request_id, request_id
 from penstock.telemetry import Event, get_log
 
 POLLED = ("/health/", "/metrics")  # machines ask these every few seconds, which would hide the requests of clients
 
 
-async def set_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Say nothing of the server's software, and let no browser guess the type of a body."""
+async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Name the request, say nothing of the server's software, and let no browser guess the type of a body."""
+    response.headers[HEADER] = request_id(request)
     response.headers.pop(hdrs.SERVER, None)
     response.headers["X-Content-Type-Options"] = "nosniff"
 
@@ -77,13 +79,14 @@ class _Connection(RequestHandler):
         message: str | None = None,  # noqa: ARG002 - it shows bytes of the request
     ) -> web.StreamResponse:
         """Answer a request that cannot be parsed. Raise ConnectionError if an answer has started already."""
+        id_ = new_request_id()  # the headers of the request may not be known
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            get_log().error(Event.REQUEST_BROKE, exc_info=exc)
+            get_log().error(Event.REQUEST_BROKE, request_id=id_, exc_info=exc)
         else:
-            get_log().info(Event.REQUEST_UNREADABLE, status=status, error=type(exc).__name__)
+            get_log().info(Event.REQUEST_UNREADABLE, request_id=id_, status=status, error=type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("The answer has started, so the error cannot be answered.")
-        answer = protocol_problem(status)
+        answer = protocol_problem(status, id_)
         answer.force_close()
         return answer
 

@@ -46,6 +46,7 @@ class Route:
 
 ROUTES = (
     Route("POST", "/batch", submit_batch, Scope.WRITE),
+    Route("GET", "/batch/{batch_id}", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/status", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/results", batch_results, Scope.READ),
     Route("POST", "/batch/{batch_id}/cancel", cancel_batch, Scope.WRITE),

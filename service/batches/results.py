@@ -25,6 +25,7 @@ from penstock.service.json_answer import BodyAnswer, encode, writing
 from penstock.service.keys import BACKEND, GROUP_NUMBERS, SHARE, TURNS
 from penstock.service.memory import Share
 from penstock.service.paging import is_number, read_limit, read_once
+from penstock.service.request_ids import request_id
 from penstock.service.schemas import outcome_body, results_url
 from penstock.service.turns import Turns
 from penstock.settings import MIB
@@ -202,7 +203,7 @@ async def _stream(request: web.Request, windows: AsyncIterator[tuple[int, Window
         return answer  # the client closed the connection, or does not read
     except Exception as error:  # noqa: BLE001 - any error: the middleware cannot answer it any more
         # The 200 has already been sent. Only a broken connection can show the client that results are missing.
-        get_log().error(Event.REQUEST_BROKE, path=request.path, exc_info=error)
+        get_log().error(Event.REQUEST_BROKE, request_id=request_id(request), path=request.path, exc_info=error)
         if request.transport is not None:
             request.transport.abort()
         return answer

@@ -1,10 +1,12 @@
-"""GET /batch/{id}/status: reports the state, the counts and the times of a batch."""
+"""GET /batch/{id}, also as /batch/{id}/status: reports the state, the counts and the times of a batch."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
 from penstock.errors import LostItem, UnknownBatch
@@ -16,15 +18,34 @@ from penstock.store import Group
 
 ENDING_READS = 2  # how often a batch is read again of which everything is counted, and which is not final yet
 ENDING_PAUSE_SECONDS = 0.005
+LONGEST_POLL_SECONDS = 30
 _BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key: the table rejects keys that are too long
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a batch is: the batch, and the counters of all its groups."""
+
+    batch: Batch
+    groups: Mapping[int, Group]
+
+    @property
+    def counts(self) -> Counts:
+        return sum_counts(group.counts for group in self.groups.values())
+
+
 async def batch_status(request: web.Request) -> web.Response:
-    return json_answer(await find_status(request))
+    progress = await find_progress(request)
+    return json_answer(_status(request, progress), headers=_when_to_ask_again(request, progress))
 
 
 async def find_status(request: web.Request) -> dict[str, Any]:
-    """Return the status of the batch in the path. Raises UnknownBatch as `find_batch` does.
+    """Return the status of the batch in the path. Raises UnknownBatch as `find_batch` does."""
+    return _status(request, await find_progress(request))
+
+
+async def find_progress(request: web.Request) -> Progress:
+    """Return how far the batch in the path is. Raises UnknownBatch as `find_batch` does.
 
     One call reads the batch and its counters. If the batch is final and the counts do not lead to its state, they are
     older than it. Then they are read again.
@@ -32,29 +53,35 @@ async def find_status(request: web.Request) -> dict[str, Any]:
     After the last count, a consumer needs one more call until the batch is final. The client need not ask once more for
     that: this waits for it, for a moment.
     """
-    batch, groups = await _read_progress(request)
+    progress = await _read_together(request)
     for _ in range(ENDING_READS):
-        if batch.is_final or _sum(groups).completed < batch.total:
+        if progress.batch.is_final or progress.counts.completed < progress.batch.total:
             break
         await request.app[CLOCK].sleep(ENDING_PAUSE_SECONDS)
-        batch, groups = await _read_progress(request)
-    is_whole = len(groups) == len(batch.group_totals)
-    if is_whole and (not batch.is_final or _is_result_of(batch, _sum(groups))):
-        return _status(request, batch, groups)
-    return await read_status(request, batch)
+        progress = await _read_together(request)
+    batch = progress.batch
+    is_whole = len(progress.groups) == len(batch.group_totals)
+    if is_whole and (not batch.is_final or _is_result_of(batch, progress.counts)):
+        return progress
+    return await _read_progress(request, batch)
 
 
-async def _read_progress(request: web.Request) -> tuple[Batch, dict[int, Group]]:
+async def _read_together(request: web.Request) -> Progress:
+    """Read the batch and its counters in one call. Counters may be missing, or older than the batch."""
     numbers = request.app[GROUP_NUMBERS]
     batch, groups = await find_with_groups(request, range(numbers.of(batch_id_of(request))), with_done=False)
     numbers.note(batch)
-    return batch, groups
+    return Progress(batch, groups)
+
+
+async def _read_progress(request: web.Request, batch: Batch) -> Progress:
+    """Read the counters of a batch. They are read after the batch, so they are never older than its state."""
+    return Progress(batch, await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals))))
 
 
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
-    """Read the status of a batch. The counts are read after the batch, so they are never older than its state."""
-    groups = await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals)))
-    return _status(request, batch, groups)
+    """Read the status of a batch that was read already."""
+    return _status(request, await _read_progress(request, batch))
 
 
 async def find_batch(request: web.Request) -> Batch:
@@ -104,10 +131,29 @@ def _is_result_of(batch: Batch, counts: Counts) -> bool:
     return counts.completed == batch.total and final_state(counts, batch.ending) is batch.state
 
 
-def _status(request: web.Request, batch: Batch, groups: Mapping[int, Group]) -> dict[str, Any]:
-    redelivered = sum(group.redelivered for group in groups.values())
-    return status_body(batch, _sum(groups), redelivered, request.app[CLOCK].now())
+def _status(request: web.Request, progress: Progress) -> dict[str, Any]:
+    redelivered = sum(group.redelivered for group in progress.groups.values())
+    return status_body(progress.batch, progress.counts, redelivered, request.app[CLOCK].now())
 
 
-def _sum(groups: Mapping[int, Group]) -> Counts:
-    return sum_counts(group.counts for group in groups.values())
+def _when_to_ask_again(request: web.Request, progress: Progress) -> dict[str, str]:
+    if progress.batch.is_final:
+        return {}
+    seconds = poll_seconds(progress.batch, progress.counts.completed, request.app[CLOCK].now())
+    return {hdrs.RETRY_AFTER: str(seconds)}
+
+
+def poll_seconds(batch: Batch, completed: int, now: float) -> int:
+    """Return when the next status request for an unfinished batch makes sense.
+
+    That is after a tenth of the time that the batch has taken so far, or after half of the time that it still needs if
+    it keeps its pace. Before its `not_before` time, it is at that time.
+    """
+    start = max(batch.created_at, batch.not_before or 0.0)
+    if start > now:
+        seconds = start - now
+    else:
+        taken = now - start
+        left = taken * (batch.total - completed) / completed if completed else taken
+        seconds = min(taken / 10, left / 2)
+    return max(1, min(math.ceil(seconds), LONGEST_POLL_SECONDS))

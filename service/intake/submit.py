@@ -43,6 +43,7 @@ from penstock.service.keys import (
 )
 from penstock.service.limits.charging import charged, check_something_left
 from penstock.service.limits.opening import check_room, opened
+from penstock.service.request_ids import request_id
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
 from penstock.settings import DAY_SECONDS
 from penstock.store import KeyClaim
@@ -236,7 +237,12 @@ async def _run_or_accept(
     meter = request.app[METER]
     meter.accepted(submission.tenant, len(operations))
     meter.failures(submission.tenant, body["summary"]["failed"])
-    get_log().info(Event.BATCH_ANSWERED, batch_id=submission.draft.batch_id, **body["summary"])
+    get_log().info(
+        Event.BATCH_ANSWERED,
+        request_id=request_id(request),
+        batch_id=submission.draft.batch_id,
+        **body["summary"],
+    )
     answer = json_answer(body, headers=_applied(course.applied))
     assert isinstance(answer.body, bytes)
     return answer, answer.body
@@ -273,7 +279,14 @@ async def _accept(
     meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - started_at)
     meter.accepted(batch.tenant, batch.total)
     event = Event.BATCH_HANDED_OVER if tried else Event.BATCH_ACCEPTED
-    get_log().info(event, batch_id=batch.id, tenant=batch.tenant, total=batch.total, chunks=batch.chunk_count)
+    get_log().info(
+        event,
+        request_id=request_id(request),
+        batch_id=batch.id,
+        tenant=batch.tenant,
+        total=batch.total,
+        chunks=batch.chunk_count,
+    )
     return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(course.applied)})
 
 

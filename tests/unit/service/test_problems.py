@@ -27,7 +27,7 @@ async def service(serve: Serve) -> Service:
         ("GET", "/"),
         ("POST", "/"),
         ("POST", "/batch/"),
-        ("GET", "/batch/x"),
+        ("GET", "/batch/x/nothing"),
         ("GET", "/batch//status"),
         ("GET", "/batch/x/status/"),
         ("GET", "/../etc/passwd"),
@@ -88,9 +88,10 @@ async def test_unforeseen_fault_is_logged_and_its_words_told_to_nobody(
     serve: Serve, logs: list[MutableMapping[str, Any]]
 ) -> None:
     answer = await answer_when_the_store_raises(serve, RuntimeError("the password is secret"))
-    assert_problem(answer, 500)
+    problem = assert_problem(answer, 500)
     assert b"secret" not in answer.content
-    assert [line["event"] for line in logs] == [Event.REQUEST_BROKE]
+    assert [(line["event"], line["request_id"]) for line in logs] == [(Event.REQUEST_BROKE, problem["requestId"])]
+    assert problem["requestId"] == answer.headers["X-Request-Id"]
     logs.clear()
 
 

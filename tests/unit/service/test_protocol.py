@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from penstock import Operations
+from penstock.api_key import make_key
 from penstock.clock import SystemClock
 from penstock.service.app import create_app
 from penstock.service.protocol import ConnectionRunner
@@ -84,6 +86,37 @@ async def test_no_answer_names_its_software_or_lets_its_type_be_guessed(speak: S
     _, headers, _ = await speak(request_bytes)
     assert "server" not in headers
     assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("request_bytes", [LIVE, EXPECT, *UNREADABLE.values()])
+async def test_each_answer_has_a_request_id_which_the_log_has_too(
+    speak: Speak, logs: Logs, request_bytes: bytes
+) -> None:
+    _, headers, _ = await speak(request_bytes)
+    assert re.fullmatch("[0-9a-f]{20}", headers["x-request-id"])
+    assert all(line["request_id"] == headers["x-request-id"] for line in logs)
+    assert logs or request_bytes == LIVE
+
+
+async def test_request_id_that_was_sent_is_kept(speak: Speak) -> None:
+    _, headers, _ = await speak(NOT_FOUND)
+    assert headers["x-request-id"] == "r-1"
+
+
+UNSAFE_IDS = {
+    "empty": "",
+    "a space": "two words",
+    "too long": "a" * 129,
+    "not ASCII": "\u00e4",
+    "two": "one\r\nX-Request-Id: two",
+    "a key": make_key("test").text,
+}
+
+
+@pytest.mark.parametrize("sent", UNSAFE_IDS.values(), ids=UNSAFE_IDS)
+async def test_request_id_that_is_not_safe_is_replaced(speak: Speak, sent: str) -> None:
+    _, headers, _ = await speak(f"GET /nothing HTTP/1.1\r\nHost: a\r\nX-Request-Id: {sent}\r\n\r\n".encode())
+    assert re.fullmatch("[0-9a-f]{20}", headers["x-request-id"])
 
 
 async def test_each_request_has_a_line_in_the_log(speak: Speak, logs: Logs) -> None:

@@ -9,7 +9,7 @@ import pytest
 from penstock import Operations
 from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts, Ending
 from penstock.errors import NewerVersion
-from penstock.service.batches.status import ENDING_READS
+from penstock.service.batches.status import ENDING_READS, LONGEST_POLL_SECONDS, poll_seconds
 from penstock.store import Group
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_record
@@ -217,3 +217,38 @@ async def test_batch_of_a_newer_version_is_told(serve: Serve) -> None:
     answer = await service.get(URL)
     assert_problem(answer, 503)
     assert "newer version of Penstock" in answer.body["detail"]
+
+
+async def test_batch_itself_is_its_status(serve: Serve) -> None:
+    service = await serve(Operations(), parts=await parts_with(build_batch(2), Counts(1)), clock=FakeClock(NOW))
+    answer = await service.get(f"/batch/{BATCH_ID}")
+    assert answer.body == (await service.get(URL)).body
+    assert answer.headers["Retry-After"] == "1"
+
+
+async def test_final_status_says_nothing_of_a_next_request(serve: Serve) -> None:
+    parts = await parts_with(build_batch(2, state=BatchState.COMPLETED), Counts(2))
+    service = await serve(Operations(), parts=parts, clock=FakeClock(NOW))
+    assert "Retry-After" not in (await service.get(URL)).headers
+
+
+@pytest.mark.parametrize(
+    ("age", "completed", "seconds"),
+    [
+        (-1, 0, 1),  # the clock of the front end that accepted it is fast
+        (0, 0, 1),
+        (0.5, 50, 1),
+        (45, 0, 5),  # a tenth of its age
+        (45, 50, 5),
+        (45, 95, 2),  # it will be finished in 2.4 s
+        (3_600, 10, LONGEST_POLL_SECONDS),
+        (3_600, 100, 1),
+    ],
+)
+def test_time_of_the_next_request_depends_on_age_and_progress(age: float, completed: int, seconds: int) -> None:
+    assert poll_seconds(build_batch(100), completed, NOW + age) == seconds
+
+
+def test_waiting_batch_is_asked_for_at_its_time() -> None:
+    batch = build_batch(100, not_before=NOW + 12.5)
+    assert [poll_seconds(batch, 0, NOW + age) for age in (0, 10, 12.5, 33)] == [13, 3, 1, 3]
