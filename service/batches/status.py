@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
 from penstock.errors import LostItem, UnknownBatch
 from penstock.record import EncodedRecord
+from penstock.service.callers import Caller
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS
 from penstock.service.schemas import status_body
@@ -36,16 +37,23 @@ class Progress:
 
 async def batch_status(request: web.Request) -> web.Response:
     progress = await find_progress(request)
-    return json_answer(_status(request, progress), headers=_when_to_ask_again(request, progress))
+    return json_answer(status_of(request.app, progress), headers=_when_to_ask_again(request, progress))
 
 
 async def find_status(request: web.Request) -> dict[str, Any]:
     """Return the status of the batch in the path. Raises UnknownBatch as `find_batch` does."""
-    return _status(request, await find_progress(request))
+    return status_of(request.app, await find_progress(request))
 
 
 async def find_progress(request: web.Request) -> Progress:
-    """Return how far the batch in the path is. Raises UnknownBatch as `find_batch` does.
+    """Return how far the batch in the path is. Raises UnknownBatch as `find_batch` does."""
+    progress = await read_progress(request.app, batch_id_of(request))
+    check_may_see(request[CALLER], progress.batch)
+    return progress
+
+
+async def read_progress(app: web.Application, batch_id: str) -> Progress:
+    """Return how far a batch of any tenant is. Raises UnknownBatch if there is none.
 
     One call reads the batch and its counters. If the batch is final and the counts do not lead to its state, they are
     older than it. Then they are read again.
@@ -53,35 +61,36 @@ async def find_progress(request: web.Request) -> Progress:
     After the last count, a consumer needs one more call until the batch is final. The client need not ask once more for
     that: this waits for it, for a moment.
     """
-    progress = await _read_together(request)
+    progress = await _read_together(app, batch_id)
     for _ in range(ENDING_READS):
         if progress.batch.is_final or progress.counts.completed < progress.batch.total:
             break
-        await request.app[CLOCK].sleep(ENDING_PAUSE_SECONDS)
-        progress = await _read_together(request)
+        await app[CLOCK].sleep(ENDING_PAUSE_SECONDS)
+        progress = await _read_together(app, batch_id)
     batch = progress.batch
     is_whole = len(progress.groups) == len(batch.group_totals)
     if is_whole and (not batch.is_final or _is_result_of(batch, progress.counts)):
         return progress
-    return await _read_progress(request, batch)
+    return await _read_counters(app, batch)
 
 
-async def _read_together(request: web.Request) -> Progress:
+async def _read_together(app: web.Application, batch_id: str) -> Progress:
     """Read the batch and its counters in one call. Counters may be missing, or older than the batch."""
-    numbers = request.app[GROUP_NUMBERS]
-    batch, groups = await find_with_groups(request, range(numbers.of(batch_id_of(request))), with_done=False)
+    numbers = app[GROUP_NUMBERS]
+    found, groups = await app[BACKEND].store.read_progress(batch_id, range(numbers.of(batch_id)), with_done=False)
+    batch = _existing(app, batch_id, found)
     numbers.note(batch)
     return Progress(batch, groups)
 
 
-async def _read_progress(request: web.Request, batch: Batch) -> Progress:
+async def _read_counters(app: web.Application, batch: Batch) -> Progress:
     """Read the counters of a batch. They are read after the batch, so they are never older than its state."""
-    return Progress(batch, await request.app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals))))
+    return Progress(batch, await app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals))))
 
 
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
     """Read the status of a batch that was read already."""
-    return _status(request, await _read_progress(request, batch))
+    return status_of(request.app, await _read_counters(request.app, batch))
 
 
 async def find_batch(request: web.Request) -> Batch:
@@ -89,7 +98,7 @@ async def find_batch(request: web.Request) -> Batch:
 
     Raises UnknownBatch if it was never accepted, belongs to another tenant, or is past its retention.
     """
-    return _existing(request, await request.app[BACKEND].store.read_batch(batch_id_of(request)))
+    return _visible(request, await request.app[BACKEND].store.read_batch(batch_id_of(request)))
 
 
 async def find_with_groups(
@@ -98,7 +107,7 @@ async def find_with_groups(
     """Return the batch in the path, and the counters of these groups, which may be older than it."""
     store = request.app[BACKEND].store
     batch, counters = await store.read_progress(batch_id_of(request), groups, with_done=with_done)
-    return _existing(request, batch), counters
+    return _visible(request, batch), counters
 
 
 async def find_only_chunk(request: web.Request) -> tuple[Batch, Group, EncodedRecord | None]:
@@ -107,7 +116,7 @@ async def find_only_chunk(request: web.Request) -> tuple[Batch, Group, EncodedRe
         batch, group, record = await request.app[BACKEND].store.read_only_chunk(batch_id_of(request))
     except LostItem:  # the table has deleted a part of the record
         raise UnknownBatch(batch_id_of(request)) from None
-    return _existing(request, batch), group, record
+    return _visible(request, batch), group, record
 
 
 def batch_id_of(request: web.Request) -> str:
@@ -118,11 +127,21 @@ def batch_id_of(request: web.Request) -> str:
     return batch_id
 
 
-def _existing(request: web.Request, batch: Batch | None) -> Batch:
-    if batch is None or batch.state in UNACCEPTED_STATES or not request[CALLER].may_see(batch.tenant):
-        raise UnknownBatch(batch_id_of(request))
-    if batch.is_forgotten(request.app[CLOCK].now()):
+def check_may_see(caller: Caller, batch: Batch) -> None:
+    """Raise UnknownBatch if the batch belongs to another tenant."""
+    if not caller.may_see(batch.tenant):
         raise UnknownBatch(batch.id)
+
+
+def _visible(request: web.Request, batch: Batch | None) -> Batch:
+    existing = _existing(request.app, batch_id_of(request), batch)
+    check_may_see(request[CALLER], existing)
+    return existing
+
+
+def _existing(app: web.Application, batch_id: str, batch: Batch | None) -> Batch:
+    if batch is None or batch.state in UNACCEPTED_STATES or batch.is_forgotten(app[CLOCK].now()):
+        raise UnknownBatch(batch_id)
     return batch
 
 
@@ -131,9 +150,9 @@ def _is_result_of(batch: Batch, counts: Counts) -> bool:
     return counts.completed == batch.total and final_state(counts, batch.ending) is batch.state
 
 
-def _status(request: web.Request, progress: Progress) -> dict[str, Any]:
+def status_of(app: web.Application, progress: Progress) -> dict[str, Any]:
     redelivered = sum(group.redelivered for group in progress.groups.values())
-    return status_body(progress.batch, progress.counts, redelivered, request.app[CLOCK].now())
+    return status_body(progress.batch, progress.counts, redelivered, app[CLOCK].now())
 
 
 def _when_to_ask_again(request: web.Request, progress: Progress) -> dict[str, str]:
