@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from penstock.priority import Priority
 
+LONGEST_PAUSE_SECONDS = 7 * 24 * 3600  # then a paused batch resumes by itself
 EARLY_SECONDS = 1.0  # clocks differ by less than this, so a chunk that is early by less runs immediately
 
 
@@ -27,6 +29,7 @@ class BatchState(StrEnum):
 UNACCEPTED_STATES = frozenset({BatchState.ACCEPTING, BatchState.ABANDONED})
 FINAL_STATES = frozenset({BatchState.COMPLETED, BatchState.FAILED, BatchState.CANCELLED, BatchState.EXPIRED})
 OPEN_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING, BatchState.CANCELLING})
+RUNNING_STATES = frozenset({BatchState.QUEUED, BatchState.PROCESSING})  # operations may still start
 
 
 class Ending(StrEnum):
@@ -81,6 +84,16 @@ class FailureLimit:
         return f"More than {self.count:,} of its operations failed."
 
 
+def failure_limit_of(max_failures: int | None, max_failed_percent: float | None, total: int) -> FailureLimit | None:
+    """Return the limit of failures that a client asked for. If it asked for both limits, the lower one counts."""
+    limits = []
+    if max_failures is not None:
+        limits.append(FailureLimit(max_failures))
+    if max_failed_percent is not None:
+        limits.append(FailureLimit.of_percent(max_failed_percent, total))
+    return min(limits, key=lambda limit: limit.count, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A batch as the table stores it.
@@ -100,7 +113,10 @@ class Batch:
     expires_at: float  # when the table may delete the batch
     priority: Priority = Priority.NORMAL
     not_before: float | None = None  # no operation runs before this time
-    failure_limit: FailureLimit | None = None
+    failure_limit: FailureLimit | None = None  # what follows from the next two
+    max_failures: int | None = None
+    max_failed_percent: float | None = None
+    paused_at: float | None = None  # when a client paused it
     has_own_ids: bool = False  # True if the client gave ids to its operations; otherwise an id is the index
     keys_from: str | None = None  # the batch whose id the operations' keys contain, if it is another batch
     # Headers of the request that forwarded operations carry. They may be secrets: never show or log them.
@@ -146,9 +162,23 @@ class Batch:
 
     def is_early(self, now: float) -> bool:
         """Return True if the batch still waits for its `not_before` time."""
-        if self.not_before is None or self.state not in {BatchState.QUEUED, BatchState.PROCESSING}:
+        if self.not_before is None or self.state not in RUNNING_STATES:
             return False
         return self.not_before - now > EARLY_SECONDS
+
+    @property
+    def paused_until(self) -> float | None:
+        """Return when the batch resumes by itself, or None if no client has paused it."""
+        return None if self.paused_at is None else self.paused_at + LONGEST_PAUSE_SECONDS
+
+    def is_paused(self, now: float) -> bool:
+        """Return True if no operation may start because a client has paused the batch.
+
+        A batch that is cancelled or past its deadline is not paused: its operations get their outcomes.
+        """
+        if self.paused_until is None or self.state not in RUNNING_STATES:
+            return False
+        return now < self.paused_until and self.ending_at(now) is None
 
     def ending_at(self, now: float) -> Ending | None:
         """Return None if operations may still start, or the reason why the batch ends early."""
@@ -157,6 +187,14 @@ class Batch:
         if self.state in OPEN_STATES and now > self.deadline_at:
             return Ending.EXPIRED
         return None
+
+
+STEERED = ("priority", "deadline_at", "paused_at", "failure_limit", "max_failures", "max_failed_percent")
+
+
+def steered_values(batch: Batch) -> dict[str, Any]:
+    """Return what a client may change while the batch runs."""
+    return {name: getattr(batch, name) for name in STEERED}
 
 
 def sum_counts(counts: Iterable[Counts]) -> Counts:

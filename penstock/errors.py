@@ -135,7 +135,11 @@ class FromWebPage(Refused):
 
 
 class UnsupportedContent(Refused):
-    """The media type or the encoding of the body is not supported."""
+    """The media type or the encoding of the body is not supported. `patch_type` is the usual one for a PATCH."""
+
+    def __init__(self, detail: str, *, patch_type: str | None = None) -> None:
+        super().__init__(detail)
+        self.patch_type = patch_type
 
 
 class NotAcceptable(Refused):

@@ -148,6 +148,13 @@ class Store(ApiKeyStore, LimitStore, Protocol):
         Returns True also for a repetition with the same ending and reason; False if the batch was in any other state.
         """
 
+    async def steer_batch(self, seen: Batch, wanted: Batch, at: float) -> bool:
+        """Write what a client may change of a running batch: what was `seen` becomes what is `wanted`, in one write.
+
+        Returns True also for a repetition. Returns False, and changes nothing, if the batch is neither queued nor
+        processing, if its deadline was before `at`, or if any of what a client may change is not as it was seen.
+        """
+
     async def suspect_batch(self, batch_id: str) -> None:
         """Note that a delivery of the batch was lost, so that every later one notes when it starts to run."""
 

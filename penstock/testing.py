@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 
 from penstock.api_key import ApiKey
 from penstock.backend import Backend
-from penstock.batch import OPEN_STATES, UNACCEPTED_STATES, Batch, BatchState, Counts, Ending
+from penstock.batch import (
+    OPEN_STATES,
+    RUNNING_STATES,
+    UNACCEPTED_STATES,
+    Batch,
+    BatchState,
+    Counts,
+    Ending,
+    steered_values,
+)
 from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
@@ -258,6 +267,16 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
             return batch is not None and (batch.ending, batch.reason) == (ending, reason)
         self._batches[batch_id] = replace(batch, state=BatchState.CANCELLING, ending=ending, reason=reason)
         self._due[batch_id] = settle_by
+        return True
+
+    async def steer_batch(self, seen: Batch, wanted: Batch, at: float) -> bool:
+        batch, before, after = self._batches.get(seen.id), steered_values(seen), steered_values(wanted)
+        if batch is None or before == after or steered_values(batch) == after:
+            return batch is not None
+        if batch.state not in RUNNING_STATES or batch.deadline_at < at or steered_values(batch) != before:
+            return False
+        self._batches[batch.id] = replace(batch, **after)
+        self._due[batch.id] = wanted.deadline_at
         return True
 
     async def suspect_batch(self, batch_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from penstock.errors import NotPossibleNow
+from penstock.errors import InvalidRequest, NotPossibleNow
 from penstock.service.caller import key_id_or_none, tenant_or_none
 from penstock.service.keys import CALLER, METER, PRESENTED_KEY_ID
 from penstock.service.problems import Endpoint
@@ -28,6 +28,7 @@ class Action(StrEnum):
     ROTATE_KEY = "rotate key"
     REVOKE_KEY = "revoke key"
     CANCEL = "cancel"
+    STEER = "steer"
     RETRY = "retry"
     REDRIVE = "redrive"
     REJECTED = "rejected"
@@ -41,7 +42,7 @@ def auditing(request: web.Request, action: Action, **fields: Any) -> Iterator[di
     """
     try:
         yield fields
-    except NotPossibleNow:
+    except (InvalidRequest, NotPossibleNow):
         raise  # nothing has changed
     except BaseException as error:
         _log_action(request, action, **fields, error=type(error).__name__)

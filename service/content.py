@@ -18,6 +18,7 @@ from penstock.service.keys import SETTINGS, SHARE, TURNS
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+MERGE_PATCH = "application/merge-patch+json"
 READ_BYTES = 65_536
 BODY_SECONDS = 120  # a slow client holds a connection, and the memory of what it has sent so far
 PAUSE_SECONDS = 60
@@ -31,7 +32,8 @@ def check_type(request: web.Request, supported: Collection[str]) -> None:
     if request.content_type not in supported:
         given = request.headers.get(hdrs.CONTENT_TYPE)
         problem = "The Content-Type is missing" if not given else f"The Content-Type {given} is not supported"
-        raise UnsupportedContent(f"{problem}. Use {' or '.join(supported)}.")
+        patch_type = MERGE_PATCH if MERGE_PATCH in supported else None
+        raise UnsupportedContent(f"{problem}. Use {' or '.join(supported)}.", patch_type=patch_type)
 
 
 async def read_content(request: web.Request, most_bytes: int) -> bytearray:
@@ -56,8 +58,8 @@ async def check_no_options(request: web.Request) -> None:
         raise MalformedRequest("This request has no options. Send it without a query and without a body.")
 
 
-async def read_json(request: web.Request) -> Any:
-    check_type(request, [JSON])
+async def read_json(request: web.Request, supported: Collection[str] = (JSON,)) -> Any:
+    check_type(request, supported)
     settings = request.app[SETTINGS]
     return parse_json(await read_content(request, settings.max_body_bytes))
 

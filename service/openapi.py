@@ -15,7 +15,8 @@ from penstock.metrics.exposition import OPEN_METRICS, TEXT
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
 from penstock.priority import Priority
-from penstock.service.content import JSON, NDJSON
+from penstock.service.batches.steer import Steering
+from penstock.service.content import JSON, MERGE_PATCH, NDJSON
 from penstock.service.decompression import MEMBERS
 from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
 from penstock.service.json_answer import json_answer
@@ -25,7 +26,7 @@ from penstock.service.operators.dead_letters import RedriveRequest
 from penstock.service.paging import LONGEST_PAGE
 from penstock.service.problems import CONTENT_TYPE as PROBLEM
 from penstock.service.request_ids import HEADER as HEADER_OF_REQUEST_ID
-from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
+from penstock.service.schemas import PAUSED, BatchOptions, BatchRequest, OperationRequest
 from penstock.settings import Settings
 
 Fragment = dict[str, Any]
@@ -154,7 +155,7 @@ def _limited(paths: Fragment) -> Fragment:
 
 def _paths_of_a_batch() -> Fragment:
     return {
-        "/batch/{batch_id}": {"get": _status()},
+        "/batch/{batch_id}": {"get": _status(), "patch": _steer()},
         "/batch/{batch_id}/status": {"get": _status()},
         "/batch/{batch_id}/results": {"get": _results()},
         "/batch/{batch_id}/cancel": {
@@ -168,6 +169,18 @@ def _paths_of_a_batch() -> Fragment:
             )
         },
     }
+
+
+def _steer() -> Fragment:
+    endpoint = _endpoint(
+        "Change a batch while it runs. The body is a merge patch (RFC 7396)",
+        _batch_answers(200, "Status", 408, 409, 413, 415, 422),
+        _ON_BATCH,
+        body="Steering",
+    )
+    content = endpoint["requestBody"]["content"]
+    endpoint["requestBody"]["content"] = {MERGE_PATCH: content[JSON], **content}
+    return endpoint
 
 
 def _paths_for_operators() -> Fragment:
@@ -314,7 +327,7 @@ def _problem_responses() -> Fragment:
     headers = {
         401: ["WWW-Authenticate"],
         409: ["Retry-After"],
-        415: ["Accept-Encoding"],
+        415: ["Accept-Encoding", "Accept-Patch"],
         429: ["Retry-After", "RateLimit-Policy", "RateLimit"],
         503: ["Retry-After"],
     }
@@ -327,7 +340,7 @@ def _problem_responses() -> Fragment:
 def _request_schemas(settings: Settings) -> Fragment:
     schemas: Fragment = {
         model.__name__: model.model_json_schema(by_alias=True)
-        for model in (BatchRequest, OperationRequest, RedriveRequest, KeyRequest, RotateRequest)
+        for model in (BatchRequest, OperationRequest, RedriveRequest, KeyRequest, RotateRequest, Steering)
     }
     schemas["BatchRequest"]["properties"]["operations"] |= {
         "items": _ref("OperationRequest"),
@@ -355,7 +368,18 @@ _TIME: Fragment = {"type": ["string", "null"], "format": "date-time"}
 _WHERE: Fragment = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), _TEXT)
 _COUNTS: Fragment = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), _COUNT)
 _TIMES: Fragment = dict.fromkeys(
-    ("createdAt", "acceptedAt", "notBefore", "startedAt", "finishedAt", "deadlineAt", "eta"), _TIME
+    (
+        "createdAt",
+        "acceptedAt",
+        "notBefore",
+        "startedAt",
+        "finishedAt",
+        "deadlineAt",
+        "pausedAt",
+        "pausedUntil",
+        "eta",
+    ),
+    _TIME,
 )
 _OPTIONAL_TEXT: Fragment = {"type": ["string", "null"]}
 _KEY_MEMBERS: Fragment = {
@@ -411,7 +435,7 @@ _ANSWER_SCHEMAS: Fragment = {
     "Status": _object(
         {
             "batchId": _TEXT,
-            "status": {"enum": _STATES},
+            "status": {"enum": [*_STATES, PAUSED]},
             "priority": {"enum": list(Priority)},
             **_COUNTS,
             "redelivered": {
@@ -421,6 +445,8 @@ _ANSWER_SCHEMAS: Fragment = {
             },
             "progress": {"type": "number", "minimum": 0, "maximum": 1},
             **_TIMES,
+            "maxFailures": {"type": ["integer", "null"], "minimum": 0},
+            "maxFailedPercent": {"type": ["number", "null"], "minimum": 0, "maximum": 100},
             "reason": {"type": ["string", "null"]},
             "resultsUrl": _TEXT,
         }
@@ -471,6 +497,7 @@ _HEADERS: Fragment = {
         "description": "The id of the request: its own X-Request-Id if that is valid, otherwise a new one.",
         "schema": _TEXT,
     },
+    "Accept-Patch": {"description": "The type of a PATCH (RFC 5789).", "schema": _TEXT},
     "Accept-Encoding": {"description": "The supported values of Content-Encoding.", "schema": _TEXT},
     "WWW-Authenticate": {"description": "What the request needs (RFC 6750).", "schema": _TEXT},
     "Location": {"description": "The URL of the status of the batch.", "schema": _TEXT},

@@ -177,8 +177,10 @@ def _known_problem(error: PenstockError, redaction: Redaction, id_: str) -> web.
         case NotAuthenticated() | MissingScope():
             headers["WWW-Authenticate"] = _challenge(error)
             members = {"scope": error.scope} if isinstance(error, MissingScope) else {}
-        case UnsupportedContent():
+        case UnsupportedContent(patch_type=patch_type):
             headers["Accept-Encoding"] = ", ".join(MEMBERS)
+            if patch_type is not None:
+                headers["Accept-Patch"] = patch_type
         case QuotaExceeded(policy=policy):
             members = {"violated-policies": [policy]}
         case Unavailable() | AcceptanceLost():

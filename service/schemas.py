@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from penstock.batch import Batch, BatchState, Counts, FailureLimit, estimate_finish
+from penstock.batch import RUNNING_STATES, Batch, BatchState, Counts, FailureLimit, estimate_finish, failure_limit_of
 from penstock.operations import METHODS
 from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
@@ -16,6 +16,7 @@ LONGEST_ID = 128
 LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
 MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exactly, and the table can hold it
+PAUSED = "paused"  # not a state in the table: see `Batch.is_paused`
 MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
 _TIME = re.compile(  # RFC 3339
@@ -86,13 +87,7 @@ class BatchOptions(BaseModel):
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
 
     def failure_limit(self, total: int) -> FailureLimit | None:
-        """Return the limit of failures. If both limits are given, the lower one counts."""
-        limits = []
-        if self.max_failures is not None:
-            limits.append(FailureLimit(self.max_failures))
-        if self.max_failed_percent is not None:
-            limits.append(FailureLimit.of_percent(self.max_failed_percent, total))
-        return min(limits, key=lambda limit: limit.count, default=None)
+        return failure_limit_of(self.max_failures, self.max_failed_percent, total)
 
 
 class BatchRequest(BatchOptions):
@@ -126,7 +121,7 @@ def accepted_body(batch_id: str) -> dict[str, Any]:
 def status_body(batch: Batch, counts: Counts, redelivered: int, now: float) -> dict[str, Any]:
     return {
         "batchId": batch.id,
-        "status": _state(batch, counts),
+        "status": _state(batch, counts, now),
         "priority": batch.priority,
         "total": batch.total,
         "completed": counts.completed,
@@ -142,15 +137,21 @@ def status_body(batch: Batch, counts: Counts, redelivered: int, now: float) -> d
         "startedAt": time_text(batch.started_at),
         "finishedAt": time_text(batch.finished_at),
         "deadlineAt": time_text(batch.deadline_at),
+        "pausedAt": time_text(batch.paused_at),
+        "pausedUntil": time_text(batch.paused_until),
+        "maxFailures": batch.max_failures,
+        "maxFailedPercent": batch.max_failed_percent,
         "reason": batch.reason,
-        "eta": time_text(estimate_finish(batch, counts.completed, now)),
+        "eta": None if batch.is_paused(now) else time_text(estimate_finish(batch, counts.completed, now)),
         "resultsUrl": results_url(batch.id),
     }
 
 
-def _state(batch: Batch, counts: Counts) -> BatchState:
-    """Return the state for a client: a queued batch of which everything is counted is about to be finished."""
-    is_ending = batch.state is BatchState.QUEUED and counts.completed == batch.total
+def _state(batch: Batch, counts: Counts, now: float) -> str:
+    """Return the state for a client: a batch of which everything is counted is about to be finished."""
+    is_ending = batch.state in RUNNING_STATES and counts.completed == batch.total
+    if batch.is_paused(now) and not is_ending:
+        return PAUSED
     return BatchState.PROCESSING if is_ending else batch.state
 
 

@@ -30,7 +30,7 @@ would not see which chunks are counted.
 A group has a partition of its own, so that no partition has to bear the writes of more than 64 chunks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
@@ -116,11 +116,9 @@ def batch_to_item(batch: Batch) -> dict[str, Value]:
         "group_totals": number_list(batch.group_totals),
         "created_at": seconds(batch.created_at),
         "accept_by": seconds(batch.accept_by),
-        "deadline_at": seconds(batch.deadline_at),
         "expires_at": whole_seconds(batch.expires_at),
-        "priority": text(batch.priority),
         **({} if batch.not_before is None else {"not_before": seconds(batch.not_before)}),
-        **({} if batch.failure_limit is None else {"failure_limit": number(batch.failure_limit.count)}),
+        **_steered(batch),
         **({} if batch.keys_from is None else {"keys_from": text(batch.keys_from)}),
         **({"headers": {"M": {name: text(value) for name, value in batch.headers}}} if batch.headers else {}),
         "has_own_ids": flag(batch.has_own_ids),
@@ -145,6 +143,9 @@ def batch_from_item(item: Item) -> Batch:
         priority=read_enum(item, "priority", Priority) if "priority" in item else Priority.NORMAL,
         not_before=read_optional_seconds(item, "not_before"),
         failure_limit=FailureLimit(read_number(item, "failure_limit")) if "failure_limit" in item else None,
+        max_failures=_max_failures(item),
+        max_failed_percent=float(read_text(item, "max_failed_percent")) if "max_failed_percent" in item else None,
+        paused_at=read_optional_seconds(item, "paused_at"),
         keys_from=read_optional_text(item, "keys_from"),
         headers=tuple((name, value["S"]) for name, value in sorted(headers.items())),
         has_own_ids=read_flag(item, "has_own_ids"),
@@ -157,6 +158,42 @@ def batch_from_item(item: Item) -> Batch:
         finished_at=read_optional_seconds(item, "finished_at"),
         finished_groups=finished_groups(item),
     )
+
+
+def _max_failures(item: Item) -> int | None:
+    """Return the largest number of failures. An earlier version stored only the limit that followed from both."""
+    has_only_limit = "failure_limit" in item and "max_failed_percent" not in item
+    name = "failure_limit" if has_only_limit and "max_failures" not in item else "max_failures"
+    return read_number(item, name) if name in item else None
+
+
+def steered_to_values(batch: Batch) -> dict[str, Value | None]:
+    """Return the attributes that a client may change while the batch runs. None stands for no attribute."""
+    limit, most, percent = batch.failure_limit, batch.max_failures, batch.max_failed_percent
+    return {
+        "priority": text(batch.priority),
+        "deadline_at": seconds(batch.deadline_at),
+        "paused_at": None if batch.paused_at is None else seconds(batch.paused_at),
+        "failure_limit": None if limit is None else number(limit.count),
+        "max_failures": None if most is None else number(most),
+        "max_failed_percent": None if percent is None else text(str(percent)),
+    }
+
+
+def was_steered(item: Item, values: Mapping[str, Value | None]) -> bool:
+    """Return True if the attributes that a client may change have exactly these values."""
+    return bool(item) and all(_is_same(item.get(name), value) for name, value in values.items())
+
+
+def _is_same(stored: Value | None, value: Value | None) -> bool:
+    """Compare two values. DynamoDB returns numbers without the zeros at their ends."""
+    if stored is not None and value is not None and "N" in value:
+        return float(stored["N"]) == float(value["N"])
+    return stored == value
+
+
+def _steered(batch: Batch) -> dict[str, Value]:
+    return {name: value for name, value in steered_to_values(batch).items() if value is not None}
 
 
 def batch_id_of(item: Item) -> str:

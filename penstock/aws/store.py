@@ -137,6 +137,35 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
         )
         return isinstance(ended, Done) or items.was_ended(ended.item, ending, reason)
 
+    async def steer_batch(self, seen: Batch, wanted: Batch, at: float) -> bool:
+        before, after = items.steered_to_values(seen), items.steered_to_values(wanted)
+        names = sorted(name for name in after if after[name] != before[name])
+        if not names:
+            return True
+        conditions = [
+            f"attribute_not_exists(#{name})" if value is None else f"#{name} = :seen_{name}"
+            for name, value in before.items()
+        ]
+        written = [f"#{name} = :{name}" for name in names if after[name] is not None]
+        if "deadline_at" in names:
+            written.append("#due_at = :deadline_at")
+        removed = [f"#{name}" for name in names if after[name] is None]
+        steered = await self._table.update_if(
+            f"#state IN (:queued, :processing) AND #deadline_at >= :at AND {' AND '.join(conditions)}",
+            items.batch_key(seen.id),
+            " ".join([*_clause("SET", written), *_clause("REMOVE", removed)]),
+            {
+                "queued": text(BatchState.QUEUED),
+                "processing": text(BatchState.PROCESSING),
+                "at": seconds(at),
+                **{f"seen_{name}": value for name, value in before.items() if value is not None},
+                **{name: value for name in names if (value := after[name]) is not None},
+            },
+            return_blocker=True,
+        )
+        # A call that took effect, but whose answer was lost, is blocked by its own effect when it is repeated.
+        return isinstance(steered, Done) or items.was_steered(steered.item, after)
+
     async def finish_batch(
         self,
         batch_id: str,
@@ -632,6 +661,10 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
         claim = items.claim_from_item(tenant, key, item)
         parts = await self._read_parts(items.answer_part_keys(claim, item))
         return replace(claim, answer=b"".join(map(items.answer_bytes, parts))) if parts else claim
+
+
+def _clause(keyword: str, changes: Sequence[str]) -> list[str]:
+    return [f"{keyword} {', '.join(changes)}"] if changes else []
 
 
 def _acceptance_lost(batch_id: str) -> AcceptanceLost:

@@ -55,6 +55,8 @@ class Submission:
     not_before: float | None = None
     deadline_seconds: float | None = None
     failure_limit: FailureLimit | None = None
+    max_failures: int | None = None
+    max_failed_percent: float | None = None
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # headers to send with forwarded operations
     claim: KeyClaim | None = None  # of its Idempotency-Key; if its lease is over, the batch must not be accepted
 
@@ -142,6 +144,8 @@ class Acceptance:
             priority=submission.priority,
             not_before=submission.not_before,
             failure_limit=submission.failure_limit,
+            max_failures=submission.max_failures,
+            max_failed_percent=submission.max_failed_percent,
             headers=submission.headers,
             has_own_ids=draft.ids.has_own,
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,

@@ -120,6 +120,8 @@ def _submission(
         not_before=options.not_before,
         deadline_seconds=options.deadline_seconds,
         failure_limit=options.failure_limit(draft.total),
+        max_failures=options.max_failures,
+        max_failed_percent=options.max_failed_percent,
         headers=headers,
         claim=claim,
     )

@@ -134,8 +134,8 @@ async def test_batch_is_read_as_it_was_created(store: Store, batch: Batch) -> No
 async def test_batch_with_all_that_a_client_may_ask_for_is_read_as_it_was_created(store: Store, batch: Batch) -> None:
     headers = (("accept-language", ""), ("authorization", 'Bearer "x"'))
     batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()), headers=headers)
-    batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()))
     batch = replace(batch, priority=Priority.LOW, not_before=batch.created_at + 3600)
+    batch = replace(batch, max_failures=0, max_failed_percent=33.3, paused_at=batch.created_at + 1)
     await store.create_batch(batch)
     assert await store.read_batch(batch.id) == batch
 
@@ -359,6 +359,48 @@ async def test_batch_that_is_to_end_says_why(store: Store, batch: Batch) -> None
     assert await store.read_batch(batch.id) == ending
     assert await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 3, ending=Ending.CANCELLED) is True
     assert await store.read_batch(batch.id) == replace(ending, state=BatchState.CANCELLED, finished_at=NOW + 3)
+
+
+def steered(batch: Batch, **changes: Any) -> Batch:
+    changes = {"priority": Priority.HIGH, "paused_at": NOW + 1.5, "max_failures": 3, **changes}
+    return replace(batch, failure_limit=FailureLimit(3), deadline_at=batch.deadline_at + 7.25, **changes)
+
+
+@on_all
+async def test_running_batch_is_steered_in_one_step(store: Store, batch: Batch) -> None:
+    accepted = await accept(store, batch)
+    wanted = steered(accepted)
+    assert await store.steer_batch(accepted, wanted, NOW) is True
+    assert await store.steer_batch(accepted, wanted, NOW) is True  # repeated
+    assert await store.read_batch(batch.id) == wanted
+    assert not await is_due(store, batch, wanted.deadline_at)
+    assert await is_due(store, batch, wanted.deadline_at + 1)
+    again = replace(accepted, max_failed_percent=5.5, failure_limit=FailureLimit(0))
+    assert await store.steer_batch(wanted, again, NOW) is True
+    assert await store.read_batch(batch.id) == again
+
+
+@on_all
+async def test_batch_that_is_not_as_it_was_seen_is_not_steered(store: Store, batch: Batch) -> None:
+    accepted = await accept(store, batch)
+    paused = replace(accepted, paused_at=NOW)
+    assert await store.steer_batch(accepted, paused, NOW) is True
+    assert await store.steer_batch(accepted, steered(accepted), NOW) is False
+    assert await store.steer_batch(paused, steered(paused), accepted.deadline_at + 1) is False
+    assert await store.read_batch(batch.id) == paused
+
+
+@on_all
+async def test_batch_that_is_over_or_not_accepted_is_not_steered(store: Store, batch: Batch) -> None:
+    assert await store.steer_batch(batch, steered(batch), NOW) is False  # nobody created it
+    await store.create_batch(batch)
+    assert await store.steer_batch(batch, steered(batch), NOW) is False
+    await store.accept_batch(batch.id, NOW)
+    await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW)
+    assert await store.steer_batch(batch, steered(batch), NOW) is False
+    await store.finish_batch(batch.id, BatchState.CANCELLED, NOW, ending=Ending.CANCELLED)
+    assert await store.steer_batch(batch, steered(batch), NOW) is False
+    assert (await read(store, batch)).priority is Priority.NORMAL
 
 
 @on_all

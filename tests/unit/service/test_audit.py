@@ -24,6 +24,7 @@ from tests.unit.service.test_access import BATCH, KEY, OPERATOR_KEY, add_key, as
 # What each endpoint that changes something writes into the audit. A new one needs a line here.
 CHANGES: Mapping[tuple[str, str], Action | None] = {
     ("POST", "/batch"): None,  # it has lines of its own: `batch accepted` and `batch answered`
+    ("PATCH", "/batch/{batch_id}"): Action.STEER,
     ("POST", "/batch/{batch_id}/cancel"): Action.CANCEL,
     ("POST", "/batch/{batch_id}/retry"): Action.RETRY,
     ("POST", "/dead-letters/redrive"): Action.REDRIVE,
@@ -37,6 +38,7 @@ RUNNING = replace(BATCH, id="01ARZ3NDEKTSV4RRFFQ69G5FAB", state=BatchState.PROCE
 # The first call of each change after which it may be done, although its answer is lost.
 CALLS = {
     Action.CANCEL: "store.end_batch",
+    Action.STEER: "store.steer_batch",
     Action.REDRIVE: "dead_letters.receive",
     Action.CREATE_KEY: "store.create_api_key",
     Action.ROTATE_KEY: "store.replace_api_key",
@@ -70,7 +72,8 @@ def counted(service: Service, metric: TenantMetric) -> dict[tuple[str, str], int
 
 
 async def change(service: Service, route: Route) -> None:
-    await ask(service, route, OPERATOR_KEY, RUNNING.id if route.path.endswith("/cancel") else BATCH.id)
+    is_of_running = CHANGES[route.method, route.path] in {Action.CANCEL, Action.STEER}
+    await ask(service, route, OPERATOR_KEY, RUNNING.id if is_of_running else BATCH.id)
 
 
 @pytest.mark.parametrize("route", CHANGING, ids=name_of)

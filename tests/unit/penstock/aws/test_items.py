@@ -8,7 +8,7 @@ import pytest
 
 from penstock.aws import items
 from penstock.aws.attributes import binary, number, text, texts
-from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit
+from penstock.batch import STEERED, Batch, BatchState, Counts, Ending, FailureLimit
 from penstock.chunk import GROUP_CHUNKS
 from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord
@@ -33,6 +33,9 @@ FULL = replace(
     priority=Priority.HIGH,
     not_before=2_000.5,
     failure_limit=FailureLimit(0),
+    max_failures=0,
+    max_failed_percent=33.3,
+    paused_at=3_000.25,
     has_own_ids=True,
     keys_from="B0",
     headers=(("authorization", "secret"),),
@@ -46,6 +49,16 @@ def record_of(chunk_id: str) -> ChunkRecord:
 @pytest.mark.parametrize("batch", [PLAIN, FULL])
 def test_batch_comes_back_as_it_was(batch: Batch) -> None:
     assert items.batch_from_item(items.batch_to_item(batch)) == batch
+
+
+def test_limit_of_a_batch_of_an_earlier_version_is_a_number_of_failures() -> None:
+    item = {**items.batch_to_item(PLAIN), "failure_limit": {"N": "7"}}
+    batch = items.batch_from_item(item)
+    assert (batch.max_failures, batch.failure_limit) == (7, FailureLimit(7))
+
+
+def test_what_a_client_may_change_has_an_attribute() -> None:
+    assert set(items.steered_to_values(FULL)) == set(STEERED)
 
 
 @pytest.mark.parametrize("name", ["state", "priority", "ending"])
