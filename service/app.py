@@ -69,6 +69,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[RUNNER] = Runner(
         operations,
         settings.concurrency,
+        clock.monotonic,
         meter=app[METER],
         observer=backend.spans,
         weights=settings.weights,
