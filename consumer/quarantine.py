@@ -30,7 +30,7 @@ class Quarantine:
         self._waiting += 1
         try:
             while not (has_turn := await self._comes_soon()):
-                if self._waiting > 1 and delivery.receive_count < MOST_RECEIVES:
+                if self._waiting > 1 and may_be_released(delivery):
                     break
         finally:
             self._waiting -= 1
@@ -48,6 +48,11 @@ class Quarantine:
             return False
 
 
+def may_be_released(delivery: Delivery) -> bool:
+    """Return True if a suspect that must wait may be released. It has not been received too often yet."""
+    return delivery.receive_count < MOST_RECEIVES
+
+
 def release_seconds(delivery: Delivery) -> int:
-    """Return how long a suspect is hidden that is released from the quarantine."""
+    """Return how long a suspect is hidden that is released, at least."""
     return math.ceil(RELEASE.delay_seconds(delivery.receive_count, random.random()))  # noqa: S311 - spreads receives

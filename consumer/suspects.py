@@ -7,8 +7,9 @@ does not run any more, if consumers died of all its attempts.
 Nothing runs and nothing is recorded here: `Suspects.start` yields what the processor must do.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +19,11 @@ from penstock.consumer.attempt import ChunkAttempt, Evidence, Release, StartNote
 from penstock.consumer.batches import Batches
 from penstock.consumer.lease import Leases
 from penstock.consumer.limits import DENIAL_POLL_SECONDS, BatchLimits
-from penstock.consumer.quarantine import Quarantine, release_seconds
+from penstock.consumer.quarantine import Quarantine, may_be_released, release_seconds
 from penstock.operations import Operations
 from penstock.outcome import ChunkRecord
 from penstock.route import InvalidOperation, Route
+from penstock.running.limit_gate import PostponedChunk
 from penstock.running.runner import Runner
 from penstock.running.stop import Stop
 from penstock.settings import Settings
@@ -160,16 +162,16 @@ class Suspects:
 
         If this process dies, the operations that only waited for a slot have no note, and are no suspects.
         """
-        async with self._being_noted(attempt), self._runner.slot(attempt.chunk.operations[0], attempt.source):
-            yield await self._note_start_in_slot(attempt, Evidence.RUNNING)
+        async with self._token(attempt) as token:
+            if isinstance(token, Release):
+                yield token
+                return
+            async with self._being_noted(attempt), self._runner.slot(attempt.chunk.operations[0], attempt.source):
+                yield await self._note_start_in_slot(attempt, Evidence.RUNNING)
 
     @asynccontextmanager
     async def _start_suspect(self, attempt: ChunkAttempt) -> AsyncIterator[Start]:
-        """Start a single operation that has run in processes that died. Only one of these runs at a time.
-
-        If this process dies, too, the operation is blamed, and no other suspect is. On its last attempt nothing else
-        runs in this process, so that the process can die of nothing else.
-        """
+        """Start a single operation that has run in processes that died, unless it has used up its attempts."""
         route = self._route(attempt)
         # An operation that has no handler any more is not poison: it runs, and its outcome says so.
         if route is not None and self._has_used_up(attempt, route):
@@ -178,7 +180,22 @@ class Suspects:
             if (verdict := self._verdict(attempt, route)) is not None:
                 yield verdict
                 return
-        attempt = attempt.with_noted_deaths(self._process)
+        async with self._token(attempt) as token:
+            if isinstance(token, Release):
+                yield token
+                return
+            async with self._start_alone(attempt.with_noted_deaths(self._process), route) as start:
+                if isinstance(start, Release):
+                    token()
+                yield start
+
+    @asynccontextmanager
+    async def _start_alone(self, attempt: ChunkAttempt, route: Route | None) -> AsyncIterator[Start]:
+        """Start a suspect. Only one of these runs at a time.
+
+        If this process dies, too, the operation is blamed, and no other suspect is. On its last attempt nothing else
+        runs in this process, so that the process can die of nothing else.
+        """
         max_attempts = route.policy.max_attempts if route else attempt.chunk.attempt
         take = self._runner.all_slots if attempt.chunk.attempt >= max_attempts else self._runner.slot
         async with self._quarantine.turn(attempt.delivery) as has_turn:
@@ -190,6 +207,26 @@ class Suspects:
                 if isinstance(start, Ready):
                     _log_suspect(start.attempt, max_attempts)
                 yield start
+
+    @asynccontextmanager
+    async def _token(self, attempt: ChunkAttempt) -> AsyncIterator[Callable[[], None] | Release]:
+        """Hold a token for a single operation, if it has a limit. Yield a function that gives the token back.
+
+        If no token comes soon, yield a Release instead. Other operations follow as another chunk then, but that one
+        would have none of the notes, and this operation would be no suspect any more.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                token: Callable[[], None] | Release = await stack.enter_async_context(
+                    self._runner.token(
+                        attempt.chunk.operations[0],
+                        attempt.source,
+                        may_be_postponed=may_be_released(attempt.delivery),
+                    )
+                )
+            except PostponedChunk as postponed:
+                token = Release(max(math.ceil(postponed.seconds), release_seconds(attempt.delivery)))
+            yield token
 
     def _verdict(self, attempt: ChunkAttempt, route: Route) -> Start | None:
         """Return what must happen to a suspect that may have used up its attempts, or None if it can run."""

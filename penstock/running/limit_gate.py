@@ -44,7 +44,11 @@ Performed = Verdicts | Coroutine[Any, Any, Verdicts]
 
 
 class PostponedChunk(Exception):
-    """The operations of a chunk that wait for tokens are postponed."""
+    """The operations of a chunk that wait for tokens are postponed by `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class Line:
@@ -121,7 +125,7 @@ class Line:
         self.postponed_seconds = seconds
         for waiter in self.waiters:
             if not waiter.done():
-                waiter.set_exception(PostponedChunk())
+                waiter.set_exception(PostponedChunk(seconds))
 
 
 class LimitGate:
@@ -195,7 +199,7 @@ class LimitGate:
     async def take(self, line: Line) -> None:
         """Wait until one more operation of a line may start."""
         if line.postponed_seconds is not None:
-            raise PostponedChunk
+            raise PostponedChunk(line.postponed_seconds)
         if not (self._is_over or (self._may_pass and not self._has_waiters)):
             await self._wait(line)
         elif not self._is_free:
@@ -433,6 +437,8 @@ class LimitGate:
 
     def _seconds_to_postpone(self, operations: int) -> float:
         """Return for how long a further chunk must be postponed, or 0 if it may wait here."""
+        if self._may_pass and not self._has_waiters and self._tokens >= operations:
+            return 0.0
         waiting = sum(line.wanted for line in self._lines)
         if (pause := self._pause_seconds(is_kept=self.waiting_chunks < KEPT_CHUNKS)) > 0:
             return pause

@@ -47,7 +47,8 @@ class Spent:
 class Runner:
     """Runs operations. There is one in each process, and its slots limit how many handlers run together.
 
-    `run` and `run_apart` perform one attempt, for which the caller holds a `slot`. `run_chunk` takes slots by itself.
+    `run` and `run_apart` perform one attempt, for which the caller holds a `slot`, and a `token` before it.
+    `run_chunk` takes both by itself.
     Operations run as *lots*: those that a bulk handler performs in one call, and each other operation as a lot of one.
     Call `close` at the end.
     """
@@ -231,12 +232,27 @@ class Runner:
         return turn if room is None else TurnWithRoom(room, turn)
 
     @asynccontextmanager
+    async def token(
+        self, operation: Operation, source: Source, *, may_be_postponed: bool
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Hold a token for an operation, if it has a limit. Take it before the operation's slot.
+
+        Yield a function that gives the token back, for a caller that starts nothing. Raise PostponedChunk if no token
+        comes soon and the operation may be postponed.
+        """
+        gate = self._gate(self._limit_of(operation))
+        if gate is None:
+            yield lambda: None
+            return
+        with gate.line(self._turn(self.place_of(operation), source), 1, may_be_postponed=may_be_postponed) as line:
+            await gate.take(line)
+        yield lambda: gate.give_back(line)
+
+    @asynccontextmanager
     async def slot(self, operation: Operation, source: Source) -> AsyncIterator[None]:
         """Hold a slot for an operation, or for the lot that starts with it."""
         turn = self._turn(self.place_of(operation), source)
-        gate = self._gate(self._limit_of(operation))
-        with nullcontext(turn) if gate is None else gate.line(turn, 1, may_be_postponed=False) as waiting:
-            await waiting.acquire()
+        await turn.acquire()
         try:
             yield
         finally:

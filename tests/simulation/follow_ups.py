@@ -10,13 +10,13 @@ from penstock.chunk import Chunk
 from penstock.outcome import LEAST_TURN_SECONDS, ChunkRecord, FollowUp
 from penstock.running.limit_gate import LONGEST_POSTPONED_SECONDS
 from tests.simulation.process import EPOCH
-from tests.simulation.truth import TIMEOUT_SECONDS, Run, Toy, Truth
+from tests.simulation.truth import LIMITED, TIMEOUT_SECONDS, Run, Toy, Truth
 
 ChunkKey = tuple[str, str]  # a batch and a chunk
 Check = Callable[[bool, int, str], None]
 
 FAILS_ALONE = {"/flaky", "/later", "/poll", "/break"}  # each failure of these uses up an attempt
-ASKS = {"/later", "/poll", "/bulk", "/turned-away", "/limited"}  # these ask for a delay, if their plan has one
+ASKS = {"/later", "/poll", "/bulk", "/turned-away", *LIMITED}  # these ask for a delay, if their plan has one
 ROUNDING_SECONDS = 0.001
 LONGEST_CALL_SECONDS = 40.0  # until a message is on the queue. Its delay is decided before
 
@@ -46,7 +46,7 @@ class Step:
 
     @property
     def has_to_wait(self) -> bool:
-        return self.after > self.before or self.toy.path in {"/turned-away", "/limited"}
+        return self.after > self.before or self.toy.path in {"/turned-away", *LIMITED}
 
     @property
     def asked_seconds(self) -> float | None:
@@ -153,7 +153,7 @@ class FollowUps:
             self._check(early <= most, 7, f"{step} waits {early:.1f} s too short")
 
     def _longest_wait(self, step: Step) -> float:
-        if step.toy.path == "/limited" and not step.runs:
+        if step.toy.path in LIMITED and not step.runs:
             return LONGEST_POSTPONED_SECONDS
         if not step.has_to_wait:
             return 0.0

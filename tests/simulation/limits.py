@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from penstock.fleet_limit import CUT, HORIZON_SECONDS, WINDOW_SECONDS
 from tests.simulation.expressions import Item
 from tests.simulation.process import EPOCH
-from tests.simulation.truth import Run, Truth
+from tests.simulation.truth import LIMITED, Run, Truth
 
 ROUNDING = 0.001
 FOLLOWING_SECONDS = 5.0  # until every consumer follows what one of them was told
@@ -42,7 +42,7 @@ class Limits:
         """Check that the fleet follows an upstream that has asked to start nothing for some time."""
         toy = self.truth.submission_of(run.batch_id).toys[int(run.operation_id.partition("-")[2])]
         upstream, now = self.truth.upstream, self.now()
-        if toy.path != "/limited" or upstream.asks_seconds is None:
+        if toy.path not in LIMITED or upstream.asks_seconds is None:
             return
         asked = bisect_right(upstream.turned_away, now - FOLLOWING_SECONDS) - 1
         over_at = upstream.turned_away[asked] + upstream.asks_seconds if asked >= 0 else now

@@ -16,7 +16,7 @@ from penstock.aws.items import Fold
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending
-from penstock.chunk import Chunk
+from penstock.chunk import Chunk, Operation
 from penstock.chunk_ids import ChunkIds
 from penstock.consumer import giving_back
 from penstock.consumer.attempt import ChunkAttempt, Evidence, Release
@@ -32,6 +32,7 @@ from penstock.record import EncodedRecord
 from penstock.running.left_behind import LeftTasks, TimeLimit
 from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
+from penstock.running.source import Source
 from penstock.service import schemas
 from penstock.service.batches import status
 from penstock.service.intake.submit import Course
@@ -330,6 +331,27 @@ def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
     patching.setattr(Processor, "_run_with_care", mutant)
 
 
+def wait_for_a_token_in_the_quarantine(patching: Patching) -> None:
+    """Let a suspect wait for its token, however long that takes, while no other suspect may run."""
+    token, slot = Runner.token, Runner.slot
+
+    @asynccontextmanager
+    async def with_token(self: Runner, operation: Operation, source: Source) -> AsyncIterator[None]:
+        async with token(self, operation, source, may_be_postponed=False), slot(self, operation, source):
+            yield
+
+    run_a_suspect_without_a_token(patching)
+    patching.setattr(Runner, "slot", with_token)
+
+
+def run_a_suspect_without_a_token(patching: Patching) -> None:
+    @asynccontextmanager
+    async def mutant(*_: Any, **__: Any) -> AsyncIterator[Callable[[], None]]:
+        yield lambda: None
+
+    patching.setattr(Runner, "token", mutant)
+
+
 def run_a_suspect_without_looking_again(patching: Patching) -> None:
     note = DynamoDbStore.note_start
 
@@ -579,6 +601,10 @@ MUTATIONS_AT_CALLS = {
     mutation.patch.__name__: mutation
     for mutation in [
         MutationAtCall("a suspect beside poison", 39, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
+        MutationAtCall(
+            "suspects, and the upstream of some pauses", 0, Hit.FAIL_BEFORE, wait_for_a_token_in_the_quarantine
+        ),
+        MutationAtCall("suspects, and the upstream of some pauses", 0, Hit.FAIL_BEFORE, run_a_suspect_without_a_token),
         MutationAtCall("some tried again", 13, Hit.CRASH_AFTER, forget_the_follow_ups_on_redelivery),
         MutationAtCall("a handler never ends", 9, Hit.FAIL_BEFORE, go_on_without_slots),
         MutationAtCall("several groups", 0, Hit.CRASH_BEFORE, finish_without_looking_at_all_groups),

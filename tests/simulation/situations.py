@@ -14,14 +14,16 @@ from penstock.message import encode_chunk
 from penstock.telemetry import Event
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
+from tests.simulation.programs import Program
 from tests.simulation.promises import ACCEPTED, ANSWERED
 from tests.simulation.stage import Stage, group_chunks
-from tests.simulation.truth import Plan, Submission, Toy
+from tests.simulation.truth import LIMITED, Plan, Submission, Toy
 from tests.simulation.world import World
 from tests.support.builders import read_settings_once
 
 SEED = 1
 ON_THE_WAY_SECONDS = 0.005
+PAUSE_SECONDS = 120.0  # that the upstream asks for
 SETTLE_SECONDS = 3600.0  # the longest wait of a situation takes 1,000 seconds
 
 Script = Callable[[Stage, Submission], Awaitable[None]]
@@ -72,7 +74,8 @@ class HitCalls:
 class Situation:
     """A batch, what is done with it, and the settings that lead to the situation.
 
-    `shows` is the event in Penstock's log that proves that the situation occurred.
+    `shows` is the event in Penstock's log that proves that the situation occurred. With `kills_by_itself` its consumers
+    die at certain moments already. So not every call is hit: further crashes would only move these moments.
     """
 
     toys: tuple[Toy, ...]
@@ -83,6 +86,7 @@ class Situation:
     group_chunks: int = 64
     fold_at: int = FOLD_AT
     has_parents: bool = False
+    kills_by_itself: bool = False
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,49 @@ def _put_forged_chunks(stage: Stage, submission: Submission) -> None:
             stage.world.chunks.put(body)
 
 
+async def suspect_while_the_upstream_pauses(stage: Stage, submission: Submission) -> None:
+    """Let the consumer die twice of all operations, so that they are suspects. Then the upstream asks for a long pause.
+
+    A suspect whose route has no limit must not wait for suspects that wait for their tokens.
+    """
+    upstream = stage.world.truth.upstream
+    await submit(stage, submission)
+    _kill(await _consumer_that_runs_all(stage, submission))
+    running = await _consumer_that_runs_all(stage, submission)
+    upstream.is_away, upstream.asks_seconds = True, PAUSE_SECONDS
+    throttled = Submission("s1", [Toy("/limited", Plan(seconds=0))])
+    stage.world.truth.submissions.append(throttled)
+    await submit(stage, throttled)
+    await asyncio.sleep(1)
+    upstream.is_away = False
+    _kill(running)
+    await asyncio.sleep(PAUSE_SECONDS / 2)
+    for facts in (stage.world.promises.batches[batch_id] for batch_id in submission.batch_ids):
+        late = [
+            index
+            for index, toy in enumerate(submission.toys)
+            if toy.path not in LIMITED and not facts.outcome(index, counted=False)
+        ]
+        stage.world.promises.check(not late, 9, f"operations {late} wait for the limit of others")
+
+
+async def _consumer_that_runs_all(stage: Stage, submission: Submission) -> Program | None:
+    """Wait until a consumer runs all operations, for a minute at most."""
+    give_up_at = stage.world.loop.time() + 60
+    while stage.world.loop.time() < give_up_at:
+        await asyncio.sleep(0.5)
+        last = [runs[-1] for (batch_id, _), runs in stage.world.truth.runs.items() if batch_id in submission.batch_ids]
+        for consumer in stage.consumers:
+            if [run.process for run in last] == [consumer.name] * len(submission.toys):
+                return consumer
+    return None
+
+
+def _kill(consumer: Program | None) -> None:
+    if consumer is not None:
+        consumer.process.kill()
+
+
 AT_ONCE = {"sync_max_operations": 10, "sync_seconds": 1}
 WITH_KEY = {"key": "a key"}
 
@@ -324,6 +371,13 @@ SITUATIONS = {
         toys("/once", seconds=0.15) + toys("/kill", seconds=0.1),
         submit,
         settings={"chunk_operations": 1},
+    ),
+    "suspects, and the upstream of some pauses": Situation(
+        toys("/limited-often", "/limited-often", "/limited", "/once", seconds=4),
+        suspect_while_the_upstream_pauses,
+        Event.OPERATION_SUSPECTED,
+        settings={"chunk_operations": 1, "concurrency": 8},
+        kills_by_itself=True,
     ),
     "dead letters wait while poison runs": Situation(
         toys("/reject", "/reject") + toys("/kill-once", seconds=0.3),

@@ -31,6 +31,7 @@ POISON = DRAWN_POISON | {"/kill-once"}
 TRY_AGAIN = {"/flaky", "/later", "/bulk"}
 TURNED_AWAY = 429
 MANY_ATTEMPTS = 1_000_000
+LIMITED = {"/limited", "/limited-often"}
 NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-itself"} | POISON
 
 
@@ -288,6 +289,12 @@ async def limited(plan: Plan, context: Context) -> Any:
             raise Throttled("Busy.", after_seconds=truth.upstream.asks_seconds)
         run.is_final = True
         return {"run": run.number}
+
+
+@_post("/limited-often", max_attempts=MAX_ATTEMPTS, limit="upstream")
+async def limited_often(plan: Plan, context: Context) -> Any:
+    """Do the same as `limited`, with several attempts. So the first death that is blamed on it is not the last."""
+    return await limited(plan, context)
 
 
 @_post("/bulk", max_attempts=MAX_ATTEMPTS, bulk=True, max_size=3)

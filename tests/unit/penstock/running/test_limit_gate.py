@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from penstock.running.limit_gate import (
     RETRY_SECONDS,
     LimitGate,
     LimitGates,
+    PostponedChunk,
 )
 from penstock.running.runner import Runner
 from penstock.running.slots import Slots, Turn
@@ -107,6 +109,10 @@ class Rig:
             return await self.runner.run_chunk(
                 chunk, source, stop or Stop(), lambda: None, results=results, postponed=postponed
             )
+
+    def token(self, path: str, *, may_be_postponed: bool = True) -> AbstractAsyncContextManager[Callable[[], None]]:
+        operation = Operation(0, "0", "POST", path, None)
+        return self.runner.token(operation, Source("01J", "01J"), may_be_postponed=may_be_postponed)
 
 
 def play(scenario: Callable[[Rig], Coroutine[Any, Any, None]], *, limit: Limit | None = SLOW, slots: int = 2) -> Rig:
@@ -392,6 +398,49 @@ def test_token_is_given_back_if_nothing_starts_in_its_slot() -> None:
                 assert line.left == int(not starts)
 
     play(scenario, limit=Limit(rate=0.01))
+
+
+def test_token_for_a_single_operation_is_given_back_if_nothing_starts() -> None:
+    async def scenario(rig: Rig) -> None:
+        for starts in (False, False, True):
+            async with asyncio.timeout(3), rig.token("/limited") as give_back:
+                if not starts:
+                    give_back()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3), rig.token("/limited"):
+                pass
+        async with rig.token("/free"):
+            pass
+
+    play(scenario, limit=Limit(rate=0.01))
+
+
+def test_single_operation_waits_for_its_token_or_is_postponed() -> None:
+    async def scenario(rig: Rig) -> None:
+        state = LimitState(rate=10.0, not_before=EPOCH + 120, lease="seen")
+        await rig.store.lease_limit("upstream", LimitState(), state)
+        with pytest.raises(PostponedChunk) as postponed:
+            async with rig.token("/limited"):
+                pass
+        assert rig.loop.time() < 3
+        assert 115 < postponed.value.seconds <= 120 + LEAST_POSTPONED_SECONDS
+        async with rig.token("/limited", may_be_postponed=False):
+            assert rig.loop.time() >= 120
+
+    play(scenario)
+
+
+def test_operation_is_not_postponed_while_there_is_a_token_for_it() -> None:
+    async def scenario(rig: Rig) -> None:
+        with ExitStack() as stack:
+            turn = Turn(Slots(1), Priority.NORMAL, "")
+            for _ in range(MOST_HELD):
+                stack.enter_context(rig.gate.line(turn, 1))
+            await asyncio.sleep(1)
+            async with rig.token("/limited"):
+                assert rig.loop.time() == 1
+
+    play(scenario)
 
 
 def test_no_more_tokens_are_leased_than_there_are_operations(monkeypatch: pytest.MonkeyPatch) -> None:
