@@ -121,6 +121,7 @@ class Batch:
     keys_from: str | None = None  # the batch whose id the operations' keys contain, if it is another batch
     # Headers of the request that forwarded operations carry. They may be secrets: never show or log them.
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    has_metadata: bool = False  # the metadata is in the entry of the batch in the list of its tenant
     accepted_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None

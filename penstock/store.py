@@ -1,4 +1,4 @@
-"""The port to the table: batches, chunk records, group counters, idempotency keys, charges, API keys and limits.
+"""The port to the table: batches, lists, chunk records, group counters, idempotency keys, charges, API keys, limits.
 
 Every call may wait for the network and may raise Unavailable. Every call may be repeated: a call that timed out may
 have taken effect, so a repetition changes nothing that the first call has changed. The adapter is `aws/store.py`; the
@@ -14,6 +14,7 @@ from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
 from penstock.fleet_limit import LimitStore
+from penstock.listing import ListStore
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.quota import Account, Charge, Quota, Usage
@@ -97,7 +98,7 @@ class KeyClaim:
         return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
 
 
-class Store(ApiKeyStore, LimitStore, Protocol):
+class Store(ApiKeyStore, LimitStore, ListStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 
@@ -207,6 +208,9 @@ class Store(ApiKeyStore, LimitStore, Protocol):
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         """Return the counter of each group, without `done`. A group that has counted nothing yet has zeros."""
+
+    async def read_groups_of(self, batches: Sequence[Batch]) -> list[dict[int, Group]]:
+        """Return the counters of all groups of several batches, without `done`, in one call for up to 100 groups."""
 
     async def read_group(self, batch_id: str, group: int) -> Group:
         """Return the counter of a group, with `done`."""

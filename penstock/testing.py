@@ -26,6 +26,7 @@ from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
 from penstock.errors import AcceptanceLost, LostItem
 from penstock.fleet_limit import LimitState
+from penstock.listing import Entry, Place
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
@@ -196,6 +197,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
     def __init__(self) -> None:
         super().__init__()
         self._batches: dict[str, Batch] = {}
+        self._lists: dict[str, dict[Place, Entry]] = {}
         self._groups: dict[tuple[str, int], Group] = {}
         self._done: dict[tuple[str, int], ChunkIds] = {}
         self._records: dict[tuple[str, str], ChunkRecord] = {}
@@ -214,6 +216,23 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         if batch.id not in self._batches:
             self._batches[batch.id] = batch
             self._due[batch.id] = batch.accept_by
+
+    async def list_batch(self, batch: Batch, metadata: Mapping[str, str]) -> None:
+        place = Place.of(batch)
+        self._lists.setdefault(batch.tenant, {})[place] = Entry(place, dict(metadata))
+
+    async def read_list(self, tenant: str | None, since: Place, before: Place, limit: int) -> list[Entry]:
+        lists = self._lists.values() if tenant is None else [self._lists.get(tenant, {})]
+        places = {place: entry for entries in lists for place, entry in entries.items() if since <= place < before}
+        return [places[place] for place in sorted(places, reverse=True)[:limit]]
+
+    async def read_metadata(self, batch: Batch) -> dict[str, str]:
+        if not batch.has_metadata:
+            return {}
+        return dict(self._lists[batch.tenant][Place.of(batch)].metadata)
+
+    async def read_batches(self, batch_ids: Sequence[str]) -> dict[str, Batch]:
+        return {batch_id: self._batches[batch_id] for batch_id in batch_ids if batch_id in self._batches}
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         self._ids.setdefault((batch.id, batch.group_at(first_index)), {})[first_index] = list(ids)
@@ -346,6 +365,9 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
 
     async def read_groups(self, batch_id: str, groups: Sequence[int]) -> dict[int, Group]:
         return {group: replace(await self.read_group(batch_id, group), done=frozenset()) for group in groups}
+
+    async def read_groups_of(self, batches: Sequence[Batch]) -> list[dict[int, Group]]:
+        return [await self.read_groups(batch.id, range(len(batch.group_totals))) for batch in batches]
 
     async def read_group(self, batch_id: str, group: int) -> Group:
         return self._groups.get((batch_id, group), Group())

@@ -29,6 +29,7 @@ from penstock.service.keys import (
     LEAVING,
     LEDGER,
     MEMORY,
+    METADATA,
     METER,
     OPEN_LEDGER,
     OPERATIONS,
@@ -39,6 +40,7 @@ from penstock.service.keys import (
     SETTINGS,
     TURNS,
 )
+from penstock.service.known_metadata import KnownMetadata
 from penstock.service.ledger import Ledger
 from penstock.service.limits.fields import set_limit_headers
 from penstock.service.memory import Memory
@@ -81,6 +83,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[GROUP_NUMBERS] = GroupNumbers()
+    app[METADATA] = KnownMetadata(backend.store)
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEDGER] = Ledger(backend.store, clock)
     app[OPEN_LEDGER] = OpenLedger(backend.store, clock)
@@ -106,6 +109,7 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     app[BACKEND] = backend
     app[TURNS] = clients[TURNS]
     app[CLOCK] = clients[CLOCK]
+    app[METADATA] = clients[METADATA]
     app[OPERATOR_HOST] = host
     app[PATHS_HINT] = (
         "Operators use GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, GET /limits and GET /metrics."

@@ -16,6 +16,7 @@ from penstock.running.runner import Runner
 from penstock.service.callers import Caller, Callers
 from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
+from penstock.service.known_metadata import KnownMetadata
 from penstock.service.ledger import Ledger
 from penstock.service.memory import Memory, Share
 from penstock.service.open_ledger import OpenLedger
@@ -31,6 +32,7 @@ HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEDGER = web.AppKey("ledger", Ledger)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before listening stops, so that load balancers stop sending
 MEMORY = web.AppKey("memory", Memory)
+METADATA = web.AppKey("metadata", KnownMetadata)
 METER = web.AppKey("meter", Meter)
 OPEN_LEDGER = web.AppKey("open_ledger", OpenLedger)
 OPERATOR_HOST = web.AppKey("operator_host", str)  # the host that the operator listener listens on

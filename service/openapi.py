@@ -255,7 +255,10 @@ def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
 
 
 def _stream(settings: Settings) -> Fragment:
-    description = f"One OperationRequest per line, up to {settings.max_stream_operations:,}. Options are in the query."
+    most = settings.max_stream_operations
+    description = (
+        f"One OperationRequest per line, up to {most:,}. Options are in the query, and metadata as metadata.NAME=VALUE."
+    )
     return {"type": "string", "description": description}
 
 
@@ -435,6 +438,8 @@ _ANSWER_SCHEMAS: Fragment = {
     "Status": _object(
         {
             "batchId": _TEXT,
+            "tenant": _TEXT,
+            "metadata": {"type": "object", "additionalProperties": _TEXT},
             "status": {"enum": [*_STATES, PAUSED]},
             "priority": {"enum": list(Priority)},
             **_COUNTS,
@@ -527,6 +532,7 @@ _OPTIONS: Fragment = {
         "schema": schema.get("anyOf", [schema])[0],  # in a query an option is absent, never null
     }
     for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()
+    if name != "metadata"  # OpenAPI cannot describe parameters such as metadata.team
 }
 _PARAMETERS: Fragment = {
     **_OPTIONS,

@@ -1,7 +1,7 @@
 """The bodies of requests and answers, as JSON in camelCase."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,9 @@ LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
 MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exactly, and the table can hold it
 PAUSED = "paused"  # not a state in the table: see `Batch.is_paused`
+MOST_METADATA = 16  # pairs of a batch
+LONGEST_METADATA_NAME = 64
+LONGEST_METADATA_VALUE = 512
 MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
 _TIME = re.compile(  # RFC 3339
@@ -41,6 +44,24 @@ def _to_seconds(value: Any) -> float:
 
 Time = Annotated[float, BeforeValidator(_to_seconds), WithJsonSchema({"type": "string", "format": "date-time"})]
 """A time in seconds since the epoch. In JSON it is written as in RFC 3339."""
+
+
+def _check_pairs(value: Any) -> Any:
+    """Reject too many pairs before Pydantic validates each of them."""
+    if isinstance(value, dict) and len(value) > MOST_METADATA:
+        raise ValueError(f"A batch has at most {MOST_METADATA} pairs of metadata. These are {len(value):,}")
+    return value
+
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_METADATA_NAME)],
+        Annotated[str, StringConstraints(max_length=LONGEST_METADATA_VALUE)],
+    ],
+    BeforeValidator(_check_pairs),
+    Field(max_length=MOST_METADATA),
+]
+"""What a client says about its batch, in its own words."""
 
 
 class OperationRequest(BaseModel):
@@ -85,6 +106,7 @@ class BatchOptions(BaseModel):
     deadline_seconds: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")
     max_failures: int | None = Field(None, ge=0, le=MOST_FAILURES, alias="maxFailures")
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
+    metadata: Metadata | None = None
 
     def failure_limit(self, total: int) -> FailureLimit | None:
         return failure_limit_of(self.max_failures, self.max_failed_percent, total)
@@ -118,9 +140,13 @@ def accepted_body(batch_id: str) -> dict[str, Any]:
     return {"batchId": batch_id, "statusUrl": status_url(batch_id), "resultsUrl": results_url(batch_id)}
 
 
-def status_body(batch: Batch, counts: Counts, redelivered: int, now: float) -> dict[str, Any]:
+def status_body(
+    batch: Batch, counts: Counts, redelivered: int, metadata: Mapping[str, str], now: float
+) -> dict[str, Any]:
     return {
         "batchId": batch.id,
+        "tenant": batch.tenant,
+        "metadata": metadata,
         "status": _state(batch, counts, now),
         "priority": batch.priority,
         "total": batch.total,

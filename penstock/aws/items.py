@@ -14,6 +14,7 @@ sweep lease           sweep                 sweep
 usage of a quota      rate#<tenant>         rate                    and rate#<tenant>#<key id> for a key
 open operations       open#<tenant>         open                    and open#<tenant>#<key id> for a key
 handler's time        handler#<METHOD path> time
+entries of batches    see `lists.py`
 API keys              see `api_key_items.py`
 limits of the fleet   see `limits.py`
 
@@ -122,6 +123,7 @@ def batch_to_item(batch: Batch) -> dict[str, Value]:
         **({} if batch.keys_from is None else {"keys_from": text(batch.keys_from)}),
         **({"headers": {"M": {name: text(value) for name, value in batch.headers}}} if batch.headers else {}),
         "has_own_ids": flag(batch.has_own_ids),
+        **({"has_metadata": flag(True)} if batch.has_metadata else {}),
         "open": text(OPEN),
         "due_at": seconds(batch.accept_by),
     }
@@ -149,6 +151,7 @@ def batch_from_item(item: Item) -> Batch:
         keys_from=read_optional_text(item, "keys_from"),
         headers=tuple((name, value["S"]) for name, value in sorted(headers.items())),
         has_own_ids=read_flag(item, "has_own_ids"),
+        has_metadata="has_metadata" in item,
         ending=read_enum(item, "ending", Ending) if "ending" in item else None,
         reason=read_optional_text(item, "reason"),
         is_suspect="suspect" in item,

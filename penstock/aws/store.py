@@ -16,6 +16,7 @@ from penstock.aws.api_keys import DynamoDbApiKeys
 from penstock.aws.attributes import Item, Value, binary, flag, number, numbers, seconds, text, texts, whole_seconds
 from penstock.aws.gathering import Gatherer, up_to
 from penstock.aws.limits import DynamoDbLimits
+from penstock.aws.lists import DynamoDbLists
 from penstock.aws.table import Blocked, Done, Table
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
 from penstock.chunk import group_of
@@ -36,7 +37,7 @@ READS_IN_CALL = 40  # items of up to 400 KB: an answer of DynamoDB has up to 16 
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
 
-class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
+class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists):
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         super().__init__(Table(client, table))
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
@@ -321,6 +322,13 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits):
         counters = await self._table.get_many(keys, items.GROUP_WITHOUT_DONE)
         found = {items.group_number(counter): items.group_without_done(counter) for counter in counters}
         return dict.fromkeys(groups, Group()) | found
+
+    async def read_groups_of(self, batches: Sequence[Batch]) -> list[dict[int, Group]]:
+        found = {batch.id: dict.fromkeys(range(len(batch.group_totals)), Group()) for batch in batches}
+        keys = [items.count_key(batch_id, group) for batch_id, groups in found.items() for group in groups]
+        for counter in await self._table.get_many(keys, items.GROUP_WITHOUT_DONE):
+            found[items.batch_id_of(counter)][items.group_number(counter)] = items.group_without_done(counter)
+        return [found[batch.id] for batch in batches]
 
     async def read_group(self, batch_id: str, group: int) -> Group:
         return items.group_from_item(await self._table.get(items.count_key(batch_id, group)) or {})

@@ -87,6 +87,21 @@ class Table:
         ):
             yield item
 
+    async def query_backwards(self, pk: str, first: str, last: str, limit: int) -> list[Item]:
+        """Return the last `limit` items of a partition from sort key `first` to `last`. The last one comes first."""
+        found: list[Item] = []
+        async for item in self._query(
+            itertools.repeat(limit),
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ScanIndexForward=False,
+            ConsistentRead=True,
+            **_values({"pk": text(pk), "first": text(first), "last": text(last)}),
+        ):
+            found.append(item)
+            if len(found) == limit:
+                break
+        return found
+
     async def query_index(self, index: str, condition: str, values: Values) -> AsyncIterator[Item]:
         """Yield the items of an index, page by page. An index may show an item as it was a moment ago."""
         async for item in self._query(

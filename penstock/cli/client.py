@@ -267,23 +267,26 @@ class Client:
         )
 
     async def follow(self, batch: AcceptedBatch, changed: Callable[[], None]) -> None:
-        """Update the batch's counts until it is final. Raise OutOfReach if they cannot be read."""
+        """Update the batch's counts until it is final. Raise OutOfReach if they cannot be read.
+
+        Somebody watches them, so this asks more often than the Retry-After of a status says.
+        """
         interval = self._policy.poll_seconds
         while not batch.is_final:
-            status, wait = await self._repeated(lambda: self._status(batch))
+            status = await self._repeated(lambda: self._status(batch))
             batch.counts, batch.is_final = status.counts(), status.status in _FINAL
             changed()
             if not batch.is_final:
-                await asyncio.sleep(interval if wait is None else wait)
+                await asyncio.sleep(interval)
             interval = min(interval * 1.5, self._policy.poll_max_seconds)
 
-    async def _status(self, batch: AcceptedBatch) -> tuple[_Status, float | None]:
+    async def _status(self, batch: AcceptedBatch) -> _Status:
         try:
             async with self._session.get(
                 batch.status_url, headers=self._key_for(batch.status_url), timeout=_READ_TIMEOUT
             ) as response:
                 await _check_read(response)
-                return _Status.model_validate_json(await response.read()), _retry_after(response)
+                return _Status.model_validate_json(await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _Transient(_reason(error)) from error
         except ValidationError as error:

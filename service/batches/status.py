@@ -13,7 +13,7 @@ from penstock.errors import LostItem, UnknownBatch
 from penstock.record import EncodedRecord
 from penstock.service.callers import Caller
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS
+from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS, METADATA
 from penstock.service.schemas import status_body
 from penstock.store import Group
 
@@ -37,12 +37,12 @@ class Progress:
 
 async def batch_status(request: web.Request) -> web.Response:
     progress = await find_progress(request)
-    return json_answer(status_of(request.app, progress), headers=_when_to_ask_again(request, progress))
+    return json_answer(await status_of(request.app, progress), headers=_when_to_ask_again(request, progress))
 
 
 async def find_status(request: web.Request) -> dict[str, Any]:
     """Return the status of the batch in the path. Raises UnknownBatch as `find_batch` does."""
-    return status_of(request.app, await find_progress(request))
+    return await status_of(request.app, await find_progress(request))
 
 
 async def find_progress(request: web.Request) -> Progress:
@@ -90,7 +90,7 @@ async def _read_counters(app: web.Application, batch: Batch) -> Progress:
 
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
     """Read the status of a batch that was read already."""
-    return status_of(request.app, await _read_counters(request.app, batch))
+    return await status_of(request.app, await _read_counters(request.app, batch))
 
 
 async def find_batch(request: web.Request) -> Batch:
@@ -150,9 +150,11 @@ def _is_result_of(batch: Batch, counts: Counts) -> bool:
     return counts.completed == batch.total and final_state(counts, batch.ending) is batch.state
 
 
-def status_of(app: web.Application, progress: Progress) -> dict[str, Any]:
+async def status_of(app: web.Application, progress: Progress) -> dict[str, Any]:
+    """Return the status of a batch as clients read it. Its metadata is read if this front end does not know it."""
     redelivered = sum(group.redelivered for group in progress.groups.values())
-    return status_body(progress.batch, progress.counts, redelivered, app[CLOCK].now())
+    metadata = await app[METADATA].of(progress.batch)
+    return status_body(progress.batch, progress.counts, redelivered, metadata, app[CLOCK].now())
 
 
 def _when_to_ask_again(request: web.Request, progress: Progress) -> dict[str, str]:

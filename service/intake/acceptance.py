@@ -57,6 +57,7 @@ class Submission:
     failure_limit: FailureLimit | None = None
     max_failures: int | None = None
     max_failed_percent: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # headers to send with forwarded operations
     claim: KeyClaim | None = None  # of its Idempotency-Key; if its lease is over, the batch must not be accepted
 
@@ -96,11 +97,16 @@ class Acceptance:
         return batch
 
     async def _store(self, batch: Batch, tried: Mapping[int, Tried]) -> Counts:
-        """Write the batch, send its chunks and accept it. Return the counts of what has already run."""
+        """Write the batch, send its chunks and accept it. Return the counts of what has already run.
+
+        Its entry in the list of its tenant is written before that, so that no accepted batch is missing there.
+        """
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
         pieces = _neighbours(self._draft.ids, batch.group_totals) if batch.has_own_ids else iter(())
-        async with _at_the_same_time(self._backend.store.write_ids(batch, *piece) for piece in islice(pieces, 1)):
-            await self._backend.store.create_batch(batch)
+        store = self._backend.store
+        first_ids = (store.write_ids(batch, *piece) for piece in islice(pieces, 1))
+        async with _at_the_same_time([store.list_batch(batch, self._submission.metadata), *first_ids]):
+            await store.create_batch(batch)
             await _make_all(self._calls(batch, started, pieces))
         counts = [await self._hand_over(batch, number, tried) for number in started]
         await self._mark_accepted(batch.id)
@@ -148,6 +154,7 @@ class Acceptance:
             max_failed_percent=submission.max_failed_percent,
             headers=submission.headers,
             has_own_ids=draft.ids.has_own,
+            has_metadata=bool(submission.metadata),
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
 

@@ -49,6 +49,7 @@ BYTES_OF_AN_OPERATION = 10_000
 LINE_BYTES_FOR_A_MESSAGE_BYTE = 6
 
 _OPTIONS = frozenset(field.alias or name for name, field in BatchOptions.model_fields.items())
+_METADATA = "metadata."  # what the names of a stream's metadata start with in the query
 _NUMBERS = frozenset({"deadlineSeconds", "maxFailures", "maxFailedPercent"})
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # Pydantic would also accept 1_0 and " 1"
 
@@ -104,7 +105,9 @@ async def _take_turns(request: web.Request, size: int) -> None:
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
     settings = request.app[SETTINGS]
     options = _read_options(request, draft.flaws)
-    fingerprint = hashlib.sha256(options.model_dump_json().encode())
+    # Without metadata, the fingerprint is the same as in earlier versions, which had none.
+    hashed = options.model_dump_json(exclude=None if options.metadata else {"metadata"})
+    fingerprint = hashlib.sha256(hashed.encode())
     most_lines = 2 * settings.max_stream_operations
     lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=most_lines)
     body = RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
@@ -195,15 +198,20 @@ def _read_envelope(document: Any, settings: Settings, flaws: Flaws) -> BatchRequ
 
 def _read_options(request: web.Request, flaws: Flaws) -> BatchOptions:
     """Read the options of a streamed batch from the query. Errors go to `flaws`."""
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
     for name in dict.fromkeys(request.query):
         [value, *more] = request.query.getall(name)
         if more:
             flaws.add(ENVELOPE, Flaw(pointer(name), "This option is in the query more than once."))
         elif name in _NUMBERS and not _NUMBER.fullmatch(value):
             flaws.add(ENVELOPE, Flaw(pointer(name), "Write this option as a decimal number, such as 10."))
+        elif name.startswith(_METADATA):
+            metadata[name.removeprefix(_METADATA)] = value
         else:
             given[name] = value
+    if metadata:
+        given.setdefault("metadata", metadata)
     try:
         return BatchOptions.model_validate_strings(given)
     except ValidationError as error:
@@ -213,6 +221,6 @@ def _read_options(request: web.Request, flaws: Flaws) -> BatchOptions:
 
 
 def _not_in_the_query(name: str) -> str:
-    if name in _OPTIONS:
+    if name in _OPTIONS or name.startswith(_METADATA):
         return f"Write {name} into the JSON document, next to the operations. Only NDJSON has its options in the query."
     return "The query of a JSON document must be empty. Write options into the document, next to the operations."

@@ -122,6 +122,7 @@ def _submission(
         failure_limit=options.failure_limit(draft.total),
         max_failures=options.max_failures,
         max_failed_percent=options.max_failed_percent,
+        metadata=options.metadata or {},
         headers=headers,
         claim=claim,
     )

@@ -23,6 +23,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.fleet_limit import LimitState
+from penstock.listing import Place
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
@@ -2054,3 +2055,91 @@ async def test_limit_that_nobody_uses_does_not_stay_for_ever(store: Store, serve
         TableName=servers.table, Key={"pk": text(f"limit#{name}"), "sk": text("limit")}, ConsistentRead=True
     )
     assert found["Item"]["expires_at"] == {"N": str(int(NOW) + 30 * 86_400)}
+
+
+# --- Lists of batches
+
+
+def made_at(tenant: str, created_at: float) -> Batch:
+    return replace(make_batch((1,)), tenant=tenant, created_at=created_at)
+
+
+async def listed(store: Store, tenant: str | None, since: Place, before: Place, limit: int = 100) -> list[str]:
+    return [entry.place.batch_id for entry in await store.read_list(tenant, since, before, limit)]
+
+
+EVER = Place(0), Place(10**14)
+
+
+@on_all
+async def test_list_has_the_batches_of_a_tenant_newest_first(store: Store) -> None:
+    tenant = f"a/#{ULID()}"  # no name of a tenant leads to the list of another
+    batches = [made_at(tenant, NOW + at) for at in (0.0, 0.5, 0.5, 0.999_6, 7.125)]
+    batches.sort(key=Place.of)
+    for batch in [*reversed(batches), made_at(tenant.partition("#")[0], NOW)]:
+        await store.list_batch(batch, {})
+        await store.list_batch(batch, {})  # repeated, because the first answer may have been lost
+    ids = [batch.id for batch in reversed(batches)]
+    assert await listed(store, tenant, *EVER) == ids
+    assert await listed(store, tenant, *EVER, limit=2) == ids[:2]
+    for position, batch in enumerate(reversed(batches)):
+        assert await listed(store, tenant, Place(0), Place.of(batch)) == ids[position + 1 :]
+        assert await listed(store, tenant, Place.of(batch), EVER[1]) == ids[: position + 1]
+    from_the_half = Place(round(NOW * 1000) + 500)
+    assert await listed(store, tenant, from_the_half, Place(round(NOW * 1000) + 1_000)) == ids[2:4]
+    assert await listed(store, "nobody", *EVER) == []
+
+
+@on_all
+async def test_list_of_all_has_the_batches_of_every_tenant(store: Store) -> None:
+    at = NOW + ULID().timestamp % 10_000 + 10**6  # where no other test has batches
+    batches = [made_at(tenant, at + second) for second, tenant in enumerate(["default", "b", "default", "c"])]
+    for batch in batches:
+        await store.list_batch(batch, {})
+    ids = [batch.id for batch in reversed(batches)]
+    since, before = Place.of(batches[0]), Place(Place.of(batches[3]).created_ms + 1)
+    assert await listed(store, None, since, before) == ids
+    assert await listed(store, None, since, before, limit=3) == ids[:3]
+    assert await listed(store, None, since, Place.of(batches[2])) == ids[2:]
+
+
+@on_all
+async def test_metadata_is_in_the_list_and_is_found_with_the_batch(store: Store) -> None:
+    metadata = {"team": "growth", "empty": "", "\u00e4.#": "\u20ac" * 512}
+    batch = replace(made_at(str(ULID()), NOW + 0.1239), has_metadata=True)
+    await store.create_batch(batch)
+    await store.list_batch(batch, metadata)
+    stored = await read(store, batch)
+    assert stored.has_metadata
+    assert [await store.read_metadata(one) for one in (batch, stored)] == [metadata] * 2
+    assert [entry.metadata for entry in await store.read_list(batch.tenant, *EVER, 1)] == [metadata]
+    assert await store.read_metadata(make_batch((1,))) == {}
+
+
+@on_all
+async def test_batches_and_the_counters_of_all_their_groups_are_read_together(store: Store, batch: Batch) -> None:
+    other = make_batch((64,) * 120)
+    for one in (batch, other):
+        await store.create_batch(one)
+    await store.count_chunk(batch, counting("64", Counts(1)))
+    await store.count_chunk(other, counting(str(64 * 119), Counts(0, 1)))
+    assert await store.read_batches([other.id, make_batch((1,)).id, batch.id]) == {batch.id: batch, other.id: other}
+    assert await store.read_batches([]) == {}
+    assert await store.read_groups_of([batch, other]) == [
+        {0: Group(), 1: Group(Counts(1))},
+        {**{number: Group() for number in range(119)}, 119: Group(Counts(0, 1))},
+    ]
+    assert await store.read_groups_of([]) == []
+
+
+@on_servers
+async def test_entries_of_a_batch_expire_with_it(store: Store, servers: Servers) -> None:
+    batch = made_at(str(ULID()), NOW)
+    await store.list_batch(batch, {})
+    for name in (f"tenant#{batch.tenant}", "batches"):
+        found = await servers.clients.dynamodb.get_item(
+            TableName=servers.table,
+            Key={"pk": text(name), "sk": text(f"batch#{NOW * 1000:015.0f}#{batch.id}")},
+            ConsistentRead=True,
+        )
+        assert found["Item"]["expires_at"] == {"N": str(int(batch.expires_at))}

@@ -39,6 +39,8 @@ async def read_status(serve: Serve, batch: Batch, *counts: Counts, at: float = N
 async def test_accepted_batch_is_queued(serve: Serve) -> None:
     assert await read_status(serve, build_batch(6)) == {
         "batchId": BATCH_ID,
+        "tenant": "default",
+        "metadata": {},
         "status": "queued",
         "priority": "normal",
         "total": 6,

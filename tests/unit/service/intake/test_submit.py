@@ -162,7 +162,13 @@ async def test_batch_is_accepted_only_after_every_chunk_is_sent(serve: Serve) ->
     service = await serve(operations, sync_max_operations=0, chunk_operations=1, watch=watch)
     assert (await service.post(many(30))).status == 202
     sends = ["chunks.send"] * 3
-    assert calls == ["store.read_handler_seconds", "store.create_batch", *sends, "store.accept_batch"]
+    assert calls == [
+        "store.read_handler_seconds",
+        "store.create_batch",
+        "store.list_batch",
+        *sends,
+        "store.accept_batch",
+    ]
 
 
 async def test_ids_are_written_while_the_batch_is_created(serve: Serve) -> None:
