@@ -13,6 +13,7 @@ import base64
 import binascii
 import re
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import hdrs, web
 
@@ -22,7 +23,16 @@ from penstock.hosts import check_caller
 from penstock.service.caller import named_tenant
 from penstock.service.callers import OPERATOR, Caller
 from penstock.service.content import JSON, check_type
-from penstock.service.keys import CALLER, CALLERS, OPERATOR_HOST, PRESENTED_KEY_ID, SCOPES, SETTINGS
+from penstock.service.keys import (
+    CALLER,
+    CALLERS,
+    CHECK_KEY,
+    OPERATOR_HOST,
+    PRESENTED_KEY_ID,
+    SCOPES,
+    SETTINGS,
+    CheckKey,
+)
 from penstock.service.problems import Endpoint
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
@@ -47,7 +57,9 @@ async def access(request: web.Request, handler: Endpoint) -> web.StreamResponse:
 async def _caller(request: web.Request, key: str | None) -> Caller:
     if key is not None:
         request[PRESENTED_KEY_ID] = id_in(key)
-        return await request.app[CALLERS].find(key)
+        check: CheckKey = partial(request.app[CALLERS].find, key)
+        request[CHECK_KEY] = check
+        return await check()
     if request.app[SETTINGS].needs_keys:
         raise NotAuthenticated(
             "This needs a key. Send it in the header Authorization, as: Bearer pk_...", has_key=False

@@ -17,6 +17,9 @@ from penstock.running.runner import Runner
 from penstock.service.access import access
 from penstock.service.audit import audited
 from penstock.service.callers import Callers
+from penstock.service.events.outcomes import OUTCOMES, SharedOutcomes
+from penstock.service.events.stream import STREAMS, Streams
+from penstock.service.events.watching import WATCHER, create_watcher
 from penstock.service.group_numbers import GroupNumbers
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.keys import (
@@ -90,6 +93,10 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[LEAVING] = asyncio.Event()
     app[PATHS_HINT] = "Send batches with POST /batch."
     app[CALLERS] = Callers(backend.store, clock, _operator_key(settings))
+    app[WATCHER] = create_watcher(app)
+    app[OUTCOMES] = SharedOutcomes(app)
+    app[STREAMS] = Streams(clock, has_tenants=settings.has_tenants)
+    app.on_shutdown.append(_end_streams)
     _add_routes(app, routes_for_clients(settings))
     return app
 
@@ -115,6 +122,8 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
         "Operators use GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, GET /limits and GET /metrics."
     )
     app[CALLERS] = clients[CALLERS]
+    app[WATCHER] = clients[WATCHER]
+    app[STREAMS] = clients[STREAMS]
     _add_routes(app, routes_for_operators())
     return app
 
@@ -135,6 +144,11 @@ def _add_routes(app: web.Application, routes: Sequence[Route]) -> None:
 
 def _methods(route: Route) -> list[str]:
     return [hdrs.METH_GET, hdrs.METH_HEAD] if route.method == hdrs.METH_GET else [route.method]
+
+
+async def _end_streams(app: web.Application) -> None:
+    """End the streams of events when nobody listens any more, so that the clients connect to another front end."""
+    app[STREAMS].end_all()
 
 
 async def _close_runner(app: web.Application) -> None:

@@ -53,13 +53,16 @@ class Callers:
         """Return True if the token is PENSTOCK_OPERATOR_KEY."""
         return self._operator_digest is not None and hmac.compare_digest(digest_of(token), self._operator_digest)
 
-    async def find(self, token: str) -> Caller:
-        """Return the caller with this key. Raises NotAuthenticated if the key is not valid."""
+    async def find(self, token: str, *, fresh_seconds: float = 0) -> Caller:
+        """Return the caller with this key. Raises NotAuthenticated if the key is not valid.
+
+        What the cache would forget in the next `fresh_seconds` does not count.
+        """
         if self._is_operator_key(token):
             return Caller(DEFAULT_TENANT, frozenset(Scope), OPERATOR_KEY_ID)
         if not is_key(token):
             raise NotAuthenticated("This is not a complete key of Penstock. Send the key as you got it.", has_key=True)
-        key = await self._find(digest_of(token))
+        key = await self._find(digest_of(token), fresh_seconds)
         if key is None:
             raise NotAuthenticated("There is no such key.", has_key=True)
         if key.revoked_at is not None:
@@ -68,11 +71,11 @@ class Callers:
             raise NotAuthenticated(f"The key {key.id} has expired.", has_key=True)
         return Caller(key.tenant, key.scopes, key.id, key.limit, key.max_open)
 
-    async def _find(self, digest: str) -> ApiKey | None:
+    async def _find(self, digest: str, fresh_seconds: float) -> ApiKey | None:
         at = self._clock.monotonic()
-        if (key := self._found.get(digest, at)) is not None:
+        if (key := self._found.get(digest, at + fresh_seconds)) is not None:
             return key
-        if self._not_found.has(digest, at):
+        if self._not_found.has(digest, at + fresh_seconds):
             return None
         key = await self._store.find_api_key(digest)
         (self._not_found if key is None else self._found).put(digest, key, at)

@@ -1,7 +1,7 @@
 """The typed keys under which endpoints find the parts of the application."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +22,9 @@ from penstock.service.memory import Memory, Share
 from penstock.service.open_ledger import OpenLedger
 from penstock.service.turns import Turns
 from penstock.settings import Settings
+
+CheckKey = Callable[..., Awaitable[Caller]]
+"""Finds the caller of a request with a key again, as `Callers.find` does, to see if the key is still valid."""
 
 BACKEND = web.AppKey("backend", Backend)
 CALLERS = web.AppKey("callers", Callers)
@@ -45,6 +48,7 @@ TURNS = web.AppKey("turns", Turns)
 
 BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
 PRESENTED_KEY_ID = web.RequestKey("presented_key_id", str)  # the key of a request, whether it is valid or not
+CHECK_KEY: web.RequestKey[CheckKey] = web.RequestKey("check_key", Callable)  # type: ignore[arg-type]
 CALLER = web.RequestKey("caller", Caller)  # who sent the request, if its endpoint needs a scope
 LIMITS: web.RequestKey[tuple[Limit, ...]] = web.RequestKey("limits", tuple)  # the quotas of the caller
 REQUEST_ID = web.RequestKey("request_id", str)  # as `request_ids.py` decides it

@@ -18,6 +18,7 @@ from penstock.priority import Priority
 from penstock.service.batches.steer import Steering
 from penstock.service.content import JSON, MERGE_PATCH, NDJSON
 from penstock.service.decompression import MEMBERS
+from penstock.service.events.framing import MEDIA_TYPE
 from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import DESCRIBED_SCOPES, OPERATIONS, SETTINGS
@@ -51,7 +52,7 @@ _ERRORS = {
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",
     422: "The request is invalid, or its Idempotency-Key was used for another request. No operation was run.",
-    429: "The quota of the caller, or its limit of open operations, does not allow so many operations now.",
+    429: "The quota of the caller, or its limit of open operations or of streams, does not allow this now.",
     503: "The service is temporarily unavailable. Try again.",
     504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
 }
@@ -158,6 +159,7 @@ def _paths_of_a_batch() -> Fragment:
         "/batch/{batch_id}": {"get": _status(), "patch": _steer()},
         "/batch/{batch_id}/status": {"get": _status()},
         "/batch/{batch_id}/results": {"get": _results()},
+        "/batch/{batch_id}/events": {"get": _events()},
         "/batch/{batch_id}/cancel": {
             "post": _endpoint(
                 "Cancel a batch. Operations that are running finish", _batch_answers(202, "Status", 409), _ON_BATCH
@@ -277,6 +279,15 @@ def _results() -> Fragment:
         answers,
         [*_ON_BATCH, "status", "cursor", "limit"],
     )
+
+
+def _events() -> Fragment:
+    answers = {
+        "200": _answer("Server-sent events, up to the end of the batch.", {MEDIA_TYPE: _EVENT}),
+        "204": _answer("The client has received the end.", {}),
+        **_problems(400, 404, 406, 429, 503),
+    }
+    return _endpoint("Events of a batch", answers, [*_ON_BATCH, "outcomes", "Last-Event-ID"])
 
 
 def _metrics() -> Fragment:
@@ -534,6 +545,17 @@ _OPTIONS: Fragment = {
     for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()
     if name != "metadata"  # OpenAPI cannot describe parameters such as metadata.team
 }
+_EVENT: Fragment = {
+    "type": "object",
+    "description": "The data of `progress` is the Status whenever it changes, that of `outcome` an Outcome, if "
+    "outcomes=1, and that of `end` the final Status.",
+    "properties": {
+        "event": {"enum": ["progress", "outcome", "end"]},
+        "data": {"type": "string", "contentMediaType": JSON},
+        "id": _TEXT,
+    },
+}
+
 _PARAMETERS: Fragment = {
     **_OPTIONS,
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": _TEXT},
@@ -550,6 +572,18 @@ _PARAMETERS: Fragment = {
         "in": "query",
         "description": "The largest number of entries in the answer.",
         "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE},
+    },
+    "outcomes": {
+        "name": "outcomes",
+        "in": "query",
+        "description": "1: also an event for each outcome, in the order of the operations.",
+        "schema": {"enum": ["0", "1"]},
+    },
+    "Last-Event-ID": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "The id of the last event of an earlier stream, which is continued. Browsers send it.",
+        "schema": _TEXT,
     },
     "Idempotency-Key": {
         "name": HEADER,

@@ -15,6 +15,7 @@ from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
 from penstock.service.batches.steer import steer_batch
+from penstock.service.events.endpoint import batch_events
 from penstock.service.intake.submit import submit_batch
 from penstock.service.openapi import openapi, openapi_for_operators
 from penstock.service.operators.api_keys import create_key, list_keys, revoke_key, rotate_key
@@ -51,6 +52,7 @@ ROUTES = (
     Route("GET", "/batch/{batch_id}/status", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/results", batch_results, Scope.READ),
     Route("PATCH", "/batch/{batch_id}", steer_batch, Scope.WRITE),
+    Route("GET", "/batch/{batch_id}/events", batch_events, Scope.READ),
     Route("POST", "/batch/{batch_id}/cancel", cancel_batch, Scope.WRITE),
     Route("POST", "/batch/{batch_id}/retry", retry_batch, Scope.WRITE),
     Route("GET", "/health/live", live, None),

@@ -8,6 +8,7 @@ it is final, the results are complete.
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
@@ -44,6 +45,13 @@ class Cursor:
 
     chunk: int = 0
     index: int = -1
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the position that `str` has written as this text, or None if it has written none."""
+        chunk, _, index = text.partition(".")
+        is_valid = is_number(chunk) and is_number(index) and len(text) < 20
+        return cls(int(chunk), int(index)) if is_valid else None
 
     def __str__(self) -> str:
         return f"{self.chunk}.{self.index}"
@@ -291,7 +299,7 @@ def _read_cursor(request: web.Request) -> Cursor:
     given = read_once(request, "cursor")
     if given is None:
         return Cursor()
-    chunk, _, index = given.partition(".")
-    if not (is_number(chunk) and is_number(index) and len(given) < 20):
+    cursor = Cursor.parse(given)
+    if cursor is None:
         raise MalformedRequest(f"Invalid cursor {given!r}. Use nextCursor from an earlier page.")
-    return Cursor(int(chunk), int(index))
+    return cursor

@@ -36,6 +36,7 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/batch/{batch_id}/status"): {},
     ("GET", "/batch/{batch_id}/results"): {},
     ("PATCH", "/batch/{batch_id}"): {"json": {"paused": True}},
+    ("GET", "/batch/{batch_id}/events"): {},
     ("POST", "/batch/{batch_id}/cancel"): {},
     ("POST", "/batch/{batch_id}/retry"): {},
     ("GET", "/health/live"): {},

@@ -1,0 +1,1 @@
+"""GET /batch/{id}/events: a stream of server-sent events that tells how a batch goes on."""
