@@ -22,13 +22,34 @@ def check_caller(headers: Mapping[str, str], hosts: Sequence[str], listens_on: s
 
     Raises Misdirected or FromWebPage.
     """
+    check_host(hosts, listens_on)
+    if is_from_page(headers):
+        raise FromWebPage("Web pages are not answered. Send this request without the headers of a browser.")
+
+
+def check_host(hosts: Sequence[str], listens_on: str) -> None:
+    """Raise Misdirected if the Host headers of a request do not name a program that listens on `listens_on`."""
     if len(hosts) != 1 or not is_own_host(hosts[0], listens_on):
         raise Misdirected(
             "The Host header does not name this program. Use localhost or an IP address in the URL, "
             "or the host name that this program listens on."
         )
-    if is_from_page(headers):
-        raise FromWebPage("Web pages are not answered. Send this request without the headers of a browser.")
+
+
+def check_same_origin(headers: Mapping[str, str]) -> None:
+    """Raise FromWebPage unless a page of the same server sent a request, as the forms of the console do.
+
+    Browsers send Sec-Fetch-Site only to servers with HTTPS and to this machine, and Origin with every POST. A proxy may
+    change the Host header, so Sec-Fetch-Site counts alone.
+    """
+    site = headers.get("Sec-Fetch-Site")
+    if site == "same-origin" or (site is None and _names_host(headers.get("Origin", ""), headers.get("Host", ""))):
+        return
+    raise FromWebPage("This request does not come from a page of this server. Open the console and try it there.")
+
+
+def _names_host(origin: str, host: str) -> bool:
+    return bool(host) and origin.lower() in {f"http://{host.lower()}", f"https://{host.lower()}"}
 
 
 def is_loopback(host: str) -> bool:

@@ -7,6 +7,9 @@ A key always counts. PENSTOCK_AUTH says what a request without a key is:
     keys      rejected
 
 Where operators need no key, a web page in an operator's browser could call, too. So such requests are rejected.
+
+The pages of the console are for browsers. Their key is in a cookie, which counts nowhere else. Only these pages may
+change something there. On the listener for operators, if it needs no key, they are for everybody.
 """
 
 import base64
@@ -17,9 +20,10 @@ from functools import partial
 
 from aiohttp import hdrs, web
 
-from penstock.api_key import Scope, id_in
+from penstock.api_key import DEFAULT_TENANT, Scope, id_in
 from penstock.errors import MissingScope, NotAuthenticated
-from penstock.hosts import check_caller
+from penstock.hosts import check_caller, check_host, check_same_origin
+from penstock.service import cookie
 from penstock.service.caller import named_tenant
 from penstock.service.callers import OPERATOR, Caller
 from penstock.service.content import JSON, check_type
@@ -28,6 +32,7 @@ from penstock.service.keys import (
     CALLERS,
     CHECK_KEY,
     OPERATOR_HOST,
+    PAGES,
     PRESENTED_KEY_ID,
     SCOPES,
     SETTINGS,
@@ -38,23 +43,29 @@ from penstock.service.problems import Endpoint
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
 _BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+=*)")
 _CLIENT = frozenset({Scope.WRITE, Scope.READ})
+_OPERATOR_OF_PAGES = Caller(DEFAULT_TENANT, frozenset(Scope))
+_READING = {hdrs.METH_GET, hdrs.METH_HEAD}
 
 
 @web.middleware
 async def access(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Let a request through to its endpoint if its caller may use it."""
-    scope = _scope(request)
-    key = None if scope is None else _key(request)
-    if key is None:
-        _check_no_page(request)
+    scope, is_page = _scope(request), request.match_info.route in request.app[PAGES]
+    if is_page:
+        _check_page(request)
+        key = None if scope is None else cookie.key_in(request)
+    else:
+        key = None if scope is None else _key(request)
+        if key is None:
+            _check_no_page(request)
     if scope is not None:
-        request[CALLER] = caller = await _caller(request, key)
+        request[CALLER] = caller = await _caller(request, key, is_page=is_page)
         if scope not in caller.scopes:
             raise MissingScope(scope)
     return await handler(request)
 
 
-async def _caller(request: web.Request, key: str | None) -> Caller:
+async def _caller(request: web.Request, key: str | None, *, is_page: bool) -> Caller:
     if key is not None:
         request[PRESENTED_KEY_ID] = id_in(key)
         check: CheckKey = partial(request.app[CALLERS].find, key)
@@ -64,7 +75,9 @@ async def _caller(request: web.Request, key: str | None) -> Caller:
         raise NotAuthenticated(
             "This needs a key. Send it in the header Authorization, as: Bearer pk_...", has_key=False
         )
-    return OPERATOR if OPERATOR_HOST in request.app else Caller(named_tenant(request), _CLIENT)
+    if OPERATOR_HOST not in request.app:
+        return Caller(named_tenant(request), _CLIENT)
+    return _OPERATOR_OF_PAGES if is_page else OPERATOR
 
 
 def _scope(request: web.Request) -> Scope | None:
@@ -116,6 +129,14 @@ def _token(header: str) -> str:
             "The header Authorization has a key in another form. Send one key, as: Bearer pk_...", has_key=True
         )
     return match[1]
+
+
+def _check_page(request: web.Request) -> None:
+    """Raise FromWebPage or Misdirected if another web page may have sent a request to the console."""
+    if request.method not in _READING:
+        check_same_origin(request.headers)
+    if OPERATOR_HOST in request.app and not request.app[SETTINGS].needs_keys:
+        check_host(request.headers.getall(hdrs.HOST, []), request.app[OPERATOR_HOST])
 
 
 def _check_no_page(request: web.Request) -> None:

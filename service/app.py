@@ -17,6 +17,8 @@ from penstock.running.runner import Runner
 from penstock.service.access import access
 from penstock.service.audit import audited
 from penstock.service.callers import Callers
+from penstock.service.console.live import LIVE, Live
+from penstock.service.console.pages import pages, set_page_headers
 from penstock.service.events.outcomes import OUTCOMES, SharedOutcomes
 from penstock.service.events.stream import STREAMS, Streams
 from penstock.service.events.watching import WATCHER, create_watcher
@@ -37,6 +39,7 @@ from penstock.service.keys import (
     OPEN_LEDGER,
     OPERATIONS,
     OPERATOR_HOST,
+    PAGES,
     PATHS_HINT,
     RUNNER,
     SCOPES,
@@ -51,21 +54,23 @@ from penstock.service.open_ledger import OpenLedger
 from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
-from penstock.service.routes import Route, routes_for_clients, routes_for_operators, scopes_of
+from penstock.service.routes import Route, is_page, routes_for_clients, routes_for_operators, scopes_of
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
 from penstock.service.turns import Turns
 from penstock.settings import Settings
+
+OF_ONE_LISTENER = {DESCRIBED_SCOPES, PAGES, PATHS_HINT, SCOPES}
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     """Return the application for clients and load balancers."""
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
-        middlewares=[*tracing(backend.spans), counted, audited, problems, access, sharing],
+        middlewares=[*tracing(backend.spans), counted, audited, pages, problems, access, sharing],
         handler_args={"auto_decompress": False},
     )
-    app.on_response_prepare.extend([set_headers, set_limit_headers])
+    app.on_response_prepare.extend([set_headers, set_limit_headers, set_page_headers])
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
     app[METER] = Meter()
@@ -91,6 +96,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[LEDGER] = Ledger(backend.store, clock)
     app[OPEN_LEDGER] = OpenLedger(backend.store, clock)
     app[LEAVING] = asyncio.Event()
+    app[LIVE] = Live(clock)
     app[PATHS_HINT] = "Send batches with POST /batch."
     app[CALLERS] = Callers(backend.store, clock, _operator_key(settings))
     app[WATCHER] = create_watcher(app)
@@ -105,25 +111,17 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     """Return the application for operators, which listens on `host`. It shares parts of the application for clients."""
     backend = clients[BACKEND]
     app = web.Application(
-        middlewares=[*tracing(backend.spans), audited, problems, access, sharing],
+        middlewares=[*tracing(backend.spans), audited, pages, problems, access, sharing],
         handler_args={"auto_decompress": False},
     )
-    app.on_response_prepare.append(set_headers)
-    app[SETTINGS] = clients[SETTINGS]
-    app[OPERATIONS] = clients[OPERATIONS]
-    app[METER] = clients[METER]
-    app[MEMORY] = clients[MEMORY]
-    app[BACKEND] = backend
-    app[TURNS] = clients[TURNS]
-    app[CLOCK] = clients[CLOCK]
-    app[METADATA] = clients[METADATA]
+    app.on_response_prepare.extend([set_headers, set_page_headers])
+    for key, part in clients.items():
+        if key not in OF_ONE_LISTENER:
+            app[key] = part
     app[OPERATOR_HOST] = host
     app[PATHS_HINT] = (
         "Operators use GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, GET /limits and GET /metrics."
     )
-    app[CALLERS] = clients[CALLERS]
-    app[WATCHER] = clients[WATCHER]
-    app[STREAMS] = clients[STREAMS]
     _add_routes(app, routes_for_operators())
     return app
 
@@ -135,11 +133,13 @@ def _operator_key(settings: Settings) -> str | None:
 def _add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     """Add the routes, and let `access` know what scope each of them needs."""
     app[DESCRIBED_SCOPES] = scopes_of(routes)
-    app[SCOPES] = {
-        app.router.add_route(method, route.path, route.endpoint): route.scope
+    added = {
+        app.router.add_route(method, route.path, route.endpoint): route
         for route in routes
         for method in _methods(route)
     }
+    app[SCOPES] = {one: route.scope for one, route in added.items()}
+    app[PAGES] = frozenset(one for one, route in added.items() if is_page(route))
 
 
 def _methods(route: Route) -> list[str]:

@@ -40,6 +40,7 @@ METER = web.AppKey("meter", Meter)
 OPEN_LEDGER = web.AppKey("open_ledger", OpenLedger)
 OPERATOR_HOST = web.AppKey("operator_host", str)  # the host that the operator listener listens on
 OPERATIONS: web.AppKey[Operations[Any]] = web.AppKey("operations", Operations)
+PAGES: web.AppKey[frozenset[web.AbstractRoute]] = web.AppKey("pages", frozenset)  # the routes of the console
 PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the answer to one that does not
 RUNNER = web.AppKey("runner", Runner)
 SCOPES: web.AppKey[Mapping[web.AbstractRoute, Scope | None]] = web.AppKey("scopes", Mapping)  # None: for everybody

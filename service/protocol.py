@@ -17,7 +17,11 @@ from penstock.service.problems import UnparsedAnswer, as_problem, protocol_probl
 from penstock.service.request_ids import HEADER, new_request_id, request_id
 from penstock.telemetry import Event, get_log
 
-POLLED = ("/health/", "/metrics")  # machines ask these every few seconds, which would hide the requests of clients
+POLLED = (
+    "/health/",
+    "/metrics",
+    "/console/static/",
+)  # machines ask these every few seconds, which would hide the requests of clients
 
 
 async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -37,7 +41,7 @@ class AccessLog(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         if isinstance(response, UnparsedAnswer) or not isinstance(request, web.Request):
             return
-        if not request.path.startswith(POLLED):
+        if not request.path.startswith(POLLED) and not _is_refresh(request):
             get_log().info(
                 Event.REQUEST_ANSWERED,
                 request_id=request_id(request),
@@ -49,6 +53,11 @@ class AccessLog(AbstractAccessLogger):
                 bytes=response.body_length,  # with the headers
                 seconds=round(time, 3),
             )
+
+
+def _is_refresh(request: web.Request) -> bool:
+    """Return True if an open page of the console asks for its newest state."""
+    return request.method == hdrs.METH_GET and "HX-Request" in request.headers
 
 
 class ConnectionRunner(web.AppRunner):

@@ -15,6 +15,7 @@ from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
 from penstock.service.batches.steer import steer_batch
+from penstock.service.console import assets, batch, batches, dead_letters, files, handlers, keys, outcomes, sign_in
 from penstock.service.events.endpoint import batch_events
 from penstock.service.intake.submit import submit_batch
 from penstock.service.openapi import openapi, openapi_for_operators
@@ -33,6 +34,9 @@ class For(Enum):
     # On the listener for operators. If requests need a key, on the listener for clients as well.
     OPERATORS = auto()
     OPERATOR_LISTENER = auto()
+    # Pages of the console. Those for operators are on their listener only, which a load balancer does not let through.
+    PAGES = auto()
+    OPERATOR_PAGES = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,32 @@ ROUTES = (
     Route("GET", "/limits", list_limits, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
+    Route("GET", "/console", batches.show, Scope.READ, For.PAGES),
+    Route("GET", "/console/batch/{batch_id}", batch.show, Scope.READ, For.PAGES),
+    Route("GET", "/console/batch/{batch_id}/outcomes", outcomes.show, Scope.READ, For.PAGES),
+    Route("GET", "/console/batch/{batch_id}/results", outcomes.download, Scope.READ, For.PAGES),
+    Route("POST", "/console/batch/{batch_id}/cancel", batch.cancel, Scope.WRITE, For.PAGES),
+    Route("POST", "/console/batch/{batch_id}/retry", batch.retry, Scope.WRITE, For.PAGES),
+    Route("GET", "/console/file", files.show, Scope.WRITE, For.PAGES),
+    Route("POST", "/console/file", files.submit_file, Scope.WRITE, For.PAGES),
+    Route("POST", "/console/file/look", files.look, Scope.WRITE, For.PAGES),
+    Route("GET", "/console/key", sign_in.show, None, For.PAGES),
+    Route("POST", "/console/key", sign_in.sign_in, None, For.PAGES),
+    Route("POST", "/console/key/forget", sign_in.sign_out, None, For.PAGES),
+    Route("GET", "/console/static/{digest}/{name}", assets.static, None, For.PAGES),
+    Route("GET", "/console/dead-letters", dead_letters.show, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("POST", "/console/dead-letters/redrive", dead_letters.redrive, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("GET", "/console/handlers", handlers.show, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("GET", "/console/keys", keys.show, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("POST", "/console/keys", keys.create, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("POST", "/console/keys/{key_id}/rotate", keys.rotate, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("POST", "/console/keys/{key_id}/revoke", keys.revoke, Scope.OPERATE, For.OPERATOR_PAGES),
 )
 
 
 def routes_for_clients(settings: Settings) -> list[Route]:
     """Return the endpoints of the listener for clients."""
-    whom = {For.CLIENTS, For.OPERATORS} if settings.needs_keys else {For.CLIENTS}
+    whom = {For.CLIENTS, For.PAGES} | ({For.OPERATORS} if settings.needs_keys else set())
     return [route for route in ROUTES if route.whom in whom]
 
 
@@ -84,3 +108,7 @@ def scopes_of(routes: Iterable[Route]) -> dict[tuple[str, str], Scope]:
 def routes_for_operators() -> list[Route]:
     """Return the endpoints of the listener for operators."""
     return [route for route in ROUTES if route.whom is not For.CLIENTS]
+
+
+def is_page(route: Route) -> bool:
+    return route.whom in {For.PAGES, For.OPERATOR_PAGES}

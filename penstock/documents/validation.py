@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, LiteralString
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import (
     ErrorDetails,
     PydanticCustomError,
@@ -68,6 +68,13 @@ class JsonValidator:
         finally:
             self._hashes.forget()
             self._texts.forget()
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the type. It is empty if the type has none."""
+        try:
+            return self._adapter.json_schema()
+        except PydanticUserError:
+            return {}
 
     @cached_property
     def _hashes(self) -> "_Hashes":

@@ -69,7 +69,7 @@ class Wanted:
 
 
 async def batch_results(request: web.Request) -> web.StreamResponse:
-    cursor = _read_cursor(request)
+    cursor = read_cursor(request)
     first = group_of(str(cursor.chunk))
     if request.app[GROUP_NUMBERS].has_one_chunk(batch_id_of(request)) and cursor.chunk == 0:
         batch, group, record = await find_only_chunk(request)
@@ -78,14 +78,14 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
         group, record = groups[first], None
     _check_names(request)
     kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
-    wanted = Wanted(cursor, _read_state(request))
+    wanted = Wanted(cursor, read_state(request))
     limit = read_limit(request)
     most = None if limit is None else limit + 1  # one more shows that there is a next page
     reading = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS], record, most_outcomes=most)
     windows = reading.windows(group)
     if kind == NDJSON and limit is None:
         return await _stream(request, windows)
-    page, following = await _page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
+    page, following = await read_page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
     return _page_answer(batch, kind, page, following, _kept_query(wanted.state, limit))
 
 
@@ -239,7 +239,7 @@ def _joined(lines: Sequence[bytes]) -> bytes:
     return b"\n".join([*lines, b""])
 
 
-async def _page(
+async def read_page(
     windows: AsyncIterator[tuple[int, Window]], limit: int, share: Share, turns: Turns
 ) -> tuple[list[bytes], Cursor | None]:
     """Return up to `limit` outcomes as JSON, and the position after them if there are more."""
@@ -285,7 +285,7 @@ def _check_names(request: web.Request) -> None:
             raise MalformedRequest(f"The parameter {name!r} is unknown. Use {', '.join(_PARAMETERS)}.")
 
 
-def _read_state(request: web.Request) -> OutcomeState | None:
+def read_state(request: web.Request) -> OutcomeState | None:
     given = read_once(request, "status")
     if given is None:
         return None
@@ -295,7 +295,7 @@ def _read_state(request: web.Request) -> OutcomeState | None:
         raise MalformedRequest(f"Invalid status {given!r}. Use one of {', '.join(OutcomeState)}.") from None
 
 
-def _read_cursor(request: web.Request) -> Cursor:
+def read_cursor(request: web.Request) -> Cursor:
     given = read_once(request, "cursor")
     if given is None:
         return Cursor()

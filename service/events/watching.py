@@ -180,7 +180,7 @@ def create_watcher(app: web.Application) -> Watcher:
 
     async def read(batch_id: str) -> tuple[Batch, Status]:
         progress = await read_progress(app, batch_id)
-        return progress.batch, status_of(app, progress)
+        return progress.batch, await status_of(app, progress)
 
     return Watcher(read, app[CLOCK])
 

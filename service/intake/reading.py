@@ -6,9 +6,10 @@ import time
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
 from aiohttp import web
+from multidict import MultiMapping
 from pydantic import ValidationError
 from pydantic_core import from_json
 
@@ -103,13 +104,39 @@ async def _take_turns(request: web.Request, size: int) -> None:
 
 
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
+    options = read_options(request.query, draft.flaws)
+    return await read_lines(request, draft, options, Lines(**limits_of(request.app[SETTINGS])))
+
+
+class LineSource(Protocol):
+    """Makes operations of the pieces of a body: `Lines`, or what has the same methods."""
+
+    def feed(self, piece: bytes) -> Iterator[tuple[int, bytes]]: ...
+
+    def end(self) -> Iterator[tuple[int, bytes]]: ...
+
+
+class LineLimits(TypedDict):
+    most_bytes: int
+    most_lines: int
+
+
+def limits_of(settings: Settings) -> LineLimits:
+    """Return the limits of the lines of a stream."""
+    return {
+        "most_bytes": LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes,
+        "most_lines": 2 * settings.max_stream_operations,
+    }
+
+
+async def read_lines(
+    request: web.Request, draft: Draft, options: BatchOptions, lines: LineSource, kind: str = ""
+) -> Read:
+    """Read the lines of a body into the draft. `kind` tells apart two requests with the same body."""
     settings = request.app[SETTINGS]
-    options = _read_options(request, draft.flaws)
     # Without metadata, the fingerprint is the same as in earlier versions, which had none.
     hashed = options.model_dump_json(exclude=None if options.metadata else {"metadata"})
-    fingerprint = hashlib.sha256(hashed.encode())
-    most_lines = 2 * settings.max_stream_operations
-    lines = Lines(most_bytes=LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes, most_lines=most_lines)
+    fingerprint = hashlib.sha256((hashed + kind).encode())
     body = RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
     async for piece in body.pieces():
         # Plan what came before this piece: a batch in a single piece is planned when all of it is known.
@@ -159,14 +186,22 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
 
 
 def _add_document(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
+    try:
+        document = parse_line(line, settings)
+    except ValueError as error:
+        draft.add_unreadable(str(error), number)
+    else:
+        draft.add(document, number)
+
+
+def parse_line(line: bytes, settings: Settings) -> Any:
+    """Return the JSON value of a line. Raise ValueError if it has none, and LimitPassed if it has too many elements."""
     check_elements(line, settings.most_elements)
     try:
         check_digits(line)
-        document = from_json(line, allow_inf_nan=False)
+        return from_json(line, allow_inf_nan=False)
     except ValueError as error:
-        draft.add_unreadable(f"The line is not valid JSON: {error}.{_line_hint(line)}", number)
-    else:
-        draft.add(document, number)
+        raise ValueError(f"The line is not valid JSON: {error}.{_line_hint(line)}") from error
 
 
 def _line_hint(line: bytes) -> str:
@@ -196,12 +231,12 @@ def _read_envelope(document: Any, settings: Settings, flaws: Flaws) -> BatchRequ
     return envelope
 
 
-def _read_options(request: web.Request, flaws: Flaws) -> BatchOptions:
+def read_options(query: MultiMapping[str], flaws: Flaws) -> BatchOptions:
     """Read the options of a streamed batch from the query. Errors go to `flaws`."""
     given: dict[str, Any] = {}
     metadata: dict[str, str] = {}
-    for name in dict.fromkeys(request.query):
-        [value, *more] = request.query.getall(name)
+    for name in dict.fromkeys(query):
+        [value, *more] = query.getall(name)
         if more:
             flaws.add(ENVELOPE, Flaw(pointer(name), "This option is in the query more than once."))
         elif name in _NUMBERS and not _NUMBER.fullmatch(value):

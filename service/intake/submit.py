@@ -60,6 +60,8 @@ WRITE_SECONDS = 30.0  # from the charge of a batch to the write that starts its 
 SETTLE_SECONDS = 2.0
 SETTLE_PAUSE_SECONDS = 0.2  # doubled after each repetition
 
+Reader = Callable[[web.Request, Draft], Awaitable[Read]]
+
 
 @dataclass(frozen=True, slots=True)
 class Course:
@@ -78,12 +80,17 @@ class Course:
 
 
 async def submit_batch(request: web.Request) -> web.Response:
+    return await submit(request, read_batch)
+
+
+async def submit(request: web.Request, read_into: Reader) -> web.Response:
+    """Run or accept the batch that `read_into` reads from the body of a request."""
     key = read_key(request)
     app = request.app
     with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
         await check_something_left(request, key)
-        read = await read_batch(request, draft)
+        read = await read_into(request, draft)
         await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read.options)

@@ -58,7 +58,12 @@ class RotateRequest(BaseModel):
 
 async def create_key(request: web.Request) -> web.Response:
     """Answer 201 with a new key."""
-    wanted = await _read(request, KeyRequest)
+    made, key = await create(request, await _read(request, KeyRequest))
+    return json_answer(_with_text(made, key), status=201, headers=_SECRET)
+
+
+async def create(request: web.Request, wanted: KeyRequest) -> tuple[NewKey, ApiKey]:
+    """Make a key. Raises InvalidRequest if it would have no use."""
     made, now = _make(request), request.app[CLOCK].now()
     _check_has_no_key(request, wanted)
     _check_end(wanted.expiresAt, now)
@@ -74,10 +79,9 @@ async def create_key(request: web.Request) -> web.Response:
         max_open=wanted.maxOpen,
         expires_at=wanted.expiresAt,
     )
-    answer = json_answer(_with_text(made, key), status=201, headers=_SECRET)
     with auditing(request, Action.CREATE_KEY, **_subject(key)):
         await request.app[BACKEND].store.create_api_key(key)
-    return answer
+    return made, key
 
 
 async def list_keys(request: web.Request) -> web.Response:
@@ -89,6 +93,15 @@ async def list_keys(request: web.Request) -> web.Response:
 async def rotate_key(request: web.Request) -> web.Response:
     """Answer 201 with a new key for the same tenant and scopes. The old one works until the overlap is over."""
     wanted = await _read(request, RotateRequest) if request.can_read_body else RotateRequest()
+    made, new, replaced = await replace_key(request, wanted)
+    return json_answer({**_with_text(made, new), "replaces": key_body(replaced)}, status=201, headers=_SECRET)
+
+
+async def replace_key(request: web.Request, wanted: RotateRequest) -> tuple[NewKey, ApiKey, ApiKey]:
+    """Make a key that replaces the one in the path. Return its text, the new key, and the old one.
+
+    Raises KeyEnded, KeyReplaced or InvalidRequest.
+    """
     old, now = await _find(request), request.app[CLOCK].now()
     if old.revoked_at is not None or old.has_expired(now):
         raise KeyEnded(f"The key {old.id} has ended, so it cannot be replaced. Make a new key with POST /keys.")
@@ -104,13 +117,11 @@ async def rotate_key(request: web.Request) -> web.Response:
         expires_at=wanted.expiresAt or _end_after_same_life(old, now),
         used_at=None,
     )
-    answer = _with_text(made, new)
     overlap_end = now + wanted.overlapSeconds
     with auditing(request, Action.ROTATE_KEY, **_subject(new), replaces=old.id):
         await store.create_api_key(new)
         await store.replace_api_key(old, new.id, min(overlap_end, old.expires_at or overlap_end))
-    replaced = await store.find_api_key(old.digest) or old
-    return json_answer({**answer, "replaces": key_body(replaced)}, status=201, headers=_SECRET)
+    return made, new, await store.find_api_key(old.digest) or old
 
 
 async def revoke_key(request: web.Request) -> web.Response:

@@ -42,25 +42,32 @@ class RedriveRequest(BaseModel):
 
 
 async def list_dead_letters(request: web.Request) -> web.Response:
-    """Answer about how many dead letters there are, and show some. SQS can only be read by receiving, in no order."""
-    queue = request.app[BACKEND].dead_letters
-    deliveries = await _receive(queue, min(read_limit(request) or SHOWN, MOST_SHOWN))
+    return json_answer(await read_dead_letters(request.app, read_limit(request) or SHOWN))
+
+
+async def read_dead_letters(app: web.Application, limit: int) -> dict[str, Any]:
+    """Return about how many dead letters there are, and some. SQS can only be read by receiving, in no order."""
+    queue = app[BACKEND].dead_letters
+    deliveries = await _receive(queue, min(limit, MOST_SHOWN))
     await queue.extend(deliveries, 0)
-    return json_answer(
-        {"approximateCount": await queue.depth(), "deadLetters": [_describe(delivery) for delivery in deliveries]}
-    )
+    return {"approximateCount": await queue.depth(), "deadLetters": [_describe(delivery) for delivery in deliveries]}
 
 
 async def redrive_dead_letters(request: web.Request) -> web.Response:
     """Move all dead letters, or those of one batch. Stop after 20 seconds: then `isComplete` in the answer is false."""
-    batch_id = await _read_batch_id(request)
+    moved, is_complete = await redrive(request, await _read_batch_id(request))
+    return json_answer({"redrivenChunks": moved, "isComplete": is_complete}, status=202)
+
+
+async def redrive(request: web.Request, batch_id: str | None) -> tuple[int, bool]:
+    """Move the dead letters of a batch, or of all. Return how many were moved, and whether all of them were."""
     backend = request.app[BACKEND]
-    redrive = Redrive(batch_id, before=request.app[CLOCK].now(), store=backend.store)
+    moving = Redrive(batch_id, before=request.app[CLOCK].now(), store=backend.store)
     with auditing(request, Action.REDRIVE, batch_id=batch_id) as line:
-        moved, is_complete = await _redrive(backend, redrive)
+        moved, is_complete = await _redrive(backend, moving)
         line["chunks"] = moved
     get_log().info(Event.DEAD_LETTERS_REDRIVEN, batch_id=batch_id, chunks=moved)
-    return json_answer({"redrivenChunks": moved, "isComplete": is_complete}, status=202)
+    return moved, is_complete
 
 
 async def _read_batch_id(request: web.Request) -> str | None:

@@ -17,11 +17,15 @@ from penstock.service.schemas import time_text
 
 
 async def list_limits(request: web.Request) -> web.Response:
-    """Answer with the present state of each limit, in the order of their names."""
-    declared = limits_of(request.app[OPERATIONS])
-    states = await request.app[BACKEND].store.read_limits(list(declared))
-    now = request.app[CLOCK].now()
-    return json_answer({"limits": [_describe(name, declared[name], states.get(name), now) for name in declared]})
+    return json_answer({"limits": await read_limits(request.app)})
+
+
+async def read_limits(app: web.Application) -> list[dict[str, Any]]:
+    """Return the present state of each limit, in the order of their names."""
+    declared = limits_of(app[OPERATIONS])
+    states = await app[BACKEND].store.read_limits(list(declared))
+    now = app[CLOCK].now()
+    return [_describe(name, declared[name], states.get(name), now) for name in declared]
 
 
 def limits_of(operations: Operations[Any]) -> dict[str, Limit]:

@@ -9,9 +9,9 @@ from penstock.metrics.names import Metric, Program
 from penstock.service.keys import METER
 from penstock.service.problems import Endpoint
 
-# Load balancers ask these every few seconds, which would hide the answers to clients. And a front end that is stopping
-# answers 503 on purpose.
-UNCOUNTED = {"/health/live", "/health/ready"}
+# Load balancers and the pages of the console ask these every few seconds, which would hide the answers to clients. And
+# a front end that is stopping answers 503 on purpose.
+UNCOUNTED = ("/health/", "/console")
 
 _BY_CLASS = {2: Metric.HTTP_ANSWERS_2XX, 4: Metric.HTTP_ANSWERS_4XX, 5: Metric.HTTP_ANSWERS_5XX}
 _OF_LIMITS = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}
@@ -26,7 +26,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Count the answers. This middleware is outside the others, so it sees the status that the client gets."""
     answer = await handler(request)
-    if request.path not in UNCOUNTED:
+    if not request.path.startswith(UNCOUNTED):
         meter = request.app[METER]
         if (metric := _BY_CLASS.get(answer.status // 100)) is not None:
             meter.count(metric)

@@ -1,0 +1,58 @@
+"""GET /console/batch/{id} and its buttons: how far one batch is, and what to do about it."""
+
+from typing import Any
+
+from aiohttp import web
+from pydantic_core import from_json
+
+from penstock.service.batches.cancel import cancel_batch
+from penstock.service.batches.retry import retry_batch
+from penstock.service.batches.status import batch_id_of, find_status
+from penstock.service.console.live import LIVE, Point
+from penstock.service.console.progress import bar_of, chart_of, rate_of
+from penstock.service.console.rendering import back_to, page
+from penstock.service.console.texts import to_seconds
+from penstock.service.keys import CALLER, CLOCK
+
+
+async def show(request: web.Request) -> web.Response:
+    status = await read_shared_status(request)
+    history = request.app[LIVE].history
+    points = [*_start(status), *history.of(status["batchId"])]
+    return page(
+        request,
+        "batch.html",
+        batch=status,
+        bar=bar_of(status),
+        rate=rate_of(status, history.rate(status["batchId"]), request.app[CLOCK].now()),
+        chart=chart_of(points),
+    )
+
+
+async def read_shared_status(request: web.Request) -> dict[str, Any]:
+    """Return the status of the batch in the path. All who may see it share one read a second."""
+    live, batch_id, caller = request.app[LIVE], batch_id_of(request), request[CALLER]
+    status = await live.read(("status", batch_id, caller.tenant, caller.scopes), lambda: find_status(request))
+    live.history.note(batch_id, request.app[CLOCK].now(), status["completed"])
+    return status
+
+
+async def cancel(request: web.Request) -> web.Response:
+    await cancel_batch(request)
+    return back_to(_url(request), "cancelled")
+
+
+async def retry(request: web.Request) -> web.Response:
+    answer = await retry_batch(request)
+    assert isinstance(answer.body, bytes)
+    count = from_json(answer.body)["retried"]
+    return back_to(_url(request), "retried" if count else "nothing-to-retry", count)
+
+
+def _url(request: web.Request) -> str:
+    return f"/console/batch/{batch_id_of(request)}"
+
+
+def _start(status: dict[str, Any]) -> list[Point]:
+    """Return the point at which the batch started, which is known although nobody may have watched it."""
+    return [Point(to_seconds(status["startedAt"]), 0)] if status["startedAt"] else []

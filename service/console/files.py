@@ -1,0 +1,161 @@
+"""GET and POST /console/file, POST /console/file/look: a person sends a CSV or NDJSON file as a batch.
+
+The browser sends the beginning of the file first, so that the page can show what it contains and ask what its columns
+mean. Then it sends the whole file, which is read, validated and accepted like the body of POST /batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from pydantic_core import from_json, to_json
+from ulid import ULID
+
+from penstock.errors import Flaw, InvalidRequest
+from penstock.operations import METHODS, Operations
+from penstock.priority import Priority
+from penstock.route import Route
+from penstock.service.console.rendering import page
+from penstock.service.content import NDJSON, check_type, read_content
+from penstock.service.intake.csv_lines import CsvLines, Row
+from penstock.service.intake.submit import submit
+from penstock.service.intake.tables import CSV, PLACEHOLDER, read_table
+from penstock.service.keys import OPERATIONS, SETTINGS
+from penstock.service.paging import read_once
+
+MOST_LOOKED_AT_BYTES = 131_072
+SHOWN_ROWS = 3
+LONGEST_CELL = 60
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the file, and the name that its cells get in the operation. Without a name they are left out."""
+
+    name: str
+    member: str
+    is_in_path: bool
+    examples: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The operation that each row becomes."""
+
+    method: str
+    path: str
+    members: Sequence[str]
+    required: Sequence[str]
+
+    @property
+    def in_path(self) -> list[str]:
+        return PLACEHOLDER.findall(self.path)
+
+
+async def show(request: web.Request) -> web.Response:
+    settings = request.app[SETTINGS]
+    return page(
+        request,
+        "file.html",
+        operations=_offered(request.app[OPERATIONS]),
+        methods=METHODS,
+        priorities=list(Priority),
+        most_rows=settings.max_stream_operations,
+    )
+
+
+async def submit_file(request: web.Request) -> web.Response:
+    """Answer like POST /batch. The page then shows the batch, or the errors of the file."""
+    return await submit(request, read_table)
+
+
+async def look(request: web.Request) -> web.Response:
+    """Answer with what the beginning of a file contains."""
+    check_type(request, [CSV, NDJSON])
+    content = bytes(await read_content(request, MOST_LOOKED_AT_BYTES))
+    target = _target(request)
+    values: dict[str, Any] = {"target": target, "key": str(ULID())}
+    if request.content_type == CSV:
+        lines, rows = _first_rows(content)
+        columns = _columns(lines.columns or [], rows, target)
+        values |= {"columns": columns, "separator": DELIMITERS.get(lines.delimiter or "", "another character")}
+        values |= {"missing": _missing(columns, target)}
+        return page(request, "look_csv.html", rows=rows[:SHOWN_ROWS], **values)
+    first = _first_object(content)
+    is_whole = isinstance(first.get("method"), str) and isinstance(first.get("path"), str)
+    return page(request, "look_ndjson.html", is_whole=is_whole, first=to_json(first, indent=2).decode(), **values)
+
+
+def _first_rows(content: bytes) -> tuple[CsvLines, list[Row]]:
+    """Return the rows at the beginning of a file. Raises InvalidRequest if the file cannot be read."""
+    lines = CsvLines(most_bytes=MOST_LOOKED_AT_BYTES, most_lines=MOST_LOOKED_AT_BYTES)
+    rows = list(lines.feed(content))
+    if not rows:
+        rows += lines.end()
+    if lines.columns is None:
+        raise InvalidRequest([Flaw("", "The file is empty. Its first row must have the names of the columns.", 1)])
+    return lines, rows
+
+
+def _first_object(content: bytes) -> dict[str, Any]:
+    line = next((line for line in content.split(b"\n") if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+    try:
+        value = from_json(line)
+    except ValueError as error:
+        raise InvalidRequest([Flaw("", f"The line is not valid JSON: {error}.", 1)]) from error
+    if not isinstance(value, dict):
+        raise InvalidRequest([Flaw("", "The line is not an object such as {...}.", 1)])
+    return value
+
+
+def _offered(operations: Operations[Any]) -> list[tuple[str, str]]:
+    """Return the method and the path of everything that the application does, as they are written in a form."""
+    return [(route.method, _path_of(route)) for route in operations.routes]
+
+
+def _path_of(route: Route) -> str:
+    return route.path.replace(":path}", "}")
+
+
+def _target(request: web.Request) -> Target:
+    method, path = read_once(request, "method") or "", read_once(request, "path") or ""
+    found = (one for one in request.app[OPERATIONS].routes if (one.method, _path_of(one)) == (method, path))
+    schema = _body_schema(next(found, None))
+    return Target(method, path, list(schema.get("properties", ())), list(schema.get("required", ())))
+
+
+def _body_schema(route: Route | None) -> Mapping[str, Any]:
+    """Return the JSON schema of a body, as far as the page can use it: of an object with named members."""
+    if route is None or route.signature.body_validator is None:
+        return {}
+    schema = route.signature.body_validator.json_schema()
+    return schema if schema.get("type") == "object" else {}
+
+
+def _columns(names: Sequence[str], rows: Sequence[Row], target: Target) -> list[Column]:
+    found = []
+    for name in names:
+        member = _member(name, target)
+        examples = [row.cells[name][:LONGEST_CELL] for row in rows[:SHOWN_ROWS] if row.error is None]
+        found.append(Column(name, member, member in target.in_path, examples))
+    return found
+
+
+def _member(column: str, target: Target) -> str:
+    """Return the name that a column most likely means. It is empty if the operation has no such member."""
+    known = [*target.in_path, *target.members]
+    if column in known or not target.members:
+        return column
+    return next((name for name in known if _plain(name) == _plain(column)), "")
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def _missing(columns: Sequence[Column], target: Target) -> list[str]:
+    """Return what every row needs and no column has."""
+    members = {column.member for column in columns}
+    return [name for name in (*target.in_path, *target.required) if name not in members]

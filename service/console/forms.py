@@ -1,0 +1,28 @@
+"""Reads the forms of the pages."""
+
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from penstock.errors import MalformedRequest
+from penstock.service.content import check_type, read_content
+
+FORM = "application/x-www-form-urlencoded"
+MOST_BYTES = 65_536
+MOST_FIELDS = 100
+
+
+async def read_form(request: web.Request) -> dict[str, str]:
+    """Return the fields of a form. If a field is there more than once, its last value counts."""
+    return dict(await read_fields(request))
+
+
+async def read_fields(request: web.Request) -> list[tuple[str, str]]:
+    if not request.can_read_body:
+        return []
+    check_type(request, [FORM])
+    content = bytes(await read_content(request, MOST_BYTES))
+    try:
+        return parse_qsl(content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+    except ValueError as error:
+        raise MalformedRequest("The form cannot be read. Reload the page and try it again.") from error

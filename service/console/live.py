@@ -1,0 +1,82 @@
+"""What open pages share: recent answers of the table, and the progress that was seen while somebody watched a batch.
+
+Twenty pages that show the same thing cost as many calls as one page.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, NamedTuple, TypeVar
+
+from aiohttp import web
+
+from penstock.clock import Clock
+
+T = TypeVar("T")
+
+SHARED_SECONDS = 1.0
+MOST_SHARED = 500
+MOST_BATCHES = 200
+MOST_POINTS = 240  # of a batch. With more, every second one is dropped
+RATE_SECONDS = 15.0  # the rate of a batch is that of the last points in this time
+
+
+class Point(NamedTuple):
+    """How many operations of a batch had an outcome at a time, in seconds since the epoch."""
+
+    at: float
+    completed: int
+
+
+class Live:
+    """The parts that open pages share."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.history = History()
+        self._clock = clock
+        self._shared: OrderedDict[Hashable, tuple[float, asyncio.Future[Any]]] = OrderedDict()
+
+    async def read(self, key: Hashable, read: Callable[[], Awaitable[T]], seconds: float = SHARED_SECONDS) -> T:
+        """Return the answer that another page has just read with the same key, or read it."""
+        until, reading = self._shared.pop(key, (0.0, None))
+        if reading is None or until <= self._clock.monotonic() or _failed(reading):
+            until, reading = self._clock.monotonic() + seconds, asyncio.ensure_future(read())
+        self._shared[key] = (until, reading)
+        if len(self._shared) > MOST_SHARED:
+            self._shared.popitem(last=False)
+        return await asyncio.shield(reading)
+
+
+def _failed(reading: "asyncio.Future[Any]") -> bool:
+    return reading.done() and (reading.cancelled() or reading.exception() is not None)
+
+
+class History:
+    """The progress of the batches that somebody watches. The table does not keep it."""
+
+    def __init__(self) -> None:
+        self._points: OrderedDict[str, list[Point]] = OrderedDict()
+
+    def note(self, batch_id: str, at: float, completed: int) -> None:
+        points = self._points.setdefault(batch_id, [])
+        self._points.move_to_end(batch_id)
+        if not points or at > points[-1].at:
+            points.append(Point(at, completed))
+        if len(points) > MOST_POINTS:
+            del points[1::2]
+        if len(self._points) > MOST_BATCHES:
+            self._points.popitem(last=False)
+
+    def of(self, batch_id: str) -> list[Point]:
+        return list(self._points.get(batch_id, ()))
+
+    def rate(self, batch_id: str) -> float | None:
+        """Return the operations per second of late, or None if the batch was not watched for long enough."""
+        points = self._points.get(batch_id, [])
+        recent = [point for point in points if point.at >= points[-1].at - RATE_SECONDS]
+        if len(recent) < 2:
+            return None
+        return max(0.0, (recent[-1].completed - recent[0].completed) / (recent[-1].at - recent[0].at))
+
+
+LIVE = web.AppKey("live", Live)

@@ -1,0 +1,82 @@
+"""What all pages of the console have in common: their headers, and that their errors are pages, too."""
+
+from typing import Any
+
+from aiohttp import hdrs, web
+from pydantic_core import from_json
+
+from penstock.service.console.rendering import DOWNLOAD, page
+from penstock.service.problems import CONTENT_TYPE, Endpoint
+
+PREFIX = "/console"
+REFRESH = "HX-Request"  # htmx sends it with every request
+
+_HEADERS = {
+    # Everything comes from this server, no script or style is in a page, and no other page may show this one.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: with that, browsers would send `Origin: null` with forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def is_in_console(request: web.BaseRequest) -> bool:
+    return request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
+
+
+async def set_page_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Set the headers that protect the pages. Pages may have data of a tenant, so nobody keeps a copy."""
+    if is_in_console(request):
+        response.headers.update(_HEADERS)
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+        if response.status == web.HTTPOk.status_code and (name := request.get(DOWNLOAD)) is not None:
+            response.headers[hdrs.CONTENT_DISPOSITION] = f'attachment; filename="{name}"'
+
+
+@web.middleware
+async def pages(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+    """Show every problem of a page as a page. A person without a valid key sees the page that asks for it."""
+    answer = await handler(request)
+    if not is_in_console(request) or answer.content_type != CONTENT_TYPE or not isinstance(answer, web.Response):
+        return answer
+    assert isinstance(answer.body, bytes)
+    return _problem_page(request, answer.status, from_json(answer.body), answer.headers)
+
+
+def _problem_page(request: web.Request, status: int, problem: dict[str, Any], headers: Any) -> web.Response:
+    if status == web.HTTPUnauthorized.status_code:
+        return _ask_for_key(request, problem)
+    kept = {name: headers[name] for name in ("Retry-After", "Allow") if name in headers}
+    if REFRESH in request.headers:
+        kept |= {"HX-Retarget": "#message", "HX-Reselect": "#problem", "HX-Reswap": "innerHTML"}
+    return page(request, "problem.html", status=status, headers=kept, problem=problem, place_of=place_of)
+
+
+def _ask_for_key(request: web.Request, problem: dict[str, Any]) -> web.Response:
+    if REFRESH in request.headers:
+        return web.Response(status=problem["status"], headers={"HX-Redirect": f"{PREFIX}/key"})
+    # Browsers do not send the cookie when a person comes from another site. A request from this page has it.
+    if request.method == hdrs.METH_GET and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+        return page(request, "again.html", status=problem["status"], path=request.path_qs)
+    is_wrong = hdrs.WWW_AUTHENTICATE in request.headers or "needs a key" not in problem["detail"]
+    return page(
+        request,
+        "key.html",
+        status=problem["status"],
+        error=problem["detail"] if is_wrong else None,
+        then=request.path_qs,
+    )
+
+
+def place_of(pointer: str) -> str:
+    """Return the place of an error in an operation, as people write it: `body/email` without its beginning."""
+    parts = pointer.split("/")[1:]
+    if parts[:1] == ["operations"]:
+        parts = parts[2:]
+    if parts[:1] == ["body"] and len(parts) > 1:
+        parts = parts[1:]
+    return ".".join(part.replace("~1", "/").replace("~0", "~") for part in parts)

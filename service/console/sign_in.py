@@ -1,0 +1,40 @@
+"""GET and POST /console/key, POST /console/key/forget: a person pastes a key once, and the browser keeps it."""
+
+from aiohttp import hdrs, web
+
+from penstock.errors import NotAuthenticated
+from penstock.service import cookie
+from penstock.service.console.forms import read_form
+from penstock.service.console.rendering import back_to, page
+from penstock.service.keys import CALLERS
+
+HOME = "/console"
+
+
+async def show(request: web.Request) -> web.Response:
+    return page(request, "key.html", error=None, then=HOME)
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    """Keep a valid key in a cookie, and show the page that the person wanted to see."""
+    form = await read_form(request)
+    key, then = form.get("key", "").strip().removeprefix("Bearer ").strip(), _own_path(form.get("then", HOME))
+    try:
+        await request.app[CALLERS].find(key)
+    except NotAuthenticated as error:
+        return page(request, "key.html", status=401, error=str(error), then=then)
+    answer = web.Response(status=303, headers={hdrs.LOCATION: then})
+    cookie.keep_key(request, answer, key)
+    return answer
+
+
+async def sign_out(request: web.Request) -> web.Response:
+    answer = back_to("/console/key", "signed-out")
+    cookie.forget_key(request, answer)
+    return answer
+
+
+def _own_path(path: str) -> str:
+    """Return the path if it is one of the console. A form must not lead to another site."""
+    is_own = path == HOME or path.startswith((f"{HOME}/", f"{HOME}?"))
+    return path if is_own and "\\" not in path and path.isprintable() else HOME

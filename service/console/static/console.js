@@ -1,0 +1,202 @@
+// What the pages of the console do besides htmx: refresh themselves, draw a chart, and send files.
+"use strict";
+
+(() => {
+  const find = (selector, root = document) => root.querySelector(selector);
+
+  // --- Refreshing. Only while somebody looks, and not under a pressed button of the mouse.
+
+  let refreshedAt = Date.now();
+  let isPressed = false;
+  document.addEventListener("pointerdown", () => { isPressed = true; });
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { isPressed = false; });
+
+  function refresh() {
+    const live = find("#live");
+    if (!live || document.hidden || isPressed) return;
+    if (Date.now() - refreshedAt < 1000 * Number(live.dataset.refresh) - 100) return;
+    refreshedAt = Date.now();
+    htmx.trigger(live, "refresh");
+  }
+  setInterval(refresh, 500);
+  document.addEventListener("visibilitychange", refresh);
+
+  // --- A lost connection is said at the top, and forgotten when an answer comes.
+
+  function sayConnection(text) {
+    const note = find("#connection");
+    if (note.textContent !== text) note.textContent = text;
+    note.hidden = !text;
+  }
+  document.addEventListener("htmx:error", () => {
+    const time = new Date().toLocaleTimeString();
+    if (find("#connection").hidden) sayConnection(`Penstock has not answered since ${time}. This page shows what was known then, and tries again.`);
+  });
+  document.addEventListener("htmx:after:request", (event) => {
+    const status = event.detail.ctx.response.status;
+    const isRefresh = event.detail.ctx.sourceElement.id === "live";
+    if (isRefresh && status === 404) sayConnection("This does not exist any more.");
+    else if (isRefresh && status >= 400) sayConnection(`Penstock cannot show the newest state (${status}). This page tries again.`);
+    else sayConnection("");
+  });
+
+  // --- After a swap: the chart gets its new points, and the focus goes to the message if its button is gone.
+
+  let failed = null;
+  document.addEventListener("htmx:after:swap", () => {
+    draw();
+    if (document.activeElement === document.body) find("#problem, #made, #main")?.focus({ preventScroll: true });
+    const now = find("#live")?.dataset.failed;
+    if (failed !== null && now !== failed && find("#failures")) htmx.trigger("#failures", "refresh");
+    failed = now ?? null;
+  });
+
+  // --- The chart of one batch.
+
+  let plot = null;
+  function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
+  function draw() {
+    const box = find("#chart"), series = find("#series");
+    if (!box || !series) return;
+    const { at, completed, rate } = JSON.parse(series.dataset.series);
+    const data = [at, completed, rate];
+    if (plot && box.contains(plot.root)) { plot.setData(data); return; }
+    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    const short = (_, values) => values.map((value) => Intl.NumberFormat("en", { notation: "compact" }).format(value));
+    plot = new uPlot({
+      width: box.clientWidth, height: 188, cursor: { drag: { x: false, y: false } }, legend: { show: false },
+      scales: { completed: { range: (_, _low, high) => [0, Math.max(1, high)] }, rate: { range: (_, _low, high) => [0, Math.max(1, high * 1.1)] } },
+      axes: [axis, { ...axis, scale: "completed", values: short, size: 52 }, { ...axis, scale: "rate", side: 1, values: short, grid: { show: false }, size: 52 }],
+      series: [{}, { scale: "completed", stroke: colour("--accent"), width: 2, points: { show: false } },
+        { scale: "rate", stroke: colour("--bar-warn"), width: 1.5, points: { show: false } }],
+    }, data, box);
+  }
+  addEventListener("resize", () => { const box = find("#chart"); if (plot && box) plot.setSize({ width: box.clientWidth, height: 188 }); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { plot?.destroy(); plot = null; draw(); });
+
+  // --- Keys: / goes to the search.
+
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.target.closest("input, select, textarea");
+    const search = find("[data-search]");
+    if (event.key === "/" && !isTyping && search && !event.ctrlKey && !event.metaKey) { event.preventDefault(); search.focus(); }
+  });
+  document.addEventListener("focusin", (event) => { if (event.target.matches("[data-select]")) event.target.select(); });
+
+  // --- A person comes from another site: then the first request had no cookie, and this one has it.
+
+  const again = find("#again");
+  if (again) location.replace(again.href);
+
+  // --- Sending a file.
+
+  const form = find("#file-form");
+  const LOOK_BYTES = 65536;
+  let file = null, kind = null, head = null, sending = null;
+
+  function show(target, html, selector) {
+    const part = new DOMParser().parseFromString(html, "text/html").querySelector(selector);
+    target.replaceChildren(...(part ? [document.adoptNode(part)] : []));
+    return part;
+  }
+
+  function problem(text) {
+    const box = document.createElement("p");
+    box.className = "note bad";
+    box.setAttribute("role", "alert");
+    box.textContent = text;
+    find("#answer").replaceChildren(box);
+  }
+
+  async function take(chosen) {
+    file = chosen;
+    find("#answer").replaceChildren();
+    find("#send").hidden = true;
+    head = new Uint8Array(await file.slice(0, LOOK_BYTES).arrayBuffer());
+    const first = new TextDecoder().decode(head.slice(0, 1000)).trimStart()[0];
+    kind = first === "{" ? "application/x-ndjson" : "text/csv";
+    if (first === "[") { find("#look").replaceChildren(); problem("This is a JSON list. Write one object on each line (NDJSON), or save the rows as CSV."); return; }
+    await look();
+  }
+
+  function operation() {
+    return { method: find("#operation").selectedOptions[0]?.dataset.method ?? "POST", path: find("#path").value };
+  }
+
+  async function look() {
+    if (!file) return;
+    let answer;
+    try {
+      answer = await fetch(`/console/file/look?${new URLSearchParams(operation())}`, { method: "POST", body: head, headers: { "Content-Type": kind } });
+    } catch { problem("Penstock does not answer. Try it again."); return; }
+    const html = await answer.text();
+    find("#answer").replaceChildren();
+    if (!answer.ok) { find("#look").replaceChildren(); find("#send").hidden = true; show(find("#answer"), html, "#problem"); return; }
+    const section = show(find("#look"), html, "section");
+    find("#choices").hidden = section.hasAttribute("data-whole");
+    find("#send").hidden = false;
+  }
+
+  function send() {
+    const look = find("#look section"), columns = {};
+    for (const input of look.querySelectorAll("[data-column]")) {
+      const name = input.value.trim();
+      if (name !== input.dataset.column) columns[input.dataset.column] = name || null;
+    }
+    const query = new URLSearchParams({ priority: find("#priority").value });
+    if (!look.hasAttribute("data-whole")) {
+      const { method, path } = operation();
+      query.set("method", method);
+      query.set("path", path);
+      if (Object.keys(columns).length) query.set("columns", JSON.stringify(columns));
+    }
+    sending = new XMLHttpRequest();  // fetch does not tell how much was sent
+    sending.open("POST", `${form.getAttribute("action")}?${query}`);
+    sending.setRequestHeader("Content-Type", kind);
+    sending.setRequestHeader("Prefer", "respond-async");
+    sending.setRequestHeader("Idempotency-Key", `"${look.dataset.key}"`);
+    sending.upload.onprogress = (event) => {
+      find("#sent").value = 100 * event.loaded / event.total;
+      say(event.loaded < event.total ? "Sending and checking …" : "Checking the last rows …");
+    };
+    sending.onload = () => done(sending);
+    sending.onerror = () => { busy(false); problem("The connection was lost. Press the button again: a file that has arrived does not run twice."); };
+    busy(true);
+    say("Sending and checking …");
+    sending.send(file);
+  }
+
+  function done(request) {
+    busy(false);
+    if (request.status === 202) { location.assign(`/console/batch/${encodeURIComponent(JSON.parse(request.responseText).batchId)}?done=accepted`); return; }
+    if (request.status === 401) { location.assign("/console/key"); return; }
+    const part = show(find("#answer"), request.responseText, "#problem");
+    if (!part) problem(`Penstock answered ${request.status}. Try it again.`);
+    find("#answer").scrollIntoView({ block: "nearest" });
+    find("#problem")?.focus();
+  }
+
+  function busy(is) { find("#send-button").disabled = is; find("#sending").hidden = !is; find("#sent").value = 0; }
+  function say(text) { const line = find("#sending-text"); if (line.textContent !== text) line.textContent = text; }
+
+  if (form) {
+    const input = find("#file"), drop = find("#drop"), choice = find("#operation");
+    const setPath = () => { find("#path").value = choice.selectedOptions[0]?.dataset.path ?? ""; };
+    setPath();
+    choice.addEventListener("change", () => { setPath(); look(); });
+    find("#path").addEventListener("change", look);
+    input.addEventListener("change", () => { if (input.files[0]) take(input.files[0]); });
+    form.addEventListener("submit", (event) => { event.preventDefault(); if (file && !find("#send").hidden && !find("#send-button").disabled) send(); });
+    for (const name of ["dragenter", "dragover"]) document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+    document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      drop.classList.remove("over");
+      if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    });
+    if (input.files[0]) take(input.files[0]);
+  }
+
+  document.addEventListener("DOMContentLoaded", draw);
+  if (document.readyState !== "loading") draw();
+})();

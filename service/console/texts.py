@@ -1,0 +1,89 @@
+"""Texts of the pages: numbers and times as people read them, and the messages after a change. Pure."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+_UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+# What the page says after a change. The URL has only the name and a number, so nobody can put words here.
+_DONE = {
+    "accepted": "The file is valid and was accepted. Its rows run now.",
+    "cancelled": "The batch is cancelled. Operations that are running still finish.",
+    "retried": "{count} failed operations run again.",
+    "nothing-to-retry": "No failed operation can run again.",
+    "redriven": "{count} dead letters were moved back to the queue.",
+    "redriven-in-part": "{count} dead letters were moved back to the queue. Some are left: run them again, too.",
+    "revoked": "The key is revoked. Front ends that remember it accept it for up to 60 seconds.",
+    "paused": "The batch is paused. Operations that are running still finish.",
+    "resumed": "The batch goes on.",
+    "changed": "The change is saved. It acts within two seconds.",
+    "queue-paused": "The queue is paused for all batches.",
+    "queue-resumed": "The queue goes on.",
+    "signed-out": "This browser has forgotten the key.",
+}
+
+
+def message_of(query: Mapping[str, str]) -> str | None:
+    """Return the message after a change, or None."""
+    text = _DONE.get(query.get("done", ""))
+    count = query.get("count", "")
+    is_count = count.isascii() and count.isdecimal() and len(count) < 16
+    return None if text is None else text.format(count=number(int(count)) if is_count else "The")
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage that is rounded down: only a share of 1 is 100 %."""
+    tenths = int(share * 1000 + 1e-9)
+    return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
+
+
+def rate(per_second: float | None) -> str:
+    if per_second is None:
+        return "-"
+    if per_second >= 10:
+        return f"{per_second:,.0f} /s"
+    return f"{per_second:.1f} /s" if per_second >= 0.05 or per_second == 0 else f"{per_second * 60:.1f} /min"
+
+
+def milliseconds(seconds: float) -> str:
+    if seconds >= 10:
+        return f"{seconds:,.1f} s"
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:,.1f} ms"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its largest unit, and the next one: 1 hour 5 minutes."""
+    rest = max(0, round(seconds))
+    words = []
+    for size, unit in _UNITS:
+        count, rest = divmod(rest, size)
+        if count:
+            words.append(f"{count} {unit}" if count == 1 else f"{count} {unit}s")
+        if words and (len(words) == 2 or not count):
+            break
+    return " ".join(words) or "less than a second"
+
+
+def ago(time: str, now: float) -> str:
+    """Return how long ago a time is, or in what time it will be."""
+    seconds = now - to_seconds(time)
+    words = duration(abs(seconds)).split()
+    largest = " ".join(words[:2]) if len(words) != 4 or words[0] not in {"1", "2"} else " ".join(words)
+    if abs(seconds) < 1:
+        return "now"
+    return f"{largest} ago" if seconds > 0 else f"in {largest}"
+
+
+def moment(time: str) -> str:
+    """Return a time as people read it, in UTC."""
+    at = datetime.fromtimestamp(to_seconds(time), UTC)
+    return f"{at.day} {at:%b %Y, %H:%M:%S} UTC"
+
+
+def to_seconds(time: str) -> float:
+    """Return a time of an answer in seconds since the epoch."""
+    return datetime.fromisoformat(time).timestamp()

@@ -1,0 +1,32 @@
+"""The cookie in which a browser keeps the key of a person who uses the console.
+
+Scripts cannot read it, other sites cannot let a browser send it, and browsers send it to the console only.
+"""
+
+from aiohttp import web
+
+from penstock.api_key import DAY_SECONDS
+
+NAME = "penstock_key"
+PATH = "/console"
+KEPT_SECONDS = 7 * DAY_SECONDS
+
+
+def key_in(request: web.Request) -> str | None:
+    return request.cookies.get(NAME) or None
+
+
+def keep_key(request: web.Request, answer: web.Response, key: str) -> None:
+    """Let the browser keep a key."""
+    answer.set_cookie(
+        NAME, key, max_age=KEPT_SECONDS, path=PATH, secure=_is_encrypted(request), httponly=True, samesite="Strict"
+    )
+
+
+def forget_key(request: web.Request, answer: web.Response) -> None:
+    answer.del_cookie(NAME, path=PATH, secure=_is_encrypted(request), httponly=True, samesite="Strict")
+
+
+def _is_encrypted(request: web.Request) -> bool:
+    """Return True if the browser used HTTPS. A load balancer usually decrypts, and says so in a header."""
+    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"

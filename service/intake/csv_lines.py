@@ -1,0 +1,189 @@
+"""Reads a CSV file row by row while it arrives, and keeps no more than one incomplete row in memory. Pure.
+
+Programs write CSV in many ways. These are understood without being named: comma, semicolon, tab and bar as delimiters;
+a byte order mark; the line `sep=;` of Excel; LF and CRLF; quoted cells with line breaks; empty rows and columns at the
+end.
+"""
+
+import csv
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from penstock.errors import Flaw, InvalidRequest, LimitPassed
+
+_DELIMITERS = ",;\t|"  # in doubt, the first one
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*("|$)')
+_REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
+_SHOWN = 100  # characters of a column's name in an error
+_BAD_HEADER = "The first row must name every column, each with another name."
+_CR = "The line has a CR without an LF. Save the file with LF or CRLF line breaks."
+_STARTS = {
+    b"\x1f\x8b": "The file is compressed with gzip. Decompress it first.",
+    b"\x28\xb5\x2f\xfd": "The file is compressed with zstd. Decompress it first.",
+    b"PK\x03\x04": "The file is a workbook or a ZIP archive. Open it, and save it as CSV UTF-8.",
+    BOM_UTF16_LE: "The file is UTF-16. Save it as CSV UTF-8.",
+    BOM_UTF16_BE: "The file is UTF-16. Save it as CSV UTF-8.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the file: its cells by the names of their columns, or the `error` for which it cannot be read.
+
+    `number` is the line on which it starts, counted from 1.
+    """
+
+    number: int
+    cells: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
+
+
+class CsvLines:
+    """`feed` it every piece of the file, then call `end`. Both yield rows. The first row has the names of the columns.
+
+    Both methods raise InvalidRequest if the file as a whole cannot be read, and LimitPassed.
+    """
+
+    def __init__(self, *, most_bytes: int, most_lines: int) -> None:
+        self.columns: list[str] | None = None  # None until the first row was read
+        self.delimiter: str | None = None  # None until it was found
+        self._most_bytes = most_bytes
+        self._most_lines = most_lines
+        self._count = 0  # of complete lines
+        self._rest = bytearray()
+        self._row: list[str] = []  # the lines of a row with a quoted cell that goes on
+        self._row_bytes = 0
+        csv.field_size_limit(max(csv.field_size_limit(), most_bytes))
+
+    def feed(self, piece: bytes) -> Iterator[Row]:
+        complete, line_break, rest = piece.rpartition(b"\n")
+        if line_break:
+            lines = bytes(self._rest + complete).split(b"\n")
+            self._rest.clear()
+            for line in lines:
+                yield from self._line(line)
+        self._rest += rest
+        self._check_size(len(self._rest))
+
+    def end(self) -> Iterator[Row]:
+        """Yield the last row, if it has no line break."""
+        if self._rest:
+            last = bytes(self._rest)
+            self._rest.clear()
+            yield from self._line(last)
+        if self._row:
+            number = self._start_of_row()
+            self._row = []
+            yield Row(number, error="A quoted cell of this row has no end. Add the missing quote.")
+
+    def _line(self, line: bytes) -> Iterator[Row]:
+        self._count += 1
+        if self._count > self._most_lines:
+            detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
+            raise LimitPassed(detail, limit={"maxLines": self._most_lines})
+        self._row_bytes = (self._row_bytes if self._row else 0) + len(line)
+        self._check_size(self._row_bytes)
+        text = self._decoded(line)
+        if self._count == 1 and (named := _SEPARATOR_LINE.fullmatch(text)):
+            self.delimiter = named[1]
+        elif self._row or text.strip():
+            yield from self._text(text)
+
+    def _text(self, text: str) -> Iterator[Row]:
+        """Add a line to the row, and yield the row if it ends with this line."""
+        if self.delimiter is None:
+            self.delimiter = max(_DELIMITERS, key=_QUOTED.sub("", text).count)
+        goes_on = _goes_on(text, self.delimiter, in_cell=bool(self._row))
+        self._row.append(text)
+        if goes_on:
+            return
+        number, lines, self._row = self._start_of_row(), self._row, []
+        try:
+            cells = next(csv.reader(["\n".join(lines)], strict=True, delimiter=self.delimiter))
+        except csv.Error as error:
+            yield self._bad(number, _CR if "new-line" in str(error) else f"This is not a row of CSV: {error}.")
+            return
+        if any(map(str.strip, cells)):
+            yield from self._cells(number, cells)
+
+    def _cells(self, number: int, cells: list[str]) -> Iterator[Row]:
+        if self.columns is None:
+            self.columns = _columns(cells, number)
+        elif len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
+            count = f"{len(cells)} cell" if len(cells) == 1 else f"{len(cells)} cells"
+            yield Row(number, error=f"The row has {count}, and the first row has {len(self.columns)}.")
+        else:  # spreadsheets end each row with the same number of delimiters
+            yield Row(number, dict(zip(self.columns, cells, strict=False)))
+
+    def _bad(self, number: int, detail: str) -> Row:
+        if self.columns is None:
+            raise _invalid(detail, number)
+        return Row(number, error=detail)
+
+    def _start_of_row(self) -> int:
+        return self._count - len(self._row) + 1
+
+    def _decoded(self, line: bytes) -> str:
+        if self._count == 1:
+            for start, detail in _STARTS.items():
+                if line.startswith(start):
+                    raise _invalid(detail, 1)
+            line = line.removeprefix(BOM_UTF8)
+        if b"\0" in line:
+            raise _invalid("The line has a NUL character. If the file is UTF-16, save it as CSV UTF-8.", self._count)
+        try:
+            return line.removesuffix(b"\r").decode()
+        except UnicodeDecodeError:
+            raise _invalid(f"The line is not UTF-8.{_encoding_hint(line)}", self._count) from None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._most_bytes:
+            detail = f"The row at line {self._start_of_row():,} is longer than {self._most_bytes:,} bytes."
+            raise LimitPassed(f"{detail} Is a quote missing?", limit={"maxLineBytes": self._most_bytes})
+
+
+def _goes_on(text: str, delimiter: str, *, in_cell: bool) -> bool:
+    """Return True if a quoted cell goes on after this line. A quote starts a cell only at its beginning."""
+    if '"' not in text:
+        return in_cell
+    at, start = 0, delimiter + '"'
+    if not in_cell and text.startswith('"'):
+        at, in_cell = 1, True
+    while True:
+        if in_cell:
+            end = _REST_OF_CELL.match(text, at)
+            if end is None:
+                return True
+            at = end.end()
+        at = text.find(start, at)
+        if at < 0:
+            return False
+        at, in_cell = at + len(start), True
+
+
+def _columns(cells: list[str], number: int) -> list[str]:
+    """Return the names of the columns. Raise InvalidRequest if one has no name, or the name of another."""
+    names = [cell.strip() for cell in cells]
+    names = names[: max(place for place, name in enumerate(names, 1) if name)]
+    for place, name in enumerate(names, 1):
+        if not name:
+            raise _invalid(f"{_BAD_HEADER} Column {place} has no name.", number)
+        if name in names[: place - 1]:
+            raise _invalid(f"{_BAD_HEADER} Two columns have the name {name[:_SHOWN]!r}.", number)
+    return names
+
+
+def _encoding_hint(line: bytes) -> str:
+    """Return what to do about the encoding. Most files that are not UTF-8 are Windows-1252."""
+    try:
+        line.decode("cp1252")
+    except UnicodeDecodeError:
+        return " Save the file as CSV UTF-8."
+    return " It seems to be Windows-1252. Save the file as CSV UTF-8, or run `iconv -f CP1252 -t UTF-8 OLD > NEW`."
+
+
+def _invalid(detail: str, number: int) -> InvalidRequest:
+    return InvalidRequest([Flaw("", detail, number)])
