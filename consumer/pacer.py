@@ -1,6 +1,7 @@
 """Publishes how long the operations of each handler take, so that front ends can plan chunks of a suitable size."""
 
 import asyncio
+from contextlib import suppress
 
 from penstock.clock import Clock
 from penstock.consumer.outage import Outage
@@ -36,15 +37,20 @@ class Pacer:
 
     async def keep(self) -> None:
         """Measure and publish once a second, until cancelled."""
-        publishing = asyncio.create_task(self._publish_first())
-        try:
-            while True:
-                await self._clock.sleep(PUBLISH_SECONDS)
-                self.measure()
-                self._runner.result_memory.lower_guesses()
-                await self._try_to_publish()
-        finally:
-            publishing.cancel()
+        while True:
+            await self._wait()
+            self.measure()
+            self._runner.result_memory.lower_guesses()
+            await self._try_to_publish()
+
+    async def _wait(self) -> None:
+        """Wait for a second, or until the first measurement."""
+        if self._has_measured.is_set():
+            await self._clock.sleep(PUBLISH_SECONDS)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                await self._has_measured.wait()
 
     def count(self, operations: int) -> None:
         """Count operations that have run. Measure for the first time as soon as there are enough of them.
@@ -76,10 +82,6 @@ class Pacer:
         if changed:
             await self._store.write_handler_seconds(changed, self._clock.now())
             self._published |= changed
-
-    async def _publish_first(self) -> None:
-        await self._has_measured.wait()
-        await self._try_to_publish()
 
     async def _try_to_publish(self) -> None:
         try:
