@@ -9,12 +9,13 @@ from typing import Any
 from aiohttp import web
 
 from penstock.api_key import Scope
-from penstock.batch import UNACCEPTED_STATES, BatchState
 from penstock.distribution import installed_version
 from penstock.metrics.exposition import OPEN_METRICS, TEXT
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState
 from penstock.priority import Priority
+from penstock.service.batches.listing import ALL_TENANTS, PAGE_BATCHES
+from penstock.service.batches.listing import LONGEST_PAGE as LONGEST_LIST
 from penstock.service.batches.steer import Steering
 from penstock.service.content import JSON, MERGE_PATCH, NDJSON
 from penstock.service.decompression import MEMBERS
@@ -27,7 +28,7 @@ from penstock.service.operators.dead_letters import RedriveRequest
 from penstock.service.paging import LONGEST_PAGE
 from penstock.service.problems import CONTENT_TYPE as PROBLEM
 from penstock.service.request_ids import HEADER as HEADER_OF_REQUEST_ID
-from penstock.service.schemas import PAUSED, BatchOptions, BatchRequest, OperationRequest
+from penstock.service.schemas import SHOWN_STATES, BatchOptions, BatchRequest, OperationRequest
 from penstock.settings import Settings
 
 Fragment = dict[str, Any]
@@ -138,8 +139,13 @@ def _references(part: Any) -> Iterator[tuple[str, str]]:
 
 
 def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
+    of_batches = {
+        "/batch": {"post": _submit(settings, operations)},
+        "/batches": {"get": _list("The batches of the caller's tenant, newest first")},
+        **_paths_of_a_batch(),
+    }
     return {
-        **_limited({"/batch": {"post": _submit(settings, operations)}, **_paths_of_a_batch()}),
+        **_limited(of_batches),
         "/health/live": {"get": _endpoint("Liveness of this front end", _answers(200, "Health"))},
         "/health/ready": {"get": _endpoint("Readiness of this front end for requests", _answers(200, "Health", 503))},
         "/openapi.json": {"get": _endpoint("This document", _description())},
@@ -187,6 +193,7 @@ def _steer() -> Fragment:
 
 def _paths_for_operators() -> Fragment:
     return {
+        "/batches": {"get": _list("The batches of all tenants, newest first", *_REJECTED)},
         "/dead-letters": {
             "get": _endpoint(
                 "Show some of the dead letters", _answers(200, "DeadLetters", 400, *_REJECTED, 503), ["limit"]
@@ -268,6 +275,17 @@ def _status() -> Fragment:
     answers = _batch_answers(200, "Status")
     _add_headers(answers["200"], "Retry-After")
     return _endpoint("Status of a batch", answers, _ON_BATCH)
+
+
+def _list(summary: str, *errors: int) -> Fragment:
+    answers = _answers(200, "Batches", 400, 403, *errors, 503)
+    _add_headers(answers["200"], "Link")
+    filters = ["batch_status", "batch_priority", "createdAfter", "createdBefore", "tenant"]
+    description = (
+        "With `metadata.NAME=VALUE`, only batches with this metadata. A page may be short or empty although there are "
+        "more batches. Then it has a `nextCursor`."
+    )
+    return _endpoint(summary, answers, [*filters, "batches_limit", "cursor"]) | {"description": description}
 
 
 def _results() -> Fragment:
@@ -405,7 +423,6 @@ _KEY_MEMBERS: Fragment = {
     "maxOpen": {"type": ["integer", "null"], "minimum": 1},
     **dict.fromkeys(("createdAt", "expiresAt", "revokedAt", "lastUsedAt"), _TIME),
 }
-_STATES = [state for state in BatchState if state not in UNACCEPTED_STATES]
 
 _ANSWER_SCHEMAS: Fragment = {
     "Problem": {
@@ -451,7 +468,7 @@ _ANSWER_SCHEMAS: Fragment = {
             "batchId": _TEXT,
             "tenant": _TEXT,
             "metadata": {"type": "object", "additionalProperties": _TEXT},
-            "status": {"enum": [*_STATES, PAUSED]},
+            "status": {"enum": SHOWN_STATES},
             "priority": {"enum": list(Priority)},
             **_COUNTS,
             "redelivered": {
@@ -467,6 +484,7 @@ _ANSWER_SCHEMAS: Fragment = {
             "resultsUrl": _TEXT,
         }
     ),
+    "Batches": _object({"batches": _list_of(_ref("Status")), "nextCursor": {"type": ["string", "null"]}}),
     "Page": _object({"results": _list_of(_ref("Outcome")), "nextCursor": {"type": ["string", "null"]}}),
     "Metrics": _object(
         {
@@ -565,6 +583,39 @@ _PARAMETERS: Fragment = {
         "in": "query",
         "description": "Only outcomes with this status.",
         "schema": {"enum": list(OutcomeState)},
+    },
+    "batch_status": {
+        "name": "status",
+        "in": "query",
+        "description": "Only batches with this status.",
+        "schema": {"enum": SHOWN_STATES},
+    },
+    "batch_priority": {
+        "name": "priority",
+        "in": "query",
+        "description": "Only batches with this priority.",
+        "schema": {"enum": list(Priority)},
+    },
+    **{
+        name: {
+            "name": name,
+            "in": "query",
+            "description": f"Only batches that were created {when} this time.",
+            "schema": {"type": "string", "format": "date-time"},
+        }
+        for name, when in {"createdAfter": "at or after", "createdBefore": "before"}.items()
+    },
+    "tenant": {
+        "name": "tenant",
+        "in": "query",
+        "description": f"The batches of this tenant, or of all with `{ALL_TENANTS}`. This needs the scope operate.",
+        "schema": _TEXT,
+    },
+    "batches_limit": {
+        "name": "limit",
+        "in": "query",
+        "description": f"The largest number of batches in the answer. The default is {PAGE_BATCHES}.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_LIST},
     },
     "cursor": {"name": "cursor", "in": "query", "description": "The `nextCursor` of an earlier page.", "schema": _TEXT},
     "limit": {

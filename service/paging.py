@@ -19,10 +19,10 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
 
 
-def read_limit(request: web.Request) -> int | None:
+def read_limit(request: web.Request, longest: int = LONGEST_PAGE) -> int | None:
     given = read_once(request, "limit")
     if given is None:
         return None
-    if not (is_number(given) and len(given) < 8 and 1 <= int(given) <= LONGEST_PAGE):
-        raise MalformedRequest(f"Invalid limit {given!r}. Use a number from 1 to {LONGEST_PAGE:,}.")
+    if not (is_number(given) and len(given) < 8 and 1 <= int(given) <= longest):
+        raise MalformedRequest(f"Invalid limit {given!r}. Use a number from 1 to {longest:,}.")
     return int(given)

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from penstock.api_key import Scope
 from penstock.service.batches.cancel import cancel_batch
+from penstock.service.batches.listing import list_batches
 from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
@@ -52,6 +53,7 @@ class Route:
 
 ROUTES = (
     Route("POST", "/batch", submit_batch, Scope.WRITE),
+    Route("GET", "/batches", list_batches, Scope.READ),
     Route("GET", "/batch/{batch_id}", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/status", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/results", batch_results, Scope.READ),
@@ -70,6 +72,7 @@ ROUTES = (
     Route("DELETE", "/keys/{key_id}", revoke_key, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/limits", list_limits, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
+    Route("GET", "/batches", list_batches, Scope.OPERATE, For.OPERATOR_LISTENER),
     Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
     Route("GET", "/console", batches.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}", batch.show, Scope.READ, For.PAGES),

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from penstock.batch import RUNNING_STATES, Batch, BatchState, Counts, FailureLimit, estimate_finish, failure_limit_of
+from penstock.batch import (
+    RUNNING_STATES,
+    UNACCEPTED_STATES,
+    Batch,
+    BatchState,
+    Counts,
+    FailureLimit,
+    estimate_finish,
+    failure_limit_of,
+)
 from penstock.operations import METHODS
 from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
@@ -17,9 +26,11 @@ LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
 MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exactly, and the table can hold it
 PAUSED = "paused"  # not a state in the table: see `Batch.is_paused`
+SHOWN_STATES = [*(state for state in BatchState if state not in UNACCEPTED_STATES), PAUSED]
 MOST_METADATA = 16  # pairs of a batch
 LONGEST_METADATA_NAME = 64
 LONGEST_METADATA_VALUE = 512
+METADATA_PREFIX = "metadata."  # of the names of metadata in a query
 MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
 _TIME = re.compile(  # RFC 3339
@@ -28,7 +39,8 @@ _TIME = re.compile(  # RFC 3339
 _TIME_WANTED = "Write the time as 2026-12-24T18:00:00Z, or with an offset such as +01:00 (in a query %2B01:00)"
 
 
-def _to_seconds(value: Any) -> float:
+def read_time(value: Any) -> float:
+    """Return a time as RFC 3339 writes it, in seconds since the epoch. Raises ValueError."""
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(_TIME_WANTED)
@@ -42,7 +54,7 @@ def _to_seconds(value: Any) -> float:
     return seconds
 
 
-Time = Annotated[float, BeforeValidator(_to_seconds), WithJsonSchema({"type": "string", "format": "date-time"})]
+Time = Annotated[float, BeforeValidator(read_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 """A time in seconds since the epoch. In JSON it is written as in RFC 3339."""
 
 
@@ -147,7 +159,7 @@ def status_body(
         "batchId": batch.id,
         "tenant": batch.tenant,
         "metadata": metadata,
-        "status": _state(batch, counts, now),
+        "status": shown_state(batch, counts, now),
         "priority": batch.priority,
         "total": batch.total,
         "completed": counts.completed,
@@ -173,7 +185,7 @@ def status_body(
     }
 
 
-def _state(batch: Batch, counts: Counts, now: float) -> str:
+def shown_state(batch: Batch, counts: Counts, now: float) -> str:
     """Return the state for a client: a batch of which everything is counted is about to be finished."""
     is_ending = batch.state in RUNNING_STATES and counts.completed == batch.total
     if batch.is_paused(now) and not is_ending:

@@ -33,7 +33,7 @@ from penstock.service.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknow
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
 from penstock.service.keys import SETTINGS, TURNS
-from penstock.service.schemas import BatchOptions, BatchRequest
+from penstock.service.schemas import METADATA_PREFIX, BatchOptions, BatchRequest
 from penstock.settings import MIB, Settings
 
 STREAM_SECONDS = 3_600
@@ -50,7 +50,6 @@ BYTES_OF_AN_OPERATION = 10_000
 LINE_BYTES_FOR_A_MESSAGE_BYTE = 6
 
 _OPTIONS = frozenset(field.alias or name for name, field in BatchOptions.model_fields.items())
-_METADATA = "metadata."  # what the names of a stream's metadata start with in the query
 _NUMBERS = frozenset({"deadlineSeconds", "maxFailures", "maxFailedPercent"})
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # Pydantic would also accept 1_0 and " 1"
 
@@ -241,8 +240,8 @@ def read_options(query: MultiMapping[str], flaws: Flaws) -> BatchOptions:
             flaws.add(ENVELOPE, Flaw(pointer(name), "This option is in the query more than once."))
         elif name in _NUMBERS and not _NUMBER.fullmatch(value):
             flaws.add(ENVELOPE, Flaw(pointer(name), "Write this option as a decimal number, such as 10."))
-        elif name.startswith(_METADATA):
-            metadata[name.removeprefix(_METADATA)] = value
+        elif name.startswith(METADATA_PREFIX):
+            metadata[name.removeprefix(METADATA_PREFIX)] = value
         else:
             given[name] = value
     if metadata:
@@ -256,6 +255,6 @@ def read_options(query: MultiMapping[str], flaws: Flaws) -> BatchOptions:
 
 
 def _not_in_the_query(name: str) -> str:
-    if name in _OPTIONS or name.startswith(_METADATA):
+    if name in _OPTIONS or name.startswith(METADATA_PREFIX):
         return f"Write {name} into the JSON document, next to the operations. Only NDJSON has its options in the query."
     return "The query of a JSON document must be empty. Write options into the document, next to the operations."

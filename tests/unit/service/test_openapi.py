@@ -20,7 +20,7 @@ from penstock.batch import BatchState
 from penstock.clock import SystemClock
 from penstock.service.app import create_app, create_operator_app
 from penstock.service.openapi import describe, describe_for_operators
-from penstock.service.routes import ROUTES, routes_for_clients, routes_for_operators, scopes_of
+from penstock.service.routes import routes_for_clients, routes_for_operators, scopes_of
 from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts
 from tests.support.builders import NOW, build_batch, build_settings
@@ -195,17 +195,21 @@ async def test_operators_get_the_description_of_their_listener(serve: Serve) -> 
     service = await serve(operations)
     answer = await request(service.operators, "GET", "/openapi.json")
     keys = {"/keys", "/keys/{key_id}", "/keys/{key_id}/rotate"}
-    others = {"/dead-letters", "/dead-letters/redrive", "/limits", "/metrics", "/openapi.json"}
+    others = {"/batches", "/dead-letters", "/dead-letters/redrive", "/limits", "/metrics", "/openapi.json"}
     assert set(answer.body["paths"]) == keys | others
 
 
 @pytest.mark.parametrize(("auth", "without"), [("keys", []), ("none", [{}])])
 async def test_it_says_which_scope_each_endpoint_needs(serve: Serve, auth: str, without: list[Any]) -> None:
     service = await serve(operations, auth=auth)
-    for client in (service.client, service.operators):
+    listeners = (
+        (service.client, routes_for_clients(build_settings(auth=auth))),
+        (service.operators, routes_for_operators()),
+    )
+    for client, routes in listeners:
         body = (await request(client, "GET", "/openapi.json")).body
         assert body["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
-        scopes = {(route.method, route.path): route.scope for route in ROUTES}
+        scopes = {(route.method, route.path): route.scope for route in routes}
         for path, methods in body["paths"].items():
             for method, endpoint in methods.items():
                 scope = scopes[method.upper(), path]
