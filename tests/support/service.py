@@ -17,6 +17,8 @@ NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
 OPERATOR_PATHS = ("/dead-letters", "/keys", "/limits", "/metrics")
 
+Client = TestClient[web.Request, web.Application]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -40,11 +42,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    client: TestClient[web.Request, web.Application]
-    operators: TestClient[web.Request, web.Application]
+    client: Client
+    operators: Client
     parts: MemoryParts
 
-    def client_for(self, path: str) -> TestClient[web.Request, web.Application]:
+    def client_for(self, path: str) -> Client:
         return self.operators if path.startswith(OPERATOR_PATHS) else self.client
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
@@ -60,7 +62,7 @@ class Service:
         return await self.ask("POST", "/batch", data=content, headers={"Content-Type": content_type, **headers})
 
 
-async def request(client: TestClient[web.Request, web.Application], method: str, path: str, **options: Any) -> Answer:
+async def request(client: Client, method: str, path: str, **options: Any) -> Answer:
     async with client.request(method, path, **options) as response:
         return Answer(response.status, response.headers, await response.read())
 

@@ -27,12 +27,16 @@ ROOMS: Mapping[str, set[str]] = {
     "cli": {"core", "forwarding", "metrics", "process", "running"},
     "service": {
         *("core", "aws", "documents", "forwarding", "metrics", "process", "running", "tracing"),
-        *("service/intake", "service/batches", "service/limits", "service/operators"),
+        *("service/intake", "service/batches", "service/limits", "service/operators", "service/console"),
     },
     "service/intake": {"core", "documents", "metrics", "running", "service", "service/batches", "service/limits"},
     "service/batches": {"core", "service", "service/limits"},
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "service"},
+    "service/console": {
+        *("core", "documents", "metrics", "service"),
+        *("service/intake", "service/batches", "service/operators"),
+    },
     "consumer": {"core", "aws", "metrics", "process", "running", "tracing"},
     "infra": {"core", "aws", "process"},
 }

@@ -15,13 +15,14 @@ from penstock.clock import SystemClock
 from penstock.service import callers
 from penstock.service.app import create_app
 from penstock.service.callers import FOUND_SECONDS, NOT_FOUND_SECONDS
+from penstock.service.console.assets import assets
 from penstock.service.openapi import openapi
-from penstock.service.routes import ROUTES, For, Route
+from penstock.service.routes import ROUTES, For, Route, is_page
 from penstock.store import Store
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import NOW, build_batch, build_settings
 from tests.support.faults import Outage
-from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, request
+from tests.support.service import PROBLEM, Answer, Client, Serve, Service, ask_for, assert_problem, request
 from tests.unit.service.conftest import Logs
 
 OPERATOR_KEY = "0123456789abcdef0123456789abcdef"
@@ -51,7 +52,34 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("DELETE", "/keys/{key_id}"): {},
     ("GET", "/limits"): {},
     ("GET", "/metrics"): {},
+    ("GET", "/console"): {},
+    ("GET", "/console/batch/{batch_id}"): {},
+    ("GET", "/console/batch/{batch_id}/outcomes"): {},
+    ("GET", "/console/batch/{batch_id}/results"): {},
+    ("POST", "/console/batch/{batch_id}/cancel"): {},
+    ("POST", "/console/batch/{batch_id}/change"): {"data": {"paused": "true"}},
+    ("POST", "/console/batch/{batch_id}/retry"): {},
+    ("GET", "/console/file"): {},
+    ("POST", "/console/file"): {
+        "params": {"method": "POST", "path": "/run/{name}"},
+        "data": b"name\na\n",
+        "headers": {"Content-Type": "text/csv"},
+    },
+    ("POST", "/console/file/look"): {"data": b"name\na\n", "headers": {"Content-Type": "text/csv"}},
+    ("GET", "/console/key"): {},
+    ("POST", "/console/key"): {"data": {"key": OPERATOR_KEY}},
+    ("POST", "/console/key/forget"): {},
+    ("GET", "/console/static/{digest}/{name}"): {},
+    ("GET", "/console/dead-letters"): {},
+    ("POST", "/console/dead-letters/redrive"): {},
+    ("GET", "/console/handlers"): {},
+    ("GET", "/console/keys"): {},
+    ("POST", "/console/keys"): {"data": {"tenant": "acme", "scope": "read"}},
+    ("POST", "/console/keys/{key_id}/rotate"): {},
+    ("POST", "/console/keys/{key_id}/revoke"): {},
 }
+OF_OPERATORS = {For.OPERATOR_LISTENER, For.OPERATOR_PAGES}
+STYLE = assets()["console.css"]
 
 operations = Operations()
 
@@ -82,17 +110,35 @@ async def service(serve: Serve, parts: MemoryParts, clock: FakeClock) -> Service
 
 
 async def ask(service: Service, route: Route, key: str | None, batch_id: str = BATCH.id) -> Answer:
-    client = service.client if route.whom is not For.OPERATOR_LISTENER else service.operators
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    client = service.operators if route.whom in OF_OPERATORS else service.client
     sent = REQUESTS[route.method, route.path]
-    path = route.path.format(batch_id=batch_id, key_id=KEY.id)
-    return await request(client, route.method, path, headers=headers, **sent)
+    headers = {**sent.get("headers", {}), **(page_headers(client, key) if is_page(route) else key_headers(key))}
+    path = route.path.format(batch_id=batch_id, key_id=KEY.id, digest=STYLE.digest, name="console.css")
+    return await request(client, route.method, path, **{**sent, "headers": headers, "allow_redirects": False})
+
+
+def key_headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def page_headers(client: Client, key: str | None) -> dict[str, str]:
+    """Return what a browser sends with a form of the console."""
+    cookie = {} if key is None else {"Cookie": f"penstock_key={key}"}
+    return {"Origin": str(client.make_url("/").origin()), **cookie}
+
+
+def assert_rejected(answer: Answer, route: Route, status: int) -> None:
+    """The answer is a problem, and of a page it is a page that says the same."""
+    if not is_page(route):
+        assert_problem(answer, status)
+    assert answer.status == status, answer.content
+    assert answer.content_type == ("text/html" if is_page(route) else PROBLEM)
 
 
 def lets_through(answer: Answer) -> bool:
     if answer.status == 409:  # the state does not allow it, after the caller was let through
         return b"cannot be c" in answer.content or b"was replaced by" in answer.content
-    return answer.status in {200, 201, 202}
+    return answer.status in {200, 201, 202, 303}
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)
@@ -111,6 +157,9 @@ async def test_endpoint_is_only_for_callers_with_its_scope(service: Service, par
         answer = await ask(service, route, key)
         if route.scope is None:
             assert lets_through(answer), (name, answer)
+        elif is_page(route):
+            assert_rejected(answer, route, 401)
+            assert b'name="key"' in answer.content
         else:
             assert assert_problem(answer, 401)["type"] == "urn:penstock:problem:not-authenticated", name
             challenge = "Bearer" if key is None else 'Bearer error="invalid_token"'
@@ -118,19 +167,22 @@ async def test_endpoint_is_only_for_callers_with_its_scope(service: Service, par
 
     if route.scope is not None:
         answer = await ask(service, route, await add_key(store, *others))
-        assert assert_problem(answer, 403)["scope"] == route.scope
-        assert f'scope="{route.scope}"' in answer.headers["WWW-Authenticate"]
+        assert_rejected(answer, route, 403)
+        assert f"the scope {route.scope}" in answer.content.decode()
+        if not is_page(route):
+            assert answer.body["scope"] == route.scope
+            assert f'scope="{route.scope}"' in answer.headers["WWW-Authenticate"]
         assert lets_through(await ask(service, route, await add_key(store, route.scope)))
     assert lets_through(await ask(service, route, OPERATOR_KEY))
 
     key = await add_key(store, Scope.READ, Scope.WRITE, tenant="other")
     stranger = await ask(service, route, key)
     if "{batch_id}" in route.path:
-        assert_problem(stranger, 404)
+        assert_rejected(stranger, route, 404)
         unknown = await ask(service, route, key, NO_BATCH)
         assert stranger.content.replace(BATCH.id.encode(), NO_BATCH.encode()) == unknown.content
     elif route.scope is Scope.OPERATE:
-        assert_problem(stranger, 403)
+        assert_rejected(stranger, route, 403)
     else:
         assert lets_through(stranger)
 

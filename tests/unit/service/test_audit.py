@@ -31,6 +31,17 @@ CHANGES: Mapping[tuple[str, str], Action | None] = {
     ("POST", "/keys"): Action.CREATE_KEY,
     ("POST", "/keys/{key_id}/rotate"): Action.ROTATE_KEY,
     ("DELETE", "/keys/{key_id}"): Action.REVOKE_KEY,
+    ("POST", "/console/batch/{batch_id}/cancel"): Action.CANCEL,
+    ("POST", "/console/batch/{batch_id}/change"): Action.STEER,
+    ("POST", "/console/batch/{batch_id}/retry"): Action.RETRY,
+    ("POST", "/console/dead-letters/redrive"): Action.REDRIVE,
+    ("POST", "/console/file"): None,
+    ("POST", "/console/file/look"): None,
+    ("POST", "/console/key"): None,
+    ("POST", "/console/key/forget"): None,
+    ("POST", "/console/keys"): Action.CREATE_KEY,
+    ("POST", "/console/keys/{key_id}/rotate"): Action.ROTATE_KEY,
+    ("POST", "/console/keys/{key_id}/revoke"): Action.REVOKE_KEY,
 }
 CHANGING = [route for route in ROUTES if route.method != "GET"]
 NEEDS_KEY = [route for route in ROUTES if route.scope is not None]
@@ -114,10 +125,11 @@ async def test_change_that_the_state_forbids_is_not_in_the_audit(service: Servic
 async def test_rejected_caller_is_in_the_audit(service: Service, parts: MemoryParts, logs: Logs, route: Route) -> None:
     key = await add_key(parts.store, *(set(Scope) - {route.scope}))
     [stored] = [one for one in await parts.store.list_api_keys() if one.id != KEY.id]
-    listeners = [service.client] if route.whom is For.CLIENTS else [service.client, service.operators]
+    has_one = {For.CLIENTS: [service.client], For.OPERATOR_PAGES: [service.operators]}
+    listeners = has_one.get(route.whom, [service.client, service.operators])
     for listener in listeners:
         for text in (None, key):
-            await ask(replace(service, client=listener), route, text)
+            await ask(replace(service, client=listener, operators=listener), route, text)
     found = [(line["status"], line["tenant"], line["key_id"], line["route"]) for line in audited(logs)]
     assert found == [(401, None, None, route.path), (403, "acme", stored.id, route.path)] * len(listeners)
     assert counted(service, TenantMetric.TENANT_REJECTIONS) == {

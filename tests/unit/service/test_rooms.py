@@ -11,7 +11,12 @@ PACKAGE = "penstock.service"
 FOLDER = Path(penstock.__file__).parent / "service"
 ROOMS = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
 PROGRAM = {"__init__", "__main__", "app", "openapi", "routes"}  # these may import every room
-ALLOWED = {"intake": {"batches", "limits"}, "batches": {"limits"}, "events": {"batches"}}
+ALLOWED = {
+    "intake": {"batches", "limits"},
+    "batches": {"limits"},
+    "events": {"batches"},
+    "console": {"batches", "intake", "operators"},
+}
 
 
 def place_of(path: Path) -> str:
