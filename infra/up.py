@@ -245,6 +245,8 @@ def _addresses(url: str, operator_url: str, endpoint: str, settings: Settings) -
     return f"""
 Penstock is up.
   application   {application}
+  console       {url}/console        send a file, and watch it
+                {operator_url}/console        the same for operators, with dead letters, handlers and keys
   batches       {url}/batch
   health        {url}/health/ready
   dead letters  {operator_url}/dead-letters
