@@ -80,6 +80,7 @@ ROUTES = (
     Route("GET", "/console/batch/{batch_id}/results", outcomes.download, Scope.READ, For.PAGES),
     Route("POST", "/console/batch/{batch_id}/cancel", batch.cancel, Scope.WRITE, For.PAGES),
     Route("POST", "/console/batch/{batch_id}/retry", batch.retry, Scope.WRITE, For.PAGES),
+    Route("POST", "/console/batch/{batch_id}/change", batch.change, Scope.WRITE, For.PAGES),
     Route("GET", "/console/file", files.show, Scope.WRITE, For.PAGES),
     Route("POST", "/console/file", files.submit_file, Scope.WRITE, For.PAGES),
     Route("POST", "/console/file/look", files.look, Scope.WRITE, For.PAGES),

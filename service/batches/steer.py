@@ -72,19 +72,27 @@ def _paused_at(batch: Batch, now: float) -> float:
 
 async def steer_batch(request: web.Request) -> web.Response:
     """Answer 200 with the status. Answer 409 if the batch is final, is being cancelled or is past its deadline."""
-    steering = await _read(request)
+    await change_batch(request, await _read(request))
+    return json_answer(await find_status(request))
+
+
+async def change_batch(request: web.Request, steering: Steering) -> None:
+    """Change the batch in the path. Raises NotPossibleNow, InvalidRequest or UnknownBatch."""
     batch = await find_batch(request)
     with auditing(request, Action.STEER, batch_id=batch.id, batch_tenant=batch.tenant, changes=steering.changes):
         steered = await _steer(request, batch, steering)
     if steering.has_limits:
         await _check_limit(request, steered)
-    return json_answer(await find_status(request))
 
 
 async def _read(request: web.Request) -> Steering:
     if request.query:
         raise MalformedRequest("This request has no query. Send the changes in its body.")
-    document = without_most_unknown_members(await read_json(request, [MERGE_PATCH, JSON]), Steering)
+    return steering_of(without_most_unknown_members(await read_json(request, [MERGE_PATCH, JSON]), Steering))
+
+
+def steering_of(document: Any) -> Steering:
+    """Return the changes in a document. Raises InvalidRequest."""
     try:
         return Steering.model_validate(document)
     except ValidationError as error:

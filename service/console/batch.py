@@ -1,13 +1,17 @@
 """GET /console/batch/{id} and its buttons: how far one batch is, and what to do about it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 from pydantic_core import from_json
 
+from penstock.batch import FINAL_STATES
 from penstock.service.batches.cancel import cancel_batch
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_id_of, find_status
+from penstock.service.batches.steer import change_batch, steering_of
+from penstock.service.console.forms import read_form, to_number
 from penstock.service.console.live import LIVE, Point
 from penstock.service.console.progress import bar_of, chart_of, rate_of
 from penstock.service.console.rendering import back_to, page
@@ -18,7 +22,7 @@ from penstock.service.keys import CALLER, CLOCK
 async def show(request: web.Request) -> web.Response:
     status = await read_shared_status(request)
     history = request.app[LIVE].history
-    points = [*_start(status), *history.of(status["batchId"])]
+    points = [*_start(status), *history.of(status["batchId"]), *_end(status)]
     return page(
         request,
         "batch.html",
@@ -33,7 +37,8 @@ async def read_shared_status(request: web.Request) -> dict[str, Any]:
     """Return the status of the batch in the path. All who may see it share one read a second."""
     live, batch_id, caller = request.app[LIVE], batch_id_of(request), request[CALLER]
     status = await live.read(("status", batch_id, caller.tenant, caller.scopes), lambda: find_status(request))
-    live.history.note(batch_id, request.app[CLOCK].now(), status["completed"])
+    if status["status"] not in FINAL_STATES:
+        live.history.note(batch_id, request.app[CLOCK].now(), status["completed"])
     return status
 
 
@@ -49,6 +54,27 @@ async def retry(request: web.Request) -> web.Response:
     return back_to(_url(request), "retried" if count else "nothing-to-retry", count)
 
 
+async def change(request: web.Request) -> web.Response:
+    """Pause or resume the batch, or change its priority or its concurrency."""
+    changes = _changes(await read_form(request))
+    await change_batch(request, steering_of(changes))
+    done = {True: "paused", False: "resumed", None: "changed"}[changes.get("paused")]
+    return back_to(_url(request), done)
+
+
+def _changes(form: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a form as the API expects them. An empty number removes a limit."""
+    changes: dict[str, Any] = {}
+    for name, text in form.items():
+        if name == "paused":
+            changes[name] = text == "true"
+        elif name == "concurrency":
+            changes[name] = to_number(text)
+        else:
+            changes[name] = text
+    return changes
+
+
 def _url(request: web.Request) -> str:
     return f"/console/batch/{batch_id_of(request)}"
 
@@ -56,3 +82,8 @@ def _url(request: web.Request) -> str:
 def _start(status: dict[str, Any]) -> list[Point]:
     """Return the point at which the batch started, which is known although nobody may have watched it."""
     return [Point(to_seconds(status["startedAt"]), 0)] if status["startedAt"] else []
+
+
+def _end(status: dict[str, Any]) -> list[Point]:
+    is_known = status["startedAt"] and status["finishedAt"]
+    return [Point(to_seconds(status["finishedAt"]), status["completed"])] if is_known else []

@@ -75,17 +75,20 @@ async def look(request: web.Request) -> web.Response:
     """Answer with what the beginning of a file contains."""
     check_type(request, [CSV, NDJSON])
     content = bytes(await read_content(request, MOST_LOOKED_AT_BYTES))
-    target = _target(request)
-    values: dict[str, Any] = {"target": target, "key": str(ULID())}
+    values: dict[str, Any] = {"key": str(ULID())}
     if request.content_type == CSV:
         lines, rows = _first_rows(content)
+        target = _target(request, lines.columns or [])
         columns = _columns(lines.columns or [], rows, target)
         values |= {"columns": columns, "separator": DELIMITERS.get(lines.delimiter or "", "another character")}
-        values |= {"missing": _missing(columns, target)}
+        values |= {"target": target, "missing": _missing(columns, target)}
         return page(request, "look_csv.html", rows=rows[:SHOWN_ROWS], **values)
     first = _first_object(content)
     is_whole = isinstance(first.get("method"), str) and isinstance(first.get("path"), str)
-    return page(request, "look_ndjson.html", is_whole=is_whole, first=to_json(first, indent=2).decode(), **values)
+    text = to_json(first, indent=2).decode()
+    return page(
+        request, "look_ndjson.html", is_whole=is_whole, first=text, target=_target(request, list(first)), **values
+    )
 
 
 def _first_rows(content: bytes) -> tuple[CsvLines, list[Row]]:
@@ -119,16 +122,34 @@ def _path_of(route: Route) -> str:
     return route.path.replace(":path}", "}")
 
 
-def _target(request: web.Request) -> Target:
-    method, path = read_once(request, "method") or "", read_once(request, "path") or ""
-    found = (one for one in request.app[OPERATIONS].routes if (one.method, _path_of(one)) == (method, path))
-    schema = _body_schema(next(found, None))
-    return Target(method, path, list(schema.get("properties", ())), list(schema.get("required", ())))
+def _target(request: web.Request, columns: Sequence[str]) -> Target:
+    """Return the operation that the person chose, or the one that fits the columns best."""
+    routes = request.app[OPERATIONS].routes
+    method, path = read_once(request, "method"), read_once(request, "path")
+    if method is None or path is None:
+        return max(
+            map(_target_of, routes), key=lambda target: _fit(columns, target), default=Target("POST", "/", (), ())
+        )
+    known = (target for target in map(_target_of, routes) if (target.method, target.path) == (method, path))
+    return next(known, Target(method, path, (), ()))
 
 
-def _body_schema(route: Route | None) -> Mapping[str, Any]:
+def _target_of(route: Route) -> Target:
+    schema = _body_schema(route)
+    members, required = schema.get("properties", ()), schema.get("required", ())
+    return Target(route.method, _path_of(route), list(members), list(required))
+
+
+def _fit(columns: Sequence[str], target: Target) -> int:
+    """Return how many columns an operation uses. What it needs and no column has counts much more."""
+    known = {*target.in_path, *target.members}
+    members = {member for column in columns if (member := _member(column, target)) in known}
+    return len(members) - 10 * len({*target.in_path, *target.required} - members)
+
+
+def _body_schema(route: Route) -> Mapping[str, Any]:
     """Return the JSON schema of a body, as far as the page can use it: of an object with named members."""
-    if route is None or route.signature.body_validator is None:
+    if route.signature.body_validator is None:
         return {}
     schema = route.signature.body_validator.json_schema()
     return schema if schema.get("type") == "object" else {}

@@ -26,3 +26,10 @@ async def read_fields(request: web.Request) -> list[tuple[str, str]]:
         return parse_qsl(content.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError as error:
         raise MalformedRequest("The form cannot be read. Reload the page and try it again.") from error
+
+
+def to_number(text: str) -> int | str | None:
+    """Return the number that a person wrote, None for an empty field, or the text, which the API then rejects."""
+    text = text.strip()
+    is_number = text.isascii() and text.isdecimal() and len(text) < 16
+    return int(text) if is_number else text or None

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from penstock.api_key import ApiKey, NewKey
 from penstock.documents.validation import errors_of
 from penstock.errors import InvalidRequest
-from penstock.service.console.forms import read_fields
+from penstock.service.console.forms import read_fields, to_number
 from penstock.service.console.rendering import back_to, page
 from penstock.service.flaws import to_flaw
 from penstock.service.keys import BACKEND, CLOCK
@@ -67,7 +67,7 @@ def _document(fields: list[tuple[str, str]], now: float) -> dict[str, Any]:
         if name == "days":
             document["expiresAt"] = _in_days(text, now)
         elif name == "maxOpen":
-            document[name] = int(text) if text.isdecimal() and len(text) < 16 else text
+            document[name] = to_number(text)
         else:
             document[name] = text
     return document

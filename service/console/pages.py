@@ -53,7 +53,7 @@ def _problem_page(request: web.Request, status: int, problem: dict[str, Any], he
     kept = {name: headers[name] for name in ("Retry-After", "Allow") if name in headers}
     if REFRESH in request.headers:
         kept |= {"HX-Retarget": "#message", "HX-Reselect": "#problem", "HX-Reswap": "innerHTML"}
-    return page(request, "problem.html", status=status, headers=kept, problem=problem, place_of=place_of)
+    return page(request, "problem.html", status=status, headers=kept, problem=problem)
 
 
 def _ask_for_key(request: web.Request, problem: dict[str, Any]) -> web.Response:
@@ -70,13 +70,3 @@ def _ask_for_key(request: web.Request, problem: dict[str, Any]) -> web.Response:
         error=problem["detail"] if is_wrong else None,
         then=request.path_qs,
     )
-
-
-def place_of(pointer: str) -> str:
-    """Return the place of an error in an operation, as people write it: `body/email` without its beginning."""
-    parts = pointer.split("/")[1:]
-    if parts[:1] == ["operations"]:
-        parts = parts[2:]
-    if parts[:1] == ["body"] and len(parts) > 1:
-        parts = parts[1:]
-    return ".".join(part.replace("~1", "/").replace("~0", "~") for part in parts)

@@ -104,4 +104,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "rate": texts.rate,
     "seconds": texts.to_seconds,
     "milliseconds": texts.milliseconds,
+    "place": texts.place_of,
 }

@@ -2,11 +2,12 @@
 
 from aiohttp import hdrs, web
 
+from penstock.api_key import id_in
 from penstock.errors import NotAuthenticated
 from penstock.service import cookie
 from penstock.service.console.forms import read_form
 from penstock.service.console.rendering import back_to, page
-from penstock.service.keys import CALLERS
+from penstock.service.keys import CALLERS, PRESENTED_KEY_ID
 
 HOME = "/console"
 
@@ -19,6 +20,7 @@ async def sign_in(request: web.Request) -> web.Response:
     """Keep a valid key in a cookie, and show the page that the person wanted to see."""
     form = await read_form(request)
     key, then = form.get("key", "").strip().removeprefix("Bearer ").strip(), _own_path(form.get("then", HOME))
+    request[PRESENTED_KEY_ID] = id_in(key)
     try:
         await request.app[CALLERS].find(key)
     except NotAuthenticated as error:

@@ -38,7 +38,7 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """Return a share as a percentage that is rounded down: only a share of 1 is 100 %."""
     tenths = int(share * 1000 + 1e-9)
-    return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
+    return f"{tenths // 10}\u00a0%" if tenths % 10 == 0 else f"{tenths / 10:.1f}\u00a0%"
 
 
 def rate(per_second: float | None) -> str:
@@ -87,3 +87,13 @@ def moment(time: str) -> str:
 def to_seconds(time: str) -> float:
     """Return a time of an answer in seconds since the epoch."""
     return datetime.fromisoformat(time).timestamp()
+
+
+def place_of(pointer: str) -> str:
+    """Return the place of an error in an operation, as people write it: `body/email` without its beginning."""
+    parts = pointer.split("/")[1:]
+    if parts[:1] == ["operations"]:
+        parts = parts[2:]
+    if parts[:1] == ["body"] and len(parts) > 1:
+        parts = parts[1:]
+    return ".".join(part.replace("~1", "/").replace("~0", "~") for part in parts)

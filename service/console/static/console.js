@@ -49,24 +49,38 @@
     const now = find("#live")?.dataset.failed;
     if (failed !== null && now !== failed && find("#failures")) htmx.trigger("#failures", "refresh");
     failed = now ?? null;
+    const completed = Number(find("#live")?.dataset.completed ?? 0);
+    if (completed && find("#outcomes .waiting") && !find("#outcomes").contains(document.activeElement)) refreshOutcomes(completed);
   });
+
+  let outcomesOf = 0;
+  function refreshOutcomes(completed) {
+    if (completed === outcomesOf) return;
+    outcomesOf = completed;
+    htmx.trigger("#outcomes", "refresh");
+  }
 
   // --- The chart of one batch.
 
   let plot = null;
+  function clock(seconds) {
+    const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.round(seconds % 60)];
+    const two = (number) => String(number).padStart(2, "0");
+    return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+  }
   function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
   function draw() {
     const box = find("#chart"), series = find("#series");
     if (!box || !series) return;
     const { at, completed, rate } = JSON.parse(series.dataset.series);
-    const data = [at, completed, rate];
+    const data = [at.map((time) => time - at[0]), completed, rate];
     if (plot && box.contains(plot.root)) { plot.setData(data); return; }
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
     const short = (_, values) => values.map((value) => Intl.NumberFormat("en", { notation: "compact" }).format(value));
     plot = new uPlot({
       width: box.clientWidth, height: 188, cursor: { drag: { x: false, y: false } }, legend: { show: false },
-      scales: { completed: { range: (_, _low, high) => [0, Math.max(1, high)] }, rate: { range: (_, _low, high) => [0, Math.max(1, high * 1.1)] } },
-      axes: [axis, { ...axis, scale: "completed", values: short, size: 52 }, { ...axis, scale: "rate", side: 1, values: short, grid: { show: false }, size: 52 }],
+      scales: { x: { time: false }, completed: { range: (_, _low, high) => [0, Math.max(1, high)] }, rate: { range: (_, _low, high) => [0, Math.max(1, high * 1.1)] } },
+      axes: [{ ...axis, values: (_, values) => values.map(clock) }, { ...axis, scale: "completed", values: short, size: 52 }, { ...axis, scale: "rate", side: 1, values: short, grid: { show: false }, size: 52 }],
       series: [{}, { scale: "completed", stroke: colour("--accent"), width: 2, points: { show: false } },
         { scale: "rate", stroke: colour("--bar-warn"), width: 1.5, points: { show: false } }],
     }, data, box);
@@ -81,6 +95,7 @@
     const search = find("[data-search]");
     if (event.key === "/" && !isTyping && search && !event.ctrlKey && !event.metaKey) { event.preventDefault(); search.focus(); }
   });
+  document.addEventListener("change", (event) => { if (event.target.matches("[data-submit]")) event.target.form.requestSubmit(); });
   document.addEventListener("focusin", (event) => { if (event.target.matches("[data-select]")) event.target.select(); });
 
   // --- A person comes from another site: then the first request had no cookie, and this one has it.
@@ -92,7 +107,7 @@
 
   const form = find("#file-form");
   const LOOK_BYTES = 65536;
-  let file = null, kind = null, head = null, sending = null;
+  let file = null, kind = null, head = null, sending = null, isChosen = false;  // isChosen: the person chose the operation
 
   function show(target, html, selector) {
     const part = new DOMParser().parseFromString(html, "text/html").querySelector(selector);
@@ -112,6 +127,7 @@
     file = chosen;
     find("#answer").replaceChildren();
     find("#send").hidden = true;
+    isChosen = false;
     head = new Uint8Array(await file.slice(0, LOOK_BYTES).arrayBuffer());
     const first = new TextDecoder().decode(head.slice(0, 1000)).trimStart()[0];
     kind = first === "{" ? "application/x-ndjson" : "text/csv";
@@ -127,12 +143,13 @@
     if (!file) return;
     let answer;
     try {
-      answer = await fetch(`/console/file/look?${new URLSearchParams(operation())}`, { method: "POST", body: head, headers: { "Content-Type": kind } });
+      answer = await fetch(`/console/file/look?${new URLSearchParams(isChosen ? operation() : {})}`, { method: "POST", body: head, headers: { "Content-Type": kind } });
     } catch { problem("Penstock does not answer. Try it again."); return; }
     const html = await answer.text();
     find("#answer").replaceChildren();
     if (!answer.ok) { find("#look").replaceChildren(); find("#send").hidden = true; show(find("#answer"), html, "#problem"); return; }
     const section = show(find("#look"), html, "section");
+    if (!isChosen) { find("#operation").value = `${section.dataset.method} ${section.dataset.path}`; find("#path").value = section.dataset.path; }
     find("#choices").hidden = section.hasAttribute("data-whole");
     find("#send").hidden = false;
   }
@@ -183,8 +200,8 @@
     const input = find("#file"), drop = find("#drop"), choice = find("#operation");
     const setPath = () => { find("#path").value = choice.selectedOptions[0]?.dataset.path ?? ""; };
     setPath();
-    choice.addEventListener("change", () => { setPath(); look(); });
-    find("#path").addEventListener("change", look);
+    choice.addEventListener("change", () => { isChosen = true; setPath(); look(); });
+    find("#path").addEventListener("change", () => { isChosen = true; look(); });
     input.addEventListener("change", () => { if (input.files[0]) take(input.files[0]); });
     form.addEventListener("submit", (event) => { event.preventDefault(); if (file && !find("#send").hidden && !find("#send-button").disabled) send(); });
     for (const name of ["dragenter", "dragover"]) document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
