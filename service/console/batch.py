@@ -44,14 +44,14 @@ async def read_shared_status(request: web.Request) -> dict[str, Any]:
 
 async def cancel(request: web.Request) -> web.Response:
     await cancel_batch(request)
-    return back_to(_url(request), "cancelled")
+    return _changed(request, "cancelled")
 
 
 async def retry(request: web.Request) -> web.Response:
     answer = await retry_batch(request)
     assert isinstance(answer.body, bytes)
     count = from_json(answer.body)["retried"]
-    return back_to(_url(request), "retried" if count else "nothing-to-retry", count)
+    return _changed(request, "retried" if count else "nothing-to-retry", count)
 
 
 async def change(request: web.Request) -> web.Response:
@@ -59,7 +59,7 @@ async def change(request: web.Request) -> web.Response:
     changes = _changes(await read_form(request))
     await change_batch(request, steering_of(changes))
     done = {True: "paused", False: "resumed", None: "changed"}[changes.get("paused")]
-    return back_to(_url(request), done)
+    return _changed(request, done)
 
 
 def _changes(form: Mapping[str, str]) -> dict[str, Any]:
@@ -75,8 +75,11 @@ def _changes(form: Mapping[str, str]) -> dict[str, Any]:
     return changes
 
 
-def _url(request: web.Request) -> str:
-    return f"/console/batch/{batch_id_of(request)}"
+def _changed(request: web.Request, done: str, count: int | None = None) -> web.Response:
+    """Show the batch again as it is now."""
+    batch_id = batch_id_of(request)
+    request.app[LIVE].forget("status", batch_id)
+    return back_to(f"/console/batch/{batch_id}", done, count)
 
 
 def _start(status: dict[str, Any]) -> list[Point]:

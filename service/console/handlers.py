@@ -21,8 +21,8 @@ async def show(request: web.Request) -> web.Response:
         request,
         "handlers.html",
         handlers=as_document(app[METER], Program.SERVICE)["handlers"],
-        backlog=await live.read("backlog", lambda: _read_backlog(app), READ_SECONDS),
-        limits=await live.read("limits", lambda: read_limits(app), READ_SECONDS),
+        backlog=await live.read(("backlog",), lambda: _read_backlog(app), READ_SECONDS),
+        limits=await live.read(("limits",), lambda: read_limits(app), READ_SECONDS),
     )
 
 

@@ -34,9 +34,11 @@ class Live:
     def __init__(self, clock: Clock) -> None:
         self.history = History()
         self._clock = clock
-        self._shared: OrderedDict[Hashable, tuple[float, asyncio.Future[Any]]] = OrderedDict()
+        self._shared: OrderedDict[tuple[Hashable, ...], tuple[float, asyncio.Future[Any]]] = OrderedDict()
 
-    async def read(self, key: Hashable, read: Callable[[], Awaitable[T]], seconds: float = SHARED_SECONDS) -> T:
+    async def read(
+        self, key: tuple[Hashable, ...], read: Callable[[], Awaitable[T]], seconds: float = SHARED_SECONDS
+    ) -> T:
         """Return the answer that another page has just read with the same key, or read it."""
         until, reading = self._shared.pop(key, (0.0, None))
         if reading is None or until <= self._clock.monotonic() or _failed(reading):
@@ -45,6 +47,11 @@ class Live:
         if len(self._shared) > MOST_SHARED:
             self._shared.popitem(last=False)
         return await asyncio.shield(reading)
+
+    def forget(self, *start: Hashable) -> None:
+        """Forget the answers whose keys start like this, because somebody has changed something."""
+        for key in [key for key in self._shared if key[: len(start)] == start]:
+            del self._shared[key]
 
 
 def _failed(reading: "asyncio.Future[Any]") -> bool:

@@ -119,8 +119,8 @@ class Draft:
         self.flaws.invalid_bytes += size
         self._check_full()
 
-    def add_unreadable(self, detail: str, line: int) -> None:
-        index, _ = self._count(None, line)
+    def add_unreadable(self, detail: str, line: int, operation_id: str | None = None) -> None:
+        index, _ = self._count({"id": operation_id}, line)
         self._add_flaws(index, [Flaw("", detail)])
 
     def check_all_in_transaction(self) -> None:

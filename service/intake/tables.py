@@ -113,7 +113,7 @@ class _Operations(Generic[R]):
         for row in rows:
             number, operation = self._operation_of(row)
             if isinstance(operation, str):
-                self._draft.add_unreadable(operation, number)
+                self._draft.add_unreadable(operation, number, str(number))
             else:
                 yield number, to_json(operation)
 

@@ -26,27 +26,36 @@ class Table:
 async def test_pages_share_one_read_a_second() -> None:
     clock, table = FakeClock(), Table()
     live = Live(clock)
-    assert await asyncio.gather(*(live.read("a", table.read) for _ in range(20))) == [1] * 20
-    assert await live.read("a", table.read) == 1
-    assert await live.read("b", table.read) == 2
+    assert await asyncio.gather(*(live.read(("a",), table.read) for _ in range(20))) == [1] * 20
+    assert await live.read(("a",), table.read) == 1
+    assert await live.read(("b",), table.read) == 2
     clock.advance(SHARED_SECONDS)
-    assert await live.read("a", table.read) == 3
+    assert await live.read(("a",), table.read) == 3
+
+
+async def test_change_makes_pages_read_again() -> None:
+    live, table = Live(FakeClock()), Table()
+    await live.read(("status", "x", "acme"), table.read)
+    live.forget("status", "y")
+    assert await live.read(("status", "x", "acme"), table.read) == 1
+    live.forget("status", "x")
+    assert await live.read(("status", "x", "acme"), table.read) == 2
 
 
 async def test_error_is_shared_and_not_kept() -> None:
     live, table = Live(FakeClock()), Table()
     table.is_away = True
-    errors = await asyncio.gather(*(live.read("a", table.read) for _ in range(3)), return_exceptions=True)
+    errors = await asyncio.gather(*(live.read(("a",), table.read) for _ in range(3)), return_exceptions=True)
     assert [type(error) for error in errors] == [ConnectionError] * 3
     assert table.reads == 1
     table.is_away = False
-    assert await live.read("a", table.read) == 2
+    assert await live.read(("a",), table.read) == 2
 
 
 async def test_page_that_is_closed_takes_nothing_from_others() -> None:
     live, table = Live(FakeClock()), Table()
-    closed = asyncio.create_task(live.read("a", table.read))
-    other = asyncio.create_task(live.read("a", table.read))
+    closed = asyncio.create_task(live.read(("a",), table.read))
+    other = asyncio.create_task(live.read(("a",), table.read))
     await asyncio.sleep(0)
     closed.cancel()
     assert await other == 1
@@ -55,7 +64,7 @@ async def test_page_that_is_closed_takes_nothing_from_others() -> None:
 async def test_memory_is_bounded() -> None:
     live, table = Live(FakeClock()), Table()
     for number in range(MOST_SHARED + 10):
-        await live.read(number, table.read)
+        await live.read((number,), table.read)
     assert len(live._shared) == MOST_SHARED
     history = History()
     for number in range(MOST_BATCHES + 10):

@@ -1,0 +1,152 @@
+"""The page of one batch: what it shows in each state, and what its buttons do."""
+
+from dataclasses import replace
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from penstock import Operations, Reject
+from penstock.api_key import Scope
+from penstock.batch import BatchState
+from penstock.testing import FakeClock, MemoryParts
+from tests.support.builders import NOW, build_batch
+from tests.support.plant import Plant, Toys, build_plant
+from tests.support.service import Serve
+from tests.unit.service.console.conftest import Browser, text_of
+from tests.unit.service.test_access import add_key
+
+MARKUP = "<img src=x onerror=alert(1)>&\"'"
+
+
+async def test_batch_is_shown_from_its_start_to_its_end(plant: Plant, browser: Browser) -> None:
+    batch_id = await plant.submit("/succeed/a", "/break/b", metadata={"team": MARKUP})
+    url = f"/console/batch/{batch_id}"
+    queued = await browser.get(url)
+    assert "queued 0 of 2 operations have finished (0 %)" in text_of(queued)
+    assert "No operation has started yet." in text_of(queued)
+    assert 'data-refresh="2"' in queued.content.decode()
+    await plant.work_off()
+    plant.clock.advance(2)
+    ended = await browser.get(url)
+    text = text_of(ended)
+    assert "completed 2 of 2 operations have finished (100 %)" in text
+    assert "Succeeded 1 Failed 1" in text
+    assert f"team {MARKUP}" in text
+    assert MARKUP not in ended.content.decode()
+    assert "Retry 1 failed" in text
+
+
+async def test_buttons_cancel_pause_resume_and_steer(plant: Plant, browser: Browser) -> None:
+    batch_id = await plant.submit("/succeed/a")
+    url = f"/console/batch/{batch_id}"
+    page = await browser.follow(await browser.post(f"{url}/change", {"paused": "true"}))
+    assert "The batch is paused." in page
+    assert " Resume Cancel " in page
+    assert "The batch goes on." in await browser.follow(await browser.post(f"{url}/change", {"paused": "false"}))
+    changed = await browser.post(f"{url}/change", {"priority": "high"})
+    assert "Priority high" in await browser.follow(changed)
+    page = await browser.follow(await browser.post(f"{url}/cancel"))
+    assert "The batch is cancelled." in page
+    answer = await browser.post(f"{url}/change", {"priority": "high"})
+    assert answer.status == 409
+
+
+async def test_retry_says_how_many_run_again(plant: Plant, toys: Toys, browser: Browser) -> None:
+    batch_id = await plant.submit("/succeed/a", "/break/b", "/reject/c")
+    await plant.work_off()
+    toys.is_mended = True
+    retried = await browser.post(f"/console/batch/{batch_id}/retry")
+    assert "2 failed operations run again." in await browser.follow(retried)
+    await plant.work_off()
+    plant.clock.advance(1)
+    assert "Succeeded 2 Failed 1" in text_of(await browser.get(f"/console/batch/{batch_id}"))
+
+
+@pytest.mark.parametrize(
+    ("state", "buttons"),
+    [
+        (BatchState.QUEUED, {"Pause", "Cancel"}),
+        (BatchState.PROCESSING, {"Pause", "Cancel"}),
+        (BatchState.CANCELLING, {"Cancel"}),
+        (BatchState.COMPLETED, set()),
+        (BatchState.EXPIRED, set()),
+    ],
+)
+async def test_buttons_are_for_those_who_may_and_states_that_allow_them(
+    serve: Serve, parts: MemoryParts, clock: FakeClock, state: BatchState, buttons: set[str]
+) -> None:
+    finished_at = None if state in {BatchState.QUEUED, BatchState.PROCESSING, BatchState.CANCELLING} else NOW
+    batch = replace(build_batch(3), state=state, tenant="acme", finished_at=finished_at)
+    await parts.store.create_batch(batch)
+    service = await serve(Operations(), parts=parts, clock=clock, auth="keys")
+    for scopes, expected in (((Scope.READ,), set()), ((Scope.READ, Scope.WRITE), buttons)):
+        browser = Browser(service.client, {"penstock_key": await add_key(parts.store, *scopes)})
+        page = (await browser.get(f"/console/batch/{batch.id}")).content.decode()
+        assert {name for name in ("Pause", "Cancel", "Resume", "Retry") if f">{name}" in page} == expected
+
+
+async def test_pages_of_a_batch_share_one_read(plant: Plant, browser: Browser) -> None:
+    batch_id = await plant.submit("/succeed/a")
+    assert "queued" in text_of(await browser.get(f"/console/batch/{batch_id}"))
+    await plant.work_off()
+    assert "queued" in text_of(await browser.get(f"/console/batch/{batch_id}"))
+    plant.clock.advance(1)
+    assert "completed" in text_of(await browser.get(f"/console/batch/{batch_id}"))
+
+
+# --- Outcomes
+
+
+async def test_outcomes_are_found_by_state_page_and_id(plant: Plant, browser: Browser) -> None:
+    batch_id = await plant.submit(*["/succeed/a"] * 40, "/reject/b")
+    await plant.work_off()
+    url = f"/console/batch/{batch_id}/outcomes"
+    first = await browser.get(url)
+    text = first.content.decode()
+    assert text.count('<tr id="outcome-') == 25
+    following = text.partition(f'href="{url}?')[2].partition('"')[0]
+    second = (await browser.get(f"{url}?{following}")).content.decode()
+    assert second.count('<tr id="outcome-') == 16
+    failed = text_of(await browser.get(f"{url}?status=failed"))
+    assert "40 409 Rejected Not this one." in failed
+    found = await browser.get(f"{url}?id=%2030%20")
+    assert found.content.decode().count('<tr id="outcome-') == 1
+    assert 'id="outcome-30"' in found.content.decode()
+    for unknown in ("41", "x", "-1", "9" * 30):
+        assert "has an outcome yet" in text_of(await browser.get(f"{url}?id={unknown}"))
+
+
+async def test_outcome_is_found_by_the_id_that_a_client_gave(plant: Plant, browser: Browser) -> None:
+    operations = [{"id": f"row <{n}>", "method": "POST", "path": f"/succeed/{n}"} for n in range(8)]
+    answer = await plant.service.post(operations, {"Prefer": "respond-async"})
+    batch_id = answer.body["batchId"]
+    url = f"/console/batch/{batch_id}/outcomes?id=row%20%3C5%3E"
+    assert "has an outcome yet" in text_of(await browser.get(url))
+    await plant.work_off()
+    page = await browser.get(url)
+    assert 'row <5> 201 "5"' in text_of(page)
+    assert b"row <5>" not in page.content
+
+
+async def test_results_are_a_file(plant: Plant, browser: Browser) -> None:
+    batch_id = await plant.submit("/succeed/a", "/reject/b")
+    await plant.work_off()
+    answer = await browser.get(f"/console/batch/{batch_id}/results?status=failed")
+    assert [line["status"] for line in answer.lines] == [409]
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{batch_id}-failed.ndjson"'
+    assert "Content-Disposition" not in (await browser.get("/console/batch/x/results")).headers
+
+
+async def test_error_with_markup_is_text(aiohttp_client: AiohttpClient) -> None:
+    operations = Operations()
+
+    @operations.post("/fail")
+    async def fail() -> None:
+        raise Reject(409, MARKUP)
+
+    plant = await build_plant(aiohttp_client, operations)
+    batch_id = await plant.submit("/fail")
+    await plant.work_off()
+    answer = await Browser(plant.service.client).get(f"/console/batch/{batch_id}/outcomes")
+    assert MARKUP in text_of(answer)
+    assert b"<img src=x" not in answer.content
