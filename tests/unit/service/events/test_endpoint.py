@@ -1,6 +1,10 @@
 """The events of a batch, as a client gets them."""
 
+from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
+
+import pytest
 
 from penstock import Operations
 from penstock.batch import BatchState
@@ -8,7 +12,8 @@ from penstock.outcome import failed, succeeded
 from penstock.testing import MemoryParts
 from tests.support.builders import BATCH_ID, build_operation
 from tests.support.event_source import EventParser, EventStream, ServerEvent, headers_after
-from tests.support.service import Serve, Service
+from tests.support.faults import Moment, Outage
+from tests.support.service import Serve, Service, assert_problem
 from tests.unit.service.events.conftest import HandClock, run_batch
 
 URL = f"/batch/{BATCH_ID}/events"
@@ -172,3 +177,74 @@ async def test_reconnect_while_the_batch_runs_continues_at_the_gap(
                 got += outcomes_in([await events.next()])
             last_event_id = events.parser.last_event_id
     assert got == [f"id-{index}" for index in range(12)]
+
+
+async def test_streams_at_the_same_position_share_a_read_of_outcomes(
+    serve: Serve, parts: MemoryParts, clock: HandClock
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(call: str, moment: Moment) -> None:
+        calls[call] += moment == "before"
+
+    running = await run_batch(parts, chunks=3, size=2)
+    service = await serve(operations, parts=parts, clock=clock, watch=count)
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(connect(service, OUTCOMES)) for _ in range(5)]
+        for stream in streams:
+            assert (await stream.next()).kind == "progress"
+        await running.count(0)
+        calls.clear()
+        await clock.forward()
+        for stream in streams:
+            assert kinds([await stream.next() for _ in range(3)]) == ["progress", "outcome", "outcome"]
+    # The outcomes, and then whether there are more.
+    assert calls == {"store.read_progress": 1, "store.read_group": 2}
+
+
+async def test_trouble_with_the_table_delays_outcomes_and_ends_no_stream(
+    serve: Serve, parts: MemoryParts, clock: HandClock
+) -> None:
+    running = await run_batch(parts, chunks=2, size=2)
+    outage = Outage("store.read_group", times=2)
+    service = await serve(operations, parts=parts, clock=clock, watch=outage)
+    await running.count(0, 1)
+    await running.finish()
+    async with connect(service, OUTCOMES) as events:
+        assert (await events.next()).kind == "progress"
+        await clock.forward(40)
+        assert kinds(await events.rest()) == ["outcome"] * 4 + ["end"]
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "words"),
+    [
+        ("?outcome=1", {}, "The parameter 'outcome' is unknown. Use outcomes=1"),
+        ("?outcomes=yes", {}, "Invalid outcomes 'yes'. Use 1"),
+        ("?outcomes=1&outcomes=1", {}, "Send it once"),
+        ("?outcomes=1", {"Last-Event-ID": "x"}, "Invalid Last-Event-ID 'x'"),
+        ("?outcomes=1", {"Last-Event-ID": "0.2"}, "Invalid Last-Event-ID '0.2'"),
+    ],
+)
+async def test_request_that_makes_no_sense_is_rejected(
+    serve: Serve, parts: MemoryParts, query: str, headers: dict[str, str], words: str
+) -> None:
+    await run_batch(parts, chunks=1, size=2)
+    service = await serve(operations, parts=parts)
+    assert words in assert_problem(await service.get(URL + query, **headers), 400)["detail"]
+
+
+async def test_only_events_are_available(serve: Serve, parts: MemoryParts) -> None:
+    service = await serve(operations, parts=parts)
+    assert_problem(await service.get(URL, Accept="application/json"), 406)
+
+
+async def test_batch_does_not_exist_for_another_tenant_even_while_its_own_watches(
+    serve: Serve, parts: MemoryParts, clock: HandClock
+) -> None:
+    await run_batch(parts, chunks=1, size=1, tenant="acme")
+    service = await serve(operations, parts=parts, clock=clock, tenant_header="X-Tenant")
+    async with connect(service, **{"X-Tenant": "acme"}) as events:
+        await events.next()
+        for url in (URL, "/batch/unknown/events", "/batch/~/events"):
+            assert_problem(await service.get(url, **{"X-Tenant": "other"}), 404)

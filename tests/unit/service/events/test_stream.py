@@ -1,0 +1,164 @@
+"""What bounds the streams of a front end, and what ends one of them."""
+
+import asyncio
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from penstock import Operations
+from penstock.api_key import ApiKey, Scope, make_key
+from penstock.batch import Batch
+from penstock.service.callers import Caller
+from penstock.service.events import stream as streams
+from penstock.service.events.stream import Stream, StreamOver
+from penstock.service.events.watching import Seen, Watching
+from penstock.service.keys import CALLER, CLOCK
+from penstock.testing import MemoryParts
+from tests.support.builders import NOW, build_batch
+from tests.support.service import Serve, assert_problem
+from tests.unit.service.events.conftest import HandClock, run_batch, settle
+from tests.unit.service.events.test_endpoint import OUTCOMES, URL, connect
+
+operations = Operations[None]()
+
+
+async def test_tenant_with_too_many_streams_is_told_what_to_do(
+    serve: Serve, parts: MemoryParts, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_STREAMS_OF_TENANT", 2)
+    monkeypatch.setattr(streams, "MOST_STREAMS", 3)
+    await run_batch(parts, chunks=1, size=1, tenant="acme")
+    await run_batch(parts, chunks=1, size=1, batch_id="other", tenant="other")
+    service = await serve(operations, parts=parts, clock=clock, tenant_header="X-Tenant")
+    async with connect(service, **{"X-Tenant": "acme"}), connect(service, **{"X-Tenant": "acme"}) as second:
+        answer = await service.get(URL, **{"X-Tenant": "acme"})
+        problem = assert_problem(answer, 429)
+        assert problem["violated-policies"] == ["streams"]
+        assert "Close streams that you do not need, or read the status" in problem["detail"]
+        assert answer.headers["Retry-After"] == "30"
+        async with connect(service, "/batch/other/events", **{"X-Tenant": "other"}):
+            answer = await service.get("/batch/other/events", **{"X-Tenant": "other"})
+            assert "this front end allows no more" in assert_problem(answer, 503)["detail"]
+        second.answer.close()
+        await settle()
+        async with connect(service, **{"X-Tenant": "acme"}) as third:  # without any wait
+            assert (await third.next()).kind == "progress"
+
+
+async def test_stream_ends_when_its_key_is_revoked(serve: Serve, parts: MemoryParts, clock: HandClock) -> None:
+    await run_batch(parts, chunks=1, size=1, tenant="acme")
+    made, expiring = make_key("test"), make_key("test")
+    key = ApiKey(made.id, made.digest, "acme", frozenset({Scope.READ}), NOW)
+    await parts.store.create_api_key(key)
+    await parts.store.create_api_key(
+        ApiKey(expiring.id, expiring.digest, "acme", frozenset({Scope.READ}), NOW, expires_at=NOW + 100)
+    )
+    service = await serve(operations, parts=parts, clock=clock, auth="keys")
+    async with (
+        connect(service, Authorization=f"Bearer {made.text}") as events,
+        connect(service, Authorization=f"Bearer {expiring.text}") as others,
+    ):
+        await events.next()
+        await others.next()
+        await clock.forward(40)
+        await parts.store.revoke_api_key(key, clock.now())
+        await clock.forward(59)
+        assert await events.rest() == []
+        assert (await service.get(URL, Authorization=f"Bearer {made.text}")).status == 401
+        assert not others.answer.content.at_eof()
+        await clock.forward(20)
+        assert await others.rest() == []
+
+
+async def test_streams_end_when_the_front_end_stops(serve: Serve, parts: MemoryParts, clock: HandClock) -> None:
+    await run_batch(parts, chunks=1, size=1)
+    service = await serve(operations, parts=parts, clock=clock)
+    async with connect(service) as events, connect(service, OUTCOMES) as others:
+        await events.next()
+        app = service.client.app
+        assert app is not None
+        await app.shutdown()
+        assert await events.rest() == []
+        assert [event.kind for event in await others.rest()] == ["progress"]
+        async with connect(service) as late:
+            assert await late.rest() == []
+
+
+class SlowClient:
+    """A writer to a client that reads an event when a test lets it."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.reads = asyncio.Semaphore(0)
+
+    async def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    async def drain(self) -> None:
+        await self.reads.acquire()
+
+
+class Changing:
+    """A watch whose newest status a test sets."""
+
+    def __init__(self) -> None:
+        self.wakes: set[asyncio.Event] = set()
+        self.newest = seen(0)
+
+
+def seen(completed: int, batch: Batch | None = None) -> Seen:
+    return Seen.of(batch or build_batch(9), {"completed": completed})
+
+
+@pytest.fixture
+def client() -> SlowClient:
+    return SlowClient()
+
+
+@pytest.fixture
+def changing() -> Changing:
+    return Changing()
+
+
+@pytest.fixture
+def stream(clock: HandClock, client: SlowClient, changing: Changing) -> Stream:
+    app = cast("web.Application", {CLOCK: clock})
+    transport = Mock(is_closing=lambda: False)
+    request = make_mocked_request("GET", URL, transport=transport, app=app)
+    request[CALLER] = Caller("acme", frozenset({Scope.READ}))
+    made = Stream(request, Watching(cast("Any", changing), asyncio.Event()))
+    made._writer = cast("Any", client)
+    return made
+
+
+async def test_slow_client_gets_only_what_is_newest(stream: Stream, client: SlowClient, changing: Changing) -> None:
+    async def send_all() -> None:
+        async for one in stream.changes():
+            await stream.send(one.progress)
+
+    sending = asyncio.create_task(send_all())
+    await settle()
+    for completed in range(1, 9):
+        changing.newest = seen(completed)
+        await settle()
+    assert client.written == [seen(0).progress]  # nothing else waits for the client
+    client.reads.release()
+    await settle()
+    assert client.written[1:] == [seen(8).progress]
+    sending.cancel()
+
+
+async def test_stream_whose_client_does_not_read_is_cut_when_the_front_end_stops(
+    stream: Stream, client: SlowClient
+) -> None:
+    sending = asyncio.create_task(stream.send(b"x"))
+    await settle()
+    stream.end()
+    transport = cast("Mock", stream._request.transport)
+    transport.abort.assert_called_once_with()
+    with pytest.raises(StreamOver):
+        await anext(stream.changes())
+    sending.cancel()
