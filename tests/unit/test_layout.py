@@ -27,10 +27,12 @@ ROOMS: Mapping[str, set[str]] = {
     "cli": {"core", "forwarding", "metrics", "process", "running"},
     "service": {
         *("core", "aws", "documents", "forwarding", "metrics", "process", "running", "tracing"),
-        *("service/intake", "service/batches", "service/limits", "service/operators", "service/console"),
+        *("service/intake", "service/batches", "service/events", "service/limits"),
+        *("service/operators", "service/console"),
     },
     "service/intake": {"core", "documents", "metrics", "running", "service", "service/batches", "service/limits"},
     "service/batches": {"core", "service", "service/limits"},
+    "service/events": {"core", "service", "service/batches"},
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "service"},
     "service/console": {
