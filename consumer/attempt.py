@@ -110,6 +110,10 @@ class ChunkAttempt:
         """Return True if no further operation of this chunk may start."""
         return self.is_too_late or self.ending_at(now) is not None
 
+    def is_paused_at(self, now: float) -> bool:
+        """Return True if no further operation of this chunk may start, because its batch is paused."""
+        return self.batch.is_paused(now)
+
     def lost_starts(self, process: str) -> list[StartNote]:
         """Return the notes of earlier deliveries of this message that started to run and were lost.
 
@@ -166,4 +170,14 @@ class MoveToDeadLetters:
     reason: str
 
 
-Decision = ChunkRecord | Release | Discard | MoveToDeadLetters
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The decision to decide again, from what is in the table now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """The decision to let the whole chunk follow as a new message."""
+
+
+Decision = ChunkRecord | Release | Discard | MoveToDeadLetters | Again

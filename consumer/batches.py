@@ -88,10 +88,13 @@ class Batches:
                     entry.poll_seconds = min(2 * entry.poll_seconds, ACCEPT_POLL_SECONDS)
                 entry.batch, entry.asked_at, entry.read_at = read.batch, read.asked_at, read.read_at
                 entry.was_early = read.was_early
-                if read.batch is not None and read.batch.state is BatchState.QUEUED and not read.was_early:
+                if read.batch is not None and self._can_start(read.batch) and not read.was_early:
                     entry.ready_at = entry.ready_at or self._clock.now()
                     self._start_soon(read.batch)
             return entry.batch
+
+    def _can_start(self, batch: Batch) -> bool:
+        return batch.state is BatchState.QUEUED and not batch.is_paused(self._clock.now())
 
     async def reread(self, batch: Batch) -> Batch:
         """Return the batch as it was at most a second ago, or as it is here if it can no longer be read.

@@ -16,6 +16,7 @@ from penstock.consumer.lease import Leases
 from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.pacer import Pacer
 from penstock.consumer.patience import patient
+from penstock.consumer.pauses import Pauses
 from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.consumer.sweeper import Sweeper
@@ -92,6 +93,7 @@ class Consumer:
         self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
         self._runner = self._new_runner(backend, operations)
         self._letter_box = LetterBox(self._moved.set)
+        self._pauses = Pauses(self._stop, clock, self._moved.set)
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -105,6 +107,7 @@ class Consumer:
             process=self.process,
             journal=self._journal,
             letter_box=self._letter_box,
+            pauses=self._pauses,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process)
@@ -294,10 +297,13 @@ class Consumer:
 
         A chunk whose operations have finished counts as one operation while it is recorded: otherwise the number of
         chunks in memory would have no limit. While only its dead letters wait, it counts as no operation. Neither does
-        an operation that waits because of a limit of the fleet: others must run meanwhile.
+        an operation that waits because of a limit of the fleet: others must run meanwhile. A chunk that waits because
+        its batch is paused does not count at all.
         """
         loads = {priority: Load() for priority in Priority}
         for held in self._held.values():
+            if self._pauses.holds(held.delivery):
+                continue
             load = loads[held.delivery.priority]
             load.chunks += 1
             load.operations += 0 if self._letter_box.holds(held.delivery) else max(held.waiting, 1)

@@ -18,7 +18,7 @@ from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
-from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release
+from penstock.consumer.attempt import Again, ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release, Renew
 from penstock.consumer.batches import FRESH_SECONDS, Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher, is_full
 from penstock.consumer.journal import Journal
@@ -27,6 +27,7 @@ from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.limits import BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
+from penstock.consumer.pauses import Pauses
 from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
 from penstock.errors import LostItem, RejectedCall
 from penstock.metrics.meter import Meter
@@ -71,6 +72,7 @@ class Processor:
         process: str | None = None,
         journal: Journal | None = None,
         letter_box: LetterBox | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         """Create a processor. `process` identifies this process in the notes that it leaves in the table."""
         self._backend = backend
@@ -84,6 +86,7 @@ class Processor:
         self._process = process or secrets.token_hex(8)
         self._journal = journal or Journal()
         self._letter_box = letter_box or LetterBox()
+        self._pauses = pauses or Pauses(stop, clock)
         notes = Notes(backend.store, self._process)
         batches = Batches(backend.store, clock, on_read=notes.deny_death)
         # All calls of these are repeated as long as AWS is unavailable.
@@ -115,13 +118,16 @@ class Processor:
             processing(self._backend.spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
             self._letter_box.chunk_in_progress(),
         ):
-            batch, traces = await self._read_batch_and_traces(chunk.batch_id, redriven_from(chunk.id) or chunk.id)
-            if isinstance(batch, Batch):
+            decision: Decision = Again()
+            while isinstance(decision, Again):
+                batch, traces = await self._read_batch_and_traces(chunk.batch_id, redriven_from(chunk.id) or chunk.id)
+                if not isinstance(batch, Batch):
+                    await self._turn_away(delivery, chunk, batch)
+                    return
                 attempt = ChunkAttempt(delivery, chunk, batch, ended)
-                await self._settle(attempt, await self._decide(attempt, traces))
-                self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - received_at)
-            else:
-                await self._turn_away(delivery, chunk, batch)
+                decision = await self._decide(attempt, traces)
+            await self._settle(attempt, decision)
+            self._meter.observe(Metric.CHUNK_SECONDS, self._clock.monotonic() - received_at)
 
     async def release(self, delivery: Delivery, chunk: Chunk, *, after_seconds: int = 0) -> None:
         """Release a delivery of which nothing has run, and note that no consumer died of it.
@@ -197,7 +203,13 @@ class Processor:
         if attempt.traces.record is not None:
             return await self._continue_from(attempt, attempt.traces.record)
         attempt = await self._reread_batch(attempt)
+        if attempt.is_paused_at(self._clock.now()):
+            return await self._wait_for_resume(attempt)
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
+
+    async def _wait_for_resume(self, attempt: ChunkAttempt) -> Decision:
+        decision = await self._pauses.wait(attempt, self._batches)
+        return await self._commit(attempt, self._record(attempt, {})) if isinstance(decision, Renew) else decision
 
     async def _read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         """Read what the table has of a chunk. The results in its record are dropped, because they may be large."""
@@ -247,12 +259,14 @@ class Processor:
         if lost and len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=lost)
             return record_halves(chunk)
-        return None
+        return self._record(attempt, {}) if attempt.is_paused_at(now) else None  # paused since it was decided
 
     async def _run_with_care(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
         """Run a chunk of a batch that has lost a delivery, if and when it may start."""
         async with self._suspects.start(attempt) as start:
             match start:
+                case Ready(attempt) if attempt.is_paused_at(self._clock.now()):  # paused while it waited for its turn
+                    return await self._commit(attempt, self._record(attempt, {}))
                 case Ready(attempt, has_slot):
                     return await self._run(attempt, has_slot=has_slot)
                 case AlreadyRecorded(attempt, record):
@@ -329,9 +343,12 @@ class Processor:
 
     async def _stop_when_over(self, attempt: ChunkAttempt, stop: Stop) -> None:
         """Start the stop as soon as no further operation of the chunk may start."""
-        await self._batches.wait_until(
-            attempt.batch.id, lambda batch: replace(attempt, batch=batch).is_over_at(self._clock.now())
-        )
+
+        def must_stop(batch: Batch) -> bool:
+            read, now = replace(attempt, batch=batch), self._clock.now()
+            return read.is_over_at(now) or read.is_paused_at(now)
+
+        await self._batches.wait_until(attempt.batch.id, must_stop)
         stop.begin()
 
     def _record(

@@ -18,6 +18,8 @@ from tests.simulation.world import World
 BAD_REQUEST, CONFLICT, TOO_MANY = 400, 409, 429
 PATIENCE_SECONDS = 4 * 3600.0
 MOST_TRIES = 15
+MOST_STEERS = 6
+LOOKS_AGAIN_SECONDS = 30.0
 ORDINARY = (
     ["/succeed"] * 12
     + ["/once"] * 2
@@ -150,6 +152,7 @@ class Client:
     async def _watch(self, submission: Submission, batch_id: str, mix: Mix) -> None:
         cancels = self._chance.random() < mix.cancels
         completed, interval = 0, self._chance.choice([0.1, 1.0, 10.0])
+        steers = MOST_STEERS if mix.steers else 0
         while self._world.loop.time() < PATIENCE_SECONDS:
             await asyncio.sleep(interval * self._chance.random())
             interval *= 1.3
@@ -158,6 +161,9 @@ class Client:
                 continue
             self._check_status(status, completed)
             completed = status["completed"]
+            if mix.steers:
+                interval = min(interval, LOOKS_AGAIN_SECONDS)
+                steers -= await self._steer(submission, status, steers, mix)
             if status["status"] in FINAL:
                 break
             if self._chance.random() < 0.1:
@@ -167,6 +173,38 @@ class Client:
                 await self.ask("POST", f"/batch/{batch_id}/cancel")
         if self._chance.random() < mix.retries:
             await self.ask("POST", f"/batch/{batch_id}/retry")
+
+    async def _steer(self, submission: Submission, status: dict[str, Any], left: int, mix: Mix) -> bool:
+        """Sometimes change a batch. One that is paused is resumed in the end. Return True if it was changed."""
+        if status["status"] == "paused" and (left <= 0 or self._chance.random() < 0.15):
+            await self.steer(submission, status["batchId"], {"paused": False})
+            return False
+        if left <= 0 or self._chance.random() >= mix.steers:
+            return False
+        await self.steer(submission, status["batchId"], self._draw_changes())
+        return True
+
+    def _draw_changes(self) -> dict[str, Any]:
+        chance = self._chance
+        later = EPOCH + self._world.loop.time() + chance.choice([3.0, 60.0, 1_000.0, 1_000.0])
+        changes: dict[str, Any] = {
+            "priority": chance.choice(list(Priority)),
+            "maxFailures": chance.choice([None, 0, 3]),
+            "maxFailedPercent": chance.choice([None, 50]),
+            "deadlineAt": datetime.fromtimestamp(later, UTC).isoformat(),
+        }
+        drawn = {name: changes[name] for name in chance.sample(sorted(changes), chance.randint(0, 2))}
+        return drawn | ({"paused": chance.random() < 0.9} if not drawn or chance.random() < 0.5 else {})
+
+    async def steer(self, submission: Submission, batch_id: str, changes: dict[str, Any]) -> Answer | None:
+        limits = [submission.max_failures, changes.get("maxFailures")]
+        if changes.get("maxFailedPercent") is not None:
+            limits.append(int(len(submission.toys) * changes["maxFailedPercent"] / 100))
+        submission.max_failures = min((limit for limit in limits if limit is not None), default=None)
+        answer = await self.ask("PATCH", f"/batch/{batch_id}", changes)
+        expected = answer is None or answer.status in {ANSWERED, CONFLICT, 422, 503}
+        self._world.promises.check(expected, 1, f"the change {changes} of {batch_id} is answered {answer}")
+        return answer
 
     async def _status(self, batch_id: str) -> dict[str, Any] | None:
         answer = await self.ask("GET", f"/batch/{batch_id}/status")

@@ -42,6 +42,7 @@ class Mix:
     deadlines: float = 0.0
     limits: float = 0.0
     retries: float = 0.0
+    steers: float = 0.0  # how often clients change a batch while it runs, each time that they look
     deadline_seconds: float = 24 * 3600.0
     max_deaths: tuple[int, ...] = (1_000,)
     has_parents: bool = False  # the consumers have parents, which know when they die
@@ -52,7 +53,7 @@ class Mix:
     @property
     def is_gentle(self) -> bool:
         """Return True if no process dies and nothing is lost. Then no operation may run again after a stop."""
-        return self.name in {"calm", "rollouts", "endings"}
+        return self.name in {"calm", "rollouts", "endings", "steering"}
 
     @property
     def are_leases_kept(self) -> bool:
@@ -139,6 +140,24 @@ LARGE_MIXES = [
         retries=0.3,
         redrive=20,
         has_little_memory=True,
+    ),
+    Mix("steering", steers=0.4, cancels=0.05, deadlines=0.2, limits=0.2, terminate=8, redrive=30, short_pages=True),
+    Mix(
+        "steering, storm",
+        faults=0.05,
+        slow=0.02,
+        late=0.02,
+        oddities=_ODD,
+        kill_consumer=20,
+        kill_front_end=20,
+        pause=30,
+        terminate=30,
+        redrive=30,
+        poison=0.02,
+        cancels=0.05,
+        deadlines=0.2,
+        limits=0.2,
+        steers=0.4,
     ),
     Mix(
         "quotas", faults=0.1, slow=0.02, late=0.05, kill_front_end=4, skew_seconds=1, keys=0.7, later=0, has_quota=True

@@ -41,6 +41,7 @@ from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
 from tests.simulation import follow_up_mutations as follow_ups
 from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
+from tests.simulation import steering_mutations as steering
 from tests.simulation.rewriting import drop_condition, rewrite
 from tests.simulation.situations import Hit
 
@@ -591,6 +592,13 @@ MUTATIONS = {
         ("poison, stopped", 2441, follow_ups.allow_one_death_less),
         ("network", 1635, trust_counts_that_are_older_than_the_batch),
         ("late", 1540, settle_a_key_that_was_taken_over),
+        ("steering", 1, steering.start_although_paused),
+        ("steering", 1, steering.finish_chunks_although_paused),
+        ("steering", 1, steering.drop_what_was_received_often_while_paused),
+        ("steering", 3, steering.hold_paused_chunks_while_stopping),
+        ("steering", 1, steering.hide_paused_chunks_without_a_note),
+        ("steering", 36, steering.change_batches_that_are_over),
+        ("steering", 0, steering.move_the_deadline_without_the_sweep),
         ("quotas", 0, quotas.give_back_when_it_lapses),
         ("quotas", 0, quotas.give_back_what_has_come_back),
         ("quotas", 112, quotas.give_back_without_a_condition),

@@ -50,6 +50,9 @@ CLOSED_STATUS = {"cancelled": 410, "expired": 504, "failed": 503}
 DEFAULT_TIMEOUT_SECONDS = 60.0
 LONGEST_RUN_SECONDS = 5.0  # of a handler with that timeout
 NOTED_JUST_NOW_SECONDS = 0.1  # the answer to the note may be on its way, and the handler starts after it
+STEERED = ("priority", "deadline_at", "paused_at", "failure_limit", "max_failures", "max_failed_percent")
+RUNNING = {"queued", "processing"}
+ACTS_AFTER_SECONDS = 2.1  # a consumer reads a batch every second, from a cache that is up to a second old
 BEGINS_STILL_SECONDS = 2.0  # consumers read a batch once a second; a call takes a moment
 _STATES = tuple(state.value for state in OutcomeState)
 
@@ -81,6 +84,9 @@ class BatchFacts:
     ending: str | None = None
     group_totals: tuple[int, ...] = ()
     deadline_at: float = 0.0
+    first_deadline_at: float = math.inf  # the earliest that it ever had
+    paused_at: float | None = None  # when a write paused it
+    steered: Item = field(default_factory=dict)  # what a client can change
     not_before: float | None = None
     over_limit_at: float = math.inf  # since when more processes than allowed seem to have died of it
     most_failed: int = 0  # the maximum so far: a retry subtracts failures
@@ -146,6 +152,7 @@ class Promises:
         self.is_poison_alone = False  # consumers die only of the operations that they run
         self.is_evidence_needed = False  # leases end only because a process died, so each suspect ran when one died
         self.are_leases_kept = False  # the queue delivers a message again only after its lease
+        self.acts_in_time = False  # no call takes long, and no process is paused
         self.has_parents = False  # what a dead consumer held is given back, and no lease of it ends
         self.max_deaths: int | None = None  # the limit for each batch
         self.sweep_tenure = 0.0  # seconds after which the lease to sweep may be taken over
@@ -242,9 +249,35 @@ class Promises:
         is_over = self.max_deaths is not None and died > self.max_deaths
         facts.over_limit_at = min(facts.over_limit_at, self._now()) if is_over else math.inf
         facts.deadline_at = float(after["deadline_at"]["N"]) - EPOCH
+        facts.first_deadline_at = min(facts.first_deadline_at, facts.deadline_at)
+        self._check_steered(batch_id, facts, before, after)
         facts.not_before = float(after["not_before"]["N"]) - EPOCH if "not_before" in after else None
         if before != facts.state:
             self._check_move(batch_id, facts, before)
+
+    def _check_steered(self, batch_id: str, facts: BatchFacts, before: str, after: Item) -> None:
+        """Check that only a running batch is changed, and that a sweep looks at it at its new deadline."""
+        steered = {name: after[name] for name in STEERED if name in after}
+        if facts.steered and steered != facts.steered:
+            self.check(before in RUNNING, 2, f"batch {batch_id} is {before}, and was changed to {steered}")
+        if facts.state in RUNNING:
+            self.check(after["due_at"] == after["deadline_at"], 4, f"batch {batch_id} is due at another time")
+        if "paused_at" not in after:
+            facts.paused_at = None
+        elif after["paused_at"] != facts.steered.get("paused_at"):
+            facts.paused_at = self._now()
+        facts.steered = steered
+
+    def _check_not_paused(self, run: Run, facts: BatchFacts, where: str) -> None:
+        """Check that an operation does not start after its batch was paused, except for what could not know it."""
+        if facts.paused_at is None or facts.state not in RUNNING or self._now() > facts.deadline_at:
+            return
+        if run.process in self._truth.paused:
+            return  # an answer may have waited for long until the process could read it
+        at = self._now() if self.acts_in_time else min(self._now(), run.looked_at or 0)
+        since = at - facts.paused_at
+        self.check(since < ACTS_AFTER_SECONDS, 2, f"{where}, {since:.3f} s after its batch was paused")
+        self.excused["started just after its batch was paused"] += 1
 
     def _check_move(self, batch_id: str, facts: BatchFacts, before: str) -> None:
         words = f"batch {batch_id} was {before} and is {facts.state}"
@@ -426,6 +459,7 @@ class Promises:
         self.check(
             over < BEGINS_STILL_SECONDS or is_redriven, 6, f"{where}, which seems to have killed too many processes"
         )
+        self._check_not_paused(run, facts, where)
         has_lease = run.process in self._holders[run.batch_id, run.chunk_id].values()
         self.check(has_lease or not self.are_leases_kept, 5, f"{where}, whose lease is over: another consumer has it")
         self.follow_ups.on_start(run)
@@ -580,7 +614,7 @@ class Promises:
             self.excused["failed as poison, but was not"] += wrongly
         else:
             # If a batch ends early, none of its operations is tried again.
-            over = facts.records[chunk_id].at > facts.deadline_at - self._truth.most_skew
+            over = facts.records[chunk_id].at > facts.first_deadline_at - self._truth.most_skew
             gave_up = toy.can_fail_once and (over or facts.ending is not None)
             # A pause of the process counts towards the time limit of its handlers.
             paused = title == "Timed out" and self._truth.longest_pause > DEFAULT_TIMEOUT_SECONDS - LONGEST_RUN_SECONDS
@@ -594,7 +628,7 @@ class Promises:
             too_much = limit is not None and facts.most_failed > limit
             self.check(submission.is_cancelled or too_much, 2, f"{where} is cancelled, but nobody asked for it")
         elif state == "expired":
-            self.check(self._now() > facts.deadline_at - self._truth.most_skew, 2, f"{where} is expired too soon")
+            self.check(self._now() > facts.first_deadline_at - self._truth.most_skew, 2, f"{where} is expired too soon")
         else:
             self.check(facts.ending == "failed", 6, f"{where} is stopped, but its batch was not")
 

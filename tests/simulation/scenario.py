@@ -13,7 +13,7 @@ from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
 from tests.simulation.mixes import MIXES, Mix, RandomFates
-from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory
+from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory, little_patience
 from tests.simulation.trace import Event, to_line
 from tests.simulation.world import World
 
@@ -95,11 +95,13 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     world.promises.follow_ups.least_part_seconds = min(settings.chunk_seconds, QUICK_SECONDS)
     world.promises.is_poison_alone = mix.is_poison_alone
     world.promises.has_parents = mix.has_parents
+    world.promises.acts_in_time = mix.is_gentle
     world.promises.are_leases_kept = mix.are_leases_kept
     world.promises.is_evidence_needed = mix.is_evidence_needed
     with (
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),
         little_memory() if mix.has_little_memory else nullcontext(),
+        little_patience() if mix.steers else nullcontext(),
     ):
         stage = Stage(world, settings, mix.skew_seconds, has_parents=mix.has_parents, settle_seconds=settle_seconds)
         world.run(Scenario(stage, sizes, mix).play())

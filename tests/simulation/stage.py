@@ -149,6 +149,18 @@ def little_memory() -> ExitStack:
     return stack
 
 
+def little_patience() -> ExitStack:
+    """Let a consumer hold few chunks of paused batches, and hide the others only a few times.
+
+    The simulated queue takes a visibility of 10, 30 or 60 seconds for a heartbeat.
+    """
+    changes = {"MOST_HELD": 2, "HELD_SECONDS": 40, "MOST_RECEIVES": 2, "SHORTEST_SECONDS": 47, "LONGEST_SECONDS": 47}
+    stack = ExitStack()
+    for name, number in changes.items():
+        stack.enter_context(patch(f"penstock.consumer.pauses.{name}", number))
+    return stack
+
+
 def group_chunks(number: int, fold_at: int = FOLD_AT) -> ExitStack:
     """Make groups smaller, so that a small batch has several. Fold their counters after fewer chunks."""
     stack = ExitStack()

@@ -1,0 +1,69 @@
+"""Faults in how a batch is changed while it runs."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from penstock.batch import Batch
+from penstock.consumer.attempt import ChunkAttempt, Discard, Renew
+from penstock.consumer.pauses import Pauses
+from penstock.consumer.processor import Processor
+from penstock.running.stop import Stop
+from tests.simulation.rewriting import drop_condition, rewrite
+
+Patching = pytest.MonkeyPatch
+
+
+def start_although_paused(patching: Patching) -> None:
+    patching.setattr(ChunkAttempt, "is_paused_at", lambda _self, _now: False)
+
+
+def finish_chunks_although_paused(patching: Patching) -> None:
+    async def mutant(self: Processor, attempt: ChunkAttempt, stop: Stop) -> None:
+        def is_over(batch: Batch) -> bool:
+            return replace(attempt, batch=batch).is_over_at(self._clock.now())
+
+        await self._batches.wait_until(attempt.batch.id, is_over)
+        stop.begin()
+
+    patching.setattr(Processor, "_stop_when_over", mutant)
+
+
+def drop_what_was_received_often_while_paused(patching: Patching) -> None:
+    wait = Pauses.wait
+
+    async def mutant(self: Pauses, *arguments: Any) -> Any:
+        decision = await wait(self, *arguments)
+        return Discard() if isinstance(decision, Renew) else decision
+
+    patching.setattr(Pauses, "wait", mutant)
+
+
+def hold_paused_chunks_while_stopping(patching: Patching) -> None:
+    create = Pauses.__init__
+
+    def mutant(self: Pauses, _stop: Stop, *arguments: Any) -> None:
+        create(self, Stop(), *arguments)
+
+    patching.setattr(Pauses, "__init__", mutant)
+
+
+def hide_paused_chunks_without_a_note(patching: Patching) -> None:
+    async def mutant(self: Processor, delivery: Any, _chunk: Any, after_seconds: int) -> None:
+        await self._leases.release(delivery, after_seconds=after_seconds)
+
+    patching.setattr(Processor, "_release_patiently", mutant)
+
+
+def change_batches_that_are_over(patching: Patching) -> None:
+    rewrite(patching, "steer_batch", drop_condition)
+
+
+def move_the_deadline_without_the_sweep(patching: Patching) -> None:
+    def change(request: dict[str, Any]) -> None:
+        request["UpdateExpression"] = request["UpdateExpression"].replace(", #due_at = :deadline_at", "")
+        if "#due_at" not in request["UpdateExpression"]:
+            request["ExpressionAttributeNames"].pop("#due_at", None)
+
+    rewrite(patching, "steer_batch", change)
