@@ -21,9 +21,10 @@ The skew is the most by which clocks differ. The burst is at least `HORIZON_SECO
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from penstock.fleet_permits import Holders
 from penstock.limit import Limit
 
 BLOCK_SECONDS = 1.1  # a consumer starts the operations of a block evenly in this time
@@ -71,6 +72,7 @@ class LimitState:
     consumers: int = 1  # how many seem to share the limit
     at: float = 0.0  # the time of the last write
     lease: str = ""  # the id of the last write
+    holders: Holders = field(default_factory=dict)  # of permits, see `fleet_permits.py`
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +152,6 @@ def lease(state: LimitState, limit: Limit, report: Report, wanted: int, now: flo
     if not tokens:
         return state, Block(0, _wait_seconds(state, state.rate, limit, now))
     return _with_tokens(state, state.rate, tokens, now), Block(tokens)
-
-
-def share_of(state: LimitState) -> float | None:
-    """Return how many operations a second one consumer may start, or None if there is no limit."""
-    return None if state.rate is None else state.rate / state.consumers
 
 
 def _with_declared(state: LimitState, limit: Limit) -> LimitState:

@@ -1,4 +1,4 @@
-"""A limit of the whole fleet: how fast all consumers together may start operations."""
+"""A limit of the whole fleet: how fast all consumers together may start operations, and how many may run together."""
 
 import math
 import re
@@ -19,7 +19,7 @@ class Limit:
 
     An example::
 
-        operations = Operations(limits={"stripe": Limit(rate=100)})
+        operations = Operations(limits={"stripe": Limit(rate=100, concurrency=20)})
 
         @operations.post("/charges", limit="stripe")
         async def charge(...): ...
@@ -29,6 +29,8 @@ class Limit:
             the rate when operations are throttled, and raises it while they are not.
         burst: The number of operations that may start together after a quiet time. It is at least what the rate allows
             in 1.3 seconds.
+        concurrency: The number of operations that may run at the same time, in all consumers together. A bulk call
+            counts as one. If it is None, there is no such limit.
 
     Raises:
         Misconfigured: A value is out of its range.
@@ -36,6 +38,7 @@ class Limit:
 
     rate: float | None = None
     burst: int | None = None
+    concurrency: int | None = None
 
     def __post_init__(self) -> None:
         if self.rate is not None and not (_is_number(self.rate) and LEAST_RATE <= self.rate <= MOST_RATE):
@@ -43,10 +46,11 @@ class Limit:
                 f"The rate of a Limit is {self.rate!r}. Use a number of operations a second from {LEAST_RATE} to "
                 f"{MOST_RATE:,.0f}, or None to let Penstock learn it."
             )
-        if self.burst is not None and not (_is_whole(self.burst) and 1 <= self.burst <= MOST_OPERATIONS):
-            raise Misconfigured(
-                f"The burst of a Limit is {self.burst!r}. Use a whole number from 1 to {MOST_OPERATIONS:,}, or None."
-            )
+        for name, value in (("burst", self.burst), ("concurrency", self.concurrency)):
+            if value is not None and not (_is_whole(value) and 1 <= value <= MOST_OPERATIONS):
+                raise Misconfigured(
+                    f"The {name} of a Limit is {value!r}. Use a whole number from 1 to {MOST_OPERATIONS:,}, or None."
+                )
 
 
 def is_limit_name(name: object) -> bool:

@@ -5,16 +5,17 @@ limit           limit#<name>    limit
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import astuple, fields
 from typing import Any
 
-from penstock.aws.attributes import Item, Value, read_text, text, whole_seconds
+from penstock.aws.attributes import Item, Value, number_list, read_text, text, whole_seconds
 from penstock.aws.table import Done, Table
 from penstock.fleet_limit import LimitState
+from penstock.fleet_permits import Holder, Holders
 
 KEEP_SECONDS = 30 * 24 * 3600  # after the last lease
 _PREFIX = "limit#"
-_NUMBERS = tuple(field.name for field in fields(LimitState) if field.name != "lease")
+_NUMBERS = tuple(field.name for field in fields(LimitState) if field.name not in {"lease", "holders"})
 _WHOLE = {"used", "throttled", "leases", "consumers"}
 
 
@@ -34,7 +35,8 @@ class DynamoDbLimits:
     async def lease_limit(self, name: str, seen: LimitState, state: LimitState) -> bool:
         condition = "#lease = :seen" if seen.lease else "attribute_not_exists(#lease)"
         values = {name: _number(value) for name in _NUMBERS if (value := getattr(state, name)) is not None}
-        absent = [name for name in _NUMBERS if name not in values]
+        values |= {"holders": _map_of(state.holders)} if state.holders else {}
+        absent = [name for name in (*_NUMBERS, "holders") if name not in values]
         leased = await self._table.update_if(
             condition,
             _key(name),
@@ -66,4 +68,13 @@ def _state_from_item(item: Item) -> LimitState:
         return LimitState()
     numbers: dict[str, Any] = {name: float(item[name]["N"]) for name in _NUMBERS if name in item}
     numbers |= {name: int(numbers[name]) for name in _WHOLE & numbers.keys()}
-    return LimitState(**numbers, lease=read_text(item, "lease"))
+    return LimitState(**numbers, lease=read_text(item, "lease"), holders=_holders_from(item))
+
+
+def _map_of(holders: Holders) -> Value:
+    return {"M": {name: number_list(astuple(holder)) for name, holder in holders.items()}}
+
+
+def _holders_from(item: Item) -> Holders:
+    entries = item["holders"]["M"].items() if "holders" in item else ()
+    return {name: Holder(*(int(value["N"]) for value in entry["L"])) for name, entry in entries}

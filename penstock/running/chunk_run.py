@@ -219,6 +219,8 @@ class ChunkRun:
         if is_stopped or not self._may_begin():
             self._give_up_rest()
             return False
+        if self._line is not None and not self._line.may_start:
+            return False  # the worker waits for a permit again
         return self._slots is None or not self._results.memory.is_full  # otherwise the worker waits for a slot again
 
     def _take_next(self) -> Lot:

@@ -4,22 +4,26 @@
 happened. It reads the table about once a second while operations wait, and writes at most once a second. A limit that
 was never throttled costs no write.
 
+If the limit has a concurrency, an operation needs a permit as well, until it has ended (`fleet_permits.py`). The gate
+also reads and writes the table while it has permits.
+
 If operations would wait for long, their chunks are *postponed*: the operations follow as a chunk with a delay, so that
 other chunks have room. The oldest chunks stay, to try whether the upstream is back.
 """
 
 import asyncio
+import contextlib
 import math
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from penstock.clock import Clock
 from penstock.errors import PenstockError
-from penstock.fleet_limit import Block, FleetTime, LimitState, LimitStore, Report, lease, share_of
+from penstock.fleet_limit import BLOCK_SECONDS, Block, FleetTime, LimitState, LimitStore, Report, lease
+from penstock.fleet_permits import Holders, Permits
 from penstock.limit import Limit
 from penstock.outcome import TryAgain, Verdict, is_throttled
 from penstock.priority import DEFAULT_WEIGHTS, Priority
@@ -38,6 +42,9 @@ LONGEST_POSTPONED_SECONDS = 900.0  # SQS delays a message no longer
 AWAY_SECONDS = 30.0  # the time for which an upstream must be away, or pauses, before chunks are postponed
 FRESH_SECONDS = 5.0  # a state that was read before this time may have changed
 AWAY_SHARE = 0.1  # of this time is the delay of a chunk that is postponed because of that
+SHORT_SECONDS = 0.3  # until the table is read again while others still have permits that this consumer may have
+GIVE_UP_SECONDS = 1.0  # the time for giving up all permits when the process ends
+NEWEST_SHARE = 0.1  # of the latest call in the average time of a call
 
 Verdicts = dict[int, Verdict]
 Performed = Verdicts | Coroutine[Any, Any, Verdicts]
@@ -94,8 +101,14 @@ class Line:
             await self._turn.acquire()
         except asyncio.CancelledError:
             self.gate.give_back(self)
+            self.gate.end()
             raise
         self._has_unused = True
+
+    @property
+    def may_start(self) -> bool:
+        """Return True if the next operation may still start. It may have waited for its slot for long."""
+        return self.gate.may_start
 
     def release(self) -> None:
         """Release a slot, and give its token back if nothing has started in it."""
@@ -103,6 +116,7 @@ class Line:
             self._has_unused = False
             self.gate.give_back(self)
         self._turn.release()
+        self.gate.end()
 
     def start(self, operations: int) -> None:
         """Use the tokens of a call with this many operations. One of them was taken before."""
@@ -155,6 +169,8 @@ class LimitGate:
         self._time = FleetTime(clock.now(), clock.monotonic())
         self._lanes = {priority: TokenLane(weights[priority]) for priority in Priority}
         self._least_used = 0.0
+        self._permits = None if limit.concurrency is None else Permits(limit.concurrency, secrets.token_hex(4))
+        self._seconds_each: float | None = None  # the average time of a call
         self._lines: dict[Line, None] = {}  # the oldest first
         self._tokens = 0  # that may be used now; negative if a call used several
         self._free_until = 0.0  # before this time, no token is needed
@@ -174,7 +190,7 @@ class LimitGate:
 
     # --- What operations call
 
-    @contextmanager
+    @contextlib.contextmanager
     def line(self, turn: Turn | TurnWithRoom, operations: int, *, may_be_postponed: bool = True) -> Iterator[Line]:
         """Yield a line for operations of one chunk. They are postponed if they would have to wait for long."""
         line = Line(self, turn, operations, may_be_postponed=may_be_postponed)
@@ -197,14 +213,25 @@ class LimitGate:
         self._when_waiting()
 
     async def take(self, line: Line) -> None:
-        """Wait until one more operation of a line may start."""
+        """Wait until one more operation of a line may start. Call `end` when it has ended, or does not start."""
         if line.postponed_seconds is not None:
             raise PostponedChunk(line.postponed_seconds)
         if not (self._is_over or (self._may_pass and not self._has_waiters)):
             await self._wait(line)
-        elif not self._is_free:
-            self._tokens -= 1
+        else:
+            self._use_one()
         line.left -= 1
+
+    def end(self) -> None:
+        """Note that an operation has ended, or did not start. Its permit goes to the next one that waits."""
+        if self._permits is not None:
+            self._permits.release()
+            self._pass_on()
+
+    @property
+    def may_start(self) -> bool:
+        """Return True if an operation for which `take` has returned may still start."""
+        return self._permits is None or self._permits.may_start(self._clock.monotonic())
 
     def give_back(self, line: Line) -> None:
         """Give back a token that no operation has used."""
@@ -220,13 +247,13 @@ class LimitGate:
             self._tokens -= operations
 
     def waiting(self, priority: Priority) -> int:
-        """Return how many operations of a priority wait for tokens."""
-        return 0 if self._is_free else sum(line.wanted for line in self._lines if line.priority is priority)
+        """Return how many operations of a priority wait here."""
+        return 0 if self._is_open else sum(line.wanted for line in self._lines if line.priority is priority)
 
     @property
     def waiting_chunks(self) -> int:
-        """Return how many chunks wait for tokens."""
-        return 0 if self._is_free else sum(line.wanted > 0 for line in self._lines)
+        """Return how many chunks wait here."""
+        return 0 if self._is_open else sum(line.wanted > 0 for line in self._lines)
 
     @property
     def delay_seconds(self) -> float:
@@ -252,6 +279,7 @@ class LimitGate:
         if passed:
             self._count_passed(passed)
             self._report += Report(passed_from=started_at)
+            self._learn_seconds(self.now() - started_at)
         not_before = self.now() + asked if asked else 0.0
         if (pause := self._pauses.pop(self._name, None)) is not None:
             not_before = max(not_before, self.now() + pause - self._clock.now())
@@ -272,6 +300,10 @@ class LimitGate:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        if self._permits is not None and self._permits.is_listed:
+            with contextlib.suppress(PenstockError, TimeoutError):  # then the lease of the permits ends by itself
+                async with asyncio.timeout(GIVE_UP_SECONDS):
+                    await self._lease()
 
     # --- Waiting
 
@@ -280,8 +312,21 @@ class LimitGate:
         return self._clock.monotonic() < self._free_until
 
     @property
+    def _is_open(self) -> bool:
+        """Return True if nothing waits here for longer than a moment."""
+        return self._is_free and self._permits is None
+
+    @property
     def _may_pass(self) -> bool:
-        return not self._is_blocked and (self._is_free or self._tokens > 0)
+        has_permit = self._permits is None or self._permits.is_free(self._clock.monotonic())
+        return not self._is_blocked and (self._is_free or self._tokens > 0) and has_permit
+
+    def _use_one(self) -> None:
+        """Use a token and a permit."""
+        if not self._is_free:
+            self._tokens -= 1
+        if self._permits is not None:
+            self._permits.take()
 
     @property
     def _has_waiters(self) -> bool:
@@ -300,6 +345,7 @@ class LimitGate:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._tokens += 1  # it was given just before
                 self._pass_on()
+                self.end()
             raise
         finally:
             lane.discard(tenant, waiter)
@@ -313,8 +359,7 @@ class LimitGate:
             waiter = lane.take_next()
             if not waiter.done():
                 lane.used += 1 / lane.weight
-                if not self._is_free:
-                    self._tokens -= 1
+                self._use_one()
                 waiter.set_result(None)
 
     def _block(self) -> None:
@@ -325,10 +370,10 @@ class LimitGate:
     # --- Leasing
 
     async def _keep(self) -> None:
-        """Lease tokens while operations wait, until cancelled."""
+        """Lease tokens while operations wait, and permits until they have ended. Run until cancelled."""
         while True:
             self._news.clear()
-            if not (self._wanted or self._must_report):
+            if not (self._wanted or self._must_report or (self._permits is not None and self._permits.is_listed)):
                 await self._news.wait()
                 continue
             await self._sleep(self._wrote_at + LEAST_WRITE_SECONDS - self._clock.monotonic())
@@ -358,23 +403,59 @@ class LimitGate:
         report, must_report = self._report, self._must_report
         if report.throttled and report.free_rate is None and self._state.rate is None:
             report = replace(report, free_rate=float(self._passed_lately()))
-        state, block = lease(seen, self._limit, report, self._wanted, self.now())
-        if not (block.tokens or must_report):
+        holders = self._plan_holders(seen)
+        state, block = lease(seen, self._limit, report, self._tokens_for(holders), self.now())
+        if not (block.tokens or must_report or self._must_write(seen, holders)):
             self._follow(state, block)
             return block
         self._report = Report()
         self._wrote_at = self._clock.monotonic()
         has_leased = False
         try:
-            state = replace(state, lease=secrets.token_hex(8))
-            has_leased = await self._store.lease_limit(self._name, seen, state)
+            state = replace(state, lease=secrets.token_hex(8), holders=holders)
+            has_leased = await self._write(seen, state)
         finally:
             if not has_leased:
                 self._report += report
         if not has_leased:
+            if block.tokens is None:
+                self._free_until = self._clock.monotonic() + 2 * block.seconds  # as the state that was read says
             return Block(0, LEAST_WRITE_SECONDS * random.uniform(1.0, 1.2))  # noqa: S311 - spreads calls
         self._follow(state, block)
         return block
+
+    async def _write(self, seen: LimitState, state: LimitState) -> bool:
+        if self._permits is None:
+            return await self._store.lease_limit(self._name, seen, state)
+        self._permits.send(state.holders)
+        sent_at = self._clock.monotonic()
+        has_leased = await self._store.lease_limit(self._name, seen, state)
+        if has_leased:
+            self._permits.confirm(state.holders, sent_at)
+        return has_leased
+
+    def _plan_holders(self, seen: LimitState) -> Holders:
+        """Return the holders of permits after the next write."""
+        if self._permits is None:
+            return seen.holders
+        waiting = 0 if self._is_over else sum(line.wanted for line in self._lines)
+        slots = max((line.count for line in self._lines), default=0)
+        could_start = max(0, min(waiting, slots - self._permits.running))
+        return self._permits.plan(seen.holders, could_start, self._clock.monotonic())
+
+    def _must_write(self, seen: LimitState, holders: Holders) -> bool:
+        if self._permits is None:
+            return False
+        return self._permits.must_write(seen.holders, holders, self._clock.monotonic())
+
+    def _tokens_for(self, holders: Holders) -> int:
+        """Return how many tokens are needed in the next block. Without a permit a token would be lost."""
+        if self._permits is None:
+            return self._wanted
+        permits = self._permits.planned(holders)
+        if not self._seconds_each:
+            return self._wanted if permits else 0
+        return min(self._wanted, permits + math.ceil(permits * BLOCK_SECONDS / self._seconds_each))
 
     def _follow(self, state: LimitState, block: Block) -> None:
         now = self._clock.monotonic()
@@ -388,7 +469,9 @@ class LimitGate:
         began_at = self._clock.monotonic()
         if not block.tokens:
             self._pass_on()
-            await self._sleep_unless_urgent(block.seconds * random.uniform(1.0, 1.1))  # noqa: S311 - spreads calls
+            is_short = self._permits is not None and self._permits.are_short
+            seconds = min(block.seconds, SHORT_SECONDS) if is_short else block.seconds
+            await self._sleep_unless_urgent(seconds * random.uniform(1.0, 1.1))  # noqa: S311 - spreads calls
             return
         given = 0
         ends_at = began_at + block.seconds
@@ -433,6 +516,10 @@ class LimitGate:
         is_recent = int(self._clock.monotonic()) - self._passed_second <= 1
         return max(self._passed) if is_recent else 0
 
+    def _learn_seconds(self, seconds: float) -> None:
+        before = seconds if self._seconds_each is None else self._seconds_each
+        self._seconds_each = before + NEWEST_SHARE * (max(seconds, TICK_SECONDS) - before)
+
     # --- Postponing
 
     def _seconds_to_postpone(self, operations: int) -> float:
@@ -442,22 +529,31 @@ class LimitGate:
         waiting = sum(line.wanted for line in self._lines)
         if (pause := self._pause_seconds(is_kept=self.waiting_chunks < KEPT_CHUNKS)) > 0:
             return pause
-        share, now = share_of(self._state), self._clock.monotonic()
-        if share is None:
-            # Without a rate, operations wait only because the upstream has asked for a pause.
+        rate, now = self._rate, self._clock.monotonic()
+        if rate is None:
+            # Operations wait only because the upstream has asked for a pause, or because no permit is free.
             pause = min(self._state.not_before - self.now(), LONGEST_POSTPONED_SECONDS)
-            return max(LEAST_POSTPONED_SECONDS, pause) if pause > 0 and not self._has_room else 0.0
+            may_wait = self._has_room or (pause <= 0 and self._permits is None)
+            return 0.0 if may_wait else max(LEAST_POSTPONED_SECONDS, pause)
+        share = rate / max(self._state.consumers, len(self._state.holders))
         if waiting < HELD_SECONDS * share and self._has_room:
             return 0.0
         # The fleet finishes what this consumer holds and has postponed after `wait`, or later. The chunk comes back
         # after half of that time: the rate may rise. Then it may be postponed again.
-        assert self._state.rate is not None
         self._parked = [one for one in self._parked if one[0] > now]
-        wait = (waiting + sum(parked for _, parked in self._parked)) / self._state.rate
+        wait = (waiting + sum(parked for _, parked in self._parked)) / rate
         longest = LEAST_POSTPONED_SECONDS if self._is_searching else LONGEST_POSTPONED_SECONDS
         seconds = max(LEAST_POSTPONED_SECONDS, min(wait / 2, longest))
         self._parked.append((now + seconds, operations))
         return seconds
+
+    @property
+    def _rate(self) -> float | None:
+        """Return how many operations the fleet can start in a second, or None if that is not known."""
+        rates = [] if self._state.rate is None else [self._state.rate]
+        if self._permits is not None and self._seconds_each is not None:
+            rates.append(self._permits.concurrency / self._seconds_each)
+        return min(rates, default=None)
 
     @property
     def _has_room(self) -> bool:
@@ -467,7 +563,7 @@ class LimitGate:
     @property
     def _is_searching(self) -> bool:
         """Return True if the rate may still be far too low, because it was learnt a moment ago."""
-        return self._limit.rate is None and self._state.earlier_ceiling is None
+        return self._state.rate is not None and self._limit.rate is None and self._state.earlier_ceiling is None
 
     def _pause_seconds(self, *, is_kept: bool) -> float:
         """Return for how long a chunk must be postponed because the upstream is away, or asks for a long pause."""
@@ -534,8 +630,7 @@ class LimitGates:
             self._failed.set_exception(error)
 
     async def close(self) -> None:
-        for gate in self._gates.values():
-            await gate.close()
+        await asyncio.gather(*(gate.close() for gate in self._gates.values()))
 
 
 def noting(gate: LimitGate, performed: Performed, started_at: float) -> Performed:

@@ -235,7 +235,7 @@ class Runner:
     async def token(
         self, operation: Operation, source: Source, *, may_be_postponed: bool
     ) -> AsyncIterator[Callable[[], None]]:
-        """Hold a token for an operation, if it has a limit. Take it before the operation's slot.
+        """Hold a token and a permit for an operation, if it has a limit. Take them before the operation's slot.
 
         Yield a function that gives the token back, for a caller that starts nothing. Raise PostponedChunk if no token
         comes soon and the operation may be postponed.
@@ -246,7 +246,10 @@ class Runner:
             return
         with gate.line(self._turn(self.place_of(operation), source), 1, may_be_postponed=may_be_postponed) as line:
             await gate.take(line)
-        yield lambda: gate.give_back(line)
+        try:
+            yield lambda: gate.give_back(line)
+        finally:
+            gate.end()
 
     @asynccontextmanager
     async def slot(self, operation: Operation, source: Source) -> AsyncIterator[None]:

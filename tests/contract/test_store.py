@@ -23,6 +23,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.fleet_limit import LimitState
+from penstock.fleet_permits import Holder
 from penstock.listing import Place
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
@@ -2002,12 +2003,14 @@ FULL_STATE = LimitState(
     consumers=5,
     at=NOW,
     lease="first",
+    holders={"one": Holder(3, 5, 7, 9), "two": Holder(0, 1, 8, 1)},
 )
 
 
 @on_all
 async def test_state_of_a_limit_is_replaced_by_whoever_knows_it(store: Store) -> None:
-    name, cut = make_limit_name(), replace(FULL_STATE, ceiling=None, earlier_ceiling=None, rate=8.75, lease="second")
+    name = make_limit_name()
+    cut = replace(FULL_STATE, ceiling=None, earlier_ceiling=None, rate=8.75, lease="second", holders={})
     assert await store.read_limit(name) == LimitState()
     assert await store.lease_limit(name, LimitState(), FULL_STATE)
     assert await store.read_limit(name) == FULL_STATE

@@ -43,6 +43,22 @@ def pause_alone(patching: Patching) -> None:
     _change_report(patching, lambda report: replace(report, not_before=0.0))
 
 
+def release_permits_early(patching: Patching) -> None:
+    """Release the permit of an operation when it starts."""
+
+    def start(self: limit_gate.Line, operations: int) -> None:
+        original(self, operations)
+        self.gate.end()
+
+    def end(self: limit_gate.LimitGate) -> None:
+        if self._permits is not None and self._permits.running:
+            end_of_gate(self)
+
+    original, end_of_gate = limit_gate.Line.start, limit_gate.LimitGate.end
+    patching.setattr(limit_gate.Line, "start", start)
+    patching.setattr(limit_gate.LimitGate, "end", end)
+
+
 def give_what_is_wanted(patching: Patching) -> None:
     patching.setattr(fleet_limit, "_tokens", lambda _state, _rate, _limit, wanted, _now: min(wanted, 1_000))
 

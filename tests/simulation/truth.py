@@ -15,14 +15,14 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from penstock import Context, Operations, Reject, Retry, Throttled
+from penstock import Context, Limit, Operations, Reject, Retry, Throttled
 from penstock.forwarding.answer import Answer
 from penstock.priority import Priority
 from penstock.running.left_behind import NOTICE_SECONDS
 from tests.simulation.loop import GATE
 from tests.simulation.network import LOOKED_AT
 from tests.simulation.process import Process
-from tests.simulation.upstream import Upstream
+from tests.simulation.upstream import Crowd, Upstream
 
 TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
@@ -32,6 +32,7 @@ TRY_AGAIN = {"/flaky", "/later", "/bulk"}
 TURNED_AWAY = 429
 MANY_ATTEMPTS = 1_000_000
 LIMITED = {"/limited", "/limited-often"}
+MOST_TOGETHER = 10
 NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-itself"} | POISON
 
 
@@ -124,6 +125,7 @@ class Truth:
     paused: set[str] = field(default_factory=set)  # processes that were ever paused
     most_skew: float = 0.0  # the largest error of any clock so far
     upstream: Upstream = field(default_factory=lambda: Upstream(1_000.0))  # of the operations with a limit
+    crowd: Crowd = field(default_factory=Crowd)  # of the operations whose number at the same time is limited
     is_over: bool = False
 
     def submission_of(self, batch_id: str) -> Submission:
@@ -183,7 +185,7 @@ async def for_ever() -> None:
     await asyncio.Event().wait()
 
 
-operations: Operations[Any] = Operations()
+operations: Operations[Any] = Operations(limits={"crowd": Limit(concurrency=MOST_TOGETHER)})
 _post = operations.post
 
 
@@ -295,6 +297,16 @@ async def limited(plan: Plan, context: Context) -> Any:
 async def limited_often(plan: Plan, context: Context) -> Any:
     """Do the same as `limited`, with several attempts. So the first death that is blamed on it is not the last."""
     return await limited(plan, context)
+
+
+@_post("/crowd", max_attempts=MANY_ATTEMPTS, limit="crowd")
+async def crowd(plan: Plan, context: Context) -> Any:
+    truth = TRUTH.get()
+    async with truth.performing(context, Plan(seconds=0)) as run:
+        with truth.crowd.joined(current_process()):
+            await asyncio.sleep(plan.seconds)
+        run.is_final = True
+        return {"run": run.number}
 
 
 @_post("/bulk", max_attempts=MAX_ATTEMPTS, bulk=True, max_size=3)

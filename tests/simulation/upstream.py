@@ -1,6 +1,10 @@
-"""An upstream that lets a number of operations a second through, and turns the others away."""
+"""Upstreams: one lets a number of operations a second through, one counts how many run at the same time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from tests.simulation.process import Process
 
 
 @dataclass
@@ -24,3 +28,26 @@ class Upstream:
         self._room -= 1
         self.passed.append(now)
         return True
+
+
+@dataclass
+class Crowd:
+    """Counts how many operations run at the same time. Those of a process that died have ended."""
+
+    most: int = 0
+    ended: int = 0
+    _processes: list[Process] = field(default_factory=list)  # one for each operation
+
+    @property
+    def size(self) -> int:
+        return sum(process.is_alive for process in self._processes)
+
+    @contextmanager
+    def joined(self, process: Process) -> Iterator[None]:
+        self._processes.append(process)
+        self.most = max(self.most, self.size)
+        try:
+            yield
+        finally:
+            self._processes.remove(process)
+            self.ended += 1

@@ -22,7 +22,6 @@ from penstock.fleet_limit import (
     LimitState,
     Report,
     lease,
-    share_of,
 )
 from penstock.limit import Limit
 
@@ -53,7 +52,6 @@ def test_limit_that_was_never_exceeded_allows_everything() -> None:
     state, block = lease(LimitState(), LEARNT, NOTHING, MANY, NOW)
     assert block.tokens is None
     assert state.rate is None
-    assert share_of(state) is None
 
 
 def test_declared_limit_allows_its_rate_and_burst() -> None:
@@ -79,7 +77,6 @@ def test_consumer_gets_no_more_than_it_wants_and_little_more_than_its_share() ->
     state = known(consumers=8)
     assert lease(state, LEARNT, NOTHING, 3, NOW)[1].tokens == 3
     assert lease(state, LEARNT, NOTHING, MANY, NOW)[1].tokens == 18  # of 110 for all in a block
-    assert share_of(state) == 12.5
 
 
 @pytest.mark.parametrize("skew", [0.0, 2.0])

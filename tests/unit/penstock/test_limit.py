@@ -82,6 +82,8 @@ def test_an_invalid_declaration_is_explained() -> None:
         ({"burst": 0}, r"The burst of a Limit is 0\. Use a whole number from 1 to 1,000,000,000, or None"),
         ({"burst": 1.5}, r"The burst of a Limit is 1\.5"),
         ({"burst": True}, r"The burst of a Limit is True"),
+        ({"concurrency": 0}, r"The concurrency of a Limit is 0\. Use a whole number from 1 to 1,000,000,000, or None"),
+        ({"concurrency": 2.5}, r"The concurrency of a Limit is 2\.5"),
     ],
 )
 def test_a_limit_names_what_is_wrong(values: dict[str, Any], reason: str) -> None:

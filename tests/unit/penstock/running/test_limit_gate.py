@@ -12,6 +12,7 @@ from penstock import Operations, Throttled
 from penstock.chunk import Chunk, Operation
 from penstock.errors import Unavailable
 from penstock.fleet_limit import HORIZON_SECONDS, LimitState
+from penstock.fleet_permits import LEASE_SECONDS, Holder
 from penstock.limit import Limit
 from penstock.outcome import Outcome, Verdict
 from penstock.priority import Priority
@@ -535,3 +536,145 @@ def test_gate_that_fails_unexpectedly_ends_the_watch(monkeypatch: pytest.MonkeyP
         assert not waiting.done()
 
     play(scenario)
+
+
+# --- Permits
+
+
+TOGETHER = Limit(concurrency=3)
+
+
+def most_together(starts: list[float]) -> int:
+    """Return how many operations ran at the same time."""
+    return max(sum(at <= start < at + LATENCY - 1e-9 for at in starts) for start in starts)
+
+
+async def holders(rig: Rig) -> dict[str, Holder]:
+    return dict((await rig.store.read_limit("upstream")).holders)
+
+
+def test_as_many_operations_run_at_the_same_time_as_there_are_permits() -> None:
+    async def scenario(rig: Rig) -> None:
+        assert succeeded(await rig.run_chunk("/limited", 60)) == 60
+
+    starts = play(scenario, limit=TOGETHER, slots=20).starts["/limited"]
+    assert most_together(starts) == 3
+    assert starts[-1] == pytest.approx(19 * LATENCY)
+
+
+def test_operation_needs_a_token_and_a_permit() -> None:
+    async def scenario(rig: Rig) -> None:
+        assert succeeded(await rig.run_chunk("/limited", 80)) == 80
+
+    rig = play(scenario, limit=Limit(rate=10, concurrency=1), slots=20)
+    assert most_together(rig.starts["/limited"]) == 1
+    assert 5 < rig.starts["/limited"][-1] < 9
+
+
+def test_operation_that_waits_for_a_permit_holds_no_slot() -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.store.lease_limit("upstream", LimitState(), LimitState(lease="1", holders={"x": Holder(3, 3, 1, 1)}))
+        waiting = asyncio.create_task(rig.run_chunk("/limited", 10))
+        await asyncio.sleep(1)
+        assert succeeded(await rig.run_chunk("/free", 20)) == 20
+        assert rig.runner.waiting_for_tokens(Priority.NORMAL) == 10
+        assert succeeded(await waiting) == 10
+
+    assert LEASE_SECONDS < play(scenario, limit=TOGETHER).starts["/limited"][0] < LEASE_SECONDS + 2
+
+
+def test_permits_are_given_up_when_nothing_waits_any_more() -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.run_chunk("/limited", 10)
+        assert [holder.permits for holder in (await holders(rig)).values()] == [2]
+        await asyncio.sleep(3)
+        assert await holders(rig) == {}
+        lease = (await rig.store.read_limit("upstream")).lease
+        await asyncio.sleep(60)
+        assert (await rig.store.read_limit("upstream")).lease == lease
+
+    play(scenario, limit=TOGETHER)
+
+
+def test_process_that_ends_gives_its_permits_up() -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.run_chunk("/limited", 10)
+        assert await holders(rig) != {}
+        rig.runner.let_go()
+        await rig.runner.close()
+        assert await holders(rig) == {}
+
+    play(scenario, limit=TOGETHER)
+
+
+def test_nothing_starts_while_the_permits_cannot_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        async def away(_name: str) -> LimitState:
+            raise Unavailable("The table is away.")
+
+        running = asyncio.create_task(rig.run_chunk("/limited", 1_000))
+        await asyncio.sleep(5)
+        monkeypatch.setattr(rig.store, "read_limit", away)
+        await asyncio.sleep(30)
+        monkeypatch.undo()
+        assert succeeded(await running) == 1_000
+
+    starts = play(scenario, limit=TOGETHER).starts["/limited"]
+    assert not [at for at in starts if 5 + LEASE_SECONDS <= at < 35]
+    assert [at for at in starts if at >= 35]
+
+
+def test_operation_that_got_its_slot_after_the_lease_waits_for_a_permit_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        async def away(_name: str) -> LimitState:
+            raise Unavailable("The table is away.")
+
+        slots = rig.runner._slots
+        for _ in range(slots.count):
+            await slots.acquire()
+        running = asyncio.create_task(rig.run_chunk("/limited", 1))
+        await asyncio.sleep(1)
+        monkeypatch.setattr(rig.store, "read_limit", away)
+        await asyncio.sleep(2 * LEASE_SECONDS)
+        for _ in range(slots.count):
+            slots.release()
+        await asyncio.sleep(1)
+        assert rig.starts == {}
+        monkeypatch.undo()
+        assert succeeded(await running) == 1
+
+    play(scenario, limit=TOGETHER)
+
+
+def test_bulk_call_needs_one_permit() -> None:
+    async def scenario(rig: Rig) -> None:
+        assert succeeded(await rig.run_chunk("/bulk", 20)) == 20
+
+    play(scenario, limit=Limit(concurrency=1))
+
+
+def test_single_operation_keeps_its_permit_with_its_token() -> None:
+    async def scenario(rig: Rig) -> None:
+        operation, source = Operation(0, "0", "POST", "/limited", None), Source("01J", "01J")
+        async with rig.runner.token(operation, source, may_be_postponed=False):
+            waiting = asyncio.create_task(rig.run_chunk("/limited", 1))
+            await asyncio.sleep(60)
+            assert not waiting.done()
+        assert succeeded(await waiting) == 1
+
+    play(scenario, limit=Limit(concurrency=1))
+
+
+def test_chunks_that_would_wait_long_for_permits_are_postponed() -> None:
+    async def scenario(rig: Rig) -> None:
+        stop = Stop()
+        chunks = [asyncio.create_task(rig.run_chunk("/limited", 500, stop=stop)) for _ in range(MOST_HELD)]
+        await asyncio.sleep(2)
+        assert await rig.run_chunk("/limited", 10) == {}
+        assert rig.postponed.keys() == set(range(10))
+        # 20 operations are performed in a second, and 3 in a row need 0.05 s.
+        assert all(60 < seconds < 500 * MOST_HELD * LATENCY / 3 for seconds in rig.postponed.values())
+        stop.begin()
+        await asyncio.gather(*chunks)
+
+    play(scenario, limit=TOGETHER)
