@@ -394,6 +394,7 @@ def _list_of(schema: Fragment) -> Fragment:
 
 
 _TEXT: Fragment = {"type": "string"}
+_MOST: Fragment = {"type": ["integer", "null"], "minimum": 1}
 _COUNT: Fragment = {"type": "integer", "minimum": 0}
 _RATE: Fragment = {"type": ["number", "null"], "minimum": 0}
 _TIME: Fragment = {"type": ["string", "null"], "format": "date-time"}
@@ -514,7 +515,8 @@ _ANSWER_SCHEMAS: Fragment = {
                     {
                         "name": _TEXT,
                         **dict.fromkeys(("rate", "declaredRate"), _RATE),
-                        "declaredBurst": {"type": ["integer", "null"], "minimum": 1},
+                        **dict.fromkeys(("declaredBurst", "declaredConcurrency"), _MOST),
+                        "permits": {**_object({"held": _COUNT, "wanted": _COUNT}), "type": ["object", "null"]},
                         **dict.fromkeys(("notBefore", "cutAt", "awaySince", "asOf"), _TIME),
                         "consumers": _COUNT,
                     }

@@ -9,7 +9,7 @@ from penstock.cli.operating import AsJson, call, print_table
 from penstock.cli.server import Url
 from penstock.process import command_line
 
-_HEADINGS = ["name", "rate", "declared", "not before", "last cut", "consumers", "as of", "state"]
+_HEADINGS = ["name", "rate", "declared", "running", "not before", "last cut", "consumers", "as of", "state"]
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def _cells(limit: Any) -> list[str]:
         limit["name"],
         _per_second(limit["rate"]),
         _per_second(limit["declaredRate"]),
+        _running(limit),
         *((limit[name] or "-")[:19] for name in ("notBefore", "cutAt")),
         str(limit["consumers"]),
         (limit["asOf"] or "-")[:19],
@@ -41,12 +42,20 @@ def _per_second(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:g}/s"
 
 
+def _running(limit: Any) -> str:
+    """Return how many permits consumers have, of how many, and how many they could use."""
+    permits = limit.get("permits")  # a front end of an earlier version does not have it
+    if permits is None:
+        return "-"
+    return f"{permits['held']} of {limit['declaredConcurrency']}, {permits['wanted']} wanted"
+
+
 def _state(limit: Any) -> str:
     if limit["awaySince"] is not None:
         return f"away since {limit['awaySince'][:19]}"
     if limit["notBefore"] is not None:
         return "paused"
-    return "unlimited" if limit["rate"] is None else "limited"
+    return "unlimited" if limit["rate"] is None and limit.get("permits") is None else "limited"
 
 
 if __name__ == "__main__":

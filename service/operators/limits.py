@@ -46,12 +46,22 @@ def _describe(name: str, declared: Limit, state: LimitState | None, now: float) 
         "rate": round(min(rates), 3) if rates else None,
         "declaredRate": declared.rate,
         "declaredBurst": declared.burst,
+        "declaredConcurrency": declared.concurrency,
+        "permits": _permits(declared, state),
         "notBefore": time_text(state.not_before) if state.not_before > now else None,
         "cutAt": _time_or_none(state.cut_at),
         "awaySince": _time_or_none(state.away_at),
-        "consumers": state.consumers,
+        "consumers": max(state.consumers, len(state.holders)),
         "asOf": _time_or_none(state.at),
     }
+
+
+def _permits(declared: Limit, state: LimitState) -> dict[str, int] | None:
+    """Return how many permits consumers have and could use, or None if the limit has no concurrency."""
+    if declared.concurrency is None:
+        return None
+    holders = state.holders.values()
+    return {"held": sum(one.permits for one in holders), "wanted": sum(one.wanted for one in holders)}
 
 
 def _time_or_none(at: float) -> str | None:

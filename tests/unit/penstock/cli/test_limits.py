@@ -33,7 +33,8 @@ async def test_limits_are_listed_with_their_state(
     aiohttp_server: AiohttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("calm", "down", "new", "paused")
-    operations, parts = Operations(limits={name: Limit() for name in names} | {"calm": Limit(rate=100)}), memory_parts()
+    declared = {name: Limit() for name in names} | {"calm": Limit(rate=100), "new": Limit(concurrency=10)}
+    operations, parts = Operations(limits=declared), memory_parts()
     state = LimitState(rate=72.5, cut_at=NOW - 9, at=NOW, consumers=3, lease="1")
     states = {"calm": state, "down": replace(state, away_at=NOW - 60), "paused": replace(state, not_before=NOW + 60)}
     for name, one in states.items():
@@ -51,11 +52,11 @@ async def test_limits_are_listed_with_their_state(
     rejected = await asyncio.to_thread(CliRunner().invoke, app, [])
 
     assert [" ".join(line.split()) for line in shown.stdout.splitlines()] == [
-        "name rate declared not before last cut consumers as of state",
-        "calm 72.5/s 100/s - 2023-11-14T22:13:11 3 2023-11-14T22:13:20 limited",
-        "down 72.5/s - - 2023-11-14T22:13:11 3 2023-11-14T22:13:20 away since 2023-11-14T22:12:20",
-        "new - - - - 0 - unlimited",
-        "paused 72.5/s - 2023-11-14T22:14:20 2023-11-14T22:13:11 3 2023-11-14T22:13:20 paused",
+        "name rate declared running not before last cut consumers as of state",
+        "calm 72.5/s 100/s - - 2023-11-14T22:13:11 3 2023-11-14T22:13:20 limited",
+        "down 72.5/s - - - 2023-11-14T22:13:11 3 2023-11-14T22:13:20 away since 2023-11-14T22:12:20",
+        "new - - 0 of 10, 0 wanted - - 0 - limited",
+        "paused 72.5/s - - 2023-11-14T22:14:20 2023-11-14T22:13:11 3 2023-11-14T22:13:20 paused",
     ]
     assert [limit["name"] for limit in json.loads(listed.stdout)["limits"]] == list(names)
     assert isinstance(rejected.exception, CallFailed)

@@ -7,6 +7,7 @@ import pytest
 
 from penstock import Limit, Operations
 from penstock.fleet_limit import LimitState
+from penstock.fleet_permits import Holder
 from penstock.testing import FakeClock, memory_parts
 from tests.support.builders import NOW
 from tests.support.faults import Outage
@@ -16,6 +17,8 @@ UNUSED = {
     "rate": None,
     "declaredRate": None,
     "declaredBurst": None,
+    "declaredConcurrency": None,
+    "permits": None,
     "notBefore": None,
     "cutAt": None,
     "awaySince": None,
@@ -74,6 +77,15 @@ async def test_state_of_a_limit_is_as_the_consumers_wrote_it(serve: Serve) -> No
         "asOf": "2023-11-14T22:13:19.000Z",
     }
     assert (stripe["rate"], stripe["declaredRate"], stripe["notBefore"], stripe["cutAt"]) == (70, 100, None, None)
+
+
+async def test_permits_of_a_limit_are_shown(serve: Serve) -> None:
+    operations, parts = Operations[Any](limits={"crowd": Limit(concurrency=10)}), memory_parts()
+    state = LimitState(at=NOW, lease="1", holders={"one": Holder(7, 20, 1, 1), "two": Holder(1, 1, 2, 1)})
+    assert await parts.store.lease_limit("crowd", LimitState(), state)
+    [crowd] = (await (await serve(operations, parts=parts, clock=FakeClock(NOW))).get("/limits")).body["limits"]
+    assert (crowd["declaredConcurrency"], crowd["permits"]) == (10, {"held": 8, "wanted": 21})
+    assert (crowd["rate"], crowd["consumers"]) == (None, 2)
 
 
 async def test_rate_that_was_declared_since_then_is_shown(serve: Serve) -> None:
