@@ -66,6 +66,7 @@ class Permits:
         self.running = 0  # permits that operations have taken
         self.is_listed = False  # the table may have an entry of this consumer
         self._holder = holder
+        self._is_contested = False  # others want more permits than they have
         self._fair = 0  # its fair share
         self._share = 0  # how many permits this consumer must not exceed, as it planned last
         self._usable = 0  # new operations start only below this number
@@ -88,6 +89,10 @@ class Permits:
     def are_short(self) -> bool:
         """Return True if this consumer may have more permits than it has, as soon as others give them up."""
         return self._usable < self._fair
+
+    def is_surplus_wanted(self, now: float) -> bool:
+        """Return True if others want a permit that is free here."""
+        return self._is_contested and self.is_free(now)
 
     def take(self) -> None:
         self.running += 1
@@ -114,6 +119,7 @@ class Permits:
         entry = Holder(0, wanted, place, self._renewals + 1)
         entry = self._with_place(entry, others, has_permits=mine is not None and mine.permits > 0, now=now)
         self._fair = share_out(self.concurrency, {**others, self._holder: entry})[self._holder]
+        self._is_contested = any(other.permits < other.wanted for other in others.values())
         free = self.concurrency - sum(other.permits for other in others.values())
         self._share = min(self._fair, free)
         self._usable = min(self._usable, self._share)

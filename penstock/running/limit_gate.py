@@ -227,6 +227,8 @@ class LimitGate:
         if self._permits is not None:
             self._permits.release()
             self._pass_on()
+            if self._has_surplus:
+                self._news.set()
 
     @property
     def may_start(self) -> bool:
@@ -393,6 +395,13 @@ class LimitGate:
         return 0 < self._state.away_at < self._report.passed_from
 
     @property
+    def _has_surplus(self) -> bool:
+        """Return True if other consumers want a permit for which nothing waits here."""
+        if self._permits is None or any(line.wanted for line in self._lines):
+            return False
+        return self._permits.is_surplus_wanted(self._clock.monotonic())
+
+    @property
     def _must_report(self) -> bool:
         return self._report.is_urgent or self._is_upstream_back
 
@@ -494,9 +503,9 @@ class LimitGate:
             await self._clock.sleep(seconds)
 
     async def _sleep_unless_urgent(self, seconds: float) -> None:
-        """Sleep, but wake up if something must be reported."""
+        """Sleep, but wake up if something must be reported or given up."""
         until = self._clock.monotonic() + seconds
-        while not self._must_report and (left := until - self._clock.monotonic()) > 0:
+        while not (self._must_report or self._has_surplus) and (left := until - self._clock.monotonic()) > 0:
             self._news.clear()
             try:
                 async with asyncio.timeout(left):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -678,3 +678,17 @@ def test_chunks_that_would_wait_long_for_permits_are_postponed() -> None:
         await asyncio.gather(*chunks)
 
     play(scenario, limit=TOGETHER)
+
+
+def test_permits_that_others_want_are_given_up_as_soon_as_nothing_waits() -> None:
+    async def scenario(rig: Rig) -> None:
+        running = asyncio.create_task(rig.run_chunk("/limited", 100))
+        await asyncio.sleep(1.5)
+        state = await rig.store.read_limit("upstream")
+        other = replace(state, lease="other", holders={**state.holders, "x": Holder(0, 3, 99, 1)})
+        assert await rig.store.lease_limit("upstream", state, other)
+        await running
+        await asyncio.sleep(2 * LATENCY)
+        assert (await holders(rig)).keys() == {"x"}
+
+    play(scenario, limit=TOGETHER, slots=20)
