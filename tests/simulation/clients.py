@@ -1,6 +1,7 @@
 """Clients: they submit batches, follow them, and check every answer against the promises."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -69,6 +70,7 @@ class Client:
         self._front_end = front_end
         self._chance = world.chance
         self._told: dict[tuple[str, str], dict[str, Any]] = {}
+        self._numbers = itertools.count(1)  # of the requests
 
     async def live(self, submission: Submission, mix: Mix) -> None:
         """Submit, follow the batches to their ends, and sometimes cancel or retry them."""
@@ -81,8 +83,9 @@ class Client:
     ) -> Answer | None:
         """Send one request. Return its answer, or None if the connection broke."""
         front_end = await self._front_end()
+        named = {"X-Request-Id": f"r{next(self._numbers)}", **(headers or {})}
         try:
-            answer = await front_end.ask(method, path, body, headers)
+            answer = await front_end.ask(method, path, body, named)
         except ConnectionResetError:
             answer = None
         self._world.note("client", f"{method} {path}", "broke off" if answer is None else answer.status)
@@ -96,6 +99,20 @@ class Client:
                 self._check_told(batch_id, answer.lines)
                 return answer.lines
             await asyncio.sleep(1)
+
+    async def listed(self) -> list[str]:
+        """Return the ids of all batches that are listed, page by page."""
+        found: list[str] = []
+        cursor = ""
+        while True:
+            answer = await self.ask("GET", f"/batches?limit=2{cursor}")
+            if answer is None or answer.status != ANSWERED:
+                await asyncio.sleep(1)
+                continue
+            found += [batch["batchId"] for batch in answer.body["batches"]]
+            if answer.body["nextCursor"] is None:
+                return found
+            cursor = f"&cursor={answer.body['nextCursor']}"
 
     def _check_told(self, batch_id: str, lines: list[dict[str, Any]]) -> None:
         redriven = self._world.promises.batches[batch_id].was_redriven

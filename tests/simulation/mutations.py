@@ -39,6 +39,7 @@ from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
 from tests.simulation import follow_up_mutations as follow_ups
+from tests.simulation import list_mutations as lists
 from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
 from tests.simulation import steering_mutations as steering
@@ -170,7 +171,7 @@ def finish_without_the_time_of_the_start(patching: Patching) -> None:
 
 
 def show_as_queued_what_is_counted(patching: Patching) -> None:
-    patching.setattr(schemas, "_state", lambda batch, _counts: batch.state)
+    patching.setattr(schemas, "shown_state", lambda batch, *_: batch.state)
 
 
 def release_instead_of_commit_on_stop(patching: Patching) -> None:
@@ -608,7 +609,7 @@ MUTATIONS = {
 MUTATIONS_AT_CALLS = {
     mutation.patch.__name__: mutation
     for mutation in [
-        MutationAtCall("a suspect beside poison", 39, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
+        MutationAtCall("a suspect beside poison", 40, Hit.FAIL_BEFORE, commit_a_suspect_after_its_quarantine),
         MutationAtCall(
             "suspects, and the upstream of some pauses", 0, Hit.FAIL_BEFORE, wait_for_a_token_in_the_quarantine
         ),
@@ -633,6 +634,8 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall(
             "dead letters wait while poison runs", 0, Hit.FAIL_BEFORE, follow_ups.acknowledge_while_letters_wait
         ),
+        MutationAtCall("all well", 0, Hit.FAIL_BEFORE, lists.list_a_batch_once_it_is_accepted),
+        MutationAtCall("all well", 4, Hit.FAIL_AFTER, lists.list_what_was_not_accepted),
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, keep_the_state_after_a_redrive),
         MutationAtCall("in the background, with a quota", 6, Hit.CRASH_AFTER, quotas.charge_without_a_condition),
         MutationAtCall("in the background, with a quota", 6, Hit.CRASH_AFTER, quotas.charge_whatever_is_left),

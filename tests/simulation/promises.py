@@ -169,6 +169,7 @@ class Promises:
         self._went_on: set[str] = set()  # batches of which a handler started after more of these than their limit
         self._died_of: set[tuple[str, str]] = set()
         self._keys_with_answers: set[str] = set()
+        self._listed: set[str] = set()  # batches with an entry in the list of their tenant
         self._swept_at = 0.0  # when the lease to sweep was last taken or extended
         # For each submission, the front ends that poison killed or blocked while they ran it as a small batch.
         self.poisoned_front_ends: defaultdict[str, set[str]] = defaultdict(set)
@@ -204,6 +205,8 @@ class Promises:
                 self._on_claim(key, before or {}, after)
         if key[0].startswith("batch#"):
             self._on_write_of_batch(key, before, after)
+        elif key[0].startswith("tenant#"):
+            self._listed.add(key[1].rpartition("#")[2])
 
     def _on_write_of_batch(self, key: Key, before: Item | None, after: Item) -> None:
         kind = key[1].partition("#")[0]
@@ -283,6 +286,7 @@ class Promises:
         words = f"batch {batch_id} was {before} and is {facts.state}"
         self.check(facts.state in MOVES[before], 2, words)
         if before == "accepting" and facts.is_accepted:
+            self.check(batch_id in self._listed, 1, f"batch {batch_id} is accepted, and it is in no list")
             self.quotas.on_accepted(batch_id, facts.total)
             self.open.on_accepted(batch_id, facts.total)
         self.check(before not in FINAL or facts.was_redriven, 2, words)
@@ -531,6 +535,11 @@ class Promises:
                 told == (operation_id, status), 2, f"results of {batch_id} say {told}, not {operation_id}, {status}"
             )
         self.check(len(lines) == facts.total, 2, f"results of {batch_id} have {len(lines)} lines of {facts.total}")
+
+    def check_list(self, listed: list[str]) -> None:
+        """Check that GET /batches has each batch that was accepted, once, and no other."""
+        accepted = sorted(batch_id for batch_id, facts in self.batches.items() if facts.is_accepted)
+        self.check(sorted(listed) == accepted, 1, f"{listed} are listed, and {accepted} were accepted")
 
     def check_nothing_ran_again(self) -> None:
         """Check that no operation ran again, in a run in which no process dies and nothing is lost."""

@@ -56,6 +56,7 @@ class Stage:
         """Wait, stop and check. `is_gentle` means that no process died and that nothing was lost."""
         await self.settle()
         await self._check_results()
+        self.world.promises.check_list(await self.client.listed())
         await self._stop()
         await asyncio.gather(*self._keeping)
         for journal in self._journals:
