@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from penstock.batch import Batch, BatchState
 from penstock.clock import Clock
+from penstock.consumer.attempt import ChunkAttempt
 from penstock.errors import NewerVersion, PenstockError
 from penstock.store import Store
 
@@ -96,15 +97,15 @@ class Batches:
     def _can_start(self, batch: Batch) -> bool:
         return batch.state is BatchState.QUEUED and not batch.is_paused(self._clock.now())
 
-    async def reread(self, batch: Batch) -> Batch:
-        """Return the batch as it was at most a second ago, or as it is here if it can no longer be read.
+    async def refresh(self, attempt: ChunkAttempt) -> ChunkAttempt:
+        """Return the attempt with its batch as it was at most a second ago. Keep the batch if it can no longer be read.
 
         If a newer version has given the batch a state that is not known here, what has run must still be recorded.
         """
         try:
-            return await self.read(batch.id) or batch
+            return replace(attempt, batch=await self.read(attempt.batch.id) or attempt.batch)
         except NewerVersion:
-            return batch
+            return attempt
 
     async def _read(self, batch_id: str) -> _Entry:
         """Read the batch. Return it only after all calls have succeeded."""

@@ -202,7 +202,7 @@ class Processor:
             return Release(delay_seconds(attempt.batch.not_before, now, LONGEST_HIDDEN_SECONDS))
         if attempt.traces.record is not None:
             return await self._continue_from(attempt, attempt.traces.record)
-        attempt = await self._reread_batch(attempt)
+        attempt = await self._batches.refresh(attempt)
         if attempt.is_paused_at(self._clock.now()):
             return await self._wait_for_resume(attempt)
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
@@ -241,7 +241,7 @@ class Processor:
             attempt = await self._suspects.note_loss(attempt)
         if attempt.batch.died and not attempt.is_over_at(self._clock.now()):
             await self._limits.await_verdict(attempt.batch)
-            attempt = await self._reread_batch(attempt)
+            attempt = await self._batches.refresh(attempt)
         record = self._record_without_running(attempt)
         if record is not None:
             return await self._commit(attempt, record)
@@ -302,7 +302,7 @@ class Processor:
                     has_slot=has_slot,
                 )
             record = await self._commit(
-                attempt, self._record(await self._reread_batch(attempt), verdicts, pace, postponed)
+                attempt, self._record(await self._batches.refresh(attempt), verdicts, pace, postponed)
             )
             return record.without_results() if results.held else record
 
@@ -374,10 +374,6 @@ class Processor:
     async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Commit the record. Return the record that the table has now: another delivery may have been faster."""
         return await self._store.commit_chunk(attempt.batch, replace(record, redelivered=attempt.redelivered))
-
-    async def _reread_batch(self, attempt: ChunkAttempt) -> ChunkAttempt:
-        """Return the attempt with its batch as it was at most a second ago."""
-        return replace(attempt, batch=await self._batches.reread(attempt.batch))
 
     # Settle: act on the decision.
 

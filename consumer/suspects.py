@@ -115,7 +115,6 @@ class Suspects:
         self._batches = batches
         self._limits = limits
         self._notes = notes
-        self._process = notes.process
         self._operations = operations
         self._runner = runner
         self._leases = leases
@@ -132,8 +131,8 @@ class Suspects:
         if not attempt.batch.is_suspect:
             await self._store.suspect_batch(attempt.batch.id)
             self._batches.forget(attempt.batch.id)
-        await self._limits.note_deaths(attempt.batch, attempt.dead_processes(self._process))
-        return await self._reread_batch(attempt)
+        await self._limits.note_deaths(attempt.batch, attempt.dead_processes(self._notes.process))
+        return await self._batches.refresh(attempt)
 
     def start(self, attempt: ChunkAttempt) -> AbstractAsyncContextManager[Start]:
         """Note the start of a chunk whose batch has lost a delivery, when it may start. Yield what must happen to it.
@@ -141,7 +140,7 @@ class Suspects:
         Run it and commit its record inside the block. A single operation keeps its slot until then, and a suspect keeps
         its turn: otherwise a crash caused by the next operation would be blamed on this one.
         """
-        if attempt.is_suspect(self._process):
+        if attempt.is_suspect(self._notes.process):
             return self._start_suspect(attempt)
         if len(attempt.chunk.operations) == 1:
             return self._start_among_others(attempt)
@@ -175,7 +174,7 @@ class Suspects:
         route = self._route(attempt)
         # An operation that has no handler any more is not poison: it runs, and its outcome says so.
         if route is not None and self._has_used_up(attempt, route):
-            if not attempt.are_deaths_certain(self._process):
+            if not attempt.are_deaths_certain(self._notes.process):
                 attempt = await self._wait_for_denial(attempt)
             if (verdict := self._verdict(attempt, route)) is not None:
                 yield verdict
@@ -184,7 +183,7 @@ class Suspects:
             if isinstance(token, Release):
                 yield token
                 return
-            async with self._start_alone(attempt.with_noted_deaths(self._process), route) as start:
+            async with self._start_alone(attempt.with_noted_deaths(self._notes.process), route) as start:
                 if isinstance(start, Release):
                     token()
                 yield start
@@ -236,11 +235,11 @@ class Suspects:
             return None
         if self._stop.begun.is_set():
             return Release(0)
-        return Poison(attempt, route, attempt.with_noted_deaths(self._process).deaths)
+        return Poison(attempt, route, attempt.with_noted_deaths(self._notes.process).deaths)
 
     def _has_used_up(self, attempt: ChunkAttempt, route: Route) -> bool:
         """Return True if consumers seem to have died of all attempts that the operation has."""
-        noted = attempt.with_noted_deaths(self._process)
+        noted = attempt.with_noted_deaths(self._notes.process)
         return noted.deaths > 0 and noted.chunk.attempt > route.policy.max_attempts
 
     async def _wait_for_denial(self, attempt: ChunkAttempt) -> ChunkAttempt:
@@ -254,7 +253,7 @@ class Suspects:
             await self._clock.sleep(DENIAL_POLL_SECONDS)
             traces = await self._store.read_traces(attempt.batch.id, attempt.chunk.id)
             attempt = replace(attempt, traces=traces.without_results())
-            if attempt.traces.record is not None or not attempt.lost_starts(self._process):
+            if attempt.traces.record is not None or not attempt.lost_starts(self._notes.process):
                 break
         return attempt
 
@@ -264,18 +263,18 @@ class Suspects:
             return TooLate(attempt)
         # Read the batch before the note, so that it need not be read after it. If a consumer died between the note and
         # the handler, an operation would be blamed that never started.
-        attempt = await self._reread_batch(attempt)
+        attempt = await self._batches.refresh(attempt)
         # The batch may have killed too many processes while the operation waited for its slot.
         await self._limits.await_verdict(attempt.batch)
         return await self._note_start(attempt, evidence, has_slot=True)
 
     async def _note_start(self, attempt: ChunkAttempt, evidence: Evidence, *, has_slot: bool = False) -> Start:
         """Note the start of a chunk, unless another delivery has recorded it."""
-        note = StartNote(attempt.delivery.mark, self._process, evidence)
+        note = StartNote(attempt.delivery.mark, self._notes.process, evidence)
         record = await self._store.note_start(attempt.batch, attempt.chunk.id, str(note))
         if record is not None:
             return AlreadyRecorded(attempt, record)
-        attempt = await self._reread_batch(attempt)  # the note may have taken long
+        attempt = await self._batches.refresh(attempt)  # the note may have taken long
         return TooLate(attempt) if attempt.is_over_at(self._clock.now()) else Ready(attempt, has_slot)
 
     @asynccontextmanager
@@ -290,9 +289,6 @@ class Suspects:
         if not self._leases.is_kept(attempt.delivery):
             self._batches.forget(attempt.batch.id)
             await self._batches.read(attempt.batch.id)
-
-    async def _reread_batch(self, attempt: ChunkAttempt) -> ChunkAttempt:
-        return replace(attempt, batch=await self._batches.reread(attempt.batch))
 
     def _route(self, attempt: ChunkAttempt) -> Route | None:
         operation = attempt.chunk.operations[0]
