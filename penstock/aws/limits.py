@@ -12,8 +12,9 @@ from penstock.aws.attributes import Item, Value, number_list, read_text, text, w
 from penstock.aws.table import Done, Table
 from penstock.fleet_limit import LimitState
 from penstock.fleet_permits import Holder, Holders
+from penstock.settings import DAY_SECONDS
 
-KEEP_SECONDS = 30 * 24 * 3600  # after the last lease
+KEEP_SECONDS = 30 * DAY_SECONDS  # after the last lease
 _PREFIX = "limit#"
 _NUMBERS = tuple(field.name for field in fields(LimitState) if field.name not in {"lease", "holders"})
 _WHOLE = {"used", "throttled", "leases", "consumers"}
