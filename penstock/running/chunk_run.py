@@ -148,7 +148,7 @@ class ChunkRun:
 
     async def _work(self, worker: Worker) -> None:
         unmarked = contextvars.copy_context()
-        while self._pending and not _is_marked(unmarked):
+        while self._pending and not worker.is_marked:
             try:
                 await self._take_slot(worker)
             except PostponedChunk:
@@ -204,12 +204,13 @@ class ChunkRun:
                 begun_at, now = now, self._monotonic()
                 if verdicts is not None:
                     count, seconds = count + len(lot), seconds + now - begun_at
-                if worker.has_waited or now >= ends_at or self._line is not None or _is_marked(unmarked):
+                worker.is_marked = _is_marked(unmarked)
+                if worker.has_waited or now >= ends_at or self._line is not None or worker.is_marked:
                     break
         finally:
             if count:
                 self._took(count, seconds)
-        return bool(self._pending) and not _is_marked(unmarked)
+        return bool(self._pending) and not worker.is_marked
 
     def _may_start(self) -> bool:
         """Return True if the next lot may start. If nothing may start any more, give up the rest."""
