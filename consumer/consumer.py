@@ -307,8 +307,8 @@ class Consumer:
             load = loads[held.delivery.priority]
             load.chunks += 1
             load.operations += 0 if self._letter_box.holds(held.delivery) else max(held.waiting, 1)
-        for priority, load in loads.items():
-            load.operations = max(0, load.operations - self._runner.waiting_for_tokens(priority))
+        for priority, waiting in self._runner.waiting_for_tokens().items():
+            loads[priority].operations = max(0, loads[priority].operations - waiting)
         return loads
 
     async def _drain(self) -> BaseException | None:

@@ -16,6 +16,7 @@ import contextlib
 import math
 import random
 import secrets
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -248,9 +249,11 @@ class LimitGate:
         if not self._is_free:
             self._tokens -= operations
 
-    def waiting(self, priority: Priority) -> int:
-        """Return how many operations of a priority wait here."""
-        return 0 if self._is_open else sum(line.wanted for line in self._lines if line.priority is priority)
+    def count_waiting(self, counts: Counter[Priority]) -> None:
+        """Count the operations that wait here, by priority."""
+        if not self._is_open:
+            for line in self._lines:
+                counts[line.priority] += line.wanted
 
     @property
     def waiting_chunks(self) -> int:
@@ -615,9 +618,12 @@ class LimitGates:
                 self._gates[name].let_go()
         return self._gates[name]
 
-    def waiting(self, priority: Priority) -> int:
-        """Return how many operations of a priority wait for tokens."""
-        return sum(gate.waiting(priority) for gate in self._gates.values())
+    def waiting(self) -> Counter[Priority]:
+        """Return how many operations wait for tokens, by priority."""
+        counts = Counter[Priority]()
+        for gate in self._gates.values():
+            gate.count_waiting(counts)
+        return counts
 
     def let_go(self) -> None:
         """Let everything pass that waits, now and later. The stop must have begun."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -158,9 +159,9 @@ class Runner:
     def _gate(self, limit: str | None) -> LimitGate | None:
         return None if limit is None or self._limits is None else self._limits.gate(limit)
 
-    def waiting_for_tokens(self, priority: Priority) -> int:
-        """Return how many operations of a priority wait because of a limit of the fleet. They need no slot yet."""
-        return 0 if self._limits is None else self._limits.waiting(priority)
+    def waiting_for_tokens(self) -> Counter[Priority]:
+        """Return how many operations wait because of a limit of the fleet, by priority. They need no slot yet."""
+        return Counter() if self._limits is None else self._limits.waiting()
 
     def _performing(
         self, source: Source, number: int, results: ChunkResults

@@ -164,7 +164,7 @@ def test_operation_that_waits_for_a_token_holds_no_slot() -> None:
         assert succeeded(await rig.run_chunk("/free", 10)) == 10
         assert rig.loop.time() - began_at <= 25 * LATENCY
         assert not limited.done()
-        assert rig.runner.waiting_for_tokens(Priority.NORMAL) > 0
+        assert rig.runner.waiting_for_tokens()[Priority.NORMAL] > 0
         assert succeeded(await limited) == 30
 
     play(scenario, slots=1)
@@ -184,7 +184,7 @@ def test_call_that_waits_counts_with_all_its_operations() -> None:
         running = asyncio.create_task(rig.run_chunk("/bulk", 100))
         await asyncio.sleep(1.5)
         assert 0 < len(rig.starts["/bulk"]) < 50
-        assert rig.runner.waiting_for_tokens(Priority.NORMAL) == 100 - len(rig.starts["/bulk"])
+        assert rig.runner.waiting_for_tokens()[Priority.NORMAL] == 100 - len(rig.starts["/bulk"])
         assert succeeded(await running) == 100
 
     play(scenario)
