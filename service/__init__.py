@@ -2,6 +2,7 @@
 
     intake/        POST /batch: reads and validates a batch, then runs it or accepts it for the background.
     batches/       What a client asks about one batch: status, results, cancel, retry.
+    events/        GET /batch/{id}/events: tells a client that watches a batch what has changed.
     limits/        How much a caller may submit: quotas of operations.
     operators/     What operators and machines ask: dead letters, API keys, health, metrics.
                    All but health is on a listener of its own. If requests need a key, clients' listener has it, too.
@@ -11,6 +12,7 @@
 Rooms that will come: `console/` for a web page, and `dialects/<name>/` for each foreign API that is spoken here.
 
 `app.py`, `routes.py`, `openapi.py` and `__main__.py` import the rooms. The rooms import the other files of this folder,
-never the other way round. Two rooms import others: `intake` imports `batches`, because it answers a repeated request
-with the batch's status, and both import `limits`, because they charge what runs.
+never the other way round. Three rooms import others: `intake` imports `batches`, because it answers a repeated request
+with the batch's status, and both import `limits`, because they charge what runs. `events` imports `batches`, because it
+tells what a client could ask there.
 """

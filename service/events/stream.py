@@ -24,7 +24,7 @@ from penstock.service.keys import CHECK_KEY, CLOCK
 from penstock.service.request_ids import request_id
 from penstock.telemetry import Event, get_log
 
-MOST_STREAMS = 1_000  # in a front end; each takes about 50 KB
+MOST_STREAMS = 1_000  # in a front end; each takes about 13 KB
 MOST_STREAMS_OF_TENANT = 250
 RETRY_AFTER_SECONDS = 30
 TICK_SECONDS = 1
