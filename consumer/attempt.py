@@ -61,14 +61,14 @@ class ChunkAttempt:
 
     @property
     def source(self) -> Source:
-        """Return the source that the runner gives slots to, with the priority of the queue that the delivery came from.
+        """Return the source that the runner gives slots to.
 
-        An operator may have moved the message there from the queue of the batch's own priority.
+        It has the priority of the batch, whatever queue the delivery came from: a client may have changed it since.
         """
         return Source(
             self.batch.id,
             self.batch.key_prefix,
-            priority=self.delivery.priority,
+            priority=self.batch.priority,
             tenant=self.batch.tenant,
             headers=dict(self.batch.headers),
         )

@@ -107,6 +107,11 @@ class Batches:
         except NewerVersion:
             return attempt
 
+    def latest(self, batch: Batch) -> Batch:
+        """Return the batch as this process has read it last."""
+        entry = self._entries.get(batch.id)
+        return batch if entry is None or entry.batch is None else entry.batch
+
     async def _read(self, batch_id: str) -> _Entry:
         """Read the batch. Return it only after all calls have succeeded."""
         asked_at = self._clock.monotonic()

@@ -307,8 +307,12 @@ class Consumer:
             load = loads[held.delivery.priority]
             load.chunks += 1
             load.operations += 0 if self._letter_box.holds(held.delivery) else max(held.waiting, 1)
-        for priority, waiting in self._runner.waiting_for_tokens().items():
-            loads[priority].operations = max(0, loads[priority].operations - waiting)
+        waiting = self._runner.waiting_for_tokens()
+        excess = 0  # they wait with the priority of their batch, and it may have changed since they were sent
+        for priority, load in loads.items():
+            excess += load.spare(waiting[priority])
+        for load in loads.values():
+            excess = load.spare(excess)
         return loads
 
     async def _drain(self) -> BaseException | None:

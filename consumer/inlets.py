@@ -38,6 +38,12 @@ class Load:
     chunks: int = 0
     operations: int = 0  # those that have not finished
 
+    def spare(self, operations: int) -> int:
+        """Leave out operations that wait, as far as there are any. Return how many are left."""
+        spared = min(self.operations, operations)
+        self.operations -= spared
+        return operations - spared
+
 
 def room_for(
     priority: Priority,

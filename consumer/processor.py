@@ -46,6 +46,7 @@ from penstock.outcome import (
 from penstock.pace import ChunkPace
 from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery
 from penstock.running.runner import Runner
+from penstock.running.source import Urgency
 from penstock.running.stop import Stop
 from penstock.sending import ChunkSender
 from penstock.settings import Settings
@@ -284,7 +285,8 @@ class Processor:
         pace = self._pace_of(attempt)
         postponed: dict[int, float] = {}
         with self._runner.result_memory.for_chunk() as results:
-            with self._limited(attempt) as stop:
+            urgency = Urgency(attempt.batch.priority)
+            with self._limited(attempt, urgency) as stop:
 
                 def took(count: int, seconds: float) -> None:
                     if pace.observe(count, seconds):
@@ -300,6 +302,7 @@ class Processor:
                     took=took,
                     postponed=postponed.__setitem__,
                     has_slot=has_slot,
+                    urgency=urgency,
                 )
             record = await self._commit(
                 attempt, self._record(await self._batches.refresh(attempt), verdicts, pace, postponed)
@@ -330,25 +333,26 @@ class Processor:
         return may_begin
 
     @contextmanager
-    def _limited(self, attempt: ChunkAttempt) -> Iterator[Stop]:
+    def _limited(self, attempt: ChunkAttempt, urgency: Urgency) -> Iterator[Stop]:
         """Yield a stop for this attempt: it follows the program's stop, the end of the batch and the time budget."""
         with self._stop.follower() as stop:
             budget = asyncio.get_running_loop().call_later(self._settings.chunk_budget_seconds, stop.spend)
-            watching = asyncio.create_task(self._stop_when_over(attempt, stop))
+            watching = asyncio.create_task(self._watch(attempt, stop, urgency))
             try:
                 yield stop
             finally:
                 budget.cancel()
                 watching.cancel()
 
-    async def _stop_when_over(self, attempt: ChunkAttempt, stop: Stop) -> None:
-        """Start the stop as soon as no further operation of the chunk may start."""
+    async def _watch(self, attempt: ChunkAttempt, stop: Stop, urgency: Urgency) -> None:
+        """Follow the priority of the batch. Start the stop as soon as no further operation of the chunk may start."""
 
-        def must_stop(batch: Batch) -> bool:
+        def follow(batch: Batch) -> bool:
+            urgency.change(batch.priority)
             read, now = replace(attempt, batch=batch), self._clock.now()
             return read.is_over_at(now) or read.is_paused_at(now)
 
-        await self._batches.wait_until(attempt.batch.id, must_stop)
+        await self._batches.wait_until(attempt.batch.id, follow)
         stop.begin()
 
     def _record(
@@ -427,7 +431,7 @@ class Processor:
         """
         chunk, tenant = attempt.chunk, attempt.delivery.tenant
         batch = await self._start(attempt.batch, record)  # before the follow-ups: if it fails, they must not multiply
-        await self._sender.send_follow_ups(batch, chunk, record, tenant)
+        await self._sender.send_follow_ups(self._batches.latest(batch), chunk, record, tenant)
         group = await self._count(batch, record)
         is_counted = chunk.id in group.done
         if not is_counted and not group.is_through_with(chunk.id):

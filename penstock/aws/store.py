@@ -143,10 +143,7 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists):
         names = sorted(name for name in after if after[name] != before[name])
         if not names:
             return True
-        conditions = [
-            f"attribute_not_exists(#{name})" if value is None else f"#{name} = :seen_{name}"
-            for name, value in before.items()
-        ]
+        conditions = [_as_seen(name, is_absent=value is None) for name, value in before.items()]
         written = [f"#{name} = :{name}" for name in names if after[name] is not None]
         if "deadline_at" in names:
             written.append("#due_at = :deadline_at")
@@ -669,6 +666,14 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists):
         claim = items.claim_from_item(tenant, key, item)
         parts = await self._read_parts(items.answer_part_keys(claim, item))
         return replace(claim, answer=b"".join(map(items.answer_bytes, parts))) if parts else claim
+
+
+def _as_seen(name: str, *, is_absent: bool) -> str:
+    """Return the condition that an attribute is as it was seen. A batch of an earlier version may not have it."""
+    absent = f"attribute_not_exists(#{name})"
+    if is_absent:
+        return absent
+    return f"({absent} OR #{name} = :seen_{name})" if name in items.LATER_ATTRIBUTES else f"#{name} = :seen_{name}"
 
 
 def _clause(keyword: str, changes: Sequence[str]) -> list[str]:

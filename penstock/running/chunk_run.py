@@ -104,6 +104,17 @@ class ChunkRun:
             self._give_up_failed()
         return self._verdicts
 
+    def move(self, turn: Turn | TurnWithRoom) -> None:
+        """Wait for slots in another turn from now on, because the batch has another priority.
+
+        Operations that also need a token, a thread or a process are given up: they follow as another chunk.
+        """
+        if not isinstance(self._slots, Turn) or not isinstance(turn, Turn):
+            self._give_up_rest()
+            return
+        self._slots = turn
+        self._dismiss_waiting()  # other workers replace them, and wait in the new turn
+
     async def _run_and_isolate(self, lots: Sequence[Lot]) -> None:
         await self._run(lots)
         if self._failed and not self._results.is_cut:
@@ -149,6 +160,7 @@ class ChunkRun:
     async def _work(self, worker: Worker) -> None:
         unmarked = contextvars.copy_context()
         while self._pending and not worker.is_marked:
+            slots = self._slots  # another priority may replace it before this worker releases its slot
             try:
                 await self._take_slot(worker)
             except PostponedChunk:
@@ -158,11 +170,11 @@ class ChunkRun:
                 while await self._work_for_a_slice(worker, unmarked):
                     if not worker.has_waited:
                         await asyncio.sleep(0)  # other tasks run now
-                    if self._slots is not None and self._slots.are_wanted:
+                    if slots is not None and slots.are_wanted:
                         break
             finally:
-                if self._slots is not None:
-                    self._slots.release()
+                if slots is not None:
+                    slots.release()
             if worker.is_left or worker.task.cancelling():
                 return
             if not worker.has_waited:

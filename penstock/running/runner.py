@@ -28,7 +28,7 @@ from penstock.running.limit_gate import LimitGate, LimitGates, Line, noting
 from penstock.running.observer import Observer
 from penstock.running.result_memory import ChunkResults, ResultMemory
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
-from penstock.running.source import Source
+from penstock.running.source import Source, Urgency
 from penstock.running.stop import Stop
 from penstock.running.threads import Threads
 from penstock.running.verdict import TimedOut, cancelled_itself, invalid
@@ -106,6 +106,7 @@ class Runner:
         took: Callable[[int, float], None] = lambda _count, _seconds: None,
         postponed: Callable[[int, float], None] = lambda _index, _seconds: None,
         has_slot: bool = False,
+        urgency: Urgency | None = None,
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free. Return the verdicts by index.
 
@@ -115,7 +116,7 @@ class Runner:
         called after each slice of a slot, with the number of operations that have run in it and the seconds that they
         took. `postponed` is called with the index and the delay of each operation that did not start because its limit
         allows nothing for some time. With `has_slot` the caller already holds the slot, for a chunk of a single
-        operation.
+        operation. `urgency` tells if the priority changes.
         """
         counted = results or ChunkResults(ResultMemory())
         perform = self._performing(source, chunk.attempt, counted)
@@ -143,12 +144,19 @@ class Runner:
             gate = self._gate(self._limit_of(chunk.operations[0]))
             return await new_run(None, gate).carry_out(one_by_one(chunk.operations))
 
+        async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
+            def move(priority: Priority) -> None:
+                run.move(self._turn(place, replace(source, priority=priority)))
+
+            with nullcontext() if urgency is None else urgency.followed_by(move):
+                return await run.carry_out(lots)
+
         async def run_part(place: Place, limit: str | None, lots: list[Lot]) -> dict[int, Verdict]:
             gate, turn = self._gate(limit), self._turn(place, source)
             if gate is None:
-                return await new_run(turn, None).carry_out(lots)
+                return await carry_out(new_run(turn, None), place, lots)
             with gate.line(turn, sum(map(len, lots))) as line:
-                return await new_run(line, gate).carry_out(lots)
+                return await carry_out(new_run(line, gate), place, lots)
 
         return await _join([run_part(*part) for part in self._sort(chunk.operations)])
 

@@ -1,6 +1,7 @@
 """Where operations come from: their batch, and whose turn it is to run them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from penstock.chunk import Operation
@@ -24,3 +25,28 @@ class Source:
     def key_of(self, operation: Operation) -> str:
         """Return the idempotency key that a handler finds in its context."""
         return f"{self.key_prefix}/{operation.id}"
+
+
+class Urgency:
+    """The priority of a batch while one of its chunks runs: a client may change it meanwhile."""
+
+    def __init__(self, priority: Priority) -> None:
+        self._priority = priority
+        self._followers: list[Callable[[Priority], None]] = []
+
+    def change(self, priority: Priority) -> None:
+        """Tell all followers the priority, if it is another one than before."""
+        if priority is self._priority:
+            return
+        self._priority = priority
+        for follower in list(self._followers):
+            follower(priority)
+
+    @contextmanager
+    def followed_by(self, follower: Callable[[Priority], None]) -> Iterator[None]:
+        """Call `follower` with each new priority while the block runs."""
+        self._followers.append(follower)
+        try:
+            yield
+        finally:
+            self._followers.remove(follower)

@@ -382,6 +382,19 @@ async def test_running_batch_is_steered_in_one_step(store: Store, batch: Batch) 
     assert await store.read_batch(batch.id) == again
 
 
+@on_servers
+async def test_batch_of_an_earlier_version_can_be_steered(store: DynamoDbStore, batch: Batch) -> None:
+    item = items.batch_to_item(replace(await accept(store, batch), failure_limit=FailureLimit(7)))
+    await store._table.put({name: value for name, value in item.items() if name != "priority"})
+    seen = await read(store, batch)
+    assert (seen.max_failures, seen.priority) == (7, Priority.NORMAL)
+    for wanted in (replace(seen, paused_at=NOW), replace(seen, max_failures=8, failure_limit=FailureLimit(8))):
+        assert await store.steer_batch(seen, wanted, NOW) is True
+        assert await store.steer_batch(seen, wanted, NOW) is True  # repeated
+        seen = await read(store, batch)
+        assert seen == wanted
+
+
 @on_all
 async def test_batch_that_is_not_as_it_was_seen_is_not_steered(store: Store, batch: Batch) -> None:
     accepted = await accept(store, batch)

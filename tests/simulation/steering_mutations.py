@@ -9,6 +9,7 @@ from penstock.batch import Batch
 from penstock.consumer.attempt import ChunkAttempt, Discard, Renew
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.processor import Processor
+from penstock.running.source import Urgency
 from penstock.running.stop import Stop
 from tests.simulation.rewriting import drop_condition, rewrite
 
@@ -20,14 +21,14 @@ def start_although_paused(patching: Patching) -> None:
 
 
 def finish_chunks_although_paused(patching: Patching) -> None:
-    async def mutant(self: Processor, attempt: ChunkAttempt, stop: Stop) -> None:
+    async def mutant(self: Processor, attempt: ChunkAttempt, stop: Stop, _urgency: Urgency) -> None:
         def is_over(batch: Batch) -> bool:
             return replace(attempt, batch=batch).is_over_at(self._clock.now())
 
         await self._batches.wait_until(attempt.batch.id, is_over)
         stop.begin()
 
-    patching.setattr(Processor, "_stop_when_over", mutant)
+    patching.setattr(Processor, "_watch", mutant)
 
 
 def drop_what_was_received_often_while_paused(patching: Patching) -> None:

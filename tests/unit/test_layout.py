@@ -31,7 +31,7 @@ ROOMS: Mapping[str, set[str]] = {
         *("service/operators", "service/console"),
     },
     "service/intake": {"core", "documents", "metrics", "running", "service", "service/batches", "service/limits"},
-    "service/batches": {"core", "service", "service/limits"},
+    "service/batches": {"core", "documents", "service", "service/limits"},
     "service/events": {"core", "service", "service/batches"},
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "service"},
