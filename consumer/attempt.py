@@ -110,10 +110,6 @@ class ChunkAttempt:
         """Return True if no further operation of this chunk may start."""
         return self.is_too_late or self.ending_at(now) is not None
 
-    def is_paused_at(self, now: float) -> bool:
-        """Return True if no further operation of this chunk may start, because its batch is paused."""
-        return self.batch.is_paused(now)
-
     def lost_starts(self, process: str) -> list[StartNote]:
         """Return the notes of earlier deliveries of this message that started to run and were lost.
 

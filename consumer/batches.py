@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from penstock.batch import Batch, BatchState
 from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt
+from penstock.consumer.queue_switches import QueueSwitches
 from penstock.errors import NewerVersion, PenstockError
 from penstock.store import Store
 
@@ -41,8 +43,16 @@ class _Entry:
 
 
 class Batches:
-    def __init__(self, store: Store, clock: Clock, on_read: Callable[[Batch], Awaitable[None]] | None = None) -> None:
-        """Call `on_read` with each batch that was read from the table."""
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        on_read: Callable[[Batch], Awaitable[None]] | None = None,
+        *,
+        switches: QueueSwitches | None = None,
+    ) -> None:
+        """Call `on_read` with each batch that was read from the table. Refresh `switches` together with it."""
+        self._switches = switches
         self._store = store
         self._clock = clock
         self._on_read = on_read
@@ -107,6 +117,17 @@ class Batches:
         except NewerVersion:
             return attempt
 
+    @asynccontextmanager
+    async def _refreshed_switches(self) -> AsyncIterator[None]:
+        """Read in the same call what is read inside the block, and which queues are paused if that is stale."""
+        if self._switches is None or not self._switches.are_stale:
+            yield
+            return
+        refreshing = asyncio.create_task(self._switches.refresh())
+        await asyncio.sleep(0)  # lets the call begin to gather
+        yield
+        await refreshing
+
     def latest(self, batch: Batch) -> Batch:
         """Return the batch as this process has read it last."""
         entry = self._entries.get(batch.id)
@@ -115,7 +136,8 @@ class Batches:
     async def _read(self, batch_id: str) -> _Entry:
         """Read the batch. Return it only after all calls have succeeded."""
         asked_at = self._clock.monotonic()
-        batch, now, read_at = await self._store.read_batch(batch_id), self._clock.now(), self._clock.monotonic()
+        async with self._refreshed_switches():
+            batch, now, read_at = await self._store.read_batch(batch_id), self._clock.now(), self._clock.monotonic()
         if batch is not None and self._on_read is not None:
             await self._on_read(batch)
         return _Entry(batch, asked_at, read_at, batch is not None and batch.is_early(now))

@@ -19,6 +19,7 @@ from penstock.consumer.patience import patient
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
+from penstock.consumer.queue_switches import QueueSwitches
 from penstock.consumer.sweeper import Sweeper
 from penstock.errors import NewerVersion, PenstockError, UnreadableMessage
 from penstock.limit import Limit
@@ -94,6 +95,7 @@ class Consumer:
         self._runner = self._new_runner(backend, operations)
         self._letter_box = LetterBox(self._moved.set)
         self._pauses = Pauses(self._stop, clock, self._moved.set)
+        self._switches = QueueSwitches(backend.store, clock, self._moved.set)
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -108,6 +110,7 @@ class Consumer:
             journal=self._journal,
             letter_box=self._letter_box,
             pauses=self._pauses,
+            switches=self._switches,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process)
@@ -168,6 +171,7 @@ class Consumer:
             asyncio.create_task(self._leases.keep(), name="leases"),
             asyncio.create_task(self._sweeper.keep(), name="sweeper"),
             asyncio.create_task(self._pacer.keep(), name="pacer"),
+            asyncio.create_task(self._switches.keep(), name="queue switches"),
             asyncio.create_task(self._runner.watch(self._settings.stall_seconds, self._clock), name="handlers"),
         ]
         for chore in chores:
@@ -221,7 +225,7 @@ class Consumer:
                 inlet.open(limit)
 
     def _room_for(self, inlet: Inlet, loads: Mapping[Priority, Load]) -> int:
-        if self._runner.result_memory.is_full:
+        if self._runner.result_memory.is_full or self._switches.is_paused(inlet.priority):
             return 0  # no operation could start
         return room_for(
             inlet.priority,

@@ -28,6 +28,7 @@ from penstock.consumer.limits import BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.pauses import Pauses
+from penstock.consumer.queue_switches import QueueSwitches
 from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
 from penstock.errors import LostItem, RejectedCall
 from penstock.metrics.meter import Meter
@@ -74,6 +75,7 @@ class Processor:
         journal: Journal | None = None,
         letter_box: LetterBox | None = None,
         pauses: Pauses | None = None,
+        switches: QueueSwitches | None = None,
     ) -> None:
         """Create a processor. `process` identifies this process in the notes that it leaves in the table."""
         self._backend = backend
@@ -88,8 +90,9 @@ class Processor:
         self._journal = journal or Journal()
         self._letter_box = letter_box or LetterBox()
         self._pauses = pauses or Pauses(stop, clock)
+        self._switches = switches or QueueSwitches(backend.store, clock)
         notes = Notes(backend.store, self._process)
-        batches = Batches(backend.store, clock, on_read=notes.deny_death)
+        batches = Batches(backend.store, clock, on_read=notes.deny_death, switches=self._switches)
         # All calls of these are repeated as long as AWS is unavailable.
         self._store = patient(backend.store, clock)
         self._queues = {priority: patient(queue, clock) for priority, queue in backend.queues.items()}
@@ -204,11 +207,17 @@ class Processor:
         if attempt.traces.record is not None:
             return await self._continue_from(attempt, attempt.traces.record)
         attempt = await self._batches.refresh(attempt)
-        if attempt.is_paused_at(self._clock.now()):
+        if self._is_paused(attempt):
             return await self._wait_for_resume(attempt)
         return Discard() if attempt.is_too_late else await self._make_record(attempt)
 
+    def _is_paused(self, attempt: ChunkAttempt) -> bool:
+        """Return True if no operation of the chunk may start, because its batch or its queue is paused."""
+        return attempt.batch.is_paused(self._clock.now()) or self._switches.is_paused(attempt.delivery.priority)
+
     async def _wait_for_resume(self, attempt: ChunkAttempt) -> Decision:
+        if self._switches.is_paused(attempt.delivery.priority):
+            return Release(0)
         decision = await self._pauses.wait(attempt, self._batches)
         return await self._commit(attempt, self._record(attempt, {})) if isinstance(decision, Renew) else decision
 
@@ -260,13 +269,13 @@ class Processor:
         if lost and len(chunk.operations) > 1:
             get_log().warning(Event.CHUNK_HALVED, deaths=lost)
             return record_halves(chunk)
-        return self._record(attempt, {}) if attempt.is_paused_at(now) else None  # paused since it was decided
+        return self._record(attempt, {}) if self._is_paused(attempt) else None  # paused since it was decided
 
     async def _run_with_care(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
         """Run a chunk of a batch that has lost a delivery, if and when it may start."""
         async with self._suspects.start(attempt) as start:
             match start:
-                case Ready(attempt) if attempt.is_paused_at(self._clock.now()):  # paused while it waited for its turn
+                case Ready(attempt) if self._is_paused(attempt):  # paused while it waited for its turn
                     return await self._commit(attempt, self._record(attempt, {}))
                 case Ready(attempt, has_slot):
                     return await self._run(attempt, has_slot=has_slot)
@@ -349,8 +358,8 @@ class Processor:
 
         def follow(batch: Batch) -> bool:
             urgency.change(batch.priority)
-            read, now = replace(attempt, batch=batch), self._clock.now()
-            return read.is_over_at(now) or read.is_paused_at(now)
+            read = replace(attempt, batch=batch)
+            return read.is_over_at(self._clock.now()) or self._is_paused(read)
 
         await self._batches.wait_until(attempt.batch.id, follow)
         stop.begin()

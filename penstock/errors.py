@@ -10,6 +10,7 @@ PenstockError
 │   ├── NotAuthenticated
 │   ├── MissingScope
 │   ├── UnknownApiKey
+│   ├── UnknownQueue
 │   ├── KeyEnded
 │   ├── KeyReplaced
 │   ├── TooSlow
@@ -100,6 +101,10 @@ class MissingScope(Refused):
     def __init__(self, scope: str) -> None:
         super().__init__(f"This needs a key with the scope {scope}. Ask the operators of this service for one.")
         self.scope = scope
+
+
+class UnknownQueue(Refused):
+    """There is no queue of this priority."""
 
 
 class UnknownApiKey(Refused):

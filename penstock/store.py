@@ -17,6 +17,7 @@ from penstock.fleet_limit import LimitStore
 from penstock.listing import ListStore
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
+from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage
 from penstock.record import EncodedRecord
 
@@ -317,6 +318,15 @@ class Store(ApiKeyStore, LimitStore, ListStore, Protocol):
 
     async def read_open(self, account: Account) -> OpenOperations:
         """Return the open operations of an account."""
+
+    async def pause_queue(self, priority: Priority, at: float) -> None:
+        """Note that nothing may be received from the queue of a priority. One that is paused keeps its first time."""
+
+    async def resume_queue(self, priority: Priority) -> None:
+        """Note that the queue of a priority is not paused any more."""
+
+    async def read_paused_queues(self) -> dict[Priority, float]:
+        """Return since when each queue is paused that is paused."""
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
         """Return the seconds per operation of those handlers for which the table has them."""

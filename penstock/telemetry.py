@@ -68,6 +68,8 @@ class Event(StrEnum):
     BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
     DEATH_DENIED = "death denied"  # Another consumer took this one for dead, after AWS was away or it was paused.
     BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.
+    QUEUE_PAUSED = "queue paused"  # An operator has paused a queue. This consumer receives nothing from it.
+    QUEUE_RESUMED = "queue resumed"  # This consumer receives from the queue again.
     BATCH_SWEPT = "batch swept"  # The batch was overdue; its unfinished operations count as expired or cancelled.
     SWEEP_FAILED = "sweep failed"  # AWS did not answer the sweeper; the next sweep tries again.
     PACE_UNKNOWN = "handler times unavailable"  # AWS did not return the handler times; older ones are used.

@@ -209,6 +209,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         self._handler_seconds: dict[str, float] = {}
         self._usages: dict[Account, Usage] = {}
         self._open: dict[Account, OpenOperations] = {}
+        self._paused_queues: dict[Priority, float] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
         self._followed: set[tuple[str, str]] = set()
 
@@ -519,6 +520,15 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
     def _set_open(self, account: Account, entries: Mapping[OpenBatch, int]) -> OpenOperations:
         self._open[account] = OpenOperations(sum(entries.values()), entries)
         return self._open[account]
+
+    async def pause_queue(self, priority: Priority, at: float) -> None:
+        self._paused_queues.setdefault(priority, at)
+
+    async def resume_queue(self, priority: Priority) -> None:
+        self._paused_queues.pop(priority, None)
+
+    async def read_paused_queues(self) -> dict[Priority, float]:
+        return dict(self._paused_queues)
 
     async def read_handler_seconds(self, names: Sequence[str]) -> dict[str, float]:
         return {name: self._handler_seconds[name] for name in names if name in self._handler_seconds}

@@ -120,8 +120,8 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
             app[key] = part
     app[OPERATOR_HOST] = host
     app[PATHS_HINT] = (
-        "Operators use GET /batches, GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, GET /limits "
-        "and GET /metrics."
+        "Operators use GET /batches, GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, GET /limits, "
+        "GET /queues, POST /queues/{priority}/pause and /resume, and GET /metrics."
     )
     _add_routes(app, routes_for_operators())
     return app

@@ -31,6 +31,8 @@ class Action(StrEnum):
     STEER = "steer"
     RETRY = "retry"
     REDRIVE = "redrive"
+    PAUSE_QUEUE = "pause queue"
+    RESUME_QUEUE = "resume queue"
     REJECTED = "rejected"
 
 

@@ -80,7 +80,7 @@ def describe(settings: Settings, operations: Operations[Any], scopes: Scopes) ->
 
 def describe_for_operators(settings: Settings, scopes: Scopes) -> Fragment:
     """Describe what operators use, on the listener of `--operator-port`."""
-    about = "Dead letters, keys, limits and metrics. They are on a listener of their own."
+    about = "Dead letters, keys, limits, queues and metrics. They are on a listener of their own."
     return _document("Penstock for operators", about, _paths_for_operators(), settings, scopes)
 
 
@@ -212,8 +212,28 @@ def _paths_for_operators() -> Fragment:
                 "The limits that all consumers share, as they last wrote them", _answers(200, "Limits", *_REJECTED, 503)
             )
         },
+        **_paths_of_queues(),
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _endpoint("This document", _description() | _problems(*_REJECTED))},
+    }
+
+
+def _paths_of_queues() -> Fragment:
+    answers = (400, *_REJECTED, 404, 408, 413, 415, 503)
+    return {
+        "/queues": {
+            "get": _endpoint(
+                "The queues of the priorities, and since when each is paused", _answers(200, "Queues", *_REJECTED, 503)
+            )
+        },
+        "/queues/{priority}/pause": {
+            "post": _endpoint(
+                "Pause a queue for all consumers", _answers(200, "Queue", *answers), ["priority_of_queue"]
+            )
+        },
+        "/queues/{priority}/resume": {
+            "post": _endpoint("Resume a queue", _answers(200, "Queue", *answers), ["priority_of_queue"])
+        },
     }
 
 
@@ -414,6 +434,12 @@ _TIMES: Fragment = dict.fromkeys(
     ),
     _TIME,
 )
+_QUEUE: Fragment = {
+    "priority": {"enum": list(Priority)},
+    "paused": {"type": "boolean"},
+    "pausedAt": _TIME,
+    "waiting": _COUNT,
+}
 _OPTIONAL_TEXT: Fragment = {"type": ["string", "null"]}
 _KEY_MEMBERS: Fragment = {
     "id": _TEXT,
@@ -524,6 +550,8 @@ _ANSWER_SCHEMAS: Fragment = {
             )
         }
     ),
+    "Queue": _object(_QUEUE),
+    "Queues": _object({"queues": _list_of(_ref("Queue"))}),
     "Redriven": _object({"redrivenChunks": _COUNT, "isComplete": {"type": "boolean"}}),
     "Health": _object({"status": _TEXT}),
 }
@@ -579,6 +607,7 @@ _EVENT: Fragment = {
 _PARAMETERS: Fragment = {
     **_OPTIONS,
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": _TEXT},
+    "priority_of_queue": {"name": "priority", "in": "path", "required": True, "schema": {"enum": list(Priority)}},
     "key_id": {"name": "key_id", "in": "path", "required": True, "schema": _TEXT},
     "status": {
         "name": "status",

@@ -37,6 +37,7 @@ from penstock.errors import (
     Unavailable,
     UnknownApiKey,
     UnknownBatch,
+    UnknownQueue,
     UnsupportedContent,
 )
 from penstock.service.decompression import MEMBERS
@@ -61,6 +62,7 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     Misdirected: (HTTPStatus.MISDIRECTED_REQUEST, "misdirected", "The Host header names another server"),
     TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body arrived too slowly"),
     UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "The batch does not exist"),
+    UnknownQueue: (HTTPStatus.NOT_FOUND, "unknown-queue", "The queue does not exist"),
     UnknownApiKey: (HTTPStatus.NOT_FOUND, "unknown-key", "The key does not exist"),
     NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "None of the accepted types is available"),
     NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The state of the batch does not allow this"),

@@ -25,6 +25,7 @@ from penstock.service.operators.dead_letters import list_dead_letters, redrive_d
 from penstock.service.operators.health import live, ready
 from penstock.service.operators.limits import list_limits
 from penstock.service.operators.metrics import metrics
+from penstock.service.operators.queues import list_queues, pause_queue, resume_queue
 from penstock.settings import Settings
 
 
@@ -71,6 +72,9 @@ ROUTES = (
     Route("POST", "/keys/{key_id}/rotate", rotate_key, Scope.OPERATE, For.OPERATORS),
     Route("DELETE", "/keys/{key_id}", revoke_key, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/limits", list_limits, Scope.OPERATE, For.OPERATORS),
+    Route("GET", "/queues", list_queues, Scope.OPERATE, For.OPERATORS),
+    Route("POST", "/queues/{priority}/pause", pause_queue, Scope.OPERATE, For.OPERATORS),
+    Route("POST", "/queues/{priority}/resume", resume_queue, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/batches", list_batches, Scope.OPERATE, For.OPERATOR_LISTENER),
     Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),

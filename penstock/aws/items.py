@@ -11,6 +11,7 @@ part of a record      batch#<id>#<group>    part#<chunk id>#<nonce>#<number>
 idempotency key       key#<tenant>#<key>    key
 part of its answer    key#<tenant>#<key>    answer#<batch id>#<number>
 sweep lease           sweep                 sweep
+paused queues         queues                queues                  an attribute for each priority that is paused
 usage of a quota      rate#<tenant>         rate                    and rate#<tenant>#<key id> for a key
 open operations       open#<tenant>         open                    and open#<tenant>#<key id> for a key
 handler's time        handler#<METHOD path> time
@@ -430,6 +431,14 @@ def _record_part_key(batch_id: str, chunk_id: str, nonce: str, position: int) ->
 
 
 # --- Sweep lease
+
+
+def queues_key() -> dict[str, Value]:
+    return _key("queues", "queues")
+
+
+def paused_queues_from_item(item: Item) -> dict[Priority, float]:
+    return {priority: read_seconds(item, priority) for priority in Priority if priority in item}
 
 
 def sweep_key() -> dict[str, Value]:

@@ -23,6 +23,7 @@ from penstock.chunk import group_of
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
+from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import EncodedRecord, decode_record, encode_record
 from penstock.store import Group, KeyClaim, SweepLease, Traces
@@ -507,6 +508,18 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists):
 
     async def read_open(self, account: Account) -> OpenOperations:
         return items.open_from_item(await self._table.get(items.open_key(account)) or {})
+
+    # --- Queues
+
+    async def pause_queue(self, priority: Priority, at: float) -> None:
+        change = f"SET #{priority} = if_not_exists(#{priority}, :at)"
+        await self._table.update(items.queues_key(), change, {"at": seconds(at)})
+
+    async def resume_queue(self, priority: Priority) -> None:
+        await self._table.update(items.queues_key(), f"REMOVE #{priority}", {})
+
+    async def read_paused_queues(self) -> dict[Priority, float]:
+        return items.paused_queues_from_item(await self._reads.ask(items.queues_key()))
 
     # --- Handlers' times
 

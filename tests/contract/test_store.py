@@ -1195,6 +1195,18 @@ async def test_one_of_many_takes_a_stale_sweep_over(store: Store) -> None:
 # --- Idempotency keys
 
 
+@on_all
+async def test_queue_is_paused_since_its_first_pause_until_it_is_resumed(store: Store) -> None:
+    await store.resume_queue(Priority.LOW)  # nothing is paused
+    await store.pause_queue(Priority.LOW, NOW)
+    await store.pause_queue(Priority.LOW, NOW + 5)
+    await store.pause_queue(Priority.HIGH, NOW + 1.5)
+    assert await store.read_paused_queues() == {Priority.LOW: NOW, Priority.HIGH: NOW + 1.5}
+    for priority in Priority:
+        await store.resume_queue(priority)
+    assert await store.read_paused_queues() == {}
+
+
 def make_claim(key: str | None = None, tenant: str = "acme") -> KeyClaim:
     batch_id = str(ULID())
     return KeyClaim(

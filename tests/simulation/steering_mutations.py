@@ -17,7 +17,7 @@ Patching = pytest.MonkeyPatch
 
 
 def start_although_paused(patching: Patching) -> None:
-    patching.setattr(ChunkAttempt, "is_paused_at", lambda _self, _now: False)
+    patching.setattr(Processor, "_is_paused", lambda _self, _attempt: False)
 
 
 def finish_chunks_although_paused(patching: Patching) -> None:

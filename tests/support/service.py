@@ -15,7 +15,7 @@ from penstock.testing import MemoryParts
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
-OPERATOR_PATHS = ("/dead-letters", "/keys", "/limits", "/metrics")
+OPERATOR_PATHS = ("/dead-letters", "/keys", "/limits", "/metrics", "/queues")
 
 Client = TestClient[web.Request, web.Application]
 

@@ -398,7 +398,8 @@ def test_clients_reach_every_endpoint_but_those_of_operators(stack: Stack) -> No
     }
 
     keys = {"/keys", "/keys/{key_id}", "/keys/{key_id}/rotate"}
-    assert of_operators == {"/dead-letters", "/dead-letters/redrive", "/limits", "/metrics", *keys}
+    queues = {"/queues", "/queues/{priority}/pause", "/queues/{priority}/resume"}
+    assert of_operators == {"/dead-letters", "/dead-letters/redrive", "/limits", "/metrics", *keys, *queues}
     assert reached == paths
     assert len(patterns) <= MOST_PATTERNS
 

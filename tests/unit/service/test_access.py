@@ -51,6 +51,9 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/keys/{key_id}/rotate"): {},
     ("DELETE", "/keys/{key_id}"): {},
     ("GET", "/limits"): {},
+    ("GET", "/queues"): {},
+    ("POST", "/queues/{priority}/pause"): {},
+    ("POST", "/queues/{priority}/resume"): {},
     ("GET", "/metrics"): {},
     ("GET", "/console"): {},
     ("GET", "/console/batch/{batch_id}"): {},
@@ -113,7 +116,7 @@ async def ask(service: Service, route: Route, key: str | None, batch_id: str = B
     client = service.operators if route.whom in OF_OPERATORS else service.client
     sent = REQUESTS[route.method, route.path]
     headers = {**sent.get("headers", {}), **(page_headers(client, key) if is_page(route) else key_headers(key))}
-    path = route.path.format(batch_id=batch_id, key_id=KEY.id, digest=STYLE.digest, name="console.css")
+    path = route.path.format(batch_id=batch_id, key_id=KEY.id, priority="low", digest=STYLE.digest, name="console.css")
     return await request(client, route.method, path, **{**sent, "headers": headers, "allow_redirects": False})
 
 

@@ -198,6 +198,7 @@ async def test_operators_get_the_description_of_their_listener(serve: Serve) -> 
     answer = await request(service.operators, "GET", "/openapi.json")
     keys = {"/keys", "/keys/{key_id}", "/keys/{key_id}/rotate"}
     others = {"/batches", "/dead-letters", "/dead-letters/redrive", "/limits", "/metrics", "/openapi.json"}
+    others |= {"/queues", "/queues/{priority}/pause", "/queues/{priority}/resume"}
     assert set(answer.body["paths"]) == keys | others
 
 
