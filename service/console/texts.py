@@ -9,10 +9,10 @@ _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 _DONE = {
     "accepted": "The file is valid and was accepted. Its rows run now.",
     "cancelled": "The batch is cancelled. Operations that are running still finish.",
-    "retried": "{count} failed operations run again.",
+    "retried": "Failed operations that run again: {count}.",
     "nothing-to-retry": "No failed operation can run again.",
-    "redriven": "{count} dead letters were moved back to the queue.",
-    "redriven-in-part": "{count} dead letters were moved back to the queue. Some are left: run them again, too.",
+    "redriven": "Dead letters that were moved back to the queue: {count}.",
+    "redriven-in-part": "Dead letters that were moved back to the queue: {count}. Some are left: run them again, too.",
     "revoked": "The key is revoked. Front ends that remember it accept it for up to 60 seconds.",
     "paused": "The batch is paused. Operations that are running still finish.",
     "resumed": "The batch goes on.",
@@ -28,7 +28,7 @@ def message_of(query: Mapping[str, str]) -> str | None:
     text = _DONE.get(query.get("done", ""))
     count = query.get("count", "")
     is_count = count.isascii() and count.isdecimal() and len(count) < 16
-    return None if text is None else text.format(count=number(int(count)) if is_count else "The")
+    return None if text is None else text.format(count=number(int(count)) if is_count else "some")
 
 
 def number(value: float) -> str:

@@ -56,7 +56,7 @@ async def test_retry_says_how_many_run_again(plant: Plant, toys: Toys, browser: 
     await plant.work_off()
     toys.is_mended = True
     retried = await browser.post(f"/console/batch/{batch_id}/retry")
-    assert "2 failed operations run again." in await browser.follow(retried)
+    assert "Failed operations that run again: 2." in await browser.follow(retried)
     await plant.work_off()
     plant.clock.advance(1)
     assert "Succeeded 2 Failed 1" in text_of(await browser.get(f"/console/batch/{batch_id}"))

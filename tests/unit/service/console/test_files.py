@@ -124,7 +124,7 @@ async def test_rows_become_operations_whose_ids_are_their_lines(
     assert (await plant.batch(batch_id)).priority == "low"
     await plant.work_off()
     users = [(7, NewUser(email="a@example.com", age=41)), (8, NewUser(email="b@example.com"))]
-    assert sorted(received) == users if isinstance(received, list) else False
+    assert sorted(received, key=lambda one: one[0]) == users
     assert await plant.statuses(batch_id) == {"2": 200, "4": 200}
 
 
@@ -136,17 +136,17 @@ async def test_rows_without_other_columns_have_no_body(plant: Plant, browser: Br
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "query"),
+    ("content", "query"),
     [
-        (b'{"email": "a@example.com", "age": 3}\n', NDJSON, {"method": "POST", "path": "/users"}),
-        (b'{"method": "POST", "path": "/users", "body": {"email": "a@example.com", "age": 3}}\n', NDJSON, {}),
-        (b'\xef\xbb\xbf{"email": "a@example.com", "age": 3}', NDJSON, {"method": "POST", "path": "/users"}),
+        (b'{"email": "a@example.com", "age": 3}\n', {"method": "POST", "path": "/users"}),
+        (b'{"method": "POST", "path": "/users", "body": {"email": "a@example.com", "age": 3}}\n', {}),
+        (b'\xef\xbb\xbf{"email": "a@example.com", "age": 3}', {"method": "POST", "path": "/users"}),
     ],
 )
 async def test_lines_are_bodies_or_whole_operations(
-    plant: Plant, browser: Browser, received: list[Any], content: bytes, kind: str, query: dict[str, str]
+    plant: Plant, browser: Browser, received: list[Any], content: bytes, query: dict[str, str]
 ) -> None:
-    answer = await send(browser, content, kind, **query)
+    answer = await send(browser, content, NDJSON, **query)
     assert answer.status == 202, answer.content
     await plant.work_off()
     assert received == [NewUser(email="a@example.com", age=3)]

@@ -58,8 +58,8 @@ def test_moment_is_in_utc() -> None:
     [
         ({}, None),
         ({"done": "<b>"}, None),
-        ({"done": "retried", "count": "1200"}, "1,200 failed operations run again."),
-        ({"done": "retried", "count": "<b>"}, "The failed operations run again."),
+        ({"done": "retried", "count": "1200"}, "Failed operations that run again: 1,200."),
+        ({"done": "retried", "count": "<b>"}, "Failed operations that run again: some."),
     ],
 )
 def test_url_cannot_put_words_into_a_message(query: dict[str, str], text: str | None) -> None:
