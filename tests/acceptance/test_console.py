@@ -10,7 +10,7 @@ from playwright.async_api import Browser, Page, ViewportSize, async_playwright, 
 
 from tests.acceptance.installation import USERS
 from tests.support.aws import scrubbed_environment
-from tests.support.programs import Program, free_port, programs
+from tests.support.programs import Program, Programs, free_port, programs
 from tests.support.waiting import UNIT_SECONDS
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -65,13 +65,13 @@ async def penstock(tmp_path: Path) -> AsyncIterator["Up"]:
 class Up:
     """Starts `penstock up` with the users example."""
 
-    def __init__(self, running: object, folder: Path) -> None:
+    def __init__(self, running: Programs, folder: Path) -> None:
         self._running = running
         self.folder = folder
         self.port = free_port()
 
     async def start(self, **environment: str) -> Program:
-        program = await self._running.penstock(  # type: ignore[attr-defined]
+        program = await self._running.penstock(
             "up", "--app", USERS, "--port", str(self.port), "--consumers", "1", **environment
         )
         await program.says("Penstock is up.", 40)
