@@ -21,6 +21,8 @@ from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.consumer.queue_switches import QueueSwitches
 from penstock.consumer.sweeper import Sweeper
+from penstock.consumer.webhooks.courier import Courier
+from penstock.consumer.webhooks.post import Post
 from penstock.errors import NewerVersion, PenstockError, UnreadableMessage
 from penstock.limit import Limit
 from penstock.message import decode_chunk
@@ -83,7 +85,9 @@ class Consumer:
         progress: Progress | None = None,
         *,
         journal: Journal | None = None,
+        post: Post | None = None,
     ) -> None:
+        """Create a consumer. `post` sends events to their receivers; without it none are delivered."""
         self._settings = settings
         self._clock = clock
         self._progress = progress or Progress()
@@ -96,6 +100,8 @@ class Consumer:
         self._letter_box = LetterBox(self._moved.set)
         self._pauses = Pauses(self._stop, clock, self._moved.set)
         self._switches = QueueSwitches(backend.store, clock, self._moved.set)
+        self._courier = self._new_courier(backend, post)
+        on_event = None if self._courier is None else self._courier.expand_soon
         self._leases = Leases(backend.queues, settings.visibility_seconds, clock)
         self._processor = Processor(
             backend,
@@ -111,9 +117,12 @@ class Consumer:
             letter_box=self._letter_box,
             pauses=self._pauses,
             switches=self._switches,
+            on_event=on_event,
         )
         self._pacer = Pacer(self._runner, backend.store, clock)
-        self._sweeper = Sweeper(backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process)
+        self._sweeper = Sweeper(
+            backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process, on_event=on_event
+        )
         self._held: dict[asyncio.Task[None], Held] = {}
         self._inlets = {
             priority: Inlet(priority, queue, settings, self._stop.begun, self._moved.set, monotonic=clock.monotonic)
@@ -133,6 +142,14 @@ class Consumer:
             cpu_processes=self._settings.cpu_processes,
             shows_errors=self._settings.show_errors,
             limits=self._new_gates(backend, operations),
+        )
+
+    def _new_courier(self, backend: Backend, post: Post | None) -> Courier | None:
+        secrets_ = self._settings.webhook_secrets
+        if post is None or secrets_ is None:
+            return None
+        return Courier(
+            backend.store, post, secrets_, self._clock, self.meter, may_poll=lambda: self._sweeper.is_in_charge
         )
 
     def _new_gates(self, backend: Backend, operations: Operations[Any]) -> LimitGates:
@@ -174,6 +191,8 @@ class Consumer:
             asyncio.create_task(self._switches.keep(), name="queue switches"),
             asyncio.create_task(self._runner.watch(self._settings.stall_seconds, self._clock), name="handlers"),
         ]
+        if self._courier is not None:
+            chores.append(asyncio.create_task(self._courier.keep(), name="webhooks"))
         for chore in chores:
             chore.add_done_callback(lambda _: self.stop())  # for instance, nothing may run without heartbeats
         self._journal.open(self.process)

@@ -1,16 +1,22 @@
 """Finishes groups whose operations are all counted, and the batch with its last group."""
 
 import asyncio
+import secrets
+from collections.abc import Callable
 from dataclasses import replace
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
+from penstock.outcome import OutcomeState
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
+from penstock.webhooks.event import FinalEvent, event_id
 
 
 class Finisher:
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, on_event: Callable[[str], None] | None = None) -> None:
+        """Create a finisher. It calls `on_event` with the id of each batch that has got an event."""
+        self._on_event = on_event or (lambda _: None)
         self._store = store
         self._clock = clock
         self._finishing: dict[tuple[str, int, Counts], asyncio.Task[None]] = {}
@@ -66,23 +72,39 @@ class Finisher:
         Return False if it is not open any more, or if it has another ending by now.
         """
         state, now = final_state(counts, batch.ending), self._clock.now()
+        event = new_event(batch, state, counts, now)
         finished = await self._store.finish_batch(
-            batch.id, state, now, started_at=batch.started_at, ending=batch.ending, last_group=last_group
+            batch.id, state, now, started_at=batch.started_at, ending=batch.ending, last_group=last_group, event=event
         )
         if not finished:
             return False
         _tell(batch, state, counts)
+        if event is not None:
+            self._on_event(batch.id)
         return True
 
     async def _revise(self, batch: Batch) -> None:
         """Correct the final state after a redrive: for instance, everything had failed, and now some succeeded."""
-        state = final_state(await self._read_counts(batch), batch.ending)
-        if state is not batch.state:
-            await self._store.revise_batch(batch.id, batch.state, state)
+        counts = await self._read_counts(batch)
+        state = final_state(counts, batch.ending)
+        if state is batch.state:
+            return
+        event = new_event(batch, state, counts, self._clock.now())
+        await self._store.revise_batch(batch.id, batch.state, state, event)
+        if event is not None:
+            self._on_event(batch.id)
 
     async def _read_counts(self, batch: Batch) -> Counts:
         groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
         return sum_counts(group.counts for group in groups.values())
+
+
+def new_event(batch: Batch, state: BatchState, counts: Counts, now: float) -> FinalEvent | None:
+    """Return the event of a batch that becomes final, or None if nobody wants to know."""
+    if not batch.has_events:
+        return None
+    by_outcome = tuple((name, getattr(counts, name)) for name in OutcomeState)
+    return FinalEvent(event_id(now, secrets.token_hex(10)), state, now, by_outcome)
 
 
 def is_full(batch: Batch, number: int, group: Group) -> bool:

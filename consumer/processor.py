@@ -76,8 +76,12 @@ class Processor:
         letter_box: LetterBox | None = None,
         pauses: Pauses | None = None,
         switches: QueueSwitches | None = None,
+        on_event: Callable[[str], None] | None = None,
     ) -> None:
-        """Create a processor. `process` identifies this process in the notes that it leaves in the table."""
+        """Create a processor. `process` identifies this process in the notes that it leaves in the table.
+
+        `on_event` is for the finisher.
+        """
         self._backend = backend
         self._runner = runner
         self._leases = leases
@@ -112,7 +116,7 @@ class Processor:
             settings=settings,
             clock=clock,
         )
-        self._finisher = patient(Finisher(backend.store, clock), clock)
+        self._finisher = patient(Finisher(backend.store, clock, on_event), clock)
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
         """Process a delivery until it is acknowledged or released. `ended` is called after each operation that ran."""

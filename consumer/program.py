@@ -1,6 +1,7 @@
 """The queue program, from reading the settings to the last chunk. `__main__.py` has its options."""
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from penstock.application import find_application
@@ -13,6 +14,7 @@ from penstock.consumer.health import serve_health
 from penstock.consumer.journal import NO_JOURNALS, Journal, Journals
 from penstock.consumer.processes import run_processes
 from penstock.consumer.progress import Progress
+from penstock.consumer.webhooks.post import Poster
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
@@ -63,9 +65,15 @@ async def _consume(
     spans: "Spans | None",
 ) -> None:
     clock = SystemClock()
-    async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
+    async with (
+        open_backend(settings, spans) as backend,
+        operations.connections(settings.connections_for_each_host),
+        aclosing(Poster(settings.webhook_targets)) as poster,
+    ):
         await backend.check()
-        consumer = Consumer(backend, operations, settings, clock, progress, journal=Journal(journals.own))
+        consumer = Consumer(
+            backend, operations, settings, clock, progress, journal=Journal(journals.own), post=poster.post
+        )
         stopping = asyncio.create_task(stop_signals(), name="signals")
         stopping.add_done_callback(lambda _: consumer.stop())
         await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready

@@ -60,6 +60,10 @@ class Tenure:
         self._ends_at = asked_at + self._seconds if is_ours else float("-inf")
         return is_ours
 
+    @property
+    def is_held(self) -> bool:
+        return self._clock.monotonic() < self._ends_at
+
     async def keep(self) -> bool:
         """Extend the lease if half of it is over. Return False if another consumer has it."""
         return self._ends_at - self._clock.monotonic() > self._seconds / 2 or await self.take()
@@ -74,16 +78,22 @@ class Sweeper:
         meter: Meter | None = None,
         *,
         owner: str | None = None,
+        on_event: Callable[[str], None] | None = None,
     ) -> None:
-        """Create a sweeper. `owner` identifies this process to the other sweepers."""
+        """Create a sweeper. `owner` identifies this process to the other sweepers. `on_event` is for the finisher."""
         self._store = store
         self._period_seconds = period_seconds
         self._clock = clock
         self._meter = meter or Meter()
-        self._finisher = Finisher(store, clock)
+        self._finisher = Finisher(store, clock, on_event)
         self._tenure = Tenure(store, owner or secrets.token_hex(8), PERIODS_OF_TENURE * period_seconds, clock)
         self._group_places = asyncio.Semaphore(GROUPS_AT_ONCE)
         self._outage = Outage(Event.SWEEP_FAILED)
+
+    @property
+    def is_in_charge(self) -> bool:
+        """Return True if this consumer is the one that sweeps."""
+        return self._tenure.is_held
 
     async def keep(self) -> None:
         """Sweep once in each period, until cancelled."""

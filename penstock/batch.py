@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from penstock.priority import Priority
+from penstock.webhooks.event import FinalEvent
 
 LONGEST_PAUSE_SECONDS = 7 * 24 * 3600  # then a paused batch resumes by itself
 EARLY_SECONDS = 1.0  # clocks differ by less than this, so a chunk that is early by less runs immediately
@@ -130,6 +131,14 @@ class Batch:
     reason: str | None = None  # the same as a sentence for people
     is_suspect: bool = False  # a delivery of it was lost: from then on, each delivery notes when it starts to run
     died: frozenset[str] = frozenset()  # processes that seem to have died while they ran a chunk of it
+    callback_url: str | None = field(default=None, repr=False)  # where its events go. It may have a secret in its query
+    has_webhooks: bool = False  # its tenant may have webhook endpoints
+    events: tuple[FinalEvent, ...] = ()  # events that are not yet on their way to their receivers
+
+    @property
+    def has_events(self) -> bool:
+        """Return True if somebody may want to know when the batch is final."""
+        return self.has_webhooks or self.callback_url is not None
 
     @property
     def key_prefix(self) -> str:

@@ -29,6 +29,8 @@ from penstock.message import room_in_message
 from penstock.open_limit import MOST_OPERATIONS
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.quota import Quota
+from penstock.webhooks.endpoint import Secrets
+from penstock.webhooks.urls import Allowed
 
 MIB = 1024 * 1024
 DAY_SECONDS = 24 * 3600
@@ -39,7 +41,8 @@ _OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
 _ABOUT_OPERATOR_KEY = "Use 32 to 256 letters, digits and -._~+/, such as the output of `openssl rand -hex 24`"
 MOST_KEY_FILE_BYTES = 1_000
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-_SECRETS = {"upstream_authorization", "operator_key"}
+_SECRETS = {"upstream_authorization", "operator_key", "webhook_secret"}
+SHORTEST_WEBHOOK_SECRET = 32
 ELEMENTS, ELEMENTS_OF_OPERATION = 200_000, 20  # 8 are the operation itself with three values in its body
 MOST_DEATHS = 10_000  # the table keeps the ids of dead processes in the item of the batch
 
@@ -307,6 +310,16 @@ class Settings(BaseSettings):
         le=MOST_OPERATIONS,
         description="How many operations of each tenant may be accepted and not finished. Unset: there is no limit.",
     )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="The secret from which the secrets of all webhooks are derived: at least 32 characters, the same "
+        "for all programs. Unset: there are no webhooks.",
+    )
+    webhook_allow: str | None = Field(
+        None,
+        description="Hosts and networks inside your network to which events may be sent, such as `hooks.internal, "
+        "10.1.0.0/16`. They may also use http, and any port. Unset: events are sent to the internet only.",
+    )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
         description="`cloudwatch` publishes metrics, `off` does not. `auto` publishes them, but not to AWS if the "
@@ -338,6 +351,14 @@ class Settings(BaseSettings):
     @property
     def redaction(self) -> Redaction:
         return Redaction(None if self.operator_key is None else self.operator_key.get_secret_value())
+
+    @property
+    def webhook_secrets(self) -> Secrets | None:
+        return None if self.webhook_secret is None else Secrets(self.webhook_secret.get_secret_value())
+
+    @property
+    def webhook_targets(self) -> Allowed:
+        return Allowed.parse(self.webhook_allow)
 
     @property
     def has_tenants(self) -> bool:
@@ -426,6 +447,21 @@ class Settings(BaseSettings):
         if value is not None and not _OPERATOR_KEY.fullmatch(value.get_secret_value()):
             raise ValueError(_ABOUT_OPERATOR_KEY)
         return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < SHORTEST_WEBHOOK_SECRET:
+            raise ValueError(
+                f"Use at least {SHORTEST_WEBHOOK_SECRET} characters, such as the output of `openssl rand -hex 24`"
+            )
+        return value
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _check_webhook_allow(cls, listed: str | None) -> str | None:
+        Allowed.parse(listed)
+        return listed
 
     @model_validator(mode="before")
     @classmethod

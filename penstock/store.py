@@ -20,6 +20,8 @@ from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage
 from penstock.record import EncodedRecord
+from penstock.webhooks.event import FinalEvent
+from penstock.webhooks.store import WebhookStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class KeyClaim:
         return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
 
 
-class Store(ApiKeyStore, LimitStore, ListStore, Protocol):
+class Store(ApiKeyStore, LimitStore, ListStore, WebhookStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 
@@ -228,16 +230,22 @@ class Store(ApiKeyStore, LimitStore, ListStore, Protocol):
         started_at: float | None = None,
         ending: Ending | None = None,
         last_group: int | None = None,
+        event: FinalEvent | None = None,
     ) -> bool:
-        """Move the batch to a final state, and add `last_group` to its finished groups.
+        """Move the batch to a final state, and add `last_group` to its finished groups, and `event` to its events.
 
         `started_at` is when it started, if `start_batch` was left out. A batch that was started keeps its own time.
 
         Returns False, and changes nothing, if the batch is final already or not accepted, or has another ending.
         """
 
-    async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
-        """Move the batch from one final state to another, after a redrive. In any other state, change nothing."""
+    async def revise_batch(
+        self, batch_id: str, before: BatchState, after: BatchState, event: FinalEvent | None = None
+    ) -> None:
+        """Move the batch from one final state to another, after a redrive. In any other state, change nothing.
+
+        Add `event` to its events.
+        """
 
     def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
         """Yield the records of the planned chunks of a group from `first_chunk` on, and those of their follow-ups.

@@ -77,6 +77,11 @@ class Event(StrEnum):
         "handler times not published"  # AWS did not store the handler times; front ends use older ones.
     )
     BATCH_FINISHED = "batch finished"  # Every operation of the batch has its outcome.
+    WEBHOOK_DELIVERED = "webhook delivered"  # A receiver has accepted an event.
+    WEBHOOK_REPEATED = "webhook repeated"  # An attempt at a delivery failed; there will be another one.
+    # A delivery has no further attempt: the schedule is over, or the receiver answered 410, or its endpoint is gone.
+    WEBHOOK_FAILED = "webhook failed"
+    WEBHOOKS_FAILED = "webhooks unavailable"  # AWS did not answer; events and deliveries wait until it does.
     # Events of both programs.
     VALIDATOR_BROKE = "validator failed unexpectedly"  # It raised neither ValueError nor AssertionError; 422.
     EXIT_IGNORED = "exit ignored"  # A task of a handler raised SystemExit or KeyboardInterrupt; the program goes on.

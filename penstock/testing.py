@@ -34,6 +34,9 @@ from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import EncodedRecord, encode_record
 from penstock.store import Group, KeyClaim, SweepLease, Traces
+from penstock.webhooks.delivery import DeliveryKey, DeliveryState, EventDelivery
+from penstock.webhooks.endpoint import Endpoints
+from penstock.webhooks.event import FinalEvent
 
 POLL_SECONDS = 0.005
 
@@ -178,6 +181,7 @@ class MemoryApiKeys:
 
 class MemoryLimits:
     def __init__(self) -> None:
+        super().__init__()
         self._limits: dict[str, LimitState] = {}
 
     async def read_limit(self, name: str) -> LimitState:
@@ -193,7 +197,74 @@ class MemoryLimits:
         return current.lease == state.lease
 
 
-class MemoryStore(MemoryApiKeys, MemoryLimits):
+class MemoryWebhooks:
+    def __init__(self) -> None:
+        super().__init__()
+        self._endpoints: dict[str, Endpoints] = {}
+        self._marks: set[str] = set()
+        self._deliveries: dict[DeliveryKey, EventDelivery] = {}
+
+    async def read_endpoints(self, tenant: str) -> Endpoints:
+        return self._endpoints.get(tenant, Endpoints(tenant))
+
+    async def write_endpoints(self, endpoints: Endpoints, revision: str) -> bool:
+        current = await self.read_endpoints(endpoints.tenant)
+        if current.revision == endpoints.revision:
+            current = self._endpoints[endpoints.tenant] = replace(endpoints, revision=revision)
+        return current.revision == revision
+
+    async def read_webhook_marks(self) -> frozenset[str]:
+        return frozenset(self._marks)
+
+    async def add_webhook_mark(self, mark: str) -> None:
+        self._marks.add(mark)
+
+    async def create_delivery(self, delivery: EventDelivery) -> None:
+        self._deliveries.setdefault(DeliveryKey(delivery.tenant, delivery.id), delivery)
+
+    async def claim_delivery(self, key: DeliveryKey, claim: str, now: float, until: float) -> EventDelivery | None:
+        current = self._deliveries.get(key)
+        if current is None:
+            return None
+        if current.state is DeliveryState.PENDING and current.due_at is not None and current.due_at <= now:
+            current = replace(current, claim=claim, due_at=until, attempt=current.attempt + 1)
+            self._deliveries[key] = current
+        return current if current.claim == claim else None
+
+    async def settle_delivery(self, delivery: EventDelivery) -> bool:
+        key = DeliveryKey(delivery.tenant, delivery.id)
+        current = self._deliveries.get(key)
+        if current is None or current.claim != delivery.claim:
+            return False
+        self._deliveries[key] = delivery
+        return True
+
+    async def read_delivery(self, key: DeliveryKey) -> EventDelivery | None:
+        return self._deliveries.get(key)
+
+    async def list_deliveries(self, tenant: str, before: str | None) -> AsyncIterator[EventDelivery]:
+        for key in sorted(self._deliveries, key=lambda key: key.id, reverse=True):
+            if key.tenant == tenant and (before is None or key.id < before):
+                yield self._deliveries[key]
+
+    async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
+        current = self._deliveries.get(key)
+        if current is None:
+            return None
+        if current.state is not DeliveryState.PENDING:
+            current = replace(
+                current,
+                state=DeliveryState.PENDING,
+                due_at=now,
+                replayed_after=current.attempt,
+                error=None,
+                claim=None,
+            )
+            self._deliveries[key] = current
+        return current if current.due_at == now else None
+
+
+class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
     def __init__(self) -> None:
         super().__init__()
         self._batches: dict[str, Batch] = {}
@@ -212,6 +283,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         self._paused_queues: dict[Priority, float] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
         self._followed: set[tuple[str, str]] = set()
+        self._due_events: dict[str, float] = {}
 
     async def create_batch(self, batch: Batch) -> None:
         if batch.id not in self._batches:
@@ -386,6 +458,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
         started_at: float | None = None,
         ending: Ending | None = None,
         last_group: int | None = None,
+        event: FinalEvent | None = None,
     ) -> bool:
         batch = self._batches.get(batch_id)
         if batch is None or batch.state not in OPEN_STATES or batch.ending is not ending:
@@ -396,12 +469,37 @@ class MemoryStore(MemoryApiKeys, MemoryLimits):
             batch, state=state, started_at=started_at, finished_at=at, finished_groups=groups
         )
         self._due.pop(batch_id, None)
+        self._add_event(batch_id, event)
         return True
 
-    async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
+    async def revise_batch(
+        self, batch_id: str, before: BatchState, after: BatchState, event: FinalEvent | None = None
+    ) -> None:
         batch = self._batches.get(batch_id)
         if batch is not None and batch.state is before:
             self._batches[batch_id] = replace(batch, state=after)
+            self._add_event(batch_id, event)
+
+    def _add_event(self, batch_id: str, event: FinalEvent | None) -> None:
+        if event is not None:
+            batch = self._batches[batch_id]
+            self._batches[batch_id] = replace(batch, events=(*batch.events, event))
+            self._due_events[batch_id] = event.at
+
+    async def clear_events(self, batch_id: str, events: Sequence[FinalEvent]) -> bool:
+        batch = self._batches.get(batch_id)
+        if batch is None or set(batch.events) != set(events):
+            return False
+        self._batches[batch_id] = replace(batch, events=())
+        self._due_events.pop(batch_id, None)
+        return True
+
+    async def due_webhooks(self, now: float) -> AsyncIterator[str | DeliveryKey]:
+        due: list[tuple[float, str | DeliveryKey]] = [(at, batch_id) for batch_id, at in self._due_events.items()]
+        due += [(one.due_at, key) for key, one in self._deliveries.items() if one.due_at is not None]
+        for at, what in sorted(due, key=lambda one: one[0]):
+            if at < now:
+                yield what
 
     async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
         ids = [chunk_id for batch_id, chunk_id in self._records if batch_id == batch.id]

@@ -18,6 +18,7 @@ handler's time        handler#<METHOD path> time
 entries of batches    see `lists.py`
 API keys              see `api_key_items.py`
 limits of the fleet   see `limits.py`
+webhooks              see `webhook_items.py`
 
 A chunk's item has a `nonce` if it holds the chunk's record, and the marks of deliveries in `released` and `begun`.
 A record or an answer that is too large for one item is cut into parts, which are items of their own.
@@ -39,6 +40,7 @@ from urllib.parse import quote
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
+from penstock.aws import webhook_items
 from penstock.aws.attributes import (
     Item,
     Value,
@@ -123,6 +125,8 @@ def batch_to_item(batch: Batch) -> dict[str, Value]:
         **_steered(batch),
         **({} if batch.keys_from is None else {"keys_from": text(batch.keys_from)}),
         **({"headers": {"M": {name: text(value) for name, value in batch.headers}}} if batch.headers else {}),
+        **({} if batch.callback_url is None else {"callback_url": text(batch.callback_url)}),
+        **({"webhooks": flag(True)} if batch.has_webhooks else {}),
         "has_own_ids": flag(batch.has_own_ids),
         **({"has_metadata": flag(True)} if batch.has_metadata else {}),
         "open": text(OPEN),
@@ -157,6 +161,9 @@ def batch_from_item(item: Item) -> Batch:
         reason=read_optional_text(item, "reason"),
         is_suspect="suspect" in item,
         died=read_texts(item, "died"),
+        callback_url=read_optional_text(item, "callback_url"),
+        has_webhooks="webhooks" in item,
+        events=webhook_items.events_from_item(item) if "events" in item else (),
         accepted_at=read_optional_seconds(item, "accepted_at"),
         started_at=read_optional_seconds(item, "started_at"),
         finished_at=read_optional_seconds(item, "finished_at"),

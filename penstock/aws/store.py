@@ -18,6 +18,8 @@ from penstock.aws.gathering import Gatherer, up_to
 from penstock.aws.limits import DynamoDbLimits
 from penstock.aws.lists import DynamoDbLists
 from penstock.aws.table import Blocked, Done, Table
+from penstock.aws.webhook_items import DUE, events_value
+from penstock.aws.webhooks import DynamoDbWebhooks
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
 from penstock.chunk import group_of
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
@@ -27,6 +29,7 @@ from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import EncodedRecord, decode_record, encode_record
 from penstock.store import Group, KeyClaim, SweepLease, Traces
+from penstock.webhooks.event import FinalEvent
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
@@ -38,7 +41,7 @@ READS_IN_CALL = 40  # items of up to 400 KB: an answer of DynamoDB has up to 16 
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
 
-class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists):
+class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebhooks):
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         super().__init__(Table(client, table))
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
@@ -174,16 +177,20 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists):
         started_at: float | None = None,
         ending: Ending | None = None,
         last_group: int | None = None,
+        event: FinalEvent | None = None,
     ) -> bool:
         open_states = {f"open{position}": text(name) for position, name in enumerate(sorted(OPEN_STATES))}
         is_open = f"#state IN ({', '.join(f':{name}' for name in open_states)})"
         has_ending = "attribute_not_exists(ending)" if ending is None else "ending = :ending"
         start = "" if started_at is None else ", started_at = if_not_exists(started_at, :started_at)"
-        add_group = "" if last_group is None else " ADD finished_groups :group"
+        added = [] if last_group is None else ["finished_groups :group"]
+        if event is not None:  # the item moves to the partition of the index that has what is due for webhooks
+            added.append("events :event")
+        left = " REMOVE #open, due_at" if event is None else ", #open = :due, due_at = :at"
         finished = await self._table.update_if(
             f"{is_open} AND {has_ending}",
             items.batch_key(batch_id),
-            f"SET #state = :final, finished_at = :at{start} REMOVE #open, due_at{add_group}",
+            f"SET #state = :final, finished_at = :at{start}{left}{' ADD ' if added else ''}{', '.join(added)}",
             {
                 "final": text(state),
                 "at": seconds(at),
@@ -191,16 +198,23 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists):
                 **({} if started_at is None else {"started_at": seconds(started_at)}),
                 **({} if ending is None else {"ending": text(ending)}),
                 **({} if last_group is None else {"group": numbers([last_group])}),
+                **({} if event is None else {"event": events_value([event]), "due": text(DUE)}),
             },
         )
         return isinstance(finished, Done)
 
-    async def revise_batch(self, batch_id: str, before: BatchState, after: BatchState) -> None:
+    async def revise_batch(
+        self, batch_id: str, before: BatchState, after: BatchState, event: FinalEvent | None = None
+    ) -> None:
+        added, values = "", {}
+        if event is not None:
+            added = ", #open = :due, due_at = :at ADD events :event"
+            values = {"event": events_value([event]), "due": text(DUE), "at": seconds(event.at)}
         await self._table.update_if(
             "#state = :before",
             items.batch_key(batch_id),
-            "SET #state = :after",
-            {"before": text(before), "after": text(after)},
+            f"SET #state = :after{added}",
+            {"before": text(before), "after": text(after), **values},
         )
 
     async def suspect_batch(self, batch_id: str) -> None:

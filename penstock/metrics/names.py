@@ -76,6 +76,18 @@ class Metric(StrEnum):
         (Program.CONSUMER,),
         "Overdue batches that the sweeper finished.",
     )
+    WEBHOOKS_DELIVERED = (
+        "WebhooksDelivered",
+        Unit.COUNT,
+        (Program.CONSUMER,),
+        "Events that a receiver has accepted.",
+    )
+    WEBHOOKS_FAILED = (
+        "WebhooksFailed",
+        Unit.COUNT,
+        (Program.CONSUMER,),
+        "Events that were given up after the last attempt, or because their receiver wants no more.",
+    )
     ACCEPT_SECONDS = (
         "AcceptSeconds",
         Unit.SECONDS,

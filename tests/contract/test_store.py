@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -32,6 +33,10 @@ from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import decode_record, encode_record
 from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, SweepLease, Traces
 from penstock.testing import MemoryStore
+from penstock.webhooks.delivery import DeliveryKey, DeliveryState, EventDelivery
+from penstock.webhooks.endpoint import Endpoint, Endpoints
+from penstock.webhooks.event import FinalEvent, event_id
+from penstock.webhooks.schedule import Answer
 from tests.contract.conftest import Servers
 from tests.support.aws import Aws
 from tests.support.lossy_proxy import LossyProxy, lossy_proxy
@@ -2171,3 +2176,163 @@ async def test_entries_of_a_batch_expire_with_it(store: Store, servers: Servers)
             ConsistentRead=True,
         )
         assert found["Item"]["expires_at"] == {"N": str(int(batch.expires_at))}
+
+
+# --- Webhooks
+
+
+def make_event(state: str = "completed", at: float = NOW + 9) -> FinalEvent:
+    return FinalEvent(event_id(at, secrets.token_hex(10)), state, at, (("succeeded", 70), ("failed", 0)))
+
+
+def make_delivery(tenant: str, *, at: float = NOW - 100, endpoint_id: str = "we_1") -> EventDelivery:
+    return EventDelivery(
+        tenant=tenant,
+        event_id=event_id(at, secrets.token_hex(10)),
+        endpoint_id=endpoint_id,
+        type="batch.completed",
+        body=b'{"id":1}',
+        created_at=at,
+        expires_at=NOW + 86_400,
+        batch_id="b1",
+        due_at=at,
+    )
+
+
+def key_of(delivery: EventDelivery) -> DeliveryKey:
+    return DeliveryKey(delivery.tenant, delivery.id)
+
+
+def make_tenant() -> str:
+    return f"tenant/{ULID()}#1"  # with characters that separate the parts of a key
+
+
+async def due_webhooks(store: Store, now: float) -> list[str | DeliveryKey]:
+    return [one async for one in store.due_webhooks(now)]
+
+
+async def accepted_with_webhooks(store: Store, batch: Batch) -> Batch:
+    return await accept(store, replace(batch, callback_url="https://example.com/hook?token=1", has_webhooks=True))
+
+
+@on_all
+async def test_who_wants_events_is_stored_with_the_batch(store: Store, batch: Batch) -> None:
+    assert not (await accept(store, batch)).has_events
+    told = await accepted_with_webhooks(store, make_batch((1,)))
+    assert (told.callback_url, told.has_webhooks, told.events) == ("https://example.com/hook?token=1", True, ())
+
+
+@on_all
+async def test_event_is_part_of_the_write_that_makes_the_batch_final(store: Store, batch: Batch) -> None:
+    batch, event = await accepted_with_webhooks(store, batch), make_event()
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 9, last_group=1, event=event)
+    assert not await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 9, event=make_event())
+    final = await read(store, batch)
+    assert (final.state, final.events, final.finished_groups) == (BatchState.COMPLETED, (event,), frozenset({1}))
+    assert batch.id in await due_webhooks(store, NOW + 10)
+    assert batch.id not in await due_webhooks(store, NOW + 8)
+    assert batch.id not in [one async for one in store.due_batches(NOW + 1_000_000)]
+
+
+@on_all
+async def test_each_final_state_adds_an_event(store: Store, batch: Batch) -> None:
+    batch, first, second = await accepted_with_webhooks(store, batch), make_event("failed"), make_event()
+    await store.finish_batch(batch.id, BatchState.FAILED, NOW + 9, event=first)
+    for _ in range(2):
+        await store.revise_batch(batch.id, BatchState.FAILED, BatchState.COMPLETED, second)
+    assert set((await read(store, batch)).events) == {first, second}
+    assert not await store.clear_events(batch.id, [first])
+    assert batch.id in await due_webhooks(store, NOW + 10)
+    assert await store.clear_events(batch.id, [second, first])
+    assert (await read(store, batch)).events == ()
+    assert batch.id not in await due_webhooks(store, NOW + 10)
+
+
+@on_all
+async def test_batch_without_receivers_leaves_the_index_when_it_is_final(store: Store, batch: Batch) -> None:
+    await accept(store, batch)
+    await store.finish_batch(batch.id, BatchState.FAILED, NOW + 9)
+    await store.revise_batch(batch.id, BatchState.FAILED, BatchState.COMPLETED)
+    assert (await read(store, batch)).events == ()
+    assert batch.id not in await due_webhooks(store, NOW + 1_000_000)
+
+
+@on_all
+async def test_endpoints_are_replaced_by_whoever_knows_them(store: Store) -> None:
+    tenant = make_tenant()
+    nothing = await store.read_endpoints(tenant)
+    assert nothing == Endpoints(tenant)
+    endpoint = Endpoint("we_1", "https://example.com", NOW, frozenset({"batch.failed"}), "mine", 3, NOW, NOW, "gone")
+    one = nothing.with_endpoint(endpoint)
+    for _ in range(2):
+        assert await store.write_endpoints(one, "first")
+    assert await store.read_endpoints(tenant) == replace(one, revision="first")
+    assert not await store.write_endpoints(nothing, "second")
+    assert await store.write_endpoints(replace(one, revision="first").without("we_1"), "third")
+    assert await store.read_endpoints(tenant) == Endpoints(tenant, (), "third")
+
+
+@on_all
+async def test_marks_stay(store: Store) -> None:
+    for mark in ("abc", "def", "abc"):
+        await store.add_webhook_mark(mark)
+    assert await store.read_webhook_marks() >= {"abc", "def"}
+
+
+@on_all
+async def test_delivery_is_written_once(store: Store) -> None:
+    delivery = replace(make_delivery(make_tenant()), url="https://example.com/a?b=c")
+    await store.create_delivery(delivery)
+    await store.create_delivery(replace(delivery, body=b"other"))
+    assert await store.read_delivery(key_of(delivery)) == delivery
+    assert key_of(delivery) in await due_webhooks(store, NOW)
+
+
+@on_all
+async def test_attempt_belongs_to_whoever_claims_it_until_its_lease_ends(store: Store) -> None:
+    delivery = make_delivery(make_tenant())
+    await store.create_delivery(delivery)
+    claims = [store.claim_delivery(key_of(delivery), f"claim {number}", NOW, NOW + 60) for number in range(5)]
+    claimed = [one for one in await asyncio.gather(*claims) if one is not None]
+    assert [(one.attempt, one.due_at) for one in claimed] == [(1, NOW + 60)]
+    assert await store.claim_delivery(key_of(delivery), str(claimed[0].claim), NOW, NOW + 60) == claimed[0]
+    second = await store.claim_delivery(key_of(delivery), "later", NOW + 61, NOW + 120)
+    assert second is not None
+    assert second.attempt == 2
+    assert not await store.settle_delivery(replace(claimed[0], state=DeliveryState.DELIVERED, due_at=None))
+    assert await store.settle_delivery(second.after(Answer(503, text="busy"), NOW + 62, 0))
+    waiting = await store.read_delivery(key_of(delivery))
+    assert waiting is not None
+    assert (waiting.state, waiting.due_at, waiting.status, waiting.response) == ("pending", NOW + 362, 503, "busy")
+    assert await store.claim_delivery(key_of(delivery), "too early", NOW + 300, NOW + 360) is None
+
+
+@on_all
+async def test_delivery_that_has_ended_is_not_due_until_it_is_replayed(store: Store) -> None:
+    delivery = make_delivery(make_tenant())
+    await store.create_delivery(delivery)
+    assert await store.replay_delivery(key_of(delivery), NOW) is None
+    claimed = await store.claim_delivery(key_of(delivery), "first", NOW, NOW + 60)
+    assert claimed is not None
+    failed = claimed.given_up("The endpoint is disabled.")
+    assert await store.settle_delivery(failed)
+    assert await store.read_delivery(key_of(delivery)) == failed
+    assert key_of(delivery) not in await due_webhooks(store, NOW + 1_000)
+    for _ in range(2):
+        replayed = await store.replay_delivery(key_of(delivery), NOW + 100)
+        assert replayed is not None
+        assert (replayed.state, replayed.replayed_after, replayed.error) == ("pending", 1, None)
+    assert not await store.settle_delivery(failed)  # a repetition that arrives late
+    assert key_of(delivery) in await due_webhooks(store, NOW + 1_000)
+    assert await store.replay_delivery(DeliveryKey(make_tenant(), delivery.id), NOW) is None
+
+
+@on_all
+async def test_deliveries_of_a_tenant_are_listed_with_the_newest_first(store: Store) -> None:
+    tenant = make_tenant()
+    made = [make_delivery(tenant, at=NOW - 100 + number) for number in range(5)]
+    for delivery in (*made, make_delivery(make_tenant())):
+        await store.create_delivery(delivery)
+    listed = [one.id async for one in store.list_deliveries(tenant, None)]
+    assert listed == [one.id for one in reversed(made)]
+    assert [one.id async for one in store.list_deliveries(tenant, listed[2])] == listed[3:]

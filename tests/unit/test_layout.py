@@ -28,14 +28,14 @@ ROOMS: Mapping[str, set[str]] = {
     "service": {
         *("core", "aws", "documents", "forwarding", "metrics", "process", "running", "tracing"),
         *("service/intake", "service/batches", "service/events", "service/limits"),
-        *("service/operators", "service/console"),
+        *("service/operators", "service/console", "service/webhooks"),
     },
     "service/intake": {"core", "documents", "metrics", "running", "service", "service/batches", "service/limits"},
     "service/batches": {"core", "documents", "service", "service/limits"},
     "service/events": {"core", "service", "service/batches"},
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "service"},
-    "service/console": {
+    "service/console", "service/webhooks": {
         *("core", "documents", "metrics", "service"),
         *("service/intake", "service/batches", "service/operators"),
     },
@@ -47,6 +47,7 @@ CORE_THAT_FORWARDS = {"penstock.application", "penstock.operations", "penstock.s
 # Single imports that the table forbids, with the reason.
 EXCEPTIONS = {
     ("penstock.__main__", "penstock.cli.commands"): "`python -m penstock` is the command line",
+    ("penstock.consumer.webhooks.post", "penstock.forwarding.rate_limits"): "both read the same header of a response",
     ("penstock.backend", "penstock.tracing.spans"): "only a type: a backend carries the spans without using them",
 }
 

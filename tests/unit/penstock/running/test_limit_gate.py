@@ -577,7 +577,7 @@ def test_operation_that_waits_for_a_permit_holds_no_slot() -> None:
         waiting = asyncio.create_task(rig.run_chunk("/limited", 10))
         await asyncio.sleep(1)
         assert succeeded(await rig.run_chunk("/free", 20)) == 20
-        assert rig.runner.waiting_for_tokens(Priority.NORMAL) == 10
+        assert rig.runner.waiting_for_tokens()[Priority.NORMAL] == 10
         assert succeeded(await waiting) == 10
 
     assert LEASE_SECONDS < play(scenario, limit=TOGETHER).starts["/limited"][0] < LEASE_SECONDS + 2

@@ -1,0 +1,1 @@
+"""Delivers the events of batches to the receivers that tenants have chosen."""

@@ -1,0 +1,1 @@
+"""Webhooks as pure decisions: events, endpoints, deliveries, signatures, the schedule, and which URLs are allowed."""
