@@ -8,15 +8,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from penstock.priority import Priority
+from penstock.webhooks.endpoint import MOST_ENDPOINTS
 from tests.simulation.http import Answer
 from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
 from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
 from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, Plan, Submission, Toy
+from tests.simulation.webhooks import CALLBACK_URL
 from tests.simulation.world import World
 
-BAD_REQUEST, CONFLICT, TOO_MANY = 400, 409, 429
+CREATED, BAD_REQUEST, CONFLICT, TOO_MANY, UNAVAILABLE = 201, 400, 409, 429, 503
 PATIENCE_SECONDS = 4 * 3600.0
 MOST_TRIES = 15
 MOST_STEERS = 6
@@ -45,6 +47,8 @@ def draw_submission(
         submission.not_before = now + chance.choice([-60.0, 5.0, 60.0, 2_000.0])  # longer than SQS delays, too
     if chance.random() < mix.deadlines:
         submission.deadline_seconds = chance.choice([3.0, 30.0, 120.0])
+    if mix.has_webhooks and chance.random() < 0.7:
+        submission.callback_url = CALLBACK_URL
     if chance.random() < mix.limits:
         submission.max_failures = chance.randint(0, 3)
     return submission
@@ -131,7 +135,20 @@ class Client:
                 return
             await asyncio.sleep(self._chance.uniform(0.1, 20))
 
+    async def make_endpoint(self) -> None:
+        """Make a webhook endpoint. It may exist even if there was no answer."""
+        for _ in range(MOST_ENDPOINTS):
+            answer = await self.ask("POST", "/v1/webhook_endpoints", {"url": "https://receiver.example/all"})
+            if answer is not None and answer.status == CREATED:
+                self._world.promises.webhooks.endpoints[answer.body["id"]] = self._world.loop.time()
+                return
+            expected = answer is None or answer.status == UNAVAILABLE
+            self._world.promises.check(expected, 10, f"an endpoint could not be made: {answer}")
+            await asyncio.sleep(self._chance.uniform(0.1, 5))
+
     async def submit(self, submission: Submission) -> int | None:
+        if submission.sent_at is None:
+            submission.sent_at = self._world.loop.time()
         headers = {}
         if submission.key is not None:
             headers["Idempotency-Key"] = f'"{submission.key}"'
@@ -250,6 +267,8 @@ def _body(submission: Submission) -> dict[str, Any]:
         body["notBefore"] = datetime.fromtimestamp(EPOCH + submission.not_before, UTC).isoformat()
     if submission.deadline_seconds is not None:
         body["deadlineSeconds"] = submission.deadline_seconds
+    if submission.callback_url is not None:
+        body["callbackUrl"] = submission.callback_url
     if submission.max_failures is not None:
         body["maxFailures"] = submission.max_failures
     return body

@@ -49,6 +49,7 @@ class Mix:
     is_large: bool = False  # hundreds of operations and slots
     has_little_memory: bool = False  # for results, and there are long ones
     has_quota: bool = False  # and many batches, which are small
+    has_webhooks: bool = False  # the ends of batches are told to receivers
 
     @property
     def is_gentle(self) -> bool:
@@ -161,6 +162,23 @@ LARGE_MIXES = [
     ),
     Mix(
         "quotas", faults=0.1, slow=0.02, late=0.05, kill_front_end=4, skew_seconds=1, keys=0.7, later=0, has_quota=True
+    ),
+    Mix(
+        "webhooks",
+        faults=0.1,
+        late=0.05,
+        short_pages=True,
+        stale_reads=0.3,
+        kill_consumer=5,
+        kill_front_end=30,
+        terminate=20,
+        pause=30,
+        skew_seconds=1,
+        cancels=0.2,
+        deadlines=0.2,
+        retries=0.7,
+        redrive=10,
+        has_webhooks=True,
     ),
 ]
 

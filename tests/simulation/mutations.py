@@ -43,6 +43,7 @@ from tests.simulation import list_mutations as lists
 from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
 from tests.simulation import steering_mutations as steering
+from tests.simulation import webhook_mutations as webhooks
 from tests.simulation.rewriting import drop_condition, rewrite
 from tests.simulation.situations import Hit
 
@@ -604,6 +605,11 @@ MUTATIONS = {
         ("quotas", 0, quotas.give_back_what_has_come_back),
         ("quotas", 112, quotas.give_back_without_a_condition),
         ("quotas", 128, quotas.charge_again_when_repeated),
+        ("webhooks", 1, webhooks.write_the_event_apart),
+        ("webhooks", 1, webhooks.clear_events_first),
+        ("webhooks", 1, webhooks.deliver_again_when_written_again),
+        ("webhooks", 1, webhooks.leave_retries_to_the_consumer_that_failed),
+        ("webhooks", 18, webhooks.use_old_marks),
     ]
 }
 MUTATIONS_AT_CALLS = {
@@ -671,5 +677,6 @@ MUTATIONS_AT_CALLS = {
             Hit.CRASH_AFTER,
             open_operations.keep_what_was_not_accepted,
         ),
+        MutationAtCall("redrive told by webhooks", 0, Hit.FAIL_BEFORE, webhooks.forget_the_event_of_a_retry),
     ]
 }

@@ -83,7 +83,9 @@ class ConsumerProgram(Program):
     async def _run(self) -> None:
         backend = self.world.backend(self.process, self.settings)
         journal = Journal(self.journal)
-        consumer = Consumer(backend, operations, self.settings, self.clock, journal=journal)
+        consumer = Consumer(
+            backend, operations, self.settings, self.clock, journal=journal, post=self.world.receiver.post
+        )
         self.world.promises.names[consumer.process] = self.name
         stopping = asyncio.create_task(self._stopping.wait(), name=f"{self.name}: signals")
         stopping.add_done_callback(lambda _: consumer.stop())

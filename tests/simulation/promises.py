@@ -32,6 +32,7 @@ from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
 from tests.simulation.sqs import Kept
 from tests.simulation.truth import POISON, Run, Submission, Truth
+from tests.simulation.webhooks import WebhookChecks
 
 ANSWERED, ACCEPTED = 200, 202
 UNKNOWN = {None, 504}  # answers after which the batch runs whole or not at all
@@ -181,6 +182,7 @@ class Promises:
         self.quotas = Quotas(now, truth, self.check)
         self.limits = Limits(now, truth, self.check)
         self.open = OpenChecks(truth, self.check, self.batches.__getitem__)
+        self.webhooks = WebhookChecks(truth, self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -203,6 +205,8 @@ class Promises:
                 self.limits.on_write(before or {}, after)
             case "key":
                 self._on_claim(key, before or {}, after)
+        if key[0].startswith("deliveries#"):
+            self.webhooks.on_delivery(key, before or {}, after)
         if key[0].startswith("batch#"):
             self._on_write_of_batch(key, before, after)
         elif key[0].startswith("tenant#"):
@@ -212,6 +216,7 @@ class Promises:
         kind = key[1].partition("#")[0]
         if kind == "batch":
             self._on_batch(key, after)
+            self.webhooks.on_batch(key, before or {}, after)
         elif kind == "count":
             self._on_count(key, after)
         elif kind == "chunk":
@@ -517,9 +522,15 @@ class Promises:
             if facts.is_accepted:
                 self._check_ended(batch_id, facts, lapsed)
         self._check_submissions()
+        self.webhooks.check_end(self._sent_at())
         left = [words_of(kept.body) for kept in chunks if self._is_owed(kept)]
         self.check(not left, 7, f"left on the queue: {left}")
         self._check_dead_letters(list(dead_letters))
+
+    def _sent_at(self) -> dict[str, float]:
+        """Return when each accepted batch was sent for the first time."""
+        accepted = [batch_id for batch_id, facts in self.batches.items() if facts.is_accepted]
+        return {batch_id: self._truth.submission_of(batch_id).sent_at or 0.0 for batch_id in accepted}
 
     def check_results(self, batch_id: str, lines: list[dict[str, Any]]) -> None:
         """Check that GET results returns what is recorded and counted."""

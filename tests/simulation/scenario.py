@@ -6,6 +6,8 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from pydantic import SecretStr
+
 from penstock.aws.store import FOLD_AT
 from penstock.chunk import QUICK_SECONDS
 from penstock.consumer.sweeper import PERIODS_OF_TENURE
@@ -15,6 +17,7 @@ from tests.simulation.clients import draw_submission
 from tests.simulation.mixes import MIXES, Mix, RandomFates
 from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory, little_patience
 from tests.simulation.trace import Event, to_line
+from tests.simulation.webhooks import SECRET
 from tests.simulation.world import World
 
 
@@ -121,6 +124,8 @@ def draw_settings(chance: random.Random, mix: Mix) -> Settings:
         operations = chance.randint(8, 20)
         limit = f"{operations}/{chance.choice([60, 600, 3_600])}"
         return settings.model_copy(update={"tenant_limit": limit, "tenant_max_open": operations})
+    if mix.has_webhooks:
+        return settings.model_copy(update={"webhook_secret": SecretStr(SECRET)})
     if mix.has_little_memory:
         return settings.model_copy(update={"chunk_operations": chance.randint(5, 25), "min_chunks": 1})
     if not mix.is_large:
@@ -166,10 +171,20 @@ class Scenario:
 
     async def play(self) -> None:
         self.stage.open(self.sizes.consumers, self.sizes.front_ends)
+        if self.mix.has_webhooks:
+            self.world.receiver.failures = 0.4
+            making = self.world.loop.create_task(self._make_endpoint())
         clients = [self.world.loop.create_task(self._submit(f"s{n}")) for n in range(self.sizes.submissions)]
         await self.chaos.rage(self.sizes.storm_seconds)
+        if self.mix.has_webhooks:
+            self.world.receiver.failures = 0.0
+            await making
         await asyncio.gather(*clients)
         await self.stage.close(is_gentle=self.mix.is_gentle)
+
+    async def _make_endpoint(self) -> None:
+        await asyncio.sleep(self.world.chance.uniform(0, self.sizes.storm_seconds / 2))
+        await self.stage.client.make_endpoint()
 
     async def _submit(self, label: str) -> None:
         chance = self.world.chance

@@ -18,6 +18,7 @@ from tests.simulation.programs import Program
 from tests.simulation.promises import ACCEPTED, ANSWERED
 from tests.simulation.stage import Stage, group_chunks
 from tests.simulation.truth import LIMITED, Plan, Submission, Toy
+from tests.simulation.webhooks import CALLBACK_URL, SECRET
 from tests.simulation.world import World
 from tests.support.builders import read_settings_once
 
@@ -310,6 +311,13 @@ WITH_KEY = {"key": "a key"}
 
 SITUATIONS = {
     "all well": Situation(toys("/succeed", "/succeed", "/succeed"), submit),
+    "told by webhooks": Situation(
+        toys("/succeed", "/reject"),
+        submit,
+        Event.WEBHOOK_DELIVERED,
+        settings={"webhook_secret": SECRET},
+        asked={"callback_url": CALLBACK_URL},
+    ),
     "several groups": Situation(
         toys("/succeed", "/succeed", "/succeed"), submit, settings={"chunk_operations": 1}, group_chunks=1
     ),
@@ -457,6 +465,13 @@ SITUATIONS = {
         toys("/kill"), submit_until_answered, Event.BATCH_SUSPECTED, settings=AT_ONCE, asked=WITH_KEY
     ),
     "failures retried": Situation(toys("/reject", "/break", "/succeed"), retry, Event.BATCH_RETRIED),
+    "redrive told by webhooks": Situation(
+        toys("/recover", times=1),
+        redrive,
+        Event.WEBHOOK_DELIVERED,
+        settings={"webhook_secret": SECRET},
+        asked={"callback_url": CALLBACK_URL},
+    ),
     "failures redriven": Situation(toys("/recover", "/break", times=1), redrive, Event.DEAD_LETTERS_REDRIVEN),
     "failures redriven from the console": Situation(toys("/reject", "/break", "/succeed"), redrive_from_the_console),
     "a message that is not ours": Situation(toys("/succeed"), put_garbage, Event.MESSAGE_SET_ASIDE),

@@ -80,7 +80,8 @@ class Stage:
         give_up_at = self.world.loop.time() + self._settle_seconds
         while self.world.loop.time() < give_up_at:
             accepted = [facts for facts in self.world.promises.batches.values() if facts.is_accepted]
-            if all(facts.state in FINAL for facts in accepted) and not self.world.messages:
+            is_told = not self.world.promises.webhooks.due
+            if all(facts.state in FINAL for facts in accepted) and not self.world.messages and is_told:
                 return
             await asyncio.sleep(LOOK_SECONDS)
 

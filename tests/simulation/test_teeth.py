@@ -30,6 +30,7 @@ SLOW = {
     "give_back_what_has_come_back",
     "charge_again_when_repeated",
     "drop_what_was_received_often_while_paused",
+    "use_old_marks",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 

@@ -105,6 +105,8 @@ class Submission:
     not_before: float | None = None  # in virtual time
     deadline_seconds: float | None = None
     max_failures: int | None = None
+    callback_url: str | None = None
+    sent_at: float | None = None  # when it was sent for the first time
     is_cancelled: bool = False  # a client has asked for it
     statuses: list[int | None] = field(default_factory=list)  # None if the connection broke
     batch_ids: set[str] = field(default_factory=set)  # from the answers

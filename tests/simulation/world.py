@@ -34,6 +34,7 @@ from tests.simulation.promises import Promises, chunk_of
 from tests.simulation.sqs import Kept, Queue
 from tests.simulation.trace import Event, to_line
 from tests.simulation.truth import TRUTH, Truth
+from tests.simulation.webhooks import Receiver
 
 DEAD_LETTERS = "dead-letters"
 SHOWN_EVENTS = 150
@@ -84,6 +85,8 @@ class World:
         self.truth.on_poison = self.promises.on_poison
         self.table = Table(self.chance, watch=self.promises.on_write)
         self.promises.table = self.table
+        self.receiver = Receiver(self.chance)
+        self.promises.webhooks.receiver, self.promises.webhooks.table = self.receiver, self.table
         self.on_receive = self.promises.on_receive
         self.context = copy_context()
         self.context.run(TRUTH.set, self.truth)
