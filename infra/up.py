@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import random
+import secrets
 import signal
 import time
 from collections.abc import Coroutine, Mapping
@@ -36,6 +37,7 @@ POLL_SECONDS = 0.1
 RESTART = Backoff(base_seconds=1, max_seconds=30)
 HEALTHY_SECONDS = 60.0  # if a front end lived this long, its next restart waits as short as the first one
 OPERATOR_KEY = "PENSTOCK_OPERATOR_KEY"
+WEBHOOK_SECRET = "PENSTOCK_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 REGION = "us-east-1"
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown to people, not listened on
 
@@ -232,6 +234,8 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
         "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a stop, as by Ctrl-C, waits for a receive in progress
         "PENSTOCK_SHOW_ERRORS": "true",  # the client is the developer
         "PENSTOCK_LEAVE_SECONDS": "0",  # there is no load balancer that must notice first
+        "PENSTOCK_WEBHOOK_ALLOW": "localhost,127.0.0.0/8,::1",  # where a developer tries a receiver
+        WEBHOOK_SECRET: secrets.token_urlsafe(32),
         **{name: value for name, value in outside.items() if not name.startswith("AWS_")},
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",

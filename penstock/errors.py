@@ -11,6 +11,10 @@ PenstockError
 │   ├── MissingScope
 │   ├── UnknownApiKey
 │   ├── UnknownQueue
+│   ├── UnknownEndpoint
+│   ├── UnknownDelivery
+│   ├── WebhookConflict
+│   ├── NotConfigured
 │   ├── KeyEnded
 │   ├── KeyReplaced
 │   ├── TooSlow
@@ -112,6 +116,28 @@ class UnknownApiKey(Refused):
 
     def __init__(self) -> None:
         super().__init__("There is no key with this id. It may have ended more than 30 days ago.")
+
+
+class UnknownEndpoint(Refused):
+    """The tenant has no webhook endpoint with this id."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no webhook endpoint with this id.")
+
+
+class UnknownDelivery(Refused):
+    """The tenant has no delivery of an event with this id."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no delivery with this id. It may have been deleted after its retention time.")
+
+
+class WebhookConflict(Refused):
+    """The present state of the webhook endpoints, or of a delivery, does not allow this request."""
+
+
+class NotConfigured(Refused):
+    """The request needs a setting that is not set. The message names it."""
 
 
 class KeyEnded(Refused):

@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from penstock.api_key import Redaction
 from penstock.backoff import Backoff
 from penstock.chunk import Fit
-from penstock.errors import Misconfigured
+from penstock.errors import Misconfigured, NotConfigured
 from penstock.forwarding.headers import check_added, check_passed
 from penstock.forwarding.upstream import read_upstream, without_secrets
 from penstock.message import room_in_message
@@ -355,6 +355,14 @@ class Settings(BaseSettings):
     @property
     def webhook_secrets(self) -> Secrets | None:
         return None if self.webhook_secret is None else Secrets(self.webhook_secret.get_secret_value())
+
+    def require_webhook_secrets(self) -> Secrets:
+        if self.webhook_secrets is None:
+            raise NotConfigured(
+                "Webhooks are not configured here. An operator has to set PENSTOCK_WEBHOOK_SECRET to the same secret "
+                "of at least 32 characters for all front ends and consumers."
+            )
+        return self.webhook_secrets
 
     @property
     def webhook_targets(self) -> Allowed:

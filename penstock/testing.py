@@ -242,10 +242,10 @@ class MemoryWebhooks:
     async def read_delivery(self, key: DeliveryKey) -> EventDelivery | None:
         return self._deliveries.get(key)
 
-    async def list_deliveries(self, tenant: str, before: str | None) -> AsyncIterator[EventDelivery]:
-        for key in sorted(self._deliveries, key=lambda key: key.id, reverse=True):
-            if key.tenant == tenant and (before is None or key.id < before):
-                yield self._deliveries[key]
+    async def list_deliveries(self, tenant: str, before: str | None, limit: int) -> list[EventDelivery]:
+        keys = sorted(self._deliveries, key=lambda key: key.id, reverse=True)
+        own = [key for key in keys if key.tenant == tenant and (before is None or key.id < before)]
+        return [self._deliveries[key] for key in own[:limit]]
 
     async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
         current = self._deliveries.get(key)

@@ -45,6 +45,7 @@ from penstock.service.keys import (
     SCOPES,
     SETTINGS,
     TURNS,
+    WEBHOOK_TENANTS,
 )
 from penstock.service.known_metadata import KnownMetadata
 from penstock.service.ledger import Ledger
@@ -58,6 +59,7 @@ from penstock.service.routes import Route, is_page, routes_for_clients, routes_f
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
 from penstock.service.turns import Turns
+from penstock.service.webhook_tenants import WebhookTenants
 from penstock.settings import Settings
 
 OF_ONE_LISTENER = {DESCRIBED_SCOPES, PAGES, PATHS_HINT, SCOPES}
@@ -95,6 +97,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEDGER] = Ledger(backend.store, clock)
     app[OPEN_LEDGER] = OpenLedger(backend.store, clock)
+    app[WEBHOOK_TENANTS] = WebhookTenants(backend.store, clock)
     app[LEAVING] = asyncio.Event()
     app[LIVE] = Live(clock)
     app[PATHS_HINT] = "Send batches with POST /batch."

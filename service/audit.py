@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from penstock.errors import InvalidRequest, NotPossibleNow
+from penstock.errors import InvalidRequest, NotPossibleNow, WebhookConflict
 from penstock.service.caller import key_id_or_none, tenant_or_none
 from penstock.service.keys import CALLER, METER, PRESENTED_KEY_ID
 from penstock.service.problems import Endpoint
@@ -29,6 +29,12 @@ class Action(StrEnum):
     REVOKE_KEY = "revoke key"
     CANCEL = "cancel"
     STEER = "steer"
+    CREATE_WEBHOOK = "create webhook"
+    UPDATE_WEBHOOK = "update webhook"
+    DELETE_WEBHOOK = "delete webhook"
+    ROTATE_WEBHOOK_SECRET = "rotate webhook secret"  # noqa: S105 - the name of an action
+    TEST_WEBHOOK = "test webhook"
+    REPLAY_WEBHOOK = "replay webhook"
     RETRY = "retry"
     REDRIVE = "redrive"
     PAUSE_QUEUE = "pause queue"
@@ -44,7 +50,7 @@ def auditing(request: web.Request, action: Action, **fields: Any) -> Iterator[di
     """
     try:
         yield fields
-    except (InvalidRequest, NotPossibleNow):
+    except (InvalidRequest, NotPossibleNow, WebhookConflict):
         raise  # nothing has changed
     except BaseException as error:
         _log_action(request, action, **fields, error=type(error).__name__)

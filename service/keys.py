@@ -21,6 +21,7 @@ from penstock.service.ledger import Ledger
 from penstock.service.memory import Memory, Share
 from penstock.service.open_ledger import OpenLedger
 from penstock.service.turns import Turns
+from penstock.service.webhook_tenants import WebhookTenants
 from penstock.settings import Settings
 
 CheckKey = Callable[..., Awaitable[Caller]]
@@ -46,6 +47,7 @@ RUNNER = web.AppKey("runner", Runner)
 SCOPES: web.AppKey[Mapping[web.AbstractRoute, Scope | None]] = web.AppKey("scopes", Mapping)  # None: for everybody
 SETTINGS = web.AppKey("settings", Settings)
 TURNS = web.AppKey("turns", Turns)
+WEBHOOK_TENANTS = web.AppKey("webhook_tenants", WebhookTenants)
 
 BATCH_ID = web.RequestKey("batch_id", str)  # the batch that a request submits
 PRESENTED_KEY_ID = web.RequestKey("presented_key_id", str)  # the key of a request, whether it is valid or not

@@ -29,7 +29,10 @@ from penstock.service.paging import LONGEST_PAGE
 from penstock.service.problems import CONTENT_TYPE as PROBLEM
 from penstock.service.request_ids import HEADER as HEADER_OF_REQUEST_ID
 from penstock.service.schemas import SHOWN_STATES, BatchOptions, BatchRequest, OperationRequest
+from penstock.service.webhooks.endpoints import EndpointChange, EndpointRequest
 from penstock.settings import Settings
+from penstock.webhooks.delivery import DeliveryState
+from penstock.webhooks.event import EventType
 
 Fragment = dict[str, Any]
 
@@ -44,16 +47,17 @@ _ERRORS = {
     400: "The request cannot be read.",
     401: "The request has no valid key.",
     403: "The key has not the scope that this needs; or a web page sent the request.",
-    404: "The batch or the key does not exist.",
+    404: "The batch, the key, the webhook endpoint or the delivery does not exist.",
     406: "None of the accepted types is available.",
     408: "The body arrived too slowly.",
-    409: "The state of the batch or of the key does not allow this; or the first request with this Idempotency-Key is "
-    "still in progress, or its batch does not run again.",
+    409: "The state of the batch, the key or the webhook does not allow this; or the first request with this "
+    "Idempotency-Key is still in progress, or its batch does not run again.",
     413: "The request is larger than a limit. The problem names the limit.",
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",
     422: "The request is invalid, or its Idempotency-Key was used for another request. No operation was run.",
     429: "The quota of the caller, or its limit of open operations or of streams, does not allow this now.",
+    501: "This needs a setting of the service. The problem names it.",
     503: "The service is temporarily unavailable. Try again.",
     504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
 }
@@ -146,6 +150,7 @@ def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
     }
     return {
         **_limited(of_batches),
+        **_paths_of_webhooks(),
         "/health/live": {"get": _endpoint("Liveness of this front end", _answers(200, "Health"))},
         "/health/ready": {"get": _endpoint("Readiness of this front end for requests", _answers(200, "Health", 503))},
         "/openapi.json": {"get": _endpoint("This document", _description())},
@@ -207,6 +212,7 @@ def _paths_for_operators() -> Fragment:
             )
         },
         **_paths_of_keys(),
+        **_paths_of_deliveries(*_REJECTED),
         "/limits": {
             "get": _endpoint(
                 "The limits that all consumers share, as they last wrote them", _answers(200, "Limits", *_REJECTED, 503)
@@ -237,6 +243,73 @@ def _paths_of_queues() -> Fragment:
     }
 
 
+def _paths_of_webhooks() -> Fragment:
+    of_body = (400, 408, 413, 415, 422, 501, 503)
+    of_endpoint = (400, 404, 408, 501, 503)
+    path, on_endpoint = "/v1/webhook_endpoints", ["endpoint_id"]
+    return {
+        path: {
+            "get": _endpoint("The webhook endpoints of the tenant", _answers(200, "WebhookEndpoints", 501, 503)),
+            "post": _endpoint(
+                "Make a webhook endpoint. It gets the events of batches that are accepted from now on",
+                _answers(201, "NewWebhookEndpoint", 409, *of_body),
+                body="EndpointRequest",
+            ),
+        },
+        f"{path}/{{endpoint_id}}": {
+            "get": _endpoint("A webhook endpoint", _answers(200, "WebhookEndpoint", *of_endpoint), on_endpoint),
+            "patch": _endpoint(
+                "Change a webhook endpoint",
+                _answers(200, "WebhookEndpoint", 404, *of_body),
+                on_endpoint,
+                body="EndpointChange",
+            ),
+            "delete": _endpoint(
+                "Delete a webhook endpoint. What is still to be delivered to it fails",
+                {"204": {"description": "It is deleted."}, **_problems(*of_endpoint)},
+                on_endpoint,
+            ),
+        },
+        f"{path}/{{endpoint_id}}/secret": {
+            "get": _endpoint(
+                "The secret of a webhook endpoint. The id `callback` is for the callbackUrl of all batches",
+                _answers(200, "WebhookSecret", *of_endpoint),
+                on_endpoint,
+            )
+        },
+        f"{path}/{{endpoint_id}}/rotate_secret": {
+            "post": _endpoint(
+                "Replace the secret of a webhook endpoint. Events are signed with both for 24 hours",
+                _answers(200, "WebhookSecret", *of_endpoint),
+                on_endpoint,
+            )
+        },
+        f"{path}/{{endpoint_id}}/test": {
+            "post": _endpoint(
+                "Send an event of the type webhook.test",
+                _answers(202, "WebhookDelivery", 409, *of_endpoint),
+                on_endpoint,
+            )
+        },
+        **_paths_of_deliveries(),
+        "/webhooks/deliveries/{delivery_id}/replay": {
+            "post": _endpoint(
+                "Send an event again", _answers(202, "WebhookDelivery", 409, *of_endpoint), ["delivery_id"]
+            )
+        },
+    }
+
+
+def _paths_of_deliveries(*errors: int) -> Fragment:
+    answers = _answers(200, "WebhookDeliveries", 400, *errors, 501, 503)
+    _add_headers(answers["200"], "Link")
+    return {
+        "/webhooks/deliveries": {
+            "get": _endpoint("Deliveries of events, the newest first", answers, ["limit", "cursor", "tenant"])
+        }
+    }
+
+
 def _paths_of_keys() -> Fragment:
     of_body = (400, *_REJECTED, 408, 413, 415, 422, 503)
     return {
@@ -264,7 +337,7 @@ def _description() -> Fragment:
 
 
 def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
-    answers = _answers(200, "Answered", 400, 408, 409, 413, 415, 422, 429, 503, 504)
+    answers = _answers(200, "Answered", 400, 408, 409, 413, 415, 422, 429, 501, 503, 504)
     _add_headers(answers["200"], "Preference-Applied", "Idempotent-Replayed")
     answers["202"] = _answer(
         "The batch was accepted. Every operation is durable and will run.",
@@ -392,7 +465,16 @@ def _problem_responses() -> Fragment:
 def _request_schemas(settings: Settings) -> Fragment:
     schemas: Fragment = {
         model.__name__: model.model_json_schema(by_alias=True)
-        for model in (BatchRequest, OperationRequest, RedriveRequest, KeyRequest, RotateRequest, Steering)
+        for model in (
+            EndpointRequest,
+            EndpointChange,
+            BatchRequest,
+            OperationRequest,
+            RedriveRequest,
+            KeyRequest,
+            RotateRequest,
+            Steering,
+        )
     }
     schemas["BatchRequest"]["properties"]["operations"] |= {
         "items": _ref("OperationRequest"),
@@ -449,6 +531,15 @@ _KEY_MEMBERS: Fragment = {
     "limit": _OPTIONAL_TEXT,
     "maxOpen": {"type": ["integer", "null"], "minimum": 1},
     **dict.fromkeys(("createdAt", "expiresAt", "revokedAt", "lastUsedAt"), _TIME),
+}
+_ENDPOINT_MEMBERS: Fragment = {
+    "id": _TEXT,
+    "url": _TEXT,
+    "types": _list_of({"enum": list(EventType)}),
+    "description": _OPTIONAL_TEXT,
+    "disabled": {"type": "boolean"},
+    "disabledReason": _OPTIONAL_TEXT,
+    **dict.fromkeys(("createdAt", "disabledAt", "secretRotatedAt"), _TIME),
 }
 
 _ANSWER_SCHEMAS: Fragment = {
@@ -534,6 +625,25 @@ _ANSWER_SCHEMAS: Fragment = {
         "description": "A new key, and the one that it replaces, which works until its `expiresAt`.",
         **_object({**_KEY_MEMBERS, "key": _TEXT, "replaces": _ref("Key")}),
     },
+    "WebhookEndpoint": _object(_ENDPOINT_MEMBERS),
+    "WebhookEndpoints": _object({"endpoints": _list_of(_ref("WebhookEndpoint"))}),
+    "NewWebhookEndpoint": _object({**_ENDPOINT_MEMBERS, "secret": _TEXT}),
+    "WebhookSecret": _object({"id": _TEXT, "secret": _TEXT, "secretRotatedAt": _TIME}),
+    "WebhookDelivery": _object(
+        {
+            **dict.fromkeys(("id", "eventId", "endpointId", "type"), _TEXT),
+            "batchId": _OPTIONAL_TEXT,
+            "state": {"enum": list(DeliveryState)},
+            "attempts": _COUNT,
+            **dict.fromkeys(("createdAt", "attemptedAt", "nextAttemptAt"), _TIME),
+            "status": {"description": "The status of the last response.", "type": ["integer", "null"]},
+            "error": {"description": "Why there was no response, or is no further attempt.", **_OPTIONAL_TEXT},
+        },
+        {"response": {"description": "The beginning of the last response, for operators only.", **_TEXT}},
+    ),
+    "WebhookDeliveries": _object(
+        {"deliveries": _list_of(_ref("WebhookDelivery")), "nextCursor": {"type": ["string", "null"]}}
+    ),
     "Limits": _object(
         {
             "limits": _list_of(
@@ -609,6 +719,9 @@ _PARAMETERS: Fragment = {
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": _TEXT},
     "priority_of_queue": {"name": "priority", "in": "path", "required": True, "schema": {"enum": list(Priority)}},
     "key_id": {"name": "key_id", "in": "path", "required": True, "schema": _TEXT},
+    "endpoint_id": {"name": "endpoint_id", "in": "path", "required": True, "schema": _TEXT},
+    "delivery_id": {"name": "delivery_id", "in": "path", "required": True, "schema": _TEXT},
+    "tenant": {"name": "tenant", "in": "query", "description": "For operators: any tenant.", "schema": _TEXT},
     "status": {
         "name": "status",
         "in": "query",

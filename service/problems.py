@@ -26,6 +26,7 @@ from penstock.errors import (
     NoAccess,
     NotAcceptable,
     NotAuthenticated,
+    NotConfigured,
     NotPossibleNow,
     Overloaded,
     PenstockError,
@@ -38,7 +39,10 @@ from penstock.errors import (
     UnknownApiKey,
     UnknownBatch,
     UnknownQueue,
+    UnknownDelivery,
+    UnknownEndpoint,
     UnsupportedContent,
+    WebhookConflict,
 )
 from penstock.service.decompression import MEMBERS
 from penstock.service.json_answer import json_answer
@@ -63,6 +67,10 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body arrived too slowly"),
     UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "The batch does not exist"),
     UnknownQueue: (HTTPStatus.NOT_FOUND, "unknown-queue", "The queue does not exist"),
+    UnknownEndpoint: (HTTPStatus.NOT_FOUND, "unknown-endpoint", "The webhook endpoint does not exist"),
+    UnknownDelivery: (HTTPStatus.NOT_FOUND, "unknown-delivery", "The delivery does not exist"),
+    WebhookConflict: (HTTPStatus.CONFLICT, "webhook-conflict", "The state of the webhook does not allow this"),
+    NotConfigured: (HTTPStatus.NOT_IMPLEMENTED, "not-configured", "This needs a setting of the service"),
     UnknownApiKey: (HTTPStatus.NOT_FOUND, "unknown-key", "The key does not exist"),
     NotAcceptable: (HTTPStatus.NOT_ACCEPTABLE, "not-acceptable", "None of the accepted types is available"),
     NotPossibleNow: (HTTPStatus.CONFLICT, "not-possible-now", "The state of the batch does not allow this"),

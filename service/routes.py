@@ -26,6 +26,17 @@ from penstock.service.operators.health import live, ready
 from penstock.service.operators.limits import list_limits
 from penstock.service.operators.metrics import metrics
 from penstock.service.operators.queues import list_queues, pause_queue, resume_queue
+from penstock.service.webhooks.deliveries import list_deliveries, replay_delivery
+from penstock.service.webhooks.endpoints import (
+    create_endpoint,
+    delete_endpoint,
+    list_endpoints,
+    rotate_secret,
+    send_test,
+    show_endpoint,
+    show_secret,
+    update_endpoint,
+)
 from penstock.settings import Settings
 
 
@@ -62,6 +73,16 @@ ROUTES = (
     Route("GET", "/batch/{batch_id}/events", batch_events, Scope.READ),
     Route("POST", "/batch/{batch_id}/cancel", cancel_batch, Scope.WRITE),
     Route("POST", "/batch/{batch_id}/retry", retry_batch, Scope.WRITE),
+    Route("POST", "/v1/webhook_endpoints", create_endpoint, Scope.WRITE),
+    Route("GET", "/v1/webhook_endpoints", list_endpoints, Scope.READ),
+    Route("GET", "/v1/webhook_endpoints/{endpoint_id}", show_endpoint, Scope.READ),
+    Route("PATCH", "/v1/webhook_endpoints/{endpoint_id}", update_endpoint, Scope.WRITE),
+    Route("DELETE", "/v1/webhook_endpoints/{endpoint_id}", delete_endpoint, Scope.WRITE),
+    Route("GET", "/v1/webhook_endpoints/{endpoint_id}/secret", show_secret, Scope.WRITE),
+    Route("POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret", rotate_secret, Scope.WRITE),
+    Route("POST", "/v1/webhook_endpoints/{endpoint_id}/test", send_test, Scope.WRITE),
+    Route("GET", "/webhooks/deliveries", list_deliveries, Scope.READ),
+    Route("POST", "/webhooks/deliveries/{delivery_id}/replay", replay_delivery, Scope.WRITE),
     Route("GET", "/health/live", live, None),
     Route("GET", "/health/ready", ready, None),
     Route("GET", "/openapi.json", openapi, None),
@@ -77,6 +98,7 @@ ROUTES = (
     Route("POST", "/queues/{priority}/resume", resume_queue, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/batches", list_batches, Scope.OPERATE, For.OPERATOR_LISTENER),
+    Route("GET", "/webhooks/deliveries", list_deliveries, Scope.OPERATE, For.OPERATOR_LISTENER),
     Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
     Route("GET", "/console", batches.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}", batch.show, Scope.READ, For.PAGES),

@@ -20,6 +20,7 @@ from penstock.batch import (
 from penstock.operations import METHODS
 from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
+from penstock.webhooks.urls import LONGEST_URL
 
 LONGEST_ID = 128
 LONGEST_PATH = 2_048
@@ -119,6 +120,10 @@ class BatchOptions(BaseModel):
     max_failures: int | None = Field(None, ge=0, le=MOST_FAILURES, alias="maxFailures")
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
     metadata: Metadata | None = None
+
+    callback_url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)] | None = Field(
+        None, alias="callbackUrl"
+    )
 
     def failure_limit(self, total: int) -> FailureLimit | None:
         return failure_limit_of(self.max_failures, self.max_failed_percent, total)

@@ -17,9 +17,10 @@ finds in the index.
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TypeAlias
 
 from penstock.batch import Batch
 from penstock.clock import Clock
@@ -43,6 +44,8 @@ EXPANDED_AT_ONCE = 10  # batches
 ATTEMPTS_AT_ONCE = 40
 ATTEMPTS_OF_TENANT = 20
 ATTEMPTS_OF_ENDPOINT = 5
+Step: TypeAlias = Callable[[], Awaitable[None]]
+
 DELETED = "The endpoint was deleted."
 DISABLED = "The endpoint is disabled."
 
@@ -113,13 +116,13 @@ class Courier:
         """Start to turn the events of a batch into deliveries. If there is no room, a later poll finds them."""
         if batch_id not in self._expanding and len(self._expanding) < EXPANDED_AT_ONCE:
             self._expanding[batch_id] = self._start(
-                self._expand(batch_id), lambda: self._expanding.pop(batch_id), batch_id=batch_id
+                partial(self._expand, batch_id), lambda: self._expanding.pop(batch_id), batch_id=batch_id
             )
 
     def _start_attempt(self, key: DeliveryKey) -> None:
         if key not in self._attempts and self._has_room(key):
             self._attempts[key] = self._start(
-                self._attempt(key), lambda: self._attempts.pop(key), delivery_id=key.id, tenant=key.tenant
+                partial(self._attempt, key), lambda: self._attempts.pop(key), delivery_id=key.id, tenant=key.tenant
             )
 
     def _has_room(self, key: DeliveryKey) -> bool:
@@ -130,17 +133,15 @@ class Courier:
             and of_tenant.count(key.endpoint_id) < ATTEMPTS_OF_ENDPOINT
         )
 
-    def _start(
-        self, step: Coroutine[Any, Any, None], at_end: Callable[[], object], **fields: str
-    ) -> asyncio.Task[None]:
+    def _start(self, step: Step, at_end: Callable[[], object], **fields: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._try(step, fields))
         task.add_done_callback(lambda _: at_end())
         return task
 
-    async def _try(self, step: Coroutine[Any, Any, None], fields: Mapping[str, str]) -> None:
+    async def _try(self, step: Step, fields: Mapping[str, str]) -> None:
         """Take a step. If it fails, the entry in the index brings it back."""
         try:
-            await step
+            await step()
         except NewerVersion as error:  # a consumer of that version continues
             get_log().warning(Event.NEWER_VERSION, error=str(error), **fields)
         except PenstockError as error:
@@ -153,19 +154,23 @@ class Courier:
         if batch is None or not batch.events:
             return
         endpoints = await self._store.read_endpoints(batch.tenant)
-        made = [delivery for event in batch.events for delivery in self._deliveries(batch, event, endpoints)]
+        metadata = await self._store.read_metadata(batch)
+        made = [
+            delivery
+            for event in batch.events
+            for delivery in self._deliveries(batch, event, body_of_batch(event, batch, metadata), endpoints)
+        ]
         for delivery in made:
             await self._store.create_delivery(delivery)
         await self._store.clear_events(batch.id, batch.events)  # if there are more by now, a poll finds them
         for delivery in made:
             self._start_attempt(DeliveryKey(delivery.tenant, delivery.id))
 
-    def _deliveries(self, batch: Batch, event: FinalEvent, endpoints: Endpoints) -> list[EventDelivery]:
+    def _deliveries(self, batch: Batch, event: FinalEvent, body: bytes, endpoints: Endpoints) -> list[EventDelivery]:
         receivers = [endpoint.id for endpoint in endpoints.own if endpoint.wants(event.type)]
         if batch.callback_url is not None:
             receivers.append(CALLBACK)
         now = self._clock.now()
-        body = body_of_batch(event, batch, {})
         return [
             EventDelivery(
                 tenant=batch.tenant,
@@ -232,7 +237,6 @@ class Courier:
             "error": delivery.error,
         }
         if delivery.state is DeliveryState.DELIVERED:
-            self._meter.count(Metric.WEBHOOKS_DELIVERED)
             get_log().info(Event.WEBHOOK_DELIVERED, **fields)
         elif delivery.state is DeliveryState.FAILED:
             self._meter.count(Metric.WEBHOOKS_FAILED)

@@ -77,18 +77,12 @@ class Table:
         found = await asyncio.gather(*(self._get_page(page, projection) for page in pages))
         return [item for page in found for item in page]
 
-    async def query(
-        self, pk: str, first: str, last: str, *, first_items: int | None = None, newest_first: bool = False
-    ) -> AsyncIterator[Item]:
-        """Yield the items of a partition from sort key `first` to `last`. The first call reads up to `first_items`.
-
-        With `newest_first`, they come in the opposite order.
-        """
+    async def query(self, pk: str, first: str, last: str, *, first_items: int | None = None) -> AsyncIterator[Item]:
+        """Yield the items of a partition from sort key `first` to `last`; the first call reads up to `first_items`."""
         async for item in self._query(
             itertools.chain([first_items], itertools.repeat(None)),
             KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
             ConsistentRead=True,
-            **({"ScanIndexForward": False} if newest_first else {}),
             **_values({"pk": text(pk), "first": text(first), "last": text(last)}),
         ):
             yield item

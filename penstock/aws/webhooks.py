@@ -88,12 +88,11 @@ class DynamoDbWebhooks:
         item = await self._table.get(items.delivery_key(key))
         return None if item is None else items.delivery_from_item(item)
 
-    async def list_deliveries(self, tenant: str, before: str | None) -> AsyncIterator[EventDelivery]:
-        last = before or items.DELIVERIES_END
-        pages = self._table.query(items.deliveries_pk(tenant), items.DELIVERIES_BEGIN, last, newest_first=True)
-        async for item in pages:
-            if read_text(item, "sk") != before:
-                yield items.delivery_from_item(item)
+    async def list_deliveries(self, tenant: str, before: str | None, limit: int) -> list[EventDelivery]:
+        first, last = items.DELIVERIES_BEGIN, before or items.DELIVERIES_END
+        found = await self._table.query_backwards(items.deliveries_pk(tenant), first, last, limit + 1)
+        # A query includes its last key, which may be the delivery that the page comes after.
+        return [items.delivery_from_item(item) for item in found if read_text(item, "sk") != before][:limit]
 
     async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
         at = seconds(now)

@@ -76,12 +76,6 @@ class Metric(StrEnum):
         (Program.CONSUMER,),
         "Overdue batches that the sweeper finished.",
     )
-    WEBHOOKS_DELIVERED = (
-        "WebhooksDelivered",
-        Unit.COUNT,
-        (Program.CONSUMER,),
-        "Events that a receiver has accepted.",
-    )
     WEBHOOKS_FAILED = (
         "WebhooksFailed",
         Unit.COUNT,

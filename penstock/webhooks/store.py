@@ -44,8 +44,8 @@ class WebhookStore(Protocol):
     async def read_delivery(self, key: DeliveryKey) -> EventDelivery | None:
         """Return a delivery, or None if the table does not have it (any more)."""
 
-    def list_deliveries(self, tenant: str, before: str | None) -> AsyncIterator[EventDelivery]:
-        """Yield the deliveries of a tenant, the newest first, from the one before this id on."""
+    async def list_deliveries(self, tenant: str, before: str | None, limit: int) -> list[EventDelivery]:
+        """Return deliveries of a tenant, the newest first, from the one before this id on."""
 
     async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
         """Start the schedule of a delivery again. Return it, or None if it is still pending or does not exist."""

@@ -58,6 +58,8 @@ class Submission:
     max_failures: int | None = None
     max_failed_percent: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    callback_url: str | None = field(default=None, repr=False)
+    has_webhooks: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # headers to send with forwarded operations
     claim: KeyClaim | None = None  # of its Idempotency-Key; if its lease is over, the batch must not be accepted
 
@@ -155,6 +157,8 @@ class Acceptance:
             headers=submission.headers,
             has_own_ids=draft.ids.has_own,
             has_metadata=bool(submission.metadata),
+            callback_url=submission.callback_url,
+            has_webhooks=submission.has_webhooks,
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
 

@@ -1,7 +1,7 @@
 """POST /batch: reads and validates a batch, then runs it immediately or accepts it for the background."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from aiohttp import hdrs, web
@@ -40,14 +40,16 @@ from penstock.service.keys import (
     RUNNER,
     SETTINGS,
     SHARE,
+    WEBHOOK_TENANTS,
 )
 from penstock.service.limits.charging import charged, check_something_left
 from penstock.service.limits.opening import check_room, opened
 from penstock.service.request_ids import request_id
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
-from penstock.settings import DAY_SECONDS
+from penstock.settings import DAY_SECONDS, Settings
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
+from penstock.webhooks.urls import check_url
 
 # The ids of one millisecond are independent of each other. By default they would be consecutive, so easy to guess.
 BATCH_IDS = ULIDGenerator(policy=PureRandomPolicy())
@@ -109,6 +111,8 @@ async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> N
     if options.atomic:
         _check_atomic(draft, request)
     _check_time(draft, options, request.app[CLOCK].now())
+    if options.callback_url is not None:
+        _check_callback(draft, options.callback_url, request.app[SETTINGS], atomic=options.atomic)
     await draft.check()
 
 
@@ -130,6 +134,7 @@ def _submission(
         max_failures=options.max_failures,
         max_failed_percent=options.max_failed_percent,
         metadata=options.metadata or {},
+        callback_url=options.callback_url,
         headers=headers,
         claim=claim,
     )
@@ -159,6 +164,17 @@ def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:
     if options.not_before > now + MOST_DAYS_AHEAD * DAY_SECONDS:
         detail = f"The time is too late. Use a time within {MOST_DAYS_AHEAD} days from now."
         draft.flaws.add(ENVELOPE, Flaw("/notBefore", detail))
+
+
+def _check_callback(draft: Draft, url: str, settings: Settings, *, atomic: bool) -> None:
+    settings.require_webhook_secrets()
+    if atomic:
+        detail = "An atomic batch is answered with its results, so it cannot have callbackUrl. Remove one of the two."
+        draft.flaws.add(ENVELOPE, Flaw("/callbackUrl", detail))
+    try:
+        check_url(url, settings.webhook_targets)
+    except ValueError as error:
+        draft.flaws.add(ENVELOPE, Flaw("/callbackUrl", f"{error}."))
 
 
 def _course(request: web.Request, draft: Draft, options: BatchOptions) -> Course:
@@ -283,6 +299,9 @@ async def _accept(
     """
     clock, meter = request.app[CLOCK], request.app[METER]
     started_at = clock.monotonic()
+    if request.app[SETTINGS].webhook_secret is not None:
+        has_webhooks = await request.app[WEBHOOK_TENANTS].may_have_endpoints(submission.tenant)
+        submission = replace(submission, has_webhooks=has_webhooks)
     acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
     async with opened(request, submission.draft.batch_id, submission.draft.total, is_forced=course.starts_operations):
         batch = await acceptance.accept(tried)

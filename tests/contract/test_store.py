@@ -2333,6 +2333,6 @@ async def test_deliveries_of_a_tenant_are_listed_with_the_newest_first(store: St
     made = [make_delivery(tenant, at=NOW - 100 + number) for number in range(5)]
     for delivery in (*made, make_delivery(make_tenant())):
         await store.create_delivery(delivery)
-    listed = [one.id async for one in store.list_deliveries(tenant, None)]
-    assert listed == [one.id for one in reversed(made)]
-    assert [one.id async for one in store.list_deliveries(tenant, listed[2])] == listed[3:]
+    ids = [one.id for one in await store.list_deliveries(tenant, None, 100)]
+    assert ids == [one.id for one in reversed(made)]
+    assert [one.id for one in await store.list_deliveries(tenant, ids[1], 2)] == ids[2:4]

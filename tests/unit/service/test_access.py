@@ -20,6 +20,8 @@ from penstock.service.openapi import openapi
 from penstock.service.routes import ROUTES, For, Route, is_page
 from penstock.store import Store
 from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.webhooks.delivery import DeliveryState, EventDelivery
+from penstock.webhooks.endpoint import Endpoint, Endpoints
 from tests.support.builders import NOW, build_batch, build_settings
 from tests.support.faults import Outage
 from tests.support.service import PROBLEM, Answer, Client, Serve, Service, ask_for, assert_problem, request
@@ -41,6 +43,16 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/batch/{batch_id}/events"): {},
     ("POST", "/batch/{batch_id}/cancel"): {},
     ("POST", "/batch/{batch_id}/retry"): {},
+    ("POST", "/v1/webhook_endpoints"): {"json": {"url": "https://receiver.example/hook"}},
+    ("GET", "/v1/webhook_endpoints"): {},
+    ("GET", "/v1/webhook_endpoints/{endpoint_id}"): {},
+    ("PATCH", "/v1/webhook_endpoints/{endpoint_id}"): {"json": {"description": "mine"}},
+    ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): {},
+    ("GET", "/v1/webhook_endpoints/{endpoint_id}/secret"): {},
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret"): {},
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): {},
+    ("GET", "/webhooks/deliveries"): {},
+    ("POST", "/webhooks/deliveries/{delivery_id}/replay"): {},
     ("GET", "/health/live"): {},
     ("GET", "/health/ready"): {},
     ("GET", "/openapi.json"): {},
@@ -84,6 +96,12 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
 OF_OPERATORS = {For.OPERATOR_LISTENER, For.OPERATOR_PAGES}
 STYLE = assets()["console.css"]
 
+ENDPOINT = Endpoint(f"we_{'1' * 24}", "https://receiver.example/", NOW)
+FAILED = EventDelivery(
+    "acme", f"evt_{'1' * 32}", ENDPOINT.id, "batch.completed", b"{}", NOW, NOW + 86_400, state=DeliveryState.FAILED
+)
+WEBHOOK_SECRET = "a secret of at least 32 characters"
+
 operations = Operations()
 
 
@@ -105,18 +123,41 @@ async def add_key(store: Store, *scopes: Scope, tenant: str = "acme", **changes:
     return made.text
 
 
+async def add_webhooks(store: Store) -> None:
+    """Put an endpoint and a delivery of two tenants into the table: of a key's, and of the operator key's."""
+    for tenant in ("acme", "default"):
+        await store.write_endpoints(Endpoints(tenant, (ENDPOINT,)), "first")
+        await store.create_delivery(replace(FAILED, tenant=tenant))
+
+
 @pytest.fixture
 async def service(serve: Serve, parts: MemoryParts, clock: FakeClock) -> Service:
     await parts.store.create_batch(BATCH)
+    await add_webhooks(parts.store)
     await parts.store.create_api_key(ApiKey(KEY.id, KEY.digest, "acme", frozenset(), NOW))
-    return await serve(operations, parts=parts, clock=clock, auth="keys", operator_key=OPERATOR_KEY)
+    return await serve(
+        operations,
+        parts=parts,
+        clock=clock,
+        auth="keys",
+        operator_key=OPERATOR_KEY,
+        webhook_secret=WEBHOOK_SECRET,
+    )
 
 
 async def ask(service: Service, route: Route, key: str | None, batch_id: str = BATCH.id) -> Answer:
     client = service.operators if route.whom in OF_OPERATORS else service.client
     sent = REQUESTS[route.method, route.path]
     headers = {**sent.get("headers", {}), **(page_headers(client, key) if is_page(route) else key_headers(key))}
-    path = route.path.format(batch_id=batch_id, key_id=KEY.id, priority="low", digest=STYLE.digest, name="console.css")
+    path = route.path.format(
+        batch_id=batch_id,
+        key_id=KEY.id,
+        priority="low",
+        endpoint_id=ENDPOINT.id,
+        delivery_id=FAILED.id,
+        digest=STYLE.digest,
+        name="console.css",
+    )
     return await request(client, route.method, path, **{**sent, "headers": headers, "allow_redirects": False})
 
 
@@ -141,7 +182,7 @@ def assert_rejected(answer: Answer, route: Route, status: int) -> None:
 def lets_through(answer: Answer) -> bool:
     if answer.status == 409:  # the state does not allow it, after the caller was let through
         return b"cannot be c" in answer.content or b"was replaced by" in answer.content
-    return answer.status in {200, 201, 202, 303}
+    return answer.status in {200, 201, 202, 204, 303}
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)
@@ -184,6 +225,8 @@ async def test_endpoint_is_only_for_callers_with_its_scope(service: Service, par
         assert_rejected(stranger, route, 404)
         unknown = await ask(service, route, key, NO_BATCH)
         assert stranger.content.replace(BATCH.id.encode(), NO_BATCH.encode()) == unknown.content
+    elif "{endpoint_id}" in route.path or "{delivery_id}" in route.path:
+        assert_problem(stranger, 404)
     elif route.scope is Scope.OPERATE:
         assert_rejected(stranger, route, 403)
     else:

@@ -19,7 +19,17 @@ from tests.support.builders import NOW
 from tests.support.faults import Outage
 from tests.support.service import Serve, Service, ask_for, assert_problem
 from tests.unit.service.conftest import Logs
-from tests.unit.service.test_access import BATCH, KEY, OPERATOR_KEY, add_key, ask, name_of, operations
+from tests.unit.service.test_access import (
+    BATCH,
+    KEY,
+    OPERATOR_KEY,
+    WEBHOOK_SECRET,
+    add_key,
+    add_webhooks,
+    ask,
+    name_of,
+    operations,
+)
 
 # What each endpoint that changes something writes into the audit. A new one needs a line here.
 CHANGES: Mapping[tuple[str, str], Action | None] = {
@@ -27,6 +37,12 @@ CHANGES: Mapping[tuple[str, str], Action | None] = {
     ("PATCH", "/batch/{batch_id}"): Action.STEER,
     ("POST", "/batch/{batch_id}/cancel"): Action.CANCEL,
     ("POST", "/batch/{batch_id}/retry"): Action.RETRY,
+    ("POST", "/v1/webhook_endpoints"): Action.CREATE_WEBHOOK,
+    ("PATCH", "/v1/webhook_endpoints/{endpoint_id}"): Action.UPDATE_WEBHOOK,
+    ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): Action.DELETE_WEBHOOK,
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret"): Action.ROTATE_WEBHOOK_SECRET,
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): Action.TEST_WEBHOOK,
+    ("POST", "/webhooks/deliveries/{delivery_id}/replay"): Action.REPLAY_WEBHOOK,
     ("POST", "/dead-letters/redrive"): Action.REDRIVE,
     ("POST", "/queues/{priority}/pause"): Action.PAUSE_QUEUE,
     ("POST", "/queues/{priority}/resume"): Action.RESUME_QUEUE,
@@ -52,6 +68,12 @@ RUNNING = replace(BATCH, id="01ARZ3NDEKTSV4RRFFQ69G5FAB", state=BatchState.PROCE
 CALLS = {
     Action.CANCEL: "store.end_batch",
     Action.STEER: "store.steer_batch",
+    Action.CREATE_WEBHOOK: "store.write_endpoints",
+    Action.UPDATE_WEBHOOK: "store.write_endpoints",
+    Action.DELETE_WEBHOOK: "store.write_endpoints",
+    Action.ROTATE_WEBHOOK_SECRET: "store.write_endpoints",
+    Action.TEST_WEBHOOK: "store.create_delivery",
+    Action.REPLAY_WEBHOOK: "store.replay_delivery",
     Action.REDRIVE: "dead_letters.receive",
     Action.PAUSE_QUEUE: "store.pause_queue",
     Action.RESUME_QUEUE: "store.resume_queue",
@@ -66,13 +88,21 @@ WITH_CALL = [route for route in CHANGING if CHANGES[route.method, route.path] in
 async def stored(parts: MemoryParts) -> MemoryParts:
     for batch in (BATCH, RUNNING):
         await parts.store.create_batch(batch)
+    await add_webhooks(parts.store)
     await parts.store.create_api_key(ApiKey(KEY.id, KEY.digest, "acme", frozenset(), NOW))
     return parts
 
 
 @pytest.fixture
 async def service(serve: Serve, stored: MemoryParts, clock: FakeClock) -> Service:
-    return await serve(operations, parts=stored, clock=clock, auth="keys", operator_key=OPERATOR_KEY)
+    return await serve(
+        operations,
+        parts=stored,
+        clock=clock,
+        auth="keys",
+        operator_key=OPERATOR_KEY,
+        webhook_secret=WEBHOOK_SECRET,
+    )
 
 
 def audited(logs: Logs) -> list[dict[str, Any]]:
@@ -114,7 +144,15 @@ async def test_change_whose_answer_is_lost_is_in_the_audit(
     action = CHANGES[route.method, route.path]
     assert action is not None
     outage = Outage(CALLS[action], "after")
-    service = await serve(operations, parts=stored, clock=clock, watch=outage, auth="keys", operator_key=OPERATOR_KEY)
+    service = await serve(
+        operations,
+        parts=stored,
+        clock=clock,
+        watch=outage,
+        auth="keys",
+        operator_key=OPERATOR_KEY,
+        webhook_secret=WEBHOOK_SECRET,
+    )
     await change(service, route)
     assert [(line["action"], line["error"]) for line in audited(logs)] == [(action, "Unavailable")]
 

@@ -23,11 +23,13 @@ from penstock.service.openapi import describe, describe_for_operators
 from penstock.service.routes import routes_for_clients, routes_for_operators, scopes_of
 from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts
+from penstock.webhooks.endpoint import mark_of
 from tests.support.builders import NOW, build_batch, build_settings
 from tests.support.service import Serve, request
 
 EXAMPLES = 15
 KEYS = "^/keys"
+WEBHOOKS = "webhook"
 CONFORMANCE = [
     checks.not_a_server_error,
     checks.status_code_conformance,
@@ -63,7 +65,11 @@ async def break_(name: str, body: Any = None) -> None:
     raise RuntimeError(name)
 
 
-SETTINGS: dict[str, Any] = {"sync_max_operations": 2, "max_body_bytes": 4096}
+SETTINGS: dict[str, Any] = {
+    "sync_max_operations": 2,
+    "max_body_bytes": 4096,
+    "webhook_secret": "a secret of at least 32 characters",
+}
 BATCH = replace(build_batch(3, deadline_at=NOW + 60), state=BatchState.FAILED)
 KEY = ApiKey("a" * 12, "digest", "acme", frozenset(Scope), NOW, expires_at=NOW + 10**9)
 PLAIN = Settings.model_construct()
@@ -105,6 +111,7 @@ class Server:
         parts = memory_parts(FakeClock())
         await parts.store.create_batch(BATCH)
         await parts.store.create_api_key(KEY)
+        await parts.store.add_webhook_mark(mark_of("default"))
         app = create_app(build_settings(**SETTINGS), operations, parts.backend, SystemClock())
         self._runners = [web.AppRunner(one, access_log=None) for one in (app, create_operator_app(app, "127.0.0.1"))]
         for runner in self._runners:
@@ -135,7 +142,7 @@ def aim(case: Case) -> None:
                     operation["path"] = "/take"
 
 
-@schema.parametrize()
+@schema.exclude(path_regex=WEBHOOKS).parametrize()
 @hypothesis_settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
@@ -144,7 +151,16 @@ def test_every_answer_is_as_described(case: Case, urls: list[str]) -> None:
     case.call_and_validate(base_url=urls[0], checks=CONFORMANCE, timeout=10)
 
 
-@schema_for_operators.exclude(path_regex=KEYS).parametrize()
+@pytest.mark.full
+@schema.include(path_regex=WEBHOOKS).parametrize()
+@hypothesis_settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
+def test_every_answer_about_webhooks_is_as_described(case: Case, urls: list[str]) -> None:
+    case.call_and_validate(base_url=urls[0], checks=CONFORMANCE, timeout=10)
+
+
+@schema_for_operators.exclude(path_regex=f"{KEYS}|{WEBHOOKS}").parametrize()
 @hypothesis_settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
@@ -198,7 +214,7 @@ async def test_operators_get_the_description_of_their_listener(serve: Serve) -> 
     answer = await request(service.operators, "GET", "/openapi.json")
     keys = {"/keys", "/keys/{key_id}", "/keys/{key_id}/rotate"}
     others = {"/batches", "/dead-letters", "/dead-letters/redrive", "/limits", "/metrics", "/openapi.json"}
-    others |= {"/queues", "/queues/{priority}/pause", "/queues/{priority}/resume"}
+    others |= {"/queues", "/queues/{priority}/pause", "/queues/{priority}/resume", "/webhooks/deliveries"}
     assert set(answer.body["paths"]) == keys | others
 
 

@@ -47,6 +47,7 @@ def test_what_was_gathered_is_all_there() -> None:
         "InFlight": 6,
         "DeadLetters": 7,
         "BatchesSwept": 0,
+        "WebhooksFailed": 0,
     }
     [in_flight] = found["InFlight"]
     assert (in_flight["Values"], in_flight["Counts"]) == ([0, 3], [1, 2])
