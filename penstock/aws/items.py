@@ -23,7 +23,8 @@ webhooks              see `webhook_items.py`
 A chunk's item has a `nonce` if it holds the chunk's record, and the marks of deliveries in `released` and `begun`.
 A record or an answer that is too large for one item is cut into parts, which are items of their own.
 
-The index `due` has the batches that are not final, ordered by the time at which a sweep must deal with them.
+The index `due` has the batches that are not final, ordered by the time at which a sweep must deal with them. In another
+partition, it has what is due for webhooks.
 
 The counter of a group has the ids of the chunks that it has counted in the string set `done`. If there are many of
 them, they are folded: `folded` has these ids in a compact form, `counted` has those that were counted after that, and
