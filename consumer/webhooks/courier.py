@@ -97,6 +97,8 @@ class Courier:
             await self.poll()
         except PenstockError as error:
             self._outage.report(error)
+        except Exception as error:  # noqa: BLE001 - a bug here must not stop the consumer
+            get_log().error(Event.WEBHOOKS_FAILED, exc_info=error)
         else:
             self._outage.end()
 
