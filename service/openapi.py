@@ -305,7 +305,9 @@ def _paths_of_deliveries(*errors: int) -> Fragment:
     _add_headers(answers["200"], "Link")
     return {
         "/webhooks/deliveries": {
-            "get": _endpoint("Deliveries of events, the newest first", answers, ["limit", "cursor", "tenant"])
+            "get": _endpoint(
+                "Deliveries of events, the newest first", answers, ["limit", "cursor", "tenant_of_deliveries"]
+            )
         }
     }
 
@@ -721,7 +723,12 @@ _PARAMETERS: Fragment = {
     "key_id": {"name": "key_id", "in": "path", "required": True, "schema": _TEXT},
     "endpoint_id": {"name": "endpoint_id", "in": "path", "required": True, "schema": _TEXT},
     "delivery_id": {"name": "delivery_id", "in": "path", "required": True, "schema": _TEXT},
-    "tenant": {"name": "tenant", "in": "query", "description": "For operators: any tenant.", "schema": _TEXT},
+    "tenant_of_deliveries": {
+        "name": "tenant",
+        "in": "query",
+        "description": "For operators: any tenant.",
+        "schema": _TEXT,
+    },
     "status": {
         "name": "status",
         "in": "query",

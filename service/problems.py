@@ -38,9 +38,9 @@ from penstock.errors import (
     Unavailable,
     UnknownApiKey,
     UnknownBatch,
-    UnknownQueue,
     UnknownDelivery,
     UnknownEndpoint,
+    UnknownQueue,
     UnsupportedContent,
     WebhookConflict,
 )
