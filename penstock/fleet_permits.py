@@ -90,9 +90,10 @@ class Permits:
         """Return True if this consumer may have more permits than it has, as soon as others give them up."""
         return self._usable < self._fair
 
-    def is_surplus_wanted(self, now: float) -> bool:
-        """Return True if others want a permit that is free here."""
-        return self._is_contested and self.is_free(now)
+    def has_surplus(self, waiting: int) -> bool:
+        """Return True if others want a permit that nothing uses here, and that what waits here cannot use."""
+        is_unused = self.running < self._held
+        return is_unused and self._is_contested and (not waiting or self._usable < self._held)
 
     def take(self) -> None:
         self.running += 1

@@ -399,10 +399,8 @@ class LimitGate:
 
     @property
     def _has_surplus(self) -> bool:
-        """Return True if other consumers want a permit for which nothing waits here."""
-        if self._permits is None or any(line.wanted for line in self._lines):
-            return False
-        return self._permits.is_surplus_wanted(self._clock.monotonic())
+        """Return True if other consumers want a permit that is not needed here."""
+        return self._permits is not None and self._permits.has_surplus(sum(line.wanted for line in self._lines))
 
     @property
     def _must_report(self) -> bool:

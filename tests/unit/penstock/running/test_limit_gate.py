@@ -682,8 +682,8 @@ def test_chunks_that_would_wait_long_for_permits_are_postponed() -> None:
 
 def test_permits_that_others_want_are_given_up_as_soon_as_nothing_waits() -> None:
     async def scenario(rig: Rig) -> None:
-        running = asyncio.create_task(rig.run_chunk("/limited", 100))
-        await asyncio.sleep(1.5)
+        running = asyncio.create_task(rig.run_chunk("/limited", 140))
+        await asyncio.sleep(0.5)
         state = await rig.store.read_limit("upstream")
         other = replace(state, lease="other", holders={**state.holders, "x": Holder(0, 3, 99, 1)})
         assert await rig.store.lease_limit("upstream", state, other)
