@@ -390,7 +390,8 @@ class Processor:
 
     async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Commit the record. Return the record that the table has now: another delivery may have been faster."""
-        return await self._store.commit_chunk(attempt.batch, replace(record, redelivered=attempt.redelivered))
+        made = replace(record, redelivered=attempt.redelivered, recorded_at=self._clock.now())
+        return await self._store.commit_chunk(attempt.batch, made)
 
     # Settle: act on the decision.
 

@@ -7,7 +7,7 @@ verdicts follows the chunk record: the final outcomes, and the follow-up chunks 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -88,7 +88,8 @@ class ChunkRecord:
     """The durable result of a chunk. It also keeps the failed operations, since a retry needs them.
 
     `redelivered` is the number of its operations times the number of its lost deliveries. A delivery is lost if its
-    consumer crashes, or loses its lease or the answer to its receive.
+    consumer crashes, or loses its lease or the answer to its receive. `recorded_at` is None in records of earlier
+    versions.
     """
 
     chunk_id: str
@@ -96,6 +97,7 @@ class ChunkRecord:
     follow_ups: tuple[FollowUp, ...] = ()
     failed_operations: tuple[Operation, ...] = ()
     redelivered: int = 0
+    recorded_at: float | None = field(default=None, compare=False)
 
     @property
     def counts(self) -> Counts:

@@ -49,6 +49,7 @@ class OutcomeColumns:
     errors: Sequence[Raw]
     members: Sequence[Raw] | None
     results: Sequence[Sequence[Raw]]
+    recorded_at: float | None
     memory_bytes: int
 
 
@@ -63,6 +64,7 @@ class _Content(msgspec.Struct):
     error: list[Raw] | dict[str, Raw]
     result: Raw
     members: list[Raw] | None = None
+    recorded_at: float | None = None
 
 
 # It is used again, because its working memory is several megabytes, and getting that takes as long as compressing.
@@ -87,6 +89,7 @@ def encode_record(record: ChunkRecord) -> bytes:
         ],
         "deaths": 0,  # an earlier version cannot read a record without it
         "redelivered": record.redelivered,
+        **({} if record.recorded_at is None else {"recorded_at": round(record.recorded_at, 3)}),
     }
     results = [outcome.result for outcome in record.outcomes]
     if any(isinstance(result, EncodedResult) and len(result.content) > _LONG_BYTES for result in results):
@@ -109,14 +112,14 @@ def decode_without_results(chunk_id: str, encoded: bytes) -> ChunkRecord:
     return _to_record(chunk_id, {**content, "result": {_SAME: None}})
 
 
-def decode_columns(encoded: bytes) -> OutcomeColumns:
-    """Decode the outcomes of a record, but do not parse their results."""
+def decode_columns(encoded: bytes, *, with_results: bool = True) -> OutcomeColumns:
+    """Decode the outcomes of a record, but do not parse their results, or leave their results out."""
     content = zstd.decompress(encoded)
     try:
-        return _to_columns(content)
+        return _to_columns(content, with_results)
     except msgspec.DecodeError:
         # An earlier version wrote infinity and NaN, which JSON does not have. For clients they are null.
-        return _to_columns(to_json(from_json(content), inf_nan_mode="null"))
+        return _to_columns(to_json(from_json(content), inf_nan_mode="null"), with_results)
 
 
 def _to_record(chunk_id: str, content: dict[str, Any]) -> ChunkRecord:
@@ -129,16 +132,14 @@ def _to_record(chunk_id: str, content: dict[str, Any]) -> ChunkRecord:
         ),
         failed_operations=tuple(Operation(*fields) for fields in content["failed_operations"]),
         redelivered=content.get("redelivered", 0),
+        recorded_at=content.get("recorded_at"),
     )
 
 
-def _to_columns(encoded: bytes) -> OutcomeColumns:
+def _to_columns(encoded: bytes, with_results: bool) -> OutcomeColumns:
     content = _content_decoder.decode(encoded)
     count = content.outcomes
-    if content.members is None:
-        results = [_whole(_column_decoder.decode(content.result), count)]
-    else:
-        results = [_whole(column, count) for column in _columns_decoder.decode(content.result)]
+    results = _raw_results(content) if with_results else []
     states = _whole(content.state, count)
     _to_states(states)  # raises NewerVersion
     return OutcomeColumns(
@@ -149,8 +150,15 @@ def _to_columns(encoded: bytes) -> OutcomeColumns:
         errors=_whole(content.error, count),
         members=content.members,
         results=results,
+        recorded_at=content.recorded_at,
         memory_bytes=len(encoded) + _VALUE_BYTES * count * (len(results) + 3),
     )
+
+
+def _raw_results(content: _Content) -> list[Sequence[Raw]]:
+    if content.members is None:
+        return [_whole(_column_decoder.decode(content.result), content.outcomes)]
+    return [_whole(column, content.outcomes) for column in _columns_decoder.decode(content.result)]
 
 
 def _whole(column: Any, count: int) -> Sequence[Any]:

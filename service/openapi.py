@@ -171,6 +171,7 @@ def _paths_of_a_batch() -> Fragment:
         "/batch/{batch_id}/status": {"get": _status()},
         "/batch/{batch_id}/results": {"get": _results()},
         "/batch/{batch_id}/events": {"get": _events()},
+        "/batch/{batch_id}/failures": {"get": _failures()},
         "/batch/{batch_id}/cancel": {
             "post": _endpoint(
                 "Cancel a batch. Operations that are running finish", _batch_answers(202, "Status", 409), _ON_BATCH
@@ -381,6 +382,14 @@ def _list(summary: str, *errors: int) -> Fragment:
         "more batches. Then it has a `nextCursor`."
     )
     return _endpoint(summary, answers, [*filters, "batches_limit", "cursor"]) | {"description": description}
+
+
+def _failures() -> Fragment:
+    answers = _batch_answers(200, "Failures")
+    _add_headers(answers["200"], "Link")
+    summary = "The failures of a batch so far, grouped by status and title"
+    description = "An answer covers a part of a very large batch. Add up what the answers say, and follow `nextCursor`."
+    return _endpoint(summary, answers, [*_ON_BATCH, "cursor"]) | {"description": description}
 
 
 def _results() -> Fragment:
@@ -602,6 +611,27 @@ _ANSWER_SCHEMAS: Fragment = {
             "maxFailedPercent": {"type": ["number", "null"], "minimum": 0, "maximum": 100},
             "reason": {"type": ["string", "null"]},
             "resultsUrl": _TEXT,
+        }
+    ),
+    "Failures": _object(
+        {
+            "batchId": _TEXT,
+            "failed": _COUNT,
+            "counted": _COUNT,
+            "groups": _list_of(
+                _object(
+                    {
+                        "status": {"type": "integer"},
+                        "title": _TEXT,
+                        "count": _COUNT,
+                        "firstAt": _TIME,
+                        "lastAt": _TIME,
+                        "samples": _list_of(_object({"id": _TEXT, "index": _COUNT, "detail": _OPTIONAL_TEXT})),
+                    }
+                )
+            ),
+            "other": _COUNT,
+            "nextCursor": _OPTIONAL_TEXT,
         }
     ),
     "Batches": _object({"batches": _list_of(_ref("Status")), "nextCursor": {"type": ["string", "null"]}}),

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from penstock.api_key import Scope
 from penstock.service.batches.cancel import cancel_batch
+from penstock.service.batches.failures import batch_failures
 from penstock.service.batches.listing import list_batches
 from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
@@ -71,6 +72,7 @@ ROUTES = (
     Route("GET", "/batch/{batch_id}/results", batch_results, Scope.READ),
     Route("PATCH", "/batch/{batch_id}", steer_batch, Scope.WRITE),
     Route("GET", "/batch/{batch_id}/events", batch_events, Scope.READ),
+    Route("GET", "/batch/{batch_id}/failures", batch_failures, Scope.READ),
     Route("POST", "/batch/{batch_id}/cancel", cancel_batch, Scope.WRITE),
     Route("POST", "/batch/{batch_id}/retry", retry_batch, Scope.WRITE),
     Route("POST", "/v1/webhook_endpoints", create_endpoint, Scope.WRITE),

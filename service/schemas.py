@@ -206,6 +206,10 @@ def results_url(batch_id: str) -> str:
     return f"/batch/{batch_id}/results"
 
 
+def failures_url(batch_id: str) -> str:
+    return f"/batch/{batch_id}/failures"
+
+
 def _progress(completed: int, total: int) -> float:
     """Return the progress, rounded down to four digits: it is 1.0 only when every operation is completed."""
     return completed * 10_000 // total / 10_000

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
@@ -204,7 +204,8 @@ class Acceptance:
         """
         run, tenant = self._draft.plan.indexes(number), tenant_on_queue(batch, self._settings)
         chunk = Chunk(batch.id, str(number), 1, tuple(self._draft.operations[run.start : run.stop]))
-        record = await self._backend.store.commit_chunk(batch, self._record(chunk, tried))
+        made = replace(self._record(chunk, tried), recorded_at=self._clock.now())
+        record = await self._backend.store.commit_chunk(batch, made)
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
         group = await self._backend.store.count_chunk(batch, record)
         if chunk.id in group.done:

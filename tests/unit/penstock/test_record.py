@@ -13,7 +13,7 @@ from penstock import zstd
 from penstock.chunk import Operation
 from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, result_value
-from penstock.record import decode_record, decode_without_results, encode_record
+from penstock.record import decode_columns, decode_record, decode_without_results, encode_record
 
 OPERATION = Operation(3, "op-3", "POST", "/users", {"name": "Zoë \uffff\x00", "n": [1.5, 10**300]})
 FULL = ChunkRecord(
@@ -169,3 +169,17 @@ def test_like_results_take_little_room() -> None:
     one = FULL.outcomes[0]
     alike = tuple(with_changes(one, index=n, id=str(n), result={"id": n, "status": "ok"}) for n in range(1_000))
     assert len(encode_record(ChunkRecord("17", alike))) < 3_000
+
+
+def test_record_has_its_time_to_the_millisecond_unless_an_earlier_version_wrote_it() -> None:
+    for at, read in ((None, None), (1_700_000_000.123_456, 1_700_000_000.123)):
+        encoded = encode_record(replace(FULL, recorded_at=at))
+        assert decode_record("17", encoded).recorded_at == read
+        assert decode_columns(encoded).recorded_at == read
+    assert "recorded_at" not in from_json(zstd.decompress(encode_record(FULL)))
+
+
+def test_columns_without_results_have_the_same_outcomes() -> None:
+    whole, part = decode_columns(encode_record(FULL)), decode_columns(encode_record(FULL), with_results=False)
+    assert (part.indexes, part.states, part.results) == (whole.indexes, whole.states, [])
+    assert [list(map(bytes, one.errors)) for one in (whole, part)] == [list(map(bytes, whole.errors))] * 2

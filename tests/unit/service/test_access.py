@@ -39,6 +39,7 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/batch/{batch_id}"): {},
     ("GET", "/batch/{batch_id}/status"): {},
     ("GET", "/batch/{batch_id}/results"): {},
+    ("GET", "/batch/{batch_id}/failures"): {},
     ("PATCH", "/batch/{batch_id}"): {"json": {"paused": True}},
     ("GET", "/batch/{batch_id}/events"): {},
     ("POST", "/batch/{batch_id}/cancel"): {},
