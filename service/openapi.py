@@ -756,7 +756,7 @@ _PARAMETERS: Fragment = {
     "tenant_of_deliveries": {
         "name": "tenant",
         "in": "query",
-        "description": "For operators: any tenant.",
+        "description": "The deliveries of this tenant. This needs the scope operate.",
         "schema": _TEXT,
     },
     "status": {

@@ -35,7 +35,7 @@ ROOMS: Mapping[str, set[str]] = {
     "service/events": {"core", "service", "service/batches"},
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "service"},
-    "service/webhooks": {"core", "documents", "service"},
+    "service/webhooks": {"core", "service"},
     "service/console": {
         *("core", "documents", "metrics", "service"),
         *("service/intake", "service/batches", "service/operators"),
