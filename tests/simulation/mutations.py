@@ -607,8 +607,8 @@ MUTATIONS = {
         ("quotas", 128, quotas.charge_again_when_repeated),
         ("webhooks", 1, webhooks.write_the_event_apart),
         ("webhooks", 1, webhooks.clear_events_first),
-        ("webhooks", 1, webhooks.deliver_again_when_written_again),
-        ("webhooks", 1, webhooks.leave_retries_to_the_consumer_that_failed),
+        ("webhooks", 2, webhooks.deliver_again_when_written_again),
+        ("webhooks", 2, webhooks.leave_retries_to_the_consumer_that_failed),
         ("webhooks", 18, webhooks.use_old_marks),
     ]
 }

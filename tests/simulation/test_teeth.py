@@ -31,6 +31,7 @@ SLOW = {
     "charge_again_when_repeated",
     "drop_what_was_received_often_while_paused",
     "use_old_marks",
+    "leave_retries_to_the_consumer_that_failed",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
