@@ -101,7 +101,7 @@ class Finisher:
 
 def new_event(batch: Batch, state: BatchState, counts: Counts, now: float) -> FinalEvent | None:
     """Return the event of a batch that becomes final, or None if nobody wants to know."""
-    if not batch.has_events:
+    if not batch.wants_events:
         return None
     by_outcome = tuple((name, getattr(counts, name)) for name in OutcomeState)
     return FinalEvent(event_id(now, secrets.token_hex(10)), state, now, by_outcome)

@@ -62,6 +62,7 @@ class Tenure:
 
     @property
     def is_held(self) -> bool:
+        """Return True while this consumer has the lease."""
         return self._clock.monotonic() < self._ends_at
 
     async def keep(self) -> bool:

@@ -136,7 +136,7 @@ class Batch:
     events: tuple[FinalEvent, ...] = ()  # events that are not yet on their way to their receivers
 
     @property
-    def has_events(self) -> bool:
+    def wants_events(self) -> bool:
         """Return True if somebody may want to know when the batch is final."""
         return self.has_webhooks or self.callback_url is not None
 

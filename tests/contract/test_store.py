@@ -2217,7 +2217,7 @@ async def accepted_with_webhooks(store: Store, batch: Batch) -> Batch:
 
 @on_all
 async def test_who_wants_events_is_stored_with_the_batch(store: Store, batch: Batch) -> None:
-    assert not (await accept(store, batch)).has_events
+    assert not (await accept(store, batch)).wants_events
     told = await accepted_with_webhooks(store, make_batch((1,)))
     assert (told.callback_url, told.has_webhooks, told.events) == ("https://example.com/hook?token=1", True, ())
 
