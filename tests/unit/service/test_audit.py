@@ -22,6 +22,7 @@ from tests.unit.service.conftest import Logs
 from tests.unit.service.test_access import (
     BATCH,
     KEY,
+    OF_OPERATORS,
     OPERATOR_KEY,
     WEBHOOK_SECRET,
     add_key,
@@ -167,7 +168,7 @@ async def test_change_that_the_state_forbids_is_not_in_the_audit(service: Servic
 async def test_rejected_caller_is_in_the_audit(service: Service, parts: MemoryParts, logs: Logs, route: Route) -> None:
     key = await add_key(parts.store, *(set(Scope) - {route.scope}))
     [stored] = [one for one in await parts.store.list_api_keys() if one.id != KEY.id]
-    has_one = {For.CLIENTS: [service.client], For.OPERATOR_PAGES: [service.operators]}
+    has_one = {For.CLIENTS: [service.client], **{whom: [service.operators] for whom in OF_OPERATORS}}
     listeners = has_one.get(route.whom, [service.client, service.operators])
     for listener in listeners:
         for text in (None, key):
