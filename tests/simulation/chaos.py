@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from penstock.priority import Priority
 from tests.simulation.mixes import Mix
 from tests.simulation.process import State
 from tests.simulation.programs import Program
+from tests.simulation.promises import ANSWERED
 from tests.simulation.sqs import Oddities, Queue
 from tests.simulation.stage import Stage
 
@@ -41,6 +43,7 @@ class Chaos:
             (mix.redrive, self._redrive),
             (mix.garbage, self._put_garbage),
             (mix.lose, self._lose),
+            (mix.pause_queue, self._pause_queue),
         ]
         until = self._world.loop.time() + seconds
         raging = [self._every(mean, until, action) for mean, action in actions if mean is not None]
@@ -140,6 +143,16 @@ class Chaos:
         else:
             self._world.note("console", "redrives the dead letters")
             self._world.dead_letters.move_all_to(self._any_queue())
+
+    async def _pause_queue(self) -> None:
+        """Pause a queue for a while. It is resumed, however often a request for that fails."""
+        priority = self._chance.choice(list(Priority))
+        await self._stage.client.ask("POST", f"/queues/{priority}/pause")
+        await asyncio.sleep(self._chance.choice([1.0, 10.0, 60.0]))
+        answer = None
+        while answer is None or answer.status != ANSWERED:
+            answer = await self._stage.client.ask("POST", f"/queues/{priority}/resume")
+            await asyncio.sleep(1)
 
     async def _put_garbage(self) -> None:
         body = self._chance.choice(GARBAGE)

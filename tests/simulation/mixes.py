@@ -42,6 +42,7 @@ class Mix:
     deadlines: float = 0.0
     limits: float = 0.0
     retries: float = 0.0
+    pause_queue: float | None = None
     steers: float = 0.0  # how often clients change a batch while it runs, each time that they look
     deadline_seconds: float = 24 * 3600.0
     max_deaths: tuple[int, ...] = (1_000,)
@@ -142,7 +143,17 @@ LARGE_MIXES = [
         redrive=20,
         has_little_memory=True,
     ),
-    Mix("steering", steers=0.4, cancels=0.05, deadlines=0.2, limits=0.2, terminate=8, redrive=30, short_pages=True),
+    Mix(
+        "steering",
+        steers=0.4,
+        cancels=0.05,
+        deadlines=0.2,
+        limits=0.2,
+        terminate=8,
+        redrive=30,
+        pause_queue=20,
+        short_pages=True,
+    ),
     Mix(
         "steering, storm",
         faults=0.05,
@@ -158,6 +169,7 @@ LARGE_MIXES = [
         cancels=0.05,
         deadlines=0.2,
         limits=0.2,
+        pause_queue=20,
         steers=0.4,
     ),
     Mix(

@@ -113,7 +113,7 @@ class ServiceProgram(Program):
 
     async def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request as a client. Raises ConnectionResetError if the process dies before it has answered."""
-        app = self._operators if path.startswith("/dead-letters") else self._app
+        app = self._operators if path.startswith(("/dead-letters", "/queues")) else self._app
         assert app is not None
         answer: asyncio.Future[Answer] = self.world.loop.create_future()
         task = self.process.start(ask(app, method, path, body, headers), f"{method} {path}")

@@ -54,6 +54,7 @@ NOTED_JUST_NOW_SECONDS = 0.1  # the answer to the note may be on its way, and th
 STEERED = ("priority", "deadline_at", "paused_at", "failure_limit", "max_failures", "max_failed_percent")
 RUNNING = {"queued", "processing"}
 ACTS_AFTER_SECONDS = 2.1  # a consumer reads a batch every second, from a cache that is up to a second old
+QUEUE_ACTS_AFTER_SECONDS = 4.1  # a consumer reads what is paused together with a batch, every two seconds
 BEGINS_STILL_SECONDS = 2.0  # consumers read a batch once a second; a call takes a moment
 _STATES = tuple(state.value for state in OutcomeState)
 
@@ -171,6 +172,7 @@ class Promises:
         self._died_of: set[tuple[str, str]] = set()
         self._keys_with_answers: set[str] = set()
         self._listed: set[str] = set()  # batches with an entry in the list of their tenant
+        self._queues_paused_at: dict[str, float] = {}
         self._swept_at = 0.0  # when the lease to sweep was last taken or extended
         # For each submission, the front ends that poison killed or blocked while they ran it as a small batch.
         self.poisoned_front_ends: defaultdict[str, set[str]] = defaultdict(set)
@@ -203,6 +205,8 @@ class Promises:
                 self.open.on_write(before or {}, after)
             case "limit":
                 self.limits.on_write(before or {}, after)
+            case "queues":
+                self._on_queues(after)
             case "key":
                 self._on_claim(key, before or {}, after)
         if key[0].startswith("deliveries#"):
@@ -224,6 +228,23 @@ class Promises:
         elif kind == "ids":
             first = from_json(zstd.decompress(after["ids"]["B"]))[0]
             self._truth.labels[key[0].split("#")[1]] = first.partition("-")[0]
+
+    def _on_queues(self, after: Item) -> None:
+        for name in list(self._queues_paused_at):
+            if name not in after:
+                del self._queues_paused_at[name]
+        for name in after.keys() - {"pk", "sk"}:
+            self._queues_paused_at.setdefault(name, self._now())
+
+    def _check_queue_not_paused(self, run: Run, where: str) -> None:
+        """Check that nothing starts of a queue that was paused, except for what could not know it."""
+        if not self.acts_in_time:
+            return
+        holders = self._holders[run.batch_id, run.chunk_id or ""]
+        queues = {message_id.rpartition("-")[0] for message_id, process in holders.items() if process == run.process}
+        since = [self._now() - self._queues_paused_at.get(name, math.inf) for name in queues]
+        late = min(since, default=-math.inf)
+        self.check(late < QUEUE_ACTS_AFTER_SECONDS, 2, f"{where}, {late:.3f} s after its queue was paused")
 
     def _on_sweep(self, before: Item | None, after: Item) -> None:
         """Check that nobody takes the sweep over from a consumer that still sweeps."""
@@ -469,6 +490,7 @@ class Promises:
             over < BEGINS_STILL_SECONDS or is_redriven, 6, f"{where}, which seems to have killed too many processes"
         )
         self._check_not_paused(run, facts, where)
+        self._check_queue_not_paused(run, where)
         has_lease = run.process in self._holders[run.batch_id, run.chunk_id].values()
         self.check(has_lease or not self.are_leases_kept, 5, f"{where}, whose lease is over: another consumer has it")
         self.follow_ups.on_start(run)

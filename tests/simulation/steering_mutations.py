@@ -1,5 +1,6 @@
 """Faults in how a batch is changed while it runs."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from penstock.batch import Batch
 from penstock.consumer.attempt import ChunkAttempt, Discard, Renew
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.processor import Processor
+from penstock.consumer.queue_switches import QueueSwitches
 from penstock.running.source import Urgency
 from penstock.running.stop import Stop
 from tests.simulation.rewriting import drop_condition, rewrite
@@ -68,3 +70,14 @@ def move_the_deadline_without_the_sweep(patching: Patching) -> None:
             request["ExpressionAttributeNames"].pop("#due_at", None)
 
     rewrite(patching, "steer_batch", change)
+
+
+def start_chunks_of_paused_queues(patching: Patching) -> None:
+    patching.setattr(QueueSwitches, "is_paused", lambda _self, _priority: False)
+
+
+def leave_a_queue_paused(patching: Patching) -> None:
+    async def mutant(self: QueueSwitches) -> None:
+        await asyncio.Event().wait()
+
+    patching.setattr(QueueSwitches, "keep", mutant)

@@ -32,6 +32,7 @@ SLOW = {
     "drop_what_was_received_often_while_paused",
     "use_old_marks",
     "leave_retries_to_the_consumer_that_failed",
+    "leave_a_queue_paused",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
