@@ -94,6 +94,12 @@ class Api:
         async with self._session.post(f"{self.url}/batch/{batch_id}/cancel", headers=self._headers) as answer:
             assert answer.status == 202, await answer.text()
 
+    async def steer(self, batch_id: str, **changes: Any) -> None:
+        """Change a batch while it runs."""
+        url = f"{self.url}/batch/{batch_id}"
+        async with self._session.patch(url, json=changes, headers=self._headers) as answer:
+            assert answer.status == 200, await answer.text()
+
     async def redrive(self) -> Answer:
         """Redrive all dead letters."""
         async with self._session.post(f"{self.operator_url}/dead-letters/redrive", json={}) as answer:
