@@ -98,7 +98,7 @@ class Consumer:
         self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
         self._runner = self._new_runner(backend, operations)
         self._letter_box = LetterBox(self._moved.set)
-        self._pauses = Pauses(self._stop, clock, self._moved.set)
+        self._pauses = Pauses(self._stop, clock, self._moved.set, self._has_room_for)
         self._switches = QueueSwitches(backend.store, clock, self._moved.set)
         self._courier = self._new_courier(backend, post)
         on_event = None if self._courier is None else self._courier.expand_soon
@@ -253,6 +253,9 @@ class Consumer:
             seconds_per_operation=self._pacer.overall.seconds,
             operations_per_chunk=inlet.operations_per_chunk,
         )
+
+    def _has_room_for(self, delivery: Delivery) -> bool:
+        return self._room_for(self._inlets[delivery.priority], self._loads()) > 0
 
     def _take_in(self) -> int:
         """Start to process what the inlets have received, and return the number of deliveries.

@@ -22,12 +22,23 @@ MOST_RECEIVES = 50  # SQS moves a message away that was received 100 times
 
 
 class Pauses:
-    """Holds deliveries of paused batches. `changed` is called when one is held, since there is room for others then."""
+    """Holds deliveries of paused batches, more of them than this consumer can run at once.
 
-    def __init__(self, stop: Stop, clock: Clock, changed: Callable[[], None] = lambda: None) -> None:
+    `changed` is called when one is held, since there is room for others then. `has_room` says whether a delivery can
+    start here. After the pause, those without room are given back, so that idle consumers take their share.
+    """
+
+    def __init__(
+        self,
+        stop: Stop,
+        clock: Clock,
+        changed: Callable[[], None] = lambda: None,
+        has_room: Callable[[Delivery], bool] = lambda _: True,
+    ) -> None:
         self._stop = stop
         self._clock = clock
         self._changed = changed
+        self._has_room = has_room
         self._held: set[str] = set()  # by their receipts
 
     def holds(self, delivery: Delivery) -> bool:
@@ -48,9 +59,11 @@ class Pauses:
         self._held.add(attempt.delivery.receipt)
         self._changed()
         try:
-            return await self._hold(attempt.batch, batches)
+            decision = await self._hold(attempt.batch, batches)
+            may_run = batches.latest(attempt.batch).may_run(self._clock.now())
+            return Release(0) if may_run and not self._has_room(attempt.delivery) else decision
         finally:
-            self._held.discard(attempt.delivery.receipt)
+            self._held.discard(attempt.delivery.receipt)  # from now on it is a load, so the next one has less room
 
     async def _hold(self, batch: Batch, batches: Batches) -> Again | Release:
         is_resumed = batches.wait_until(batch.id, lambda now: not now.is_paused(self._clock.now()))

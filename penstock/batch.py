@@ -181,14 +181,16 @@ class Batch:
         """Return when the batch resumes by itself, or None if no client has paused it."""
         return None if self.paused_at is None else self.paused_at + LONGEST_PAUSE_SECONDS
 
+    def may_run(self, now: float) -> bool:
+        """Return True if the batch is neither final nor about to end."""
+        return self.state in RUNNING_STATES and self.ending_at(now) is None
+
     def is_paused(self, now: float) -> bool:
         """Return True if no operation may start because a client has paused the batch.
 
         A batch that is cancelled or past its deadline is not paused: its operations get their outcomes.
         """
-        if self.paused_until is None or self.state not in RUNNING_STATES:
-            return False
-        return now < self.paused_until and self.ending_at(now) is None
+        return self.paused_until is not None and now < self.paused_until and self.may_run(now)
 
     def ending_at(self, now: float) -> Ending | None:
         """Return None if operations may still start, or the reason why the batch ends early."""

@@ -596,7 +596,7 @@ MUTATIONS = {
         ("late", 1540, settle_a_key_that_was_taken_over),
         ("steering", 1, steering.start_although_paused),
         ("steering", 2, steering.finish_chunks_although_paused),
-        ("steering", 12, steering.drop_what_was_received_often_while_paused),
+        ("steering", 7, steering.drop_what_was_received_often_while_paused),
         ("steering", 11, steering.hold_paused_chunks_while_stopping),
         ("steering", 2, steering.hide_paused_chunks_without_a_note),
         ("steering, storm", 36, steering.change_batches_that_are_over),

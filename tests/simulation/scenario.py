@@ -104,7 +104,7 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     with (
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),
         little_memory() if mix.has_little_memory else nullcontext(),
-        little_patience() if mix.steers else nullcontext(),
+        little_patience(random.Random(f"held {seed}").choice([1, 2, 8])) if mix.steers else nullcontext(),
     ):
         stage = Stage(world, settings, mix.skew_seconds, has_parents=mix.has_parents, settle_seconds=settle_seconds)
         world.run(Scenario(stage, sizes, mix).play())

@@ -151,12 +151,18 @@ def little_memory() -> ExitStack:
     return stack
 
 
-def little_patience() -> ExitStack:
+def little_patience(most_held: int) -> ExitStack:
     """Let a consumer hold few chunks of paused batches, and hide the others only a few times.
 
     The simulated queue takes a visibility of 10, 30 or 60 seconds for a heartbeat.
     """
-    changes = {"MOST_HELD": 2, "HELD_SECONDS": 40, "MOST_RECEIVES": 2, "SHORTEST_SECONDS": 47, "LONGEST_SECONDS": 47}
+    changes = {
+        "MOST_HELD": most_held,
+        "HELD_SECONDS": 40,
+        "MOST_RECEIVES": 2,
+        "SHORTEST_SECONDS": 47,
+        "LONGEST_SECONDS": 47,
+    }
     stack = ExitStack()
     for name, number in changes.items():
         stack.enter_context(patch(f"penstock.consumer.pauses.{name}", number))

@@ -29,7 +29,6 @@ SLOW = {
     "give_back_without_a_condition",
     "give_back_what_has_come_back",
     "charge_again_when_repeated",
-    "drop_what_was_received_often_while_paused",
     "use_old_marks",
     "leave_retries_to_the_consumer_that_failed",
     "leave_a_queue_paused",

@@ -115,6 +115,27 @@ async def test_record_is_read_again_after_a_pause(plant: Plant, toys: Toys) -> N
     assert toys.times == {}
 
 
+async def test_chunks_without_room_are_given_back_after_the_pause(plant: Plant, toys: Toys) -> None:
+    """Otherwise one consumer would run all that it holds, and the others would be idle."""
+    batch_ids = [await plant.submit("/hang/a", "/hang/b") for _ in range(4)]
+    consumer = plant.consumer()
+    for batch_id in batch_ids:
+        await steer(plant, batch_id, paused=True)
+    while len(consumer._held) < len(batch_ids):
+        await consumer.turn()
+    for batch_id in batch_ids:
+        await steer(plant, batch_id, paused=False)
+    await toys.arrived.wait()
+    async with asyncio.timeout(20 * UNIT_SECONDS):
+        while len(consumer._held) > 1:
+            await asyncio.wait(list(consumer._held), return_when=asyncio.FIRST_COMPLETED)
+    assert await plant.parts.chunks.depth() == len(batch_ids) - 1
+    toys.gate.set()
+    await plant.work_off()
+    assert {state for state, _ in [await plant.counts(batch_id) for batch_id in batch_ids]} == {"completed"}
+    assert sum(toys.times.values()) == 2 * len(batch_ids)
+
+
 async def test_consumer_that_stops_gives_back_what_is_paused(plant: Plant) -> None:
     batch_id, consumer = await plant.submit("/succeed/a"), plant.consumer()
     await steer(plant, batch_id, paused=True)
