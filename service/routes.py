@@ -17,7 +17,18 @@ from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
 from penstock.service.batches.steer import steer_batch
-from penstock.service.console import assets, batch, batches, dead_letters, files, handlers, keys, outcomes, sign_in
+from penstock.service.console import (
+    assets,
+    batch,
+    batches,
+    dead_letters,
+    failures,
+    files,
+    handlers,
+    keys,
+    outcomes,
+    sign_in,
+)
 from penstock.service.events.endpoint import batch_events
 from penstock.service.intake.submit import submit_batch
 from penstock.service.openapi import openapi, openapi_for_operators
@@ -104,6 +115,7 @@ ROUTES = (
     Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
     Route("GET", "/console", batches.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}", batch.show, Scope.READ, For.PAGES),
+    Route("GET", "/console/batch/{batch_id}/failures", failures.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}/outcomes", outcomes.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}/results", outcomes.download, Scope.READ, For.PAGES),
     Route("POST", "/console/batch/{batch_id}/cancel", batch.cancel, Scope.WRITE, For.PAGES),
@@ -119,6 +131,8 @@ ROUTES = (
     Route("GET", "/console/dead-letters", dead_letters.show, Scope.OPERATE, For.OPERATOR_PAGES),
     Route("POST", "/console/dead-letters/redrive", dead_letters.redrive, Scope.OPERATE, For.OPERATOR_PAGES),
     Route("GET", "/console/handlers", handlers.show, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("POST", "/console/queues/{priority}/pause", handlers.pause, Scope.OPERATE, For.OPERATOR_PAGES),
+    Route("POST", "/console/queues/{priority}/resume", handlers.resume, Scope.OPERATE, For.OPERATOR_PAGES),
     Route("GET", "/console/keys", keys.show, Scope.OPERATE, For.OPERATOR_PAGES),
     Route("POST", "/console/keys", keys.create, Scope.OPERATE, For.OPERATOR_PAGES),
     Route("POST", "/console/keys/{key_id}/rotate", keys.rotate, Scope.OPERATE, For.OPERATOR_PAGES),

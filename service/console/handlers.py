@@ -1,4 +1,7 @@
-"""GET /console/handlers: how the handlers do, what waits in the queues, and the limits that the fleet shares."""
+"""GET /console/handlers: how the handlers do, what waits in the queues, and the limits that the fleet shares.
+
+POST /console/queues/{priority}/pause and /resume: no consumer receives from a paused queue.
+"""
 
 import asyncio
 from typing import Any
@@ -8,9 +11,10 @@ from aiohttp import web
 from penstock.metrics.exposition import as_document
 from penstock.metrics.names import Program
 from penstock.service.console.live import LIVE
-from penstock.service.console.rendering import page
+from penstock.service.console.rendering import back_to, page
 from penstock.service.keys import BACKEND, METER
 from penstock.service.operators.limits import read_limits
+from penstock.service.operators.queues import pause_queue, read_queues, resume_queue
 
 READ_SECONDS = 5.0
 
@@ -26,8 +30,22 @@ async def show(request: web.Request) -> web.Response:
     )
 
 
+async def pause(request: web.Request) -> web.Response:
+    await pause_queue(request)
+    return _changed(request, "queue-paused")
+
+
+async def resume(request: web.Request) -> web.Response:
+    await resume_queue(request)
+    return _changed(request, "queue-resumed")
+
+
+def _changed(request: web.Request, done: str) -> web.Response:
+    request.app[LIVE].forget("backlog")
+    return back_to("/console/handlers", done)
+
+
 async def _read_backlog(app: web.Application) -> dict[str, Any]:
-    """Return about how many chunks wait, by priority, and how many dead letters there are."""
-    backend = app[BACKEND]
-    depths = await asyncio.gather(*(queue.depth() for queue in backend.queues.values()), backend.dead_letters.depth())
-    return {"queues": dict(zip(backend.queues, depths, strict=False)), "dead_letters": depths[-1]}
+    """Return the queues, with about how many chunks wait in each, and the number of dead letters."""
+    queues, dead_letters = await asyncio.gather(read_queues(app), app[BACKEND].dead_letters.depth())
+    return {"queues": queues, "dead_letters": dead_letters}

@@ -42,16 +42,24 @@
 
   // --- After a swap: the chart gets its new points, and the focus goes to the message if its button is gone.
 
-  let failed = null;
+  const FAILURES_MS = 10000;  // they cost more to read than the status
+  let failed = find("#live")?.dataset.failed, failuresAt = 0;
   document.addEventListener("htmx:after:swap", () => {
     draw();
     if (document.activeElement === document.body) find("#problem, #made, #main")?.focus({ preventScroll: true });
-    const now = find("#live")?.dataset.failed;
-    if (failed !== null && now !== failed && find("#failures")) htmx.trigger("#failures", "refresh");
-    failed = now ?? null;
+    refreshFailures();
     const completed = Number(find("#live")?.dataset.completed ?? 0);
     if (completed && find("#outcomes .waiting") && !find("#outcomes").contains(document.activeElement)) refreshOutcomes(completed);
   });
+
+  function refreshFailures() {
+    const live = find("#live");
+    if (!live || !find("#failures") || live.dataset.failed === failed) return;
+    if (!("final" in live.dataset) && Date.now() - failuresAt < FAILURES_MS) return;
+    failed = live.dataset.failed;
+    failuresAt = Date.now();
+    htmx.trigger("#failures", "refresh");
+  }
 
   let outcomesOf = 0;
   function refreshOutcomes(completed) {

@@ -58,6 +58,8 @@ CHANGES: Mapping[tuple[str, str], Action | None] = {
     ("POST", "/console/file/look"): None,
     ("POST", "/console/key"): None,
     ("POST", "/console/key/forget"): None,
+    ("POST", "/console/queues/{priority}/pause"): Action.PAUSE_QUEUE,
+    ("POST", "/console/queues/{priority}/resume"): Action.RESUME_QUEUE,
     ("POST", "/console/keys"): Action.CREATE_KEY,
     ("POST", "/console/keys/{key_id}/rotate"): Action.ROTATE_KEY,
     ("POST", "/console/keys/{key_id}/revoke"): Action.REVOKE_KEY,

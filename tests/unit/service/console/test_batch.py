@@ -94,7 +94,33 @@ async def test_pages_of_a_batch_share_one_read(plant: Plant, browser: Browser) -
     assert "completed" in text_of(await browser.get(f"/console/batch/{batch_id}"))
 
 
-# --- Outcomes
+# --- Failures and outcomes
+
+
+async def test_failures_are_grouped_with_some_of_their_operations(aiohttp_client: AiohttpClient) -> None:
+    operations = Operations()
+
+    @operations.post("/fail/{number}")
+    async def fail(number: int) -> None:
+        raise Reject(409 if number % 2 else 422, f"{MARKUP} {number}")
+
+    plant = await build_plant(aiohttp_client, operations)
+    browser = Browser(plant.service.client)
+    batch_id = await plant.submit(*[f"/fail/{number}" for number in range(7)])
+    url = f"/console/batch/{batch_id}"
+    assert 'hx-trigger="refresh"' in (await browser.get(url)).content.decode().partition('id="failures"')[2][:200]
+    assert "Failures by cause" not in text_of(await browser.get(f"{url}/failures"))
+    await plant.work_off()
+    plant.clock.advance(2)
+    answer = await browser.get(f"{url}/failures")
+    text = text_of(answer)
+    assert "422 Rejected 4 operations" in text
+    assert "409 Rejected 3 operations" in text
+    assert text.index("422") < text.index("409")
+    assert f"0 {MARKUP} 0" in text
+    assert MARKUP not in answer.content.decode()
+    assert f'href="{url}/outcomes?id=0"' in answer.content.decode()
+    assert 'hx-trigger="load, refresh"' in (await browser.get(url)).content.decode()
 
 
 async def test_outcomes_are_found_by_state_page_and_id(plant: Plant, browser: Browser) -> None:

@@ -41,6 +41,11 @@ async def test_handlers_and_queues(plant: Plant, operator: Browser) -> None:
     plant.clock.advance(5)
     text = text_of(await operator.get("/console/handlers"))
     assert "normal 1 chunk" in text
+    paused = await operator.follow(await operator.post("/console/queues/low/pause"))
+    assert "The queue is paused for all batches." in paused
+    assert "low paused 0 chunks Resume" in paused
+    assert "low 0 chunks Pause" in await operator.follow(await operator.post("/console/queues/low/resume"))
+    assert (await operator.post("/console/queues/nothing/pause")).status == 404
     assert "POST /succeed/{name} 3 3 0 0" in text
 
 
