@@ -133,6 +133,7 @@ class Hour:
         self.note("DeadLetters", "consumer", "Sum", letters)
         self.note("ApproximateNumberOfMessagesVisible", "DeadLetters.QueueName", "Maximum", self.letters)
         self.note("BatchesSwept", "consumer", "Sum", 0)
+        self.note("WebhooksFailed", "consumer", "Sum", 0)
         self.note("HttpAnswers2xx", "service", "Sum", batches + self.chance.randint(80, 120))
         self.note("HttpAnswers4xx", "service", "Sum", self.chance.randint(0, 6))
         errors = 3 if minute in BROKEN_MINUTES else 0

@@ -209,12 +209,17 @@ class Promises:
                 self._on_queues(after)
             case "key":
                 self._on_claim(key, before or {}, after)
-        if key[0].startswith("deliveries#"):
-            self.webhooks.on_delivery(key, before or {}, after)
-        if key[0].startswith("batch#"):
-            self._on_write_of_batch(key, before, after)
-        elif key[0].startswith("tenant#"):
-            self._listed.add(key[1].rpartition("#")[2])
+            case _:
+                self._on_write_in_partition(key, before, after)
+
+    def _on_write_in_partition(self, key: Key, before: Item | None, after: Item) -> None:
+        match key[0].partition("#")[0]:
+            case "deliveries":
+                self.webhooks.on_delivery(key, before or {}, after)
+            case "batch":
+                self._on_write_of_batch(key, before, after)
+            case "tenant":
+                self._listed.add(key[1].rpartition("#")[2])
 
     def _on_write_of_batch(self, key: Key, before: Item | None, after: Item) -> None:
         kind = key[1].partition("#")[0]
