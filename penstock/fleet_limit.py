@@ -7,6 +7,7 @@ reports what happened to the operations before. So the state also shows the rate
   *ceiling*. Nobody starts anything as long as the upstream asks for.
 - After a cut, the rate rises quickly to just below the ceiling and stays there for half a minute. Then it rises
   slowly, and faster with time, until the next cut. It rises only while the tokens are used up.
+  If the rate is cut again within that time, the ceiling is a little less than the rate before the cut.
 - If nothing has passed since the last cut, the upstream is *away*. Further cuts would say nothing about its rate. So
   the rate returns to what it was, and one operation at a time is tried until one passes.
 
@@ -46,9 +47,10 @@ CREEP_SECONDS = 10.0  # until it rises twice as fast
 LEAST_RATE = 0.1
 LEAST_FREE_RATE = 1.0  # the first rate is an estimate: one second in which nothing passed does not mean a rate of 0
 SHARE = 1.25  # how many times its equal share of the tokens a consumer gets, at most
-LEAST_PROBE_SECONDS = 2.0  # between two attempts while the upstream is away
+LEAST_PROBE_SECONDS = 1.5  # between two attempts while the upstream is away
 LONGEST_PROBE_SECONDS = 30.0
-PROBE_SHARE = 0.02  # the time between two attempts, as a share of the time for which it has been away
+PROBE_SHARE = 0.0125  # the time between two attempts, as a share of the time for which it has been away
+FOLLOWING_SHARE = 0.01  # of that time may pass until each consumer has noticed that the upstream is back
 LEAST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
 
@@ -61,7 +63,7 @@ class LimitState:
     tat: float = 0.0  # the theoretical arrival time, as in `quota.py`
     not_before: float = 0.0  # nothing starts before this time
     cut_at: float = 0.0
-    ceiling: float | None = None  # the rate before the last cut; None or 0 if it is not known
+    ceiling: float | None = None  # the rate before the last cut, or a little less; None or 0 if it is not known
     earlier_ceiling: float | None = None  # the ceiling before that
     away_at: float = 0.0  # when the upstream seemed to be away for the first time; 0 if it does not
     passed_from: float = 0.0  # the latest start of an operation that passed
@@ -169,7 +171,9 @@ def _with_window(state: LimitState, limit: Limit, now: float) -> LimitState:
         rate = _grown(state, now) if _may_grow(state, now) else state.rate
         if rate is not None and limit.rate is not None:
             rate = min(rate, limit.rate)
-        state = replace(state, rate=rate, consumers=max(1, round(state.leases * BLOCK_SECONDS / passed)))
+        # While the upstream is away, only one of the consumers leases at a time.
+        seen = state.consumers if state.away_at else round(state.leases * BLOCK_SECONDS / passed)
+        state = replace(state, rate=rate, consumers=max(1, seen))
     return replace(state, window_at=now, used=0, throttled=0, leases=0)
 
 
@@ -213,12 +217,13 @@ def _with_report(state: LimitState, report: Report, now: float) -> LimitState:
         not_before=max(state.not_before, min(report.not_before, now + LONGEST_PAUSE_SECONDS)),
     )
     if state.away_at and state.passed_from > state.away_at:
-        state = replace(state, away_at=0.0, not_before=now, cut_at=now)
+        state = replace(state, away_at=0.0, not_before=now, cut_at=now, window_at=now, used=0, throttled=0, leases=0)
     return _with_throttled(state, report, now) if report.throttled else state
 
 
 def _with_throttled(state: LimitState, report: Report, now: float) -> LimitState:
-    state = replace(state, throttled=state.throttled + report.throttled)
+    if report.throttled_from >= state.cut_at:  # what started before says nothing about the rate of now
+        state = replace(state, throttled=state.throttled + report.throttled)
     if state.away_at:
         pause = min(LONGEST_PROBE_SECONDS, max(LEAST_PROBE_SECONDS, PROBE_SHARE * (now - state.away_at)))
         return replace(state, not_before=max(state.not_before, now + pause))
@@ -232,14 +237,15 @@ def _with_throttled(state: LimitState, report: Report, now: float) -> LimitState
         return state
     if state.passed_from < state.cut_at:
         # The last cut was because the upstream went away. So it says nothing about its rate.
-        ceiling = state.earlier_ceiling or state.ceiling
-        rate = max(state.rate, NEAR_CEILING * ceiling) if ceiling else state.rate
-        return replace(state, away_at=now, ceiling=ceiling, rate=rate)
-    return replace(_with_cut(state, state.rate, now), ceiling=state.rate, earlier_ceiling=state.ceiling)
+        rate = max(state.rate, state.ceiling or 0.0)
+        return replace(state, away_at=now, ceiling=state.earlier_ceiling or state.ceiling, rate=rate)
+    # An upstream may let a burst through. If the last ceiling did not hold for long, this rate would not either.
+    ceiling = state.rate if now - state.cut_at >= HOLD_SECONDS else NEAR_CEILING * state.rate
+    return replace(_with_cut(state, state.rate, now), ceiling=ceiling, earlier_ceiling=state.ceiling)
 
 
 def _with_cut(state: LimitState, rate: float, now: float) -> LimitState:
-    return replace(state, rate=max(LEAST_RATE, CUT * rate), cut_at=now, window_at=now, used=0, leases=0)
+    return replace(state, rate=max(LEAST_RATE, CUT * rate), cut_at=now, window_at=now, used=0, throttled=0, leases=0)
 
 
 def _tokens(state: LimitState, rate: float, limit: Limit, wanted: int, now: float) -> int:
@@ -267,4 +273,7 @@ def _horizon(rate: float, limit: Limit) -> float:
 def _wait_seconds(state: LimitState, rate: float, limit: Limit, now: float) -> float:
     token_at = max(state.tat, now) + 1 / rate - _horizon(rate, limit)
     wait = max(token_at, state.not_before) - now
-    return min(LONGEST_WAIT_SECONDS, max(LEAST_WAIT_SECONDS, wait))
+    longest = LONGEST_WAIT_SECONDS
+    if state.away_at:
+        longest = min(longest, max(BLOCK_SECONDS, FOLLOWING_SHARE * (now - state.away_at)))
+    return min(longest, max(LEAST_WAIT_SECONDS, wait))

@@ -166,6 +166,20 @@ def test_rate_does_not_rise_after_a_window_with_a_throttled_operation() -> None:
     assert state_after(state, NOTHING, NOW + WINDOW_SECONDS).rate == 50
 
 
+def test_operation_that_started_before_the_cut_says_nothing_about_the_rate_after_it() -> None:
+    cut = state_after(known(), throttled(NOW), NOW)
+    cut = state_after(cut, throttled(NOW - 0.5), NOW + 1)
+    assert state_after(replace(cut, used=MANY), NOTHING, NOW + WINDOW_SECONDS).rate == pytest.approx((70 + 96) / 2)
+    cut = state_after(cut, throttled(NOW + 1), NOW + 1)
+    assert state_after(replace(cut, used=MANY), NOTHING, NOW + WINDOW_SECONDS).rate == pytest.approx(70)
+
+
+@pytest.mark.parametrize(("held_seconds", "ceiling"), [(HOLD_SECONDS - 1, NEAR_CEILING * 100), (HOLD_SECONDS, 100)])
+def test_ceiling_that_held_for_a_short_time_is_followed_by_a_lower_one(held_seconds: float, ceiling: float) -> None:
+    state = known(cut_at=NOW - held_seconds)
+    assert state_after(state, throttled(NOW), NOW).ceiling == pytest.approx(ceiling)
+
+
 def test_rate_stays_near_the_ceiling_for_a_while_and_then_rises_slowly() -> None:
     near = NEAR_CEILING * 110
 
@@ -200,11 +214,11 @@ def away() -> LimitState:
 def test_upstream_from_which_nothing_passes_is_away_and_keeps_its_rate() -> None:
     state = away()
     assert state.away_at == NOW + WINDOW_SECONDS
-    assert state.rate == pytest.approx(NEAR_CEILING * 110)
+    assert state.rate == known().rate
     assert state.ceiling == 110
     for second in range(1, 120):
         state = state_after(state, throttled(NOW + 10 + second), NOW + 10 + second)
-    assert state.rate == pytest.approx(NEAR_CEILING * 110)
+    assert state.rate == known().rate
 
 
 def test_upstream_that_is_away_is_tried_by_one_operation_at_a_time() -> None:
@@ -218,6 +232,23 @@ def test_upstream_that_is_away_is_tried_by_one_operation_at_a_time() -> None:
     assert back.away_at == 0
     assert block.tokens is not None
     assert block.tokens > 1
+
+
+@pytest.mark.parametrize(("away_seconds", "longest"), [(10, BLOCK_SECONDS), (3_600, 30)])
+def test_consumer_notices_soon_that_the_upstream_is_back(away_seconds: float, longest: float) -> None:
+    state = replace(away(), not_before=0.0)
+    now = state.away_at + away_seconds
+    state, _ = lease(state, LEARNT, NOTHING, MANY, now)
+    state = state_after(state, throttled(now), now + 1)
+    assert lease(state, LEARNT, NOTHING, MANY, now + 1)[1].seconds <= longest
+
+
+def test_number_of_consumers_is_remembered_while_the_upstream_is_away() -> None:
+    state = replace(away(), consumers=8)
+    for second in range(60):
+        state, _ = lease(state, LEARNT, NOTHING, 1, state.away_at + second)
+    state = state_after(state, Report(passed_from=state.away_at + 60), state.away_at + 61)
+    assert (state.away_at, state.consumers, state.used) == (0, 8, 0)
 
 
 def test_operation_that_started_before_the_upstream_went_away_does_not_bring_it_back() -> None:
