@@ -14,7 +14,6 @@ import aiohttp
 from pydantic import BaseModel
 from rich.console import Console
 
-from bench.billing import Prices
 from bench.bodies import FOLDER
 from bench.cases import QUICK, Plan, Round, rounds
 from bench.figures import Figures
@@ -24,6 +23,7 @@ from bench.measure import Sample, measure
 from bench.plot import draw
 from bench.report import tables
 from bench.servers import available_servers, start_servers
+from penstock.cost import Prices
 
 
 class Run(BaseModel):

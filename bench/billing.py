@@ -1,40 +1,15 @@
-"""Compute the units that AWS bills for a call, and their price. Pure.
+"""Compute the units that AWS bills for a call, from its request and its answer. Pure.
 
-SQS bills each 64 KB of payload as a request, on send and on receive, and any other call as one request. DynamoDB bills
-a write for each KB of the item, and a read for each 4 KB. The size of an updated item is known if the call returns it
-(ALL_NEW); otherwise it is estimated from the key and the values in the call. The writes of the index, four for each
-batch, are not counted.
+`penstock/cost.py` has the rules and the prices. The writes of the index, four for each batch, are not counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
-SQS_UNIT_BYTES = 64 * 1024
-WRITE_UNIT_BYTES = 1024
-READ_UNIT_BYTES = 4096
-MILLION = 1_000_000
+from penstock.aws.billing import body_bytes, item_bytes
+from penstock.cost import Units, read_units, sqs_units, write_units
 
 Document = Mapping[str, Any]
-
-
-class Units(NamedTuple):
-    sqs: float = 0
-    writes: float = 0
-    reads: float = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Prices in USD for a million units. The defaults are those of us-east-1, on demand, in 2026."""
-
-    sqs: float = 0.40
-    writes: float = 0.625
-    reads: float = 0.125
-
-    def usd(self, units: Units) -> float:
-        return (units.sqs * self.sqs + units.writes * self.writes + units.reads * self.reads) / MILLION
 
 
 def units_of(call: str, request: Document, answer: Document) -> Units:
@@ -44,11 +19,11 @@ def units_of(call: str, request: Document, answer: Document) -> Units:
 
 
 def _sqs_units(bodies: Iterable[str]) -> int:
-    return max(1, ceil(sum(len(body.encode()) for body in bodies) / SQS_UNIT_BYTES))
+    return sqs_units(sum(map(body_bytes, bodies)))
 
 
 def _write_units(item: Document) -> int:
-    return max(1, ceil(item_bytes(item) / WRITE_UNIT_BYTES))
+    return write_units(item_bytes(item))
 
 
 def _updated(request: Document, answer: Document) -> Document:
@@ -58,7 +33,7 @@ def _updated(request: Document, answer: Document) -> Document:
 
 
 def _read_units(size: int, request: Document) -> float:
-    return max(1, ceil(size / READ_UNIT_BYTES)) * (1 if request.get("ConsistentRead") else 0.5)
+    return read_units(size) * (1 if request.get("ConsistentRead") else 0.5)
 
 
 def _batch_read_units(keys: Document, answer: Document, table: str) -> float:
@@ -67,26 +42,6 @@ def _batch_read_units(keys: Document, answer: Document, table: str) -> float:
     absent = len(keys["Keys"]) - len(found)
     return sum(_read_units(item_bytes(item), keys) for item in found) + absent * _read_units(0, keys)
 
-
-def item_bytes(item: Document) -> int:
-    """Return the size of the names and values of an item, as DynamoDB counts it."""
-    return sum(len(name.encode()) + _value_bytes(value) for name, value in item.items())
-
-
-def _value_bytes(value: Document) -> int:
-    [(kind, content)] = value.items()
-    return _SIZES[kind](content) if kind in _SIZES else 1  # true, false, null
-
-
-_SIZES: Mapping[str, Callable[[Any], int]] = {
-    "S": lambda text: len(text.encode()),
-    "B": len,
-    "N": lambda number: len(number.lstrip("-")) // 2 + 1,
-    "SS": lambda texts: sum(len(text.encode()) for text in texts),
-    "NS": lambda numbers: sum(len(number.lstrip("-")) // 2 + 1 for number in numbers),
-    "L": lambda values: 3 + sum(1 + _value_bytes(value) for value in values),
-    "M": lambda values: 3 + len(values) + item_bytes(values),
-}
 
 _UNITS: Mapping[str, Callable[[Document, Document], Units]] = {
     "SendMessageBatch": lambda request, _: Units(sqs=_sqs_units(entry["MessageBody"] for entry in request["Entries"])),

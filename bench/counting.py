@@ -17,7 +17,8 @@ import botocore
 from botocore.session import Session
 from pydantic import BaseModel
 
-from bench.billing import Units, units_of
+from bench.billing import units_of
+from penstock.cost import Units
 
 FILE_VARIABLE = "BENCH_USAGE_FILE"  # the file for the totals
 LATENCY_VARIABLE = "BENCH_LATENCY_MS"  # the time that is added to each call
@@ -91,7 +92,9 @@ class _Counter:
         call, answer = event["model"].name, event["parsed"]
         tries = 1 + answer.get("ResponseMetadata", {}).get("RetryAttempts", 0)
         units = units_of(call, event["context"][_REQUEST], answer)
-        self.calls[call] = self.calls.get(call, Tally()) + Tally(requests=1, **units._asdict()).times(tries)
+        self.calls[call] = self.calls.get(call, Tally()) + Tally(
+            requests=1, sqs=units.sqs, writes=units.writes, reads=units.reads
+        ).times(tries)
 
 
 class _Ends:

@@ -6,11 +6,11 @@ from statistics import median
 
 from bench.application import SLOW_SECONDS, WAIT_SECONDS
 from bench.bare import CONCURRENCY
-from bench.billing import MILLION, Prices, Units
 from bench.cases import PENSTOCK, Case
 from bench.counting import Tallies, Tally
 from bench.installation import CONSUMER, FRONT_END
 from bench.measure import Sample, Used
+from penstock.cost import MILLION, Prices, sum_units
 
 MIB = 1024 * 1024
 _WAITING = {"wait": WAIT_SECONDS, "slow": SLOW_SECONDS}
@@ -85,8 +85,7 @@ class Contender:
 
     def usd(self, prices: Prices) -> float:
         """Return the price per million operations for requests, writes and reads, without compute."""
-        units = [tally.units for tally in self.calls.values()]
-        return prices.usd(Units(*map(sum, zip(*units, strict=True)))) * MILLION / 1_000
+        return prices.usd(sum_units(tally.units for tally in self.calls.values())) * MILLION / 1_000
 
     def _per_operation(self, programs: tuple[str, ...], seconds: Callable[[Used], float]) -> float:
         each = self._median(lambda sample: sum(map(seconds, _programs(sample, programs)))) / self.size

@@ -7,9 +7,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.billing import Prices
 from bench.cases import BARE, NONE_FAILS, PENSTOCK, Case
 from bench.figures import Contender, Figures
+from penstock.cost import Prices
 
 COLORS = {PENSTOCK: "#0b6e99", BARE: "#d9730d"}
 TITLES = {"noop": "no-op handler", "wait": "handler that waits 5 ms"}

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group
 from rich.table import Table
 
-from bench.billing import Prices
 from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
 from bench.figures import Contender, Figures, ideal_seconds
 from bench.installation import BARE_CONSUMER, BARE_FRONT_END, CONSUMER, FRONT_END, PROGRAMS
 from bench.targets import judge
+from penstock.cost import Prices
 
 CASE = ("server", "handler", "operations", "consumers")
 COLOURS = {"reached": "green", "missed": "red"}
@@ -133,7 +133,7 @@ def calls_table(figures: Figures, prices: Prices) -> Table:
     for contender in (PENSTOCK, NONE_FAILS, BARE):
         found = figures.of(case, contender) if case else None
         for name, tally in found.calls.items() if found else ():
-            figures_of_call = (f"{figure:.3f}" for figure in (tally.requests, *tally.units))
+            figures_of_call = (f"{figure:.3f}" for figure in (tally.requests, tally.sqs, tally.writes, tally.reads))
             table.add_row(contender, name, *figures_of_call, f"{prices.usd(tally.units) * 1_000:.4f}")
         table.add_section()
     return table

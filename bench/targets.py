@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.billing import Prices
 from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, Case
 from bench.figures import Figures, ideal_seconds
 from bench.installation import CONSUMER, FRONT_END, PROGRAMS
+from penstock.cost import Prices
 from penstock.settings import Settings
 
 HUNDRED_THOUSAND = 100_000

@@ -142,15 +142,21 @@ class Batches:
             await self._on_read(batch)
         return _Entry(batch, asked_at, read_at, batch is not None and batch.is_early(now))
 
-    async def start(self, batch: Batch) -> None:
-        """Move the batch to processing if it was queued when it was read. Return when that has taken effect."""
+    async def start(self, batch: Batch) -> Batch:
+        """Move the batch to processing if it was queued when it was read. Return when that has taken effect.
+
+        Return the batch with the time of its start, as this process has seen it.
+        """
         if batch.state is not BatchState.QUEUED:
-            return
+            return batch
         entry = self._entry(batch.id)
         async with entry.start_lock:
+            if entry.ready_at is None:
+                entry.ready_at = self._clock.now()
             if not entry.is_started:
-                await self._store.start_batch(batch.id, entry.ready_at or self._clock.now())
+                await self._store.start_batch(batch.id, entry.ready_at)
                 entry.is_started = True
+        return replace(batch, started_at=entry.ready_at)
 
     def leave_out_start(self, batch: Batch) -> Batch:
         """Return the batch, with the time of its start if it is queued, so that the call that finishes it writes it.

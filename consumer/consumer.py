@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.backend import Backend
@@ -292,6 +292,7 @@ class Consumer:
         except UnreadableMessage as error:
             await self._processor.move_to_dead_letters(held.delivery, str(error))
             return
+        held.delivery = replace(held.delivery, batch_id=chunk.batch_id)
         try:
             await self._process_chunk(held, chunk)
         except NewerVersion as error:

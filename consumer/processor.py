@@ -121,6 +121,7 @@ class Processor:
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
         """Process a delivery until it is acknowledged or released. `ended` is called after each operation that ran."""
         received_at = self._clock.monotonic()
+        self._backend.bills.add_units(chunk.batch_id, delivery.cost)
         with (
             structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt),
             processing(self._backend.spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
@@ -470,8 +471,7 @@ class Processor:
         """Move a queued batch to processing. If this record completes it, leave that to the call that finishes it."""
         if record.counts.completed == batch.total:
             return self._batches.leave_out_start(batch)
-        await self._batches.start(batch)
-        return batch
+        return await self._batches.start(batch)
 
     async def _count(self, batch: Batch, record: ChunkRecord) -> Group:
         """Count the record. If AWS rejects that for good, note that its follow-ups are sent.
@@ -479,7 +479,7 @@ class Processor:
         Then the next deliveries of the chunk do not send them again, and they do not multiply.
         """
         try:
-            return await self._store.count_chunk(batch, record)
+            return await self._store.count_chunk(batch, record, self._clock.now())
         except RejectedCall:
             if record.follow_ups:
                 await self._store.note_follow_ups(batch, record.chunk_id)

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from penstock.bills import Bills
 from penstock.priority import Priority
 from penstock.queue import Queue
 from penstock.store import Store
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 class Backend:
     """The queues and the store. A chunk is sent to the queue of its batch's priority, and is valid on any of them.
 
-    `spans` creates the program's trace spans. It is None if the program is not traced.
+    `spans` creates the program's trace spans. It is None if the program is not traced. `bills` has what the calls for
+    each batch have cost.
     """
 
     queues: Mapping[Priority, Queue]
     dead_letters: Queue
     store: Store
     spans: "Spans | None" = None
+    bills: Bills = field(default_factory=Bills)
 
     async def check(self) -> None:
         """Check that the queues and the table answer. Raises Unavailable or Misconfigured if one does not."""

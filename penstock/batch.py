@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from penstock.cost import Units
 from penstock.priority import Priority
 from penstock.webhooks.event import FinalEvent
 
@@ -127,6 +128,7 @@ class Batch:
     started_at: float | None = None
     finished_at: float | None = None
     finished_groups: frozenset[int] = frozenset()
+    spent: Units = field(default=Units(), compare=False)  # until its acceptance and at its end; see `Group.spent`
     ending: Ending | None = None  # why it ends early
     reason: str | None = None  # the same as a sentence for people
     is_suspect: bool = False  # a delivery of it was lost: from then on, each delivery notes when it starts to run

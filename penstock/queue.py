@@ -5,9 +5,10 @@ Every call may wait for the network and may raise Unavailable, and every call ma
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from penstock.cost import Units
 from penstock.priority import Priority
 
 MESSAGES_IN_CALL = 10  # SQS sends, delivers or deletes at most 10 messages in a call
@@ -25,20 +26,24 @@ class TraceContext:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to send. `reason` and `trace` travel as message attributes."""
+    """A message to send. `reason` and `trace` travel as message attributes.
+
+    `batch_id` is the batch that pays for it. It is not sent.
+    """
 
     body: str
     delay_seconds: int = 0  # at most LONGEST_DELAY_SECONDS
     tenant: str | None = None  # the queue shares its deliveries fairly between tenants
     reason: str | None = None  # why the message was moved to the dead letter queue
     trace: TraceContext | None = None
+    batch_id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A message as it was received once. Until the lease ends, the receipt gives us the right to delete or extend it.
 
-    Handlers never see a delivery.
+    Handlers never see a delivery. `cost` is its share of the receive, and the batch `batch_id` pays for its deletion.
     """
 
     message_id: str
@@ -50,6 +55,8 @@ class Delivery:
     trace: TraceContext | None = None
     priority: Priority = Priority.NORMAL  # the queue that it came from; its receipt is only valid there
     asked_at: float | None = None  # when the receive was sent, by our monotonic clock. The lease did not start earlier
+    cost: Units = field(default=Units(), compare=False)
+    batch_id: str | None = field(default=None, compare=False)
 
     @property
     def mark(self) -> str:

@@ -32,7 +32,12 @@ class ChunkSender:
         """Send chunks of a batch. The queue holds each of them back until its time, or for 15 minutes at most."""
         now = self._clock.now()
         messages = [
-            Message(encode_chunk(chunk), delay_seconds(chunk.not_before, now, LONGEST_DELAY_SECONDS), tenant)
+            Message(
+                encode_chunk(chunk),
+                delay_seconds(chunk.not_before, now, LONGEST_DELAY_SECONDS),
+                tenant,
+                batch_id=batch.id,
+            )
             for chunk in chunks
         ]
         if messages:
@@ -47,7 +52,7 @@ class ChunkSender:
         letters = dead_letters(batch.id, record, rejections=self._settings.dead_letter_rejections)
         message_bytes = self._settings.message_bytes
         texts = [encode_dead_letter(letter, record.outcomes, message_bytes=message_bytes) for letter in letters]
-        return [Message(text, tenant=tenant) for text in texts]
+        return [Message(text, tenant=tenant, batch_id=batch.id) for text in texts]
 
     async def send_letters(self, letters: Sequence[Message]) -> None:
         """Send messages to the dead letter queue."""

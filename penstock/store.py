@@ -13,6 +13,7 @@ from typing import Protocol
 from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
+from penstock.cost import Units
 from penstock.fleet_limit import LimitStore
 from penstock.listing import ListStore
 from penstock.open_limit import OpenBatch, OpenOperations
@@ -44,12 +45,18 @@ class Group:
 
     `redelivered` is the sum of what the counted records say. `done` has the ids of the chunks that are counted.
     It is returned only to callers that need it, because decoding it takes time.
+
+    `spent` is what programs have reported of the cost of the batch, `counted_at` the time of the last count, and
+    `history` the operations that were counted in each slice of time (`eta.py`).
     """
 
     counts: Counts = field(default_factory=Counts)
     redelivered: int = 0
     closed: Ending | None = None
     done: AbstractSet[str] = frozenset()
+    spent: Units = field(default=Units(), compare=False)
+    counted_at: float | None = None
+    history: Mapping[int, int] = field(default_factory=dict)
 
     def is_through_with(self, chunk_id: str) -> bool:
         """Return True if the chunk is counted, or never will be because the group is closed."""
@@ -192,8 +199,10 @@ class Store(ApiKeyStore, LimitStore, ListStore, WebhookStore, Protocol):
         This is the commit point: only outcomes in the returned record count, and handlers never run again for them.
         """
 
-    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+    async def count_chunk(self, batch: Batch, record: ChunkRecord, at: float | None = None) -> Group:
         """Add a record's counts to its group, unless the chunk is counted already or the group is closed.
+
+        They are also added to the history of the group, if the time `at` is given and the batch has started.
 
         Change nothing either if `failed` became negative, or if more operations were completed than the group has.
         Returns the group's counter after the call. A closed group still counts a redriven chunk if it has counted the

@@ -24,7 +24,9 @@ from penstock.batch import (
 from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
+from penstock.cost import Units
 from penstock.errors import AcceptanceLost, LostItem
+from penstock.eta import slice_at
 from penstock.fleet_limit import LimitState
 from penstock.listing import Entry, Place
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
@@ -39,6 +41,7 @@ from penstock.webhooks.endpoint import Endpoints
 from penstock.webhooks.event import FinalEvent
 
 POLL_SECONDS = 0.005
+SPENT = Units(sqs=1, writes=3, reads=1, requests=5)  # by a front end on a small batch, as on AWS
 
 
 class FakeClock:
@@ -323,7 +326,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
             return
         if batch is None or batch.state is not BatchState.ACCEPTING or at > batch.accept_by:
             raise AcceptanceLost(f"Batch {batch_id} was not accepted before its acceptance lease ended.")
-        self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at)
+        self._batches[batch_id] = replace(batch, state=BatchState.QUEUED, accepted_at=at, spent=SPENT)
         self._due[batch_id] = batch.deadline_at
 
     async def abandon_batch(self, batch_id: str) -> bool:
@@ -405,7 +408,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
     async def commit_chunk(self, batch: Batch, record: ChunkRecord) -> ChunkRecord:
         return self._records.setdefault((batch.id, record.chunk_id), record)
 
-    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+    async def count_chunk(self, batch: Batch, record: ChunkRecord, at: float | None = None) -> Group:
         key = batch.id, group_of(record.chunk_id)
         group = self._groups.get(key, Group())
         total = batch.group_totals[group_of(record.chunk_id)]
@@ -416,6 +419,8 @@ class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
                 counts=group.counts + record.counts,
                 redelivered=group.redelivered + record.redelivered,
                 done=self._done[key],
+                counted_at=at or group.counted_at,
+                history=_with_count(group.history, batch, record.counts.completed, at),
             )
             self._groups[key] = group
         return group
@@ -660,3 +665,10 @@ def memory_parts(clock: Clock | None = None, visibility_seconds: float = 30) -> 
     """Create the queues and the store of a backend in memory."""
     queues = {priority: MemoryQueue(clock, visibility_seconds, priority) for priority in Priority}
     return MemoryParts(queues, MemoryQueue(clock, visibility_seconds), MemoryStore())
+
+
+def _with_count(history: Mapping[int, int], batch: Batch, completed: int, at: float | None) -> Mapping[int, int]:
+    if at is None or batch.started_at is None or completed <= 0:
+        return history
+    number = slice_at(at - batch.started_at)
+    return {**history, number: history.get(number, 0) + completed}

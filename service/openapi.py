@@ -524,6 +524,8 @@ _TIMES: Fragment = dict.fromkeys(
         "pausedAt",
         "pausedUntil",
         "eta",
+        "etaEarliest",
+        "etaLatest",
     ),
     _TIME,
 )
@@ -610,6 +612,13 @@ _ANSWER_SCHEMAS: Fragment = {
             "maxFailures": {"type": ["integer", "null"], "minimum": 0},
             "maxFailedPercent": {"type": ["number", "null"], "minimum": 0, "maximum": 100},
             "reason": {"type": ["string", "null"]},
+            "cost": {
+                "description": "What the AWS calls for the batch have cost until asOf, at the prices of us-east-1. "
+                "null if no program has reported it.",
+                "type": ["object", "null"],
+                "required": ["usd", "requests", "asOf"],
+                "properties": {"usd": {"type": "number", "minimum": 0}, "requests": _COUNT, "asOf": _TIME},
+            },
             "resultsUrl": _TEXT,
         }
     ),

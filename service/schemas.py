@@ -17,6 +17,8 @@ from penstock.batch import (
     estimate_finish,
     failure_limit_of,
 )
+from penstock.cost import Cost
+from penstock.eta import Band
 from penstock.operations import METHODS
 from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
@@ -158,8 +160,17 @@ def accepted_body(batch_id: str) -> dict[str, Any]:
 
 
 def status_body(
-    batch: Batch, counts: Counts, redelivered: int, metadata: Mapping[str, str], now: float
+    batch: Batch,
+    counts: Counts,
+    redelivered: int,
+    metadata: Mapping[str, str],
+    now: float,
+    *,
+    cost: Cost | None,
+    end: Band | None,
 ) -> dict[str, Any]:
+    """Return a status. `cost` is what the batch has cost, and `end` when it will probably finish."""
+    likely = estimate_finish(batch, counts.completed, now) if end is None else end.likely
     return {
         "batchId": batch.id,
         "tenant": batch.tenant,
@@ -185,9 +196,16 @@ def status_body(
         "maxFailures": batch.max_failures,
         "maxFailedPercent": batch.max_failed_percent,
         "reason": batch.reason,
-        "eta": None if batch.is_paused(now) else time_text(estimate_finish(batch, counts.completed, now)),
+        "eta": None if batch.is_paused(now) else time_text(likely),
+        "etaEarliest": None if end is None else time_text(end.earliest),
+        "etaLatest": None if end is None else time_text(end.latest),
+        "cost": None if cost is None else _cost_body(cost),
         "resultsUrl": results_url(batch.id),
     }
+
+
+def _cost_body(cost: Cost) -> dict[str, Any]:
+    return {"usd": cost.usd, "requests": cost.requests, "asOf": time_text(cost.as_of)}
 
 
 def shown_state(batch: Batch, counts: Counts, now: float) -> str:

@@ -8,6 +8,7 @@ from penstock.aws.clients import Clients, explained, open_clients
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
+from penstock.bills import Bills
 from penstock.queue import Queue
 from penstock.settings import Settings
 from penstock.tracing.hooks import TracedQueue
@@ -23,20 +24,23 @@ async def open_backend(settings: Settings, spans: "Spans | None" = None) -> Asyn
     Raises Misconfigured if the region or the credentials are missing, or if a queue does not exist; and Unavailable if
     AWS does not answer. The table is not checked: see `Backend.check`.
     """
+    bills = Bills()
     async with open_clients(settings) as clients:
         yield Backend(
             queues={
-                priority: await _open_queue(clients, name, settings, spans)
+                priority: await _open_queue(clients, name, settings, spans, bills)
                 for priority, name in settings.chunk_queues.items()
             },
-            dead_letters=await _open_queue(clients, settings.dead_letter_queue, settings, spans),
-            store=DynamoDbStore(clients.dynamodb, settings.table),
+            dead_letters=await _open_queue(clients, settings.dead_letter_queue, settings, spans, bills),
+            store=DynamoDbStore(clients.dynamodb, settings.table, bills),
             spans=spans,
+            bills=bills,
         )
 
 
-async def _open_queue(clients: Clients, name: str, settings: Settings, spans: "Spans | None") -> Queue:
+async def _open_queue(clients: Clients, name: str, settings: Settings, spans: "Spans | None", bills: Bills) -> Queue:
     with explained():
         answer = await clients.sqs.get_queue_url(QueueName=name)
-    queue = SqsQueue(clients.sqs, answer["QueueUrl"], polls=clients.polls, call_bytes=settings.message_bytes)
+    size = settings.message_bytes
+    queue = SqsQueue(clients.sqs, answer["QueueUrl"], polls=clients.polls, call_bytes=size, bills=bills)
     return queue if spans is None else TracedQueue(queue, name, spans)

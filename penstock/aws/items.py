@@ -68,6 +68,8 @@ from penstock.aws.attributes import (
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import from_sort_key, group_of, redriven_from, sort_key
 from penstock.chunk_ids import ChunkIds
+from penstock.cost import Units
+from penstock.eta import SLICES, slice_at
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
@@ -169,6 +171,7 @@ def batch_from_item(item: Item) -> Batch:
         started_at=read_optional_seconds(item, "started_at"),
         finished_at=read_optional_seconds(item, "finished_at"),
         finished_groups=finished_groups(item),
+        spent=spent_from_item(item),
     )
 
 
@@ -225,7 +228,12 @@ def was_ended(item: Item, ending: Ending, reason: str) -> bool:
 
 # --- Groups
 
-GROUP_WITHOUT_DONE = "succeeded, failed, cancelled, expired, redelivered, closed"
+SPENT = "sqs_units", "write_units", "read_units", "requests"  # in thousandths
+_HISTORY = "slice"
+GROUP_WITHOUT_DONE = ", ".join(
+    ["succeeded, failed, cancelled, expired, redelivered, closed, counted_at", *SPENT]
+    + [f"{_HISTORY}{number}" for number in range(SLICES)]
+)
 
 
 def group_pk(batch_id: str, group: int) -> str:
@@ -251,7 +259,31 @@ def group_without_done(item: Item) -> Group:
         counts=Counts(*(read_count(item, name) for name in OutcomeState)),
         redelivered=read_count(item, "redelivered"),
         closed=read_enum(item, "closed", Ending) if "closed" in item else None,
+        spent=spent_from_item(item),
+        counted_at=read_optional_seconds(item, "counted_at"),
+        history={int(name[len(_HISTORY) :]): read_number(item, name) for name in item if name.startswith(_HISTORY)},
     )
+
+
+def spent_from_item(item: Item) -> Units:
+    """Return what programs have reported of the cost of a batch. Earlier versions report nothing."""
+    return Units(*(read_count(item, name) / 1_000 for name in SPENT))
+
+
+def spent_to_values(units: Units) -> dict[str, Value]:
+    amounts = (units.sqs, units.writes, units.reads, units.requests)
+    return {name: number(round(1_000 * amount)) for name, amount in zip(SPENT, amounts, strict=True)}
+
+
+ADD_SPENT = ", ".join(f"{name} :{name}" for name in SPENT)
+SET_SPENT = ", ".join(f"{name} = :{name}" for name in SPENT)
+
+
+def slice_of_count(batch: Batch, completed: int, at: float | None) -> str | None:
+    """Return the attribute that a count increases in the history of its group. None if it says nothing of the pace."""
+    if at is None or batch.started_at is None or completed <= 0:
+        return None
+    return f"{_HISTORY}{slice_at(at - batch.started_at)}"
 
 
 @dataclass(frozen=True, slots=True)

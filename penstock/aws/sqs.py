@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from penstock.aws.billing import bill_delete, bill_send, body_bytes
 from penstock.aws.clients import explain_code, explained
 from penstock.aws.gathering import Gatherer, up_to
+from penstock.bills import Bills
+from penstock.cost import Units, sqs_units
 from penstock.errors import Misconfigured, PenstockError, RejectedCall, Unavailable
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, TraceContext
 
@@ -31,11 +34,14 @@ _OF_A_FAILURE = frozenset({"Id", "SenderFault", "Code"})  # the members that we 
 class SqsQueue:
     """A queue. `call_bytes` limits the size of one SendMessageBatch call: bodies and attributes of all its messages."""
 
-    def __init__(self, client: "SQSClient", url: str, *, polls: "SQSClient", call_bytes: int) -> None:
+    def __init__(
+        self, client: "SQSClient", url: str, *, polls: "SQSClient", call_bytes: int, bills: Bills | None = None
+    ) -> None:
         self._client = client
         self._polls = polls
         self._url = url
         self._call_bytes = call_bytes
+        self._bills = bills or Bills()
         self._sends = Gatherer(self._send_call, self._fitting, at_once=CALLS_AT_ONCE)
         self._deletes = Gatherer(self._delete_call, up_to(MESSAGES_IN_CALL))
 
@@ -53,8 +59,10 @@ class SqsQueue:
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
                 MessageAttributeNames=[_TRACEPARENT, _TRACESTATE],
             )
+        messages = answer.get("Messages") or []
         try:
-            return [_delivery(message) for message in answer.get("Messages") or []]
+            cost = _share_of_receive(messages)
+            return [_delivery(message, cost) for message in messages]
         except (KeyError, TypeError, ValueError) as error:
             raise Unavailable(f"SQS's answer is damaged, or it is not from SQS: {error!r}") from error
 
@@ -111,6 +119,7 @@ class SqsQueue:
             answer = await self._client.send_message_batch(
                 QueueUrl=self._url, Entries=[_entry(number, message) for number, message in messages.items()]
             )
+        bill_send(self._bills, list(messages.values()))
         return _failed_entries(answer, map(str, messages))
 
     async def _delete_call(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
@@ -126,6 +135,7 @@ class SqsQueue:
                     {"Id": str(number), "ReceiptHandle": delivery.receipt} for number, delivery in enumerate(deliveries)
                 ],
             )
+        bill_delete(self._bills, deliveries)
         results: list[Exception | None] = [None] * len(deliveries)
         for entry in _failed_entries(answer, map(str, range(len(deliveries)))):
             if not _is_about_message(entry):
@@ -221,7 +231,15 @@ def _attribute_bytes(message: Message) -> int:
     )
 
 
-def _delivery(message: "MessageTypeDef") -> Delivery:
+def _share_of_receive(messages: Sequence["MessageTypeDef"]) -> Units:
+    """Return what a receive costs for each of its messages."""
+    if not messages:
+        return Units()
+    units = sqs_units(sum(body_bytes(message["Body"]) for message in messages))
+    return Units(sqs=units / len(messages), requests=1 / len(messages))
+
+
+def _delivery(message: "MessageTypeDef", cost: Units) -> Delivery:
     attributes = message["Attributes"]
     return Delivery(
         message_id=message["MessageId"],
@@ -231,6 +249,7 @@ def _delivery(message: "MessageTypeDef") -> Delivery:
         tenant=attributes.get("MessageGroupId"),
         sent_at=int(attributes["SentTimestamp"]) / 1000,
         trace=_trace(message),
+        cost=cost,
     )
 
 

@@ -7,7 +7,7 @@ the same, or has a condition that its own first effect makes false.
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from penstock.aws.table import Blocked, Done, Table
 from penstock.aws.webhook_items import DUE, events_value
 from penstock.aws.webhooks import DynamoDbWebhooks
 from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
+from penstock.bills import Bills
 from penstock.chunk import group_of
+from penstock.cost import Units
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
@@ -38,14 +40,25 @@ FOLD_AT = 128  # ids in a counter. DynamoDB bills each write by the size of the 
 FOLDS_KEPT = 50  # groups of which a process remembers what is folded
 CHUNKS_IN_COUNT = 32  # their condition has about 2 KB; DynamoDB accepts 4 KB and 300 operators
 READS_IN_CALL = 40  # items of up to 400 KB: an answer of DynamoDB has up to 16 MB, so it has room for all of them
+_ONE_WRITE = Units(writes=1, requests=1)
+_WRITE_AND_DELETION = Units(sqs=1, writes=1, requests=2)  # what follows a count, or makes a batch final
 FIRST_RECORDS = 4  # enough for most pages of results; a reader who needs more gets it, up to 1 MiB a call
 
 
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """A record to count, and the time of its count."""
+
+    batch: Batch
+    record: ChunkRecord
+    at: float | None
+
+
 class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebhooks):
-    def __init__(self, client: "DynamoDBClient", table: str) -> None:
-        super().__init__(Table(client, table))
+    def __init__(self, client: "DynamoDBClient", table: str, bills: Bills | None = None) -> None:
+        super().__init__(Table(client, table, bills))
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
-        self._counts: dict[tuple[str, int], Gatherer[tuple[Batch, ChunkRecord], Group]] = {}
+        self._counts: dict[tuple[str, int], Gatherer[_Count, Group]] = {}
         self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
 
     async def check(self) -> None:
@@ -68,13 +81,20 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebh
             raise _acceptance_lost(batch_id)
 
     async def accept_batch(self, batch_id: str, at: float) -> None:
-        accepted = await self._table.update_if(
-            "#state = :accepting AND accept_by >= :at",
-            items.batch_key(batch_id),
-            "SET #state = :queued, accepted_at = :at, due_at = deadline_at",
-            {"queued": text(BatchState.QUEUED), "accepting": text(BatchState.ACCEPTING), "at": seconds(at)},
-            return_blocker=True,
-        )
+        with self._table.bills.report(batch_id, _ONE_WRITE) as report:
+            accepted = await self._table.update_if(
+                "#state = :accepting AND accept_by >= :at",
+                items.batch_key(batch_id),
+                f"SET #state = :queued, accepted_at = :at, due_at = deadline_at, {items.SET_SPENT}",
+                {
+                    "queued": text(BatchState.QUEUED),
+                    "accepting": text(BatchState.ACCEPTING),
+                    "at": seconds(at),
+                    **items.spent_to_values(report.units),
+                },
+                return_blocker=True,
+            )
+            report.is_done = isinstance(accepted, Done)
         # A call that took effect, but whose answer was lost, is blocked by its own effect when it is repeated.
         if isinstance(accepted, Blocked) and not items.was_accepted(accepted.item, at):
             raise _acceptance_lost(batch_id)
@@ -183,25 +203,28 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebh
         is_open = f"#state IN ({', '.join(f':{name}' for name in open_states)})"
         has_ending = "attribute_not_exists(ending)" if ending is None else "ending = :ending"
         start = "" if started_at is None else ", started_at = if_not_exists(started_at, :started_at)"
-        added = [] if last_group is None else ["finished_groups :group"]
+        added = [items.ADD_SPENT] if last_group is None else [items.ADD_SPENT, "finished_groups :group"]
         if event is not None:  # the item moves to the partition of the index that has what is due for webhooks
             added.append("events :event")
         left = " REMOVE #open, due_at" if event is None else ", #open = :due, due_at = :at"
-        finished = await self._table.update_if(
-            f"{is_open} AND {has_ending}",
-            items.batch_key(batch_id),
-            f"SET #state = :final, finished_at = :at{start}{left}{' ADD ' if added else ''}{', '.join(added)}",
-            {
-                "final": text(state),
-                "at": seconds(at),
-                **open_states,
-                **({} if started_at is None else {"started_at": seconds(started_at)}),
-                **({} if ending is None else {"ending": text(ending)}),
-                **({} if last_group is None else {"group": numbers([last_group])}),
-                **({} if event is None else {"event": events_value([event]), "due": text(DUE)}),
-            },
-        )
-        return isinstance(finished, Done)
+        with self._table.bills.report(batch_id, _WRITE_AND_DELETION) as report:
+            finished = await self._table.update_if(
+                f"{is_open} AND {has_ending}",
+                items.batch_key(batch_id),
+                f"SET #state = :final, finished_at = :at{start}{left} ADD {', '.join(added)}",
+                {
+                    "final": text(state),
+                    "at": seconds(at),
+                    **open_states,
+                    **({} if started_at is None else {"started_at": seconds(started_at)}),
+                    **({} if ending is None else {"ending": text(ending)}),
+                    **({} if last_group is None else {"group": numbers([last_group])}),
+                    **({} if event is None else {"event": events_value([event]), "due": text(DUE)}),
+                    **items.spent_to_values(report.units),
+                },
+            )
+            report.is_done = isinstance(finished, Done)
+        return report.is_done
 
     async def revise_batch(
         self, batch_id: str, before: BatchState, after: BatchState, event: FinalEvent | None = None
@@ -289,14 +312,14 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebh
 
     # --- Groups
 
-    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+    async def count_chunk(self, batch: Batch, record: ChunkRecord, at: float | None = None) -> Group:
         """Chunks of a group that become ready during an update of its counter are counted together in the next one."""
         key = (batch.id, group_of(record.chunk_id))
         gatherer = self._counts.get(key)
         if gatherer is None:
             gatherer = self._counts[key] = Gatherer(self._count_together, up_to(CHUNKS_IN_COUNT))
         try:
-            return await gatherer.ask((batch, record))
+            return await gatherer.ask(_Count(batch, record, at))
         finally:
             if gatherer.is_idle:
                 self._counts.pop(key, None)
@@ -580,18 +603,18 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebh
         parts = await self._read_parts(items.record_part_keys(item)) or [item]
         return EncodedRecord(items.chunk_of(item)[1], b"".join(items.record_bytes(part) for part in parts))
 
-    async def _count_together(self, asked: Sequence[tuple[Batch, ChunkRecord]]) -> list[Group]:
+    async def _count_together(self, asked: Sequence["_Count"]) -> list[Group]:
         """Count chunks of one group in one update. If it is blocked, one may be counted or forged: count one by one."""
-        batch = asked[0][0]
-        records = {record.chunk_id: record for _, record in asked}
-        counted = await self._count(batch, list(records.values()))
+        batch, at = asked[-1].batch, asked[-1].at
+        records = {one.record.chunk_id: one.record for one in asked}
+        counted = await self._count(batch, list(records.values()), at)
         if isinstance(counted, Blocked) and len(records) > 1:
-            groups = {name: await self._count_together([(batch, record)]) for name, record in records.items()}
-            return [groups[record.chunk_id][0] for _, record in asked]
-        known = self._folds.get((batch.id, group_of(asked[0][1].chunk_id)))
+            groups = {name: await self._count_together([_Count(batch, record, at)]) for name, record in records.items()}
+            return [groups[one.record.chunk_id][0] for one in asked]
+        known = self._folds.get((batch.id, group_of(asked[0].record.chunk_id)))
         return [items.group_from_item(counted.item, known)] * len(asked)
 
-    async def _count(self, batch: Batch, records: Sequence[ChunkRecord]) -> Done | Blocked:
+    async def _count(self, batch: Batch, records: Sequence[ChunkRecord], at: float | None) -> Done | Blocked:
         """Count chunks in one update, unless one of them is counted already.
 
         The condition of the update sees what was counted after the last fold. What is in the fold is checked here. So
@@ -602,7 +625,7 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebh
             fold = self._folds.get((batch.id, group), items.Fold())
             if any(record.chunk_id in fold.ids for record in records):
                 return Blocked(await self._table.get(items.count_key(batch.id, group)) or {})
-            update = partial(self._count_after, fold, batch, records)
+            update = partial(self._count_after, fold, batch, records, at)
             counted = await self._with_room(batch.id, group, update)
             is_same_fold = items.fold_number(counted.item) == fold.number
             if not is_same_fold:
@@ -613,28 +636,37 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebh
             if is_same_fold:
                 return counted
 
-    async def _count_after(self, fold: items.Fold, batch: Batch, records: Sequence[ChunkRecord]) -> Done | Blocked:
+    async def _count_after(
+        self, fold: items.Fold, batch: Batch, records: Sequence[ChunkRecord], at: float | None
+    ) -> Done | Blocked:
         counts, group = sum_counts(record.counts for record in records), group_of(records[0].chunk_id)
         conditions, values = items.conditions_of_count(records, batch.group_totals[group], fold)
         redelivered = sum(record.redelivered for record in records)  # usually 0: the shorter update takes less time
-        return await self._table.update_if(
-            " AND ".join([fold.condition, *conditions]),
-            items.count_key(batch.id, group),
-            f"ADD {fold.set_name} :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
-            f"expired :expired, completed :completed{', redelivered :redelivered' if redelivered else ''} "
-            "SET expires_at = :expires_at",
-            {
-                "chunks": texts(record.chunk_id for record in records),
-                **({"redelivered": number(redelivered)} if redelivered else {}),
-                "expires_at": whole_seconds(batch.expires_at),
-                "completed": number(counts.completed),
-                **items.counts_to_values(counts),
-                **values,
-                **fold.values,
-            },
-            return_new=True,
-            return_blocker=True,
-        )
+        slice_ = items.slice_of_count(batch, counts.completed, at)
+        with self._table.bills.report(batch.id, _WRITE_AND_DELETION) as report:
+            counted = await self._table.update_if(
+                " AND ".join([fold.condition, *conditions]),
+                items.count_key(batch.id, group),
+                f"ADD {fold.set_name} :chunks, succeeded :succeeded, failed :failed, cancelled :cancelled, "
+                f"expired :expired, completed :completed{', redelivered :redelivered' if redelivered else ''}"
+                f"{f', {slice_} :completed' if slice_ else ''}, {items.ADD_SPENT} "
+                f"SET expires_at = :expires_at{'' if at is None else ', counted_at = :at'}",
+                {
+                    "chunks": texts(record.chunk_id for record in records),
+                    **({"redelivered": number(redelivered)} if redelivered else {}),
+                    "expires_at": whole_seconds(batch.expires_at),
+                    **({} if at is None else {"at": seconds(at)}),
+                    "completed": number(counts.completed),
+                    **items.counts_to_values(counts),
+                    **items.spent_to_values(report.units),
+                    **values,
+                    **fold.values,
+                },
+                return_new=True,
+                return_blocker=True,
+            )
+            report.is_done = isinstance(counted, Done)
+        return counted
 
     async def _with_room(
         self, batch_id: str, group: int, write: Callable[[], Awaitable[Done | Blocked]]

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from penstock.aws.attributes import Item, Value, text
+from penstock.aws.billing import bill_reads, bill_write
 from penstock.aws.clients import error_code, explained
 from penstock.backoff import Backoff
+from penstock.bills import Bills
 from penstock.errors import LostItem, Unavailable
 
 if TYPE_CHECKING:
@@ -49,17 +51,22 @@ class Blocked:
 
 
 class Table:
-    """In expressions, `:name` stands for a value and `#name` for an attribute whose name DynamoDB reserves."""
+    """In expressions, `:name` stands for a value and `#name` for an attribute whose name DynamoDB reserves.
 
-    def __init__(self, client: "DynamoDBClient", name: str) -> None:
+    What a call costs is added to `bills`, except for queries: only clients who read results pay for them.
+    """
+
+    def __init__(self, client: "DynamoDBClient", name: str, bills: Bills | None = None) -> None:
         self.client = client
         self.name = name
+        self.bills = bills or Bills()
 
     async def get(self, key: Item) -> Item | None:
         answer = await self._call(self.client.get_item, Key=key, ConsistentRead=True)
         item: Item | None = answer.get("Item")
         if item is not None:
             _check_places([item], [key])
+        bill_reads(self.bills, [key], [] if item is None else [item])
         return item
 
     async def get_existing(self, key: Item) -> Item:
@@ -115,6 +122,7 @@ class Table:
 
     async def put(self, item: Item) -> None:
         await self._call(self.client.put_item, Item=item)
+        bill_write(self.bills, item, item)
 
     async def put_if(
         self, condition: str, item: Item, values: Values | None = None, *, return_blocker: bool = False
@@ -122,6 +130,7 @@ class Table:
         """Write the whole item if the condition holds for the one that is in its place."""
         return await self._call_if(
             self.client.put_item,
+            item,
             Item=item,
             ConditionExpression=condition,
             **_names(condition),
@@ -140,6 +149,7 @@ class Table:
             **_values(values),
         )
         item: Item = answer["Attributes"]
+        bill_write(self.bills, key, item)
         return item
 
     async def update_if(
@@ -155,6 +165,7 @@ class Table:
         """Change an item if the condition holds for it."""
         return await self._call_if(
             self.client.update_item,
+            {**key, **values},
             Key=key,
             UpdateExpression=change,
             ConditionExpression=condition,
@@ -197,17 +208,25 @@ class Table:
             # The table is throttled, or the answer was too large. Asking again without a pause would add to the load.
             await asyncio.sleep(_UNPROCESSED.delay_seconds(attempt, random.random()))  # noqa: S311
         _check_places(found, keys)
+        bill_reads(self.bills, keys, found)
         return found
 
-    async def _call_if(self, call: Callable[..., Awaitable[Any]], **request: Any) -> Done | Blocked:
+    async def _call_if(self, call: Callable[..., Awaitable[Any]], written: Item, **request: Any) -> Done | Blocked:
+        """Make a conditional write. `written` has the key, and about what the item has if the call does not return it.
+
+        A write that is blocked costs as much as one that takes effect.
+        """
         try:
             answer = await self._call(call, **request)
         except ClientError as error:
             if error_code(error) != _CONDITION_FAILED:
                 raise
             blocker: Any = error.response.get("Item", {})
+            bill_write(self.bills, written, blocker or written)
             return Blocked(blocker)
-        return Done(answer.get("Attributes", {}))
+        item = answer.get("Attributes", {})
+        bill_write(self.bills, written, item or written)
+        return Done(item)
 
     async def _call(self, call: Callable[..., Awaitable[Any]], **request: Any) -> Any:
         with explained():

@@ -97,7 +97,7 @@ async def _send(
     async for sent_together in _in_sends(failures):
         await charge.settle()  # nobody could tell later if something was sent
         opening.may_run = True
-        await queue.send([Message(one.message, tenant=tenant) for one in sent_together])
+        await queue.send([Message(one.message, tenant=tenant, batch_id=batch.id) for one in sent_together])
         operations = sum(one.operations for one in sent_together)
         request.app[METER].accepted(batch.tenant, operations)
         yield operations

@@ -9,7 +9,9 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
+from penstock.cost import cost_of
 from penstock.errors import LostItem, UnknownBatch
+from penstock.eta import estimate_end
 from penstock.record import EncodedRecord
 from penstock.service.callers import Caller
 from penstock.service.json_answer import json_answer
@@ -152,9 +154,13 @@ def _is_result_of(batch: Batch, counts: Counts) -> bool:
 
 async def status_of(app: web.Application, progress: Progress) -> dict[str, Any]:
     """Return the status of a batch as clients read it. Its metadata is read if this front end does not know it."""
-    redelivered = sum(group.redelivered for group in progress.groups.values())
-    metadata = await app[METADATA].of(progress.batch)
-    return status_body(progress.batch, progress.counts, redelivered, metadata, app[CLOCK].now())
+    batch, counts, groups, now = progress.batch, progress.counts, progress.groups.values(), app[CLOCK].now()
+    redelivered = sum(group.redelivered for group in groups)
+    metadata = await app[METADATA].of(batch)
+    times = [batch.accepted_at, batch.finished_at, *(group.counted_at for group in groups)]
+    cost = cost_of([batch.spent, *(group.spent for group in groups)], times)
+    end = estimate_end(batch, counts.completed, (group.history for group in groups), now)
+    return status_body(batch, counts, redelivered, metadata, now, cost=cost, end=end)
 
 
 def _when_to_ask_again(request: web.Request, progress: Progress) -> dict[str, str]:

@@ -183,7 +183,9 @@ class Acceptance:
     async def _send(self, batch: Batch, messages: Sequence[bytes]) -> None:
         delay = delay_seconds(batch.not_before, self._clock.now(), LONGEST_DELAY_SECONDS)
         tenant = tenant_on_queue(batch, self._settings)
-        await self._backend.queues[batch.priority].send([Message(one.decode(), delay, tenant) for one in messages])
+        await self._backend.queues[batch.priority].send(
+            [Message(one.decode(), delay, tenant, batch_id=batch.id) for one in messages]
+        )
         await self._keep_lease(batch)
 
     async def _keep_lease(self, batch: Batch) -> None:
@@ -207,7 +209,7 @@ class Acceptance:
         made = replace(self._record(chunk, tried), recorded_at=self._clock.now())
         record = await self._backend.store.commit_chunk(batch, made)
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
-        group = await self._backend.store.count_chunk(batch, record)
+        group = await self._backend.store.count_chunk(batch, record, self._clock.now())
         if chunk.id in group.done:
             await self._send_dead_letters(batch, record, tenant)
         if group.counts.completed == batch.group_totals[chunk.group]:

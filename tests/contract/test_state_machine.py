@@ -433,27 +433,27 @@ def live(stores: Stores, make: Callable[[], Store], lives: int, phases: Sequence
 
 
 class CountsWithoutCondition(MemoryStore):
-    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+    async def count_chunk(self, batch: Batch, record: ChunkRecord, at: float | None = None) -> Group:
         key = batch.id, group_of(record.chunk_id)
         group = self._groups.get(key, Group())
         if record.chunk_id in group.done:
             self._groups[key] = replace(group, counts=group.counts + record.counts)
-        return await super().count_chunk(batch, record)
+        return await super().count_chunk(batch, record, at)
 
 
 class CountsInClosedGroups(MemoryStore):
-    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+    async def count_chunk(self, batch: Batch, record: ChunkRecord, at: float | None = None) -> Group:
         key = batch.id, group_of(record.chunk_id)
         closed = self._groups.get(key, Group()).closed
         self._groups[key] = replace(self._groups.get(key, Group()), closed=None)
-        self._groups[key] = replace(await super().count_chunk(batch, record), closed=closed)
+        self._groups[key] = replace(await super().count_chunk(batch, record, at), closed=closed)
         return self._groups[key]
 
 
 class CountsNoRedrivesOfClosedGroups(MemoryStore):
-    async def count_chunk(self, batch: Batch, record: ChunkRecord) -> Group:
+    async def count_chunk(self, batch: Batch, record: ChunkRecord, at: float | None = None) -> Group:
         group = await self.read_group(batch.id, group_of(record.chunk_id))
-        return group if group.closed else await super().count_chunk(batch, record)
+        return group if group.closed else await super().count_chunk(batch, record, at)
 
 
 class CommitsOver(MemoryStore):

@@ -23,6 +23,7 @@ from penstock.aws.store import FOLD_AT, DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
+from penstock.eta import slice_at
 from penstock.fleet_limit import LimitState
 from penstock.fleet_permits import Holder
 from penstock.listing import Place
@@ -39,6 +40,7 @@ from penstock.webhooks.event import FinalEvent, event_id
 from penstock.webhooks.schedule import Answer
 from tests.contract.conftest import Servers
 from tests.support.aws import Aws
+from tests.support.builders import build_record
 from tests.support.lossy_proxy import LossyProxy, lossy_proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -523,6 +525,24 @@ async def test_counts_add_up_by_group(store: Store, batch: Batch) -> None:
     assert await count(store, batch, "63", Counts(1, 2, 3, 4)) == Counts(4, 3, 3, 4)
     assert await count(store, batch, "64", Counts(5)) == Counts(5)
     assert await read_counts(store, batch, 0, 1) == [Counts(4, 3, 3, 4), Counts(5)]
+
+
+@on_all
+async def test_counters_and_batches_have_what_their_status_tells(store: Store, batch: Batch) -> None:
+    """A slice of time has the operations that were counted in it. A repeated count changes nothing."""
+    await accept(store, batch)
+    started = replace(batch, started_at=NOW)
+    for at in (NOW + 1, NOW + 100):
+        await store.count_chunk(started, build_record("0", Counts(1)), at)
+    await store.count_chunk(batch, build_record("1", Counts(1)), NOW + 50)  # not started when it was read
+    group = await store.count_chunk(started, build_record("2", Counts(1)), NOW + 20)
+    assert group.history == {slice_at(1): 1, slice_at(20): 1}
+    assert group.counted_at == NOW + 20
+    assert (await store.read_groups(batch.id, [0]))[0].history == group.history
+    found, groups = await store.read_progress(batch.id, [0], with_done=False)
+    assert found is not None
+    assert found.spent.requests > 0
+    assert (groups[0].history, groups[0].counted_at) == (group.history, group.counted_at)
 
 
 @on_all

@@ -20,6 +20,7 @@ from penstock.aws import items
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
+from penstock.bills import Bills
 from penstock.errors import PenstockError, RejectedCall
 from penstock.priority import Priority
 from penstock.service.intake import reading, submit
@@ -54,8 +55,8 @@ class PromiseBroken(AssertionError):
 class _LookingStore(DynamoDbStore):
     """Notes for each caller when its record was read, although one call reads the records of several."""
 
-    def __init__(self, client: Any, table: str, wire: Wire) -> None:
-        super().__init__(client, table)
+    def __init__(self, client: Any, table: str, bills: Bills, wire: Wire) -> None:
+        super().__init__(client, table, bills)
         self._wire = wire
 
     async def read_traces(self, batch_id: str, chunk_id: str) -> Traces:
@@ -129,12 +130,14 @@ class World:
         dynamodb: Any = DynamoDbClient(wire, self.table)
 
         def open_queue(name: str) -> SqsQueue:
-            return SqsQueue(sqs, name, polls=sqs, call_bytes=settings.message_bytes)
+            return SqsQueue(sqs, name, polls=sqs, call_bytes=settings.message_bytes, bills=bills)
 
+        bills = Bills()
         return Backend(
             queues={priority: open_queue(queue.name) for priority, queue in self.queues.items()},
             dead_letters=open_queue(DEAD_LETTERS),
-            store=_LookingStore(dynamodb, settings.table, wire),
+            store=_LookingStore(dynamodb, settings.table, bills, wire),
+            bills=bills,
         )
 
     def note(self, who: str, what: str, *details: Any) -> None:

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from bench.billing import Prices, Units, item_bytes, units_of
+from bench.billing import units_of
+from penstock.aws.billing import item_bytes
+from penstock.cost import Prices, Units
 
 KB = 1024
 

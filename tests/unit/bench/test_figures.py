@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.billing import Prices
 from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOCK, WAYS, Case
 from bench.counting import Tally, Usage, total
 from bench.figures import Figures, ideal_seconds
@@ -18,6 +17,7 @@ from bench.report import tables
 from bench.servers import EMBEDDED
 from bench.targets import ELSEWHERE, judge
 from penstock.batch import FINAL_STATES, UNACCEPTED_STATES, BatchState
+from penstock.cost import Prices
 
 MIB = 1024 * 1024
 SMALL = Case(server=EMBEDDED, handler="noop", size=1_000)

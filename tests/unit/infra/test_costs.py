@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.billing import Prices
+from penstock.cost import Prices
 from penstock.infra.cloudformation import read_template
 from penstock.infra.provision import TEMPLATE
 from penstock.metrics.names import Metric

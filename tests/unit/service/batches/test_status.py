@@ -8,6 +8,7 @@ import pytest
 
 from penstock import Operations
 from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts, Ending
+from penstock.cost import Units
 from penstock.errors import NewerVersion
 from penstock.service.batches.status import ENDING_READS, LONGEST_POLL_SECONDS, poll_seconds
 from penstock.store import Group
@@ -63,6 +64,9 @@ async def test_accepted_batch_is_queued(serve: Serve) -> None:
         "maxFailedPercent": None,
         "reason": None,
         "eta": None,
+        "etaEarliest": None,
+        "etaLatest": None,
+        "cost": None,
         "resultsUrl": f"/batch/{BATCH_ID}/results",
     }
 
@@ -93,6 +97,29 @@ async def test_eta_follows_the_pace_so_far(serve: Serve) -> None:
     body = await read_status(serve, batch, Counts(8, 2), at=NOW + 10)
     assert body["eta"] == "2023-11-14T22:14:00.000Z"  # 10 in 10 s, so 30 in 30 s
     assert (await read_status(serve, batch, at=NOW + 10))["eta"] is None
+
+
+async def test_status_says_in_which_time_the_batch_probably_finishes(serve: Serve) -> None:
+    batch, parts = build_batch(1_000, state=BatchState.PROCESSING, started_at=NOW), memory_parts()
+    await parts.store.create_batch(batch)
+    for number in range(40):
+        await parts.store.count_chunk(batch, build_record(str(number), Counts(10)), NOW + number)
+    service = await serve(Operations(), parts=parts, clock=FakeClock(NOW + 39))
+    body = (await service.get(URL)).body
+    assert "2023-11-14T22:14:50" < body["etaEarliest"] < body["eta"] < body["etaLatest"] < "2023-11-14T22:15:10"
+
+
+async def test_status_says_what_the_batch_has_cost_until_its_last_count(serve: Serve) -> None:
+    batch = build_batch(4, state=BatchState.PROCESSING, spent=Units(sqs=1, writes=2, reads=3, requests=4.2))
+    assert (await read_status(serve, batch))["cost"] == {
+        "usd": 2.02e-06,
+        "requests": 4,
+        "asOf": "2023-11-14T22:13:20.000Z",
+    }
+    parts = await parts_with(batch)
+    await parts.store.count_chunk(batch, build_record("0", Counts(1)), NOW + 5)
+    service = await serve(Operations(), parts=parts, clock=FakeClock(NOW + 9))
+    assert (await service.get(URL)).body["cost"]["asOf"] == "2023-11-14T22:13:25.000Z"
 
 
 async def test_final_batch_has_its_times_and_no_eta(serve: Serve) -> None:
