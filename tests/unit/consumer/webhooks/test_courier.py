@@ -282,6 +282,22 @@ async def test_failure_of_the_table_leaves_the_event_in_the_index(
     assert len(told.receiver.calls) == 1
 
 
+async def test_bug_in_a_poll_does_not_stop_the_consumer(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    await Finisher(told.store, told.clock).finish(await told.make(), 0, Group(Counts(2)))
+    due, fails = told.store.due_webhooks, [True]
+
+    def fail_once(now: float) -> Any:
+        if fails and fails.pop():
+            raise KeyError("sk")
+        return due(now)
+
+    monkeypatch.setattr(told.store, "due_webhooks", fail_once)
+    keeping = asyncio.create_task(told.courier.keep())
+    await told.rest()
+    keeping.cancel()
+    assert len(told.receiver.calls) == 1
+
+
 async def test_only_one_consumer_reads_the_index(told: Told) -> None:
     await Finisher(told.store, told.clock).finish(await told.make(), 0, Group(Counts(2)))
     idle = Courier(told.store, told.receiver.post, MASTER, told.clock, told.meter, may_poll=lambda: False)
