@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 
 from penstock.aws import webhook_items as items
-from penstock.aws.attributes import number, read_text, seconds, text, texts
+from penstock.aws.attributes import number, read_optional_seconds, read_text, seconds, text, texts
 from penstock.aws.items import DUE_INDEX, batch_key
 from penstock.aws.table import Done, Table
 from penstock.webhooks.delivery import DeliveryKey, DeliveryState, EventDelivery
@@ -95,15 +95,14 @@ class DynamoDbWebhooks:
         return [items.delivery_from_item(item) for item in found if read_text(item, "sk") != before][:limit]
 
     async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
-        at = seconds(now)
         replayed = await self._table.update_if(
             "attribute_exists(pk) AND #state <> :pending",
             items.delivery_key(key),
             # Without its claim, a late repetition of the last attempt's result cannot end the delivery again.
             "SET #state = :pending, #open = :open, due_at = :now, replayed_after = attempt REMOVE #error, claim",
-            {"pending": text(DeliveryState.PENDING), "open": text(items.DUE), "now": at},
+            {"pending": text(DeliveryState.PENDING), "open": text(items.DUE), "now": seconds(now)},
             return_new=True,
             return_blocker=True,
         )
-        is_ours = isinstance(replayed, Done) or replayed.item.get("due_at") == at
+        is_ours = isinstance(replayed, Done) or read_optional_seconds(replayed.item, "due_at") == round(now, 3)
         return items.delivery_from_item(replayed.item) if is_ours else None
