@@ -33,6 +33,8 @@ class DynamoDbLists:
             await self._table.put(_entry_to_item(name, batch, metadata))
 
     async def read_list(self, tenant: str | None, since: Place, before: Place, limit: int) -> list[Entry]:
+        if since >= before:
+            return []  # DynamoDB rejects a range that ends before it starts
         lists = [_ALL, _list_of(DEFAULT_TENANT)] if tenant is None else [_list_of(tenant)]
         found = await asyncio.gather(*(self._read_list(name, since, before, limit) for name in lists))
         entries = [entry for part in found for entry in part]

@@ -57,11 +57,10 @@ class Causes:
 
     def add_many(self, status: int, title: str, count: int, samples: list[Failure]) -> None:
         """Add failures of one cause of which only some are known."""
-        if count:
-            self.counted += count
-            cause = self._cause(status, title)
-            cause.count += count
-            cause.samples += samples[: SAMPLES - len(cause.samples)]
+        self.counted += count
+        cause = self._cause(status, title)
+        cause.count += count
+        cause.samples += samples[: SAMPLES - len(cause.samples)]
 
     def listed(self) -> tuple[list[Cause], int]:
         """Return the causes with the most failures, and the number of all other failures."""

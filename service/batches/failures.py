@@ -175,11 +175,14 @@ class FailureReading:
         """Add the operations that had not finished when the batch was stopped. They have no record.
 
         `recorded` are the operations of the group that have one, or None if this answer has not read all of them.
+        `count` is below 0 if a retry has corrected failures that an earlier answer has counted.
         """
+        if count <= 0:
+            return
         stopped = never_ended(0, "", Ending.FAILED, self._batch.reason)
         title = str((stopped.error or {})["title"])
         samples: list[Failure] = []
-        if count and recorded is not None:
+        if recorded is not None:
             first, total = self._batch.first_index(number), self._batch.group_totals[number]
             unrecorded = (index for index in range(first, first + total) if index not in recorded)
             ids = await self._store.read_ids(self._batch.id, number) if self._batch.has_own_ids else []

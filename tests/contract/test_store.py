@@ -2140,6 +2140,8 @@ async def test_list_has_the_batches_of_a_tenant_newest_first(store: Store) -> No
         assert await listed(store, tenant, Place.of(batch), EVER[1]) == ids[: position + 1]
     from_the_half = Place(round(NOW * 1000) + 500)
     assert await listed(store, tenant, from_the_half, Place(round(NOW * 1000) + 1_000)) == ids[2:4]
+    assert await listed(store, tenant, from_the_half, from_the_half) == []
+    assert await listed(store, tenant, EVER[1], from_the_half) == []
     assert await listed(store, "nobody", *EVER) == []
 
 
