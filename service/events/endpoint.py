@@ -3,7 +3,7 @@
 from aiohttp import hdrs, web
 
 from penstock.batch import Batch
-from penstock.errors import MalformedRequest, Unavailable
+from penstock.errors import MalformedRequest, NoAccess, Unavailable
 from penstock.negotiation import choose_type
 from penstock.service.batches.results import Cursor
 from penstock.service.batches.status import batch_id_of
@@ -54,7 +54,7 @@ async def _send_outcomes(request: web.Request, stream: Stream, seen: Seen, curso
     while True:
         try:
             block = await request.app[OUTCOMES].after(seen, cursor)
-        except Unavailable:
+        except (Unavailable, NoAccess):
             await stream.pause()  # a client that is sent away while AWS is away does not come again
             continue
         if not block.events:
