@@ -199,12 +199,9 @@ class Promises:
         match key[1]:
             case "sweep":
                 self._on_sweep(before, after)
-            case "rate":
-                self.quotas.on_write(before or {}, after)
-            case "open":
-                self.open.on_write(before or {}, after)
-            case "limit":
-                self.limits.on_write(before or {}, after)
+            case "rate" | "open" | "limit" as kind:
+                watching: dict[str, Any] = {"rate": self.quotas, "open": self.open, "limit": self.limits}
+                watching[kind].on_write(before or {}, after)
             case "queues":
                 self._on_queues(after)
             case "key":

@@ -1,6 +1,5 @@
 """Faults in how a batch is changed while it runs."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from penstock.consumer.attempt import ChunkAttempt, Discard, Renew
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.processor import Processor
 from penstock.consumer.queue_switches import QueueSwitches
+from penstock.priority import Priority
 from penstock.running.source import Urgency
 from penstock.running.stop import Stop
 from tests.simulation.rewriting import drop_condition, rewrite
@@ -77,7 +77,9 @@ def start_chunks_of_paused_queues(patching: Patching) -> None:
 
 
 def leave_a_queue_paused(patching: Patching) -> None:
-    async def mutant(self: QueueSwitches) -> None:
-        await asyncio.Event().wait()
+    follow = QueueSwitches._follow
 
-    patching.setattr(QueueSwitches, "keep", mutant)
+    def mutant(self: QueueSwitches, paused: frozenset[Priority]) -> None:
+        follow(self, paused | self._paused)
+
+    patching.setattr(QueueSwitches, "_follow", mutant)

@@ -31,7 +31,7 @@ SLOW = {
     "charge_again_when_repeated",
     "use_old_marks",
     "leave_retries_to_the_consumer_that_failed",
-    "leave_a_queue_paused",
+    "drop_what_was_received_often_while_paused",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
