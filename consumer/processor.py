@@ -455,7 +455,7 @@ class Processor:
         if is_counted:
             self._meter.finished(batch.tenant, len(record.outcomes))
             self._meter.failures(batch.tenant, len(record.failed_operations))
-            await self._limits.check(batch, record)
+            await self._limits.check(self._batches.latest(batch), record)
         sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
         await _together(self._finisher.finish(batch, chunk.group, group), *sending)
         await self._acknowledge(attempt.delivery)

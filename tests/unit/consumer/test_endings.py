@@ -254,6 +254,25 @@ async def test_stopped_batch_stays_failed_while_some_of_it_is(aiohttp_client: Ai
     assert await plant.counts(batch_id) == ("failed", {"succeeded": 2, "failed": 2})
 
 
+async def test_limit_that_is_set_while_a_chunk_runs_counts_for_it(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=2)
+    batch_id = await plant.submit("/hang/a", "/break/b", "/second-time-right/c")
+    read = asyncio.Event()
+    consumer = plant.consumer(
+        lambda call, moment: read.set() if (call, moment) == ("store.read_batch", "after") else None
+    )
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(consumer))
+        await toys.arrived.wait()
+        await plant.ask("PATCH", f"/batch/{batch_id}", json={"maxFailures": 0})
+        plant.clock.advance(2)  # what was read of the batch is stale
+        read.clear()
+        await read.wait()
+        toys.gate.set()
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "failed": 1, "cancelled": 1})
+
+
 async def test_redrive_runs_though_its_batch_is_cancelled(aiohttp_client: AiohttpClient, toys: Toys) -> None:
     """Somebody has just asked for it."""
     plant = await build(aiohttp_client, toys, chunk_operations=1)
