@@ -60,6 +60,7 @@ COMMANDS = {
     "submit": Command("penstock.cli.submit", "Submit a file of operations and wait for the results."),
     "keys": Command("penstock.cli.keys", "Make, list, rotate and revoke API keys."),
     "limits": Command("penstock.cli.limits", "Show the limits that all consumers share."),
+    "queues": Command("penstock.cli.queues", "Show the queues of the priorities, and pause and resume them."),
     "profile": Command(
         "penstock.cli.profiling", "Run a file of operations here and print where the time goes.", PROFILE
     ),
