@@ -6,13 +6,12 @@ from typing import Any
 from aiohttp import web
 from pydantic_core import from_json
 
-from penstock.batch import FINAL_STATES
 from penstock.service.batches.cancel import cancel_batch
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_id_of, find_status
 from penstock.service.batches.steer import change_batch, steering_of
 from penstock.service.console.forms import read_form, to_number
-from penstock.service.console.live import LIVE, Point
+from penstock.service.console.live import LIVE, Point, note_progress
 from penstock.service.console.progress import bar_of, chart_of, rate_of
 from penstock.service.console.rendering import back_to, page
 from penstock.service.console.texts import to_seconds
@@ -22,7 +21,8 @@ from penstock.service.keys import CALLER, CLOCK
 async def show(request: web.Request) -> web.Response:
     status = await read_shared_status(request)
     history = request.app[LIVE].history
-    points = [*_start(status), *history.of(status["batchId"]), *_end(status)]
+    seen = history.of(status["batchId"])
+    points = [*_start(status), *seen, *_end(status)] if seen else []
     return page(
         request,
         "batch.html",
@@ -36,9 +36,12 @@ async def show(request: web.Request) -> web.Response:
 async def read_shared_status(request: web.Request) -> dict[str, Any]:
     """Return the status of the batch in the path. All who may see it share one read a second."""
     live, batch_id, caller = request.app[LIVE], batch_id_of(request), request[CALLER]
-    status = await live.read(("status", batch_id, caller.tenant, caller.scopes), lambda: find_status(request))
-    if status["status"] not in FINAL_STATES:
-        live.history.note(batch_id, request.app[CLOCK].now(), status["completed"])
+    return await live.read(("status", batch_id, caller.tenant, caller.scopes), lambda: _read_status(request))
+
+
+async def _read_status(request: web.Request) -> dict[str, Any]:
+    status = await find_status(request)
+    note_progress(request.app, status)
     return status
 
 

@@ -17,7 +17,7 @@ from penstock.batch import FINAL_STATES
 from penstock.listing import Place
 from penstock.priority import Priority
 from penstock.service.batches.listing import Wanted, read_page
-from penstock.service.console.live import LIVE
+from penstock.service.console.live import LIVE, note_progress
 from penstock.service.console.progress import bar_of, rate_of
 from penstock.service.console.rendering import page
 from penstock.service.console.texts import to_seconds
@@ -84,7 +84,14 @@ async def _read(request: web.Request, wanted: Wanted) -> tuple[list[dict[str, An
     """Read a page of the list. Open pages that show the same share it."""
     columns = (getattr(wanted, one.name) for one in fields(wanted) if one.name != "metadata")
     key = ("list", *columns, *wanted.metadata.items())
-    return await request.app[LIVE].read(key, lambda: read_page(request.app, wanted), SHARED_SECONDS)
+    return await request.app[LIVE].read(key, lambda: _read_noting(request.app, wanted), SHARED_SECONDS)
+
+
+async def _read_noting(app: web.Application, wanted: Wanted) -> tuple[list[dict[str, Any]], Place | None]:
+    statuses, following = await read_page(app, wanted)
+    for status in statuses:
+        note_progress(app, status)
+    return statuses, following
 
 
 def _wanted(request: web.Request, filters: Filters) -> Wanted:
@@ -103,8 +110,6 @@ def _wanted(request: web.Request, filters: Filters) -> Wanted:
 
 def _row(request: web.Request, status: dict[str, Any]) -> dict[str, Any]:
     history, now = request.app[LIVE].history, request.app[CLOCK].now()
-    if status["status"] not in FINAL_STATES:
-        history.note(status["batchId"], now, status["completed"])
     rate = rate_of(status, history.rate(status["batchId"]), now)
     return {**status, "bar": bar_of(status), "rate": rate, "isFinal": status["status"] in FINAL_STATES}
 

@@ -5,12 +5,14 @@ Twenty pages that show the same thing cost as many calls as one page.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
+from penstock.batch import FINAL_STATES
 from penstock.clock import Clock
+from penstock.service.keys import CLOCK
 
 T = TypeVar("T")
 
@@ -18,6 +20,7 @@ SHARED_SECONDS = 1.0
 MOST_SHARED = 500
 MOST_BATCHES = 200
 MOST_POINTS = 240  # of a batch. With more, every second one is dropped
+LEAST_SECONDS = 0.5  # between two points: what is nearer shows a rate that jumps
 RATE_SECONDS = 15.0  # the rate of a batch is that of the last points in this time
 
 
@@ -67,7 +70,7 @@ class History:
     def note(self, batch_id: str, at: float, completed: int) -> None:
         points = self._points.setdefault(batch_id, [])
         self._points.move_to_end(batch_id)
-        if not points or at > points[-1].at:
+        if not points or at >= points[-1].at + LEAST_SECONDS:
             points.append(Point(at, completed))
         if len(points) > MOST_POINTS:
             del points[1::2]
@@ -87,3 +90,9 @@ class History:
 
 
 LIVE = web.AppKey("live", Live)
+
+
+def note_progress(app: web.Application, status: Mapping[str, Any]) -> None:
+    """Note how far a batch is that has just been read."""
+    if status["status"] not in FINAL_STATES:
+        app[LIVE].history.note(status["batchId"], app[CLOCK].now(), status["completed"])

@@ -46,6 +46,7 @@
   let failed = find("#live")?.dataset.failed, failuresAt = 0;
   document.addEventListener("htmx:after:swap", () => {
     draw();
+    if (find("#made")) find("form.form")?.reset();
     if (document.activeElement === document.body) find("#problem, #made, #main")?.focus({ preventScroll: true });
     refreshFailures();
     const completed = Number(find("#live")?.dataset.completed ?? 0);
@@ -70,6 +71,7 @@
 
   // --- The chart of one batch.
 
+  const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400];  // seconds
   let plot = null;
   function clock(seconds) {
     const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.round(seconds % 60)];
@@ -88,7 +90,7 @@
     plot = new uPlot({
       width: box.clientWidth, height: 188, cursor: { drag: { x: false, y: false } }, legend: { show: false },
       scales: { x: { time: false }, completed: { range: (_, _low, high) => [0, Math.max(1, high)] }, rate: { range: (_, _low, high) => [0, Math.max(1, high * 1.1)] } },
-      axes: [{ ...axis, values: (_, values) => values.map(clock) }, { ...axis, scale: "completed", values: short, size: 52 }, { ...axis, scale: "rate", side: 1, values: short, grid: { show: false }, size: 52 }],
+      axes: [{ ...axis, incrs: STEPS, values: (_, values) => values.map(clock) }, { ...axis, scale: "completed", values: short, size: 52 }, { ...axis, scale: "rate", side: 1, values: short, grid: { show: false }, size: 52 }],
       series: [{}, { scale: "completed", stroke: colour("--accent"), width: 2, points: { show: false } },
         { scale: "rate", stroke: colour("--bar-warn"), width: 1.5, points: { show: false } }],
     }, data, box);
