@@ -70,6 +70,10 @@ def test_wheel_holds_one_package_with_every_module(built: Built) -> None:
         packed = {str(path) if folder == "penstock" else f"penstock/{path}" for path in modules}
         assert packed <= files
     assert {"penstock/py.typed", "penstock/infra/template.yaml", "penstock/infra/local/pom.xml"} <= files
+    console = ROOT / "service" / "console"
+    pages = {path.relative_to(ROOT) for folder in ("static", "templates") for path in (console / folder).rglob("*.*")}
+    assert len(pages) > 20
+    assert {f"penstock/{path}" for path in pages} <= files
     assert not any("/target/" in name or "__pycache__" in name for name in files)
 
 

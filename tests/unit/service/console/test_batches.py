@@ -3,8 +3,6 @@
 import re
 from typing import Any
 
-import pytest
-
 from penstock import Operations
 from penstock.api_key import Scope
 from penstock.service.console.batches import SHOWN
@@ -117,6 +115,6 @@ async def test_tenant_sees_its_batches_and_operators_see_all(
     assert await seen(Scope.READ, Scope.OPERATE, query="?tenant=other") == {ids["other"]}
 
 
-@pytest.mark.parametrize("query", ["upto=x", "before=x", "before=1.x&upto=9.y", "tenant=%00", "label=%3D", "id="])
-async def test_url_that_makes_no_sense_is_no_error(browser: Browser, query: str) -> None:
-    assert (await browser.get(f"/console?{query}")).status == 200
+async def test_url_that_makes_no_sense_is_no_error(browser: Browser) -> None:
+    for query in ("upto=x", "before=x", "before=1.x&upto=9.y", "tenant=%00", "label=%3D", "id="):
+        assert (await browser.get(f"/console?{query}")).status == 200
