@@ -88,6 +88,8 @@ async def test_everything_is_there_and_can_be_looked_into(up: StartUp) -> None:
 
     assert len(machine.parts) == 3
     assert f"{machine.api.url}/batch" in output
+    assert f"{machine.api.url}/console" in output
+    assert f"{machine.api.operator_url}/console" in output
     assert f"{machine.api.operator_url}/dead-letters" in output
     assert f"{machine.api.operator_url}/metrics" in output
     assert (await machine.api.dead_letters()).body == {"approximateCount": 0, "deadLetters": []}
