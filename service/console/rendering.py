@@ -105,4 +105,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "seconds": texts.to_seconds,
     "milliseconds": texts.milliseconds,
     "place": texts.place_of,
+    "dollars": texts.dollars,
 }

@@ -49,6 +49,11 @@ def rate(per_second: float | None) -> str:
     return f"{per_second:.1f} /s" if per_second >= 0.05 or per_second == 0 else f"{per_second * 60:.1f} /min"
 
 
+def dollars(usd: float) -> str:
+    """Return a cost. A small one keeps two digits that say something."""
+    return f"{usd:,.2f} USD" if usd >= 1 else f"{usd:.2g} USD" if usd >= 0.0001 else "< 0.0001 USD"
+
+
 def milliseconds(seconds: float) -> str:
     if seconds >= 10:
         return f"{seconds:,.1f} s"

@@ -22,6 +22,13 @@ def test_rate(per_second: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("usd", "text"), [(0, "< 0.0001 USD"), (0.000412, "0.00041 USD"), (0.0123, "0.012 USD"), (1234.5, "1,234.50 USD")]
+)
+def test_dollars(usd: float, text: str) -> None:
+    assert texts.dollars(usd) == text
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (0.2, "less than a second"),
