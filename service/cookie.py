@@ -29,4 +29,5 @@ def forget_key(request: web.Request, answer: web.Response) -> None:
 
 def _is_encrypted(request: web.Request) -> bool:
     """Return True if the browser used HTTPS. A load balancer usually decrypts, and says so in a header."""
-    return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    given = request.headers.get("X-Forwarded-Proto", "").partition(",")[0]
+    return request.secure or given.strip().lower() == "https"

@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from pydantic_core import from_json
 
+from penstock.service import cookie
 from penstock.service.console.rendering import DOWNLOAD, page
 from penstock.service.problems import CONTENT_TYPE, Endpoint
 
@@ -59,14 +60,14 @@ def _problem_page(request: web.Request, status: int, problem: dict[str, Any], he
 def _ask_for_key(request: web.Request, problem: dict[str, Any]) -> web.Response:
     if REFRESH in request.headers:
         return web.Response(status=problem["status"], headers={"HX-Redirect": f"{PREFIX}/key"})
+    is_read, has_key = request.method == hdrs.METH_GET, cookie.key_in(request) is not None
     # Browsers do not send the cookie when a person comes from another site. A request from this page has it.
-    if request.method == hdrs.METH_GET and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+    if is_read and not has_key and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
         return page(request, "again.html", status=problem["status"], path=request.path_qs)
-    is_wrong = hdrs.WWW_AUTHENTICATE in request.headers or "needs a key" not in problem["detail"]
     return page(
         request,
         "key.html",
         status=problem["status"],
-        error=problem["detail"] if is_wrong else None,
-        then=request.path_qs,
+        error=problem["detail"] if has_key else None,
+        then=request.path_qs if is_read else PREFIX,
     )

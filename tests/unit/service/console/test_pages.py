@@ -10,6 +10,7 @@ from penstock.api_key import Scope, make_key
 from penstock.service.console.assets import FOLDER, assets, url_of
 from penstock.service.console.rendering import TEMPLATES
 from penstock.testing import FakeClock, MemoryParts
+from tests.support.builders import NOW
 from tests.support.plant import Plant
 from tests.support.service import Answer, Serve, Service
 from tests.unit.service.conftest import Logs
@@ -164,6 +165,14 @@ async def test_link_on_another_site_opens_the_page(with_keys: Service) -> None:
     first = await browser.get("/console?status=failed", **{"Sec-Fetch-Site": "cross-site"})
     assert 'id="again" href="/console?status=failed"' in first.content.decode()
     assert 'name="key"' in (await browser.get("/console", **{"Sec-Fetch-Site": "same-origin"})).content.decode()
+
+
+async def test_key_that_ended_is_asked_for_again(with_keys: Service, parts: MemoryParts) -> None:
+    ended = await add_key(parts.store, *Scope, revoked_at=NOW - 1)
+    browser = Browser(with_keys.client, {"penstock_key": ended})
+    assert "was revoked. Open the console" in text_of(await browser.get("/console", **{"Sec-Fetch-Site": "cross-site"}))
+    answer = await browser.post("/console/batch/x/cancel")
+    assert (answer.status, 'name="then" value="/console"' in answer.content.decode()) == (401, True)
 
 
 async def test_key_that_ended_leads_an_open_page_to_the_form(with_keys: Service) -> None:
