@@ -38,6 +38,38 @@ def never_cut(patching: Patching) -> None:
     patching.setattr(fleet_limit, "_with_throttled", mutant)
 
 
+def grow_although_something_was_throttled(patching: Patching) -> None:
+    original = fleet_limit._may_grow
+    patching.setattr(fleet_limit, "_may_grow", lambda state, now: original(replace(state, throttled=0), now))
+
+
+def grow_as_if_there_were_no_ceiling(patching: Patching) -> None:
+    original = fleet_limit._grown
+    patching.setattr(fleet_limit, "_grown", lambda state, now: original(replace(state, ceiling=None), now))
+
+
+def never_grow(patching: Patching) -> None:
+    patching.setattr(fleet_limit, "_may_grow", lambda _state, _now: False)
+
+
+def cut_while_the_upstream_is_away(patching: Patching) -> None:
+    """Take every throttled operation for a sign of its rate, even if nothing has passed since the last cut."""
+
+    def mutant(state: LimitState, report: Report, now: float) -> LimitState:
+        return original(replace(state, away_at=0.0, passed_from=max(state.passed_from, state.cut_at)), report, now)
+
+    original = fleet_limit._with_throttled
+    patching.setattr(fleet_limit, "_with_throttled", mutant)
+
+
+def try_with_many_while_the_upstream_is_away(patching: Patching) -> None:
+    def mutant(state: LimitState, rate: float, limit: Any, wanted: int, now: float) -> int:
+        return original(replace(state, away_at=0.0), rate, limit, wanted, now)
+
+    original = fleet_limit._tokens
+    patching.setattr(fleet_limit, "_tokens", mutant)
+
+
 def pause_alone(patching: Patching) -> None:
     """Keep to oneself how long the upstream asks to wait."""
     _change_report(patching, lambda report: replace(report, not_before=0.0))

@@ -1,10 +1,11 @@
 """Checks the state of a limit: it only changes as its rules allow, and nobody starts anything in a pause."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from penstock.fleet_limit import CUT, HORIZON_SECONDS, WINDOW_SECONDS
+from penstock.fleet_limit import CUT, GROWTH, HORIZON_SECONDS, LARGEST_SEARCH, NEAR_CEILING, WINDOW_SECONDS
 from tests.simulation.expressions import Item
 from tests.simulation.process import EPOCH
 from tests.simulation.truth import LIMITED, Run, Truth
@@ -23,6 +24,8 @@ class Limits:
         for name in ("tat", "at", "cut_at"):
             self.check(_number(after, name) >= _number(before, name), 9, f"{name} of the limit goes back: {after}")
         self._check_cut(before, after)
+        self._check_growth(before, after)
+        self._check_tries(before, after)
         rate = _number(after, "rate")
         latest = EPOCH + self.now() + self.truth.most_skew + max(HORIZON_SECONDS, 1 / rate if rate else 0.0)
         has_tokens = _number(after, "tat") > _number(before, "tat")
@@ -37,6 +40,35 @@ class Limits:
         passed = _number(after, "cut_at") - _number(before, "cut_at")
         words = f"the rate is cut from {rate_before} to {rate}, {passed:.1f} s after the last cut"
         self.check(passed >= WINDOW_SECONDS and rate >= CUT * rate_before - ROUNDING, 9, words)
+        last_passed = EPOCH + max(self.truth.upstream.passed, default=-math.inf) + self.truth.most_skew
+        self.check(last_passed >= _number(before, "cut_at"), 9, f"{words}, and nothing has passed since")
+
+    def _check_growth(self, before: Item, after: Item) -> None:
+        """Check that the rate rises to just below the ceiling, and beyond it only slowly, after a calm window."""
+        rate, rate_before = _number(after, "rate"), _number(before, "rate")
+        if not rate > rate_before + ROUNDING or not rate_before:
+            return
+        words = f"the rate rises from {rate_before} to {rate}"
+        has_gone_away = _number(after, "away_at") > _number(before, "away_at")
+        if _number(after, "ceiling") > _number(before, "ceiling") and not has_gone_away:
+            return  # a consumer that knew of no limit has added its estimate
+        if _number(before, "earlier_ceiling") == 0:
+            self.check(rate <= LARGEST_SEARCH * rate_before + ROUNDING, 9, words)
+            return
+        most = max(GROWTH * rate_before, NEAR_CEILING * _number(before, "ceiling"))
+        if has_gone_away:
+            most = max(most, _number(before, "ceiling"))
+        else:
+            self.check(_number(before, "throttled") == 0, 9, f"{words} after a window in which something was throttled")
+            self.check(_number(before, "away_at") == 0, 9, f"{words} while the upstream is away")
+        self.check(rate <= most + ROUNDING, 9, f"{words}, and {most} is the most")
+
+    def _check_tries(self, before: Item, after: Item) -> None:
+        """Check that one operation at a time is tried while the upstream is away."""
+        if _number(before, "away_at") and _number(after, "away_at"):
+            is_new_window = _number(after, "window_at") > _number(before, "window_at")
+            tries = _number(after, "used") - (0 if is_new_window else _number(before, "used"))
+            self.check(tries <= 1, 9, f"{tries} operations are tried although the upstream is away: {after}")
 
     def on_start(self, run: Run) -> None:
         """Check that the fleet follows an upstream that has asked to start nothing for some time."""

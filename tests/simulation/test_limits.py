@@ -131,6 +131,18 @@ async def leave_for_two_minutes(play: Play) -> None:
     await play.submit(40)
 
 
+async def leave_soon(play: Play) -> None:
+    await asyncio.sleep(12)
+    play.set_rate(0)
+    await asyncio.sleep(20)
+    play.set_rate(RATE)
+
+
+async def become_slow_soon(play: Play) -> None:
+    await asyncio.sleep(12)
+    play.set_rate(RATE / 4)
+
+
 async def come_after_a_minute(play: Play) -> None:
     await asyncio.sleep(60)
     play.set_rate(RATE)
@@ -231,6 +243,8 @@ def test_limit_that_is_never_exceeded_costs_no_write() -> None:
                 mutations.never_cut,
                 mutations.pause_alone,
                 mutations.give_what_is_wanted,
+                mutations.grow_as_if_there_were_no_ceiling,
+                mutations.never_grow,
             ]
         ),
     ],
@@ -243,3 +257,20 @@ def test_mutation_is_found(mutation: Callable[[pytest.MonkeyPatch], None], monke
     except PromiseBroken:
         return
     assert play.used < 0.9 or play.refused >= 0.01, f"{play.used} was used, and {play.refused} was refused"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("mutation", "change", "seed"),
+    [
+        (mutations.cut_while_the_upstream_is_away, leave_soon, 1),
+        (mutations.try_with_many_while_the_upstream_is_away, leave_soon, 1),
+        (mutations.grow_although_something_was_throttled, become_slow_soon, 2),
+    ],
+)
+def test_mutation_is_found_when_the_upstream_changes(
+    mutation: Callable[[pytest.MonkeyPatch], None], change: Change, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(PromiseBroken, match="promise 9"):
+        Play(seed, 10, change, SKEWED).run()
