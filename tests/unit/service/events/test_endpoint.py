@@ -1,6 +1,7 @@
 """The events of a batch, as a client gets them."""
 
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 from penstock import Operations
 from penstock.batch import BatchState
 from penstock.outcome import failed, succeeded
+from penstock.record import EncodedRecord
 from penstock.testing import MemoryParts
 from tests.support.builders import BATCH_ID, build_operation
 from tests.support.event_source import EventParser, EventStream, ServerEvent, headers_after
 from tests.support.faults import Moment, Outage
 from tests.support.service import Serve, Service, assert_problem
-from tests.unit.service.events.conftest import HandClock, run_batch
+from tests.unit.service.events.conftest import HandClock, run_batch, settle
 
 URL = f"/batch/{BATCH_ID}/events"
 OUTCOMES = f"{URL}?outcomes=1"
@@ -200,6 +202,35 @@ async def test_streams_at_the_same_position_share_a_read_of_outcomes(
             assert kinds([await stream.next() for _ in range(3)]) == ["progress", "outcome", "outcome"]
     # The outcomes, and then whether there are more.
     assert calls == {"store.read_progress": 1, "store.read_group": 2}
+
+
+@pytest.mark.parametrize(
+    ("counted_from", "expected"),
+    [
+        (1, {"groups": 1, "records": 2}),  # the second one shows that the first is complete
+        (128, {"groups": 1}),
+    ],
+)
+async def test_outcomes_behind_a_gap_are_not_read_again_and_again(
+    serve: Serve, parts: MemoryParts, monkeypatch: pytest.MonkeyPatch, counted_from: int, expected: dict[str, int]
+) -> None:
+    reads: Counter[str] = Counter()
+    read_records = parts.store.read_records
+
+    async def counted(*where: Any) -> AsyncIterator[EncodedRecord]:
+        reads["groups"] += 1
+        async for record in read_records(*where):
+            reads["records"] += 1
+            yield record
+
+    monkeypatch.setattr(parts.store, "read_records", counted)
+    running = await run_batch(parts, chunks=130, size=2)  # in three groups
+    await running.count(*range(counted_from, 130))
+    service = await serve(operations, parts=parts, clock=HandClock())
+    async with connect(service, OUTCOMES) as events:
+        assert (await events.next()).kind == "progress"
+        await settle()
+    assert reads == expected
 
 
 async def test_trouble_with_the_table_delays_outcomes_and_ends_no_stream(

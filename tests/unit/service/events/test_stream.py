@@ -11,9 +11,10 @@ from aiohttp.test_utils import make_mocked_request
 from penstock import Operations
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import Batch
+from penstock.errors import QuotaExceeded
 from penstock.service.callers import Caller
 from penstock.service.events import stream as streams
-from penstock.service.events.stream import Stream, StreamOver
+from penstock.service.events.stream import Stream, StreamOver, Streams
 from penstock.service.events.watching import Seen, Watching
 from penstock.service.keys import CALLER, CLOCK
 from penstock.testing import MemoryParts
@@ -33,7 +34,7 @@ async def test_tenant_with_too_many_streams_is_told_what_to_do(
     await run_batch(parts, chunks=1, size=1, tenant="acme")
     await run_batch(parts, chunks=1, size=1, batch_id="other", tenant="other")
     service = await serve(operations, parts=parts, clock=clock, tenant_header="X-Tenant")
-    async with connect(service, **{"X-Tenant": "acme"}), connect(service, **{"X-Tenant": "acme"}) as second:
+    async with connect(service, **{"X-Tenant": "acme"}), connect(service, **{"X-Tenant": "acme"}):
         answer = await service.get(URL, **{"X-Tenant": "acme"})
         problem = assert_problem(answer, 429)
         assert problem["violated-policies"] == ["streams"]
@@ -42,35 +43,37 @@ async def test_tenant_with_too_many_streams_is_told_what_to_do(
         async with connect(service, "/batch/other/events", **{"X-Tenant": "other"}):
             answer = await service.get("/batch/other/events", **{"X-Tenant": "other"})
             assert "this front end allows no more" in assert_problem(answer, 503)["detail"]
-        second.answer.close()
-        await settle()
-        async with connect(service, **{"X-Tenant": "acme"}) as third:  # without any wait
-            assert (await third.next()).kind == "progress"
 
 
-async def test_stream_ends_when_its_key_is_revoked(serve: Serve, parts: MemoryParts, clock: HandClock) -> None:
+async def test_stream_ends_within_a_minute_after_its_key_is_revoked(
+    serve: Serve, parts: MemoryParts, clock: HandClock
+) -> None:
     await run_batch(parts, chunks=1, size=1, tenant="acme")
-    made, expiring = make_key("test"), make_key("test")
+    made = make_key("test")
     key = ApiKey(made.id, made.digest, "acme", frozenset({Scope.READ}), NOW)
     await parts.store.create_api_key(key)
-    await parts.store.create_api_key(
-        ApiKey(expiring.id, expiring.digest, "acme", frozenset({Scope.READ}), NOW, expires_at=NOW + 100)
-    )
     service = await serve(operations, parts=parts, clock=clock, auth="keys")
-    async with (
-        connect(service, Authorization=f"Bearer {made.text}") as events,
-        connect(service, Authorization=f"Bearer {expiring.text}") as others,
-    ):
-        await events.next()
-        await others.next()
-        await clock.forward(40)
+    headers = {"Authorization": f"Bearer {made.text}"}
+    await service.get("/batch/unknown", **headers)
+    await clock.forward(10)
+    async with connect(service, **headers) as events:
+        await clock.forward(51)
+        await service.get("/batch/unknown", **headers)  # the front end reads the key again, just before it is revoked
         await parts.store.revoke_api_key(key, clock.now())
-        await clock.forward(59)
-        assert await events.rest() == []
-        assert (await service.get(URL, Authorization=f"Bearer {made.text}")).status == 401
-        assert not others.answer.content.at_eof()
-        await clock.forward(20)
-        assert await others.rest() == []
+        await clock.forward(60)
+        assert [event.kind for event in await events.rest()] == ["progress"]
+    assert (await service.get(URL, **headers)).status == 401
+
+
+async def test_stream_ends_when_its_key_expires(serve: Serve, parts: MemoryParts, clock: HandClock) -> None:
+    await run_batch(parts, chunks=1, size=1, tenant="acme")
+    made = make_key("test")
+    key = ApiKey(made.id, made.digest, "acme", frozenset({Scope.READ}), NOW, expires_at=NOW + 20)
+    await parts.store.create_api_key(key)
+    service = await serve(operations, parts=parts, clock=clock, auth="keys")
+    async with connect(service, Authorization=f"Bearer {made.text}") as events:
+        await clock.forward(30)
+        assert [event.kind for event in await events.rest()] == ["progress"]
 
 
 async def test_streams_end_when_the_front_end_stops(serve: Serve, parts: MemoryParts, clock: HandClock) -> None:
@@ -123,15 +126,40 @@ def changing() -> Changing:
     return Changing()
 
 
-@pytest.fixture
-def stream(clock: HandClock, client: SlowClient, changing: Changing) -> Stream:
+def make_stream(clock: HandClock, client: SlowClient, changing: Changing) -> Stream:
     app = cast("web.Application", {CLOCK: clock})
-    transport = Mock(is_closing=lambda: False)
+    transport = Mock()
+    transport.is_closing.return_value = False
     request = make_mocked_request("GET", URL, transport=transport, app=app)
     request[CALLER] = Caller("acme", frozenset({Scope.READ}))
-    made = Stream(request, Watching(cast("Any", changing), asyncio.Event()))
-    made._writer = cast("Any", client)
-    return made
+    stream = Stream(request, Watching(cast("Any", changing), asyncio.Event()))
+    stream._writer = cast("Any", client)
+    return stream
+
+
+@pytest.fixture
+def stream(clock: HandClock, client: SlowClient, changing: Changing) -> Stream:
+    return make_stream(clock, client, changing)
+
+
+async def test_stream_whose_client_has_left_does_not_count_and_ends_soon(
+    stream: Stream, clock: HandClock, client: SlowClient, changing: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_STREAMS_OF_TENANT", 1)
+    open_streams = Streams(clock, has_tenants=True)
+    open_streams.add(stream)
+    with pytest.raises(QuotaExceeded):
+        open_streams.add(make_stream(clock, client, changing))
+    await clock.forward()
+    assert not stream._watching.wake.is_set()
+    transport_of(stream).is_closing.return_value = True
+    open_streams.add(make_stream(clock, client, changing))
+    await clock.forward()
+    assert stream._watching.wake.is_set()  # it sends a ping, which fails
+
+
+def transport_of(stream: Stream) -> Mock:
+    return cast("Mock", stream._request.transport)
 
 
 async def test_slow_client_gets_only_what_is_newest(stream: Stream, client: SlowClient, changing: Changing) -> None:
@@ -157,8 +185,7 @@ async def test_stream_whose_client_does_not_read_is_cut_when_the_front_end_stops
     sending = asyncio.create_task(stream.send(b"x"))
     await settle()
     stream.end()
-    transport = cast("Mock", stream._request.transport)
-    transport.abort.assert_called_once_with()
+    transport_of(stream).abort.assert_called_once_with()
     with pytest.raises(StreamOver):
         await anext(stream.changes())
     sending.cancel()
