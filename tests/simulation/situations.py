@@ -12,6 +12,7 @@ from penstock.chunk import Chunk, Operation
 from penstock.consumer.sweeper import PERIODS_OF_TENURE
 from penstock.message import encode_chunk
 from penstock.telemetry import Event
+from tests.simulation.clients import MOST_TRIES
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
 from tests.simulation.programs import Program
@@ -189,6 +190,24 @@ async def cancel(stage: Stage, submission: Submission) -> None:
     submission.is_cancelled = True
     for batch_id in submission.batch_ids:
         await stage.client.ask("POST", f"/batch/{batch_id}/cancel")
+
+
+async def pause_and_resume(stage: Stage, submission: Submission) -> None:
+    """Pause a batch that runs, and resume it with another priority, until each is answered."""
+    await submit(stage, submission)
+    await asyncio.sleep(0.5)
+    for changes in ({"paused": True}, {"paused": False, "priority": "high"}):
+        for batch_id in submission.batch_ids:
+            await _steer_until_answered(stage, submission, batch_id, changes)
+        await asyncio.sleep(3)
+
+
+async def _steer_until_answered(stage: Stage, submission: Submission, batch_id: str, changes: dict[str, Any]) -> None:
+    for _ in range(MOST_TRIES):
+        answer = await stage.client.steer(submission, batch_id, changes)
+        if answer is not None and answer.status != 503:
+            return
+        await asyncio.sleep(0.5)
 
 
 async def lose_its_messages(stage: Stage, submission: Submission) -> None:
@@ -404,6 +423,9 @@ SITUATIONS = {
     ),
     "cancelled": Situation(
         toys("/succeed", "/succeed", "/succeed", seconds=2), cancel, Event.BATCH_ENDED, settings={"concurrency": 1}
+    ),
+    "paused and resumed": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=1), pause_and_resume, settings={"concurrency": 1}
     ),
     "cancelled, and a message lost": Situation(
         toys("/succeed", "/succeed", "/succeed", seconds=2),
