@@ -125,8 +125,10 @@ class Batches:
             return
         refreshing = asyncio.create_task(self._switches.refresh())
         await asyncio.sleep(0)  # lets the call begin to gather
-        yield
-        await refreshing
+        try:
+            yield
+        finally:
+            await refreshing
 
     def latest(self, batch: Batch) -> Batch:
         """Return the batch as this process has read it last."""

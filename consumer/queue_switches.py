@@ -36,11 +36,11 @@ class QueueSwitches:
 
     async def refresh(self) -> None:
         """Read what is paused. If AWS does not answer, it stays as it was, and the next refresh tries again."""
-        asked_at, self._read_at = self._read_at, self._clock.monotonic()
+        read_before, self._read_at = self._read_at, self._clock.monotonic()
         try:
             paused = frozenset(await self._store.read_paused_queues())
         except PenstockError:
-            self._read_at = asked_at
+            self._read_at = read_before
             return
         if paused != self._paused:
             self._follow(paused)
