@@ -22,7 +22,7 @@ MOST_RECEIVES = 50  # SQS moves a message away that was received 100 times
 
 
 class Pauses:
-    """Holds deliveries of paused batches, more of them than this consumer can run at once.
+    """Holds deliveries of paused batches, more of them than this consumer can run together.
 
     `changed` is called when one is held, since there is room for others then. `has_room` says whether a delivery can
     start here. After the pause, those without room are given back, so that idle consumers take their share.

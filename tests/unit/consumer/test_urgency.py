@@ -80,7 +80,7 @@ async def test_operations_that_wait_for_a_thread_follow_as_another_chunk(aiohttp
 
     @operations.post("/in-a-thread")
     def in_a_thread() -> None:
-        """Return at once."""
+        """Return immediately."""
 
     plant = await build_plant(aiohttp_client, operations, concurrency=1)
     consumer = plant.consumer()
