@@ -71,6 +71,7 @@ class ChunkAttempt:
             priority=self.batch.priority,
             tenant=self.batch.tenant,
             headers=dict(self.batch.headers),
+            concurrency=self.batch.concurrency,
         )
 
     @property

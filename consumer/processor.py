@@ -359,10 +359,13 @@ class Processor:
                 watching.cancel()
 
     async def _watch(self, attempt: ChunkAttempt, stop: Stop, urgency: Urgency) -> None:
-        """Follow the priority of the batch. Start the stop as soon as no further operation of the chunk may start."""
+        """Follow the priority and the concurrency of the batch. Start the stop as soon as nothing more may start."""
 
         def follow(batch: Batch) -> bool:
             urgency.change(batch.priority)
+            self._runner.limit_batch(batch.id, batch.concurrency)
+            if attempt.batch.concurrency is None and batch.concurrency is not None:
+                stop.spend()  # what has not started follows as another chunk, which keeps to the new limit
             read = replace(attempt, batch=batch)
             return read.is_over_at(self._clock.now()) or self._is_paused(read)
 

@@ -119,6 +119,7 @@ class Batch:
     max_failures: int | None = None
     max_failed_percent: float | None = None
     paused_at: float | None = None  # when a client paused it
+    concurrency: int | None = None  # how many of its operations may run at the same time in the fleet
     has_own_ids: bool = False  # True if the client gave ids to its operations; otherwise an id is the index
     keys_from: str | None = None  # the batch whose id the operations' keys contain, if it is another batch
     # Headers of the request that forwarded operations carry. They may be secrets: never show or log them.
@@ -203,7 +204,15 @@ class Batch:
         return None
 
 
-STEERED = ("priority", "deadline_at", "paused_at", "failure_limit", "max_failures", "max_failed_percent")
+STEERED = (
+    "priority",
+    "deadline_at",
+    "paused_at",
+    "concurrency",
+    "failure_limit",
+    "max_failures",
+    "max_failed_percent",
+)
 
 
 def steered_values(batch: Batch) -> dict[str, Any]:

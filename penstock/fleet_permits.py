@@ -95,6 +95,11 @@ class Permits:
         is_unused = self.running < self._held
         return is_unused and self._is_contested and (not waiting or self._usable < self._held)
 
+    @property
+    def usable(self) -> int:
+        """Return how many operations may run here."""
+        return max(0, self._usable)
+
     def take(self) -> None:
         self.running += 1
 

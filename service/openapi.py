@@ -609,6 +609,7 @@ _ANSWER_SCHEMAS: Fragment = {
             },
             "progress": {"type": "number", "minimum": 0, "maximum": 1},
             **_TIMES,
+            "concurrency": _MOST,
             "maxFailures": {"type": ["integer", "null"], "minimum": 0},
             "maxFailedPercent": {"type": ["number", "null"], "minimum": 0, "maximum": 100},
             "reason": {"type": ["string", "null"]},

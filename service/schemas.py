@@ -193,6 +193,7 @@ def status_body(
         "deadlineAt": time_text(batch.deadline_at),
         "pausedAt": time_text(batch.paused_at),
         "pausedUntil": time_text(batch.paused_until),
+        "concurrency": batch.concurrency,
         "maxFailures": batch.max_failures,
         "maxFailedPercent": batch.max_failed_percent,
         "reason": batch.reason,

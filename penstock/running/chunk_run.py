@@ -312,7 +312,7 @@ class ChunkRun:
             lot = self._pending.popleft()
             self._note_end(lot)
             if self._line is not None:
-                self._line.left -= len(lot)
+                self._line.give_up(len(lot))
 
     async def _leave_line(self) -> None:
         """Give up the rest as soon as nothing may start any more. A token may come much later.
@@ -322,7 +322,7 @@ class ChunkRun:
         assert self._line is not None
         stop = self._stop
         await _first_of(stop.begun, *(() if self._isolates else (stop.spent,)))
-        if not stop.begun.is_set() and (seconds := self._line.gate.delay_seconds) > 0:
+        if not stop.begun.is_set() and (seconds := self._line.delay_seconds) > 0:
             self._line.postpone(seconds)
             self._postpone_rest()
         else:

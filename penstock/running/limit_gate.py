@@ -19,13 +19,14 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from penstock.clock import Clock
 from penstock.errors import PenstockError
 from penstock.fleet_limit import BLOCK_SECONDS, Block, FleetTime, LimitState, LimitStore, Report, lease
 from penstock.fleet_permits import Holders, Permits
-from penstock.limit import Limit
+from penstock.limit import MOST_OPERATIONS, Limit
 from penstock.outcome import TryAgain, Verdict, is_throttled
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.running.slots import Turn, TurnWithRoom
@@ -62,17 +63,26 @@ class PostponedChunk(Exception):
 class Line:
     """The operations of one chunk that wait at a gate.
 
-    It takes the place of their turn. They wait for a token before they wait for a slot.
+    It takes the place of their turn. They wait for a token before they wait for a slot. The turn may be a line at
+    another gate: then they pass this gate first. `behind` is the gate that they pass before this one.
     """
 
     def __init__(
-        self, gate: "LimitGate", turn: Turn | TurnWithRoom, operations: int, *, may_be_postponed: bool
+        self,
+        gate: "LimitGate",
+        turn: "Turn | TurnWithRoom | Line",
+        operations: int,
+        *,
+        may_be_postponed: bool,
+        behind: "LimitGate | None" = None,
     ) -> None:
         slots = turn.turn if isinstance(turn, TurnWithRoom) else turn
-        self.priority = slots.priority
-        self.tenant = slots.tenant
+        self.priority: Priority = slots.priority
+        self.tenant: str = slots.tenant
         self.may_be_postponed = may_be_postponed
-        self.postponed_seconds: float | None = None
+        self._postponed_seconds: float | None = None
+        self._behind = behind
+        self._next = turn if isinstance(turn, Line) else None
         self.left = operations  # that have no token; a call with several operations uses all its tokens when it starts
         self.waiters: set[Waiter] = set()
         self.gate = gate
@@ -84,7 +94,30 @@ class Line:
         """Return how many tokens the operations need."""
         if self.postponed_seconds is not None:
             return 0
-        return self.left if self.left > 0 else sum(not waiter.done() for waiter in self.waiters)
+        if self._behind is not None:
+            return min(max(self.left, self._waiting), self._waiting + self._behind.reach)
+        return self.left if self.left > 0 else self._waiting
+
+    @property
+    def waiting(self) -> int:
+        """Return how many operations wait at this gate."""
+        return self.wanted if self._behind is None else self._waiting
+
+    @property
+    def _waiting(self) -> int:
+        return sum(not waiter.done() for waiter in self.waiters)
+
+    @property
+    def postponed_seconds(self) -> float | None:
+        """Return for how long the operations are postponed, or None if they are not."""
+        if self._postponed_seconds is None and self._next is not None:
+            return self._next.postponed_seconds
+        return self._postponed_seconds
+
+    @property
+    def delay_seconds(self) -> float:
+        """Return for how long operations must be postponed that have waited here, or 0 if they need no delay."""
+        return max(self.gate.delay_seconds, 0.0 if self._next is None else self._next.delay_seconds)
 
     @property
     def count(self) -> int:
@@ -100,7 +133,7 @@ class Line:
         await self.gate.take(self)
         try:
             await self._turn.acquire()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, PostponedChunk):
             self.gate.give_back(self)
             self.gate.end()
             raise
@@ -109,7 +142,7 @@ class Line:
     @property
     def may_start(self) -> bool:
         """Return True if the next operation may still start. It may have waited for its slot for long."""
-        return self.gate.may_start
+        return self.gate.may_start and (self._next is None or self._next.may_start)
 
     def release(self) -> None:
         """Release a slot, and give its token back if nothing has started in it."""
@@ -124,6 +157,14 @@ class Line:
         self._has_unused = False
         self.left -= operations - 1
         self.gate.take_extra(operations - 1)
+        if self._next is not None:
+            self._next.start(operations)
+
+    def give_up(self, operations: int) -> None:
+        """Note that operations do not start."""
+        self.left -= operations
+        if self._next is not None:
+            self._next.give_up(operations)
 
     def isolate(self, operations: int) -> None:
         """Let the operations of failed calls wait, which run one by one. They are never postponed.
@@ -131,16 +172,20 @@ class Line:
         Otherwise they would follow with the same attempt, and the same call would fail again and again.
         """
         self.may_be_postponed = False
-        self.postponed_seconds = None
+        self._postponed_seconds = None
         self.left = operations
+        if self._next is not None:
+            self._next.isolate(operations)
         self.gate.note_waiting()
 
     def postpone(self, seconds: float) -> None:
         """Let nothing more of the chunk start here."""
-        self.postponed_seconds = seconds
+        self._postponed_seconds = seconds
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_exception(PostponedChunk(seconds))
+        if self._next is not None:
+            self._next.postpone(seconds)
 
 
 class LimitGate:
@@ -187,14 +232,23 @@ class LimitGate:
         self._news = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self.when_ended: Callable[[asyncio.Task[None]], None] = lambda _: None  # called when it leases nothing any more
+        self.is_of_batch = False  # it learns no rate, and ends when nothing uses it any more
+        self.when_unused: Callable[[], object] = lambda: None  # called before it ends
         self.count_busy: Callable[[], int] = lambda: 1  # returns at how many gates of this process chunks wait
 
     # --- What operations call
 
     @contextlib.contextmanager
-    def line(self, turn: Turn | TurnWithRoom, operations: int, *, may_be_postponed: bool = True) -> Iterator[Line]:
+    def line(
+        self,
+        turn: Turn | TurnWithRoom | Line,
+        operations: int,
+        *,
+        may_be_postponed: bool = True,
+        behind: "LimitGate | None" = None,
+    ) -> Iterator[Line]:
         """Yield a line for operations of one chunk. They are postponed if they would have to wait for long."""
-        line = Line(self, turn, operations, may_be_postponed=may_be_postponed)
+        line = Line(self, turn, operations, may_be_postponed=may_be_postponed, behind=behind)
         seconds = self._seconds_to_postpone(operations) if may_be_postponed and not self._is_over else 0.0
         self._lines[line] = None
         if seconds:
@@ -207,6 +261,18 @@ class LimitGate:
             yield line
         finally:
             del self._lines[line]
+            self._news.set()
+
+    def limit_to(self, concurrency: int | None) -> None:
+        """Change how many operations may run at the same time in the fleet. Everything may run if it is None."""
+        assert self._permits is not None
+        self._permits.concurrency = MOST_OPERATIONS if concurrency is None else concurrency
+
+    @property
+    def reach(self) -> int:
+        """Return how many operations may pass this gate in the time of a block, because of its permits."""
+        usable = 0 if self._permits is None else self._permits.usable
+        return usable + math.ceil(usable * BLOCK_SECONDS / (self._seconds_each or BLOCK_SECONDS))
 
     def note_waiting(self) -> None:
         """Note that more operations wait."""
@@ -253,7 +319,7 @@ class LimitGate:
         """Count the operations that wait here, by priority."""
         if not self._is_open:
             for line in self._lines:
-                counts[line.priority] += line.wanted
+                counts[line.priority] += line.waiting
 
     @property
     def waiting_chunks(self) -> int:
@@ -272,6 +338,9 @@ class LimitGate:
 
     def note(self, verdicts: Verdicts, started_at: float) -> None:
         """Note what became of operations that started at this time of the fleet."""
+        if self.is_of_batch:
+            self._learn_seconds(self.now() - started_at)
+            return
         passed = throttled = 0
         asked = 0.0
         for verdict in verdicts.values():
@@ -379,6 +448,9 @@ class LimitGate:
         while True:
             self._news.clear()
             if not (self._wanted or self._must_report or (self._permits is not None and self._permits.is_listed)):
+                if self.is_of_batch and not self._lines:
+                    self.when_unused()
+                    return
                 await self._news.wait()
                 continue
             await self._sleep(self._wrote_at + LEAST_WRITE_SECONDS - self._clock.monotonic())
@@ -604,33 +676,58 @@ class LimitGates:
         self._limits = limits
         self._new_gate = new_gate
         self._gates: dict[str, LimitGate] = {}
+        self._gates_of_batches: dict[str, LimitGate] = {}
         self._is_over = False
         self._failed: asyncio.Future[None] | None = None
 
     def gate(self, name: str) -> LimitGate:
         if name not in self._gates:
-            self._gates[name] = self._new_gate(name, self._limits.get(name) or Limit())
-            self._gates[name].when_ended = self._note_end
-            self._gates[name].count_busy = self._count_busy
-            if self._is_over:
-                self._gates[name].let_go()
+            self._gates[name] = self._create(name, self._limits.get(name) or Limit())
         return self._gates[name]
+
+    def gate_of_batch(self, batch_id: str, concurrency: int) -> LimitGate:
+        """Return the gate of a batch that has a concurrency of its own. Open a line before anything else happens."""
+        gates = self._gates_of_batches
+        if batch_id not in gates:
+            # A limit of the application cannot have this name.
+            gate = gates[batch_id] = self._create(f"batch#{batch_id}", Limit(concurrency=concurrency))
+            gate.is_of_batch = True
+            gate.when_unused = partial(gates.pop, batch_id, None)
+        self.limit_batch(batch_id, concurrency)
+        return gates[batch_id]
+
+    def limit_batch(self, batch_id: str, concurrency: int | None) -> None:
+        """Follow a change of the concurrency of a batch."""
+        if batch_id in self._gates_of_batches:
+            self._gates_of_batches[batch_id].limit_to(concurrency)
+
+    def _create(self, name: str, limit: Limit) -> LimitGate:
+        gate = self._new_gate(name, limit)
+        gate.when_ended = self._note_end
+        gate.count_busy = self._count_busy
+        if self._is_over:
+            gate.let_go()
+        return gate
+
+    @property
+    def _all(self) -> list[LimitGate]:
+        return [*self._gates.values(), *self._gates_of_batches.values()]
 
     def waiting(self) -> Counter[Priority]:
         """Return how many operations wait for tokens, by priority."""
         counts = Counter[Priority]()
-        for gate in self._gates.values():
+        for gate in self._all:
             gate.count_waiting(counts)
         return counts
 
     def let_go(self) -> None:
         """Let everything pass that waits, now and later. The stop must have begun."""
         self._is_over = True
-        for gate in self._gates.values():
+        for gate in self._all:
             gate.let_go()
 
     def _count_busy(self) -> int:
-        return sum(gate.waiting_chunks > 0 for gate in self._gates.values())
+        return sum(gate.waiting_chunks > 0 for gate in self._all)
 
     async def watch(self) -> None:
         """Run until cancelled. Raise the error of a gate that has failed, since its operations would wait for ever."""
@@ -643,7 +740,7 @@ class LimitGates:
             self._failed.set_exception(error)
 
     async def close(self) -> None:
-        await asyncio.gather(*(gate.close() for gate in self._gates.values()))
+        await asyncio.gather(*(gate.close() for gate in self._all))
 
 
 def noting(gate: LimitGate, performed: Performed, started_at: float) -> Performed:

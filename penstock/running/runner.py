@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
 from penstock.running.direct import DirectCalls, Verdicts
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
-from penstock.running.limit_gate import LimitGate, LimitGates, Line, noting
+from penstock.running.limit_gate import LimitGate, LimitGates, Line, PostponedChunk, noting
 from penstock.running.observer import Observer
 from penstock.running.result_memory import ChunkResults, ResultMemory
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
@@ -127,9 +127,9 @@ class Runner:
             leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
         )
 
-        def new_run(turn: Turn | TurnWithRoom | Line | None, gate: LimitGate | None) -> ChunkRun:
+        def new_run(turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate]) -> ChunkRun:
             return ChunkRun(
-                performer if gate is None else replace(performer, perform=_noting_at(gate, perform)),
+                replace(performer, perform=_noting_at(gates, perform)) if gates else performer,
                 turn,
                 self._monotonic,
                 results=counted,
@@ -141,8 +141,8 @@ class Runner:
             )
 
         if has_slot:
-            gate = self._gate(self._limit_of(chunk.operations[0]))
-            return await new_run(None, gate).carry_out(one_by_one(chunk.operations))
+            gates = self._gates(self._limit_of(chunk.operations[0]), source)
+            return await new_run(None, gates).carry_out(one_by_one(chunk.operations))
 
         async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
             def move(priority: Priority) -> None:
@@ -152,11 +152,11 @@ class Runner:
                 return await run.carry_out(lots)
 
         async def run_part(place: Place, limit: str | None, lots: list[Lot]) -> dict[int, Verdict]:
-            gate, turn = self._gate(limit), self._turn(place, source)
-            if gate is None:
-                return await carry_out(new_run(turn, None), place, lots)
-            with gate.line(turn, sum(map(len, lots))) as line:
-                return await carry_out(new_run(line, gate), place, lots)
+            gates, turn = self._gates(limit, source), self._turn(place, source)
+            if not gates:
+                return await carry_out(new_run(turn, gates), place, lots)
+            with _line(gates, turn, sum(map(len, lots))) as line:
+                return await carry_out(new_run(line, gates), place, lots)
 
         return await _join([run_part(*part) for part in self._sort(chunk.operations)])
 
@@ -164,8 +164,22 @@ class Runner:
         route = self._route(operation)
         return None if route is None else route.policy.limit
 
-    def _gate(self, limit: str | None) -> LimitGate | None:
-        return None if limit is None or self._limits is None else self._limits.gate(limit)
+    def _gates(self, limit: str | None, source: Source) -> list[LimitGate]:
+        """Return the gates that operations must pass, the first one first.
+
+        The gate of the batch comes first. Otherwise what waits there would hold permits that other batches could use.
+        """
+        gates: list[LimitGate] = []
+        if self._limits is not None and source.concurrency is not None:
+            gates.append(self._limits.gate_of_batch(source.batch_id, source.concurrency))
+        if self._limits is not None and limit is not None:
+            gates.append(self._limits.gate(limit))
+        return gates
+
+    def limit_batch(self, batch_id: str, concurrency: int | None) -> None:
+        """Follow a change of how many operations of a batch may run at the same time."""
+        if self._limits is not None:
+            self._limits.limit_batch(batch_id, concurrency)
 
     def waiting_for_tokens(self) -> Counter[Priority]:
         """Return how many operations wait because of a limit of the fleet, by priority. They need no slot yet."""
@@ -249,11 +263,29 @@ class Runner:
         Yield a function that gives the token back, for a caller that starts nothing. Raise PostponedChunk if no token
         comes soon and the operation may be postponed.
         """
-        gate = self._gate(self._limit_of(operation))
-        if gate is None:
-            yield lambda: None
-            return
-        with gate.line(self._turn(self.place_of(operation), source), 1, may_be_postponed=may_be_postponed) as line:
+        gates = self._gates(self._limit_of(operation), source)
+        async with AsyncExitStack() as stack:
+            taken: list[Callable[[], None]] = []
+
+            def give_back() -> None:
+                for give_back_one in taken:
+                    give_back_one()
+
+            try:
+                for gate in gates:
+                    token = self._token(gate, operation, source, may_be_postponed=may_be_postponed)
+                    taken.append(await stack.enter_async_context(token))
+            except (asyncio.CancelledError, PostponedChunk):
+                give_back()
+                raise
+            yield give_back
+
+    @asynccontextmanager
+    async def _token(
+        self, gate: LimitGate, operation: Operation, source: Source, *, may_be_postponed: bool
+    ) -> AsyncIterator[Callable[[], None]]:
+        turn = self._turn(self.place_of(operation), source)
+        with gate.line(turn, 1, may_be_postponed=may_be_postponed) as line:
             await gate.take(line)
         try:
             yield lambda: gate.give_back(line)
@@ -552,14 +584,28 @@ class Runner:
             self._meter.retried(handler, seconds)
 
 
+@contextmanager
+def _line(gates: Sequence[LimitGate], turn: Turn | TurnWithRoom, operations: int) -> Iterator[Line]:
+    """Yield the line at the first gate. It leads to the others."""
+    first, *others = gates
+    with ExitStack() as stack:
+        next_: Turn | TurnWithRoom | Line = turn
+        for gate in reversed(others):
+            next_ = stack.enter_context(gate.line(next_, operations, behind=first))
+        yield stack.enter_context(first.line(next_, operations))
+
+
 def _noting_at(
-    gate: LimitGate, perform: Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]
+    gates: Sequence[LimitGate], perform: Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]
 ) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
-    """Return a function that performs lots, and notes at the gate what became of them."""
+    """Return a function that performs lots, and notes at the gates what became of them."""
 
     def perform_and_note(lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
-        started_at = gate.now()
-        return noting(gate, perform(lot, worker), started_at)
+        starts = [(gate, gate.now()) for gate in gates]
+        performed = perform(lot, worker)
+        for gate, started_at in starts:
+            performed = noting(gate, performed, started_at)
+        return performed
 
     return perform_and_note
 

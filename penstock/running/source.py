@@ -21,6 +21,7 @@ class Source:
     priority: Priority = Priority.NORMAL
     tenant: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    concurrency: int | None = None  # how many operations of the batch may run at the same time in the fleet
 
     def key_of(self, operation: Operation) -> str:
         """Return the idempotency key that a handler finds in its context."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from penstock.batch import RUNNING_STATES, Batch, Ending, failure_limit_of, sum_counts
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, MalformedRequest, NotPossibleNow
+from penstock.limit import MOST_OPERATIONS
 from penstock.priority import Priority
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.status import find_batch, find_status
@@ -32,6 +33,7 @@ class Steering(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     paused: bool = False
+    concurrency: int | None = Field(None, ge=1, le=MOST_OPERATIONS)
     priority: Annotated[Priority, Field(strict=False), WithJsonSchema({"enum": list(Priority)})] = Priority.NORMAL
     max_failures: int | None = Field(None, ge=0, le=MOST_FAILURES, alias="maxFailures")
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")

@@ -144,7 +144,7 @@ async def test_batch_with_all_that_a_client_may_ask_for_is_read_as_it_was_create
     headers = (("accept-language", ""), ("authorization", 'Bearer "x"'))
     batch = replace(batch, failure_limit=FailureLimit(0), has_own_ids=True, keys_from=str(ULID()), headers=headers)
     batch = replace(batch, priority=Priority.LOW, not_before=batch.created_at + 3600)
-    batch = replace(batch, max_failures=0, max_failed_percent=33.3, paused_at=batch.created_at + 1)
+    batch = replace(batch, max_failures=0, max_failed_percent=33.3, paused_at=batch.created_at + 1, concurrency=7)
     await store.create_batch(batch)
     assert await store.read_batch(batch.id) == batch
 

@@ -51,7 +51,15 @@ CLOSED_STATUS = {"cancelled": 410, "expired": 504, "failed": 503}
 DEFAULT_TIMEOUT_SECONDS = 60.0
 LONGEST_RUN_SECONDS = 5.0  # of a handler with that timeout
 NOTED_JUST_NOW_SECONDS = 0.1  # the answer to the note may be on its way, and the handler starts after it
-STEERED = ("priority", "deadline_at", "paused_at", "failure_limit", "max_failures", "max_failed_percent")
+STEERED = (
+    "priority",
+    "deadline_at",
+    "paused_at",
+    "concurrency",
+    "failure_limit",
+    "max_failures",
+    "max_failed_percent",
+)
 RUNNING = {"queued", "processing"}
 ACTS_AFTER_SECONDS = 2.1  # a consumer reads a batch every second, from a cache that is up to a second old
 QUEUE_ACTS_AFTER_SECONDS = 4.1  # a consumer reads what is paused together with a batch, every two seconds

@@ -15,6 +15,7 @@ from penstock.aws.store import DynamoDbStore
 from penstock.fleet_limit import LimitState
 from penstock.fleet_permits import LEASE_SECONDS
 from penstock.running.limit_gate import LEAST_WRITE_SECONDS
+from penstock.running.stop import Stop
 from penstock.settings import Settings
 from tests.simulation import limit_mutations as mutations
 from tests.simulation.mixes import CALM, Mix, RandomFates
@@ -41,6 +42,8 @@ class Play:
     change: Change
     mix: Mix = CALM
     seconds: float = 0.5  # of an operation
+    path: str = "/crowd"
+    operations: int = OPERATIONS_IN_BATCH
     sizes: list[tuple[float, int]] = field(default_factory=list)  # of the crowd, until little work is left
 
     def __post_init__(self) -> None:
@@ -64,7 +67,7 @@ class Play:
         looking = self.world.loop.create_task(self._look())
         await asyncio.sleep(1)
         for number in range(self.batches):
-            toys = [Toy("/crowd", Plan(seconds=self.seconds))] * OPERATIONS_IN_BATCH
+            toys = [Toy(self.path, Plan(seconds=self.seconds))] * self.operations
             submission = Submission(f"s{number}", toys)
             self.world.truth.submissions.append(submission)
             await self.stage.client.submit(submission)
@@ -77,7 +80,7 @@ class Play:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self.crowd.ended < WORK_SHARE * self.batches * OPERATIONS_IN_BATCH:
+            if self.crowd.ended < WORK_SHARE * self.batches * self.operations:
                 self.sizes.append((self.world.loop.time(), self.crowd.size))
 
     @property
@@ -90,7 +93,7 @@ class Play:
     @property
     def is_all_done(self) -> bool:
         counts = [facts.counts for facts in self.world.promises.batches.values() if facts.is_accepted]
-        return bool(counts) and all(each.succeeded == OPERATIONS_IN_BATCH for each in counts)
+        return bool(counts) and all(each.succeeded == self.operations for each in counts)
 
 
 async def nothing(play: Play) -> None:
@@ -116,7 +119,7 @@ async def restart_some(play: Play) -> None:
 
 @pytest.mark.parametrize(
     ("seed", "batches", "change"),
-    [(1, 2, kill_once), *full([(2, 5, kill_some), (3, 5, restart_some)])],
+    [(1, 2, kill_once), *full([(2, 4, kill_some), (3, 4, restart_some)])],
 )
 def test_permits_are_used_and_never_exceeded_when_consumers_come_and_go(
     seed: int, batches: int, change: Change
@@ -145,6 +148,36 @@ def test_permits_are_used_with_one_write_a_second_at_most(monkeypatch: pytest.Mo
     for process in {process for process, _ in writes}:
         times = [at for name, at in writes if name == process]
         assert all(later - earlier >= LEAST_WRITE_SECONDS for earlier, later in itertools.pairwise(times))
+
+
+FEW = 4
+
+
+async def limit_the_batch(play: Play) -> None:
+    [submission], [batch_id] = play.world.truth.submissions, play.world.promises.batches
+    await play.stage.client.steer(submission, batch_id, {"concurrency": FEW})
+    await asyncio.sleep(2 + play.seconds)
+    play.crowd.most = 0
+    await asyncio.sleep(10)
+    play.world.chance.choice(play.stage.consumers).process.kill()
+    await asyncio.sleep(10)
+    assert play.crowd.most == FEW
+    await play.stage.client.steer(submission, batch_id, {"concurrency": None})
+
+
+@pytest.mark.full
+def test_concurrency_of_a_batch_acts_within_two_seconds_and_counts_stay_exact() -> None:
+    play = Play(1, 1, limit_the_batch, SKEWED, path="/free-crowd", seconds=2.0, operations=320)
+    play.run()
+    assert play.crowd.most > 2 * FEW
+    assert play.is_all_done
+
+
+@pytest.mark.full
+def test_chunks_that_go_on_without_the_limit_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stop, "spend", lambda _self: None)
+    with pytest.raises(AssertionError, match="crowd"):
+        Play(1, 1, limit_the_batch, SKEWED, path="/free-crowd", seconds=2.0, operations=320).run()
 
 
 @pytest.mark.full

@@ -311,6 +311,11 @@ async def crowd(plan: Plan, context: Context) -> Any:
         return {"run": run.number}
 
 
+@_post("/free-crowd", max_attempts=MANY_ATTEMPTS)
+async def free_crowd(plan: Plan, context: Context) -> Any:
+    return await crowd(plan, context)
+
+
 @_post("/bulk", max_attempts=MAX_ATTEMPTS, bulk=True, max_size=3)
 async def bulk(plans: list[Plan], contexts: list[Context]) -> list[Any]:
     """Ask for another attempt of single rows, or raise for the whole call, after which each row is tried alone."""

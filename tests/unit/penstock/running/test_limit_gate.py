@@ -98,12 +98,18 @@ class Rig:
         return [None] * len(bodies)
 
     async def run_chunk(
-        self, path: str, count: int, *, stop: Stop | None = None, priority: Priority = Priority.NORMAL
+        self,
+        path: str,
+        count: int,
+        *,
+        stop: Stop | None = None,
+        priority: Priority = Priority.NORMAL,
+        concurrency: int | None = None,
     ) -> dict[int, Verdict]:
         operations = tuple(
             Operation(index, str(index), "POST", path, {} if path == "/bulk" else None) for index in range(count)
         )
-        source = Source("01J", "01J", priority=priority)
+        source = Source("01J", "01J", priority=priority, concurrency=concurrency)
         chunk = Chunk("01J", "0", 1, operations)
         postponed = self.postponed.__setitem__
         with self.runner.result_memory.for_chunk() as results:
@@ -688,7 +694,80 @@ def test_permits_that_others_want_are_given_up_as_soon_as_nothing_waits() -> Non
         other = replace(state, lease="other", holders={**state.holders, "x": Holder(0, 3, 99, 1)})
         assert await rig.store.lease_limit("upstream", state, other)
         await running
-        await asyncio.sleep(2 * LATENCY)
+        await asyncio.sleep(LEAST_WRITE_SECONDS + LATENCY)
         assert (await holders(rig)).keys() == {"x"}
 
     play(scenario, limit=TOGETHER, slots=20)
+
+
+# --- Permits of a batch
+
+
+def test_batch_keeps_to_its_own_concurrency() -> None:
+    async def scenario(rig: Rig) -> None:
+        limited = asyncio.create_task(rig.run_chunk("/free", 60, concurrency=2))
+        assert succeeded(await rig.run_chunk("/other", 60)) == 60
+        assert rig.loop.time() < 4 * LATENCY
+        assert succeeded(await limited) == 60
+        assert 30 * LATENCY - 1e-9 <= rig.loop.time() < 33 * LATENCY
+
+    assert most_together(play(scenario, limit=None, slots=40).starts["/free"]) == 2
+
+
+def test_operation_needs_the_permits_of_its_batch_and_of_its_route() -> None:
+    async def scenario(rig: Rig) -> None:
+        narrow = asyncio.create_task(rig.run_chunk("/limited", 30, concurrency=1))
+        assert succeeded(await rig.run_chunk("/limited", 60)) == 60
+        assert rig.loop.time() < 60 * LATENCY / 2 + 0.5  # what waits for its batch holds no permit of the route
+        assert succeeded(await narrow) == 30
+
+    assert most_together(play(scenario, limit=TOGETHER, slots=20).starts["/limited"]) == 3
+
+
+def test_chunk_of_a_limited_batch_is_postponed_with_its_route() -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.operations.pauses["upstream"] = EPOCH + 120
+        await rig.run_chunk("/limited", 1)
+        await asyncio.sleep(3)
+        assert await rig.run_chunk("/limited", 5, concurrency=1) == {}
+        assert rig.postponed.keys() == set(range(5))
+        assert min(rig.postponed.values()) > 100
+
+    play(scenario, limit=None)
+
+
+@pytest.mark.parametrize(("concurrency", "together"), [(5, 5), (None, 20)])
+def test_concurrency_of_a_batch_can_be_changed(concurrency: int | None, together: int) -> None:
+    async def scenario(rig: Rig) -> None:
+        running = asyncio.create_task(rig.run_chunk("/free", 1_500, concurrency=1))
+        await asyncio.sleep(5)
+        rig.runner.limit_batch("01J", concurrency)
+        assert succeeded(await running) == 1_500
+
+    starts = play(scenario, limit=None, slots=20).starts["/free"]
+    assert most_together([at for at in starts if at < 5]) == 1
+    assert most_together([at for at in starts if at > 7]) == together
+
+
+def test_gate_of_a_batch_ends_when_nothing_uses_it_any_more() -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.run_chunk("/free", 5, concurrency=2)
+        await asyncio.sleep(5)
+        assert (await rig.store.read_limit("batch#01J")).holders == {}
+        assert [task for task in rig.loop.tasks if "batch#" in task.get_name() and not task.done()] == []
+        assert succeeded(await rig.run_chunk("/free", 5, concurrency=2)) == 5
+
+    play(scenario, limit=None)
+
+
+def test_single_operation_takes_the_permits_of_its_batch_and_of_its_route() -> None:
+    async def scenario(rig: Rig) -> None:
+        operation, source = Operation(0, "0", "POST", "/limited", None), Source("01J", "01J", concurrency=1)
+        async with rig.runner.token(operation, source, may_be_postponed=False):
+            waiting = [asyncio.create_task(rig.run_chunk(path, 1, concurrency=1)) for path in ("/free", "/limited")]
+            waiting.append(asyncio.create_task(rig.run_chunk("/limited", 1)))
+            await asyncio.sleep(30)
+            assert not any(task.done() for task in waiting)
+        assert sum([succeeded(await task) for task in waiting]) == 3
+
+    play(scenario, limit=Limit(concurrency=1))

@@ -62,6 +62,7 @@ async def test_accepted_batch_is_queued(serve: Serve) -> None:
         "pausedUntil": None,
         "maxFailures": None,
         "maxFailedPercent": None,
+        "concurrency": None,
         "reason": None,
         "eta": None,
         "etaEarliest": None,

@@ -37,7 +37,7 @@ async def members(plant: Plant, batch_id: str, changes: Any) -> dict[str, Any]:
     """Change a batch, and return what its status then says about what can be changed."""
     answer = await patch(plant, batch_id, changes)
     assert answer.status == 200, answer.content
-    names = ("status", "priority", "pausedAt", "maxFailures", "maxFailedPercent", "deadlineAt")
+    names = ("status", "priority", "pausedAt", "concurrency", "maxFailures", "maxFailedPercent", "deadlineAt")
     return {name: answer.body[name] for name in names}
 
 
@@ -46,6 +46,7 @@ async def test_all_members_are_changed_together(plant: Plant) -> None:
     changes = {
         "paused": True,
         "priority": "low",
+        "concurrency": 20,
         "maxFailures": 3,
         "maxFailedPercent": 12.5,
         "deadlineAt": "2023-11-14T23:00:00+00:00",
@@ -54,6 +55,7 @@ async def test_all_members_are_changed_together(plant: Plant) -> None:
         "status": "paused",
         "priority": "low",
         "pausedAt": time_text(NOW),
+        "concurrency": 20,
         "maxFailures": 3,
         "maxFailedPercent": 12.5,
         "deadlineAt": "2023-11-14T23:00:00.000Z",
@@ -87,6 +89,8 @@ async def test_type_of_a_patch_is_a_merge_patch(plant: Plant) -> None:
         ({"priority": "urgent"}, "/priority"),
         ({"priority": None}, "/priority"),
         ({"maxFailures": -1}, "/maxFailures"),
+        ({"concurrency": 0}, "/concurrency"),
+        ({"concurrency": 2.5}, "/concurrency"),
         ({"maxFailedPercent": 101}, "/maxFailedPercent"),
         ({"deadlineAt": None}, "/deadlineAt"),
         ({"deadlineAt": "tomorrow"}, "/deadlineAt"),
