@@ -251,9 +251,10 @@ async def test_what_is_being_recorded_takes_room_too() -> None:
 
     def refuse(call: str, moment: Moment) -> None:
         nonlocal most
-        most = max(most, len(plant.consumer._held))
-        if is_down and call == "store.commit_chunk":
-            raise Unavailable("AWS does not answer.")
+        if is_down:
+            most = max(most, len(plant.consumer._held))
+            if call == "store.commit_chunk":
+                raise Unavailable("AWS does not answer.")
 
     plant = Plant(refuse, concurrency=2, chunk_operations=1)
     await plant.submit(*["/succeed"] * 50, chunk_operations=1)
