@@ -74,7 +74,13 @@ class Finisher:
         state, now = final_state(counts, batch.ending), self._clock.now()
         event = new_event(batch, state, counts, now)
         finished = await self._store.finish_batch(
-            batch.id, state, now, started_at=batch.started_at, ending=batch.ending, last_group=last_group, event=event
+            batch.id,
+            state,
+            now,
+            started_at=_started_at(batch, counts),
+            ending=batch.ending,
+            last_group=last_group,
+            event=event,
         )
         if not finished:
             return False
@@ -97,6 +103,17 @@ class Finisher:
     async def _read_counts(self, batch: Batch) -> Counts:
         groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
         return sum_counts(group.counts for group in groups.values())
+
+
+def _started_at(batch: Batch, counts: Counts) -> float | None:
+    """Return when the batch started, or None if nothing of it has run.
+
+    A consumer that leaves out the start may die after its count. Then nobody knows when it started, so this returns the
+    earliest time at which it may have.
+    """
+    if batch.started_at is not None or counts.succeeded + counts.failed == 0:
+        return batch.started_at
+    return batch.not_before or batch.accepted_at
 
 
 def new_event(batch: Batch, state: BatchState, counts: Counts, now: float) -> FinalEvent | None:

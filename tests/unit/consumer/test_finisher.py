@@ -136,6 +136,13 @@ async def test_chunk_that_is_given_up_does_not_keep_the_others_from_finishing() 
     assert (await groups.now()).state is BatchState.COMPLETED
 
 
+async def test_batch_whose_start_was_left_out_by_a_consumer_that_died_has_started() -> None:
+    groups = Groups(10)
+    groups.batch = build_batch(10, state=BatchState.QUEUED, accepted_at=NOW - 5)
+    await groups.count(0, Counts(10))
+    assert (await groups.now()).started_at == NOW - 5
+
+
 async def test_finishing_again_moves_nothing(logs: list[MutableMapping[str, Any]]) -> None:
     groups = Groups(1, 1)
     for group in range(2):
