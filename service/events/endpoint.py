@@ -59,6 +59,7 @@ async def _send_outcomes(request: web.Request, stream: Stream, seen: Seen, curso
             continue
         if not block.events:
             return cursor
+        await stream.do_what_is_due()  # a client that reads slowly is here for hours
         request[SHARE].take(len(block.events))
         await stream.send(block.events)
         request[SHARE].take(0)

@@ -138,18 +138,29 @@ class Stream:
         seen: Seen | None = None
         while seen is None or not seen.is_final:
             self._watching.wake.clear()
-            await self._do_what_is_due()
+            await self.do_what_is_due()
             if self._watching.newest is seen:
                 await self._watching.wake.wait()
             else:
                 seen = self._watching.newest
                 yield seen
 
+    async def do_what_is_due(self) -> None:
+        """Check the key and send a ping if it is time to. Raises StreamOver if the stream must end."""
+        if self._is_over:
+            raise StreamOver
+        now = self._clock.monotonic()
+        if now >= self._check_at:
+            self._check_at = now + CHECK_SECONDS
+            await self._check_key()
+        if now >= self._ping_at or self.has_lost_client:
+            await self.send(PING)
+
     async def pause(self) -> None:
         """Wait until there is a new status or something else to do. Raises StreamOver."""
         self._watching.wake.clear()
+        await self.do_what_is_due()  # `end` may have been called before the event was cleared
         await self._watching.wake.wait()
-        await self._do_what_is_due()
 
     async def send(self, data: bytes) -> None:
         """Send events, and wait until the client has read all but what the operating system buffers.
@@ -174,16 +185,6 @@ class Stream:
         self._watching.wake.set()
         if self._is_sending and self._request.transport is not None:
             self._request.transport.abort()
-
-    async def _do_what_is_due(self) -> None:
-        if self._is_over:
-            raise StreamOver
-        now = self._clock.monotonic()
-        if now >= self._check_at:
-            self._check_at = now + CHECK_SECONDS
-            await self._check_key()
-        if now >= self._ping_at or self.has_lost_client:
-            await self.send(PING)
 
     async def _check_key(self) -> None:
         check = self._request.get(CHECK_KEY)

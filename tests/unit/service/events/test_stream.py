@@ -11,12 +11,17 @@ from aiohttp.test_utils import make_mocked_request
 from penstock import Operations
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import Batch
-from penstock.errors import QuotaExceeded
+from penstock.errors import NotAuthenticated, QuotaExceeded
+from penstock.service.batches.results import Cursor
 from penstock.service.callers import Caller
 from penstock.service.events import stream as streams
+from penstock.service.events.endpoint import _send_outcomes
+from penstock.service.events.outcomes import OUTCOMES as SHARED_OUTCOMES
+from penstock.service.events.outcomes import Block
 from penstock.service.events.stream import Stream, StreamOver, Streams
 from penstock.service.events.watching import Seen, Watching
-from penstock.service.keys import CALLER, CLOCK
+from penstock.service.keys import CALLER, CHECK_KEY, CLOCK, SHARE
+from penstock.service.memory import Memory
 from penstock.testing import MemoryParts
 from tests.support.builders import NOW, build_batch
 from tests.support.service import Serve, assert_problem
@@ -189,3 +194,61 @@ async def test_stream_whose_client_does_not_read_is_cut_when_the_front_end_stops
     with pytest.raises(StreamOver):
         await anext(stream.changes())
     sending.cancel()
+
+
+async def test_stream_that_ends_before_it_pauses_does_not_wait(stream: Stream) -> None:
+    stream.end()
+    with pytest.raises(StreamOver):
+        await stream.pause()
+
+
+class EndlessOutcomes:
+    """Outcomes without an end, so that only the stream can stop the one who sends them."""
+
+    def __init__(self) -> None:
+        self.can_read = asyncio.Event()
+        self.can_read.set()
+
+    async def after(self, _seen: Seen, cursor: Cursor) -> Block:
+        await self.can_read.wait()
+        return Block(b"x", Cursor(0, cursor.index + 1))
+
+
+def send_outcomes(stream: Stream, outcomes: EndlessOutcomes) -> "asyncio.Task[Cursor]":
+    cast("Any", stream._request.app)[SHARED_OUTCOMES] = outcomes
+    stream._request[SHARE] = Memory(1).share()
+    return asyncio.create_task(_send_outcomes(cast("Any", stream._request), stream, seen(0), Cursor()))
+
+
+async def test_key_is_checked_while_outcomes_are_sent(stream: Stream, clock: HandClock, client: SlowClient) -> None:
+    async def revoked(*, fresh_seconds: float) -> None:
+        assert fresh_seconds == streams.CHECK_SECONDS
+        raise NotAuthenticated("The key is revoked.", has_key=True)
+
+    stream._request[CHECK_KEY] = cast("Any", revoked)
+    sending = send_outcomes(stream, EndlessOutcomes())
+    await settle()
+    clock.advance(streams.CHECK_SECONDS)
+    client.reads.release()
+    await settle()
+    assert client.written == [b"x"]
+    with pytest.raises(StreamOver):
+        await asyncio.wait_for(sending, 1)
+
+
+async def test_stream_that_reads_outcomes_when_the_front_end_stops_sends_no_more(
+    stream: Stream, client: SlowClient
+) -> None:
+    outcomes = EndlessOutcomes()
+    sending = send_outcomes(stream, outcomes)
+    await settle()
+    outcomes.can_read.clear()
+    client.reads.release()
+    await settle()
+    stream.end()
+    transport_of(stream).abort.assert_not_called()
+    outcomes.can_read.set()
+    await settle()
+    assert client.written == [b"x"]
+    with pytest.raises(StreamOver):
+        await asyncio.wait_for(sending, 1)
