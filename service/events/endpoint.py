@@ -3,12 +3,12 @@
 from aiohttp import hdrs, web
 
 from penstock.batch import Batch
-from penstock.errors import MalformedRequest, NoAccess, Unavailable
+from penstock.errors import MalformedRequest, NoAccess, Overloaded, Unavailable
 from penstock.negotiation import choose_type
 from penstock.service.batches.results import Cursor
 from penstock.service.batches.status import batch_id_of
 from penstock.service.events.framing import MEDIA_TYPE, ended_version
-from penstock.service.events.outcomes import OUTCOMES
+from penstock.service.events.outcomes import OUTCOMES, Block
 from penstock.service.events.stream import HEADERS, Stream, open_stream
 from penstock.service.events.watching import Seen, watching
 from penstock.service.keys import CALLER, SHARE
@@ -52,18 +52,29 @@ async def _only_headers(request: web.Request) -> web.StreamResponse:
 async def _send_outcomes(request: web.Request, stream: Stream, seen: Seen, cursor: Cursor) -> Cursor:
     """Send the outcomes that follow a position, and return the position behind them."""
     while True:
-        try:
-            block = await request.app[OUTCOMES].after(seen, cursor)
-        except (Unavailable, NoAccess):
-            await stream.pause()  # a client that is sent away while AWS is away does not come again
+        block = await _block_after(request, seen, cursor)
+        if block is None:
+            await stream.pause()
             continue
         if not block.events:
             return cursor
         await stream.do_what_is_due()  # a client that reads slowly is here for hours
-        request[SHARE].take(len(block.events))
         await stream.send(block.events)
         request[SHARE].take(0)
         cursor = block.cursor
+
+
+async def _block_after(request: web.Request, seen: Seen, cursor: Cursor) -> Block | None:
+    """Return the next outcomes. Return None if AWS or the memory is not available at the moment.
+
+    A client that is sent away then does not come again.
+    """
+    try:
+        block = await request.app[OUTCOMES].after(seen, cursor)
+        request[SHARE].grow_to(len(block.events))
+    except (Unavailable, NoAccess, Overloaded):
+        return None
+    return block
 
 
 def _read_options(request: web.Request) -> bool:

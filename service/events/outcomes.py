@@ -1,6 +1,7 @@
 """Reads the outcomes of a batch for its streams: in the order of the operations, up to the first that has none yet.
 
-Streams that are at the same position share a read. So many who follow a batch cost as much as one.
+A read decodes whole records, which may have several MiB. What it finds is kept for a while for all streams, and each
+stream takes a small block of it at a time. So many who follow a batch cost as much as one, and hold little.
 """
 
 import asyncio
@@ -16,8 +17,13 @@ from penstock.service.batches.results import BLOCK_BYTES, Cursor, Reading, Wante
 from penstock.service.events.framing import frame_outcome
 from penstock.service.events.watching import Seen
 from penstock.service.keys import BACKEND, TURNS
+from penstock.settings import MIB
+from penstock.store import Group
 
-MOST_BLOCKS = 4  # that are kept for other streams; usually each has about 64 KiB
+MOST_READS = 8  # at the same time, because each holds the records that it reads
+KEPT_BYTES = 16 * MIB  # of runs that are kept for streams that are in them
+
+_Batch = tuple[str, str]  # its id, and the version of its status
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,49 +34,112 @@ class Block:
     cursor: Cursor
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one read has found: the events of outcomes that follow each other from operation `first` on.
+
+    A run has up to a window of outcomes, from which each stream takes a block at a time.
+    """
+
+    first: int
+    events: list[bytes]
+    cursors: list[Cursor]  # each is the position behind an event
+    size: int
+
+    def __contains__(self, index: int) -> bool:
+        return self.first <= index < self.first + len(self.events)
+
+    def block_after(self, cursor: Cursor) -> Block:
+        """Return outcomes with about BLOCK_BYTES, or only one that is larger."""
+        start = end = cursor.index + 1 - self.first
+        size = 0
+        while end < len(self.events) and size < BLOCK_BYTES:
+            size += len(self.events[end])
+            end += 1
+        return Block(b"".join(self.events[start:end]), self.cursors[end - 1] if end > start else cursor)
+
+
+class KeptRuns:
+    """The latest runs, by the batch and by the position before them."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.bytes = 0
+        self._most_bytes = most_bytes
+        self._runs: OrderedDict[tuple[_Batch, Cursor], Run] = OrderedDict()
+
+    def find(self, batch: _Batch, cursor: Cursor) -> Run | None:
+        """Return a run that has the operation behind a position, or that has found no outcome from there on."""
+        for key, run in self._runs.items():
+            # A client chooses the chunk of its cursor. With an invalid one, nothing is found, but only for this client.
+            if key == (batch, cursor) or (key[0] == batch and cursor.index + 1 in run):
+                self._runs.move_to_end(key)
+                return run
+        return None
+
+    def add(self, batch: _Batch, cursor: Cursor, run: Run) -> None:
+        self._runs[batch, cursor] = run
+        self.bytes += _kept_bytes(run)
+        while self.bytes > self._most_bytes and len(self._runs) > 1:
+            _, dropped = self._runs.popitem(last=False)
+            self.bytes -= _kept_bytes(dropped)
+
+
+def _kept_bytes(run: Run) -> int:
+    return max(run.size, 4 * BLOCK_BYTES)  # so that there are not too many to search
+
+
 class SharedOutcomes:
-    """The latest reads of all streams, by the batch, its version, and the position."""
+    """The reads of all streams. Streams in the same run share it."""
 
     def __init__(self, app: web.Application) -> None:
         self._app = app
-        self._reads: OrderedDict[tuple[str, str, Cursor], asyncio.Task[Block]] = OrderedDict()
+        self._reads: dict[tuple[_Batch, Cursor], asyncio.Task[Run]] = {}
+        self._free_reads = asyncio.Semaphore(MOST_READS)
+        self.kept = KeptRuns(KEPT_BYTES)
 
     async def after(self, seen: Seen, cursor: Cursor) -> Block:
         """Return the outcomes that follow a position. There are none if the next operation has no outcome yet."""
-        key = seen.batch.id, seen.version, cursor
-        if key not in self._reads:
-            self._reads[key] = asyncio.create_task(read_block(self._app, seen.batch, cursor))
-            if len(self._reads) > MOST_BLOCKS:
-                self._reads.popitem(last=False)
-        try:
-            return await asyncio.shield(self._reads[key])
-        except Exception:
-            self._reads.pop(key, None)
-            raise
+        key = (seen.batch.id, seen.version), cursor
+        run = self.kept.find(*key)
+        if run is None:
+            if key not in self._reads:
+                self._reads[key] = asyncio.create_task(self._read(key[0], seen.batch, cursor))
+                self._reads[key].add_done_callback(lambda _: self._reads.pop(key))
+            run = await asyncio.shield(self._reads[key])
+        return run.block_after(cursor)
+
+    async def _read(self, key: _Batch, batch: Batch, cursor: Cursor) -> Run:
+        if cursor.index + 1 == batch.total:
+            return Run(batch.total, [], [], 0)
+        # Before the wait for a free read: while AWS is away, nobody may wait here for the failures of all others.
+        group = await self._app[BACKEND].store.read_group(batch.id, batch.group_at(cursor.index + 1))
+        async with self._free_reads:
+            run = self.kept.find(key, cursor)  # another stream may have read it in the meantime
+            if run is None:
+                run = await read_run(self._app, batch, group, cursor)
+                self.kept.add(key, cursor, run)
+        return run
 
 
-async def read_block(app: web.Application, batch: Batch, cursor: Cursor) -> Block:
-    """Read outcomes from one group of a batch, until they have about BLOCK_BYTES."""
-    following = cursor.index + 1
-    if following == batch.total:
-        return Block(b"", cursor)
-    number = batch.group_at(following)
-    store, first_chunk = app[BACKEND].store, max(cursor.chunk, number * GROUP_CHUNKS)
-    group = await store.read_group(batch.id, number)
-    wanted = Wanted(Cursor(first_chunk, cursor.index), None)
+async def read_run(app: web.Application, batch: Batch, group: Group, cursor: Cursor) -> Run:
+    """Read outcomes from one group of a batch, until they have about BLOCK_BYTES, and at least a window of them."""
+    first = following = cursor.index + 1
+    number = batch.group_at(first)
+    wanted = Wanted(Cursor(max(cursor.chunk, number * GROUP_CHUNKS), cursor.index), None)
     # A reading goes on to the next group. Here it must end, because an operation of this one may have no outcome.
     up_to_here = replace(batch, group_totals=batch.group_totals[: number + 1])
     events: list[bytes] = []
+    cursors: list[Cursor] = []
     size = 0
-    async for chunk, window in Reading(store, up_to_here, wanted, app[TURNS]).windows(group):
+    async for chunk, window in Reading(app[BACKEND].store, up_to_here, wanted, app[TURNS]).windows(group):
         added = _events_up_to_gap(chunk, window, following)
         events += added
+        cursors += (Cursor(chunk, index) for index in window.indexes[: len(added)])
         size += sum(map(len, added))
         following += len(added)
-        cursor = Cursor(chunk, following - 1) if added else cursor
         if len(added) < len(window.indexes) or size >= BLOCK_BYTES:
             break
-    return Block(b"".join(events), cursor)
+    return Run(first, events, cursors, size)
 
 
 def _events_up_to_gap(chunk: int, window: Window, following: int) -> list[bytes]:

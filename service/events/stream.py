@@ -1,7 +1,7 @@
 """A stream of events to one client: pings, a bound on what waits for the client, and the reasons for which it ends.
 
-A front end has a bounded number of streams. They take no share of the memory for requests, because such a share would
-be released only after hours.
+A front end has a bounded number of streams. They take a share of the memory for requests only for the outcomes that are
+being sent. A share for a whole stream would be released only after hours.
 
 A stream has no queue. Whoever fills it waits until the client has read the last event, and then sends what is newest.
 """

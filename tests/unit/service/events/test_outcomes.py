@@ -1,0 +1,103 @@
+"""How much memory the streams of outcomes take together, and that they read each record once for all."""
+
+import asyncio
+import re
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from penstock.outcome import succeeded
+from penstock.service.batches.results import Cursor
+from penstock.service.events.endpoint import _send_outcomes
+from penstock.service.events.outcomes import OUTCOMES, SharedOutcomes
+from penstock.service.events.stream import PING_SECONDS
+from penstock.service.keys import BACKEND, SHARE, TURNS
+from penstock.service.memory import Memory
+from penstock.service.turns import Turns
+from penstock.settings import MIB
+from penstock.testing import MemoryParts
+from tests.support.builders import build_operation
+from tests.unit.service.events.conftest import HandClock, Running, run_batch, settle
+from tests.unit.service.events.test_stream import Changing, SlowClient, make_stream, seen
+
+TOTAL = 1_000
+OUTCOME = "x" * 4_000
+
+
+class Follower:
+    """A stream to a slow client, which has already got the outcomes before a position."""
+
+    def __init__(self, clock: HandClock, running: Running, shared: SharedOutcomes, memory: Memory, start: int) -> None:
+        self.start = start
+        self.client = SlowClient()
+        self.stream = make_stream(clock, self.client, Changing())
+        request = cast("Any", self.stream._request)
+        request.app[OUTCOMES] = shared
+        request[SHARE] = memory.share()
+        position = Cursor(0, start - 1)
+        self.sending = asyncio.create_task(_send_outcomes(request, self.stream, seen(0, running.batch), position))
+
+    async def read_all(self) -> None:
+        for _ in range(TOTAL):
+            self.client.reads.release()
+        await asyncio.wait_for(self.sending, 10)
+
+    @property
+    def indexes(self) -> list[int]:
+        return [int(index) for index in re.findall(rb"id: 0\.(\d+)\n", b"".join(self.client.written))]
+
+
+@pytest.fixture
+async def running(parts: MemoryParts) -> Running:
+    running = await run_batch(parts, chunks=1, size=TOTAL)
+    await running.record("0", [succeeded(build_operation(n), 200, OUTCOME) for n in range(TOTAL)])
+    return running
+
+
+@pytest.fixture
+def shared(parts: MemoryParts) -> SharedOutcomes:
+    return SharedOutcomes(cast("Any", {BACKEND: SimpleNamespace(store=parts.store), TURNS: Turns()}))
+
+
+async def test_streams_at_different_positions_hold_little_and_read_once(
+    parts: MemoryParts, clock: HandClock, running: Running, shared: SharedOutcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+    read_records = parts.store.read_records
+
+    def counted(*where: Any) -> Any:
+        reads["records"] += 1
+        return read_records(*where)
+
+    monkeypatch.setattr(parts.store, "read_records", counted)
+    memory = Memory(64 * MIB)
+    followers = [Follower(clock, running, shared, memory, start) for start in range(0, TOTAL, 20)]
+    await settle()
+    reads_at_start = reads.total()
+    assert all(follower.client.written for follower in followers)
+    assert memory.used_bytes + shared.kept.bytes < 8 * MIB
+    for follower in followers[::10]:
+        await follower.read_all()
+        assert follower.indexes == list(range(follower.start, TOTAL))
+    assert (reads_at_start, reads.total()) == (1, 1)
+    for follower in followers:
+        follower.sending.cancel()
+
+
+async def test_stream_waits_for_memory_and_loses_no_outcome(
+    clock: HandClock, running: Running, shared: SharedOutcomes
+) -> None:
+    memory = Memory(100_000)
+    first, second = (Follower(clock, running, shared, memory, start) for start in (0, 500))
+    await settle()
+    assert (len(first.client.written), second.client.written) == (1, [])
+    assert 0 < memory.used_bytes <= 100_000
+    await first.read_all()
+    assert first.indexes == list(range(TOTAL))
+    clock.advance(PING_SECONDS)
+    second.stream.wake_if_due(clock.monotonic())
+    await second.read_all()
+    assert second.indexes == list(range(500, TOTAL))
+    assert memory.used_bytes == 0
