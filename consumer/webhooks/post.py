@@ -34,14 +34,16 @@ _HEADERS: Mapping[str, str] = {
     hdrs.ACCEPT_ENCODING: "identity",
 }
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (aiohttp.ClientConnectorDNSError, "The name of the host could not be resolved."),
     (aiohttp.ClientSSLError, "The TLS handshake failed."),
     (TimeoutError, f"There was no response within {TIMEOUT_SECONDS:g} s."),
     (aiohttp.ClientConnectorError, "The connection could not be opened."),
     (aiohttp.ServerDisconnectedError, "The receiver closed the connection."),
     (aiohttp.ClientResponseError, "The response is not valid HTTP."),
 )
-NOT_ALLOWED = "The address is not allowed: events are sent to addresses of the internet only."
+# A tenant gets the same error for both, or it could find out which names exist inside. Only operators see the text.
+NO_ADDRESS = "The host has no address on the internet."
+NOT_RESOLVED = Answer(error=NO_ADDRESS, text="Penstock: the name of the host could not be resolved.")
+NOT_ALLOWED = Answer(error=NO_ADDRESS, text="Penstock: the address of the host is not allowed.")
 
 Post: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
 
@@ -85,7 +87,7 @@ class _Guard:
         family, kind, proto, _, address = address_info
         if not may_dial(address[0], self.host, self.allowed):
             self.has_refused = True
-            raise OSError(NOT_ALLOWED)
+            raise OSError(NO_ADDRESS)
         return socket.socket(family, kind, proto)
 
 
@@ -107,7 +109,7 @@ class Poster:
         try:
             return await self._post(checked, {**_HEADERS, **headers}, body, guard)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(error=NOT_ALLOWED if guard.has_refused else _reason(error))
+            return NOT_ALLOWED if guard.has_refused else _failed(error)
 
     async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, guard: _Guard) -> Answer:
         connector = aiohttp.TCPConnector(
@@ -138,5 +140,7 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     return content.decode("utf-8", "replace")[:KEPT_CHARACTERS]
 
 
-def _reason(error: BaseException) -> str:
-    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "The request failed.")
+def _failed(error: BaseException) -> Answer:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return NOT_RESOLVED
+    return Answer(error=next((reason for kind, reason in _REASONS if isinstance(error, kind)), "The request failed."))

@@ -34,6 +34,8 @@ _REFUSED = tuple(
             "2002::/16",  # 6to4: the same
             "3fff::/20",  # documentation
             "192.88.99.0/24",  # relays of 6to4
+            "192.0.0.0/24",  # services of a network itself
+            "168.63.129.16/32",  # the platform of Azure
         ),
     )
 )
