@@ -36,9 +36,12 @@ class WebhookTenants:
         return has_mark(self._marks, tenant)
 
     async def add(self, tenant: str) -> None:
-        """Note that the tenant makes an endpoint. Return when every front end knows that."""
-        await self._refresh()
-        if not has_mark(self._marks, tenant):
+        """Note that the tenant makes an endpoint. Return when every front end knows that.
+
+        A mark alone does not show how old it is: a request that writes it may still wait, or may have been cut off.
+        An endpoint is written after the wait, so a tenant that has one needs no other.
+        """
+        if not (await self._store.read_endpoints(tenant)).own:
             await self._store.add_webhook_mark(mark_of(tenant))
             await self._clock.sleep(FRESH_SECONDS)
 

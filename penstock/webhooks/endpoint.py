@@ -10,6 +10,7 @@ from penstock.webhooks.signature import derive_secret
 
 CALLBACK = "callback"  # the endpoint that stands for the `callbackUrl` of all batches of a tenant
 MOST_ENDPOINTS = 10
+MOST_ROTATIONS = 5  # in ROTATION_SECONDS, because each of them adds a signature to each event
 ROTATION_SECONDS = 24 * 3600  # how long events are signed with the old secret, too
 GONE = "The receiver answered 410."
 _MARK_DIGITS = 3
@@ -17,7 +18,10 @@ _MARK_DIGITS = 3
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A URL that gets the events of a tenant's batches. `version` is that of its secret."""
+    """A URL that gets the events of a tenant's batches. `version` is that of its secret.
+
+    `replaced` has the versions that were replaced in the last day, with the times of their rotations.
+    """
 
     id: str
     url: str
@@ -28,6 +32,7 @@ class Endpoint:
     rotated_at: float | None = None
     disabled_at: float | None = None
     disabled_reason: str | None = None  # None if the tenant has disabled it
+    replaced: tuple[tuple[int, float], ...] = ()
 
     @property
     def is_enabled(self) -> bool:
@@ -37,7 +42,12 @@ class Endpoint:
         return self.is_enabled and kind in self.types
 
     def rotated(self, now: float) -> "Endpoint":
-        return replace(self, version=self.version + 1, rotated_at=now)
+        replaced = (*self.still_valid(now), (self.version, now))
+        return replace(self, version=self.version + 1, rotated_at=now, replaced=replaced)
+
+    def still_valid(self, now: float) -> list[tuple[int, float]]:
+        """Return the replaced versions with which events are still signed."""
+        return [(version, at) for version, at in self.replaced if now < at + ROTATION_SECONDS]
 
     def disabled(self, now: float, reason: str | None = None) -> "Endpoint":
         return replace(self, disabled_at=now, disabled_reason=reason)
@@ -55,6 +65,7 @@ class Endpoint:
             "description": self.description,
             "version": self.version,
             "rotated_at": self.rotated_at,
+            "replaced": self.replaced,
             "disabled_at": self.disabled_at,
             "disabled_reason": self.disabled_reason,
         }
@@ -62,7 +73,8 @@ class Endpoint:
     @classmethod
     def decode(cls, members: dict[str, Any]) -> "Endpoint":
         known = {name: members[name] for name in cls.__slots__ if name in members}
-        return cls(**(known | {"types": frozenset(members["types"])}))
+        replaced = tuple((version, at) for version, at in members.get("replaced", ()))
+        return cls(**(known | {"types": frozenset(members["types"]), "replaced": replaced}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +115,8 @@ class Secrets:
         return derive_secret(self.master, _owner(tenant, endpoint), endpoint.version)
 
     def valid(self, tenant: str, endpoint: Endpoint, now: float) -> list[str]:
-        """Return the secrets with which an event is signed now: also the old one, for a day after a rotation."""
-        is_rotating = endpoint.rotated_at is not None and now < endpoint.rotated_at + ROTATION_SECONDS
-        versions = [endpoint.version, endpoint.version - 1] if is_rotating else [endpoint.version]
+        """Return the secrets with which an event is signed now: also the old ones, for a day after their rotation."""
+        versions = [endpoint.version, *(version for version, _ in reversed(endpoint.still_valid(now)))]
         return [derive_secret(self.master, _owner(tenant, endpoint), version) for version in versions]
 
 

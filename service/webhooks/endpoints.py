@@ -22,7 +22,7 @@ from penstock.service.models import read_model
 from penstock.service.schemas import time_text
 from penstock.service.webhooks.deliveries import delivery_body, new_delivery_of_test
 from penstock.settings import Settings
-from penstock.webhooks.endpoint import CALLBACK, MOST_ENDPOINTS, Endpoint, Endpoints
+from penstock.webhooks.endpoint import CALLBACK, MOST_ENDPOINTS, MOST_ROTATIONS, Endpoint, Endpoints
 from penstock.webhooks.event import EventType
 from penstock.webhooks.urls import LONGEST_URL, check_url
 
@@ -124,8 +124,14 @@ async def rotate_secret(request: web.Request) -> web.Response:
     await _find(request, callback=True)
     now = request.app[CLOCK].now()
     with auditing(request, Action.ROTATE_WEBHOOK_SECRET, endpoint_id=_id(request)):
-        rotated = await _change_one(request, lambda endpoint: endpoint.rotated(now))
+        rotated = await _change_one(request, lambda endpoint: _rotated(endpoint, now))
     return json_answer(_secret_body(request, rotated), headers=_SECRET)
+
+
+def _rotated(endpoint: Endpoint, now: float) -> Endpoint:
+    if len(endpoint.still_valid(now)) >= MOST_ROTATIONS:
+        raise WebhookConflict(f"A secret can be rotated {MOST_ROTATIONS} times in 24 hours. Wait before the next one.")
+    return endpoint.rotated(now)
 
 
 async def send_test(request: web.Request) -> web.Response:

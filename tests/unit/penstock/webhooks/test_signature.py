@@ -63,6 +63,13 @@ def test_after_a_rotation_both_secrets_work_for_a_day() -> None:
         Webhook(secret).verify(body, headers)
 
 
+def test_every_secret_that_was_replaced_in_the_last_day_works() -> None:
+    rotated = Endpoint.decode(json.loads(json.dumps(ENDPOINT.rotated(NOW).rotated(NOW + 60).encode())))
+    assert len(SECRETS.valid("acme", rotated, NOW + 70)) == 3
+    assert SECRETS.valid("acme", rotated, NOW + 70)[2] == SECRETS.current("acme", ENDPOINT)
+    assert len(SECRETS.valid("acme", rotated, NOW + ROTATION_SECONDS)) == 2
+
+
 @pytest.mark.full
 def test_receiver_verifies_with_openai() -> None:
     import openai  # it takes most of a second

@@ -7,7 +7,7 @@ from standardwebhooks import Webhook
 
 from penstock.service.webhook_tenants import FRESH_SECONDS
 from penstock.testing import FakeClock, MemoryParts
-from penstock.webhooks.endpoint import MOST_ENDPOINTS, Endpoint, Secrets
+from penstock.webhooks.endpoint import MOST_ENDPOINTS, MOST_ROTATIONS, Endpoint, Secrets, mark_of
 from tests.support.builders import NOW
 from tests.support.service import Serve, Service, ask_for, assert_problem
 from tests.unit.service.conftest import Logs
@@ -78,6 +78,13 @@ async def test_secret_is_shown_again_and_rotated(acme: Tenant) -> None:
     assert (await acme.ask("GET", f"{path}/secret")).body == rotated
 
 
+async def test_secret_is_rotated_a_few_times_a_day(acme: Tenant) -> None:
+    path = f"{PATH}/callback/rotate_secret"
+    for _ in range(MOST_ROTATIONS):
+        assert (await acme.ask("POST", path)).status == 200
+    assert "5 times in 24 hours" in assert_problem(await acme.ask("POST", path), 409)["detail"]
+
+
 async def test_callbacks_of_a_tenant_share_a_secret(acme: Tenant, other: Tenant) -> None:
     path = f"{PATH}/callback"
     secret = (await acme.ask("GET", f"{path}/secret")).body["secret"]
@@ -123,6 +130,14 @@ async def test_tenant_has_few_endpoints(acme: Tenant) -> None:
 async def test_answer_waits_until_every_front_end_knows_of_the_first_endpoint(acme: Tenant, clock: FakeClock) -> None:
     await acme.make()
     assert clock.now() == NOW + FRESH_SECONDS
+    await acme.make()
+    assert clock.now() == NOW + FRESH_SECONDS
+
+
+async def test_answer_waits_if_the_mark_was_written_by_a_request_that_is_not_finished(
+    acme: Tenant, parts: MemoryParts, clock: FakeClock
+) -> None:
+    await parts.store.add_webhook_mark(mark_of("acme"))
     await acme.make()
     assert clock.now() == NOW + FRESH_SECONDS
 
