@@ -250,7 +250,7 @@ class MemoryWebhooks:
         own = [key for key in keys if key.tenant == tenant and (before is None or key.id < before)]
         return [self._deliveries[key] for key in own[:limit]]
 
-    async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
+    async def replay_delivery(self, key: DeliveryKey, now: float, expires_at: float) -> EventDelivery | None:
         current = self._deliveries.get(key)
         if current is None:
             return None
@@ -259,6 +259,7 @@ class MemoryWebhooks:
                 current,
                 state=DeliveryState.PENDING,
                 due_at=now,
+                expires_at=expires_at,
                 replayed_after=current.attempt,
                 error=None,
                 claim=None,

@@ -34,7 +34,7 @@ from penstock.telemetry import Event, get_log
 from penstock.webhooks.delivery import KEPT_SECONDS, LEASE_SECONDS, DeliveryKey, DeliveryState, EventDelivery
 from penstock.webhooks.endpoint import CALLBACK, GONE, Endpoint, Endpoints, Secrets
 from penstock.webhooks.event import FinalEvent, body_of_batch
-from penstock.webhooks.schedule import Result
+from penstock.webhooks.schedule import Answer, Result
 from penstock.webhooks.signature import headers_of
 
 POLL_SECONDS = 5.0
@@ -48,6 +48,8 @@ Step: TypeAlias = Callable[[], Awaitable[None]]
 
 DELETED = "The endpoint was deleted."
 DISABLED = "The endpoint is disabled."
+EXHAUSTED = "No attempt could be finished."
+UNEXPECTED = "The request failed unexpectedly."
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +197,11 @@ class Courier:
         if delivery is None:
             return  # it has ended, or another consumer makes this attempt
         receiver = self._receiver(delivery, await self._store.read_endpoints(key.tenant))
-        if receiver.refusal is None:
+        refusal = EXHAUSTED if delivery.is_exhausted else receiver.refusal
+        if refusal is None:
             delivery = await self._send(delivery, receiver)
         else:
-            delivery = delivery.given_up(receiver.refusal)
+            delivery = delivery.given_up(refusal)
         if await self._store.settle_delivery(delivery):
             self._tell(delivery)
 
@@ -212,18 +215,28 @@ class Courier:
         now = self._clock.now()
         valid = self._secrets.valid(delivery.tenant, receiver.endpoint, now)
         headers = headers_of(valid, delivery.event_id, int(now), delivery.body)
-        answer = await self._post(receiver.url, headers, delivery.body)
+        answer = await self._try_to_post(receiver.url, headers, delivery)
         if answer.result is Result.GONE and not delivery.is_callback:
-            await self._disable(delivery.tenant, delivery.endpoint_id)
+            await self._disable(delivery.tenant, receiver.endpoint)
         draw = random.random()  # noqa: S311 - spreads attempts, keeps no secret
         return delivery.after(answer, self._clock.now(), draw)
 
-    async def _disable(self, tenant: str, endpoint_id: str) -> None:
-        """Disable an endpoint that answered 410. Repeat it if its tenant changes the endpoints at the same time."""
+    async def _try_to_post(self, url: str, headers: Mapping[str, str], delivery: EventDelivery) -> Answer:
+        try:
+            return await self._post(url, headers, delivery.body)
+        except Exception as error:  # noqa: BLE001 - a bug here counts as a failed attempt, or it would repeat for ever
+            get_log().error(Event.WEBHOOKS_FAILED, exc_info=error, delivery_id=delivery.id, tenant=delivery.tenant)
+            return Answer(error=UNEXPECTED)
+
+    async def _disable(self, tenant: str, attempted: Endpoint) -> None:
+        """Disable an endpoint that answered 410, unless it has another URL by now.
+
+        Repeat it if its tenant changes the endpoints at the same time.
+        """
         while True:
             endpoints = await self._store.read_endpoints(tenant)
-            endpoint = endpoints.find(endpoint_id)
-            if endpoint is None or not endpoint.is_enabled:
+            endpoint = endpoints.find(attempted.id)
+            if endpoint is None or not endpoint.is_enabled or endpoint.url != attempted.url:
                 return
             changed = endpoints.with_endpoint(endpoint.disabled(self._clock.now(), GONE))
             if await self._store.write_endpoints(changed, secrets.token_hex(8)):

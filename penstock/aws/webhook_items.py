@@ -141,6 +141,7 @@ def results_of(delivery: EventDelivery) -> dict[str, Value]:
     """Return the attributes that an attempt changes. Those that are missing must be removed from the item."""
     return {
         "state": text(delivery.state),
+        "expires_at": whole_seconds(delivery.expires_at),
         **({} if delivery.due_at is None else {"due_at": seconds(delivery.due_at), "open": text(DUE)}),
         **({} if delivery.attempted_at is None else {"attempted_at": seconds(delivery.attempted_at)}),
         **({} if delivery.status is None else {"answered": number(delivery.status)}),

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 
 from penstock.aws import webhook_items as items
-from penstock.aws.attributes import number, read_optional_seconds, read_text, seconds, text, texts
+from penstock.aws.attributes import number, read_optional_seconds, read_text, seconds, text, texts, whole_seconds
 from penstock.aws.items import DUE_INDEX, batch_key
 from penstock.aws.table import Done, Table
 from penstock.webhooks.delivery import DeliveryKey, DeliveryState, EventDelivery
@@ -94,13 +94,19 @@ class DynamoDbWebhooks:
         # A query includes its last key, which may be the delivery that the page comes after.
         return [items.delivery_from_item(item) for item in found if read_text(item, "sk") != before][:limit]
 
-    async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
+    async def replay_delivery(self, key: DeliveryKey, now: float, expires_at: float) -> EventDelivery | None:
         replayed = await self._table.update_if(
             "attribute_exists(pk) AND #state <> :pending",
             items.delivery_key(key),
             # Without its claim, a late repetition of the last attempt's result cannot end the delivery again.
-            "SET #state = :pending, #open = :open, due_at = :now, replayed_after = attempt REMOVE #error, claim",
-            {"pending": text(DeliveryState.PENDING), "open": text(items.DUE), "now": seconds(now)},
+            "SET #state = :pending, #open = :open, due_at = :now, expires_at = :expires_at, replayed_after = attempt"
+            " REMOVE #error, claim",
+            {
+                "pending": text(DeliveryState.PENDING),
+                "open": text(items.DUE),
+                "now": seconds(now),
+                "expires_at": whole_seconds(expires_at),
+            },
             return_new=True,
             return_blocker=True,
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from penstock.webhooks.endpoint import CALLBACK
-from penstock.webhooks.schedule import Answer, Result, next_delay
+from penstock.webhooks.schedule import MOST_ATTEMPTS, Answer, Result, next_delay
 
 # An attempt that is under way belongs to its consumer for this long. Then another consumer may make the next attempt.
 LEASE_SECONDS = 60.0
@@ -54,6 +54,11 @@ class EventDelivery:
     def is_callback(self) -> bool:
         return self.endpoint_id == CALLBACK
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Return True if more attempts were started than the schedule has, because their results were not written."""
+        return self.attempt - self.replayed_after > MOST_ATTEMPTS
+
     def after(self, answer: Answer, now: float, draw: float) -> "EventDelivery":
         """Return the delivery after an attempt with this answer."""
         answered = replace(
@@ -66,7 +71,8 @@ class EventDelivery:
             delay = next_delay(self.attempt - self.replayed_after, answer, draw)
         if delay is None:
             return replace(answered, state=DeliveryState.FAILED)
-        return replace(answered, due_at=now + delay)
+        due_at = now + delay
+        return replace(answered, due_at=due_at, expires_at=max(self.expires_at, due_at + KEPT_SECONDS))
 
     def given_up(self, reason: str) -> "EventDelivery":
         return replace(self, state=DeliveryState.FAILED, error=reason, due_at=None)

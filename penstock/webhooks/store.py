@@ -47,5 +47,8 @@ class WebhookStore(Protocol):
     async def list_deliveries(self, tenant: str, before: str | None, limit: int) -> list[EventDelivery]:
         """Return deliveries of a tenant, the newest first, from the one before this id on."""
 
-    async def replay_delivery(self, key: DeliveryKey, now: float) -> EventDelivery | None:
-        """Start the schedule of a delivery again. Return it, or None if it is still pending or does not exist."""
+    async def replay_delivery(self, key: DeliveryKey, now: float, expires_at: float) -> EventDelivery | None:
+        """Start the schedule of a delivery again, and keep it until `expires_at`.
+
+        Return it, or None if it is still pending or does not exist.
+        """

@@ -46,10 +46,12 @@ async def replay_delivery(request: web.Request) -> web.Response:
     request.app[SETTINGS].require_webhook_secrets()
     await check_no_options(request)
     store, key = request.app[BACKEND].store, DeliveryKey(tenant_of(request), request.match_info["delivery_id"])
-    if _ID.fullmatch(key.id) is None or await store.read_delivery(key) is None:
+    found = await store.read_delivery(key) if _ID.fullmatch(key.id) else None
+    if found is None:
         raise UnknownDelivery
+    now = request.app[CLOCK].now()
     with auditing(request, Action.REPLAY_WEBHOOK, delivery_id=key.id):
-        replayed = await store.replay_delivery(key, request.app[CLOCK].now())
+        replayed = await store.replay_delivery(key, now, max(found.expires_at, now + KEPT_SECONDS))
         if replayed is None:
             raise WebhookConflict("The delivery is pending, so it is attempted anyway.")
     return json_answer(delivery_body(replayed), status=202)

@@ -2284,7 +2284,9 @@ async def test_endpoints_are_replaced_by_whoever_knows_them(store: Store) -> Non
     tenant = make_tenant()
     nothing = await store.read_endpoints(tenant)
     assert nothing == Endpoints(tenant)
-    endpoint = Endpoint("we_1", "https://example.com", NOW, frozenset({"batch.failed"}), "mine", 3, NOW, NOW, "gone")
+    endpoint = Endpoint(
+        "we_1", "https://example.com", NOW, frozenset({"batch.failed"}), "mine", 3, NOW, NOW, "gone", ((2, NOW),)
+    )
     one = nothing.with_endpoint(endpoint)
     for _ in range(2):
         assert await store.write_endpoints(one, "first")
@@ -2333,7 +2335,7 @@ async def test_attempt_belongs_to_whoever_claims_it_until_its_lease_ends(store: 
 async def test_delivery_that_has_ended_is_not_due_until_it_is_replayed(store: Store) -> None:
     delivery = make_delivery(make_tenant())
     await store.create_delivery(delivery)
-    assert await store.replay_delivery(key_of(delivery), NOW) is None
+    assert await store.replay_delivery(key_of(delivery), NOW, NOW) is None
     claimed = await store.claim_delivery(key_of(delivery), "first", NOW, NOW + 60)
     assert claimed is not None
     failed = claimed.given_up("The endpoint is disabled.")
@@ -2341,12 +2343,13 @@ async def test_delivery_that_has_ended_is_not_due_until_it_is_replayed(store: St
     assert await store.read_delivery(key_of(delivery)) == failed
     assert key_of(delivery) not in await due_webhooks(store, NOW + 1_000)
     for _ in range(2):
-        replayed = await store.replay_delivery(key_of(delivery), NOW + 100)
+        replayed = await store.replay_delivery(key_of(delivery), NOW + 100, NOW + 500_000)
         assert replayed is not None
         assert (replayed.state, replayed.replayed_after, replayed.error) == ("pending", 1, None)
+        assert replayed.expires_at == NOW + 500_000
     assert not await store.settle_delivery(failed)  # a repetition that arrives late
     assert key_of(delivery) in await due_webhooks(store, NOW + 1_000)
-    assert await store.replay_delivery(DeliveryKey(make_tenant(), delivery.id), NOW) is None
+    assert await store.replay_delivery(DeliveryKey(make_tenant(), delivery.id), NOW, NOW) is None
 
 
 @on_all

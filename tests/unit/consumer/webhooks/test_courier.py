@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from penstock.metrics.names import Metric
 from penstock.store import Group
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryStore
-from penstock.webhooks.delivery import DeliveryState, EventDelivery
+from penstock.webhooks.delivery import KEPT_SECONDS, DeliveryState, EventDelivery
 from penstock.webhooks.endpoint import CALLBACK, Endpoint, Secrets
 from penstock.webhooks.schedule import DELAYS, JITTER, Answer
 from tests.support.builders import NOW, build_batch
@@ -39,12 +39,15 @@ class Receiver:
     calls: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
     is_slow: bool = False
     waiting: int = 0
+    before_answer: Callable[[], Awaitable[None]] | None = None
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.calls.append((url, headers, body))
         if self.is_slow:
             self.waiting += 1
             await asyncio.Event().wait()
+        if self.before_answer is not None:
+            await self.before_answer()
         return self.answers.pop(0) if self.answers else Answer(204)
 
 
@@ -208,6 +211,48 @@ async def test_endpoint_that_answers_410_is_disabled(told: Told) -> None:
     assert told.delivery.state is DeliveryState.FAILED
     await told.finish(await told.make(id="another", has_webhooks=True, callback_url=None))
     assert len(told.receiver.calls) == 1
+
+
+async def test_410_of_an_old_url_does_not_disable_the_endpoint(told: Told) -> None:
+    await told.endpoint(Endpoint("we_1", "https://old.example", NOW))
+    changed = Endpoint("we_1", "https://new.example", NOW)
+    told.receiver.before_answer = lambda: told.endpoint(changed)
+    told.receiver.answers = [Answer(410)]
+    await told.finish(await told.make(has_webhooks=True, callback_url=None))
+    assert (await told.store.read_endpoints("default")).all == (changed,)
+
+
+async def test_unexpected_error_of_a_request_is_a_failed_attempt(told: Told, logs: Logs) -> None:
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    told.receiver.before_answer = fail
+    await told.finish(await told.make())
+    assert (told.delivery.error, told.delivery.due_at is not None) == (module.UNEXPECTED, True)
+    assert Event.WEBHOOKS_FAILED in [line["event"] for line in logs]
+
+
+async def test_delivery_whose_attempts_never_finish_is_given_up(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose(_: EventDelivery) -> bool:
+        return False
+
+    with monkeypatch.context() as patching:
+        patching.setattr(told.store, "settle_delivery", lose)
+        await told.finish(await told.make())
+        for _ in DELAYS[1:]:
+            await told.poll(61)
+    await told.poll(61)
+    assert (told.delivery.state, told.delivery.error) == (DeliveryState.FAILED, module.EXHAUSTED)
+    assert len(told.receiver.calls) == len(DELAYS)
+
+
+async def test_delivery_is_kept_until_its_schedule_is_over(told: Told) -> None:
+    told.receiver.answers = [Answer(500, retry_after=86_400)] * len(DELAYS)
+    await told.finish(await told.make())
+    for _ in DELAYS[1:]:
+        assert told.delivery.due_at is not None
+        assert told.delivery.expires_at >= told.delivery.due_at + KEPT_SECONDS
+        await told.poll(100_000)
 
 
 @pytest.mark.parametrize(("is_deleted", "reason"), [(True, module.DELETED), (False, module.DISABLED)])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from penstock.testing import MemoryParts
-from penstock.webhooks.delivery import DeliveryKey, DeliveryState, EventDelivery
+from penstock.webhooks.delivery import KEPT_SECONDS, DeliveryKey, DeliveryState, EventDelivery
 from tests.support.builders import NOW
 from tests.support.service import assert_problem
 from tests.unit.service.webhooks.conftest import Tenant
@@ -91,6 +91,7 @@ async def test_delivery_is_replayed(acme: Tenant, other: Tenant, parts: MemoryPa
     replayed = await parts.store.read_delivery(DeliveryKey("acme", FAILED.id))
     assert replayed is not None
     assert (replayed.state, replayed.due_at, replayed.replayed_after) == (DeliveryState.PENDING, NOW, 10)
+    assert replayed.expires_at == NOW + KEPT_SECONDS
 
 
 async def test_delivery_that_is_pending_is_not_replayed(acme: Tenant, parts: MemoryParts) -> None:
