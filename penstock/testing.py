@@ -500,12 +500,12 @@ class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
         self._due_events.pop(batch_id, None)
         return True
 
-    async def due_webhooks(self, now: float) -> AsyncIterator[str | DeliveryKey]:
+    async def due_webhooks(self, now: float, since: float = 0.0) -> AsyncIterator[tuple[float, str | DeliveryKey]]:
         due: list[tuple[float, str | DeliveryKey]] = [(at, batch_id) for batch_id, at in self._due_events.items()]
         due += [(one.due_at, key) for key, one in self._deliveries.items() if one.due_at is not None]
         for at, what in sorted(due, key=lambda one: one[0]):
-            if at < now:
-                yield what
+            if since <= at <= now:
+                yield at, what
 
     async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
         ids = [chunk_id for batch_id, chunk_id in self._records if batch_id == batch.id]

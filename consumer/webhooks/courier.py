@@ -38,11 +38,12 @@ from penstock.webhooks.schedule import Answer, Result
 from penstock.webhooks.signature import headers_of
 
 POLL_SECONDS = 5.0
-MOST_SCANNED = 5_000  # entries of the index in a poll. More wait for the next one
+SOONEST_SECONDS = 0.2  # until the next poll, if the last one had no room for something and there is some now
+MOST_SCANNED = 1_000  # entries of the index in a poll. The next one continues after them
 EXPANDED_AT_ONCE = 10  # batches
 # Attempts of this process. A receiver that does not answer holds a few places only, and so does its tenant.
 ATTEMPTS_AT_ONCE = 40
-ATTEMPTS_OF_TENANT = 20
+ATTEMPTS_OF_TENANT = 12
 ATTEMPTS_OF_ENDPOINT = 5
 Step: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -82,17 +83,34 @@ class Courier:
         self._outage = Outage(Event.WEBHOOKS_FAILED)
         self._expanding: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[DeliveryKey, asyncio.Task[None]] = {}
+        self._scanned_until = 0.0  # where the next poll continues in the index
+        self._lacks_room = False  # something that is due was left since the last poll began
+        self._has_room_again = asyncio.Event()
 
     async def keep(self) -> None:
         """Start what is due, until cancelled."""
         try:
             while True:
-                await self._clock.sleep(POLL_SECONDS)
+                await self._wait_for_next_poll()
                 if self._may_poll():
                     await self._try_to_poll()
         finally:
             for task in (*self._expanding.values(), *self._attempts.values()):
                 task.cancel()  # an attempt under way is repeated when its claim ends
+
+    async def _wait_for_next_poll(self) -> None:
+        waiting = [
+            asyncio.create_task(self._clock.sleep(POLL_SECONDS)),
+            asyncio.create_task(self._has_room_again.wait()),
+        ]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        if self._has_room_again.is_set():
+            await self._clock.sleep(SOONEST_SECONDS)  # so that one poll follows many attempts
+            self._has_room_again.clear()
 
     async def _try_to_poll(self) -> None:
         try:
@@ -105,11 +123,16 @@ class Courier:
             self._outage.end()
 
     async def poll(self) -> None:
-        """Start what is due, as far as there is room for it. The rest stays due."""
-        scanned = 0
-        async for due in self._store.due_webhooks(self._clock.now()):
+        """Start what is due, as far as there is room for it. The rest stays due.
+
+        A poll reads a part of the index, and the next one continues after it. So entries without room hide no others.
+        """
+        scanned, since = 0, self._scanned_until
+        self._scanned_until, self._lacks_room = 0.0, False
+        async for due_at, due in self._store.due_webhooks(self._clock.now(), since):
             scanned += 1
             if scanned > MOST_SCANNED:
+                self._scanned_until = due_at
                 return
             if isinstance(due, DeliveryKey):
                 self._start_attempt(due)
@@ -118,13 +141,21 @@ class Courier:
 
     def expand_soon(self, batch_id: str) -> None:
         """Start to turn the events of a batch into deliveries. If there is no room, a later poll finds them."""
-        if batch_id not in self._expanding and len(self._expanding) < EXPANDED_AT_ONCE:
+        if batch_id in self._expanding:
+            return
+        if len(self._expanding) >= EXPANDED_AT_ONCE:
+            self._lacks_room = True
+        else:
             self._expanding[batch_id] = self._start(
                 partial(self._expand, batch_id), lambda: self._expanding.pop(batch_id), batch_id=batch_id
             )
 
     def _start_attempt(self, key: DeliveryKey) -> None:
-        if key not in self._attempts and self._has_room(key):
+        if key in self._attempts:
+            return
+        if not self._has_room(key):
+            self._lacks_room = True
+        else:
             self._attempts[key] = self._start(
                 partial(self._attempt, key), lambda: self._attempts.pop(key), delivery_id=key.id, tenant=key.tenant
             )
@@ -139,8 +170,13 @@ class Courier:
 
     def _start(self, step: Step, at_end: Callable[[], object], **fields: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._try(step, fields))
-        task.add_done_callback(lambda _: at_end())
+        task.add_done_callback(lambda _: self._end(at_end))
         return task
+
+    def _end(self, at_end: Callable[[], object]) -> None:
+        at_end()
+        if self._lacks_room:
+            self._has_room_again.set()
 
     async def _try(self, step: Step, fields: Mapping[str, str]) -> None:
         """Take a step. If it fails, the entry in the index brings it back."""

@@ -3,7 +3,16 @@
 from collections.abc import AsyncIterator, Sequence
 
 from penstock.aws import webhook_items as items
-from penstock.aws.attributes import number, read_optional_seconds, read_text, seconds, text, texts, whole_seconds
+from penstock.aws.attributes import (
+    number,
+    read_optional_seconds,
+    read_seconds,
+    read_text,
+    seconds,
+    text,
+    texts,
+    whole_seconds,
+)
 from penstock.aws.items import DUE_INDEX, batch_key
 from penstock.aws.table import Done, Table
 from penstock.webhooks.delivery import DeliveryKey, DeliveryState, EventDelivery
@@ -35,10 +44,11 @@ class DynamoDbWebhooks:
     async def add_webhook_mark(self, mark: str) -> None:
         await self._table.update(items.marks_key(), "ADD marks :mark", {"mark": texts([mark])})
 
-    async def due_webhooks(self, now: float) -> AsyncIterator[str | DeliveryKey]:
-        condition, values = "#open = :open AND due_at < :now", {"open": text(items.DUE), "now": seconds(now)}
+    async def due_webhooks(self, now: float, since: float = 0.0) -> AsyncIterator[tuple[float, str | DeliveryKey]]:
+        condition = "#open = :open AND due_at BETWEEN :since AND :now"
+        values = {"open": text(items.DUE), "since": seconds(min(since, now)), "now": seconds(now)}
         async for item in self._table.query_index(DUE_INDEX, condition, values):
-            yield items.due_from_item(item)
+            yield read_seconds(item, "due_at"), items.due_from_item(item)
 
     async def clear_events(self, batch_id: str, events: Sequence[FinalEvent]) -> bool:
         values = {f"event{position}": text(event.encode()) for position, event in enumerate(events)}

@@ -23,8 +23,10 @@ class WebhookStore(Protocol):
     async def add_webhook_mark(self, mark: str) -> None:
         """Add the mark of a tenant that makes an endpoint. It stays."""
 
-    def due_webhooks(self, now: float) -> AsyncIterator[str | DeliveryKey]:
+    def due_webhooks(self, now: float, since: float = 0.0) -> AsyncIterator[tuple[float, str | DeliveryKey]]:
         """Yield what is due, the longest due first: ids of batches with events that wait, and keys of deliveries.
+
+        Each has the time since which it is due. What is due since a time before `since` is left out.
 
         They are read page by page, and a page may be slightly out of date.
         """

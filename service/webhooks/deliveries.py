@@ -19,10 +19,11 @@ from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CALLER, CLOCK, SETTINGS
 from penstock.service.paging import read_limit, read_once
 from penstock.service.schemas import time_text
-from penstock.webhooks.delivery import KEPT_SECONDS, DeliveryKey, EventDelivery
+from penstock.webhooks.delivery import KEPT_SECONDS, DeliveryKey, DeliveryState, EventDelivery
 from penstock.webhooks.event import TEST_TYPE, body_of_test, event_id
 
 PAGE = 100  # each delivery has its body, of up to 20 KB
+MOST_TESTS = 5  # of an endpoint that are pending
 _ID = re.compile(r"evt_[0-9a-f]{32}\.(callback|we_[0-9a-f]{24})")
 
 
@@ -55,6 +56,16 @@ async def replay_delivery(request: web.Request) -> web.Response:
         if replayed is None:
             raise WebhookConflict("The delivery is pending, so it is attempted anyway.")
     return json_answer(delivery_body(replayed), status=202)
+
+
+async def check_few_tests(request: web.Request, endpoint_id: str) -> None:
+    """Raise WebhookConflict if several of the tenant's last deliveries are tests of this endpoint that are pending."""
+    newest = await request.app[BACKEND].store.list_deliveries(tenant_of(request), None, PAGE)
+    tests = [one for one in newest if one.type == TEST_TYPE and one.endpoint_id == endpoint_id]
+    if sum(one.state is DeliveryState.PENDING for one in tests) >= MOST_TESTS:
+        raise WebhookConflict(
+            f"{MOST_TESTS} tests of this endpoint are pending. Wait until they are delivered or fail."
+        )
 
 
 def new_delivery_of_test(tenant: str, endpoint_id: str, now: float) -> EventDelivery:

@@ -20,7 +20,7 @@ from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS, WEBHOOK_TENANTS
 from penstock.service.models import read_model
 from penstock.service.schemas import time_text
-from penstock.service.webhooks.deliveries import delivery_body, new_delivery_of_test
+from penstock.service.webhooks.deliveries import check_few_tests, delivery_body, new_delivery_of_test
 from penstock.settings import Settings
 from penstock.webhooks.endpoint import CALLBACK, MOST_ENDPOINTS, MOST_ROTATIONS, Endpoint, Endpoints
 from penstock.webhooks.event import EventType
@@ -140,6 +140,7 @@ async def send_test(request: web.Request) -> web.Response:
     endpoint, now = await _find(request), request.app[CLOCK].now()
     if not endpoint.is_enabled:
         raise WebhookConflict("The endpoint is disabled. Enable it before you send a test.")
+    await check_few_tests(request, endpoint.id)
     delivery = new_delivery_of_test(tenant_of(request), endpoint.id, now)
     with auditing(request, Action.TEST_WEBHOOK, endpoint_id=endpoint.id):
         await request.app[BACKEND].store.create_delivery(delivery)

@@ -2230,7 +2230,7 @@ def make_tenant() -> str:
 
 
 async def due_webhooks(store: Store, now: float) -> list[str | DeliveryKey]:
-    return [one async for one in store.due_webhooks(now)]
+    return [one async for _, one in store.due_webhooks(now)]
 
 
 async def accepted_with_webhooks(store: Store, batch: Batch) -> Batch:
@@ -2350,6 +2350,18 @@ async def test_delivery_that_has_ended_is_not_due_until_it_is_replayed(store: St
     assert not await store.settle_delivery(failed)  # a repetition that arrives late
     assert key_of(delivery) in await due_webhooks(store, NOW + 1_000)
     assert await store.replay_delivery(DeliveryKey(make_tenant(), delivery.id), NOW, NOW) is None
+
+
+@on_all
+async def test_due_webhooks_are_read_from_a_time_on(store: Store) -> None:
+    tenant = make_tenant()
+    made = [make_delivery(tenant, at=NOW - 100 + number) for number in range(3)]
+    for delivery in made:
+        await store.create_delivery(delivery)
+    found = [(at, one) async for at, one in store.due_webhooks(NOW, NOW - 99)]
+    own = [(at, one) for at, one in found if isinstance(one, DeliveryKey) and one.tenant == tenant]
+    assert own == [(delivery.due_at, key_of(delivery)) for delivery in made[1:]]
+    assert [one async for one in store.due_webhooks(NOW - 200, NOW)] == []
 
 
 @on_all

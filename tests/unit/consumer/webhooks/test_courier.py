@@ -313,6 +313,54 @@ async def test_slow_receiver_holds_few_places(told: Told, monkeypatch: pytest.Mo
     assert told.receiver.calls[-1][0] == "https://quick.example"
 
 
+async def test_what_had_no_room_is_attempted_as_soon_as_there_is_some(told: Told) -> None:
+    class Unhurried(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            if seconds >= module.POLL_SECONDS:
+                await asyncio.Event().wait()
+            await super().sleep(seconds)
+
+    told.clock = Unhurried(NOW)
+    told.courier, count = told.another_courier(), 4 * ATTEMPTS_OF_ENDPOINT
+    for number in range(count):
+        await Finisher(told.store, told.clock).finish(await told.make(id=f"b{number}"), 0, Group(Counts(2)))
+    told.clock.advance(1)
+    await told.courier.poll()
+    keeping = asyncio.create_task(told.courier.keep())
+    for _ in range(10):
+        await told.rest()
+    keeping.cancel()
+    assert len(told.receiver.calls) == count
+
+
+async def test_many_deliveries_without_room_do_not_hide_those_of_others(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_SCANNED", 10)
+    told.receiver.is_slow = True
+    for number in range(ATTEMPTS_OF_ENDPOINT + 15):
+        await told.store.create_delivery(_callback("busy", number))
+    await told.store.create_delivery(_callback("another", 99))
+    for _ in range(3):
+        await told.poll(1)
+    assert [url for url, _, _ in told.receiver.calls].count("https://another.example") == 1
+    assert told.receiver.waiting == ATTEMPTS_OF_ENDPOINT + 1
+
+
+def _callback(tenant: str, number: int) -> EventDelivery:
+    return EventDelivery(
+        tenant=tenant,
+        event_id=f"evt_{number:032x}",
+        endpoint_id=CALLBACK,
+        type="batch.completed",
+        body=b"{}",
+        created_at=NOW,
+        expires_at=NOW + KEPT_SECONDS,
+        url=f"https://{tenant}.example",
+        due_at=NOW - 200 + number,
+    )
+
+
 async def test_failure_of_the_table_leaves_the_event_in_the_index(
     told: Told, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
@@ -331,10 +379,10 @@ async def test_bug_in_a_poll_does_not_stop_the_consumer(told: Told, monkeypatch:
     await Finisher(told.store, told.clock).finish(await told.make(), 0, Group(Counts(2)))
     due, fails = told.store.due_webhooks, [True]
 
-    def fail_once(now: float) -> Any:
+    def fail_once(now: float, since: float) -> Any:
         if fails and fails.pop():
             raise KeyError("sk")
-        return due(now)
+        return due(now, since)
 
     monkeypatch.setattr(told.store, "due_webhooks", fail_once)
     keeping = asyncio.create_task(told.courier.keep())

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from penstock.service.webhooks.deliveries import MOST_TESTS
 from penstock.testing import MemoryParts
 from penstock.webhooks.delivery import KEPT_SECONDS, DeliveryKey, DeliveryState, EventDelivery
 from tests.support.builders import NOW
@@ -110,3 +111,12 @@ async def test_test_of_an_endpoint_is_a_delivery(acme: Tenant, parts: MemoryPart
     answer = await acme.ask("POST", f"/v1/webhook_endpoints/{made['id']}/test")
     assert (answer.status, answer.body["type"], answer.body["endpointId"]) == (202, "webhook.test", made["id"])
     assert (await acme.ask("GET", PATH)).body["deliveries"] == [answer.body]
+
+
+async def test_few_tests_of_an_endpoint_are_pending(acme: Tenant) -> None:
+    ids = [(await acme.make())["id"] for _ in range(2)]
+    for _ in range(MOST_TESTS):
+        assert (await acme.ask("POST", f"/v1/webhook_endpoints/{ids[0]}/test")).status == 202
+    problem = assert_problem(await acme.ask("POST", f"/v1/webhook_endpoints/{ids[0]}/test"), 409)
+    assert "5 tests of this endpoint are pending" in problem["detail"]
+    assert (await acme.ask("POST", f"/v1/webhook_endpoints/{ids[1]}/test")).status == 202
