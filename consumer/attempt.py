@@ -172,9 +172,4 @@ class Again:
     """The decision to decide again, from what is in the table now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Renew:
-    """The decision to let the whole chunk follow as a new message."""
-
-
 Decision = ChunkRecord | Release | Discard | MoveToDeadLetters | Again

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from penstock.batch import Batch
 from penstock.clock import Clock
-from penstock.consumer.attempt import Again, ChunkAttempt, Release, Renew
+from penstock.consumer.attempt import Again, ChunkAttempt, Release
 from penstock.consumer.batches import Batches
 from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery
 from penstock.running.stop import Stop
@@ -45,15 +45,14 @@ class Pauses:
         """Return True if the delivery only waits until its batch is resumed. It is no load then."""
         return delivery.receipt in self._held
 
-    async def wait(self, attempt: ChunkAttempt, batches: Batches) -> Again | Release | Renew:
-        """Hold the delivery of a paused batch until the batch is resumed or ends, or return how to give it back.
+    def must_renew(self, delivery: Delivery) -> bool:
+        """Return True if a paused chunk must follow as a new message, since SQS counts the receives of each message."""
+        return delivery.receive_count >= MOST_RECEIVES and not self._stop.begun.is_set()
 
-        SQS counts receives. So after many of them, the chunk follows as a new message.
-        """
+    async def wait(self, attempt: ChunkAttempt, batches: Batches) -> Again | Release:
+        """Hold the delivery of a paused batch until the batch is resumed or ends, or return how to give it back."""
         if self._stop.begun.is_set():
             return Release(0)
-        if attempt.delivery.receive_count >= MOST_RECEIVES:
-            return Renew()
         if len(self._held) >= MOST_HELD:
             return Release(_hidden_seconds(attempt.batch, self._clock.now()))
         self._held.add(attempt.delivery.receipt)

@@ -18,7 +18,7 @@ from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk, redriven_from
 from penstock.clock import Clock
-from penstock.consumer.attempt import Again, ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release, Renew
+from penstock.consumer.attempt import Again, ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release
 from penstock.consumer.batches import FRESH_SECONDS, Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher, is_full
 from penstock.consumer.journal import Journal
@@ -28,7 +28,7 @@ from penstock.consumer.limits import BatchLimits
 from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.pauses import Pauses
-from penstock.consumer.queue_switches import QueueSwitches
+from penstock.consumer.queue_switches import HIDDEN_SECONDS, QueueSwitches
 from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
 from penstock.errors import LostItem, RejectedCall
 from penstock.metrics.meter import Meter
@@ -212,19 +212,20 @@ class Processor:
         if attempt.traces.record is not None:
             return await self._continue_from(attempt, attempt.traces.record)
         attempt = await self._batches.refresh(attempt)
-        if self._is_paused(attempt):
-            return await self._wait_for_resume(attempt)
-        return Discard() if attempt.is_too_late else await self._make_record(attempt)
+        if attempt.is_too_late:
+            return Discard()
+        return await (self._wait_for_resume(attempt) if self._is_paused(attempt) else self._make_record(attempt))
 
     def _is_paused(self, attempt: ChunkAttempt) -> bool:
         """Return True if no operation of the chunk may start, because its batch or its queue is paused."""
         return attempt.batch.is_paused(self._clock.now()) or self._switches.is_paused(attempt.delivery.priority)
 
     async def _wait_for_resume(self, attempt: ChunkAttempt) -> Decision:
+        if self._pauses.must_renew(attempt.delivery):
+            return await self._commit(attempt, self._record(attempt, {}))
         if self._switches.is_paused(attempt.delivery.priority):
-            return Release(0)
-        decision = await self._pauses.wait(attempt, self._batches)
-        return await self._commit(attempt, self._record(attempt, {})) if isinstance(decision, Renew) else decision
+            return Release(HIDDEN_SECONDS)
+        return await self._pauses.wait(attempt, self._batches)
 
     async def _read_traces(self, batch_id: str, chunk_id: str) -> Traces:
         """Read what the table has of a chunk. The results in its record are dropped, because they may be large."""

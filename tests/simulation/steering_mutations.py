@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from penstock.batch import Batch
-from penstock.consumer.attempt import ChunkAttempt, Discard, Renew
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.processor import Processor
 from penstock.consumer.queue_switches import QueueSwitches
@@ -34,13 +34,12 @@ def finish_chunks_although_paused(patching: Patching) -> None:
 
 
 def drop_what_was_received_often_while_paused(patching: Patching) -> None:
-    wait = Pauses.wait
+    wait = Processor._wait_for_resume
 
-    async def mutant(self: Pauses, *arguments: Any) -> Any:
-        decision = await wait(self, *arguments)
-        return Discard() if isinstance(decision, Renew) else decision
+    async def mutant(self: Processor, attempt: ChunkAttempt) -> Decision:
+        return Discard() if self._pauses.must_renew(attempt.delivery) else await wait(self, attempt)
 
-    patching.setattr(Pauses, "wait", mutant)
+    patching.setattr(Processor, "_wait_for_resume", mutant)
 
 
 def hold_paused_chunks_while_stopping(patching: Patching) -> None:

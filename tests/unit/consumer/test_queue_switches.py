@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock.consumer import batches
+from penstock.consumer import batches, pauses
 from penstock.consumer.consumer import Consumer
-from penstock.consumer.queue_switches import FRESH_SECONDS, QueueSwitches
+from penstock.consumer.queue_switches import FRESH_SECONDS, HIDDEN_SECONDS, QueueSwitches
 from penstock.message import decode_chunk
 from penstock.priority import Priority
 from penstock.running.stop import Stop
@@ -49,9 +49,10 @@ async def test_chunk_of_a_paused_queue_is_given_back_and_no_other_is_received(pl
     batch_id, consumer = await plant.submit("/succeed/a"), plant.consumer()
     await switch(plant, "normal", "pause")
     await take_turn(consumer)
-    assert (toys.runs, await plant.parts.chunks.depth()) == ([], 1)
+    assert (toys.runs, len(plant.messages)) == ([], 1)
     assert open_inlets(consumer) == [Priority.HIGH, Priority.LOW]
     await switch(plant, "normal", "resume")
+    plant.clock.advance(HIDDEN_SECONDS - FRESH_SECONDS)
     await consumer._switches.refresh()
     await plant.work_off(consumer)
     assert (toys.times, (await plant.status(batch_id))["redelivered"]) == ({"0": 1}, 0)
@@ -77,6 +78,23 @@ async def test_running_operation_of_a_paused_queue_finishes_and_no_other_starts(
     assert await plant.counts(batch_id) == ("processing", {"succeeded": 1})
     [message] = plant.messages
     assert [one.id for one in decode_chunk(message.body).operations] == ["1"]
+
+
+async def test_consumers_that_do_not_know_of_a_pause_do_not_use_up_the_receives_of_a_message(
+    plant: Plant, toys: Toys
+) -> None:
+    """An idle consumer learns of a pause from the first chunk that it receives."""
+    await switch(plant, "normal", "pause")
+    batch_id, most = await plant.submit("/succeed/a"), 0
+    for _ in range(2 * pauses.MOST_RECEIVES):
+        await take_turn(plant.consumer())
+        most = max([most, *(kept.receive_count for kept in plant.parts.chunks._kept.values())])
+        plant.clock.advance(HIDDEN_SECONDS)
+    assert most == pauses.MOST_RECEIVES - 1
+    await switch(plant, "normal", "resume")
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1})
+    assert toys.runs[0].attempt == 1
 
 
 async def test_other_queues_go_on(plant: Plant, toys: Toys) -> None:
