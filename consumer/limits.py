@@ -38,8 +38,14 @@ class BatchLimits:
         if batch.failure_limit is None or record.counts.failed <= 0:
             return
         groups = (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
-        if batch.failure_limit.is_passed(sum_counts(group.counts for group in groups)):
-            await self._end(batch, Ending.CANCELLED, batch.failure_limit.reason)
+        counts = sum_counts(group.counts for group in groups)
+        if not batch.failure_limit.is_passed(counts):
+            return
+        self._batches.forget(batch.id)  # a client may have raised or removed the limit since the batch was read
+        now = await self._batches.read(batch.id)
+        limit = None if now is None else now.failure_limit
+        if limit is not None and limit.is_passed(counts):
+            await self._end(batch, Ending.CANCELLED, limit.reason)
 
     async def note_deaths(self, batch: Batch, processes: Collection[str]) -> None:
         """Note processes that seem to have died while they ran the batch."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock.batch import BatchState, Ending
+from penstock.batch import BatchState, Ending, FailureLimit
 from penstock.consumer import batches
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.message import decode_chunk
@@ -271,6 +271,22 @@ async def test_limit_that_is_set_while_a_chunk_runs_counts_for_it(aiohttp_client
         toys.gate.set()
     await plant.work_off()
     assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "failed": 1, "cancelled": 1})
+
+
+@pytest.mark.parametrize("limit", [FailureLimit(1), None])
+async def test_limit_that_was_raised_since_the_batch_was_read_ends_nothing(
+    aiohttp_client: AiohttpClient, toys: Toys, limit: FailureLimit | None
+) -> None:
+    plant = await build(aiohttp_client, toys, chunk_operations=1)
+    batch_id = await plant.submit("/break/a", "/succeed/b", maxFailures=0)
+
+    def raise_it_meanwhile(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.count_chunk", "before"):
+            batches = plant.parts.store._batches
+            batches[batch_id] = replace(batches[batch_id], failure_limit=limit)
+
+    await plant.work_off(plant.consumer(raise_it_meanwhile))
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
 
 
 async def test_redrive_runs_though_its_batch_is_cancelled(aiohttp_client: AiohttpClient, toys: Toys) -> None:
