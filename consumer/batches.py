@@ -35,6 +35,7 @@ class _Entry:
     asked_at: float = float("-inf")  # when the call that read it started
     read_at: float = float("-inf")  # when that call returned
     was_early: bool = False
+    was_in_time: bool = False  # when the call started, the deadline had not passed
     poll_seconds: float = FIRST_ACCEPT_POLL_SECONDS  # how long it is fresh while the batch is being accepted
     ready_at: float | None = None  # the time when it was first seen queued, and its operations could start
     is_started: bool = False
@@ -98,7 +99,7 @@ class Batches:
                 if _is_accepting(entry.batch) and entry.read_at > float("-inf"):
                     entry.poll_seconds = min(2 * entry.poll_seconds, ACCEPT_POLL_SECONDS)
                 entry.batch, entry.asked_at, entry.read_at = read.batch, read.asked_at, read.read_at
-                entry.was_early = read.was_early
+                entry.was_early, entry.was_in_time = read.was_early, read.was_in_time
                 if read.batch is not None and self._can_start(read.batch) and not read.was_early:
                     entry.ready_at = entry.ready_at or self._clock.now()
                     self._start_soon(read.batch)
@@ -137,12 +138,14 @@ class Batches:
 
     async def _read(self, batch_id: str) -> _Entry:
         """Read the batch. Return it only after all calls have succeeded."""
-        asked_at = self._clock.monotonic()
+        asked_at, began_at = self._clock.monotonic(), self._clock.now()
         async with self._refreshed_switches():
             batch, now, read_at = await self._store.read_batch(batch_id), self._clock.now(), self._clock.monotonic()
         if batch is not None and self._on_read is not None:
             await self._on_read(batch)
-        return _Entry(batch, asked_at, read_at, batch is not None and batch.is_early(now))
+        if batch is None:
+            return _Entry(None, asked_at, read_at)
+        return _Entry(batch, asked_at, read_at, batch.is_early(now), began_at <= batch.deadline_at)
 
     async def start(self, batch: Batch) -> Batch:
         """Move the batch to processing if it was queued when it was read. Return when that has taken effect.
@@ -204,6 +207,8 @@ class Batches:
     def _is_recent(self, entry: _Entry) -> bool:
         if entry.was_early and entry.batch is not None and not entry.batch.is_early(self._clock.now()):
             return False  # its time has come since it was read, so it must be started
+        if entry.was_in_time and entry.batch is not None and self._clock.now() > entry.batch.deadline_at:
+            return False  # a client may have moved its deadline since it was read, so it must not expire yet
         return self._clock.monotonic() - entry.read_at < FRESH_SECONDS
 
     def _entry(self, batch_id: str) -> _Entry:

@@ -116,6 +116,32 @@ async def test_batch_is_read_once_a_second(parts: MemoryParts, clock: FakeClock)
     assert calls["read_batch"] == 2
 
 
+async def test_batch_is_read_again_once_its_deadline_has_passed(parts: MemoryParts, clock: FakeClock) -> None:
+    """A client may have moved the deadline in the last second before it."""
+    put(parts, deadline_at=NOW + 0.5)
+    calls = Calls()
+    batches = build_batches(parts, clock, calls)
+    await admit(batches)
+    moved = put(parts, deadline_at=NOW + 0.8)
+    clock.advance(0.6)
+    assert await admit(batches) == moved
+    clock.advance(0.3)
+    await admit(batches)
+    await admit(batches)
+    assert calls["read_batch"] == 3
+
+
+async def test_batch_whose_deadline_passes_while_it_is_read_is_read_again(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts, deadline_at=NOW + 0.5)
+
+    def move_the_deadline_afterwards(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "after"):
+            put(parts, deadline_at=NOW + 60)
+            clock.advance(0.6)
+
+    assert (await admit(build_batches(parts, clock, move_the_deadline_afterwards))).deadline_at == NOW + 60
+
+
 async def test_many_chunks_at_once_share_one_read(parts: MemoryParts, clock: FakeClock) -> None:
     put(parts)
     calls = Calls()
