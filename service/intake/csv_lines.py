@@ -17,6 +17,7 @@ _DELIMITERS = ",;\t|"  # in doubt, the first one
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
+_MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
 _BAD_HEADER = "The first row must name every column, each with another name."
 _CR = "The line has a CR without an LF. Save the file with LF or CRLF line breaks."
@@ -165,14 +166,18 @@ def _goes_on(text: str, delimiter: str, *, in_cell: bool) -> bool:
 
 
 def _columns(cells: list[str], number: int) -> list[str]:
-    """Return the names of the columns. Raise InvalidRequest if one has no name, or the name of another."""
+    """Return the names of the columns. Raise InvalidRequest if a name is missing or repeated, or if there are too many."""
     names = [cell.strip() for cell in cells]
     names = names[: max(place for place, name in enumerate(names, 1) if name)]
+    if len(names) > _MOST_COLUMNS:
+        raise _invalid(f"The first row names {len(names):,} columns. Name at most {_MOST_COLUMNS:,}.", number)
+    seen: set[str] = set()
     for place, name in enumerate(names, 1):
         if not name:
             raise _invalid(f"{_BAD_HEADER} Column {place} has no name.", number)
-        if name in names[: place - 1]:
+        if name in seen:
             raise _invalid(f"{_BAD_HEADER} Two columns have the name {name[:_SHOWN]!r}.", number)
+        seen.add(name)
     return names
 
 

@@ -101,3 +101,10 @@ def test_quotes_that_never_end_do_not_make_the_reader_slow() -> None:
     content = b'a\n"' + b'""\n' * 20_000
     [row] = rows_of(source, content, 65_536)
     assert row.error == "A quoted cell of this row has no end. Add the missing quote."
+
+
+def test_very_many_columns_are_rejected() -> None:
+    header = ",".join(f"c{number}" for number in range(24_000)).encode() + b"\n"
+    with pytest.raises(InvalidRequest) as caught:
+        list(lines(most_bytes=1_000_000).feed(header))
+    assert caught.value.flaws[0].detail == "The first row names 24,000 columns. Name at most 1,000."
