@@ -41,7 +41,7 @@ class AccessLog(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         if isinstance(response, UnparsedAnswer) or not isinstance(request, web.Request):
             return
-        if not request.path.startswith(POLLED) and not _is_refresh(request):
+        if not request.path.startswith(POLLED) and not _is_refresh(request, response):
             get_log().info(
                 Event.REQUEST_ANSWERED,
                 request_id=request_id(request),
@@ -55,9 +55,15 @@ class AccessLog(AbstractAccessLogger):
             )
 
 
-def _is_refresh(request: web.Request) -> bool:
-    """Return True if an open page of the console asks for its newest state."""
-    return request.method == hdrs.METH_GET and "HX-Request" in request.headers
+def _is_refresh(request: web.Request, response: web.StreamResponse) -> bool:
+    """Return True if an open page of the console got its newest state. It has no data of operations."""
+    return (
+        request.method == hdrs.METH_GET
+        and "HX-Request" in request.headers
+        and request.path.startswith("/console")
+        and not request.path.endswith(("/outcomes", "/results"))
+        and response.status < HTTPStatus.BAD_REQUEST
+    )
 
 
 class ConnectionRunner(web.AppRunner):

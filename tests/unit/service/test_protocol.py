@@ -57,6 +57,7 @@ UNREADABLE = {
 }
 EXPECT = b"POST /batch HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nContent-Length: 0\r\n\r\n"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+REFRESH = b"GET %s HTTP/1.1\r\nHost: a\r\nHX-Request: true\r\n\r\n"
 NOT_FOUND = b"GET /nothing HTTP/1.1\r\nHost: a\r\nX-Request-Id: r-1\r\nX-Tenant: acme\r\n\r\n"
 
 
@@ -128,7 +129,15 @@ async def test_each_request_has_a_line_in_the_log(speak: Speak, logs: Logs) -> N
     assert 0 <= line["seconds"] < 20
 
 
-@pytest.mark.parametrize(("request_bytes", "settings"), [(NOT_FOUND, {"access_log": False}), (LIVE, {})])
+@pytest.mark.parametrize("path", [b"/batch/x", b"/console/nothing", b"/console/batch/x/results"])
+async def test_header_of_a_refresh_hides_nothing_else(speak: Speak, logs: Logs, path: bytes) -> None:
+    await speak(REFRESH % path)
+    assert [line["path"] for line in logs if line["event"] == Event.REQUEST_ANSWERED] == [path.decode()]
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "settings"), [(NOT_FOUND, {"access_log": False}), (LIVE, {}), (REFRESH % b"/console", {})]
+)
 async def test_no_line_if_turned_off_or_if_a_machine_polls(
     speak: Speak, logs: Logs, request_bytes: bytes, settings: dict[str, Any]
 ) -> None:
