@@ -1,5 +1,6 @@
 """GET /console/dead-letters, POST /console/dead-letters/redrive: what finally failed, by its cause."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,24 +20,25 @@ HOME = "/console/dead-letters"
 
 @dataclass(slots=True)
 class Cause:
-    """Dead operations that failed in the same way. `batches` counts them by their batch."""
+    """Dead operations that failed in the same way."""
 
     status: int | None
     title: str
     count: int = 0
     samples: list[dict[str, Any]] = field(default_factory=list)
-    batches: dict[str, int] = field(default_factory=dict)
 
 
 async def show(request: web.Request) -> web.Response:
     letters = await dead_letters.read_dead_letters(request.app, READ)
     shown = letters["deadLetters"]
+    readable = [letter for letter in shown if "unreadable" not in letter]
     return page(
         request,
         "dead_letters.html",
         count=letters["approximateCount"],
         shown=len(shown),
-        causes=by_cause(letter for letter in shown if "unreadable" not in letter),
+        causes=by_cause(readable),
+        batches=by_batch(readable),
         unreadable=[letter for letter in shown if "unreadable" in letter],
     )
 
@@ -55,10 +57,17 @@ def by_cause(letters: Iterable[Mapping[str, Any]]) -> list[Cause]:
             status, title = operation.get("status"), (operation.get("error") or {}).get("title", "Unknown")
             cause = causes.setdefault((status, title), Cause(status, title))
             cause.count += 1
-            cause.batches[letter["batchId"]] = cause.batches.get(letter["batchId"], 0) + 1
             if len(cause.samples) < SHOWN:
                 cause.samples.append({**operation, "batchId": letter["batchId"], "text": _text(operation["body"])})
     return sorted(causes.values(), key=lambda cause: -cause.count)
+
+
+def by_batch(letters: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Return how many dead operations each batch has in these letters."""
+    batches: Counter[str] = Counter()
+    for letter in letters:
+        batches[letter["batchId"]] += len(letter["operations"])
+    return batches
 
 
 def _text(body: Any) -> str:
