@@ -17,7 +17,7 @@ from penstock.service.keys import CLOCK
 T = TypeVar("T")
 
 SHARED_SECONDS = 1.0
-MOST_SHARED = 500
+MOST_SHARED = 100
 MOST_BATCHES = 200
 MOST_POINTS = 240  # of a batch. With more, every second one is dropped
 LEAST_SECONDS = 0.5  # between two points: what is nearer shows a rate that jumps
@@ -45,11 +45,17 @@ class Live:
         """Return the answer that another page has just read with the same key, or read it."""
         until, reading = self._shared.pop(key, (0.0, None))
         if reading is None or until <= self._clock.monotonic() or _failed(reading):
+            self._drop_expired()
             until, reading = self._clock.monotonic() + seconds, asyncio.ensure_future(read())
         self._shared[key] = (until, reading)
         if len(self._shared) > MOST_SHARED:
             self._shared.popitem(last=False)
         return await asyncio.shield(reading)
+
+    def _drop_expired(self) -> None:
+        now = self._clock.monotonic()
+        for key in [key for key, (until, _) in self._shared.items() if until <= now]:
+            del self._shared[key]
 
     def forget(self, *start: Hashable) -> None:
         """Forget the answers whose keys start like this, because somebody has changed something."""

@@ -76,6 +76,16 @@ async def test_memory_is_bounded() -> None:
     assert history.of("x")[0].at == 0
 
 
+async def test_expired_answers_are_freed() -> None:
+    clock, table = FakeClock(), Table()
+    live = Live(clock)
+    for number in range(3):
+        await live.read((number,), table.read)
+    clock.advance(SHARED_SECONDS)
+    await live.read(("new",), table.read)
+    assert list(live._shared) == [("new",)]
+
+
 def test_rate_is_that_of_late() -> None:
     history = History()
     assert history.rate("x") is None
