@@ -1,6 +1,7 @@
 """GET and POST /console/keys, POST /console/keys/{id}/rotate and /revoke: the keys of all tenants."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from penstock.api_key import ApiKey, NewKey
 from penstock.documents.validation import errors_of
-from penstock.errors import InvalidRequest
+from penstock.errors import Flaw, InvalidRequest
 from penstock.service.console.forms import read_fields, to_number
 from penstock.service.console.rendering import back_to, page
 from penstock.service.flaws import to_flaw
@@ -17,6 +18,7 @@ from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.operators import api_keys
 
 HOME = "/console/keys"
+_TENANT = "Write 1 to 128 letters, digits or signs of ASCII, without spaces."
 
 
 async def show(request: web.Request) -> web.Response:
@@ -29,7 +31,7 @@ async def create(request: web.Request) -> web.Response:
     try:
         wanted = api_keys.KeyRequest.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
+        raise InvalidRequest([_in_words(to_flaw(one, document)) for one in errors_of(error)]) from error
     made, key = await api_keys.create(request, wanted)
     return await _page(request, made, key)
 
@@ -51,6 +53,11 @@ async def _page(request: web.Request, made: NewKey | None = None, of: ApiKey | N
     rows = [{**api_keys.key_body(key), "state": _state(key, now), "replacedBy": key.replaced_by} for key in keys]
     rows.sort(key=lambda row: (row["state"] != "valid", row["tenant"], row["createdAt"]))
     return page(request, "keys.html", keys=rows, made=None if made is None else made.text, of=of)
+
+
+def _in_words(flaw: Flaw) -> Flaw:
+    """Return the error as a person reads it: the pattern of a tenant says little to most people."""
+    return replace(flaw, detail=_TENANT) if flaw.pointer == "/tenant" else flaw
 
 
 def _state(key: ApiKey, now: float) -> str:

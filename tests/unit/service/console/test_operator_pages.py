@@ -25,6 +25,8 @@ async def test_dead_letters_are_shown_by_cause_and_run_again(plant: Plant, opera
     assert "letters in the queue." in text
     assert "3 operations POST /break/a · operation 0 of" in text
     assert "Not readable" in text
+    assert text.count("Run this batch's again") == text.count("By batch") * 2 == 2
+    assert page.content.decode().count("hx-confirm") == 3  # for all letters, and for each batch
     again = await operator.post("/console/dead-letters/redrive", {"batch": second})
     assert "moved back to the queue: 1." in await operator.follow(again)
     assert f"/console/batch/{second}" not in (await operator.get("/console/dead-letters")).content.decode()
@@ -96,7 +98,7 @@ async def _replacement(parts: MemoryParts, key_id: str) -> str | None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tenant": "a b"}, "tenant String should match pattern"),
+        ({"tenant": "a b"}, "tenant Write 1 to 128 letters, digits or signs"),
         ({"scope": "everything"}, "scopes.0 Input should be"),
         ({"days": "soon"}, "expiresAt Write the time as"),
         ({"limit": "fast"}, "limit"),
