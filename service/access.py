@@ -21,7 +21,7 @@ from functools import partial
 from aiohttp import hdrs, web
 
 from penstock.api_key import DEFAULT_TENANT, Scope, id_in
-from penstock.errors import MissingScope, NotAuthenticated
+from penstock.errors import MissingScope, NotAuthenticated, PenstockError
 from penstock.hosts import check_caller, check_host, check_same_origin
 from penstock.service import cookie
 from penstock.service.caller import named_tenant
@@ -50,7 +50,7 @@ _READING = {hdrs.METH_GET, hdrs.METH_HEAD}
 @web.middleware
 async def access(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Let a request through to its endpoint if its caller may use it."""
-    scope, is_page = _scope(request), request.match_info.route in request.app[PAGES]
+    scope, is_page = _scope(request), _is_page(request)
     if is_page:
         _check_page(request)
         key = None if scope is None else cookie.key_in(request)
@@ -62,7 +62,16 @@ async def access(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         request[CALLER] = caller = await _caller(request, key, is_page=is_page)
         if scope not in caller.scopes:
             raise MissingScope(scope)
+    elif is_page and request.match_info.http_exception is not None:
+        with suppress(PenstockError):  # this page only lacks its navigation without a caller
+            request[CALLER] = await _caller(request, key=cookie.key_in(request), is_page=True)
     return await handler(request)
+
+
+def _is_page(request: web.Request) -> bool:
+    """Return True if the request is for the console. Its paths that do not exist are pages, too."""
+    is_unknown = request.match_info.http_exception is not None
+    return request.match_info.route in request.app[PAGES] or (is_unknown and cookie.is_sent_to(request.path))
 
 
 async def _caller(request: web.Request, key: str | None, *, is_page: bool) -> Caller:

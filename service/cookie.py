@@ -16,6 +16,10 @@ def key_in(request: web.Request) -> str | None:
     return request.cookies.get(NAME) or None
 
 
+def is_sent_to(path: str) -> bool:
+    return path == PATH or path.startswith(f"{PATH}/")
+
+
 def keep_key(request: web.Request, answer: web.Response, key: str) -> None:
     """Let the browser keep a key."""
     answer.set_cookie(

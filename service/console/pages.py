@@ -1,6 +1,7 @@
 """What all pages of the console have in common: their headers, and that their errors are pages, too."""
 
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from aiohttp import hdrs, web
 from pydantic_core import from_json
@@ -51,15 +52,24 @@ async def pages(request: web.Request, handler: Endpoint) -> web.StreamResponse:
 def _problem_page(request: web.Request, status: int, problem: dict[str, Any], headers: Any) -> web.Response:
     if status == web.HTTPUnauthorized.status_code:
         return _ask_for_key(request, problem)
+    if status == web.HTTPNotFound.status_code and problem["type"] == "about:blank":
+        problem = {**problem, "detail": "This page does not exist."}  # the hint is about the API
     kept = {name: headers[name] for name in ("Retry-After", "Allow") if name in headers}
     if REFRESH in request.headers:
         kept |= {"HX-Retarget": "#message", "HX-Reselect": "#problem", "HX-Reswap": "innerHTML"}
     return page(request, "problem.html", status=status, headers=kept, problem=problem)
 
 
+def _open_page(request: web.Request) -> str:
+    """Return the path of the page that refreshes itself. The request may be for a part of it."""
+    url = urlsplit(request.headers.get("HX-Current-URL", PREFIX))
+    return f"{url.path}?{url.query}" if url.query else url.path
+
+
 def _ask_for_key(request: web.Request, problem: dict[str, Any]) -> web.Response:
     if REFRESH in request.headers:
-        return web.Response(status=problem["status"], headers={"HX-Redirect": f"{PREFIX}/key"})
+        form = f"{PREFIX}/key?{urlencode({'then': _open_page(request)})}"
+        return web.Response(status=problem["status"], headers={"HX-Redirect": form})
     is_read, has_key = request.method == hdrs.METH_GET, cookie.key_in(request) is not None
     # Browsers do not send the cookie when a person comes from another site. A request from this page has it.
     if is_read and not has_key and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:

@@ -10,10 +10,13 @@ from penstock.service.console.rendering import back_to, page
 from penstock.service.keys import CALLERS, PRESENTED_KEY_ID
 
 HOME = "/console"
+_ENDED = "Your key is not valid any more."
 
 
 async def show(request: web.Request) -> web.Response:
-    return page(request, "key.html", error=None, then=HOME)
+    """Show the form. `then` is in the query if a page was open when its key ended."""
+    then = request.query.get("then")
+    return page(request, "key.html", error=None if then is None else _ENDED, then=_own_path(then or HOME))
 
 
 async def sign_in(request: web.Request) -> web.Response:

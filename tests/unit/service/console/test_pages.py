@@ -176,8 +176,21 @@ async def test_key_that_ended_is_asked_for_again(with_keys: Service, parts: Memo
 
 
 async def test_key_that_ended_leads_an_open_page_to_the_form(with_keys: Service) -> None:
-    answer = await Browser(with_keys.client).get("/console", **{"HX-Request": "true"})
-    assert (answer.status, answer.headers["HX-Redirect"]) == (401, "/console/key")
+    browser, shown = Browser(with_keys.client), "http://penstock/console/batch/x?a=1"
+    answer = await browser.get("/console/batch/x/failures", **{"HX-Request": "true", "HX-Current-URL": shown})
+    assert (answer.status, answer.headers["HX-Redirect"]) == (401, "/console/key?then=%2Fconsole%2Fbatch%2Fx%3Fa%3D1")
+    form = await browser.get(answer.headers["HX-Redirect"])
+    assert "Your key is not valid any more." in text_of(form)
+    assert 'name="then" value="/console/batch/x?a=1"' in form.content.decode()
+    assert 'value="/console"' in (await browser.get("/console/key?then=//evil.example")).content.decode()
+
+
+async def test_path_that_does_not_exist_is_a_page_like_others(operator: Browser) -> None:
+    for answer in (await operator.get("/console/nothing"), await operator.post("/console/nothing")):
+        assert answer.status == 404
+        text = text_of(answer)
+        assert "This page does not exist. All batches" in text
+        assert "Dead letters" in text  # the navigation
 
 
 # --- Changes
