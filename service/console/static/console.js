@@ -44,9 +44,16 @@
 
   const FAILURES_MS = 10000;  // they cost more to read than the status
   let failed = find("#live")?.dataset.failed, failuresAt = 0;
-  document.addEventListener("htmx:after:swap", () => {
+  let madeKey = find("#made-key")?.value;
+  let wasFinal = "final" in (find("#live")?.dataset ?? {});
+  document.addEventListener("htmx:after:swap", (event) => {
     draw();
-    if (find("#made")) find("form.form")?.reset();
+    const made = find("#made-key")?.value;
+    if (made && made !== madeKey && !find("#problem")) find("form.form")?.reset();
+    madeKey = made;
+    const isFinal = "final" in (find("#live")?.dataset ?? {});
+    if (isFinal && !wasFinal && event.detail.ctx?.sourceElement?.id === "live") find("#message")?.replaceChildren();  // "Its rows run now."
+    wasFinal = isFinal;
     if (document.activeElement === document.body) find("#problem, #made, #main")?.focus({ preventScroll: true });
     refreshFailures();
     const completed = Number(find("#live")?.dataset.completed ?? 0);
@@ -72,6 +79,7 @@
   // --- The chart of one batch.
 
   const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400];  // seconds
+  const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
   let plot = null;
   function clock(seconds) {
     const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.round(seconds % 60)];
@@ -90,7 +98,7 @@
     plot = new uPlot({
       width: box.clientWidth, height: 188, cursor: { drag: { x: false, y: false } }, legend: { show: false },
       scales: { x: { time: false }, completed: { range: (_, _low, high) => [0, Math.max(1, high)] }, rate: { range: (_, _low, high) => [0, Math.max(1, high * 1.1)] } },
-      axes: [{ ...axis, incrs: STEPS, values: (_, values) => values.map(clock) }, { ...axis, scale: "completed", values: short, size: 52 }, { ...axis, scale: "rate", side: 1, values: short, grid: { show: false }, size: 52 }],
+      axes: [{ ...axis, incrs: STEPS, values: (_, values) => values.map(clock) }, { ...axis, scale: "completed", incrs: WHOLE, values: short, size: 52 }, { ...axis, scale: "rate", side: 1, incrs: WHOLE, values: short, grid: { show: false }, size: 52 }],
       series: [{}, { scale: "completed", stroke: colour("--accent"), width: 2, points: { show: false } },
         { scale: "rate", stroke: colour("--bar-warn"), width: 1.5, points: { show: false } }],
     }, data, box);
@@ -108,6 +116,15 @@
   document.addEventListener("change", (event) => { if (event.target.matches("[data-submit]")) event.target.form.requestSubmit(); });
   document.addEventListener("focusin", (event) => { if (event.target.matches("[data-select]")) event.target.select(); });
 
+  // --- A message about a change is not shown again when the page is reloaded.
+
+  const url = new URL(location.href);
+  if (url.searchParams.has("done")) {
+    url.searchParams.delete("done");
+    url.searchParams.delete("count");
+    history.replaceState(history.state, "", url);
+  }
+
   // --- A person comes from another site: then the first request had no cookie, and this one has it.
 
   const again = find("#again");
@@ -118,6 +135,7 @@
   const form = find("#file-form");
   const LOOK_BYTES = 65536;
   let file = null, kind = null, head = null, sending = null, isChosen = false;  // isChosen: the person chose the operation
+  let key = null, keyOf = null;  // the idempotency key of a file stays the same until the file is accepted
 
   function show(target, html, selector) {
     const part = new DOMParser().parseFromString(html, "text/html").querySelector(selector);
@@ -135,6 +153,8 @@
 
   async function take(chosen) {
     file = chosen;
+    const identity = [file.name, file.size, file.lastModified].join("/");
+    if (identity !== keyOf) [key, keyOf] = [null, identity];
     find("#answer").replaceChildren();
     find("#send").hidden = true;
     isChosen = false;
@@ -159,6 +179,7 @@
     find("#answer").replaceChildren();
     if (!answer.ok) { find("#look").replaceChildren(); find("#send").hidden = true; show(find("#answer"), html, "#problem"); return; }
     const section = show(find("#look"), html, "section");
+    key ??= section.dataset.key;
     if (!isChosen) { find("#operation").value = `${section.dataset.method} ${section.dataset.path}`; find("#path").value = section.dataset.path; }
     find("#choices").hidden = section.hasAttribute("data-whole");
     find("#send").hidden = false;
@@ -181,22 +202,27 @@
     sending.open("POST", `${form.getAttribute("action")}?${query}`);
     sending.setRequestHeader("Content-Type", kind);
     sending.setRequestHeader("Prefer", "respond-async");
-    sending.setRequestHeader("Idempotency-Key", `"${look.dataset.key}"`);
+    sending.setRequestHeader("Idempotency-Key", `"${key}"`);
     sending.upload.onprogress = (event) => {
       find("#sent").value = 100 * event.loaded / event.total;
       say(event.loaded < event.total ? "Sending and checking …" : "Checking the last rows …");
     };
     sending.onload = () => done(sending);
-    sending.onerror = () => { busy(false); problem("The connection was lost. Press the button again: a file that has arrived does not run twice."); };
+    sending.onerror = async () => { busy(false); problem(await isReadable() ? "The connection was lost. Press the button again: a file that has arrived does not run twice." : CHANGED); };
     busy(true);
     say("Sending and checking …");
     sending.send(file);
   }
 
+  const CHANGED = "The file has changed on disk. Choose it again.";
+  async function isReadable() {
+    try { await file.slice(0, 1).arrayBuffer(); return true; } catch { return false; }
+  }
+
   function done(request) {
     busy(false);
-    if (request.status === 202) { location.assign(`/console/batch/${encodeURIComponent(JSON.parse(request.responseText).batchId)}?done=accepted`); return; }
-    if (request.status === 401) { location.assign("/console/key"); return; }
+    if (request.status === 202) { key = null; location.assign(`/console/batch/${encodeURIComponent(JSON.parse(request.responseText).batchId)}?done=accepted`); return; }
+    if (request.status === 401) { location.assign("/console/key?then=/console/file"); return; }
     const part = show(find("#answer"), request.responseText, "#problem");
     if (!part) problem(`Penstock answered ${request.status}. Try it again.`);
     find("#answer").scrollIntoView({ block: "nearest" });
@@ -212,6 +238,7 @@
     setPath();
     choice.addEventListener("change", () => { isChosen = true; setPath(); look(); });
     find("#path").addEventListener("change", () => { isChosen = true; look(); });
+    input.addEventListener("click", () => { input.value = ""; });  // a corrected file with the same path is a change, too
     input.addEventListener("change", () => { if (input.files[0]) take(input.files[0]); });
     form.addEventListener("submit", (event) => { event.preventDefault(); if (file && !find("#send").hidden && !find("#send-button").disabled) send(); });
     for (const name of ["dragenter", "dragover"]) document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });

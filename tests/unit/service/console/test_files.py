@@ -157,6 +157,7 @@ async def test_file_that_arrives_twice_runs_once(browser: Browser) -> None:
     assert first.body["batchId"] == second.body["batchId"]
     other = await send(browser, b"id\n5\n", method="DELETE", path="/users/{id}", key="k", columns='{"x": "y"}')
     assert other.status == 422
+    assert "This file was accepted already" in text_of(other)
 
 
 async def test_errors_are_shown_by_line_and_nothing_runs(plant: Plant, browser: Browser) -> None:
