@@ -166,7 +166,7 @@ def _goes_on(text: str, delimiter: str, *, in_cell: bool) -> bool:
 
 
 def _columns(cells: list[str], number: int) -> list[str]:
-    """Return the names of the columns. Raise InvalidRequest if a name is missing or repeated, or if there are too many."""
+    """Return the names of the columns. Raise InvalidRequest if one is missing or repeated, or if there are too many."""
     names = [cell.strip() for cell in cells]
     names = names[: max(place for place, name in enumerate(names, 1) if name)]
     if len(names) > _MOST_COLUMNS:
