@@ -22,7 +22,7 @@ async def show(request: web.Request) -> web.Response:
     status = await read_shared_status(request)
     history = request.app[LIVE].history
     seen = history.of(status["batchId"])
-    points = [*_start(status), *seen, *_end(status)] if seen else []
+    points = sorted([*_start(status), *seen, *_end(status)]) if seen else []  # it may be seen before it starts
     return page(
         request,
         "batch.html",
