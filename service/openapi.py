@@ -281,7 +281,7 @@ def _paths_of_webhooks() -> Fragment:
         f"{path}/{{endpoint_id}}/rotate_secret": {
             "post": _endpoint(
                 "Replace the secret of a webhook endpoint. Events are signed with both for 24 hours",
-                _answers(200, "WebhookSecret", *of_endpoint),
+                _answers(200, "WebhookSecret", 409, *of_endpoint),
                 on_endpoint,
             )
         },
