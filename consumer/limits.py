@@ -4,17 +4,22 @@ A consumer that was silent for longer than its lease seems to have died. If it i
 the batch. So a batch is stopped only if the deaths have stood for one more lease.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Collection
 
 from penstock.batch import Batch, Ending, sum_counts
 from penstock.clock import Clock
-from penstock.consumer.batches import Batches
+from penstock.consumer.batches import FRESH_SECONDS, Batches
+from penstock.consumer.patience import until_answered
+from penstock.errors import PenstockError
 from penstock.outcome import ChunkRecord
 from penstock.settings import Settings
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 DENIAL_POLL_SECONDS = 1.0
+KNOWN_SECONDS = FRESH_SECONDS + 1.0  # until all consumers have read a change of a batch, with the time of their calls
 
 
 class BatchLimits:
@@ -32,10 +37,29 @@ class BatchLimits:
         self._settings = settings
         self._clock = clock
         self._is_stopping = is_stopping
+        self._checks: set[asyncio.Task[None]] = set()
 
     async def check(self, batch: Batch, record: ChunkRecord) -> None:
         """End the batch if too much has failed. Call it after the record is counted; it may be repeated."""
-        if batch.failure_limit is None or record.counts.failed <= 0:
+        if record.counts.failed > 0:
+            await self._check_counts(batch)
+
+    def check_soon(self, batch: Batch) -> None:
+        """Check the limit of a batch once more after it was lowered or set, as soon as all consumers know the limit.
+
+        Until then a consumer may count a failure without a check of the new limit, and it may be the last failure.
+        """
+        checking = asyncio.create_task(self._check_later(batch))
+        self._checks.add(checking)
+        checking.add_done_callback(self._checks.discard)
+
+    async def _check_later(self, batch: Batch) -> None:
+        await asyncio.sleep(KNOWN_SECONDS)
+        with contextlib.suppress(PenstockError):
+            await until_answered(self._clock, self._check_counts, batch)
+
+    async def _check_counts(self, batch: Batch) -> None:
+        if batch.failure_limit is None:
             return
         groups = (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
         counts = sum_counts(group.counts for group in groups)

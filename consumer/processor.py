@@ -361,8 +361,13 @@ class Processor:
 
     async def _watch(self, attempt: ChunkAttempt, stop: Stop, urgency: Urgency) -> None:
         """Follow the priority and the concurrency of the batch. Start the stop as soon as nothing more may start."""
+        limit = attempt.batch.failure_limit
 
         def follow(batch: Batch) -> bool:
+            nonlocal limit
+            if batch.failure_limit is not None and batch.failure_limit.is_stricter_than(limit):
+                self._limits.check_soon(batch)
+            limit = batch.failure_limit
             urgency.change(batch.priority)
             self._runner.limit_batch(batch.id, batch.concurrency)
             if attempt.batch.concurrency is None and batch.concurrency is not None:

@@ -78,6 +78,9 @@ class FailureLimit:
     def of_percent(cls, percent: float, total: int) -> "FailureLimit":
         return cls(int(round(total * percent / 100, 6)))  # 0.57 % of 10,000 is 56.99999999999999 in floats
 
+    def is_stricter_than(self, other: "FailureLimit | None") -> bool:
+        return other is None or self.count < other.count
+
     def is_passed(self, counts: Counts) -> bool:
         return counts.failed > self.count
 

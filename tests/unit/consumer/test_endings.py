@@ -9,7 +9,7 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState, Ending, FailureLimit
-from penstock.consumer import batches
+from penstock.consumer import batches, limits
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.message import decode_chunk
 from penstock.running.stop import Stop
@@ -287,6 +287,33 @@ async def test_limit_that_was_raised_since_the_batch_was_read_ends_nothing(
 
     await plant.work_off(plant.consumer(raise_it_meanwhile))
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
+
+
+async def test_limit_that_was_lowered_is_checked_again_while_a_chunk_runs(
+    aiohttp_client: AiohttpClient, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer may have counted the last failure after the front end has checked, with the limit from before."""
+    monkeypatch.setattr(limits, "KNOWN_SECONDS", 0.005)
+    plant = await build(aiohttp_client, toys, chunk_operations=1)
+    batch_id = await plant.submit("/break/a", "/hang/b", "/succeed/c", maxFailures=1)
+    checked, ended = asyncio.Event(), asyncio.Event()
+    events = {"store.read_groups": checked, "store.end_batch": ended}
+
+    def note(call: str, moment: Moment) -> None:
+        if call in events and moment == "after":
+            events[call].set()
+
+    async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(take_turn(plant.consumer(note)))
+        await toys.arrived.wait()
+        await checked.wait()  # after the only failure, with the limit from before
+        batches = plant.parts.store._batches
+        batches[batch_id] = replace(batches[batch_id], failure_limit=FailureLimit(0))
+        plant.clock.advance(2)
+        await ended.wait()
+        toys.gate.set()
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("cancelled", {"succeeded": 1, "failed": 1, "cancelled": 1})
 
 
 async def test_redrive_runs_though_its_batch_is_cancelled(aiohttp_client: AiohttpClient, toys: Toys) -> None:
