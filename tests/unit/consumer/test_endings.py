@@ -279,14 +279,18 @@ async def test_limit_that_was_raised_since_the_batch_was_read_ends_nothing(
 ) -> None:
     plant = await build(aiohttp_client, toys, chunk_operations=1)
     batch_id = await plant.submit("/break/a", "/succeed/b", maxFailures=0)
+    calls: list[str] = []
 
     def raise_it_meanwhile(call: str, moment: Moment) -> None:
+        calls.append(call)
         if (call, moment) == ("store.count_chunk", "before"):
             batches = plant.parts.store._batches
             batches[batch_id] = replace(batches[batch_id], failure_limit=limit)
 
     await plant.work_off(plant.consumer(raise_it_meanwhile))
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
+    assert "store.read_groups" in calls
+    assert "store.end_batch" not in calls
 
 
 async def test_limit_that_was_lowered_is_checked_again_while_a_chunk_runs(
