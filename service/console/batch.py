@@ -22,14 +22,13 @@ async def show(request: web.Request) -> web.Response:
     status = await read_shared_status(request)
     history = request.app[LIVE].history
     seen = history.of(status["batchId"])
-    points = sorted([*_start(status), *seen, *_end(status)]) if seen else []  # it may be seen before it starts
     return page(
         request,
         "batch.html",
         batch=status,
         bar=bar_of(status),
         rate=rate_of(status, history.rate(status["batchId"]), request.app[CLOCK].now()),
-        chart=chart_of(points),
+        chart=chart_of(_points(status, seen)),
     )
 
 
@@ -83,6 +82,16 @@ def _changed(request: web.Request, done: str, count: int | None = None) -> web.R
     batch_id = batch_id_of(request)
     request.app[LIVE].forget("status", batch_id)
     return back_to(f"/console/batch/{batch_id}", done, count)
+
+
+def _points(status: dict[str, Any], seen: list[Point]) -> list[Point]:
+    """Return the points of the chart in their order. There are none if nobody watched the batch."""
+    if not seen:
+        return []
+    end = _end(status)
+    # The batch may be read before it is final, and noted after that. It may also be noted before it starts.
+    noted = (Point(one.at, status["completed"]) if end and one.at >= end[0].at else one for one in seen)
+    return sorted([*_start(status), *noted, *end])
 
 
 def _start(status: dict[str, Any]) -> list[Point]:
