@@ -56,7 +56,7 @@ class AccessLog(AbstractAccessLogger):
 
 
 def _is_refresh(request: web.Request, response: web.StreamResponse) -> bool:
-    """Return True if an open page of the console got its newest state. It has no data of operations."""
+    """Return True if an open page of the console got its newest state. Outcomes and results are no such state."""
     return (
         request.method == hdrs.METH_GET
         and "HX-Request" in request.headers

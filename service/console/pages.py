@@ -62,7 +62,10 @@ def _problem_page(request: web.Request, status: int, problem: dict[str, Any], he
 
 def _open_page(request: web.Request) -> str:
     """Return the path of the page that refreshes itself. The request may be for a part of it."""
-    url = urlsplit(request.headers.get("HX-Current-URL", PREFIX))
+    try:
+        url = urlsplit(request.headers.get("HX-Current-URL", PREFIX))
+    except ValueError:
+        return PREFIX
     return f"{url.path}?{url.query}" if url.query else url.path
 
 

@@ -182,6 +182,8 @@ async def test_key_that_ended_leads_an_open_page_to_the_form(with_keys: Service)
     form = await browser.get(answer.headers["HX-Redirect"])
     assert "Your key is not valid any more." in text_of(form)
     assert 'name="then" value="/console/batch/x?a=1"' in form.content.decode()
+    answer = await browser.get("/console", **{"HX-Request": "true", "HX-Current-URL": "http://["})
+    assert answer.headers["HX-Redirect"] == "/console/key?then=%2Fconsole"
     assert 'value="/console"' in (await browser.get("/console/key?then=//evil.example")).content.decode()
 
 
