@@ -90,6 +90,11 @@ class Line:
         self._has_unused = False  # the slot that was just acquired has a token that no call has used yet
 
     @property
+    def is_behind_another(self) -> bool:
+        """Return True if the operations pass another gate before this one."""
+        return self._behind is not None
+
+    @property
     def wanted(self) -> int:
         """Return how many tokens the operations need."""
         if self.postponed_seconds is not None:
@@ -413,6 +418,8 @@ class LimitGate:
             lane.used = max(lane.used, self._least_used)
         lane.add(tenant, waiter)
         line.waiters.add(waiter)
+        if line.is_behind_another:
+            self.note_waiting()  # until now, it waited at the other gate, and this one did not know of it
         try:
             await waiter
         except asyncio.CancelledError:

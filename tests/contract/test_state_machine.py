@@ -128,7 +128,11 @@ class Model:
         self.batch = replace(self.batch, finished_groups=self.batch.finished_groups | {number})
         if len(self.batch.finished_groups) < len(GROUP_TOTALS) or self.batch.state not in OPEN_STATES | FINAL_STATES:
             return
-        state = final_state(sum_counts(self.group(one).counts for one in GROUPS), self.batch.ending)
+        counts = sum_counts(self.group(one).counts for one in GROUPS)
+        state = final_state(counts, self.batch.ending)
+        has_run = counts.succeeded + counts.failed > 0
+        if has_run and self.batch.started_at is None and not self.batch.is_final:
+            self.batch = replace(self.batch, started_at=self.batch.accepted_at)
         self.batch = replace(self.batch, state=state, finished_at=self.batch.finished_at or NOW)
 
     def families(self, number: int) -> list[list[str]]:

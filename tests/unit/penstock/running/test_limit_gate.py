@@ -724,6 +724,17 @@ def test_operation_needs_the_permits_of_its_batch_and_of_its_route() -> None:
     assert most_together(play(scenario, limit=TOGETHER, slots=20).starts["/limited"]) == 3
 
 
+@pytest.mark.parametrize("path", ["/limited", "/bulk"])
+@pytest.mark.parametrize("concurrency", [1, 5])
+@pytest.mark.parametrize("limit", [Limit(rate=10), Limit(concurrency=3), Limit(rate=10, concurrency=3), None])
+def test_only_chunk_of_a_limited_batch_runs_on_a_limited_route(path: str, concurrency: int, limit: Limit | None) -> None:
+    async def scenario(rig: Rig) -> None:
+        async with asyncio.timeout(30):
+            assert succeeded(await rig.run_chunk(path, 10, concurrency=concurrency)) == 10
+
+    play(scenario, limit=limit, slots=20)
+
+
 def test_chunk_of_a_limited_batch_is_postponed_with_its_route() -> None:
     async def scenario(rig: Rig) -> None:
         rig.operations.pauses["upstream"] = EPOCH + 120
