@@ -13,11 +13,12 @@ from penstock.cost import read_units, sqs_units, write_units
 from penstock.queue import Delivery, Message
 
 _BATCH = "batch#"
+_LIMIT = "limit#"  # a batch with a concurrency of its own has a limit, whose name is like the key of its item
 
 
 def batch_of(item: Item) -> str | None:
     """Return the id of the batch that an item belongs to, from the item or its key. None for items of no batch."""
-    pk: str = item["pk"]["S"]
+    pk: str = item["pk"]["S"].removeprefix(_LIMIT)
     if pk.startswith(_BATCH):
         return pk.split("#", 2)[1]
     sk: str = item["sk"]["S"]

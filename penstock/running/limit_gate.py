@@ -703,6 +703,9 @@ class LimitGates:
         self.limit_batch(batch_id, concurrency)
         return gates[batch_id]
 
+    def has_gate_of_batch(self, batch_id: str) -> bool:
+        return batch_id in self._gates_of_batches
+
     def limit_batch(self, batch_id: str, concurrency: int | None) -> None:
         """Follow a change of the concurrency of a batch."""
         if batch_id in self._gates_of_batches:

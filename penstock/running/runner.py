@@ -141,7 +141,7 @@ class Runner:
             )
 
         if has_slot:
-            gates = self._gates(self._limit_of(chunk.operations[0]), source)
+            gates = self._gates_passed(self._limit_of(chunk.operations[0]), source)
             return await new_run(None, gates).carry_out(one_by_one(chunk.operations))
 
         async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
@@ -175,6 +175,14 @@ class Runner:
         if self._limits is not None and limit is not None:
             gates.append(self._limits.gate(limit))
         return gates
+
+    def _gates_passed(self, limit: str | None, source: Source) -> list[LimitGate]:
+        """Return the gates that an operation with a slot has passed.
+
+        It has passed none of its batch if the batch got its concurrency after that.
+        """
+        has_gate = self._limits is not None and self._limits.has_gate_of_batch(source.batch_id)
+        return self._gates(limit, source if has_gate else replace(source, concurrency=None))
 
     def limit_batch(self, batch_id: str, concurrency: int | None) -> None:
         """Follow a change of how many operations of a batch may run at the same time."""

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.aws.attributes import text
+from penstock.aws.billing import batch_of
 from penstock.bills import Bills
 from penstock.cost import Cost, Prices, Units, cost_of, sum_units
 
@@ -58,3 +60,8 @@ def test_batches_that_are_never_reported_are_forgotten() -> None:
 
 def test_a_price_is_for_a_million() -> None:
     assert Prices().usd(Units(1e6, 1e6, 1e6)) == pytest.approx(0.40 + 0.625 + 0.125)
+
+
+def test_limit_of_a_batch_is_paid_by_the_batch() -> None:
+    assert batch_of({"pk": text("limit#batch#01J"), "sk": text("limit")}) == "01J"
+    assert batch_of({"pk": text("limit#upstream"), "sk": text("limit")}) is None

@@ -727,12 +727,26 @@ def test_operation_needs_the_permits_of_its_batch_and_of_its_route() -> None:
 @pytest.mark.parametrize("path", ["/limited", "/bulk"])
 @pytest.mark.parametrize("concurrency", [1, 5])
 @pytest.mark.parametrize("limit", [Limit(rate=10), Limit(concurrency=3), Limit(rate=10, concurrency=3), None])
-def test_only_chunk_of_a_limited_batch_runs_on_a_limited_route(path: str, concurrency: int, limit: Limit | None) -> None:
+def test_only_chunk_of_a_limited_batch_runs_on_a_limited_route(
+    path: str, concurrency: int, limit: Limit | None
+) -> None:
     async def scenario(rig: Rig) -> None:
         async with asyncio.timeout(30):
             assert succeeded(await rig.run_chunk(path, 10, concurrency=concurrency)) == 10
 
     play(scenario, limit=limit, slots=20)
+
+
+def test_operation_that_got_its_slot_before_its_batch_was_limited_makes_no_gate() -> None:
+    async def scenario(rig: Rig) -> None:
+        chunk = Chunk("01J", "0", 1, (Operation(0, "0", "POST", "/free", None),))
+        source = Source("01J", "01J", concurrency=2)
+        assert succeeded(await rig.runner.run_chunk(chunk, source, Stop(), lambda: None, has_slot=True)) == 1
+        limits = rig.runner._limits
+        assert limits is not None
+        assert not limits.has_gate_of_batch("01J")
+
+    play(scenario, limit=None)
 
 
 def test_chunk_of_a_limited_batch_is_postponed_with_its_route() -> None:
