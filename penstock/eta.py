@@ -5,7 +5,8 @@ fifth more than the one before. So 72 of them reach for two weeks, and the last 
 is an attribute of a group's counter that the count increases anyway, so the history costs no call.
 
 The rate is that of the last half of the run. What came before the first outcomes is left out: programs that start, and
-caches that are cold, say nothing about the rest. How much the slices differ says how wide the band is.
+caches that are cold, say nothing about the rest. A slice without outcomes is a pause. What came before it is left out, too.
+How much the slices differ says how wide the band is.
 """
 
 import math
@@ -77,7 +78,7 @@ def estimate(history: Mapping[int, int], seconds: float, left: int) -> Band | No
     """
     if left <= 0 or not history:
         return None
-    slices = _last_half(history, seconds)
+    slices = _last_half(_since_pause(history, slice_at(seconds)), seconds)
     outcomes, taken = sum(one.outcomes for one in slices), sum(one.seconds for one in slices)
     if len(slices) < _LEAST_SLICES or taken < LEAST_SECONDS / 2 or outcomes < LEAST_OUTCOMES:
         return None
@@ -87,8 +88,17 @@ def estimate(history: Mapping[int, int], seconds: float, left: int) -> Band | No
     return Band(left / (rate + error), likely, left / max(rate - error, rate / 10))
 
 
+def _since_pause(history: Mapping[int, int], last: int) -> dict[int, int]:
+    """Return the slices after the last one without outcomes. The slice `last` is not over, so it may still get some."""
+    pauses = [number for number in range(min(history), last) if number not in history]
+    start = max(pauses, default=min(history))
+    return {number: outcomes for number, outcomes in history.items() if number >= start}
+
+
 def _last_half(history: Mapping[int, int], seconds: float) -> list[_Slice]:
     """Return the slices of the last half of the run, without the one of the first outcomes and those before it."""
+    if not history:
+        return []
     first, last = min(history) + 1, slice_at(seconds)
     if last < first or seconds - _start_of(first) < LEAST_SECONDS:
         return []

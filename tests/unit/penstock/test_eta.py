@@ -56,6 +56,21 @@ def test_only_the_last_half_of_a_run_counts() -> None:
     assert band.likely == pytest.approx(100, rel=0.1)
 
 
+@pytest.mark.parametrize("pause", [600.0, 3600.0, 36_000.0])
+@pytest.mark.parametrize("since", [20.0, 300.0, 7_200.0])
+def test_what_came_before_a_pause_does_not_count(pause: float, since: float) -> None:
+    """100 a second for ten minutes, a pause, and 100 a second again: 1,200 seconds are left."""
+    resumed, now = 600 + pause, 600 + pause + since
+    band = estimate(history_of([*steadily(100, 600), *steadily(100, now, resumed)], now), now, left=120_000)
+    assert band is None or (band.earliest < 1_320 and band.latest > 1_080 and band.latest < 3_600)
+
+
+def test_end_is_estimated_again_after_a_pause() -> None:
+    now = 600 + 600 + 3_600.0
+    history = history_of([*steadily(100, 600), *steadily(100, now, 1_200)], now)
+    assert estimate(history, now, left=120_000) is not None
+
+
 @pytest.mark.parametrize(
     ("seconds", "each_second", "is_known"),
     [(10, 100, False), (20, 100, True), (100, 0.3, False), (200, 1, True), (0, 100, False)],
