@@ -5,8 +5,8 @@ fifth more than the one before. So 72 of them reach for two weeks, and the last 
 is an attribute of a group's counter that the count increases anyway, so the history costs no call.
 
 The rate is that of the last half of the run. What came before the first outcomes is left out: programs that start, and
-caches that are cold, say nothing about the rest. A slice without outcomes is a pause. What came before it is left out, too.
-How much the slices differ says how wide the band is.
+caches that are cold, say nothing about the rest. A slice without outcomes is a pause. What came before it is left out
+as well. How much the slices differ says how wide the band is.
 """
 
 import math
