@@ -596,7 +596,7 @@ MUTATIONS = {
         ("late", 1156, settle_a_key_that_was_taken_over),
         ("steering", 1, steering.start_although_paused),
         ("steering", 336, steering.finish_chunks_although_paused),
-        ("steering", 19, steering.drop_what_was_received_often_while_paused),
+        ("steering", 11, steering.drop_what_was_received_often_while_paused),
         ("steering", 192, steering.hold_paused_chunks_while_stopping),
         ("steering", 128, steering.hide_paused_chunks_without_a_note),
         ("steering, storm", 32, steering.change_batches_that_are_over),
@@ -609,7 +609,7 @@ MUTATIONS = {
         ("quotas", 176, quotas.charge_again_when_repeated),
         ("webhooks", 1, webhooks.write_the_event_apart),
         ("webhooks", 1, webhooks.clear_events_first),
-        ("webhooks", 272, webhooks.deliver_again_when_written_again),
+        ("webhooks", 1, webhooks.deliver_again_when_written_again),
         ("webhooks", 2, webhooks.leave_retries_to_the_consumer_that_failed),
         ("webhooks", 240, webhooks.use_old_marks),
     ]
