@@ -1,6 +1,7 @@
 """The console in a real browser: a customer sends a file, and an operator has a bad night."""
 
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -195,7 +196,8 @@ async def test_operator_has_a_bad_night(penstock: Up, page: Page) -> None:
     await expect(page.get_by_role("button", name="Pause")).to_be_visible()
     page.once("dialog", lambda dialog: dialog.accept())
     await page.get_by_role("button", name="Cancel").click()
-    await expect(page.locator("#live .state")).to_have_text("cancelled")
+    # Chunks that the consumer has hidden because it holds enough of a paused batch come back after a minute.
+    await expect(page.locator("#live .state")).to_have_text(re.compile("^cancell(ing|ed)$"))
     await expect(page.locator("main, #message").first).to_be_focused()
 
     for name, heading in (("Handlers", "Handlers and queues"), ("Dead letters", "Dead letters")):
