@@ -1,4 +1,4 @@
-"""What consumers log; a test in which one breaks fails."""
+"""What tests of consumers share. A test in which a consumer breaks fails, by what is logged."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from penstock.consumer import inlets, patience
+from penstock.consumer import batches, inlets, patience
 from penstock.telemetry import Event
+from tests.support.plant import Toys
 
 Logs = list[MutableMapping[str, Any]]
 
@@ -24,3 +25,13 @@ def logs() -> Iterator[Logs]:
 def _repeat_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inlets, "FIRST_PAUSE_SECONDS", 0)
     monkeypatch.setattr(patience, "FIRST_REPEAT_SECONDS", 0)
+
+
+@pytest.fixture
+def _watch_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WATCH_SECONDS", 0.005)
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()

@@ -9,7 +9,7 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState, Ending, FailureLimit
-from penstock.consumer import batches, limits
+from penstock.consumer import limits
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.message import decode_chunk
 from penstock.running.stop import Stop
@@ -18,15 +18,7 @@ from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
 from tests.support.waiting import UNIT_SECONDS
 
-
-@pytest.fixture(autouse=True)
-def _watch_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WATCH_SECONDS", 0.005)
-
-
-@pytest.fixture
-def toys() -> Toys:
-    return Toys()
+pytestmark = pytest.mark.usefixtures("_watch_closely")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import LONGEST_PAUSE_SECONDS
-from penstock.consumer import batches, pauses
+from penstock.consumer import pauses
 from penstock.consumer.consumer import Consumer
 from penstock.message import decode_chunk
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState
@@ -20,14 +20,7 @@ from tests.support.waiting import UNIT_SECONDS
 DAY = 86_400
 
 
-@pytest.fixture(autouse=True)
-def _watch_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WATCH_SECONDS", 0.005)
-
-
-@pytest.fixture
-def toys() -> Toys:
-    return Toys()
+pytestmark = pytest.mark.usefixtures("_watch_closely")
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ AFTER = DEADLINE + 1
 
 
 @pytest.fixture
-def toys() -> Toys:
-    return Toys()
-
-
-@pytest.fixture
 async def plant(aiohttp_client: AiohttpClient, toys: Toys) -> Plant:
     return await build(aiohttp_client, toys)
 

@@ -5,22 +5,13 @@ import asyncio
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock.consumer import batches
 from penstock.consumer.consumer import Consumer
 from penstock.priority import Priority
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
 from tests.support.waiting import UNIT_SECONDS
 
-
-@pytest.fixture(autouse=True)
-def _watch_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WATCH_SECONDS", 0.005)
-
-
-@pytest.fixture
-def toys() -> Toys:
-    return Toys()
+pytestmark = pytest.mark.usefixtures("_watch_closely")
 
 
 @pytest.fixture
