@@ -4,21 +4,18 @@ The programs are the real ones, in virtual time. An operation that is throttled 
 """
 
 import asyncio
-import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from penstock.aws.store import DynamoDbStore
-from penstock.fleet_limit import LimitState
-from penstock.running.limit_gate import LEAST_WRITE_SECONDS
 from penstock.settings import Settings
 from tests.simulation import limit_mutations as mutations
+from tests.simulation.leases import NotedLeases
 from tests.simulation.mixes import CALM, Mix, RandomFates
 from tests.simulation.stage import Stage
-from tests.simulation.truth import Plan, Submission, Toy, current_process
+from tests.simulation.truth import Plan, Submission, Toy
 from tests.simulation.world import PromiseBroken, World
 from tests.support.full import full
 
@@ -210,19 +207,11 @@ def test_limit_is_kept_while_consumers_die_and_answers_are_lost(seed: int) -> No
 
 
 def test_consumer_writes_the_state_of_a_limit_once_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    play, writes = Play(1, 3, nothing, SKEWED), list[tuple[str, float]]()
-
-    async def counted(self: DynamoDbStore, name: str, seen: LimitState, state: LimitState) -> bool:
-        writes.append((current_process().name, play.world.loop.time()))
-        return await lease_limit(self, name, seen, state)
-
-    lease_limit = DynamoDbStore.lease_limit
-    monkeypatch.setattr(DynamoDbStore, "lease_limit", counted)
+    play = Play(1, 3, nothing, SKEWED)
+    leases = NotedLeases(play.world, monkeypatch)
     play.run()
-    assert len(writes) > CONSUMERS
-    for process in {process for process, _ in writes}:
-        times = [at for name, at in writes if name == process]
-        assert all(later - earlier >= LEAST_WRITE_SECONDS for earlier, later in itertools.pairwise(times))
+    assert leases.count > CONSUMERS
+    assert leases.are_spaced
 
 
 def test_limit_that_is_never_exceeded_costs_no_write() -> None:

@@ -4,23 +4,20 @@ The programs are the real ones, in virtual time.
 """
 
 import asyncio
-import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from penstock.aws.store import DynamoDbStore
-from penstock.fleet_limit import LimitState
 from penstock.fleet_permits import LEASE_SECONDS
-from penstock.running.limit_gate import LEAST_WRITE_SECONDS
 from penstock.running.stop import Stop
 from penstock.settings import Settings
 from tests.simulation import limit_mutations as mutations
+from tests.simulation.leases import NotedLeases
 from tests.simulation.mixes import CALM, Mix, RandomFates
 from tests.simulation.stage import Stage
-from tests.simulation.truth import MOST_TOGETHER, Plan, Submission, Toy, current_process
+from tests.simulation.truth import MOST_TOGETHER, Plan, Submission, Toy
 from tests.simulation.world import PromiseBroken, World
 from tests.support.full import full
 
@@ -133,21 +130,13 @@ def test_permits_are_used_and_never_exceeded_when_consumers_come_and_go(
 
 @pytest.mark.full
 def test_permits_are_used_with_one_write_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    play, writes = Play(1, 4, nothing, SKEWED), list[tuple[str, float]]()
-
-    async def counted(self: DynamoDbStore, name: str, seen: LimitState, state: LimitState) -> bool:
-        writes.append((current_process().name, play.world.loop.time()))
-        return await lease_limit(self, name, seen, state)
-
-    lease_limit = DynamoDbStore.lease_limit
-    monkeypatch.setattr(DynamoDbStore, "lease_limit", counted)
+    play = Play(1, 4, nothing, SKEWED)
+    leases = NotedLeases(play.world, monkeypatch)
     play.run()
     assert play.crowd.most == MOST_TOGETHER
     assert play.used >= 0.9
     assert play.is_all_done
-    for process in {process for process, _ in writes}:
-        times = [at for name, at in writes if name == process]
-        assert all(later - earlier >= LEAST_WRITE_SECONDS for earlier, later in itertools.pairwise(times))
+    assert leases.are_spaced
 
 
 FEW = 4
