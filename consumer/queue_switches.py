@@ -10,9 +10,7 @@ from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 FRESH_SECONDS = 2.0
-HIDDEN_SECONDS = (
-    3  # for which a chunk of a paused queue is hidden: each idle consumer that receives it notices the pause
-)
+HIDDEN_SECONDS = 3  # of a chunk of a paused queue. Meanwhile each idle consumer notices the pause
 
 
 class QueueSwitches:

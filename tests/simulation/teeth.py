@@ -4,6 +4,7 @@ import gc
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -41,15 +42,11 @@ def is_found_at(mutation: MutationAtCall, call: int, hit: Hit) -> bool:
 
 
 def _breaks_a_promise(run: Callable[[], object]) -> bool:
-    try:
+    with suppress(PromiseBroken):
         run()
-    except PromiseBroken:
-        is_broken = True
-    else:
-        is_broken = False
-    if is_broken:
-        _forget_run()
-    return is_broken
+        return False
+    _forget_run()
+    return True
 
 
 def _forget_run() -> None:
