@@ -166,8 +166,9 @@ class World:
             except RuntimeError:
                 if not self.promises.broken:
                     raise
-            waiting = self._who_waits()
-            self._bury(main)
+            finally:  # also if the scenario fails: otherwise Python complains later of what it has left
+                waiting = self._who_waits()
+                self._bury(main)
         if self.promises.broken:
             self._report(waiting)
 
