@@ -6,13 +6,14 @@
     limits/        How much a caller may submit: quotas of operations.
     operators/     What operators and machines ask: dead letters, API keys, health, metrics.
                    All but health is on a listener of its own. If requests need a key, clients' listener has it, too.
+    openapi/       GET /openapi.json: describes all these endpoints.
 
 `access.py` decides who may use an endpoint.
 
 Rooms that will come: `console/` for a web page, and `dialects/<name>/` for each foreign API that is spoken here.
 
-`app.py`, `routes.py`, `openapi.py` and `__main__.py` import the rooms. The rooms import the other files of this folder,
-never the other way round. Three rooms import others: `intake` imports `batches`, because it answers a repeated request
+`app.py`, `routes.py` and `__main__.py` import the rooms. The rooms import the other files of this folder,
+never the other way round. Four rooms import others: `intake` imports `batches`, because it answers a repeated request
 with the batch's status, and both import `limits`, because they charge what runs. `events` imports `batches`, because it
-tells what a client could ask there.
+tells what a client could ask there. `openapi` imports every room whose endpoints it describes.
 """

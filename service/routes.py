@@ -31,7 +31,7 @@ from penstock.service.console import (
 )
 from penstock.service.events.endpoint import batch_events
 from penstock.service.intake.submit import submit_batch
-from penstock.service.openapi import openapi, openapi_for_operators
+from penstock.service.openapi.serving import openapi, openapi_for_operators
 from penstock.service.operators.api_keys import create_key, list_keys, revoke_key, rotate_key
 from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
 from penstock.service.operators.health import live, ready

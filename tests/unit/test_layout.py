@@ -28,7 +28,7 @@ ROOMS: Mapping[str, set[str]] = {
     "service": {
         *("core", "aws", "documents", "forwarding", "metrics", "process", "running", "tracing"),
         *("service/intake", "service/batches", "service/events", "service/limits"),
-        *("service/operators", "service/console", "service/webhooks"),
+        *("service/operators", "service/console", "service/webhooks", "service/openapi"),
     },
     "service/intake": {"core", "documents", "metrics", "running", "service", "service/batches", "service/limits"},
     "service/batches": {"core", "documents", "service", "service/limits"},
@@ -39,6 +39,10 @@ ROOMS: Mapping[str, set[str]] = {
     "service/console": {
         *("core", "documents", "metrics", "service"),
         *("service/intake", "service/batches", "service/operators"),
+    },
+    "service/openapi": {
+        *("core", "metrics", "service"),
+        *("service/intake", "service/batches", "service/events", "service/operators", "service/webhooks"),
     },
     "consumer": {"core", "aws", "metrics", "process", "running", "tracing"},
     "infra": {"core", "aws", "process"},

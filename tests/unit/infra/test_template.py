@@ -17,7 +17,7 @@ from penstock.consumer.consumer import LEAVING_SECONDS, RECORDING_SECONDS
 from penstock.infra.cloudformation import Document, Stack, read_template
 from penstock.infra.provision import TEMPLATE
 from penstock.service.content import PAUSE_SECONDS
-from penstock.service.openapi import describe, describe_for_operators
+from penstock.service.openapi.document import describe, describe_for_operators
 from penstock.service.program import KEEP_ALIVE_SECONDS
 from penstock.settings import Settings
 from tests.unit.infra.template_rules import (

@@ -16,7 +16,7 @@ from penstock.service import callers
 from penstock.service.app import create_app
 from penstock.service.callers import FOUND_SECONDS, NOT_FOUND_SECONDS
 from penstock.service.console.assets import assets
-from penstock.service.openapi import openapi
+from penstock.service.openapi.serving import openapi
 from penstock.service.routes import ROUTES, For, Route, is_page
 from penstock.store import Store
 from penstock.testing import FakeClock, MemoryParts, memory_parts

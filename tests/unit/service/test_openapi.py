@@ -19,7 +19,7 @@ from penstock.api_key import ApiKey, Scope
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
 from penstock.service.app import create_app, create_operator_app
-from penstock.service.openapi import describe, describe_for_operators
+from penstock.service.openapi.document import describe, describe_for_operators
 from penstock.service.routes import routes_for_clients, routes_for_operators, scopes_of
 from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts

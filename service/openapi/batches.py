@@ -1,0 +1,250 @@
+"""Describes the list of batches, and what a client can ask of one batch."""
+
+from penstock.outcome import OutcomeState
+from penstock.priority import Priority
+from penstock.service.batches.listing import ALL_TENANTS, PAGE_BATCHES
+from penstock.service.batches.listing import LONGEST_PAGE as LONGEST_LIST
+from penstock.service.batches.steer import Steering
+from penstock.service.content import JSON, MERGE_PATCH, NDJSON
+from penstock.service.events.framing import MEDIA_TYPE
+from penstock.service.openapi.answers import (
+    REJECTED,
+    add_headers,
+    answer,
+    answers_of,
+    batch_answers,
+    endpoint,
+    problems,
+)
+from penstock.service.openapi.submitting import WHERE
+from penstock.service.openapi.values import COUNT, MOST, OPTIONAL_TEXT, TEXT, TIME, Fragment, list_of, object_of, ref
+from penstock.service.paging import LONGEST_PAGE
+from penstock.service.schemas import SHOWN_STATES
+
+REQUESTS = (Steering,)
+_ON_BATCH = ["batch_id"]
+_COUNTS: Fragment = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), COUNT)
+_TIMES: Fragment = dict.fromkeys(
+    (
+        "createdAt",
+        "acceptedAt",
+        "notBefore",
+        "startedAt",
+        "finishedAt",
+        "deadlineAt",
+        "pausedAt",
+        "pausedUntil",
+        "eta",
+        "etaEarliest",
+        "etaLatest",
+    ),
+    TIME,
+)
+_EVENT: Fragment = {
+    "type": "object",
+    "description": "The data of `progress` is the Status whenever it changes, that of `outcome` an Outcome, if "
+    "outcomes=1, and that of `end` the final Status.",
+    "properties": {
+        "event": {"enum": ["progress", "outcome", "end"]},
+        "data": {"type": "string", "contentMediaType": JSON},
+        "id": TEXT,
+    },
+}
+
+
+def paths() -> Fragment:
+    return {"/batches": {"get": _list("The batches of the caller's tenant, newest first")}, **_paths_of_a_batch()}
+
+
+def paths_for_operators() -> Fragment:
+    return {"/batches": {"get": _list("The batches of all tenants, newest first", *REJECTED)}}
+
+
+def _paths_of_a_batch() -> Fragment:
+    return {
+        "/batch/{batch_id}": {"get": _status(), "patch": _steer()},
+        "/batch/{batch_id}/status": {"get": _status()},
+        "/batch/{batch_id}/results": {"get": _results()},
+        "/batch/{batch_id}/events": {"get": _events()},
+        "/batch/{batch_id}/failures": {"get": _failures()},
+        "/batch/{batch_id}/cancel": {
+            "post": endpoint(
+                "Cancel a batch. Operations that are running finish", batch_answers(202, "Status", 409), _ON_BATCH
+            )
+        },
+        "/batch/{batch_id}/retry": {
+            "post": endpoint(
+                "Retry the failed operations of a final batch", batch_answers(202, "Retried", 409, 413, 429), _ON_BATCH
+            )
+        },
+    }
+
+
+def _steer() -> Fragment:
+    described = endpoint(
+        "Change a batch while it runs. The body is a merge patch (RFC 7396)",
+        batch_answers(200, "Status", 408, 409, 413, 415, 422),
+        _ON_BATCH,
+        body="Steering",
+    )
+    content = described["requestBody"]["content"]
+    described["requestBody"]["content"] = {MERGE_PATCH: content[JSON], **content}
+    return described
+
+
+def _status() -> Fragment:
+    answers = batch_answers(200, "Status")
+    add_headers(answers["200"], "Retry-After")
+    return endpoint("Status of a batch", answers, _ON_BATCH)
+
+
+def _list(summary: str, *errors: int) -> Fragment:
+    answers = answers_of(200, "Batches", 400, 403, *errors, 503)
+    add_headers(answers["200"], "Link")
+    filters = ["batch_status", "batch_priority", "createdAfter", "createdBefore", "tenant"]
+    description = (
+        "With `metadata.NAME=VALUE`, only batches with this metadata. A page may be short or empty although there are "
+        "more batches. Then it has a `nextCursor`."
+    )
+    return endpoint(summary, answers, [*filters, "batches_limit", "cursor"]) | {"description": description}
+
+
+def _failures() -> Fragment:
+    answers = batch_answers(200, "Failures")
+    add_headers(answers["200"], "Link")
+    summary = "The failures of a batch so far, grouped by status and title"
+    description = "An answer covers a part of a very large batch. Add up what the answers say, and follow `nextCursor`."
+    return endpoint(summary, answers, [*_ON_BATCH, "cursor"]) | {"description": description}
+
+
+def _results() -> Fragment:
+    answers = batch_answers(200, "Page", 406)
+    answers["200"]["content"][NDJSON] = {"schema": {"type": "string", "description": "One Outcome per line."}}
+    add_headers(answers["200"], "Link")
+    return endpoint(
+        "Results of a batch so far, in the order of the operations",
+        answers,
+        [*_ON_BATCH, "status", "cursor", "limit"],
+    )
+
+
+def _events() -> Fragment:
+    answers = {
+        "200": answer("Server-sent events, up to the end of the batch.", {MEDIA_TYPE: _EVENT}),
+        "204": answer("The client has received the end.", {}),
+        **problems(400, 404, 406, 429, 503),
+    }
+    return endpoint("Events of a batch", answers, [*_ON_BATCH, "outcomes", "Last-Event-ID"])
+
+
+SCHEMAS: Fragment = {
+    "Retried": object_of({**WHERE, "retried": COUNT}),
+    "Status": object_of(
+        {
+            "batchId": TEXT,
+            "tenant": TEXT,
+            "metadata": {"type": "object", "additionalProperties": TEXT},
+            "status": {"enum": SHOWN_STATES},
+            "priority": {"enum": list(Priority)},
+            **_COUNTS,
+            "redelivered": {
+                "description": "How often operations were delivered again because a consumer crashed or lost its "
+                "lease. Each time, their handlers may have run before.",
+                **COUNT,
+            },
+            "progress": {"type": "number", "minimum": 0, "maximum": 1},
+            **_TIMES,
+            "concurrency": MOST,
+            "maxFailures": {"type": ["integer", "null"], "minimum": 0},
+            "maxFailedPercent": {"type": ["number", "null"], "minimum": 0, "maximum": 100},
+            "reason": {"type": ["string", "null"]},
+            "cost": {
+                "description": "What the AWS calls for the batch have cost until asOf, at the prices of us-east-1. "
+                "null if no program has reported it.",
+                "type": ["object", "null"],
+                "required": ["usd", "requests", "asOf"],
+                "properties": {"usd": {"type": "number", "minimum": 0}, "requests": COUNT, "asOf": TIME},
+            },
+            "resultsUrl": TEXT,
+        }
+    ),
+    "Failures": object_of(
+        {
+            "batchId": TEXT,
+            "failed": COUNT,
+            "counted": COUNT,
+            "groups": list_of(
+                object_of(
+                    {
+                        "status": {"type": "integer"},
+                        "title": TEXT,
+                        "count": COUNT,
+                        "firstAt": TIME,
+                        "lastAt": TIME,
+                        "samples": list_of(object_of({"id": TEXT, "index": COUNT, "detail": OPTIONAL_TEXT})),
+                    }
+                )
+            ),
+            "other": COUNT,
+            "nextCursor": OPTIONAL_TEXT,
+        }
+    ),
+    "Batches": object_of({"batches": list_of(ref("Status")), "nextCursor": {"type": ["string", "null"]}}),
+    "Page": object_of({"results": list_of(ref("Outcome")), "nextCursor": {"type": ["string", "null"]}}),
+}
+
+PARAMETERS: Fragment = {
+    "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": TEXT},
+    "status": {
+        "name": "status",
+        "in": "query",
+        "description": "Only outcomes with this status.",
+        "schema": {"enum": list(OutcomeState)},
+    },
+    "batch_status": {
+        "name": "status",
+        "in": "query",
+        "description": "Only batches with this status.",
+        "schema": {"enum": SHOWN_STATES},
+    },
+    "batch_priority": {
+        "name": "priority",
+        "in": "query",
+        "description": "Only batches with this priority.",
+        "schema": {"enum": list(Priority)},
+    },
+    **{
+        name: {
+            "name": name,
+            "in": "query",
+            "description": f"Only batches that were created {when} this time.",
+            "schema": {"type": "string", "format": "date-time"},
+        }
+        for name, when in {"createdAfter": "at or after", "createdBefore": "before"}.items()
+    },
+    "tenant": {
+        "name": "tenant",
+        "in": "query",
+        "description": f"The batches of this tenant, or of all with `{ALL_TENANTS}`. This needs the scope operate.",
+        "schema": TEXT,
+    },
+    "batches_limit": {
+        "name": "limit",
+        "in": "query",
+        "description": f"The largest number of batches in the answer. The default is {PAGE_BATCHES}.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_LIST},
+    },
+    "cursor": {"name": "cursor", "in": "query", "description": "The `nextCursor` of an earlier page.", "schema": TEXT},
+    "limit": {
+        "name": "limit",
+        "in": "query",
+        "description": "The largest number of entries in the answer.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE},
+    },
+    "outcomes": {
+        "name": "outcomes",
+        "in": "query",
+        "description": "1: also an event for each outcome, in the order of the operations.",
+        "schema": {"enum": ["0", "1"]},
+    },
+}

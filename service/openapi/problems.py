@@ -1,0 +1,64 @@
+"""The problems that endpoints answer with, as shared answers."""
+
+from penstock.api_key import Scope
+from penstock.service.openapi.answers import answer
+from penstock.service.openapi.values import COUNT, TEXT, Fragment, list_of, object_of, ref
+from penstock.service.problems import CONTENT_TYPE as PROBLEM
+
+_ERRORS = {
+    400: "The request cannot be read.",
+    401: "The request has no valid key.",
+    403: "The key has not the scope that this needs; or a web page sent the request.",
+    404: "The batch, the key, the webhook endpoint or the delivery does not exist.",
+    406: "None of the accepted types is available.",
+    408: "The body arrived too slowly.",
+    409: "The state of the batch, the key or the webhook does not allow this; or the first request with this "
+    "Idempotency-Key is still in progress, or its batch does not run again.",
+    413: "The request is larger than a limit. The problem names the limit.",
+    415: "The type or encoding of the body is not supported.",
+    421: "The Host header names another server.",
+    422: "The request is invalid, or its Idempotency-Key was used for another request. No operation was run.",
+    429: "The quota of the caller, or its limit of open operations or of streams, does not allow this now.",
+    501: "This needs a setting of the service. The problem names it.",
+    503: "The service is temporarily unavailable. Try again.",
+    504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
+}
+
+SCHEMAS: Fragment = {
+    "Problem": {
+        "description": "A problem as in RFC 9457. It names a limit that was exceeded, such as maxOperations.",
+        **object_of(
+            {"type": TEXT, "title": TEXT, "status": {"type": "integer"}, "detail": TEXT},
+            {
+                "errorCount": COUNT,
+                "errors": list_of(
+                    object_of(
+                        {"pointer": {"type": "string", "format": "json-pointer"}, "detail": TEXT}, {"line": COUNT}
+                    )
+                ),
+                "batchId": TEXT,
+                "statusUrl": TEXT,
+                "requestId": TEXT,
+                "scope": {"description": "The scope that the key would need.", "enum": list(Scope)},
+                "violated-policies": {
+                    "description": "The names of the quotas or limits that were exceeded.",
+                    **list_of(TEXT),
+                },
+            },
+        ),
+    }
+}
+
+
+def problem_responses() -> Fragment:
+    headers = {
+        401: ["WWW-Authenticate"],
+        409: ["Retry-After"],
+        415: ["Accept-Encoding", "Accept-Patch"],
+        429: ["Retry-After", "RateLimit-Policy", "RateLimit"],
+        503: ["Retry-After"],
+    }
+    return {
+        str(status): answer(description, {PROBLEM: ref("Problem")}, *headers.get(status, ()))
+        for status, description in _ERRORS.items()
+    }

@@ -1,0 +1,74 @@
+"""Describes POST /batch."""
+
+from typing import Any
+
+from penstock.operations import Operations
+from penstock.service.content import JSON, NDJSON
+from penstock.service.openapi.answers import add_headers, answer, answers_of, endpoint
+from penstock.service.openapi.values import COUNT, TEXT, Fragment, list_of, object_of, ref
+from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
+from penstock.settings import Settings
+
+REQUESTS = (BatchRequest, OperationRequest)
+WHERE: Fragment = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), TEXT)
+PARAMETERS: Fragment = {
+    name: {
+        "name": name,
+        "in": "query",
+        "description": "An option of a batch sent as NDJSON. In a JSON document it is a member.",
+        "schema": schema.get("anyOf", [schema])[0],  # in a query an option is absent, never null
+    }
+    for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()
+    if name != "metadata"  # OpenAPI cannot describe parameters such as metadata.team
+}
+
+
+def paths(settings: Settings, operations: Operations[Any]) -> Fragment:
+    return {"/batch": {"post": _submit(settings, operations)}}
+
+
+def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
+    answers = answers_of(200, "Answered", 400, 408, 409, 413, 415, 422, 429, 501, 503, 504)
+    add_headers(answers["200"], "Preference-Applied", "Idempotent-Replayed")
+    answers["202"] = answer(
+        "The batch was accepted. Every operation is durable and will run.",
+        {JSON: ref("Accepted")},
+        "Location",
+        "Retry-After",
+        "Preference-Applied",
+        "Idempotent-Replayed",
+    )
+    parameters = ["Idempotency-Key", "Prefer", *PARAMETERS]
+    described = endpoint("Run many operations", answers, parameters, body="BatchRequest")
+    described["requestBody"]["content"][NDJSON] = {"schema": _stream(settings)}
+    offered = "\n".join(f"- `{route.name}`" for route in operations.routes)
+    limit = f"Up to {settings.sync_max_operations:,} operations are run immediately and answered with their results."
+    larger = "Larger batches run in the background."
+    return described | {"description": f"{limit} {larger}\n\nThe operations of this application:\n{offered}"}
+
+
+def _stream(settings: Settings) -> Fragment:
+    most = settings.max_stream_operations
+    description = (
+        f"One OperationRequest per line, up to {most:,}. Options are in the query, and metadata as metadata.NAME=VALUE."
+    )
+    return {"type": "string", "description": description}
+
+
+SCHEMAS: Fragment = {
+    "Outcome": {
+        "description": "The outcome of an operation: its result if it succeeded, otherwise its error.",
+        **object_of({"id": TEXT, "status": {"type": "integer"}}, {"result": {}, "error": object_of({"title": TEXT})}),
+        "oneOf": [{"required": ["result"]}, {"required": ["error"]}],
+    },
+    "Answered": object_of(
+        {
+            "summary": object_of({"total": COUNT, "succeeded": COUNT, "failed": COUNT}),
+            "results": list_of(ref("Outcome")),
+        }
+    ),
+    "Accepted": {
+        "description": "The URLs of the batch. The answer to a repeated request also has the status of the batch.",
+        **object_of(WHERE),
+    },
+}
