@@ -131,7 +131,8 @@ class Courier:
         self._scanned_until, self._lacks_room = 0.0, False
         async for due_at, due in self._store.due_webhooks(self._clock.now(), since):
             scanned += 1
-            if scanned > MOST_SCANNED:
+            # The next poll continues at a time. So entries of one time are read in one poll, however many there are.
+            if scanned > MOST_SCANNED and due_at > since:
                 self._scanned_until = due_at
                 return
             if isinstance(due, DeliveryKey):

@@ -347,6 +347,22 @@ async def test_many_deliveries_without_room_do_not_hide_those_of_others(
     assert told.receiver.waiting == ATTEMPTS_OF_ENDPOINT + 1
 
 
+async def test_many_deliveries_due_at_the_same_time_do_not_hide_those_of_others(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_SCANNED", 10)
+    told.receiver.is_slow = True
+    for number in range(ATTEMPTS_OF_ENDPOINT + 15):
+        await told.store.create_delivery(replace(_callback("busy", number), due_at=NOW - 200))
+    await told.store.create_delivery(replace(_callback("another", 98), due_at=NOW - 200))
+    await told.store.create_delivery(_callback("later", 99))
+    for _ in range(3):
+        await told.poll(1)
+    assert {url for url, _, _ in told.receiver.calls} == {
+        f"https://{one}.example" for one in ("busy", "another", "later")
+    }
+
+
 def _callback(tenant: str, number: int) -> EventDelivery:
     return EventDelivery(
         tenant=tenant,
