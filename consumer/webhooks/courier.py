@@ -260,7 +260,7 @@ class Courier:
 
     async def _try_to_post(self, url: str, headers: Mapping[str, str], delivery: EventDelivery) -> Answer:
         try:
-            return await self._post(url, headers, delivery.body)
+            return await self._post(url, headers, delivery.body, delivery.tenant)
         except Exception as error:  # noqa: BLE001 - a bug here counts as a failed attempt, or it would repeat for ever
             get_log().error(Event.WEBHOOKS_FAILED, exc_info=error, delivery_id=delivery.id, tenant=delivery.tenant)
             return Answer(error=UNEXPECTED)

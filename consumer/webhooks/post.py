@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp import hdrs
@@ -28,6 +29,7 @@ TIMEOUT_SECONDS = 15.0
 MOST_ANSWER_BYTES = 65_536
 KEPT_CHARACTERS = 2_000  # of an answer
 LOOKUPS_AT_ONCE = 20
+LOOKUPS_OF_TENANT = 5  # a name server of a tenant that does not answer holds no more threads
 _HEADERS: Mapping[str, str] = {
     hdrs.CONTENT_TYPE: "application/json",
     hdrs.USER_AGENT: f"penstock/{installed_version()}",
@@ -45,7 +47,7 @@ NO_ADDRESS = "The host has no address on the internet."
 NOT_RESOLVED = Answer(error=NO_ADDRESS, text="Penstock: the name of the host could not be resolved.")
 NOT_ALLOWED = Answer(error=NO_ADDRESS, text="Penstock: the address of the host is not allowed.")
 
-Post: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
+Post: TypeAlias = Callable[[str, Mapping[str, str], bytes, str], Awaitable[Answer]]  # URL, headers, body, tenant
 
 
 class Resolver(AbstractResolver):
@@ -62,6 +64,26 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _ResolverOfTenant(AbstractResolver):
+    """Looks names up for one tenant. `room` is for the lookups of this tenant that are under way."""
+
+    resolver: AbstractResolver
+    room: asyncio.Semaphore
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        await self.room.acquire()
+        looking = asyncio.ensure_future(self.resolver.resolve(host, port, family))
+        # A thread that looks up a name cannot be stopped. It is busy even after the attempt has timed out.
+        looking.add_done_callback(lambda _: self.room.release())
+        return await asyncio.shield(looking)
+
+    async def close(self) -> None:
+        """Do nothing: the resolver belongs to the poster."""
 
 
 def _look_up(host: str, port: int, family: int) -> list[Any]:
@@ -95,25 +117,32 @@ class Poster:
     def __init__(self, allowed: Allowed, resolver: AbstractResolver | None = None) -> None:
         self._allowed = allowed
         self._resolver = resolver or Resolver()
+        self._rooms: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # of tenants with attempts
 
     async def aclose(self) -> None:
         await self._resolver.close()
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send an event and return what came of it. A redirect is not followed."""
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, tenant: str) -> Answer:
+        """Send an event of a tenant and return the result. A redirect is not followed."""
         try:
             checked = check_url(url, self._allowed)  # the rules may have changed since the URL was accepted
         except ValueError as error:
             return Answer(error=f"{error}.")
         guard = _Guard(checked.raw_host or "", self._allowed)
         try:
-            return await self._post(checked, {**_HEADERS, **headers}, body, guard)
+            return await self._post(checked, {**_HEADERS, **headers}, body, guard, self._resolver_of(tenant))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return NOT_ALLOWED if guard.has_refused else _failed(error)
 
-    async def _post(self, url: URL, headers: Mapping[str, str], body: bytes, guard: _Guard) -> Answer:
+    def _resolver_of(self, tenant: str) -> AbstractResolver:
+        room = self._rooms.setdefault(tenant, asyncio.Semaphore(LOOKUPS_OF_TENANT))
+        return _ResolverOfTenant(self._resolver, room)
+
+    async def _post(
+        self, url: URL, headers: Mapping[str, str], body: bytes, guard: _Guard, resolver: AbstractResolver
+    ) -> Answer:
         connector = aiohttp.TCPConnector(
-            socket_factory=guard.open, resolver=self._resolver, use_dns_cache=False, force_close=True
+            socket_factory=guard.open, resolver=resolver, use_dns_cache=False, force_close=True
         )
         async with (
             aiohttp.ClientSession(

@@ -28,7 +28,7 @@ class Receiver:
     failures: float = 0.0
     arrived: list[tuple[str, str, bytes]] = field(default_factory=list)  # the URL, the event's id, and the body
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, _tenant: str) -> Answer:
         await asyncio.sleep(self.chance.uniform(0.01, 0.3))
         failure = self.chance.choice(["busy", "error", "silent", "lost"]) if self._fails() else None
         if failure not in {"busy", "silent"}:

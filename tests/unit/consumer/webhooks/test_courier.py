@@ -41,7 +41,7 @@ class Receiver:
     waiting: int = 0
     before_answer: Callable[[], Awaitable[None]] | None = None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, _tenant: str) -> Answer:
         self.calls.append((url, headers, body))
         if self.is_slow:
             self.waiting += 1

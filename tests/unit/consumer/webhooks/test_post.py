@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -55,7 +56,7 @@ async def listening(handler: Handler) -> AsyncIterator[int]:
 async def post(url: str, allowed: Allowed = LOCAL, names: AbstractResolver | None = None) -> Answer:
     poster = Poster(allowed, names)
     try:
-        return await poster.post(url, {"webhook-id": "evt_1"}, b'{"a":1}')
+        return await poster.post(url, {"webhook-id": "evt_1"}, b'{"a":1}', "default")
     finally:
         await poster.aclose()
 
@@ -121,7 +122,7 @@ async def test_name_that_resolves_to_another_address_the_next_time_is_checked_ag
             guarded = URL(f"http://rebinding.example:{port}/")
             guard = module._Guard("rebinding.example", allowed)
             try:
-                assert await poster._post(guarded, {}, b"", guard) == expected
+                assert await poster._post(guarded, {}, b"", guard, names) == expected
             except OSError:
                 assert guard.has_refused
                 assert expected == NOT_ALLOWED
@@ -188,6 +189,30 @@ async def _not_http() -> Answer:
     port = free_port()
     async with await asyncio.start_server(babble, "127.0.0.1", port):
         return await post(f"http://127.0.0.1:{port}/?token=1")
+
+
+async def test_slow_names_of_a_tenant_leave_threads_for_the_names_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup goes on after its attempt has timed out, because its thread cannot be stopped."""
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.05)
+    looking: list[str] = []
+    is_over = asyncio.Event()
+
+    class SlowNames(Names):
+        async def resolve(self, host: str, *_: Any, **__: Any) -> list[ResolveResult]:
+            looking.append(host)
+            await is_over.wait()
+            raise OSError("Name or service not known")
+
+    poster = Poster(Allowed(), SlowNames())
+    for _ in range(3):
+        posts = (poster.post("https://slow.example/", {}, b"", "slow") for _ in range(module.LOOKUPS_OF_TENANT))
+        assert all(answer.error for answer in await asyncio.gather(*posts))
+    await poster.post("https://another.example/", {}, b"", "another")
+    assert Counter(looking) == {"slow.example": module.LOOKUPS_OF_TENANT, "another.example": 1}
+    is_over.set()
+    monkeypatch.undo()
+    assert await poster.post("https://slow.example/", {}, b"", "slow") == module.NOT_RESOLVED
+    await poster.aclose()
 
 
 async def test_names_are_looked_up_in_threads_of_their_own() -> None:
