@@ -122,6 +122,7 @@ class Batch:
     max_failures: int | None = None
     max_failed_percent: float | None = None
     paused_at: float | None = None  # when a client paused it
+    paused_seconds: float = 0.0  # how long it was paused since it started, without the pause that began at `paused_at`
     concurrency: int | None = None  # how many of its operations may run at the same time in the fleet
     has_own_ids: bool = False  # True if the client gave ids to its operations; otherwise an id is the index
     keys_from: str | None = None  # the batch whose id the operations' keys contain, if it is another batch
@@ -187,6 +188,16 @@ class Batch:
         """Return when the batch resumes by itself, or None if no client has paused it."""
         return None if self.paused_at is None else self.paused_at + LONGEST_PAUSE_SECONDS
 
+    def paused_seconds_at(self, now: float) -> float:
+        """Return for how many seconds the batch was paused since it started."""
+        if self.started_at is None or self.paused_at is None or self.paused_until is None:
+            return self.paused_seconds
+        return self.paused_seconds + max(0.0, min(now, self.paused_until) - max(self.paused_at, self.started_at))
+
+    def running_seconds(self, now: float) -> float:
+        """Return for how many seconds the batch has run. Its pauses do not count."""
+        return 0.0 if self.started_at is None else max(0.0, now - self.started_at - self.paused_seconds_at(now))
+
     def may_run(self, now: float) -> bool:
         """Return True if the batch is neither final nor about to end."""
         return self.state in RUNNING_STATES and self.ending_at(now) is None
@@ -211,6 +222,7 @@ STEERED = (
     "priority",
     "deadline_at",
     "paused_at",
+    "paused_seconds",
     "concurrency",
     "failure_limit",
     "max_failures",
@@ -240,11 +252,11 @@ def final_state(counts: Counts, ending: Ending | None = None) -> BatchState:
 
 
 def estimate_finish(batch: Batch, completed: int, now: float) -> float | None:
-    """Return the time (seconds since the epoch) at which the batch will finish if it keeps its present pace.
+    """Return the time (seconds since the epoch) at which the batch will finish if it keeps its average pace.
 
     Return None if no operation has an outcome yet, or if the batch is final.
     """
     if batch.is_final or batch.started_at is None or completed == 0:
         return None
-    seconds_each = max(now - batch.started_at, 0.0) / completed
+    seconds_each = batch.running_seconds(now) / completed
     return now + seconds_each * (batch.total - completed)

@@ -1,12 +1,13 @@
 """Estimates when a batch will finish, as a band in which it does so in about 80 % of cases. Pure.
 
-Each count adds its operations to a *slice* of the time since the batch started. Slices become longer: each takes a
-fifth more than the one before. So 72 of them reach for two weeks, and the last half of any run has about four. A slice
-is an attribute of a group's counter that the count increases anyway, so the history costs no call.
+Each count adds its operations to a *slice* of the time for which the batch has run. Pauses of the batch are left out.
+Slices become longer: each takes a fifth more than the one before. So 72 of them reach for two weeks, and the last half
+of any run has about four. A slice is an attribute of a group's counter that the count increases anyway, so the history
+costs no call.
 
 The rate is that of the last half of the run. What came before the first outcomes is left out: programs that start, and
-caches that are cold, say nothing about the rest. A slice without outcomes is a pause. What came before it is left out
-as well. How much the slices differ says how wide the band is.
+caches that are cold, say nothing about the rest. A slice without outcomes is a gap: AWS was away, or the queue was
+paused. What came before it is left out as well. How much the slices differ says how wide the band is.
 """
 
 import math
@@ -58,27 +59,27 @@ def estimate_end(batch: Batch, completed: int, history: Iterable[Mapping[int, in
     counted = Counter[int]()
     for one in history:
         counted.update(one)
-    band = estimate(counted, now - batch.started_at, batch.total - completed)
+    band = estimate(counted, batch.running_seconds(now), batch.total - completed)
     if band is None:
         return None
     return Band(*(min(now + seconds, batch.deadline_at) for seconds in (band.earliest, band.likely, band.latest)))
 
 
 def slice_at(seconds: float) -> int:
-    """Return the slice of an outcome that came this number of seconds after the start of the batch."""
+    """Return the slice of an outcome that came when the batch had run for this number of seconds."""
     if seconds < _FIRST_SECONDS:
         return 0
     return min(SLICES - 1, 1 + int(math.log(seconds / _FIRST_SECONDS, _GROWTH)))
 
 
 def estimate(history: Mapping[int, int], seconds: float, left: int) -> Band | None:
-    """Return in how many seconds the operations that are left will finish, `seconds` after the start of the batch.
+    """Return in how many seconds the operations that are left will finish. The batch has run for `seconds`.
 
     Return None if too little is known yet.
     """
     if left <= 0 or not history:
         return None
-    slices = _last_half(_since_pause(history, slice_at(seconds)), seconds)
+    slices = _last_half(_since_gap(history, slice_at(seconds)), seconds)
     outcomes, taken = sum(one.outcomes for one in slices), sum(one.seconds for one in slices)
     if len(slices) < _LEAST_SLICES or taken < LEAST_SECONDS / 2 or outcomes < LEAST_OUTCOMES:
         return None
@@ -88,10 +89,10 @@ def estimate(history: Mapping[int, int], seconds: float, left: int) -> Band | No
     return Band(left / (rate + error), likely, left / max(rate - error, rate / 10))
 
 
-def _since_pause(history: Mapping[int, int], last: int) -> dict[int, int]:
+def _since_gap(history: Mapping[int, int], last: int) -> dict[int, int]:
     """Return the slices after the last one without outcomes. The slice `last` is not over, so it may still get some."""
-    pauses = [number for number in range(min(history), last) if number not in history]
-    start = max(pauses, default=min(history))
+    gaps = [number for number in range(min(history), last) if number not in history]
+    start = max(gaps, default=min(history))
     return {number: outcomes for number, outcomes in history.items() if number >= start}
 
 

@@ -671,5 +671,5 @@ def memory_parts(clock: Clock | None = None, visibility_seconds: float = 30) -> 
 def _with_count(history: Mapping[int, int], batch: Batch, completed: int, at: float | None) -> Mapping[int, int]:
     if at is None or batch.started_at is None or completed <= 0:
         return history
-    number = slice_at(at - batch.started_at)
+    number = slice_at(batch.running_seconds(at))
     return {**history, number: history.get(number, 0) + completed}

@@ -156,6 +156,7 @@ def batch_from_item(item: Item) -> Batch:
         max_failures=_max_failures(item),
         max_failed_percent=float(read_text(item, "max_failed_percent")) if "max_failed_percent" in item else None,
         paused_at=read_optional_seconds(item, "paused_at"),
+        paused_seconds=read_optional_seconds(item, "paused_seconds") or 0.0,
         concurrency=read_number(item, "concurrency") if "concurrency" in item else None,
         keys_from=read_optional_text(item, "keys_from"),
         headers=tuple((name, value["S"]) for name, value in sorted(headers.items())),
@@ -193,6 +194,7 @@ def steered_to_values(batch: Batch) -> dict[str, Value | None]:
         "priority": text(batch.priority),
         "deadline_at": seconds(batch.deadline_at),
         "paused_at": None if batch.paused_at is None else seconds(batch.paused_at),
+        "paused_seconds": seconds(batch.paused_seconds) if batch.paused_seconds else None,
         "concurrency": None if batch.concurrency is None else number(batch.concurrency),
         "failure_limit": None if limit is None else number(limit.count),
         "max_failures": None if most is None else number(most),
@@ -285,7 +287,7 @@ def slice_of_count(batch: Batch, completed: int, at: float | None) -> str | None
     """Return the attribute that a count increases in the history of its group. None if it says nothing of the pace."""
     if at is None or batch.started_at is None or completed <= 0:
         return None
-    return f"{_HISTORY}{slice_at(at - batch.started_at)}"
+    return f"{_HISTORY}{slice_at(batch.running_seconds(at))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Steering(BaseModel):
         """Return the batch as the client wants it."""
         given = self.given
         if given.pop("paused", None) is not None:
-            given["paused_at"] = _paused_at(batch, now) if self.paused else None
+            given |= _pause(batch, now) if self.paused else _resume(batch, now)
         wanted = replace(batch, **given)
         if not self.has_limits:
             return wanted
@@ -66,10 +66,14 @@ class Steering(BaseModel):
         return replace(wanted, failure_limit=limit)
 
 
-def _paused_at(batch: Batch, now: float) -> float:
-    """Return since when the batch is paused. To pause it again does not make the pause longer."""
+def _pause(batch: Batch, now: float) -> dict[str, Any]:
+    """Return what a pause changes. To pause a batch again does not make its pause longer."""
     is_paused = batch.paused_until is not None and now < batch.paused_until
-    return now if batch.paused_at is None or not is_paused else batch.paused_at
+    return {} if is_paused else {**_resume(batch, now), "paused_at": now}
+
+
+def _resume(batch: Batch, now: float) -> dict[str, Any]:
+    return {"paused_at": None, "paused_seconds": round(batch.paused_seconds_at(now), 3)}
 
 
 async def steer_batch(request: web.Request) -> web.Response:

@@ -55,6 +55,7 @@ STEERED = (
     "priority",
     "deadline_at",
     "paused_at",
+    "paused_seconds",
     "concurrency",
     "failure_limit",
     "max_failures",

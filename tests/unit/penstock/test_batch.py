@@ -6,6 +6,7 @@ import pytest
 
 from penstock.batch import (
     FINAL_STATES,
+    LONGEST_PAUSE_SECONDS,
     OPEN_STATES,
     UNACCEPTED_STATES,
     Batch,
@@ -139,6 +140,7 @@ def test_batch_is_overdue_once_its_acceptance_lease_is_over(state: BatchState, n
     ("batch", "completed", "now", "finish"),
     [
         (BATCH, 25, 1_010.0, 1_040.0),  # 0.4 s each, 75 to go
+        (replace(BATCH, paused_seconds=900.0), 25, 1_910.0, 1_940.0),  # the pause does not count
         (BATCH, 100, 1_010.0, 1_010.0),  # all counted, not yet final
         (BATCH, 0, 1_010.0, None),  # no pace yet
         (BATCH, 50, 990.0, 990.0),  # the clock of who started it is ahead of ours
@@ -148,3 +150,22 @@ def test_batch_is_overdue_once_its_acceptance_lease_is_over(state: BatchState, n
 )
 def test_end_is_due_at_the_pace_kept_so_far(batch: Batch, completed: int, now: float, finish: float | None) -> None:
     assert estimate_finish(batch, completed, now) == (None if finish is None else pytest.approx(finish))
+
+
+@pytest.mark.parametrize(
+    ("started_at", "paused_at", "now", "seconds"),
+    [
+        (None, None, 1_010.0, 0.0),
+        (1_000.0, None, 1_010.0, 5.0),
+        (1_000.0, 1_008.0, 1_010.0, 3.0),
+        (1_000.0, 1_008.0, 5_000.0, 3.0),
+        (1_000.0, 990.0, 5_000.0, 0.0),  # it was paused while its first operations started
+        (1_000.0, 1_008.0, 1_008.0 + LONGEST_PAUSE_SECONDS + 7, 10.0),  # it has resumed by itself
+    ],
+)
+def test_batch_does_not_run_while_it_is_paused(
+    started_at: float | None, paused_at: float | None, now: float, seconds: float
+) -> None:
+    """There was another pause of 5 seconds before."""
+    batch = replace(BATCH, started_at=started_at, paused_at=paused_at, paused_seconds=5.0)
+    assert batch.running_seconds(now) == seconds

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.batch import BatchState
-from penstock.eta import SLICES, estimate, estimate_end, slice_at
+from penstock.eta import SLICES, Band, estimate, estimate_end, slice_at
 from tests.support.builders import NOW, build_batch
 
 TWO_WEEKS = 14 * 24 * 3600.0
@@ -132,3 +132,17 @@ def test_only_a_batch_that_runs_has_an_end_and_it_is_not_after_its_deadline() ->
         assert estimate_end(replace(batch, state=state), 1_000, histories, NOW + 100) is None
     assert estimate_end(replace(batch, started_at=None), 1_000, histories, NOW + 100) is None
     assert estimate_end(batch, 0, [], NOW + 100) is None
+
+
+@pytest.mark.parametrize("pause", [60.0, 36_000.0])
+def test_pause_of_a_batch_does_not_change_the_band(pause: float) -> None:
+    batch = replace(
+        build_batch(total=10_000), state=BatchState.PROCESSING, started_at=NOW, deadline_at=NOW + 90_000, total=10_000
+    )
+    history = [history_of(steadily(10, 100), 100)]
+    before, after = (
+        estimate_end(replace(batch, paused_seconds=seconds), 1_000, history, NOW + 100 + seconds)
+        for seconds in (0.0, pause)
+    )
+    assert before is not None
+    assert after == Band(before.earliest + pause, before.likely + pause, before.latest + pause)

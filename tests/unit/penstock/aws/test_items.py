@@ -36,6 +36,7 @@ FULL = replace(
     max_failures=0,
     max_failed_percent=33.3,
     paused_at=3_000.25,
+    paused_seconds=12.5,
     concurrency=7,
     has_own_ids=True,
     keys_from="B0",

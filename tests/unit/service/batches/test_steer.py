@@ -214,3 +214,15 @@ async def test_state_in_the_table_is_unchanged_by_a_pause(plant: Plant) -> None:
     batch_id = await plant.submit("/succeed/a")
     await patch(plant, batch_id, {"paused": True})
     assert (await plant.batch(batch_id)).state is BatchState.QUEUED
+
+
+async def test_pauses_do_not_count_as_time_for_which_the_batch_has_run(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+    await plant.parts.store.start_batch(batch_id, NOW)
+    for pause in (100, 200):
+        plant.clock.advance(5)
+        for paused in (True, True, False, False):
+            await patch(plant, batch_id, {"paused": paused})
+            plant.clock.advance(pause / 2 if paused else 0)
+    batch = await plant.batch(batch_id)
+    assert (batch.paused_seconds, batch.running_seconds(plant.clock.now())) == (300, 10)
