@@ -24,6 +24,7 @@ ROOMS: Mapping[str, set[str]] = {
     "metrics": {"core"},
     "tracing": {"core"},
     "aws": {"core", "metrics", "tracing"},
+    "client": {"core"},
     "cli": {"core", "forwarding", "metrics", "process", "running"},
     "service": {
         *("core", "aws", "documents", "forwarding", "metrics", "process", "running", "tracing"),

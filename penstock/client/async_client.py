@@ -1,0 +1,182 @@
+"""The client for asyncio programs."""
+
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from penstock.client.async_batch import AsyncBatch
+from penstock.client.content import Content, Submitted, content_of_file, content_of_operations, content_of_stream
+from penstock.client.options import Seconds, Time, batch_query, time_text
+from penstock.client.outcome import Outcome
+from penstock.client.patience import Patience
+from penstock.client.spool import Spool
+from penstock.client.status import Status, read_status
+from penstock.client.transport import SUBMIT_TIMEOUT, Answer, Call, Tell, Transport
+
+LOG = logging.getLogger("penstock.client")
+
+
+class _Accepted(msgspec.Struct, rename="camel"):
+    batch_id: str
+
+
+class _Answered(msgspec.Struct):
+    results: list[Outcome]
+
+
+class _Listed(msgspec.Struct, rename="camel"):
+    batches: list[dict[str, Any]]
+    next_cursor: str | None = None
+
+
+class AsyncClient:
+    """A client of a Penstock server. Use it with `async with`.
+
+    `api_key` is sent as `Authorization: Bearer`. `patience` says how long requests are repeated. `tell` gets a sentence
+    each time that a request has to wait; without it, the sentence goes to the logger `penstock.client`.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, patience: Patience | None = None, tell: Tell = LOG.info
+    ) -> None:
+        self._transport = Transport(url, api_key, patience or Patience(), tell)
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)
+
+    async def submit(
+        self,
+        operations: Submitted,
+        *,
+        method: str | None = None,
+        path: str | None = None,
+        delimiter: str | None = None,
+        charset: str | None = None,
+        title: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        priority: str | None = None,
+        not_before: Time | None = None,
+        deadline: Seconds | None = None,
+        max_failures: int | None = None,
+        max_failed_percent: float | None = None,
+        callback_url: str | None = None,
+        atomic: bool = False,
+        wait: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncBatch:
+        """Submit operations as one batch, and return it.
+
+        `operations` are dicts such as `{"method": "POST", "path": "/users", "body": {...}}`, or the name of a file: a
+        `.csv`, `.ndjson` or `.json` file. The rows of a CSV file need a `method` and a `path`, such as `PUT` and
+        `/users/{id}`: the cells that the path names fill it, and the other cells make the body. With `method` and
+        `path`, `operations` may also be dicts that are rows, such as those of a `csv.DictReader`. A CSV file is UTF-8
+        unless `charset` says otherwise, and its `delimiter` is found if it is not given.
+
+        The batch runs in the background, unless it is `atomic`, or small and answered within `wait` seconds. `title` is
+        the metadata of that name. `deadline` is a timedelta or a number of seconds.
+
+        The request has an `Idempotency-Key`, so it is sent again if its answer is lost, and the batch runs once. Pass
+        your own key to do the same over restarts of your program. Raises InvalidBatch, whose `errors` say what to
+        correct, or another ClientError.
+        """
+        options = batch_query(
+            title=title,
+            metadata=metadata,
+            priority=priority,
+            not_before=not_before,
+            deadline=deadline,
+            max_failures=max_failures,
+            max_failed_percent=max_failed_percent,
+            callback_url=callback_url,
+            atomic=atomic,
+        )
+        with Spool() as spool:
+            content = await _content(operations, spool)
+            query = {**content.query, **options, **row_query(method, path, delimiter, charset)}
+            return await self.post(content, query, wait=wait, idempotency_key=idempotency_key)
+
+    async def post(
+        self, content: Content, query: Mapping[str, str], *, wait: int | None = None, idempotency_key: str | None = None
+    ) -> AsyncBatch:
+        """Submit a content that is ready to be sent. `submit` is easier to use."""
+        headers = {
+            "Content-Type": content.media_type,
+            "Content-Encoding": "gzip",
+            "Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"',
+            "Prefer": "respond-async" if wait is None else f"wait={wait}",
+        }
+        call = Call("POST", "batch", query, headers, body=content.body, timeout=SUBMIT_TIMEOUT)
+        return self._batch_of(await self._transport.ask(call))
+
+    def _batch_of(self, answer: Answer) -> AsyncBatch:
+        if answer.status == 200:
+            return AsyncBatch(self._transport, "", answer.read(_Answered).results)
+        return self.batch(answer.read(_Accepted).batch_id)
+
+    def batch(self, batch_id: str) -> AsyncBatch:
+        """Return the batch with this id. Nothing is read yet, so it need not exist."""
+        return AsyncBatch(self._transport, batch_id)
+
+    async def batches(
+        self,
+        *,
+        status: str | None = None,
+        priority: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        created_after: Time | None = None,
+        created_before: Time | None = None,
+        tenant: str | None = None,
+    ) -> AsyncGenerator[Status]:
+        """Yield the statuses of the batches that match, the newest first. They are read page by page.
+
+        `tenant` is for operators: another tenant, or "*" for all.
+        """
+        wanted = {
+            "status": status,
+            "priority": priority,
+            "createdAfter": None if created_after is None else time_text(created_after),
+            "createdBefore": None if created_before is None else time_text(created_before),
+            "tenant": tenant,
+            **{f"metadata.{name}": value for name, value in (metadata or {}).items()},
+        }
+        query = {name: value for name, value in wanted.items() if value is not None}
+        while True:
+            page = (await self.ask("GET", "batches", query=query)).read(_Listed)
+            for document in page.batches:
+                yield read_status(document)
+            if page.next_cursor is None:
+                return
+            query["cursor"] = page.next_cursor
+
+    async def ask(self, method: str, path: str, *, query: Mapping[str, str] | None = None, json: Any = None) -> Answer:
+        """Call the API directly, for what has no method here. Raises ClientError."""
+        return await self._transport.ask(Call(method, path, query or {}, json=json))
+
+
+def row_query(
+    method: str | None, path: str | None, delimiter: str | None = None, charset: str | None = None
+) -> dict[str, str]:
+    """Return the query that says what operation each row is. Raises ValueError if the method or the path is missing."""
+    given = {"method": method and method.upper(), "path": path, "delimiter": delimiter, "charset": charset}
+    if any(given.values()) and not (method and path):
+        raise ValueError("Rows need a method and a path, such as method='PUT', path='/users/{id}'.")
+    return {name: value for name, value in given.items() if value}
+
+
+async def _content(operations: Submitted, spool: Spool) -> Content:
+    if isinstance(operations, str | Path):
+        return content_of_file(Path(operations), spool)
+    if isinstance(operations, AsyncIterable):
+        return await content_of_stream(operations, spool)
+    return content_of_operations(operations, spool)

@@ -1,0 +1,98 @@
+"""The status of a batch."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from penstock.client.errors import NotPenstock
+from penstock.client.outcome import Outcome
+
+FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
+
+
+class Cost(msgspec.Struct, frozen=True, rename="camel"):
+    """What the AWS calls for a batch have cost."""
+
+    usd: float
+    requests: float
+    as_of: datetime | None = None
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """The status of a batch at one time: its state, its counts and its times.
+
+    `status` is the state: queued, processing, paused, cancelling, completed, failed, cancelled or expired. Times are
+    aware datetimes in UTC. `document` is the status as the server has written it. A batch that was answered immediately
+    has counts, but no id and no times.
+    """
+
+    batch_id: str
+    status: str
+    total: int
+    completed: int
+    succeeded: int
+    failed: int
+    cancelled: int = 0
+    expired: int = 0
+    redelivered: int = 0
+    progress: float = 0.0
+    priority: str = "normal"
+    tenant: str = ""
+    metadata: Mapping[str, str] = {}
+    created_at: datetime | None = None
+    accepted_at: datetime | None = None
+    not_before: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deadline_at: datetime | None = None
+    paused_at: datetime | None = None
+    paused_until: datetime | None = None
+    concurrency: int | None = None
+    max_failures: int | None = None
+    max_failed_percent: float | None = None
+    reason: str | None = None
+    eta: datetime | None = None
+    eta_earliest: datetime | None = None
+    eta_latest: datetime | None = None
+    cost: Cost | None = None
+    document: Mapping[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        return self.batch_id
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def all_succeeded(self) -> bool:
+        """Return True if the batch is final and every operation succeeded."""
+        return self.is_final and self.succeeded == self.total
+
+    @property
+    def title(self) -> str:
+        """Return the title that the batch was submitted with, or ""."""
+        return self.metadata.get("title", "")
+
+    def __repr__(self) -> str:
+        counts = f"{self.succeeded:,} succeeded, {self.failed:,} failed"
+        return f"<Status {self.batch_id} {self.status}: {self.completed:,} of {self.total:,}, {counts}>"
+
+
+def read_status(document: Mapping[str, Any]) -> Status:
+    """Return the status that the server has written. Raises NotPenstock."""
+    try:
+        return msgspec.convert({**document, "document": document}, Status)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise NotPenstock(f"The server answered, but not with the status of a batch ({error}).") from error
+
+
+def status_of(outcomes: Sequence[Outcome]) -> Status:
+    """Return the status of a batch that was answered immediately with its outcomes."""
+    total, succeeded = len(outcomes), sum(outcome.succeeded for outcome in outcomes)
+    state = "completed" if succeeded else "failed"
+    counts = {"total": total, "completed": total, "succeeded": succeeded, "failed": total - succeeded}
+    return read_status({"batchId": "", "status": state, **counts, "progress": 1.0})

@@ -1,0 +1,101 @@
+"""A front end and a consumer in memory, which clients in a test call over HTTP, and what goes wrong in between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from penstock import Context, Operations, Reject
+from penstock.client import AsyncClient, Patience
+from penstock.clock import SystemClock
+from penstock.consumer.consumer import Consumer
+from penstock.service.app import create_app
+from penstock.testing import memory_parts
+from tests.support.builders import build_settings
+from tests.support.programs import free_port
+
+Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Fault = Callable[[web.Request, Endpoint], Awaitable[web.StreamResponse]]
+
+IMPATIENT = Patience(seconds=5, quota_seconds=5, backoff_seconds=0.0, longest_backoff_seconds=0.0)
+
+operations = Operations()
+
+
+@operations.post("/users", status=201)
+async def create_user(body: dict[str, str]) -> dict[str, str]:
+    if body["name"].startswith("Bad"):
+        raise Reject(409, f"{body['name']} is taken.")
+    return body
+
+
+@operations.put("/users/{user}")
+async def rename_user(user: str, body: dict[str, str], context: Context) -> str:
+    return f"{user} is {body['name']}, attempt {context.attempt}"
+
+
+@operations.post("/hang")
+async def hang() -> None:
+    await asyncio.sleep(600)
+
+
+@dataclass
+class Site:
+    """A running server. `fault` is called in place of each endpoint, as a proxy in between would be."""
+
+    url: str = ""
+    fault: Fault | None = None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    @web.middleware
+    async def between(self, request: web.Request, handler: Endpoint) -> web.StreamResponse:
+        self.requests.append((request.method, request.path_qs))
+        return await (handler(request) if self.fault is None else self.fault(request, handler))
+
+    def client(self, **options: Any) -> AsyncClient:
+        return AsyncClient(self.url, **{"patience": IMPATIENT, **options})
+
+
+class QueueClock(SystemClock):
+    """The clock of the queues. With `is_late`, every receive has waited long enough, so the consumer stops quickly."""
+
+    is_late = False
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 60 * self.is_late
+
+
+@pytest.fixture
+async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr("penstock.service.events.watching.READ_SECONDS", 0.02)
+    site, clock, queue_clock = Site(), SystemClock(), QueueClock()
+    settings = build_settings(receive_wait_seconds=1, grace_seconds=0)
+    backend = memory_parts(queue_clock).backend
+    consumer = Consumer(backend, operations, settings, clock)
+    app = create_app(settings, operations, backend, clock)
+    app.middlewares.insert(0, site.between)
+    async with TestServer(app, port=free_port()) as server:
+        site.url = str(server.make_url("")).rstrip("/")
+        task = asyncio.create_task(consumer.run())
+        try:
+            yield site
+        finally:
+            consumer.stop()
+            queue_clock.is_late = True
+            await task
+
+
+def users(*names: str) -> list[dict[str, Any]]:
+    return [{"method": "POST", "path": "/users", "body": {"name": name}} for name in names]
+
+
+async def lose_answer(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+    """Answer the request, but close the connection instead of sending the answer."""
+    await endpoint(request)
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()

@@ -1,0 +1,182 @@
+"""The client against a front end and a consumer: batches from the start to the end, and over broken connections."""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from penstock.client import InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status
+from penstock.client.errors import TimedOut
+from tests.support.programs import free_port
+from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users
+
+
+async def test_batch_is_submitted_waited_for_and_read(site: Site) -> None:
+    async with site.client() as client:
+        batch = await client.submit(users("Ann", "Bad Bo", "Cy"), title="Friday", metadata={"team": "growth"})
+        seen: list[Status] = []
+        status = await batch.wait(progress=seen.append)
+        outcomes = [outcome async for outcome in batch.results()]
+        failed = [outcome.detail async for outcome in batch.results(status="failed")]
+        failures = await batch.failures()
+    assert (status.id, status.is_final, status.succeeded, status.failed) == (batch.id, True, 2, 1)
+    assert (status.title, status.metadata["team"], status.all_succeeded) == ("Friday", "growth", False)
+    assert seen[-1] == status
+    assert [(one.id, one.status, one.succeeded) for one in outcomes] == [
+        ("0", 201, True),
+        ("1", 409, False),
+        ("2", 201, True),
+    ]
+    assert (outcomes[0].result, failed) == ({"name": "Ann"}, ["Bad Bo is taken."])
+    [group] = failures.groups
+    assert (group.status, group.title, group.count, group.samples[0].id) == (409, "Rejected", 1, "1")
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+async def test_batch_whose_answer_is_lost_is_sent_again_and_runs_once(site: Site, losses: int) -> None:
+    left = losses
+
+    async def lose(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        nonlocal left
+        left -= request.method == "POST"
+        return await (lose_answer if request.method == "POST" and left >= 0 else _pass)(request, endpoint)
+
+    site.fault = lose
+    async with site.client() as client:
+        batch = await client.submit({**one} for one in users("Ann", "Bo"))
+        assert (await batch.wait()).succeeded == 2
+        assert [status.id async for status in client.batches()] == [batch.id]
+    assert [method for method, _ in site.requests].count("POST") == losses + 1
+
+
+async def test_results_continue_after_broken_connections(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.client.async_batch._PAGE_OUTCOMES", 3)
+    asked = 0
+
+    async def break_every_second(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return await (lose_answer if asked % 2 else _pass)(request, endpoint)
+
+    async with site.client() as client:
+        batch = await client.submit(users(*(f"user {number}" for number in range(10))))
+        await batch.wait()
+        site.fault = break_every_second
+        assert [outcome.id async for outcome in batch.results()] == [str(number) for number in range(10)]
+    assert asked == 8
+
+
+async def test_events_continue_behind_the_last_outcome(site: Site) -> None:
+    """The first stream breaks in the middle: the next one starts behind the last outcome that arrived."""
+
+    async def break_first(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        if request.path.endswith("/events") and "Last-Event-ID" not in request.headers:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            await response.write(
+                b'id: 0.0\nevent: outcome\ndata: {"id": "0", "status": 201, "result": null}\n\nid: 0.1\n'
+            )
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        return await endpoint(request)
+
+    async with site.client() as client:
+        batch = await client.submit(users("Ann", "Bad Bo", "Cy"))
+        await batch.wait()
+        site.fault = break_first
+        events = [event async for event in batch.events(outcomes=True)]
+    assert [event.data["id"] for event in events if event.type == "outcome"] == ["0", "1", "2"]
+    assert (events[-1].type, events[-1].data["status"]) == ("end", "completed")
+
+
+async def test_wait_needs_no_stream_of_events(site: Site) -> None:
+    async def without_streams(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        return web.Response(status=404) if request.path.endswith("/events") else await endpoint(request)
+
+    site.fault = without_streams
+    async with site.client() as client:
+        batch = await client.submit(users("Ann"))
+        assert (await batch.wait()).all_succeeded
+
+
+async def test_wait_for_a_limited_time(site: Site) -> None:
+    async with site.client() as client:
+        batch = await client.submit([{"method": "POST", "path": "/hang"}])
+        with pytest.raises(TimedOut, match=r"is not final after 0.05 s\. It still runs"):
+            await batch.wait(timeout=0.05)
+        await batch.cancel()
+
+
+async def test_batch_is_changed_cancelled_and_retried(site: Site) -> None:
+    async with site.client() as client:
+        held = await client.submit(users("Ann"), not_before=_in_an_hour())
+        assert (await held.pause()).status == "paused"
+        changed = await held.update(priority="high", concurrency=2, max_failures=5)
+        assert (changed.priority, changed.concurrency, changed.max_failures) == ("high", 2, 5)
+        assert (await held.update(concurrency=None)).concurrency is None
+        assert (await held.resume()).status == "queued"
+        await held.cancel()
+        assert (await held.status()).status in {"cancelling", "cancelled"}
+        failing = await client.submit(users("Bad Bo"))
+        await failing.wait()
+        assert await failing.retry() == 1
+        assert (await failing.wait()).failed == 1
+        assert [one.id async for one in client.batches(status="failed")] == [failing.id]
+
+
+async def test_small_batch_is_answered_immediately_if_asked(site: Site) -> None:
+    async with site.client() as client:
+        batch = await client.submit(users("Ann", "Bad Bo"), wait=5)
+        status = await batch.wait()
+        assert (batch.id, status.status, status.succeeded, status.failed) == ("", "completed", 1, 1)
+        assert [one.status async for one in batch.results(status="failed")] == [409]
+        with pytest.raises(NotFound, match="answered immediately"):
+            await batch.retry()
+
+
+async def test_errors_of_a_batch_are_typed(site: Site) -> None:
+    async with site.client() as client:
+        with pytest.raises(InvalidBatch) as invalid:
+            await client.submit(
+                [*users("Ann"), {"method": "POST", "path": "/user"}, {"method": "PUT", "path": "/users/7"}]
+            )
+        [no_route, no_body] = invalid.value.errors
+        assert (no_route.pointer, no_route.line, no_body.pointer) == ("/operations/1/path", 2, "/operations/2/body")
+        assert invalid.value.error_count == 2
+        with pytest.raises(NotFound, match="404"):
+            await client.batch("01M853H03Q7Z1ZXRY68PYH3E2H").status()
+
+
+async def test_server_that_is_not_there_is_reported_immediately() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    async with Site(url).client() as client:
+        with pytest.raises(ServerUnreachable, match=rf"Nothing answers at {url}"):
+            await client.submit(users("Ann"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", object()])
+async def test_value_that_json_does_not_have_is_named_with_its_operation(site: Site, value: Any) -> None:
+    async with site.client() as client:
+        with pytest.raises(InvalidFile, match=r"Operation 2 cannot be written as JSON"):
+            await client.submit([*users("Ann"), {"method": "POST", "path": "/users", "body": value}])
+    assert site.requests == []
+
+
+async def test_operations_may_arrive_one_by_one(site: Site) -> None:
+    async def arriving() -> AsyncIterator[Mapping[str, Any]]:
+        for operation in users("Ann", "Bo"):
+            yield operation
+
+    async with site.client() as client:
+        assert (await (await client.submit(arriving())).wait()).succeeded == 2
+
+
+async def _pass(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+    return await endpoint(request)
+
+
+def _in_an_hour() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=1)
