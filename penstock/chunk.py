@@ -46,13 +46,17 @@ _STEPS = re.compile(r"\.0\.([0-9]+)\.([0-9]+)")
 
 
 class Operation(Struct, frozen=True):
-    """One operation of a batch. `index` is its position in the batch, from 0. `body` is a JSON value or None."""
+    """One operation of a batch. `index` is its position in the batch, from 0. `body` is a JSON value or None.
+
+    `key` is the idempotency key that the client gave to it, if it gave one.
+    """
 
     index: int
     id: str
     method: str
     path: str
     body: Any = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

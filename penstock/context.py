@@ -24,12 +24,15 @@ class Context(Generic[T]):
         operation_id: The id that the client gave to the operation, or its position in the batch (from 0) as text.
         batch_id: The id of the batch.
         attempt: The number of this attempt, from 1.
-        key: A text that is unique to this operation and the same for every attempt and delivery of it. Store it in the
-            same transaction as the work: if the handler runs a second time, it finds the key and changes nothing.
+        key: The `key` that the client gave to the operation. Without one, it is a text that no other operation of any
+            batch has. It is the same for every attempt and delivery of the operation. Store it in the same transaction
+            as the work: if the handler runs a second time, it finds the key and changes nothing. If your clients are
+            several tenants, store it together with `tenant`: two tenants may use the same key.
         transaction: The value that the application's transaction yields, or None if the application has no transaction.
             Annotate the parameter with `Context[AsyncSession]` to get it typed. Only `async def` handlers can use it.
         headers: The headers of the batch's request that `Operations.forward(headers=...)` names. Header names are in
             lower case.
+        tenant: The tenant that the batch belongs to.
     """
 
     operation_id: str
@@ -38,6 +41,7 @@ class Context(Generic[T]):
     key: str
     transaction: T
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tenant: str = ""
 
 
 class NoTransaction:

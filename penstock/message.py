@@ -1,16 +1,20 @@
 """Encode a chunk as the text of a queue message, with a format version, and decode it. Pure.
 
 The text is a JSON object: `{"v": 1, "batch": "...", "chunk": "17", "attempt": 1, "operations": [...]}`. An operation is
-`[index, id, method, path, body]`. If this saves billing units, the text is compressed: `zstd:` and base64. A dead
-letter is a chunk with an additional member `"failures": [[index, status, error], ...]`. It is for people: a redrive
-runs the operations again and ignores the failures.
+`[index, id, method, path, body]`. If this saves billing units, the text is compressed: `zstd:` and base64.
+
+An operation with a key of its client is `[index, id, method, path, body, key]`. Then the message has the version 2. An
+earlier version cannot read it, and moves it to the dead letter queue: it would run the operation with another key.
+
+A dead letter is a chunk with an additional member `"failures": [[index, status, error], ...]`. It is for people: a
+redrive runs the operations again and ignores the failures.
 """
 
 import base64
 import binascii
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
@@ -24,6 +28,7 @@ from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome
 
 VERSION = 1
+KEYS_VERSION = 2  # of a message with keys of operations
 BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
 ATTRIBUTE_BYTES = 640  # reserved in every message: its trace context (at most 600) counts towards the size limit
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
@@ -43,15 +48,32 @@ _BATCH_ID = r"[0-9A-Za-z_-]{1,40}"  # it becomes part of table keys
 _CHUNK_ID = r"[0-9]{1,8}(\.d?(0|[1-9][0-9]*))*"
 
 
-class _Envelope(BaseModel):
+_Version = TypeVar("_Version")
+_Parts = TypeVar("_Parts")  # of an operation
+_WithoutKey = tuple[int, str, str, str, Any]
+_WithKey = tuple[int, str, str, str, Any, str]
+
+
+class _MaybeWithKey(NamedTuple):
+    """An operation in a message of version 2. msgspec knows no union of two tuples."""
+
+    position: int
+    id: str
+    method: str
+    path: str
+    body: Any
+    key: str | None = None
+
+
+class _Envelope(BaseModel, Generic[_Version, _Parts]):
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    v: Literal[1]
+    v: _Version
     batch: str = Field(pattern=f"^{_BATCH_ID}$")
     chunk: str = Field(pattern=f"^{_CHUNK_ID}$")
     attempt: int = Field(ge=1)
     not_before: float | None = Field(None, allow_inf_nan=False)
-    operations: list[tuple[int, str, str, str, Any]] = Field(min_length=1)
+    operations: list[_Parts] = Field(min_length=1)
     failures: list[tuple[int, int, Any]] = []
 
     @field_validator("chunk")
@@ -62,31 +84,37 @@ class _Envelope(BaseModel):
         return chunk_id
 
 
-class _UsualEnvelope(msgspec.Struct, forbid_unknown_fields=True):
+class _UsualEnvelope(msgspec.Struct, Generic[_Version, _Parts], forbid_unknown_fields=True):
     """The members that the message of a chunk has, if it is not a dead letter.
 
     msgspec reads them in half of the time that Pydantic takes, with the same result.
     """
 
-    v: Literal[1]
+    v: _Version
     batch: Annotated[str, Meta(pattern=rf"^{_BATCH_ID}\Z")]
     chunk: Annotated[str, Meta(pattern=rf"^{_CHUNK_ID}\Z", max_length=_USUAL_ID)]
     attempt: Annotated[int, Meta(ge=1)]
-    operations: Annotated[list[tuple[int, str, str, str, Any]], Meta(min_length=1)]
+    operations: Annotated[list[_Parts], Meta(min_length=1)]
     not_before: float | None = None
 
 
-_usual_decoder = msgspec.json.Decoder(_UsualEnvelope)
+_START_WITH_KEYS = b'{"v":2,'
+_usual_decoder = msgspec.json.Decoder(_UsualEnvelope[Literal[1], _WithoutKey])
+_usual_decoder_with_keys = msgspec.json.Decoder(_UsualEnvelope[Literal[2], _MaybeWithKey])
 
 
 def encode_operation(operation: Operation) -> bytes:
     """Encode one operation as it is sent. Encode it once: the planner measures the result, `join_message` joins it."""
-    return encode_parts(operation.index, operation.id, operation.method, operation.path, to_json(operation.body))
+    body = to_json(operation.body)
+    return encode_parts(operation.index, operation.id, operation.method, operation.path, body, key=operation.key)
 
 
-def encode_parts(index: int, operation_id: str, method: str, path: str, body: bytes) -> bytes:
+def encode_parts(
+    index: int, operation_id: str, method: str, path: str, body: bytes, *, key: str | None = None
+) -> bytes:
     """Encode one operation whose body is already JSON."""
-    encoded = _encode((index, operation_id, method, path, Raw(body)))
+    parts = (index, operation_id, method, path, Raw(body))
+    encoded = _encode(parts if key is None else (*parts, key))
     return _escape(encoded) if _FIRST_BYTE_OF_BOTH in encoded else encoded
 
 
@@ -114,20 +142,33 @@ def join_message(
     *,
     attempt: int = 1,
     not_before: float | None = None,
+    has_keys: bool = False,
 ) -> str:
-    """Return the message text of a chunk whose operations are already encoded."""
-    return _compress(_head(batch_id, chunk_id, attempt, not_before) + b",".join(encoded) + b"]}")
+    """Return the message text of a chunk whose operations are already encoded. `has_keys` if one may have a key."""
+    head = _head(batch_id, chunk_id, attempt, not_before, has_keys=has_keys)
+    return _compress(head + b",".join(encoded) + b"]}")
 
 
 def encode_chunk(chunk: Chunk) -> str:
     encoded = [encode_operation(operation) for operation in chunk.operations]
-    return join_message(chunk.batch_id, chunk.id, encoded, attempt=chunk.attempt, not_before=chunk.not_before)
+    return join_message(
+        chunk.batch_id,
+        chunk.id,
+        encoded,
+        attempt=chunk.attempt,
+        not_before=chunk.not_before,
+        has_keys=_has_keys(chunk),
+    )
+
+
+def _has_keys(chunk: Chunk) -> bool:
+    return any(operation.key is not None for operation in chunk.operations)
 
 
 def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_bytes: int) -> str:
     """Encode a dead letter: failed operations with their errors. Leave the errors out if the message gets too large."""
     operations = b",".join(encode_operation(operation) for operation in letter.operations)
-    head = _head(letter.batch_id, letter.id, letter.attempt, not_before=None)
+    head = _head(letter.batch_id, letter.id, letter.attempt, not_before=None, has_keys=_has_keys(letter))
     failure_of = {failure.index: failure for failure in failures}
     ordered = [failure_of[operation.index] for operation in letter.operations]
     errors = _escape(to_json([(failure.index, failure.status, failure.error) for failure in ordered]))
@@ -151,8 +192,12 @@ def decode_dead_letter(text: str) -> tuple[Chunk, dict[int, dict[str, Any]]]:
 
 def _read_usual(content: bytes) -> Chunk | None:
     """Return the chunk in a usual message, or None if Pydantic must read the message or say what is wrong with it."""
+    envelope: _UsualEnvelope[Any, Any]
     try:
-        envelope = _usual_decoder.decode(content)
+        if content.startswith(_START_WITH_KEYS):
+            envelope = _usual_decoder_with_keys.decode(content)
+        else:
+            envelope = _usual_decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     operations = tuple(itertools.starmap(Operation, envelope.operations))
@@ -169,8 +214,12 @@ def _may_be_too_deep(content: bytes, operations: Sequence[Operation]) -> bool:
 
 
 def _read(content: bytes) -> tuple[Chunk, dict[int, dict[str, Any]]]:
+    envelope: _Envelope[Any, Any]
     try:
-        envelope = _Envelope.model_validate_json(content)
+        if content.startswith(_START_WITH_KEYS):
+            envelope = _Envelope[Literal[2], _WithoutKey | _WithKey].model_validate_json(content)
+        else:
+            envelope = _Envelope[Literal[1], _WithoutKey].model_validate_json(content)
     except ValidationError as error:
         raise UnreadableMessage(_why_unreadable(content, error)) from error
     chunk = Chunk(
@@ -183,8 +232,9 @@ def _read(content: bytes) -> tuple[Chunk, dict[int, dict[str, Any]]]:
     return chunk, {index: {"status": status, "error": error} for index, status, error in envelope.failures}
 
 
-def _head(batch_id: str, chunk_id: str, attempt: int, not_before: float | None) -> bytes:
-    head: dict[str, Any] = {"v": VERSION, "batch": batch_id, "chunk": chunk_id, "attempt": attempt}
+def _head(batch_id: str, chunk_id: str, attempt: int, not_before: float | None, *, has_keys: bool = False) -> bytes:
+    version = KEYS_VERSION if has_keys else VERSION
+    head: dict[str, Any] = {"v": version, "batch": batch_id, "chunk": chunk_id, "attempt": attempt}
     if not_before is not None:
         head["not_before"] = not_before
     return to_json(head)[:-1] + b',"operations":['
@@ -222,7 +272,8 @@ def _why_unreadable(content: bytes, error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return f"The message is not JSON: {first['msg']}."
     match from_json(content):
-        case {"v": int(version)} if version > VERSION:
-            return f"The message has format version {version}. This program reads versions up to {VERSION}; update it."
+        case {"v": int(version)} if version > KEYS_VERSION:
+            known = f"This program reads versions up to {KEYS_VERSION}; update it."
+            return f"The message has format version {version}. {known}"
     where = "/".join(map(str, first["loc"])) or "as a whole"
     return f"The message is not a chunk: {where}: {first['msg']}."

@@ -83,10 +83,7 @@ def encode_record(record: ChunkRecord) -> bytes:
             [follow_up.id, follow_up.attempt, follow_up.indexes, follow_up.not_before]
             for follow_up in record.follow_ups
         ],
-        "failed_operations": [
-            [operation.index, operation.id, operation.method, operation.path, operation.body]
-            for operation in record.failed_operations
-        ],
+        "failed_operations": [_fields_of(operation) for operation in record.failed_operations],
         "deaths": 0,  # an earlier version cannot read a record without it
         "redelivered": record.redelivered,
         **({} if record.recorded_at is None else {"recorded_at": round(record.recorded_at, 3)}),
@@ -96,6 +93,12 @@ def encode_record(record: ChunkRecord) -> bytes:
         return _compress_pieces(_with_long_results(content, results))
     columns = _results_to_columns(record.outcomes)
     return _compressor.compress(to_json({**content, **columns}), zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def _fields_of(operation: Operation) -> list[Any]:
+    """Return the fields of an operation. An earlier version can read it only if it has no key."""
+    fields = [operation.index, operation.id, operation.method, operation.path, operation.body]
+    return fields if operation.key is None else [*fields, operation.key]
 
 
 def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:

@@ -25,6 +25,7 @@ from penstock.priority import Priority
 from penstock.webhooks.urls import LONGEST_URL
 
 LONGEST_ID = 128
+LONGEST_KEY = 255
 LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
 MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exactly, and the table can hold it
@@ -88,15 +89,17 @@ class OperationRequest(BaseModel):
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: Annotated[str, StringConstraints(pattern=r"^/", max_length=LONGEST_PATH)]
     body: Any = None
+    key: Annotated[str, StringConstraints(max_length=LONGEST_KEY, min_length=1, pattern="^[ -~]*$")] | None = None
 
 
 _MEMBERS = frozenset(OperationRequest.model_fields)
 
 
-def read_plain_operation(document: Any) -> tuple[str, str, Any, bool] | None:
-    """Return the method, the path, the body, and whether there is a body. Return None if Pydantic must read them.
+def read_plain_operation(document: Any) -> tuple[str, str, Any, bool, str | None] | None:
+    """Return the method, the path, the body, whether there is a body, and the key.
 
-    Nearly all operations need no Pydantic, which takes three times as long. An invalid one always does.
+    Return None if Pydantic must read the operation. Nearly all operations need no Pydantic, which takes three times as
+    long. An invalid one always does.
     """
     if type(document) is not dict or not _MEMBERS.issuperset(document):
         return None
@@ -107,7 +110,12 @@ def read_plain_operation(document: Any) -> tuple[str, str, Any, bool] | None:
         given = document["id"]
         if type(given) is not str or not 1 <= len(given) <= LONGEST_ID:
             return None
-    return method, path, document.get("body"), "body" in document
+    key = None
+    if "key" in document:
+        key = document["key"]
+        if type(key) is not str or not 1 <= len(key) <= LONGEST_KEY or not (key.isascii() and key.isprintable()):
+            return None
+    return method, path, document.get("body"), "body" in document, key
 
 
 class BatchOptions(BaseModel):

@@ -109,7 +109,7 @@ class Attempt:
 
     def error_id(self, operation: Operation) -> str | None:
         """Return the id that stands for the words of an exception, or None if the verdict has the words."""
-        return None if self.shows_errors else error_id(self.source.key_of(operation), self.number)
+        return None if self.shows_errors else error_id(self.source.name_of(operation), self.number)
 
     def reject_as_invalid(self, error: InvalidOperation) -> None:
         """Note that the handler does not accept the only operation. The process of the handler has validated it."""
@@ -141,7 +141,8 @@ def call_single(route: Route, source: Source, number: int, row: Row, opened: Any
 
 def context_of(source: Source, number: int, operation: Operation, opened: Any) -> Context[Any]:
     """Return the context of an attempt. `opened` is what the application's transaction yields."""
-    return Context(operation.id, source.batch_id, number, source.key_of(operation), opened, source.headers)
+    key = source.key_of(operation)
+    return Context(operation.id, source.batch_id, number, key, opened, source.headers, source.tenant)
 
 
 def verdict_on(route: Route, operation: Operation, returned: Any) -> Verdict:

@@ -62,6 +62,7 @@ class Job:
     has_transaction: bool
     fields: dict[str, Any]
     headers: dict[str, str]
+    tenant: str
     error_id: str | None  # stands for the words of an exception; None if the verdict has the words
 
 

@@ -72,16 +72,18 @@ def _import_handler(routes: dict[str, Route], request: ImportRequest) -> str | N
 def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
     """Validate and perform an operation. Validation runs here to keep the parent's event loop free."""
     transaction = NoTransaction(route.name) if job.has_transaction else None
-    context: Context[Any] = Context(job.operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers)
+    operation = job.operation
+    context: Context[Any] = Context(
+        operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers, job.tenant
+    )
     with structlog.contextvars.bound_contextvars(**job.fields):
         try:
-            operation = job.operation
             arguments = route.arguments(operation.path, operation.body, shows_errors=job.error_id is None)
-            return succeeded(job.operation, route.policy.status, as_json(route, route.call(arguments, context)))
+            return succeeded(operation, route.policy.status, as_json(route, route.call(arguments, context)))
         except InvalidOperation as error:
             return error
         except BaseException as error:  # noqa: BLE001 - everything that a handler raises becomes an outcome
-            return judge(error, job.operation, route, job.error_id)
+            return judge(error, operation, route, job.error_id)
 
 
 def _read(requests: BinaryIO) -> ImportRequest | Job | None:

@@ -87,7 +87,7 @@ class DirectCalls:
             memory.end(worker)  # after the result is counted, so that no other operation gets this memory
 
     def _judge(self, route: Route, operation: Operation, error: BaseException) -> Verdict:
-        id_ = None if self.shows_errors else error_id(self.source.key_of(operation), self.number)
+        id_ = None if self.shows_errors else error_id(self.source.name_of(operation), self.number)
         return judge(error, operation, route, id_)
 
     def _end(self, route: Route, operation: Operation, verdict: Verdict, begun_at: float) -> Verdicts:

@@ -507,6 +507,7 @@ class Runner:
             has_transaction=self._operations.transaction is not None,
             fields=_log_fields(),
             headers=dict(attempt.source.headers),
+            tenant=attempt.source.tenant,
             error_id=attempt.error_id(operation),
         )
 

@@ -17,7 +17,7 @@ class Source:
     """
 
     batch_id: str
-    key_prefix: str  # the keys of all its operations start with it
+    key_prefix: str  # the key of an operation starts with it, unless the client gave the operation a key
     priority: Priority = Priority.NORMAL
     tenant: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -25,6 +25,10 @@ class Source:
 
     def key_of(self, operation: Operation) -> str:
         """Return the idempotency key that a handler finds in its context."""
+        return self.name_of(operation) if operation.key is None else operation.key
+
+    def name_of(self, operation: Operation) -> str:
+        """Return a text that no other operation of any batch has."""
         return f"{self.key_prefix}/{operation.id}"
 
 

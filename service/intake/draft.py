@@ -23,9 +23,9 @@ from penstock.operations import Operations
 from penstock.route import InvalidOperation
 from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.handler_times import HandlerTimes
-from penstock.service.intake.ids import Duplicate, Ids
+from penstock.service.intake.ids import Duplicate, Ids, Keys
 from penstock.service.intake.plan import Plan
-from penstock.service.schemas import LONGEST_ID, OperationRequest, read_plain_operation
+from penstock.service.schemas import LONGEST_ID, LONGEST_KEY, OperationRequest, read_plain_operation
 from penstock.settings import Settings
 
 # Does the same as `model_validate` at a lower cost.
@@ -48,6 +48,7 @@ class Draft:
         self.operations: list[Operation] = []  # all of a small batch, none of a large batch
         self.flaws = Flaws()
         self.ids = Ids()
+        self._keys = Keys()
         self.plan = Plan(batch_id, settings)
         self._match = registry.match
         self._most_kept = settings.sync_max_operations
@@ -69,6 +70,7 @@ class Draft:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.ids.close()
+        self._keys.close()
         self.plan.close()
 
     @property
@@ -91,7 +93,7 @@ class Draft:
         index, operation_id = self._count(document, line)
         body = b""
         try:
-            method, path, value, has_body = self._read(document)
+            method, path, value, has_body, key = self._read(document)
             route = self._match(method, path)
             if not has_body and route.absent_body is not None:
                 value = route.absent_body
@@ -110,9 +112,9 @@ class Draft:
             if route.is_forwarded and self.first_forwarded is None:
                 self.first_forwarded = index
             if self.flaws.count == 0:
-                self._added.append((encode_parts(index, operation_id, method, path, body), route.name))
+                self._added.append((encode_parts(index, operation_id, method, path, body, key=key), route.name))
                 if not self._was_large:
-                    self._keep(Operation(index, operation_id, method, path, value))
+                    self._keep(Operation(index, operation_id, method, path, value, key))
 
     def note_invalid(self, size: int) -> None:
         """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""
@@ -157,8 +159,9 @@ class Draft:
 
     async def check(self) -> None:
         """Raise InvalidRequest with all errors, if there are any."""
-        count, duplicates = await self.ids.duplicates(MOST_FLAWS)
-        self.flaws.put_first([(one.index, self._duplicate(one)) for one in duplicates], count)
+        for name, values in (("key", self._keys), ("id", self.ids)):
+            count, duplicates = await values.duplicates(MOST_FLAWS)
+            self.flaws.put_first([(one.index, self._duplicate(name, one)) for one in duplicates], count)
         if self.flaws.count:
             raise self._invalid()
 
@@ -187,14 +190,14 @@ class Draft:
     def _invalid(self) -> InvalidRequest:
         return InvalidRequest(self.flaws.listed, self.flaws.count, is_complete=self.flaws.is_complete)
 
-    def _read(self, document: Any) -> tuple[str, str, Any, bool]:
-        """Return the method, the path, the body, and whether there is a body. Raises ValidationError."""
+    def _read(self, document: Any) -> tuple[str, str, Any, bool, str | None]:
+        """Return the method, the path, the body, whether there is a body, and the key. Raises ValidationError."""
         if (plain := read_plain_operation(document)) is not None:
             return plain
         cut = without_most_unknown_members(document, OperationRequest)
         self.flaws.is_complete &= cut is document
         request = _validate_request(cut)
-        return request.method, request.path, request.body, "body" in request.model_fields_set
+        return request.method, request.path, request.body, "body" in request.model_fields_set, request.key
 
     def _count(self, document: Any, line: int | None) -> tuple[int, str]:
         """Return the index and the id of the next operation. The ids of invalid operations must be unique too."""
@@ -202,7 +205,11 @@ class Draft:
         self.total += 1
         if line is not None:
             self._lines.append(line)
-        given = document.get("id") if type(document) is dict else None
+        given = None
+        if type(document) is dict:
+            given = document.get("id")
+            if "key" in document:
+                self._note_key(index, document["key"])
         if given is not None and not (type(given) is str and len(given) <= LONGEST_ID):
             given = None  # it is an error already
         operation_id = self.ids.add(given)
@@ -210,14 +217,20 @@ class Draft:
             self._check_ids(index)
         return index, operation_id
 
+    def _note_key(self, index: int, given: Any) -> None:
+        if type(given) is str and len(given) <= LONGEST_KEY:  # otherwise it is an error already, or null
+            self._keys.add(index, given)
+            self.plan.has_keys = True
+
     def _check_ids(self, index: int) -> None:
-        """Raise InvalidRequest if very many ids are duplicates. `check` would find that, but only at the end."""
+        """Raise InvalidRequest if very many ids, or keys, are duplicates. `check` would find that only at the end."""
         self._check_ids_at *= 2
-        count = self.ids.count_repeated()
-        if count >= MOST_FOUND:
-            detail = f"{count:,} of the first {self.total:,} operations have the id of an earlier operation."
-            self.flaws.count += count - 1
-            self._add_flaws(index, [Flaw("/id", f"{detail} Ids must be unique within a batch.")])
+        for name, values in (("id", self.ids), ("key", self._keys)):
+            count = values.count_repeated()
+            if count >= MOST_FOUND:
+                detail = f"{count:,} of the first {self.total:,} operations have the {name} of an earlier operation."
+                self.flaws.count += count - 1
+                self._add_flaws(index, [Flaw(f"/{name}", f"{detail} {_unique(name)}")])
 
     def _keep(self, operation: Operation) -> None:
         if not self.is_large:
@@ -227,9 +240,9 @@ class Draft:
         self.operations = []
         self._handler_times.refresh()  # while the other operations are read
 
-    def _duplicate(self, found: Duplicate) -> Flaw:
-        detail = f"Operation {found.first} has the same id {found.id!r}. Ids must be unique within a batch."
-        return self._at(found.index, Flaw("/id", detail))
+    def _duplicate(self, name: str, found: Duplicate) -> Flaw:
+        detail = f"Operation {found.first} has the same {name} {found.id!r}. {_unique(name)}"
+        return self._at(found.index, Flaw(f"/{name}", detail))
 
     def _add_flaws(self, index: int, flaws: Iterable[Flaw]) -> None:
         for flaw in flaws:
@@ -245,3 +258,7 @@ class Draft:
         """Turn the pointer of an error, which starts at the operation, into a pointer that starts at the request."""
         line = self._lines[index] if self._lines else None
         return Flaw(pointer("operations", index) + flaw.pointer, flaw.detail, line)
+
+
+def _unique(name: str) -> str:
+    return f"{name.capitalize()}s must be unique within a batch."

@@ -1,4 +1,4 @@
-"""Checks that the ids of a batch are unique, without keeping a million strings in memory."""
+"""Checks that the ids and the keys of a batch are unique, without keeping a million strings in memory."""
 
 import asyncio
 from array import array
@@ -16,7 +16,7 @@ MOST_UNDIVIDED = 10_000  # hashes. A set of more would block the loop for too lo
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Operation `index` has the same id as operation `first`."""
+    """Operation `index` has the same id, or the same key, as operation `first`."""
 
     index: int
     id: str
@@ -118,6 +118,36 @@ class Ids:
         for digest in self._undivided:
             self._parts[digest % PARTS].append(digest)
         del self._undivided[:]
+
+
+class Keys:
+    """The keys of a batch. Operations without a key take no memory."""
+
+    def __init__(self) -> None:
+        self._keys: Ids | None = None  # the key of each operation that has one
+        self._indexes = array("I")  # of these operations
+
+    def add(self, index: int, key: str) -> None:
+        """Add the key of an operation."""
+        if self._keys is None:
+            self._keys = Ids()
+        self._keys.add(key)
+        self._indexes.append(index)
+
+    async def duplicates(self, most: int) -> tuple[int, list[Duplicate]]:
+        """Return how many operations have the key of an earlier operation, and up to `most` of these."""
+        if self._keys is None:
+            return 0, []
+        count, found = await self._keys.duplicates(most)
+        return count, [Duplicate(self._indexes[one.index], one.id, self._indexes[one.first]) for one in found]
+
+    def count_repeated(self) -> int:
+        """Return how many operations have the key of an earlier operation."""
+        return 0 if self._keys is None else self._keys.count_repeated()
+
+    def close(self) -> None:
+        if self._keys is not None:
+            self._keys.close()
 
 
 def _count_repeated(part: "array[int]") -> int:

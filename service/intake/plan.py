@@ -16,6 +16,7 @@ class Plan:
         self._batch_id = batch_id
         self._fit = settings.fit
         self.room = self._fit.most_bytes  # the largest size of an operation
+        self.has_keys = False  # set it before the first operation with a key is added
         self._planner = Planner(self._fit)
         self._written = 0  # number of chunks
         self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
@@ -36,7 +37,7 @@ class Plan:
 
     def finish(self) -> None:
         if self._chunk:
-            message = join_message(self._batch_id, str(self._written), self._chunk)
+            message = join_message(self._batch_id, str(self._written), self._chunk, has_keys=self.has_keys)
             self._spool.write(message.encode())  # contains no line break, as JSON or as base64
             self._written += 1
             self._chunk = []

@@ -174,6 +174,7 @@ def _describe(delivery: Delivery) -> dict[str, Any]:
                 "method": operation.method,
                 "path": operation.path,
                 "body": operation.body,
+                **({} if operation.key is None else {"key": operation.key}),
                 **failures.get(operation.index, {}),
             }
             for operation in chunk.operations

@@ -14,7 +14,7 @@ from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
 from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
-from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, Plan, Submission, Toy
+from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, Plan, Submission, Toy, key_given_to
 from tests.simulation.webhooks import CALLBACK_URL
 from tests.simulation.world import World
 
@@ -258,10 +258,13 @@ class Client:
 
 
 def _body(submission: Submission) -> dict[str, Any]:
-    operations = [
+    operations: list[dict[str, Any]] = [
         {"id": f"{submission.label}-{index}", "method": "POST", "path": toy.path, "body": toy.plan.model_dump()}
         for index, toy in enumerate(submission.toys)
     ]
+    for operation in operations:
+        if (key := key_given_to(operation["id"])) is not None:
+            operation["key"] = key
     body: dict[str, Any] = {"operations": operations, "priority": submission.priority}
     if submission.not_before is not None:
         body["notBefore"] = datetime.fromtimestamp(EPOCH + submission.not_before, UTC).isoformat()

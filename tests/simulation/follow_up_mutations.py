@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as with_changes
 
+from penstock import record as record_module
 from penstock.aws.store import DynamoDbStore
 from penstock.backoff import Backoff
 from penstock.batch import Batch
@@ -16,6 +18,7 @@ from penstock.consumer.attempt import ChunkAttempt
 from penstock.consumer.letter_box import WAIT_SECONDS
 from penstock.consumer.limits import BatchLimits
 from penstock.consumer.processor import Processor
+from penstock.message import encode_chunk, encode_dead_letter
 from penstock.outcome import ChunkRecord, delay_seconds, record_attempt, record_halves, wait_seconds
 from penstock.sending import ChunkSender
 
@@ -140,3 +143,23 @@ def allow_one_death_less(patching: Patching) -> None:
         return len(died) >= self._settings.max_deaths
 
     patching.setattr(BatchLimits, "_is_past_limit", mutant)
+
+
+def forget_the_keys_of_follow_ups(patching: Patching) -> None:
+    patching.setattr("penstock.sending.encode_chunk", lambda chunk: encode_chunk(_without_keys(chunk)))
+
+
+def forget_the_keys_of_dead_letters(patching: Patching) -> None:
+    def mutant(letter: Chunk, *rest: Any, **options: Any) -> str:
+        return encode_dead_letter(_without_keys(letter), *rest, **options)
+
+    patching.setattr("penstock.sending.encode_dead_letter", mutant)
+
+
+def forget_the_keys_in_records(patching: Patching) -> None:
+    fields_of = record_module._fields_of
+    patching.setattr(record_module, "_fields_of", lambda operation: fields_of(with_changes(operation, key=None)))
+
+
+def _without_keys(chunk: Chunk) -> Chunk:
+    return replace(chunk, operations=tuple(with_changes(operation, key=None) for operation in chunk.operations))

@@ -639,6 +639,9 @@ MUTATIONS_AT_CALLS = {
             Hit.FAIL_BEFORE,
             follow_ups.lose_an_operation_between_pieces,
         ),
+        MutationAtCall("turned away often", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_of_follow_ups),
+        MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_of_dead_letters),
+        MutationAtCall("failures retried", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_in_records),
         MutationAtCall(
             "dead letters wait while poison runs", 0, Hit.FAIL_BEFORE, follow_ups.acknowledge_while_letters_wait
         ),

@@ -31,7 +31,7 @@ from tests.simulation.open_operations import OpenChecks
 from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
 from tests.simulation.sqs import Kept
-from tests.simulation.truth import POISON, Run, Submission, Truth
+from tests.simulation.truth import POISON, Run, Submission, Truth, key_given_to
 from tests.simulation.webhooks import WebhookChecks
 
 ANSWERED, ACCEPTED = 200, 202
@@ -485,6 +485,8 @@ class Promises:
     # at every start of a handler
 
     def on_start(self, run: Run) -> None:
+        given = key_given_to(run.operation_id)
+        self.check(given in {None, run.key}, 5, f"{run.operation_id} has the key {run.key!r}, and not {given!r}")
         if run.chunk_id is None:
             return  # the batch runs synchronously
         self.limits.on_start(run)

@@ -34,7 +34,14 @@ def where() -> int:
 
 @_post("/context", cpu_bound=True)
 def tell_context(context: Context) -> list[Any]:
-    return [context.operation_id, context.batch_id, context.attempt, context.key, context.transaction]
+    return [
+        context.operation_id,
+        context.batch_id,
+        context.attempt,
+        context.key,
+        context.transaction,
+        context.tenant,
+    ]
 
 
 @_post("/reject", cpu_bound=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
@@ -88,6 +89,29 @@ def nested(depth: int) -> Any:
 def test_body_comes_back_as_it_was(body: Any) -> None:
     chunk = make_chunk(body)
     assert decode_chunk(encode_chunk(chunk)) == chunk
+
+
+@pytest.mark.parametrize("keys", [["a", None], [None, 'b "\\ ~'], ["[{", "a" * 255]])
+def test_keys_come_back_also_from_a_dead_letter(keys: list[str | None]) -> None:
+    chunk = make_chunk("x", {"y": []})
+    with_keys = replace(
+        chunk, operations=tuple(map(lambda one, key: with_changes(one, key=key), chunk.operations, keys))
+    )
+    assert decode_chunk(encode_chunk(with_keys)) == with_keys
+    assert decode_chunk(encode_letter(with_keys)) == with_keys
+
+
+def test_message_without_keys_is_written_as_by_earlier_versions() -> None:
+    assert encode_chunk(make_chunk({"a": 1})) == (
+        '{"v":1,"batch":"01J","chunk":"17","attempt":1,"operations":[[0,"op-0","POST","/users",{"a":1}]]}'
+    )
+
+
+def test_message_with_a_key_is_not_readable_by_earlier_versions() -> None:
+    text = join_message("01J", "17", [encode_operation(Operation(0, "a", "GET", "/x", None, "k"))], has_keys=True)
+    assert text == '{"v":2,"batch":"01J","chunk":"17","attempt":1,"operations":[[0,"a","GET","/x",null,"k"]]}'
+    with pytest.raises(UnreadableMessage):
+        decode_chunk(text.replace('"v":2', '"v":1'))
 
 
 def test_minus_zero_keeps_its_sign() -> None:
@@ -389,8 +413,8 @@ def test_members_that_a_later_program_may_add_are_passed_over() -> None:
         ('"zstd:"', "is not a chunk: as a whole"),
         ("{}", "is not a chunk: v: Field required"),
         ('{"Records": [{"s3": {}}]}', "is not a chunk: v: Field required"),
-        (message(v=2), "has format version 2. This program reads versions up to 1; update it"),
-        (message(v=2, chunk=..., operations={"a": 1}), "has format version 2"),  # whatever else it holds by then
+        (message(v=3), "has format version 3. This program reads versions up to 2; update it"),
+        (message(v=3, chunk=..., operations={"a": 1}), "has format version 3"),  # whatever else it holds by then
         (message(v=10**400), r"has format version 10+\."),
         (message(v=0), "is not a chunk: v"),
         (message(v=-1), "is not a chunk: v"),

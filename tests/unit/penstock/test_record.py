@@ -54,6 +54,14 @@ def test_record_is_decoded_without_results(result: Any) -> None:
         assert decode_without_results("17.1", encode_record(record)) == record.without_results()
 
 
+def test_operation_with_a_key_keeps_it_and_others_are_written_as_before() -> None:
+    with_key = with_changes(OPERATION, key="order 17")
+    record = replace(FULL, failed_operations=(OPERATION, with_key))
+    assert there_and_back(record) == record
+    content = from_json(zstd.decompress(encode_record(record)))
+    assert [len(fields) for fields in content["failed_operations"]] == [5, 6]
+
+
 def test_record_of_an_earlier_version_has_no_repeats() -> None:
     content = from_json(zstd.decompress(encode_record(FULL)))
     del content["redelivered"]

@@ -31,7 +31,7 @@ from tests.support.waiting import UNIT_SECONDS, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # starting processes takes most of the time
 
-SOURCE = Source("01J", "01J")
+SOURCE = Source("01J", "01J", tenant="shop")
 TICK_SECONDS = 0.005
 
 
@@ -93,7 +93,7 @@ async def test_handler_runs_in_another_process_that_serves_the_next_one_too(runn
 
 
 async def test_context_comes_along_without_the_transaction(runner: Runner) -> None:
-    assert await result_of(runner, "/context") == ["op-0", "01J", 2, "01J/op-0", None]
+    assert await result_of(runner, "/context") == ["op-0", "01J", 2, "01J/op-0", None, "shop"]
 
 
 async def test_log_lines_of_the_process_say_what_they_are_about(runner: Runner) -> None:
