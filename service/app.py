@@ -11,8 +11,11 @@ from aiohttp import hdrs, web
 
 from penstock.backend import Backend
 from penstock.clock import Clock
+from penstock.fleet_limit import LimitStore
+from penstock.limit import Limit
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
+from penstock.running.limit_gate import GateRules, LimitGate, LimitGates
 from penstock.running.runner import Runner
 from penstock.service.access import access
 from penstock.service.audit import audited
@@ -88,6 +91,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         cpu_processes=settings.cpu_processes,
         shows_errors=settings.show_errors,
         tenants_share=settings.has_tenants,
+        limits=_gates(settings, operations, backend.store, clock),
     )
     app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend
@@ -128,6 +132,16 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     )
     _add_routes(app, routes_for_operators())
     return app
+
+
+def _gates(settings: Settings, operations: Operations[Any], store: LimitStore, clock: Clock) -> LimitGates:
+    """Return the gates of the fleet's limits for the small batches that run immediately."""
+    rules = GateRules.of_front_end(settings.sync_seconds)
+
+    def new_gate(name: str, limit: Limit) -> LimitGate:
+        return LimitGate(name, limit, store, clock, rules=rules, weights=settings.weights, pauses=operations.pauses)
+
+    return LimitGates(operations.limits, new_gate)
 
 
 def _operator_key(settings: Settings) -> str | None:

@@ -9,6 +9,9 @@ also reads and writes the table while it has permits.
 
 If operations would wait for long, their chunks are *postponed*: the operations follow as a chunk with a delay, so that
 other chunks have room. The oldest chunks stay, to try whether the upstream is back.
+
+A front end has gates, too, for the small batches that it runs immediately. Its rules differ (`GateRules`): a client
+waits for the answer.
 """
 
 import asyncio
@@ -16,9 +19,10 @@ import contextlib
 import math
 import random
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -50,6 +54,25 @@ NEWEST_SHARE = 0.1  # of the latest call in the average time of a call
 
 Verdicts = dict[int, Verdict]
 Performed = Verdicts | Coroutine[Any, Any, Verdicts]
+
+
+@dataclass(frozen=True, slots=True)
+class GateRules:
+    """How a gate lets operations wait. The defaults are the rules of a consumer."""
+
+    held_seconds: float = HELD_SECONDS
+    away_seconds: float = AWAY_SECONDS
+    most_held: int = MOST_HELD
+    kept_chunks: int = KEPT_CHUNKS
+    is_prompt: bool = False  # the tokens of a block come as fast as the limit allows, the first one immediately
+
+    @classmethod
+    def of_front_end(cls, seconds: float) -> "GateRules":
+        """Return the rules for batches that may take this time. What would wait for longer follows in the background.
+
+        Its operations are the waiters, not chunks. So there is no other bound on how many wait.
+        """
+        return cls(held_seconds=seconds, away_seconds=seconds, most_held=sys.maxsize, kept_chunks=0, is_prompt=True)
 
 
 class PostponedChunk(Exception):
@@ -203,6 +226,7 @@ class LimitGate:
         store: LimitStore,
         clock: Clock,
         *,
+        rules: GateRules = GateRules(),
         weights: Mapping[Priority, int] = DEFAULT_WEIGHTS,
         pauses: dict[str, float] | None = None,
         when_waiting: Callable[[], None] = lambda: None,
@@ -213,6 +237,7 @@ class LimitGate:
         """
         self._name = name
         self._limit = limit
+        self._rules = rules
         self._store = store
         self._clock = clock
         self._pauses = {} if pauses is None else pauses
@@ -418,8 +443,8 @@ class LimitGate:
             lane.used = max(lane.used, self._least_used)
         lane.add(tenant, waiter)
         line.waiters.add(waiter)
-        if line.is_behind_another:
-            self.note_waiting()  # until now, it waited at the other gate, and this one did not know of it
+        if line.is_behind_another or line.left <= 0:
+            self.note_waiting()  # until now, this gate did not know of it
         try:
             await waiter
         except asyncio.CancelledError:
@@ -539,12 +564,15 @@ class LimitGate:
 
     def _tokens_for(self, holders: Holders) -> int:
         """Return how many tokens are needed in the next block. Without a permit a token would be lost."""
+        wanted = self._wanted
+        if wanted and self._rules.is_prompt:
+            wanted += self._passed_lately()  # as many operations may come in the next second as in the last one
         if self._permits is None:
-            return self._wanted
+            return wanted
         permits = self._permits.planned(holders)
         if not self._seconds_each:
-            return self._wanted if permits else 0
-        return min(self._wanted, permits + math.ceil(permits * BLOCK_SECONDS / self._seconds_each))
+            return wanted if permits else 0
+        return min(wanted, permits + math.ceil(permits * BLOCK_SECONDS / self._seconds_each))
 
     def _follow(self, state: LimitState, block: Block) -> None:
         now = self._clock.monotonic()
@@ -562,21 +590,30 @@ class LimitGate:
             seconds = min(block.seconds, SHORT_SECONDS) if is_short else block.seconds
             await self._sleep_unless_urgent(seconds * random.uniform(1.0, 1.1))  # noqa: S311 - spreads calls
             return
-        given = 0
+        given, first = 0, int(self._rules.is_prompt)
         ends_at = began_at + block.seconds
-        while given < block.tokens and not self._must_report:
-            gap = max(TICK_SECONDS, block.seconds / block.tokens)
-            await self._sleep_unless_urgent(min(gap, ends_at - self._clock.monotonic()))
+        seconds = self._spread_seconds(block.tokens, block.seconds)
+        while True:
             passed = self._clock.monotonic() - began_at
-            due = min(block.tokens, int(block.tokens * passed / block.seconds + 1e-9))
+            due = min(block.tokens, first + int(block.tokens * passed / seconds + 1e-9))
             self._tokens += due - given
             given = due
             self._pass_on()
+            if given >= block.tokens or self._must_report:
+                break
+            gap = max(TICK_SECONDS, seconds / block.tokens)
+            await self._sleep_unless_urgent(min(gap, ends_at - self._clock.monotonic()))
         await asyncio.sleep(0)  # an operation counts as waiting until its task has noticed that it has a token
         await self._sleep_unless_urgent(ends_at - EARLY_SECONDS - self._clock.monotonic())
         unused = max(self._tokens, 0) + block.tokens - given
         self._tokens = min(self._tokens, 0)
         self._report += Report(unused=unused)
+
+    def _spread_seconds(self, tokens: int, block_seconds: float) -> float:
+        """Return the time in which the tokens of a block are handed out."""
+        if not self._rules.is_prompt or self._state.rate is None:
+            return block_seconds
+        return min(block_seconds, tokens / self._state.rate)
 
     async def _sleep(self, seconds: float) -> None:
         if seconds > 0:
@@ -616,7 +653,7 @@ class LimitGate:
         if self._may_pass and not self._has_waiters and self._tokens >= operations:
             return 0.0
         waiting = sum(line.wanted for line in self._lines)
-        if (pause := self._pause_seconds(is_kept=self.waiting_chunks < KEPT_CHUNKS)) > 0:
+        if (pause := self._pause_seconds(is_kept=self.waiting_chunks < self._rules.kept_chunks)) > 0:
             return pause
         rate, now = self._rate, self._clock.monotonic()
         if rate is None:
@@ -625,7 +662,7 @@ class LimitGate:
             may_wait = self._has_room or (pause <= 0 and self._permits is None)
             return 0.0 if may_wait else max(LEAST_POSTPONED_SECONDS, pause)
         share = rate / max(self._state.consumers, len(self._state.holders))
-        if waiting < HELD_SECONDS * share and self._has_room:
+        if waiting < self._rules.held_seconds * share and self._has_room:
             return 0.0
         # The fleet finishes what this consumer holds and has postponed after `wait`, or later. The chunk comes back
         # after half of that time: the rate may rise. Then it may be postponed again.
@@ -647,7 +684,7 @@ class LimitGate:
     @property
     def _has_room(self) -> bool:
         """Return True if a further chunk may wait here. The gates of the process share the room equally."""
-        return self.waiting_chunks < max(1, MOST_HELD // max(1, self.count_busy()))
+        return self.waiting_chunks < max(1, self._rules.most_held // max(1, self.count_busy()))
 
     @property
     def _is_searching(self) -> bool:
@@ -660,10 +697,10 @@ class LimitGate:
             return 0.0
         now = self.now()
         pause = self._state.not_before - now
-        if pause > AWAY_SECONDS:
+        if pause > self._rules.away_seconds:
             spread = random.uniform(0, LEAST_POSTPONED_SECONDS)  # noqa: S311 - spreads chunks
             return min(pause + spread, LONGEST_POSTPONED_SECONDS)
-        if is_kept or not self._state.away_at or now - self._state.away_at < AWAY_SECONDS:
+        if is_kept or not self._state.away_at or now - self._state.away_at < self._rules.away_seconds:
             return 0.0
         share = AWAY_SHARE * random.uniform(0.5, 1.0)  # noqa: S311 - spreads chunks
         return min(max(LEAST_POSTPONED_SECONDS, share * (now - self._state.away_at)), LONGEST_POSTPONED_SECONDS)
@@ -672,7 +709,7 @@ class LimitGate:
         """Postpone the chunks that would wait for long because of what the state says now."""
         waiting = [line for line in self._lines if line.may_be_postponed and line.wanted]
         for number, line in enumerate(waiting):
-            if (seconds := self._pause_seconds(is_kept=number < KEPT_CHUNKS)) > 0:
+            if (seconds := self._pause_seconds(is_kept=number < self._rules.kept_chunks)) > 0:
                 line.postpone(seconds)
 
 

@@ -48,8 +48,8 @@ class Spent:
 class Runner:
     """Runs operations. There is one in each process, and its slots limit how many handlers run together.
 
-    `run` and `run_apart` perform one attempt, for which the caller holds a `slot`, and a `token` before it.
-    `run_chunk` takes both by itself.
+    `run` and `run_apart` perform one attempt. The caller holds a `slot` for it, and a `token` before that, or it has
+    waited in one of its `turns`. `run_chunk` takes both by itself.
     Operations run as *lots*: those that a bulk handler performs in one call, and each other operation as a lot of one.
     Call `close` at the end.
     """
@@ -80,6 +80,7 @@ class Runner:
         self._observer = observer
         self._shows_errors = shows_errors
         self._limits = limits
+        self._has_limits = limits is not None and any(route.policy.limit is not None for route in operations.routes)
         self._spent: dict[str, Spent] = {}
         self.result_memory = ResultMemory()
         self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share, memory=self.result_memory)
@@ -299,6 +300,32 @@ class Runner:
             yield lambda: gate.give_back(line)
         finally:
             gate.end()
+
+    @contextmanager
+    def turns(
+        self, operations: Sequence[Operation], source: Source, *, may_be_postponed: bool
+    ) -> Iterator[Callable[[Operation], Turn | TurnWithRoom | Line]]:
+        """Yield a function that returns the turn of each of these operations.
+
+        In its turn an operation waits for a slot. If it has a limit, it waits for a token before that.
+        """
+        lines: dict[tuple[Place, str | None], Line] = {}
+
+        def turn_of(operation: Operation) -> Turn | TurnWithRoom | Line:
+            place, limit = self._place_and_limit(operation)
+            return lines.get((place, limit)) or self._turn(place, source)
+
+        with ExitStack() as stack:
+            if self._has_limits:
+                for (place, limit), count in Counter(map(self._place_and_limit, operations)).items():
+                    if gates := self._gates(limit, source):
+                        line = _line(gates, self._turn(place, source), count, may_be_postponed=may_be_postponed)
+                        lines[place, limit] = stack.enter_context(line)
+            yield turn_of
+
+    def _place_and_limit(self, operation: Operation) -> tuple[Place, str | None]:
+        route = self._route(operation)
+        return (route.place, route.policy.limit) if route else (Place.LOOP, None)
 
     @asynccontextmanager
     async def slot(self, operation: Operation, source: Source) -> AsyncIterator[None]:
@@ -594,14 +621,17 @@ class Runner:
 
 
 @contextmanager
-def _line(gates: Sequence[LimitGate], turn: Turn | TurnWithRoom, operations: int) -> Iterator[Line]:
+def _line(
+    gates: Sequence[LimitGate], turn: Turn | TurnWithRoom, operations: int, *, may_be_postponed: bool = True
+) -> Iterator[Line]:
     """Yield the line at the first gate. It leads to the others."""
     first, *others = gates
     with ExitStack() as stack:
         next_: Turn | TurnWithRoom | Line = turn
         for gate in reversed(others):
-            next_ = stack.enter_context(gate.line(next_, operations, behind=first))
-        yield stack.enter_context(first.line(next_, operations))
+            line = gate.line(next_, operations, may_be_postponed=may_be_postponed, behind=first)
+            next_ = stack.enter_context(line)
+        yield stack.enter_context(first.line(next_, operations, may_be_postponed=may_be_postponed))
 
 
 def _noting_at(

@@ -4,15 +4,19 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from penstock.backoff import Backoff
 from penstock.chunk import Operation
 from penstock.outcome import Verdict, is_final, next_attempt, wait_seconds
 from penstock.running.attempt import Transaction, is_being_cancelled
 from penstock.running.bulk import CallFailed, Lot
+from penstock.running.limit_gate import Line, PostponedChunk
 from penstock.running.runner import Runner
+from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.source import Source
+
+AnyTurn = Turn | TurnWithRoom | Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +24,26 @@ class Tried:
     """The last attempt at an operation: its verdict, and its number, counted from 1.
 
     `cut_off` is true if the attempt was cancelled inside its savepoint. That can happen in the middle of a statement,
-    and then the transaction may have lost its connection.
+    and then the transaction may have lost its connection. `is_held_back` is true if a limit of the fleet left no time
+    for the next attempt.
     """
 
     verdict: Verdict
     attempt: int
     cut_off: bool = False
+    is_held_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LotTried:
-    """The first attempt at a lot, by index. `tried` is empty if the call raised, or if the time was over first."""
+    """The first attempt at a lot, by index. `tried` is empty if the call raised, or if the time was over first.
+
+    `is_held_back` is true if a limit of the fleet let nothing start in time.
+    """
 
     tried: Mapping[int, Tried] = field(default_factory=dict)
     cut_off: bool = False
+    is_held_back: bool = False
 
 
 class Savepoint:
@@ -76,12 +86,15 @@ class Attempts:
         backoff: Backoff,
         source: Source,
         deadline: float,
+        *,
+        turn_of: Callable[[Operation], AnyTurn],
         open_savepoint: Callable[[], Transaction] | None = None,
     ) -> None:
         self._runner = runner
         self._backoff = backoff
         self._source = source
         self._deadline = deadline
+        self._turn_of = turn_of
         self._open_savepoint = open_savepoint
         self.has_left_savepoint = False
 
@@ -98,29 +111,40 @@ class Attempts:
         while last is None or await self._wait_for_next_attempt(last, tries):
             attempt = 1 if last is None else next_attempt(last.verdict, last.attempt)
             tries += last is not None
-            made = (await self._try((operation,), attempt)).tried.get(operation.index)
-            if made is None:
-                break
-            last = made
+            made = await self._try((operation,), attempt)
+            if operation.index not in made.tried:
+                return None if last is None else replace(last, is_held_back=made.is_held_back)
+            last = made.tried[operation.index]
         return last
 
     async def _try(self, lot: Lot, attempt: int) -> LotTried:
         savepoint = None if self._open_savepoint is None else Savepoint(self._open_savepoint)
+        turn, has_started = self._turn_of(lot[0]), False
         try:
-            async with asyncio.timeout_at(self._deadline), self._runner.slot(lot[0], self._source):
+            async with asyncio.timeout_at(self._deadline), _taken(turn):
                 # A handler that never waits cannot be stopped by the timeout. And a statement that is cut short can
                 # cost the other operations their connection. So no attempt starts after the deadline.
                 if asyncio.get_running_loop().time() >= self._deadline:
-                    return LotTried()
-                verdicts = await self._run(lot, attempt, savepoint)
-        except TimeoutError:
-            return LotTried()
+                    return LotTried(is_held_back=isinstance(turn, Line))
+                has_started = True
+                verdicts = await self._run(lot, attempt, savepoint, turn)
+        except (TimeoutError, PostponedChunk):
+            return LotTried(is_held_back=isinstance(turn, Line) and not has_started)
         finally:
             self.has_left_savepoint |= savepoint is not None and savepoint.is_open
         cut_off = savepoint is not None and savepoint.cut_off
         return LotTried({index: Tried(verdict, attempt, cut_off) for index, verdict in verdicts.items()}, cut_off)
 
-    async def _run(self, lot: Lot, attempt: int, savepoint: Savepoint | None) -> dict[int, Verdict]:
+    async def _run(self, lot: Lot, attempt: int, savepoint: Savepoint | None, turn: AnyTurn) -> dict[int, Verdict]:
+        if not isinstance(turn, Line):
+            return await self._perform(lot, attempt, savepoint)
+        turn.start(len(lot))
+        started_at = turn.gate.now()
+        verdicts = await self._perform(lot, attempt, savepoint)
+        turn.gate.note(verdicts, started_at)
+        return verdicts
+
+    async def _perform(self, lot: Lot, attempt: int, savepoint: Savepoint | None) -> dict[int, Verdict]:
         open_ = None if savepoint is None else savepoint.open
         try:
             return await self._runner.run_apart(lot, self._source, attempt, open_)
@@ -138,3 +162,16 @@ class Attempts:
             return False
         await asyncio.sleep(wait)
         return True
+
+
+@asynccontextmanager
+async def _taken(turn: AnyTurn) -> AsyncIterator[None]:
+    """Hold a slot, and what the limit of the operation asks for."""
+    await turn.acquire()
+    while isinstance(turn, Line) and not turn.may_start:  # its permit has lapsed while it waited for the slot
+        turn.release()
+        await turn.acquire()
+    try:
+        yield
+    finally:
+        turn.release()

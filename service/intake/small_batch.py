@@ -10,7 +10,7 @@ needs another attempt is then tried alone, and so are all operations of a call t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from penstock.running.left_behind import end_soon
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.verdict import error_id
-from penstock.service.intake.attempts import Attempts, Tried
+from penstock.service.intake.attempts import AnyTurn, Attempts, Tried
 from penstock.service.memory import Share
 from penstock.telemetry import Event, get_log
 
@@ -114,6 +114,7 @@ class SmallBatchRun:
         self._runner = runner
         self._backoff = backoff
         self._deadline = asyncio.get_running_loop().time() + batch.seconds
+        self._turn_of: Callable[[Operation], AnyTurn]
 
     async def run(self) -> dict[int, Tried]:
         """Run the batch and return the last attempt at each operation, by index.
@@ -121,17 +122,21 @@ class SmallBatchRun:
         Operations that were not finished in time are missing. An atomic batch always returns all operations: those
         that were not finished in time have failed.
         """
-        if self._registry.transaction is None:
-            return await self._run_concurrently(self._batch.operations)
-        inside = [operation for operation in self._batch.operations if self._has_transaction(operation)]
-        outside = [operation for operation in self._batch.operations if not self._has_transaction(operation)]
-        return _join(await asyncio.gather(self._run_in_transactions(inside), self._run_concurrently(outside)))
+        batch = self._batch
+        # An atomic batch cannot continue in the background, so its operations wait for their tokens to the end.
+        turns = self._runner.turns(batch.operations, batch.source, may_be_postponed=not batch.atomic)
+        with turns as self._turn_of:
+            if self._registry.transaction is None:
+                return await self._run_concurrently(batch.operations)
+            inside = [operation for operation in batch.operations if self._has_transaction(operation)]
+            outside = [operation for operation in batch.operations if not self._has_transaction(operation)]
+            return _join(await asyncio.gather(self._run_in_transactions(inside), self._run_concurrently(outside)))
 
     def _has_transaction(self, operation: Operation) -> bool:
         return self._registry.match(operation.method, operation.path).has_transaction
 
     async def _run_concurrently(self, operations: Sequence[Operation]) -> dict[int, Tried]:
-        attempts = Attempts(self._runner, self._backoff, self._batch.source, self._deadline)
+        attempts = Attempts(self._runner, self._backoff, self._batch.source, self._deadline, turn_of=self._turn_of)
         lots = self._runner.lots(operations)
         return _join(await asyncio.gather(*(self._run_lot(lot, attempts) for lot in lots)))
 
@@ -232,6 +237,7 @@ class SmallBatchRun:
             self._backoff,
             self._batch.source,
             self._deadline,
+            turn_of=self._turn_of,
             open_savepoint=lambda: self._savepoint(transaction),
         )
         tried: dict[int, Tried] = {}

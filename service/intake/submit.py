@@ -256,7 +256,7 @@ async def _run_or_accept(
         return await _accept(request, submission, {}, course), None
     operations = submission.draft.operations
     tried = await _run_immediately(request, submission, course.seconds, atomic=atomic)
-    is_unfinished = len(tried) < len(operations) or any(is_turned_away(one.verdict) for one in tried.values())
+    is_unfinished = len(tried) < len(operations) or any(_waits(one) for one in tried.values())
     if is_unfinished and not atomic:
         return await _accept(request, submission, tried, course), None
     body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
@@ -272,6 +272,11 @@ async def _run_or_accept(
     answer = json_answer(body, headers=_applied(course.applied))
     assert isinstance(answer.body, bytes)
     return answer, answer.body
+
+
+def _waits(tried: Tried) -> bool:
+    """Return True if the operation was turned away, or if a limit of the fleet held its next attempt back."""
+    return tried.is_held_back or is_turned_away(tried.verdict)
 
 
 async def _run_immediately(

@@ -153,7 +153,7 @@ class FollowUps:
             self._check(early <= most, 7, f"{step} waits {early:.1f} s too short")
 
     def _longest_wait(self, step: Step) -> float:
-        if step.toy.path in {*LIMITED, "/crowd", "/free-crowd"} and not step.runs:
+        if step.toy.path in {*LIMITED, "/declared", "/crowd", "/free-crowd"} and not step.runs:
             return LONGEST_POSTPONED_SECONDS
         if not step.has_to_wait:
             return 0.0

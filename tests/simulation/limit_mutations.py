@@ -95,6 +95,10 @@ def give_what_is_wanted(patching: Patching) -> None:
     patching.setattr(fleet_limit, "_tokens", lambda _state, _rate, _limit, wanted, _now: min(wanted, 1_000))
 
 
+def run_small_batches_without_tokens(patching: Patching) -> None:
+    patching.setattr("penstock.service.app._gates", lambda *_: None)
+
+
 def _change_report(patching: Patching, change: Callable[[Report], Report]) -> None:
     original = fleet_limit.lease
 

@@ -72,7 +72,8 @@ class Limits:
 
     def on_start(self, run: Run) -> None:
         """Check that the fleet follows an upstream that has asked to start nothing for some time."""
-        toy = self.truth.submission_of(run.batch_id).toys[int(run.operation_id.partition("-")[2])]
+        label, _, index = run.operation_id.partition("-")
+        toy = next(submission for submission in self.truth.submissions if submission.label == label).toys[int(index)]
         upstream, now = self.truth.upstream, self.now()
         if toy.path not in LIMITED or upstream.asks_seconds is None:
             return

@@ -487,9 +487,9 @@ class Promises:
     def on_start(self, run: Run) -> None:
         given = key_given_to(run.operation_id)
         self.check(given in {None, run.key}, 5, f"{run.operation_id} has the key {run.key!r}, and not {given!r}")
+        self.limits.on_start(run)
         if run.chunk_id is None:
             return  # the batch runs synchronously
-        self.limits.on_start(run)
         facts = self.batches[run.batch_id]
         if self.max_deaths is not None and len(self._noted_deaths[run.batch_id]) > self.max_deaths:
             self._went_on.add(run.batch_id)

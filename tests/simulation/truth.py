@@ -33,6 +33,7 @@ TURNED_AWAY = 429
 MANY_ATTEMPTS = 1_000_000
 LIMITED = {"/limited", "/limited-often"}
 MOST_TOGETHER = 10
+DECLARED = Limit(rate=40.0)
 NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-itself"} | POISON
 
 
@@ -128,6 +129,7 @@ class Truth:
     most_skew: float = 0.0  # the largest error of any clock so far
     upstream: Upstream = field(default_factory=lambda: Upstream(1_000.0))  # of the operations with a limit
     crowd: Crowd = field(default_factory=Crowd)  # of the operations whose number at the same time is limited
+    declared_starts: list[float] = field(default_factory=list)  # of the operations with a declared limit
     is_over: bool = False
 
     def submission_of(self, batch_id: str) -> Submission:
@@ -192,7 +194,7 @@ async def for_ever() -> None:
     await asyncio.Event().wait()
 
 
-operations: Operations[Any] = Operations(limits={"crowd": Limit(concurrency=MOST_TOGETHER)})
+operations: Operations[Any] = Operations(limits={"crowd": Limit(concurrency=MOST_TOGETHER), "declared": DECLARED})
 _post = operations.post
 
 
@@ -304,6 +306,15 @@ async def limited(plan: Plan, context: Context) -> Any:
 async def limited_often(plan: Plan, context: Context) -> Any:
     """Do the same as `limited`, with several attempts. So the first death that is blamed on it is not the last."""
     return await limited(plan, context)
+
+
+@_post("/declared", limit="declared")
+async def declared(plan: Plan, context: Context) -> Any:
+    truth = TRUTH.get()
+    truth.declared_starts.append(truth.now())
+    async with truth.performing(context, plan) as run:
+        run.is_final = True
+        return {"run": run.number}
 
 
 @_post("/crowd", max_attempts=MANY_ATTEMPTS, limit="crowd")

@@ -1,5 +1,6 @@
 """A small batch that exceeds its time continues in the background. Finished operations do not run again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -7,15 +8,17 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock import Context, Operations, Retry, Throttled
+from penstock import Context, Limit, Operations, Retry, Throttled
 from penstock.batch import BatchState, Counts, Ending
+from penstock.fleet_limit import LimitState
 from penstock.store import Group
 from tests.support.faults import Moment, Outage
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import Answer, ask_for, assert_problem
+from tests.support.service import Answer, Serve, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS
 
 SOON = 0.2 * UNIT_SECONDS  # the time of a batch in tests where it must run out
+LONG = 60.0
 
 
 @pytest.fixture
@@ -124,6 +127,63 @@ async def test_what_is_throttled_until_the_time_is_over_is_not_failed(
     assert [context.attempt for context in toys.runs if context.operation_id == "1"] == [1, 1, 1, 1]
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 2})
     assert plant.parts.dead_letters.messages == []
+
+
+SLOW = Limit(rate=0.1)  # one token now, and another one long after the time of a batch
+
+
+def limited(toys: Toys, limit: Limit, **of_registry: Any) -> Operations[Any]:
+    """Add handlers with a limit. The operations of one of them fail at their first attempts."""
+    operations = toys.operations(limits={"slow": limit}, **of_registry)
+
+    @operations.post("/limited/{name}", limit="slow")
+    async def succeed(name: str, context: Context) -> None:
+        toys.runs.append(context)
+
+    @operations.post("/limited-again/{name}", limit="slow")
+    async def fail_first(name: str, context: Context) -> None:
+        toys.runs.append(context)
+        if context.attempt == 1:
+            raise Retry(after_seconds=0)
+
+    @operations.post("/limited-bulk", limit="slow", bulk=True)
+    async def succeed_together(bodies: list[int], contexts: list[Context]) -> list[None]:
+        toys.runs.extend(contexts)
+        return [None] * len(bodies)
+
+    return operations
+
+
+async def test_limited_operations_run_immediately_while_tokens_are_there(serve: Serve, toys: Toys) -> None:
+    service = await serve(limited(toys, Limit(rate=1_000, concurrency=5)), sync_seconds=LONG)
+    bulk = [{"method": "POST", "path": "/limited-bulk", "body": number} for number in range(20)]
+    answer = await service.post([*ask_for("/limited/a", "/limited-again/b", "/succeed/c"), *bulk])
+    assert (answer.status, answer.body["summary"]["succeeded"]) == (200, 23)
+
+
+async def test_what_has_no_token_in_time_is_handed_over(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build_plant(aiohttp_client, limited(toys, SLOW), sync_seconds=SOON)
+    handed_over(await plant.service.post(ask_for("/limited/a", "/limited/b", "/succeed/c")))
+    assert toys.times == {"0": 1, "2": 1}
+    assert plant.waiting_operations() == ["1"]
+
+
+async def test_next_attempt_that_has_no_token_in_time_is_handed_over(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+    plant = await build_plant(aiohttp_client, limited(toys, SLOW), sync_seconds=SOON)
+    handed_over(await plant.service.post(ask_for("/limited-again/a")))
+    assert toys.times == {"0": 1}
+    assert plant.waiting_operations() == ["0"]
+
+
+async def test_nobody_waits_for_a_service_that_pauses_for_longer_than_the_time(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    plant = await build_plant(aiohttp_client, limited(toys, Limit()), sync_seconds=LONG)
+    state = LimitState(not_before=plant.clock.now() + 2 * LONG, lease="seen")
+    await plant.parts.store.lease_limit("slow", LimitState(), state)
+    async with asyncio.timeout(LONG / 2):
+        handed_over(await plant.service.post(ask_for("/limited/a", "/succeed/b")))
+    assert toys.times == {"1": 1}
 
 
 async def test_failures_are_dead_lettered_once(plant: Plant, toys: Toys) -> None:
@@ -272,6 +332,17 @@ async def test_what_finished_is_committed_before_it_is_recorded(aiohttp_client: 
     await finish(plant, toys)
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 3})
     assert toys.times == {"0": 1, "1": 1, "2": 1}
+
+
+async def test_atomic_batch_that_has_no_tokens_in_time_is_rolled_back(
+    aiohttp_client: AiohttpClient, toys: Toys
+) -> None:
+    ledger = Ledger()
+    operations = limited(toys, SLOW, transaction=ledger.transaction, savepoint=ledger.savepoint)
+    plant = await build_plant(aiohttp_client, operations, sync_seconds=SOON)
+    answer = await plant.service.post(ask_for("/limited/a", "/limited/b"), atomic=True)
+    assert [result["status"] for result in answer.body["results"]] == [424, 504]
+    assert (ledger.log, toys.times) == (["roll back"], {"0": 1})
 
 
 @pytest.mark.parametrize("prefer", [{}, {"Prefer": "wait=0"}, {"Prefer": "respond-async"}])
