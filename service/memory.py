@@ -1,5 +1,6 @@
 """Limits the memory of all unfinished requests and answers together. Pure."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -11,10 +12,20 @@ class Memory:
 
     def __init__(self, most_bytes: int) -> None:
         self.used_bytes = 0
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
+        self._caches: list[Callable[[], None]] = []
+
+    def share_of_cache(self, empty: Callable[[], None]) -> "Share":
+        """Return the memory of a cache. `empty` is called when a request needs it, and must release it."""
+        self._caches.append(empty)
+        return self.share()
+
+    def empty_caches(self) -> None:
+        for empty in self._caches:
+            empty()
 
     def is_available(self, size: int) -> bool:
-        return self.used_bytes + size <= self._most_bytes
+        return self.used_bytes + size <= self.most_bytes
 
     def share(self) -> "Share":
         return Share(self)
@@ -35,10 +46,15 @@ class Share:
         """
         if size <= self._size:
             return
-        is_alone = self._memory.used_bytes == self._size
-        if not (is_alone or self._memory.is_available(size - self._size)):
+        if not self._may_grow_to(size):
+            self._memory.empty_caches()
+        if not self._may_grow_to(size):
             raise Overloaded("The requests in progress use all memory for requests. Try again in a moment.")
         self.take(size)
+
+    def _may_grow_to(self, size: int) -> bool:
+        is_alone = self._memory.used_bytes == self._size
+        return is_alone or self._memory.is_available(size - self._size)
 
     def take(self, size: int) -> None:
         """Take so much memory, even if it is not available: an answer must be sent, and leaves less for requests."""

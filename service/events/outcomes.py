@@ -2,6 +2,8 @@
 
 A read decodes whole records, which may have several MiB. What it finds is kept for a while for all streams, and each
 stream takes a small block of it at a time. So many who follow a batch cost as much as one, and hold little.
+
+Reads, kept runs and blocks all take from the memory for requests. A request that needs the memory of kept runs gets it.
 """
 
 import asyncio
@@ -12,15 +14,17 @@ from aiohttp import web
 
 from penstock.batch import Batch
 from penstock.chunk import GROUP_CHUNKS
-from penstock.service.batches.families import Window
+from penstock.service.batches.families import HELD_BYTES, WINDOW_BYTES, Window
 from penstock.service.batches.results import BLOCK_BYTES, Cursor, Reading, Wanted
 from penstock.service.events.framing import frame_outcome
 from penstock.service.events.watching import Seen
-from penstock.service.keys import BACKEND, TURNS
+from penstock.service.keys import BACKEND, MEMORY, TURNS
+from penstock.service.memory import Memory
 from penstock.settings import MIB
 from penstock.store import Group
 
-MOST_READS = 8  # at the same time, because each holds the records that it reads
+READ_BYTES = HELD_BYTES + 2 * WINDOW_BYTES  # a read holds records, and a window of them as lines and as events
+MOST_READS = 8  # at the same time
 KEPT_BYTES = 16 * MIB  # of runs that are kept for streams that are in them
 
 _Batch = tuple[str, str]  # its id, and the version of its status
@@ -62,9 +66,10 @@ class Run:
 class KeptRuns:
     """The latest runs, by the batch and by the position before them."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, memory: Memory) -> None:
         self.bytes = 0
         self._most_bytes = most_bytes
+        self._share = memory.share_of_cache(self.clear)
         self._runs: OrderedDict[tuple[_Batch, Cursor], Run] = OrderedDict()
 
     def find(self, batch: _Batch, cursor: Cursor) -> Run | None:
@@ -82,6 +87,12 @@ class KeptRuns:
         while self.bytes > self._most_bytes and len(self._runs) > 1:
             _, dropped = self._runs.popitem(last=False)
             self.bytes -= _kept_bytes(dropped)
+        self._share.take(self.bytes)
+
+    def clear(self) -> None:
+        self._runs.clear()
+        self.bytes = 0
+        self._share.take(0)
 
 
 def _kept_bytes(run: Run) -> int:
@@ -94,11 +105,15 @@ class SharedOutcomes:
     def __init__(self, app: web.Application) -> None:
         self._app = app
         self._reads: dict[tuple[_Batch, Cursor], asyncio.Task[Run]] = {}
-        self._free_reads = asyncio.Semaphore(MOST_READS)
-        self.kept = KeptRuns(KEPT_BYTES)
+        self._memory = app[MEMORY]
+        self._free_reads = asyncio.Semaphore(most_reads(self._memory))
+        self.kept = KeptRuns(KEPT_BYTES, self._memory)
 
     async def after(self, seen: Seen, cursor: Cursor) -> Block:
-        """Return the outcomes that follow a position. There are none if the next operation has no outcome yet."""
+        """Return the outcomes that follow a position. There are none if the next operation has no outcome yet.
+
+        Raises Overloaded if there is no memory to read them.
+        """
         key = (seen.batch.id, seen.version), cursor
         run = self.kept.find(*key)
         if run is None:
@@ -116,9 +131,16 @@ class SharedOutcomes:
         async with self._free_reads:
             run = self.kept.find(key, cursor)  # another stream may have read it in the meantime
             if run is None:
-                run = await read_run(self._app, batch, group, cursor)
+                with self._memory.share() as share:
+                    share.grow_to(READ_BYTES)
+                    run = await read_run(self._app, batch, group, cursor)
                 self.kept.add(key, cursor, run)
         return run
+
+
+def most_reads(memory: Memory) -> int:
+    """Return how many reads may be under way. All of them take at most a quarter of the memory, but one is allowed."""
+    return max(1, min(MOST_READS, memory.most_bytes // (4 * READ_BYTES)))
 
 
 async def read_run(app: web.Application, batch: Batch, group: Group, cursor: Cursor) -> Run:

@@ -1,7 +1,7 @@
 """A stream of events to one client: pings, a bound on what waits for the client, and the reasons for which it ends.
 
-A front end has a bounded number of streams. They take a share of the memory for requests only for the outcomes that are
-being sent. A share for a whole stream would be released only after hours.
+A front end has a bounded number of streams. A stream takes a share of the memory for requests only for the outcomes
+that it is sending. A share for a whole stream would be released only after hours.
 
 A stream has no queue. Whoever fills it waits until the client has read the last event, and then sends what is newest.
 """
@@ -27,6 +27,7 @@ from penstock.telemetry import Event, get_log
 MOST_STREAMS = 1_000  # in a front end; each takes about 13 KB
 MOST_STREAMS_OF_TENANT = 250
 RETRY_AFTER_SECONDS = 30
+PIECE_BYTES = 131_072  # of an event: the transport holds another copy of what the client has not read of a piece
 TICK_SECONDS = 1
 PING_SECONDS = 15  # load balancers cut a connection that is idle for 60 s
 # A key that is revoked works for 60 s in the front ends that know it. So what is known for longer than 60 s minus this
@@ -170,8 +171,9 @@ class Stream:
         assert self._writer is not None, "`start` comes first"
         self._is_sending = True
         async with writing(self._request, len(data)):
-            await self._writer.write(data)
-            await self._writer.drain()
+            for start in range(0, len(data), PIECE_BYTES):
+                await self._writer.write(data[start : start + PIECE_BYTES])
+                await self._writer.drain()
         self._is_sending = False
         self._ping_at = self._clock.monotonic() + PING_SECONDS
 

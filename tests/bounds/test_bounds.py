@@ -1,8 +1,10 @@
 """Sends requests to a real front end, and measures what each of them costs."""
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,8 +13,10 @@ import aiohttp
 import pytest
 
 from tests.bounds.cases import MORE, WORST, Case, document, operation, random_cases
+from tests.bounds.front_end import LARGE_RESULTS, MIB
 from tests.support.aws import scrubbed_environment
 from tests.support.programs import free_port, programs, until_ready
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -26,6 +30,10 @@ RANDOM_CASES = 100
 AT_ONCE = 60
 HEAVY = {"unknown members of a body", "a long string", "a page of large results"}
 MOST_MIB_AT_ONCE = 512  # PENSTOCK_REQUEST_MEMORY_BYTES
+STREAMS = 100
+STREAMS_WITH_OUTCOMES = 60
+POSITIONS = 60  # in the batch
+STREAMS_MEMORY_MIB = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +89,15 @@ class FrontEnd:
 
 @pytest.fixture
 async def front_end(tmp_path: Path) -> AsyncIterator[FrontEnd]:
+    async with running_front_end(tmp_path) as front_end:
+        yield front_end
+
+
+@asynccontextmanager
+async def running_front_end(folder: Path, **settings: str) -> AsyncIterator[FrontEnd]:
     port = free_port()
     async with (
-        programs(scrubbed_environment(), tmp_path) as running,
+        programs({**scrubbed_environment(), **settings}, folder) as running,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600), connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         program = await running.start("tests.bounds.front_end", str(port))
@@ -114,3 +128,44 @@ async def test_requests_at_once_share_memory_and_take_turns(front_end: FrontEnd,
 @pytest.mark.full
 async def test_no_random_request_costs_much(front_end: FrontEnd) -> None:
     assert await front_end.too_costly(random_cases(1, RANDOM_CASES)) == []
+
+
+@pytest.mark.full
+async def test_streams_of_large_outcomes_share_memory(tmp_path: Path) -> None:
+    """Clients that do not read hold an outcome of 900 KB each. More of them wait than there is memory for."""
+    memory = str(STREAMS_MEMORY_MIB * MIB)
+    async with running_front_end(tmp_path, PENSTOCK_REQUEST_MEMORY_BYTES=memory) as front_end:
+        async with front_end.session.post(f"{front_end.url}/probe") as answer:
+            assert answer.status == 200
+        got_outcomes: list[int] = []
+        clients = [asyncio.create_task(read_first_outcome(front_end, n, got_outcomes)) for n in range(STREAMS)]
+        await eventually(lambda: is_true(len(got_outcomes) >= STREAMS_WITH_OUTCOMES), units=60)
+        async with front_end.session.get(f"{front_end.url}/probe") as answer:
+            cost = Cost(**await answer.json(), is_success=True)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+    assert cost.mib <= STREAMS_MEMORY_MIB * 1.25, cost
+    assert cost.turn_seconds <= MOST_TURN_SECONDS * NOISE, cost
+
+
+async def is_true(condition: bool) -> bool:
+    return condition
+
+
+async def read_first_outcome(front_end: FrontEnd, number: int, got_outcomes: list[int]) -> None:
+    """Follow the outcomes of a batch until the beginning of the first one, and then stop reading."""
+    loop, position = asyncio.get_running_loop(), number % POSITIONS + 1
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)  # otherwise the system would read all of it
+        await loop.sock_connect(client, ("127.0.0.1", int(front_end.url.rpartition(":")[2])))
+        request = (
+            f"GET /batch/{LARGE_RESULTS}/events?outcomes=1 HTTP/1.1\r\nHost: a\r\nLast-Event-ID: {position}.{position}"
+        )
+        await loop.sock_sendall(client, f"{request}\r\n\r\n".encode())
+        content = b""
+        while b"event: outcome" not in content:
+            content += await loop.sock_recv(client, 4_096)
+        got_outcomes.append(number)
+        await asyncio.Event().wait()

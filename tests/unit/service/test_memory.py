@@ -59,6 +59,23 @@ def test_request_that_is_alone_may_take_any_memory() -> None:
         other.grow_to(100)
 
 
+def test_caches_give_their_memory_to_a_request_that_needs_it() -> None:
+    memory = Memory(100)
+    cache = memory.share_of_cache(lambda: cache.take(0))
+    with memory.share() as request, memory.share() as other:
+        cache.take(50)
+        request.grow_to(50)
+        assert memory.used_bytes == 100
+        request.grow_to(80)
+        assert memory.used_bytes == 80
+        cache.take(20)
+        with pytest.raises(Overloaded):
+            other.grow_to(21)
+    cache.take(50)
+    with memory.share() as alone:
+        alone.grow_to(500)
+
+
 def test_what_a_finished_request_has_left_behind_takes_no_memory() -> None:
     memory = Memory(100)
     with memory.share() as share:

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from penstock.errors import Overloaded
 from penstock.outcome import succeeded
-from penstock.service.batches.results import Cursor
+from penstock.service.batches.results import BLOCK_BYTES, Cursor
 from penstock.service.events.endpoint import _send_outcomes
-from penstock.service.events.outcomes import OUTCOMES, SharedOutcomes
+from penstock.service.events.outcomes import OUTCOMES, READ_BYTES, SharedOutcomes, most_reads
 from penstock.service.events.stream import PING_SECONDS
-from penstock.service.keys import BACKEND, SHARE, TURNS
+from penstock.service.keys import BACKEND, MEMORY, SHARE, TURNS
 from penstock.service.memory import Memory
 from penstock.service.turns import Turns
 from penstock.settings import MIB
@@ -56,13 +57,13 @@ async def running(parts: MemoryParts) -> Running:
     return running
 
 
-@pytest.fixture
-def shared(parts: MemoryParts) -> SharedOutcomes:
-    return SharedOutcomes(cast("Any", {BACKEND: SimpleNamespace(store=parts.store), TURNS: Turns()}))
+def share_outcomes(parts: MemoryParts, memory: Memory) -> SharedOutcomes:
+    app = {BACKEND: SimpleNamespace(store=parts.store), TURNS: Turns(), MEMORY: memory}
+    return SharedOutcomes(cast("Any", app))
 
 
 async def test_streams_at_different_positions_hold_little_and_read_once(
-    parts: MemoryParts, clock: HandClock, running: Running, shared: SharedOutcomes, monkeypatch: pytest.MonkeyPatch
+    parts: MemoryParts, clock: HandClock, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: Counter[str] = Counter()
     read_records = parts.store.read_records
@@ -73,11 +74,12 @@ async def test_streams_at_different_positions_hold_little_and_read_once(
 
     monkeypatch.setattr(parts.store, "read_records", counted)
     memory = Memory(64 * MIB)
+    shared = share_outcomes(parts, memory)
     followers = [Follower(clock, running, shared, memory, start) for start in range(0, TOTAL, 20)]
     await settle()
     reads_at_start = reads.total()
     assert all(follower.client.written for follower in followers)
-    assert memory.used_bytes + shared.kept.bytes < 8 * MIB
+    assert shared.kept.bytes < memory.used_bytes < 8 * MIB
     for follower in followers[::10]:
         await follower.read_all()
         assert follower.indexes == list(range(follower.start, TOTAL))
@@ -87,17 +89,40 @@ async def test_streams_at_different_positions_hold_little_and_read_once(
 
 
 async def test_stream_waits_for_memory_and_loses_no_outcome(
-    clock: HandClock, running: Running, shared: SharedOutcomes
+    parts: MemoryParts, clock: HandClock, running: Running
 ) -> None:
     memory = Memory(100_000)
+    shared = share_outcomes(parts, memory)
     first, second = (Follower(clock, running, shared, memory, start) for start in (0, 500))
     await settle()
     assert (len(first.client.written), second.client.written) == (1, [])
-    assert 0 < memory.used_bytes <= 100_000
+    assert 0 < memory.used_bytes <= BLOCK_BYTES + 2 * len(OUTCOME)
     await first.read_all()
     assert first.indexes == list(range(TOTAL))
     clock.advance(PING_SECONDS)
     second.stream.wake_if_due(clock.monotonic())
     await second.read_all()
     assert second.indexes == list(range(500, TOTAL))
+    shared.kept.clear()
     assert memory.used_bytes == 0
+
+
+async def test_read_takes_memory_and_what_it_keeps_is_given_to_a_request_that_needs_it(
+    parts: MemoryParts, running: Running
+) -> None:
+    memory = Memory(64 * MIB)
+    shared = share_outcomes(parts, memory)
+    with memory.share() as request:
+        request.grow_to(64 * MIB - READ_BYTES + 1)
+        with pytest.raises(Overloaded):
+            await shared.after(seen(0, running.batch), Cursor())
+        request.take(64 * MIB - READ_BYTES)
+        assert (await shared.after(seen(0, running.batch), Cursor())).events
+        assert memory.used_bytes > 64 * MIB - READ_BYTES
+        request.grow_to(64 * MIB)
+        assert (memory.used_bytes, shared.kept.bytes) == (64 * MIB, 0)
+
+
+@pytest.mark.parametrize(("mib", "reads"), [(64, 1), (512, 8), (4_096, 8)])
+def test_reads_take_a_quarter_of_the_memory(mib: int, reads: int) -> None:
+    assert most_reads(Memory(mib * MIB)) == reads
