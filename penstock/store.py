@@ -14,6 +14,7 @@ from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import redriven_from
 from penstock.cost import Units
+from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitStore
 from penstock.listing import ListStore
 from penstock.open_limit import OpenBatch, OpenOperations
@@ -114,6 +115,12 @@ class Store(ApiKeyStore, LimitStore, ListStore, WebhookStore, Protocol):
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         """Write the ids that a client gave to consecutive operations of one group, at most `IDS_IN_CALL` in a call."""
+
+    async def write_layout(self, batch: Batch, layout: Layout) -> None:
+        """Write the layout of the file that a batch was."""
+
+    async def read_layout(self, batch_id: str) -> Layout | None:
+        """Return the layout of the file that a batch was, or None if its operations were sent as they are."""
 
     async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
         """Extend the acceptance lease.

@@ -27,6 +27,7 @@ from penstock.clock import Clock, SystemClock
 from penstock.cost import Units
 from penstock.errors import AcceptanceLost, LostItem
 from penstock.eta import slice_at
+from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitState
 from penstock.listing import Entry, Place
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
@@ -284,6 +285,7 @@ class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
         self._handler_seconds: dict[str, float] = {}
         self._usages: dict[Account, Usage] = {}
         self._open: dict[Account, OpenOperations] = {}
+        self._layouts: dict[str, bytes] = {}
         self._paused_queues: dict[Priority, float] = {}
         self._begun: dict[tuple[str, str], set[str]] = {}
         self._followed: set[tuple[str, str]] = set()
@@ -310,6 +312,12 @@ class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
 
     async def read_batches(self, batch_ids: Sequence[str]) -> dict[str, Batch]:
         return {batch_id: self._batches[batch_id] for batch_id in batch_ids if batch_id in self._batches}
+
+    async def write_layout(self, batch: Batch, layout: Layout) -> None:
+        self._layouts[batch.id] = layout.encode()
+
+    async def read_layout(self, batch_id: str) -> Layout | None:
+        return Layout.decode(self._layouts[batch_id]) if batch_id in self._layouts else None
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         self._ids.setdefault((batch.id, batch.group_at(first_index)), {})[first_index] = list(ids)

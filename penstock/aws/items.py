@@ -5,6 +5,7 @@ The table has the keys `pk` and `sk`. DynamoDB's TTL deletes an item after its `
 item                  pk                    sk
 batch                 batch#<id>            batch
 group counter         batch#<id>#<group>    count
+layout of a file      batch#<id>            layout                  only if the batch was a file of rows
 operation ids         batch#<id>#<group>    ids#<first index>       only if the client gave ids
 chunk                 batch#<id>#<group>    chunk#<chunk id>
 part of a record      batch#<id>#<group>    part#<chunk id>#<nonce>#<number>
@@ -70,6 +71,7 @@ from penstock.chunk import from_sort_key, group_of, redriven_from, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.cost import Units
 from penstock.eta import SLICES, slice_at
+from penstock.files.layout import Layout
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, OutcomeState
 from penstock.priority import Priority
@@ -401,6 +403,25 @@ def ids_to_items(batch: Batch, first_index: int, ids: Sequence[str]) -> list[dic
 def ids_from_item(item: Item) -> list[str]:
     ids: list[str] = from_json(zstd.decompress(read_binary(item, "ids")))
     return ids
+
+
+# --- Layouts
+
+
+def layout_key(batch_id: str) -> dict[str, Value]:
+    return _key(f"batch#{batch_id}", "layout")
+
+
+def layout_to_item(batch: Batch, layout: Layout) -> dict[str, Value]:
+    return {
+        **layout_key(batch.id),
+        "layout": binary(layout.encode()),
+        "expires_at": whole_seconds(batch.expires_at),
+    }
+
+
+def layout_from_item(item: Item) -> Layout:
+    return Layout.decode(read_binary(item, "layout"))
 
 
 # --- Chunks

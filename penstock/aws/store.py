@@ -25,6 +25,7 @@ from penstock.bills import Bills
 from penstock.chunk import group_of
 from penstock.cost import Units
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
+from penstock.files.layout import Layout
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
@@ -268,6 +269,15 @@ class DynamoDbStore(DynamoDbApiKeys, DynamoDbLimits, DynamoDbLists, DynamoDbWebh
     async def read_ids(self, batch_id: str, group: int) -> list[str]:
         pieces = self._table.query(items.group_pk(batch_id, group), *items.IDS_RANGE)
         return [operation_id async for piece in pieces for operation_id in items.ids_from_item(piece)]
+
+    # --- Layouts
+
+    async def write_layout(self, batch: Batch, layout: Layout) -> None:
+        await self._table.put(items.layout_to_item(batch, layout))
+
+    async def read_layout(self, batch_id: str) -> Layout | None:
+        item = await self._table.get(items.layout_key(batch_id))
+        return items.layout_from_item(item) if item else None
 
     # --- Chunks
 

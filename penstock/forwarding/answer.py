@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from penstock.charsets import find_codec
 from penstock.chunk import Operation
-from penstock.forwarding.charsets import find_codec
 from penstock.forwarding.rate_limits import read_retry_after, turned_away_seconds
 from penstock.forwarding.upstream import without_secrets
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, compact

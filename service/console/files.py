@@ -13,14 +13,15 @@ from pydantic_core import from_json, to_json
 from ulid import ULID
 
 from penstock.errors import Flaw, InvalidRequest
+from penstock.files.csv_lines import CsvLines, Row
+from penstock.files.template import PLACEHOLDER
 from penstock.operations import METHODS, Operations
 from penstock.priority import Priority
 from penstock.route import Route
 from penstock.service.console.rendering import page
 from penstock.service.content import NDJSON, check_type, read_content
-from penstock.service.intake.csv_lines import CsvLines, Row
-from penstock.service.intake.submit import submit
-from penstock.service.intake.tables import CSV, PLACEHOLDER, read_table
+from penstock.service.intake.submit import submit_batch
+from penstock.service.intake.tables import CSV
 from penstock.service.keys import OPERATIONS, SETTINGS
 from penstock.service.paging import read_once
 
@@ -68,7 +69,8 @@ async def show(request: web.Request) -> web.Response:
 
 async def submit_file(request: web.Request) -> web.Response:
     """Answer like POST /batch. The page then shows the batch, or the errors of the file."""
-    return await submit(request, read_table)
+    check_type(request, [CSV, NDJSON])
+    return await submit_batch(request)
 
 
 async def look(request: web.Request) -> web.Response:

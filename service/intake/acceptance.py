@@ -25,6 +25,7 @@ from penstock.errors import (
     RejectedCall,
     Unavailable,
 )
+from penstock.files.layout import Layout
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.outcome import ChunkRecord, delay_seconds, record_attempt
@@ -61,6 +62,7 @@ class Submission:
     callback_url: str | None = field(default=None, repr=False)
     has_webhooks: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # headers to send with forwarded operations
+    layout: Layout | None = None  # of the file that it was
     claim: KeyClaim | None = None  # of its Idempotency-Key; if its lease is over, the batch must not be accepted
 
 
@@ -106,8 +108,11 @@ class Acceptance:
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
         pieces = _neighbours(self._draft.ids, batch.group_totals) if batch.has_own_ids else iter(())
         store = self._backend.store
-        first_ids = (store.write_ids(batch, *piece) for piece in islice(pieces, 1))
-        async with _at_the_same_time([store.list_batch(batch, self._submission.metadata), *first_ids]):
+        writes = [store.list_batch(batch, self._submission.metadata)]
+        writes += (store.write_ids(batch, *piece) for piece in islice(pieces, 1))
+        if (layout := self._submission.layout) is not None:
+            writes.append(store.write_layout(batch, layout))
+        async with _at_the_same_time(writes):
             await store.create_batch(batch)
             await _make_all(self._calls(batch, started, pieces))
         counts = [await self._hand_over(batch, number, tried) for number in started]

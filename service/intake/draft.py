@@ -18,6 +18,7 @@ from penstock.documents.finite import TOO_LARGE, pointer_to_not_finite
 from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of, is_large
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
+from penstock.files.rejected import is_rejected_file, without_added
 from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.route import InvalidOperation
@@ -194,6 +195,8 @@ class Draft:
         """Return the method, the path, the body, whether there is a body, and the key. Raises ValidationError."""
         if (plain := read_plain_operation(document)) is not None:
             return plain
+        if isinstance(document, dict) and is_rejected_file(document):
+            return self._read(without_added(document))
         cut = without_most_unknown_members(document, OperationRequest)
         self.flaws.is_complete &= cut is document
         request = _validate_request(cut)

@@ -4,18 +4,19 @@ import hashlib
 import re
 import time
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from aiohttp import web
 from multidict import MultiMapping
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, LimitPassed
+from penstock.files.layout import Layout
 from penstock.running.collector import LARGE_BYTES, spare_json
 from penstock.service.content import (
     JSON,
@@ -60,6 +61,7 @@ class Read:
 
     options: BatchOptions
     fingerprint: str
+    layout: Layout | None = None  # of a file of rows
 
 
 async def read_batch(request: web.Request, draft: Draft) -> Read:
@@ -104,15 +106,18 @@ async def _take_turns(request: web.Request, size: int) -> None:
 
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
     options = read_options(request.query, draft.flaws)
-    return await read_lines(request, draft, options, Lines(**limits_of(request.app[SETTINGS])))
+    return await read_lines(request, draft, options, Lines(**limits_of(request.app[SETTINGS])), add=_add_line)
 
 
-class LineSource(Protocol):
-    """Makes operations of the pieces of a body: `Lines`, or what has the same methods."""
+L_co = TypeVar("L_co", covariant=True)
 
-    def feed(self, piece: bytes) -> Iterator[tuple[int, bytes]]: ...
 
-    def end(self) -> Iterator[tuple[int, bytes]]: ...
+class LineSource(Protocol[L_co]):
+    """Splits the pieces of a body into what it has an operation in: `Lines`, or the rows of a file."""
+
+    def feed(self, piece: bytes) -> Iterator[tuple[int, L_co]]: ...
+
+    def end(self) -> Iterator[tuple[int, L_co]]: ...
 
 
 class LineLimits(TypedDict):
@@ -129,9 +134,15 @@ def limits_of(settings: Settings) -> LineLimits:
 
 
 async def read_lines(
-    request: web.Request, draft: Draft, options: BatchOptions, lines: LineSource, kind: str = ""
+    request: web.Request,
+    draft: Draft,
+    options: BatchOptions,
+    lines: LineSource[L_co],
+    kind: str = "",
+    *,
+    add: Callable[[Draft, int, L_co, Settings], None],
 ) -> Read:
-    """Read the lines of a body into the draft. `kind` tells apart two requests with the same body."""
+    """Read the lines of a body into the draft with `add`. `kind` tells apart two requests with the same body."""
     settings = request.app[SETTINGS]
     # Without metadata, the fingerprint is the same as in earlier versions, which had none.
     hashed = options.model_dump_json(exclude=None if options.metadata else {"metadata"})
@@ -143,14 +154,14 @@ async def read_lines(
             await draft.plan_added(body.share)
         fingerprint.update(piece)
         for number, line in lines.feed(piece):
-            _add_line(draft, number, line, settings)
+            add(draft, number, line, settings)
             if draft.total % OPERATIONS_IN_TURN == 0:
                 await request.app[TURNS].next()
         if body.decompressed_bytes > settings.max_body_bytes:
             draft.grow_large()
         _check_proportion(body, draft.total)
     for number, line in lines.end():
-        _add_line(draft, number, line, settings)
+        add(draft, number, line, settings)
     if draft.total == 0:
         draft.flaws.add(ENVELOPE, Flaw("/operations", "The batch has no operations. Write one operation per line."))
     return Read(options, fingerprint.hexdigest())
@@ -164,10 +175,28 @@ def _check_proportion(body: RequestBody, operations: int) -> None:
         raise LimitPassed(f"{detail} Remove blank lines and spaces.", limit={"maxDecompressedBytes": most})
 
 
-def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
+def add_operation(draft: Draft, number: int, operation: dict[str, Any] | str, settings: Settings) -> None:
+    """Add the operation of a row, or the reason why the row has none."""
+    _check_total(draft, settings)
+    if isinstance(operation, str):
+        draft.add_unreadable(operation, number, str(number))
+        return
+    if not draft.is_large:
+        draft.note_elements(len(operation.get("body", ())) + len(operation))
+    known = draft.flaws.count
+    draft.add(operation, number)
+    if draft.flaws.count > known:
+        draft.note_invalid(len(to_json(operation)))
+
+
+def _check_total(draft: Draft, settings: Settings) -> None:
     most = settings.max_stream_operations
     if draft.total == most:
         raise LimitPassed(f"The batch has more than {most:,} operations.", limit={"maxOperations": most})
+
+
+def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
+    _check_total(draft, settings)
     if line.startswith(BOM_UTF8):
         line = line.removeprefix(BOM_UTF8)
         if not line or line.isspace():

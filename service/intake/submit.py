@@ -27,8 +27,9 @@ from penstock.service.intake.idempotency import (
     stand_in_for,
 )
 from penstock.service.intake.preferences import read_preferences
-from penstock.service.intake.reading import Read, read_batch
+from penstock.service.intake.reading import Read
 from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
+from penstock.service.intake.tables import read_file
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import (
     BACKEND,
@@ -62,8 +63,6 @@ WRITE_SECONDS = 30.0  # from the charge of a batch to the write that starts its 
 SETTLE_SECONDS = 2.0
 SETTLE_PAUSE_SECONDS = 0.2  # doubled after each repetition
 
-Reader = Callable[[web.Request, Draft], Awaitable[Read]]
-
 
 @dataclass(frozen=True, slots=True)
 class Course:
@@ -82,17 +81,13 @@ class Course:
 
 
 async def submit_batch(request: web.Request) -> web.Response:
-    return await submit(request, read_batch)
-
-
-async def submit(request: web.Request, read_into: Reader) -> web.Response:
-    """Run or accept the batch that `read_into` reads from the body of a request."""
+    """Run or accept the batch in the body of a request."""
     key = read_key(request)
     app = request.app
     with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
         await check_something_left(request, key)
-        read = await read_into(request, draft)
+        read = await read_file(request, draft)
         await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read.options)
@@ -100,7 +95,7 @@ async def submit(request: web.Request, read_into: Reader) -> web.Response:
         claimed = await _claim(request, key, draft.batch_id, read, course) if key is not None else None
         if claimed is not None and claimed.is_replay:
             return await _replay(request, claimed)
-        submission = _submission(request, draft, read.options, headers, claimed.claim if claimed else None)
+        submission = _submission(request, draft, read, headers, claimed.claim if claimed else None)
         if claimed is not None and claimed.claim.deaths > 0 and course.is_immediate:
             course = _course_after_deaths(course, claimed.claim, read.options)
         return await _answer(request, submission, course, atomic=read.options.atomic)
@@ -119,10 +114,11 @@ async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> N
 def _submission(
     request: web.Request,
     draft: Draft,
-    options: BatchOptions,
+    read: Read,
     headers: tuple[tuple[str, str], ...],
     claim: KeyClaim | None,
 ) -> Submission:
+    options = read.options
     return Submission(
         draft=draft,
         key_prefix=claim.keys_from if claim else draft.batch_id,
@@ -136,6 +132,7 @@ def _submission(
         metadata=options.metadata or {},
         callback_url=options.callback_url,
         headers=headers,
+        layout=read.layout,
         claim=claim,
     )
 

@@ -24,6 +24,8 @@ from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.eta import slice_at
+from penstock.files.layout import Layout
+from penstock.files.template import Template
 from penstock.fleet_limit import LimitState
 from penstock.fleet_permits import Holder
 from penstock.listing import Place
@@ -1140,6 +1142,27 @@ async def test_as_many_ids_as_go_into_a_call_fit_whatever_they_are(store: Store,
     assert await store.read_ids(batch.id, 0) == ids
 
 
+# --- Layouts of files
+
+
+@on_all
+async def test_layout_of_a_file_comes_back(store: Store, batch: Batch) -> None:
+    assert await store.read_layout(batch.id) is None
+    layout = Layout(Template("PUT", "/users/{id}", {"Zoë": "name", "x": None}), ["id", "Zoë", "x"], ";")
+    for _ in range(2):  # repeated, because the first answer may have been lost
+        await store.write_layout(batch, layout)
+    assert await store.read_layout(batch.id) == layout
+
+
+@on_all
+async def test_layout_of_the_longest_header_fits(store: Store, batch: Batch) -> None:
+    draw = random.Random(1)
+    columns = ["".join(chr(draw.randrange(0x20000, 0x2A6D0)) for _ in range(16)) for _ in range(1_000)]
+    layout = Layout(Template("POST", "/" + "x" * 8_000), columns, "\t")
+    await store.write_layout(batch, layout)
+    assert await store.read_layout(batch.id) == layout
+
+
 # --- Batches past their time
 
 
@@ -1656,6 +1679,8 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
         store.read_only_chunk(batch.id),
         store.write_ids(batch, 0, ["a"]),
         store.read_ids(batch.id, 0),
+        store.write_layout(batch, Layout(Template("POST", "/"))),
+        store.read_layout(batch.id),
         store.end_batch(batch.id, Ending.CANCELLED, "No.", settle_by=NOW),
         store.revise_batch(batch.id, BatchState.FAILED, BatchState.COMPLETED),
         due(store, NOW),
@@ -1685,11 +1710,12 @@ async def test_everything_of_a_batch_is_forgotten_at_its_time(servers: Servers, 
     await store.count_chunk(batch, FULL)
     await store.close_group(batch, 1, Counts(), Ending.EXPIRED)
     await store.write_ids(batch, 0, ["a"] * 64)
+    await store.write_layout(batch, Layout(Template("POST", "/")))
     await store.finish_group(batch.id, 0)
 
     items = await items_of(servers, batch)
     assert sorted(item["sk"]["S"].partition("#")[0] for item in items) == [
-        *("batch", "chunk", "chunk", "chunk", "count", "count", "ids", "part", "part"),
+        *("batch", "chunk", "chunk", "chunk", "count", "count", "ids", "layout", "part", "part"),
     ]
     assert {item["expires_at"]["N"] for item in items} == {str(int(batch.expires_at))}
 

@@ -1,6 +1,6 @@
-"""The charsets in which the text of a response is read. Pure.
+"""The charsets in which the text of a response, or a file, is read. Pure.
 
-A response names its charset. Python has codecs for much more than text, and some of them take minutes: `punycode` needs
+The sender names the charset. Python has codecs for much more than text, and some of them take minutes: `punycode` needs
 quadratic time. So only well-known charsets are used.
 """
 

@@ -12,21 +12,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
+from penstock.files.charset import UTF_8, Transcoder, can_be_split_into_lines, codec_of, not_in_charset
 
 _DELIMITERS = ",;\t|"  # in doubt, the first one
+_NO_DELIMITERS = '"\r\n\0'
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
 _MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
+_MOST_NAME_BYTES = 65_536  # of all columns: they are kept with the batch
+_MOST_CELLS = 65_536  # outside of quotes: four times as many as a spreadsheet has columns
 _BAD_HEADER = "The first row must name every column, each with another name."
+_UTF_16 = "Send it with charset=utf-16, or save it as CSV UTF-8."
 _CR = "The line has a CR without an LF. Save the file with LF or CRLF line breaks."
 _STARTS = {
     b"\x1f\x8b": "The file is compressed with gzip. Decompress it first.",
     b"\x28\xb5\x2f\xfd": "The file is compressed with zstd. Decompress it first.",
     b"PK\x03\x04": "The file is a workbook or a ZIP archive. Open it, and save it as CSV UTF-8.",
-    BOM_UTF16_LE: "The file is UTF-16. Save it as CSV UTF-8.",
-    BOM_UTF16_BE: "The file is UTF-16. Save it as CSV UTF-8.",
+    BOM_UTF16_LE: f"The file is UTF-16. {_UTF_16}",
+    BOM_UTF16_BE: f"The file is UTF-16. {_UTF_16}",
 }
 
 
@@ -42,15 +47,29 @@ class Row:
     error: str | None = None
 
 
+def parse_delimiter(text: str) -> str:
+    """Return the character that separates cells. Raise ValueError if the text is not one."""
+    delimiter = "\t" if text.lower() in {"tab", "\\t"} else text
+    if len(delimiter) != 1 or delimiter in _NO_DELIMITERS:
+        raise ValueError(f"The delimiter {text[:40]!r} should be one character, such as ; or |, or the word tab.")
+    return delimiter
+
+
 class CsvLines:
     """`feed` it every piece of the file, then call `end`. Both yield rows. The first row has the names of the columns.
 
     Both methods raise InvalidRequest if the file as a whole cannot be read, and LimitPassed.
     """
 
-    def __init__(self, *, most_bytes: int, most_lines: int) -> None:
+    def __init__(self, *, most_bytes: int, most_lines: int, delimiter: str | None = None, charset: str = UTF_8) -> None:
+        """Create a reader. Without a delimiter, it finds the one of the file. Raises UnknownCharset."""
+        codec = codec_of(charset)
+        is_split_first = can_be_split_into_lines(codec)
+        self._transcoder = None if is_split_first else Transcoder(codec)
+        self._codec = codec if is_split_first else UTF_8
         self.columns: list[str] | None = None  # None until the first row was read
-        self.delimiter: str | None = None  # None until it was found
+        self.delimiter = delimiter  # None until it was found
+        self._cells_in_header = 0  # with those at the end that have no name
         self._most_bytes = most_bytes
         self._most_lines = most_lines
         self._count = 0  # of complete lines
@@ -60,6 +79,11 @@ class CsvLines:
         csv.field_size_limit(max(csv.field_size_limit(), most_bytes))
 
     def feed(self, piece: bytes) -> Iterator[Row]:
+        if self._transcoder is not None:
+            piece = self._transcoder.feed(piece)
+        return self._split(piece)
+
+    def _split(self, piece: bytes) -> Iterator[Row]:
         complete, line_break, rest = piece.rpartition(b"\n")
         if line_break:
             lines = bytes(self._rest + complete).split(b"\n")
@@ -71,6 +95,8 @@ class CsvLines:
 
     def end(self) -> Iterator[Row]:
         """Yield the last row, if it has no line break."""
+        if self._transcoder is not None:
+            yield from self._split(self._transcoder.end())
         if self._rest:
             last = bytes(self._rest)
             self._rest.clear()
@@ -85,23 +111,27 @@ class CsvLines:
         if self._count > self._most_lines:
             detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
             raise LimitPassed(detail, limit={"maxLines": self._most_lines})
-        self._row_bytes = (self._row_bytes if self._row else 0) + len(line)
+        self._row_bytes = (self._row_bytes if self._row else 0) + len(line) + 1
         self._check_size(self._row_bytes)
         text = self._decoded(line)
         if self._count == 1 and (named := _SEPARATOR_LINE.fullmatch(text)):
-            self.delimiter = named[1]
+            self.delimiter = self.delimiter or named[1]
         elif self._row or text.strip():
             yield from self._text(text)
 
     def _text(self, text: str) -> Iterator[Row]:
         """Add a line to the row, and yield the row if it ends with this line."""
         if self.delimiter is None:
-            self.delimiter = max(_DELIMITERS, key=_QUOTED.sub("", text).count)
-        goes_on = _goes_on(text, self.delimiter, in_cell=bool(self._row))
+            self.delimiter = _find_delimiter("\n".join([*self._row, text]))
+        goes_on = _goes_on(text, self.delimiter or ",", in_cell=bool(self._row))
         self._row.append(text)
         if goes_on:
             return
+        self.delimiter = self.delimiter or ","
         number, lines, self._row = self._start_of_row(), self._row, []
+        if _has_too_many_cells(lines, self.delimiter):
+            yield self._bad(number, f"The row has more than {_MOST_CELLS:,} cells. Is a line break missing?")
+            return
         try:
             cells = next(csv.reader(["\n".join(lines)], strict=True, delimiter=self.delimiter))
         except csv.Error as error:
@@ -112,12 +142,21 @@ class CsvLines:
 
     def _cells(self, number: int, cells: list[str]) -> Iterator[Row]:
         if self.columns is None:
-            self.columns = _columns(cells, number)
+            self.columns, self._cells_in_header = _columns(cells, number), len(cells)
         elif len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
-            count = f"{len(cells)} cell" if len(cells) == 1 else f"{len(cells)} cells"
-            yield Row(number, error=f"The row has {count}, and the first row has {len(self.columns)}.")
+            yield Row(number, error=self._mismatch(cells, self.columns))
         else:  # spreadsheets end each row with the same number of delimiters
             yield Row(number, dict(zip(self.columns, cells, strict=False)))
+
+    def _mismatch(self, cells: list[str], columns: list[str]) -> str:
+        """Return why the cells of a row do not go with the columns."""
+        count = f"{len(cells)} cell" if len(cells) == 1 else f"{len(cells)} cells"
+        detail = f"The row has {count}, and the first row has {len(columns)}."
+        if len(columns) < len(cells) <= self._cells_in_header:
+            return f"Column {len(columns) + 1} has a cell in this row, and no name in the first row."
+        return (
+            f"{detail} If another character separates them, name it with delimiter=." if len(columns) == 1 else detail
+        )
 
     def _bad(self, number: int, detail: str) -> Row:
         if self.columns is None:
@@ -132,18 +171,36 @@ class CsvLines:
             for start, detail in _STARTS.items():
                 if line.startswith(start):
                     raise _invalid(detail, 1)
-            line = line.removeprefix(BOM_UTF8)
+            if line.startswith(BOM_UTF8):  # then the file is UTF-8, also if something else was said
+                line, self._codec = line.removeprefix(BOM_UTF8), UTF_8
         if b"\0" in line:
-            raise _invalid("The line has a NUL character. If the file is UTF-16, save it as CSV UTF-8.", self._count)
+            raise _invalid(f"The line has a NUL character. Is the file UTF-16? {_UTF_16}", self._count)
         try:
-            return line.removesuffix(b"\r").decode()
+            return line.removesuffix(b"\r").decode(self._codec)
         except UnicodeDecodeError:
+            if self._codec != UTF_8:
+                raise not_in_charset(self._codec, self._count) from None
             raise _invalid(f"The line is not UTF-8.{_encoding_hint(line)}", self._count) from None
 
     def _check_size(self, size: int) -> None:
         if size > self._most_bytes:
+            if self._count == 0 and b"\r" in self._rest:
+                raise _invalid(_CR, 1)
             detail = f"The row at line {self._start_of_row():,} is longer than {self._most_bytes:,} bytes."
             raise LimitPassed(f"{detail} Is a quote missing?", limit={"maxLineBytes": self._most_bytes})
+
+
+def _find_delimiter(header: str) -> str | None:
+    """Return the delimiter that a header has most often. Return None if it has none before the end of a quoted cell."""
+    unquoted = _QUOTED.sub("", header)
+    found = max(_DELIMITERS, key=unquoted.count)
+    return found if found in unquoted else None
+
+
+def _has_too_many_cells(lines: list[str], delimiter: str) -> bool:
+    if sum(line.count(delimiter) for line in lines) < _MOST_CELLS:
+        return False
+    return _QUOTED.sub("", "\n".join(lines)).count(delimiter) >= _MOST_CELLS
 
 
 def _goes_on(text: str, delimiter: str, *, in_cell: bool) -> bool:
@@ -171,6 +228,8 @@ def _columns(cells: list[str], number: int) -> list[str]:
     names = names[: max(place for place, name in enumerate(names, 1) if name)]
     if len(names) > _MOST_COLUMNS:
         raise _invalid(f"The first row names {len(names):,} columns. Name at most {_MOST_COLUMNS:,}.", number)
+    if sum(map(len, names)) > _MOST_NAME_BYTES // 4 and len("".join(names).encode()) > _MOST_NAME_BYTES:
+        raise _invalid(f"The names of the columns have more than {_MOST_NAME_BYTES:,} bytes. Shorten them.", number)
     seen: set[str] = set()
     for place, name in enumerate(names, 1):
         if not name:
@@ -186,8 +245,8 @@ def _encoding_hint(line: bytes) -> str:
     try:
         line.decode("cp1252")
     except UnicodeDecodeError:
-        return " Save the file as CSV UTF-8."
-    return " It seems to be Windows-1252. Save the file as CSV UTF-8, or run `iconv -f CP1252 -t UTF-8 OLD > NEW`."
+        return " Save the file as CSV UTF-8, or send it with its own charset=."
+    return " It seems to be Windows-1252. Send it with charset=windows-1252, or save it as CSV UTF-8."
 
 
 def _invalid(detail: str, number: int) -> InvalidRequest:

@@ -1,0 +1,97 @@
+"""Says which operation a row of a file is, and which row an operation was. Pure.
+
+The method and the path are the same for every row. `{name}` in the path is replaced by the cell of this name. The other
+cells are the members of the body. Cells of a CSV file are texts, and empty ones are left out. The id of an operation is
+the number of its line.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote, unquote
+
+from penstock.files.csv_lines import Row
+from penstock.files.rejected import is_rejected_file, original_cell, without_added
+
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+_WITHOUT_BODY = frozenset({"GET", "DELETE"})
+_NO_OBJECT = "The line is not an object. Write the members of a body as {...}, or leave the method out."
+
+
+@dataclass(frozen=True)
+class Template:
+    """What operation a row is. `names` are new names for cells. None leaves a cell out."""
+
+    method: str
+    path: str
+    names: Mapping[str, str | None] = field(default_factory=dict)
+
+    @cached_property
+    def in_path(self) -> Sequence[str]:
+        """Return the names of the cells in the path."""
+        return PLACEHOLDER.findall(self.path)
+
+    def operation_of_row(self, row: Row) -> dict[str, Any] | str:
+        """Return the operation of a row of a CSV file, or why it has none."""
+        if row.error is not None:
+            return row.error
+        cells: Mapping[str, Any] = row.cells
+        if is_rejected_file(cells):
+            cells = {name: original_cell(cell) for name, cell in without_added(row.cells).items()}
+        return self._operation(cells, row.number, skips_empty=True)
+
+    def operation_of_line(self, value: Any, number: int) -> dict[str, Any] | str:
+        """Return the operation of a line of NDJSON, or why it has none."""
+        if not isinstance(value, dict):
+            return _NO_OBJECT
+        return self._operation(without_added(value), number, skips_empty=False)
+
+    def _operation(self, cells: Mapping[str, Any], number: int, *, skips_empty: bool) -> dict[str, Any] | str:
+        named = {name: cell for old, cell in cells.items() if (name := self.names.get(old, old)) is not None}
+        for name in self.in_path:
+            if not _fills_path(named.get(name)):
+                return f"The path {self.path} needs a value of {name}, and this row has none."
+        path = PLACEHOLDER.sub(lambda found: self._quoted(str(named[found[1]])), self.path)
+        members = {name: cell for name, cell in named.items() if name not in self.in_path}
+        operation: dict[str, Any] = {"id": str(number), "method": self.method, "path": path}
+        body = {name: cell for name, cell in members.items() if cell != ""} if skips_empty else members
+        if body or (members and self.method not in _WITHOUT_BODY):
+            operation["body"] = body
+        return operation
+
+    def row_of(self, path: str, body: Any, columns: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return the row of an operation, with these columns or with all that it has. Cells that are absent are empty.
+
+        A cell that `names` leave out is not in the operation, so its column is left out.
+        """
+        found = self._pattern.fullmatch(path)
+        in_path = zip(self.in_path, found.groups(), strict=True) if found else ()
+        named = {name: unquote(cell) for name, cell in in_path} | (body if isinstance(body, dict) else {})
+        if columns is None:
+            old_names = {new: old for old, new in self.names.items()}
+            return {old_names.get(name, name): cell for name, cell in named.items()}
+        return {old: named.get(new, "") for old in columns if (new := self.names.get(old, old)) is not None}
+
+    @cached_property
+    def _between(self) -> frozenset[str]:
+        """Return the punctuation between two cells in the path that `quote` would leave as it is."""
+        return frozenset("_.~-").intersection("".join(PLACEHOLDER.split(self.path)[2:-1:2]))
+
+    def _quoted(self, cell: str) -> str:
+        """Encode a cell for the path, so that it can be told from the cell after it."""
+        if not self._between:
+            return quote(cell, safe="")
+        return "".join(f"%{ord(one):02X}" if one in self._between else quote(one, safe="") for one in cell)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        pieces = PLACEHOLDER.split(self.path)
+        pieces[::2] = map(re.escape, pieces[::2])
+        pieces[1::2] = ["(.*?)"] * len(self.in_path)
+        return re.compile("".join(pieces), re.DOTALL)
+
+
+def _fills_path(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""

@@ -1,0 +1,205 @@
+"""CSV as people have it: which rows it has, and what is said about a file that cannot be read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from penstock.errors import InvalidRequest, LimitPassed
+from penstock.files.charset import UnknownCharset
+from penstock.files.csv_lines import CsvLines, Row, parse_delimiter
+
+Cells = list[str] | str | None
+Read = tuple[list[str] | None, list[tuple[int, Cells]]]
+
+
+def lines(most_bytes: int = 1_000, most_lines: int = 100, **form: Any) -> CsvLines:
+    return CsvLines(most_bytes=most_bytes, most_lines=most_lines, **form)
+
+
+def rows_of(source: CsvLines, content: bytes, step: int) -> Iterator[Row]:
+    for start in range(0, len(content), step):
+        yield from source.feed(content[start : start + step])
+    yield from source.end()
+
+
+def read(content: bytes, step: int = 1_000, **form: Any) -> Read:
+    source = lines(**form)
+    rows: list[tuple[int, Cells]] = [
+        (row.number, list(row.cells.values()) or row.error) for row in rows_of(source, content, step)
+    ]
+    return source.columns, rows
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"a,b\n1,2\n", [(2, ["1", "2"])]),
+        (b"a,b\n1,2", [(2, ["1", "2"])]),  # no line break at the end
+        (b"a,b\r\n1,2\r\n\r\n", [(2, ["1", "2"])]),
+        (b"\xef\xbb\xbfa,b\n1,2\n", [(2, ["1", "2"])]),  # a byte order mark
+        (b"a;b\n1,5;2\n", [(2, ["1,5", "2"])]),
+        (b"a\tb\n1\t2\n", [(2, ["1", "2"])]),
+        (b"sep=|\na|b\n1|2\n", [(3, ["1", "2"])]),  # Excel
+        (b" a , b \n 1 ,2\n", [(2, [" 1 ", "2"])]),  # only names lose their spaces
+        (b'a,b\n"x\r\n\r\ny",2\r\n3,4\r\n', [(2, ["x\n\ny", "2"]), (5, ["3", "4"])]),  # a cell with line breaks
+        (b'a,b\n"q ""z""",\n', [(2, ['q "z"', ""])]),
+        (b'a,b\n5" pipe,2\n3,4\n', [(2, ['5" pipe', "2"]), (3, ["3", "4"])]),  # no cell starts at this quote
+        (b'a,b\n1,"x,\ny"\n', [(2, ["1", "x,\ny"])]),
+        (b"a,b,,\n1,2,,\n,,,\n3,4\n", [(2, ["1", "2"]), (4, ["3", "4"])]),  # what a spreadsheet adds
+        (b"\n\na,b\n\n1,2\n", [(5, ["1", "2"])]),
+        ("a,b\nJürgen,😀\n".encode(), [(2, ["Jürgen", "😀"])]),
+        (b"a,b\n1\n1,2,3\n4,5\n", [
+            (2, "The row has 1 cell, and the first row has 2."),
+            (3, "The row has 3 cells, and the first row has 2."),
+            (4, ["4", "5"]),
+        ]),
+        (b'a,b\n"x"y,1\n1,2\n', [(2, "This is not a row of CSV: ',' expected after '\"'."), (3, ["1", "2"])]),
+        (b'a,b\n"x,1\n2,3\n', [(2, "A quoted cell of this row has no end. Add the missing quote.")]),
+        (b"a,b\n1\r2,3\n", [(2, "The line has a CR without an LF. Save the file with LF or CRLF line breaks.")]),
+        (b"a,b\n", []),
+    ],
+)  # fmt: skip
+def test_rows_are_read_however_the_file_arrives(content: bytes, rows: list[tuple[int, Cells]]) -> None:
+    for step in (1, 7, 1_000):
+        assert read(content, step) == (["a", "b"], rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        (b"a,a\n", 1, "Two columns have the name 'a'."),
+        (b"a,,b\n", 1, "Column 2 has no name."),
+        (b"a,b\rc,d\r", 1, "Save the file with LF or CRLF line breaks."),
+        (
+            "a,b\nä,1\n".encode("cp1252"),
+            2,
+            "It seems to be Windows-1252. Send it with charset=windows-1252, or save it as CSV UTF-8.",
+        ),
+        (
+            b"a,b\n\x81\xff,1\n",
+            2,
+            "Save the file as CSV UTF-8, or send it with its own charset=.",
+        ),
+        ("a,b\n".encode("utf-16"), 1, "The file is UTF-16. Send it with charset=utf-16, or save it as CSV UTF-8."),
+        ("a,b\n".encode("utf-16-le"), 1, "Is the file UTF-16? Send it with charset=utf-16, or save it as CSV UTF-8."),
+        (b"PK\x03\x04rest\n", 1, "The file is a workbook"),
+        (b"\x1f\x8brest\n", 1, "compressed with gzip"),
+    ],
+)
+def test_file_that_cannot_be_read_is_rejected_with_what_to_do(content: bytes, line: int, words: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        read(content)
+    [flaw] = raised.value.flaws
+    assert flaw.line == line
+    assert words in flaw.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        ("a,b\nä€,1\n".encode("cp1252"), {"charset": "windows-1252"}),
+        ("a,b\nä€,1\n".encode("cp1252"), {"charset": "ISO-8859-1"}),  # as browsers read it
+        ("a,b\nä€,1\n".encode("utf-16"), {"charset": "utf-16"}),
+        ("a,b\nä€,1".encode("utf-16-be"), {"charset": "UTF-16BE"}),
+        ("\ufeffa,b\r\nä€,1\r\n".encode("utf-16-le"), {"charset": "utf-16le"}),
+        ("\ufeffa,b\nä€,1\n".encode(), {"charset": "windows-1252"}),  # the byte order mark says what it is
+        ("a;b\nä€;1\n".encode(), {"delimiter": ";"}),
+        ("a~b\nä€~1\n".encode(), {"delimiter": "~"}),
+        ("sep=;\na,b\nä€,1\n".encode(), {"delimiter": ","}),  # what the client says counts
+    ],
+)
+def test_file_is_read_as_the_client_says(content: bytes, form: dict[str, str]) -> None:
+    for step in (1, 2, 3, 1_000):
+        columns, rows = read(content, step, **form)
+        assert (columns, [cells for _, cells in rows]) == (["a", "b"], [["ä€", "1"]])
+
+
+@pytest.mark.parametrize(
+    ("content", "charset", "line"),
+    [
+        ("a,b\nx,1\nä,2\n".encode(), "utf-16", 1),
+        ("a,b\nx,1\n".encode("utf-16-le") + b"\x00\xd8\x00\x00", "utf-16-le", 3),  # half a surrogate pair
+        ("a,b\nx,1\ny".encode("utf-16-le") + b"\x00", "utf-16-le", 3),  # half a character
+        (b"a,b\nx,1\n\x81,2\n", "windows-1252", 3),
+    ],
+)
+def test_file_in_another_charset_than_the_client_says_is_rejected(content: bytes, charset: str, line: int) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        read(content, 3, charset=charset)
+    [flaw] = raised.value.flaws
+    assert flaw.line == line
+    assert flaw.detail.endswith("Name the charset in which the file was saved.")
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "ebcdic", ""])
+def test_only_charsets_of_text_are_read(charset: str) -> None:
+    with pytest.raises(UnknownCharset, match=r"is not supported. Use for example utf-8"):
+        lines(charset=charset)
+
+
+@pytest.mark.parametrize(("text", "delimiter"), [(";", ";"), ("tab", "\t"), ("\\t", "\t"), ("\t", "\t"), (" ", " ")])
+def test_delimiter_is_a_character_or_the_word_tab(text: str, delimiter: str) -> None:
+    assert parse_delimiter(text) == delimiter
+
+
+@pytest.mark.parametrize("text", ["", ";;", '"', "\n", "\0", "x" * 1_000])
+def test_other_delimiters_are_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match="should be one character"):
+        parse_delimiter(text)
+
+
+def test_column_without_a_name_is_said_by_its_number() -> None:
+    assert read(b"a,b,\n1,2,3\n")[1] == [(2, "Column 3 has a cell in this row, and no name in the first row.")]
+
+
+def test_delimiter_is_found_after_a_name_with_line_breaks() -> None:
+    assert read(b'"a,\n1";b;c\n1;2;3\n') == (["a,\n1", "b", "c"], [(3, ["1", "2", "3"])])
+
+
+def test_a_row_of_very_many_cells_takes_no_memory() -> None:
+    [row] = rows_of(lines(most_bytes=10**6), b"a,b\n" + b"," * 900_000 + b"x\n", 65_536)
+    assert row.error == "The row has more than 65,536 cells. Is a line break missing?"
+
+
+def test_a_cell_with_very_many_delimiters_is_one_cell() -> None:
+    [row] = rows_of(lines(most_bytes=10**6), b'a,b\n1,"' + b"," * 900_000 + b'"\n', 65_536)
+    assert len(row.cells["b"]) == 900_000
+
+
+def test_names_of_columns_take_bounded_memory() -> None:
+    header = ",".join(f"{number}{'ä' * 40}" for number in range(1_000)).encode() + b"\n"
+    with pytest.raises(InvalidRequest) as raised:
+        list(lines(most_bytes=1_000_000).feed(header))
+    assert raised.value.flaws[0].detail == "The names of the columns have more than 65,536 bytes. Shorten them."
+
+
+def test_file_of_an_old_mac_is_one_long_line() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        list(rows_of(lines(), b"a,b\r" + b"1,2\r" * 1_000, 100))
+    assert "CR without an LF" in raised.value.flaws[0].detail
+
+
+def test_file_without_content_has_no_columns() -> None:
+    assert read(b"") == read(b"\n\n") == (None, [])
+
+
+@pytest.mark.parametrize("content", [b"a" * 50, b'a\n"' + b"x\n" * 30, b"a\n" * 30])
+def test_memory_is_bounded(content: bytes) -> None:
+    with pytest.raises(LimitPassed):
+        list(rows_of(lines(most_bytes=40, most_lines=20), content, 5))
+
+
+def test_quotes_that_never_end_do_not_make_the_reader_slow() -> None:
+    """Each line could end the cell. To parse the row again with each of them would take minutes."""
+    source = lines(most_bytes=10**6, most_lines=10**6)
+    content = b'a\n"' + b'""\n' * 20_000
+    [row] = rows_of(source, content, 65_536)
+    assert row.error == "A quoted cell of this row has no end. Add the missing quote."
+
+
+def test_very_many_columns_are_rejected() -> None:
+    header = ",".join(f"c{number}" for number in range(24_000)).encode() + b"\n"
+    with pytest.raises(InvalidRequest) as caught:
+        list(lines(most_bytes=1_000_000).feed(header))
+    assert caught.value.flaws[0].detail == "The first row names 24,000 columns. Name at most 1,000."

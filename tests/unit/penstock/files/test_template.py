@@ -1,0 +1,102 @@
+"""Rows become operations, and operations become the rows that they were."""
+
+from typing import Any
+
+import pytest
+
+from penstock.files.csv_lines import Row
+from penstock.files.layout import Layout
+from penstock.files.rejected import ADDED, original_cell, own_columns, safe_cell
+from penstock.files.template import Template
+
+
+def test_row_is_an_operation_with_its_cells() -> None:
+    template = Template("PUT", "/users/{id}", {"E-mail": "email", "note": None})
+    row = Row(7, {"id": "ä/1", "E-mail": "a@example.com", "note": "x", "age": "", "staff": "true"})
+    assert template.operation_of_row(row) == {
+        "id": "7",
+        "method": "PUT",
+        "path": "/users/%C3%A4%2F1",
+        "body": {"email": "a@example.com", "staff": "true"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "cells", "body"),
+    [
+        ("POST", "/users", {"age": ""}, {}),
+        ("DELETE", "/users/{id}", {"id": "1", "age": ""}, None),
+        ("POST", "/users/{id}", {"id": "1"}, None),
+    ],
+)
+def test_body_is_left_out_if_nothing_is_for_it(method: str, path: str, cells: dict[str, str], body: Any) -> None:
+    operation = Template(method, path).operation_of_row(Row(2, cells))
+    assert isinstance(operation, dict)
+    assert operation.get("body") == body
+
+
+def test_line_keeps_its_values() -> None:
+    template = Template("PUT", "/users/{id}")
+    assert template.operation_of_line({"id": 7, "age": "", "tags": [1, None]}, 3) == {
+        "id": "3",
+        "method": "PUT",
+        "path": "/users/7",
+        "body": {"age": "", "tags": [1, None]},
+    }
+
+
+def test_what_penstock_added_is_ignored() -> None:
+    """A cell that was written with an apostrophe comes back without it."""
+    template = Template("POST", "/users")
+    added = dict.fromkeys(ADDED, "'=1")
+    row = Row(2, {"name": "'=1+1", "phone": "+49 30", **added, "error_path": "/x"})
+    assert template.operation_of_row(row) == {
+        "id": "2",
+        "method": "POST",
+        "path": "/users",
+        "body": {"name": "=1+1", "phone": "+49 30"},
+    }
+    assert template.operation_of_line({"name": "'=1+1", **added}, 2) == {
+        "id": "2", "method": "POST", "path": "/users", "body": {"name": "'=1+1"},
+    }  # fmt: skip
+    own = Row(2, {"name": "'=1+1", "error_path": "/x"})
+    assert template.operation_of_row(own) == {
+        "id": "2", "method": "POST", "path": "/users", "body": {"name": "'=1+1", "error_path": "/x"},
+    }  # fmt: skip
+    assert own_columns(["a", "error_title", "error_path"]) == ["a"]
+    assert own_columns(["a", "error_path"]) == ["a", "error_path"]
+
+
+@pytest.mark.parametrize("path", ["/a", "/a/{x}/{y}", "/a/{x}-{y}", "/a/{x}.{y}?z={x y}", "/{x}", "/a?q={x}&r={y}"])
+def test_operation_is_the_row_that_it_was(path: str) -> None:
+    names = {"X": "x", "left out": None}
+    template = Template("POST", path, names)
+    cells = {"b": "=2", "X": "1-2.%2F/ä", "left out": "?", "y": "-.-", "x y": "&=#", "c": ""}
+    operation = template.operation_of_row(Row(2, cells))
+    assert isinstance(operation, dict)
+    layout = Layout.decode(Layout(template, list(cells), ";").encode())
+    assert layout.template == template
+    row = layout.template.row_of(operation["path"], operation.get("body"), layout.columns)
+    assert list(row.items()) == [(name, cell) for name, cell in cells.items() if name != "left out"]
+    every = layout.template.row_of(operation["path"], operation.get("body"))
+    assert every == {name: cell for name, cell in row.items() if cell}
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+cmd", "-2+3", "@x", "\tx", "\rx", "'=1", "''@", "-", "=", "+49 30 12", "-1-1"]
+)
+def test_formula_is_written_as_text_and_comes_back(text: str) -> None:
+    assert safe_cell(text) == f"'{text}"
+    assert original_cell(safe_cell(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "x", "-5", "+49301234", "-1.5e-3", "1,5", "-1,234.50", "'", "'a", "a=b", "'5"])
+def test_numbers_and_other_texts_stay(text: str) -> None:
+    assert safe_cell(text) == text
+    assert original_cell(text) == text
+
+
+def test_columns_of_an_added_kind_are_not_kept() -> None:
+    layout = Layout(Template("POST", "/x"), ["a", *ADDED, "b"])
+    assert Layout.decode(layout.encode()).columns == ["a", "b"]
+    assert Layout.decode(Layout(Template("POST", "/x")).encode()).columns is None
