@@ -4,7 +4,7 @@ SQS bills each 64 KB of payload as a request, on send and on receive, and any ot
 a write for each KB of the item, and a read for each 4 KB.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -12,6 +12,8 @@ SQS_UNIT_BYTES = 64 * 1024
 WRITE_UNIT_BYTES = 1024
 READ_UNIT_BYTES = 4096
 MILLION = 1_000_000
+_OUTCOME_BYTES = 32  # of an operation in a compressed record
+_BATCH_WRITES, _BATCH_READS = 6, 2  # to accept a batch and to finish it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,22 @@ class Cost:
     as_of: float
 
 
+def estimate_usd(operations: int, message_bytes: Sequence[int]) -> float:
+    """Return about what a batch with these operations and messages will cost.
+
+    It is assumed that results have about a hundred bytes, and that nothing is retried. A batch without messages, which
+    is answered immediately, costs nothing.
+    """
+    chunks = len(message_bytes)
+    if chunks == 0:
+        return 0.0
+    received = sum(map(sqs_units, message_bytes))
+    sent = max(ceil(chunks / 10), ceil(sum(message_bytes) / SQS_UNIT_BYTES))
+    records = chunks * write_units(_OUTCOME_BYTES * operations // chunks)
+    units = Units(sqs=sent + received + chunks, writes=_BATCH_WRITES + records + chunks, reads=_BATCH_READS + chunks)
+    return _rounded(Prices().usd(units))
+
+
 def cost_of(reported: Iterable[Units], times: Iterable[float | None]) -> Cost | None:
     """Return the cost of a batch from its reports. The last of `times` is that of the last report.
 
@@ -67,8 +85,11 @@ def cost_of(reported: Iterable[Units], times: Iterable[float | None]) -> Cost | 
     units, known_times = sum_units(reported), [one for one in times if one is not None]
     if units.requests <= 0 or not known_times:
         return None
-    usd = float(f"{Prices().usd(units):.3g}")
-    return Cost(usd, round(units.requests), max(known_times))
+    return Cost(_rounded(Prices().usd(units)), round(units.requests), max(known_times))
+
+
+def _rounded(usd: float) -> float:
+    return float(f"{usd:.3g}")
 
 
 def sum_units(units: Iterable[Units]) -> Units:

@@ -130,6 +130,7 @@ class BatchOptions(BaseModel):
     max_failures: int | None = Field(None, ge=0, le=MOST_FAILURES, alias="maxFailures")
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
     metadata: Metadata | None = None
+    validate_only: bool = Field(False, alias="validateOnly")
 
     callback_url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)] | None = Field(
         None, alias="callbackUrl"

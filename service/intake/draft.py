@@ -6,6 +6,7 @@ is being filled: full chunks are buffered in a file. Nothing is sent before the 
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -51,6 +52,8 @@ class Draft:
         self.ids = Ids()
         self._keys = Keys()
         self.plan = Plan(batch_id, settings)
+        self.counts_handlers = False  # set it before the first operation is added
+        self._planned_by_handler = Counter[str]()
         self._match = registry.match
         self._most_kept = settings.sync_max_operations
         self._was_large = False
@@ -154,9 +157,15 @@ class Draft:
                 self._add_giant(index, size)
             else:
                 plan.add(encoded, size, expected)
+        if self.counts_handlers:
+            self._planned_by_handler = self.count_by_handler()
         self._added.clear()
         if self._giants.is_full:
             raise self._too_large("At least ")
+
+    def count_by_handler(self) -> Counter[str]:
+        """Return the number of operations of each handler. This needs `counts_handlers`."""
+        return self._planned_by_handler + Counter(name for _, name in self._added)
 
     async def check(self) -> None:
         """Raise InvalidRequest with all errors, if there are any."""

@@ -1,6 +1,7 @@
 """Cuts a batch into chunks while its operations arrive, and buffers them until the whole batch has been validated."""
 
 import bisect
+from array import array
 from collections.abc import Container, Iterator
 
 from penstock.chunk import Planner, plan_groups
@@ -19,6 +20,7 @@ class Plan:
         self.has_keys = False  # set it before the first operation with a key is added
         self._planner = Planner(self._fit)
         self._written = 0  # number of chunks
+        self.message_bytes = array("L")  # of each chunk
         self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
         self._spool = Spool()
 
@@ -37,8 +39,9 @@ class Plan:
 
     def finish(self) -> None:
         if self._chunk:
-            message = join_message(self._batch_id, str(self._written), self._chunk, has_keys=self.has_keys)
-            self._spool.write(message.encode())  # contains no line break, as JSON or as base64
+            message = join_message(self._batch_id, str(self._written), self._chunk, has_keys=self.has_keys).encode()
+            self._spool.write(message)  # contains no line break, as JSON or as base64
+            self.message_bytes.append(len(message))
             self._written += 1
             self._chunk = []
 

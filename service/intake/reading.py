@@ -80,6 +80,7 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     envelope = _read_envelope(parse_json(content), settings, draft.flaws)
     await _take_turns(request, size)
     del content  # the operations need the memory
+    draft.counts_handlers = envelope.validate_only
     documents = iter(envelope.operations)
     while draft.total < len(envelope.operations):
         _add_some(documents, draft)
@@ -144,8 +145,9 @@ async def read_lines(
 ) -> Read:
     """Read the lines of a body into the draft with `add`. `kind` tells apart two requests with the same body."""
     settings = request.app[SETTINGS]
-    # Without metadata, the fingerprint is the same as in earlier versions, which had none.
-    hashed = options.model_dump_json(exclude=None if options.metadata else {"metadata"})
+    draft.counts_handlers = options.validate_only
+    # The fingerprint is the same as in earlier versions, which had no metadata and no validateOnly.
+    hashed = options.model_dump_json(exclude={"validate_only"} if options.metadata else {"metadata", "validate_only"})
     fingerprint = hashlib.sha256((hashed + kind).encode())
     body = RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
     async for piece in body.pieces():

@@ -18,6 +18,7 @@ from penstock.service.flaws import ENVELOPE
 from penstock.service.intake.acceptance import Acceptance, Submission
 from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
+from penstock.service.intake.dry_run import describe_batch
 from penstock.service.intake.idempotency import (
     REPLAYED,
     ClaimedKey,
@@ -91,6 +92,8 @@ async def submit_batch(request: web.Request) -> web.Response:
         await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read.options)
+        if read.options.validate_only:
+            return await describe_batch(request, draft, is_immediate=course.is_immediate, is_atomic=read.options.atomic)
         # An invalid request does not claim its key, so the client can correct it and send it again with the same key.
         claimed = await _claim(request, key, draft.batch_id, read, course) if key is not None else None
         if claimed is not None and claimed.is_replay:

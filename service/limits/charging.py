@@ -70,6 +70,15 @@ async def check_something_left(request: web.Request, key: str | None = None) -> 
             )
 
 
+async def check_charge(request: web.Request, operations: int) -> None:
+    """Raise what `charged` would raise, but charge nothing."""
+    _check_fits(request, operations, is_retry=False)
+    for limit in reversed(limits_of(request)):
+        usage = await request.app[LEDGER].usage_before_rejection(limit.account) or Usage()
+        if isinstance(limit.quota.charge(operations, usage.tat, request.app[CLOCK].now()), TooSoon):
+            raise _exceeded(request, limit, operations, usage, is_retry=False)
+
+
 @asynccontextmanager
 async def charged(
     request: web.Request, charge_id: str, operations: int, seconds: float, *, is_retry: bool = False

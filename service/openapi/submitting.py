@@ -30,6 +30,7 @@ def paths(settings: Settings, operations: Operations[Any]) -> Fragment:
 def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
     answers = answers_of(200, "Answered", 400, 408, 409, 413, 415, 422, 429, 501, 503, 504)
     add_headers(answers["200"], "Preference-Applied", "Idempotent-Replayed")
+    answers["200"]["content"][JSON]["schema"] = {"oneOf": [ref("Answered"), ref("Validated")]}
     answers["202"] = answer(
         "The batch was accepted. Every operation is durable and will run.",
         {JSON: ref("Accepted")},
@@ -67,6 +68,19 @@ SCHEMAS: Fragment = {
             "results": list_of(ref("Outcome")),
         }
     ),
+    "Validated": {
+        "description": "What the batch would be. Nothing of it runs: the request has validateOnly.",
+        **object_of(
+            {
+                "valid": {"const": True},
+                "total": COUNT,
+                "chunks": COUNT,
+                "byHandler": {"type": "object", "additionalProperties": COUNT},
+                "estimatedSeconds": {"type": ["number", "null"]},
+                "estimatedUsd": {"type": "number"},
+            }
+        ),
+    },
     "Accepted": {
         "description": "The URLs of the batch. The answer to a repeated request also has the status of the batch.",
         **object_of(WHERE),

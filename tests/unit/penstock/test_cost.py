@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from penstock.aws.attributes import text
 from penstock.aws.billing import batch_of
 from penstock.bills import Bills
-from penstock.cost import Cost, Prices, Units, cost_of, sum_units
+from penstock.cost import Cost, Prices, Units, cost_of, estimate_usd, sum_units
 
 AHEAD = Units(writes=1, requests=1)
 units = st.builds(Units, *[st.integers(0, 1_000)] * 4)
@@ -25,6 +25,20 @@ def test_cost_is_the_sum_of_the_reports_until_the_last_one() -> None:
     assert cost_of(reports, [1.0, None, 7.0, 3.0]) == Cost(float(f"{usd:.3g}"), 7, 7.0)
     assert cost_of([Units()], [1.0]) is None
     assert cost_of(reports, [None]) is None
+
+
+@pytest.mark.parametrize(
+    ("operations", "chunks", "usd"),
+    [(1, 1, 5.95), (20, 2, 9.15), (400, 40, 93.0), (640, 64, 154.1), (1_000, 16, 39.7)],  # as the simulation bills them
+)
+def test_estimate_is_near_to_the_cost_of_real_batches(operations: int, chunks: int, usd: float) -> None:
+    sizes = [operations // chunks * 100] * chunks
+    assert estimate_usd(operations, sizes) * 1_000_000 == pytest.approx(usd, rel=0.3)
+
+
+def test_estimate_grows_with_the_size_of_the_messages() -> None:
+    assert estimate_usd(100, []) == 0
+    assert estimate_usd(100, [1_000_000]) - estimate_usd(100, [1_000]) == pytest.approx(30 * 0.4e-6, rel=0.05)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), units)), st.lists(st.booleans(), min_size=1))
