@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from penstock import Operations
 from penstock.api_key import Scope
-from penstock.batch import Batch, BatchState
+from penstock.batch import Batch, BatchState, Counts
 from penstock.chunk import planned_number
 from penstock.clock import SystemClock
 from penstock.outcome import ChunkRecord, EncodedResult, Outcome, OutcomeState
@@ -41,6 +41,8 @@ LARGE_RESULTS = "01ARZ3NDEKTSV4RRFFQ69G5FAV"  # the id of a batch with 200 resul
 RESULTS_OF_A_CHUNK = "01ARZ3NDEKTSV4RRFFQ69G5FAX"  # the same results, but all of one planned chunk
 CHUNKS_OF_A_CHUNK = 50  # its records: they interleave, so no order is worse for a reader
 SMALL_RESULTS = "01ARZ3NDEKTSV4RRFFQ69G5FAW"  # the id of a batch with 20,000 results of 10 kB
+WATCHED = "01ARZ3NDEKTSV4RRFFQ69G5FAY"  # the id of a batch that runs and never ends
+WATCHED_TOTAL = 1_000_000_000
 
 operations = Operations()
 
@@ -177,23 +179,15 @@ class StoreOfResults(MemoryStore):
     }
 
     async def read_batch(self, batch_id: str) -> Batch | None:
+        if batch_id == WATCHED:
+            return _batch(batch_id, WATCHED_TOTAL, BatchState.PROCESSING)
         if batch_id not in self.SIZES:
             return await super().read_batch(batch_id)
-        count, _ = self.SIZES[batch_id]
-        return Batch(
-            id=batch_id,
-            tenant="default",
-            state=BatchState.COMPLETED,
-            total=count,
-            chunk_count=count,
-            group_totals=(count,),
-            created_at=0,
-            accept_by=0,
-            deadline_at=0,
-            expires_at=4_000_000_000.0,
-        )
+        return _batch(batch_id, self.SIZES[batch_id][0], BatchState.COMPLETED)
 
     async def read_group(self, batch_id: str, group: int) -> Group:
+        if batch_id == WATCHED:
+            return Group(Counts(succeeded=round(1_000 * time.monotonic()) % WATCHED_TOTAL))
         if batch_id not in self.SIZES:
             return await super().read_group(batch_id, group)
         return Group(done=frozenset(self._chunks(batch_id)))
@@ -219,6 +213,22 @@ class StoreOfResults(MemoryStore):
             return {str(index): range(index, index + 1) for index in range(count)}
         runs = [range(step, count, CHUNKS_OF_A_CHUNK) for step in range(CHUNKS_OF_A_CHUNK)]
         return {f"0.0.{step}.{step}" if step else "0": run for step, run in enumerate(runs)}
+
+
+def _batch(batch_id: str, count: int, state: BatchState) -> Batch:
+    return Batch(
+        id=batch_id,
+        tenant="default",
+        state=state,
+        total=count,
+        chunk_count=count,
+        group_totals=(count,),
+        created_at=0,
+        accept_by=0,
+        deadline_at=4_000_000_000.0,
+        expires_at=4_000_000_000.0,
+        started_at=0,
+    )
 
 
 def _record(chunk_id: str, indexes: range, size: int) -> EncodedRecord:
