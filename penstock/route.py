@@ -7,13 +7,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import from_json, to_json
 
-from penstock.context import Context
+from penstock.context import Context, Reject, Retry, Throttled
 from penstock.documents.nesting import MOST_LEVELS, TOO_DEEP, is_too_deep
 from penstock.documents.pointer import pointer_to
 from penstock.documents.validation import JsonValidator, errors_of, reject_infinity, sentence_of
@@ -155,6 +156,21 @@ class Route:
 
     def _no_body(self) -> Flaw:
         return Flaw("/body", f"{self.name} needs a body.")
+
+    def result_adapter(self) -> TypeAdapter[Any] | None:
+        """Return the type of a result as the handler's annotation says it, or None if there is none to describe.
+
+        For a bulk handler, this is the type of an item. An item may also be a verdict such as Reject, which is none.
+        """
+        annotation = _hints(self.handler, self.name).get("return")
+        if self.is_bulk:
+            annotation = _result_of_each(annotation)
+        if annotation is None:
+            return None
+        try:
+            return TypeAdapter(annotation)
+        except (PydanticUserError, PydanticUndefinedAnnotation):
+            return None
 
     def call(self, arguments: dict[str, Any], context: Context) -> Any:
         """Call the handler and return its result. For a handler on the event loop, this is a coroutine to await."""
@@ -395,6 +411,14 @@ def _hints_for_each(hints: dict[str, Any], parameters: list[inspect.Parameter], 
             )
         for_each[parameter.name] = get_args(annotation)[0]
     return for_each
+
+
+def _result_of_each(annotation: Any) -> Any:
+    """Return `User` for `list[User | Reject]`."""
+    [each] = get_args(annotation) if get_origin(annotation) in {list, Sequence} else [None]
+    members = get_args(each) if get_origin(each) in {Union, UnionType} else [each]
+    results = tuple(one for one in members if one not in {Reject, Retry, Throttled})
+    return Union[results] if results else None  # noqa: UP007 - the members are known at run time only
 
 
 def _accepts_none(adapter: TypeAdapter[Any]) -> bool:

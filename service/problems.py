@@ -170,6 +170,12 @@ def as_problem(error: web.HTTPException) -> web.Response:
     return _problem(error.status, "about:blank", error.reason, f"{error.reason}. Send the request without it.")
 
 
+def example_of(error: PenstockError) -> dict[str, Any]:
+    """Return the body of an error's answer, for the description of the API."""
+    status, slug, title = _PROBLEMS[type(error)]
+    return {"type": _kind(slug), "title": title, "status": int(status), "detail": str(error)}
+
+
 def _known_problem(error: PenstockError, redaction: Redaction, id_: str) -> web.Response:
     status, slug, title = _PROBLEMS[type(error)]
     detail = redaction.cut(str(error))

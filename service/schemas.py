@@ -74,8 +74,8 @@ Metadata = Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_METADATA_NAME)],
         Annotated[str, StringConstraints(max_length=LONGEST_METADATA_VALUE)],
     ],
-    BeforeValidator(_check_pairs),
     Field(max_length=MOST_METADATA),
+    BeforeValidator(_check_pairs),
 ]
 """What a client says about its batch, in its own words."""
 
@@ -124,7 +124,9 @@ class BatchOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     atomic: bool = False
-    priority: Annotated[Priority, Field(strict=False), WithJsonSchema({"enum": list(Priority)})] = Priority.NORMAL
+    priority: Annotated[Priority, Field(strict=False), WithJsonSchema({"type": "string", "enum": list(Priority)})] = (
+        Priority.NORMAL
+    )
     not_before: Time | None = Field(None, alias="notBefore")
     deadline_seconds: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_SECONDS, alias="deadlineSeconds")
     max_failures: int | None = Field(None, ge=0, le=MOST_FAILURES, alias="maxFailures")

@@ -46,7 +46,7 @@ class JsonValidator:
     """Validates JSON with the type of an adapter."""
 
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
-        self._adapter = adapter
+        self.adapter = adapter
         self._validate_small = adapter.validator.validate_json
 
     def validate(self, content: bytes) -> Any:
@@ -61,7 +61,7 @@ class JsonValidator:
                 _check_unknown_members(content, self._counting)
                 self._hashes.forget()
                 self._texts.forget()
-            return (self._stopping or self._adapter.validator).validate_json(content)
+            return (self._stopping or self.adapter.validator).validate_json(content)
         except _TooManyCollisions:
             detail = f"More than {MOST_COLLISIONS:,} values or names here have the same hash as another one"
             raise _single_error("too_many_collisions", detail) from None
@@ -72,7 +72,7 @@ class JsonValidator:
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the type. It is empty if the type has none."""
         try:
-            return self._adapter.json_schema()
+            return self.adapter.json_schema()
         except PydanticUserError:
             return {}
 
@@ -90,7 +90,7 @@ class JsonValidator:
 
     @cached_property
     def _stopping_schema(self) -> Any:
-        schema = _with_hashes(_stopping(self._adapter.core_schema), self._hashes.note)
+        schema = _with_hashes(_stopping(self.adapter.core_schema), self._hashes.note)
         return _with_texts(schema, self._texts.check)
 
     @cached_property

@@ -34,7 +34,9 @@ class Steering(BaseModel):
 
     paused: bool = False
     concurrency: int | None = Field(None, ge=1, le=MOST_OPERATIONS)
-    priority: Annotated[Priority, Field(strict=False), WithJsonSchema({"enum": list(Priority)})] = Priority.NORMAL
+    priority: Annotated[Priority, Field(strict=False), WithJsonSchema({"type": "string", "enum": list(Priority)})] = (
+        Priority.NORMAL
+    )
     max_failures: int | None = Field(None, ge=0, le=MOST_FAILURES, alias="maxFailures")
     max_failed_percent: float | None = Field(None, ge=0, le=100, alias="maxFailedPercent")
     deadline_at: Time = Field(0.0, alias="deadlineAt")

@@ -1,7 +1,7 @@
-"""Describes the endpoints of a listener as OpenAPI 3.1. The operations of the application are listed by name.
+"""Describes the endpoints of a listener as OpenAPI 3.1, with the operations of the application.
 
-There is a file for each family of endpoints. It has `paths` (or `paths_for_operators`), the `REQUESTS` that these read,
-the `SCHEMAS` of their answers and their `PARAMETERS`:
+There is a file for each family of endpoints. It has `paths` (or `paths_for_operators`), their `TAG`, the schemas of
+their bodies (`REQUESTS`) and of their answers (`SCHEMAS`), and their `PARAMETERS`:
 
     submitting.py  POST /batch.
     batches.py     The list of batches, and what a client can ask of one batch.
@@ -10,6 +10,7 @@ the `SCHEMAS` of their answers and their `PARAMETERS`:
     operators.py   Dead letters, limits, queues and metrics.
     health.py      Health checks, and the description itself.
 
-They share `answers.py`, `headers.py`, `problems.py` and `values.py`. `document.py` puts the families together, with the
+They share `answers.py`, `headers.py`, `problems.py` and `values.py`. `examples.py` has an example of each body, and
+`handlers.py` describes the operations of the application. `document.py` puts the families together, with the
 components that they use. `serving.py` has the endpoints of the description.
 """

@@ -10,6 +10,7 @@ REJECTED = (403, 421)  # by every endpoint for operators
 
 
 def endpoint(
+    operation_id: str,
     summary: str,
     answers: Fragment,
     parameters: Sequence[str] = (),
@@ -17,7 +18,7 @@ def endpoint(
     body: str | None = None,
     needs_body: bool = True,
 ) -> Fragment:
-    described: Fragment = {"summary": summary, "responses": answers}
+    described: Fragment = {"operationId": operation_id, "summary": summary, "responses": answers}
     if parameters:
         described["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     if body is not None:

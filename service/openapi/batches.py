@@ -17,11 +17,28 @@ from penstock.service.openapi.answers import (
     problems,
 )
 from penstock.service.openapi.submitting import WHERE
-from penstock.service.openapi.values import COUNT, MOST, OPTIONAL_TEXT, TEXT, TIME, Fragment, list_of, object_of, ref
+from penstock.service.openapi.values import (
+    COUNT,
+    INTEGER,
+    MOST,
+    OPTIONAL_TEXT,
+    TEXT,
+    TIME,
+    Fragment,
+    list_of,
+    object_of,
+    one_of,
+    ref,
+    schema_of_changes,
+)
 from penstock.service.paging import LONGEST_PAGE
 from penstock.service.schemas import SHOWN_STATES
 
-REQUESTS = (Steering,)
+TAG: Fragment = {
+    "name": "Batches",
+    "description": "Follow a batch, change it while it runs, and read its results and failures.",
+}
+REQUESTS: Fragment = {"Steering": schema_of_changes(Steering)}
 _ON_BATCH = ["batch_id"]
 _COUNTS: Fragment = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), COUNT)
 _TIMES: Fragment = dict.fromkeys(
@@ -40,15 +57,17 @@ _TIMES: Fragment = dict.fromkeys(
     ),
     TIME,
 )
-_EVENT: Fragment = {
+_LINES: Fragment = {"type": "string", "description": "One Outcome per line, as they are read from the table."}
+_EVENTS: Fragment = {
     "type": "object",
-    "description": "The data of `progress` is the Status whenever it changes, that of `outcome` an Outcome, if "
-    "outcomes=1, and that of `end` the final Status.",
+    "description": "An event, written as EventSource reads it. `progress`: its data is the Status when it changes. "
+    "`outcome`, with outcomes=1: its data is an Outcome. `end`: its data is the final Status, and the stream ends.",
     "properties": {
-        "event": {"enum": ["progress", "outcome", "end"]},
+        "event": one_of(["progress", "outcome", "end"]),
         "data": {"type": "string", "contentMediaType": JSON},
         "id": TEXT,
     },
+    "examples": [{"event": "progress", "id": "3f1c", "data": '{"status": "processing", "completed": 2}'}],
 }
 
 
@@ -62,19 +81,25 @@ def paths_for_operators() -> Fragment:
 
 def _paths_of_a_batch() -> Fragment:
     return {
-        "/batch/{batch_id}": {"get": _status(), "patch": _steer()},
-        "/batch/{batch_id}/status": {"get": _status()},
+        "/batch/{batch_id}": {"get": _status("getBatch"), "patch": _steer()},
+        "/batch/{batch_id}/status": {"get": _status("getStatus")},
         "/batch/{batch_id}/results": {"get": _results()},
         "/batch/{batch_id}/events": {"get": _events()},
         "/batch/{batch_id}/failures": {"get": _failures()},
         "/batch/{batch_id}/cancel": {
             "post": endpoint(
-                "Cancel a batch. Operations that are running finish", batch_answers(202, "Status", 409), _ON_BATCH
+                "cancelBatch",
+                "Cancel a batch. Operations that are running finish",
+                batch_answers(202, "Status", 409),
+                _ON_BATCH,
             )
         },
         "/batch/{batch_id}/retry": {
             "post": endpoint(
-                "Retry the failed operations of a final batch", batch_answers(202, "Retried", 409, 413, 429), _ON_BATCH
+                "retryBatch",
+                "Retry the failed operations of a final batch",
+                batch_answers(202, "Retried", 409, 413, 429),
+                _ON_BATCH,
             )
         },
     }
@@ -82,6 +107,7 @@ def _paths_of_a_batch() -> Fragment:
 
 def _steer() -> Fragment:
     described = endpoint(
+        "changeBatch",
         "Change a batch while it runs. The body is a merge patch (RFC 7396)",
         batch_answers(200, "Status", 408, 409, 413, 415, 422),
         _ON_BATCH,
@@ -92,10 +118,10 @@ def _steer() -> Fragment:
     return described
 
 
-def _status() -> Fragment:
+def _status(operation_id: str) -> Fragment:
     answers = batch_answers(200, "Status")
     add_headers(answers["200"], "Retry-After")
-    return endpoint("Status of a batch", answers, _ON_BATCH)
+    return endpoint(operation_id, "Status of a batch", answers, _ON_BATCH)
 
 
 def _list(summary: str, *errors: int) -> Fragment:
@@ -106,7 +132,9 @@ def _list(summary: str, *errors: int) -> Fragment:
         "With `metadata.NAME=VALUE`, only batches with this metadata. A page may be short or empty although there are "
         "more batches. Then it has a `nextCursor`."
     )
-    return endpoint(summary, answers, [*filters, "batches_limit", "cursor"]) | {"description": description}
+    return endpoint("listBatches", summary, answers, [*filters, "batches_limit", "cursor"]) | {
+        "description": description
+    }
 
 
 def _failures() -> Fragment:
@@ -114,14 +142,15 @@ def _failures() -> Fragment:
     add_headers(answers["200"], "Link")
     summary = "The failures of a batch so far, grouped by status and title"
     description = "An answer covers a part of a very large batch. Add up what the answers say, and follow `nextCursor`."
-    return endpoint(summary, answers, [*_ON_BATCH, "cursor"]) | {"description": description}
+    return endpoint("getFailures", summary, answers, [*_ON_BATCH, "cursor"]) | {"description": description}
 
 
 def _results() -> Fragment:
     answers = batch_answers(200, "Page", 406)
-    answers["200"]["content"][NDJSON] = {"schema": {"type": "string", "description": "One Outcome per line."}}
+    answers["200"]["content"][NDJSON] = {"schema": _LINES}
     add_headers(answers["200"], "Link")
     return endpoint(
+        "getResults",
         "Results of a batch so far, in the order of the operations",
         answers,
         [*_ON_BATCH, "status", "cursor", "limit"],
@@ -130,11 +159,11 @@ def _results() -> Fragment:
 
 def _events() -> Fragment:
     answers = {
-        "200": answer("Server-sent events, up to the end of the batch.", {MEDIA_TYPE: _EVENT}),
+        "200": answer("Server-sent events, up to the end of the batch.", {MEDIA_TYPE: _EVENTS}),
         "204": answer("The client has received the end.", {}),
         **problems(400, 404, 406, 429, 503),
     }
-    return endpoint("Events of a batch", answers, [*_ON_BATCH, "outcomes", "Last-Event-ID"])
+    return endpoint("watchBatch", "Events of a batch", answers, [*_ON_BATCH, "outcomes", "Last-Event-ID"])
 
 
 SCHEMAS: Fragment = {
@@ -144,8 +173,8 @@ SCHEMAS: Fragment = {
             "batchId": TEXT,
             "tenant": TEXT,
             "metadata": {"type": "object", "additionalProperties": TEXT},
-            "status": {"enum": SHOWN_STATES},
-            "priority": {"enum": list(Priority)},
+            "status": one_of(SHOWN_STATES),
+            "priority": one_of(Priority),
             **_COUNTS,
             "redelivered": {
                 "description": "How often operations were delivered again because a consumer crashed or lost its "
@@ -176,7 +205,7 @@ SCHEMAS: Fragment = {
             "groups": list_of(
                 object_of(
                     {
-                        "status": {"type": "integer"},
+                        "status": INTEGER,
                         "title": TEXT,
                         "count": COUNT,
                         "firstAt": TIME,
@@ -199,19 +228,19 @@ PARAMETERS: Fragment = {
         "name": "status",
         "in": "query",
         "description": "Only outcomes with this status.",
-        "schema": {"enum": list(OutcomeState)},
+        "schema": one_of(OutcomeState),
     },
     "batch_status": {
         "name": "status",
         "in": "query",
         "description": "Only batches with this status.",
-        "schema": {"enum": SHOWN_STATES},
+        "schema": one_of(SHOWN_STATES),
     },
     "batch_priority": {
         "name": "priority",
         "in": "query",
         "description": "Only batches with this priority.",
-        "schema": {"enum": list(Priority)},
+        "schema": one_of(Priority),
     },
     **{
         name: {
@@ -245,6 +274,6 @@ PARAMETERS: Fragment = {
         "name": "outcomes",
         "in": "query",
         "description": "1: also an event for each outcome, in the order of the operations.",
-        "schema": {"enum": ["0", "1"]},
+        "schema": one_of(["0", "1"]),
     },
 }

@@ -8,24 +8,46 @@ from penstock.distribution import installed_version
 from penstock.operations import Operations
 from penstock.service.openapi import batches, headers, health, keys, operators, submitting, webhooks
 from penstock.service.openapi.answers import add_headers, problems
+from penstock.service.openapi.examples import EXAMPLES
+from penstock.service.openapi.handlers import describe_handlers
 from penstock.service.openapi.problems import SCHEMAS as PROBLEM_SCHEMAS
 from penstock.service.openapi.problems import problem_responses
-from penstock.service.openapi.values import Fragment, ref, schemas_of
+from penstock.service.openapi.values import Fragment, with_example, with_members
 from penstock.settings import Settings
 
+_INFO = {
+    "title": "Penstock",
+    "description": """\
+A bulk API: one request, many operations, exact counts.
+
+Send a batch with `POST /batch`. A small batch is answered with its results. A larger one runs in the background: follow
+its `statusUrl` until the status is final, then read its results. Send an `Idempotency-Key`, so that you can repeat a
+request whose answer was lost.
+
+Every error is a problem document (RFC 9457), and every answer has an `X-Request-Id`.""",
+}
+_INFO_FOR_OPERATORS = {
+    "title": "Penstock for operators",
+    "description": "Dead letters, keys, limits, queues and metrics. They are on a listener of their own.",
+}
 _KEY = "key"
 _SECURITY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "description": "An API key. The roles of an operation are the scopes that the key needs.",
 }
-_REQUESTS = (*submitting.REQUESTS, *batches.REQUESTS, *webhooks.REQUESTS, *keys.REQUESTS, *operators.REQUESTS)
+_TAGS = (submitting.TAG, batches.TAG, webhooks.TAG, keys.TAG, operators.TAG, health.TAG)
 _SCHEMAS: Fragment = {
     **PROBLEM_SCHEMAS,
+    **submitting.REQUESTS,
     **submitting.SCHEMAS,
+    **batches.REQUESTS,
     **batches.SCHEMAS,
+    **webhooks.REQUESTS,
     **webhooks.SCHEMAS,
+    **keys.REQUESTS,
     **keys.SCHEMAS,
+    **operators.REQUESTS,
     **operators.SCHEMAS,
     **health.SCHEMAS,
 }
@@ -43,52 +65,66 @@ Scopes = Mapping[tuple[str, str], Scope]  # by method and path
 
 def describe(settings: Settings, operations: Operations[Any], scopes: Scopes) -> Fragment:
     """Describe what clients and load balancers use. If requests need a key, operators use this listener, too."""
-    about = "A bulk API: one request, many operations, exact counts."
+    for_clients = _paths(settings, operations)
     for_operators = _paths_for_operators() if settings.needs_keys else {}
-    return _document("Penstock", about, for_operators | _paths(settings, operations), settings, scopes)
+    paths = {**for_clients, **for_operators, **for_clients}  # what is for both is described for clients
+    return _document(_INFO, paths, _schemas(settings, operations), settings, scopes)
 
 
 def describe_for_operators(settings: Settings, scopes: Scopes) -> Fragment:
     """Describe what operators use, on the listener of `--operator-port`."""
-    about = "Dead letters, keys, limits, queues and metrics. They are on a listener of their own."
-    return _document("Penstock for operators", about, _paths_for_operators(), settings, scopes)
+    schemas = _schemas(settings, Operations())
+    return _document(_INFO_FOR_OPERATORS, _paths_for_operators(), schemas, settings, scopes)
 
 
 def _paths(settings: Settings, operations: Operations[Any]) -> Fragment:
+    of_batches = _tagged(submitting.TAG, submitting.paths(settings, operations)) | _tagged(batches.TAG, batches.paths())
     return {
-        **_limited(submitting.paths(settings, operations) | batches.paths()),
-        **webhooks.paths(),
-        **health.paths(),
+        **_limited(of_batches),
+        **_tagged(webhooks.TAG, webhooks.paths()),
+        **_tagged(health.TAG, health.paths()),
     }
 
 
 def _paths_for_operators() -> Fragment:
     return {
-        **batches.paths_for_operators(),
-        **keys.paths_for_operators(),
-        **webhooks.paths_for_operators(),
-        **operators.paths_for_operators(),
-        **health.paths_for_operators(),
+        **_tagged(batches.TAG, batches.paths_for_operators()),
+        **_tagged(keys.TAG, keys.paths_for_operators()),
+        **_tagged(webhooks.TAG, webhooks.paths_for_operators()),
+        **_tagged(operators.TAG, operators.paths_for_operators()),
+        **_tagged(health.TAG, health.paths_for_operators()),
     }
+
+
+def _tagged(tag: Fragment, paths: Fragment) -> Fragment:
+    for endpoint in _endpoints(paths):
+        endpoint["tags"] = [tag["name"]]
+    return paths
+
+
+def _endpoints(paths: Fragment) -> Iterator[Fragment]:
+    return (endpoint for methods in paths.values() for endpoint in methods.values())
 
 
 def _limited(paths: Fragment) -> Fragment:
     """Add the headers that say what is left of the caller's quota. They are also in the answers that are problems."""
-    for endpoint in (endpoint for methods in paths.values() for endpoint in methods.values()):
+    for endpoint in _endpoints(paths):
         for answer in (answer for answer in endpoint["responses"].values() if "$ref" not in answer):
             add_headers(answer, "RateLimit-Policy", "RateLimit")
     return paths
 
 
-def _document(title: str, description: str, paths: Fragment, settings: Settings, scopes: Scopes) -> Fragment:
+def _document(info: Fragment, paths: Fragment, schemas: Fragment, settings: Settings, scopes: Scopes) -> Fragment:
     for path, methods in paths.items():
         for method, endpoint in methods.items():
             _add_security(endpoint, scopes.get((method.upper(), path)), settings)
+    used = {tag for endpoint in _endpoints(paths) for tag in endpoint["tags"]}
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": installed_version(), "description": description},
+        "info": {**info, "version": installed_version()},
+        "tags": [tag for tag in _TAGS if tag["name"] in used],
         "paths": paths,
-        "components": _components_of(paths, settings),
+        "components": _components_of(paths, schemas),
     }
 
 
@@ -101,10 +137,10 @@ def _add_security(endpoint: Fragment, scope: Scope | None, settings: Settings) -
     endpoint["responses"] |= problems(401, 403)
 
 
-def _components_of(paths: Fragment, settings: Settings) -> Fragment:
+def _components_of(paths: Fragment, schemas: Fragment) -> Fragment:
     """Return the components that these paths use, and those that these use in turn."""
     components: Fragment = {
-        "schemas": _request_schemas(settings) | _SCHEMAS,
+        "schemas": schemas,
         "parameters": _PARAMETERS,
         "headers": headers.HEADERS,
         "responses": problem_responses(),
@@ -134,10 +170,14 @@ def _references(part: Any) -> Iterator[tuple[str, str]]:
                 yield from _references(member)
 
 
-def _request_schemas(settings: Settings) -> Fragment:
-    schemas = schemas_of(*_REQUESTS)
-    schemas["BatchRequest"]["properties"]["operations"] |= {
-        "items": ref("OperationRequest"),
-        "maxItems": settings.max_operations,
+def _schemas(settings: Settings, operations: Operations[Any]) -> Fragment:
+    """Return all schemas: ours, and those of the application's operations and types."""
+    described = describe_handlers(operations, _SCHEMAS)
+    request, outcome = _SCHEMAS["BatchRequest"], _SCHEMAS["SucceededOutcome"]
+    limits = {"items": described.operation, "maxItems": settings.max_operations}
+    ours = _SCHEMAS | {
+        "BatchRequest": with_members(request, operations=request["properties"]["operations"] | limits),
+        "SucceededOutcome": with_members(outcome, result=outcome["properties"]["result"] | described.result),
     }
-    return schemas
+    examples = EXAMPLES | described.example_of_batch
+    return {name: with_example(schema, examples.get(name)) for name, schema in ours.items()} | described.schemas

@@ -2,7 +2,7 @@
 
 from penstock.service.decompression import MEMBERS
 from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
-from penstock.service.openapi.values import COUNT, TEXT, Fragment
+from penstock.service.openapi.values import COUNT, TEXT, Fragment, one_of
 from penstock.service.request_ids import HEADER as HEADER_OF_REQUEST_ID
 
 HEADERS: Fragment = {
@@ -43,11 +43,17 @@ PARAMETERS: Fragment = {
         "description": f'`"..."` or without quotes, of 1 to {LONGEST_KEY} ASCII characters. A key creates one batch.',
         "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-+.-~]{1,255})$'},
     },
+    "X-Request-Id": {
+        "name": HEADER_OF_REQUEST_ID,
+        "in": "header",
+        "description": "The id of this request, for its answer and the server's log. Each request may have one.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    },
     "Content-Encoding": {
         "name": "Content-Encoding",
         "in": "header",
         "description": "The compression of the body. Limits apply to the decompressed size.",
-        "schema": {"enum": ["identity", *MEMBERS]},
+        "schema": one_of(["identity", *MEMBERS]),
     },
     "Prefer": {
         "name": "Prefer",

@@ -4,12 +4,28 @@ from penstock.metrics.exposition import OPEN_METRICS
 from penstock.metrics.exposition import TEXT as PROMETHEUS_TEXT
 from penstock.priority import Priority
 from penstock.service.openapi.answers import REJECTED, answers_of, endpoint
-from penstock.service.openapi.values import COUNT, MOST, RATE, TEXT, TIME, Fragment, list_of, object_of, ref
+from penstock.service.openapi.values import (
+    COUNT,
+    MOST,
+    RATE,
+    TEXT,
+    TIME,
+    Fragment,
+    list_of,
+    object_of,
+    one_of,
+    ref,
+    schema_of,
+)
 from penstock.service.operators.dead_letters import RedriveRequest
 
-REQUESTS = (RedriveRequest,)
+TAG: Fragment = {
+    "name": "Operators",
+    "description": "Dead letters, limits, queues and metrics. They need the scope `operate`.",
+}
+REQUESTS: Fragment = {"RedriveRequest": schema_of(RedriveRequest)}
 _QUEUE: Fragment = {
-    "priority": {"enum": list(Priority)},
+    "priority": one_of(Priority),
     "paused": {"type": "boolean"},
     "pausedAt": TIME,
     "waiting": COUNT,
@@ -20,11 +36,15 @@ def paths_for_operators() -> Fragment:
     return {
         "/dead-letters": {
             "get": endpoint(
-                "Show some of the dead letters", answers_of(200, "DeadLetters", 400, *REJECTED, 503), ["limit"]
+                "listDeadLetters",
+                "Show some of the dead letters",
+                answers_of(200, "DeadLetters", 400, *REJECTED, 503),
+                ["limit"],
             )
         },
         "/dead-letters/redrive": {
             "post": endpoint(
+                "redriveDeadLetters",
                 "Move dead letters back to the queue, all or those of one batch",
                 answers_of(202, "Redriven", 400, *REJECTED, 408, 413, 415, 422, 503),
                 body="RedriveRequest",
@@ -32,6 +52,7 @@ def paths_for_operators() -> Fragment:
         },
         "/limits": {
             "get": endpoint(
+                "listLimits",
                 "The limits that all consumers share, as they last wrote them",
                 answers_of(200, "Limits", *REJECTED, 503),
             )
@@ -46,16 +67,21 @@ def _paths_of_queues() -> Fragment:
     return {
         "/queues": {
             "get": endpoint(
-                "The queues of the priorities, and since when each is paused", answers_of(200, "Queues", *REJECTED, 503)
+                "listQueues",
+                "The queues of the priorities, and since when each is paused",
+                answers_of(200, "Queues", *REJECTED, 503),
             )
         },
         "/queues/{priority}/pause": {
             "post": endpoint(
-                "Pause a queue for all consumers", answers_of(200, "Queue", *answers), ["priority_of_queue"]
+                "pauseQueue",
+                "Pause a queue for all consumers",
+                answers_of(200, "Queue", *answers),
+                ["priority_of_queue"],
             )
         },
         "/queues/{priority}/resume": {
-            "post": endpoint("Resume a queue", answers_of(200, "Queue", *answers), ["priority_of_queue"])
+            "post": endpoint("resumeQueue", "Resume a queue", answers_of(200, "Queue", *answers), ["priority_of_queue"])
         },
     }
 
@@ -64,7 +90,7 @@ def _metrics() -> Fragment:
     answers = answers_of(200, "Metrics", *REJECTED, 406)
     for kind in (PROMETHEUS_TEXT, OPEN_METRICS):
         answers["200"]["content"][kind] = {"schema": {"type": "string", "description": "The Prometheus text format."}}
-    return endpoint("Metrics of this front end since it started", answers)
+    return endpoint("getMetrics", "Metrics of this front end since it started", answers)
 
 
 SCHEMAS: Fragment = {
@@ -101,5 +127,5 @@ SCHEMAS: Fragment = {
 }
 
 PARAMETERS: Fragment = {
-    "priority_of_queue": {"name": "priority", "in": "path", "required": True, "schema": {"enum": list(Priority)}},
+    "priority_of_queue": {"name": "priority", "in": "path", "required": True, "schema": one_of(Priority)},
 }

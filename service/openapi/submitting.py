@@ -5,12 +5,17 @@ from typing import Any
 from penstock.operations import Operations
 from penstock.service.content import JSON, NDJSON
 from penstock.service.openapi.answers import add_headers, answer, answers_of, endpoint
-from penstock.service.openapi.values import COUNT, TEXT, Fragment, list_of, object_of, ref
+from penstock.service.openapi.values import COUNT, INTEGER, TEXT, Fragment, list_of, object_of, ref, schema_of
 from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
 from penstock.settings import Settings
 
-REQUESTS = (BatchRequest, OperationRequest)
+TAG: Fragment = {
+    "name": "Submit",
+    "description": "Send a batch: many operations in one request. Small batches are answered immediately.",
+}
+REQUESTS: Fragment = {"BatchRequest": schema_of(BatchRequest), "OperationRequest": schema_of(OperationRequest)}
 WHERE: Fragment = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), TEXT)
+_RESULT: Fragment = {"description": "What the handler returned."}
 PARAMETERS: Fragment = {
     name: {
         "name": name,
@@ -39,8 +44,8 @@ def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
         "Preference-Applied",
         "Idempotent-Replayed",
     )
-    parameters = ["Idempotency-Key", "Prefer", *PARAMETERS]
-    described = endpoint("Run many operations", answers, parameters, body="BatchRequest")
+    parameters = ["Idempotency-Key", "Prefer", "X-Request-Id", *PARAMETERS]
+    described = endpoint("submitBatch", "Run many operations", answers, parameters, body="BatchRequest")
     described["requestBody"]["content"][NDJSON] = {"schema": _stream(settings)}
     offered = "\n".join(f"- `{route.name}`" for route in operations.routes)
     limit = f"Up to {settings.sync_max_operations:,} operations are run immediately and answered with their results."
@@ -53,15 +58,17 @@ def _stream(settings: Settings) -> Fragment:
     description = (
         f"One OperationRequest per line, up to {most:,}. Options are in the query, and metadata as metadata.NAME=VALUE."
     )
-    return {"type": "string", "description": description}
+    example = '{"id": "1", "method": "GET", "path": "/users/1"}\n{"id": "2", "method": "GET", "path": "/users/2"}\n'
+    return {"type": "string", "description": description, "examples": [example]}
 
 
 SCHEMAS: Fragment = {
     "Outcome": {
         "description": "The outcome of an operation: its result if it succeeded, otherwise its error.",
-        **object_of({"id": TEXT, "status": {"type": "integer"}}, {"result": {}, "error": object_of({"title": TEXT})}),
-        "oneOf": [{"required": ["result"]}, {"required": ["error"]}],
+        "oneOf": [ref("SucceededOutcome"), ref("FailedOutcome")],
     },
+    "SucceededOutcome": object_of({"id": TEXT, "status": INTEGER, "result": _RESULT}),
+    "FailedOutcome": object_of({"id": TEXT, "status": INTEGER, "error": object_of({"title": TEXT}, {"detail": TEXT})}),
     "Answered": object_of(
         {
             "summary": object_of({"total": COUNT, "succeeded": COUNT, "failed": COUNT}),

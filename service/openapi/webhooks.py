@@ -1,16 +1,35 @@
 """Describes webhook endpoints and deliveries."""
 
 from penstock.service.openapi.answers import REJECTED, add_headers, answers_of, endpoint, problems
-from penstock.service.openapi.values import COUNT, OPTIONAL_TEXT, TEXT, TIME, Fragment, list_of, object_of, ref
+from penstock.service.openapi.values import (
+    COUNT,
+    OPTIONAL_TEXT,
+    TEXT,
+    TIME,
+    Fragment,
+    list_of,
+    object_of,
+    one_of,
+    ref,
+    schema_of,
+    schema_of_changes,
+)
 from penstock.service.webhooks.endpoints import EndpointChange, EndpointRequest
 from penstock.webhooks.delivery import DeliveryState
 from penstock.webhooks.event import EventType
 
-REQUESTS = (EndpointRequest, EndpointChange)
+TAG: Fragment = {
+    "name": "Webhooks",
+    "description": "URLs that are told when a batch is final, and the deliveries to them.",
+}
+REQUESTS: Fragment = {
+    "EndpointRequest": schema_of(EndpointRequest),
+    "EndpointChange": schema_of_changes(EndpointChange),
+}
 _ENDPOINT_MEMBERS: Fragment = {
     "id": TEXT,
     "url": TEXT,
-    "types": list_of({"enum": list(EventType)}),
+    "types": list_of(one_of(EventType)),
     "description": OPTIONAL_TEXT,
     "disabled": {"type": "boolean"},
     "disabledReason": OPTIONAL_TEXT,
@@ -24,22 +43,34 @@ def paths() -> Fragment:
     path, on_endpoint = "/v1/webhook_endpoints", ["endpoint_id"]
     return {
         path: {
-            "get": endpoint("The webhook endpoints of the tenant", answers_of(200, "WebhookEndpoints", 501, 503)),
+            "get": endpoint(
+                "listWebhookEndpoints",
+                "The webhook endpoints of the tenant",
+                answers_of(200, "WebhookEndpoints", 501, 503),
+            ),
             "post": endpoint(
+                "createWebhookEndpoint",
                 "Make a webhook endpoint. It gets the events of batches that are accepted from now on",
                 answers_of(201, "NewWebhookEndpoint", 409, *of_body),
                 body="EndpointRequest",
             ),
         },
         f"{path}/{{endpoint_id}}": {
-            "get": endpoint("A webhook endpoint", answers_of(200, "WebhookEndpoint", *of_endpoint), on_endpoint),
+            "get": endpoint(
+                "getWebhookEndpoint",
+                "A webhook endpoint",
+                answers_of(200, "WebhookEndpoint", *of_endpoint),
+                on_endpoint,
+            ),
             "patch": endpoint(
+                "changeWebhookEndpoint",
                 "Change a webhook endpoint",
                 answers_of(200, "WebhookEndpoint", 404, *of_body),
                 on_endpoint,
                 body="EndpointChange",
             ),
             "delete": endpoint(
+                "deleteWebhookEndpoint",
                 "Delete a webhook endpoint. What is still to be delivered to it fails",
                 {"204": {"description": "It is deleted."}, **problems(*of_endpoint)},
                 on_endpoint,
@@ -47,6 +78,7 @@ def paths() -> Fragment:
         },
         f"{path}/{{endpoint_id}}/secret": {
             "get": endpoint(
+                "getWebhookSecret",
                 "The secret of a webhook endpoint. The id `callback` is for the callbackUrl of all batches",
                 answers_of(200, "WebhookSecret", *of_endpoint),
                 on_endpoint,
@@ -54,6 +86,7 @@ def paths() -> Fragment:
         },
         f"{path}/{{endpoint_id}}/rotate_secret": {
             "post": endpoint(
+                "rotateWebhookSecret",
                 "Replace the secret of a webhook endpoint. Events are signed with both for 24 hours",
                 answers_of(200, "WebhookSecret", 409, *of_endpoint),
                 on_endpoint,
@@ -61,6 +94,7 @@ def paths() -> Fragment:
         },
         f"{path}/{{endpoint_id}}/test": {
             "post": endpoint(
+                "testWebhookEndpoint",
                 "Send an event of the type webhook.test",
                 answers_of(202, "WebhookDelivery", 409, *of_endpoint),
                 on_endpoint,
@@ -69,7 +103,10 @@ def paths() -> Fragment:
         **_paths_of_deliveries(),
         "/webhooks/deliveries/{delivery_id}/replay": {
             "post": endpoint(
-                "Send an event again", answers_of(202, "WebhookDelivery", 409, *of_endpoint), ["delivery_id"]
+                "replayDelivery",
+                "Send an event again",
+                answers_of(202, "WebhookDelivery", 409, *of_endpoint),
+                ["delivery_id"],
             )
         },
     }
@@ -85,7 +122,10 @@ def _paths_of_deliveries(*errors: int) -> Fragment:
     return {
         "/webhooks/deliveries": {
             "get": endpoint(
-                "Deliveries of events, the newest first", answers, ["limit", "cursor", "tenant_of_deliveries"]
+                "listDeliveries",
+                "Deliveries of events, the newest first",
+                answers,
+                ["limit", "cursor", "tenant_of_deliveries"],
             )
         }
     }
@@ -100,7 +140,7 @@ SCHEMAS: Fragment = {
         {
             **dict.fromkeys(("id", "eventId", "endpointId", "type"), TEXT),
             "batchId": OPTIONAL_TEXT,
-            "state": {"enum": list(DeliveryState)},
+            "state": one_of(DeliveryState),
             "attempts": COUNT,
             **dict.fromkeys(("createdAt", "attemptedAt", "nextAttemptAt"), TIME),
             "status": {"description": "The status of the last response.", "type": ["integer", "null"]},

@@ -28,7 +28,7 @@ from penstock.webhooks.urls import LONGEST_URL, check_url
 
 _SECRET = {"Cache-Control": "no-store"}
 _Url = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
-_Type = Annotated[EventType, Field(strict=False), WithJsonSchema({"enum": list(EventType)})]
+_Type = Annotated[EventType, Field(strict=False), WithJsonSchema({"type": "string", "enum": list(EventType)})]
 _Types = Annotated[list[_Type], Field(min_length=1, max_length=len(EventType))]
 _Description = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 

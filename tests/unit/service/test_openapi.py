@@ -20,6 +20,7 @@ from penstock.batch import BatchState
 from penstock.clock import SystemClock
 from penstock.service.app import create_app, create_operator_app
 from penstock.service.openapi.document import describe, describe_for_operators
+from penstock.service.protocol import ConnectionRunner
 from penstock.service.routes import routes_for_clients, routes_for_operators, scopes_of
 from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts
@@ -91,7 +92,7 @@ class Server:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
-        self._runners: list[web.AppRunner] = []
+        self._runners: list[ConnectionRunner] = []
 
     def start(self) -> list[str]:
         """Return the URLs for clients and for operators."""
@@ -113,7 +114,7 @@ class Server:
         await parts.store.create_api_key(KEY)
         await parts.store.add_webhook_mark(mark_of("default"))
         app = create_app(build_settings(**SETTINGS), operations, parts.backend, SystemClock())
-        self._runners = [web.AppRunner(one, access_log=None) for one in (app, create_operator_app(app, "127.0.0.1"))]
+        self._runners = [ConnectionRunner(one) for one in (app, create_operator_app(app, "127.0.0.1"))]
         for runner in self._runners:
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
