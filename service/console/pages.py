@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from pydantic_core import from_json
 
 from penstock.service import cookie
-from penstock.service.console.rendering import DOWNLOAD, page
+from penstock.service.console.rendering import DOWNLOAD, own_path, page
 from penstock.service.problems import CONTENT_TYPE, Endpoint
 
 PREFIX = "/console"
@@ -71,16 +71,16 @@ def _open_page(request: web.Request) -> str:
 
 def _ask_for_key(request: web.Request, problem: dict[str, Any]) -> web.Response:
     if REFRESH in request.headers:
-        form = f"{PREFIX}/key?{urlencode({'then': _open_page(request)})}"
+        form = f"{PREFIX}/key?{urlencode({'then': own_path(request, _open_page(request))})}"
         return web.Response(status=problem["status"], headers={"HX-Redirect": form})
     is_read, has_key = request.method == hdrs.METH_GET, cookie.key_in(request) is not None
     # Browsers do not send the cookie when a person comes from another site. A request from this page has it.
     if is_read and not has_key and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
-        return page(request, "again.html", status=problem["status"], path=request.path_qs)
+        return page(request, "again.html", status=problem["status"], path=own_path(request, request.path_qs))
     return page(
         request,
         "key.html",
         status=problem["status"],
         error=problem["detail"] if has_key else None,
-        then=request.path_qs if is_read else PREFIX,
+        then=own_path(request, request.path_qs) if is_read else PREFIX,
     )

@@ -13,14 +13,25 @@ from penstock.service import cookie
 from penstock.service.callers import Caller
 from penstock.service.console import assets, texts
 from penstock.service.json_answer import BodyAnswer
-from penstock.service.keys import CALLER, CLOCK, OPERATOR_HOST
+from penstock.service.keys import CALLER, CLOCK, OPERATOR_HOST, SETTINGS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 HTML = "text/html"
+HOME = "/console"
 DOWNLOAD = web.RequestKey("download", str)  # the name of the file that a page lets the browser save
+
+
+def own_path(request: web.Request, path: str) -> str:
+    """Return the path if it is one of the console, and otherwise its first page.
+
+    A form must not lead to another site. A path with a key would show the key in the page.
+    """
+    is_own = path == HOME or path.startswith((f"{HOME}/", f"{HOME}?"))
+    has_key = request.app[SETTINGS].redaction.finds_key(path)
+    return path if is_own and not has_key and "\\" not in path and path.isprintable() else HOME
 
 
 @dataclass(frozen=True, slots=True)

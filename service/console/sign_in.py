@@ -6,23 +6,22 @@ from penstock.api_key import id_in
 from penstock.errors import NotAuthenticated
 from penstock.service import cookie
 from penstock.service.console.forms import read_form
-from penstock.service.console.rendering import back_to, page
+from penstock.service.console.rendering import HOME, back_to, own_path, page
 from penstock.service.keys import CALLERS, PRESENTED_KEY_ID
 
-HOME = "/console"
 _ENDED = "Your key is not valid any more."
 
 
 async def show(request: web.Request) -> web.Response:
     """Show the form. `then` is in the query if a page was open when its key ended."""
     then = request.query.get("then")
-    return page(request, "key.html", error=None if then is None else _ENDED, then=_own_path(then or HOME))
+    return page(request, "key.html", error=None if then is None else _ENDED, then=own_path(request, then or HOME))
 
 
 async def sign_in(request: web.Request) -> web.Response:
     """Keep a valid key in a cookie, and show the page that the person wanted to see."""
     form = await read_form(request)
-    key, then = form.get("key", "").strip().removeprefix("Bearer ").strip(), _own_path(form.get("then", HOME))
+    key, then = form.get("key", "").strip().removeprefix("Bearer ").strip(), own_path(request, form.get("then", HOME))
     request[PRESENTED_KEY_ID] = id_in(key)
     try:
         await request.app[CALLERS].find(key)
@@ -37,9 +36,3 @@ async def sign_out(request: web.Request) -> web.Response:
     answer = back_to("/console/key", "signed-out")
     cookie.forget_key(request, answer)
     return answer
-
-
-def _own_path(path: str) -> str:
-    """Return the path if it is one of the console. A form must not lead to another site."""
-    is_own = path == HOME or path.startswith((f"{HOME}/", f"{HOME}?"))
-    return path if is_own and "\\" not in path and path.isprintable() else HOME

@@ -48,10 +48,10 @@ from penstock.service.limits.charging import charged, check_something_left
 from penstock.service.limits.opening import check_room, opened
 from penstock.service.request_ids import request_id
 from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
+from penstock.service.webhooks.receivers import check_receiver
 from penstock.settings import DAY_SECONDS, Settings
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
-from penstock.webhooks.urls import check_url
 
 # The ids of one millisecond are independent of each other. By default they would be consecutive, so easy to guess.
 BATCH_IDS = ULIDGenerator(policy=PureRandomPolicy())
@@ -109,6 +109,7 @@ async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> N
     if options.atomic:
         _check_atomic(draft, request)
     _check_time(draft, options, request.app[CLOCK].now())
+    _check_metadata(draft, options, request.app[SETTINGS])
     if options.callback_url is not None:
         _check_callback(draft, options.callback_url, request.app[SETTINGS], atomic=options.atomic)
     await draft.check()
@@ -166,13 +167,20 @@ def _check_time(draft: Draft, options: BatchOptions, now: float) -> None:
         draft.flaws.add(ENVELOPE, Flaw("/notBefore", detail))
 
 
+def _check_metadata(draft: Draft, options: BatchOptions, settings: Settings) -> None:
+    """Note metadata that has a key: the table would keep it, and lists and events would show it."""
+    finds_key = settings.redaction.finds_key
+    if any(finds_key(name) or finds_key(value) for name, value in (options.metadata or {}).items()):
+        draft.flaws.add(ENVELOPE, Flaw("/metadata", "The metadata has a key of Penstock. Use another text."))
+
+
 def _check_callback(draft: Draft, url: str, settings: Settings, *, atomic: bool) -> None:
     settings.require_webhook_secrets()
     if atomic:
         detail = "An atomic batch is answered with its results, so it cannot have callbackUrl. Remove one of the two."
         draft.flaws.add(ENVELOPE, Flaw("/callbackUrl", detail))
     try:
-        check_url(url, settings.webhook_targets)
+        check_receiver(url, settings)
     except ValueError as error:
         draft.flaws.add(ENVELOPE, Flaw("/callbackUrl", f"{error}."))
 

@@ -21,10 +21,11 @@ from penstock.service.keys import BACKEND, CLOCK, SETTINGS, WEBHOOK_TENANTS
 from penstock.service.models import read_model
 from penstock.service.schemas import time_text
 from penstock.service.webhooks.deliveries import check_few_tests, delivery_body, new_delivery_of_test
+from penstock.service.webhooks.receivers import check_receiver
 from penstock.settings import Settings
 from penstock.webhooks.endpoint import CALLBACK, MOST_ENDPOINTS, MOST_ROTATIONS, Endpoint, Endpoints
 from penstock.webhooks.event import EventType
-from penstock.webhooks.urls import LONGEST_URL, check_url
+from penstock.webhooks.urls import LONGEST_URL
 
 _SECRET = {"Cache-Control": "no-store"}
 _Url = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
@@ -221,6 +222,6 @@ def _with_another(endpoints: Endpoints, endpoint: Endpoint) -> Endpoints:
 def _check_url(url: str, settings: Settings) -> None:
     settings.require_webhook_secrets()
     try:
-        check_url(url, settings.webhook_targets)
+        check_receiver(url, settings)
     except ValueError as error:
         raise InvalidRequest([Flaw("/url", f"{error}.")]) from None

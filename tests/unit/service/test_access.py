@@ -3,6 +3,7 @@
 from base64 import b64encode
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import hdrs, web
@@ -493,6 +494,32 @@ async def test_answer_shows_no_key_that_was_sent_in_a_wrong_place(serve: Serve, 
             shown = answer.content.decode() + repr(answer.headers)
             assert secret not in shown, (path, body)
             assert secret.replace("~", "~0").replace("/", "~1") not in shown, (path, body)
+
+
+@pytest.mark.parametrize("secret", [make_key("test").text, SPECIAL_KEY], ids=["key", "operator key"])
+@pytest.mark.parametrize("form", ["/console/%s", "/console?metadata=%s", "/console/key?then=/console/%s"])
+async def test_page_that_asks_for_a_key_shows_none(serve: Serve, secret: str, form: str) -> None:
+    service = await serve(operations, auth="keys", operator_key=SPECIAL_KEY)
+    path = form.replace("%s", quote(secret, safe=""))
+    for headers in ({}, {"Sec-Fetch-Site": "cross-site"}, {"HX-Request": "true", "HX-Current-URL": path}):
+        answer = await service.ask("GET", path, headers=headers, allow_redirects=False)
+        shown = answer.content.decode() + repr(answer.headers)
+        assert secret not in shown
+        assert quote(secret, safe="") not in shown
+
+
+@pytest.mark.parametrize("secret", [make_key("test").text, SPECIAL_KEY], ids=["key", "operator key"])
+async def test_nothing_that_the_table_keeps_for_long_may_have_a_key(
+    serve: Serve, parts: MemoryParts, secret: str
+) -> None:
+    service = await serve(operations, parts=parts, operator_key=SPECIAL_KEY, webhook_secret=WEBHOOK_SECRET)
+    url = f"https://receiver.example/?key={secret}"
+    headers = {"Prefer": "respond-async"}
+    for members in ({"metadata": {"key": secret}}, {"metadata": {secret[:64]: "x"}}, {"callbackUrl": url}):
+        problem = assert_problem(await service.post(ask_for("/run/a"), headers, **members), 422)
+        assert "a key of Penstock" in problem["errors"][0]["detail"]
+    problem = assert_problem(await service.ask("POST", "/v1/webhook_endpoints", json={"url": url}), 422)
+    assert problem["errors"][0]["pointer"] == "/url"
 
 
 async def test_key_as_a_tenant_is_rejected(serve: Serve) -> None:
