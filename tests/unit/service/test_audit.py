@@ -18,6 +18,7 @@ from penstock.testing import FakeClock, MemoryParts
 from tests.support.builders import NOW
 from tests.support.faults import Outage
 from tests.support.service import Serve, Service, ask_for, assert_problem
+from tests.unit.docs.pages import REPOSITORY
 from tests.unit.service.conftest import Logs
 from tests.unit.service.test_access import (
     BATCH,
@@ -138,6 +139,11 @@ async def test_change_is_in_the_audit(service: Service, logs: Logs, route: Route
 def test_every_action_is_some_change() -> None:
     assert {*CHANGES.values()} == {*Action, None} - {Action.REJECTED}
     assert {(route.method, route.path) for route in CHANGING} == set(CHANGES)
+
+
+def test_every_action_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "access.md").read_text()
+    assert [action for action in Action if f"`{action}`" not in page] == []
 
 
 @pytest.mark.parametrize("route", WITH_CALL, ids=name_of)
