@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
 
@@ -40,6 +40,7 @@ class Command:
     module: str
     help: str
     extra: Extra | None = None
+    words: tuple[str, ...] = ()  # that its program gets before the options
 
     @property
     def missing_extra(self) -> str | None:
@@ -58,6 +59,23 @@ COMMANDS = {
         "penstock.infra.provision", "Create the queues and the table on servers other than AWS.", SERVER
     ),
     "submit": Command("penstock.cli.submit", "Submit a file of operations and wait for the results."),
+    **{
+        name: Command("penstock.cli.batches", text, words=(name,))
+        for name, text in {
+            "list": "List batches, the newest first.",
+            "status": "Show how far a batch is.",
+            "watch": "Show the progress of a batch until it has finished.",
+            "results": "Show the outcomes of a batch, or write them to a file.",
+            "failures": "Show what failed in a batch, and why.",
+            "rejected": "Write the rows that failed to a file, to be corrected.",
+            "cancel": "Cancel a batch.",
+            "pause": "Pause a batch.",
+            "resume": "Go on with a paused batch.",
+            "retry": "Run failed operations of a batch again.",
+            "dead-letters": "Show what failed after its last attempt.",
+            "redrive": "Run what is in the dead letter queue again.",
+        }.items()
+    },
     "keys": Command("penstock.cli.keys", "Make, list, rotate and revoke API keys."),
     "limits": Command("penstock.cli.limits", "Show the limits that all consumers share."),
     "queues": Command("penstock.cli.queues", "Show the queues of the priorities, and pause and resume them."),
@@ -78,7 +96,7 @@ class _PassedThrough(TyperCommand):
         """Let the program complete its options: it inherits the environment, which holds what the shell asks."""
         command = COMMANDS[str(self.name)]
         if command.missing_extra is None:
-            _become(command, ())
+            _become(replace(command, words=()), ())
         return []
 
 
@@ -119,7 +137,7 @@ for _name, _command in COMMANDS.items():
 
 def _become(command: Command, arguments: Sequence[str]) -> NoReturn:
     """Replace this process by the command's program."""
-    words = programs.command(command.module, *arguments)
+    words = programs.command(command.module, *command.words, *arguments)
     sys.stdout.flush()
     if os.name == "nt":  # exec would return to the shell while the program still runs
         sys.exit(subprocess.call(words))  # noqa: S603 - our own program, no shell

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.operations_file import FileFormat, InvalidFile, parse_delimiter
+from penstock.cli.operations_file import FileFormat
+from penstock.files.csv_lines import parse_delimiter
 
 
 def _delimiter(text: str) -> str:
     try:
         return parse_delimiter(text)
-    except InvalidFile as error:
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
@@ -34,6 +35,10 @@ Delimiter = Annotated[
         parser=_delimiter,
         help="CSV: the character between cells, or tab. [default: a comma, semicolon or tab, as in the header]",
     ),
+]
+Charset = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="CSV: the charset of the file, such as cp1252 or utf-16. [default: utf-8]"),
 ]
 Format = Annotated[
     FileFormat | None, typer.Option("--format", help="The format of the file, if its name does not tell.")

@@ -1,14 +1,13 @@
 """`penstock keys`: makes, lists, rotates and revokes API keys through the HTTP API."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
 from penstock.api_key import Scope, is_key_id
-from penstock.cli.operating import AsJson, call, print_table
-from penstock.cli.server import Url
+from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
+from penstock.cli.terminal import print_json, print_table
 from penstock.process import command_line
 
 _REVOKED_SECONDS = 60
@@ -51,7 +50,7 @@ def create(  # noqa: PLR0917 - the command line names them
         int | None, typer.Option(min=1, help="The most operations submitted with the key that have not finished.")
     ] = None,
     as_json: AsJson = False,
-    url: Url = "http://127.0.0.1:8080",
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Make a key and print it. It is not stored, so it is not shown again."""
     wanted = {
@@ -66,13 +65,13 @@ def create(  # noqa: PLR0917 - the command line names them
 
 
 @app.command("list")
-def list_(as_json: AsJson = False, url: Url = "http://127.0.0.1:8080") -> None:
+def list_(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List all keys, without their texts."""
     answer = call(url, "GET", "keys")
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
     else:
-        print_table([_HEADINGS, *(_cells(key, datetime.now(UTC)) for key in answer["keys"])])
+        print_table(_HEADINGS, [_cells(key, datetime.now(UTC)) for key in answer["keys"]])
 
 
 @app.command()
@@ -81,7 +80,7 @@ def rotate(
     overlap_hours: Annotated[float, typer.Option(min=0, max=720, help="How many hours the old key still works.")] = 24,
     expires_days: ExpiresDays = None,
     as_json: AsJson = False,
-    url: Url = "http://127.0.0.1:8080",
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Replace a key by a new one for the same tenant and scopes, and print the new one."""
     wanted = {"overlapSeconds": round(overlap_hours * 3600), **_expiry(expires_days)}
@@ -92,11 +91,11 @@ def rotate(
 
 
 @app.command()
-def revoke(key_id: KeyId, as_json: AsJson = False, url: Url = "http://127.0.0.1:8080") -> None:
+def revoke(key_id: KeyId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Revoke a key."""
     answer = call(url, "DELETE", f"keys/{key_id}")
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
     else:
         typer.echo(f"The key {answer['id']} is revoked. Requests may be accepted for {_REVOKED_SECONDS} s more.")
 
@@ -110,7 +109,7 @@ def _expiry(days: int | None) -> dict[str, str]:
 def _show_key(answer: Any, as_json: bool) -> None:
     """Print the key to standard output, where a script can read it."""
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
         return
     typer.echo(answer["key"])
     typer.echo(f"The key {answer['id']} belongs to {answer['tenant']}. It is not shown again.", err=True)

@@ -1,12 +1,9 @@
 """`penstock limits`: shows the limits that all consumers share, through the HTTP API."""
 
-import json
 from typing import Any
 
-import typer
-
-from penstock.cli.operating import AsJson, call, print_table
-from penstock.cli.server import Url
+from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
+from penstock.cli.terminal import print_json, print_table
 from penstock.process import command_line
 
 _HEADINGS = ["name", "rate", "declared", "running", "not before", "last cut", "consumers", "as of", "state"]
@@ -16,13 +13,13 @@ def main() -> None:
     command_line.run("limits", limits)
 
 
-def limits(as_json: AsJson = False, url: Url = "http://127.0.0.1:8080") -> None:
+def limits(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Show the limits that all consumers share. The variable PENSTOCK_API_KEY has a key with the scope operate."""
     answer = call(url, "GET", "limits")
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
     else:
-        print_table([_HEADINGS, *(_cells(limit) for limit in answer["limits"])])
+        print_table(_HEADINGS, [_cells(limit) for limit in answer["limits"]])
 
 
 def _cells(limit: Any) -> list[str]:

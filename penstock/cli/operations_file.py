@@ -1,36 +1,29 @@
-"""Reads a JSON, NDJSON or CSV file as operations. Nothing here talks to a server.
+"""Reads a JSON, NDJSON or CSV file as operations, one after the other. Nothing here talks to a server."""
 
-The whole file is read before anything is posted, so if its last line is invalid, nothing is submitted. Each operation
-is kept as the bytes that are sent: they take a fraction of the memory of Python objects.
-"""
-
-import csv
-import itertools
 import json
 import re
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
-from urllib.parse import quote
+
+from penstock.client.errors import InvalidFile
+from penstock.errors import InvalidRequest
+from penstock.files.charset import UTF_8, UnknownCharset
+from penstock.files.csv_lines import CsvLines, Row
+from penstock.files.template import Template
 
 STANDARD_INPUT = Path("-")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel writes and reads it as the first line
-_QUOTED = re.compile(r'"[^"]*("|$)')
-_DELIMITERS = ",;\t|"  # those that are found without being named; in doubt, the first one
-_LARGEST_CELL = 2**31 - 1  # the csv module's own limit is 131,072 characters
+_LARGEST_ROW = 2**31 - 1
+_PIECE_BYTES = 256 * 1024
 _EXPECTED = re.compile(r"[1-5]\d\d(\|[1-5]\d\d)*")
-
-
-class InvalidFile(Exception):
-    """The file cannot be read as operations. The message names the file, the line and what is expected."""
 
 
 class FileFormat(StrEnum):
@@ -76,29 +69,14 @@ class OperationsFile:
     def is_atomic(self) -> bool:
         return self.envelope.get("atomic") is True
 
-    def with_options(self, options: Mapping[str, Any]) -> "OperationsFile":
-        """Return the file with the options of the command line. They override what the file says."""
-        given = {name: value for name, value in options.items() if value is not None}
-        return replace(self, envelope={**self.envelope, **given})
-
     @property
     def has_expectations(self) -> bool:
         """Return True if the operations have expected statuses: with --expect all of them have, else none."""
         return bool(self.operations) and self.operations[0].expected is not None
 
-    def places(self, spans: Iterable[range]) -> str:
-        """Return the places of these operations, such as "lines 2 to 1001, line 2002". The spans are in order."""
-        joined: list[range] = []
-        for span in spans:
-            if joined and joined[-1].stop == span.start:
-                joined[-1] = range(joined[-1].start, span.stop)
-            else:
-                joined.append(span)
-        return ", ".join(map(self._place, joined))
-
-    def _place(self, span: range) -> str:
-        first, last = self.operations[span.start].number, self.operations[span.stop - 1].number
-        return f"{self.noun} {first}" if len(span) == 1 else f"{self.noun}s {first} to {last}"
+    def place(self, index: int) -> str:
+        """Return the place of an operation, such as "line 2"."""
+        return f"{self.noun} {self.operations[index].number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +88,25 @@ class Reading:
     path: str | None = None
     expect: str | None = None
     delimiter: str | None = None
+    charset: str | None = None
+
+    @property
+    def template(self) -> Template:
+        """Return which operation a row of a CSV file is. The column with expected statuses is not sent."""
+        names = {} if self.expect is None else {self.expect: None}
+        return Template((self.method or "").upper(), self.path or "", names)
 
 
-def parse_delimiter(text: str) -> str:
-    """Return the character that separates cells, for the text of the option. Raise InvalidFile."""
-    delimiter = "\t" if text.lower() in {"tab", "\\t"} else text
-    if len(delimiter) != 1 or delimiter in '"\r\n\0':
-        raise InvalidFile(f"{text!r} should be one character, such as ; or |, or the word tab.")
-    return delimiter
+@dataclass(slots=True)
+class Source:
+    """A file that is open. It names the file, and what is counted in it, in error messages."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Names the file, and what is counted in it, in error messages."""
-
+    stream: BinaryIO
     name: str
-    noun: str = "line"
+    format: FileFormat
+    noun: str
+    columns: list[str] = field(default_factory=list)  # of a CSV file, as soon as they are known
+    delimiter: str = ","
 
     def reject(self, what: str, number: int | None = None) -> NoReturn:
         place = self.name if number is None else f"{self.name}, {self.noun} {number}"
@@ -134,20 +115,29 @@ class _Source:
 
 def read_operations(path: Path, reading: Reading) -> OperationsFile:
     """Return all operations of the file, or of standard input if the path is ``-``. Raise InvalidFile."""
+    with open_file(path, reading) as source:
+        envelope, operations = read_source(source, reading)
+        file = OperationsFile(source.name, source.noun, tuple(operations), envelope)
+    if not file.operations:
+        source.reject("contains no operations.")
+    return file
+
+
+@contextmanager
+def open_file(path: Path, reading: Reading) -> Iterator[Source]:
+    """Open the file, or standard input if the path is ``-``. Raise InvalidFile if it cannot be read."""
     name = "standard input" if path == STANDARD_INPUT else str(path)
     file_format = reading.format or _format_of(path, name)
     _check_options(name, file_format, reading)
+    noun = "operation" if file_format is FileFormat.JSON else "line"
     try:
         if path == STANDARD_INPUT:
-            file = _read(sys.stdin.buffer, name, file_format, reading)
+            yield Source(sys.stdin.buffer, name, file_format, noun)
         else:
             with path.open("rb") as stream:
-                file = _read(stream, name, file_format, reading)
+                yield Source(stream, name, file_format, noun)
     except OSError as error:
         raise InvalidFile(f"{name}: cannot be read ({error.strerror}).") from error
-    if not file.operations:
-        raise InvalidFile(f"{name}: contains no operations.")
-    return file
 
 
 def _format_of(path: Path, name: str) -> FileFormat:
@@ -158,161 +148,111 @@ def _format_of(path: Path, name: str) -> FileFormat:
 
 def _check_options(name: str, file_format: FileFormat, reading: Reading) -> None:
     given = [option for option in (reading.method, reading.path) if option]
-    if file_format is FileFormat.CSV and len(given) < 2:
-        raise InvalidFile(
-            f"{name}: a CSV file needs --method and --path, for example --method PUT --path '/users/{{id}}'."
-        )
-    if file_format is not FileFormat.CSV and reading.delimiter:
-        raise InvalidFile(f"{name}: --delimiter is for CSV files.")
-    if file_format is not FileFormat.CSV and given:
+    if file_format is FileFormat.CSV:
+        if len(given) < 2:
+            raise InvalidFile(
+                f"{name}: a CSV file needs --method and --path, for example --method PUT --path '/users/{{id}}'."
+            )
+        return
+    if reading.delimiter or reading.charset:
+        option = "--delimiter" if reading.delimiter else "--charset"
+        raise InvalidFile(f"{name}: {option} is for CSV files.")
+    if given:
         raise InvalidFile(f"{name}: --method and --path are for CSV files. In this file each operation names its own.")
 
 
-def _read(stream: BinaryIO, name: str, file_format: FileFormat, reading: Reading) -> OperationsFile:
-    if file_format is FileFormat.JSON:
-        return _read_json(stream, _Source(name, "operation"), reading)
-    source = _Source(name)
-    read = _read_csv if file_format is FileFormat.CSV else _read_ndjson
-    return OperationsFile(name, source.noun, tuple(read(stream, source, reading)))
+def read_source(source: Source, reading: Reading) -> tuple[Mapping[str, Any], Iterator[FileOperation]]:
+    """Return the members of a JSON document except its operations, and the operations. A JSON document is in memory."""
+    match source.format:
+        case FileFormat.JSON:
+            return _read_json(source, reading)
+        case FileFormat.NDJSON:
+            return {}, _read_ndjson(source, reading)
+        case FileFormat.CSV:
+            return {}, read_rows(iter(lambda: source.stream.read(_PIECE_BYTES), b""), source, reading)
 
 
-def _read_json(stream: BinaryIO, source: _Source, reading: Reading) -> OperationsFile:
-    lines = _Source(source.name)
-    document = _parse("".join(_text_lines(stream, lines)), lines)
+def _read_json(source: Source, reading: Reading) -> tuple[Mapping[str, Any], Iterator[FileOperation]]:
+    document = _parse("".join(_text_lines(source)), source)
     envelope = document if isinstance(document, dict) else {"operations": document}
     operations = envelope.pop("operations", None)
     if not isinstance(operations, list):
         source.reject('should be {"operations": [...]}, or a bare list of operations.')
-    return OperationsFile(
-        source.name,
-        source.noun,
-        tuple(_operation(entry, number, source, reading) for number, entry in enumerate(operations, 1)),
-        envelope,
-    )
+    return envelope, (_operation(entry, number, source, reading) for number, entry in enumerate(operations, 1))
 
 
-def _read_ndjson(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[FileOperation]:
-    for number, line in enumerate(_text_lines(stream, source), 1):
+def _read_ndjson(source: Source, reading: Reading) -> Iterator[FileOperation]:
+    for number, line in enumerate(_text_lines(source), 1):
         if line.strip():
             yield _operation(_parse(line, source, number), number, source, reading)
 
 
-def _operation(entry: Any, number: int, source: _Source, reading: Reading) -> FileOperation:
+def _operation(entry: Any, number: int, source: Source, reading: Reading) -> FileOperation:
     """Read an operation from a member of a JSON list or a line of NDJSON."""
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("method", "path")):
         source.reject('should be an object like {"method": "POST", "path": "/users", "body": {...}}.', number)
-    expected = _take_expected(entry, number, source, reading)
+    expected = None if reading.expect is None else _expected(entry.pop(reading.expect, ""), number, source, reading)
     return _encode(entry, number, expected, source)
 
 
-def _read_csv(stream: BinaryIO, source: _Source, reading: Reading) -> Iterator[FileOperation]:
-    """Read one operation from each row. The columns that the path names fill it. The others make the body."""
-    rows = _csv_rows(_text_lines(stream, source), source, reading.delimiter)
-    method, path = (reading.method or "").upper(), reading.path or ""
-    in_path = _PLACEHOLDER.findall(path)
-    header_line, header = next(rows, (1, []))
-    columns = _without_empty_end(header)
-    _check_header(columns, header_line, in_path, source, reading)
-    for number, row in rows:
-        if any(row[len(columns) : len(header)]):
-            source.reject(f"{_BAD_HEADER} A column at its end has no name.", header_line)
-        if len(row) < len(columns) or any(row[len(columns) :]):
-            hint = _DELIMITER_HINT if len(row) == 1 and not reading.delimiter else ""
-            source.reject(f"has {_cells(len(row))} where the header has {len(columns)}.{hint}", number)
-        cells = dict(zip(columns, row, strict=False))  # spreadsheets end each row with the same number of commas
-        operation: dict[str, Any] = {"method": method, "path": _fill_path(path, cells, number, source)}
-        expected = _take_expected(cells, number, source, reading)
-        body = {column: cell for column, cell in cells.items() if cell and column not in in_path}
-        if body or method not in {"GET", "DELETE"}:
-            operation["body"] = body
-        yield _encode(operation, number, expected, source)
+def read_rows(pieces: Iterable[bytes], source: Source, reading: Reading) -> Iterator[FileOperation]:
+    """Read one operation from each row of a CSV file, as the server does. Raise InvalidFile."""
+    template = reading.template
+    for row in rows_of(pieces, source, reading):
+        operation = template.operation_of_row(row)
+        if isinstance(operation, str):
+            source.reject(operation, row.number)
+        expected = None
+        if reading.expect is not None:
+            expected = _expected(row.cells[reading.expect], row.number, source, reading)
+        yield _encode(operation, row.number, expected, source)
 
 
-def _csv_rows(lines: Iterator[str], source: _Source, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Return each row with the line it starts on: a quoted cell may contain line breaks.
-
-    Rows without any content, such as `,,,` or `, ,`, are skipped.
-    """
-    csv.field_size_limit(_LARGEST_CELL)
-    lines, found = _find_delimiter(lines, source)
-    reader = csv.reader(lines, strict=True, delimiter=delimiter or found)
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            source.reject(_csv_mistake(error), number)
-        if row is None:
-            return
-        if any(map(str.strip, row)):
-            yield number, row
-
-
-def _find_delimiter(lines: Iterator[str], source: _Source) -> tuple[Iterator[str], str]:
-    """Return the same number of lines, and the delimiter that the file names or that its header has most often."""
-    first = next(lines, "")
-    if "\0" in first:
-        source.reject("contains a NUL character. If the file is UTF-16, save it as UTF-8.", 1)
-    if named := _SEPARATOR_LINE.fullmatch(first):
-        return itertools.chain(["\n"], lines), named[1]
-    skipped = [first]
-    while not skipped[-1].strip(_DELIMITERS + "\r\n") and (line := next(lines, None)) is not None:
-        skipped.append(line)
-    header = _QUOTED.sub("", skipped[-1])
-    return itertools.chain(skipped, lines), max(_DELIMITERS, key=header.count)
+def rows_of(pieces: Iterable[bytes], source: Source, reading: Reading) -> Iterator[Row]:
+    """Yield each row of a CSV file. Raise InvalidFile if the file cannot be read, or lacks a column."""
+    try:
+        lines = CsvLines(
+            most_bytes=_LARGEST_ROW,
+            most_lines=sys.maxsize,
+            delimiter=reading.delimiter,
+            charset=reading.charset or UTF_8,
+        )
+        for row in _rows(lines, pieces):
+            if not source.columns:
+                source.columns.extend(lines.columns or ())
+                source.delimiter = lines.delimiter or ","
+                _check_columns(source, reading)
+            yield row
+    except UnknownCharset as error:
+        source.reject(str(error))
+    except InvalidRequest as error:
+        [flaw] = error.flaws
+        source.reject(with_options(flaw.detail), flaw.line)
 
 
-def _csv_mistake(error: csv.Error) -> str:
-    if "new-line character" in str(error):
-        return "contains a CR without an LF, as old Mac programs end lines. Save the file with LF or CRLF line breaks."
-    return f"is not a valid CSV row ({error})."
+def _rows(lines: CsvLines, pieces: Iterable[bytes]) -> Iterator[Row]:
+    for piece in pieces:
+        yield from lines.feed(piece)
+    yield from lines.end()
 
 
-def _without_empty_end(row: list[str]) -> list[str]:
-    """Return the row without the empty cells at its end."""
-    count = max((place for place, cell in enumerate(row, 1) if cell.strip()), default=0)
-    return row[:count]
+def _check_columns(source: Source, reading: Reading) -> None:
+    for needed in [*reading.template.in_path, *([reading.expect] if reading.expect else [])]:
+        if needed not in source.columns:
+            hint = " If another character separates them, name it with --delimiter." if len(source.columns) == 1 else ""
+            source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, source.columns))}.{hint}")
 
 
-_DELIMITER_HINT = " If another character separates them, name it with --delimiter."
-_BAD_HEADER = "should be a header in which every column has a different name."
+def with_options(detail: str) -> str:
+    """Return what the server says to do with the names that the options have here."""
+    return detail.replace("charset=", "--charset ").replace("delimiter=.", "--delimiter.")
 
 
-def _check_header(columns: list[str], number: int, in_path: Iterable[str], source: _Source, reading: Reading) -> None:
-    if not columns:
-        return  # the file is empty, and is rejected for that
-    for place, column in enumerate(columns, 1):
-        if not column.strip():
-            source.reject(f"{_BAD_HEADER} Column {place} has no name.", number)
-        if column in columns[: place - 1]:
-            source.reject(f"{_BAD_HEADER} Two columns have the name {column[:100]!r}.", number)
-    for needed in [*in_path, *([reading.expect] if reading.expect else [])]:
-        if needed not in columns:
-            hint = _DELIMITER_HINT if len(columns) == 1 else ""
-            source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, columns))}.{hint}", number)
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
-
-
-def _fill_path(path: str, cells: dict[str, str], number: int, source: _Source) -> str:
-    def fill(placeholder: re.Match[str]) -> str:
-        if not (cell := cells[placeholder[1]]):
-            source.reject(f"column {placeholder[1]!r} is empty, and the path {path} needs it.", number)
-        return quote(cell, safe="")
-
-    return _PLACEHOLDER.sub(fill, path)
-
-
-def _take_expected(entry: dict[str, Any], number: int, source: _Source, reading: Reading) -> frozenset[int] | None:
-    """Remove the expected statuses from the operation and return them: they are not sent to the server."""
-    if reading.expect is None:
-        return None
-    value = str(entry.pop(reading.expect, ""))
-    if not _EXPECTED.fullmatch(value):
-        source.reject(f"{reading.expect!r} should be a status such as 201, or 201|409, not {value!r}.", number)
-    return _statuses(value)
+def _expected(value: Any, number: int, source: Source, reading: Reading) -> frozenset[int]:
+    """Return the expected statuses, which are not sent to the server."""
+    if not _EXPECTED.fullmatch(str(value)):
+        source.reject(f"{reading.expect!r} should be a status such as 201, or 201|409, not {str(value)!r}.", number)
+    return _statuses(str(value))
 
 
 @cache
@@ -321,7 +261,7 @@ def _statuses(text: str) -> frozenset[int]:
     return frozenset(map(int, text.split("|")))
 
 
-def _encode(operation: dict[str, Any], number: int, expected: frozenset[int] | None, source: _Source) -> FileOperation:
+def _encode(operation: dict[str, Any], number: int, expected: frozenset[int] | None, source: Source) -> FileOperation:
     """Encode an operation. Without an id it gets its number, so that ids are unique over several batches."""
     own_id = operation.pop("id", None)
     operation = {"id": str(number) if own_id is None else own_id, **operation}
@@ -332,7 +272,7 @@ def _encode(operation: dict[str, Any], number: int, expected: frozenset[int] | N
         source.reject(f"contains a value that cannot be sent as JSON ({error}).", number)
 
 
-def _parse(text: str, source: _Source, number: int | None = None) -> Any:
+def _parse(text: str, source: Source, number: int | None = None) -> Any:
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
@@ -341,22 +281,27 @@ def _parse(text: str, source: _Source, number: int | None = None) -> Any:
             hint = " NDJSON has one complete operation on each line."
         elif error.msg == "Extra data":
             hint = " If it has one operation on each line, use --format ndjson."
-        source.reject(f"is not JSON ({error.msg.lower()}, column {error.colno}).{hint}", number or error.lineno)
+        _lines(source).reject(f"is not JSON ({error.msg.lower()}, column {error.colno}).{hint}", number or error.lineno)
     except (ValueError, RecursionError) as error:  # NaN, a number of 5,000 digits, 10,000 brackets
-        source.reject(f"is JSON that cannot be sent ({error}).", number)
+        _lines(source).reject(f"is JSON that cannot be sent ({error}).", number)
 
 
 def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON value")
 
 
-def _text_lines(stream: BinaryIO, source: _Source) -> Iterator[str]:
+def _lines(source: Source) -> Source:
+    """Return the same source for an error that is on a line of a JSON file."""
+    return Source(source.stream, source.name, source.format, "line")
+
+
+def _text_lines(source: Source) -> Iterator[str]:
     """Return the lines as text. They are decoded one by one, so that an invalid byte has a line number."""
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(source.stream, 1):
         try:
             yield (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).decode()
         except UnicodeDecodeError:
-            source.reject(f"is not UTF-8. Save the file as UTF-8.{_encoding_hint(line)}", number)
+            _lines(source).reject(f"is not UTF-8. Save the file as UTF-8.{_encoding_hint(line)}", number)
 
 
 _OTHER_FORMATS = {
@@ -367,16 +312,10 @@ _OTHER_FORMATS = {
 
 
 def _encoding_hint(line: bytes) -> str:
-    """Return what the encoding seems to be, and how to convert it."""
+    """Return what the file seems to be, and how to convert it."""
     for start, hint in _OTHER_FORMATS.items():
         if line.startswith(start):
             return f" {hint}"
     if line.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        name, encoding = "UTF-16", "UTF-16"
-    else:
-        try:
-            line.decode("cp1252")
-        except UnicodeDecodeError:
-            return ""
-        name, encoding = "Windows-1252", "CP1252"
-    return f" It seems to be {name}: save it as CSV UTF-8 in Excel, or run `iconv -f {encoding} -t UTF-8 OLD > NEW`."
+        return " It seems to be UTF-16: run `iconv -f UTF-16 -t UTF-8 OLD > NEW`."
+    return ""

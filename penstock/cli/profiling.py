@@ -19,8 +19,9 @@ from ulid import ULID
 
 from penstock.application import find_application
 from penstock.chunk import Chunk, Operation
-from penstock.cli.file_options import Delimiter, Expect, File, Format, Method, OperationPath
-from penstock.cli.operations_file import InvalidFile, OperationsFile, Reading, read_operations
+from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Method, OperationPath
+from penstock.cli.operations_file import OperationsFile, Reading, read_operations
+from penstock.client.errors import InvalidFile
 from penstock.distribution import install_command
 from penstock.errors import Misconfigured, PenstockError
 from penstock.metrics.exposition import figures_of
@@ -69,6 +70,7 @@ def profile(
     path: OperationPath = None,
     expect: Expect = None,
     delimiter: Delimiter = None,
+    charset: Charset = None,
     file_format: Format = None,
     concurrency: Annotated[
         int,
@@ -85,7 +87,7 @@ def profile(
     """
     command_line.apply_common_options(app)
     try:
-        code = _profile(file, Reading(file_format, method, path, expect, delimiter), concurrency)
+        code = _profile(file, Reading(file_format, method, path, expect, delimiter, charset), concurrency)
     except (PenstockError, InvalidFile) as error:
         typer.echo(f"penstock profile: {error}", err=True)
         code = NOT_RUN
@@ -135,7 +137,7 @@ def _check(file: OperationsFile, operations: Sequence[Operation], application: O
         try:
             application.match(operation.method, operation.path).arguments(operation.path, operation.body)
         except InvalidOperation as error:
-            place = file.places([range(operation.index, operation.index + 1)])
+            place = file.place(operation.index)
             errors += [f"{place}, {flaw.pointer.lstrip('/')}: {flaw.detail}" for flaw in error.flaws]
     if errors:
         more = [f"and {len(errors) - LISTED:,} more"] if len(errors) > LISTED else []
@@ -239,7 +241,7 @@ def _print_failures(file: OperationsFile, measured: Measurements) -> None:
     for outcome in failures[:LISTED]:
         error = outcome.error or {}
         words = ": ".join(str(error[part]) for part in ("title", "detail") if part in error) or "succeeded"
-        typer.echo(f"  {file.places([range(outcome.index, outcome.index + 1)])}  {outcome.status}  {words}")
+        typer.echo(f"  {file.place(outcome.index)}  {outcome.status}  {words}")
 
 
 def _is_failure(outcome: Outcome, expected: frozenset[int] | None) -> bool:

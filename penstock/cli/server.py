@@ -1,65 +1,102 @@
-"""How the commands reach the server: its URL, the key that they send, and the problems that it answers."""
+"""How the commands reach the server: its URL, the key that they send, and what an error tells the user to do."""
 
-from contextlib import suppress
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
-import aiohttp
 import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
-from yarl import URL
 
-PROBLEM_TYPE = "application/problem+json"
-NO_TYPE = "about:blank"  # of a problem that is no more than its status
+from penstock.cli.terminal import one_line, print_error
+from penstock.client import (
+    Client,
+    ClientError,
+    InvalidBatch,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    Patience,
+    Problem,
+    ServerUnreachable,
+)
+from penstock.client.errors import NO_TYPE
+from penstock.client.transport import read_url
+from penstock.errors import PenstockError
+from penstock.settings import read_client_key
 
-Url = Annotated[str, typer.Option(envvar="PENSTOCK_URL", help="The URL of Penstock.")]
-
-
-def read_server(url: str) -> URL:
-    """Return the URL of the server. Raises BadParameter if it is not one."""
-    with suppress(ValueError):
-        server = URL(url)
-        if server.scheme in {"http", "https"} and server.host:
-            return server
-    raise typer.BadParameter(f"{url!r} should look like http://127.0.0.1:8080.", param_hint="--url")
-
-
-def authorization(key: str | None) -> dict[str, str]:
-    """Return the header that carries a key."""
-    return {} if key is None else {"Authorization": f"Bearer {key}"}
-
-
-class Body(BaseModel):
-    """A JSON object of the server. Members that are not known here are ignored."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+DEFAULT_URL = "http://127.0.0.1:8080"
+_PATIENCE = Patience(seconds=20, quota_seconds=60)  # somebody waits for the command
+_LISTED = 10
 
 
-class ProblemError(Body):
-    pointer: str = ""
-    detail: str = ""
+def _url(text: str) -> str:
+    try:
+        return str(read_url(text)).rstrip("/")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-class Problem(Body):
-    """A problem as RFC 9457 describes it, or what is known of an error response in another format."""
-
-    type: str = NO_TYPE
-    title: str = ""
-    detail: str = ""
-    errors: list[ProblemError] = Field(default_factory=list)
-    error_count: int = 0  # larger than the length of `errors` if the server did not list all
-    max_operations: int | None = None
-    max_body_bytes: int | None = None
-
-    def __str__(self) -> str:
-        """Return the problem without a full stop at the end, for use inside a sentence."""
-        return f"{self.title}: {self.detail.rstrip('.')}" if self.detail else self.title
+Url = Annotated[str, typer.Option(envvar="PENSTOCK_URL", parser=_url, metavar="URL", help="The URL of Penstock.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-async def read_problem(response: aiohttp.ClientResponse) -> Problem:
-    """Return the problem in an error response."""
-    if response.content_type == PROBLEM_TYPE:
-        with suppress(ValidationError):
-            return Problem.model_validate_json(await response.read())
-    location = response.headers.get("Location", "")
-    return Problem(title=response.reason or "", detail=location and f"it redirects to {location}")
+class CallFailed(PenstockError):
+    """The server did not answer as it should. The message says what to do."""
+
+
+@contextmanager
+def connected(url: str, *, for_operators: bool = False) -> Iterator[Client]:
+    """Return a client of the server. What it raises becomes CallFailed, with what to do."""
+    try:
+        with Client(url, read_client_key(), patience=_PATIENCE, tell=print_error) as client:
+            yield client
+    except ClientError as error:
+        raise CallFailed(explain(error, url, for_operators=for_operators)) from error
+
+
+def call(url: str, method: str, path: str, body: Any = None) -> Any:
+    """Call the API for operators, and return its answer. Raises CallFailed."""
+    with connected(url, for_operators=True) as client:
+        return client.ask(method, path, json=body).document
+
+
+def explain(error: ClientError, url: str, *, for_operators: bool = False) -> str:
+    """Return what has happened and what to do."""
+    match error:
+        case ServerUnreachable():
+            return f"{one_line(str(error))} Start Penstock with `penstock up`, or name its URL with --url."
+        case Problem():
+            return f"{_sentence(error)}{_errors(error)}{_advice(error, url, for_operators=for_operators)}"
+        case _:
+            return one_line(str(error))
+
+
+def _sentence(error: Problem) -> str:
+    return f"The server answered {error.status}: {one_line(error.detail or error.title).rstrip('.')}."
+
+
+def _errors(error: Problem) -> str:
+    if not isinstance(error, InvalidBatch):
+        return ""
+    return "".join(f"\n  {one_line(one.pointer)}: {one_line(one.detail)}" for one in error.errors[:_LISTED])
+
+
+def _advice(error: Problem, url: str, *, for_operators: bool) -> str:
+    advice = ""
+    match error:
+        case NotAuthenticated():
+            which = "a key with the scope operate" if for_operators else "a key that your operators gave you"
+            advice = f"Set the variable PENSTOCK_API_KEY to {which}."
+        case NotAllowed() if error.scope is not None:
+            advice = f"Use a key with the scope {error.scope} in PENSTOCK_API_KEY."
+        case NotFound() if error.type == NO_TYPE and for_operators:
+            advice = "If requests need no key, use the address for operators: --url http://127.0.0.1:8081."
+        case NotFound() if error.type != NO_TYPE:
+            advice = "`penstock list` shows your batches."
+        case _ if _is_something_else(error):
+            advice = f"Is the server at {url} Penstock? Name the URL of Penstock with --url."
+    return advice and f"\n{advice}"
+
+
+def _is_something_else(error: Problem) -> bool:
+    """Return True if what has answered is perhaps not Penstock."""
+    return error.type == NO_TYPE and error.status in {301, 302, 303, 307, 308, 404, 405}

@@ -2,143 +2,140 @@
 
 import asyncio
 import json
-import re
-import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-from yarl import URL
 
-from penstock.cli.client import (
-    AskedToWait,
-    Client,
-    FileSubmission,
-    OutcomeJson,
-    PostResult,
-    Rejected,
-    RequestPolicy,
-    Tally,
-    TooLarge,
-    Uncertain,
-    Unreachable,
-)
-from penstock.cli.file_options import Delimiter, Expect, File, Format, Method, OperationPath
-from penstock.cli.operations_file import (
-    FileOperation,
+from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
+from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Method, OperationPath
+from penstock.cli.metadata import METAVAR, read_pairs
+from penstock.cli.operations_file import Reading, with_options
+from penstock.cli.progress import Screen, open_progress
+from penstock.cli.server import DEFAULT_URL, AsJson, Url, explain
+from penstock.cli.submission import Stop, Submission
+from penstock.cli.submitted_file import OperationsToSubmit, RowsToSubmit, ToSubmit, read_file
+from penstock.cli.terminal import counted, one_line, print_error, print_json
+from penstock.client import (
+    AsyncClient,
+    BatchError,
+    ClientError,
+    InvalidBatch,
     InvalidFile,
-    OperationsFile,
-    Reading,
-    read_operations,
+    Outcome,
+    Patience,
+    TooLarge,
 )
-from penstock.cli.server import Problem, ProblemError, Url, read_server
+from penstock.client.async_batch import Format as RejectedFormat
+from penstock.client.options import batch_query
 from penstock.priority import Priority
 from penstock.process import command_line
-from penstock.settings import read_client_key
-
-ALL_SUCCEEDED, SOME_FAILED, NOT_SUBMITTED, INTERRUPTED = 0, 1, 2, 130
+from penstock.settings import DAY_SECONDS, read_client_key
 
 _LISTED = 10  # failures, and errors of a rejected batch
-_LINE_SECONDS = 5.0  # without a terminal, a line is printed for each tenth that is done, and at least this often
-_MESSAGE_LENGTH = 400
-_NOT_PENSTOCK = {301, 302, 303, 307, 308, 404, 405}
+_MOST_ROUNDS = 20  # of leaving out invalid rows: an answer lists up to a thousand errors
+_PATIENCE = Patience(seconds=60, quota_seconds=DAY_SECONDS)
 
 
 def main() -> None:
-    command_line.run("submit", submit)
+    command_line.run("submit", submit, exit_code=NOT_DONE)
 
 
 def submit(  # noqa: PLR0917 - the command line names them
     file: File,
-    url: Url = "http://127.0.0.1:8080",
+    url: Url = DEFAULT_URL,
     method: Method = None,
     path: OperationPath = None,
     expect: Expect = None,
     delimiter: Delimiter = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every outcome to this file, as NDJSON in file order.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="The most operations in one batch.")] = 1000,
+    charset: Charset = None,
     file_format: Format = None,
-    priority: Annotated[Priority | None, typer.Option(help="The priority of the batches. [default: normal]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write every outcome to this file, as NDJSON.")
+    ] = None,
+    rejected: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the rows that failed to this file, with columns that say why."),
+    ] = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="CSV: leave out the rows that the server calls invalid.")
+    ] = False,
+    title: Annotated[str | None, typer.Option(help="A title for people, which lists show.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar=METAVAR, help="More to say about the batch. May be repeated.")
+    ] = None,
+    priority: Annotated[Priority | None, typer.Option(help="The priority of the batch. [default: normal]")] = None,
     not_before: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Run no operation before this time, such as 2026-12-24T18:00:00+01:00."),
     ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(min=1, metavar="SECONDS", help="What has not finished after this time expires.")
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Cancel the rest if more operations have failed.")
+    ] = None,
+    callback_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Gets an event when the batch has finished.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Submit several batches of at most N operations.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(" /--no-wait", help="Print the id of the batch, and do not wait.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Submit a file of operations, wait until they have finished, and print a summary.
+
+    penstock submit users.csv --method POST --path /users
+
+    penstock submit export.csv --charset cp1252 --method PUT --path '/users/{id}' --rejected bad.csv
 
     Exit code: 0 if all operations succeeded (with --expect: finished as expected), 1 if some did not, 2 if some could
     not be submitted.
     """
-    server, key = read_server(url), read_client_key()
+    key = read_client_key()
+    options = {
+        **batch_query(
+            title=title,
+            metadata=read_pairs(metadata),
+            priority=priority,
+            not_before=not_before,
+            deadline=deadline,
+            max_failures=max_failures,
+            callback_url=callback_url,
+        )
+    }
+    reading = Reading(file_format, method, path, expect, delimiter, charset)
+    for option, written in (("--output", output), ("--rejected", rejected)):
+        _check_writable(option, written, file)
     try:
-        operations = read_operations(file, Reading(file_format, method, path, expect, delimiter))
-        operations = operations.with_options({"priority": priority, "notBefore": not_before})
+        one_by_one = expect is not None or batch_size is not None
+        with read_file(file, reading, one_by_one=one_by_one) as to_submit:
+            run = Run(url, key, options, batch_size, output, rejected, skip_invalid, wait, as_json)
+            code = run.carry_through(to_submit)
     except InvalidFile as error:
-        _print_error(str(error))
-        raise typer.Exit(NOT_SUBMITTED) from error
+        print_error(str(error))
+        raise typer.Exit(NOT_DONE) from error
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    _check_output(output, file)
-    raise typer.Exit(_carry_through(operations, server, key, batch_size, output))
+    raise typer.Exit(code)
 
 
-def _check_output(output: Path | None, file: Path) -> None:
-    """Check that the outcomes can be written, before anything is posted."""
-    if output is None:
+def _check_writable(option: str, written: Path | None, file: Path) -> None:
+    """Check that a file can be written, before anything is posted."""
+    if written is None:
         return
     try:
-        if file.exists() and output.exists() and output.samefile(file):
-            raise typer.BadParameter("this is the file to submit. Name another file.", param_hint="--output")
-        with output.open("a"):
+        if file.exists() and written.exists() and written.samefile(file):
+            raise typer.BadParameter("this is the file to submit. Name another file.", param_hint=option)
+        with written.open("a"):
             pass
     except OSError as error:
-        raise typer.BadParameter(f"{output}: {error.strerror}.", param_hint="--output") from error
-
-
-def _carry_through(file: OperationsFile, server: URL, key: str | None, batch_size: int, output: Path | None) -> int:
-    """Submit everything, print the summary and return the exit code."""
-    policy = RequestPolicy()
-    findings = Findings()
-    total = len(file.operations)
-    screen = ProgressBar(total) if sys.stderr.isatty() else ProgressLines()
-    client = Client(server, policy, screen, key)
-    submission = FileSubmission(client, file, batch_size, policy, screen)
-    screen.say(f"{file.name}: {total:,} operation{'s' * (total != 1)} to {server}")
-    try:
-        with screen:
-            asyncio.run(_submit_and_collect(client, submission, findings, output))
-    except KeyboardInterrupt:
-        _report_what_still_runs(submission)
-        return INTERRUPTED
-    _print_summary(submission, findings)
-    return _conclude(submission, findings, server)
-
-
-async def _submit_and_collect(
-    client: Client, submission: FileSubmission, findings: "Findings", output: Path | None
-) -> None:
-    async with client:
-        started = time.monotonic()
-        await submission.run()
-        findings.seconds = time.monotonic() - started
-        await _collect(submission, findings, output)
+        raise typer.BadParameter(f"{written}: {error.strerror}.", param_hint=option) from error
 
 
 @dataclass(slots=True)
@@ -147,36 +144,205 @@ class Findings:
 
     seconds: float = 0.0
     as_expected: int = 0
-    failures: list[tuple[FileOperation, OutcomeJson]] = field(default_factory=list)  # the first ones
+    rejected: int = 0  # rows that were written to the file for them
+    failures: list[tuple[int, Outcome]] = field(default_factory=list)  # the first ones, each with its index
 
-    def add(self, operation: FileOperation, outcome: OutcomeJson) -> None:
-        if operation.expected is None:
-            is_failure = "error" in outcome
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The options of one `penstock submit`."""
+
+    url: str
+    key: str | None
+    options: Mapping[str, str]
+    batch_size: int | None
+    output: Path | None
+    rejected: Path | None
+    skip_invalid: bool
+    wait: bool
+    as_json: bool
+
+    def carry_through(self, file: ToSubmit) -> int:
+        """Submit everything, print the summary and return the exit code."""
+        findings, screen = Findings(), open_progress()
+        submission: Submission | None = None
+        try:
+            with screen:
+                screen.say(_what(file, self.url))
+                submission = self._submission(file, screen)
+                asyncio.run(self._run(submission, findings))
+        except KeyboardInterrupt:
+            _report_what_still_runs(submission)
+            return INTERRUPTED
+        self._print_summary(submission, findings)
+        return self._conclude(submission, findings)
+
+    def _submission(self, file: ToSubmit, screen: Screen) -> Submission:
+        client = AsyncClient(self.url, self.key, patience=_PATIENCE, tell=screen.say)
+        return Submission(client, file, self.options, screen, self.batch_size)
+
+    async def _run(self, submission: Submission, findings: Findings) -> None:
+        async with submission.client:
+            started = time.monotonic()
+            await self._post(submission)
+            if self.wait:
+                await submission.follow()
+                findings.seconds = time.monotonic() - started
+                await self._collect(submission, findings)
+
+    async def _post(self, submission: Submission) -> None:
+        """Post the file, if wanted without its invalid rows."""
+        await submission.post()
+        rounds = _MOST_ROUNDS if self.skip_invalid else 0
+        while rounds and (errors := _errors_in_rows(submission)) and isinstance(submission.file, RowsToSubmit):
+            if not submission.file.leave_out(errors):
+                return
+            submission.screen.say(f"Left out {counted(submission.file.left_out, 'invalid row')}. Posting the others.")
+            submission.stop = None
+            rounds -= 1
+            await submission.post()
+
+    async def _collect(self, submission: Submission, findings: Findings) -> None:
+        """Read all outcomes if they are needed, else only as many failures as are printed."""
+        file = submission.file
+        needs_all = self.output is not None or file.has_expectations
+        opened = self.output.open("w", encoding="utf-8") if self.output else nullcontext()
+        async with aclosing(submission.outcomes(only_failed=not needs_all)) as outcomes:
+            with opened as sink:
+                async for index, outcome in outcomes:
+                    _add(findings, file, index, outcome)
+                    if sink:
+                        sink.write(_line(outcome))
+                    if len(findings.failures) == _LISTED and not needs_all:
+                        break
+        if self.rejected is not None:
+            findings.rejected = await _write_rejected(submission, self.rejected)
+
+    def _print_summary(self, submission: Submission, findings: Findings) -> None:
+        """Print the counts, or without waiting the ids, to standard output, where a script can read them."""
+        if not submission.parts:
+            return
+        if not self.wait:
+            for part in submission.parts:
+                typer.echo(part.batch.id)
+        elif self.as_json:
+            print_json(
+                {
+                    "batches": [part.status.document for part in submission.parts if part.status],
+                    **asdict(submission.counts),
+                    "seconds": round(findings.seconds, 3),
+                }
+            )
         else:
-            is_failure = outcome.get("status") not in operation.expected
-            self.as_expected += not is_failure
-        if is_failure and len(self.failures) < _LISTED:
-            self.failures.append((operation, outcome))
+            _print_counts(submission, findings)
+            _print_failures(submission.file, findings)
+
+    def _conclude(self, submission: Submission, findings: Findings) -> int:
+        """Return the exit code. Print the reason to standard error if the summary does not show it."""
+        file, counts = submission.file, submission.counts
+        unreadable = [part for part in submission.parts if part.unreadable]
+        for part in unreadable:
+            print_error(f"Not everything of the batch could be read: {one_line(part.unreadable)} See {part.batch.url}")
+        if submission.stop is not None:
+            self._report_why_it_stopped(file, submission.stop)
+            _report_what_is_open(submission)
+            return NOT_DONE
+        if not self.wait:
+            return ALL_SUCCEEDED
+        good = findings.as_expected if file.has_expectations else counts.succeeded
+        self._report_rejected(findings)
+        return ALL_SUCCEEDED if good == counts.total and not unreadable else SOME_FAILED
+
+    def _report_rejected(self, findings: Findings) -> None:
+        if findings.rejected:
+            are = "row is" if findings.rejected == 1 else "rows are"
+            sentence = f"{findings.rejected:,} rejected {are} in {self.rejected}, with the reasons."
+            print_error(f"{sentence} Correct them there, and submit that file.")
+
+    def _report_why_it_stopped(self, file: ToSubmit, stop: Stop) -> None:
+        if stop.is_uncertain:
+            print_error(f"There was no usable answer for {_places(file, stop.span)}: {one_line(str(stop.error))}")
+        elif isinstance(stop.error, InvalidBatch | TooLarge):
+            self._report_rejection(file, stop.span, stop.error)
+        else:
+            print_error(explain(stop.error, self.url))
+
+    def _report_rejection(self, file: ToSubmit, span: range | None, error: InvalidBatch | TooLarge) -> None:
+        print_error(f"The server rejected {_places(file, span)} ({error.status} {one_line(error.sentence)}).")
+        for one in error.errors[:_LISTED]:
+            print_error(f"  {_place_of_error(file, span, one)}: {one_line(with_options(one.detail))}")
+        count = error.error_count if isinstance(error, InvalidBatch) else len(error.errors)
+        if count > _LISTED:
+            print_error(f"  and {count - _LISTED:,} more")
+        if isinstance(error, TooLarge) and file.is_atomic:
+            print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
+        if isinstance(file, RowsToSubmit) and isinstance(error, InvalidBatch) and any(one.line for one in error.errors):
+            self._report_invalid_rows(file, error)
+
+    def _report_invalid_rows(self, file: RowsToSubmit, error: InvalidBatch) -> None:
+        """Write the invalid rows to the file for rejected rows. Say what can be done."""
+        if not file.leave_out(error.errors):
+            return
+        if self.rejected is not None:
+            written = asyncio.run(file.write_rejected(self.rejected))
+            print_error(f"{counted(written, 'invalid row')} in {self.rejected}, with the reasons.")
+        if not self.skip_invalid:
+            option = "--skip-invalid" if self.rejected else "--skip-invalid --rejected FILE"
+            print_error(f"Correct the file, or leave these rows out with {option}.")
 
 
-async def _collect(submission: FileSubmission, findings: Findings, output: Path | None) -> None:
-    """Read all outcomes if they are needed, else only as many failures as are printed."""
-    needs_all = output is not None or submission.file.has_expectations
-    opened = output.open("w", encoding="utf-8") if output else nullcontext()
-    async with aclosing(submission.outcomes(only_failed=not needs_all)) as outcomes:
-        with opened as sink:
-            async for operation, outcome in outcomes:
-                findings.add(operation, outcome)
-                if sink:
-                    sink.write(json.dumps(outcome, ensure_ascii=False, separators=(",", ":")) + "\n")
-                if len(findings.failures) == _LISTED and not needs_all:
-                    break
+def _what(file: ToSubmit, url: str) -> str:
+    if isinstance(file, RowsToSubmit):
+        size = file.written_bytes
+        return f"{file.name}: {f'{size / 1e6:,.1f} MB' if size >= 1e6 else f'{size / 1e3:,.1f} KB'} to {url}"
+    return f"{file.name}: {counted(file.total, 'operation')} to {url}"
 
 
-def _print_summary(submission: FileSubmission, findings: Findings) -> None:
-    """Print the counts to standard output, where a script can read them."""
-    if not submission.accepted:
-        return
+def _errors_in_rows(submission: Submission) -> list[BatchError]:
+    error = None if submission.stop is None else submission.stop.error
+    return error.errors if isinstance(error, InvalidBatch) else []
+
+
+def _add(findings: Findings, file: ToSubmit, index: int, outcome: Outcome) -> None:
+    if file.has_expectations and isinstance(file, OperationsToSubmit):
+        is_failure = outcome.status not in file.expected(index)
+        findings.as_expected += not is_failure
+    else:
+        is_failure = not outcome.succeeded
+    if is_failure and len(findings.failures) < _LISTED:
+        findings.failures.append((index, outcome))
+
+
+def _line(outcome: Outcome) -> str:
+    document: dict[str, Any] = {"id": outcome.id, "status": outcome.status}
+    member = {"result": outcome.result} if outcome.succeeded else {"error": outcome.error}
+    return json.dumps({**document, **member}, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+async def _write_rejected(submission: Submission, file: Path) -> int:
+    """Write the rows that were rejected in all batches to one file. Return how many."""
+    counts = submission.counts
+    if isinstance(submission.file, RowsToSubmit):
+        only_failed = counts.failed == counts.total - counts.succeeded
+        return await submission.file.write_rejected(file, _not_succeeded(submission, only_failed=only_failed))
+    kind: RejectedFormat = "csv" if file.suffix.lower() == ".csv" else "ndjson"
+    with file.open("wb") as opened:
+        for part in submission.parts:
+            try:
+                await part.batch.save_rejected(opened, kind=kind)
+            except ClientError as error:
+                part.unreadable = str(error)
+    return counts.total - counts.succeeded
+
+
+async def _not_succeeded(submission: Submission, *, only_failed: bool) -> AsyncGenerator[Outcome]:
+    async with aclosing(submission.outcomes(only_failed=only_failed)) as outcomes:
+        async for _, outcome in outcomes:
+            if not outcome.succeeded:
+                yield outcome
+
+
+def _print_counts(submission: Submission, findings: Findings) -> None:
     counts = submission.counts
     rows = {
         "total": f"{counts.total:,}",
@@ -194,12 +360,12 @@ def _print_summary(submission: FileSubmission, findings: Findings) -> None:
         typer.echo(f"{name:<12}  {value:>{width}}")
     if submission.file.has_expectations:
         typer.echo(f"as expected: {findings.as_expected:,} of {counts.total:,}")
-    _print_failures(submission.file, findings)
 
 
-def _print_failures(file: OperationsFile, findings: Findings) -> None:
+def _print_failures(file: ToSubmit, findings: Findings) -> None:
     """Print the first failures, each with its place in the file, and with its id if the file has ids."""
-    rows = [_failure_cells(file, operation, outcome) for operation, outcome in findings.failures]
+    places = file.places_of_ids({outcome.id for _, outcome in findings.failures})
+    rows = [_failure_cells(file, places, index, outcome) for index, outcome in findings.failures]
     if not rows:
         return
     what = "Not as expected" if file.has_expectations else "Failures"
@@ -210,171 +376,57 @@ def _print_failures(file: OperationsFile, findings: Findings) -> None:
         typer.echo(f"  {'  '.join(padded).rstrip()}")
 
 
-def _failure_cells(file: OperationsFile, operation: FileOperation, outcome: OutcomeJson) -> list[str]:
-    return [
-        f"{file.noun} {operation.number}",
-        _one_line(operation.id) if operation.has_own_id else "",
-        _statuses(operation, outcome),
-        _message(outcome),
-    ]
+def _failure_cells(file: ToSubmit, places: Mapping[str, str], index: int, outcome: Outcome) -> list[str]:
+    place = places.get(outcome.id, "")
+    own_id = "" if place == f"{file.noun} {outcome.id}" else one_line(outcome.id)
+    return [place, own_id, _statuses(file, index, outcome), _message(outcome)]
 
 
-def _statuses(operation: FileOperation, outcome: OutcomeJson) -> str:
-    if operation.expected is None:
-        return str(outcome.get("status"))
-    return f"{outcome.get('status')}, expected {' or '.join(map(str, sorted(operation.expected)))}"
+def _statuses(file: ToSubmit, index: int, outcome: Outcome) -> str:
+    if not (file.has_expectations and isinstance(file, OperationsToSubmit)):
+        return str(outcome.status)
+    return f"{outcome.status}, expected {' or '.join(map(str, sorted(file.expected(index))))}"
 
 
-def _message(outcome: OutcomeJson) -> str:
-    error = outcome.get("error")
-    if not isinstance(error, dict):
-        return "succeeded" if error is None else _one_line(str(error))
-    return _one_line(": ".join(str(error[key]) for key in ("title", "detail") if error.get(key)))
+def _message(outcome: Outcome) -> str:
+    if outcome.succeeded:
+        return "succeeded"
+    return one_line(": ".join(filter(None, (outcome.title, outcome.detail))))
 
 
-def _one_line(text: str) -> str:
-    """Make a text safe to print on a terminal: an application's messages may contain anything."""
-    flat = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
-    return flat if len(flat) <= _MESSAGE_LENGTH else f"{flat[:_MESSAGE_LENGTH]} ..."
+def _places(file: ToSubmit, span: range | None) -> str:
+    return file.places([span]) if isinstance(file, OperationsToSubmit) and span is not None else file.name
 
 
-def _conclude(submission: FileSubmission, findings: Findings, server: URL) -> int:
-    """Return the exit code. Print the reason to standard error if the summary does not show it."""
-    file, counts = submission.file, submission.counts
-    unreadable = [batch for batch in submission.accepted if batch.unreadable]
-    for batch in unreadable:
-        place = file.places([batch.span])
-        _print_error(f"The results of {place} could not be read: {batch.unreadable}. See {batch.status_url}")
-    if submission.stopped_by:
-        _report_why_it_stopped(file, *submission.stopped_by, server)
-        _report_what_is_open(submission)
-        return NOT_SUBMITTED
-    good = findings.as_expected if file.has_expectations else counts.succeeded
-    return ALL_SUCCEEDED if good == counts.total and not unreadable else SOME_FAILED
+def _place_of_error(file: ToSubmit, span: range | None, error: BatchError) -> str:
+    if isinstance(file, OperationsToSubmit):
+        place, member = file.place_of_error(span or range(file.total), error)
+    else:
+        place, member = file.place_of_error(error)
+    return f"{one_line(place)}, {one_line(member)}" if member else one_line(place)
 
 
-def _report_why_it_stopped(file: OperationsFile, span: range, result: PostResult, server: URL) -> None:
-    match result:
-        case Unreachable(reason):
-            _print_error(f"Nothing answers at {server}. Start Penstock with `penstock up`, or name its URL with --url.")
-            if reason:
-                _print_error(f"  {reason}")
-        case Uncertain(reason):
-            _print_error(f"There was no usable answer for {file.places([span])}: {_one_line(reason)}.")
-        case AskedToWait(status, problem):
-            _print_error(f"The server kept asking to wait ({status} {_one_line(str(problem))}).")
-        case TooLarge(problem):
-            _report_rejection(file, span, 413, problem)
-            if file.is_atomic:
-                _print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
-        case Rejected(status, problem):
-            _report_rejection(file, span, status, problem)
-            if status == 401:
-                _print_error("Set the variable PENSTOCK_API_KEY to a key that your operators gave you.")
-            if status in _NOT_PENSTOCK:
-                _print_error(f"Is the server at {server} Penstock? Name the URL of Penstock with --url.")
+def _report_what_is_open(submission: Submission) -> None:
+    file, stop = submission.file, submission.stop
+    is_uncertain = stop is not None and stop.is_uncertain
+    if stop is not None and is_uncertain:
+        print_error(f"Possibly accepted: {_places(file, stop.span)}. `penstock list` shows if it was.")
+    if not submission.parts and not is_uncertain:
+        print_error("Nothing was submitted.")
+    elif submission.unsubmitted and isinstance(file, OperationsToSubmit):
+        print_error(f"Not submitted: {file.places(submission.unsubmitted)}.")
 
 
-def _report_rejection(file: OperationsFile, span: range, status: int, problem: Problem) -> None:
-    _print_error(f"The server rejected {file.places([span])} ({status} {_one_line(str(problem))}).")
-    for error in problem.errors[:_LISTED]:
-        _print_error(f"  {_place_of_error(file, span, error)}: {_one_line(error.detail)}")
-    if (more := max(problem.error_count, len(problem.errors)) - _LISTED) > 0:
-        _print_error(f"  and {more:,} more")
-
-
-def _place_of_error(file: OperationsFile, span: range, error: ProblemError) -> str:
-    """Return the place in the file. The pointer counts from the start of the batch."""
-    found = re.fullmatch(r"/operations/(\d+)(/.*)?", error.pointer)
-    if not found or int(found[1]) >= len(span):
-        return _one_line(error.pointer) or "the batch"
-    index = span[int(found[1])]
-    place = file.places([range(index, index + 1)])
-    return f"{place}, {_one_line(found[2][1:])}" if found[2] else place
-
-
-def _report_what_is_open(submission: FileSubmission) -> None:
-    file = submission.file
-    if submission.uncertain:
-        _print_error(f"Possibly accepted, so not sent again: {file.places(submission.uncertain)}.")
-    if not submission.accepted and not submission.uncertain:
-        _print_error("Nothing was submitted.")
-    elif submission.unsubmitted:
-        _print_error(f"Not submitted: {file.places(submission.unsubmitted)}.")
-
-
-def _report_what_still_runs(submission: FileSubmission) -> None:
+def _report_what_still_runs(submission: Submission | None) -> None:
     """Report, after Ctrl-C, which batches still run on the server."""
-    running = [batch for batch in submission.accepted if not batch.is_final]
+    parts = [] if submission is None else submission.parts
+    running = [part for part in parts if not part.is_final]
     what = "batch still runs" if len(running) == 1 else "batches still run"
-    _print_error(f"\nStopped watching. {len(running):,} {what} on the server{':' if running else '.'}")
-    for batch in running:
-        _print_error(f"  {batch.status_url}")
-    _report_what_is_open(submission)
-
-
-def _print_error(sentence: str) -> None:
-    typer.echo(sentence, err=True)
-
-
-class ProgressBar(Progress):
-    """Shows the progress of all batches on a terminal, as one bar."""
-
-    def __init__(self, total: int, console: Console | None = None) -> None:
-        super().__init__(
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-            TextColumn("{task.fields[failed]:,} failed", style="red"),
-            _RateColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console or Console(stderr=True),
-        )
-        self._bar = self.add_task("", total=total, failed=0, visible=False)
-
-    def show(self, counts: Tally) -> None:
-        self.update(self._bar, completed=counts.completed, total=counts.total, failed=counts.failed, visible=True)
-
-    def say(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Show the rate of the last half minute, and at the end the rate of the whole run."""
-        speed = task.completed / task.finished_time if task.finished_time else task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
-
-
-class ProgressLines(AbstractContextManager["ProgressLines"]):
-    """Shows the progress in a log, as a line from time to time."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._started_at = self._printed_at = clock()
-        self._printed = 0
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing has to be closed."""
-
-    def show(self, counts: Tally) -> None:
-        now = self._clock()
-        new = counts.completed - self._printed
-        is_due = new * 10 >= counts.total or now - self._printed_at >= _LINE_SECONDS
-        if new and (is_due or counts.completed == counts.total):
-            self._printed, self._printed_at = counts.completed, now
-            self.say(_progress_line(counts, now - self._started_at))
-
-    def say(self, sentence: str) -> None:
-        typer.echo(sentence, err=True)
-
-
-def _progress_line(counts: Tally, elapsed_seconds: float) -> str:
-    rate = counts.completed / max(elapsed_seconds, 0.001)
-    done = f"{counts.completed / counts.total:4.0%}  {counts.completed:,} of {counts.total:,}"
-    line = f"{done}, {counts.failed:,} failed, {rate:,.0f}/s"
-    left = counts.total - counts.completed
-    return f"{line}, about {left / rate:,.0f} s left" if left else line
+    print_error(f"\nStopped watching. {len(running):,} {what} on the server{':' if running else '.'}")
+    for part in running:
+        print_error(f"  {part.batch.url}")
+    if submission is not None:
+        _report_what_is_open(submission)
 
 
 if __name__ == "__main__":

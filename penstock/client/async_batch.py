@@ -1,6 +1,7 @@
 """A batch on the server, for asyncio programs."""
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
@@ -19,6 +20,7 @@ from penstock.client.status import Status, read_status, status_of
 from penstock.client.transport import CSV, EVENT_STREAM, NDJSON, Answer, Call, Transport
 
 _PAGE_OUTCOMES = 1_000
+_SMALL, _SMALL_SECONDS = 1_000, 0.2
 _POLL_SECONDS = 1.0  # if an answer does not say when to ask again
 # The server sends a sign of life every 15 seconds. If it does not arrive, something in between holds it back.
 _STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
@@ -91,12 +93,14 @@ class AsyncBatch:
         It arrives in a stream of events. If that is not possible, the status is read as often as the server says.
         """
         can_stream = True
-        while True:
+        for attempt in itertools.count():
             status, pause = await self._status()
             yield status
             if status.is_final:
                 return
-            if can_stream:
+            if attempt == 0 and status.total <= _SMALL:
+                pause = _SMALL_SECONDS  # it is often final then, and a stream has news once a second
+            elif can_stream:
                 can_stream = False
                 async with aclosing(self._streamed()) as streamed:
                     async for status in streamed:
@@ -104,8 +108,9 @@ class AsyncBatch:
                         yield status
                         if status.is_final:
                             return
-            # A stream that worked and broke is opened again soon: the server may ask for a long pause between reads.
-            await asyncio.sleep(min(pause, _POLL_SECONDS) if can_stream else pause)
+                if can_stream:  # the stream worked and broke, so it is opened again soon
+                    pause = min(pause, _POLL_SECONDS)
+            await asyncio.sleep(pause)
 
     async def _streamed(self) -> AsyncGenerator[Status]:
         """Yield the statuses of one stream of events, and nothing if there is none. It may end early."""

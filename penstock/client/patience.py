@@ -47,7 +47,7 @@ class Patience:
         if not _may_repeat(error, repeat):
             return None
         asked = error.retry_after if isinstance(error, Problem) else None
-        pause = self.backoff(failures) if asked is None else asked
+        pause = self.backoff(failures) if asked is None else max(asked, self.backoff_seconds)
         most = self.quota_seconds if isinstance(error, RateLimited) else self.seconds
         return pause if waited_seconds + pause <= most else None
 

@@ -32,24 +32,29 @@ ExitWithParent = Annotated[
 ]
 
 
-def run(name: str, program: Callable[..., None]) -> None:
+def run(name: str, program: Callable[..., None], *, exit_code: int = 1) -> None:
     """Read the command line as the parameters of `program` describe it, call `program`, and exit.
 
-    An expected error is printed as one sentence, and the exit code is 1. A wrong option exits with code 2.
+    An expected error is printed as one sentence, and the process exits with this code. An invalid option exits with 2.
     """
     application = typer.Typer(add_completion=False)
     application.command()(program)
-    run_commands(name, application)
+    run_commands(name, application, exit_code=exit_code)
 
 
-def run_commands(name: str, application: typer.Typer) -> None:
-    """Read the command line as the commands of `application` describe it, call one of them, and exit."""
+def run_commands(name: str, application: typer.Typer, *, exit_code: int = 1) -> None:
+    """Read the command line as the commands of `application` describe it, call one of them, and exit.
+
+    `name` is the command of `penstock` that they belong to, or "" if they are commands of `penstock` themselves.
+    """
+    command = f"penstock {name}".rstrip()
     completion_init()  # options are completed here, and the completion is installed by `penstock --install-completion`
     with ending_process():
         try:
-            get_command(application)(prog_name=f"penstock {name}", complete_var=COMPLETION_VARIABLE)
+            get_command(application)(prog_name=command, complete_var=COMPLETION_VARIABLE)
         except PenstockError as error:
-            sys.exit(f"penstock {name}: {error}")
+            typer.echo(f"{command if name else ' '.join([command, *sys.argv[1:2]])}: {error}", err=True)
+            sys.exit(exit_code)
 
 
 def operator_ports(operator_port: int | None, port: int) -> range:

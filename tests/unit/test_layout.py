@@ -26,7 +26,7 @@ ROOMS: Mapping[str, set[str]] = {
     "tracing": {"core"},
     "aws": {"core", "files", "metrics", "tracing"},
     "client": {"core"},
-    "cli": {"core", "files", "forwarding", "metrics", "process", "running"},
+    "cli": {"client", "core", "files", "forwarding", "metrics", "process", "running"},
     "service": {
         *("core", "aws", "documents", "files", "forwarding", "metrics", "process", "running", "tracing"),
         *("service/intake", "service/batches", "service/events", "service/limits"),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from penstock import Operations
 from penstock.api_key import is_key, make_key
 from penstock.cli.keys import app
-from penstock.cli.operating import CallFailed
+from penstock.cli.server import CallFailed
 from penstock.clock import SystemClock
 from penstock.service.app import create_app
 from penstock.testing import memory_parts
@@ -138,7 +138,7 @@ async def test_key_itself_is_never_sent_as_an_id(run: Run, server: TestServer, c
 
 def test_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_URL", f"http://127.0.0.1:{unused_port()}")
-    assert "does not answer" in str(CliRunner().invoke(app, ["list"]).exception)
+    assert "Nothing answers at" in str(CliRunner().invoke(app, ["list"]).exception)
 
 
 def test_key_that_no_header_can_carry_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

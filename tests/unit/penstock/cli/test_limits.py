@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from penstock import Limit, Operations
 from penstock.cli.limits import limits
-from penstock.cli.operating import CallFailed
+from penstock.cli.server import CallFailed
 from penstock.fleet_limit import LimitState
 from penstock.service.app import create_app
 from penstock.testing import FakeClock, memory_parts

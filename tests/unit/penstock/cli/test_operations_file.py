@@ -11,14 +11,14 @@ import pytest
 
 from penstock.cli.operations_file import (
     FileFormat,
-    InvalidFile,
     OperationsFile,
     Reading,
-    parse_delimiter,
     read_operations,
 )
+from penstock.client import InvalidFile
+from penstock.files.csv_lines import parse_delimiter
 
-BAD_HEADER = "a.csv, line 1: should be a header in which every column has a different name."
+BAD_HEADER = "a.csv, line 1: The first row must name every column, each with another name."
 POST_USERS = Reading(method="post", path="/users")
 
 
@@ -71,7 +71,7 @@ def test_csv_as_spreadsheets_write_it() -> None:
     content = '\ufeffemail,note\r\nann@mail.example,"two\r\nlines, ""quoted"""\r\n\r\nbo@mail.example,Grüße\r\n'
     file = read("users.csv", content, POST_USERS)
     assert [operation["body"] for operation in operations(file)] == [
-        {"email": "ann@mail.example", "note": 'two\r\nlines, "quoted"'},
+        {"email": "ann@mail.example", "note": 'two\nlines, "quoted"'},
         {"email": "bo@mail.example", "note": "Grüße"},
     ]
     assert [operation.number for operation in file.operations] == [2, 5]
@@ -140,7 +140,7 @@ def test_delimiter_is_a_character_or_tab(text: str, delimiter: str) -> None:
 
 @pytest.mark.parametrize("text", ["", ";;", '"', "\n", "\r", "comma"])
 def test_delimiter_that_can_be_none_is_refused(text: str) -> None:
-    with pytest.raises(InvalidFile, match="should be one character"):
+    with pytest.raises(ValueError, match="should be one character"):
         parse_delimiter(text)
 
 
@@ -209,9 +209,8 @@ def test_format_named_overrules_the_suffix() -> None:
 
 def test_places_are_told_as_the_file_counts_them() -> None:
     file = read("users.csv", "name\n" + "Ann\n" * 10, POST_USERS)
-    assert file.places([range(1)]) == "line 2"
-    assert file.places([range(2), range(2, 4), range(6, 7), range(8, 10)]) == "lines 2 to 5, line 8, lines 10 to 11"
-    assert read("reads.json", '[{"method": "GET", "path": "/a"}]').places([range(1)]) == "operation 1"
+    assert (file.place(0), file.place(9)) == ("line 2", "line 11")
+    assert read("reads.json", '[{"method": "GET", "path": "/a"}]').place(0) == "operation 1"
 
 
 @pytest.mark.parametrize(
@@ -252,39 +251,51 @@ def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: s
         ("", POST_USERS, "a.csv: contains no operations"),
         ("name\n", POST_USERS, "a.csv: contains no operations"),
         ("name\nAnn\n", Reading(method="POST"), "a.csv: a CSV file needs --method and --path, for example"),
-        ("a,b\n1,2\n1\n", POST_USERS, "a.csv, line 3: has 1 cell where the header has 2."),
-        ("a,b\n1,2,3\n", POST_USERS, "a.csv, line 2: has 3 cells where the header has 2."),
-        ('a,b\n1,"x\ny"\n1\n', POST_USERS, "a.csv, line 4: has 1 cell where the header has 2."),
-        ('a,b\n1,2\n3,"4\n5,6\n', POST_USERS, "a.csv, line 3: is not a valid CSV row (unexpected end of data)."),
+        ("a,b\n1,2\n1\n", POST_USERS, "a.csv, line 3: The row has 1 cell, and the first row has 2."),
+        ("a,b\n1,2,3\n", POST_USERS, "a.csv, line 2: The row has 3 cells, and the first row has 2."),
+        ('a,b\n1,"x\ny"\n1\n', POST_USERS, "a.csv, line 4: The row has 1 cell, and the first row has 2."),
+        (
+            'a,b\n1,2\n3,"4\n5,6\n',
+            POST_USERS,
+            "a.csv, line 3: A quoted cell of this row has no end.",
+        ),
         ("a,a\n1,2\n", POST_USERS, f"{BAD_HEADER} Two columns have the name 'a'."),
-        ("a,\n1,2\n", POST_USERS, f"{BAD_HEADER} A column at its end has no name."),
+        ("a,\n1,2\n", POST_USERS, "a.csv, line 2: Column 2 has a cell in this row, and no name in the first row."),
         ("a,,b\n1,2,3\n", POST_USERS, f"{BAD_HEADER} Column 2 has no name."),
         ("a, ,b\n1,2,3\n", POST_USERS, f"{BAD_HEADER} Column 2 has no name."),
-        ("a\tb, c\n1\t2\n", POST_USERS, "If another character separates them, name it with --delimiter."),
-        (gzip.compress(b"a\n1\n", mtime=0), POST_USERS, "It is compressed with gzip: decompress it first."),
-        (b"PK\x03\x04\xff\xfe", POST_USERS, "save a workbook as CSV UTF-8 in Excel."),
-        ("a\n\xff".encode("latin-1"), POST_USERS, "a.csv, line 2: is not UTF-8. Save the file as UTF-8."),
+        ("a\tb, c\n1\t2\n", POST_USERS, "a.csv, line 2: The row has 1 cell, and the first row has 2."),
+        (gzip.compress(b"a\n1\n", mtime=0), POST_USERS, "The file is compressed with gzip. Decompress it first."),
+        (
+            b"PK\x03\x04\xff\xfe",
+            POST_USERS,
+            "The file is a workbook or a ZIP archive. Open it",
+        ),
+        ("a\n\xff".encode("latin-1"), POST_USERS, "a.csv, line 2: The line is not UTF-8."),
         (
             "a\nCafé\n".encode("cp1252"),
             POST_USERS,
-            "seems to be Windows-1252: save it as CSV UTF-8 in Excel, or run `iconv",
+            "seems to be Windows-1252. Send it with --charset windows-1252, or save it as CSV UTF-8.",
         ),
         (
             "a\nB\n".encode("utf-16"),
             POST_USERS,
-            "a.csv, line 1: is not UTF-8. Save the file as UTF-8. It seems to be UTF-16",
+            "a.csv, line 1: The file is UTF-16. Send it with --charset utf-16, or save it as CSV UTF-8.",
         ),
-        ("a\nB\n".encode("utf-16-le"), POST_USERS, "a.csv, line 1: contains a NUL character. If the file is UTF-16"),
-        ("a,b\r1,2\r3,4\r", POST_USERS, "a.csv, line 1: contains a CR without an LF, as old Mac programs end lines."),
-        ('"a","b"\r"1","2"\r', POST_USERS, "line 1: contains a CR without an LF, as old Mac programs end lines."),
+        ("a\nB\n".encode("utf-16-le"), POST_USERS, "a.csv, line 1: The line has a NUL character. Is the file UTF-16?"),
+        ("a,b\r1,2\r3,4\r", POST_USERS, "a.csv, line 1: The line has a CR without an LF."),
+        ('"a","b"\r"1","2"\r', POST_USERS, "line 1: The line has a CR without an LF."),
         ("a~id\n1~2\n", Reading(method="GET", path="/u/{id}"), "separates them, name it with --delimiter."),
         (
             "a,b\n1,2\n",
             Reading(method="GET", path="/users/{id}"),
-            "a.csv, line 1: has no column 'id'. Its columns are 'a', 'b'.",
+            "a.csv: has no column 'id'. Its columns are 'a', 'b'.",
         ),
-        ("a,b\n,2\n", Reading(method="GET", path="/u/{a}"), "a.csv, line 2: column 'a' is empty, and the path /u/{a}"),
-        ("a\n1\n", Reading(None, "GET", "/u", "expect"), "a.csv, line 1: has no column 'expect'"),
+        (
+            "a,b\n,2\n",
+            Reading(method="GET", path="/u/{a}"),
+            "a.csv, line 2: The path /u/{a} needs a value of a",
+        ),
+        ("a\n1\n", Reading(None, "GET", "/u", "expect"), "a.csv: has no column 'expect'"),
         (
             "a,expect\n1,201\n1,2xx\n",
             Reading(None, "GET", "/u", "expect"),
@@ -308,3 +319,12 @@ def test_file_that_cannot_be_opened_is_told(folder: Path) -> None:
         read_operations(Path("missing.json"), Reading())
     with pytest.raises(InvalidFile, match="cannot be read"):
         read_operations(folder, Reading(FileFormat.JSON))
+
+
+def test_csv_in_another_charset_is_read_if_it_is_named() -> None:
+    file = read("a.csv", "name;city\nZoë;Köln\n".encode("cp1252"), Reading(None, "POST", "/u", charset="cp1252"))
+    assert operations(file)[0]["body"] == {"name": "Zoë", "city": "Köln"}
+    file = read("a.csv", "name\nZoë\n".encode("utf-16"), Reading(None, "POST", "/u", charset="utf-16"))
+    assert operations(file)[0]["body"] == {"name": "Zoë"}
+    with pytest.raises(InvalidFile, match="The charset 'klingon' is not supported"):
+        read("a.csv", "name\nZoë\n", Reading(None, "POST", "/u", charset="klingon"))

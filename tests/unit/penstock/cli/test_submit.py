@@ -14,12 +14,17 @@ from typing import Any
 import pytest
 import typer
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from penstock.cli.client import Tally
-from penstock.cli.submit import ProgressBar, ProgressLines, submit
+from penstock.cli.progress import ProgressBar, ProgressLines
+from penstock.cli.submission import Tally
+from penstock.cli.submit import submit
+from penstock.client import Patience
+from penstock.files.csv_lines import CsvLines
+from penstock.files.template import Template
+from tests.support.programs import free_port
 
 app = typer.Typer()
 app.command()(submit)
@@ -42,33 +47,48 @@ class Server:
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/batch", self.post)
-        app.router.add_get("/batch/{id}/status", self.status)
+        app.router.add_get("/batch/{id}", self.status)
         app.router.add_get("/batch/{id}/results", self.results)
+        app.router.add_get("/batch/{id}/rejected", self.rejected)
         return app
 
     async def post(self, request: web.Request) -> web.Response:
-        envelope = await request.json()
-        operations = envelope.pop("operations")
-        self.envelopes.append(envelope)
+        operations = read_operations(request, await request.read())
+        rows = ("method", "path", "charset", "delimiter")
+        self.envelopes.append({name: value for name, value in request.query.items() if name not in rows})
         if refused := self.refusal(operations):
             return refused
         self.batches.append(operations)
-        place = f"/batch/{len(self.batches) - 1}"
-        body = {"batchId": place, "statusUrl": f"{place}/status", "resultsUrl": f"{place}/results"}
-        return web.json_response(body, status=202, headers={"Retry-After": "0"})
+        return web.json_response({"batchId": str(len(self.batches) - 1)}, status=202)
 
     async def status(self, request: web.Request) -> web.Response:
         outcomes = [outcome(operation) for operation in self.batches[int(request.match_info["id"])]]
         failed = sum("error" in each for each in outcomes)
         counts = {"total": len(outcomes), "completed": len(outcomes), "succeeded": len(outcomes) - failed}
         self.was_asked.set()
-        state = "processing" if self.is_hanging else "completed"
-        return web.json_response({"status": state, **counts, "failed": failed, "redelivered": self.redelivered})
+        state = {"batchId": request.match_info["id"], "status": "processing" if self.is_hanging else "completed"}
+        return web.json_response({**state, **counts, "failed": failed, "redelivered": self.redelivered})
 
     async def results(self, request: web.Request) -> web.Response:
         outcomes = [outcome(operation) for operation in self.batches[int(request.match_info["id"])]]
         wanted = [each for each in outcomes if "error" in each or "status" not in request.query]
-        return web.Response(text="".join(json.dumps(each) + "\n" for each in wanted))
+        return web.json_response({"results": wanted, "nextCursor": None})
+
+    async def rejected(self, request: web.Request) -> web.Response:
+        assert request.query["format"] == "csv"
+        outcomes = [outcome(operation) for operation in self.batches[int(request.match_info["id"])]]
+        return web.Response(text="".join(f"{each['id']},{each['status']}\n" for each in outcomes if "error" in each))
+
+
+def read_operations(request: web.Request, content: bytes) -> list[Operation]:
+    """Return the operations of a stream, or of the rows of a CSV file."""
+    if request.content_type == "application/x-ndjson":
+        return [json.loads(line) for line in content.splitlines()]
+    charset = request.query.get("charset", "utf-8")
+    rows = CsvLines(most_bytes=1 << 30, most_lines=1 << 30, charset=charset)
+    template = Template(request.query["method"], request.query["path"])
+    operations = [template.operation_of_row(row) for row in [*rows.feed(content), *rows.end()]]
+    return [operation for operation in operations if isinstance(operation, dict)]
 
 
 def outcome(operation: Operation) -> Operation:
@@ -84,7 +104,7 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """A server, and an empty folder to stand in."""
     monkeypatch.chdir(tmp_path)
     server = Server()
-    async with TestServer(server.app()) as running:
+    async with TestServer(server.app(), port=free_port()) as running:
         server.url = str(running.make_url("/")).rstrip("/")
         yield server
 
@@ -120,9 +140,17 @@ async def test_all_well_is_a_summary_and_exit_0(server: Server) -> None:
     assert float(rows.pop("seconds")) < 60
     assert int(rows.pop("operations/s").replace(",", "")) > 0
     assert rows == {"total": "2,500", "succeeded": "2,500", "failed": "0", "cancelled": "0", "expired": "0"}
-    assert [len(batch) for batch in server.batches] == [1000, 1000, 500]
-    assert result.stderr.splitlines()[0] == f"users.csv: 2,500 operations to {server.url}"
-    assert result.stderr.splitlines()[-1].startswith("100%  2,500 of 2,500, 0 failed, ")
+    assert [len(batch) for batch in server.batches] == [2500]
+    assert result.stderr.splitlines()[0] == f"users.csv: 12.5 KB to {server.url}"
+    assert result.stderr.splitlines()[-1] == "100%  2,500 of 2,500, 0 failed"
+
+
+async def test_rows_may_go_as_several_batches(server: Server) -> None:
+    write_users(*["Ann"] * 25)
+    result = await penstock_submit(*USERS, "--batch-size", "10", url=server.url)
+    assert result.exit_code == 0
+    assert [len(batch) for batch in server.batches] == [10, 10, 5]
+    assert result.stderr.splitlines()[0] == f"users.csv: 25 operations to {server.url}"
 
 
 async def test_repeated_deliveries_are_shown_if_there_are_any(server: Server) -> None:
@@ -138,8 +166,9 @@ async def test_repeated_deliveries_are_shown_if_there_are_any(server: Server) ->
         ({}, [], {}),
         ({}, ["--priority", "high"], {"priority": "high"}),
         ({}, ["--not-before", "2026-12-24T18:00:00Z"], {"notBefore": "2026-12-24T18:00:00Z"}),
-        ({"priority": "low", "maxFailures": 3}, [], {"priority": "low", "maxFailures": 3}),
-        ({"priority": "low", "maxFailures": 3}, ["--priority", "normal"], {"priority": "normal", "maxFailures": 3}),
+        ({"priority": "low", "maxFailures": 3}, [], {"priority": "low", "maxFailures": "3"}),
+        ({"priority": "low", "maxFailures": 3}, ["--priority", "normal"], {"priority": "normal", "maxFailures": "3"}),
+        ({}, ["--title", "Friday", "--metadata", "a=b"], {"metadata.title": "Friday", "metadata.a": "b"}),
     ],
 )
 async def test_what_the_command_asks_for_goes_before_what_the_file_says(
@@ -240,13 +269,18 @@ async def test_refused_file_is_told_by_its_lines_and_exit_2(server: Server) -> N
 
 
 async def test_many_errors_are_cut_short(server: Server) -> None:
-    errors = [{"pointer": f"/operations/{index}", "detail": "no"} for index in range(25)]
+    errors = [{"pointer": f"/operations/{index}", "line": index + 2, "detail": "no"} for index in range(25)]
     server.refusal = lambda _: web.json_response(
         {"title": "Invalid", "errors": errors, "errorCount": 2000}, status=422, content_type="application/problem+json"
     )
     write_users(*["Ann"] * 25)
     result = await penstock_submit(*USERS, url=server.url)
-    assert result.stderr.splitlines()[-3:] == ["  line 11: no", "  and 1,990 more", "Nothing was submitted."]
+    assert result.stderr.splitlines()[-4:] == [
+        "  line 11: no",
+        "  and 1,990 more",
+        "Correct the file, or leave these rows out with --skip-invalid --rejected FILE.",
+        "Nothing was submitted.",
+    ]
 
 
 async def test_atomic_file_that_is_too_large_is_told_so(server: Server) -> None:
@@ -264,14 +298,15 @@ async def test_atomic_file_that_is_too_large_is_told_so(server: Server) -> None:
     ]
 
 
-async def test_what_may_have_been_accepted_is_told(server: Server) -> None:
+async def test_what_may_have_been_accepted_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.cli.submit._PATIENCE", Patience(0, 0, 0, 0))
     server.refusal = lambda _: web.Response(status=502)
     write_users("Ann", "Bo", "Cy")
     result = await penstock_submit(*USERS, "--batch-size", "2", url=server.url)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-3:] == [
-        "There was no usable answer for lines 2 to 3: the server answered 502 Bad Gateway.",
-        "Possibly accepted, so not sent again: lines 2 to 3.",
+        "There was no usable answer for lines 2 to 3: The server answered 502: Bad Gateway.",
+        "Possibly accepted: lines 2 to 3. `penstock list` shows if it was.",
         "Not submitted: line 4.",
     ]
 
@@ -281,7 +316,7 @@ async def test_server_that_is_something_else_is_told(server: Server) -> None:
     result = await penstock_submit(*USERS, url=f"{server.url}/elsewhere")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-3:] == [
-        "The server rejected line 2 (404 Not Found).",
+        "The server answered 404: Not Found.",
         f"Is the server at {server.url}/elsewhere Penstock? Name the URL of Penstock with --url.",
         "Nothing was submitted.",
     ]
@@ -296,7 +331,7 @@ async def test_server_may_be_named_by_the_environment(server: Server, monkeypatc
 
 async def test_no_server_is_told_and_exit_2(server: Server) -> None:
     write_users("Ann")
-    url = f"http://127.0.0.1:{unused_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     result = await penstock_submit(*USERS, url=url)
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"Nothing answers at {url}. Start Penstock with `penstock up`, or name its URL with --url." in result.stderr
@@ -327,7 +362,7 @@ async def test_url_that_is_none_is_told(server: Server, url: str) -> None:
     write_users("Ann")
     result = await penstock_submit(*USERS, url=url)
     assert result.exit_code == 2
-    assert "should look like" in result.stderr
+    assert "should look like" in " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -344,7 +379,7 @@ async def test_ctrl_c_tells_what_goes_on_and_exits_130(server: Server) -> None:
     assert process.returncode == 130
     assert stderr.decode().splitlines()[-2:] == [
         "Stopped watching. 1 batch still runs on the server:",
-        f"  {server.url}/batch/0/status",
+        f"  {server.url}/batch/0",
     ]
 
 
@@ -364,7 +399,7 @@ def test_plain_progress_is_a_line_for_each_tenth_or_every_few_seconds(capsys: py
 
 def test_progress_bar_shows_what_is_done_and_what_failed() -> None:
     screen = io.StringIO()
-    with ProgressBar(5000, Console(file=screen, force_terminal=True, width=100, color_system=None)) as bar:
+    with ProgressBar(Console(file=screen, force_terminal=True, width=100, color_system=None)) as bar:
         bar.show(Tally(total=5000, completed=1250, succeeded=1200, failed=50))
         bar.say("The server asks to wait [429].")
     assert "25% 1,250 of 5,000 50 failed" in screen.getvalue()
@@ -381,6 +416,6 @@ async def test_rejected_key_is_told_without_the_key(server: Server, monkeypatch:
     write_users("Ann")
     result = await penstock_submit(*USERS, url=server.url)
     assert result.exit_code == 2
-    assert "401 A valid key is missing: The key abc was revoked" in result.stderr
+    assert "The server answered 401: The key abc was revoked." in result.stderr
     assert "PENSTOCK_API_KEY" in result.stderr
     assert "the-secret-key" not in result.output

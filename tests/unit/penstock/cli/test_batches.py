@@ -1,0 +1,117 @@
+"""The commands for batches against a front end and a consumer: what they print where, and their exit codes."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from penstock.cli import batches
+from tests.support.programs import free_port
+from tests.unit.penstock.client.conftest import Site, site, users
+
+__all__ = ["site"]  # the fixture
+
+Run = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """Keep what the server logs from the output of the command."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def run(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command in a thread, because it has a loop of its own."""
+    monkeypatch.setenv("PENSTOCK_URL", site.url)
+    monkeypatch.chdir(tmp_path)
+
+    async def run(*words: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, batches.app, list(words))
+
+    return run
+
+
+async def finished(site: Site, *names: str, title: str | None = None) -> str:
+    async with site.client() as client:
+        batch = await client.submit(users(*names), title=title, metadata={"team": "growth"})
+        await batch.wait()
+        return batch.id
+
+
+def lines_of(name: str) -> int:
+    return len(Path(name).read_text().splitlines())
+
+
+async def test_batches_are_listed_and_shown(run: Run, site: Site) -> None:
+    first, second = await finished(site, "Ann", "Bad Bo", title="Friday"), await finished(site, "Bad Bo")
+    listed = (await run("list")).stdout.splitlines()
+    assert [line.split()[:5] for line in listed] == [
+        ["batch", "state", "total", "done", "failed"],
+        [second, "failed", "1", "100%", "1"],
+        [first, "completed", "2", "100%", "1"],
+    ]
+    assert listed[2].endswith("  Friday")
+    assert all(len(line) <= 80 for line in listed)
+    only = await run("list", "--status", "completed", "--metadata", "team=growth", "--json")
+    assert [one["batchId"] for one in json.loads(only.stdout)["batches"]] == [first]
+    assert "There are more" in (await run("list", "--limit", "1")).stderr
+    assert "There are no such batches" in (await run("list", "--status", "expired")).stderr
+
+    shown = dict(line.split(maxsplit=1) for line in (await run("status", first)).stdout.splitlines())
+    assert (shown["state"], shown["done"], shown["team"]) == ("completed", "2 of 2 (100 %)", "growth")
+    assert json.loads((await run("status", first, "--json")).stdout)["batchId"] == first
+
+
+async def test_watching_ends_with_the_outcome_as_exit_code(run: Run, site: Site) -> None:
+    good, bad = await finished(site, "Ann"), await finished(site, "Ann", "Bad Bo")
+    assert (await run("watch", good)).exit_code == 0
+    watched = await run("watch", bad)
+    assert (watched.exit_code, "100%  2 of 2, 1 failed" in watched.stderr) == (1, True)
+    assert "state      completed" in watched.stdout
+    lines = (await run("watch", bad, "--json")).stdout.splitlines()
+    assert [json.loads(line)["status"] for line in lines][-1] == "completed"
+
+
+async def test_outcomes_and_failures_are_printed_or_written(run: Run, site: Site) -> None:
+    batch = await finished(site, "Ann", "Bad Bo", "Bad Cy")
+    outcomes = [json.loads(line) for line in (await run("results", batch)).stdout.splitlines()]
+    assert [one["status"] for one in outcomes] == [201, 409, 409]
+    written = await run("results", batch, "--status", "failed", "-o", "failed.ndjson")
+    assert (written.stdout, lines_of("failed.ndjson")) == ("", 2)
+    assert (await run("failures", batch)).stdout.splitlines() == [
+        "count  status  title     for example  detail",
+        "    2  409     Rejected  1            Bad Bo is taken.",
+    ]
+    assert json.loads((await run("failures", batch, "--json")).stdout)["groups"][0]["count"] == 2
+    assert "No such file or directory" in (await run("results", batch, "-o", "no/file")).stderr
+
+
+async def test_batch_is_paused_resumed_cancelled_and_retried(run: Run, site: Site) -> None:
+    async with site.client() as client:
+        held = (await client.submit(users("Ann"), not_before=datetime.now(UTC) + timedelta(hours=1))).id
+    assert (await run("pause", held)).stdout.startswith("Paused. Running operations finish. It resumes by itself at 2")
+    assert (await run("resume", held)).stdout == "Resumed. Done so far: 0 of 1.\n"
+    assert json.loads((await run("cancel", held, "--json")).stdout)["status"] in {"cancelling", "cancelled"}
+    failed = await finished(site, "Bad Bo")
+    assert (await run("retry", failed)).stdout.startswith("1 operation runs again.")
+    assert "already failed" in str((await run("cancel", failed)).exception)
+
+
+async def test_errors_say_what_to_do(run: Run, site: Site) -> None:
+    unknown = await run("status", "01M853H03Q7Z1ZXRY68PYH3E2H")
+    assert "`penstock list` shows your batches." in str(unknown.exception)
+    url = f"http://127.0.0.1:{free_port()}"
+    nobody = await run("status", "01M853H03Q7Z1ZXRY68PYH3E2H", "--url", url)
+    assert str(nobody.exception) == (
+        f"Nothing answers at {url}. Start Penstock with `penstock up`, or name its URL with --url."
+    )
+    assert "should look like" in " ".join((await run("list", "--url", "localhost")).stderr.replace("│", " ").split())
+    assert "such as team=growth" in (await run("list", "--metadata", "growth")).stderr
+    assert "--url http://127.0.0.1:8081" in str((await run("dead-letters")).exception)
