@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from penstock.client.errors import InvalidWebhook
 
@@ -15,8 +15,14 @@ TOLERANCE_SECONDS = 5 * 60
 _PREFIX = "whsec_"
 
 
+class Headers(Protocol):
+    """The headers of a request, in any case: a dict, or what a web framework has for them."""
+
+    def items(self) -> Iterable[tuple[str, str]]: ...
+
+
 def verify_webhook(
-    body: bytes | str, headers: Mapping[str, str], secret: str, *, now: Callable[[], float] = time.time
+    body: bytes | str, headers: Headers, secret: str, *, now: Callable[[], float] = time.time
 ) -> dict[str, Any]:
     """Return the event in the body of a request if it was signed with the secret in the last five minutes.
 

@@ -1,0 +1,56 @@
+"""The client story runs to its end against a front end, a consumer and webhooks in this process."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
+
+from examples.client import story
+from examples.client.app import operations
+from penstock.clock import SystemClock
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.webhooks.post import Poster
+from penstock.service.app import create_app
+from penstock.testing import memory_parts
+from tests.support.builders import build_settings
+from tests.support.programs import free_port
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """Keep what the programs log from the output of the story."""
+    with capture_logs():
+        yield
+
+
+async def test_story_prints_what_its_readme_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("examples.client.app.DATABASE", tmp_path / "customers.db")
+    monkeypatch.setattr("penstock.service.events.watching.READ_SECONDS", 0.02)
+    settings = build_settings(
+        receive_wait_seconds=1,
+        grace_seconds=0,
+        webhook_secret="a secret of at least 32 characters",
+        webhook_allow="127.0.0.1",
+    )
+    parts, clock = memory_parts(), SystemClock()
+    async with (
+        TestServer(create_app(settings, operations, parts.backend, clock), port=free_port()) as server,
+        aclosing(Poster(settings.webhook_targets)) as poster,
+    ):
+        consumer = Consumer(parts.backend, operations, settings, clock, post=poster.post)
+        running = asyncio.create_task(consumer.run())
+        await asyncio.to_thread(story.main, str(server.make_url("")), free_port())
+        consumer.stop()
+        await running
+    readme = Path(story.__file__).with_name("README.md").read_text()
+    shown = readme.partition("examples.client.story\n")[2].partition("```")[0]
+    told = [
+        line for line in capsys.readouterr().out.splitlines() if not line.startswith(("processing", "queued", "20"))
+    ]
+    assert told == shown.splitlines()
