@@ -12,6 +12,7 @@ FILES = sorted(
 )
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CLIENT_MARKER = "<!-- code: run the python blocks below against the users example -->"
 _MARKER = re.compile(r"<!-- code: run the console blocks below against (.+) -->")
 
 
@@ -34,3 +35,8 @@ def marker(file: Path) -> str | None:
 def prose(file: Path) -> str:
     """Return the text without its code blocks."""
     return re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def client_marker(file: Path) -> bool:
+    """Return True if the page's python blocks call a server."""
+    return _CLIENT_MARKER in file.read_text()

@@ -29,14 +29,24 @@ from penstock.service.app import create_app
 from penstock.testing import memory_parts
 from tests.support.builders import build_settings
 from tests.support.waiting import eventually
-from tests.unit.docs.pages import FILES, blocks, marker, name_of
-from tests.unit.docs.transcript import BATCH_ID, Step, assert_alike, read_request, read_shown, read_steps, read_values
+from tests.unit.docs.pages import FILES, blocks, client_marker, marker, name_of
+from tests.unit.docs.transcript import (
+    BATCH_ID,
+    SERVER,
+    Step,
+    assert_alike,
+    read_request,
+    read_shown,
+    read_steps,
+    read_values,
+)
 
 Application = AbstractAsyncContextManager[Operations[Any]]
 FINAL = {"completed", "failed", "cancelled", "expired"}
 MANY, MORE = 258, 101  # rows in the files that docs/api.md posts: it shows row 257, and 100 is a small batch
 
-WITH_PYTHON = [file for file in FILES if any(blocks(file, "python"))]
+WITH_PYTHON = [file for file in FILES if any(blocks(file, "python")) and not client_marker(file)]
+WITH_CLIENT = [file for file in FILES if client_marker(file)]
 WITH_CONSOLE = [file for file in FILES if marker(file)]
 
 
@@ -45,6 +55,16 @@ def test_python_blocks_work(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
     module = execute(page, tmp_path, monkeypatch)
 
     assert module.operations.routes
+
+
+@pytest.mark.parametrize("page", WITH_CLIENT, ids=name_of)
+async def test_python_blocks_of_clients_work(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks run in a thread, as a program of a user does. The server is in this process."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "users.csv").write_text(USERS_CSV)
+    async with users_example(tmp_path, monkeypatch) as operations, running(operations) as url:
+        source = "\n".join(blocks(page, "python")).replace(f"http://{SERVER}", url)
+        await asyncio.to_thread(exec, compile(source, str(page), "exec"), {"__name__": page.stem})
 
 
 @pytest.mark.parametrize("page", WITH_CONSOLE, ids=name_of)
@@ -163,6 +183,11 @@ def operations_of_csv(count: int) -> list[dict[str, Any]]:
     names = ("email", "name", "born_on", "country")
     return [{"method": "POST", "path": "/users", "body": {name: row[name] for name in names}} for row in rows]
 
+
+USERS_CSV = """email,name,born_on,country
+grace@example.com,Grace,1906-12-09,US
+alan@example.com,Alan,1912-06-23,GB
+"""
 
 FILES_OF_CLIENT = {
     "users.json": json.dumps({"operations": operations_of_csv(MANY)}).encode(),
