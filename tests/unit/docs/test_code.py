@@ -185,7 +185,7 @@ def operations_of_csv(count: int) -> list[dict[str, Any]]:
 
 
 USERS_CSV = """email,name,born_on,country
-grace@example.com,Grace,1906-12-09,US
+grace@example.com,Grace,1906-12-09,GB
 alan@example.com,Alan,1912-06-23,GB
 """
 
