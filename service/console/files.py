@@ -21,13 +21,20 @@ from penstock.route import Route
 from penstock.service.console.rendering import page
 from penstock.service.content import NDJSON, check_type, read_content
 from penstock.service.intake.submit import submit_batch
-from penstock.service.intake.tables import CSV
+from penstock.service.intake.tables import CSV, read_csv_form
 from penstock.service.keys import OPERATIONS, SETTINGS
 from penstock.service.paging import read_once
 
 MOST_LOOKED_AT_BYTES = 131_072
 SHOWN_ROWS = 3
 LONGEST_CELL = 60
+CHARSETS = {
+    "utf-8": "UTF-8",
+    "windows-1252": "Windows-1252 (Western Europe)",
+    "windows-1250": "Windows-1250 (Central Europe)",
+    "windows-1251": "Windows-1251 (Cyrillic)",
+    "utf-16": "UTF-16",
+}
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -63,6 +70,7 @@ async def show(request: web.Request) -> web.Response:
         operations=_offered(request.app[OPERATIONS]),
         methods=METHODS,
         priorities=list(Priority),
+        charsets=CHARSETS,
         most_rows=settings.max_stream_operations,
     )
 
@@ -79,7 +87,7 @@ async def look(request: web.Request) -> web.Response:
     content = bytes(await read_content(request, MOST_LOOKED_AT_BYTES))
     values: dict[str, Any] = {"key": str(ULID())}
     if request.content_type == CSV:
-        lines, rows = _first_rows(content)
+        lines, rows = _first_rows(content, read_csv_form(request).charset)
         target = _target(request, lines.columns or [])
         columns = _columns(lines.columns or [], rows, target)
         values |= {"columns": columns, "separator": DELIMITERS.get(lines.delimiter or "", "another character")}
@@ -93,9 +101,9 @@ async def look(request: web.Request) -> web.Response:
     )
 
 
-def _first_rows(content: bytes) -> tuple[CsvLines, list[Row]]:
+def _first_rows(content: bytes, charset: str) -> tuple[CsvLines, list[Row]]:
     """Return the rows at the beginning of a file. Raises InvalidRequest if the file cannot be read."""
-    lines = CsvLines(most_bytes=MOST_LOOKED_AT_BYTES, most_lines=MOST_LOOKED_AT_BYTES)
+    lines = CsvLines(most_bytes=MOST_LOOKED_AT_BYTES, most_lines=MOST_LOOKED_AT_BYTES, charset=charset)
     rows = list(lines.feed(content))
     if not rows:
         rows += lines.end()

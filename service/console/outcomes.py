@@ -35,6 +35,8 @@ async def show(request: web.Request) -> web.Response:
         wanted_id=wanted_id,
         outcomes=[_shown(line) for line in lines],
         following=None if following is None else _query(state, following),
+        refresh=request.path_qs,
+        may_grow=following is None and not batch.is_final,
     )
 
 

@@ -111,6 +111,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "percent": texts.percent,
     "duration": texts.duration,
     "ago": texts.ago,
+    "until": texts.until,
+    "quota": texts.quota,
     "moment": texts.moment,
     "rate": texts.rate,
     "seconds": texts.to_seconds,

@@ -76,11 +76,30 @@ def duration(seconds: float) -> str:
 def ago(time: str, now: float) -> str:
     """Return how long ago a time is, or in what time it will be."""
     seconds = now - to_seconds(time)
-    words = duration(abs(seconds)).split()
-    largest = " ".join(words[:2]) if len(words) != 4 or words[0] not in {"1", "2"} else " ".join(words)
     if abs(seconds) < 1:
         return "now"
-    return f"{largest} ago" if seconds > 0 else f"in {largest}"
+    return f"{_about(seconds)} ago" if seconds > 0 else f"in {_about(seconds)}"
+
+
+def _about(seconds: float) -> str:
+    """Return a duration in its largest unit, and with the next one if that says much more: 1 hour 20 minutes."""
+    words = duration(abs(seconds)).split()
+    return " ".join(words[:2]) if len(words) != 4 or words[0] not in {"1", "2"} else " ".join(words)
+
+
+def until(earliest: str, latest: str, now: float) -> str:
+    """Return in what time something will be at the earliest and at the latest: 30 to 50 minutes."""
+    first, last = _about(to_seconds(earliest) - now), _about(to_seconds(latest) - now)
+    if first == last:
+        return f"in {last}"
+    number, _, unit = first.partition(" ")
+    return f"in {number if last.endswith(f' {unit}') and len(last.split()) == 2 else first} to {last}"
+
+
+def quota(limit: str) -> str:
+    """Return a limit such as 100000/3600 as people read it: 100,000 in 1 hour."""
+    operations, _, seconds = limit.partition("/")
+    return f"{number(int(operations))} in {duration(int(seconds))}"
 
 
 def moment(time: str) -> str:

@@ -128,8 +128,9 @@ async def test_customer_sends_a_file_and_finds_the_wrong_rows(penstock: Up, page
     await expect(page.locator("#live")).to_contain_text("4 of 4 operations have finished (100")
     assert await page.locator("#chart canvas").count() == 1
 
-    # The wrong rows, by their lines in the file.
+    # All outcomes appear without a reload. The wrong rows are found by their lines in the file.
     outcomes = page.locator("#outcomes")
+    await expect(outcomes.get_by_role("row")).to_have_count(5)
     await outcomes.get_by_label("State").select_option("failed")
     await expect(outcomes.get_by_role("row")).to_have_count(3)
     await expect(outcomes.get_by_role("row", name="3 422 Rejected We do not serve CA yet.")).to_be_visible()

@@ -40,7 +40,18 @@
     else sayConnection("");
   });
 
-  // --- After a swap: the chart gets its new points, and the focus goes to the message if its button is gone.
+  // --- A swap may remove or disable what has the focus. Then the focus returns to it, or goes to the message.
+
+  let focused = null;
+  document.addEventListener("focusin", (event) => { focused = event.target; });
+  document.addEventListener("focusout", (event) => { if (event.target.isConnected && !event.target.disabled) focused = null; });
+  function keepFocus() {
+    if (!focused || document.activeElement !== document.body) return;
+    const kept = focused.isConnected && !focused.disabled && !focused.closest("[hidden]") ? focused : find("#problem, #made, #main");
+    kept?.focus({ preventScroll: true });
+  }
+
+  // --- After a swap: the chart gets its new points, and the parts of the page that are not refreshed follow.
 
   const FAILURES_MS = 10000;  // they cost more to read than the status
   let failed = find("#live")?.dataset.failed, failuresAt = 0;
@@ -51,13 +62,12 @@
     const made = find("#made-key")?.value;
     if (made && made !== madeKey && !find("#problem")) find("form.form")?.reset();
     madeKey = made;
-    const isFinal = "final" in (find("#live")?.dataset ?? {});
-    if (isFinal && !wasFinal && event.detail.ctx?.sourceElement?.id === "live") find("#message")?.replaceChildren();  // "Its rows run now."
+    const isFinal = "final" in (find("#live")?.dataset ?? {}), hasEnded = isFinal && !wasFinal;
+    if (hasEnded && event.detail.ctx?.sourceElement?.id === "live") find("#message")?.replaceChildren();  // "Its rows run now."
     wasFinal = isFinal;
-    if (document.activeElement === document.body) find("#problem, #made, #main")?.focus({ preventScroll: true });
+    keepFocus();
     refreshFailures();
-    const completed = Number(find("#live")?.dataset.completed ?? 0);
-    if (completed && find("#outcomes .waiting") && !find("#outcomes").contains(document.activeElement)) refreshOutcomes(completed);
+    refreshOutcomes(hasEnded);
   });
 
   function refreshFailures() {
@@ -69,11 +79,16 @@
     htmx.trigger("#failures", "refresh");
   }
 
-  let outcomesOf = 0;
-  function refreshOutcomes(completed) {
-    if (completed === outcomesOf) return;
+  // The outcomes change while their page is not full. Not while somebody uses them: then the next swap does it.
+  let outcomesOf = 0, mustRefresh = false;
+  function refreshOutcomes(hasEnded) {
+    const outcomes = find("#outcomes"), completed = Number(find("#live")?.dataset.completed ?? 0);
+    mustRefresh ||= hasEnded;
+    if (!outcomes || !completed || outcomes.contains(document.activeElement)) return;
+    if (!mustRefresh && !("open" in outcomes.dataset && completed !== outcomesOf)) return;
     outcomesOf = completed;
-    htmx.trigger("#outcomes", "refresh");
+    mustRefresh = false;
+    htmx.trigger(outcomes, "refresh");
   }
 
   // --- The chart of one batch.
@@ -133,7 +148,7 @@
   // --- Sending a file.
 
   const form = find("#file-form");
-  const LOOK_BYTES = 65536;
+  const LOOK_BYTES = 65536, CSV = "text/csv";
   let file = null, kind = null, head = null, sending = null, isChosen = false;  // isChosen: the person chose the operation
   let key = null, keyOf = null;  // the idempotency key of a file stays the same until the file is accepted
 
@@ -159,11 +174,21 @@
     find("#send").hidden = true;
     isChosen = false;
     head = new Uint8Array(await file.slice(0, LOOK_BYTES).arrayBuffer());
-    const first = new TextDecoder().decode(head.slice(0, 1000)).trimStart()[0];
-    kind = first === "{" ? "application/x-ndjson" : "text/csv";
+    const charset = charsetOf(head), first = new TextDecoder(charset).decode(head.slice(0, 1000)).trimStart()[0];
+    kind = first === "{" ? "application/x-ndjson" : CSV;
+    find("#charset").value = charset;
+    find("#charset-choice").hidden = kind !== CSV;
     if (first === "[") { find("#look").replaceChildren(); problem("This is a JSON list. Write one object on each line (NDJSON), or save the rows as CSV."); return; }
     await look();
   }
+
+  // Files of spreadsheets are in UTF-8, in UTF-16 with a mark at the beginning, or most often in Windows-1252.
+  function charsetOf(bytes) {
+    const mark = bytes[0] << 8 | bytes[1];
+    if (mark === 0xfffe || mark === 0xfeff) return "utf-16";
+    try { new TextDecoder("utf-8", { fatal: true }).decode(bytes, { stream: true }); return "utf-8"; } catch { return "windows-1252"; }
+  }
+  function contentType() { return kind === CSV ? `${CSV}; charset=${find("#charset").value}` : kind; }
 
   function operation() {
     return { method: find("#operation").selectedOptions[0]?.dataset.method ?? "POST", path: find("#path").value };
@@ -173,15 +198,17 @@
     if (!file) return;
     let answer;
     try {
-      answer = await fetch(`/console/file/look?${new URLSearchParams(isChosen ? operation() : {})}`, { method: "POST", body: head, headers: { "Content-Type": kind } });
+      answer = await fetch(`/console/file/look?${new URLSearchParams(isChosen ? operation() : {})}`, { method: "POST", body: head, headers: { "Content-Type": contentType() } });
     } catch { problem("Penstock does not answer. Try it again."); return; }
     const html = await answer.text();
     find("#answer").replaceChildren();
-    if (!answer.ok) { find("#look").replaceChildren(); find("#send").hidden = true; show(find("#answer"), html, "#problem"); return; }
+    if (!answer.ok) { find("#look").replaceChildren(); find("#send").hidden = true; find("#choices").hidden = kind !== CSV; show(find("#answer"), html, "#problem"); return; }
     const section = show(find("#look"), html, "section");
     key ??= section.dataset.key;
     if (!isChosen) { find("#operation").value = `${section.dataset.method} ${section.dataset.path}`; find("#path").value = section.dataset.path; }
-    find("#choices").hidden = section.hasAttribute("data-whole");
+    for (const choice of document.querySelectorAll(".of-operation")) choice.hidden = section.hasAttribute("data-whole");
+    find("#choices").hidden = false;
+    find("#looked").textContent = find("h2", section).textContent + ". " + find("p", section).textContent;
     find("#send").hidden = false;
   }
 
@@ -200,7 +227,7 @@
     }
     sending = new XMLHttpRequest();  // fetch does not tell how much was sent
     sending.open("POST", `${form.getAttribute("action")}?${query}`);
-    sending.setRequestHeader("Content-Type", kind);
+    sending.setRequestHeader("Content-Type", contentType());
     sending.setRequestHeader("Prefer", "respond-async");
     sending.setRequestHeader("Idempotency-Key", `"${key}"`);
     sending.upload.onprogress = (event) => {
@@ -238,6 +265,7 @@
     setPath();
     choice.addEventListener("change", () => { isChosen = true; setPath(); look(); });
     find("#path").addEventListener("change", () => { isChosen = true; look(); });
+    find("#charset").addEventListener("change", look);
     input.addEventListener("click", () => { input.value = ""; });  // a corrected file with the same path is a change, too
     input.addEventListener("change", () => { if (input.files[0]) take(input.files[0]); });
     form.addEventListener("submit", (event) => { event.preventDefault(); if (file && !find("#send").hidden && !find("#send-button").disabled) send(); });

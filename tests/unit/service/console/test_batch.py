@@ -142,6 +142,17 @@ async def test_outcomes_are_found_by_state_page_and_id(plant: Plant, browser: Br
         assert "has an outcome yet" in text_of(await browser.get(f"{url}?id={unknown}"))
 
 
+async def test_outcomes_say_whether_more_may_come_and_how_to_read_them_again(plant: Plant, browser: Browser) -> None:
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+    url = f"/console/batch/{batch_id}/outcomes?status=failed"
+    content = (await browser.get(url)).content.decode()
+    assert f'data-open hx-get="{url}"' in content
+    await plant.work_off()
+    content = (await browser.get(url)).content.decode()
+    assert f'hx-get="{url}"' in content
+    assert "data-open" not in content
+
+
 async def test_outcome_is_found_by_the_id_that_a_client_gave(plant: Plant, browser: Browser) -> None:
     operations = [{"id": f"row <{n}>", "method": "POST", "path": f"/succeed/{n}"} for n in range(8)]
     answer = await plant.service.post(operations, {"Prefer": "respond-async"})

@@ -92,7 +92,22 @@ async def test_columns_are_named_like_the_members_that_they_mean(browser: Browse
 
 async def test_what_no_column_has_is_said(browser: Browser) -> None:
     text = text_of(await look(browser, b"age\n1\n", method="POST", path="/users"))
-    assert "No column is email , which every row needs." in text
+    assert "Every row needs email , but no column is sent as that." in text
+
+
+@pytest.mark.parametrize("charset", ["windows-1252", "utf-16"])
+async def test_charset_of_a_file_is_chosen(browser: Browser, received: list[Any], plant: Plant, charset: str) -> None:
+    content, kind = "email\nrené@example.com\n".encode(charset), f"{CSV}; charset={charset}"
+    assert f'value="{charset}"' in (await browser.get("/console/file")).content.decode()
+    assert "rené@example.com" in text_of(await look(browser, content, kind))
+    assert (await send(browser, content, kind, method="POST", path="/users")).status == 202
+    await plant.work_off()
+    assert received == [NewUser(email="rené@example.com")]
+
+
+async def test_unknown_charset_is_rejected(browser: Browser) -> None:
+    answer = await look(browser, b"email\n", f"{CSV}; charset=klingon")
+    assert (answer.status, "The charset 'klingon' is not supported." in text_of(answer)) == (400, True)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ async def test_dead_letters_are_shown_by_cause_and_run_again(plant: Plant, opera
     assert "letters in the queue." in text
     assert "3 operations POST /break/a · operation 0 of" in text
     assert "Not readable" in text
-    assert text.count("Run this batch's again") == text.count("By batch") * 2 == 2
+    assert text.count("Run these again") == text.count("By batch") * 2 == 2
     assert page.content.decode().count("hx-confirm") == 3  # for all letters, and for each batch
     again = await operator.post("/console/dead-letters/redrive", {"batch": second})
     assert "moved back to the queue: 1." in await operator.follow(again)

@@ -56,6 +56,24 @@ def test_how_long_ago(time: str, text: str) -> None:
     assert texts.ago(time, NOW) == text
 
 
+@pytest.mark.parametrize(
+    ("earliest", "latest", "text"),
+    [
+        ("01:33:00", "01:56:00", "in 33 to 56 minutes"),
+        ("01:00:40", "01:03:00", "in 40 seconds to 3 minutes"),
+        ("01:50:00", "02:20:00", "in 50 minutes to 1 hour 20 minutes"),
+        ("01:33:00", "01:33:10", "in 33 minutes"),
+    ],
+)
+def test_time_until_something_that_is_not_certain(earliest: str, latest: str, text: str) -> None:
+    assert texts.until(f"2026-11-29T{earliest}Z", f"2026-11-29T{latest}Z", NOW) == text
+
+
+@pytest.mark.parametrize(("limit", "text"), [("100000/3600", "100,000 in 1 hour"), ("5/1", "5 in 1 second")])
+def test_quota(limit: str, text: str) -> None:
+    assert texts.quota(limit) == text
+
+
 def test_moment_is_in_utc() -> None:
     assert texts.moment("2026-11-29T01:02:03+01:00") == "29 Nov 2026, 00:02:03 UTC"
 
