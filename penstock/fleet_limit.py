@@ -40,6 +40,7 @@ SEARCH_SECONDS = 15.0  # until it rises twice as fast
 LARGEST_SEARCH = 1.4
 GROWTH = 1.05  # how much it rises in a window after that, at most, unless it is below the ceiling
 NEAR_CEILING = 0.96
+ROUNDING = 0.00001  # the table has six decimals, so a rate that has reached its target may be a little below it
 HOLD_SECONDS = 30.0  # near the ceiling after a cut
 HOLD_PAUSES = 25  # and at least this many times as long as the upstream asked for a pause
 CREEP = 1.01  # how much the rate rises in the first window after that
@@ -195,7 +196,7 @@ def _grown(state: LimitState, now: float) -> float:
     if not state.ceiling:
         return state.rate * LARGEST_SEARCH
     target = NEAR_CEILING * state.ceiling
-    if state.rate < target:
+    if state.rate < target - ROUNDING:
         return max(min(state.rate * GROWTH, target), (state.rate + target) / 2)
     if state.earlier_ceiling is None:
         return state.rate * min(LARGEST_SEARCH, _power(SEARCH, (now - state.cut_at) / SEARCH_SECONDS))

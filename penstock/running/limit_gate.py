@@ -258,6 +258,7 @@ class LimitGate:
         self._passed_second = 0
         self._wrote_at = clock.monotonic() - LEAST_WRITE_SECONDS
         self._read_at = -math.inf
+        self._followed_at = -math.inf  # when this gate learnt of the last cut, in the time of the fleet
         self._parked: list[tuple[float, int]] = []  # when chunks that were postponed come back, and their operations
         self._news = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -515,6 +516,8 @@ class LimitGate:
         seen = await self._store.read_limit(self._name)
         self._time.learn(seen.at, self._clock.monotonic())
         report, must_report = self._report, self._must_report
+        if seen.cut_at != self._state.cut_at or report.throttled_from < self._followed_at:
+            report = replace(report, throttled_from=0.0)  # it started before this gate knew of the cut
         if report.throttled and report.free_rate is None and self._state.rate is None:
             report = replace(report, free_rate=float(self._passed_lately()))
         holders = self._plan_holders(seen)
@@ -576,6 +579,8 @@ class LimitGate:
 
     def _follow(self, state: LimitState, block: Block) -> None:
         now = self._clock.monotonic()
+        if state.cut_at != self._state.cut_at:
+            self._followed_at = self.now()
         self._state, self._read_at = state, now
         self._free_until = now + 2 * block.seconds if block.tokens is None else 0.0
         self._is_blocked = self._report.is_urgent

@@ -163,6 +163,7 @@ UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
             [
                 (45, nothing, 0.95, 1),
                 (25, halve, 0.95, 1),
+                (25, halve, 0.95, 9),  # the first consumer that is throttled has a clock that is far behind
                 (20, leave_for_two_minutes, 0.95, 1),
                 (20, leave_for_two_minutes, 0.95, 2),
             ]

@@ -180,8 +180,9 @@ def test_ceiling_that_held_for_a_short_time_is_followed_by_a_lower_one(held_seco
     assert state_after(state, throttled(NOW), NOW).ceiling == pytest.approx(ceiling)
 
 
-def test_rate_stays_near_the_ceiling_for_a_while_and_then_rises_slowly() -> None:
-    near = NEAR_CEILING * 110
+@pytest.mark.parametrize("lost", [0.0, 0.000001], ids=["exact", "rounded by the table"])
+def test_rate_stays_near_the_ceiling_for_a_while_and_then_rises_slowly(lost: float) -> None:
+    near = NEAR_CEILING * 110 - lost
 
     def rate_after(seconds: float) -> float:
         state = known(near, used=MANY, cut_at=NOW + WINDOW_SECONDS - seconds)

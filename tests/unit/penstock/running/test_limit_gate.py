@@ -228,6 +228,24 @@ def test_first_rate_is_what_passed_lately(idle_seconds: float, ceiling: float | 
     play(scenario, limit=None, slots=100)
 
 
+def test_what_started_before_a_cut_was_known_says_nothing_although_the_clock_of_the_other_is_behind() -> None:
+    async def scenario(rig: Rig) -> None:
+        known = LimitState(rate=100.0, ceiling=100.0, cut_at=EPOCH - 100, passed_from=EPOCH - 1, lease="known")
+        await rig.store.lease_limit("upstream", LimitState(), known)
+        rig.throttles = True
+        running = asyncio.create_task(rig.run_chunk("/limited", 50))
+        await asyncio.sleep(3 * LATENCY)
+        rig.throttles = False
+        seen = await rig.store.read_limit("upstream")
+        cut = replace(seen, rate=70.0, cut_at=EPOCH + rig.loop.time() - 3, lease="cut")
+        await rig.store.lease_limit("upstream", seen, cut)
+        verdicts = await running
+        assert 0 < succeeded(verdicts) < len(verdicts) == 50
+        assert (await rig.store.read_limit("upstream")).rate == 70
+
+    play(scenario, limit=None, slots=20)
+
+
 def test_long_pause_postpones_what_has_not_started() -> None:
     async def scenario(rig: Rig) -> None:
         rig.throttles, rig.asks_seconds = True, 120.0
