@@ -50,6 +50,7 @@ FRESH_SECONDS = 5.0  # a state that was read before this time may have changed
 AWAY_SHARE = 0.1  # of this time is the delay of a chunk that is postponed because of that
 SHORT_SECONDS = 0.3  # until the table is read again while others still have permits that this consumer may have
 GIVE_UP_SECONDS = 1.0  # the time for giving up all permits when the process ends
+SPARE_SHARE = 0.5  # of a block that a front end leases beyond what waits, while nobody else uses the limit
 NEWEST_SHARE = 0.1  # of the latest call in the average time of a call
 
 Verdicts = dict[int, Verdict]
@@ -521,7 +522,7 @@ class LimitGate:
         if report.throttled and report.free_rate is None and self._state.rate is None:
             report = replace(report, free_rate=float(self._passed_lately()))
         holders = self._plan_holders(seen)
-        state, block = lease(seen, self._limit, report, self._tokens_for(holders), self.now())
+        state, block = lease(seen, self._limit, report, self._tokens_for(seen, holders), self.now())
         if not (block.tokens or must_report or self._must_write(seen, holders)):
             self._follow(state, block)
             return block
@@ -565,17 +566,25 @@ class LimitGate:
             return False
         return self._permits.must_write(seen.holders, holders, self._clock.monotonic())
 
-    def _tokens_for(self, holders: Holders) -> int:
+    def _tokens_for(self, seen: LimitState, holders: Holders) -> int:
         """Return how many tokens are needed in the next block. Without a permit a token would be lost."""
         wanted = self._wanted
         if wanted and self._rules.is_prompt:
-            wanted += self._passed_lately()  # as many operations may come in the next second as in the last one
+            wanted += self._spare_tokens(seen)
         if self._permits is None:
             return wanted
         permits = self._permits.planned(holders)
         if not self._seconds_each:
             return wanted if permits else 0
         return min(wanted, permits + math.ceil(permits * BLOCK_SECONDS / self._seconds_each))
+
+    def _spare_tokens(self, seen: LimitState) -> int:
+        """Return how many tokens to lease for operations that may come while the block lasts.
+
+        As many may come as in the last second. If nobody has used the limit lately, more tokens cost nobody anything.
+        """
+        rate = (seen.rate or self._limit.rate or 0.0) if seen.tat <= self.now() else 0.0
+        return max(self._passed_lately(), math.floor(SPARE_SHARE * rate * BLOCK_SECONDS))
 
     def _follow(self, state: LimitState, block: Block) -> None:
         now = self._clock.monotonic()

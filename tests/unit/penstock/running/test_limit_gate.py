@@ -23,8 +23,10 @@ from penstock.running.limit_gate import (
     LEAST_WRITE_SECONDS,
     MOST_HELD,
     RETRY_SECONDS,
+    GateRules,
     LimitGate,
     LimitGates,
+    Line,
     PostponedChunk,
 )
 from penstock.running.runner import Runner
@@ -37,6 +39,7 @@ from tests.simulation.loop import VirtualLoop
 EPOCH = 1_700_000_000.0
 SLOW = Limit(rate=10.0)
 LATENCY = 0.05
+OF_CONSUMERS = GateRules()
 
 
 class VirtualClock:
@@ -60,6 +63,7 @@ class Rig:
     loop: VirtualLoop
     limits: dict[str, Limit]
     slots: int = 2
+    rules: GateRules = OF_CONSUMERS
     store: MemoryStore = field(default_factory=MemoryStore)
     starts: dict[str, list[float]] = field(default_factory=dict)
     throttles: bool = False
@@ -75,7 +79,7 @@ class Rig:
         clock = VirtualClock(self.loop)
         gates = LimitGates(
             operations.limits,
-            lambda name, limit: LimitGate(name, limit, self.store, clock, pauses=operations.pauses),
+            lambda name, limit: LimitGate(name, limit, self.store, clock, rules=self.rules, pauses=operations.pauses),
         )
         self.gate = gates.gate("upstream")
         self.runner = Runner(operations, self.slots, clock.monotonic, limits=gates)
@@ -122,9 +126,15 @@ class Rig:
         return self.runner.token(operation, Source("01J", "01J"), may_be_postponed=may_be_postponed)
 
 
-def play(scenario: Callable[[Rig], Coroutine[Any, Any, None]], *, limit: Limit | None = SLOW, slots: int = 2) -> Rig:
+def play(
+    scenario: Callable[[Rig], Coroutine[Any, Any, None]],
+    *,
+    limit: Limit | None = SLOW,
+    slots: int = 2,
+    rules: GateRules = OF_CONSUMERS,
+) -> Rig:
     loop = VirtualLoop()
-    rig = Rig(loop, {} if limit is None else {"upstream": limit}, slots)
+    rig = Rig(loop, {} if limit is None else {"upstream": limit}, slots, rules)
 
     async def run() -> None:
         try:
@@ -160,6 +170,25 @@ def test_operations_start_at_the_declared_rate() -> None:
     for seconds in (1, 3, 8):
         assert in_the_first(seconds, starts) <= 10 * (seconds + HORIZON_SECONDS)
     assert starts[-1] < 100 / 10 + 2
+
+
+@pytest.mark.parametrize(("ahead", "is_soon"), [(0.0, True), (1.0, False)], ids=["quiet", "busy"])
+def test_front_end_has_tokens_for_further_batches_unless_others_need_them(ahead: float, is_soon: bool) -> None:
+    async def scenario(rig: Rig) -> None:
+        await rig.store.lease_limit(
+            "upstream", LimitState(), LimitState(rate=10.0, tat=EPOCH + ahead, at=EPOCH, lease="seen")
+        )
+        operation = Operation(0, "0", "POST", "/limited", None)
+        for _ in range(5):
+            with rig.runner.turns([operation], Source("01J", "01J"), may_be_postponed=True) as turn_of:
+                turn = turn_of(operation)
+                assert isinstance(turn, Line)
+                await turn.acquire()
+                turn.start(1)
+                turn.release()
+        assert (rig.loop.time() < 0.7) == is_soon
+
+    play(scenario, rules=GateRules.of_front_end(10.0))
 
 
 def test_operation_that_waits_for_a_token_holds_no_slot() -> None:
