@@ -19,9 +19,9 @@ from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS, WEBHOOK_TENANTS
 from penstock.service.models import read_model
+from penstock.service.receivers import check_receiver
 from penstock.service.schemas import time_text
 from penstock.service.webhooks.deliveries import check_few_tests, delivery_body, new_delivery_of_test
-from penstock.service.webhooks.receivers import check_receiver
 from penstock.settings import Settings
 from penstock.webhooks.endpoint import CALLBACK, MOST_ENDPOINTS, MOST_ROTATIONS, Endpoint, Endpoints
 from penstock.webhooks.event import EventType
