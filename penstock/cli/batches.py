@@ -4,6 +4,7 @@ Each is started as `python -m penstock.cli.batches NAME`. All of them exit with 
 ask for.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -254,7 +255,7 @@ def _show_results(batch: Batch, state: State | None) -> None:
 
 def _words(outcome: Outcome) -> str:
     if outcome.succeeded:
-        return one_line("" if outcome.result is None else str(outcome.result))
+        return one_line("" if outcome.result is None else json.dumps(outcome.result, ensure_ascii=False))
     return one_line(": ".join(filter(None, (outcome.title, outcome.detail))))
 
 

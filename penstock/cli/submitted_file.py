@@ -9,6 +9,7 @@ import re
 import sys
 from array import array
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,15 @@ _POINTER = re.compile(r"/operations/(\d+)(/.*)?")
 _INVALID = "422"  # the status of a row that was rejected before anything ran
 
 
+@contextmanager
+def _closing_on_error(spool: Spool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        spool.close()
+        raise
+
+
 class OperationsToSubmit:
     """Operations that were read one by one. They can be submitted in parts. Use it with `with`.
 
@@ -51,11 +61,12 @@ class OperationsToSubmit:
         self._numbers = array("Q")
         self._expected: list[frozenset[int]] = []
         self._expected_of = array("H")
-        for operation in operations:
-            self._add(operation)
-        self._spool.finish()
-        if not self._numbers:
-            source.reject("contains no operations.")
+        with _closing_on_error(self._spool):
+            for operation in operations:
+                self._add(operation)
+            self._spool.finish()
+            if not self._numbers:
+                source.reject("contains no operations.")
 
     def __enter__(self) -> Self:
         return self
@@ -157,11 +168,12 @@ class RowsToSubmit:
         self._left_out: list[range] = []  # their lines
         self._operations: OperationsToSubmit | None = None
         self._spool = Spool()
-        while piece := source.stream.read(PIECE_BYTES):
-            self._spool.write(piece)
-        self._spool.finish()
-        if next(self._rows(), None) is None:  # this reads the names of the columns, and checks them
-            source.reject("contains no operations.")
+        with _closing_on_error(self._spool):
+            while piece := source.stream.read(PIECE_BYTES):
+                self._spool.write(piece)
+            self._spool.finish()
+            if next(self._rows(), None) is None:  # this reads the names of the columns, and checks them
+                source.reject("contains no operations.")
 
     def __enter__(self) -> Self:
         return self
@@ -234,7 +246,9 @@ class RowsToSubmit:
             for row in self._rows():
                 added = None
                 if row.number in self._invalid:
-                    added = _INVALID, "Invalid", self._invalid[row.number]
+                    # A row that cannot be split into cells is found by its line.
+                    where = f"Line {row.number} of {self.name}: " if row.error else ""
+                    added = _INVALID, "Invalid", where + self._invalid[row.number]
                 elif outcome is not None and outcome.id == str(row.number):
                     added = str(outcome.status), outcome.title, outcome.detail
                     outcome = await _next(failed)

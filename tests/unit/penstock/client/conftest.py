@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from pydantic import BaseModel
 
 from penstock import Context, Operations, Reject
 from penstock.client import AsyncClient, Patience
@@ -36,6 +38,17 @@ async def create_user(body: dict[str, str]) -> dict[str, str]:
 @operations.put("/users/{user}")
 async def rename_user(user: str, body: dict[str, str], context: Context) -> str:
     return f"{user} is {body['name']}, attempt {context.attempt}"
+
+
+class Person(BaseModel):
+    name: str
+    born: date
+
+
+@operations.put("/people/{number}")
+async def put_person(number: int, body: Person) -> None:
+    if body.born.year > 2010:
+        raise Reject(403, f"{body.name} is too young.")
 
 
 @operations.post("/hang")

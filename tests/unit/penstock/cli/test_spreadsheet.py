@@ -1,0 +1,115 @@
+"""A user with a spreadsheet export reaches a finished batch and a file of the bad rows, or reads what to change.
+
+The export is in Windows-1252 with semicolons. Some of its rows are invalid, and some are rejected by the application.
+"""
+
+import asyncio
+import csv
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from penstock.cli.submit import submit
+from tests.support.full import full
+from tests.unit.penstock.client.conftest import Site, site
+
+__all__ = ["site"]  # the fixture
+
+app = typer.Typer()
+app.command()(submit)
+
+PEOPLE = ("--method", "PUT", "--path", "/people/{number}")
+INVALID, YOUNG = range(113), range(200, 300)  # of the rows
+EXPORT, BAD = "export.csv", "bad.csv"
+
+Run = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """Keep what the server logs from the output of the command."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def run(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    monkeypatch.setenv("PENSTOCK_URL", site.url)
+    monkeypatch.chdir(tmp_path)
+
+    async def run(*words: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, list(words))
+
+    return run
+
+
+def write_export(rows: int, step: int) -> int:
+    """Write every `step`-th row of the export. Return how many of them are bad."""
+    bad = 0
+    with Path(EXPORT).open("w", encoding="cp1252", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerow(["number", "name", "born"])
+        for number in range(0, rows, step):
+            born = "yesterday" if number in INVALID else "2020-05-05" if number in YOUNG else "1990-05-05"
+            bad += number in INVALID or number in YOUNG
+            writer.writerow([number, f"Zoë {number}", born])
+    return bad
+
+
+def read_bad() -> list[dict[str, str]]:
+    with Path(BAD).open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file, delimiter=";"))
+
+
+def correct_bad() -> None:
+    text = Path(BAD).read_text("utf-8-sig").replace("yesterday", "1990-05-05").replace("2020-05-05", "1990-05-05")
+    Path(BAD).write_text(text, "utf-8-sig")
+
+
+@pytest.mark.parametrize(("rows", "step"), [(2_130, 30), *full([(2_130, 1)])])
+async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, rows: int, step: int) -> None:
+    bad = write_export(rows, step)
+    assert bad == (213 if step == 1 else 7)
+
+    told = await run(EXPORT, *PEOPLE)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert told.stderr == (
+        "export.csv, line 2: The line is not UTF-8. It seems to be Windows-1252. "
+        "Send it with --charset windows-1252, or save it as CSV UTF-8.\n"
+    )
+
+    told = await run(EXPORT, *PEOPLE, "--charset", "windows-1252", "--rejected", BAD)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert "line 2, body/born: " in told.stderr
+    assert "Correct the file, or leave these rows out with --skip-invalid." in told.stderr
+    assert {row["error_status"] for row in read_bad()} == {"422"}
+
+    told = await run(EXPORT, *PEOPLE, "--charset", "windows-1252", "--rejected", BAD, "--skip-invalid")
+    assert told.exit_code == 1, told.output
+    assert f"{bad} rejected rows are in bad.csv, with the reasons." in told.stderr
+    rejected = read_bad()
+    assert len(rejected) == bad
+    assert list(rejected[0]) == ["number", "name", "born", "error_status", "error_title", "error_detail"]
+    assert [row["number"] for row in rejected] == sorted((row["number"] for row in rejected), key=int)
+    assert rejected[0] | {"error_detail": ""} == {
+        "number": "0",
+        "name": "Zoë 0",
+        "born": "yesterday",
+        "error_status": "422",
+        "error_title": "Invalid",
+        "error_detail": "",
+    }
+    assert rejected[0]["error_detail"].startswith("born: Input should be a valid date")
+    assert (rejected[-1]["error_status"], rejected[-1]["error_detail"]) == (
+        "403",
+        f"Zoë {rejected[-1]['number']} is too young.",
+    )
+
+    correct_bad()
+    told = await run(BAD, *PEOPLE)
+    assert told.exit_code == 0, told.output
+    assert dict(line.split() for line in told.stdout.splitlines())["succeeded"] == str(bad)
