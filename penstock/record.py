@@ -23,6 +23,7 @@ from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, Outc
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
 _SAME = "same"
 _LONG_BYTES = 4_096  # a longer result is written as it is: as a part of columns it would not compress much better
+_OPERATION_BYTES = 400  # what a failed operation takes in memory beyond its path, its body and its error
 _VALUE_BYTES = 64  # what a value of a column takes in memory beyond its JSON
 
 
@@ -53,6 +54,24 @@ class OutcomeColumns:
     memory_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class FailedOperation:
+    """An operation that failed. `body` and `error` are JSON that was not parsed."""
+
+    index: int
+    id: str
+    method: str
+    path: str
+    body: bytes
+    key: str | None
+    status: int
+    error: bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        return len(self.body) + len(self.error) + len(self.path) + _OPERATION_BYTES
+
+
 class _Content(msgspec.Struct):
     """What `OutcomeColumns` need of a record. A column is a list, or `{"same": value}` if all values are the same."""
 
@@ -67,9 +86,30 @@ class _Content(msgspec.Struct):
     recorded_at: float | None = None
 
 
+class _Operation(msgspec.Struct, array_like=True):
+    index: int
+    id: str
+    method: str
+    path: str
+    body: Raw
+    key: str | None = None
+
+
+class _Failures(msgspec.Struct):
+    """What `FailedOperation` needs of a record."""
+
+    outcomes: int
+    index: int | list[int]
+    state: list[str] | dict[str, str | None]
+    status: list[Raw] | dict[str, Raw]
+    error: list[Raw] | dict[str, Raw]
+    failed_operations: list[_Operation]
+
+
 # It is used again, because its working memory is several megabytes, and getting that takes as long as compressing.
 _compressor = zstd.ZstdCompressor(_COMPRESSION_LEVEL)
 _content_decoder = msgspec.json.Decoder(_Content)
+_failures_decoder = msgspec.json.Decoder(_Failures)
 _column_decoder = msgspec.json.Decoder(list[Raw] | dict[str, Raw])
 _columns_decoder = msgspec.json.Decoder(list[list[Raw] | dict[str, Raw]])
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
@@ -123,6 +163,30 @@ def decode_columns(encoded: bytes, *, with_results: bool = True) -> OutcomeColum
     except msgspec.DecodeError:
         # An earlier version wrote infinity and NaN, which JSON does not have. For clients they are null.
         return _to_columns(to_json(from_json(content), inf_nan_mode="null"), with_results)
+
+
+def decode_failures(encoded: bytes) -> tuple[Sequence[int], list[FailedOperation]]:
+    """Return the indexes of all outcomes of a record, and its failed operations."""
+    content = zstd.decompress(encoded)
+    try:
+        failures = _failures_decoder.decode(content)
+    except msgspec.DecodeError:  # for the reason that decode_columns has
+        failures = _failures_decoder.decode(to_json(from_json(content), inf_nan_mode="null"))
+    count = failures.outcomes
+    indexes = _to_indexes(failures.index, count)
+    outcomes = zip(
+        _whole(failures.state, count), _whole(failures.status, count), _whole(failures.error, count), strict=True
+    )
+    failed = {
+        index: (int(bytes(status)), bytes(error))
+        for index, (state, status, error) in zip(indexes, outcomes, strict=True)
+        if state == OutcomeState.FAILED
+    }
+    return indexes, [
+        FailedOperation(one.index, one.id, one.method, one.path, bytes(one.body), one.key, *failed[one.index])
+        for one in failures.failed_operations
+        if one.index in failed
+    ]
 
 
 def _to_record(chunk_id: str, content: dict[str, Any]) -> ChunkRecord:

@@ -18,6 +18,7 @@ from penstock.service.keys import SETTINGS, SHARE, TURNS
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+CSV = "text/csv"
 MERGE_PATCH = "application/merge-patch+json"
 READ_BYTES = 65_536
 BODY_SECONDS = 120  # a slow client holds a connection, and the memory of what it has sent so far

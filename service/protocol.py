@@ -61,7 +61,7 @@ def _is_refresh(request: web.Request, response: web.StreamResponse) -> bool:
         request.method == hdrs.METH_GET
         and "HX-Request" in request.headers
         and request.path.startswith("/console")
-        and not request.path.endswith(("/outcomes", "/results"))
+        and not request.path.endswith(("/outcomes", "/rejected", "/results"))
         and response.status < HTTPStatus.BAD_REQUEST
     )
 

@@ -13,6 +13,7 @@ from penstock.api_key import Scope
 from penstock.service.batches.cancel import cancel_batch
 from penstock.service.batches.failures import batch_failures
 from penstock.service.batches.listing import list_batches
+from penstock.service.batches.rejected import rejected_rows
 from penstock.service.batches.results import batch_results
 from penstock.service.batches.retry import retry_batch
 from penstock.service.batches.status import batch_status
@@ -81,6 +82,7 @@ ROUTES = (
     Route("GET", "/batch/{batch_id}", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/status", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/results", batch_results, Scope.READ),
+    Route("GET", "/batch/{batch_id}/rejected", rejected_rows, Scope.READ),
     Route("PATCH", "/batch/{batch_id}", steer_batch, Scope.WRITE),
     Route("GET", "/batch/{batch_id}/events", batch_events, Scope.READ),
     Route("GET", "/batch/{batch_id}/failures", batch_failures, Scope.READ),
@@ -118,6 +120,7 @@ ROUTES = (
     Route("GET", "/console/batch/{batch_id}/failures", failures.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}/outcomes", outcomes.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}/results", outcomes.download, Scope.READ, For.PAGES),
+    Route("GET", "/console/batch/{batch_id}/rejected", outcomes.download_rejected, Scope.READ, For.PAGES),
     Route("POST", "/console/batch/{batch_id}/cancel", batch.cancel, Scope.WRITE, For.PAGES),
     Route("POST", "/console/batch/{batch_id}/retry", batch.retry, Scope.WRITE, For.PAGES),
     Route("POST", "/console/batch/{batch_id}/change", batch.change, Scope.WRITE, For.PAGES),

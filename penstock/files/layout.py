@@ -20,10 +20,10 @@ class Layout:
 
     def encode(self) -> bytes:
         template, columns = self.template, None if self.columns is None else own_columns(self.columns)
-        kept = [template.method, template.path, template.names, columns, self.delimiter]
+        kept = [template.method, template.path, template.names, columns, self.delimiter, template.key]
         return zstd.compress(to_json(kept))
 
     @classmethod
     def decode(cls, content: bytes) -> "Layout":
-        method, path, names, columns, delimiter, *_ = from_json(zstd.decompress(content))
-        return cls(Template(method, path, names), columns, delimiter)
+        method, path, names, columns, delimiter, key, *_ = from_json(zstd.decompress(content))
+        return cls(Template(method, path, names, key), columns, delimiter)

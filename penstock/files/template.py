@@ -22,11 +22,15 @@ _NO_OBJECT = "The line is not an object. Write the members of a body as {...}, o
 
 @dataclass(frozen=True)
 class Template:
-    """What operation a row is. `names` are new names for cells. None leaves a cell out."""
+    """What operation a row is. `names` are new names for cells. None leaves a cell out.
+
+    `key` is the name of the cell that is the key of the operation, if it has one.
+    """
 
     method: str
     path: str
     names: Mapping[str, str | None] = field(default_factory=dict)
+    key: str | None = None
 
     @cached_property
     def in_path(self) -> Sequence[str]:
@@ -51,14 +55,18 @@ class Template:
     def _operation(self, cells: Mapping[str, Any], number: int, *, skips_empty: bool) -> dict[str, Any] | str:
         named = {name: cell for old, cell in cells.items() if (name := self.names.get(old, old)) is not None}
         for name in self.in_path:
-            if not _fills_path(named.get(name)):
+            if not _is_filled(named.get(name)):
                 return f"The path {self.path} needs a value of {name}, and this row has none."
+        if self.key is not None and not _is_filled(named.get(self.key)):
+            return f"The key of the operation is its {self.key}, and this row has none."
         path = PLACEHOLDER.sub(lambda found: self._quoted(str(named[found[1]])), self.path)
         members = {name: cell for name, cell in named.items() if name not in self.in_path}
         operation: dict[str, Any] = {"id": str(number), "method": self.method, "path": path}
         body = {name: cell for name, cell in members.items() if cell != ""} if skips_empty else members
         if body or (members and self.method not in _WITHOUT_BODY):
             operation["body"] = body
+        if self.key is not None:
+            operation["key"] = str(named[self.key])
         return operation
 
     def row_of(self, path: str, body: Any, columns: Iterable[str] | None = None) -> dict[str, Any]:
@@ -93,5 +101,5 @@ class Template:
         return re.compile("".join(pieces), re.DOTALL)
 
 
-def _fills_path(value: Any) -> bool:
+def _is_filled(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool) and value != ""

@@ -1,17 +1,17 @@
 """GET /batch/{id}/results: returns the outcomes that are counted so far, in the order of the operations.
 
-As NDJSON, it returns all outcomes, one per line. With `?limit=`, or as JSON, it is one page with a cursor to the
+As NDJSON or CSV, it returns all outcomes, one per line. With `?limit=`, or as JSON, it is one page with a cursor to the
 next. A page ends early if its results are large. While the batch runs, operations without an outcome are missing. Once
 it is final, the results are complete.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 from urllib.parse import urlencode
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from penstock.batch import Batch, Ending
 from penstock.chunk import GROUP_CHUNKS, group_of
@@ -19,23 +19,23 @@ from penstock.errors import LostItem, MalformedRequest, UnknownBatch
 from penstock.negotiation import choose_type
 from penstock.outcome import OutcomeState, never_ended
 from penstock.record import EncodedRecord
+from penstock.service.batches.csv_results import csv_blocks
 from penstock.service.batches.families import WINDOW_OUTCOMES, Family, Window, read_families
 from penstock.service.batches.status import batch_id_of, find_only_chunk, find_with_groups
-from penstock.service.content import JSON, NDJSON
-from penstock.service.json_answer import BodyAnswer, encode, writing
+from penstock.service.batches.streaming import BLOCK_BYTES, FOR_SPREADSHEET, Blocks, stream, stream_csv
+from penstock.service.content import CSV, JSON, NDJSON
+from penstock.service.json_answer import BodyAnswer, encode
 from penstock.service.keys import BACKEND, GROUP_NUMBERS, SHARE, TURNS
 from penstock.service.memory import Share
 from penstock.service.paging import is_number, read_limit, read_once
-from penstock.service.request_ids import request_id
 from penstock.service.schemas import outcome_body, results_url
 from penstock.service.turns import Turns
 from penstock.settings import MIB
 from penstock.store import Group, Store
-from penstock.telemetry import Event, get_log
 
-_PARAMETERS = ("status", "limit", "cursor")
+_PARAMETERS = ("status", "limit", "cursor", "format")
+_FORMATS = {"ndjson": NDJSON, "json": JSON, "csv": CSV}
 PAGE_OUTCOMES = 1_000
-BLOCK_BYTES = 65_536  # results are encoded, and a stream of them is written, in blocks of this size
 PAGE_BYTES = 4 * MIB  # a page is in memory as a whole, and ends after the first outcome that reaches this size
 
 
@@ -77,14 +77,18 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
         batch, groups = await find_with_groups(request, [first], with_done=True)
         group, record = groups[first], None
     _check_names(request)
-    kind = choose_type(", ".join(request.headers.getall("Accept", ())), (NDJSON, JSON))
+    kind = read_format(request, _FORMATS)
     wanted = Wanted(cursor, read_state(request))
     limit = read_limit(request)
+    if kind == CSV and (limit is not None or "cursor" in request.query):
+        raise MalformedRequest("CSV has all results. For pages of them, use NDJSON or JSON.")
     most = None if limit is None else limit + 1  # one more shows that there is a next page
     reading = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS], record, most_outcomes=most)
     windows = reading.windows(group)
+    if kind == CSV:
+        return await stream_csv(request, csv_blocks(windows, delimiter=await _delimiter(request, batch)))
     if kind == NDJSON and limit is None:
-        return await _stream(request, windows)
+        return await stream(request, NDJSON, _blocks(windows))
     page, following = await read_page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
     return _page_answer(batch, kind, page, following, _kept_query(wanted.state, limit))
 
@@ -196,30 +200,7 @@ async def _counted_records(
             yield record
 
 
-async def _stream(request: web.Request, windows: AsyncIterator[tuple[int, Window]]) -> web.StreamResponse:
-    answer = web.StreamResponse(headers={"Content-Type": NDJSON})
-    await answer.prepare(request)
-    if request.method == hdrs.METH_HEAD:
-        return answer
-    try:
-        async for block, memory_bytes in _blocks(windows):
-            request[SHARE].take(memory_bytes)
-            async with writing(request, len(block)):
-                await answer.write(block)
-            await request.app[TURNS].next()  # a write does not wait while the client reads fast
-    except ConnectionResetError:
-        return answer  # the client closed the connection, or does not read
-    except Exception as error:  # noqa: BLE001 - any error: the middleware cannot answer it any more
-        # The 200 has already been sent. Only a broken connection can show the client that results are missing.
-        get_log().error(Event.REQUEST_BROKE, request_id=request_id(request), path=request.path, exc_info=error)
-        if request.transport is not None:
-            request.transport.abort()
-        return answer
-    await answer.write_eof()
-    return answer
-
-
-async def _blocks(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[tuple[bytes, int]]:
+async def _blocks(windows: AsyncIterator[tuple[int, Window]]) -> Blocks:
     """Yield the lines of the outcomes in blocks, each with about the memory that it takes with its window."""
     lines: list[bytes] = []
     size = window_bytes = 0
@@ -271,6 +252,22 @@ def _page_answer(
     cursor = encode(str(following) if following else None)
     content = b'{"results":[%b],"nextCursor":%b}' % (b",".join(page), cursor)
     return BodyAnswer(body=content, headers=headers, content_type=JSON)
+
+
+async def _delimiter(request: web.Request, batch: Batch) -> str:
+    """Return what separates cells. A spreadsheet that has written semicolons also expects them."""
+    layout = await request.app[BACKEND].store.read_layout(batch.id) if FOR_SPREADSHEET in request else None
+    return (layout and layout.delimiter) or ","
+
+
+def read_format(request: web.Request, formats: Mapping[str, str]) -> str:
+    """Return the media type that the client wants: by the parameter `format`, or else by its Accept header."""
+    given = read_once(request, "format")
+    if given is None:
+        return choose_type(", ".join(request.headers.getall("Accept", ())), tuple(formats.values()))
+    if given not in formats:
+        raise MalformedRequest(f"Invalid format {given!r}. Use {' or '.join(formats)}.")
+    return formats[given]
 
 
 def _kept_query(state: OutcomeState | None, limit: int | None) -> dict[str, str]:

@@ -19,9 +19,9 @@ from penstock.operations import METHODS, Operations
 from penstock.priority import Priority
 from penstock.route import Route
 from penstock.service.console.rendering import page
-from penstock.service.content import NDJSON, check_type, read_content
+from penstock.service.content import CSV, NDJSON, check_type, read_content
 from penstock.service.intake.submit import submit_batch
-from penstock.service.intake.tables import CSV, read_csv_form
+from penstock.service.intake.tables import read_csv_form
 from penstock.service.keys import OPERATIONS, SETTINGS
 from penstock.service.paging import read_once
 

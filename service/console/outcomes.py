@@ -1,4 +1,4 @@
-"""GET /console/batch/{id}/outcomes and /results: the outcomes of a batch to read, to search by id, and to download."""
+"""GET /console/batch/{id}/outcomes, /results and /rejected: what became of a batch, to read, to search, to download."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -9,8 +9,10 @@ from pydantic_core import from_json, to_json
 from penstock.batch import Batch
 from penstock.chunk import GROUP_CHUNKS, group_of
 from penstock.outcome import OutcomeState
+from penstock.service.batches.rejected import rejected_rows
 from penstock.service.batches.results import Cursor, Reading, Wanted, batch_results, read_cursor, read_page
 from penstock.service.batches.status import find_batch
+from penstock.service.batches.streaming import FOR_SPREADSHEET
 from penstock.service.console.rendering import DOWNLOAD, page
 from penstock.service.keys import BACKEND, SHARE, TURNS
 from penstock.service.paging import is_number, read_once
@@ -41,10 +43,23 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    """Answer with all outcomes as NDJSON, as a file."""
+    """Answer with all outcomes as a file."""
     state = _read_state(request)
-    request[DOWNLOAD] = f"{request.match_info['batch_id']}{'' if state is None else f'-{state}'}.ndjson"
+    _offer_file(request, "" if state is None else f"-{state}")
     return await batch_results(request)
+
+
+async def download_rejected(request: web.Request) -> web.StreamResponse:
+    """Answer with the rows that failed as a file."""
+    _offer_file(request, "-rejected")
+    return await rejected_rows(request)
+
+
+def _offer_file(request: web.Request, suffix: str) -> None:
+    """Let the browser save the answer. A CSV file is written for a spreadsheet."""
+    kind = "csv" if request.query.get("format") == "csv" else "ndjson"
+    request[DOWNLOAD] = f"{request.match_info['batch_id']}{suffix}.{kind}"
+    request[FOR_SPREADSHEET] = True
 
 
 async def find_outcome(request: web.Request, batch: Batch, operation_id: str) -> bytes | None:

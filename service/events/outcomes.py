@@ -15,7 +15,8 @@ from aiohttp import web
 from penstock.batch import Batch
 from penstock.chunk import GROUP_CHUNKS
 from penstock.service.batches.families import HELD_BYTES, WINDOW_BYTES, Window
-from penstock.service.batches.results import BLOCK_BYTES, Cursor, Reading, Wanted
+from penstock.service.batches.results import Cursor, Reading, Wanted
+from penstock.service.batches.streaming import BLOCK_BYTES
 from penstock.service.events.framing import frame_outcome
 from penstock.service.events.watching import Seen
 from penstock.service.keys import BACKEND, MEMORY, TURNS

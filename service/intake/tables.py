@@ -2,6 +2,7 @@
 
     method, path         of every operation. `{name}` in the path is replaced by the cell of the row with this name
     columns              a JSON object with new names for cells: `{"E-mail": "email"}`. null leaves the cell out
+    key                  the name of the cell that is the key of the operation
     delimiter, charset   of a CSV file. Without them, the delimiter is found, and the file is UTF-8
 
 Without a method and a path, every line of NDJSON is a whole operation.
@@ -23,7 +24,7 @@ from penstock.files.csv_lines import CsvLines, Row, parse_delimiter
 from penstock.files.layout import Layout
 from penstock.files.template import Template
 from penstock.operations import METHODS
-from penstock.service.content import JSON, NDJSON, check_type
+from penstock.service.content import CSV, JSON, NDJSON, check_type
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
 from penstock.service.intake.reading import (
@@ -39,8 +40,7 @@ from penstock.service.keys import SETTINGS
 from penstock.service.paging import read_once
 from penstock.settings import Settings
 
-CSV = "text/csv"
-_OWN = frozenset({"method", "path", "columns", "delimiter", "charset"})
+_OWN = frozenset({"method", "path", "columns", "key", "delimiter", "charset"})
 _NAMES: TypeAdapter[dict[str, str | None]] = TypeAdapter(dict[str, str | None])
 
 
@@ -118,7 +118,7 @@ def read_template(request: web.Request) -> Template | None:
         names = _NAMES.validate_json(read_once(request, "columns") or "{}")
     except ValidationError:
         raise MalformedRequest("The parameter columns is not a JSON object of names.") from None
-    return Template(method, path, names)
+    return Template(method, path, names, read_once(request, "key"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ ENDPOINTS = [
     ("POST", "/batch"),
     ("GET", f"/batch/{BATCH_ID}/status"),
     ("GET", f"/batch/{BATCH_ID}/results"),
+    ("GET", f"/batch/{BATCH_ID}/rejected"),
     ("POST", f"/batch/{BATCH_ID}/cancel"),
     ("POST", f"/batch/{BATCH_ID}/retry"),
     ("GET", "/dead-letters"),

@@ -131,7 +131,7 @@ async def test_accept_may_come_in_several_lines(serve: Serve) -> None:
 
 async def test_other_types_are_not_offered(serve: Serve) -> None:
     service = await serve_recorded(serve, await record(1))
-    assert NDJSON in assert_problem(await service.get(URL, Accept="text/csv, image/*"), 406)["detail"]
+    assert NDJSON in assert_problem(await service.get(URL, Accept="text/html, image/*"), 406)["detail"]
 
 
 async def test_json_comes_by_pages_of_its_own_accord(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,3 +187,22 @@ async def test_error_with_markup_is_text(aiohttp_client: AiohttpClient) -> None:
     answer = await Browser(plant.service.client).get(f"/console/batch/{batch_id}/outcomes")
     assert MARKUP in text_of(answer)
     assert b"<img src=x" not in answer.content
+
+
+async def test_downloads_are_for_a_spreadsheet(plant: Plant, browser: Browser) -> None:
+    headers = {"Content-Type": "text/csv", "Prefer": "respond-async"}
+    content = "Zoë;x\n1;=2\n".encode()
+    answer = await plant.service.ask("POST", "/batch?method=POST&path=/reject/b", data=content, headers=headers)
+    batch_id = answer.body["batchId"]
+    await plant.work_off()
+    page = (await browser.get(f"/console/batch/{batch_id}")).content.decode()
+    url = f"/console/batch/{batch_id}"
+    assert f'href="{url}/rejected?format=csv"' in page
+    rejected = await browser.get(f"{url}/rejected?format=csv")
+    assert rejected.headers["Content-Disposition"] == f'attachment; filename="{batch_id}-rejected.csv"'
+    assert rejected.content.decode().startswith("\ufeffZoë;x;error_status;error_title;error_detail\r\n1;'=2;")
+    results = await browser.get(f"{url}/results?format=csv&status=failed")
+    assert results.headers["Content-Disposition"] == f'attachment; filename="{batch_id}-failed.csv"'
+    assert results.content.decode().startswith("\ufeffid;status;title;detail\r\n2;")
+    plain = await plant.service.get(f"/batch/{batch_id}/rejected?format=csv")
+    assert plain.content == rejected.content.removeprefix(b"\xef\xbb\xbf")

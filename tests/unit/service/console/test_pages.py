@@ -24,6 +24,7 @@ PAGES = [
     "/console/batch/x",
     "/console/nothing",
     "/console/batch/x/results",
+    "/console/batch/x/rejected",
 ]
 OF_OPERATORS = ["/console/handlers", "/console/dead-letters", "/console/keys"]
 UNKNOWN = make_key("test").text

@@ -10,7 +10,8 @@ import pytest
 
 from penstock.errors import Overloaded
 from penstock.outcome import succeeded
-from penstock.service.batches.results import BLOCK_BYTES, Cursor
+from penstock.service.batches.results import Cursor
+from penstock.service.batches.streaming import BLOCK_BYTES
 from penstock.service.events.endpoint import _send_outcomes
 from penstock.service.events.outcomes import OUTCOMES, READ_BYTES, SharedOutcomes, most_reads
 from penstock.service.events.stream import PING_SECONDS
