@@ -22,7 +22,7 @@ from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.files.rejected import is_rejected_file, without_added
 from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
-from penstock.route import InvalidOperation
+from penstock.route import InvalidOperation, Route
 from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids, Keys
@@ -49,6 +49,7 @@ class Draft:
         self.first_forwarded: int | None = None  # the index of the first operation that is forwarded to another program
         self.operations: list[Operation] = []  # all of a small batch, none of a large batch
         self.flaws = Flaws()
+        self.accepts_invalid = False  # True: a body or a path parameter may be invalid. Then the operation will fail
         self.ids = Ids()
         self._keys = Keys()
         self.plan = Plan(batch_id, settings)
@@ -104,7 +105,7 @@ class Draft:
             body = to_json(value)
             if (place := pointer_to_not_finite(value, body)) is not None:
                 raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
-            route.arguments(path, value, body, shows_errors=self._shows_errors)
+            self._check_arguments(route, path, value, body)
             if value is None and not has_body:
                 route.check_body_is_given()
         except ValidationError as error:
@@ -119,6 +120,13 @@ class Draft:
                 self._added.append((encode_parts(index, operation_id, method, path, body, key=key), route.name))
                 if not self._was_large:
                     self._keep(Operation(index, operation_id, method, path, value, key))
+
+    def _check_arguments(self, route: Route, path: str, value: Any, body: bytes) -> None:
+        try:
+            route.arguments(path, value, body, shows_errors=self._shows_errors)
+        except InvalidOperation:
+            if not self.accepts_invalid:
+                raise
 
     def note_invalid(self, size: int) -> None:
         """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""

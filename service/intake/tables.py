@@ -3,6 +3,7 @@
     method, path         of every operation. `{name}` in the path is replaced by the cell of the row with this name
     columns              a JSON object with new names for cells: `{"E-mail": "email"}`. null leaves the cell out
     key                  the name of the cell that is the key of the operation
+    invalidRows          `fail`: a row that its handler's model rejects fails, and the others run
     delimiter, charset   of a CSV file. Without them, the delimiter is found, and the file is UTF-8
 
 Without a method and a path, every line of NDJSON is a whole operation.
@@ -40,7 +41,8 @@ from penstock.service.keys import SETTINGS
 from penstock.service.paging import read_once
 from penstock.settings import Settings
 
-_OWN = frozenset({"method", "path", "columns", "key", "delimiter", "charset"})
+_OWN = frozenset({"method", "path", "columns", "key", "invalidRows", "delimiter", "charset"})
+_INVALID_ROWS = ("reject", "fail")
 _NAMES: TypeAdapter[dict[str, str | None]] = TypeAdapter(dict[str, str | None])
 
 
@@ -82,7 +84,8 @@ async def _read_rows(request: web.Request, draft: Draft, template: Template) -> 
     query = MultiDict((name, value) for name, value in request.query.items() if name not in _OWN)
     options = read_options(query, draft.flaws)
     form = read_csv_form(request)
-    kind = repr((template, form))
+    draft.accepts_invalid = _read_invalid_rows(request) == "fail"
+    kind = repr((template, form, draft.accepts_invalid))
     if request.content_type == NDJSON:
         rows = _Operations(Lines(**limits), partial(_operation_of_line, template, settings))
         read = await read_lines(request, draft, options, rows, kind, add=add_operation)
@@ -119,6 +122,13 @@ def read_template(request: web.Request) -> Template | None:
     except ValidationError:
         raise MalformedRequest("The parameter columns is not a JSON object of names.") from None
     return Template(method, path, names, read_once(request, "key"))
+
+
+def _read_invalid_rows(request: web.Request) -> str:
+    given = read_once(request, "invalidRows") or "reject"
+    if given not in _INVALID_ROWS:
+        raise MalformedRequest(f"Invalid invalidRows {given!r}. Use {' or '.join(_INVALID_ROWS)}.")
+    return given
 
 
 @dataclass(frozen=True, slots=True)

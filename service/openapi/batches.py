@@ -5,7 +5,7 @@ from penstock.priority import Priority
 from penstock.service.batches.listing import ALL_TENANTS, PAGE_BATCHES
 from penstock.service.batches.listing import LONGEST_PAGE as LONGEST_LIST
 from penstock.service.batches.steer import Steering
-from penstock.service.content import JSON, MERGE_PATCH, NDJSON
+from penstock.service.content import CSV, JSON, MERGE_PATCH, NDJSON
 from penstock.service.events.framing import MEDIA_TYPE
 from penstock.service.openapi.answers import (
     REJECTED,
@@ -58,6 +58,15 @@ _TIMES: Fragment = dict.fromkeys(
     TIME,
 )
 _LINES: Fragment = {"type": "string", "description": "One Outcome per line, as they are read from the table."}
+_TABLE: Fragment = {
+    "type": "string",
+    "description": "The columns id, status, title and detail, then the members of the results.",
+}
+_ROWS: Fragment = {
+    "type": "string",
+    "description": "The rows as they were sent, each with error_status, error_title and error_detail. "
+    "These are ignored if the rows are sent again.",
+}
 _EVENTS: Fragment = {
     "type": "object",
     "description": "An event, written as EventSource reads it. `progress`: its data is the Status when it changes. "
@@ -84,6 +93,7 @@ def _paths_of_a_batch() -> Fragment:
         "/batch/{batch_id}": {"get": _status("getBatch"), "patch": _steer()},
         "/batch/{batch_id}/status": {"get": _status("getStatus")},
         "/batch/{batch_id}/results": {"get": _results()},
+        "/batch/{batch_id}/rejected": {"get": _rejected()},
         "/batch/{batch_id}/events": {"get": _events()},
         "/batch/{batch_id}/failures": {"get": _failures()},
         "/batch/{batch_id}/cancel": {
@@ -147,13 +157,22 @@ def _failures() -> Fragment:
 
 def _results() -> Fragment:
     answers = batch_answers(200, "Page", 406)
-    answers["200"]["content"][NDJSON] = {"schema": _LINES}
+    answers["200"]["content"] |= {NDJSON: {"schema": _LINES}, CSV: {"schema": _TABLE}}
     add_headers(answers["200"], "Link")
     return endpoint(
         "getResults",
         "Results of a batch so far, in the order of the operations",
         answers,
-        [*_ON_BATCH, "status", "cursor", "limit"],
+        [*_ON_BATCH, "status", "cursor", "limit", "results_format"],
+    )
+
+
+def _rejected() -> Fragment:
+    content: Fragment = {NDJSON: {"schema": _ROWS}, CSV: {"schema": _ROWS}}
+    answers = {"200": answer("The rows.", {}), **problems(400, 404, 406, 503)}
+    answers["200"]["content"] = content
+    return endpoint(
+        "getRejected", "The rows that failed, to be corrected and sent again", answers, [*_ON_BATCH, "format"]
     )
 
 
@@ -262,6 +281,15 @@ PARAMETERS: Fragment = {
         "in": "query",
         "description": f"The largest number of batches in the answer. The default is {PAGE_BATCHES}.",
         "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_LIST},
+    },
+    **{
+        key: {
+            "name": "format",
+            "in": "query",
+            "description": "The format of the answer, instead of the header Accept.",
+            "schema": one_of(formats),
+        }
+        for key, formats in {"format": ["ndjson", "csv"], "results_format": ["ndjson", "json", "csv"]}.items()
     },
     "cursor": {"name": "cursor", "in": "query", "description": "The `nextCursor` of an earlier page.", "schema": TEXT},
     "limit": {

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from penstock.operations import Operations
-from penstock.service.content import JSON, NDJSON
+from penstock.operations import METHODS, Operations
+from penstock.service.content import CSV, JSON, NDJSON
 from penstock.service.openapi.answers import add_headers, answer, answers_of, endpoint
-from penstock.service.openapi.values import COUNT, INTEGER, TEXT, Fragment, list_of, object_of, ref, schema_of
+from penstock.service.openapi.values import COUNT, INTEGER, TEXT, Fragment, list_of, object_of, one_of, ref, schema_of
 from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
 from penstock.settings import Settings
 
@@ -27,6 +27,21 @@ PARAMETERS: Fragment = {
     if name != "metadata"  # OpenAPI cannot describe parameters such as metadata.team
 }
 
+_ROWS: Fragment = {
+    "method": ("The method of every operation, if each line of the body is only a row.", one_of(METHODS)),
+    "path": ("The path of every operation. `{name}` is replaced by the cell of the row with this name.", TEXT),
+    "columns": ('A JSON object with new names for cells, such as `{"E-mail": "email"}`. null leaves one out.', TEXT),
+    "key": ("The name of the cell that is the key of the operation.", TEXT),
+    "invalidRows": ("`fail`: invalid rows fail, and the others run.", one_of(["reject", "fail"])),
+    "delimiter": ("What separates cells: one character, or tab. By default it is found.", TEXT),
+    "charset": ("The charset of a CSV file, such as windows-1252. The default is utf-8.", TEXT),
+}
+ROW_PARAMETERS: Fragment = {
+    name: {"name": name, "in": "query", "description": description, "schema": schema}
+    for name, (description, schema) in _ROWS.items()
+}
+PARAMETERS |= ROW_PARAMETERS
+
 
 def paths(settings: Settings, operations: Operations[Any]) -> Fragment:
     return {"/batch": {"post": _submit(settings, operations)}}
@@ -47,16 +62,25 @@ def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
     parameters = ["Idempotency-Key", "Prefer", "X-Request-Id", *PARAMETERS]
     described = endpoint("submitBatch", "Run many operations", answers, parameters, body="BatchRequest")
     described["requestBody"]["content"][NDJSON] = {"schema": _stream(settings)}
+    described["requestBody"]["content"][CSV] = {"schema": _FILE}
     offered = "\n".join(f"- `{route.name}`" for route in operations.routes)
     limit = f"Up to {settings.sync_max_operations:,} operations are run immediately and answered with their results."
     larger = "Larger batches run in the background."
     return described | {"description": f"{limit} {larger}\n\nThe operations of this application:\n{offered}"}
 
 
+_FILE: Fragment = {
+    "type": "string",
+    "description": "A file of rows. Its first row has the names of the columns. `method` and `path` say what a row is.",
+    "examples": ["email;name\nada@example.com;Ada\nbob@example.com;Bob\n"],
+}
+
+
 def _stream(settings: Settings) -> Fragment:
     most = settings.max_stream_operations
     description = (
-        f"One OperationRequest per line, up to {most:,}. Options are in the query, and metadata as metadata.NAME=VALUE."
+        f"One OperationRequest per line, up to {most:,}. With `method` and `path`, each line is only a body. "
+        "Options are in the query, and metadata as metadata.NAME=VALUE."
     )
     example = '{"id": "1", "method": "GET", "path": "/users/1"}\n{"id": "2", "method": "GET", "path": "/users/2"}\n'
     return {"type": "string", "description": description, "examples": [example]}

@@ -8,6 +8,7 @@ front end and one consumer, in this process, on queues and a store in memory.
 import asyncio
 import csv
 import gzip
+import itertools
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -177,9 +178,9 @@ async def read_item(request: web.Request) -> web.Response:
     return web.json_response({"id": request.match_info["item"], "stock": 3, "lang": request.query["lang"]})
 
 
-def operations_of_csv(count: int) -> list[dict[str, Any]]:
+def operations_of_csv(count: int, first: int = 0) -> list[dict[str, Any]]:
     with Path(users.__file__).with_name("users.csv").open(newline="") as file:
-        rows = [row for row, _ in zip(csv.DictReader(file), range(count), strict=False)]
+        rows = list(itertools.islice(csv.DictReader(file), first, first + count))
     names = ("email", "name", "born_on", "country")
     return [{"method": "POST", "path": "/users", "body": {name: row[name] for name in names}} for row in rows]
 
@@ -189,7 +190,15 @@ grace@example.com,Grace,1906-12-09,GB
 alan@example.com,Alan,1912-06-23,GB
 """
 
+
+def csv_file() -> bytes:
+    """Return other users, two of which are rejected, as a spreadsheet writes them."""
+    bodies = [one["body"] for one in operations_of_csv(MORE, first=1_000)]
+    return "".join(";".join(row) + "\r\n" for row in [list(bodies[0]), *map(dict.values, bodies)]).encode("utf-8-sig")
+
+
 FILES_OF_CLIENT = {
+    "users.csv": csv_file(),
     "users.json": json.dumps({"operations": operations_of_csv(MANY)}).encode(),
     "users.ndjson.gz": gzip.compress(b"".join(json.dumps(one).encode() + b"\n" for one in operations_of_csv(MORE))),
 }

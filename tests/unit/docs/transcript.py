@@ -98,7 +98,9 @@ def read_shown(answer: str) -> Shown:
 
 
 def read_values(text: str) -> list[Any]:
-    """Return the JSON values that follow one another: one of a document, many of NDJSON."""
+    """Return the JSON values that follow one another: one of a document, many of NDJSON. Of CSV, return the lines."""
+    if text and text[0] not in "{[":
+        return text.splitlines()
     decoder, values, text = json.JSONDecoder(), [], text.strip()
     while text:
         value, end = decoder.raw_decode(text)

@@ -191,8 +191,8 @@ async def test_error_with_markup_is_text(aiohttp_client: AiohttpClient) -> None:
 
 async def test_downloads_are_for_a_spreadsheet(plant: Plant, browser: Browser) -> None:
     headers = {"Content-Type": "text/csv", "Prefer": "respond-async"}
-    content = "Zoë;x\n1;=2\n".encode()
-    answer = await plant.service.ask("POST", "/batch?method=POST&path=/reject/b", data=content, headers=headers)
+    query = {"method": "POST", "path": "/reject/{Zoë}-{x}"}
+    answer = await plant.service.ask("POST", "/batch", params=query, data="Zoë;x\n1;=2\n".encode(), headers=headers)
     batch_id = answer.body["batchId"]
     await plant.work_off()
     page = (await browser.get(f"/console/batch/{batch_id}")).content.decode()

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from penstock import Operations, zstd
 from penstock.message import decode_chunk
@@ -22,6 +23,15 @@ async def create_user(body: dict[str, Any]) -> dict[str, Any]:
 @operations.put("/users/{id}")
 async def change_user(id: str, body: dict[str, Any]) -> dict[str, Any]:  # noqa: A002
     return {"id": id, **body}
+
+
+class Count(BaseModel):
+    n: int
+
+
+@operations.post("/counts")
+async def add_count(body: Count) -> int:
+    return body.n
 
 
 @operations.post("/numbers")
@@ -160,6 +170,31 @@ async def test_layout_is_durable_before_the_batch_is_accepted(serve: Serve) -> N
     calls.clear()
     assert (await service.post([{"method": "POST", "path": "/numbers", "body": 1}])).status == 202
     assert "store.write_layout" not in calls
+
+
+async def test_cell_can_be_the_key(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=0)
+    answer = await post(service, b"order;id\nA1;1\nA2;2\n", key="order")
+    assert answer.status == 202, answer.content
+    [message] = service.parts.chunks.messages
+    assert [one.key for one in decode_chunk(message.body).operations] == ["A1", "A2"]
+    problem = assert_problem(await post(service, b"order;id\n;1\nA1;2\nA1;3\n", key="order"), 422)
+    assert [(error["line"], error["pointer"]) for error in problem["errors"]] == [
+        (2, "/operations/0"), (4, "/operations/2/key"),
+    ]  # fmt: skip
+
+
+async def test_invalid_rows_fail_if_the_client_wants_that(service: Service) -> None:
+    content = b'{"n": 1}\n{"n": "x"}\n{"n": 3}\n'
+    assert_problem(await post(service, content, path="/counts", kind=NDJSON), 422)
+    answer = await post(service, content, path="/counts", kind=NDJSON, invalidRows="fail")
+    assert [(one["id"], one["status"]) for one in answer.body["results"]] == [("1", 200), ("2", 422), ("3", 200)]
+    assert answer.body["results"][1]["error"]["title"] == "Invalid operation"
+    csv = await post(service, b"n\n1\nx\n", path="/counts", invalidRows="fail")
+    assert [one["status"] for one in csv.body["results"]] == [200, 422]
+    for invalid in (b"n\n1\n1,2\n", b"m\n\n"):  # these rows are no operations
+        assert_problem(await post(service, invalid, path="/counts", invalidRows="fail"), 422)
+    assert_problem(await post(service, content, path="/counts", invalidRows="skip"), 400)
 
 
 async def test_whole_operations_may_have_what_penstock_added(service: Service) -> None:
