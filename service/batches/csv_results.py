@@ -6,7 +6,7 @@ from msgspec import Raw, Struct
 from msgspec.json import Decoder
 
 from penstock.files.csv_table import Cell, CsvTable, TableRow, members_of
-from penstock.service.batches.families import Window
+from penstock.service.batches.families import WINDOW_BYTES, WINDOW_OUTCOMES, Window
 from penstock.service.batches.streaming import Blocks, in_blocks
 
 FIRST = ("id", "status", "title", "detail")
@@ -52,8 +52,18 @@ async def _looking_ahead(parts: AsyncIterator[Part]) -> AsyncIterator[tuple[Part
 
 
 async def _rows(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[Part]:
+    """Join windows to parts: a window has outcomes of one planned chunk only, which may be few."""
+    rows: list[TableRow] = []
+    size = 0
     async for _, window in windows:
-        yield [_row(line) for line in window.lines], 2 * window.memory_bytes
+        for line in window.lines:
+            rows.append(_row(line))
+            size += len(line)
+            if len(rows) == WINDOW_OUTCOMES or size >= WINDOW_BYTES:
+                yield rows, window.memory_bytes + 2 * size
+                rows, size = [], 0
+    if rows:
+        yield rows, 2 * size
 
 
 def _row(line: bytes) -> TableRow:

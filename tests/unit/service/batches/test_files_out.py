@@ -12,7 +12,7 @@ from pytest_aiohttp import AiohttpClient
 from penstock import Operations, Reject
 from penstock.batch import BatchState
 from penstock.outcome import ChunkRecord, failed, succeeded
-from penstock.service.batches import rejected
+from penstock.service.batches import csv_results, rejected
 from tests.support.builders import BATCH_ID, build_batch, build_operation
 from tests.support.plant import Plant, build_plant
 from tests.support.service import NDJSON, Answer, Serve, assert_problem
@@ -94,7 +94,7 @@ async def test_results_in_a_form_that_does_not_exist_are_rejected(plant: Plant, 
 
 
 async def test_results_of_later_windows_keep_the_columns(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.service.batches.results.WINDOW_OUTCOMES", 1)
+    monkeypatch.setattr(csv_results, "WINDOW_OUTCOMES", 1)
     lines = b'{"a": 1}\n{"b": [2]}\n'
     batch_id = await send(plant, lines, NDJSON, method="POST", path="/users")
     assert table_of(await get(plant, batch_id, "results")) == [
