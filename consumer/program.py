@@ -71,21 +71,25 @@ async def _consume(
         aclosing(Poster(settings.webhook_targets)) as poster,
     ):
         await backend.check()
-        consumer = Consumer(
-            backend, operations, settings, clock, progress, journal=Journal(journals.own), post=poster.post
-        )
-        stopping = asyncio.create_task(stop_signals(), name="signals")
-        stopping.add_done_callback(lambda _: consumer.stop())
-        await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready
-        try:
-            async with (
-                serve_health(consumer, *health),
-                open_publisher(settings, Program.CONSUMER, clock) as publisher,
-                reporting(consumer.meter, publisher, clock),
-            ):
-                spare_what_stays()
-                return_large_blocks()
-                with Watchdog(settings.stall_seconds).watching(), giving_back(journals.predecessors, backend, clock):
-                    await consumer.run()
-        finally:
-            stopping.cancel()
+        async with operations.running():
+            consumer = Consumer(
+                backend, operations, settings, clock, progress, journal=Journal(journals.own), post=poster.post
+            )
+            stopping = asyncio.create_task(stop_signals(), name="signals")
+            stopping.add_done_callback(lambda _: consumer.stop())
+            await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready
+            try:
+                async with (
+                    serve_health(consumer, *health),
+                    open_publisher(settings, Program.CONSUMER, clock) as publisher,
+                    reporting(consumer.meter, publisher, clock),
+                ):
+                    spare_what_stays()
+                    return_large_blocks()
+                    with (
+                        Watchdog(settings.stall_seconds).watching(),
+                        giving_back(journals.predecessors, backend, clock),
+                    ):
+                        await consumer.run()
+            finally:
+                stopping.cancel()

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from penstock.context import Context, Reject, Retry, Throttled
     from penstock.limit import Limit
     from penstock.operations import Operations
+    from penstock.surroundings import CallNext
 
-__all__ = ["Context", "Limit", "Operations", "Reject", "Retry", "Throttled"]
+__all__ = ["CallNext", "Context", "Limit", "Operations", "Reject", "Retry", "Throttled"]
 
 _MODULES = {
+    "CallNext": "penstock.surroundings",
     "Context": "penstock.context",
     "Limit": "penstock.limit",
     "Operations": "penstock.operations",

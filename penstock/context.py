@@ -33,6 +33,8 @@ class Context(Generic[T]):
         headers: The headers of the batch's request that `Operations.forward(headers=...)` names. Header names are in
             lower case.
         tenant: The tenant that the batch belongs to.
+        state: What the application's lifespan has yielded in this process, or None if there is no lifespan. Handlers in
+            threads share it, so it must be safe for threads. Handlers in other processes cannot use it.
     """
 
     operation_id: str
@@ -42,6 +44,7 @@ class Context(Generic[T]):
     transaction: T
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tenant: str = ""
+    state: Any = None
 
 
 class NoTransaction:
@@ -56,6 +59,21 @@ class NoTransaction:
         raise Misconfigured(
             f"The handler of {self._handler} is a `def` and uses context.transaction ({name}), which belongs to the "
             "event loop. Write the handler as `async def`, or open a separate transaction in it."
+        )
+
+
+class NoState:
+    """The value of `context.state` in a handler that runs in another process. It raises Misconfigured when used."""
+
+    def __init__(self, handler: str) -> None:
+        self._handler = handler
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Misconfigured(
+            f"The handler of {self._handler} runs in another process and uses context.state ({name}), which stays in "
+            "the process of the event loop. Open what it needs in its own process, for example in a cached function."
         )
 
 

@@ -34,6 +34,7 @@ PenstockError
 ├── NewerVersion                  the table has a value that only a newer version of Penstock knows
 ├── AcceptanceLost                the batch was abandoned before it could be accepted
 ├── AcceptanceUnknown             AWS did not answer the call that accepts the batch
+├── LifespanFailed                the lifespan of the application did not start or did not end cleanly
 ├── HandlersStuck                 handlers past their timeout occupy every slot or thread
 └── Unavailable                   AWS does not answer or asks to slow down; the same call may work later
 
@@ -43,7 +44,7 @@ The exceptions that an application raises (`Reject`, `Retry`, `Throttled`) are i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -285,6 +286,21 @@ class AcceptanceUnknown(PenstockError):
             "read its status to find out."
         )
         self.batch_id = batch_id
+
+
+class LifespanFailed(PenstockError):
+    """The lifespan of the application did not start, or did not end cleanly."""
+
+
+class HandlerFailed(Exception):
+    """`call_next` raises this in a middleware if a handler with `cpu_bound=True` did not succeed.
+
+    The exception of the handler stays in its process. `answer` is what became of it there.
+    """
+
+    def __init__(self, detail: str, answer: Any) -> None:
+        super().__init__(detail)
+        self.answer = answer
 
 
 class HandlersStuck(PenstockError):

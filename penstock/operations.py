@@ -10,6 +10,7 @@ Front ends and consumers load the same registry. Front ends validate operations 
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Generic, ParamSpec, Protocol
 from urllib.parse import unquote
 
@@ -32,10 +33,13 @@ from penstock.route import (
     Route,
     build_route,
 )
+from penstock.surroundings import Lifespan, Middleware, Surroundings
 
 T = TypeVar("T", default=Any)
 P = ParamSpec("P")
 R = TypeVar("R")
+
+M = TypeVar("M", bound=Middleware)
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NAMES_IN_ERROR = 20
@@ -115,6 +119,9 @@ class Operations(Generic[T]):
             of the transaction, which SQLAlchemy's `AsyncSession` and `AsyncConnection` have.
         limits: The declared limits by their names. Handlers and forwards name a limit with `limit="stripe"`. Penstock
             learns a limit that is named and not declared.
+        lifespan: A function that returns an async context manager, such as one made with
+            `contextlib.asynccontextmanager`. Each front end and each consumer enters it before it runs the first
+            operation, and leaves it after it has drained. Handlers get the yielded value as `context.state`.
     """
 
     def __init__(
@@ -123,7 +130,9 @@ class Operations(Generic[T]):
         transaction: Callable[[], AbstractAsyncContextManager[T]] | None = None,
         savepoint: Callable[[T], AbstractAsyncContextManager[Any]] | None = None,
         limits: Mapping[str, Limit] | None = None,
+        lifespan: Lifespan | None = None,
     ) -> None:
+        self.surroundings = Surroundings(lifespan)
         self.transaction = transaction
         self.savepoint = savepoint or _begin_nested
         self.limits = _checked(limits or {})
@@ -238,7 +247,40 @@ class Operations(Generic[T]):
             connections=self._connections,
             pauses=self.pauses,
         ):
-            self._forwards[route.method].append(route)
+            self._forwards[route.method].append(replace(route, surroundings=self.surroundings))
+
+    @property
+    def state(self) -> Any:
+        """Return what the lifespan has yielded in this process, or None while no lifespan runs."""
+        return self.surroundings.state
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Return a context manager that a program enters while it runs. It starts and ends the lifespan."""
+        return self.surroundings.open()
+
+    def middleware(self, middleware: M, /) -> M:
+        """Register the decorated function to be called around each attempt, for error reports or spans.
+
+        An example::
+
+            @operations.middleware
+            async def report_errors(context: Context, call_next: CallNext) -> Any:
+                try:
+                    return await call_next()
+                except Exception as error:
+                    tracker.report(error, batch=context.batch_id)
+                    raise
+
+        `call_next` calls the handler and returns what it returns, or raises what it raises. What the middleware returns
+        or raises takes its place. It runs on the event loop, within the time limit and the transaction of the attempt.
+        Around a bulk handler `context` is the list of the contexts of the call. The middleware that is registered first
+        is the outermost one.
+
+        Raises:
+            Misconfigured: The middleware is not an `async def`.
+        """
+        self.surroundings.add(middleware)
+        return middleware
 
     def connections(self, for_each_host: int) -> AbstractAsyncContextManager[None]:
         """Return a context manager that a program enters while it runs. On exit it closes the upstream connections.
@@ -287,7 +329,7 @@ class Operations(Generic[T]):
             policy = Policy(status, timeout_seconds, max_attempts, cpu_bound, bulk, max_size, limit)
 
             def register(handler: Callable[P, R], /) -> Callable[P, R]:
-                self._add(build_route(handler, method, path, policy))
+                self._add(replace(build_route(handler, method, path, policy), surroundings=self.surroundings))
                 return handler
 
             return register

@@ -5,7 +5,7 @@ import re
 import secrets
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
@@ -22,6 +22,7 @@ from penstock.error_ids import id_of, see_log
 from penstock.errors import Flaw, Misconfigured
 from penstock.limit import NAME_FORM, is_limit_name
 from penstock.path_parameter import decode_rest, decode_segment
+from penstock.surroundings import Surroundings
 from penstock.telemetry import Event, get_log
 
 AnyHandler = Callable[..., Any]
@@ -96,6 +97,7 @@ class Route:
     pattern: re.Pattern[str]
     name: str  # `POST /users/{user_id}`
     place: Place
+    surroundings: Surroundings = field(default_factory=Surroundings, kw_only=True)
 
     is_forwarded: ClassVar[bool] = False  # True if another program does the work, so that no transaction covers it
 

@@ -42,6 +42,7 @@ class Event(StrEnum):
     CONSUMER_DIED = "consumer died"  # A consumer process exited unexpectedly; its parent starts it again.
     CONSUMER_HOPELESS = "consumer cannot run"  # A consumer cannot start, or keeps dying without work; all of them stop.
     RECEIVE_FAILED = "receive failed"  # The queue did not answer; logged once until it answers again.
+    LIFESPAN_FAILED = "lifespan failed"  # The application's lifespan raised an error when it started or ended.
     LOOP_BLOCKED = "loop blocked"  # A handler blocks the event loop; the process exits.
     CHUNK_DONE = "chunk done"  # The chunk is recorded, counted and acknowledged.
     CHUNK_BROKE = "chunk failed unexpectedly"  # A bug in Penstock; the chunk is delivered again when its lease ends.

@@ -60,9 +60,10 @@ async def _serve(
 ) -> None:
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
-        app = create_app(settings, operations, backend, SystemClock())
-        with Watchdog(settings.stall_seconds).watching():
-            await _listen_and_answer(app, clients, operators)
+        async with operations.running():
+            app = create_app(settings, operations, backend, SystemClock())
+            with Watchdog(settings.stall_seconds).watching():
+                await _listen_and_answer(app, clients, operators)
         get_log().info(Event.SERVICE_STOPPED)
 
 

@@ -125,7 +125,9 @@ def _new_profiler(concurrency: int) -> "Profiler":
 def _operations_of(file: OperationsFile) -> list[Operation]:
     contents = [from_json(operation.encoded) for operation in file.operations]
     return [
-        Operation(index, str(content["id"]), content["method"], content["path"], content.get("body"))
+        Operation(
+            index, str(content["id"]), content["method"], content["path"], content.get("body"), content.get("key")
+        )
         for index, content in enumerate(contents)
     ]
 
@@ -167,7 +169,7 @@ async def _run(
 ) -> None:
     runner = Runner(application, settings.concurrency, meter=measured.meter, cpu_processes=settings.cpu_processes)
     try:
-        async with application.connections(settings.connections_for_each_host):
+        async with application.connections(settings.connections_for_each_host), application.running():
             with profiler:
                 await _run_in_chunks(runner, settings, operations, measured)
     finally:

@@ -1,21 +1,22 @@
 """One attempt: a handler is called with the operations of a lot, and each of them gets a verdict."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from penstock.chunk import Operation
 from penstock.context import Context
-from penstock.errors import Misconfigured
+from penstock.errors import HandlerFailed, Misconfigured
 from penstock.forwarding.answer import Answer
-from penstock.outcome import Outcome, TryAgain, Verdict, succeeded
+from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, result_value, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.bulk import CallFailed, Lot, Row, is_about_all, read_outcomes, validate
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.source import Source
 from penstock.running.verdict import CancelledWithin, TimedOut, as_json, error_id, invalid, judge
+from penstock.surroundings import CallNext
 from penstock.telemetry import Event, get_log
 
 Transaction = AbstractAsyncContextManager[Any]
@@ -81,16 +82,52 @@ class Attempt:
 
     async def call_on_loop(self, opened: Any) -> list[Any]:
         """Call the handler, and return an outcome for each row."""
-        return self._read(await self._call(opened))
+        if self.has_middleware:
+            return await self.call_within_middleware(opened, lambda: self.call(opened))
+        return self._read(await self.call(opened))
+
+    @property
+    def has_middleware(self) -> bool:
+        return bool(self.route.surroundings.middleware)
+
+    async def call_within_middleware(self, opened: Any, call: CallNext) -> list[Any]:
+        """Call the handler within the application's middleware, and return an outcome for each row."""
+        return self._read(await self._within_middleware(opened, call))
+
+    async def ask_within_middleware(
+        self, opened: Any, ask: Callable[[], Awaitable[Verdict | InvalidOperation]]
+    ) -> Verdict | InvalidOperation:
+        """Ask another process to perform the only operation, within the application's middleware."""
+        [(operation, _)] = self.rows
+
+        async def result() -> Any:
+            answer = await ask()
+            if isinstance(answer, Outcome) and answer.state is OutcomeState.SUCCEEDED:
+                return result_value(answer.result)
+            raise HandlerFailed(_words_of(answer), answer)
+
+        try:
+            returned = await self._within_middleware(opened, result)
+        except HandlerFailed as error:
+            answer: Verdict | InvalidOperation = error.answer
+            return answer
+        return succeeded(operation, self.route.policy.status, as_json(self.route, returned))
+
+    def _within_middleware(self, opened: Any, call: CallNext) -> Awaitable[Any]:
+        contexts = self._contexts(opened)
+        return self.route.surroundings.call(contexts if self.route.policy.bulk else contexts[0], call)
+
+    def _contexts(self, opened: Any) -> list[Context[Any]]:
+        return [context_of(self.route, self.source, self.number, operation, opened) for operation, _ in self.rows]
 
     def call_in_thread(self, opened: Any) -> list[Any]:
         """Call a handler that is a plain `def`, in the current thread, and return an outcome for each row."""
-        return self._read(self._call(opened))
+        return self._read(self.call(opened))
 
-    def _call(self, opened: Any) -> Any:
+    def call(self, opened: Any) -> Any:
+        """Call the handler, and return what it returns."""
         if self.route.policy.bulk:
-            contexts = [context_of(self.source, self.number, operation, opened) for operation, _ in self.rows]
-            return self.route.call_bulk([arguments for _, arguments in self.rows], contexts)
+            return self.route.call_bulk([arguments for _, arguments in self.rows], self._contexts(opened))
         [row] = self.rows
         return call_single(self.route, self.source, self.number, row, opened)
 
@@ -136,13 +173,21 @@ def call_single(route: Route, source: Source, number: int, row: Row, opened: Any
     operation, arguments = row
     if route.signature.context_parameter is None:
         return route.handler(**arguments)  # a context that nobody reads would cost a microsecond
-    return route.call(arguments, context_of(source, number, operation, opened))
+    return route.call(arguments, context_of(route, source, number, operation, opened))
 
 
-def context_of(source: Source, number: int, operation: Operation, opened: Any) -> Context[Any]:
+def context_of(route: Route, source: Source, number: int, operation: Operation, opened: Any) -> Context[Any]:
     """Return the context of an attempt. `opened` is what the application's transaction yields."""
     key = source.key_of(operation)
-    return Context(operation.id, source.batch_id, number, key, opened, source.headers, source.tenant)
+    state = route.surroundings.state
+    return Context(operation.id, source.batch_id, number, key, opened, source.headers, source.tenant, state)
+
+
+def _words_of(answer: Verdict | InvalidOperation) -> str:
+    if isinstance(answer, InvalidOperation):
+        return str(answer)
+    error = answer.failure.error if isinstance(answer, TryAgain) else answer.error
+    return "" if error is None else str(error.get("detail", error.get("title", "")))
 
 
 def verdict_on(route: Route, operation: Operation, returned: Any) -> Verdict:

@@ -60,6 +60,7 @@ class Job:
     attempt: int
     key: str
     has_transaction: bool
+    has_state: bool
     fields: dict[str, Any]
     headers: dict[str, str]
     tenant: str

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import structlog
 
 from penstock.application import importing_from_working_directory
-from penstock.context import Context, NoTransaction
+from penstock.context import Context, NoState, NoTransaction
 from penstock.errors import PenstockError
 from penstock.outcome import Verdict, succeeded
 from penstock.process.signals import end_with_parent
@@ -72,9 +72,10 @@ def _import_handler(routes: dict[str, Route], request: ImportRequest) -> str | N
 def _perform(route: Route, job: Job) -> Verdict | InvalidOperation:
     """Validate and perform an operation. Validation runs here to keep the parent's event loop free."""
     transaction = NoTransaction(route.name) if job.has_transaction else None
+    state = NoState(route.name) if job.has_state else None
     operation = job.operation
     context: Context[Any] = Context(
-        operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers, job.tenant
+        operation.id, job.batch_id, job.attempt, job.key, transaction, job.headers, job.tenant, state
     )
     with structlog.contextvars.bound_contextvars(**job.fields):
         try:

@@ -198,7 +198,8 @@ class Runner:
         self, source: Source, number: int, results: ChunkResults
     ) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
         """Return the function that performs the lots of a chunk."""
-        if self._observer is not None or self._operations.transaction is not None:
+        operations = self._operations
+        if self._observer is not None or operations.transaction is not None or operations.surroundings.middleware:
             return lambda lot, worker: self.run(lot, source, number, worker=worker, results=results)
         calls = DirectCalls(
             source,
@@ -508,16 +509,26 @@ class Runner:
         return attempt.within_limits(transaction, attempt.call_on_loop, self._monotonic)
 
     def _perform_in_thread(self, attempt: Attempt, transaction: OpenTransaction | None) -> Awaitable[list[Any]]:
+        def run(function: Callable[[], T]) -> Coroutine[Any, Any, T]:
+            return self._threads.run(function, attempt.source.priority, attempt.source.tenant)
+
         def call(opened: Any) -> Coroutine[Any, Any, list[Any]]:
-            source = attempt.source
-            return self._threads.run(lambda: attempt.call_in_thread(opened), source.priority, source.tenant)
+            if attempt.has_middleware:
+                return attempt.call_within_middleware(opened, lambda: run(lambda: attempt.call(opened)))
+            return run(lambda: attempt.call_in_thread(opened))
 
         return attempt.within_limits(transaction, call, self._monotonic)
 
     async def _perform_in_process(self, attempt: Attempt, transaction: OpenTransaction | None) -> list[Any]:
         job = self._job(attempt)
         async with self._cpu.worker(attempt.route) as worker:
-            answer = await attempt.within_limits(transaction, lambda _: worker.perform(job), self._monotonic)
+
+            def perform(opened: Any) -> Coroutine[Any, Any, Verdict | InvalidOperation]:
+                if attempt.has_middleware:
+                    return attempt.ask_within_middleware(opened, lambda: worker.perform(job))
+                return worker.perform(job)
+
+            answer = await attempt.within_limits(transaction, perform, self._monotonic)
         if isinstance(answer, InvalidOperation):
             attempt.reject_as_invalid(answer)
             return []
@@ -532,6 +543,7 @@ class Runner:
             attempt.number,
             attempt.source.key_of(operation),
             has_transaction=self._operations.transaction is not None,
+            has_state=self._operations.state is not None,
             fields=_log_fields(),
             headers=dict(attempt.source.headers),
             tenant=attempt.source.tenant,
