@@ -235,6 +235,12 @@ class Consumer:
         if self._take_in():
             await asyncio.sleep(0)  # lets each be decoded, so that the next turn knows how many operations wait
 
+    async def take_turn(self) -> None:
+        """Take one turn, and wait until everything that it has started is finished. This is for tests."""
+        await self.turn()
+        while self._held:
+            await asyncio.wait(list(self._held))
+
     def _open_inlets(self) -> None:
         closed = [inlet for inlet in self._inlets.values() if not inlet.is_open]
         loads = self._loads() if closed else {}

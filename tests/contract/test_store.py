@@ -1597,7 +1597,7 @@ async def test_of_twenty_front_ends_no_more_than_the_limit_is_open(store: Store)
 
 @on_all
 async def test_an_account_has_only_so_many_open_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("penstock.testing", "penstock.aws.store"):
+    for module in ("penstock.testing.memory", "penstock.aws.store"):
         monkeypatch.setattr(f"{module}.MOST_ENTRIES", 2)
     account, entries = make_account(), [make_entry() for _ in range(5)]
     for entry in entries[:3]:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from penstock.priority import Priority
+from penstock.testing.http import Answer
 from penstock.webhooks.endpoint import MOST_ENDPOINTS
-from tests.simulation.http import Answer
 from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram

@@ -13,7 +13,7 @@ from penstock.errors import HandlersStuck
 from penstock.service.app import create_app, create_operator_app
 from penstock.service.keys import RUNNER
 from penstock.settings import Settings
-from tests.simulation.http import Answer, ask
+from penstock.testing.http import Answer, ask
 from tests.simulation.process import ProcessClock
 from tests.simulation.truth import operations
 from tests.simulation.world import World

@@ -1,6 +1,5 @@
 """A test rig: queues and a store in memory, a fake clock, and consumers that work on them."""
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -140,6 +139,4 @@ class Rig:
 
 async def take_turn(consumer: Consumer) -> None:
     """Run one turn of the consumer's loop, and wait until all the chunks that it started are finished."""
-    await consumer.turn()
-    while consumer._held:
-        await asyncio.wait(list(consumer._held))
+    await consumer.take_turn()

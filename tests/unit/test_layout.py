@@ -57,6 +57,7 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "consumer": {"core", "aws", "metrics", "process", "running", "tracing"},
     "infra": {"core", "aws", "process"},
+    "testing": {"core", "files", "service", "consumer"},  # what applications test with is a whole bulk API
 }
 # An application names its upstreams, so these decide what is forwarded.
 CORE_THAT_FORWARDS = {"penstock.application", "penstock.operations", "penstock.settings"}

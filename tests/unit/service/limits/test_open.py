@@ -281,7 +281,7 @@ async def test_front_ends_that_count_at_the_same_time_count_nothing_out_twice(pl
 
 
 async def test_too_many_batches_are_rejected_however_small(limited: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.testing.MOST_ENTRIES", 2)
+    monkeypatch.setattr("penstock.testing.memory.MOST_ENTRIES", 2)
     monkeypatch.setattr("penstock.open_limit.MOST_ENTRIES", 2)
     monkeypatch.setattr(opening, "MOST_ENTRIES", 2)
     service = await limited()

@@ -1,4 +1,4 @@
-"""An in-memory queue and store, and a clock that a test controls. Applications can use them in their own tests.
+"""An in-memory queue and store, and a clock that a test controls.
 
 They keep the contracts of `queue.py` and `store.py`, including leases and conditions: one suite tests them and the real
 adapters. They only work within one process, and nothing is kept when it ends.
@@ -6,6 +6,7 @@ adapters. They only work within one process, and nothing is kept when it ends.
 
 import asyncio
 import itertools
+import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -95,6 +96,11 @@ class MemoryQueue:
     def messages(self) -> list[Message]:
         """Return all messages on the queue: waiting, delayed, and delivered but not acknowledged."""
         return [kept.message for kept in self._kept.values()]
+
+    @property
+    def next_visible_at(self) -> float:
+        """Return the time at which the next message can be received. It is infinite if the queue is empty."""
+        return min((kept.visible_at for kept in self._kept.values()), default=math.inf)
 
     async def send(self, messages: Sequence[Message]) -> None:
         for message in messages:

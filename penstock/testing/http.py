@@ -59,7 +59,7 @@ async def ask(
 ) -> Answer:
     """Send a request to `app`, which must be frozen. Call this in the process that serves it."""
     paper = _Paper()
-    response = await app._handle(_request(method, path, body, headers or {}, paper))
+    response = await app._handle(_request(method, path, body, headers or {}, paper))  # noqa: SLF001 - no public way in
     if isinstance(response, web.Response) and not response.prepared:
         content = response.body if isinstance(response.body, bytes) else b""
     else:
