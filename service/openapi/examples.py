@@ -143,6 +143,10 @@ EXAMPLES: Fragment = {
     "RotateRequest": {"overlapSeconds": 86_400},
     "Status": _STATUS,
     "Steering": {"paused": True},
+    "Validated": {
+        "valid": True, "total": 3, "chunks": 1, "byHandler": {"POST /users": 3},
+        "estimatedSeconds": None, "estimatedUsd": 0.0000041,
+    },
     "WebhookDeliveries": {"deliveries": [_DELIVERY], "nextCursor": None},
     "WebhookDelivery": _DELIVERY,
     "WebhookEndpoint": _ENDPOINT,

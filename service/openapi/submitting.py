@@ -103,7 +103,7 @@ SCHEMAS: Fragment = {
         "description": "What the batch would be. Nothing of it runs: the request has validateOnly.",
         **object_of(
             {
-                "valid": {"const": True},
+                "valid": {"type": "boolean", "const": True},
                 "total": COUNT,
                 "chunks": COUNT,
                 "byHandler": {"type": "object", "additionalProperties": COUNT},
