@@ -5,6 +5,7 @@ There are two, each with a listener of its own: one for clients, and one for ope
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -31,7 +32,6 @@ from penstock.service.keys import (
     BACKEND,
     CALLERS,
     CLOCK,
-    DESCRIBED_SCOPES,
     GROUP_NUMBERS,
     HANDLER_TIMES,
     LEAVING,
@@ -55,6 +55,8 @@ from penstock.service.ledger import Ledger
 from penstock.service.limits.fields import set_limit_headers
 from penstock.service.memory import Memory
 from penstock.service.open_ledger import OpenLedger
+from penstock.service.openapi.document import describe, describe_for_operators
+from penstock.service.openapi.serving import DESCRIPTION, Description
 from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
@@ -65,7 +67,7 @@ from penstock.service.turns import Turns
 from penstock.service.webhook_tenants import WebhookTenants
 from penstock.settings import Settings
 
-OF_ONE_LISTENER = {DESCRIBED_SCOPES, PAGES, PATHS_HINT, SCOPES}
+OF_ONE_LISTENER = {DESCRIPTION, PAGES, PATHS_HINT, SCOPES}
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
@@ -110,7 +112,9 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
     app[OUTCOMES] = SharedOutcomes(app)
     app[STREAMS] = Streams(clock, has_tenants=settings.has_tenants)
     app.on_shutdown.append(_end_streams)
-    _add_routes(app, routes_for_clients(settings))
+    routes = routes_for_clients(settings)
+    app[DESCRIPTION] = Description(partial(describe, settings, operations, scopes_of(routes)))
+    _add_routes(app, routes)
     return app
 
 
@@ -130,7 +134,9 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
         "Operators use GET /batches, GET /dead-letters, POST /dead-letters/redrive, GET and POST /keys, GET /limits, "
         "GET /queues, POST /queues/{priority}/pause and /resume, and GET /metrics."
     )
-    _add_routes(app, routes_for_operators())
+    routes = routes_for_operators()
+    app[DESCRIPTION] = Description(partial(describe_for_operators, clients[SETTINGS], scopes_of(routes)))
+    _add_routes(app, routes)
     return app
 
 
@@ -150,7 +156,6 @@ def _operator_key(settings: Settings) -> str | None:
 
 def _add_routes(app: web.Application, routes: Sequence[Route]) -> None:
     """Add the routes, and let `access` know what scope each of them needs."""
-    app[DESCRIBED_SCOPES] = scopes_of(routes)
     added = {
         app.router.add_route(method, route.path, route.endpoint): route
         for route in routes

@@ -30,7 +30,6 @@ CheckKey = Callable[..., Awaitable[Caller]]
 BACKEND = web.AppKey("backend", Backend)
 CALLERS = web.AppKey("callers", Callers)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock", Clock)
-DESCRIBED_SCOPES: web.AppKey[Mapping[tuple[str, str], Scope]] = web.AppKey("described_scopes", Mapping)  # for OpenAPI
 GROUP_NUMBERS = web.AppKey("group_numbers", GroupNumbers)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEDGER = web.AppKey("ledger", Ledger)

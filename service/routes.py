@@ -23,6 +23,7 @@ from penstock.service.console import (
     batch,
     batches,
     dead_letters,
+    docs,
     failures,
     files,
     handlers,
@@ -32,7 +33,7 @@ from penstock.service.console import (
 )
 from penstock.service.events.endpoint import batch_events
 from penstock.service.intake.submit import submit_batch
-from penstock.service.openapi.serving import openapi, openapi_for_operators
+from penstock.service.openapi.serving import openapi
 from penstock.service.operators.api_keys import create_key, list_keys, revoke_key, rotate_key
 from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
 from penstock.service.operators.health import live, ready
@@ -114,7 +115,8 @@ ROUTES = (
     Route("GET", "/metrics", metrics, Scope.OPERATE, For.OPERATORS),
     Route("GET", "/batches", list_batches, Scope.OPERATE, For.OPERATOR_LISTENER),
     Route("GET", "/webhooks/deliveries", list_deliveries, Scope.OPERATE, For.OPERATOR_LISTENER),
-    Route("GET", "/openapi.json", openapi_for_operators, None, For.OPERATOR_LISTENER),
+    Route("GET", "/openapi.json", openapi, None, For.OPERATOR_LISTENER),
+    Route("GET", "/docs", docs.show, None, For.PAGES),
     Route("GET", "/console", batches.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}", batch.show, Scope.READ, For.PAGES),
     Route("GET", "/console/batch/{batch_id}/failures", failures.show, Scope.READ, For.PAGES),

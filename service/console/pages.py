@@ -11,12 +11,16 @@ from penstock.service.console.rendering import DOWNLOAD, own_path, page
 from penstock.service.problems import CONTENT_TYPE, Endpoint
 
 PREFIX = "/console"
+DOCS = "/docs"
 REFRESH = "HX-Request"  # htmx sends it with every request
 
+# Everything comes from this server, no script or style is in a page, and no other page may show this one.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
 _HEADERS = {
-    # Everything comes from this server, no script or style is in a page, and no other page may show this one.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": _POLICY,
     "X-Frame-Options": "DENY",
     # Not no-referrer: with that, browsers would send `Origin: null` with forms.
     "Referrer-Policy": "same-origin",
@@ -24,16 +28,22 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+# The styles of Swagger UI contain a few small pictures.
+_WITH_PICTURES = {"Content-Security-Policy": _POLICY.replace("img-src 'self'", "img-src 'self' data:")}
 
 
 def is_in_console(request: web.BaseRequest) -> bool:
     return request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
 
 
+def _is_page(request: web.BaseRequest) -> bool:
+    return is_in_console(request) or request.path == DOCS
+
+
 async def set_page_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers that protect the pages. Pages may have data of a tenant, so nobody keeps a copy."""
-    if is_in_console(request):
-        response.headers.update(_HEADERS)
+    if _is_page(request):
+        response.headers.update(_HEADERS if request.path != DOCS else _HEADERS | _WITH_PICTURES)
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         if response.status == web.HTTPOk.status_code and (name := request.get(DOWNLOAD)) is not None:
             response.headers[hdrs.CONTENT_DISPOSITION] = f'attachment; filename="{name}"'
@@ -43,7 +53,7 @@ async def set_page_headers(request: web.Request, response: web.StreamResponse) -
 async def pages(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Show every problem of a page as a page. A person without a valid key sees the page that asks for it."""
     answer = await handler(request)
-    if not is_in_console(request) or answer.content_type != CONTENT_TYPE or not isinstance(answer, web.Response):
+    if not _is_page(request) or answer.content_type != CONTENT_TYPE or not isinstance(answer, web.Response):
         return answer
     assert isinstance(answer.body, bytes)
     return _problem_page(request, answer.status, from_json(answer.body), answer.headers)

@@ -1,15 +1,27 @@
 """GET /openapi.json: answers the description of the listener."""
 
+from collections.abc import Callable
+from functools import cached_property
+
 from aiohttp import web
 
-from penstock.service.json_answer import json_answer
-from penstock.service.keys import DESCRIBED_SCOPES, OPERATIONS, SETTINGS
-from penstock.service.openapi.document import describe, describe_for_operators
+from penstock.service.json_answer import BodyAnswer, encode
+from penstock.service.openapi.values import Fragment
+
+
+class Description:
+    """The description of a listener. It is written once, when it is first needed, which takes a while."""
+
+    def __init__(self, describe: Callable[[], Fragment]) -> None:
+        self._describe = describe
+
+    @cached_property
+    def content(self) -> bytes:
+        return encode(self._describe())
+
+
+DESCRIPTION = web.AppKey("description", Description)
 
 
 async def openapi(request: web.Request) -> web.Response:
-    return json_answer(describe(request.app[SETTINGS], request.app[OPERATIONS], request.app[DESCRIBED_SCOPES]))
-
-
-async def openapi_for_operators(request: web.Request) -> web.Response:
-    return json_answer(describe_for_operators(request.app[SETTINGS], request.app[DESCRIBED_SCOPES]))
+    return BodyAnswer(body=request.app[DESCRIPTION].content, content_type="application/json")

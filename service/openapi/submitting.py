@@ -20,7 +20,7 @@ PARAMETERS: Fragment = {
     name: {
         "name": name,
         "in": "query",
-        "description": "An option of a batch sent as NDJSON. In a JSON document it is a member.",
+        "description": "An option of a batch sent as NDJSON or CSV. In a JSON document it is a member.",
         "schema": schema.get("anyOf", [schema])[0],  # in a query an option is absent, never null
     }
     for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()

@@ -215,3 +215,25 @@ async def test_page_says_that_penstock_does_not_answer(penstock: Up, page: Page)
     program.kill()
     await program.ended()
     await expect(page.locator("#connection")).to_contain_text("Penstock has not answered since")
+
+
+async def test_description_of_the_api_is_shown_and_a_call_is_tried(page: Page, penstock: Up) -> None:
+    await penstock.start()
+    for address in await open_docs(page, penstock.port):
+        assert address.startswith(f"http://127.0.0.1:{penstock.port}/")
+    await page.locator("#operations-Batches-listBatches .opblock-summary-control").click()
+    await page.locator(".try-out__btn").click()
+    await page.locator(".execute").click()
+    await expect(page.locator(".live-responses-table .response-col_status").last).to_have_text("200")
+    await page.set_viewport_size(PHONE)
+    assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+async def open_docs(page: Page, port: int) -> list[str]:
+    """Open the page, and return the addresses that it has loaded."""
+    loaded: list[str] = []
+    page.on("request", lambda request: None if request.url.startswith("data:") else loaded.append(request.url))
+    await page.goto(f"http://127.0.0.1:{port}/console")
+    await page.get_by_role("link", name="API").click()
+    await expect(page.locator("#operations-Submit-submitBatch")).to_be_visible()
+    return loaded

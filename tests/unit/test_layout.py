@@ -49,7 +49,7 @@ ROOMS: Mapping[str, set[str]] = {
     "service/webhooks": {"core", "service"},
     "service/console": {
         *("core", "documents", "files", "metrics", "service"),
-        *("service/intake", "service/batches", "service/operators"),
+        *("service/intake", "service/batches", "service/operators", "service/openapi"),
     },
     "service/openapi": {
         *("core", "metrics", "service"),

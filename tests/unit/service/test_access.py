@@ -90,6 +90,7 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/console/key"): {"data": {"key": OPERATOR_KEY}},
     ("POST", "/console/key/forget"): {},
     ("GET", "/console/static/{digest}/{name}"): {},
+    ("GET", "/docs"): {},
     ("GET", "/console/dead-letters"): {},
     ("POST", "/console/dead-letters/redrive"): {},
     ("GET", "/console/handlers"): {},

@@ -19,6 +19,7 @@ from penstock.api_key import ApiKey, Scope
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
 from penstock.service.app import create_app, create_operator_app
+from penstock.service.keys import PAGES
 from penstock.service.openapi.document import describe, describe_for_operators
 from penstock.service.protocol import ConnectionRunner
 from penstock.service.routes import routes_for_clients, routes_for_operators, scopes_of
@@ -202,9 +203,7 @@ async def test_it_describes_exactly_the_routes_of_the_program(serve: Serve) -> N
         served = {
             (route.method.lower(), route.resource.canonical)
             for route in client.app.router.routes()
-            if route.resource is not None
-            and route.method != hdrs.METH_HEAD
-            and not route.resource.canonical.startswith("/console")
+            if route.resource is not None and route.method != hdrs.METH_HEAD and route not in client.app[PAGES]
         }
         described = {(method, path) for path, methods in description["paths"].items() for method in methods}
         assert described == served
