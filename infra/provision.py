@@ -1,4 +1,4 @@
-"""Creates the queues and the table of `template.yaml` with single API calls, where there is no CloudFormation.
+"""Creates the queues and the table of `template.yaml`, and a bucket, where there is no CloudFormation.
 
 `penstock provision` starts it for the embedded AWS, ElasticMQ and DynamoDB Local. Only resources of the types
 AWS::SQS::Queue and AWS::DynamoDB::Table are created. The policy that rejects plain HTTP is left out, too: such servers
@@ -26,14 +26,17 @@ from penstock.settings import Settings, read_settings
 if TYPE_CHECKING:
     from types_boto3_dynamodb import DynamoDBClient
     from types_boto3_dynamodb.type_defs import TableDescriptionTypeDef
+    from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
 
     from penstock.infra.cloudformation import Stack
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
+BUCKET_TEMPLATE = Path(__file__).with_name("bucket.yaml")
 QUEUE, TABLE = "AWS::SQS::Queue", "AWS::DynamoDB::Table"
 OF_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 TABLE_SECONDS = 120
+HOME_REGION = "us-east-1"  # the only region that must not be named when a bucket is created in it
 
 _QUEUE_ATTRIBUTES = {
     "MaximumMessageSize",
@@ -57,7 +60,7 @@ Deploy the template with CloudFormation: on AWS it creates the queues, the table
   aws cloudformation deploy --stack-name {name} --template-file {template} \\
     --capabilities CAPABILITY_IAM --parameter-overrides Name={name} VpcId=... (infra/README.md has the rest)
 This command works on other servers only: set AWS_ENDPOINT_URL, or AWS_ENDPOINT_URL_SQS and \
-AWS_ENDPOINT_URL_DYNAMODB."""
+AWS_ENDPOINT_URL_DYNAMODB, and for a bucket AWS_ENDPOINT_URL_S3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +73,39 @@ class Provisioned:
 
 
 def provision(settings: Settings) -> list[str]:
-    """Create or update the queues and the table. Return a line for each, and one for properties without support."""
+    """Create or update the queues and the table. Return a line for each, and one for properties without support.
+
+    If `PENSTOCK_BUCKET` is set, create that bucket, too.
+    """
     with explained():
         sqs = boto3.client("sqs", region_name=settings.aws_region)
         dynamodb = boto3.client("dynamodb", region_name=settings.aws_region)
         _check_is_not_aws(settings, sqs.meta.endpoint_url, dynamodb.meta.endpoint_url)
+        files = [] if settings.bucket is None else [_make_bucket(settings, settings.bucket)]
         provisioned = _make(settings, {QUEUE: Queues(sqs).make, TABLE: Tables(dynamodb).make})
     unknown = sorted({name for one in provisioned for name in one.unknown})
-    lines = [one.line for one in provisioned]
+    lines = [*(one.line for one in provisioned), *files]
     return [*lines, f"not known to these servers: {', '.join(unknown)}"] if unknown else lines
+
+
+def _make_bucket(settings: Settings, name: str) -> str:
+    s3 = boto3.client("s3", region_name=settings.aws_region)
+    _check_is_not_aws(settings, s3.meta.endpoint_url)
+    try:
+        s3.head_bucket(Bucket=name)
+    except ClientError as error:
+        if error_code(error) != "404":
+            raise
+        _create_bucket(s3, name)
+    return f"bucket {name}"
+
+
+def _create_bucket(s3: "S3Client", name: str) -> None:
+    region: Any = s3.meta.region_name
+    if region == HOME_REGION:
+        s3.create_bucket(Bucket=name)
+    else:
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
 
 
 def _check_is_not_aws(settings: Settings, *urls: str) -> None:
@@ -272,7 +299,7 @@ def main() -> None:
 
 
 def _provision(exit_with_parent: ExitWithParent = None) -> None:
-    """Create the queues and the table on servers other than AWS, such as ElasticMQ and DynamoDB Local.
+    """Create the queues, the table and the bucket on servers other than AWS, such as ElasticMQ and DynamoDB Local.
 
     They are created as infra/template.yaml describes them. The command can be repeated: it updates what exists and
     deletes nothing. Every other type of the template is left out: services, roles, scaling, alarms, dashboard, queue

@@ -1,9 +1,9 @@
 """Runs everything on this machine: `penstock up`.
 
-It starts an embedded AWS, makes the queues and the table, and starts a front end and the consumers, each in a process
-of its own. All of them stop together: on Ctrl-C, on SIGTERM, or when one of them ends. But a front end that dies after
-it was ready is started again, because an operation may have killed it. A consumer that dies is started again by the
-parent of the consumers (`consumer/processes.py`).
+It starts an embedded AWS, makes the queues, the table and a bucket, and starts a front end and the consumers, each in
+a process of its own. All of them stop together: on Ctrl-C, on SIGTERM, or when one of them ends. But a front end that
+dies after it was ready is started again, because an operation may have killed it. A consumer that dies is started again
+by the parent of the consumers (`consumer/processes.py`).
 """
 
 import asyncio
@@ -37,6 +37,7 @@ POLL_SECONDS = 0.1
 RESTART = Backoff(base_seconds=1, max_seconds=30)
 HEALTHY_SECONDS = 60.0  # if a front end lived this long, its next restart waits as short as the first one
 OPERATOR_KEY = "PENSTOCK_OPERATOR_KEY"
+BUCKET = "PENSTOCK_BUCKET"
 WEBHOOK_SECRET = "PENSTOCK_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 REGION = "us-east-1"
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - shown to people, not listened on
@@ -142,6 +143,7 @@ async def _up(clients: Address, operators: Address, consumers: int) -> None:
     check_not_open(settings, clients.host, operators.host)
     find_application(settings)  # checked once here: otherwise each part would report the same error
     machine = Machine(local_environment(os.environ))
+    machine.environment.setdefault(BUCKET, bucket_name(settings.name))
     if _lacks_operator_key(settings):
         machine.environment[OPERATOR_KEY] = make_key(environment_of(settings.name)).text
     stopping = asyncio.create_task(stop_signals())
@@ -168,7 +170,7 @@ async def _work(machine: Machine, settings: Settings, clients: Address, operator
     front_end = await machine.start("front end", "penstock.service", *for_clients, *for_operators)
     await machine.start("consumers", "penstock.consumer", "--processes", str(consumers), "--give-up")
     await _first_of(_until_ready(f"{clients.url}/health/ready"), machine.first_death())
-    _say(_addresses(clients.url, operators.url, endpoint, settings))
+    _say(_addresses(clients.url, operators.url, endpoint, settings, machine.environment[BUCKET]))
     if _lacks_operator_key(settings):
         _say(_about_key(machine.environment[OPERATOR_KEY], clients.url))
     await _first_of(_keep_running(machine, front_end), machine.first_death(without=front_end))
@@ -244,7 +246,12 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _addresses(url: str, operator_url: str, endpoint: str, settings: Settings) -> str:
+def bucket_name(name: str) -> str:
+    """Return the name of the bucket here. S3 allows fewer characters than the names of queues have."""
+    return f"{name.lower().replace('_', '-').strip('-')}-files"
+
+
+def _addresses(url: str, operator_url: str, endpoint: str, settings: Settings, bucket: str) -> str:
     application = settings.app or f"forwards everything to {settings.upstream}"
     return f"""
 Penstock is up.
@@ -258,6 +265,7 @@ Penstock is up.
   embedded AWS  {endpoint}
                 queues {", ".join((*settings.chunk_queues.values(), settings.dead_letter_queue))}
                 table {settings.table}
+                bucket {bucket}
 
 To look inside with any AWS client:
   export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local

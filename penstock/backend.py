@@ -1,4 +1,4 @@
-"""The queues and the store that a program works with."""
+"""The queues, the store and the bucket that a program works with."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.bills import Bills
+from penstock.bucket import Bucket
+from penstock.errors import NotConfigured
 from penstock.priority import Priority
 from penstock.queue import Queue
 from penstock.store import Store
@@ -19,7 +21,7 @@ class Backend:
     """The queues and the store. A chunk is sent to the queue of its batch's priority, and is valid on any of them.
 
     `spans` creates the program's trace spans. It is None if the program is not traced. `bills` has what the calls for
-    each batch have cost.
+    each batch have cost. `bucket` is None if no bucket is set.
     """
 
     queues: Mapping[Priority, Queue]
@@ -27,6 +29,15 @@ class Backend:
     store: Store
     spans: "Spans | None" = None
     bills: Bills = field(default_factory=Bills)
+    bucket: Bucket | None = None
+
+    def require_bucket(self) -> Bucket:
+        if self.bucket is None:
+            raise NotConfigured(
+                "There is no bucket for uploads here. Send the file in the body of POST /batch. Or ask an operator to "
+                "set PENSTOCK_BUCKET to the name of an S3 bucket, for all front ends and consumers."
+            )
+        return self.bucket
 
     async def check(self) -> None:
         """Check that the queues and the table answer. Raises Unavailable or Misconfigured if one does not."""

@@ -25,6 +25,8 @@ PenstockError
 │   ├── LimitPassed
 │   ├── InvalidRequest
 │   ├── UnknownBatch
+│   ├── UnknownUpload
+│   ├── UploadReplaced
 │   ├── NotPossibleNow
 │   ├── QuotaExceeded
 │   ├── Overloaded
@@ -214,6 +216,23 @@ class UnknownBatch(Refused):
 
     def __init__(self, batch_id: str) -> None:
         super().__init__(f"There is no batch {batch_id!r}. It may have been deleted after its retention time.")
+
+
+class UnknownUpload(Refused):
+    """There is no upload with this id, it belongs to another tenant, or nothing was uploaded yet."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no such upload. Send the file to the url of POST /uploads first. It is deleted after its "
+            "retention time."
+        )
+
+
+class UploadReplaced(Refused):
+    """A file was replaced or deleted after it was read for the first time."""
+
+    def __init__(self) -> None:
+        super().__init__("The uploaded file was replaced or deleted while it was read. Upload it again.")
 
 
 class NotPossibleNow(Refused):

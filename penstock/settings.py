@@ -320,6 +320,11 @@ class Settings(BaseSettings):
         description="Hosts and networks inside your network to which events may be sent, such as `hooks.internal, "
         "10.1.0.0/16`. They may also use http, and any port. Unset: events are sent to the internet only.",
     )
+    bucket: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="The S3 bucket for uploads. Unset: files can only be sent in the body of a request.",
+    )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
         description="`cloudwatch` publishes metrics, `off` does not. `auto` publishes them, but not to AWS if the "

@@ -41,7 +41,9 @@ from penstock.errors import (
     UnknownDelivery,
     UnknownEndpoint,
     UnknownQueue,
+    UnknownUpload,
     UnsupportedContent,
+    UploadReplaced,
     WebhookConflict,
 )
 from penstock.service.decompression import MEMBERS
@@ -66,6 +68,8 @@ _PROBLEMS: dict[type[PenstockError], tuple[HTTPStatus, str, str]] = {
     Misdirected: (HTTPStatus.MISDIRECTED_REQUEST, "misdirected", "The Host header names another server"),
     TooSlow: (HTTPStatus.REQUEST_TIMEOUT, "too-slow", "The body arrived too slowly"),
     UnknownBatch: (HTTPStatus.NOT_FOUND, "unknown-batch", "The batch does not exist"),
+    UnknownUpload: (HTTPStatus.NOT_FOUND, "unknown-upload", "The upload does not exist"),
+    UploadReplaced: (HTTPStatus.PRECONDITION_FAILED, "upload-replaced", "The uploaded file has changed"),
     UnknownQueue: (HTTPStatus.NOT_FOUND, "unknown-queue", "The queue does not exist"),
     UnknownEndpoint: (HTTPStatus.NOT_FOUND, "unknown-endpoint", "The webhook endpoint does not exist"),
     UnknownDelivery: (HTTPStatus.NOT_FOUND, "unknown-delivery", "The delivery does not exist"),

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from penstock.aws.clients import Clients, explained, open_clients
+from penstock.aws.s3 import S3Bucket
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
@@ -35,7 +36,14 @@ async def open_backend(settings: Settings, spans: "Spans | None" = None) -> Asyn
             store=DynamoDbStore(clients.dynamodb, settings.table, bills),
             spans=spans,
             bills=bills,
+            bucket=_bucket(clients, settings),
         )
+
+
+def _bucket(clients: Clients, settings: Settings) -> S3Bucket | None:
+    if clients.s3 is None or settings.bucket is None:
+        return None
+    return S3Bucket(clients.s3, settings.bucket)
 
 
 async def _open_queue(clients: Clients, name: str, settings: Settings, spans: "Spans | None", bills: Bills) -> Queue:

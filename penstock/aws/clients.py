@@ -1,7 +1,7 @@
 """Opens the AWS clients, once per program, and translates AWS's errors into ours.
 
 AWS's standard variables say where the clients connect: `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`,
-`AWS_ENDPOINT_URL_DYNAMODB`. Credentials come from AWS's usual chain.
+`AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_S3`. Credentials come from AWS's usual chain.
 """
 
 import re
@@ -42,10 +42,12 @@ from penstock.settings import Settings
 if TYPE_CHECKING:
     from types_aiobotocore_cloudwatch import CloudWatchClient
     from types_aiobotocore_dynamodb import DynamoDBClient
+    from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_sqs import SQSClient
 
 CALLS_IN_FLIGHT = 50  # connections per client; further calls wait for one
 POLLS_IN_FLIGHT = 10
+FILES_IN_FLIGHT = 10  # an answer has up to 4 MiB
 SPARE_READ_SECONDS = 10  # a long poll may take this much longer than its wait time
 METRICS_READ_SECONDS = 5
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
@@ -83,11 +85,15 @@ _LONGEST_REPORT = 300  # characters: a proxy answers with a whole page of HTML
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The open clients. Long polls use `polls`: they hold their connections, and no send may wait for one."""
+    """The open clients. Long polls use `polls`: they hold their connections, and no send may wait for one.
+
+    `s3` is None if no bucket is set.
+    """
 
     sqs: "SQSClient"
     polls: "SQSClient"
     dynamodb: "DynamoDBClient"
+    s3: "S3Client | None" = None
 
 
 @asynccontextmanager
@@ -101,6 +107,7 @@ async def open_clients(settings: Settings) -> AsyncIterator[Clients]:
             sqs=await opener.open("sqs", calls),
             polls=await opener.open("sqs", polls),
             dynamodb=await opener.open("dynamodb", calls),
+            s3=None if settings.bucket is None else await opener.open("s3", _s3_config()),
         )
 
 
@@ -159,7 +166,16 @@ def _loader() -> Loader:
     return create_loader()
 
 
-def _config(connections: int, read_seconds: int) -> AioConfig:
+def _s3_config() -> AioConfig:
+    return _config(
+        FILES_IN_FLIGHT,
+        read_seconds=SPARE_READ_SECONDS,
+        signature_version="s3v4",  # newer regions accept no other, and an older one would be used for presigned URLs
+        s3={"addressing_style": "virtual"},  # otherwise presigned URLs name the global endpoint
+    )
+
+
+def _config(connections: int, read_seconds: int, **options: Any) -> AioConfig:
     return AioConfig(
         max_pool_connections=connections,
         connect_timeout=5,
@@ -167,6 +183,7 @@ def _config(connections: int, read_seconds: int) -> AioConfig:
         retries={"mode": "standard", "total_max_attempts": _TRIES},
         parameter_validation=False,  # saves time in each call; our tests check the parameters
         user_agent="penstock",  # saves time: the default one is built again for every call
+        **options,
     )
 
 

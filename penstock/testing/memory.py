@@ -1,14 +1,15 @@
-"""An in-memory queue and store, and a clock that a test controls.
+"""A queue, a store and a bucket in memory, and a clock that a test controls.
 
-They keep the contracts of `queue.py` and `store.py`, including leases and conditions: one suite tests them and the real
-adapters. They only work within one process, and nothing is kept when it ends.
+They keep the contracts of `queue.py`, `store.py` and `bucket.py`, including leases and conditions: the same tests are
+for them and for the real adapters. They only work within one process, and nothing is kept when it ends.
 """
 
 import asyncio
+import hashlib
 import itertools
 import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from penstock.api_key import ApiKey
 from penstock.backend import Backend
@@ -22,11 +23,12 @@ from penstock.batch import (
     Ending,
     steered_values,
 )
+from penstock.bucket import StoredFile, UploadForm
 from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
 from penstock.cost import Units
-from penstock.errors import AcceptanceLost, LostItem
+from penstock.errors import AcceptanceLost, LostItem, UploadReplaced
 from penstock.eta import slice_at
 from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitState
@@ -658,6 +660,38 @@ class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
         pass
 
 
+class MemoryBucket:
+    """A bucket in memory. Nobody can use the URLs that it returns: `write` what a client would upload.
+
+    `contents` has the files by their keys.
+    """
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+
+    async def offer_upload(self, key: str, most_bytes: int, seconds: int) -> UploadForm:
+        return UploadForm("memory:", {"key": key, "most_bytes": str(most_bytes), "seconds": str(seconds)})
+
+    async def offer_download(self, key: str, seconds: int) -> str:
+        return f"memory:{key}?seconds={seconds}"
+
+    async def find(self, key: str) -> StoredFile | None:
+        content = self.contents.get(key)
+        return None if content is None else _stored(key, content)
+
+    async def read(self, file: StoredFile, first: int, count: int) -> bytes:
+        if await self.find(file.key) != file:
+            raise UploadReplaced
+        return self.contents[file.key][first : first + count]
+
+    async def write(self, key: str, content: bytes, content_type: str) -> None:  # noqa: ARG002 - it is not kept
+        self.contents[key] = content
+
+
+def _stored(key: str, content: bytes) -> StoredFile:
+    return StoredFile(key, len(content), f'"{hashlib.sha256(content).hexdigest()}"')
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryParts:
     """The parts of a backend in memory, with their own types."""
@@ -665,6 +699,7 @@ class MemoryParts:
     queues: Mapping[Priority, MemoryQueue]
     dead_letters: MemoryQueue
     store: MemoryStore
+    bucket: MemoryBucket | None = field(default_factory=MemoryBucket)
 
     @property
     def chunks(self) -> MemoryQueue:
@@ -673,7 +708,7 @@ class MemoryParts:
 
     @property
     def backend(self) -> Backend:
-        return Backend(self.queues, self.dead_letters, self.store)
+        return Backend(self.queues, self.dead_letters, self.store, bucket=self.bucket)
 
 
 def memory_parts(clock: Clock | None = None, visibility_seconds: float = 30) -> MemoryParts:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from penstock.backend import Backend
+from penstock.bucket import Bucket
 from penstock.errors import Unavailable
 from penstock.queue import Queue
 from penstock.store import Store
@@ -34,6 +35,7 @@ def watched(parts: MemoryParts, watch: Watch) -> Backend:
         queues={priority: cast("Queue", wrap(names[priority], queue)) for priority, queue in parts.queues.items()},
         dead_letters=cast("Queue", wrap("dead_letters", parts.dead_letters)),
         store=cast("Store", wrap("store", parts.store)),
+        bucket=None if parts.bucket is None else cast("Bucket", wrap("bucket", parts.bucket)),
     )
 
 

@@ -1,0 +1,76 @@
+"""The bucket port on S3."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from penstock.aws.clients import error_code, explained
+from penstock.bucket import StoredFile, UploadForm
+from penstock.errors import Misconfigured, UploadReplaced
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+_MISSING = {"404", "NoSuchKey", "NotFound"}  # a HEAD has no body, so its error has only the status
+_REPLACED = {*_MISSING, "412", "PreconditionFailed"}
+
+
+class S3Bucket:
+    def __init__(self, client: "S3Client", name: str) -> None:
+        self._client = client
+        self._name = name
+
+    async def offer_upload(self, key: str, most_bytes: int, seconds: int) -> UploadForm:
+        """Return a presigned POST, because S3 keeps to its policy. A presigned PUT could not limit the size."""
+        conditions = [["content-length-range", 1, most_bytes]]
+        with self._explained():
+            offer = await self._client.generate_presigned_post(
+                self._name, key, Conditions=conditions, ExpiresIn=seconds
+            )
+        return UploadForm(offer["url"], offer["fields"])
+
+    async def offer_download(self, key: str, seconds: int) -> str:
+        where = {"Bucket": self._name, "Key": key}
+        with self._explained():
+            return await self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
+
+    async def find(self, key: str) -> StoredFile | None:
+        try:
+            with self._explained(_MISSING):
+                found = await self._client.head_object(Bucket=self._name, Key=key)
+        except ClientError:
+            return None
+        return StoredFile(key, found["ContentLength"], found["ETag"])
+
+    async def read(self, file: StoredFile, first: int, count: int) -> bytes:
+        wanted = f"bytes={first}-{first + count - 1}"
+        try:
+            with self._explained(_REPLACED):
+                answer = await self._client.get_object(Bucket=self._name, Key=file.key, Range=wanted, IfMatch=file.etag)
+                async with answer["Body"] as body:
+                    content: bytes = await body.read()
+                return content
+        except ClientError as error:
+            raise UploadReplaced from error
+
+    async def write(self, key: str, content: bytes, content_type: str) -> None:
+        with self._explained():
+            await self._client.put_object(Bucket=self._name, Key=key, Body=content, ContentType=content_type)
+
+    @contextmanager
+    def _explained(self, expected: frozenset[str] | set[str] = frozenset()) -> Iterator[None]:
+        """Raise AWS's exceptions as ours, except for the codes that the caller expects."""
+        known: ClientError | None = None
+        with explained():
+            try:
+                yield
+            except ClientError as error:
+                if error_code(error) == "NoSuchBucket":
+                    raise Misconfigured(f"PENSTOCK_BUCKET is {self._name!r}, and there is no such bucket.") from error
+                if error_code(error) not in expected:
+                    raise
+                known = error
+        if known is not None:
+            raise known

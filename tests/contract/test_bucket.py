@@ -1,0 +1,114 @@
+"""The contract of every bucket: the one in memory, and the S3 adapter on the embedded AWS."""
+
+import secrets
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from penstock.aws.backend import open_backend
+from penstock.bucket import Bucket, StoredFile, read_pieces, upload_key
+from penstock.errors import Misconfigured, UploadReplaced
+from penstock.infra.provision import provision
+from penstock.settings import Settings
+from penstock.testing import MemoryBucket
+from tests.conftest import MakeSettings
+from tests.support.aws import Aws
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+on_all = pytest.mark.parametrize("aws", ["memory", "embedded"], indirect=True)
+on_s3 = pytest.mark.parametrize("aws", ["embedded"], indirect=True)
+
+CONTENT = bytes(range(256)) * 4
+KEY = upload_key("acme/one", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bucket(aws: Aws, environment: None) -> AsyncIterator[Bucket]:
+    if aws.kind == "memory":
+        yield MemoryBucket()
+        return
+    settings = Settings(name=f"bucket-{secrets.token_hex(4)}", bucket=f"bucket-{secrets.token_hex(4)}")
+    lines = provision(settings)
+    assert f"bucket {settings.bucket}" in lines
+    assert provision(settings) == lines
+    async with open_backend(settings) as backend:
+        yield backend.require_bucket()
+
+
+async def written(bucket: Bucket, content: bytes = CONTENT) -> StoredFile:
+    await bucket.write(KEY, content, "text/csv")
+    file = await bucket.find(KEY)
+    assert file is not None
+    return file
+
+
+@on_all
+async def test_a_file_is_found_with_its_size(bucket: Bucket) -> None:
+    assert (await written(bucket)).size == len(CONTENT)
+    assert await bucket.find(f"{KEY}-other") is None
+
+
+@on_all
+@pytest.mark.parametrize(
+    ("first", "count", "content"), [(0, 1024, CONTENT), (10, 1, CONTENT[10:11]), (1000, 4096, CONTENT[1000:])]
+)
+async def test_a_part_of_a_file_is_read(bucket: Bucket, first: int, count: int, content: bytes) -> None:
+    assert await bucket.read(await written(bucket), first, count) == content
+
+
+@on_all
+async def test_a_file_is_read_in_pieces_from_any_byte(bucket: Bucket) -> None:
+    pieces = [piece async for piece in read_pieces(bucket, await written(bucket), 1000)]
+
+    assert b"".join(pieces) == CONTENT[1000:]
+
+
+@on_all
+async def test_a_file_that_was_replaced_is_not_read(bucket: Bucket) -> None:
+    file = await written(bucket)
+    await written(bucket, b"another content")
+
+    with pytest.raises(UploadReplaced):
+        await bucket.read(file, 0, 1)
+
+
+@on_all
+async def test_a_file_that_was_deleted_is_not_read(bucket: Bucket) -> None:
+    with pytest.raises(UploadReplaced):
+        await bucket.read(StoredFile("uploads/none", 1, '"0"'), 0, 1)
+
+
+@on_s3
+@pytest.mark.parametrize(("size", "status"), [(0, 400), (1024, 204), (1025, 400)])
+async def test_a_client_can_upload_a_file_that_is_not_too_large(bucket: Bucket, size: int, status: int) -> None:
+    key = f"{KEY}-{size}"
+    form = await bucket.offer_upload(key, 1024, 60)
+
+    body = aiohttp.FormData(form.fields)
+    body.add_field("file", b"x" * size, filename="any.csv")
+    async with aiohttp.ClientSession() as session, session.post(form.url, data=body) as answer:
+        assert answer.status == status
+
+    file = await bucket.find(key)
+    assert (None if file is None else file.size) == (size if status == 204 else None)
+
+
+@on_s3
+async def test_anybody_can_download_a_file_from_its_url(bucket: Bucket) -> None:
+    await written(bucket)
+    url = await bucket.offer_download(KEY, 60)
+
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert await answer.read() == CONTENT
+
+
+@on_s3
+async def test_a_bucket_that_does_not_exist_is_named(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    provision(settings)
+    async with open_backend(settings.model_copy(update={"bucket": "nowhere"})) as backend:
+        with pytest.raises(Misconfigured, match="PENSTOCK_BUCKET is 'nowhere'"):
+            await backend.require_bucket().write("a", b"", "text/csv")
