@@ -27,6 +27,7 @@ class Action(StrEnum):
     CREATE_KEY = "create key"
     ROTATE_KEY = "rotate key"
     REVOKE_KEY = "revoke key"
+    CREATE_UPLOAD = "create upload"
     CANCEL = "cancel"
     STEER = "steer"
     CREATE_WEBHOOK = "create webhook"

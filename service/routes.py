@@ -40,6 +40,7 @@ from penstock.service.operators.health import live, ready
 from penstock.service.operators.limits import list_limits
 from penstock.service.operators.metrics import metrics
 from penstock.service.operators.queues import list_queues, pause_queue, resume_queue
+from penstock.service.uploads import create_upload
 from penstock.service.webhooks.deliveries import list_deliveries, replay_delivery
 from penstock.service.webhooks.endpoints import (
     create_endpoint,
@@ -79,6 +80,7 @@ class Route:
 
 ROUTES = (
     Route("POST", "/batch", submit_batch, Scope.WRITE),
+    Route("POST", "/uploads", create_upload, Scope.WRITE),
     Route("GET", "/batches", list_batches, Scope.READ),
     Route("GET", "/batch/{batch_id}", batch_status, Scope.READ),
     Route("GET", "/batch/{batch_id}/status", batch_status, Scope.READ),

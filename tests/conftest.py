@@ -13,12 +13,12 @@ from penstock.backend import Backend
 from penstock.infra.cloudformation import read_template
 from penstock.infra.embedded.server import EmbeddedAws
 from penstock.infra.local.servers import LocalServers, local_servers
-from penstock.infra.provision import TEMPLATE, provision
+from penstock.infra.provision import BUCKET_TEMPLATE, TEMPLATE, provision
 from penstock.settings import Settings
 from tests.support.aws import IN_MEMORY, Aws, embedded, real, scrubbed_environment
 from tests.support.backends import REQUIRED, real_servers_or_skip
 from tests.support.recorded_calls import Call, RecordedCalls
-from tests.support.roles import compare, granted
+from tests.support.roles import compare, granted, granted_in_bucket
 
 MakeSettings = Callable[..., Settings]
 CALLS = pytest.StashKey[RecordedCalls]()
@@ -42,7 +42,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(config, "workeroutput"):
         config.workeroutput["calls"] = [list(call) for call in sorted(seen)]
         return
-    wrong = compare(seen, granted(read_template(TEMPLATE)), is_whole_run=_is_whole(config, exitstatus))
+    grants = granted(read_template(TEMPLATE)) | granted_in_bucket(read_template(BUCKET_TEMPLATE))
+    wrong = compare(seen, grants, is_whole_run=_is_whole(config, exitstatus))
     config.stash[WRONG_ROLES] = wrong
     if wrong and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -50,7 +51,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for line in config.stash.get(WRONG_ROLES, []):
-        terminalreporter.write_line(f"ROLES {line}: see infra/template.yaml", red=True)
+        terminalreporter.write_line(f"ROLES {line}: see infra/template.yaml and infra/bucket.yaml", red=True)
 
 
 def _is_whole(config: pytest.Config, exitstatus: int) -> bool:

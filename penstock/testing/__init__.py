@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.testing.bulk import Answer, Outcome, TestBulk
-    from penstock.testing.memory import FakeClock, MemoryParts, MemoryQueue, MemoryStore, memory_parts
+    from penstock.testing.memory import FakeClock, MemoryBucket, MemoryParts, MemoryQueue, MemoryStore, memory_parts
 
 __all__ = [
     "Answer",
     "FakeClock",
+    "MemoryBucket",
     "MemoryParts",
     "MemoryQueue",
     "MemoryStore",

@@ -33,6 +33,7 @@ from penstock.service.elements import check_elements, separators
 from penstock.service.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
+from penstock.service.intake.uploaded import UploadBody, open_upload, without_upload
 from penstock.service.keys import SETTINGS, TURNS
 from penstock.service.schemas import METADATA_PREFIX, BatchOptions, BatchRequest
 from penstock.settings import MIB, Settings
@@ -106,7 +107,7 @@ async def _take_turns(request: web.Request, size: int) -> None:
 
 
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
-    options = read_options(request.query, draft.flaws)
+    options = read_options(without_upload(request.query), draft.flaws)
     return await read_lines(request, draft, options, Lines(**limits_of(request.app[SETTINGS])), add=_add_line)
 
 
@@ -143,13 +144,16 @@ async def read_lines(
     *,
     add: Callable[[Draft, int, L_co, Settings], None],
 ) -> Read:
-    """Read the lines of a body into the draft with `add`. `kind` tells apart two requests with the same body."""
+    """Read the lines of a body or an upload into the draft with `add`.
+
+    `kind` tells apart two requests with the same body.
+    """
     settings = request.app[SETTINGS]
     draft.counts_handlers = options.validate_only
     # The fingerprint is the same as in earlier versions, which had no metadata and no validateOnly.
     hashed = options.model_dump_json(exclude={"validate_only"} if options.metadata else {"metadata", "validate_only"})
     fingerprint = hashlib.sha256((hashed + kind).encode())
-    body = RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
+    body = await open_upload(request) or RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
     async for piece in body.pieces():
         # Plan what came before this piece: a batch in a single piece is planned when all of it is known.
         if draft.is_large:
@@ -169,7 +173,7 @@ async def read_lines(
     return Read(options, fingerprint.hexdigest())
 
 
-def _check_proportion(body: RequestBody, operations: int) -> None:
+def _check_proportion(body: RequestBody | UploadBody, operations: int) -> None:
     """Raise LimitPassed if a stream decompresses to very much that is no operation, such as blank lines and spaces."""
     most = FREE_BYTES + MOST_RATIO * body.received_bytes + BYTES_OF_AN_OPERATION * operations
     if body.decompressed_bytes > most:

@@ -37,6 +37,7 @@ from penstock.service.intake.reading import (
     read_lines,
     read_options,
 )
+from penstock.service.intake.uploaded import UPLOAD, without_upload
 from penstock.service.keys import SETTINGS
 from penstock.service.paging import read_once
 from penstock.settings import Settings
@@ -74,14 +75,14 @@ class _Operations(Generic[R]):
 
 async def read_file(request: web.Request, draft: Draft) -> Read:
     """Read a batch of any kind into the draft, with its errors."""
-    check_type(request, [JSON, NDJSON, CSV])
+    check_type(request, [NDJSON, CSV] if UPLOAD in request.query else [JSON, NDJSON, CSV])
     template = read_template(request)
     return await read_batch(request, draft) if template is None else await _read_rows(request, draft, template)
 
 
 async def _read_rows(request: web.Request, draft: Draft, template: Template) -> Read:
     settings, limits = request.app[SETTINGS], limits_of(request.app[SETTINGS])
-    query = MultiDict((name, value) for name, value in request.query.items() if name not in _OWN)
+    query = MultiDict((name, value) for name, value in without_upload(request.query).items() if name not in _OWN)
     options = read_options(query, draft.flaws)
     form = read_csv_form(request)
     draft.accepts_invalid = _read_invalid_rows(request) == "fail"

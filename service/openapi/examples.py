@@ -78,6 +78,13 @@ _DELIVERY = {
 _QUEUE = {"priority": "low", "paused": True, "pausedAt": _ACCEPTED_AT, "waiting": 12}
 
 EXAMPLES: Fragment = {
+    "Upload": {
+        "uploadId": BATCH_ID,
+        "url": "https://penstock-files.s3.eu-central-1.amazonaws.com/",
+        "fields": {"key": f"uploads/default/{BATCH_ID}", "policy": "...", "x-amz-signature": "..."},
+        "expiresAt": "2026-12-24T19:00:00.120Z",
+        "maxBytes": 2_147_483_648,
+    },
     "Accepted": _WHERE,
     "Answered": {"summary": {"total": 3, "succeeded": 2, "failed": 1}, "results": _OUTCOMES},
     "Batches": {"batches": [_STATUS], "nextCursor": None},

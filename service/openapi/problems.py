@@ -18,6 +18,7 @@ from penstock.errors import (
     Unavailable,
     UnknownBatch,
     UnsupportedContent,
+    UploadReplaced,
 )
 from penstock.service.openapi.answers import answer
 from penstock.service.openapi.examples import BATCH_ID
@@ -29,11 +30,12 @@ _ERRORS = {
     400: "The request cannot be read.",
     401: "The request has no valid key.",
     403: "The key has not the scope that this needs; or a web page sent the request.",
-    404: "The batch, the key, the webhook endpoint or the delivery does not exist.",
+    404: "The batch, the upload, the key, the webhook endpoint or the delivery does not exist.",
     406: "None of the accepted types is available.",
     408: "The body arrived too slowly.",
     409: "The state of the batch, the key or the webhook does not allow this; or the first request with this "
     "Idempotency-Key is still in progress, or its batch does not run again.",
+    412: "The uploaded file was replaced or deleted while it was read.",
     413: "The request is larger than a limit. The problem names the limit.",
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",
@@ -99,6 +101,7 @@ def _examples() -> list[Fragment]:
         example_of(NotAcceptable("This is available as application/json or application/x-ndjson.")),
         example_of(TooSlow("The body was not complete within 120 s.")),
         example_of(NotPossibleNow("The batch is completed.")),
+        example_of(UploadReplaced()),
         {**example_of(LimitPassed("The batch has too many operations.", limit={})), "maxOperations": 10_000},
         example_of(UnsupportedContent("The Content-Type text/plain is not supported. Use application/json.")),
         example_of(Misdirected("The Host header names another server.")),

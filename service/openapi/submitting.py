@@ -1,11 +1,22 @@
-"""Describes POST /batch."""
+"""Describes POST /batch and POST /uploads."""
 
 from typing import Any
 
 from penstock.operations import METHODS, Operations
 from penstock.service.content import CSV, JSON, NDJSON
 from penstock.service.openapi.answers import add_headers, answer, answers_of, endpoint
-from penstock.service.openapi.values import COUNT, INTEGER, TEXT, Fragment, list_of, object_of, one_of, ref, schema_of
+from penstock.service.openapi.values import (
+    COUNT,
+    INTEGER,
+    TEXT,
+    TIME,
+    Fragment,
+    list_of,
+    object_of,
+    one_of,
+    ref,
+    schema_of,
+)
 from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
 from penstock.settings import Settings
 
@@ -28,6 +39,7 @@ PARAMETERS: Fragment = {
 }
 
 _ROWS: Fragment = {
+    "upload": ("The uploadId of a file from POST /uploads, which is read instead of a body.", TEXT),
     "method": ("The method of every operation, if each line of the body is only a row.", one_of(METHODS)),
     "path": ("The path of every operation. `{name}` is replaced by the cell of the row with this name.", TEXT),
     "columns": ('A JSON object with new names for cells, such as `{"E-mail": "email"}`. null leaves one out.', TEXT),
@@ -44,11 +56,18 @@ PARAMETERS |= ROW_PARAMETERS
 
 
 def paths(settings: Settings, operations: Operations[Any]) -> Fragment:
-    return {"/batch": {"post": _submit(settings, operations)}}
+    return {
+        "/batch": {"post": _submit(settings, operations)},
+        "/uploads": {
+            "post": endpoint(
+                "createUpload", "Upload a file for a batch", answers_of(201, "Upload", 400, 408, 413, 501, 503)
+            )
+        },
+    }
 
 
 def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
-    answers = answers_of(200, "Answered", 400, 408, 409, 413, 415, 422, 429, 501, 503, 504)
+    answers = answers_of(200, "Answered", 400, 404, 408, 409, 412, 413, 415, 422, 429, 501, 503, 504)
     add_headers(answers["200"], "Preference-Applied", "Idempotent-Replayed")
     answers["200"]["content"][JSON]["schema"] = {"oneOf": [ref("Answered"), ref("Validated")]}
     answers["202"] = answer(
@@ -109,6 +128,19 @@ SCHEMAS: Fragment = {
                 "byHandler": {"type": "object", "additionalProperties": COUNT},
                 "estimatedSeconds": {"type": ["number", "null"]},
                 "estimatedUsd": {"type": "number"},
+            }
+        ),
+    },
+    "Upload": {
+        "description": "A form for the file. Send it to `url` as multipart/form-data with these fields, and with the "
+        "file as its last field, `file`.",
+        **object_of(
+            {
+                "uploadId": TEXT,
+                "url": TEXT,
+                "fields": {"type": "object", "additionalProperties": TEXT},
+                "expiresAt": TIME,
+                "maxBytes": COUNT,
             }
         ),
     },

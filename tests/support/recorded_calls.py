@@ -20,6 +20,10 @@ _IAM_ACTIONS = {
 _PREFIXES = {"AmazonSQS": "sqs", "DynamoDB_20120810": "dynamodb", "GraniteServiceVersion20100801": "cloudwatch"}
 _CBOR_PATH = re.compile(r"/service/[^/]+/operation/[^/]+")
 _KEY = re.compile(r"Credential=([^/]+)/")
+_S3 = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/s3/")
+_FILE = re.compile(r"/[^/]+/([^/]+)/.+")  # in a bucket, with the folder that the roles name
+_FORM_KEY = re.compile(rb'name="x-amz-credential"\s+([^/]+)/', re.IGNORECASE)
+_FORM_FILE = re.compile(rb'name="key"\s+([^/]+)/', re.IGNORECASE)
 _QUEUE = re.compile(rb'"QueueUrl": ?"[^"]*/([^"/]+)"')
 _QUEUE_NAME = re.compile(rb'"QueueName": ?"([^"]+)"')
 _TABLE = re.compile(rb'"TableName": ?"([^"]+)"|"RequestItems": ?\{"([^"]+)"')
@@ -29,7 +33,10 @@ _OWN_NAME = re.compile(r"^(?:test-[0-9a-f]{8}|penstock)(?=-|$)")
 
 
 class Call(NamedTuple):
-    """`resource` without the installation's name: `-chunks-normal`, `` for its table, `/index/due`; `*` for none."""
+    """`resource` without the installation's name: `-chunks-normal`, `` for its table, `/index/due`; `*` for none.
+
+    A file in the bucket is named by its folder: `/uploads/*`.
+    """
 
     program: str
     action: str
@@ -50,11 +57,32 @@ class RecordedCalls:
 
 def read_call(path: str, headers: Mapping[str, str], body: bytes) -> Call | None:
     """Return None for a call that no program made, such as a call of a test."""
-    key = _KEY.search(headers.get("Authorization", ""))
-    if key is None or key[1] not in PROGRAMS:
+    authorization = headers.get("Authorization", "")
+    key = _KEY.search(authorization)
+    if key is None:
+        return _read_upload(headers, body)
+    if key[1] not in PROGRAMS:
         return None
+    if _S3.search(authorization):
+        return _read_file_call(key[1], path, body)
     action = _action(path, headers)
     return Call(key[1], _IAM_ACTIONS.get(action, action), _resource(action, body))
+
+
+def _read_file_call(program: str, path: str, body: bytes) -> Call:
+    """Return the call about a file of a bucket. HEAD and GET need the same permission."""
+    file = _FILE.fullmatch(path)
+    return Call(program, "s3:PutObject" if body else "s3:GetObject", f"/{file[1]}/*" if file else path)
+
+
+def _read_upload(headers: Mapping[str, str], body: bytes) -> Call | None:
+    """Return the upload of a client with a form, which uses the permissions of the program that signed the form."""
+    if not headers.get("Content-Type", "").startswith("multipart/form-data"):
+        return None
+    key, file = _FORM_KEY.search(body), _FORM_FILE.search(body)
+    if key is None or file is None or key[1].decode() not in PROGRAMS:
+        return None
+    return Call(key[1].decode(), "s3:PutObject", f"/{file[1].decode()}/*")
 
 
 def _action(path: str, headers: Mapping[str, str]) -> str:

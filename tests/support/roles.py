@@ -1,4 +1,4 @@
-"""Compares what the template's roles grant each program with what the programs called in a run of tests."""
+"""Compares what the roles of both templates grant each program with what the programs called in a run of tests."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,9 @@ from penstock.infra.cloudformation import Document, NotUnderstood, Stack
 from tests.support.recorded_calls import Call
 
 ROLES = {"service": "FrontEndRole", "consumer": "ConsumerRole"}
+POLICY = "AWS::IAM::RolePolicy"
+# S3 checks it when a file does not exist, and no call shows that.
+NEVER_SEEN = {"s3:ListBucket"}
 
 
 def granted(template: Document) -> set[Call]:
@@ -18,6 +21,15 @@ def granted(template: Document) -> set[Call]:
 
     stack = Stack(template, {"Name": ""}, made)
     return {call for program, role in ROLES.items() for call in _grants(program, stack.properties(role))}
+
+
+def granted_in_bucket(template: Document) -> set[Call]:
+    """Return the grants of the stack of the bucket, with files named as in recorded calls: `/uploads/*`."""
+    roles = {role: program for program, role in ROLES.items() if role in template["Parameters"]}
+    stack = Stack(template, {"BucketName": "", **roles}, lambda *_: "")
+    policies = [stack.properties(name) for name in stack.resources(POLICY)]
+    grants = {call for policy in policies for call in _grants(policy["RoleName"], {"Policies": [policy]})}
+    return {call for call in grants if call.action not in NEVER_SEEN}
 
 
 def left_out(template: Document) -> set[tuple[str, str, str]]:

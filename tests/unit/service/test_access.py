@@ -36,6 +36,7 @@ NO_BATCH = "01ARZ3NDEKTSV4RRFFQ69G5FAA"
 # What is sent to each endpoint. A new endpoint needs a line here.
 REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/batch"): {"json": {"operations": ask_for("/run/a")}},
+    ("POST", "/uploads"): {},
     ("GET", "/batches"): {},
     ("GET", "/batch/{batch_id}"): {},
     ("GET", "/batch/{batch_id}/status"): {},

@@ -36,6 +36,7 @@ from tests.unit.service.test_access import (
 # What each endpoint that changes something writes into the audit. A new one needs a line here.
 CHANGES: Mapping[tuple[str, str], Action | None] = {
     ("POST", "/batch"): None,  # it has lines of its own: `batch accepted` and `batch answered`
+    ("POST", "/uploads"): Action.CREATE_UPLOAD,
     ("PATCH", "/batch/{batch_id}"): Action.STEER,
     ("POST", "/batch/{batch_id}/cancel"): Action.CANCEL,
     ("POST", "/batch/{batch_id}/retry"): Action.RETRY,
@@ -70,6 +71,7 @@ NEEDS_KEY = [route for route in ROUTES if route.scope is not None]
 RUNNING = replace(BATCH, id="01ARZ3NDEKTSV4RRFFQ69G5FAB", state=BatchState.PROCESSING)
 # The first call of each change after which it may be done, although its answer is lost.
 CALLS = {
+    Action.CREATE_UPLOAD: "bucket.offer_upload",
     Action.CANCEL: "store.end_batch",
     Action.STEER: "store.steer_batch",
     Action.CREATE_WEBHOOK: "store.write_endpoints",

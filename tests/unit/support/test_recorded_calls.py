@@ -37,5 +37,29 @@ def test_call_of_anyone_else_is_not_recorded(key: str) -> None:
     assert read_call("/", headers, SEND) is None
 
 
+OF_S3 = "AWS4-HMAC-SHA256 Credential=service/20261123/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="key"\r\n\r\nuploads/acme/1\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="x-amz-credential"\r\n\r\nservice/20261123/us-east-1/s3/x\r\n'
+)
+
+
+@pytest.mark.parametrize(("body", "action"), [(b"", "s3:GetObject"), (b"content", "s3:PutObject")])
+def test_call_about_a_file(body: bytes, action: str) -> None:
+    call = read_call("/bucket/uploads/acme/1", {"Authorization": OF_S3}, body)
+    assert call == Call("service", action, "/uploads/*")
+
+
+def test_upload_of_a_client_needs_the_permission_of_the_program_that_signed_its_form() -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert read_call("/bucket", headers, FORM) == Call("service", "s3:PutObject", "/uploads/*")
+
+
+def test_upload_with_a_form_of_a_test_is_not_recorded() -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert read_call("/bucket", headers, FORM.replace(b"service", b"test")) is None
+    assert read_call("/bucket", headers, b"") is None
+
+
 def test_call_without_a_signature_is_not_recorded() -> None:
     assert read_call("/moto-api/reset", {}, b"") is None

@@ -5,9 +5,9 @@ import copy
 import pytest
 
 from penstock.infra.cloudformation import Document, NotUnderstood, read_template
-from penstock.infra.provision import TEMPLATE
+from penstock.infra.provision import BUCKET_TEMPLATE, TEMPLATE
 from tests.support.recorded_calls import Call
-from tests.support.roles import compare, granted, left_out
+from tests.support.roles import compare, granted, granted_in_bucket, left_out
 
 SEND = Call("service", "sqs:SendMessage", "-chunks-normal")
 QUERY = Call("consumer", "dynamodb:Query", "/index/due")
@@ -18,6 +18,13 @@ def test_grants_are_read_from_the_template() -> None:
     assert {SEND, QUERY, Call("consumer", "dynamodb:PutItem", "")} <= grants
     assert Call("service", "cloudwatch:PutMetricData", "*") in grants
     assert {call.program for call in grants} == {"service", "consumer"}
+
+
+def test_grants_in_the_bucket_are_read_from_its_template() -> None:
+    assert granted_in_bucket(read_template(BUCKET_TEMPLATE)) == {
+        Call("service", "s3:PutObject", "/uploads/*"),
+        Call("service", "s3:GetObject", "/uploads/*"),
+    }
 
 
 @pytest.mark.parametrize("role", ["FrontEndRole", "ConsumerRole"])
