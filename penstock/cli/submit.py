@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +13,21 @@ import typer
 
 from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
 from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Method, OperationPath
+from penstock.cli.findings import LISTED, Findings
 from penstock.cli.metadata import METAVAR, read_pairs
-from penstock.cli.operations_file import Reading, with_options
+from penstock.cli.operations_file import Reading
 from penstock.cli.progress import Screen, open_progress
-from penstock.cli.server import DEFAULT_URL, AsJson, Url, explain
-from penstock.cli.submission import Stop, Submission
-from penstock.cli.submitted_file import OperationsToSubmit, RowsToSubmit, ToSubmit, read_file
+from penstock.cli.server import DEFAULT_URL, AsJson, Url
+from penstock.cli.submission import Submission
+from penstock.cli.submit_report import (
+    describe,
+    print_counts,
+    print_failures,
+    report_what_is_open,
+    report_what_still_runs,
+    report_why_it_stopped,
+)
+from penstock.cli.submitted_file import RowsToSubmit, ToSubmit, read_file
 from penstock.cli.terminal import counted, one_line, print_error, print_json
 from penstock.client import (
     AsyncClient,
@@ -28,7 +37,6 @@ from penstock.client import (
     InvalidFile,
     Outcome,
     Patience,
-    TooLarge,
 )
 from penstock.client.async_batch import Format as RejectedFormat
 from penstock.client.options import batch_query
@@ -36,7 +44,6 @@ from penstock.priority import Priority
 from penstock.process import command_line
 from penstock.settings import DAY_SECONDS, read_client_key
 
-_LISTED = 10  # failures, and errors of a rejected batch
 _MOST_ROUNDS = 20  # of leaving out invalid rows: an answer lists up to a thousand errors
 _PATIENCE = Patience(seconds=60, quota_seconds=DAY_SECONDS)
 
@@ -138,16 +145,6 @@ def _check_writable(option: str, written: Path | None, file: Path) -> None:
         raise typer.BadParameter(f"{written}: {error.strerror}.", param_hint=option) from error
 
 
-@dataclass(slots=True)
-class Findings:
-    """What the outcomes show, collected while they are read."""
-
-    seconds: float = 0.0
-    as_expected: int = 0
-    rejected: int = 0  # rows that were written to the file for them
-    failures: list[tuple[int, Outcome]] = field(default_factory=list)  # the first ones, each with its index
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """The options of one `penstock submit`."""
@@ -168,11 +165,11 @@ class Run:
         submission: Submission | None = None
         try:
             with screen:
-                screen.say(_what(file, self.url))
+                screen.say(describe(file, self.url))
                 submission = self._submission(file, screen)
                 asyncio.run(self._run(submission, findings))
         except KeyboardInterrupt:
-            _report_what_still_runs(submission)
+            report_what_still_runs(submission)
             return INTERRUPTED
         self._print_summary(submission, findings)
         return self._conclude(submission, findings)
@@ -210,10 +207,10 @@ class Run:
         async with aclosing(submission.outcomes(only_failed=not needs_all)) as outcomes:
             with opened as sink:
                 async for index, outcome in outcomes:
-                    _add(findings, file, index, outcome)
+                    findings.add(file, index, outcome)
                     if sink:
                         sink.write(_line(outcome))
-                    if len(findings.failures) == _LISTED and not needs_all:
+                    if len(findings.failures) == LISTED and not needs_all:
                         break
         if self.rejected is not None:
             findings.rejected = await _write_rejected(submission, self.rejected)
@@ -234,8 +231,8 @@ class Run:
                 }
             )
         else:
-            _print_counts(submission, findings)
-            _print_failures(submission.file, findings)
+            print_counts(submission, findings)
+            print_failures(submission.file, findings)
 
     def _conclude(self, submission: Submission, findings: Findings) -> int:
         """Return the exit code. Print the reason to standard error if the summary does not show it."""
@@ -244,44 +241,24 @@ class Run:
         for part in unreadable:
             print_error(f"Not everything of the batch could be read: {one_line(part.unreadable)} See {part.batch.url}")
         if submission.stop is not None:
-            self._report_why_it_stopped(file, submission.stop)
-            _report_what_is_open(submission)
+            report_why_it_stopped(file, submission.stop, self.url)
+            self._offer_to_leave_out(submission)
+            report_what_is_open(submission)
             return NOT_DONE
         if not self.wait:
             return ALL_SUCCEEDED
-        good = findings.as_expected if file.has_expectations else counts.succeeded
-        self._report_rejected(findings)
-        return ALL_SUCCEEDED if good == counts.total and not unreadable else SOME_FAILED
-
-    def _report_rejected(self, findings: Findings) -> None:
         if findings.rejected:
             are = "row is" if findings.rejected == 1 else "rows are"
-            sentence = f"{findings.rejected:,} rejected {are} in {self.rejected}, with the reasons."
-            print_error(f"{sentence} Correct them there, and submit that file.")
+            print_error(f"{findings.rejected:,} rejected {are} in {self.rejected}, with the reasons.")
+            print_error("Correct them there, and submit that file.")
+        good = findings.as_expected if file.has_expectations else counts.succeeded
+        left_out = isinstance(file, RowsToSubmit) and file.left_out
+        return ALL_SUCCEEDED if good == counts.total and not unreadable and not left_out else SOME_FAILED
 
-    def _report_why_it_stopped(self, file: ToSubmit, stop: Stop) -> None:
-        if stop.is_uncertain:
-            print_error(f"There was no usable answer for {_places(file, stop.span)}: {one_line(str(stop.error))}")
-        elif isinstance(stop.error, InvalidBatch | TooLarge):
-            self._report_rejection(file, stop.span, stop.error)
-        else:
-            print_error(explain(stop.error, self.url))
-
-    def _report_rejection(self, file: ToSubmit, span: range | None, error: InvalidBatch | TooLarge) -> None:
-        print_error(f"The server rejected {_places(file, span)} ({error.status} {one_line(error.sentence)}).")
-        for one in error.errors[:_LISTED]:
-            print_error(f"  {_place_of_error(file, span, one)}: {one_line(with_options(one.detail))}")
-        count = error.error_count if isinstance(error, InvalidBatch) else len(error.errors)
-        if count > _LISTED:
-            print_error(f"  and {count - _LISTED:,} more")
-        if isinstance(error, TooLarge) and file.is_atomic:
-            print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
-        if isinstance(file, RowsToSubmit) and isinstance(error, InvalidBatch) and any(one.line for one in error.errors):
-            self._report_invalid_rows(file, error)
-
-    def _report_invalid_rows(self, file: RowsToSubmit, error: InvalidBatch) -> None:
-        """Write the invalid rows to the file for rejected rows. Say what can be done."""
-        if not file.leave_out(error.errors):
+    def _offer_to_leave_out(self, submission: Submission) -> None:
+        """If only rows of a CSV file are invalid, write them to a file if that is wanted, and say what can be done."""
+        file, errors = submission.file, _errors_in_rows(submission)
+        if not isinstance(file, RowsToSubmit) or not errors or not file.leave_out(errors):
             return
         if self.rejected is not None:
             written = asyncio.run(file.write_rejected(self.rejected))
@@ -291,26 +268,9 @@ class Run:
             print_error(f"Correct the file, or leave these rows out with {option}.")
 
 
-def _what(file: ToSubmit, url: str) -> str:
-    if isinstance(file, RowsToSubmit):
-        size = file.written_bytes
-        return f"{file.name}: {f'{size / 1e6:,.1f} MB' if size >= 1e6 else f'{size / 1e3:,.1f} KB'} to {url}"
-    return f"{file.name}: {counted(file.total, 'operation')} to {url}"
-
-
 def _errors_in_rows(submission: Submission) -> list[BatchError]:
     error = None if submission.stop is None else submission.stop.error
     return error.errors if isinstance(error, InvalidBatch) else []
-
-
-def _add(findings: Findings, file: ToSubmit, index: int, outcome: Outcome) -> None:
-    if file.has_expectations and isinstance(file, OperationsToSubmit):
-        is_failure = outcome.status not in file.expected(index)
-        findings.as_expected += not is_failure
-    else:
-        is_failure = not outcome.succeeded
-    if is_failure and len(findings.failures) < _LISTED:
-        findings.failures.append((index, outcome))
 
 
 def _line(outcome: Outcome) -> str:
@@ -340,93 +300,6 @@ async def _not_succeeded(submission: Submission, *, only_failed: bool) -> AsyncG
         async for _, outcome in outcomes:
             if not outcome.succeeded:
                 yield outcome
-
-
-def _print_counts(submission: Submission, findings: Findings) -> None:
-    counts = submission.counts
-    rows = {
-        "total": f"{counts.total:,}",
-        "succeeded": f"{counts.succeeded:,}",
-        "failed": f"{counts.failed:,}",
-        "cancelled": f"{counts.cancelled:,}",
-        "expired": f"{counts.expired:,}",
-        **({"unknown": f"{unknown:,}"} if (unknown := counts.total - counts.completed) else {}),
-        **({"redelivered": f"{counts.redelivered:,}"} if counts.redelivered else {}),
-        "seconds": f"{findings.seconds:,.1f}",
-        "operations/s": f"{counts.completed / max(findings.seconds, 0.001):,.0f}",
-    }
-    width = max(map(len, rows.values()))
-    for name, value in rows.items():
-        typer.echo(f"{name:<12}  {value:>{width}}")
-    if submission.file.has_expectations:
-        typer.echo(f"as expected: {findings.as_expected:,} of {counts.total:,}")
-
-
-def _print_failures(file: ToSubmit, findings: Findings) -> None:
-    """Print the first failures, each with its place in the file, and with its id if the file has ids."""
-    places = file.places_of_ids({outcome.id for _, outcome in findings.failures})
-    rows = [_failure_cells(file, places, index, outcome) for index, outcome in findings.failures]
-    if not rows:
-        return
-    what = "Not as expected" if file.has_expectations else "Failures"
-    typer.echo(f"\n{what}, the first {_LISTED}:" if len(rows) == _LISTED else f"\n{what}:")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True) if width)
-        typer.echo(f"  {'  '.join(padded).rstrip()}")
-
-
-def _failure_cells(file: ToSubmit, places: Mapping[str, str], index: int, outcome: Outcome) -> list[str]:
-    place = places.get(outcome.id, "")
-    own_id = "" if place == f"{file.noun} {outcome.id}" else one_line(outcome.id)
-    return [place, own_id, _statuses(file, index, outcome), _message(outcome)]
-
-
-def _statuses(file: ToSubmit, index: int, outcome: Outcome) -> str:
-    if not (file.has_expectations and isinstance(file, OperationsToSubmit)):
-        return str(outcome.status)
-    return f"{outcome.status}, expected {' or '.join(map(str, sorted(file.expected(index))))}"
-
-
-def _message(outcome: Outcome) -> str:
-    if outcome.succeeded:
-        return "succeeded"
-    return one_line(": ".join(filter(None, (outcome.title, outcome.detail))))
-
-
-def _places(file: ToSubmit, span: range | None) -> str:
-    return file.places([span]) if isinstance(file, OperationsToSubmit) and span is not None else file.name
-
-
-def _place_of_error(file: ToSubmit, span: range | None, error: BatchError) -> str:
-    if isinstance(file, OperationsToSubmit):
-        place, member = file.place_of_error(span or range(file.total), error)
-    else:
-        place, member = file.place_of_error(error)
-    return f"{one_line(place)}, {one_line(member)}" if member else one_line(place)
-
-
-def _report_what_is_open(submission: Submission) -> None:
-    file, stop = submission.file, submission.stop
-    is_uncertain = stop is not None and stop.is_uncertain
-    if stop is not None and is_uncertain:
-        print_error(f"Possibly accepted: {_places(file, stop.span)}. `penstock list` shows if it was.")
-    if not submission.parts and not is_uncertain:
-        print_error("Nothing was submitted.")
-    elif submission.unsubmitted and isinstance(file, OperationsToSubmit):
-        print_error(f"Not submitted: {file.places(submission.unsubmitted)}.")
-
-
-def _report_what_still_runs(submission: Submission | None) -> None:
-    """Report, after Ctrl-C, which batches still run on the server."""
-    parts = [] if submission is None else submission.parts
-    running = [part for part in parts if not part.is_final]
-    what = "batch still runs" if len(running) == 1 else "batches still run"
-    print_error(f"\nStopped watching. {len(running):,} {what} on the server{':' if running else '.'}")
-    for part in running:
-        print_error(f"  {part.batch.url}")
-    if submission is not None:
-        _report_what_is_open(submission)
 
 
 if __name__ == "__main__":

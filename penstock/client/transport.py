@@ -164,7 +164,7 @@ class Transport:
         if pause is None:
             raise error
         if failures == 1:
-            self._tell(f"{error} Trying again in {pause:,.0f} s.")
+            self._tell(f"{error} Trying again{f' in {pause:,.0f} s' if pause >= 1 else ''}.")
         await asyncio.sleep(pause)
 
 

@@ -293,7 +293,7 @@ async def test_batch_turned_away_is_posted_again(server: Server, a_file: MakeFil
     server.before_post = turn_away
     async with submitting(server, a_file(5)) as (submission, screen):
         assert submission.counts.succeeded == 5
-    assert screen.sentences == [f"The server answered {status}: Busy. Trying again in 0 s."]
+    assert screen.sentences == [f"The server answered {status}: Busy. Trying again."]
     assert len(server.posts) == 4
 
 
