@@ -40,6 +40,9 @@ Charset = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="CSV: the charset of the file, such as cp1252 or utf-16. [default: utf-8]"),
 ]
+Key = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="CSV: the column with the key that a handler gets for a row.")
+]
 Format = Annotated[
     FileFormat | None, typer.Option("--format", help="The format of the file, if its name does not tell.")
 ]

@@ -14,7 +14,6 @@ class Findings:
 
     seconds: float = 0.0
     as_expected: int = 0
-    rejected: int = 0  # rows that were written to the file for them
     failures: list[tuple[int, Outcome]] = field(default_factory=list)
 
     def add(self, file: ToSubmit, index: int, outcome: Outcome) -> None:

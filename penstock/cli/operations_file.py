@@ -89,15 +89,17 @@ class Reading:
     expect: str | None = None
     delimiter: str | None = None
     charset: str | None = None
+    key: str | None = None
+    skip_invalid: bool = False
 
     @property
     def template(self) -> Template:
         """Return which operation a row of a CSV file is. The column with expected statuses is not sent."""
         names = {} if self.expect is None else {self.expect: None}
-        return Template((self.method or "").upper(), self.path or "", names)
+        return Template((self.method or "").upper(), self.path or "", names, self.key)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A file that is open. It names the file, and what is counted in it, in error messages."""
 
@@ -106,7 +108,6 @@ class Source:
     format: FileFormat
     noun: str
     columns: list[str] = field(default_factory=list)  # of a CSV file, as soon as they are known
-    delimiter: str = ","
 
     def reject(self, what: str, number: int | None = None) -> NoReturn:
         place = self.name if number is None else f"{self.name}, {self.noun} {number}"
@@ -154,9 +155,15 @@ def _check_options(name: str, file_format: FileFormat, reading: Reading) -> None
                 f"{name}: a CSV file needs --method and --path, for example --method PUT --path '/users/{{id}}'."
             )
         return
-    if reading.delimiter or reading.charset:
-        option = "--delimiter" if reading.delimiter else "--charset"
-        raise InvalidFile(f"{name}: {option} is for CSV files.")
+    only_csv = {
+        "--delimiter": reading.delimiter,
+        "--charset": reading.charset,
+        "--key-column": reading.key,
+        "--skip-invalid": reading.skip_invalid,
+    }
+    for option, is_given in only_csv.items():
+        if is_given:
+            raise InvalidFile(f"{name}: {option} is for CSV files.")
     if given:
         raise InvalidFile(f"{name}: --method and --path are for CSV files. In this file each operation names its own.")
 
@@ -220,7 +227,6 @@ def rows_of(pieces: Iterable[bytes], source: Source, reading: Reading) -> Iterat
         for row in _rows(lines, pieces):
             if not source.columns:
                 source.columns.extend(lines.columns or ())
-                source.delimiter = lines.delimiter or ","
                 _check_columns(source, reading)
             yield row
     except UnknownCharset as error:
@@ -237,7 +243,7 @@ def _rows(lines: CsvLines, pieces: Iterable[bytes]) -> Iterator[Row]:
 
 
 def _check_columns(source: Source, reading: Reading) -> None:
-    for needed in [*reading.template.in_path, *([reading.expect] if reading.expect else [])]:
+    for needed in filter(None, [*reading.template.in_path, reading.expect, reading.key]):
         if needed not in source.columns:
             hint = " If another character separates them, name it with --delimiter." if len(source.columns) == 1 else ""
             source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, source.columns))}.{hint}")

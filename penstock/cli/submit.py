@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
-from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Method, OperationPath
+from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Key, Method, OperationPath
 from penstock.cli.findings import LISTED, Findings
 from penstock.cli.metadata import METAVAR, read_pairs
 from penstock.cli.operations_file import Reading
 from penstock.cli.progress import Screen, open_progress
 from penstock.cli.server import DEFAULT_URL, AsJson, Url
-from penstock.cli.submission import Submission
+from penstock.cli.submission import Submission, Tally
 from penstock.cli.submit_report import (
     describe,
     print_counts,
@@ -27,13 +27,11 @@ from penstock.cli.submit_report import (
     report_what_still_runs,
     report_why_it_stopped,
 )
-from penstock.cli.submitted_file import RowsToSubmit, ToSubmit, read_file
-from penstock.cli.terminal import counted, one_line, print_error, print_json
+from penstock.cli.submitted_file import ToSubmit, read_file
+from penstock.cli.terminal import one_line, print_error, print_json
 from penstock.client import (
     AsyncClient,
-    BatchError,
     ClientError,
-    InvalidBatch,
     InvalidFile,
     Outcome,
     Patience,
@@ -44,7 +42,6 @@ from penstock.priority import Priority
 from penstock.process import command_line
 from penstock.settings import DAY_SECONDS, read_client_key
 
-_MOST_ROUNDS = 20  # of leaving out invalid rows: an answer lists up to a thousand errors
 _PATIENCE = Patience(seconds=60, quota_seconds=DAY_SECONDS)
 
 
@@ -60,6 +57,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     expect: Expect = None,
     delimiter: Delimiter = None,
     charset: Charset = None,
+    key_column: Key = None,
     file_format: Format = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write every outcome to this file, as NDJSON.")
@@ -69,7 +67,7 @@ def submit(  # noqa: PLR0917 - the command line names them
         typer.Option(metavar="FILE", help="Write the rows that failed to this file, with columns that say why."),
     ] = None,
     skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="CSV: leave out the rows that the server calls invalid.")
+        bool, typer.Option("--skip-invalid", help="CSV: let invalid rows fail, and run the others.")
     ] = False,
     title: Annotated[str | None, typer.Option(help="A title for people, which lists show.")] = None,
     metadata: Annotated[
@@ -116,13 +114,15 @@ def submit(  # noqa: PLR0917 - the command line names them
             callback_url=callback_url,
         )
     }
-    reading = Reading(file_format, method, path, expect, delimiter, charset)
+    one_by_one = expect is not None or batch_size is not None
+    if one_by_one and skip_invalid:
+        raise typer.BadParameter("cannot be combined with --expect or --batch-size.", param_hint="--skip-invalid")
+    reading = Reading(file_format, method, path, expect, delimiter, charset, key_column, skip_invalid)
     for option, written in (("--output", output), ("--rejected", rejected)):
         _check_writable(option, written, file)
     try:
-        one_by_one = expect is not None or batch_size is not None
         with read_file(file, reading, one_by_one=one_by_one) as to_submit:
-            run = Run(url, key, options, batch_size, output, rejected, skip_invalid, wait, as_json)
+            run = Run(url, key, options, batch_size, output, rejected, wait, as_json)
             code = run.carry_through(to_submit)
     except InvalidFile as error:
         print_error(str(error))
@@ -155,7 +155,6 @@ class Run:
     batch_size: int | None
     output: Path | None
     rejected: Path | None
-    skip_invalid: bool
     wait: bool
     as_json: bool
 
@@ -181,23 +180,11 @@ class Run:
     async def _run(self, submission: Submission, findings: Findings) -> None:
         async with submission.client:
             started = time.monotonic()
-            await self._post(submission)
+            await submission.post()
             if self.wait:
                 await submission.follow()
                 findings.seconds = time.monotonic() - started
                 await self._collect(submission, findings)
-
-    async def _post(self, submission: Submission) -> None:
-        """Post the file, if wanted without its invalid rows."""
-        await submission.post()
-        rounds = _MOST_ROUNDS if self.skip_invalid else 0
-        while rounds and (errors := _errors_in_rows(submission)) and isinstance(submission.file, RowsToSubmit):
-            if not submission.file.leave_out(errors):
-                return
-            submission.screen.say(f"Left out {counted(submission.file.left_out, 'invalid row')}. Posting the others.")
-            submission.stop = None
-            rounds -= 1
-            await submission.post()
 
     async def _collect(self, submission: Submission, findings: Findings) -> None:
         """Read all outcomes if they are needed, else only as many failures as are printed."""
@@ -213,7 +200,7 @@ class Run:
                     if len(findings.failures) == LISTED and not needs_all:
                         break
         if self.rejected is not None:
-            findings.rejected = await _write_rejected(submission, self.rejected)
+            await _save_rejected(submission, self.rejected)
 
     def _print_summary(self, submission: Submission, findings: Findings) -> None:
         """Print the counts, or without waiting the ids, to standard output, where a script can read them."""
@@ -242,35 +229,19 @@ class Run:
             print_error(f"Not everything of the batch could be read: {one_line(part.unreadable)} See {part.batch.url}")
         if submission.stop is not None:
             report_why_it_stopped(file, submission.stop, self.url)
-            self._offer_to_leave_out(submission)
             report_what_is_open(submission)
             return NOT_DONE
         if not self.wait:
             return ALL_SUCCEEDED
-        if findings.rejected:
-            are = "row is" if findings.rejected == 1 else "rows are"
-            print_error(f"{findings.rejected:,} rejected {are} in {self.rejected}, with the reasons.")
-            print_error("Correct them there, and submit that file.")
+        self._report_rejected(counts)
         good = findings.as_expected if file.has_expectations else counts.succeeded
-        left_out = isinstance(file, RowsToSubmit) and file.left_out
-        return ALL_SUCCEEDED if good == counts.total and not unreadable and not left_out else SOME_FAILED
+        return ALL_SUCCEEDED if good == counts.total and not unreadable else SOME_FAILED
 
-    def _offer_to_leave_out(self, submission: Submission) -> None:
-        """If only rows of a CSV file are invalid, write them to a file if that is wanted, and say what can be done."""
-        file, errors = submission.file, _errors_in_rows(submission)
-        if not isinstance(file, RowsToSubmit) or not errors or not file.leave_out(errors):
-            return
-        if self.rejected is not None:
-            written = asyncio.run(file.write_rejected(self.rejected))
-            print_error(f"{counted(written, 'invalid row')} in {self.rejected}, with the reasons.")
-        if not self.skip_invalid:
-            option = "--skip-invalid" if self.rejected else "--skip-invalid --rejected FILE"
-            print_error(f"Correct the file, or leave these rows out with {option}.")
-
-
-def _errors_in_rows(submission: Submission) -> list[BatchError]:
-    error = None if submission.stop is None else submission.stop.error
-    return error.errors if isinstance(error, InvalidBatch) else []
+    def _report_rejected(self, counts: Tally) -> None:
+        if self.rejected is not None and counts.failed:
+            are = "row is" if counts.failed == 1 else "rows are"
+            print_error(f"{counts.failed:,} failed {are} in {self.rejected}, with the reasons.")
+            print_error("Correct them there, and submit that file with the same options.")
 
 
 def _line(outcome: Outcome) -> str:
@@ -279,12 +250,8 @@ def _line(outcome: Outcome) -> str:
     return json.dumps({**document, **member}, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-async def _write_rejected(submission: Submission, file: Path) -> int:
-    """Write the rows that were rejected in all batches to one file. Return how many."""
-    counts = submission.counts
-    if isinstance(submission.file, RowsToSubmit):
-        only_failed = counts.failed == counts.total - counts.succeeded
-        return await submission.file.write_rejected(file, _not_succeeded(submission, only_failed=only_failed))
+async def _save_rejected(submission: Submission, file: Path) -> None:
+    """Write the rows that failed in all batches to one file."""
     kind: RejectedFormat = "csv" if file.suffix.lower() == ".csv" else "ndjson"
     with file.open("wb") as opened:
         for part in submission.parts:
@@ -292,14 +259,6 @@ async def _write_rejected(submission: Submission, file: Path) -> int:
                 await part.batch.save_rejected(opened, kind=kind)
             except ClientError as error:
                 part.unreadable = str(error)
-    return counts.total - counts.succeeded
-
-
-async def _not_succeeded(submission: Submission, *, only_failed: bool) -> AsyncGenerator[Outcome]:
-    async with aclosing(submission.outcomes(only_failed=only_failed)) as outcomes:
-        async for _, outcome in outcomes:
-            if not outcome.succeeded:
-                yield outcome
 
 
 if __name__ == "__main__":

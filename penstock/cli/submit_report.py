@@ -90,6 +90,13 @@ def _report_rejection(file: ToSubmit, span: range | None, error: InvalidBatch | 
         print_error(f"  and {count - LISTED:,} more")
     if isinstance(error, TooLarge) and file.is_atomic:
         print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
+    if isinstance(file, RowsToSubmit) and any(_is_in_row(one) for one in error.errors):
+        print_error("Correct the file, or let these rows fail and run the others: --skip-invalid --rejected FILE.")
+
+
+def _is_in_row(error: BatchError) -> bool:
+    """Return True if the error is in a row that could fail alone. Errors of the whole file have no pointer."""
+    return error.line is not None and error.pointer.startswith("/operations/")
 
 
 def _places(file: ToSubmit, span: range | None) -> str:

@@ -3,14 +3,12 @@
 It is read once, compressed, into a temporary file, so memory does not grow with it.
 """
 
-import csv
 import json
 import re
-import sys
 from array import array
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,16 +23,13 @@ from penstock.cli.operations_file import (
     read_source,
     rows_of,
 )
-from penstock.client import Outcome
 from penstock.client.content import Content, query_of
-from penstock.client.errors import BatchError, InvalidFile
+from penstock.client.errors import BatchError
 from penstock.client.spool import PIECE_BYTES, Spool
 from penstock.client.transport import CSV, NDJSON
 from penstock.files.csv_lines import Row
-from penstock.files.rejected import ADDED, own_columns, safe_cell
 
 _POINTER = re.compile(r"/operations/(\d+)(/.*)?")
-_INVALID = "422"  # the status of a row that was rejected before anything ran
 
 
 @contextmanager
@@ -164,8 +159,6 @@ class RowsToSubmit:
         self.name = source.name
         self._source = source
         self._reading = reading
-        self._invalid: dict[int, str] = {}  # what is wrong with the rows that are left out, by their first line
-        self._left_out: list[range] = []  # their lines
         self._operations: OperationsToSubmit | None = None
         self._spool = Spool()
         with _closing_on_error(self._spool):
@@ -186,37 +179,21 @@ class RowsToSubmit:
             self._operations.close()
 
     @property
-    def left_out(self) -> int:
-        """Return how many rows are left out."""
-        return len(self._left_out)
-
-    @property
     def written_bytes(self) -> int:
         return self._spool.written_bytes
 
     def content(self) -> Content:
-        """Return the file as the body of a request. Rows that are left out are empty lines, so that no line moves."""
+        """Return the file as the body of a request."""
         reading = self._reading
         query = {
             "method": reading.template.method,
             "path": reading.template.path,
             "delimiter": reading.delimiter,
             "charset": reading.charset,
+            "key": reading.key,
+            "invalidRows": "fail" if reading.skip_invalid else None,
         }
-        body = self._without_left_out if self._left_out else self._spool.compressed
-        return Content(CSV, body, {name: value for name, value in query.items() if value})
-
-    async def _without_left_out(self) -> AsyncIterator[bytes]:
-        left_out = iter(self._left_out)
-        lines = next(left_out)
-        with Spool() as rest:
-            for number, line in enumerate(self._spool.lines(), 1):
-                while number >= lines.stop:
-                    lines = next(left_out, range(sys.maxsize, sys.maxsize))
-                rest.write(b"\n" if number in lines else line)
-            rest.finish()
-            async for piece in rest.compressed():
-                yield piece
+        return Content(CSV, self._spool.compressed, {name: value for name, value in query.items() if value})
 
     def operations(self) -> OperationsToSubmit:
         """Return the rows as operations, which can be submitted in parts. Raises InvalidFile."""
@@ -234,63 +211,8 @@ class RowsToSubmit:
         """Return the places of operations by their ids, which are the numbers of their lines."""
         return {one: f"line {one}" for one in ids}
 
-    async def write_rejected(self, file: Path, failed: AsyncIterator[Outcome] | None = None) -> int:
-        """Write the rows that are left out or have failed to a CSV file, with columns that say why. Return how many.
-
-        `failed` are the failed outcomes in the order of the rows.
-        """
-        count, outcome = 0, await _next(failed)
-        with file.open("w", encoding="utf-8-sig", newline="") as opened:  # spreadsheets read UTF-8 only with the mark
-            own, writer = own_columns(self._source.columns), csv.writer(opened, delimiter=self._source.delimiter)
-            writer.writerow([*own, *ADDED])
-            for row in self._rows():
-                added = None
-                if row.number in self._invalid:
-                    # A row that cannot be split into cells is found by its line.
-                    where = f"Line {row.number} of {self.name}: " if row.error else ""
-                    added = _INVALID, "Invalid", where + self._invalid[row.number]
-                elif outcome is not None and outcome.id == str(row.number):
-                    added = str(outcome.status), outcome.title, outcome.detail
-                    outcome = await _next(failed)
-                if added is not None:
-                    writer.writerow(safe_cell(cell) for cell in (*(row.cells.get(name, "") for name in own), *added))
-                    count += 1
-        return count
-
-    def leave_out(self, errors: Collection[BatchError]) -> bool:
-        """Leave out the rows that have errors. Return False if an error is not in a row, so that this cannot help."""
-        if not self.has_rows(errors):
-            return False
-        self._invalid.update(_by_line(errors))
-        starts = [row.number for row in self._rows()]
-        self._left_out = [range(*lines) for lines in pairwise([*starts, sys.maxsize]) if lines[0] in self._invalid]
-        return True
-
-    def has_rows(self, errors: Collection[BatchError]) -> bool:
-        """Return True if all these errors are in rows, not in the file as a whole."""
-        try:
-            return {error.line for error in errors} <= {row.number for row in self._rows()}
-        except InvalidFile:
-            return False
-
     def _rows(self) -> Iterator[Row]:
         return rows_of(self._spool.pieces(), self._source, self._reading)
-
-
-async def _next(outcomes: AsyncIterator[Outcome] | None) -> Outcome | None:
-    return None if outcomes is None else await anext(outcomes, None)
-
-
-def _by_line(errors: Iterable[BatchError]) -> dict[int, str]:
-    """Return what is wrong with each line, in one text."""
-    found: dict[int, str] = {}
-    for error in errors:
-        if error.line is not None:
-            pointer = _POINTER.fullmatch(error.pointer)
-            member = ((pointer[2] or "") if pointer else "").removeprefix("/body").lstrip("/")
-            sentence = f"{member}: {error.detail}" if member else error.detail
-            found[error.line] = f"{found[error.line]} {sentence}" if error.line in found else sentence
-    return found
 
 
 ToSubmit = OperationsToSubmit | RowsToSubmit

@@ -1,11 +1,12 @@
 """The client for asyncio programs."""
 
+import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -63,6 +64,9 @@ class AsyncClient:
         path: str | None = None,
         delimiter: str | None = None,
         charset: str | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        key: str | None = None,
+        invalid_rows: Literal["reject", "fail"] = "reject",
         title: str | None = None,
         metadata: Mapping[str, str] | None = None,
         priority: str | None = None,
@@ -81,7 +85,9 @@ class AsyncClient:
         `.csv`, `.ndjson` or `.json` file. The rows of a CSV file need a `method` and a `path`, such as `PUT` and
         `/users/{id}`: the cells that the path names fill it, and the other cells make the body. With `method` and
         `path`, `operations` may also be dicts that are rows, such as those of a `csv.DictReader`. A CSV file is UTF-8
-        unless `charset` says otherwise, and its `delimiter` is found if it is not given.
+        unless `charset` says otherwise, and its `delimiter` is found if it is not given. `columns` has new names for
+        cells, or None for those to leave out. `key` is the column with the key of each operation. With
+        `invalid_rows="fail"` invalid rows fail, and the others run.
 
         The batch runs in the background, unless it is `atomic`, or small and answered within `wait` seconds. `title` is
         the metadata of that name. `deadline` is a timedelta or a number of seconds.
@@ -103,7 +109,16 @@ class AsyncClient:
         )
         with Spool() as spool:
             content = await _content(operations, spool)
-            query = {**content.query, **options, **row_query(method, path, delimiter, charset)}
+            rows = row_query(
+                method=method,
+                path=path,
+                delimiter=delimiter,
+                charset=charset,
+                columns=columns,
+                key=key,
+                invalid_rows=invalid_rows,
+            )
+            query = {**content.query, **options, **rows}
             return await self.post(content, query, wait=wait, idempotency_key=idempotency_key)
 
     async def post(
@@ -165,10 +180,25 @@ class AsyncClient:
 
 
 def row_query(
-    method: str | None, path: str | None, delimiter: str | None = None, charset: str | None = None
+    *,
+    method: str | None,
+    path: str | None,
+    delimiter: str | None,
+    charset: str | None,
+    columns: Mapping[str, str | None] | None,
+    key: str | None,
+    invalid_rows: str,
 ) -> dict[str, str]:
     """Return the query that says what operation each row is. Raises ValueError if the method or the path is missing."""
-    given = {"method": method and method.upper(), "path": path, "delimiter": delimiter, "charset": charset}
+    given = {
+        "method": method and method.upper(),
+        "path": path,
+        "delimiter": delimiter,
+        "charset": charset,
+        "columns": json.dumps(columns) if columns else None,
+        "key": key,
+        "invalidRows": None if invalid_rows == "reject" else invalid_rows,
+    }
     if any(given.values()) and not (method and path):
         raise ValueError("Rows need a method and a path, such as method='PUT', path='/users/{id}'.")
     return {name: value for name, value in given.items() if value}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from penstock.client.async_client import LOG, AsyncClient, row_query
 from penstock.client.background_loop import BackgroundLoop
@@ -51,6 +51,9 @@ class Client:
         path: str | None = None,
         delimiter: str | None = None,
         charset: str | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        key: str | None = None,
+        invalid_rows: Literal["reject", "fail"] = "reject",
         title: str | None = None,
         metadata: Mapping[str, str] | None = None,
         priority: str | None = None,
@@ -69,7 +72,9 @@ class Client:
         `.csv`, `.ndjson` or `.json` file. The rows of a CSV file need a `method` and a `path`, such as `PUT` and
         `/users/{id}`: the cells that the path names fill it, and the other cells make the body. With `method` and
         `path`, `operations` may also be dicts that are rows, such as those of a `csv.DictReader`. A CSV file is UTF-8
-        unless `charset` says otherwise, and its `delimiter` is found if it is not given.
+        unless `charset` says otherwise, and its `delimiter` is found if it is not given. `columns` has new names for
+        cells, or None for those to leave out. `key` is the column with the key of each operation. With
+        `invalid_rows="fail"` invalid rows fail, and the others run.
 
         The batch runs in the background, unless it is `atomic`, or small and answered within `wait` seconds. `title` is
         the metadata of that name. `deadline` is a timedelta or a number of seconds.
@@ -91,7 +96,16 @@ class Client:
         )
         with Spool() as spool:
             content = _content(operations, spool)
-            query = {**content.query, **options, **row_query(method, path, delimiter, charset)}
+            rows = row_query(
+                method=method,
+                path=path,
+                delimiter=delimiter,
+                charset=charset,
+                columns=columns,
+                key=key,
+                invalid_rows=invalid_rows,
+            )
+            query = {**content.query, **options, **rows}
             return self.post(content, query, wait=wait, idempotency_key=idempotency_key)
 
     def post(

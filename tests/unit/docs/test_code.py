@@ -187,7 +187,7 @@ def operations_of_csv(count: int, first: int = 0) -> list[dict[str, Any]]:
 
 USERS_CSV = """email,name,born_on,country
 grace@example.com,Grace,1906-12-09,GB
-alan@example.com,Alan,1912-06-23,GB
+child@example.com,Child,2025-01-01,GB
 """
 
 

@@ -145,6 +145,27 @@ async def test_all_well_is_a_summary_and_exit_0(server: Server) -> None:
     assert result.stderr.splitlines()[-1] == "100%  2,500 of 2,500, 0 failed"
 
 
+async def test_rows_that_failed_are_written_to_a_file(server: Server) -> None:
+    write_users("Ann", "Bad Bo", "Bad Cy")
+    result = await penstock_submit(*USERS, "--rejected", "bad.csv", url=server.url)
+    assert (result.exit_code, read("bad.csv")) == (1, "3,409\n4,409\n")
+    assert "2 failed rows are in bad.csv, with the reasons." in result.stderr
+
+
+async def test_without_waiting_the_id_is_printed(server: Server) -> None:
+    write_users("Ann", "Bad Bo")
+    result = await penstock_submit(*USERS, "--no-wait", url=server.url)
+    assert (result.exit_code, result.stdout) == (0, "0\n")
+
+
+async def test_summary_can_be_printed_as_json(server: Server) -> None:
+    write_users("Ann", "Bad Bo")
+    result = await penstock_submit(*USERS, "--json", url=server.url)
+    summary = json.loads(result.stdout)
+    assert (result.exit_code, summary["succeeded"], summary["failed"]) == (1, 1, 1)
+    assert [batch["batchId"] for batch in summary["batches"]] == ["0"]
+
+
 async def test_rows_may_go_as_several_batches(server: Server) -> None:
     write_users(*["Ann"] * 25)
     result = await penstock_submit(*USERS, "--batch-size", "10", url=server.url)
@@ -278,7 +299,7 @@ async def test_many_errors_are_cut_short(server: Server) -> None:
     assert result.stderr.splitlines()[-4:] == [
         "  line 11: no",
         "  and 1,990 more",
-        "Correct the file, or leave these rows out with --skip-invalid --rejected FILE.",
+        "Correct the file, or let these rows fail and run the others: --skip-invalid --rejected FILE.",
         "Nothing was submitted.",
     ]
 
@@ -344,6 +365,7 @@ async def test_no_server_is_told_and_exit_2(server: Server) -> None:
         (["users.csv"], "users.csv: a CSV file needs --method and --path"),
         ([*USERS, "--output", "no/such/folder"], "No such file or directory"),
         ([*USERS, "--output", "users.csv"], "this is the file to submit"),
+        ([*USERS, "--skip-invalid", "--batch-size", "5"], "cannot be combined with --expect or --batch-size"),
         ([*USERS, "--batch-size", "0"], "should be greater than or equal to 1"),
     ],
 )

@@ -1,7 +1,8 @@
 """The client against a front end and a consumer: batches from the start to the end, and over broken connections."""
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +164,25 @@ async def test_value_that_json_does_not_have_is_named_with_its_operation(site: S
         with pytest.raises(InvalidFile, match=r"Operation 2 cannot be written as JSON"):
             await client.submit([*users("Ann"), {"method": "POST", "path": "/users", "body": value}])
     assert site.requests == []
+
+
+async def test_rows_of_a_file_are_submitted_and_those_that_failed_come_back(site: Site, tmp_path: Path) -> None:
+    file, rejected, results = tmp_path / "people.csv", tmp_path / "rejected.csv", tmp_path / "results.csv"
+    file.write_bytes("nr;name;born;note\n1;Zoë;1990-05-05;x\n2;Bo;soon;y\n".encode("cp1252"))
+    columns = {"nr": "number", "note": None}
+    async with site.client() as client:
+        batch = await client.submit(
+            file, method="put", path="/people/{number}", charset="cp1252", columns=columns, invalid_rows="fail"
+        )
+        assert (await batch.wait()).succeeded == 1
+        await batch.save_rejected(rejected)
+        await batch.save_results(results, kind="csv", status="succeeded")
+        rows = [{"number": 3, "name": "Cy", "born": date(1990, 5, 5)}]
+        assert (await (await client.submit(rows, method="PUT", path="/people/{number}")).wait()).all_succeeded
+        with pytest.raises(ValueError, match="Rows need a method and a path"):
+            await client.submit(file, method="PUT")
+    assert rejected.read_text("utf-8-sig").splitlines()[1].startswith("2;Bo;soon;422;")
+    assert results.read_text("utf-8-sig").splitlines()[1] == "2,200,,"
 
 
 async def test_operations_may_arrive_one_by_one(site: Site) -> None:
