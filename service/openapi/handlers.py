@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from penstock.operations import Operations
 from penstock.route import Route
-from penstock.service.openapi.values import Fragment, PlainSchema, ref, schema_of
+from penstock.service.openapi.values import Fragment, PlainSchema, ref, schema_of, with_defaults_in_words
 from penstock.service.schemas import OperationRequest
 
 ANY_OPERATION = "OperationRequest"
@@ -156,6 +156,7 @@ def _types_of(
     ]
     found, types = TypeAdapter.json_schemas(wanted, ref_template=_REFERENCE, schema_generator=PlainSchema)
     names = _without_clashes(types.get("$defs", {}), taken)
+    types = with_defaults_in_words(types)
     return (
         {
             route.name: _renamed(found.get((route.name, "validation"), {}), names) if route.name in bodies else None

@@ -34,7 +34,7 @@ PARAMETERS: Fragment = {
         "description": "An option of a batch sent as NDJSON or CSV. In a JSON document it is a member.",
         "schema": schema.get("anyOf", [schema])[0],  # in a query an option is absent, never null
     }
-    for name, schema in BatchOptions.model_json_schema(by_alias=True)["properties"].items()
+    for name, schema in schema_of(BatchOptions)["properties"].items()
     if name != "metadata"  # OpenAPI cannot describe parameters such as metadata.team
 }
 

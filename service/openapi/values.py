@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import to_json
 
 Fragment = dict[str, Any]
 """A part of the document."""
@@ -55,11 +56,40 @@ class PlainSchema(GenerateJsonSchema):
 def schema_of(model: type[BaseModel]) -> Fragment:
     """Return the schema of the bodies that a model validates."""
     schema = model.model_json_schema(by_alias=True, schema_generator=PlainSchema)
-    return {key: value for key, value in schema.items() if key != "title"}
+    described: Fragment = with_defaults_in_words(schema)
+    return {key: value for key, value in described.items() if key != "title"}
 
 
 def schema_of_changes(model: type[BaseModel]) -> Fragment:
     """Return the schema of a body in which every member is a change: one that is absent has no default."""
-    schema = schema_of(model)
-    members = schema["properties"].items()
-    return with_members(schema, **{name: {key: one[key] for key in one if key != "default"} for name, one in members})
+    schema = model.model_json_schema(by_alias=True, schema_generator=PlainSchema)
+    members = {name: _without_default(member) for name, member in schema["properties"].items()}
+    return {key: value for key, value in schema.items() if key != "title"} | {"properties": members}
+
+
+def with_defaults_in_words(part: Any) -> Any:
+    """Return a copy of a schema in which the descriptions have the defaults of members.
+
+    Generators of clients make a member with a default one that a client must give, or one that it always sends.
+    """
+    match part:
+        case {"properties": dict(members), **others}:
+            described = {name: _with_default_in_words(with_defaults_in_words(one)) for name, one in members.items()}
+            return {"properties": described} | {key: with_defaults_in_words(one) for key, one in others.items()}
+        case dict():
+            return {key: with_defaults_in_words(one) for key, one in part.items()}
+        case list():
+            return [with_defaults_in_words(one) for one in part]
+    return part
+
+
+def _with_default_in_words(member: Any) -> Any:
+    if not isinstance(member, dict) or member.get("default") is None:
+        return _without_default(member)
+    words = [member["description"]] if "description" in member else []
+    default = to_json(member["default"]).decode()
+    return _without_default(member) | {"description": " ".join([*words, f"The default is `{default}`."])}
+
+
+def _without_default(member: Any) -> Any:
+    return {key: one for key, one in member.items() if key != "default"} if isinstance(member, dict) else member

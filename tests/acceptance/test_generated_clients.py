@@ -1,0 +1,101 @@
+"""Two generated clients do the main job. Everything that a generator warns about is an error."""
+
+import json
+import os
+import shutil
+import sys
+from asyncio.subprocess import PIPE, STDOUT, create_subprocess_exec
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.acceptance.conftest import Install
+from tests.acceptance.generated.tools import HERE, python_tools, typescript_tools
+from tests.acceptance.installation import USERS, on_any_aws
+
+TOTAL = 103
+
+pytestmark = [on_any_aws, pytest.mark.timeout(900)]  # the first run installs the generators
+
+
+def job() -> str:
+    """Return the operations. The last one has the address of another, so it fails."""
+    return json.dumps([operation(number) for number in (*range(TOTAL - 1), 7)])
+
+
+def operation(number: int) -> dict[str, Any]:
+    body = {"email": f"user-{number}@example.com", "name": "Ada", "born_on": "1990-06-01", "country": "NO"}
+    return {"method": "POST", "path": "/users", "body": body}
+
+
+async def start(install: Install) -> str:
+    """Return the URL of a front end with the users example, which has a consumer."""
+    penstock = await install(APP=USERS)
+    await penstock.serve()
+    await penstock.consume()
+    return f"http://127.0.0.1:{penstock.port}"
+
+
+async def save_description(url: str, folder: Path) -> Path:
+    file = folder / "openapi.json"
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/openapi.json") as answer:
+        file.write_bytes(await answer.read())
+    return file
+
+
+async def run(*command: str | Path, folder: Path, **environment: str) -> str:
+    """Return what a command writes. Fail if it does not end well."""
+    process = await create_subprocess_exec(
+        *command, cwd=folder, stdout=PIPE, stderr=STDOUT, env={**os.environ, **environment}
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+def check(output: str) -> None:
+    done = json.loads(output)
+    failed = done.pop("failed")
+    assert len(failed) == 1
+    assert done == {
+        "status": "completed",
+        "total": TOTAL,
+        "email": "user-0@example.com",
+        "causes": [[409, 1]],
+    }
+
+
+async def test_generated_typescript_client_does_the_job(install: Install, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.fail("This test needs Node 20 or newer: `apt-get install nodejs npm`.", pytrace=False)
+    tools = typescript_tools()
+    (tmp_path / "node_modules").symlink_to(tools / "node_modules")
+    for name in ("package.json", "tsconfig.json", "job.ts"):
+        shutil.copy(HERE / name, tmp_path)
+    url = await start(install)
+    binaries = tools / "node_modules" / ".bin"
+    said = await run(
+        binaries / "openapi-typescript",
+        await save_description(url, tmp_path),
+        "-o",
+        "schema.d.ts",
+        folder=tmp_path,
+    )
+    assert "warn" not in said.lower()
+    assert await run(binaries / "tsc", folder=tmp_path) == ""
+    check(await run("node", "job.js", url, job(), folder=tmp_path))
+
+
+async def test_generated_python_client_does_the_job(install: Install, tmp_path: Path) -> None:
+    tools = str(python_tools())
+    url = await start(install)
+    description = await save_description(url, tmp_path)
+    options = ("--path", description, "--output-path", "bulk_client", "--meta", "none")
+    config = ("--config", HERE / "generator.yaml", "--fail-on-warning")
+    generator = (sys.executable, "-m", "openapi_python_client", "generate")
+    said = await run(*generator, *options, *config, folder=tmp_path, PYTHONPATH=tools)
+    assert "warning" not in said.lower()
+    path = os.pathsep.join([str(tmp_path), tools])
+    check(await run(sys.executable, HERE / "job.py", url, job(), folder=tmp_path, PYTHONPATH=path))
