@@ -15,6 +15,7 @@ from penstock.consumer.journal import NO_JOURNALS, Journal, Journals
 from penstock.consumer.processes import run_processes
 from penstock.consumer.progress import Progress
 from penstock.consumer.webhooks.post import Poster
+from penstock.metrics.fleet import FleetFigures
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
@@ -75,6 +76,7 @@ async def _consume(
             consumer = Consumer(
                 backend, operations, settings, clock, progress, journal=Journal(journals.own), post=poster.post
             )
+            fleet_figures = FleetFigures(backend.store, consumer.process, clock)
             stopping = asyncio.create_task(stop_signals(), name="signals")
             stopping.add_done_callback(lambda _: consumer.stop())
             await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready
@@ -82,7 +84,7 @@ async def _consume(
                 async with (
                     serve_health(consumer, *health),
                     open_publisher(settings, Program.CONSUMER, clock) as publisher,
-                    reporting(consumer.meter, publisher, clock),
+                    reporting(consumer.meter, (publisher, fleet_figures), clock),
                 ):
                     spare_what_stays()
                     return_large_blocks()

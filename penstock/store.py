@@ -17,6 +17,7 @@ from penstock.cost import Units
 from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitStore
 from penstock.listing import ListStore
+from penstock.metrics.fleet import FigureStore
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
@@ -109,7 +110,7 @@ class KeyClaim:
         return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
 
 
-class Store(ApiKeyStore, LimitStore, ListStore, WebhookStore, Protocol):
+class Store(ApiKeyStore, FigureStore, LimitStore, ListStore, WebhookStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 

@@ -91,6 +91,7 @@ class Event(StrEnum):
     METRICS_STAY = "metrics not published"  # The settings turn metrics for CloudWatch off; the line says why.
     METRICS_UNSENT = "metrics unsent"  # CloudWatch does not accept metrics; logged once until it accepts them again.
     METRICS_SENT_AGAIN = "metrics sent again"  # CloudWatch accepts metrics again.
+    FIGURES_UNSENT = "figures unsent"  # The table did not accept the figures for the console; the next minute tries.
     REPORTER_BROKE = "metrics reporting failed unexpectedly"  # A bug in Penstock; the program goes on without metrics.
 
 

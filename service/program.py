@@ -5,6 +5,7 @@ import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from penstock.application import find_application
 from penstock.aws.backend import open_backend
 from penstock.aws.cloudwatch import open_publisher
 from penstock.clock import SystemClock
+from penstock.metrics.fleet import FleetFigures
 from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
@@ -22,7 +24,7 @@ from penstock.process.signals import stop_signals
 from penstock.process.watchdog import Watchdog
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app, create_operator_app
-from penstock.service.keys import CLOCK, LEAVING, METER, RUNNER, SETTINGS
+from penstock.service.keys import BACKEND, CLOCK, LEAVING, METER, RUNNER, SETTINGS
 from penstock.service.protocol import ConnectionRunner
 from penstock.settings import Settings, TracingSettings, read_settings
 from penstock.telemetry import Event, configure_logging, get_log
@@ -71,7 +73,7 @@ async def _listen_and_answer(app: web.Application, clients: Address, operators: 
     settings, clock = app[SETTINGS], app[CLOCK]
     async with (
         open_publisher(settings, Program.SERVICE, clock) as publisher,
-        reporting(app[METER], publisher, clock),
+        reporting(app[METER], (publisher, FleetFigures(app[BACKEND].store, token_hex(8), clock)), clock),
         _listening((app, clients), (create_operator_app(app, operators.host), operators)) as (url, operator_url),
     ):
         get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url, auth=settings.asks_for)

@@ -1,7 +1,7 @@
 """Report the new figures once a minute and at the end: one log line for each handler, and metrics to CloudWatch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ LAST_SEND_SECONDS = 2.0  # short, since the program is stopping
 
 
 class Publisher(Protocol):
-    """The port to CloudWatch."""
+    """The port to CloudWatch, and to the table for the console."""
 
     async def publish(self, figures: Figures, within_seconds: float) -> None:
         """Send the figures within this time. It raises no exception if this fails."""
@@ -26,9 +26,9 @@ class Publisher(Protocol):
 class Reporter:
     """Samples the gauges every second and reports the new figures every minute."""
 
-    def __init__(self, meter: Meter, publisher: Publisher | None, clock: Clock) -> None:
+    def __init__(self, meter: Meter, publishers: Iterable[Publisher | None], clock: Clock) -> None:
         self._meter = meter
-        self._publisher = publisher
+        self._publishers = [publisher for publisher in publishers if publisher is not None]
         self._clock = clock
 
     async def keep(self) -> None:
@@ -50,14 +50,13 @@ class Reporter:
         peak = peak_memory_bytes()
         for name, handler in sorted(figures.handlers.items()):
             get_log().info(Event.HANDLER_FIGURES, handler=name, **figures_of(handler), peak_memory_bytes=peak)
-        if self._publisher is not None:
-            await self._publisher.publish(figures, within_seconds)
+        await asyncio.gather(*(publisher.publish(figures, within_seconds) for publisher in self._publishers))
 
 
 @asynccontextmanager
-async def reporting(meter: Meter, publisher: Publisher | None, clock: Clock) -> AsyncIterator[None]:
+async def reporting(meter: Meter, publishers: Iterable[Publisher | None], clock: Clock) -> AsyncIterator[None]:
     """Report while the context is open, and once more at its end."""
-    reporter = Reporter(meter, publisher, clock)
+    reporter = Reporter(meter, publishers, clock)
     regular = _start(reporter.keep())
     try:
         yield

@@ -33,6 +33,7 @@ from penstock.eta import slice_at
 from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitState
 from penstock.listing import Entry, Place
+from penstock.metrics.fleet import FigureReport
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
@@ -209,6 +210,18 @@ class MemoryLimits:
         return current.lease == state.lease
 
 
+class MemoryFigures:
+    def __init__(self) -> None:
+        super().__init__()
+        self._figures: dict[str, FigureReport] = {}
+
+    async def write_figures(self, report: FigureReport) -> None:
+        self._figures[report.process] = report
+
+    async def read_figures(self, since: float) -> list[FigureReport]:
+        return [report for report in self._figures.values() if report.at >= since]
+
+
 class MemoryWebhooks:
     def __init__(self) -> None:
         super().__init__()
@@ -277,7 +290,7 @@ class MemoryWebhooks:
         return current if current.due_at == now else None
 
 
-class MemoryStore(MemoryApiKeys, MemoryLimits, MemoryWebhooks):
+class MemoryStore(MemoryApiKeys, MemoryFigures, MemoryLimits, MemoryWebhooks):
     def __init__(self) -> None:
         super().__init__()
         self._batches: dict[str, Batch] = {}

@@ -29,6 +29,8 @@ from penstock.files.template import Template
 from penstock.fleet_limit import LimitState
 from penstock.fleet_permits import Holder
 from penstock.listing import Place
+from penstock.metrics.fleet import FigureReport
+from penstock.metrics.meter import HandlerFigures
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
@@ -2399,3 +2401,18 @@ async def test_deliveries_of_a_tenant_are_listed_with_the_newest_first(store: St
     ids = [one.id for one in await store.list_deliveries(tenant, None, 100)]
     assert ids == [one.id for one in reversed(made)]
     assert [one.id for one in await store.list_deliveries(tenant, ids[1], 2)] == ids[2:4]
+
+
+# --- Figures of handlers
+
+
+@on_all
+async def test_each_process_replaces_its_figures(store: Store) -> None:
+    handlers = {"POST /a": HandlerFigures(succeeded=3, failed=2, retried=1)}
+    for process, at in (("a", NOW - 1), ("b", NOW), ("a", NOW + 1), ("c", NOW - 100)):
+        await store.write_figures(FigureReport(process, at, handlers))
+    found = sorted(await store.read_figures(NOW), key=lambda report: report.process)
+    assert [(report.process, report.at, report.handlers["POST /a"].count) for report in found] == [
+        ("a", NOW + 1, 6),
+        ("b", NOW, 6),
+    ]

@@ -47,7 +47,7 @@ async def keep_for(seconds: float, meter: Meter, *, takes_seconds: float = 0.0) 
     clock = EndingClock(seconds)
     notes = Notes(clock, takes_seconds=takes_seconds)
     with pytest.raises(asyncio.CancelledError):
-        await Reporter(meter, notes, clock).keep()
+        await Reporter(meter, (notes,), clock).keep()
     return notes
 
 
@@ -72,7 +72,7 @@ async def test_tenants_change_with_the_first_minute_of_an_hour_that_cloudwatch_g
         meter.accepted(f"t{number}", 1)
     meter.accepted("busy", 100)
     clock = FakeClock(3_480)  # two minutes before the hour
-    reporter = Reporter(meter, None, clock)
+    reporter = Reporter(meter, (), clock)
     counted = []
     for _ in range(3):
         meter.rejected("busy", 429)
@@ -92,7 +92,7 @@ async def test_gauges_are_looked_at_every_second() -> None:
 
 async def test_log_has_a_line_for_each_handler_that_did_something() -> None:
     meter = Meter()
-    reporter = Reporter(meter, None, FakeClock())
+    reporter = Reporter(meter, (), FakeClock())
     meter.succeeded("POST /b", 0.2)
     meter.failed("POST /a", 0.1)
     meter.retried("POST /a", 0.3)
@@ -113,7 +113,7 @@ async def test_log_has_a_line_for_each_handler_that_did_something() -> None:
 async def test_at_the_end_the_rest_is_told() -> None:
     meter = Meter()
     with capture_logs() as logs:
-        async with reporting(meter, None, FakeClock()):
+        async with reporting(meter, (), FakeClock()):
             meter.succeeded("POST /a", 0.1)
     assert [log["handler"] for log in logs if log["event"] == Event.HANDLER_FIGURES] == ["POST /a"]
     assert LAST_SEND_SECONDS <= 2
@@ -127,7 +127,7 @@ async def test_fault_of_ours_stops_the_figures_and_nothing_else(monkeypatch: pyt
     meter = Meter()
     meter.watch(Metric.IN_FLIGHT, break_)
     with capture_logs() as logs:
-        async with reporting(meter, None, FakeClock()):
+        async with reporting(meter, (), FakeClock()):
 
             async def has_said_so() -> bool:
                 return Event.REPORTER_BROKE in [log["event"] for log in logs]
@@ -142,7 +142,7 @@ async def test_fault_of_ours_in_the_last_report_ends_nothing_with_an_error(monke
     meter = Meter()
     monkeypatch.setattr(meter, "take", break_)
     with capture_logs() as logs:
-        async with reporting(meter, None, FakeClock()):
+        async with reporting(meter, (), FakeClock()):
             pass
     assert [log["event"] for log in logs] == [Event.REPORTER_BROKE]
 
@@ -156,7 +156,7 @@ async def test_endpoint_that_cannot_be_used_is_said_once_and_the_program_goes_on
     with capture_logs() as logs:
         async with (
             open_publisher(settings, Program.SERVICE, FakeClock()) as publisher,
-            reporting(meter, publisher, FakeClock()),
+            reporting(meter, (publisher,), FakeClock()),
         ):
             meter.succeeded("POST /a", 0.1)
     assert [log["event"] for log in logs] == [Event.METRICS_UNSENT, Event.HANDLER_FIGURES]

@@ -6,6 +6,8 @@ import pytest
 
 from penstock import Limit, Operations
 from penstock.api_key import Scope
+from penstock.metrics.fleet import WINDOW_SECONDS, FleetFigures
+from penstock.metrics.meter import Meter
 from penstock.queue import Message
 from penstock.testing import FakeClock, MemoryParts
 from tests.support.plant import Plant
@@ -36,10 +38,14 @@ async def test_dead_letters_are_shown_by_cause_and_run_again(plant: Plant, opera
 
 async def test_handlers_and_queues(plant: Plant, operator: Browser) -> None:
     text = text_of(await operator.get("/console/handlers"))
-    assert "This front end has run no operation since it started." in text
+    assert "No attempt was reported." in text
     assert "The application has no limit." in text
     await plant.submit("/succeed/a")
-    await plant.service.post([{"method": "POST", "path": "/succeed/x"}] * 3)
+    for process in ("first", "second"):
+        meter = Meter()
+        meter.succeeded("POST /succeed/{name}", 0.1)
+        meter.failed("POST /succeed/{name}", 0.1)
+        await FleetFigures(plant.parts.store, process, plant.clock).publish(meter.take(), 1)
     plant.clock.advance(5)
     text = text_of(await operator.get("/console/handlers"))
     assert "normal 1 chunk" in text
@@ -48,7 +54,9 @@ async def test_handlers_and_queues(plant: Plant, operator: Browser) -> None:
     assert "low paused 0 chunks Resume" in paused
     assert "low 0 chunks Pause" in await operator.follow(await operator.post("/console/queues/low/resume"))
     assert (await operator.post("/console/queues/nothing/pause")).status == 404
-    assert "POST /succeed/{name} 3 3 0 0" in text
+    assert "POST /succeed/{name} 4 2 2 0 95.3 ms 95.3 ms 95.3 ms" in text
+    plant.clock.advance(WINDOW_SECONDS)
+    assert "No attempt was reported." in text_of(await operator.get("/console/handlers"))
 
 
 async def test_limits(serve: Serve) -> None:
