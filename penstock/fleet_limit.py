@@ -7,7 +7,8 @@ reports what happened to the operations before. So the state also shows the rate
   *ceiling*. Nobody starts anything as long as the upstream asks for.
 - After a cut, the rate rises quickly to just below the ceiling and stays there for half a minute. Then it rises
   slowly, and faster with time, until the next cut. It rises only while the tokens are used up.
-  If the rate is cut again within that time, the ceiling is a little less than the rate before the cut.
+  If the rate is cut again within that time, the ceiling is a little less than the rate before the cut: the sooner, the
+  less.
 - If nothing has passed since the last cut, the upstream is *away*. Further cuts would say nothing about its rate. So
   the rate returns to what it was, and one operation at a time is tried until one passes.
 
@@ -40,6 +41,7 @@ SEARCH_SECONDS = 15.0  # until it rises twice as fast
 LARGEST_SEARCH = 1.4
 GROWTH = 1.05  # how much it rises in a window after that, at most, unless it is below the ceiling
 NEAR_CEILING = 0.96
+LEAST_CEILING = 0.92  # of the rate, if it is cut again immediately
 ROUNDING = 0.00001  # the table has six decimals, so a rate that has reached its target may be a little below it
 HOLD_SECONDS = 30.0  # near the ceiling after a cut
 HOLD_PAUSES = 25  # and at least this many times as long as the upstream asked for a pause
@@ -48,7 +50,7 @@ CREEP_SECONDS = 10.0  # until it rises twice as fast
 LEAST_RATE = 0.1
 LEAST_FREE_RATE = 1.0  # the first rate is an estimate: one second in which nothing passed does not mean a rate of 0
 SHARE = 1.25  # how many times its equal share of the tokens a consumer gets, at most
-LEAST_PROBE_SECONDS = 1.5  # between two attempts while the upstream is away
+LEAST_PROBE_SECONDS = 1.1  # between two attempts while the upstream is away
 LONGEST_PROBE_SECONDS = 30.0
 PROBE_SHARE = 0.0125  # the time between two attempts, as a share of the time for which it has been away
 FOLLOWING_SHARE = 0.01  # of that time may pass until each consumer has noticed that the upstream is back
@@ -240,8 +242,9 @@ def _with_throttled(state: LimitState, report: Report, now: float) -> LimitState
         # The last cut was because the upstream went away. So it says nothing about its rate.
         rate = max(state.rate, state.ceiling or 0.0)
         return replace(state, away_at=now, ceiling=state.earlier_ceiling or state.ceiling, rate=rate)
-    # An upstream may let a burst through. If the last ceiling did not hold for long, this rate would not either.
-    ceiling = state.rate if now - state.cut_at >= HOLD_SECONDS else NEAR_CEILING * state.rate
+    # An upstream may let a burst through. The sooner the rate is cut again, the more of what passed was the burst.
+    held = min(1.0, (now - state.cut_at) / HOLD_SECONDS)
+    ceiling = state.rate * (LEAST_CEILING + (1 - LEAST_CEILING) * held)
     return replace(_with_cut(state, state.rate, now), ceiling=ceiling, earlier_ceiling=state.ceiling)
 
 

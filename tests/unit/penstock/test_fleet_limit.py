@@ -174,7 +174,10 @@ def test_operation_that_started_before_the_cut_says_nothing_about_the_rate_after
     assert state_after(replace(cut, used=MANY), NOTHING, NOW + WINDOW_SECONDS).rate == pytest.approx(70)
 
 
-@pytest.mark.parametrize(("held_seconds", "ceiling"), [(HOLD_SECONDS - 1, NEAR_CEILING * 100), (HOLD_SECONDS, 100)])
+@pytest.mark.parametrize(
+    ("held_seconds", "ceiling"),
+    [(HOLD_SECONDS / 10, 92.8), (HOLD_SECONDS / 2, 96), (HOLD_SECONDS, 100), (2 * HOLD_SECONDS, 100)],
+)
 def test_ceiling_that_held_for_a_short_time_is_followed_by_a_lower_one(held_seconds: float, ceiling: float) -> None:
     state = known(cut_at=NOW - held_seconds)
     assert state_after(state, throttled(NOW), NOW).ceiling == pytest.approx(ceiling)
