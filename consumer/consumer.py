@@ -31,7 +31,8 @@ from penstock.metrics.names import Metric
 from penstock.operations import Operations
 from penstock.priority import Priority
 from penstock.queue import Delivery
-from penstock.running.limit_gate import LimitGate, LimitGates
+from penstock.running.limit_gate import LimitGate
+from penstock.running.limit_gates import LimitGates
 from penstock.running.runner import Runner
 from penstock.running.stop import Stop
 from penstock.settings import Settings

@@ -23,7 +23,7 @@ from penstock.consumer.quarantine import Quarantine, may_be_released, release_se
 from penstock.operations import Operations
 from penstock.outcome import ChunkRecord
 from penstock.route import InvalidOperation, Route
-from penstock.running.limit_gate import PostponedChunk
+from penstock.running.limit_line import PostponedChunk
 from penstock.running.runner import Runner
 from penstock.running.stop import Stop
 from penstock.settings import Settings

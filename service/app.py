@@ -16,7 +16,8 @@ from penstock.fleet_limit import LimitStore
 from penstock.limit import Limit
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
-from penstock.running.limit_gate import GateRules, LimitGate, LimitGates
+from penstock.running.limit_gate import GateRules, LimitGate
+from penstock.running.limit_gates import LimitGates
 from penstock.running.runner import Runner
 from penstock.service.access import access
 from penstock.service.audit import audited

@@ -11,7 +11,7 @@ from penstock.chunk import Operation
 from penstock.outcome import Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
 from penstock.running.left_behind import Worker, end_soon
-from penstock.running.limit_gate import Line, PostponedChunk
+from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop

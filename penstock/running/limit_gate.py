@@ -21,10 +21,8 @@ import random
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 from penstock.clock import Clock
 from penstock.errors import PenstockError
@@ -33,6 +31,7 @@ from penstock.fleet_permits import Holders, Permits
 from penstock.limit import MOST_OPERATIONS, Limit
 from penstock.outcome import TryAgain, Verdict, is_throttled
 from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.token_lane import TokenLane, Waiter, choose
 
@@ -54,7 +53,6 @@ SPARE_SHARE = 0.5  # of a block that a front end leases beyond what waits, while
 NEWEST_SHARE = 0.1  # of the latest call in the average time of a call
 
 Verdicts = dict[int, Verdict]
-Performed = Verdicts | Coroutine[Any, Any, Verdicts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,152 +67,11 @@ class GateRules:
 
     @classmethod
     def of_front_end(cls, seconds: float) -> "GateRules":
-        """Return the rules for batches that may take this time. What would wait for longer follows in the background.
+        """Return the rules for small batches that may take this time. What would wait for longer is handed over.
 
-        Its operations are the waiters, not chunks. So there is no other bound on how many wait.
+        Any number of batches may wait: each of them is a request, and the memory for requests limits these.
         """
         return cls(held_seconds=seconds, away_seconds=seconds, most_held=sys.maxsize, kept_chunks=0, is_prompt=True)
-
-
-class PostponedChunk(Exception):
-    """The operations of a chunk that wait for tokens are postponed by `seconds`."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
-class Line:
-    """The operations of one chunk that wait at a gate.
-
-    It takes the place of their turn. They wait for a token before they wait for a slot. The turn may be a line at
-    another gate: then they pass this gate first. `behind` is the gate that they pass before this one.
-    """
-
-    def __init__(
-        self,
-        gate: "LimitGate",
-        turn: "Turn | TurnWithRoom | Line",
-        operations: int,
-        *,
-        may_be_postponed: bool,
-        behind: "LimitGate | None" = None,
-    ) -> None:
-        slots = turn.turn if isinstance(turn, TurnWithRoom) else turn
-        self.priority: Priority = slots.priority
-        self.tenant: str = slots.tenant
-        self.may_be_postponed = may_be_postponed
-        self._postponed_seconds: float | None = None
-        self._behind = behind
-        self._next = turn if isinstance(turn, Line) else None
-        self.left = operations  # that have no token; a call with several operations uses all its tokens when it starts
-        self.waiters: set[Waiter] = set()
-        self.gate = gate
-        self._turn = turn
-        self._has_unused = False  # the slot that was just acquired has a token that no call has used yet
-
-    @property
-    def is_behind_another(self) -> bool:
-        """Return True if the operations pass another gate before this one."""
-        return self._behind is not None
-
-    @property
-    def wanted(self) -> int:
-        """Return how many tokens the operations need."""
-        if self.postponed_seconds is not None:
-            return 0
-        if self._behind is not None:
-            return min(max(self.left, self._waiting), self._waiting + self._behind.reach)
-        return self.left if self.left > 0 else self._waiting
-
-    @property
-    def waiting(self) -> int:
-        """Return how many operations wait at this gate."""
-        return self.wanted if self._behind is None else self._waiting
-
-    @property
-    def _waiting(self) -> int:
-        return sum(not waiter.done() for waiter in self.waiters)
-
-    @property
-    def postponed_seconds(self) -> float | None:
-        """Return for how long the operations are postponed, or None if they are not."""
-        if self._postponed_seconds is None and self._next is not None:
-            return self._next.postponed_seconds
-        return self._postponed_seconds
-
-    @property
-    def delay_seconds(self) -> float:
-        """Return for how long operations must be postponed that have waited here, or 0 if they need no delay."""
-        return max(self.gate.delay_seconds, 0.0 if self._next is None else self._next.delay_seconds)
-
-    @property
-    def count(self) -> int:
-        return self._turn.count
-
-    @property
-    def are_wanted(self) -> bool:
-        """Return True: whoever holds a slot releases it, because the next operation needs a token first."""
-        return True
-
-    async def acquire(self) -> None:
-        """Wait for a token, and then for a slot. Raise PostponedChunk if the operation must not wait here."""
-        await self.gate.take(self)
-        try:
-            await self._turn.acquire()
-        except (asyncio.CancelledError, PostponedChunk):
-            self.gate.give_back(self)
-            self.gate.end()
-            raise
-        self._has_unused = True
-
-    @property
-    def may_start(self) -> bool:
-        """Return True if the next operation may still start. It may have waited for its slot for long."""
-        return self.gate.may_start and (self._next is None or self._next.may_start)
-
-    def release(self) -> None:
-        """Release a slot, and give its token back if nothing has started in it."""
-        if self._has_unused:
-            self._has_unused = False
-            self.gate.give_back(self)
-        self._turn.release()
-        self.gate.end()
-
-    def start(self, operations: int) -> None:
-        """Use the tokens of a call with this many operations. One of them was taken before."""
-        self._has_unused = False
-        self.left -= operations - 1
-        self.gate.take_extra(operations - 1)
-        if self._next is not None:
-            self._next.start(operations)
-
-    def give_up(self, operations: int) -> None:
-        """Note that operations do not start."""
-        self.left -= operations
-        if self._next is not None:
-            self._next.give_up(operations)
-
-    def isolate(self, operations: int) -> None:
-        """Let the operations of failed calls wait, which run one by one. They are never postponed.
-
-        Otherwise they would follow with the same attempt, and the same call would fail again and again.
-        """
-        self.may_be_postponed = False
-        self._postponed_seconds = None
-        self.left = operations
-        if self._next is not None:
-            self._next.isolate(operations)
-        self.gate.note_waiting()
-
-    def postpone(self, seconds: float) -> None:
-        """Let nothing more of the chunk start here."""
-        self._postponed_seconds = seconds
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_exception(PostponedChunk(seconds))
-        if self._next is not None:
-            self._next.postpone(seconds)
 
 
 class LimitGate:
@@ -725,94 +582,3 @@ class LimitGate:
         for number, line in enumerate(waiting):
             if (seconds := self._pause_seconds(is_kept=number < self._rules.kept_chunks)) > 0:
                 line.postpone(seconds)
-
-
-class LimitGates:
-    """The gates of a process. A gate is created when its limit is used for the first time."""
-
-    def __init__(self, limits: Mapping[str, Limit], new_gate: Callable[[str, Limit], LimitGate]) -> None:
-        self._limits = limits
-        self._new_gate = new_gate
-        self._gates: dict[str, LimitGate] = {}
-        self._gates_of_batches: dict[str, LimitGate] = {}
-        self._is_over = False
-        self._failed: asyncio.Future[None] | None = None
-
-    def gate(self, name: str) -> LimitGate:
-        if name not in self._gates:
-            self._gates[name] = self._create(name, self._limits.get(name) or Limit())
-        return self._gates[name]
-
-    def gate_of_batch(self, batch_id: str, concurrency: int) -> LimitGate:
-        """Return the gate of a batch that has a concurrency of its own. Open a line before anything else happens."""
-        gates = self._gates_of_batches
-        if batch_id not in gates:
-            # A limit of the application cannot have this name.
-            gate = gates[batch_id] = self._create(f"batch#{batch_id}", Limit(concurrency=concurrency))
-            gate.is_of_batch = True
-            gate.when_unused = partial(gates.pop, batch_id, None)
-        self.limit_batch(batch_id, concurrency)
-        return gates[batch_id]
-
-    def has_gate_of_batch(self, batch_id: str) -> bool:
-        return batch_id in self._gates_of_batches
-
-    def limit_batch(self, batch_id: str, concurrency: int | None) -> None:
-        """Follow a change of the concurrency of a batch."""
-        if batch_id in self._gates_of_batches:
-            self._gates_of_batches[batch_id].limit_to(concurrency)
-
-    def _create(self, name: str, limit: Limit) -> LimitGate:
-        gate = self._new_gate(name, limit)
-        gate.when_ended = self._note_end
-        gate.count_busy = self._count_busy
-        if self._is_over:
-            gate.let_go()
-        return gate
-
-    @property
-    def _all(self) -> list[LimitGate]:
-        return [*self._gates.values(), *self._gates_of_batches.values()]
-
-    def waiting(self) -> Counter[Priority]:
-        """Return how many operations wait for tokens, by priority."""
-        counts = Counter[Priority]()
-        for gate in self._all:
-            gate.count_waiting(counts)
-        return counts
-
-    def let_go(self) -> None:
-        """Let everything pass that waits, now and later. The stop must have begun."""
-        self._is_over = True
-        for gate in self._all:
-            gate.let_go()
-
-    def _count_busy(self) -> int:
-        return sum(gate.waiting_chunks > 0 for gate in self._all)
-
-    async def watch(self) -> None:
-        """Run until cancelled. Raise the error of a gate that has failed, since its operations would wait for ever."""
-        self._failed = asyncio.get_running_loop().create_future()
-        await self._failed
-
-    def _note_end(self, keeping: asyncio.Task[None]) -> None:
-        error = None if keeping.cancelled() else keeping.exception()
-        if error is not None and self._failed is not None and not self._failed.done():
-            self._failed.set_exception(error)
-
-    async def close(self) -> None:
-        await asyncio.gather(*(gate.close() for gate in self._all))
-
-
-def noting(gate: LimitGate, performed: Performed, started_at: float) -> Performed:
-    """Note at the gate what a call returned, and return the same. It is verdicts, or a coroutine that returns them."""
-    if isinstance(performed, dict):
-        gate.note(performed, started_at)
-        return performed
-    return _noting_later(gate, performed, started_at)
-
-
-async def _noting_later(gate: LimitGate, performed: Coroutine[Any, Any, Verdicts], started_at: float) -> Verdicts:
-    verdicts = await performed
-    gate.note(verdicts, started_at)
-    return verdicts

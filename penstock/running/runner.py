@@ -24,7 +24,9 @@ from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
 from penstock.running.direct import DirectCalls, Verdicts
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
-from penstock.running.limit_gate import LimitGate, LimitGates, Line, PostponedChunk, noting
+from penstock.running.limit_gate import LimitGate
+from penstock.running.limit_gates import LimitGates, noting
+from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.observer import Observer
 from penstock.running.result_memory import ChunkResults, ResultMemory
 from penstock.running.slots import Room, Slots, Turn, TurnWithRoom

@@ -11,7 +11,7 @@ from penstock.chunk import Operation
 from penstock.outcome import Verdict, is_final, next_attempt, wait_seconds
 from penstock.running.attempt import Transaction, is_being_cancelled
 from penstock.running.bulk import CallFailed, Lot
-from penstock.running.limit_gate import Line, PostponedChunk
+from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.runner import Runner
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.source import Source

@@ -8,7 +8,7 @@ import pytest
 
 from penstock import fleet_limit
 from penstock.fleet_limit import Block, LimitState, Report
-from penstock.running import limit_gate
+from penstock.running import limit_gate, limit_line
 from tests.simulation.rewriting import drop_condition, rewrite
 
 Patching = pytest.MonkeyPatch
@@ -78,7 +78,7 @@ def pause_alone(patching: Patching) -> None:
 def release_permits_early(patching: Patching) -> None:
     """Release the permit of an operation when it starts."""
 
-    def start(self: limit_gate.Line, operations: int) -> None:
+    def start(self: limit_line.Line, operations: int) -> None:
         original(self, operations)
         self.gate.end()
 
@@ -86,8 +86,8 @@ def release_permits_early(patching: Patching) -> None:
         if self._permits is not None and self._permits.running:
             end_of_gate(self)
 
-    original, end_of_gate = limit_gate.Line.start, limit_gate.LimitGate.end
-    patching.setattr(limit_gate.Line, "start", start)
+    original, end_of_gate = limit_line.Line.start, limit_gate.LimitGate.end
+    patching.setattr(limit_line.Line, "start", start)
     patching.setattr(limit_gate.LimitGate, "end", end)
 
 

@@ -25,10 +25,9 @@ from penstock.running.limit_gate import (
     RETRY_SECONDS,
     GateRules,
     LimitGate,
-    LimitGates,
-    Line,
-    PostponedChunk,
 )
+from penstock.running.limit_gates import LimitGates
+from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.runner import Runner
 from penstock.running.slots import Slots, Turn
 from penstock.running.source import Source
