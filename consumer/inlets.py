@@ -16,6 +16,7 @@ from penstock.priority import Priority
 from penstock.queue import Delivery, Queue
 from penstock.settings import Settings
 from penstock.telemetry import Event
+from penstock.waiting import happens
 
 MOST_HELD = 50  # chunks of a priority, even if they are small: each is a task, and a lease to extend
 MOST_AT_ONCE = (
@@ -176,8 +177,4 @@ class Inlet:
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but wake up as soon as the consumer is asked to stop."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+        await happens(self._stopping, seconds)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from penstock.waiting import happens
 
 WAIT_SECONDS = 1.0
 MOST_BYTES = 2 * 1024 * 1024  # of the chunks whose letters wait: they stay in memory until then
@@ -63,10 +64,8 @@ class LetterBox:
         self._on_wait()
         self._depart_if_due()
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await departure.wait()
-        except TimeoutError:
-            self.depart()
+            if not await happens(departure, WAIT_SECONDS):
+                self.depart()
         finally:
             if self._waiting.pop(delivery.receipt, None) is not None:  # it was cancelled
                 self._letters -= len(letters)

@@ -1,7 +1,6 @@
 """Publishes how long the operations of each handler take, so that front ends can plan chunks of a suitable size."""
 
 import asyncio
-from contextlib import suppress
 
 from penstock.clock import Clock
 from penstock.consumer.outage import Outage
@@ -10,6 +9,7 @@ from penstock.pace import Pace
 from penstock.running.runner import Runner
 from penstock.store import Store
 from penstock.telemetry import Event
+from penstock.waiting import happens
 
 PUBLISH_SECONDS = 1.0
 ENOUGH_TO_MEASURE = 50  # operations: the first few of a process may be slow
@@ -48,9 +48,7 @@ class Pacer:
         if self._has_measured.is_set():
             await self._clock.sleep(PUBLISH_SECONDS)
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PUBLISH_SECONDS):
-                await self._has_measured.wait()
+        await happens(self._has_measured, PUBLISH_SECONDS)
 
     def count(self, operations: int) -> None:
         """Count operations that have run. Measure for the first time as soon as there are enough of them.

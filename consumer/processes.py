@@ -19,6 +19,7 @@ from penstock.consumer.progress import STARTED, WORKED
 from penstock.process import programs
 from penstock.process.signals import stop_signals
 from penstock.telemetry import Event, get_log
+from penstock.waiting import happens
 
 RESTART = Backoff(base_seconds=1, max_seconds=30)
 CLEAN_EXITS = {0, -signal.SIGTERM}  # it drained; or SIGTERM came before it listened to signals and received chunks
@@ -128,12 +129,7 @@ class Processes:
         """Wait before a restart; return True if the request to stop came first."""
         wait = self._restart.delay_seconds(deaths, random.random())  # noqa: S311 - spreads restarts
         get_log().error(Event.CONSUMER_DIED, number=number, exit_code=life.exit_code, restart_in_seconds=round(wait, 1))
-        try:
-            async with asyncio.timeout(wait):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await happens(self._stopping, wait)
 
     async def _run(self, number: int) -> Life:
         started_at = self._clock.monotonic()

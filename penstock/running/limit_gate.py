@@ -34,6 +34,7 @@ from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.token_lane import TokenLane, Waiter, choose
+from penstock.waiting import happens
 
 LEAST_WRITE_SECONDS = 1.0
 TICK_SECONDS = 0.02  # tokens that become due in this time are handed out together
@@ -495,10 +496,7 @@ class LimitGate:
         until = self._clock.monotonic() + seconds
         while not (self._must_report or self._has_surplus) and (left := until - self._clock.monotonic()) > 0:
             self._news.clear()
-            try:
-                async with asyncio.timeout(left):
-                    await self._news.wait()
-            except TimeoutError:
+            if not await happens(self._news, left):
                 return
 
     def _count_passed(self, count: int) -> None:
