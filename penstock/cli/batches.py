@@ -168,7 +168,7 @@ def _print_status(status: Status, *, as_json: bool) -> None:
         "finished": local_time(status.finished_at),
         "finishes": "" if status.is_final else _estimate(status),
         "cost": "" if status.cost is None else f"${status.cost.usd:.7f} for {status.cost.requests:,.0f} AWS requests",
-        **{one_line(name): one_line(value) for name, value in status.metadata.items() if name != "title"},
+        "metadata": one_line(", ".join(f"{name}={text}" for name, text in status.metadata.items() if name != "title")),
     }
     print_facts(facts, {"state": style_of_state(status.status), "failed": "red"})
 

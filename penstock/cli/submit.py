@@ -103,17 +103,15 @@ def submit(  # noqa: PLR0917 - the command line names them
     not be submitted.
     """
     key = read_client_key()
-    options = {
-        **batch_query(
-            title=title,
-            metadata=read_pairs(metadata),
-            priority=priority,
-            not_before=not_before,
-            deadline=deadline,
-            max_failures=max_failures,
-            callback_url=callback_url,
-        )
-    }
+    options = batch_query(
+        title=title,
+        metadata=read_pairs(metadata),
+        priority=priority,
+        not_before=not_before,
+        deadline=deadline,
+        max_failures=max_failures,
+        callback_url=callback_url,
+    )
     one_by_one = expect is not None or batch_size is not None
     if one_by_one and skip_invalid:
         raise typer.BadParameter("cannot be combined with --expect or --batch-size.", param_hint="--skip-invalid")

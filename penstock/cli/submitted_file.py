@@ -6,7 +6,7 @@ It is read once, compressed, into a temporary file, so memory does not grow with
 import json
 import re
 from array import array
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -33,11 +33,11 @@ _POINTER = re.compile(r"/operations/(\d+)(/.*)?")
 
 
 @contextmanager
-def _closing_on_error(spool: Spool) -> Iterator[None]:
+def _closing_on_error(file: "ToSubmit") -> Iterator[None]:
     try:
         yield
     except BaseException:
-        spool.close()
+        file.close()
         raise
 
 
@@ -53,10 +53,13 @@ class OperationsToSubmit:
         self.envelope = envelope
         self.has_own_ids = False
         self._spool = Spool()
+        self._part = Spool()  # the operations of the batch that is posted now
+        self._lines: Iterator[bytes] = iter(())
+        self._next = -1  # the index of the operation in the next of these lines
         self._numbers = array("Q")
         self._expected: list[frozenset[int]] = []
         self._expected_of = array("H")
-        with _closing_on_error(self._spool):
+        with _closing_on_error(self):
             for operation in operations:
                 self._add(operation)
             self._spool.finish()
@@ -73,6 +76,7 @@ class OperationsToSubmit:
 
     def close(self) -> None:
         self._spool.close()
+        self._part.close()
 
     def _add(self, operation: FileOperation) -> None:
         self._spool.write(operation.encoded + b"\n")
@@ -100,18 +104,21 @@ class OperationsToSubmit:
         return self._expected[self._expected_of[index]]
 
     def content(self, span: range) -> Content:
-        """Return some of the operations as the body of a request."""
-        whole = len(span) == self.total
-        body = self._spool.compressed if whole else lambda: self._part(span)
-        return Content(NDJSON, body, query_of(self.envelope))
+        """Return some of the operations as the body of a request. It can be sent until the next call."""
+        spool = self._spool if len(span) == self.total else self._take(span)
+        return Content(NDJSON, spool.compressed, query_of(self.envelope))
 
-    async def _part(self, span: range) -> AsyncIterator[bytes]:
-        with Spool() as part:
-            for line in islice(self._spool.lines(), span.start, span.stop):
-                part.write(line)
-            part.finish()
-            async for piece in part.compressed():
-                yield piece
+    def _take(self, span: range) -> Spool:
+        """Copy some of the operations. Usually they follow those that were copied before."""
+        self._part.close()
+        self._part = Spool()
+        if span.start != self._next:
+            self._lines, self._next = islice(self._spool.lines(), span.start, None), span.start
+        for line in islice(self._lines, len(span)):
+            self._part.write(line)
+        self._part.finish()
+        self._next = span.stop
+        return self._part
 
     def places(self, spans: Iterable[range]) -> str:
         """Return the places of these operations, such as "lines 2 to 1001, line 2002". The spans are in order."""
@@ -161,7 +168,7 @@ class RowsToSubmit:
         self._reading = reading
         self._operations: OperationsToSubmit | None = None
         self._spool = Spool()
-        with _closing_on_error(self._spool):
+        with _closing_on_error(self):
             while piece := source.stream.read(PIECE_BYTES):
                 self._spool.write(piece)
             self._spool.finish()
@@ -174,6 +181,9 @@ class RowsToSubmit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._spool.close()
         if self._operations is not None:
             self._operations.close()

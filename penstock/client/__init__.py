@@ -20,6 +20,7 @@ from penstock.client.errors import (
     Problem,
     RateLimited,
     ServerUnreachable,
+    TimedOut,
     TooLarge,
     Unavailable,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "Sample",
     "ServerUnreachable",
     "Status",
+    "TimedOut",
     "TooLarge",
     "Unavailable",
     "verify_webhook",

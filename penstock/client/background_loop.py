@@ -14,10 +14,14 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.is_closed = False
         self._lock = threading.Lock()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, and return its result. If the caller is interrupted, it is cancelled."""
+        if self.is_closed:
+            coroutine.close()
+            raise RuntimeError("The client is closed.")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
         try:
             return future.result()
@@ -35,11 +39,12 @@ class BackgroundLoop:
                 except StopAsyncIteration:
                     return
         finally:
-            self.run(items.aclose())
+            if not self.is_closed:
+                self.run(items.aclose())
 
     def close(self) -> None:
         with self._lock:
-            loop, self._loop = self._loop, None
+            loop, self._loop, self.is_closed = self._loop, None, True
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join()

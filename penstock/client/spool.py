@@ -44,18 +44,27 @@ class Spool:
 
     async def compressed(self) -> AsyncIterator[bytes]:
         """Yield everything from the start, compressed."""
-        self._file.seek(0)
-        while piece := self._file.read(PIECE_BYTES):
+        for piece in self._pieces():
+            yield piece
+
+    def _pieces(self) -> Iterator[bytes]:
+        offset = 0  # several readers may be active, so each knows where it is
+        while True:
+            self._file.seek(offset)
+            piece = self._file.read(PIECE_BYTES)
+            if not piece:
+                return
+            offset += len(piece)
             yield piece
 
     def pieces(self) -> Iterator[bytes]:
         """Yield everything from the start."""
         decompress = zlib.decompressobj(wbits=GZIP)
-        self._file.seek(0)
-        while compressed := self._file.read(PIECE_BYTES):
-            while compressed:
-                yield decompress.decompress(compressed, PIECE_BYTES)
-                compressed = decompress.unconsumed_tail
+        for compressed in self._pieces():
+            rest = compressed
+            while rest:
+                yield decompress.decompress(rest, PIECE_BYTES)
+                rest = decompress.unconsumed_tail
         yield decompress.flush()
 
     def lines(self) -> Iterator[bytes]:

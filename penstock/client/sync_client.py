@@ -39,9 +39,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections. Afterwards the client and its batches cannot be used."""
-        self._loop.run(self._client.__aexit__(None, None, None))
-        self._loop.close()
+        """Close all connections. Afterwards the client and its batches cannot be used. It may be called again."""
+        if not self._loop.is_closed:
+            self._loop.run(self._client.__aexit__(None, None, None))
+            self._loop.close()
 
     def submit(
         self,

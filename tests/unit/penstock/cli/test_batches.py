@@ -65,7 +65,7 @@ async def test_batches_are_listed_and_shown(run: Run, site: Site) -> None:
     assert "There are no such batches" in (await run("list", "--status", "expired")).stderr
 
     shown = dict(line.split(maxsplit=1) for line in (await run("status", first)).stdout.splitlines())
-    assert (shown["state"], shown["done"], shown["team"]) == ("completed", "2 of 2 (100 %)", "growth")
+    assert (shown["state"], shown["done"], shown["metadata"]) == ("completed", "2 of 2 (100 %)", "team=growth")
     assert json.loads((await run("status", first, "--json")).stdout)["batchId"] == first
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from penstock.client import InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status
-from penstock.client.errors import TimedOut
+from penstock.client import InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status, TimedOut
 from tests.support.programs import free_port
 from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users
 

@@ -32,8 +32,13 @@ def _use(url: str, folder: Path) -> str:
         assert (folder / "results.ndjson").read_bytes().count(b"\n") == 1
         with pytest.raises(TimeoutError):
             client.submit([{"method": "POST", "path": "/hang"}]).wait(timeout=0.01)
+        half_read = client.batches()
+        next(half_read)
         with pytest.raises(TypeError):
             client.submit(users("Ann"), color="red")  # type: ignore[call-arg]
+    with pytest.raises(RuntimeError, match="The client is closed"):
+        batch.status()
+    client.close()
     return "done"
 
 
