@@ -6,6 +6,7 @@ end.
 """
 
 import csv
+import io
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.files.charset import UTF_8, Transcoder, can_be_split_into_lines, codec_of, not_in_charset
 
 _DELIMITERS = ",;\t|"  # in doubt, the first one
+_SPACES = " \t\r\n"
 _NO_DELIMITERS = '"\r\n\0'
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?', re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
 _MOST_COLUMNS = 1_000
@@ -74,7 +76,8 @@ class CsvLines:
         self._most_lines = most_lines
         self._count = 0  # of complete lines
         self._rest = bytearray()
-        self._row: list[str] = []  # the lines of a row with a quoted cell that goes on
+        self._row = io.StringIO()  # the beginning of a row with a quoted cell that goes on
+        self._row_start = 0  # the line on which this beginning starts. 0 if there is none
         self._row_bytes = 0
         csv.field_size_limit(max(csv.field_size_limit(), most_bytes))
 
@@ -91,7 +94,7 @@ class CsvLines:
             for line in lines:
                 yield from self._line(line)
         self._rest += rest
-        self._check_size(len(self._rest))
+        self._check_size(len(self._rest), self._row_start or self._count + 1)
 
     def end(self) -> Iterator[Row]:
         """Yield the last row, if it has no line break."""
@@ -101,9 +104,8 @@ class CsvLines:
             last = bytes(self._rest)
             self._rest.clear()
             yield from self._line(last)
-        if self._row:
-            number = self._start_of_row()
-            self._row = []
+        if self._row_start:
+            number, self._row_start = self._row_start, 0
             yield Row(number, error="A quoted cell of this row has no end. Add the missing quote.")
 
     def _line(self, line: bytes) -> Iterator[Row]:
@@ -111,29 +113,44 @@ class CsvLines:
         if self._count > self._most_lines:
             detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
             raise LimitPassed(detail, limit={"maxLines": self._most_lines})
-        self._row_bytes = (self._row_bytes if self._row else 0) + len(line) + 1
-        self._check_size(self._row_bytes)
+        self._row_bytes = (self._row_bytes if self._row_start else 0) + len(line) + 1
+        self._check_size(self._row_bytes, self._row_start or self._count)
         text = self._decoded(line)
         if self._count == 1 and (named := _SEPARATOR_LINE.fullmatch(text)):
             self.delimiter = self.delimiter or named[1]
-        elif self._row or text.strip():
+        elif self._row_start or text.strip(self._blank):
             yield from self._text(text)
 
     def _text(self, text: str) -> Iterator[Row]:
         """Add a line to the row, and yield the row if it ends with this line."""
-        if self.delimiter is None:
-            self.delimiter = _find_delimiter("\n".join([*self._row, text]))
-        goes_on = _goes_on(text, self.delimiter or ",", in_cell=bool(self._row))
-        self._row.append(text)
+        in_cell = self._row_start > 0
+        if self.delimiter is None and not in_cell:
+            self.delimiter = _find_delimiter(text)
+        goes_on = _goes_on(text, self.delimiter or ",", in_cell=in_cell)
+        if not goes_on and self.delimiter is None:
+            self.delimiter = _find_delimiter(self._row.getvalue() + text) or ","
+            goes_on = _goes_on(text, self.delimiter, in_cell=in_cell)
         if goes_on:
-            return
-        self.delimiter = self.delimiter or ","
-        number, lines, self._row = self._start_of_row(), self._row, []
-        if _has_too_many_cells(lines, self.delimiter):
+            self._row.write(text + "\n")
+            self._row_start = self._row_start or self._count
+        elif in_cell:
+            whole, number = self._row.getvalue() + text, self._row_start
+            self._row, self._row_start = io.StringIO(), 0
+            yield from self._whole(whole, number, self.delimiter or ",")
+        else:
+            yield from self._whole(text, self._count, self.delimiter or ",")
+
+    @property
+    def _blank(self) -> str:
+        """Return the characters of a row that has no content."""
+        return _SPACES + (self.delimiter or "")
+
+    def _whole(self, text: str, number: int, delimiter: str) -> Iterator[Row]:
+        if _has_too_many_cells(text, delimiter):
             yield self._bad(number, f"The row has more than {_MOST_CELLS:,} cells. Is a line break missing?")
             return
         try:
-            cells = next(csv.reader(["\n".join(lines)], strict=True, delimiter=self.delimiter))
+            cells = next(csv.reader([text], strict=True, delimiter=delimiter))
         except csv.Error as error:
             yield self._bad(number, _CR if "new-line" in str(error) else f"This is not a row of CSV: {error}.")
             return
@@ -163,9 +180,6 @@ class CsvLines:
             raise _invalid(detail, number)
         return Row(number, error=detail)
 
-    def _start_of_row(self) -> int:
-        return self._count - len(self._row) + 1
-
     def _decoded(self, line: bytes) -> str:
         if self._count == 1:
             for start, detail in _STARTS.items():
@@ -182,11 +196,11 @@ class CsvLines:
                 raise not_in_charset(self._codec, self._count) from None
             raise _invalid(f"The line is not UTF-8.{_encoding_hint(line)}", self._count) from None
 
-    def _check_size(self, size: int) -> None:
+    def _check_size(self, size: int, number: int) -> None:
         if size > self._most_bytes:
             if self._count == 0 and b"\r" in self._rest:
                 raise _invalid(_CR, 1)
-            detail = f"The row at line {self._start_of_row():,} is longer than {self._most_bytes:,} bytes."
+            detail = f"The row at line {number:,} is longer than {self._most_bytes:,} bytes."
             raise LimitPassed(f"{detail} Is a quote missing?", limit={"maxLineBytes": self._most_bytes})
 
 
@@ -197,10 +211,8 @@ def _find_delimiter(header: str) -> str | None:
     return found if found in unquoted else None
 
 
-def _has_too_many_cells(lines: list[str], delimiter: str) -> bool:
-    if sum(line.count(delimiter) for line in lines) < _MOST_CELLS:
-        return False
-    return _QUOTED.sub("", "\n".join(lines)).count(delimiter) >= _MOST_CELLS
+def _has_too_many_cells(text: str, delimiter: str) -> bool:
+    return text.count(delimiter) >= _MOST_CELLS and _QUOTED.sub("", text).count(delimiter) >= _MOST_CELLS
 
 
 def _goes_on(text: str, delimiter: str, *, in_cell: bool) -> bool:

@@ -83,6 +83,8 @@ def uuids(count: int) -> list[bytes]:
     return [b'"%b"' % str(UUID(int=MODULUS * number)).encode() for number in range(1, count + 1)]
 
 
+CSV = "text/csv"
+FILE = "/batch?method=POST&path=/any"
 UNKNOWN = ELEMENTS // 2
 MODULUS = 2**61 - 1  # of Python's hash of a number
 SAME_HASH = [b"%d" % (MODULUS * number) for number in range(50, 100_000)]
@@ -140,6 +142,21 @@ MORE = [
     Case("a page of large results of a chunk", url=f"/batch/{RESULTS_OF_A_CHUNK}/results?limit=10000", method="GET"),
     Case("no failures in a chunk", url=f"/batch/{RESULTS_OF_A_CHUNK}/results?status=failed", method="GET"),
     Case("a page of small results", url=f"/batch/{SMALL_RESULTS}/results?limit=10000", method="GET"),
+]
+
+FILES = [
+    Case("a row of very many cells", lambda: b"a,b\n" + b"ab," * 2 * MIB, CSV, url=FILE),
+    Case("a row of empty cells", lambda: b"a,b\n" + b"," * 6 * MIB, CSV, url=FILE),
+    Case("a header of very many names", lambda: b",".join(b"%d" % number for number in range(800_000)), CSV, url=FILE),
+    Case("a header that never ends", lambda: b'"' + b'""\n' * MIB, CSV, url=FILE),
+    Case("a cell of line breaks", lambda: b'a\n"' + b"\n" * MIB, CSV, url=FILE),
+    Case("rows of delimiters in quotes", lambda: b"a\n" + lines(b'"' + b"," * 900_000 + b'"', 9 * MIB), CSV, url=FILE),
+    Case("a row of quotes", lambda: b"a\n" + b'"' * 6 * MIB, CSV, url=FILE),
+    Case("a row without an end", lambda: b"a\n" + b"x" * 60 * MIB, CSV, url=FILE),
+    Case("rows with too many cells", lambda: b"a\n" + b"1,2\n" * MIB, CSV, url=FILE),
+    Case("empty rows", lambda: b"a,b\n" + b",\n" * MIB, CSV, url=FILE),
+    Case("UTF-16 of zeros", lambda: b"\xff\xfe" + b"\0" * 60 * MIB, CSV, url=f"{FILE}&charset=utf-16"),
+    Case("a file of an old Mac", lambda: b"a\r" + b"1\r" * 30 * MIB, CSV, url=FILE),
 ]
 
 _PATHS = [

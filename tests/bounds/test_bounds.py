@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.bounds.cases import MORE, WORST, Case, document, operation, random_cases
+from tests.bounds.cases import FILES, MORE, WORST, Case, document, operation, random_cases
 from tests.bounds.front_end import LARGE_RESULTS, MIB
 from tests.support.aws import scrubbed_environment
 from tests.support.programs import free_port, programs, until_ready
@@ -115,6 +115,12 @@ async def test_no_request_costs_much(front_end: FrontEnd) -> None:
 @pytest.mark.full
 async def test_no_request_of_many_kinds_costs_much(front_end: FrontEnd) -> None:
     assert await front_end.too_costly(MORE) == []
+
+
+@pytest.mark.full
+async def test_no_file_costs_much(front_end: FrontEnd) -> None:
+    found = await front_end.too_costly(FILES)
+    assert found == [], "\n".join(found)
 
 
 @pytest.mark.full

@@ -154,6 +154,8 @@ def test_column_without_a_name_is_said_by_its_number() -> None:
 
 
 def test_delimiter_is_found_after_a_name_with_line_breaks() -> None:
+    assert read(b'"a\n1";"b\n2";c\n1;2;3\n') == (["a\n1", "b\n2", "c"], [(4, ["1", "2", "3"])])
+    assert read(b'"a\n1","b\n2",c\n1,2,3\n') == (["a\n1", "b\n2", "c"], [(4, ["1", "2", "3"])])
     assert read(b'"a,\n1";b;c\n1;2;3\n') == (["a,\n1", "b", "c"], [(3, ["1", "2", "3"])])
 
 
@@ -195,6 +197,12 @@ def test_quotes_that_never_end_do_not_make_the_reader_slow() -> None:
     source = lines(most_bytes=10**6, most_lines=10**6)
     content = b'a\n"' + b'""\n' * 20_000
     [row] = rows_of(source, content, 65_536)
+    assert row.error == "A quoted cell of this row has no end. Add the missing quote."
+
+
+def test_header_that_never_ends_does_not_make_the_reader_slow() -> None:
+    source = lines(most_bytes=10**6, most_lines=10**6)
+    [row] = rows_of(source, b'"' + b'""\n' * 200_000, 65_536)
     assert row.error == "A quoted cell of this row has no end. Add the missing quote."
 
 
