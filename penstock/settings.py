@@ -41,6 +41,7 @@ _OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
 _ABOUT_OPERATOR_KEY = "Use 32 to 256 letters, digits and -._~+/, such as the output of `openssl rand -hex 24`"
 MOST_KEY_FILE_BYTES = 1_000
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_PUBLIC_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?")
 _SECRETS = {"upstream_authorization", "operator_key", "webhook_secret"}
 SHORTEST_WEBHOOK_SECRET = 32
 ELEMENTS, ELEMENTS_OF_OPERATION = 200_000, 20  # 8 are the operation itself with three values in its body
@@ -217,6 +218,16 @@ class Settings(BaseSettings):
         le=3_600,
         description="A program exits when a handler blocks its event loop for this many seconds, or when handlers "
         "block all its threads or slots.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="The URL under which clients reach the front end, such as `https://api.example/bulk`. URLs in "
+        "answers start with it. Unset: they are paths.",
+    )
+    trust_proxy: bool = Field(
+        False,
+        description="Whether URLs in answers follow `X-Forwarded-Proto`, `-Host` and `-Prefix`. Only for a proxy that "
+        "sets or removes all three: otherwise a client could send them.",
     )
     leave_seconds: float = Field(
         5,
@@ -434,6 +445,13 @@ class Settings(BaseSettings):
     def _check_upstream(cls, url: str | None) -> str | None:
         if url is not None:
             read_upstream(url)
+        return url
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_is_plain(cls, url: str | None) -> str | None:
+        if url is not None and not _PUBLIC_URL.fullmatch(url):
+            raise ValueError("Use a URL such as https://api.example/bulk, without a query, a fragment and a user")
         return url
 
     @field_validator("tenant_limit")

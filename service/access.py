@@ -39,6 +39,7 @@ from penstock.service.keys import (
     CheckKey,
 )
 from penstock.service.problems import Endpoint
+from penstock.service.public_urls import path_in_app
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
 _BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+=*)")
@@ -71,7 +72,7 @@ async def access(request: web.Request, handler: Endpoint) -> web.StreamResponse:
 def _is_page(request: web.Request) -> bool:
     """Return True if the request is for the console. Its paths that do not exist are pages, too."""
     is_unknown = request.match_info.http_exception is not None
-    return request.match_info.route in request.app[PAGES] or (is_unknown and cookie.is_sent_to(request.path))
+    return request.match_info.route in request.app[PAGES] or (is_unknown and cookie.is_sent_to(path_in_app(request)))
 
 
 async def _caller(request: web.Request, key: str | None, *, is_page: bool) -> Caller:

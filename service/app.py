@@ -37,6 +37,7 @@ from penstock.service.keys import (
     HANDLER_TIMES,
     LEAVING,
     LEDGER,
+    MARKER,
     MEMORY,
     METADATA,
     METER,
@@ -61,6 +62,7 @@ from penstock.service.openapi.serving import DESCRIPTION, Description
 from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
+from penstock.service.public_urls import MARKER_PATH, public_urls
 from penstock.service.routes import Route, is_page, routes_for_clients, routes_for_operators, scopes_of
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
@@ -68,14 +70,14 @@ from penstock.service.turns import Turns
 from penstock.service.webhook_tenants import WebhookTenants
 from penstock.settings import Settings
 
-OF_ONE_LISTENER = {DESCRIPTION, PAGES, PATHS_HINT, SCOPES}
+OF_ONE_LISTENER = {DESCRIPTION, MARKER, PAGES, PATHS_HINT, SCOPES}
 
 
 def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
     """Return the application for clients and load balancers."""
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
-        middlewares=[*tracing(backend.spans), counted, audited, pages, problems, access, sharing],
+        middlewares=[public_urls, *tracing(backend.spans), counted, audited, pages, problems, access, sharing],
         handler_args={"auto_decompress": False},
     )
     app.on_response_prepare.extend([set_headers, set_limit_headers, set_page_headers])
@@ -123,7 +125,7 @@ def create_operator_app(clients: web.Application, host: str) -> web.Application:
     """Return the application for operators, which listens on `host`. It shares parts of the application for clients."""
     backend = clients[BACKEND]
     app = web.Application(
-        middlewares=[*tracing(backend.spans), audited, pages, problems, access, sharing],
+        middlewares=[public_urls, *tracing(backend.spans), audited, pages, problems, access, sharing],
         handler_args={"auto_decompress": False},
     )
     app.on_response_prepare.extend([set_headers, set_page_headers])
@@ -162,6 +164,7 @@ def _add_routes(app: web.Application, routes: Sequence[Route]) -> None:
         for route in routes
         for method in _methods(route)
     }
+    app[MARKER] = next(one.resource for one in added if one.resource and one.resource.canonical == MARKER_PATH)
     app[SCOPES] = {one: route.scope for one, route in added.items()}
     app[PAGES] = frozenset(one for one, route in added.items() if is_page(route))
 

@@ -34,6 +34,7 @@ GROUP_NUMBERS = web.AppKey("group_numbers", GroupNumbers)
 HANDLER_TIMES = web.AppKey("handler_times", HandlerTimes)
 LEDGER = web.AppKey("ledger", Ledger)
 LEAVING = web.AppKey("leaving", asyncio.Event)  # set before listening stops, so that load balancers stop sending
+MARKER = web.AppKey("marker", web.AbstractResource)  # a resource whose path tells where the application is mounted
 MEMORY = web.AppKey("memory", Memory)
 METADATA = web.AppKey("metadata", KnownMetadata)
 METER = web.AppKey("meter", Meter)

@@ -14,6 +14,7 @@ from aiohttp.web_protocol import RequestHandler
 from penstock.service.caller import key_id_or_none, tenant_or_none
 from penstock.service.keys import SETTINGS
 from penstock.service.problems import UnparsedAnswer, as_problem, protocol_problem
+from penstock.service.public_urls import path_in_app
 from penstock.service.request_ids import HEADER, new_request_id, request_id
 from penstock.telemetry import Event, get_log
 
@@ -41,7 +42,7 @@ class AccessLog(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         if isinstance(response, UnparsedAnswer) or not isinstance(request, web.Request):
             return
-        if not request.path.startswith(POLLED) and not _is_refresh(request, response):
+        if not path_in_app(request).startswith(POLLED) and not _is_refresh(request, response):
             get_log().info(
                 Event.REQUEST_ANSWERED,
                 request_id=request_id(request),
@@ -60,7 +61,7 @@ def _is_refresh(request: web.Request, response: web.StreamResponse) -> bool:
     return (
         request.method == hdrs.METH_GET
         and "HX-Request" in request.headers
-        and request.path.startswith("/console")
+        and path_in_app(request).startswith("/console")
         and not request.path.endswith(("/outcomes", "/rejected", "/results"))
         and response.status < HTTPStatus.BAD_REQUEST
     )

@@ -22,6 +22,7 @@ from penstock.eta import Band
 from penstock.operations import METHODS
 from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
+from penstock.service.base_url import public_url
 from penstock.webhooks.urls import LONGEST_URL
 
 LONGEST_ID = 128
@@ -229,15 +230,15 @@ def shown_state(batch: Batch, counts: Counts, now: float) -> str:
 
 
 def status_url(batch_id: str) -> str:
-    return f"/batch/{batch_id}/status"
+    return public_url(f"/batch/{batch_id}/status")
 
 
 def results_url(batch_id: str) -> str:
-    return f"/batch/{batch_id}/results"
+    return public_url(f"/batch/{batch_id}/results")
 
 
 def failures_url(batch_id: str) -> str:
-    return f"/batch/{batch_id}/failures"
+    return public_url(f"/batch/{batch_id}/failures")
 
 
 def _progress(completed: int, total: int) -> float:

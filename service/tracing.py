@@ -6,6 +6,7 @@ from aiohttp import web
 
 from penstock.service.keys import BATCH_ID, SETTINGS
 from penstock.service.problems import Endpoint
+from penstock.service.public_urls import path_in_app
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
@@ -22,7 +23,7 @@ def tracing(spans: "Spans | None") -> list["Middleware"]:
 
     @web.middleware
     async def trace_request(request: web.Request, handler: Endpoint) -> web.StreamResponse:
-        if request.path.startswith(UNTRACED):
+        if path_in_app(request).startswith(UNTRACED):
             return await handler(request)
         cut = request.app[SETTINGS].redaction.cut
         with spans.answering(request.method, _route(request), cut(request.path), _context(request)) as span:

@@ -18,6 +18,7 @@ from penstock.batch import UNACCEPTED_STATES, Batch, Counts
 from penstock.errors import MalformedRequest, MissingScope
 from penstock.listing import Entry, Place
 from penstock.priority import Priority
+from penstock.service.base_url import public_url
 from penstock.service.batches.status import Progress, status_of
 from penstock.service.caller import is_tenant
 from penstock.service.json_answer import json_answer
@@ -125,7 +126,7 @@ def _link(request: web.Request, cursor: str | None) -> dict[str, str]:
     if cursor is None:
         return {}
     query = {**{name: value for name, value in request.query.items() if name != "cursor"}, "cursor": cursor}
-    return {"Link": f'<{PATH}?{urlencode(query)}>; rel="next"'}
+    return {"Link": f'<{public_url(PATH)}?{urlencode(query)}>; rel="next"'}
 
 
 def _read_wanted(request: web.Request) -> Wanted:

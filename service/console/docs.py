@@ -8,10 +8,10 @@ from aiohttp import web
 
 from penstock.service.console.rendering import page
 from penstock.service.keys import OPERATOR_HOST, SETTINGS
-from penstock.service.openapi.serving import DESCRIPTION
+from penstock.service.openapi.serving import description_for
 
 
 async def show(request: web.Request) -> web.Response:
     answers_pages = OPERATOR_HOST not in request.app or request.app[SETTINGS].needs_keys
-    description = request.app[DESCRIPTION].content.decode()
+    description = description_for(request).decode()
     return page(request, "docs.html", description=description, can_try=answers_pages)

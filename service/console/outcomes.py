@@ -16,6 +16,7 @@ from penstock.service.batches.streaming import FOR_SPREADSHEET
 from penstock.service.console.rendering import DOWNLOAD, page
 from penstock.service.keys import BACKEND, SHARE, TURNS
 from penstock.service.paging import is_number, read_once
+from penstock.service.public_urls import path_and_query_in_app
 from penstock.store import Group, Store
 
 SHOWN = 25
@@ -37,7 +38,7 @@ async def show(request: web.Request) -> web.Response:
         wanted_id=wanted_id,
         outcomes=[_shown(line) for line in lines],
         following=None if following is None else _query(state, following),
-        refresh=request.path_qs,
+        refresh=path_and_query_in_app(request),
         may_grow=following is None and not batch.is_final,
     )
 

@@ -7,8 +7,10 @@ from aiohttp import hdrs, web
 from pydantic_core import from_json
 
 from penstock.service import cookie
+from penstock.service.base_url import root_path
 from penstock.service.console.rendering import DOWNLOAD, own_path, page
 from penstock.service.problems import CONTENT_TYPE, Endpoint
+from penstock.service.public_urls import path_and_query_in_app, path_in_app
 
 PREFIX = "/console"
 DOCS = "/docs"
@@ -32,18 +34,18 @@ _HEADERS = {
 _WITH_PICTURES = {"Content-Security-Policy": _POLICY.replace("img-src 'self'", "img-src 'self' data:")}
 
 
-def is_in_console(request: web.BaseRequest) -> bool:
-    return request.path == PREFIX or request.path.startswith(f"{PREFIX}/")
+def is_in_console(request: web.Request) -> bool:
+    return cookie.is_sent_to(path_in_app(request))
 
 
-def _is_page(request: web.BaseRequest) -> bool:
-    return is_in_console(request) or request.path == DOCS
+def _is_page(request: web.Request) -> bool:
+    return is_in_console(request) or path_in_app(request) == DOCS
 
 
 async def set_page_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers that protect the pages. Pages may have data of a tenant, so nobody keeps a copy."""
     if _is_page(request):
-        response.headers.update(_HEADERS if request.path != DOCS else _HEADERS | _WITH_PICTURES)
+        response.headers.update(_HEADERS if path_in_app(request) != DOCS else _HEADERS | _WITH_PICTURES)
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
         if response.status == web.HTTPOk.status_code and (name := request.get(DOWNLOAD)) is not None:
             response.headers[hdrs.CONTENT_DISPOSITION] = f'attachment; filename="{name}"'
@@ -53,10 +55,15 @@ async def set_page_headers(request: web.Request, response: web.StreamResponse) -
 async def pages(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Show every problem of a page as a page. A person without a valid key sees the page that asks for it."""
     answer = await handler(request)
-    if not _is_page(request) or answer.content_type != CONTENT_TYPE or not isinstance(answer, web.Response):
+    if not _is_page(request):
         return answer
-    assert isinstance(answer.body, bytes)
-    return _problem_page(request, answer.status, from_json(answer.body), answer.headers)
+    if answer.content_type == CONTENT_TYPE and isinstance(answer, web.Response):
+        assert isinstance(answer.body, bytes)
+        answer = _problem_page(request, answer.status, from_json(answer.body), answer.headers)
+    for name in (hdrs.LOCATION, "HX-Redirect"):
+        if name in answer.headers:
+            answer.headers[name] = root_path() + answer.headers[name]
+    return answer
 
 
 def _problem_page(request: web.Request, status: int, problem: dict[str, Any], headers: Any) -> web.Response:
@@ -86,11 +93,13 @@ def _ask_for_key(request: web.Request, problem: dict[str, Any]) -> web.Response:
     is_read, has_key = request.method == hdrs.METH_GET, cookie.key_in(request) is not None
     # Browsers do not send the cookie when a person comes from another site. A request from this page has it.
     if is_read and not has_key and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
-        return page(request, "again.html", status=problem["status"], path=own_path(request, request.path_qs))
+        return page(
+            request, "again.html", status=problem["status"], path=own_path(request, path_and_query_in_app(request))
+        )
     return page(
         request,
         "key.html",
         status=problem["status"],
         error=problem["detail"] if has_key else None,
-        then=own_path(request, request.path_qs) if is_read else PREFIX,
+        then=own_path(request, path_and_query_in_app(request)) if is_read else PREFIX,
     )

@@ -1,5 +1,6 @@
 """Renders the pages of the console. Jinja escapes every value, and an unknown name in a template is an error."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,10 +11,12 @@ from aiohttp import hdrs, web
 
 from penstock.api_key import Scope
 from penstock.service import cookie
+from penstock.service.base_url import root_path
 from penstock.service.callers import Caller
 from penstock.service.console import assets, texts
 from penstock.service.json_answer import BodyAnswer
 from penstock.service.keys import CALLER, CLOCK, OPERATOR_HOST, SETTINGS
+from penstock.service.public_urls import path_in_app
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -21,14 +24,17 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 HTML = "text/html"
 HOME = "/console"
+_PATH = re.compile(r'(?<==")/(?:console|docs)\b')  # at the start of an attribute
 DOWNLOAD = web.RequestKey("download", str)  # the name of the file that a page lets the browser save
 
 
 def own_path(request: web.Request, path: str) -> str:
     """Return the path if it is one of the console, and otherwise its first page.
 
-    A form must not lead to another site. A path with a key would show the key in the page.
+    A form must not lead to another site. A path with a key would show the key in the page. A browser sends paths with
+    what comes in front of the console, and the result is without it.
     """
+    path = path.removeprefix(root_path())
     is_own = path == HOME or path.startswith((f"{HOME}/", f"{HOME}?"))
     has_key = request.app[SETTINGS].redaction.finds_key(path)
     return path if is_own and not has_key and "\\" not in path and path.isprintable() else HOME
@@ -73,12 +79,15 @@ def page(
         .get_template(template)
         .render(
             viewer=viewer_of(request),
-            here=request.path,
+            here=path_in_app(request),
             message=texts.message_of(request.query),
             now=now,
             **values,
         )
     )
+    # Templates have paths as in `routes.py`. A value cannot look like this, since its quotes are escaped.
+    if root := root_path():
+        text = _PATH.sub(lambda found: root + found[0], text)
     return BodyAnswer(body=text.encode("utf-8", "replace"), status=status, headers=headers, content_type=HTML)
 
 

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from aiohttp import web
 
+from penstock.service.base_url import BASE
 from penstock.service.json_answer import BodyAnswer, encode
 from penstock.service.openapi.values import Fragment
 
@@ -24,4 +25,10 @@ DESCRIPTION = web.AppKey("description", Description)
 
 
 async def openapi(request: web.Request) -> web.Response:
-    return BodyAnswer(body=request.app[DESCRIPTION].content, content_type="application/json")
+    return BodyAnswer(body=description_for(request), content_type="application/json")
+
+
+def description_for(request: web.Request) -> bytes:
+    """Return the description of the listener. It names the server if anything comes in front of its paths."""
+    base, content = BASE.get(), request.app[DESCRIPTION].content
+    return b'{"servers":' + encode([{"url": base}]) + b"," + content[1:] if base else content

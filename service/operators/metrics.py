@@ -8,6 +8,7 @@ from penstock.metrics.exposition import expose
 from penstock.metrics.names import Metric, Program
 from penstock.service.keys import METER
 from penstock.service.problems import Endpoint
+from penstock.service.public_urls import path_in_app
 
 # Load balancers and the pages of the console ask these every few seconds, which would hide the answers to clients. And
 # a front end that is stopping answers 503 on purpose.
@@ -26,7 +27,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def counted(request: web.Request, handler: Endpoint) -> web.StreamResponse:
     """Count the answers. This middleware is outside the others, so it sees the status that the client gets."""
     answer = await handler(request)
-    if not request.path.startswith(UNCOUNTED):
+    if not path_in_app(request).startswith(UNCOUNTED):
         meter = request.app[METER]
         if (metric := _BY_CLASS.get(answer.status // 100)) is not None:
             meter.count(metric)

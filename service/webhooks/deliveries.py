@@ -13,11 +13,13 @@ from aiohttp import web
 from penstock.api_key import Scope
 from penstock.errors import MalformedRequest, UnknownDelivery, WebhookConflict
 from penstock.service.audit import Action, auditing
+from penstock.service.base_url import public_url
 from penstock.service.caller import is_tenant, tenant_of
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CALLER, CLOCK, SETTINGS
 from penstock.service.paging import read_limit, read_once
+from penstock.service.public_urls import path_in_app
 from penstock.service.schemas import time_text
 from penstock.webhooks.delivery import KEPT_SECONDS, DeliveryKey, DeliveryState, EventDelivery
 from penstock.webhooks.event import TEST_TYPE, body_of_test, event_id
@@ -37,7 +39,7 @@ async def list_deliveries(request: web.Request) -> web.Response:
     headers = {}
     if following is not None:
         query = urlencode({**request.query, "cursor": following})
-        headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+        headers["Link"] = f'<{public_url(path_in_app(request))}?{query}>; rel="next"'
     answers = [delivery_body(delivery, for_operator=_is_operator(request)) for delivery in page]
     return json_answer({"deliveries": answers, "nextCursor": following}, headers=headers)
 

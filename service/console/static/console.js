@@ -3,6 +3,7 @@
 
 (() => {
   const find = (selector, root = document) => root.querySelector(selector);
+  const home = document.body.dataset.home;  // where the console is, such as /bulk/console
 
   // --- Refreshing. Only while somebody looks, and not under a pressed button of the mouse.
 
@@ -198,7 +199,7 @@
     if (!file) return;
     let answer;
     try {
-      answer = await fetch(`/console/file/look?${new URLSearchParams(isChosen ? operation() : {})}`, { method: "POST", body: head, headers: { "Content-Type": contentType() } });
+      answer = await fetch(`${home}/file/look?${new URLSearchParams(isChosen ? operation() : {})}`, { method: "POST", body: head, headers: { "Content-Type": contentType() } });
     } catch { problem("Penstock does not answer. Try it again."); return; }
     const html = await answer.text();
     find("#answer").replaceChildren();
@@ -248,8 +249,8 @@
 
   function done(request) {
     busy(false);
-    if (request.status === 202) { key = null; location.assign(`/console/batch/${encodeURIComponent(JSON.parse(request.responseText).batchId)}?done=accepted`); return; }
-    if (request.status === 401) { location.assign("/console/key?then=/console/file"); return; }
+    if (request.status === 202) { key = null; location.assign(`${home}/batch/${encodeURIComponent(JSON.parse(request.responseText).batchId)}?done=accepted`); return; }
+    if (request.status === 401) { location.assign(`${home}/key?then=${home}/file`); return; }
     const part = show(find("#answer"), request.responseText, "#problem");
     if (!part) problem(`Penstock answered ${request.status}. Try it again.`);
     find("#answer").scrollIntoView({ block: "nearest" });
