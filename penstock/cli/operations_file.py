@@ -91,6 +91,7 @@ class Reading:
     charset: str | None = None
     key: str | None = None
     skip_invalid: bool = False
+    upload: bool = False
 
     @property
     def template(self) -> Template:
@@ -160,6 +161,7 @@ def _check_options(name: str, file_format: FileFormat, reading: Reading) -> None
         "--charset": reading.charset,
         "--key-column": reading.key,
         "--skip-invalid": reading.skip_invalid,
+        "--upload": reading.upload,
     }
     for option, is_given in only_csv.items():
         if is_given:

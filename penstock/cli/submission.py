@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from penstock.cli.progress import Screen
 from penstock.cli.submitted_file import OperationsToSubmit, RowsToSubmit, ToSubmit
@@ -19,6 +20,8 @@ from penstock.client import (
     TooLarge,
 )
 from penstock.client.content import Content
+
+_UNCERTAIN = frozenset({500, 502, 503, 504})  # without a Retry-After, the batch may have been accepted before
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ class Stop:
     def is_uncertain(self) -> bool:
         """Return True if the batch may have been accepted, although the answer does not say so."""
         if isinstance(self.error, Problem):
-            return self.error.status >= 500 and self.error.retry_after is None
+            return self.error.status in _UNCERTAIN and self.error.retry_after is None
         return isinstance(self.error, AnswerLost | NotPenstock)
 
 
@@ -76,6 +79,7 @@ class Submission:
     options: Mapping[str, str]
     screen: Screen
     most_operations: int | None = None  # in one batch
+    upload: Path | None = None  # a CSV file that goes to the bucket of the server first
     parts: list[Part] = field(default_factory=list)
     stop: Stop | None = None
     unsubmitted: list[range] = field(default_factory=list)
@@ -101,7 +105,11 @@ class Submission:
 
     async def _post_rows(self, file: RowsToSubmit) -> None:
         try:
-            await self._post(file.content(), None)
+            content = file.content()
+            if self.upload is not None:
+                upload_id = await self.client.upload(self.upload)
+                content = replace(content, body=None, query={**content.query, "upload": upload_id})
+            await self._post(content, None)
         except TooLarge as error:
             if error.errors:  # of single rows
                 self.stop = Stop(error, None)

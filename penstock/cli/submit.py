@@ -15,7 +15,7 @@ from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_F
 from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Key, Method, OperationPath
 from penstock.cli.findings import LISTED, Findings
 from penstock.cli.metadata import METAVAR, read_pairs
-from penstock.cli.operations_file import Reading
+from penstock.cli.operations_file import STANDARD_INPUT, Reading
 from penstock.cli.progress import Screen, open_progress
 from penstock.cli.server import DEFAULT_URL, AsJson, Url
 from penstock.cli.submission import Submission, Tally
@@ -90,6 +90,9 @@ def submit(  # noqa: PLR0917 - the command line names them
     batch_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Submit several batches of at most N operations.")
     ] = None,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="CSV: send the file to the bucket of the server, past its load balancer.")
+    ] = False,
     wait: Annotated[bool, typer.Option(" /--no-wait", help="Print the id of the batch, and do not wait.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -113,14 +116,17 @@ def submit(  # noqa: PLR0917 - the command line names them
         callback_url=callback_url,
     )
     one_by_one = expect is not None or batch_size is not None
-    if one_by_one and skip_invalid:
-        raise typer.BadParameter("cannot be combined with --expect or --batch-size.", param_hint="--skip-invalid")
-    reading = Reading(file_format, method, path, expect, delimiter, charset, key_column, skip_invalid)
+    for option, is_given in (("--skip-invalid", skip_invalid), ("--upload", upload)):
+        if one_by_one and is_given:
+            raise typer.BadParameter("cannot be combined with --expect or --batch-size.", param_hint=option)
+    if upload and file == STANDARD_INPUT:
+        raise typer.BadParameter("needs a file, not standard input.", param_hint="--upload")
+    reading = Reading(file_format, method, path, expect, delimiter, charset, key_column, skip_invalid, upload)
     for option, written in (("--output", output), ("--rejected", rejected)):
         _check_writable(option, written, file)
     try:
         with read_file(file, reading, one_by_one=one_by_one) as to_submit:
-            run = Run(url, key, options, batch_size, output, rejected, wait, as_json)
+            run = Run(url, key, options, batch_size, file if upload else None, output, rejected, wait, as_json)
             code = run.carry_through(to_submit)
     except InvalidFile as error:
         print_error(str(error))
@@ -151,6 +157,7 @@ class Run:
     key: str | None
     options: Mapping[str, str]
     batch_size: int | None
+    upload: Path | None
     output: Path | None
     rejected: Path | None
     wait: bool
@@ -173,7 +180,7 @@ class Run:
 
     def _submission(self, file: ToSubmit, screen: Screen) -> Submission:
         client = AsyncClient(self.url, self.key, patience=_PATIENCE, tell=screen.say)
-        return Submission(client, file, self.options, screen, self.batch_size)
+        return Submission(client, file, self.options, screen, self.batch_size, self.upload)
 
     async def _run(self, submission: Submission, findings: Findings) -> None:
         async with submission.client:
@@ -239,7 +246,7 @@ class Run:
         if self.rejected is not None and counts.failed:
             are = "row is" if counts.failed == 1 else "rows are"
             print_error(f"{counts.failed:,} failed {are} in {self.rejected}, with the reasons.")
-            print_error("Correct them there, and submit that file with the same options.")
+            print_error("Correct them there, and submit that file with the same method and path.")
 
 
 def _line(outcome: Outcome) -> str:

@@ -11,13 +11,22 @@ from typing import Any, Literal, Self
 import msgspec
 
 from penstock.client.async_batch import AsyncBatch
-from penstock.client.content import Content, Submitted, content_of_file, content_of_operations, content_of_stream
+from penstock.client.content import (
+    Content,
+    Submitted,
+    content_of_file,
+    content_of_operations,
+    content_of_stream,
+    upload_type,
+)
+from penstock.client.errors import ClientError
 from penstock.client.options import Seconds, Time, batch_query, time_text
 from penstock.client.outcome import Outcome
 from penstock.client.patience import Patience
 from penstock.client.spool import Spool
 from penstock.client.status import Status, read_status
 from penstock.client.transport import SUBMIT_TIMEOUT, Answer, Call, Tell, Transport
+from penstock.client.upload import UploadForm, check_size, send_form
 
 LOG = logging.getLogger("penstock.client")
 
@@ -77,6 +86,7 @@ class AsyncClient:
         callback_url: str | None = None,
         atomic: bool = False,
         wait: int | None = None,
+        upload: bool = False,
         idempotency_key: str | None = None,
     ) -> AsyncBatch:
         """Submit operations as one batch, and return it.
@@ -90,7 +100,8 @@ class AsyncClient:
         `invalid_rows="fail"` invalid rows fail, and the others run.
 
         The batch runs in the background, unless it is `atomic`, or small and answered within `wait` seconds. `title` is
-        the metadata of that name. `deadline` is a timedelta or a number of seconds.
+        the metadata of that name. `deadline` is a timedelta or a number of seconds. With `upload=True` a CSV or NDJSON
+        file goes to the bucket of the server first, past its load balancer.
 
         The request has an `Idempotency-Key`, so it is sent again if its answer is lost, and the batch runs once. Pass
         your own key to do the same over restarts of your program. Raises InvalidBatch, whose `errors` say what to
@@ -108,7 +119,7 @@ class AsyncClient:
             atomic=atomic,
         )
         with Spool() as spool:
-            content = await _content(operations, spool)
+            content = await self._uploaded(as_file(operations)) if upload else await _content(operations, spool)
             rows = row_query(
                 method=method,
                 path=path,
@@ -127,12 +138,28 @@ class AsyncClient:
         """Submit a content that is ready to be sent. `submit` is easier to use."""
         headers = {
             "Content-Type": content.media_type,
-            "Content-Encoding": "gzip",
+            **({} if content.body is None else {"Content-Encoding": "gzip"}),
             "Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"',
             "Prefer": "respond-async" if wait is None else f"wait={wait}",
         }
         call = Call("POST", "batch", query, headers, body=content.body, timeout=SUBMIT_TIMEOUT)
         return self._batch_of(await self._transport.ask(call))
+
+    async def upload(self, file: str | Path) -> str:
+        """Send a file to the bucket of the server, and return the id of the upload. `submit(upload=True)` uses it."""
+        form = (await self._transport.ask(Call("POST", "uploads"))).read(UploadForm)
+        check_size(Path(file), form.max_bytes)
+        retrying = self._transport.retrying()
+        while True:
+            try:
+                await send_form(form, Path(file))
+                return form.upload_id
+            except ClientError as error:
+                await retrying.after(error)
+
+    async def _uploaded(self, file: Path) -> Content:
+        media_type = upload_type(file)
+        return Content(media_type, None, {"upload": await self.upload(file)})
 
     def _batch_of(self, answer: Answer) -> AsyncBatch:
         if answer.status == 200:
@@ -202,6 +229,13 @@ def row_query(
     if any(given.values()) and not (method and path):
         raise ValueError("Rows need a method and a path, such as method='PUT', path='/users/{id}'.")
     return {name: value for name, value in given.items() if value}
+
+
+def as_file(operations: Submitted) -> Path:
+    """Return the path of what is uploaded. Raises TypeError if it is no file."""
+    if not isinstance(operations, str | Path):
+        raise TypeError("Only files can be uploaded. Pass the path of a .csv or .ndjson file.")
+    return Path(operations)
 
 
 async def _content(operations: Submitted, spool: Spool) -> Content:

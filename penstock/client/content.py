@@ -23,10 +23,13 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The body of a request, compressed with gzip. `query` has the options that a JSON document names itself."""
+    """The body of a request, compressed with gzip. `query` has the options that a JSON document names itself.
+
+    `body` is None if the query names an upload that has the content.
+    """
 
     media_type: str
-    body: Body
+    body: Body | None
     query: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -99,6 +102,13 @@ def query_of(options: Mapping[str, Any]) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def upload_type(path: Path) -> str:
+    """Return the media type of a file that is uploaded. Raises InvalidFile."""
+    if (media_type := _TYPES.get(path.suffix.lower())) is None:
+        raise InvalidFile(f"{path}: only .csv and .ndjson files can be uploaded.")
+    return media_type
 
 
 async def _compressed(path: Path) -> AsyncIterator[bytes]:

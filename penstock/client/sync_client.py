@@ -5,9 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from penstock.client.async_client import LOG, AsyncClient, row_query
+from penstock.client.async_client import LOG, AsyncClient, as_file, row_query
 from penstock.client.background_loop import BackgroundLoop
-from penstock.client.content import Content, Operation, content_of_file, content_of_operations
+from penstock.client.content import Content, Operation, content_of_file, content_of_operations, upload_type
 from penstock.client.options import Seconds, Time, batch_query
 from penstock.client.patience import Patience
 from penstock.client.spool import Spool
@@ -65,6 +65,7 @@ class Client:
         callback_url: str | None = None,
         atomic: bool = False,
         wait: int | None = None,
+        upload: bool = False,
         idempotency_key: str | None = None,
     ) -> Batch:
         """Submit operations as one batch, and return it.
@@ -78,7 +79,8 @@ class Client:
         `invalid_rows="fail"` invalid rows fail, and the others run.
 
         The batch runs in the background, unless it is `atomic`, or small and answered within `wait` seconds. `title` is
-        the metadata of that name. `deadline` is a timedelta or a number of seconds.
+        the metadata of that name. `deadline` is a timedelta or a number of seconds. With `upload=True` a CSV or NDJSON
+        file goes to the bucket of the server first, past its load balancer.
 
         The request has an `Idempotency-Key`, so it is sent again if its answer is lost, and the batch runs once. Pass
         your own key to do the same over restarts of your program. Raises InvalidBatch, whose `errors` say what to
@@ -96,7 +98,7 @@ class Client:
             atomic=atomic,
         )
         with Spool() as spool:
-            content = _content(operations, spool)
+            content = self._uploaded(as_file(operations)) if upload else _content(operations, spool)
             rows = row_query(
                 method=method,
                 path=path,
@@ -115,6 +117,14 @@ class Client:
         """Submit a content that is ready to be sent. `submit` is easier to use."""
         posting = self._client.post(content, query, wait=wait, idempotency_key=idempotency_key)
         return Batch(self._loop.run(posting), self._loop)
+
+    def upload(self, file: str | Path) -> str:
+        """Send a file to the bucket of the server, and return the id of the upload. `submit(upload=True)` uses it."""
+        return self._loop.run(self._client.upload(file))
+
+    def _uploaded(self, file: Path) -> Content:
+        media_type = upload_type(file)
+        return Content(media_type, None, {"upload": self.upload(file)})
 
     def batch(self, batch_id: str) -> Batch:
         """Return the batch with this id. Nothing is read yet, so it need not exist."""

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from penstock.cli.submit import submit
 from tests.support.full import full
-from tests.unit.penstock.client.conftest import Site, site
+from tests.unit.penstock.client.conftest import Site, site, with_bucket
 
 __all__ = ["site"]  # the fixture
 
@@ -71,7 +71,7 @@ def correct_bad() -> None:
 
 
 @pytest.mark.parametrize(("rows", "step"), [(2_130, 30), *full([(2_130, 1)])])
-async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, rows: int, step: int) -> None:
+async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, site: Site, rows: int, step: int) -> None:
     bad = write_export(rows, step)
     assert bad == (213 if step == 1 else 7)
 
@@ -100,6 +100,7 @@ async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, rows
     assert (last["error_status"], last["error_detail"]) == ("403", f"Zoë {last['number']} is too young.")
 
     correct_bad()
-    told = await run(BAD, *PEOPLE)
+    site.fault = with_bucket(site)
+    told = await run(BAD, *PEOPLE, "--upload")
     assert told.exit_code == 0, told.output
     assert dict(line.split() for line in told.stdout.splitlines())["succeeded"] == str(bad)

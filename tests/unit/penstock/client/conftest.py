@@ -1,6 +1,7 @@
 """A front end and a consumer in memory, which clients in a test call over HTTP, and what goes wrong in between."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -16,7 +17,7 @@ from penstock.client import AsyncClient, Patience
 from penstock.clock import SystemClock
 from penstock.consumer.consumer import Consumer
 from penstock.service.app import create_app
-from penstock.testing import memory_parts
+from penstock.testing import MemoryBucket, memory_parts
 from tests.support.builders import build_settings
 from tests.support.programs import free_port
 
@@ -63,6 +64,7 @@ class Site:
     url: str = ""
     fault: Fault | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
+    bucket: MemoryBucket = field(default_factory=MemoryBucket)
 
     @web.middleware
     async def between(self, request: web.Request, handler: Endpoint) -> web.StreamResponse:
@@ -87,7 +89,10 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr("penstock.service.events.watching.READ_SECONDS", 0.02)
     site, clock, queue_clock = Site(), SystemClock(), QueueClock()
     settings = build_settings(receive_wait_seconds=1, grace_seconds=0)
-    backend = memory_parts(queue_clock).backend
+    parts = memory_parts(queue_clock)
+    backend = parts.backend
+    assert parts.bucket is not None
+    site.bucket = parts.bucket
     consumer = Consumer(backend, operations, settings, clock)
     app = create_app(settings, operations, backend, clock)
     app.middlewares.insert(0, site.between)
@@ -112,3 +117,27 @@ async def lose_answer(request: web.Request, endpoint: Endpoint) -> web.StreamRes
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
+
+
+def with_bucket(site: Site) -> Fault:
+    """Return a fault that is none: an address to which the forms for uploads can be sent."""
+
+    async def between(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        if request.path == "/bucket":
+            assert "Authorization" not in request.headers
+            assert request.content_length is not None  # S3 accepts no chunks
+            fields = await request.post()
+            assert list(fields)[-1] == "file"
+            file = fields["file"]
+            assert isinstance(file, web.FileField)
+            site.bucket.contents[str(fields["key"])] = file.file.read()
+            return web.Response(status=204)
+        answer = await endpoint(request)
+        if request.path != "/uploads":
+            return answer
+        assert isinstance(answer, web.Response)
+        assert isinstance(answer.body, bytes)
+        form = json.loads(answer.body)
+        return web.json_response({**form, "url": f"{site.url}/bucket"}, status=201)
+
+    return between

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from penstock.client import InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status, TimedOut
 from tests.support.programs import free_port
-from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users
+from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users, with_bucket
 
 
 async def test_batch_is_submitted_waited_for_and_read(site: Site) -> None:
@@ -182,6 +182,19 @@ async def test_rows_of_a_file_are_submitted_and_those_that_failed_come_back(site
             await client.submit(file, method="PUT")
     assert rejected.read_text("utf-8-sig").splitlines()[1].startswith("2;Bo;soon;422;")
     assert results.read_text("utf-8-sig").splitlines()[1] == "2,200,,"
+
+
+async def test_file_may_go_to_the_bucket_first(site: Site, tmp_path: Path) -> None:
+    file, site.fault = tmp_path / "people.csv", with_bucket(site)
+    file.write_text("number,name,born\n1,Zoë,1990-05-05\n")
+    async with site.client(api_key="the-key") as client:
+        batch = await client.submit(file, method="PUT", path="/people/{number}", upload=True)
+        assert (await batch.wait()).all_succeeded
+        with pytest.raises(TypeError, match="Only files can be uploaded"):
+            await client.submit(users("Ann"), upload=True)
+        with pytest.raises(InvalidFile, match=r"only \.csv and \.ndjson files can be uploaded"):
+            await client.submit("users.json", upload=True)
+    assert list(site.bucket.contents.values()) == [file.read_bytes()]
 
 
 async def test_operations_may_arrive_one_by_one(site: Site) -> None:
