@@ -143,8 +143,12 @@ async def test_customer_sends_a_file_and_finds_the_wrong_rows(penstock: Up, page
     await expect(outcomes.get_by_role("row")).to_have_count(2)
     await expect(outcomes.get_by_role("row").nth(1)).to_contain_text('"name":"<b>Eve</b>"')
     async with page.expect_download() as download:
-        await outcomes.get_by_role("link", name="failed").click()
+        await outcomes.get_by_role("link", name="Failed outcomes as NDJSON").click()
     assert (await (await download.value).path()).read_text().count("\n") == 2
+    async with page.expect_download() as download:
+        await page.get_by_role("link", name="Rows that failed as CSV").click()
+    rows = (await (await download.value).path()).read_text(encoding="utf-8-sig").splitlines()
+    assert [row[:15] for row in rows] == ["email,name,born", *(ROWS[number][:15] for number in (1, 3))]
 
     await page.get_by_role("button", name="Retry 2 failed").click()
     await expect(page.locator("#message")).to_contain_text("Failed operations that run again: 2.")
