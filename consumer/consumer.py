@@ -87,8 +87,12 @@ class Consumer:
         *,
         journal: Journal | None = None,
         post: Post | None = None,
+        keeps_limits: bool = True,
     ) -> None:
-        """Create a consumer. `post` sends events to their receivers; without it none are delivered."""
+        """Create a consumer. `post` sends events to their receivers; without it none are delivered.
+
+        Without `keeps_limits`, the limits of the fleet do not apply, nor does the concurrency of a batch.
+        """
         self._settings = settings
         self._clock = clock
         self._progress = progress or Progress()
@@ -97,7 +101,8 @@ class Consumer:
         self.meter = Meter()
         self.process = secrets.token_hex(8)  # identifies this process in what it leaves in the table
         self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
-        self._runner = self._new_runner(backend, operations)
+        limits = self._new_gates(backend, operations) if keeps_limits else None
+        self._runner = self._new_runner(backend, operations, limits)
         self._letter_box = LetterBox(self._moved.set)
         self._pauses = Pauses(self._stop, clock, self._moved.set, self._has_room_for)
         self._switches = QueueSwitches(backend.store, clock, self._moved.set)
@@ -132,7 +137,7 @@ class Consumer:
         self._runner.result_memory.when_free(self._moved.set)
         self.meter.watch(Metric.IN_FLIGHT, lambda: len(self._held))
 
-    def _new_runner(self, backend: Backend, operations: Operations[Any]) -> Runner:
+    def _new_runner(self, backend: Backend, operations: Operations[Any], limits: LimitGates | None) -> Runner:
         return Runner(
             operations,
             self._settings.concurrency,
@@ -142,7 +147,7 @@ class Consumer:
             weights=self._settings.weights,
             cpu_processes=self._settings.cpu_processes,
             shows_errors=self._settings.show_errors,
-            limits=self._new_gates(backend, operations),
+            limits=limits,
         )
 
     def _new_courier(self, backend: Backend, post: Post | None) -> Courier | None:

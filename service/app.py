@@ -73,8 +73,13 @@ from penstock.settings import Settings
 OF_ONE_LISTENER = {DESCRIPTION, MARKER, PAGES, PATHS_HINT, SCOPES}
 
 
-def create_app(settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock) -> web.Application:
-    """Return the application for clients and load balancers."""
+def create_app(
+    settings: Settings, operations: Operations[Any], backend: Backend, clock: Clock, *, keeps_limits: bool = True
+) -> web.Application:
+    """Return the application for clients and load balancers.
+
+    Without `keeps_limits`, small batches do not keep to the limits of the fleet.
+    """
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
         middlewares=[public_urls, *tracing(backend.spans), counted, audited, pages, problems, access, sharing],
@@ -96,7 +101,7 @@ def create_app(settings: Settings, operations: Operations[Any], backend: Backend
         cpu_processes=settings.cpu_processes,
         shows_errors=settings.show_errors,
         tenants_share=settings.has_tenants,
-        limits=_gates(settings, operations, backend.store, clock),
+        limits=_gates(settings, operations, backend.store, clock) if keeps_limits else None,
     )
     app.on_cleanup.append(_close_runner)
     app[BACKEND] = backend

@@ -82,8 +82,8 @@ class TestBulk:
     """A bulk API in memory. Use it as an async context manager.
 
     It runs the lifespan of the application, its middleware and its handlers. Time is a `FakeClock`: whenever everything
-    waits (for a retry, for `notBefore`, for a limit), the clock moves on to the time at which it continues. Only what a
-    handler itself waits for takes real time.
+    waits (for a retry or for `notBefore`), the clock moves on to the time at which it continues. Only what a
+    handler itself waits for takes real time. Limits of the fleet (`limit=`) do not apply.
 
     Args:
         operations: The operations of the application.
@@ -110,13 +110,13 @@ class TestBulk:
             operations, backend = self._operations, self._parts.backend
             await stack.enter_async_context(operations.connections(self._settings.connections_for_each_host))
             await stack.enter_async_context(operations.running())
-            app = create_app(self._settings, operations, backend, self.clock)
+            app = create_app(self._settings, operations, backend, self.clock, keeps_limits=False)
             self._apps = [app, create_operator_app(app, "localhost")]
             for one in self._apps:
                 one.freeze()
                 await one.startup()
                 stack.push_async_callback(_stop, one)
-            self._consumer = Consumer(backend, operations, self._settings, self.clock)
+            self._consumer = Consumer(backend, operations, self._settings, self.clock, keeps_limits=False)
             stack.push_async_callback(_drain, self._consumer)
             self._stack = stack.pop_all()
         return self

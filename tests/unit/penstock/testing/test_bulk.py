@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from penstock import CallNext, Context, Operations, Reject, Retry, Throttled
+from penstock import CallNext, Context, Limit, Operations, Reject, Retry, Throttled
 from penstock.testing import Answer, Outcome, TestBulk
 
 HOUR = 3_600
@@ -171,3 +171,23 @@ async def test_lifespan_ends_with_the_bulk_and_it_cannot_be_used_without(shop: S
     assert shop.notes == ["open", "called", "closed"]
     with pytest.raises(RuntimeError, match="async with TestBulk"):
         await TestBulk(shop.operations).post(users("a"))
+
+
+async def test_limits_of_the_fleet_do_not_apply() -> None:
+    operations: Operations[Any] = Operations(limits={"slow": Limit(rate=0.01), "few": Limit(concurrency=1)})
+    tries: list[str] = []
+
+    @operations.post("/slow", limit="slow")
+    async def slow() -> None: ...
+
+    @operations.post("/few", limit="few")
+    async def few(context: Context) -> None:
+        tries.append(context.operation_id)
+        if len(tries) == 1:
+            raise Throttled(after_seconds=HOUR)
+
+    async with TestBulk(operations) as bulk:
+        answer = await bulk.post([{"method": "POST", "path": path} for path in ("/slow", "/slow", "/few")])
+        assert (answer.statuses, tries) == ([200, 200, 200], ["2", "2"])
+        answer = await bulk.post([{"method": "POST", "path": "/slow"}] * 3, headers={"Prefer": "wait=10"})
+        assert answer.statuses == [200, 200, 200]
