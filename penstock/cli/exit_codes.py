@@ -1,3 +1,3 @@
-"""The exit codes of the commands for batches."""
+"""The exit codes of the commands that call a server."""
 
 ALL_SUCCEEDED, SOME_FAILED, NOT_DONE, INTERRUPTED = 0, 1, 2, 130

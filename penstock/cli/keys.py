@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from penstock.api_key import Scope, is_key_id
+from penstock.cli.exit_codes import NOT_DONE
 from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
 from penstock.cli.terminal import print_json, print_table
 from penstock.process import command_line
@@ -34,7 +35,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    command_line.run_commands("keys", app)
+    command_line.run_commands("keys", app, exit_code=NOT_DONE)
 
 
 @app.command()

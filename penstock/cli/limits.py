@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from penstock.cli.exit_codes import NOT_DONE
 from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
 from penstock.cli.terminal import print_json, print_table
 from penstock.process import command_line
@@ -10,7 +11,7 @@ _HEADINGS = ["name", "rate", "declared", "running", "not before", "last cut", "c
 
 
 def main() -> None:
-    command_line.run("limits", limits)
+    command_line.run("limits", limits, exit_code=NOT_DONE)
 
 
 def limits(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock.cli.exit_codes import NOT_DONE
 from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
 from penstock.cli.terminal import print_json, print_table
 from penstock.priority import Priority
@@ -19,7 +20,7 @@ class Action(StrEnum):
 
 
 def main() -> None:
-    command_line.run("queues", queues)
+    command_line.run("queues", queues, exit_code=NOT_DONE)
 
 
 def queues(

@@ -20,7 +20,7 @@ from penstock.cli.submitted_file import OperationsToSubmit, ToSubmit, read_file
 from penstock.client import AsyncClient, InvalidBatch, Patience, RateLimited, ServerUnreachable, TooLarge
 from tests.support.programs import free_port
 
-PATIENCE = Patience(seconds=1, quota_seconds=1, backoff_seconds=0, longest_backoff_seconds=0)
+PATIENCE = Patience(seconds=30, quota_seconds=30, backoff_seconds=0, longest_backoff_seconds=0)
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -299,7 +299,7 @@ async def test_batch_turned_away_is_posted_again(server: Server, a_file: MakeFil
 
 async def test_patience_with_a_busy_server_is_bounded(server: Server, a_file: MakeFile) -> None:
     async def turn_away(request: web.Request) -> web.Response:
-        return problem(429, "Busy", {"Retry-After": "2"})
+        return problem(429, "Busy", {"Retry-After": "60"})
 
     server.before_post = turn_away
     async with submitting(server, a_file(5)) as (submission, _):

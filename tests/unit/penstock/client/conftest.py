@@ -24,7 +24,7 @@ from tests.support.programs import free_port
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Fault = Callable[[web.Request, Endpoint], Awaitable[web.StreamResponse]]
 
-IMPATIENT = Patience(seconds=5, quota_seconds=5, backoff_seconds=0.0, longest_backoff_seconds=0.0)
+IMPATIENT = Patience(seconds=60, quota_seconds=60, backoff_seconds=0.0, longest_backoff_seconds=0.0)
 
 operations = Operations()
 
