@@ -58,6 +58,7 @@ lock: ## update every pinned dependency, with hashes; the image gets the same ve
 	$(COMPILE) pyproject.toml --all-extras --group dev --upgrade -o requirements.lock
 	$(COMPILE) pyproject.toml --extra server --extra tracing --constraint requirements.lock -o requirements-image.lock
 	$(COMPILE) --group build --constraint requirements.lock -o requirements-build.lock
+	$(COMPILE) examples/users/requirements.in --constraint requirements.lock -o examples/users/requirements.lock
 
 setup: $(READY) ## create .venv with the locked dependencies
 

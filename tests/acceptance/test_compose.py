@@ -1,9 +1,10 @@
-"""The services of infra/compose.yaml as processes on loopback: commands, variables, secret and health checks.
+"""The services of compose.yaml as processes on loopback: commands, variables, secret and health checks.
 
-Other than in containers are the addresses of AWS, the path of the secret, and the ports.
+Other than in containers are the addresses of AWS and of the database, the path of the secret, and the ports.
 """
 
 import asyncio
+import re
 import secrets
 import sys
 from collections.abc import Iterable
@@ -14,14 +15,16 @@ from typing import Any
 import aiohttp
 import yaml
 
-from tests.acceptance.installation import TOYS, endpoint, on_any_aws
+from tests.acceptance.installation import USERS, USERS_DATABASE, endpoint, on_any_aws
 from tests.support.aws import Aws, scrubbed_environment
 from tests.support.programs import Program, Programs, free_port, programs
 from tests.support.waiting import eventually
 
-FILE = Path(__file__).parents[2] / "infra" / "compose.yaml"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "compose.yaml"
+IMAGE = ROOT / "examples" / "users" / "Dockerfile"
 SECRET = "/run/secrets/operator-key"
-SUM = {"method": "POST", "path": "/sums", "body": {"a": 1, "b": 2}}
+APPLICATION = re.compile(r"^ENV PENSTOCK_APP=(\S+)$", re.MULTILINE)
 FINAL = {"completed", "failed"}
 
 
@@ -60,20 +63,30 @@ async def test_services_work_together(aws: Aws, tmp_path: Path) -> None:
         services["front-end"]["environment"][f"AWS_ENDPOINT_URL_{name}"]: endpoint(aws.environment, name)
         for name in ("SQS", "DYNAMODB")
     }
+    database = services["front-end"]["environment"]["USERS_DATABASE_URL"]
+    places[database] = f"sqlite:///{tmp_path / USERS_DATABASE}"
     others = {**places, SECRET: str(file), "0.0.0.0": "127.0.0.1", "8080": port}
-    provision, front_end, consumer = (
-        Service(services[name], {**others, "8081": str(free_port())}) for name in ("provision", "front-end", "consumer")
+    provision, front_end, *consumers = (
+        Service(services[name], {**others, "8081": str(free_port())})
+        for name in ("provision", "front-end", *["consumer"] * services["consumer"]["deploy"]["replicas"])
     )
-    environment = {**scrubbed_environment(), "PENSTOCK_NAME": f"test-{secrets.token_hex(4)}", "PENSTOCK_APP": TOYS}
+    environment = {**scrubbed_environment(), "PENSTOCK_NAME": f"test-{secrets.token_hex(4)}", "PENSTOCK_APP": USERS}
+    assert APPLICATION.findall(IMAGE.read_text()) == [USERS]
     async with programs(environment, tmp_path) as running:
         provisioning = await provision.start(running)
         assert await provisioning.ended() == 0, provisioning.output()
-        started = [await front_end.start(running, "--port", port), await consumer.start(running)]
-        for service in (front_end, consumer):
+        started = [await front_end.start(running, "--port", port)]
+        started += [await consumer.start(running) for consumer in consumers]
+        for service in (front_end, *consumers):
             await eventually(service.is_healthy, units=60, poll_seconds=0.5)
         await submit_with_a_new_key(f"http://127.0.0.1:{port}", key)
         for program in started:
             assert key not in program.output()
+
+
+def new_user(number: int) -> dict[str, Any]:
+    body = {"email": f"user-{number}@example.org", "name": "Ada", "born_on": "1990-06-01", "country": "NO"}
+    return {"method": "POST", "path": "/users", "body": body}
 
 
 async def submit_with_a_new_key(url: str, operator_key: str) -> None:
@@ -86,7 +99,9 @@ async def submit_with_a_new_key(url: str, operator_key: str) -> None:
 
         assert (await ask("GET", "/keys"))["http"] == 401
         made = await ask("POST", "/keys", operator_key, tenant="acme", scopes=["read", "write"])
-        accepted = await ask("POST", "/batch", made["key"], operations=[SUM] * 101)  # too many for a synchronous answer
+        accepted = await ask(
+            "POST", "/batch", made["key"], operations=[new_user(number) for number in range(101)]
+        )  # too many for a synchronous answer
 
         async def is_final() -> Any:
             status = await ask("GET", accepted["statusUrl"], made["key"])

@@ -1,18 +1,25 @@
 """The Compose file, as far as it can be judged without an engine. An acceptance test runs what its services run."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
-from penstock.infra.local.servers import POM
+from penstock.infra.local.servers import DYNAMODB, ELASTICMQ, POM, LocalServers
 from penstock.settings import PREFIX, Settings
+from tests.support.aws import real
 
-FILE = Path(__file__).parents[3] / "infra" / "compose.yaml"
+ROOT = Path(__file__).parents[3]
+FILE = ROOT / "compose.yaml"
+SCHEMA = Path(__file__).parent / "compose_spec" / "compose-spec.json"
 OURS = ["front-end", "consumer", "provision"]
 SERVERS = {"elasticmq": "elasticmq-server_2.13", "dynamodb": "DynamoDBLocal"}
+DATABASE = "postgres"
+OF_PROGRAMS = {"front-end": {"PENSTOCK_OPERATOR_KEY_FILE"}, "provision": {"AWS_MAX_ATTEMPTS"}}
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +28,63 @@ def document() -> Any:
 
 
 def test_services_are_those_of_this_test(document: Any) -> None:
-    assert list(document["services"]) == [*OURS, *SERVERS]
+    assert list(document["services"]) == [*OURS, *SERVERS, DATABASE]
+
+
+def test_file_is_valid_by_the_schema_of_compose(document: Any) -> None:
+    schema = Draft202012Validator(json.loads(SCHEMA.read_text()))
+    assert [f"{list(error.absolute_path)}: {error.message}" for error in schema.iter_errors(document)] == []
+
+
+def test_there_are_two_consumers(document: Any) -> None:
+    assert document["services"]["consumer"]["deploy"] == {"replicas": 2}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_environment_is_that_of_the_programs_in_tests_on_the_real_servers(document: Any, name: str) -> None:
+    environment = document["services"][name]["environment"]
+    places = {name: environment[f"AWS_ENDPOINT_URL_{name}"] for name in ("SQS", "DYNAMODB")}
+    in_tests = real(LocalServers(places["SQS"], places["DYNAMODB"])).environment
+    assert {variable for variable in environment if variable.startswith("AWS_")} - OF_PROGRAMS.get(name, set()) == set(
+        in_tests
+    )
+    for variable in ("AWS_REGION", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"):
+        assert environment[variable] == in_tests[variable]
+    others = {variable for variable in environment if not variable.startswith("AWS_")} - OF_PROGRAMS.get(name, set())
+    assert others == {"PENSTOCK_AUTH", "PENSTOCK_METRICS", "USERS_DATABASE_URL"}
+
+
+def test_servers_have_the_options_of_those_in_tests(document: Any) -> None:
+    """Only where they listen is another address here, and which port they use."""
+    given = document["services"]["elasticmq"]["environment"]["JAVA_TOOL_OPTIONS"].split()
+    assert given == [option for option in ELASTICMQ.properties if ".bind-" not in option]
+    java, jar, *arguments = document["services"]["dynamodb"]["command"]
+    assert (java, jar) == ("-jar", "DynamoDBLocal.jar")
+    assert arguments == [argument for argument in DYNAMODB.arguments if argument not in {"-port", "{port}"}]
+
+
+def test_programs_wait_for_all_that_they_need_and_every_server_has_a_health_check(document: Any) -> None:
+    for name in ("front-end", "consumer"):
+        assert document["services"][name]["depends_on"] == {
+            "provision": {"condition": "service_completed_successfully"},
+            DATABASE: {"condition": "service_healthy"},
+        }
+    assert {name for name, service in document["services"].items() if "healthcheck" not in service} == {"provision"}
+
+
+def test_database_is_that_of_the_users(document: Any) -> None:
+    server = document["services"][DATABASE]["environment"]
+    name, word, database = (server[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB"))
+    for ours in OURS:
+        url = document["services"][ours]["environment"]["USERS_DATABASE_URL"]
+        assert url == f"postgresql://{name}:{word}@{DATABASE}:5432/{database}"
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_penstock_runs_as_the_image_is_meant_to(document: Any, name: str) -> None:
     service = document["services"][name]
-    assert service["image"] == "${PENSTOCK_IMAGE:-penstock}"
+    assert service["image"] == "${PENSTOCK_IMAGE:-penstock-users}"
+    assert (ROOT / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     assert (service["init"], service["read_only"], service["tmpfs"]) == (True, True, ["/tmp"])
     assert service["cap_drop"] == ["ALL"]
     assert service["environment"]["PENSTOCK_AUTH"] == "keys"

@@ -39,10 +39,11 @@ def values(stage: list[Instruction], name: str) -> list[str]:
 # --- The Dockerfile
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+@pytest.mark.parametrize("file", ["Dockerfile", "examples/users/Dockerfile"])
+def test_hadolint_has_nothing_to_say(file: str) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     result = subprocess.run(
-        [hadolint, "--no-color", "--failure-threshold", "style", ROOT / "Dockerfile"],
+        [hadolint, "--no-color", "--failure-threshold", "style", ROOT / file],
         capture_output=True,
         text=True,
         check=False,
@@ -116,7 +117,9 @@ def versions(lock: str) -> set[tuple[str, str, frozenset[str]]]:
     return {(requirement.name, str(requirement.specifier), hashes) for requirement, hashes in pins(lock)}
 
 
-@pytest.mark.parametrize("lock", ["requirements-image.lock", "requirements-build.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements-image.lock", "requirements-build.lock", "examples/users/requirements.lock"]
+)
 def test_image_has_what_was_tested(lock: str) -> None:
     """The same versions with the same hashes as `make setup` installs."""
     assert versions(lock) - versions("requirements.lock") == set()
