@@ -39,11 +39,17 @@ class InvalidOperation(Exception):
     """The operation is invalid, or no handler exists for it. `flaws` point into it: `/path`, `/body/email`."""
 
     def __init__(self, flaws: list[Flaw]) -> None:
-        super().__init__(" ".join(flaw.detail for flaw in flaws))
+        super().__init__(" ".join(map(_with_member, flaws)))
         self.flaws = flaws
 
     def __reduce__(self) -> tuple[type["InvalidOperation"], tuple[list[Flaw]]]:
         return type(self), (self.flaws,)  # a process for cpu_bound handlers sends it pickled
+
+
+def _with_member(flaw: Flaw) -> str:
+    """Return the detail of an error, with the member of the body that has it."""
+    member = flaw.pointer.removeprefix("/body/")
+    return flaw.detail if member == flaw.pointer else f"{member}: {flaw.detail}"
 
 
 class Place(StrEnum):

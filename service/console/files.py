@@ -14,6 +14,7 @@ from ulid import ULID
 
 from penstock.errors import Flaw, InvalidRequest
 from penstock.files.csv_lines import CsvLines, Row
+from penstock.files.rejected import own_columns
 from penstock.files.template import PLACEHOLDER
 from penstock.operations import METHODS, Operations
 from penstock.priority import Priority
@@ -88,8 +89,9 @@ async def look(request: web.Request) -> web.Response:
     values: dict[str, Any] = {"key": str(ULID())}
     if request.content_type == CSV:
         lines, rows = _first_rows(content, read_csv_form(request).charset)
-        target = _target(request, lines.columns or [])
-        columns = _columns(lines.columns or [], rows, target)
+        names = own_columns(lines.columns or [])
+        target = _target(request, names)
+        columns = _columns(names, rows, target)
         values |= {"columns": columns, "separator": DELIMITERS.get(lines.delimiter or "", "another character")}
         values |= {"target": target, "missing": _missing(columns, target)}
         return page(request, "look_csv.html", rows=rows[:SHOWN_ROWS], **values)

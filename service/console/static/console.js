@@ -225,6 +225,7 @@
       query.set("method", method);
       query.set("path", path);
       if (Object.keys(columns).length) query.set("columns", JSON.stringify(columns));
+      if (find("#invalid-rows").checked) query.set("invalidRows", "fail");
     }
     sending = new XMLHttpRequest();  // fetch does not tell how much was sent
     sending.open("POST", `${form.getAttribute("action")}?${query}`);
