@@ -24,6 +24,7 @@ SYNC_SECONDS = 3.0
 OPERATIONS_IN_BATCH = 5
 ANSWERED, ACCEPTED = 200, 202
 SKEWED = Mix("skewed clocks", skew_seconds=2.0)
+UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Play:
     gap: float
     seconds: float
     path: str = "/declared"
+    mix: Mix = SKEWED
+    kills: int = 0  # of front ends and consumers
     waited: list[float] = field(default_factory=list)  # for the answers
 
     def __post_init__(self) -> None:
@@ -45,8 +48,8 @@ class Play:
             visibility_seconds=30,
             backoff_seconds=1.0,
         )
-        self.world = World(1, RandomFates(SKEWED, random.Random(1)), settings.visibility_seconds)
-        self.stage = Stage(self.world, settings, SKEWED.skew_seconds)
+        self.world = World(1, RandomFates(self.mix, random.Random(1)), settings.visibility_seconds)
+        self.stage = Stage(self.world, settings, self.mix.skew_seconds)
 
     def run(self) -> None:
         self.world.run(self._play())
@@ -55,8 +58,15 @@ class Play:
         self.stage.open(CONSUMERS, FRONT_ENDS)
         await asyncio.sleep(1)
         self.ends_at = self.world.loop.time() + self.seconds
-        await asyncio.gather(*(self._ask(number) for number in range(self.clients)))
+        await asyncio.gather(self._kill(), *(self._ask(number) for number in range(self.clients)))
+        self.world.fates.calm_down()  # a client must get all results to compare them
         await self.stage.close()
+
+    async def _kill(self) -> None:
+        for _ in range(self.kills):
+            await asyncio.sleep(self.seconds / (self.kills + 1))
+            if self.stage.programs:
+                self.world.chance.choice(self.stage.programs).process.kill()
 
     async def _ask(self, client: int) -> None:
         await asyncio.sleep(client * self.gap / self.clients)
@@ -94,6 +104,16 @@ def test_many_small_batches_keep_to_a_declared_limit(monkeypatch: pytest.MonkeyP
     assert len(starts) >= len(play.world.truth.submissions) * OPERATIONS_IN_BATCH  # the end of its time cuts one off
     assert len(starts) >= 0.9 * DECLARED.rate * (max(starts) - min(starts))
     assert leases.are_spaced
+
+
+@pytest.mark.full
+def test_limit_is_kept_while_programs_die_and_answers_are_lost() -> None:
+    play = Play(clients=20, gap=0.2, seconds=12, mix=UNLUCKY, kills=8)
+    play.run()
+    assert DECLARED.rate is not None
+    assert play.most_ahead <= DECLARED.rate * (HORIZON_SECONDS + 2 * SKEWED.skew_seconds)
+    assert play.answers(ANSWERED) > 0
+    assert play.answers(ACCEPTED) > 0
 
 
 def test_small_batches_are_answered_soon_while_tokens_are_there() -> None:
