@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import to_builtins
 
 from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
 from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Key, Method, OperationPath
@@ -18,16 +19,17 @@ from penstock.cli.metadata import METAVAR, read_pairs
 from penstock.cli.operations_file import STANDARD_INPUT, Reading
 from penstock.cli.progress import Screen, open_progress
 from penstock.cli.server import DEFAULT_URL, AsJson, Url
-from penstock.cli.submission import Submission, Tally
+from penstock.cli.submission import Stop, Submission, Tally
 from penstock.cli.submit_report import (
     describe,
     print_counts,
     print_failures,
+    print_validation,
     report_what_is_open,
     report_what_still_runs,
     report_why_it_stopped,
 )
-from penstock.cli.submitted_file import ToSubmit, read_file
+from penstock.cli.submitted_file import OperationsToSubmit, ToSubmit, read_file
 from penstock.cli.terminal import one_line, print_error, print_json
 from penstock.client import (
     AsyncClient,
@@ -35,8 +37,10 @@ from penstock.client import (
     InvalidFile,
     Outcome,
     Patience,
+    Validation,
 )
 from penstock.client.async_batch import Format as RejectedFormat
+from penstock.client.content import Content
 from penstock.client.options import batch_query
 from penstock.priority import Priority
 from penstock.process import command_line
@@ -93,6 +97,9 @@ def submit(  # noqa: PLR0917 - the command line names them
     upload: Annotated[
         bool, typer.Option("--upload", help="CSV: send the file to the bucket of the server, past its load balancer.")
     ] = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Check the file as the server does, and run nothing.")
+    ] = False,
     wait: Annotated[bool, typer.Option(" /--no-wait", help="Print the id of the batch, and do not wait.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -127,7 +134,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     try:
         with read_file(file, reading, one_by_one=one_by_one) as to_submit:
             run = Run(url, key, options, batch_size, file if upload else None, output, rejected, wait, as_json)
-            code = run.carry_through(to_submit)
+            code = run.validate(to_submit) if validate_only else run.carry_through(to_submit)
     except InvalidFile as error:
         print_error(str(error))
         raise typer.Exit(NOT_DONE) from error
@@ -177,6 +184,24 @@ class Run:
             return INTERRUPTED
         self._print_summary(submission, findings)
         return self._conclude(submission, findings)
+
+    def validate(self, file: ToSubmit) -> int:
+        """Check the file, print what the batch would be, and return the exit code."""
+        content = file.content(range(file.total)) if isinstance(file, OperationsToSubmit) else file.content()
+        try:
+            found = asyncio.run(self._check(content))
+        except ClientError as error:
+            report_why_it_stopped(file, Stop(error, None), self.url)
+            return NOT_DONE
+        if self.as_json:
+            print_json(to_builtins(found))
+        else:
+            print_validation(found)
+        return ALL_SUCCEEDED
+
+    async def _check(self, content: Content) -> Validation:
+        async with AsyncClient(self.url, self.key, patience=_PATIENCE, tell=print_error) as client:
+            return await client.check(content, {**content.query, **self.options})
 
     def _submission(self, file: ToSubmit, screen: Screen) -> Submission:
         client = AsyncClient(self.url, self.key, patience=_PATIENCE, tell=screen.say)

@@ -9,8 +9,8 @@ from penstock.cli.operations_file import with_options
 from penstock.cli.server import explain
 from penstock.cli.submission import Stop, Submission
 from penstock.cli.submitted_file import OperationsToSubmit, RowsToSubmit, ToSubmit
-from penstock.cli.terminal import counted, one_line, print_error
-from penstock.client import BatchError, InvalidBatch, Outcome, TooLarge
+from penstock.cli.terminal import counted, one_line, print_error, print_facts, print_table
+from penstock.client import BatchError, InvalidBatch, Outcome, TooLarge, Validation
 
 
 def describe(file: ToSubmit, url: str) -> str:
@@ -18,6 +18,20 @@ def describe(file: ToSubmit, url: str) -> str:
         size = file.written_bytes
         return f"{file.name}: {f'{size / 1e6:,.1f} MB' if size >= 1e6 else f'{size / 1e3:,.1f} KB'} to {url}"
     return f"{file.name}: {counted(file.total, 'operation')} to {url}"
+
+
+def print_validation(found: Validation) -> None:
+    """Print what the batch would be."""
+    seconds, usd = found.estimated_seconds, found.estimated_usd
+    print_facts(
+        {
+            "valid": counted(found.total, "operation"),
+            "time": "" if seconds is None else f"about {seconds:,.1f} s in one consumer",
+            "cost": "" if usd is None else f"about ${usd:.7f}",
+        }
+    )
+    rows = [[f"{count:,}", name] for name, count in sorted(found.by_handler.items(), key=lambda one: -one[1])]
+    print_table(["count", "handler"], rows, right=(0,))
 
 
 def print_counts(submission: Submission, findings: Findings) -> None:

@@ -27,7 +27,7 @@ from penstock.client.errors import (
 from penstock.client.events import Event
 from penstock.client.outcome import Failure, Failures, Outcome, Sample
 from penstock.client.patience import Patience
-from penstock.client.status import FINAL, Status
+from penstock.client.status import FINAL, Status, Validation
 from penstock.client.sync_batch import Batch
 from penstock.client.sync_client import Client
 from penstock.client.webhook import verify_webhook
@@ -62,5 +62,6 @@ __all__ = [
     "TimedOut",
     "TooLarge",
     "Unavailable",
+    "Validation",
     "verify_webhook",
 ]

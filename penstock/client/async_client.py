@@ -24,7 +24,7 @@ from penstock.client.options import Seconds, Time, batch_query, time_text
 from penstock.client.outcome import Outcome
 from penstock.client.patience import Patience
 from penstock.client.spool import Spool
-from penstock.client.status import Status, read_status
+from penstock.client.status import Status, Validation, read_status
 from penstock.client.transport import SUBMIT_TIMEOUT, Answer, Call, Tell, Transport
 from penstock.client.upload import UploadForm, check_size, send_form
 
@@ -137,13 +137,41 @@ class AsyncClient:
     ) -> AsyncBatch:
         """Submit a content that is ready to be sent. `submit` is easier to use."""
         headers = {
-            "Content-Type": content.media_type,
-            **({} if content.body is None else {"Content-Encoding": "gzip"}),
+            **content.headers,
             "Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"',
             "Prefer": "respond-async" if wait is None else f"wait={wait}",
         }
         call = Call("POST", "batch", query, headers, body=content.body, timeout=SUBMIT_TIMEOUT)
         return self._batch_of(await self._transport.ask(call))
+
+    async def validate(
+        self,
+        operations: Submitted,
+        *,
+        method: str | None = None,
+        path: str | None = None,
+        delimiter: str | None = None,
+        charset: str | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        key: str | None = None,
+    ) -> Validation:
+        """Check operations as `submit` does, but run nothing. Return what the batch would be. Raises InvalidBatch."""
+        with Spool() as spool:
+            content = await _content(operations, spool)
+            rows = row_query(method=method, path=path, delimiter=delimiter, charset=charset, columns=columns, key=key)
+            return await self.check(content, {**content.query, **rows})
+
+    async def check(self, content: Content, query: Mapping[str, str]) -> Validation:
+        """Check a content that is ready to be sent. `validate` is easier to use."""
+        call = Call(
+            "POST",
+            "batch",
+            {**query, "validateOnly": "true"},
+            {**content.headers, "Prefer": "respond-async"},
+            body=content.body,
+            timeout=SUBMIT_TIMEOUT,
+        )
+        return (await self._transport.ask(call)).read(Validation)
 
     async def upload(self, file: str | Path) -> str:
         """Send a file to the bucket of the server, and return the id of the upload. `submit(upload=True)` uses it."""
@@ -214,7 +242,7 @@ def row_query(
     charset: str | None,
     columns: Mapping[str, str | None] | None,
     key: str | None,
-    invalid_rows: str,
+    invalid_rows: str = "reject",
 ) -> dict[str, str]:
     """Return the query that says what operation each row is. Raises ValueError if the method or the path is missing."""
     given = {

@@ -32,6 +32,11 @@ class Content:
     body: Body | None
     query: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        encoding = {} if self.body is None else {"Content-Encoding": "gzip"}
+        return {"Content-Type": self.media_type, **encoding}
+
 
 def content_of_file(path: Path, spool: Spool) -> Content:
     """Return the content of a file by its suffix. A JSON document is read into memory. Raises InvalidFile."""

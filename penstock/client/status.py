@@ -82,6 +82,16 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
         return f"<Status {self.batch_id} {self.status}: {self.completed:,} of {self.total:,}, {counts}>"
 
 
+class Validation(msgspec.Struct, frozen=True, rename="camel"):
+    """What a batch would be: its operations by their handlers, and what it would take."""
+
+    total: int
+    chunks: int
+    by_handler: Mapping[str, int]
+    estimated_seconds: float | None = None
+    estimated_usd: float | None = None
+
+
 def read_status(document: Mapping[str, Any]) -> Status:
     """Return the status that the server has written. Raises NotPenstock."""
     try:

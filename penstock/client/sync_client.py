@@ -11,7 +11,7 @@ from penstock.client.content import Content, Operation, content_of_file, content
 from penstock.client.options import Seconds, Time, batch_query
 from penstock.client.patience import Patience
 from penstock.client.spool import Spool
-from penstock.client.status import Status
+from penstock.client.status import Status, Validation
 from penstock.client.sync_batch import Batch
 from penstock.client.transport import Answer, Tell
 
@@ -117,6 +117,23 @@ class Client:
         """Submit a content that is ready to be sent. `submit` is easier to use."""
         posting = self._client.post(content, query, wait=wait, idempotency_key=idempotency_key)
         return Batch(self._loop.run(posting), self._loop)
+
+    def validate(
+        self,
+        operations: Iterable[Operation] | str | Path,
+        *,
+        method: str | None = None,
+        path: str | None = None,
+        delimiter: str | None = None,
+        charset: str | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        key: str | None = None,
+    ) -> Validation:
+        """Check operations as `submit` does, but run nothing. Return what the batch would be. Raises InvalidBatch."""
+        with Spool() as spool:
+            content = _content(operations, spool)
+            rows = row_query(method=method, path=path, delimiter=delimiter, charset=charset, columns=columns, key=key)
+            return self._loop.run(self._client.check(content, {**content.query, **rows}))
 
     def upload(self, file: str | Path) -> str:
         """Send a file to the bucket of the server, and return the id of the upload. `submit(upload=True)` uses it."""

@@ -82,6 +82,10 @@ async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, site
         "Send it with --charset windows-1252, or save it as CSV UTF-8.\n"
     )
 
+    told = await run(EXPORT, *PEOPLE, "--charset", "windows-1252", "--validate-only")
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert "line 2, body/born: Input should be a valid date" in told.stderr
+
     told = await run(EXPORT, *PEOPLE, "--charset", "windows-1252")
     assert (told.exit_code, told.stdout) == (2, "")
     assert "line 2, body/born: Input should be a valid date" in told.stderr
@@ -100,6 +104,11 @@ async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, site
     assert (last["error_status"], last["error_detail"]) == ("403", f"Zoë {last['number']} is too young.")
 
     correct_bad()
+    told = await run(BAD, *PEOPLE, "--validate-only")
+    assert told.exit_code == 0, told.output
+    assert told.stdout.splitlines()[0] == f"valid  {bad} operations"
+    assert told.stdout.splitlines()[-1].split() == [str(bad), "PUT", "/people/{number}"]
+
     site.fault = with_bucket(site)
     told = await run(BAD, *PEOPLE, "--upload")
     assert told.exit_code == 0, told.output

@@ -137,6 +137,15 @@ async def test_small_batch_is_answered_immediately_if_asked(site: Site) -> None:
             await batch.retry()
 
 
+async def test_batch_is_validated_and_nothing_runs(site: Site) -> None:
+    async with site.client() as client:
+        found = await client.validate(users("Ann", "Bo"))
+        assert (found.total, found.by_handler) == (2, {"POST /users": 2})
+        with pytest.raises(InvalidBatch):
+            await client.validate([{"method": "POST", "path": "/user"}])
+        assert [status async for status in client.batches()] == []
+
+
 async def test_errors_of_a_batch_are_typed(site: Site) -> None:
     async with site.client() as client:
         with pytest.raises(InvalidBatch) as invalid:

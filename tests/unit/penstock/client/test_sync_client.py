@@ -20,6 +20,7 @@ def _use(url: str, folder: Path) -> str:
     seen: list[tuple[Status, threading.Thread]] = []
     here = threading.current_thread()
     with Client(url, patience=IMPATIENT) as client:
+        assert client.validate(users("Ann", "Bad Bo")).total == 2
         batch = client.submit(users("Ann", "Bad Bo"), title="Friday")
         status = batch.wait(progress=lambda one: seen.append((one, threading.current_thread())))
         assert (status.succeeded, status.failed) == (1, 1)
