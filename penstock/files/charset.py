@@ -1,6 +1,7 @@
 """The charset of a file. Pure."""
 
 import codecs
+from codecs import BOM_UTF8
 
 from penstock.charsets import find_codec
 from penstock.errors import Flaw, InvalidRequest
@@ -30,18 +31,29 @@ def can_be_split_into_lines(codec: str) -> bool:
 
 
 class Transcoder:
-    """`feed` it every piece of a file, then call `end`. Both return UTF-8. Both raise InvalidRequest with the line."""
+    """`feed` it every piece of a file, then call `end`. Both return UTF-8. Both raise InvalidRequest with the line.
+
+    A file with the byte order mark of UTF-8 stays as it is.
+    """
 
     def __init__(self, codec: str) -> None:
         self._codec = codec
+        self._start: bytes | None = b""  # None once it is known whether there is such a mark
+        self._is_utf_8 = False
         self._decoder = codecs.getincrementaldecoder(codec)()
         self._lines = 0  # that are complete
 
     def feed(self, piece: bytes) -> bytes:
-        return self._encoded(piece, final=False)
+        if self._start is not None:
+            piece = self._start + piece
+            if len(piece) < len(BOM_UTF8):
+                self._start = piece
+                return b""
+            self._start, self._is_utf_8 = None, piece.startswith(BOM_UTF8)
+        return piece if self._is_utf_8 else self._encoded(piece, final=False)
 
     def end(self) -> bytes:
-        return self._encoded(b"", final=True)
+        return b"" if self._is_utf_8 else self._encoded(self._start or b"", final=True)
 
     def _encoded(self, piece: bytes, *, final: bool) -> bytes:
         try:

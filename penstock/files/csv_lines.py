@@ -71,6 +71,7 @@ class CsvLines:
         self._codec = codec if is_split_first else UTF_8
         self.columns: list[str] | None = None  # None until the first row was read
         self.delimiter = delimiter  # None until it was found
+        self.needs_mark = codec != UTF_8  # a copy of the file in UTF-8 needs a byte order mark to be read as UTF-8
         self._cells_in_header = 0  # with those at the end that have no name
         self._most_bytes = most_bytes
         self._most_lines = most_lines
@@ -186,7 +187,7 @@ class CsvLines:
                 if line.startswith(start):
                     raise _invalid(detail, 1)
             if line.startswith(BOM_UTF8):  # then the file is UTF-8, also if something else was said
-                line, self._codec = line.removeprefix(BOM_UTF8), UTF_8
+                line, self._codec, self.needs_mark = line.removeprefix(BOM_UTF8), UTF_8, True
         if b"\0" in line:
             raise _invalid(f"The line has a NUL character. Is the file UTF-16? {_UTF_16}", self._count)
         try:

@@ -56,7 +56,7 @@ async def rejected_rows(request: web.Request) -> web.StreamResponse:
     layout = await store.read_layout(progress.batch.id)
     parts = _in_parts(read_failures(store, progress, request.app[TURNS]))
     if kind == CSV:
-        return await stream_csv(request, csv_blocks(parts, layout))
+        return await stream_csv(request, csv_blocks(parts, layout), needs_mark=layout is not None and layout.needs_mark)
     return await stream(request, NDJSON, in_blocks(_json_lines(parts, layout)))
 
 

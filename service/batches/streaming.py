@@ -45,8 +45,8 @@ async def stream(
     return answer
 
 
-async def stream_csv(request: web.Request, blocks: Blocks) -> web.StreamResponse:
-    is_marked = request.get(FOR_SPREADSHEET, False)
+async def stream_csv(request: web.Request, blocks: Blocks, *, needs_mark: bool = False) -> web.StreamResponse:
+    is_marked = needs_mark or request.get(FOR_SPREADSHEET, False)
     return await stream(request, CSV_UTF_8, _with_mark(blocks) if is_marked else blocks)
 
 

@@ -95,7 +95,7 @@ async def _read_rows(request: web.Request, draft: Draft, template: Template) -> 
     read = await read_lines(
         request, draft, options, _Operations(lines, partial(_operation_of_row, template)), kind, add=add_operation
     )
-    return replace(read, layout=Layout(template, lines.columns or (), lines.delimiter))
+    return replace(read, layout=Layout(template, lines.columns or (), lines.delimiter, lines.needs_mark))
 
 
 def _operation_of_row(template: Template, row: Row) -> tuple[int, dict[str, Any] | str]:

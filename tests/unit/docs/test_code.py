@@ -194,7 +194,7 @@ child@example.com,Child,2025-01-01,GB
 def csv_file() -> bytes:
     """Return other users, two of which are rejected, as a spreadsheet writes them."""
     bodies = [one["body"] for one in operations_of_csv(MORE, first=1_000)]
-    return "".join(";".join(row) + "\r\n" for row in [list(bodies[0]), *map(dict.values, bodies)]).encode("utf-8-sig")
+    return "".join(";".join(row) + "\r\n" for row in [list(bodies[0]), *map(dict.values, bodies)]).encode()
 
 
 FILES_OF_CLIENT = {

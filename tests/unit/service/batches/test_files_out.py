@@ -66,7 +66,9 @@ async def get(plant: Plant, batch_id: str, what: str, query: str = "format=csv")
 
 def table_of(answer: Answer, delimiter: str = ",") -> list[list[str]]:
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
-    return list(csv.reader(io.StringIO(answer.content.decode(), newline=""), delimiter=delimiter, strict=True))
+    return list(
+        csv.reader(io.StringIO(answer.content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
+    )
 
 
 async def test_results_are_a_table(plant: Plant) -> None:
@@ -106,6 +108,20 @@ async def test_results_of_later_windows_keep_the_columns(plant: Plant, monkeypat
 
 FILE = 'Nr;"Full ""name""";left out;note\r\n1;Ada;x;\r\n2;"bad; one";y;"=1\n2"\r\n3;Bob;;\r\n4;broken;z;-5\r\n'
 NAMES = {"Nr": "id", 'Full "name"': "name", "left out": None}
+
+
+@pytest.mark.parametrize("charset", ["windows-1252", "utf-16", "utf-16-be"])
+async def test_charset_may_be_repeated_with_the_file_that_comes_back(plant: Plant, charset: str) -> None:
+    query = {"method": "POST", "path": "/users", "charset": charset}
+    content = "näme;note\n€ bad;x\n".encode(charset)
+    expected = [["näme", "note"], ["€ bad", "x"]]
+    for _ in range(2):
+        answer = await get(plant, await send(plant, content, **query), "rejected")
+        assert [row[:2] for row in table_of(answer, ";")] == expected
+        content = answer.content
+        assert content.startswith(b"\xef\xbb\xbf")
+    plain = await send(plant, b"name\nbad\n", method="POST", path="/users")
+    assert (await get(plant, plain, "rejected")).content.startswith(b"name,")
 
 
 async def test_rows_that_failed_come_back_as_they_were(plant: Plant) -> None:
