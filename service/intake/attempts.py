@@ -1,4 +1,7 @@
-"""Attempts at the operations of a small batch: each attempt takes a slot, and all keep within the batch's time."""
+"""Attempts at the operations of a small batch. Each attempt takes a slot, and before it a token if it has a limit.
+
+All of them keep within the batch's time.
+"""
 
 import asyncio
 import random
@@ -166,7 +169,7 @@ class Attempts:
 
 @asynccontextmanager
 async def _taken(turn: AnyTurn) -> AsyncIterator[None]:
-    """Hold a slot, and what the limit of the operation asks for."""
+    """Hold a slot, and before it a token and a permit if the operation has a limit."""
     await turn.acquire()
     while isinstance(turn, Line) and not turn.may_start:  # its permit has lapsed while it waited for the slot
         turn.release()
