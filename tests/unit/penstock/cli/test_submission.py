@@ -122,7 +122,8 @@ def outcome(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    monkeypatch.setattr("penstock.client.async_batch._SMALL_SECONDS", 0)
     server = Server()
     async with TestServer(server.app(), port=free_port()) as running:
         server.url = str(running.make_url(""))

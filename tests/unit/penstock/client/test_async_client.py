@@ -127,6 +127,22 @@ async def test_batch_is_changed_cancelled_and_retried(site: Site) -> None:
         assert [one.id async for one in client.batches(status="failed")] == [failing.id]
 
 
+async def test_retry_names_what_it_chooses_and_has_a_key(site: Site) -> None:
+    bodies: list[Any] = []
+
+    async def remember(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        assert request.headers["Idempotency-Key"]
+        bodies.append(await request.json() if request.can_read_body else None)
+        return web.json_response({"batchId": "1", "retried": 3}, status=202)
+
+    site.fault = remember
+    async with site.client() as client:
+        batch = client.batch("1")
+        assert await batch.retry() == 3
+        await batch.retry(status={503, 429}, ids=(name for name in ("7",)), title="Busy")
+    assert bodies == [None, {"status": [429, 503], "ids": ["7"], "title": "Busy"}]
+
+
 async def test_small_batch_is_answered_immediately_if_asked(site: Site) -> None:
     async with site.client() as client:
         batch = await client.submit(users("Ann", "Bad Bo"), wait=5)
