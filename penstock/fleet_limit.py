@@ -1,8 +1,8 @@
 """The state of a limit that a whole fleet shares, and what each consumer may start under it. Pure: no clock, no table.
 
 A consumer *leases* a block of tokens for about a second, and starts one operation for each token. A front end that runs
-small batches does the same, and counts as a consumer. With each lease it reports what happened to the operations before.
-So the state also shows the rate that the upstream allows:
+small batches does the same, and counts as a consumer. With each lease it reports what happened to the operations
+before. So the state also shows the rate that the upstream allows:
 
 - If an operation was throttled, the rate is cut to 70 %, at most once in a window. The rate before the cut is the
   *ceiling*. Nobody starts anything as long as the upstream asks for.
