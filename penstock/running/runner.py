@@ -315,8 +315,8 @@ class Runner:
         lines: dict[tuple[Place, str | None], Line] = {}
 
         def turn_of(operation: Operation) -> Turn | TurnWithRoom | Line:
-            place, limit = self._place_and_limit(operation)
-            return lines.get((place, limit)) or self._turn(place, source)
+            line = lines.get(self._place_and_limit(operation)) if lines else None
+            return line or self._turn(self.place_of(operation), source)
 
         with ExitStack() as stack:
             if self._has_limits:
