@@ -177,7 +177,7 @@ class Route:
             return None
         try:
             return TypeAdapter(annotation)
-        except (PydanticUserError, PydanticUndefinedAnnotation):
+        except Exception:  # noqa: BLE001 - a handler may return what Pydantic does not know, and only its description needs this
             return None
 
     def call(self, arguments: dict[str, Any], context: Context) -> Any:

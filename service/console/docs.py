@@ -13,5 +13,5 @@ from penstock.service.openapi.serving import description_for
 
 async def show(request: web.Request) -> web.Response:
     answers_pages = OPERATOR_HOST not in request.app or request.app[SETTINGS].needs_keys
-    description = description_for(request).decode()
+    description = (await description_for(request)).decode()
     return page(request, "docs.html", description=description, can_try=answers_pages)

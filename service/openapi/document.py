@@ -1,5 +1,6 @@
 """Puts the document together: the paths of each family of endpoints, and the components that these use."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ _SECURITY_SCHEME = {
     "scheme": "bearer",
     "description": "An API key. The roles of an operation are the scopes that the key needs.",
 }
+_COMPONENT = re.compile(r"#/components/(\w+)/([\w.-]+)")
 _TAGS = (submitting.TAG, batches.TAG, webhooks.TAG, keys.TAG, operators.TAG, health.TAG)
 _SCHEMAS: Fragment = {
     **PROBLEM_SCHEMAS,
@@ -149,7 +151,7 @@ def _components_of(paths: Fragment, schemas: Fragment) -> Fragment:
     unread = list(_references(paths))
     while unread:
         kind, name = unread.pop()
-        if (kind, name) not in used:
+        if (kind, name) not in used and name in components.get(kind, ()):
             used.add((kind, name))
             unread += _references(components[kind][name])
     needed = {kind: {name: parts[name] for name in parts if (kind, name) in used} for kind, parts in components.items()}
@@ -159,9 +161,8 @@ def _components_of(paths: Fragment, schemas: Fragment) -> Fragment:
 def _references(part: Any) -> Iterator[tuple[str, str]]:
     """Yield the kind and the name of each component that a part of the document refers to."""
     match part:
-        case {"$ref": str(reference)}:
-            kind, name = reference.removeprefix("#/components/").split("/")
-            yield kind, name
+        case {"$ref": str(reference)} if match := _COMPONENT.fullmatch(reference):
+            yield match[1], match[2]
         case dict():
             for member in part.values():
                 yield from _references(member)

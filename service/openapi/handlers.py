@@ -5,22 +5,23 @@ any of these schemas: the method is fixed, and so is the path, or its pattern.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
+from itertools import chain, count
 from typing import Any
 
-from pydantic import PydanticUserError, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from penstock.operations import Operations
 from penstock.route import Route
-from penstock.service.openapi.values import Fragment, PlainSchema, ref, schema_of, with_defaults_in_words
+from penstock.service.openapi.values import REFERENCE, Fragment, PlainSchema, ref, schema_of, with_defaults_in_words
 from penstock.service.schemas import OperationRequest
 
 ANY_OPERATION = "OperationRequest"
 MOST_EXAMPLES = 3  # operations in the example of a batch
-_REFERENCE = "#/components/schemas/{model}"
 _PLACEHOLDER = re.compile(r"\{\w+(:path)?\}")
 _SPECIAL = re.compile(r"([.*+?^$()\[\]{}|\\])")  # in a pattern of JavaScript, whose rules JSON Schema has
 
@@ -123,18 +124,24 @@ def _names(handlers: Sequence[Route]) -> Mapping[str, str]:
 
     It comes from the name of the handler's function. Functions of one name are told apart by their method and path.
     """
-    names: dict[str, list[Route]] = {}
+    functions = {route.name: _pascal(getattr(route.handler, "__name__", "")) for route in handlers}
+    counts = Counter(functions.values())
+    names: dict[str, str] = {}
     for route in handlers:
-        names.setdefault(_pascal(getattr(route.handler, "__name__", "")), []).append(route)
-    return {
-        route.name: f"{name if len(routes) == 1 and name else _pascal(route.name)}Operation"
-        for name, routes in names.items()
-        for route in routes
-    }
+        function = functions[route.name]
+        name = function if function and counts[function] == 1 else _pascal(f"{route.method.lower()} {route.path}")
+        names[route.name] = _free(f"{name}Operation", names.values())
+    return names
 
 
 def _pascal(text: str) -> str:
-    return "".join(word[:1].upper() + word[1:].lower() for word in re.findall(r"[A-Za-z0-9]+", text))
+    return "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", text))
+
+
+def _free(name: str, taken: Iterable[str]) -> str:
+    """Return the name, with the first number from 2 on that makes it free if it is taken."""
+    candidates = chain([name], (f"{name}{number}" for number in count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def _types_of(
@@ -154,7 +161,7 @@ def _types_of(
         *((name, "validation", adapter) for name, adapter in bodies.items() if _is_describable(adapter, "validation")),
         *((name, "serialization", one) for name, one in results.items() if _is_describable(one, "serialization")),
     ]
-    found, types = TypeAdapter.json_schemas(wanted, ref_template=_REFERENCE, schema_generator=PlainSchema)
+    found, types = TypeAdapter.json_schemas(wanted, ref_template=REFERENCE + "{model}", schema_generator=PlainSchema)
     names = _without_clashes(types.get("$defs", {}), taken)
     types = with_defaults_in_words(types)
     return (
@@ -170,7 +177,7 @@ def _types_of(
 def _is_describable(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> bool:
     try:
         adapter.json_schema(mode=mode, schema_generator=PlainSchema)
-    except PydanticUserError:
+    except Exception:  # noqa: BLE001 - types of the application may describe themselves, and all else is still described
         return False
     return True
 
@@ -182,10 +189,10 @@ def _without_clashes(types: Iterable[str], taken: Iterable[str]) -> Mapping[str,
 
 
 def _renamed(part: Any, names: Mapping[str, str]) -> Any:
-    """Return a copy of a schema with the new names of the types."""
+    """Return a copy of a schema with the new names of the types, also in the mapping of a discriminator."""
     match part:
-        case {"$ref": str(reference)} if (name := reference.rpartition("/")[2]) in names:
-            return part | ref(names[name])
+        case str() if part.startswith(REFERENCE) and (name := part.removeprefix(REFERENCE)) in names:
+            return REFERENCE + names[name]
         case dict():
             return {key: _renamed(value, names) for key, value in part.items()}
         case list():

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 Fragment = dict[str, Any]
 """A part of the document."""
 
+REFERENCE = "#/components/schemas/"
 TEXT: Fragment = {"type": "string"}
 OPTIONAL_TEXT: Fragment = {"type": ["string", "null"]}
 INTEGER: Fragment = {"type": "integer"}
@@ -20,7 +21,7 @@ TIME: Fragment = {"type": ["string", "null"], "format": "date-time"}
 
 
 def ref(schema: str) -> Fragment:
-    return {"$ref": f"#/components/schemas/{schema}"}
+    return {"$ref": REFERENCE + schema}
 
 
 def object_of(required: Fragment, optional: Fragment | None = None) -> Fragment:

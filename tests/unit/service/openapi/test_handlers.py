@@ -1,11 +1,15 @@
 """Each handler of an application is described: its operation, its body and its result."""
 
 import re
+import threading
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from penstock import Operations
+from penstock.route import AnyHandler
 from penstock.service.openapi.document import describe
 from penstock.settings import Settings
 from tests.unit.service.openapi import toys
@@ -84,3 +88,60 @@ def test_an_application_that_forwards_takes_any_operation_besides() -> None:
     schemas = describe(Settings.model_construct(), operations, {})["components"]["schemas"]
     named = [one["$ref"] for one in schemas["BatchRequest"]["properties"]["operations"]["items"]["anyOf"]]
     assert named == [f"#/components/schemas/{name}" for name in ("ReadStatusOperation", "OperationRequest")]
+
+
+class Undescribed:
+    """A type whose description fails with an error of its own."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.any_schema()
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        raise RuntimeError("no description")
+
+
+def described(*routes: tuple[str, AnyHandler]) -> Any:
+    operations = Operations()
+    for path, handler in routes:
+        operations.post(path)(handler)
+    return describe(Settings.model_construct(), operations, {})["components"]["schemas"]
+
+
+def test_a_type_that_cannot_be_described_is_any_value_and_the_others_are_described() -> None:
+    async def take(body: Undescribed) -> threading.Lock:
+        raise NotImplementedError
+
+    schemas = described(("/undescribed", take), ("/toys", toys.create_toy))
+    assert schemas["TakeOperation"]["properties"]["body"] == {}
+    assert schemas["CreateToyOperation"]["properties"]["body"] == TOY
+    assert schemas["SucceededOutcome"]["properties"]["result"]["anyOf"] == [{}, TOY]
+
+
+def test_a_reference_in_an_example_leads_nowhere() -> None:
+    class Linked(BaseModel):
+        model_config = ConfigDict(json_schema_extra={"examples": [{"link": {"$ref": "somewhere#/else"}}]})
+
+        link: dict[str, str]
+
+    async def take(linked: Linked) -> None: ...
+
+    async def take_nothing() -> None: ...
+
+    # The handlers cannot find a class of this function by its name.
+    take.__annotations__["linked"] = Linked
+    assert "Linked" in described(("/linked", take), ("/nothing", take_nothing))
+
+
+def test_a_mapping_of_a_discriminator_has_the_new_names_of_types() -> None:
+    async def take(body: toys.Tagged) -> None: ...
+
+    body = described(("/tagged", take))["TakeOperation"]["properties"]["body"]
+    mapping = {"on": "#/components/schemas/ApplicationHealth", "toy": "#/components/schemas/TaggedToy"}
+    assert body["discriminator"]["mapping"] == mapping
+
+
+def test_operations_whose_names_would_be_the_same_are_numbered() -> None:
+    schemas = described(("/a-b", toys.take), ("/a/b", toys.take))
+    assert {"PostABOperation", "PostABOperation2"} <= set(schemas)

@@ -1,8 +1,8 @@
 """Handlers of many kinds, whose bodies and results are described."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from penstock import Context, Operations, Reject
 
@@ -22,6 +22,19 @@ class Status(BaseModel):
     """A type with the name of one of Penstock's schemas."""
 
     is_broken: bool
+
+
+class Health(BaseModel):
+    """Another one with such a name."""
+
+    kind: Literal["on"]
+
+
+class TaggedToy(BaseModel):
+    kind: Literal["toy"]
+
+
+Tagged = Annotated[Health | TaggedToy, Field(discriminator="kind")]
 
 
 @operations.post("/toys", status=201)
