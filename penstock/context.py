@@ -71,9 +71,18 @@ class NoState:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
+        self._explain()
+
+    def __getitem__(self, key: object) -> NoReturn:
+        self._explain()
+
+    def __call__(self, *_arguments: object, **_options: object) -> NoReturn:
+        self._explain()
+
+    def _explain(self) -> NoReturn:
         raise Misconfigured(
-            f"The handler of {self._handler} runs in another process and uses context.state ({name}), which stays in "
-            "the process of the event loop. Open what it needs in its own process, for example in a cached function."
+            f"The handler of {self._handler} runs in another process and uses context.state, which stays in the "
+            "process of the event loop. Open what it needs in its own process, for example in a cached function."
         )
 
 

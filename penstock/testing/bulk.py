@@ -14,6 +14,7 @@ from aiohttp import web
 from penstock.consumer.consumer import Consumer
 from penstock.operations import Operations
 from penstock.service.app import create_app, create_operator_app
+from penstock.service.schemas import PAUSED
 from penstock.settings import Settings
 from penstock.testing.http import Answer as HttpAnswer
 from penstock.testing.http import ask
@@ -157,20 +158,24 @@ class TestBulk:
 
     async def wait(self, batch_id: str) -> str:
         """Run the consumer until a batch is final, and return its state."""
+        can_go_on = True
         for _ in range(MOST_TURNS):
             status = (await self.request("GET", f"/batch/{batch_id}/status")).body
             state: str = status["status"]
             if state in FINAL:
                 return state
-            await self._take_turn()
-        raise AssertionError(f"The batch {batch_id} is {state} after {MOST_TURNS:,} turns: {json.dumps(status)}")
+            if state == PAUSED:
+                raise AssertionError(f"The batch {batch_id} is paused. Resume it before you wait for it.")
+            if not can_go_on:
+                raise AssertionError(f"Nothing is left that could run, but the batch is {state}: {json.dumps(status)}")
+            can_go_on = await self._take_turn()
+        raise AssertionError(f"The batch is {state} after {MOST_TURNS:,} turns: {json.dumps(status)}")
 
     async def run_until_idle(self) -> None:
         """Run the consumer until no message is left, for instance after a retry or a redrive."""
         for _ in range(MOST_TURNS):
-            if not any(queue.messages for queue in self._parts.queues.values()):
+            if not await self._take_turn():
                 return
-            await self._take_turn()
         raise AssertionError(f"There are still messages after {MOST_TURNS:,} turns.")
 
     async def request(
@@ -195,15 +200,19 @@ class TestBulk:
         answer = await self.request("GET", f"/batch/{batch_id}/results", headers={"Accept": "application/x-ndjson"})
         return tuple(map(_outcome, answer.lines))
 
-    async def _take_turn(self) -> None:
-        """Let the consumer receive what is there, and run it. If everything waits, move the clock on before that."""
+    async def _take_turn(self) -> bool:
+        """Let the consumer receive what is there, and run it. If everything waits, move the clock on before that.
+
+        Return False if nothing is left.
+        """
         assert self._consumer is not None
         async with self._turn:
             due_at = min(queue.next_visible_at for queue in self._parts.queues.values())
             if due_at == math.inf:
-                raise AssertionError("Nothing is left that could run.")
+                return False
             self.clock.advance(max(TURN_SECONDS, due_at - self.clock.now()))
             await self._consumer.take_turn()
+            return True
 
 
 async def _stop(app: web.Application) -> None:

@@ -46,7 +46,7 @@ def tell_context(context: Context) -> list[Any]:
 
 @_post("/state", cpu_bound=True)
 def use_state(context: Context) -> Any:
-    return context.state.anything
+    return context.state["anything"]
 
 
 @_post("/reject", cpu_bound=True)

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from penstock import CallNext, Context, Operations, Reject, Retry
 from penstock.chunk import Chunk, Operation
+from penstock.context import NoState
 from penstock.errors import HandlerFailed, LifespanFailed, Misconfigured
 from penstock.outcome import Outcome, TryAgain, Verdict, result_value
 from penstock.running.runner import Runner
@@ -209,6 +210,12 @@ async def test_middleware_is_called_around_a_process() -> None:
     assert isinstance(failed, Outcome)
     assert failed.status == 409
     assert HandlerFailed in notes
+
+
+@pytest.mark.parametrize("use", [lambda state: state.x, lambda state: state["x"], lambda state: state("x")])
+def test_missing_state_explains_itself_however_it_is_used(use: Any) -> None:
+    with pytest.raises(Misconfigured, match="runs in another process"):
+        use(NoState("POST /x"))
 
 
 async def test_state_in_another_process_explains_itself() -> None:

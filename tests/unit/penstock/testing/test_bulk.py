@@ -1,5 +1,6 @@
 """The bulk API in memory that applications use in their own tests."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -149,6 +150,21 @@ async def test_batch_can_be_cancelled_and_retried(bulk: TestBulk) -> None:
     assert (await bulk.request("POST", f"/batch/{batch_id}/retry")).body["retried"] == 1
     await bulk.run_until_idle()
     assert (await bulk.request("GET", f"/batch/{batch_id}/status")).body["failed"] == 1
+
+
+async def test_several_batches_can_be_posted_at_the_same_time(bulk: TestBulk) -> None:
+    answers = await asyncio.gather(*(bulk.post([to("/later/1"), *users(name)]) for name in "abc"))
+    assert [answer.statuses for answer in answers] == [[200, 201]] * 3
+
+
+async def test_paused_batch_is_not_waited_for(bulk: TestBulk) -> None:
+    batch_id = (await bulk.submit(users("ada"))).body["batchId"]
+    merge = {"Content-Type": "application/merge-patch+json"}
+    await bulk.request("PATCH", f"/batch/{batch_id}", {"paused": True}, headers=merge)
+    with pytest.raises(AssertionError, match="is paused"):
+        await bulk.wait(batch_id)
+    await bulk.request("PATCH", f"/batch/{batch_id}", {"paused": False}, headers=merge)
+    assert await bulk.wait(batch_id) == "completed"
 
 
 async def test_later_batch_runs_when_its_time_has_come(bulk: TestBulk) -> None:
