@@ -103,6 +103,17 @@ class ChunkAttempt:
         """Return True if the batch is final, so that this chunk would not be counted any more."""
         return self.batch.is_final and not self.is_redrive
 
+    def with_chunk_of(self, record: ChunkRecord) -> Self:
+        """Return the attempt as one at the chunk of this record.
+
+        That is another chunk if a part of this one was recorded in a later round of a retry.
+        """
+        if record.chunk_id == self.chunk.id:
+            return self
+        recorded = record.indexes
+        operations = tuple(operation for operation in self.chunk.operations if operation.index in recorded)
+        return replace(self, chunk=replace(self.chunk, id=record.chunk_id, operations=operations))
+
     def ending_at(self, now: float) -> Ending | None:
         """Return how the batch ends the operations that have not started, or None if they may still start."""
         return None if self.is_redrive else self.batch.ending_at(now)
@@ -168,8 +179,15 @@ class MoveToDeadLetters:
 
 
 @dataclass(frozen=True, slots=True)
+class SendAgain:
+    """The decision to send the operations that another retry has not run as the next round, and to acknowledge."""
+
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
 class Again:
     """The decision to decide again, from what is in the table now."""
 
 
-Decision = ChunkRecord | Release | Discard | MoveToDeadLetters | Again
+Decision = ChunkRecord | Release | Discard | MoveToDeadLetters | SendAgain | Again

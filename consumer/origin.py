@@ -36,12 +36,13 @@ def names_planned_chunk(batch: Batch, chunk_id: str) -> bool:
 
 def record_error(chunk: Chunk, record: ChunkRecord) -> str | None:
     """Return why a delivery cannot be of the chunk that is recorded, or None if it can."""
-    recorded = [outcome.index for outcome in record.outcomes]
-    for follow_up in record.follow_ups:
-        recorded += follow_up.indexes
-    if sorted(recorded) == sorted(operation.index for operation in chunk.operations):
+    if has_same_operations(chunk, record):
         return None
     return f"Chunk {chunk.id} of batch {chunk.batch_id} is recorded with other operations."
+
+
+def has_same_operations(chunk: Chunk, record: ChunkRecord) -> bool:
+    return record.indexes == {operation.index for operation in chunk.operations}
 
 
 def redrive_error(chunk: Chunk, record: ChunkRecord | None) -> str | None:

@@ -16,16 +16,16 @@ import structlog
 
 from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
-from penstock.chunk import Chunk, redriven_from
+from penstock.chunk import Chunk, next_round_id, redriven_from
 from penstock.clock import Clock
-from penstock.consumer.attempt import Again, ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release
+from penstock.consumer.attempt import Again, ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release, SendAgain
 from penstock.consumer.batches import FRESH_SECONDS, Batches, NotAdmitted
 from penstock.consumer.finisher import Finisher, is_full
 from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
 from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.limits import BatchLimits
-from penstock.consumer.origin import origin_error, out_of_bounds, record_error, redrive_error
+from penstock.consumer.origin import has_same_operations, origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.queue_switches import HIDDEN_SECONDS, QueueSwitches
@@ -39,6 +39,8 @@ from penstock.outcome import (
     Ended,
     Verdict,
     delay_seconds,
+    in_next_round,
+    next_round,
     record_attempt,
     record_halves,
     record_poison,
@@ -232,9 +234,25 @@ class Processor:
         return (await self._store.read_traces(batch_id, chunk_id)).without_results()
 
     async def _continue_from(self, attempt: ChunkAttempt, record: ChunkRecord) -> Decision:
+        if next_round_id(attempt.chunk.id) is not None and not has_same_operations(attempt.chunk, record):
+            return await self._send_to_next_round(attempt, record)
         if (reason := record_error(attempt.chunk, record)) is not None:
             return MoveToDeadLetters(reason)
         return await self._without_sent_follow_ups(attempt, record)
+
+    async def _send_to_next_round(self, attempt: ChunkAttempt, record: ChunkRecord) -> SendAgain | Discard:
+        """Let the operations of a round run in the first later round that other retries have not taken.
+
+        `record` is that of the round. It has other operations, because two retries have chosen different failures. What
+        both have chosen does not run again.
+        """
+        following = next_round(attempt.chunk, record)
+        while following is not None:
+            standing = (await self._read_traces(attempt.batch.id, following.id)).record
+            if standing is None or has_same_operations(following, standing):
+                return SendAgain(following)
+            following = next_round(following, standing)
+        return Discard()
 
     async def _without_sent_follow_ups(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
         """Return the record without its follow-ups if it is counted, since they were sent before that.
@@ -251,7 +269,7 @@ class Processor:
                 return record
         return replace(record, follow_ups=())
 
-    async def _make_record(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
+    async def _make_record(self, attempt: ChunkAttempt) -> Decision:
         """Commit the record of a chunk that has none, after running its operations if they may run."""
         if attempt.lost_deliveries and not attempt.is_over_at(self._clock.now()):
             attempt = await self._suspects.note_loss(attempt)
@@ -277,7 +295,7 @@ class Processor:
             return record_halves(chunk)
         return self._record(attempt, {}) if self._is_paused(attempt) else None  # paused since it was decided
 
-    async def _run_with_care(self, attempt: ChunkAttempt) -> ChunkRecord | Release:
+    async def _run_with_care(self, attempt: ChunkAttempt) -> Decision:
         """Run a chunk of a batch that has lost a delivery, if and when it may start."""
         async with self._suspects.start(attempt) as start:
             match start:
@@ -286,7 +304,7 @@ class Processor:
                 case Ready(attempt, has_slot):
                     return await self._run(attempt, has_slot=has_slot)
                 case AlreadyRecorded(attempt, record):
-                    return await self._without_sent_follow_ups(attempt, record)
+                    return await self._continue_from(attempt, record)
                 case TooLate(attempt):
                     return await self._commit(attempt, self._record(attempt, {}))
                 case Poison(attempt, route, deaths):
@@ -295,7 +313,7 @@ class Processor:
                 case Release():
                     return start
 
-    async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord:
+    async def _run(self, attempt: ChunkAttempt, *, has_slot: bool = False) -> ChunkRecord | Discard:
         """Run the operations of the chunk and commit the record of their outcomes. Return it without large results."""
         pace = self._pace_of(attempt)
         postponed: dict[int, float] = {}
@@ -322,7 +340,7 @@ class Processor:
             record = await self._commit(
                 attempt, self._record(await self._batches.refresh(attempt), verdicts, pace, postponed)
             )
-            return record.without_results() if results.held else record
+            return record.without_results() if isinstance(record, ChunkRecord) and results.held else record
 
     def _pace_of(self, attempt: ChunkAttempt) -> ChunkPace:
         """Return what measures a chunk. Its target time is what a front end would plan with this measurement."""
@@ -398,21 +416,32 @@ class Processor:
             postponed=postponed,
         )
 
-    async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
-        """Commit the record. Return the record that the table has now: another delivery may have been faster."""
-        made = replace(record, redelivered=attempt.redelivered, recorded_at=self._clock.now())
-        return await self._store.commit_chunk(attempt.batch, made)
+    async def _commit(self, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord | Discard:
+        """Commit the record. Return the record that the table has now: another delivery may have been faster.
+
+        If that was the delivery of another retry, which had chosen other failures, commit the rest in the next round.
+        """
+        made: ChunkRecord | None = replace(record, redelivered=attempt.redelivered, recorded_at=self._clock.now())
+        while made is not None:
+            standing = await self._store.commit_chunk(attempt.batch, made)
+            if next_round_id(made.chunk_id) is None or standing.indexes == made.indexes:
+                return standing
+            made = in_next_round(made, standing)
+        return Discard()
 
     # Settle: act on the decision.
 
     async def _settle(self, attempt: ChunkAttempt, decision: Decision) -> None:
         match decision:
             case ChunkRecord():
-                await self._complete(attempt, decision)
+                await self._complete(attempt.with_chunk_of(decision), decision)
             case Release(after_seconds):
                 await self._release_patiently(attempt.delivery, attempt.chunk, after_seconds)
             case Discard():
                 await self._discard(attempt.delivery)
+            case SendAgain(chunk):
+                await self._sender.send(self._batches.latest(attempt.batch), [chunk], attempt.delivery.tenant)
+                await self._discard(attempt.delivery, followed_by=[chunk.id])
             case MoveToDeadLetters(reason):
                 await self.move_to_dead_letters(attempt.delivery, reason)
 
@@ -515,10 +544,10 @@ class Processor:
     async def _release_patiently(self, delivery: Delivery, chunk: Chunk, after_seconds: int) -> None:
         await until_answered(self._clock, self.release, delivery, chunk, after_seconds=after_seconds)
 
-    async def _discard(self, delivery: Delivery) -> None:
+    async def _discard(self, delivery: Delivery, **log_fields: Any) -> None:
         """Acknowledge a chunk that must not run and cannot be counted."""
         await self._acknowledge(delivery)
-        get_log().info(Event.CHUNK_DROPPED)
+        get_log().info(Event.CHUNK_DROPPED, **log_fields)
 
     async def _acknowledge(self, delivery: Delivery) -> None:
         self._leases.settle(delivery)

@@ -6,6 +6,7 @@ A chunk's id says where it comes from:
     17.0.3.203     It follows from chunk 17 in three steps, and the first of its operations has the index 203.
     17.d1          It is a dead letter of chunk 17.
     17.d1.0.1.203  It follows from that dead letter.
+    17.d3          It has operations of that dead letter that 17.d1 has not run again: the next round of a retry.
 
 So an id stays short, however many steps there are. It names one chunk only: the chunks that follow from a chunk share
 its operations out, so those with the same number of steps have no operation in common.
@@ -43,6 +44,8 @@ _INDEX_DIGITS = 7
 # chunk of that version can be followed by one of ours, and the other way round.
 _HOP = re.compile(r"(.+)\.0\.([1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
 _STEPS = re.compile(r"\.0\.([0-9]+)\.([0-9]+)")
+_ROUND = re.compile(r"(.+\.d)([1-9][0-9]{0,8})")
+_KINDS = 2  # of dead letters: failures and rejections. So the rounds of one kind have every second number
 
 
 class Operation(Struct, frozen=True):
@@ -146,6 +149,15 @@ def redriven_from(chunk_id: str) -> str | None:
     """
     head, mark, _ = chunk_id.rpartition(".d")
     return head if mark else None
+
+
+def next_round_id(chunk_id: str) -> str | None:
+    """Return the id of the round that comes after this one: `17.d3` after `17.d1`.
+
+    Return None if the chunk is neither a dead letter nor a later round of one.
+    """
+    match = _ROUND.fullmatch(chunk_id) if ".d" in chunk_id else None
+    return None if match is None else f"{match[1]}{int(match[2]) + _KINDS}"
 
 
 def group_of(chunk_id: str) -> int:

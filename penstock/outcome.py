@@ -7,9 +7,10 @@ verdicts follows the chunk record: the final outcomes, and the follow-up chunks 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace as with_changes
@@ -17,7 +18,15 @@ from pydantic_core import from_json, to_json
 
 from penstock.backoff import Backoff
 from penstock.batch import Counts, Ending
-from penstock.chunk import Chunk, Operation, dead_letter_id, follow_up_id, redriven_from, steps_to
+from penstock.chunk import (
+    Chunk,
+    Operation,
+    dead_letter_id,
+    follow_up_id,
+    next_round_id,
+    redriven_from,
+    steps_to,
+)
 
 BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
 FEW_BYTES = 256  # a result that is not longer as JSON is kept as Python objects
@@ -71,6 +80,7 @@ class TryAgain:
 
 
 Verdict = Outcome | TryAgain
+Indexed = TypeVar("Indexed", Operation, Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,12 @@ class ChunkRecord:
         if redriven_from(self.chunk_id) is None:
             return counts
         return counts + Counts(failed=-len(self.outcomes))
+
+    @property
+    def indexes(self) -> frozenset[int]:
+        """Return the operations of the chunk: those with an outcome, and those that follow in another chunk."""
+        following = (index for follow_up in self.follow_ups for index in follow_up.indexes)
+        return frozenset((*(outcome.index for outcome in self.outcomes), *following))
 
     def without_results(self) -> "ChunkRecord":
         """Return the record without the results of its operations. It is enough to act on a committed record."""
@@ -323,6 +339,45 @@ def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True)
             members = tuple(operations[index] for index in indexes)
             letters.append(Chunk(batch_id, letter_id, 1, members))
     return letters
+
+
+def next_round(chunk: Chunk, record: ChunkRecord) -> Chunk | None:
+    """Return the round for the operations of a chunk that the record of its round does not have, or None without any.
+
+    Another retry had chosen other failures of the same dead letter, and its chunk was recorded first.
+    """
+    left, round_id = _without(chunk.operations, record.indexes), next_round_id(chunk.id)
+    return replace(chunk, id=round_id, operations=left) if left and round_id is not None else None
+
+
+def in_next_round(made: ChunkRecord, standing: ChunkRecord) -> ChunkRecord | None:
+    """Return what was made for a round, as the record of the next round, without what the standing record has.
+
+    The operations have run, so their outcomes must not be lost. Return None if nothing is left.
+    """
+    round_id, taken = next_round_id(made.chunk_id), standing.indexes
+    left = made.indexes - taken
+    if not left or round_id is None:
+        return None
+    of_follow_ups = [
+        (follow_up, tuple(index for index in follow_up.indexes if index in left)) for follow_up in made.follow_ups
+    ]
+    return ChunkRecord(
+        chunk_id=round_id,
+        outcomes=_without(made.outcomes, taken),
+        follow_ups=tuple(
+            replace(follow_up, id=follow_up_id(round_id, min(indexes)), indexes=indexes)
+            for follow_up, indexes in of_follow_ups
+            if indexes
+        ),
+        failed_operations=_without(made.failed_operations, taken),
+        redelivered=made.redelivered // len(made.indexes) * len(left),
+        recorded_at=made.recorded_at,
+    )
+
+
+def _without(items: Sequence[Indexed], taken: AbstractSet[int]) -> tuple[Indexed, ...]:
+    return tuple(item for item in items if item.index not in taken)
 
 
 def delay_seconds(not_before: float | None, now: float, longest: int) -> int:

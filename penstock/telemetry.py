@@ -46,7 +46,8 @@ class Event(StrEnum):
     LOOP_BLOCKED = "loop blocked"  # A handler blocks the event loop; the process exits.
     CHUNK_DONE = "chunk done"  # The chunk is recorded, counted and acknowledged.
     CHUNK_BROKE = "chunk failed unexpectedly"  # A bug in Penstock; the chunk is delivered again when its lease ends.
-    # The batch was never accepted, or has ended already; none of the chunk's operations ran.
+    # The batch was never accepted, or has ended already; none of the chunk's operations ran. Or another retry has run
+    # some of them; `followed_by` is the chunk with the others.
     CHUNK_DROPPED = "chunk dropped"
     CHUNKS_GIVEN_BACK = "chunks given back"  # What a consumer held that has died was returned to the queue.
     CHUNK_RELEASED = "chunk released"  # The chunk returned to the queue before any of its operations ran.

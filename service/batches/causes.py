@@ -5,6 +5,7 @@ counted as "other" from then on.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 MOST_CAUSES = 100  # in an answer; twice as many are kept
 SAMPLES = 3
@@ -31,12 +32,14 @@ class Cause:
     status: int
     title: str
     count: int = 0
+    retryable: int = 0  # those of them that can run again: the others were never started, and have no record
     first_at: float | None = None
     last_at: float | None = None
     samples: list[Failure] = field(default_factory=list)
 
     def add(self, failure: Failure) -> None:
         self.count += 1
+        self.retryable += 1
         if len(self.samples) < SAMPLES:
             self.samples.append(failure)
         if failure.at is not None:
@@ -56,7 +59,7 @@ class Causes:
         self._cause(failure.status, failure.title).add(failure)
 
     def add_many(self, status: int, title: str, count: int, samples: list[Failure]) -> None:
-        """Add failures of one cause of which only some are known."""
+        """Add failures of one cause that cannot run again, and of which only some are known."""
         self.counted += count
         cause = self._cause(status, title)
         cause.count += count
@@ -77,6 +80,12 @@ class Causes:
 
     def _by_count(self) -> list[Cause]:
         return sorted(self._kept.values(), key=lambda cause: (-cause.count, cause.status, cause.title))
+
+
+def title_of(error: Any) -> str:
+    """Return the title of an error under which its failures are grouped."""
+    title = error.get("title") if isinstance(error, dict) else None
+    return shortened(title, LONGEST_TITLE) if isinstance(title, str) else ""
 
 
 def shortened(text: str, longest: int) -> str:

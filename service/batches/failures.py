@@ -18,7 +18,7 @@ from penstock.chunk import GROUP_CHUNKS, group_of, planned_number
 from penstock.errors import LostItem, MalformedRequest, UnknownBatch
 from penstock.outcome import OutcomeState, never_ended
 from penstock.record import OutcomeColumns, decode_columns
-from penstock.service.batches.causes import LONGEST_DETAIL, LONGEST_TITLE, SAMPLES, Cause, Causes, Failure, shortened
+from penstock.service.batches.causes import LONGEST_DETAIL, SAMPLES, Cause, Causes, Failure, shortened, title_of
 from penstock.service.batches.status import Progress, find_progress
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, SHARE, TURNS
@@ -200,7 +200,7 @@ def _failure(columns: OutcomeColumns, position: int) -> Failure:
         index,
         str(index) if columns.ids is None else _id_decoder.decode(columns.ids[position]),
         int(bytes(columns.statuses[position])),
-        shortened(error.title if isinstance(error.title, str) else "", LONGEST_TITLE),
+        title_of({"title": error.title}),
         shortened(error.detail, LONGEST_DETAIL) if isinstance(error.detail, str) else None,
         columns.recorded_at,
     )
@@ -211,6 +211,7 @@ def _cause_body(cause: Cause) -> dict[str, Any]:
         "status": cause.status,
         "title": cause.title,
         "count": cause.count,
+        "retryable": cause.retryable,
         "firstAt": time_text(cause.first_at),
         "lastAt": time_text(cause.last_at),
         "samples": [{"id": one.id, "index": one.index, "detail": one.detail} for one in cause.samples],

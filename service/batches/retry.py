@@ -1,12 +1,12 @@
-"""POST /batch/{id}/retry: run the failed operations again, starting at attempt 1.
+"""POST /batch/{id}/retry: run failed operations again, starting at attempt 1: all of them, or those that are chosen.
 
-A retry sends the same chunks that went to the dead letter queue. So two retries, or a retry and a redrive, count no
-operation twice: the first copy of a chunk to be recorded counts, and later copies do not run. Both copies run only if
-they are delivered at the same time, as with any chunk that is on the queue twice.
+A retry sends the chunks that went to the dead letter queue, or a part of each. A failure runs again once, however many
+retries and redrives ask for it: consumers read in the table what has run again. Two copies run only if they are
+delivered at the same time, as with any chunk that is on the queue twice.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,16 +14,16 @@ from aiohttp import web
 from ulid import ULID
 
 from penstock.batch import Batch
-from penstock.chunk import Chunk
 from penstock.errors import NotPossibleNow
 from penstock.message import encode_chunk
-from penstock.outcome import dead_letters
 from penstock.queue import Message
-from penstock.record import EncodedRecord, decode_without_results
 from penstock.sending import tenant_on_queue
 from penstock.service.audit import Action, auditing
+from penstock.service.batches.causes import LONGEST_TITLE
+from penstock.service.batches.choice import Chosen, RetryChoice, find_chosen, read_choice
+from penstock.service.batches.failed_chunks import failed_chunks
 from penstock.service.batches.status import find_batch
-from penstock.service.content import check_no_options
+from penstock.service.intake.idempotency import answer_once, read_key
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, METER, SETTINGS
 from penstock.service.limits.applied import limits_of, open_limits_of
@@ -50,33 +50,89 @@ class Failures:
 
 async def retry_batch(request: web.Request) -> web.Response:
     """Answer 202 with the number of operations that run again, or 409 if the batch is not final yet."""
-    await check_no_options(request)
+    key = read_key(request)
+    choice = await read_choice(request)
+    batch = await _find_final_batch(request)
+    await check_something_left(request, key)
+
+    async def answer() -> web.Response:
+        retried = await _retry(request, batch, choice)
+        return json_answer({**accepted_body(batch.id), "retried": retried}, status=202)
+
+    return await answer() if key is None else await answer_once(request, key, _fingerprint(batch, choice), answer)
+
+
+async def retry_failures(request: web.Request, choice: RetryChoice) -> int:
+    """Run the chosen failures of the batch in the path again. Return how many these are.
+
+    Raises NotPossibleNow if the batch is not final, or if the choice fits no failure that can run again.
+    """
+    batch = await _find_final_batch(request)
+    await check_something_left(request)
+    return await _retry(request, batch, choice)
+
+
+async def _find_final_batch(request: web.Request) -> Batch:
     batch = await find_batch(request)
     if not batch.is_final:
         raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")
+    return batch
+
+
+async def _retry(request: web.Request, batch: Batch, choice: RetryChoice) -> int:
+    chosen = await find_chosen(request.app[BACKEND].store, batch, choice)
     retry_id = str(ULID())
     with closing(Spool()) as spool:
-        operations, failures = await _counted(request, batch, spool)
+        operations, failures = await _counted(request, batch, chosen, spool)
         async with (
             charged(request, retry_id, operations, SECONDS_TO_FIRST_SEND, is_retry=True) as charge,
             opened(request, batch.id, operations, retry_id=retry_id) as opening,
         ):
-            with auditing(request, Action.RETRY, batch_id=batch.id, batch_tenant=batch.tenant, operations=0) as line:
+            with auditing(
+                request,
+                Action.RETRY,
+                batch_id=batch.id,
+                batch_tenant=batch.tenant,
+                operations=0,
+                choice=choice.summary,
+            ) as line:
                 async for sent in _send(request, batch, failures, charge, opening):
                     line["operations"] += sent
+                if not line["operations"] and not choice.is_everything:
+                    raise _nothing_chosen(batch, choice)
     get_log().info(Event.BATCH_RETRIED, batch_id=batch.id, operations=line["operations"])
-    return json_answer({**accepted_body(batch.id), "retried": line["operations"]}, status=202)
+    retried: int = line["operations"]
+    return retried
 
 
-async def _counted(request: web.Request, batch: Batch, spool: Spool) -> tuple[int, AsyncIterator[Failures]]:
-    """Return the failures of a batch. Count their operations if the caller has a limit, and otherwise return 0.
+def _nothing_chosen(batch: Batch, choice: RetryChoice) -> NotPossibleNow:
+    words = {
+        "status": f"the status {' or '.join(map(str, choice.status))}",
+        "title": f"the title {choice.title[:LONGEST_TITLE]!r}",
+        "ids": f"the id {choice.ids[0]!r}" if len(choice.ids) == 1 else f"one of these {len(choice.ids):,} ids",
+    }
+    chosen = " and ".join(words[name] for name in words if name in choice.model_fields_set)
+    return NotPossibleNow(
+        f"No failure that can run again has {chosen}. GET /batch/{batch.id}/failures lists what has failed."
+    )
+
+
+def _fingerprint(batch: Batch, choice: RetryChoice) -> str:
+    """Return what tells if two requests are the same."""
+    same = choice.model_dump_json(include=choice.model_fields_set)
+    return hashlib.sha256(f"retry {batch.id} {same}".encode()).hexdigest()
+
+
+async def _counted(
+    request: web.Request, batch: Batch, chosen: Chosen, spool: Spool
+) -> tuple[int, AsyncIterator[Failures]]:
+    """Return the chosen failures of a batch. Count their operations if the caller has a limit, and otherwise return 0.
 
     A retry is allowed whole, or not at all. So all failures are read into the spool before the first of them is sent.
     """
-    failures = _read_failures(request.app[BACKEND].store, batch)
+    failures = _read_failures(request.app[BACKEND].store, batch, chosen)
     if not limits_of(request) and not open_limits_of(request):
         return 0, failures
-    await check_something_left(request)
     counts = list[int]()
     async for one in failures:
         spool.write(one.message.encode())  # contains no line break, as JSON or as base64
@@ -117,16 +173,6 @@ async def _in_sends(failures: AsyncIterator[Failures]) -> AsyncIterator[list[Fai
         yield waiting
 
 
-async def _read_failures(store: Store, batch: Batch) -> AsyncIterator[Failures]:
-    """Yield the failed operations of a batch, except those that have already run again."""
-    for number in range(len(batch.group_totals)):
-        counted = (await store.read_group(batch.id, number)).done
-        async for record in store.read_records(batch, number, 0):
-            if record.chunk_id in counted:
-                for chunk in _not_run_again(batch, record, counted):
-                    yield Failures(encode_chunk(chunk), len(chunk.operations))
-
-
-def _not_run_again(batch: Batch, record: EncodedRecord, counted: AbstractSet[str]) -> list[Chunk]:
-    decoded = decode_without_results(record.chunk_id, record.content)
-    return [chunk for chunk in dead_letters(batch.id, decoded) if chunk.id not in counted]
+async def _read_failures(store: Store, batch: Batch, chosen: Chosen) -> AsyncIterator[Failures]:
+    async for chunk in failed_chunks(store, batch, chosen):
+        yield Failures(encode_chunk(chunk), len(chunk.operations))

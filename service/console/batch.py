@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
-from pydantic_core import from_json
 
 from penstock.service.batches.cancel import cancel_batch
-from penstock.service.batches.retry import retry_batch
+from penstock.service.batches.choice import EVERYTHING, choice_of
+from penstock.service.batches.retry import retry_failures
 from penstock.service.batches.status import batch_id_of, find_status
 from penstock.service.batches.steer import change_batch, steering_of
 from penstock.service.console.forms import read_form, to_number
@@ -15,6 +15,7 @@ from penstock.service.console.live import LIVE, Point, note_progress
 from penstock.service.console.progress import bar_of, chart_of, rate_of
 from penstock.service.console.rendering import back_to, page
 from penstock.service.console.texts import to_seconds
+from penstock.service.content import parse_json
 from penstock.service.keys import CALLER, CLOCK
 
 
@@ -50,9 +51,10 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def retry(request: web.Request) -> web.Response:
-    answer = await retry_batch(request)
-    assert isinstance(answer.body, bytes)
-    count = from_json(answer.body)["retried"]
+    """Retry all failures of the batch, or those of one cause. A form has the cause as the API expects it, as JSON."""
+    form = await read_form(request)
+    choice = choice_of(parse_json(form["choice"].encode())) if "choice" in form else EVERYTHING
+    count = await retry_failures(request, choice)
     return _changed(request, "retried" if count else "nothing-to-retry", count)
 
 

@@ -18,22 +18,41 @@ did, a small batch does not run immediately again. It is accepted for the consum
 atomic batch cannot run in consumers. It runs once more, and after another death not again with this key.
 """
 
+import asyncio
 import math
 import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aiohttp import web
+from ulid import ULID
 
-from penstock.errors import KeyInUse, KeyReused, MalformedRequest, NotPossibleNow, RunsNoMore
+from penstock.clock import Clock
+from penstock.errors import (
+    KeyInUse,
+    KeyReused,
+    MalformedRequest,
+    NotPossibleNow,
+    PenstockError,
+    RunsNoMore,
+    Unavailable,
+)
 from penstock.service.abandoning import was_accepted
 from penstock.service.caller import tenant_of
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.store import KeyClaim, Store
+from penstock.telemetry import Event, get_log
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST_KEY = 255
 MOST_ATOMIC_DEATHS = 1  # of front ends, after which an atomic batch still runs
+ANSWER_LEASE_SECONDS = 60  # of the key of a request that submits no batch. It is extended until the request is answered
+# How long the settling of a key is repeated. If it is never settled, a repeated request is handled like a first one.
+SETTLE_SECONDS = 2.0
+SETTLE_PAUSE_SECONDS = 0.2  # doubled after each repetition
 _STAND_IN = re.compile(rb"answer too large: (\d+)")  # no JSON, so it is never an answer
 _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # a string as in structured fields (RFC 9651)
 _BARE = re.compile(r"[!#-+\--~]+")
@@ -86,24 +105,12 @@ async def claim_key(
     The lease must be long enough to run the batch. Its acceptance extends it.
     """
     store, now = request.app[BACKEND].store, request.app[CLOCK].now()
-    ours = KeyClaim(
-        tenant=tenant_of(request),
-        key=key,
-        fingerprint=fingerprint,
-        batch_id=batch_id,
-        keys_from=batch_id,
-        lease_until=now + lease_seconds,
-        expires_at=now + request.app[SETTINGS].idempotency_seconds,
-    )
-    existing = await store.claim_key(ours, now)
-    if existing.batch_id == ours.batch_id:
+    ours = _new_claim(request, key, fingerprint, batch_id, lease_seconds)
+    existing = await _find_earlier(store, ours, now)
+    if existing is None:
         return ClaimedKey(ours, is_replay=False)
-    if existing.fingerprint != ours.fingerprint:
-        raise KeyReused(f"The key {key!r} was used for another request before. Use a new key for a new request.")
     if existing.is_settled:
         return ClaimedKey(existing, is_replay=True)
-    if existing.lease_until >= now:
-        raise _in_use(key, existing.lease_until - now)
     taking_over = replace(ours, keys_from=existing.keys_from, deaths=existing.deaths_so_far)
     if atomic and taking_over.deaths > MOST_ATOMIC_DEATHS:
         raise _runs_no_more(taking_over.deaths)
@@ -112,6 +119,88 @@ async def claim_key(
     if not await store.take_over_key(existing, taking_over, now):
         raise _in_use(key, lease_seconds)
     return ClaimedKey(taking_over, is_replay=False)
+
+
+async def answer_once(
+    request: web.Request, key: str, fingerprint: str, answer: Callable[[], Awaitable[web.Response]]
+) -> web.Response:
+    """Answer a request that submits no batch, and store its answer. A repeated request gets the same answer.
+
+    If the first request failed, or its front end died, a repeated request is handled like a first one.
+    """
+    store, clock = request.app[BACKEND].store, request.app[CLOCK]
+    ours = _new_claim(request, key, fingerprint, str(ULID()), ANSWER_LEASE_SECONDS)
+    existing = await _find_earlier(store, ours, clock.now())
+    if existing is not None and existing.is_settled:
+        return web.Response(
+            body=existing.answer, status=202, content_type="application/json", headers={REPLAYED: "true"}
+        )
+    if existing is not None and not await store.take_over_key(existing, ours, clock.now()):
+        raise _in_use(key, ANSWER_LEASE_SECONDS)
+    keeping = asyncio.create_task(_keep(store, clock, ours))
+    try:
+        made = await answer()
+    except BaseException:
+        await update_claim(clock, partial(store.release_key, ours))
+        raise
+    finally:
+        keeping.cancel()
+    assert isinstance(made.body, bytes)
+    await update_claim(clock, partial(store.settle_key, ours, made.body), repeat_seconds=SETTLE_SECONDS)
+    return made
+
+
+async def update_claim(clock: Clock, update: Callable[[], Awaitable[None]], *, repeat_seconds: float = 0) -> None:
+    """Update the claim of a key, and repeat it for this time while AWS is unavailable.
+
+    If it is not updated, only log that: the lease of the claim will expire.
+    """
+    pause, give_up_at = SETTLE_PAUSE_SECONDS, clock.monotonic() + repeat_seconds
+    while True:
+        try:
+            return await update()
+        except PenstockError as error:
+            if not isinstance(error, Unavailable) or clock.monotonic() + pause > give_up_at:
+                get_log().error(Event.AWS_UNAVAILABLE, error=str(error))
+                return None
+        await clock.sleep(pause)
+        pause *= 2
+
+
+def _new_claim(request: web.Request, key: str, fingerprint: str, batch_id: str, lease_seconds: float) -> KeyClaim:
+    now = request.app[CLOCK].now()
+    return KeyClaim(
+        tenant=tenant_of(request),
+        key=key,
+        fingerprint=fingerprint,
+        batch_id=batch_id,
+        keys_from=batch_id,
+        lease_until=now + lease_seconds,
+        expires_at=now + request.app[SETTINGS].idempotency_seconds,
+    )
+
+
+async def _find_earlier(store: Store, ours: KeyClaim, now: float) -> KeyClaim | None:
+    """Claim a key. Return the claim of an earlier request that is settled or was given up, or None if the key is ours.
+
+    Raises KeyReused, or KeyInUse.
+    """
+    existing = await store.claim_key(ours, now)
+    if existing.batch_id == ours.batch_id:
+        return None
+    if existing.fingerprint != ours.fingerprint:
+        raise KeyReused(f"The key {ours.key!r} was used for another request before. Use a new key for a new request.")
+    if not existing.is_settled and existing.lease_until >= now:
+        raise _in_use(ours.key, existing.lease_until - now)
+    return existing
+
+
+async def _keep(store: Store, clock: Clock, claim: KeyClaim) -> None:
+    """Extend the lease of a claim until the request is answered."""
+    while True:
+        await asyncio.sleep(ANSWER_LEASE_SECONDS / 3)
+        with suppress(PenstockError):
+            await store.extend_key(claim, clock.now() + ANSWER_LEASE_SECONDS)
 
 
 def _in_use(key: str, seconds: float) -> KeyInUse:

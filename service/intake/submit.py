@@ -1,14 +1,12 @@
 """POST /batch: reads and validates a batch, then runs it immediately or accepts it for the background."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from aiohttp import hdrs, web
 from ulid import PureRandomPolicy, ULIDGenerator
 
-from penstock.clock import Clock
-from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, PenstockError, Unavailable, UnknownBatch
+from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import as_outcome, is_turned_away
 from penstock.running.source import Source
@@ -21,11 +19,13 @@ from penstock.service.intake.draft import Draft
 from penstock.service.intake.dry_run import describe_batch
 from penstock.service.intake.idempotency import (
     REPLAYED,
+    SETTLE_SECONDS,
     ClaimedKey,
     check_complete,
     claim_key,
     read_key,
     stand_in_for,
+    update_claim,
 )
 from penstock.service.intake.preferences import read_preferences
 from penstock.service.intake.reading import Read
@@ -60,9 +60,6 @@ FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request m
 # clocks that differ. Until it is over, nobody takes over the key of a front end that died.
 LEASE_MARGIN_SECONDS = 10
 WRITE_SECONDS = 30.0  # from the charge of a batch to the write that starts its acceptance: usually milliseconds
-# How long the settling of a key is repeated. If it is never settled, a repeated request runs the batch again.
-SETTLE_SECONDS = 2.0
-SETTLE_PAUSE_SECONDS = 0.2  # doubled after each repetition
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,30 +227,13 @@ async def _answer(request: web.Request, submission: Submission, course: Course, 
         raise
     except Exception:
         if claim is not None:
-            await _update_claim(clock, partial(store.release_key, claim))
+            await update_claim(clock, partial(store.release_key, claim))
         raise
     if claim is not None:
         most = request.app[SETTINGS].idempotency_answer_bytes
         stored = results if results is None or len(results) <= most else stand_in_for(results)
-        await _update_claim(clock, partial(store.settle_key, claim, stored), repeat_seconds=SETTLE_SECONDS)
+        await update_claim(clock, partial(store.settle_key, claim, stored), repeat_seconds=SETTLE_SECONDS)
     return answer
-
-
-async def _update_claim(clock: Clock, update: Callable[[], Awaitable[None]], *, repeat_seconds: float = 0) -> None:
-    """Update the claim of a key, and repeat it for this time while AWS is unavailable.
-
-    If it is not updated, only log that: the lease of the claim will expire.
-    """
-    pause, give_up_at = SETTLE_PAUSE_SECONDS, clock.monotonic() + repeat_seconds
-    while True:
-        try:
-            return await update()
-        except PenstockError as error:
-            if not isinstance(error, Unavailable) or clock.monotonic() + pause > give_up_at:
-                get_log().error(Event.AWS_UNAVAILABLE, error=str(error))
-                return None
-        await clock.sleep(pause)
-        pause *= 2
 
 
 async def _run_or_accept(

@@ -121,9 +121,8 @@ def _batch_never_fits(operations: int, quota: Quota) -> str:
 
 def _retry_never_fits(operations: int, quota: Quota) -> str:
     return (
-        f"{operations:,} operations of the batch failed, and the quota is {_words(quota)}. A retry runs all of them or "
-        f"none. Send the failed operations again in new batches of at most {quota.operations:,}, or ask an operator to "
-        "retry it."
+        f"The retry would run {count_operations(operations)}, and the quota is {_words(quota)}. Choose at most "
+        f"{quota.operations:,} failures, or ask an operator to retry the batch."
     )
 
 

@@ -21,9 +21,7 @@ from penstock.service.open_ledger import RETRY_SECONDS
 
 ACCEPT_SECONDS = 30  # from here to the write that starts the acceptance of a batch: usually milliseconds
 _SEND_LESS = "Send at most {:,} operations in a batch."
-_DO_NOT_RETRY = (
-    "Send the failed operations again in new batches of at most {:,}, or ask an operator to retry the batch."
-)
+_RETRY_FEWER = "Choose at most {:,} failures, or ask an operator to retry the batch."
 
 
 @dataclass(slots=True)
@@ -82,7 +80,7 @@ async def opened(
 def _check_fits(request: web.Request, operations: int, *, is_retry: bool = False) -> None:
     for limit in open_limits_of(request):
         if operations > limit.operations:
-            what_to_do = _DO_NOT_RETRY if is_retry else _SEND_LESS
+            what_to_do = _RETRY_FEWER if is_retry else _SEND_LESS
             words = f"{_subject(operations, is_retry=is_retry)}, and at most {limit.operations:,} may be open. "
             raise LimitPassed(words + what_to_do.format(limit.operations), limit={"maxOperations": limit.operations})
 

@@ -2,6 +2,7 @@
 
 from penstock.outcome import OutcomeState
 from penstock.priority import Priority
+from penstock.service.batches.choice import RetryChoice
 from penstock.service.batches.listing import ALL_TENANTS, PAGE_BATCHES
 from penstock.service.batches.listing import LONGEST_PAGE as LONGEST_LIST
 from penstock.service.batches.steer import Steering
@@ -38,7 +39,7 @@ TAG: Fragment = {
     "name": "Batches",
     "description": "Follow a batch, change it while it runs, and read its results and failures.",
 }
-REQUESTS: Fragment = {"Steering": schema_of_changes(Steering)}
+REQUESTS: Fragment = {"Steering": schema_of_changes(Steering), "RetryChoice": schema_of_changes(RetryChoice)}
 _ON_BATCH = ["batch_id"]
 _COUNTS: Fragment = dict.fromkeys(("total", "completed", "succeeded", "failed", "cancelled", "expired"), COUNT)
 _TIMES: Fragment = dict.fromkeys(
@@ -104,15 +105,21 @@ def _paths_of_a_batch() -> Fragment:
                 _ON_BATCH,
             )
         },
-        "/batch/{batch_id}/retry": {
-            "post": endpoint(
-                "retryBatch",
-                "Retry the failed operations of a final batch",
-                batch_answers(202, "Retried", 409, 413, 429),
-                _ON_BATCH,
-            )
-        },
+        "/batch/{batch_id}/retry": {"post": _retry()},
     }
+
+
+def _retry() -> Fragment:
+    answers = batch_answers(202, "Retried", 408, 409, 413, 415, 422, 429)
+    add_headers(answers["202"], "Idempotent-Replayed")
+    return endpoint(
+        "retryBatch",
+        "Retry the failed operations of a final batch: all of them, or those that are chosen",
+        answers,
+        [*_ON_BATCH, "Idempotency-Key"],
+        body="RetryChoice",
+        needs_body=False,
+    )
 
 
 def _steer() -> Fragment:
@@ -227,6 +234,7 @@ SCHEMAS: Fragment = {
                         "status": INTEGER,
                         "title": TEXT,
                         "count": COUNT,
+                        "retryable": {"description": "How many of them a retry can run again.", **COUNT},
                         "firstAt": TIME,
                         "lastAt": TIME,
                         "samples": list_of(object_of({"id": TEXT, "index": COUNT, "detail": OPTIONAL_TEXT})),

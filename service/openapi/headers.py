@@ -40,7 +40,7 @@ PARAMETERS: Fragment = {
     "Idempotency-Key": {
         "name": HEADER,
         "in": "header",
-        "description": f'`"..."` or without quotes, of 1 to {LONGEST_KEY} ASCII characters. A key creates one batch.',
+        "description": f'`"..."` or without quotes, of 1 to {LONGEST_KEY} ASCII characters. It makes one request.',
         "schema": {"type": "string", "pattern": r'^("[ !#-\[\]-~]{1,255}"|[!#-+.-~]{1,255})$'},
     },
     "X-Request-Id": {

@@ -150,6 +150,10 @@ async def test_customer_sends_a_file_and_finds_the_wrong_rows(penstock: Up, page
     rows = (await (await download.value).path()).read_text(encoding="utf-8-sig").splitlines()
     assert [row[:15] for row in rows] == ["email,name,born", *(ROWS[number][:15] for number in (1, 3))]
 
+    # Those of one cause run again, and then all.
+    cause = page.locator("#failures").get_by_role("region", name="422 Rejected")
+    await cause.get_by_role("button", name="Retry this one").click()
+    await expect(page.locator("#message")).to_contain_text("Failed operations that run again: 1.")
     await page.get_by_role("button", name="Retry 2 failed").click()
     await expect(page.locator("#message")).to_contain_text("Failed operations that run again: 2.")
     await page.set_viewport_size(PHONE)

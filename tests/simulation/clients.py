@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -206,7 +206,28 @@ class Client:
                 submission.is_cancelled = True
                 await self.ask("POST", f"/batch/{batch_id}/cancel")
         if self._chance.random() < mix.retries:
+            await self._retry(batch_id, len(submission.toys))
+
+    async def _retry(self, batch_id: str, operations: int) -> None:
+        """Retry all failures, or let two requests choose some of them at the same time. They may choose the same."""
+        chance = random.Random(f"retry {batch_id}")
+        if chance.random() < 0.5:
             await self.ask("POST", f"/batch/{batch_id}/retry")
+            return
+        choices = [chance.sample(range(operations), chance.randint(1, operations)) for _ in range(2)]
+        await asyncio.gather(*(self.retry(batch_id, indexes) for indexes in choices))
+
+    async def retry(self, batch_id: str, indexes: Sequence[int]) -> None:
+        """Choose operations of a batch, of which some may have failed."""
+        promises = self._world.promises
+        chosen = promises.retries.failures(batch_id, promises.batches[batch_id], indexes)
+        ids = [f"{self._world.truth.labels[batch_id]}-{index}" for index in indexes]
+        answer = await self.ask("POST", f"/batch/{batch_id}/retry", {"ids": ids})
+        promises.check(
+            answer is None or answer.status in {ACCEPTED, CONFLICT, 503}, 1, f"the retry is answered {answer}"
+        )
+        if answer is not None and answer.status == ACCEPTED:
+            promises.retries.chosen |= chosen
 
     async def _steer(self, submission: Submission, status: dict[str, Any], left: int, mix: Mix) -> bool:
         """Sometimes change a batch. One that is paused is resumed in the end. Return True if it was changed."""

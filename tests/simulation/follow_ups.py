@@ -10,6 +10,7 @@ from penstock.chunk import Chunk
 from penstock.outcome import LEAST_TURN_SECONDS, ChunkRecord, FollowUp
 from penstock.running.limit_gate import LONGEST_POSTPONED_SECONDS
 from tests.simulation.process import EPOCH
+from tests.simulation.retries import is_same_letter, letter_of
 from tests.simulation.truth import LIMITED, TIMEOUT_SECONDS, Run, Toy, Truth
 
 ChunkKey = tuple[str, str]  # a batch and a chunk
@@ -92,13 +93,14 @@ class FollowUps:
     def on_record(self, batch_id: str, record: ChunkRecord) -> None:
         """Check that a chunk is split, and its operations called redelivered, only after lost deliveries."""
         key = batch_id, record.chunk_id
-        lost, sent = self.lapsed[key], self._sent.get(key)
-        most = 0 if sent is None else lost * len(sent.chunk.operations)
+        keys = self._keys_of(key)
+        lost, only_held = sum(self.lapsed[one] for one in keys), sum(self.only_held[one] for one in keys)
+        most = lost * len(record.indexes) if keys else 0
         words = f"the record of {key} says that {record.redelivered} operations were redelivered, and not {most}"
         self._check(record.redelivered <= most, 7, words)
         parts = [follow_up for follow_up in record.follow_ups if follow_up.not_before is None]
         self._check(
-            len(parts) < 2 or lost > self.only_held[key] or self._is_slow(key, parts),
+            len(parts) < 2 or lost > only_held or self._is_slow(key, parts),
             7,
             f"{key} is split into {[part.id for part in parts]}. It was not slow, and no delivery of it was lost",
         )
@@ -114,7 +116,8 @@ class FollowUps:
 
         A pause makes every handler slow.
         """
-        runs = [run for runs in self._truth.runs.values() for run in runs if (run.batch_id, run.chunk_id) == key]
+        keys = self._keys_of(key) or [key]
+        runs = [run for runs in self._truth.runs.values() for run in runs if (run.batch_id, run.chunk_id) in keys]
         toys = self._truth.submission_of(key[0]).toys
         ran = [toys[int(run.operation_id.partition("-")[2])] for run in runs]
         longest = max(
@@ -125,16 +128,16 @@ class FollowUps:
         return was_paused or longest * left >= len(parts) * self.least_part_seconds
 
     def _step(self, key: ChunkKey, follow_up: FollowUp, index: int) -> Step:
-        batch_id, chunk_id = key
-        sent = self._sent.get(key)  # a front end does not send a chunk that it has run
+        batch_id, _ = key
+        keys = self._keys_of(key)  # a front end does not send a chunk that it has run
         runs = self._truth.runs.get((batch_id, f"{self._truth.labels[batch_id]}-{index}"), [])
         return Step(
             key=key,
             toy=self._truth.submission_of(batch_id).toys[index],
             index=index,
-            before=1 if sent is None else sent.chunk.attempt,
+            before=max((self._sent[one].chunk.attempt for one in keys), default=1),
             after=follow_up.attempt,
-            runs=[run for run in runs if run.chunk_id == (None if sent is None else chunk_id)],
+            runs=[run for run in runs if (run.batch_id, run.chunk_id) in keys or (not keys and run.chunk_id is None)],
         )
 
     def _check_attempt(self, step: Step) -> None:
@@ -145,7 +148,7 @@ class FollowUps:
 
     def _check_least_wait(self, step: Step, follow_up: FollowUp) -> None:
         """Check that an operation waits for as long as it has asked. A front end may have waited for it already."""
-        if step.key not in self._sent or not self._is_only_delivery(step.key):
+        if not self._keys_of(step.key) or not self._is_only_delivery(step.key):
             return
         if step.has_to_wait and step.failures and step.asked_seconds is not None:
             early = step.failures[-1] + step.asked_seconds - _virtual(follow_up.not_before)
@@ -178,8 +181,15 @@ class FollowUps:
 
     def _is_only_delivery(self, key: ChunkKey) -> bool:
         """Return True if nobody else can have run the chunk: its operations ran in a front end, or in one delivery."""
-        sent = self._sent.get(key)
-        return sent is None or (sent.times == 1 and not self.lapsed[key])
+        keys = self._keys_of(key)
+        return sum(self._sent[one].times + self.lapsed[one] for one in keys) <= 1
+
+    def _keys_of(self, key: ChunkKey) -> list[ChunkKey]:
+        """Return the chunks that were sent and may have led to the record of this one: itself, or other rounds."""
+        batch_id, chunk_id = key
+        if letter_of(chunk_id) is None:
+            return [key] if key in self._sent else []
+        return [one for one in self._sent if one[0] == batch_id and is_same_letter(one[1], chunk_id)]
 
 
 def _virtual(at: float | None) -> float:

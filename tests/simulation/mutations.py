@@ -19,7 +19,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.chunk import Chunk, Operation
 from penstock.chunk_ids import ChunkIds
 from penstock.consumer import giving_back
-from penstock.consumer.attempt import ChunkAttempt, Evidence, Release
+from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.consumer.journal import Entry
 from penstock.consumer.lease import Leases
@@ -42,6 +42,7 @@ from tests.simulation import follow_up_mutations as follow_ups
 from tests.simulation import list_mutations as lists
 from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
+from tests.simulation import retry_mutations as retries
 from tests.simulation import steering_mutations as steering
 from tests.simulation import webhook_mutations as webhooks
 from tests.simulation.rewriting import drop_condition, rewrite
@@ -319,16 +320,16 @@ def commit_a_suspect_after_its_quarantine(patching: Patching) -> None:
     run_with_care, commit = Processor._run_with_care, Processor._commit
     is_inside = ContextVar("is_inside", default=False)
 
-    async def commit_later(self: Processor, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord:
+    async def commit_later(self: Processor, attempt: ChunkAttempt, record: ChunkRecord) -> ChunkRecord | Discard:
         return record if is_inside.get() else await commit(self, attempt, record)
 
-    async def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord | Release:
+    async def mutant(self: Processor, attempt: ChunkAttempt) -> Decision:
         if not attempt.is_suspect(self._process):
             return await run_with_care(self, attempt)
         is_inside.set(True)
         decision = await run_with_care(self, attempt)
         is_inside.set(False)
-        return decision if isinstance(decision, Release) else await commit(self, attempt, decision)
+        return await commit(self, attempt, decision) if isinstance(decision, ChunkRecord) else decision
 
     patching.setattr(Processor, "_commit", commit_later)
     patching.setattr(Processor, "_run_with_care", mutant)
@@ -681,6 +682,30 @@ MUTATIONS_AT_CALLS = {
             6,
             Hit.CRASH_AFTER,
             open_operations.keep_what_was_not_accepted,
+        ),
+        MutationAtCall(
+            "some failures retried at the same time",
+            34,
+            Hit.CRASH_AFTER,
+            retries.forget_what_another_retry_has_not_chosen,
+        ),
+        MutationAtCall(
+            "some failures retried at the same time",
+            34,
+            Hit.CRASH_AFTER,
+            retries.run_what_two_retries_have_chosen_twice,
+        ),
+        MutationAtCall(
+            "some failures retried at the same time",
+            0,
+            Hit.CRASH_BEFORE,
+            retries.record_what_two_retries_have_run_twice,
+        ),
+        MutationAtCall(
+            "some failures retried at the same time",
+            0,
+            Hit.CRASH_BEFORE,
+            retries.drop_what_has_run_while_another_retry_ran,
         ),
         MutationAtCall("redrive told by webhooks", 0, Hit.FAIL_BEFORE, webhooks.forget_the_event_of_a_retry),
     ]

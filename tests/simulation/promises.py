@@ -30,6 +30,7 @@ from tests.simulation.limits import Limits
 from tests.simulation.open_operations import OpenChecks
 from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
+from tests.simulation.retries import Retries, is_same_letter
 from tests.simulation.sqs import Kept
 from tests.simulation.truth import POISON, Run, Submission, Truth, key_given_to
 from tests.simulation.webhooks import WebhookChecks
@@ -194,6 +195,7 @@ class Promises:
         self.limits = Limits(now, truth, self.check)
         self.open = OpenChecks(truth, self.check, self.batches.__getitem__)
         self.webhooks = WebhookChecks(truth, self.check)
+        self.retries = Retries(truth, self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -471,8 +473,7 @@ class Promises:
         self._dead.add(process)
         for (batch_id, operation_id), runs in self._truth.runs.items():
             for run in runs:
-                is_open = run.chunk_id is not None and run.chunk_id not in self.batches[batch_id].records
-                if run.process == process and is_open:
+                if run.process == process and run.chunk_id is not None and not self._is_recorded(run):
                     self.deaths[batch_id].add(process)
                     self._died_of.add((batch_id, operation_id))
         for batch_id, chunk_id in self._noted[process]:
@@ -481,6 +482,15 @@ class Promises:
                 self._noted_deaths[batch_id].add(process)
                 if self._now() - self._noted_at[process, batch_id, chunk_id] < NOTED_JUST_NOW_SECONDS:
                     self._died_just_before.add((batch_id, chunk_id))
+
+    def _is_recorded(self, run: Run) -> bool:
+        """Return True if the chunk of a run has a record with its operation: perhaps as a later round of a retry."""
+        records, index = self.batches[run.batch_id].records, index_of(run.operation_id)
+        return any(
+            index in kept.record.indexes
+            for chunk_id, kept in records.items()
+            if is_same_letter(chunk_id, run.chunk_id or "")
+        )
 
     # at every start of a handler
 
@@ -558,6 +568,7 @@ class Promises:
                 self._check_ended(batch_id, facts, lapsed)
         self._check_submissions()
         self.webhooks.check_end(self._sent_at())
+        self.retries.check_end(self.batches.__getitem__)
         left = [words_of(kept.body) for kept in chunks if self._is_owed(kept)]
         self.check(not left, 7, f"left on the queue: {left}")
         self._check_dead_letters(list(dead_letters))
@@ -659,7 +670,8 @@ class Promises:
         elif outcome.state is not OutcomeState.FAILED or title == "Stopped":
             self._check_ending(facts, submission, outcome.state.value, where)
         elif title == "Poison":
-            self.check(lapsed[chunk_id] > 0 or self.has_parents, 6, f"{where}, but no delivery of it was lost")
+            was_lost = any(is_same_letter(chunk_id, other) for other in lapsed)
+            self.check(was_lost or self.has_parents, 6, f"{where}, but no delivery of it was lost")
             runs = self._truth.runs[batch_id, outcome.id]
             was_paused = any(run.process in self._truth.paused for run in runs)
             died = (batch_id, outcome.id) in self._died_of or was_paused

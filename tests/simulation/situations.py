@@ -242,6 +242,14 @@ async def retry(stage: Stage, submission: Submission) -> None:
         await stage.client.ask("POST", f"/batch/{batch_id}/retry")
 
 
+async def retry_some(stage: Stage, submission: Submission) -> None:
+    """Let two requests choose failures of the same chunk at the same time. Both of them choose one of them."""
+    await submit(stage, submission)
+    await stage.settle()
+    for batch_id in submission.batch_ids:
+        await asyncio.gather(*(stage.client.retry(batch_id, chosen) for chosen in ([0, 1], [1, 2])))
+
+
 async def redrive(stage: Stage, submission: Submission) -> None:
     await submit(stage, submission)
     await stage.settle()
@@ -487,6 +495,12 @@ SITUATIONS = {
         toys("/kill"), submit_until_answered, Event.BATCH_SUSPECTED, settings=AT_ONCE, asked=WITH_KEY
     ),
     "failures retried": Situation(toys("/reject", "/break", "/succeed"), retry, Event.BATCH_RETRIED),
+    "some failures retried at the same time": Situation(
+        toys(*["/recover"] * 4, times=1, seconds=0.5),
+        retry_some,
+        Event.BATCH_RETRIED,
+        settings={"chunk_operations": 4, "concurrency": 4},
+    ),
     "redrive told by webhooks": Situation(
         toys("/recover", times=1),
         redrive,

@@ -55,7 +55,7 @@
   // --- After a swap: the chart gets its new points, and the parts of the page that are not refreshed follow.
 
   const FAILURES_MS = 10000;  // they cost more to read than the status
-  let failed = find("#live")?.dataset.failed, failuresAt = 0;
+  let failures = failuresOf(find("#live")), failuresAt = 0;
   let madeKey = find("#made-key")?.value;
   let wasFinal = "final" in (find("#live")?.dataset ?? {});
   document.addEventListener("htmx:after:swap", (event) => {
@@ -71,11 +71,15 @@
     refreshOutcomes(hasEnded);
   });
 
+  function failuresOf(live) {  // those of a batch that is final have buttons
+    return Number(live?.dataset.failed) ? `${live.dataset.failed} ${"final" in live.dataset}` : "none";
+  }
+
   function refreshFailures() {
     const live = find("#live");
-    if (!live || !find("#failures") || live.dataset.failed === failed) return;
+    if (!live || !find("#failures") || failuresOf(live) === failures) return;
     if (!("final" in live.dataset) && Date.now() - failuresAt < FAILURES_MS) return;
-    failed = live.dataset.failed;
+    failures = failuresOf(live);
     failuresAt = Date.now();
     htmx.trigger("#failures", "refresh");
   }

@@ -16,6 +16,7 @@ from penstock.chunk import (
     follow_up_id,
     from_sort_key,
     group_of,
+    next_round_id,
     plan_groups,
     planned_number,
     redriven_from,
@@ -221,6 +222,13 @@ def test_redriven_chunk_says_whose_failures_it_runs_again(chunk_id: str, origin:
 )
 def test_follow_up_is_named_by_its_steps_and_its_first_operation(chunk_id: str, followed_by: str) -> None:
     assert follow_up_id(chunk_id, 203) == followed_by
+
+
+def test_rounds_of_a_dead_letter_have_every_second_number() -> None:
+    assert next_round_id("17.d1") == "17.d3"
+    assert next_round_id("17.0.2.5.d2.d8") == "17.0.2.5.d2.d10"
+    assert [next_round_id(chunk_id) for chunk_id in ("17", "17.0.1.5", "17.d1.0.1.5", "17.d1.2")] == [None] * 4
+    assert redriven_from("17.d3") == redriven_from("17.d3.0.1.5") == "17"
 
 
 def test_ids_stay_short_however_often_a_chunk_is_followed() -> None:

@@ -25,8 +25,10 @@ from penstock.outcome import (
     delay_seconds,
     failed,
     follow_up_chunks,
+    in_next_round,
     is_throttled,
     never_ended,
+    next_round,
     record_attempt,
     record_halves,
     record_poison,
@@ -34,6 +36,7 @@ from penstock.outcome import (
     succeeded,
 )
 from penstock.record import decode_record, encode_record
+from tests.support.builders import build_chunk, build_operation
 
 ANY = Operation(0, "op-0", "POST", "/users")
 NOW = 1_000.0
@@ -360,6 +363,29 @@ def test_dead_letters_are_what_broke_and_what_was_rejected_apart() -> None:
 def test_record_without_failures_has_no_dead_letters() -> None:
     assert dead_letters("01J", record(make_chunk(3), ok(0), again(1), None)) == []
     assert dead_letters("01J", record(make_chunk(2), ok(0), None, ended=CANCELLED)) == []
+
+
+def test_what_another_retry_has_not_recorded_is_the_next_round() -> None:
+    again = [build_operation(index) for index in range(5)]
+    chunk = build_chunk(again, chunk_id="0.d1")
+    standing = ChunkRecord("0.d1", (succeeded(again[0], 200, None),), (FollowUp("0.d1.0.1.3", 2, (3,)),))
+    made = ChunkRecord(
+        "0.d1",
+        tuple(failed(operation, 500, "Broke") for operation in again[:2]),
+        (FollowUp("0.d1.0.1.2", 2, (2, 3), 5.0), FollowUp("0.d1.0.1.4", 1, (4,))),
+        tuple(again[:2]),
+        redelivered=10,
+    )
+    assert next_round(chunk, standing) == replace(chunk, id="0.d3", operations=(again[1], again[2], again[4]))
+    assert in_next_round(made, standing) == ChunkRecord(
+        "0.d3",
+        (failed(again[1], 500, "Broke"),),
+        (FollowUp("0.d3.0.1.2", 2, (2,), 5.0), FollowUp("0.d3.0.1.4", 1, (4,))),
+        (again[1],),
+        redelivered=6,
+    )
+    assert next_round(chunk, made) is None
+    assert in_next_round(standing, made) is None
 
 
 def test_dead_letters_are_the_same_whoever_makes_them() -> None:

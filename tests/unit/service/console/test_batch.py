@@ -1,5 +1,8 @@
 """The page of one batch: what it shows in each state, and what its buttons do."""
 
+import html
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -60,6 +63,24 @@ async def test_retry_says_how_many_run_again(plant: Plant, toys: Toys, browser: 
     await plant.work_off()
     plant.clock.advance(1)
     assert "Succeeded 2 Failed 1" in text_of(await browser.get(f"/console/batch/{batch_id}"))
+
+
+async def test_a_cause_of_failures_has_a_button_that_retries_it(plant: Plant, toys: Toys, browser: Browser) -> None:
+    batch_id = await plant.submit("/break/a", "/reject/b", "/break/c")
+    await plant.work_off()
+    url = f"/console/batch/{batch_id}"
+    page = await browser.get(f"{url}/failures")
+    assert "Retry these 2" in text_of(page)
+    assert "Retry this one" in text_of(page)
+    first, second = re.findall(r'name="choice" value="([^"]*)"', page.content.decode())
+    assert json.loads(html.unescape(second)) == {"status": [409], "title": "Rejected"}
+    toys.is_mended = True
+    retried = await browser.post(f"{url}/retry", {"choice": html.unescape(first)})
+    assert "Failed operations that run again: 2." in await browser.follow(retried)
+    await plant.work_off()
+    assert toys.times["1"] == 1
+    assert (await browser.post(f"{url}/retry", {"choice": html.unescape(first)})).status == 409
+    assert (await browser.post(f"{url}/retry", {"choice": "{"})).status == 400
 
 
 @pytest.mark.parametrize(

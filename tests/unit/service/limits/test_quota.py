@@ -395,6 +395,6 @@ class TestRetry:
         answer = await plant.ask("POST", f"/batch/{batch_id}/retry")
         assert (answer.status, answer.body["maxOperations"]) == (413, 2)
         assert answer.body["detail"] == (
-            "3 operations of the batch failed, and the quota is 2 operations in 36 s. A retry runs all of them or "
-            "none. Send the failed operations again in new batches of at most 2, or ask an operator to retry it."
+            "The retry would run 3 operations, and the quota is 2 operations in 36 s. Choose at most 2 failures, or "
+            "ask an operator to retry the batch."
         )
