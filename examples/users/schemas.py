@@ -25,8 +25,11 @@ Plan = Literal["free", "team", "business"]
 UserId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
+EXAMPLE = {"email": "ada@example.com", "name": "Ada Lovelace", "born_on": "1985-12-10", "country": "GB"}
+
+
 class NewUser(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
 
     email: Email
     name: Name

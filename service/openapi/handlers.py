@@ -12,6 +12,7 @@ from inspect import cleandoc
 from itertools import chain, count
 from typing import Any
 
+from aiohttp import hdrs
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
@@ -42,9 +43,13 @@ class Described:
 
     @property
     def example_of_batch(self) -> Fragment:
-        """Return an example of a BatchRequest, with operations that need no body or whose bodies have an example."""
-        schemas = (self.schemas[name]["properties"] for name in self.operations if name in self.schemas)
-        found = [example for members in schemas if (example := self._example(members)) is not None]
+        """Return an example of a BatchRequest, with operations that need no body or whose bodies have an example.
+
+        None of them deletes anything: a person may try the example as it is.
+        """
+        schemas = [self.schemas[name]["properties"] for name in self.operations if name in self.schemas]
+        harmless = (members for members in schemas if members["method"]["const"] != hdrs.METH_DELETE)
+        found = [example for members in harmless if (example := self._example(members)) is not None]
         return {"BatchRequest": {"operations": found[:MOST_EXAMPLES]}} if found else {}
 
     def _example(self, members: Fragment) -> Fragment | None:

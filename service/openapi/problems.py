@@ -29,7 +29,7 @@ from penstock.service.problems import example_of
 _ERRORS = {
     400: "The request cannot be read.",
     401: "The request has no valid key.",
-    403: "The key has not the scope that this needs; or a web page sent the request.",
+    403: "The key lacks the scope that this needs, or a web page sent the request.",
     404: "The batch, the upload, the key, the webhook endpoint or the delivery does not exist.",
     406: "None of the accepted types is available.",
     408: "The body arrived too slowly.",

@@ -69,6 +69,9 @@ def paths(settings: Settings, operations: Operations[Any]) -> Fragment:
 def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
     answers = answers_of(200, "Answered", 400, 404, 408, 409, 412, 413, 415, 422, 429, 501, 503, 504)
     add_headers(answers["200"], "Preference-Applied", "Idempotent-Replayed")
+    answers["200"]["description"] = (
+        "All operations were run, and these are their results. With validateOnly, none was run."
+    )
     answers["200"]["content"][JSON]["schema"] = {"oneOf": [ref("Answered"), ref("Validated")]}
     answers["202"] = answer(
         "The batch was accepted. Every operation is durable and will run.",

@@ -79,6 +79,7 @@ def test_a_type_with_the_name_of_our_own_gets_another_one() -> None:
 def test_the_example_of_a_batch_has_operations_whose_bodies_have_an_example() -> None:
     [example] = SCHEMAS["BatchRequest"]["examples"]
     assert {"method": "POST", "path": "/toys", "body": {"name": "top"}} in example["operations"]
+    assert all(operation["method"] != "DELETE" for operation in example["operations"])
 
 
 def test_an_application_that_forwards_takes_any_operation_besides() -> None:
