@@ -40,7 +40,7 @@ def test_plugin_loads_nothing_of_the_programs() -> None:
     assert loaded == ["penstock", "penstock.testing", "penstock.testing.plugin"]
 
 
-@pytest.mark.parametrize(("plugins", "passes"), full([(("-p", "pytest_asyncio"), True), ((), False)]))
+@pytest.mark.parametrize(("plugins", "passes"), full([(("-p", "pytest_asyncio.plugin"), True), ((), False)]))
 def test_fixture_is_found_by_a_test(tmp_path: Path, plugins: tuple[str, ...], *, passes: bool) -> None:
     (tmp_path / "test_double.py").write_text(TEST)
     options = ["-q", "-p", "no:cacheprovider", "-p", "penstock.testing.plugin", *plugins, "-o", "asyncio_mode=auto"]
