@@ -8,6 +8,7 @@ from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, PastDate, StringConstraints
+from pydantic.config import JsonDict
 
 #: In lower case; otherwise Ada@example.com and ada@example.com would be two users.
 Email = Annotated[EmailStr, AfterValidator(str.lower)]
@@ -25,7 +26,8 @@ Plan = Literal["free", "team", "business"]
 UserId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-EXAMPLE = {"email": "ada@example.com", "name": "Ada Lovelace", "born_on": "1985-12-10", "country": "GB"}
+#: For the description of the API.
+EXAMPLE: JsonDict = {"email": "ada@example.com", "name": "Ada Lovelace", "born_on": "1985-12-10", "country": "GB"}
 
 
 class NewUser(BaseModel):
