@@ -41,7 +41,7 @@ def main(url: str = URL, port: int = OUR_PORT) -> None:
             print(f"{group.count} x {group.status} {group.title}, such as: {group.samples[0].detail}")
         missing = [outcome.id for outcome in batch.results(status="failed")]
         add_customers(client, missing)
-        print(f"{batch.retry()} invoices are sent again.")
+        print(f"{batch.retry(status=[404])} invoices are sent again.")
         while status.failed:
             time.sleep(0.1)
             status = batch.status()

@@ -122,7 +122,7 @@ async def test_batch_is_changed_cancelled_and_retried(site: Site) -> None:
         assert (await held.status()).status in {"cancelling", "cancelled"}
         failing = await client.submit(users("Bad Bo"))
         await failing.wait()
-        assert await failing.retry() == 1
+        assert await failing.retry(status=[409], title="Rejected") == 1
         assert (await failing.wait()).failed == 1
         assert [one.id async for one in client.batches(status="failed")] == [failing.id]
 
