@@ -17,6 +17,7 @@ from penstock.files.rejected import is_rejected_file, original_cell, without_add
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _WITHOUT_BODY = frozenset({"GET", "DELETE"})
+_SAME_NAME = "Two columns get the same name in the operation. Give one of them another name, or leave it out."
 _NO_OBJECT = "The line is not an object. Write the members of a body as {...}, or leave the method out."
 
 
@@ -54,6 +55,8 @@ class Template:
 
     def _operation(self, cells: Mapping[str, Any], number: int, *, skips_empty: bool) -> dict[str, Any] | str:
         named = {name: cell for old, cell in cells.items() if (name := self.names.get(old, old)) is not None}
+        if self.names and len(named) < sum(self.names.get(old, old) is not None for old in cells):
+            return _SAME_NAME
         for name in self.in_path:
             if not _is_filled(named.get(name)):
                 return f"The path {self.path} needs a value of {name}, and this row has none."

@@ -25,10 +25,11 @@ from penstock.files.csv_lines import CsvLines, Row, parse_delimiter
 from penstock.files.layout import Layout
 from penstock.files.template import Template
 from penstock.operations import METHODS
-from penstock.service.content import CSV, JSON, NDJSON, check_type
+from penstock.service.content import CSV, JSON, NDJSON, check_type, within
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
 from penstock.service.intake.reading import (
+    STREAM_SECONDS,
     Read,
     add_operation,
     limits_of,
@@ -77,7 +78,10 @@ async def read_file(request: web.Request, draft: Draft) -> Read:
     """Read a batch of any kind into the draft, with its errors."""
     check_type(request, [NDJSON, CSV] if UPLOAD in request.query else [JSON, NDJSON, CSV])
     template = read_template(request)
-    return await read_batch(request, draft) if template is None else await _read_rows(request, draft, template)
+    if template is None:
+        return await read_batch(request, draft)
+    async with within(STREAM_SECONDS):
+        return await _read_rows(request, draft, template)
 
 
 async def _read_rows(request: web.Request, draft: Draft, template: Template) -> Read:

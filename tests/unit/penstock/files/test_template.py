@@ -35,6 +35,19 @@ def test_body_is_left_out_if_nothing_is_for_it(method: str, path: str, cells: di
     assert operation.get("body") == body
 
 
+@pytest.mark.parametrize("names", [{"a": "x", "b": "x"}, {"a": "b"}])
+def test_two_columns_of_one_name_are_an_error(names: dict[str, str | None]) -> None:
+    reason = Template("POST", "/users", names).operation_of_row(Row(2, {"a": "1", "b": "2"}))
+    assert isinstance(reason, str)
+    assert "Two columns get the same name" in reason
+
+
+def test_column_may_have_the_name_of_one_that_is_left_out() -> None:
+    operation = Template("POST", "/users", {"a": "b", "b": None}).operation_of_row(Row(2, {"a": "1", "b": "2"}))
+    assert isinstance(operation, dict)
+    assert operation["body"] == {"b": "1"}
+
+
 def test_line_keeps_its_values() -> None:
     template = Template("PUT", "/users/{id}")
     assert template.operation_of_line({"id": 7, "age": "", "tags": [1, None]}, 3) == {
