@@ -54,9 +54,11 @@ async def retry_batch(request: web.Request) -> web.Response:
     choice = await read_choice(request)
     batch = await _find_final_batch(request)
     await check_something_left(request, key)
+    # An invalid choice does not claim its key, so the client can correct it and send it again with the same key.
+    chosen = await find_chosen(request.app[BACKEND].store, batch, choice)
 
     async def answer() -> web.Response:
-        retried = await _retry(request, batch, choice)
+        retried = await _retry(request, batch, choice, chosen)
         return json_answer({**accepted_body(batch.id), "retried": retried}, status=202)
 
     return await answer() if key is None else await answer_once(request, key, _fingerprint(batch, choice), answer)
@@ -69,7 +71,8 @@ async def retry_failures(request: web.Request, choice: RetryChoice) -> int:
     """
     batch = await _find_final_batch(request)
     await check_something_left(request)
-    return await _retry(request, batch, choice)
+    chosen = await find_chosen(request.app[BACKEND].store, batch, choice)
+    return await _retry(request, batch, choice, chosen)
 
 
 async def _find_final_batch(request: web.Request) -> Batch:
@@ -79,8 +82,7 @@ async def _find_final_batch(request: web.Request) -> Batch:
     return batch
 
 
-async def _retry(request: web.Request, batch: Batch, choice: RetryChoice) -> int:
-    chosen = await find_chosen(request.app[BACKEND].store, batch, choice)
+async def _retry(request: web.Request, batch: Batch, choice: RetryChoice, chosen: Chosen) -> int:
     retry_id = str(ULID())
     with closing(Spool()) as spool:
         operations, failures = await _counted(request, batch, chosen, spool)

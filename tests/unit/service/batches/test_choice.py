@@ -206,7 +206,8 @@ async def test_unknown_ids_are_named_and_counted(plant: Plant, shop: Shop) -> No
     assert [error["detail"] for error in problem["errors"]] == [
         f"The batch has no operation with the id 'line {n}'." for n in range(10)
     ]
-    assert (await retry(plant, answer.body["batchId"], ids=["row 29", "row 3"])).body["retried"] == 2
+    assert_problem(await retry(plant, answer.body["batchId"], "a key", ids=["row", "row 3"]), 422)
+    assert (await retry(plant, answer.body["batchId"], "a key", ids=["row 29", "row 3"])).body["retried"] == 2
     assert await ran_again(plant, shop) == {"row 29": 2, "row 3": 2}
 
 

@@ -363,6 +363,15 @@ class TestRetry:
         again = await plant.ask("POST", f"/batch/{batch_id}/retry")
         assert (again.status, again.body["violated-policies"]) == (429, ["operations"])
 
+    async def test_a_retry_of_some_failures_charges_only_these(self, plant: Plant) -> None:
+        batch_id = await plant.submit("/succeed/a", *["/break/b"] * 5, "/reject/c")
+        await plant.work_off()
+        answer = await plant.ask("POST", f"/batch/{batch_id}/retry", json={"status": [409]})
+        assert (answer.status, answer.headers["RateLimit"].partition(";t")[0]) == (202, '"operations";r=2')
+        assert (await plant.ask("POST", f"/batch/{batch_id}/retry", json={"ids": ["1", "2", "3"]})).status == 429
+        assert (await plant.ask("POST", f"/batch/{batch_id}/retry", json={"ids": ["0"]})).status == 409
+        assert (await plant.ask("POST", f"/batch/{batch_id}/retry", json={"ids": ["1", "2"]})).status == 202
+
     async def test_a_retry_reads_the_failures_once(self, aiohttp_client: AiohttpClient) -> None:
         calls: list[str] = []
         toys = Toys().operations()
