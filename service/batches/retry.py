@@ -23,7 +23,7 @@ from penstock.service.batches.causes import LONGEST_TITLE
 from penstock.service.batches.choice import Chosen, RetryChoice, find_chosen, read_choice
 from penstock.service.batches.failed_chunks import failed_chunks
 from penstock.service.batches.status import find_batch
-from penstock.service.intake.idempotency import answer_once, read_key
+from penstock.service.idempotency import answer_once, read_key
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, METER, SETTINGS
 from penstock.service.limits.applied import limits_of, open_limits_of

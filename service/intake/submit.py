@@ -13,11 +13,7 @@ from penstock.running.source import Source
 from penstock.service.batches.status import read_status
 from penstock.service.caller import headers_to_pass_on, tenant_of
 from penstock.service.flaws import ENVELOPE
-from penstock.service.intake.acceptance import Acceptance, Submission
-from penstock.service.intake.attempts import Tried
-from penstock.service.intake.draft import Draft
-from penstock.service.intake.dry_run import describe_batch
-from penstock.service.intake.idempotency import (
+from penstock.service.idempotency import (
     REPLAYED,
     SETTLE_SECONDS,
     ClaimedKey,
@@ -27,6 +23,10 @@ from penstock.service.intake.idempotency import (
     stand_in_for,
     update_claim,
 )
+from penstock.service.intake.acceptance import Acceptance, Submission
+from penstock.service.intake.attempts import Tried
+from penstock.service.intake.draft import Draft
+from penstock.service.intake.dry_run import describe_batch
 from penstock.service.intake.preferences import read_preferences
 from penstock.service.intake.reading import Read
 from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun

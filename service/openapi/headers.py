@@ -1,7 +1,7 @@
 """The headers of answers, and those of requests that several endpoints read."""
 
 from penstock.service.decompression import MEMBERS
-from penstock.service.intake.idempotency import HEADER, LONGEST_KEY
+from penstock.service.idempotency import HEADER, LONGEST_KEY
 from penstock.service.openapi.values import COUNT, TEXT, Fragment, one_of
 from penstock.service.request_ids import HEADER as HEADER_OF_REQUEST_ID
 

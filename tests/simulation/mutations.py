@@ -282,7 +282,7 @@ def take_a_key_over_without_abandoning(patching: Patching) -> None:
     async def mutant(store: DynamoDbStore, standing: KeyClaim, now: float) -> bool:
         return False
 
-    patching.setattr("penstock.service.intake.idempotency._was_accepted", mutant)
+    patching.setattr("penstock.service.idempotency._was_accepted", mutant)
 
 
 def run_a_taken_over_small_batch_immediately(patching: Patching) -> None:

@@ -15,7 +15,7 @@ ALLOWED = {
     "intake": {"batches", "limits"},
     "batches": {"limits"},
     "events": {"batches"},
-    "console": {"batches", "intake", "operators"},
+    "console": {"batches", "intake", "openapi", "operators"},
 }
 
 

@@ -9,7 +9,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock import Context, Operations, Reject
 from penstock.errors import Unavailable
-from penstock.service.intake.idempotency import ANSWER_LEASE_SECONDS
+from penstock.service.idempotency import ANSWER_LEASE_SECONDS
 from penstock.telemetry import Event
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant

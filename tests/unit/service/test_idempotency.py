@@ -10,8 +10,8 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import Batch, BatchState
 from penstock.errors import NoAccess, PenstockError, RejectedCall
+from penstock.service.idempotency import HEADER
 from penstock.service.intake import acceptance
-from penstock.service.intake.idempotency import HEADER
 from penstock.service.intake.submit import LEASE_MARGIN_SECONDS
 from penstock.store import KeyClaim
 from penstock.testing import FakeClock
