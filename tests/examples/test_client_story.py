@@ -18,6 +18,7 @@ from penstock.service.app import create_app
 from penstock.testing import memory_parts
 from tests.support.builders import build_settings
 from tests.support.programs import free_port
+from tests.support.running_consumer import QueueClock, running_consumer
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +39,14 @@ async def test_story_prints_what_its_readme_shows(
         webhook_secret="a secret of at least 32 characters",
         webhook_allow="127.0.0.1",
     )
-    parts, clock = memory_parts(), SystemClock()
+    clock, queue_clock = SystemClock(), QueueClock()
+    backend = memory_parts(queue_clock).backend
     async with (
-        TestServer(create_app(settings, operations, parts.backend, clock), port=free_port()) as server,
+        TestServer(create_app(settings, operations, backend, clock), port=free_port()) as server,
         aclosing(Poster(settings.webhook_targets)) as poster,
+        running_consumer(Consumer(backend, operations, settings, clock, post=poster.post), queue_clock),
     ):
-        consumer = Consumer(parts.backend, operations, settings, clock, post=poster.post)
-        running = asyncio.create_task(consumer.run())
         await asyncio.to_thread(story.main, str(server.make_url("")), free_port())
-        consumer.stop()
-        await running
     readme = Path(story.__file__).with_name("README.md").read_text()
     shown = readme.partition("examples.client.story\n")[2].partition("```")[0]
     told = [

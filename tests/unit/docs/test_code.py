@@ -29,6 +29,8 @@ from penstock.consumer.consumer import Consumer
 from penstock.service.app import create_app
 from penstock.testing import memory_parts
 from tests.support.builders import build_settings
+from tests.support.programs import free_port
+from tests.support.running_consumer import QueueClock, running_consumer
 from tests.support.waiting import eventually
 from tests.unit.docs.pages import FILES, blocks, client_marker, marker, name_of
 from tests.unit.docs.transcript import (
@@ -112,16 +114,15 @@ async def finished(session: ClientSession, status_url: str) -> None:
 @asynccontextmanager
 async def running(operations: Operations[Any]) -> AsyncIterator[str]:
     """Run a front end and a consumer on parts in memory. Yields the URL of the front end."""
-    settings, clock = build_settings(receive_wait_seconds=1, min_chunks=16), SystemClock()
-    backend = memory_parts(clock).backend
-    consumer = Consumer(backend, operations, settings, clock)
-    async with operations.connections(10), TestServer(create_app(settings, operations, backend, clock)) as server:
-        task = asyncio.create_task(consumer.run())
-        try:
-            yield str(server.make_url("")).rstrip("/")
-        finally:
-            consumer.stop()
-            await task
+    settings, clock, queue_clock = build_settings(receive_wait_seconds=1, min_chunks=16), SystemClock(), QueueClock()
+    backend = memory_parts(queue_clock).backend
+    app = create_app(settings, operations, backend, clock)
+    async with (
+        operations.connections(10),
+        TestServer(app, port=free_port()) as server,
+        running_consumer(Consumer(backend, operations, settings, clock), queue_clock),
+    ):
+        yield str(server.make_url("")).rstrip("/")
 
 
 def application(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Application:

@@ -20,6 +20,7 @@ from penstock.service.app import create_app
 from penstock.testing import MemoryBucket, memory_parts
 from tests.support.builders import build_settings
 from tests.support.programs import free_port
+from tests.support.running_consumer import QueueClock, running_consumer
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Fault = Callable[[web.Request, Endpoint], Awaitable[web.StreamResponse]]
@@ -75,15 +76,6 @@ class Site:
         return AsyncClient(self.url, **{"patience": IMPATIENT, **options})
 
 
-class QueueClock(SystemClock):
-    """The clock of the queues. With `is_late`, every receive has waited long enough, so the consumer stops quickly."""
-
-    is_late = False
-
-    def monotonic(self) -> float:
-        return super().monotonic() + 60 * self.is_late
-
-
 @pytest.fixture
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr("penstock.service.events.watching.READ_SECONDS", 0.02)
@@ -96,15 +88,9 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     consumer = Consumer(backend, operations, settings, clock)
     app = create_app(settings, operations, backend, clock)
     app.middlewares.insert(0, site.between)
-    async with TestServer(app, port=free_port()) as server:
+    async with TestServer(app, port=free_port()) as server, running_consumer(consumer, queue_clock):
         site.url = str(server.make_url("")).rstrip("/")
-        task = asyncio.create_task(consumer.run())
-        try:
-            yield site
-        finally:
-            consumer.stop()
-            queue_clock.is_late = True
-            await task
+        yield site
 
 
 def users(*names: str) -> list[dict[str, Any]]:
