@@ -19,7 +19,7 @@ from ulid import ULID
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.aws import items, table
 from penstock.aws.attributes import text, texts
-from penstock.aws.store import FOLD_AT, DynamoDbStore
+from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
@@ -28,6 +28,7 @@ from penstock.files.layout import Layout
 from penstock.files.template import Template
 from penstock.fleet_limit import LimitState
 from penstock.fleet_permits import Holder
+from penstock.infra.provision import provision
 from penstock.listing import Place
 from penstock.metrics.fleet import FigureReport
 from penstock.metrics.meter import HandlerFigures
@@ -36,6 +37,7 @@ from penstock.outcome import ChunkRecord, FollowUp, Outcome, OutcomeState
 from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
 from penstock.record import decode_record, encode_record
+from penstock.settings import Settings
 from penstock.store import IDS_IN_CALL, Group, KeyClaim, Store, SweepLease, Traces
 from penstock.testing import MemoryStore
 from penstock.webhooks.delivery import DeliveryKey, DeliveryState, EventDelivery
@@ -58,6 +60,16 @@ NOW = float(int(time.time()))  # not in the past, because DynamoDB deletes expir
 @pytest.fixture
 def store(servers: Servers | None) -> Store:
     return MemoryStore() if servers is None else DynamoDbStore(servers.clients.dynamodb, servers.table)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def store_of_few(servers: Servers | None) -> Store:
+    """Return a store with few batches. Every check of what is due reads all that are due."""
+    if servers is None:
+        return MemoryStore()
+    settings = Settings(name="contract-of-few")
+    provision(settings)
+    return DynamoDbStore(servers.clients.dynamodb, settings.table)
 
 
 @pytest.fixture
@@ -225,11 +237,11 @@ async def test_acceptance_lease_that_is_over_stays_over(store: Store, batch: Bat
 
 
 @on_all
-async def test_batch_whose_acceptance_is_extended_is_due_later(store: Store, batch: Batch) -> None:
-    await store.create_batch(batch)
-    await store.extend_acceptance(batch.id, NOW, NOW + 90)
-    assert not await is_due(store, batch, NOW + 90)
-    assert await is_due(store, batch, NOW + 90.001)
+async def test_batch_whose_acceptance_is_extended_is_due_later(store_of_few: Store, batch: Batch) -> None:
+    await store_of_few.create_batch(batch)
+    await store_of_few.extend_acceptance(batch.id, NOW, NOW + 90)
+    assert not await is_due(store_of_few, batch, NOW + 90)
+    assert await is_due(store_of_few, batch, NOW + 90.001)
 
 
 @on_all
@@ -380,17 +392,17 @@ def steered(batch: Batch, **changes: Any) -> Batch:
 
 
 @on_all
-async def test_running_batch_is_steered_in_one_step(store: Store, batch: Batch) -> None:
-    accepted = await accept(store, batch)
+async def test_running_batch_is_steered_in_one_step(store_of_few: Store, batch: Batch) -> None:
+    accepted = await accept(store_of_few, batch)
     wanted = steered(accepted)
-    assert await store.steer_batch(accepted, wanted, NOW) is True
-    assert await store.steer_batch(accepted, wanted, NOW) is True  # repeated
-    assert await store.read_batch(batch.id) == wanted
-    assert not await is_due(store, batch, wanted.deadline_at)
-    assert await is_due(store, batch, wanted.deadline_at + 1)
+    assert await store_of_few.steer_batch(accepted, wanted, NOW) is True
+    assert await store_of_few.steer_batch(accepted, wanted, NOW) is True  # repeated
+    assert await store_of_few.read_batch(batch.id) == wanted
+    assert not await is_due(store_of_few, batch, wanted.deadline_at)
+    assert await is_due(store_of_few, batch, wanted.deadline_at + 1)
     again = replace(accepted, max_failed_percent=5.5, failure_limit=FailureLimit(0))
-    assert await store.steer_batch(wanted, again, NOW) is True
-    assert await store.read_batch(batch.id) == again
+    assert await store_of_few.steer_batch(wanted, again, NOW) is True
+    assert await store_of_few.read_batch(batch.id) == again
 
 
 @on_servers
@@ -591,11 +603,14 @@ def hops(number: int, origin: str = "1") -> list[str]:
 
 
 @on_all
-async def test_chunk_that_is_followed_often_is_counted_once_each_time(store: Store, batch: Batch) -> None:
-    ids = hops(FOLD_AT + 20)
+async def test_chunk_that_is_followed_often_is_counted_once_each_time(
+    store: Store, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.aws.store.FOLD_AT", 20)
+    ids = hops(30)
     for chunk_id in ids:
         await count(store, batch, chunk_id, Counts())
-    for chunk_id in (ids[0], ids[1], ids[70], ids[-1]):
+    for chunk_id in (ids[0], ids[1], ids[15], ids[-1]):
         assert await count(store, batch, chunk_id, Counts(1)) == Counts()
     group = await store.read_group(batch.id, 0)
     assert group == Group(done=frozenset(ids))
@@ -1177,30 +1192,30 @@ async def is_due(store: Store, batch: Batch, now: float) -> bool:
 
 
 @on_all
-async def test_batch_is_due_when_something_must_become_of_it(store: Store, batch: Batch) -> None:
-    await store.create_batch(batch)
-    assert not await is_due(store, batch, batch.accept_by)
-    assert await is_due(store, batch, batch.accept_by + 1)
+async def test_batch_is_due_when_something_must_become_of_it(store_of_few: Store, batch: Batch) -> None:
+    await store_of_few.create_batch(batch)
+    assert not await is_due(store_of_few, batch, batch.accept_by)
+    assert await is_due(store_of_few, batch, batch.accept_by + 1)
 
-    await store.accept_batch(batch.id, NOW + 1)
-    assert not await is_due(store, batch, batch.deadline_at)
-    assert await is_due(store, batch, batch.deadline_at + 1)
+    await store_of_few.accept_batch(batch.id, NOW + 1)
+    assert not await is_due(store_of_few, batch, batch.deadline_at)
+    assert await is_due(store_of_few, batch, batch.deadline_at + 1)
 
-    await store.start_batch(batch.id, NOW + 2)
-    assert not await is_due(store, batch, batch.deadline_at)
-    await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 90)
-    assert not await is_due(store, batch, NOW + 90)
-    assert await is_due(store, batch, NOW + 91)
+    await store_of_few.start_batch(batch.id, NOW + 2)
+    assert not await is_due(store_of_few, batch, batch.deadline_at)
+    await store_of_few.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 90)
+    assert not await is_due(store_of_few, batch, NOW + 90)
+    assert await is_due(store_of_few, batch, NOW + 91)
 
-    await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 91, ending=Ending.CANCELLED)
-    assert not await is_due(store, batch, batch.expires_at)
+    await store_of_few.finish_batch(batch.id, BatchState.CANCELLED, NOW + 91, ending=Ending.CANCELLED)
+    assert not await is_due(store_of_few, batch, batch.expires_at)
 
 
 @on_all
-async def test_abandoned_batch_is_never_due(store: Store, batch: Batch) -> None:
-    await store.create_batch(batch)
-    await store.abandon_batch(batch.id)
-    assert not await is_due(store, batch, batch.expires_at)
+async def test_abandoned_batch_is_never_due(store_of_few: Store, batch: Batch) -> None:
+    await store_of_few.create_batch(batch)
+    await store_of_few.abandon_batch(batch.id)
+    assert not await is_due(store_of_few, batch, batch.expires_at)
 
 
 @on_all
