@@ -58,6 +58,7 @@ class Installation:
     api: Api
     journal: Journal
     users_database: Path
+    provisioned: list[str]  # a line for each queue and table
 
     async def serve(self, **environment: str) -> Program:
         """Start a front end, always at the same address, and wait until it answers."""
@@ -139,19 +140,19 @@ async def installation(aws: Aws, folder: Path, **settings: str) -> AsyncIterator
         FOLDER: str(folder),
         "USERS_DATABASE_URL": f"sqlite:///{folder / USERS_DATABASE}",
     }
-    _provision(environment, name)
+    provisioned = _provision(environment, name)
     port, operator_port = free_port(), free_port()
     async with open_api(port, operator_port) as api, programs(environment, folder) as running:
         yield Installation(
-            name, environment, running, port, operator_port, api, Journal(folder), folder / USERS_DATABASE
+            name, environment, running, port, operator_port, api, Journal(folder), folder / USERS_DATABASE, provisioned
         )
 
 
-def _provision(environment: Mapping[str, str], name: str) -> None:
+def _provision(environment: Mapping[str, str], name: str) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in environment.items():
             patch.setenv(variable, value)
-        provision(Settings(name=name))
+        return provision(Settings(name=name))
 
 
 def read_letter(text: str) -> dict[str, Any]:
