@@ -32,6 +32,11 @@ SLOW = {
     "use_old_marks",
     "leave_retries_to_the_consumer_that_failed",
     "drop_what_was_received_often_while_paused",
+    "overlook_refused_entries",
+    "give_back_as_if_all_had_started",
+    "abandon_by_the_clock_alone",
+    "finish_whatever_the_ending_is",
+    "finish_without_the_time_of_the_start",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
