@@ -37,6 +37,8 @@ SLOW = {
     "abandon_by_the_clock_alone",
     "finish_whatever_the_ending_is",
     "finish_without_the_time_of_the_start",
+    "run_a_suspect_without_looking_again",
+    "blame_those_that_ran_beside_poison",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
