@@ -54,11 +54,13 @@ lint: $(READY) ## check layout, lint and declared dependencies
 types: $(READY) ## strict type check, tests included
 	$(BIN)/mypy
 
-lock: ## update every pinned dependency, with hashes; the image gets the same versions (needs uv)
+lock: ## update every pinned dependency, with hashes; the image gets the same versions (needs uv and npm)
 	$(COMPILE) pyproject.toml --all-extras --group dev --upgrade -o requirements.lock
 	$(COMPILE) pyproject.toml --extra server --extra tracing --constraint requirements.lock -o requirements-image.lock
 	$(COMPILE) --group build --constraint requirements.lock -o requirements-build.lock
 	$(COMPILE) examples/users/requirements.in --constraint requirements.lock -o examples/users/requirements.lock
+	$(COMPILE) tests/acceptance/generated/requirements.in --upgrade -o tests/acceptance/generated/requirements.lock
+	npm install --prefix tests/acceptance/generated --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 
 setup: $(READY) ## create .venv with the locked dependencies
 

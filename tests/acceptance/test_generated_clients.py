@@ -1,8 +1,13 @@
-"""Two generated clients do the main job. Everything that a generator warns about is an error."""
+"""Two generated clients do the main job. Everything that a generator warns about is an error.
+
+`.ci/run` installs the generators. Without them the tests are skipped, because a slow registry is no reason to fail.
+"""
 
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT, create_subprocess_exec
 from pathlib import Path
@@ -12,12 +17,34 @@ import aiohttp
 import pytest
 
 from tests.acceptance.conftest import Install
-from tests.acceptance.generated.tools import HERE, python_tools, typescript_tools
+from tests.acceptance.generated.tools import HERE, PYTHON, TYPESCRIPT, Generator
 from tests.acceptance.installation import USERS, on_any_aws
+from tests.support.backends import fail_if_required_or_skip
 
 TOTAL = 103
+OLDEST_NODE = 18
+WARNING = "\N{WARNING SIGN}"  # openapi-typescript writes it before each warning of its own
 
-pytestmark = [on_any_aws, pytest.mark.timeout(900)]  # the first run installs the generators
+pytestmark = [on_any_aws, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def node() -> None:
+    """Skip the test if there is no Node that is new enough. With PENSTOCK_REQUIRE_REAL_SERVERS=1 it fails instead."""
+    path = shutil.which("node")
+    said = (
+        "" if path is None else subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    )
+    version = re.match(r"v(\d+)\.", said)
+    if version is None or int(version[1]) < OLDEST_NODE:
+        fail_if_required_or_skip(f"Node {OLDEST_NODE} or newer is not installed")
+
+
+def tools_or_skip(generator: Generator) -> Path:
+    """Return the folder of an installed generator."""
+    if not generator.folder.exists():
+        pytest.skip(f"no {generator.name} generator: install it with `python -m tests.acceptance.generated.tools`")
+    return generator.folder
 
 
 def job() -> str:
@@ -67,10 +94,9 @@ def check(output: str) -> None:
     }
 
 
+@pytest.mark.usefixtures("node")
 async def test_generated_typescript_client_does_the_job(install: Install, tmp_path: Path) -> None:
-    if shutil.which("npm") is None:
-        pytest.fail("This test needs Node 20 or newer: `apt-get install nodejs npm`.", pytrace=False)
-    tools = typescript_tools()
+    tools = tools_or_skip(TYPESCRIPT)
     (tmp_path / "node_modules").symlink_to(tools / "node_modules")
     for name in ("package.json", "tsconfig.json", "job.ts"):
         shutil.copy(HERE / name, tmp_path)
@@ -82,20 +108,20 @@ async def test_generated_typescript_client_does_the_job(install: Install, tmp_pa
         "-o",
         "schema.d.ts",
         folder=tmp_path,
+        NODE_NO_WARNINGS="1",
     )
-    assert "warn" not in said.lower()
+    assert WARNING not in said
     assert await run(binaries / "tsc", folder=tmp_path) == ""
     check(await run("node", "job.js", url, job(), folder=tmp_path))
 
 
 async def test_generated_python_client_does_the_job(install: Install, tmp_path: Path) -> None:
-    tools = str(python_tools())
+    tools = str(tools_or_skip(PYTHON))
     url = await start(install)
     description = await save_description(url, tmp_path)
     options = ("--path", description, "--output-path", "bulk_client", "--meta", "none")
     config = ("--config", HERE / "generator.yaml", "--fail-on-warning")
     generator = (sys.executable, "-m", "openapi_python_client", "generate")
-    said = await run(*generator, *options, *config, folder=tmp_path, PYTHONPATH=tools)
-    assert "warning" not in said.lower()
+    await run(*generator, *options, *config, folder=tmp_path, PYTHONPATH=tools)
     path = os.pathsep.join([str(tmp_path), tools])
     check(await run(sys.executable, HERE / "job.py", url, job(), folder=tmp_path, PYTHONPATH=path))

@@ -1,6 +1,7 @@
-"""Decides what happens to a test if the real servers cannot be started on this machine."""
+"""Decides what happens to a test if this machine lacks a program that the test needs."""
 
 import os
+from typing import NoReturn
 
 import pytest
 
@@ -15,8 +16,12 @@ def real_servers_or_skip() -> None:
     With PENSTOCK_REQUIRE_REAL_SERVERS=1, as in CI, the test fails instead, because nobody reads the skips there.
     """
     reason = missing_tools()
-    if reason is None:
-        return
+    if reason is not None:
+        fail_if_required_or_skip(f"real servers: {reason}")
+
+
+def fail_if_required_or_skip(reason: str) -> NoReturn:
+    """Fail the test with PENSTOCK_REQUIRE_REAL_SERVERS=1, and skip it otherwise."""
     if os.environ.get(REQUIRED) == "1":
         pytest.fail(f"{REQUIRED}=1, but {reason}.", pytrace=False)
-    pytest.skip(f"real servers: {reason}")
+    pytest.skip(reason)

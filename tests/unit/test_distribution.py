@@ -12,6 +12,7 @@ import pytest
 from penstock.cli.commands import COMMANDS
 from penstock.distribution import NAME
 from penstock.infra.embedded.patches import SUPPORTED_MOTO
+from tests.acceptance.generated.tools import HERE as GENERATORS
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [path for pattern in ("*.md", "docs/**/*.md", "infra/*.md", "bench/*.md") for path in ROOT.glob(pattern)]
@@ -62,7 +63,7 @@ def test_texts_name_the_distribution_and_extras_that_exist(path: Path, project: 
         assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
-@pytest.mark.parametrize("path", [*ROOT.glob("*.lock")], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*ROOT.glob("*.lock"), GENERATORS / "requirements.lock"], ids=lambda path: path.name)
 def test_locks_name_no_index(path: Path) -> None:
     assert not re.search(r"https?://|index-url|find-links", path.read_text())
 

@@ -1,61 +1,92 @@
 """Installs the generators of clients into `.run/generators`, once: `python -m tests.acceptance.generated.tools`.
 
-Their versions are pinned next to this file. The Python generator needs other versions of some packages than Penstock,
-so it has a folder of its own.
+The files next to this one pin them, and every package that they need, with hashes. The Python generator needs other
+versions of some packages than Penstock, so it has a folder of its own. Tests never install anything, because they
+must not depend on a registry.
 """
 
 import fcntl
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".run" / "generators"
+INSTALL_SECONDS = 300
 
 
-def typescript_tools() -> Path:
-    """Return the folder with `node_modules`."""
-    return _installed(HERE / "package.json", _install_npm)
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """The files that pin a generator, and the command that installs it from copies of them into a folder."""
+
+    name: str
+    pinned: tuple[str, ...]
+    command: Callable[[Path], tuple[str, ...]]
+
+    @property
+    def folder(self) -> Path:
+        """Return where the generator is. It is there if it has been installed completely."""
+        content = b"".join((HERE / name).read_bytes() for name in self.pinned)
+        return CACHE / f"{self.name}-{sha256(content).hexdigest()[:12]}"
+
+    def install(self) -> None:
+        """Install the generator if it is not there. An installation that was cut off is made again."""
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with (CACHE / f"{self.folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.folder.exists():
+                self._make()
+
+    def _make(self) -> None:
+        making = self.folder.with_suffix(".new")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir()
+        for name in self.pinned:
+            shutil.copy(HERE / name, making)
+        run(self.command(making), INSTALL_SECONDS)
+        making.rename(self.folder)
 
 
-def python_tools() -> Path:
-    """Return a folder for the import path."""
-    return _installed(HERE / "requirements.txt", _install_pip)
+def _npm(folder: Path) -> tuple[str, ...]:
+    return ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", "--prefix", str(folder))
 
 
-def _installed(pinned: Path, install: Callable[[Path, Path], None]) -> Path:
-    """Return the folder with what a file pins. An installation that was cut off is made again."""
-    folder = CACHE / f"{pinned.stem}-{sha256(pinned.read_bytes()).hexdigest()[:12]}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            making = folder.with_suffix(".new")
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir()
-            install(pinned, making)
-            making.rename(folder)
-    return folder
+def _pip(folder: Path) -> tuple[str, ...]:
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes")
+    pinned = str(folder / "requirements.lock")
+    return (sys.executable, "-m", "pip", "install", *quiet, "--target", str(folder), "--requirement", pinned)
 
 
-def _install_npm(pinned: Path, folder: Path) -> None:
-    shutil.copy(pinned, folder)
-    quiet = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--loglevel=error")
-    _run("npm", "install", *quiet, "--prefix", str(folder))
+TYPESCRIPT = Generator("typescript", ("package.json", "package-lock.json"), _npm)
+PYTHON = Generator("python", ("requirements.lock",), _pip)
 
 
-def _install_pip(pinned: Path, folder: Path) -> None:
-    quiet = ("--quiet", "--disable-pip-version-check")
-    _run(sys.executable, "-m", "pip", "install", *quiet, "--target", str(folder), "--requirement", str(pinned))
+def run(command: tuple[str, ...], seconds: float) -> None:
+    """Run a command. Raise an error if it fails, or if it takes too long: then its children are killed as well."""
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            status = process.wait(seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if status != 0:
+        raise subprocess.CalledProcessError(status, command)
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=600)
+def main() -> None:
+    """Install the generators. One that cannot be installed is reported, and the tests that need it are skipped."""
+    for generator in (TYPESCRIPT, PYTHON):
+        try:
+            generator.install()
+        except (OSError, subprocess.SubprocessError) as error:
+            sys.stderr.write(f"The {generator.name} generator is not installed, so its test is skipped: {error}\n")
 
 
 if __name__ == "__main__":
-    typescript_tools()
-    python_tools()
+    main()
