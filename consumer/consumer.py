@@ -155,7 +155,13 @@ class Consumer:
         if post is None or secrets_ is None:
             return None
         return Courier(
-            backend.store, post, secrets_, self._clock, self.meter, may_poll=lambda: self._sweeper.is_in_charge
+            backend.store,
+            post,
+            secrets_,
+            self._clock,
+            self.meter,
+            may_poll=lambda: self._sweeper.is_in_charge,
+            base_url=(self._settings.public_url or "").rstrip("/"),
         )
 
     def _new_gates(self, backend: Backend, operations: Operations[Any]) -> LimitGates:

@@ -72,14 +72,19 @@ class Courier:
         meter: Meter,
         *,
         may_poll: Callable[[], bool],
+        base_url: str = "",
     ) -> None:
-        """Create a courier. It reads the index while `may_poll` returns True, which one consumer should do."""
+        """Create a courier. It reads the index while `may_poll` returns True, which one consumer should do.
+
+        The URLs in events start with `base_url`.
+        """
         self._store = store
         self._post = post
         self._secrets = secrets_
         self._clock = clock
         self._meter = meter
         self._may_poll = may_poll
+        self._base_url = base_url
         self._outage = Outage(Event.WEBHOOKS_FAILED)
         self._expanding: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[DeliveryKey, asyncio.Task[None]] = {}
@@ -199,7 +204,9 @@ class Courier:
         made = [
             delivery
             for event in batch.events
-            for delivery in self._deliveries(batch, event, body_of_batch(event, batch, metadata), endpoints)
+            for delivery in self._deliveries(
+                batch, event, body_of_batch(event, batch, metadata, self._base_url), endpoints
+            )
         ]
         for delivery in made:
             await self._store.create_delivery(delivery)

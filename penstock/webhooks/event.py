@@ -56,17 +56,20 @@ def event_id(at: float, randomness: str) -> str:
     return f"evt_{int(at * 1_000):012x}{randomness}"
 
 
-def body_of_batch(event: FinalEvent, batch: "Batch", metadata: Mapping[str, str]) -> bytes:
-    """Return the body of an event, without the metadata of the batch if it were too long with them."""
-    body = _body(event, batch, metadata)
-    return body if len(body) <= MOST_BODY_BYTES else _body(event, batch, None)
+def body_of_batch(event: FinalEvent, batch: "Batch", metadata: Mapping[str, str], base_url: str = "") -> bytes:
+    """Return the body of an event, without the metadata of the batch if it were too long with them.
+
+    The URLs in it start with `base_url`. Without one they are paths.
+    """
+    body = _body(event, batch, metadata, base_url)
+    return body if len(body) <= MOST_BODY_BYTES else _body(event, batch, None, base_url)
 
 
 def body_of_test(id_: str, at: float) -> bytes:
     return _envelope(id_, TEST_TYPE, at, {})
 
 
-def _body(event: FinalEvent, batch: "Batch", metadata: Mapping[str, str] | None) -> bytes:
+def _body(event: FinalEvent, batch: "Batch", metadata: Mapping[str, str] | None, base_url: str) -> bytes:
     counts = dict(event.counts)
     data = {
         "id": batch.id,  # libraries for events of other APIs look for it under this name
@@ -80,8 +83,8 @@ def _body(event: FinalEvent, batch: "Batch", metadata: Mapping[str, str] | None)
         "startedAt": time_text(batch.started_at),
         "finishedAt": time_text(batch.finished_at),
         "reason": batch.reason,
-        "statusUrl": f"/batch/{batch.id}/status",
-        "resultsUrl": f"/batch/{batch.id}/results",
+        "statusUrl": f"{base_url}/batch/{batch.id}/status",
+        "resultsUrl": f"{base_url}/batch/{batch.id}/results",
         "metadata": metadata,
     }
     return _envelope(event.id, event.type, event.at, data)

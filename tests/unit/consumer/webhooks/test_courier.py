@@ -10,6 +10,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from penstock.batch import Batch, BatchState, Counts, Ending
+from penstock.consumer.consumer import Consumer
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.sweeper import Sweeper
 from penstock.consumer.webhooks import courier as module
@@ -17,13 +18,15 @@ from penstock.consumer.webhooks.courier import ATTEMPTS_OF_ENDPOINT, ATTEMPTS_OF
 from penstock.errors import Unavailable
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
+from penstock.operations import Operations
 from penstock.store import Group
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryStore
+from penstock.testing.memory import MemoryParts, MemoryQueue
 from penstock.webhooks.delivery import KEPT_SECONDS, DeliveryState, EventDelivery
 from penstock.webhooks.endpoint import CALLBACK, Endpoint, Secrets
 from penstock.webhooks.schedule import DELAYS, JITTER, Answer
-from tests.support.builders import NOW, build_batch
+from tests.support.builders import NOW, build_batch, build_settings
 from tests.unit.consumer.conftest import Logs
 
 MASTER = Secrets("a master secret with more than 32 characters")
@@ -124,6 +127,17 @@ def _signature(secret: str, headers: Mapping[str, str], body: bytes) -> str:
 
     at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
     return Webhook(secret).sign(headers["webhook-id"], at, body.decode())
+
+
+async def test_urls_in_events_start_with_the_public_url(told: Told) -> None:
+    settings = build_settings(webhook_secret="m" * 32, public_url="https://api.example/bulk/")
+    backend = MemoryParts({}, MemoryQueue(), told.store).backend
+    courier = Consumer(backend, Operations(), settings, told.clock, post=told.receiver.post)._courier
+    assert courier is not None
+    told.finisher = Finisher(told.store, told.clock, courier.expand_soon)
+    batch = await told.make()
+    await told.finish(batch)
+    assert told.bodies[0]["data"]["statusUrl"] == f"https://api.example/bulk/batch/{batch.id}/status"
 
 
 async def test_batch_without_receivers_has_no_event(told: Told) -> None:

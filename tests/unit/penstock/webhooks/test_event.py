@@ -50,6 +50,15 @@ def test_body_has_the_members_of_standard_webhooks_and_a_summary() -> None:
     }
 
 
+def test_urls_start_with_the_public_url_also_if_the_metadata_is_left_out() -> None:
+    too_long = {chr(1) * 60 + f"{number:04}": chr(1) * 512 for number in range(16)}
+    for metadata in ({}, too_long):
+        batch = replace(build_batch(10), id="b1")
+        data = json.loads(body_of_batch(EVENT, batch, metadata, "https://api.example/bulk"))["data"]
+        assert data["statusUrl"] == "https://api.example/bulk/batch/b1/status"
+        assert data["resultsUrl"] == "https://api.example/bulk/batch/b1/results"
+
+
 def test_metadata_that_makes_the_body_too_long_is_left_out() -> None:
     longest = {chr(1) * 60 + f"{number:04}": chr(1) * 512 for number in range(16)}
     body = body_of_batch(EVENT, build_batch(10), longest)
