@@ -1,12 +1,12 @@
 """The queue program, from reading the settings to the last chunk. `__main__.py` has its options."""
 
-import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from penstock.application import find_application
 from penstock.aws.backend import open_backend
 from penstock.aws.cloudwatch import open_publisher
+from penstock.backend import Backend
 from penstock.clock import SystemClock
 from penstock.consumer.consumer import Consumer
 from penstock.consumer.giving_back import giving_back
@@ -20,7 +20,7 @@ from penstock.metrics.names import Program
 from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
 from penstock.process import loop
-from penstock.process.signals import stop_signals
+from penstock.process.signals import StoppedWhileStarting, listening_for_stop, open_unless_stopped
 from penstock.process.watchdog import Watchdog
 from penstock.running.collector import return_large_blocks, spare_what_stays
 from penstock.settings import Settings, TracingSettings, read_settings
@@ -65,33 +65,37 @@ async def _consume(
     journals: Journals,
     spans: "Spans | None",
 ) -> None:
-    clock = SystemClock()
     async with (
         open_backend(settings, spans) as backend,
         operations.connections(settings.connections_for_each_host),
         aclosing(Poster(settings.webhook_targets)) as poster,
     ):
         await backend.check()
-        async with operations.running():
-            consumer = Consumer(
-                backend, operations, settings, clock, progress, journal=Journal(journals.own), post=poster.post
-            )
-            fleet_figures = FleetFigures(backend.store, consumer.process, clock)
-            stopping = asyncio.create_task(stop_signals(), name="signals")
-            stopping.add_done_callback(lambda _: consumer.stop())
-            await asyncio.sleep(0)  # handle signals before this consumer reports that it is ready
-            try:
-                async with (
-                    serve_health(consumer, *health),
-                    open_publisher(settings, Program.CONSUMER, clock) as publisher,
-                    reporting(consumer.meter, (publisher, fleet_figures), clock),
-                ):
-                    spare_what_stays()
-                    return_large_blocks()
-                    with (
-                        Watchdog(settings.stall_seconds).watching(),
-                        giving_back(journals.predecessors, backend, clock),
-                    ):
-                        await consumer.run()
-            finally:
-                stopping.cancel()
+        with suppress(StoppedWhileStarting):
+            async with listening_for_stop() as stopping, open_unless_stopped(operations.running(), stopping):
+                journal = Journal(journals.own)
+                consumer = Consumer(
+                    backend, operations, settings, SystemClock(), progress, journal=journal, post=poster.post
+                )
+                stopping.add_done_callback(lambda _: consumer.stop())
+                await _run(consumer, backend, settings, health, journals)
+
+
+async def _run(
+    consumer: Consumer,
+    backend: Backend,
+    settings: Settings,
+    health: tuple[str, int | None],
+    journals: Journals,
+) -> None:
+    clock = SystemClock()
+    fleet_figures = FleetFigures(backend.store, consumer.process, clock)
+    async with (
+        serve_health(consumer, *health),
+        open_publisher(settings, Program.CONSUMER, clock) as publisher,
+        reporting(consumer.meter, (publisher, fleet_figures), clock),
+    ):
+        spare_what_stays()
+        return_large_blocks()
+        with Watchdog(settings.stall_seconds).watching(), giving_back(journals.predecessors, backend, clock):
+            await consumer.run()

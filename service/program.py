@@ -3,7 +3,7 @@
 import asyncio
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from penstock.metrics.reporting import reporting
 from penstock.operations import Operations
 from penstock.process import loop
 from penstock.process.listening import cannot_listen, check_not_open
-from penstock.process.signals import stop_signals
+from penstock.process.signals import StoppedWhileStarting, listening_for_stop, open_unless_stopped
 from penstock.process.watchdog import Watchdog
 from penstock.running.collector import spare_what_stays
 from penstock.service.app import create_app, create_operator_app
@@ -62,14 +62,17 @@ async def _serve(
 ) -> None:
     async with open_backend(settings, spans) as backend, operations.connections(settings.connections_for_each_host):
         await backend.check()
-        async with operations.running():
-            app = create_app(settings, operations, backend, SystemClock())
-            with Watchdog(settings.stall_seconds).watching():
-                await _listen_and_answer(app, clients, operators)
+        with suppress(StoppedWhileStarting):
+            async with listening_for_stop() as stopping, open_unless_stopped(operations.running(), stopping):
+                app = create_app(settings, operations, backend, SystemClock())
+                with Watchdog(settings.stall_seconds).watching():
+                    await _listen_and_answer(app, clients, operators, stopping)
         get_log().info(Event.SERVICE_STOPPED)
 
 
-async def _listen_and_answer(app: web.Application, clients: Address, operators: Address) -> None:
+async def _listen_and_answer(
+    app: web.Application, clients: Address, operators: Address, stopping: asyncio.Task[None]
+) -> None:
     settings, clock = app[SETTINGS], app[CLOCK]
     async with (
         open_publisher(settings, Program.SERVICE, clock) as publisher,
@@ -77,17 +80,17 @@ async def _listen_and_answer(app: web.Application, clients: Address, operators: 
         _listening((app, clients), (create_operator_app(app, operators.host), operators)) as (url, operator_url),
     ):
         get_log().info(Event.SERVICE_READY, url=url, operator_url=operator_url, auth=settings.asks_for)
-        await _answer(app, settings)
+        await _answer(app, settings, stopping)
 
 
-async def _answer(app: web.Application, settings: Settings) -> None:
+async def _answer(app: web.Application, settings: Settings, stopping: asyncio.Task[None]) -> None:
     """Answer requests until this process is asked to stop and load balancers have noticed that.
 
     Raises HandlersStuck, also after that, if handlers block all threads or slots for too long.
     """
     spare_what_stays()
     try:
-        await _stop_or_stuck(app, settings)
+        await _stop_or_stuck(app, settings, stopping)
     finally:
         app[LEAVING].set()
         await asyncio.sleep(settings.leave_seconds)
@@ -128,13 +131,11 @@ async def _start_site(runner: web.AppRunner, address: Address) -> web.TCPSite:
     raise AssertionError("there is always a port, and the last one returns or raises")
 
 
-async def _stop_or_stuck(app: web.Application, settings: Settings) -> None:
+async def _stop_or_stuck(app: web.Application, settings: Settings, stopping: asyncio.Task[None]) -> None:
     watching = asyncio.create_task(app[RUNNER].watch(settings.stall_seconds, app[CLOCK]), name="handlers")
-    stopping = asyncio.create_task(stop_signals(), name="signals")
     try:
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
             await watching
     finally:
         watching.cancel()
-        stopping.cancel()

@@ -5,9 +5,61 @@ import os
 import signal
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 EXIT_AT_ONCE = 1
 PARENT_POLL_SECONDS = 0.5
+
+
+class StoppedWhileStarting(Exception):
+    """The program was asked to stop before it had started. This is no failure."""
+
+
+@asynccontextmanager
+async def open_unless_stopped(
+    context: AbstractAsyncContextManager[None], stopping: asyncio.Task[None]
+) -> AsyncIterator[None]:
+    """Keep a context open during the block. If `stopping` ends while it opens, cancel it.
+
+    Raises StoppedWhileStarting in that case. Once the context is open, the block has to watch `stopping`.
+    """
+    async with AsyncExitStack() as stack:
+        await _enter(stack, context, stopping)
+        yield
+
+
+async def _enter(
+    stack: AsyncExitStack, context: AbstractAsyncContextManager[None], stopping: asyncio.Task[None]
+) -> None:
+    is_starting = True
+
+    def cancel(_: asyncio.Task[None]) -> None:
+        if is_starting:
+            start.reschedule(0)
+
+    try:
+        async with asyncio.timeout(None) as start:  # it can cancel this task safely, also if the context just opens
+            stopping.add_done_callback(cancel)
+            try:
+                await stack.enter_async_context(context)
+            finally:
+                is_starting = False
+    except TimeoutError:
+        if start.expired():
+            raise StoppedWhileStarting from None
+        raise
+
+
+@asynccontextmanager
+async def listening_for_stop() -> AsyncIterator[asyncio.Task[None]]:
+    """Yield a task that ends when the program receives SIGTERM or SIGINT. Both are handled before the block starts."""
+    stopping = asyncio.create_task(stop_signals(), name="signals")
+    await asyncio.sleep(0)
+    try:
+        yield stopping
+    finally:
+        stopping.cancel()
 
 
 async def stop_signals() -> None:

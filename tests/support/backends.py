@@ -1,7 +1,6 @@
-"""Decides what happens to a test if this machine lacks a program that the test needs."""
+"""Decides what happens to a test if the real servers cannot be started on this machine."""
 
 import os
-from typing import NoReturn
 
 import pytest
 
@@ -16,12 +15,8 @@ def real_servers_or_skip() -> None:
     With PENSTOCK_REQUIRE_REAL_SERVERS=1, as in CI, the test fails instead, because nobody reads the skips there.
     """
     reason = missing_tools()
-    if reason is not None:
-        fail_if_required_or_skip(f"real servers: {reason}")
-
-
-def fail_if_required_or_skip(reason: str) -> NoReturn:
-    """Fail the test with PENSTOCK_REQUIRE_REAL_SERVERS=1, and skip it otherwise."""
+    if reason is None:
+        return
     if os.environ.get(REQUIRED) == "1":
         pytest.fail(f"{REQUIRED}=1, but {reason}.", pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(f"real servers: {reason}")
