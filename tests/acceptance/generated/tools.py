@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".run" / "generators"
-INSTALL_SECONDS = 300
+INSTALL_SECONDS = 120
+SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +56,21 @@ class Generator:
 
 
 def _npm(folder: Path) -> tuple[str, ...]:
-    return ("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", "--prefix", str(folder))
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+    return ("npm", "ci", *quiet, "--fetch-retries=1", "--fetch-timeout=20000", "--prefix", str(folder))
 
 
 def _pip(folder: Path) -> tuple[str, ...]:
-    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes")
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--retries=1", "--timeout=20")
     pinned = str(folder / "requirements.lock")
     return (sys.executable, "-m", "pip", "install", *quiet, "--target", str(folder), "--requirement", pinned)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of an installation, in which Node trusts the certificates that this machine trusts."""
+    paths = (ssl.get_default_verify_paths().cafile, SYSTEM_CERTIFICATES)
+    found = [{"NODE_EXTRA_CA_CERTS": path} for path in paths if Path(path or "").is_file()]
+    return {**(found[0] if found else {}), **os.environ}
 
 
 TYPESCRIPT = Generator("typescript", ("package.json", "package-lock.json"), _npm)
@@ -69,7 +79,7 @@ PYTHON = Generator("python", ("requirements.lock",), _pip)
 
 def run(command: tuple[str, ...], seconds: float) -> None:
     """Run a command. Raise an error if it fails, or if it takes too long: then its children are killed as well."""
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(command, env=_environment(), start_new_session=True) as process:
         try:
             status = process.wait(seconds)
         except BaseException:
