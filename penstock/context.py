@@ -79,6 +79,32 @@ class NoState:
     def __call__(self, *_arguments: object, **_options: object) -> NoReturn:
         self._explain()
 
+    # Python looks these up in the class, and not with `__getattr__`.
+
+    def __bool__(self) -> NoReturn:  # noqa: PLE0304 - it explains itself instead
+        self._explain()
+
+    def __len__(self) -> NoReturn:  # noqa: PLE0303
+        self._explain()
+
+    def __iter__(self) -> NoReturn:
+        self._explain()
+
+    def __contains__(self, item: object) -> NoReturn:
+        self._explain()
+
+    def __enter__(self) -> NoReturn:
+        self._explain()
+
+    def __exit__(self, *_error: object) -> NoReturn:
+        self._explain()
+
+    def __aenter__(self) -> NoReturn:
+        self._explain()
+
+    def __aexit__(self, *_error: object) -> NoReturn:
+        self._explain()
+
     def _explain(self) -> NoReturn:
         raise Misconfigured(
             f"The handler of {self._handler} runs in another process and uses context.state, which stays in the "

@@ -212,7 +212,30 @@ async def test_middleware_is_called_around_a_process() -> None:
     assert HandlerFailed in notes
 
 
-@pytest.mark.parametrize("use", [lambda state: state.x, lambda state: state["x"], lambda state: state("x")])
+async def enter(state: Any) -> None:
+    async with state:
+        pass
+
+
+def enter_directly(state: Any) -> None:
+    with state:
+        pass
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda state: state.x,
+        lambda state: state["x"],
+        lambda state: state("x"),
+        bool,
+        len,
+        list,
+        lambda state: "x" in state,
+        enter_directly,
+        lambda state: enter(state).send(None),
+    ],
+)
 def test_missing_state_explains_itself_however_it_is_used(use: Any) -> None:
     with pytest.raises(Misconfigured, match="runs in another process"):
         use(NoState("POST /x"))
