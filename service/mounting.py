@@ -38,7 +38,7 @@ def create_app(operations: Operations[Any], settings: Settings | None = None) ->
         Misconfigured: A setting is invalid.
     """
     given = settings or read_settings()
-    later = _LateBackend()
+    later = _LateBackend(has_bucket=given.bucket is not None)
     app = front_end.create_app(given, operations, later.backend, SystemClock())
 
     async def connect(_app: web.Application) -> AsyncIterator[None]:
@@ -59,23 +59,17 @@ def create_app(operations: Operations[Any], settings: Settings | None = None) ->
 class _LateBackend:
     """A backend whose parts exist from the start, and work once it is open."""
 
-    def __init__(self) -> None:
-        self._queues = {priority: _Later() for priority in Priority}
-        self._dead_letters, self._store, self._bills = _Later(), _Later(), _Later()
-        parts: dict[str, Any] = {
-            "queues": self._queues,
-            "dead_letters": self._dead_letters,
-            "store": self._store,
-            "bills": self._bills,
-        }
-        self.backend = Backend(**parts)
+    def __init__(self, *, has_bucket: bool) -> None:
+        self._queues: dict[Priority, Any] = {priority: _Later() for priority in Priority}
+        names = ["dead_letters", "store", "bills", *(["bucket"] if has_bucket else [])]
+        self._parts: dict[str, Any] = {name: _Later() for name in names}
+        self.backend = Backend(queues=self._queues, **self._parts)
 
     def open(self, opened: Backend) -> None:
         for priority, queue in self._queues.items():
             queue.opened = opened.queues[priority]
-        self._dead_letters.opened = opened.dead_letters
-        self._store.opened = opened.store
-        self._bills.opened = opened.bills
+        for name, part in self._parts.items():
+            part.opened = getattr(opened, name)
 
 
 async def _leave(app: web.Application) -> None:

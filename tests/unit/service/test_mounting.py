@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field, fields
 from html import unescape
 from typing import Any
 from urllib.parse import urljoin
@@ -234,6 +234,22 @@ async def test_mounted_application_opens_what_it_needs_when_it_starts(
     assert (await request(client, "GET", "/bulk/health/ready")).status == 200
     await client.close()
     assert notes == ["connected", "started", "ended", "disconnected"]
+
+
+async def test_mounted_application_has_a_bucket_if_one_is_set(
+    aiohttp_client: AiohttpClient, parts: MemoryParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounting, "open_backend", lambda _settings: nullcontext(parts.backend))
+    app = mounting.create_app(operations, build_settings(bucket="uploads-of-tests"))
+    client = await aiohttp_client(mount(app, "/bulk"))
+    answer = await request(client, "POST", "/bulk/uploads")
+    assert (answer.status, answer.body["url"]) == (201, "memory:")
+
+
+def test_mounted_application_has_every_part_of_a_backend() -> None:
+    app = mounting.create_app(operations, build_settings(bucket="uploads-of-tests"))
+    missing = {part.name for part in fields(Backend) if getattr(app[BACKEND], part.name) is None}
+    assert missing == {"spans"}  # the outer application traces its own requests
 
 
 async def test_application_that_has_not_started_says_so() -> None:
