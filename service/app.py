@@ -4,7 +4,7 @@ There are two, each with a listener of its own: one for clients, and one for ope
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -103,7 +103,7 @@ def create_app(
         tenants_share=settings.has_tenants,
         limits=_gates(settings, operations, backend.store, clock) if keeps_limits else None,
     )
-    app.on_cleanup.append(_close_runner)
+    app.cleanup_ctx.append(_closing_runner)
     app[BACKEND] = backend
     app[CLOCK] = clock
     app[GROUP_NUMBERS] = GroupNumbers()
@@ -183,5 +183,6 @@ async def _end_streams(app: web.Application) -> None:
     app[STREAMS].end_all()
 
 
-async def _close_runner(app: web.Application) -> None:
+async def _closing_runner(app: web.Application) -> AsyncIterator[None]:
+    yield
     await app[RUNNER].close()

@@ -51,7 +51,7 @@ def create_app(operations: Operations[Any], settings: Settings | None = None) ->
             async with operations.running():
                 yield
 
-    app.cleanup_ctx.append(connect)
+    app.cleanup_ctx.insert(0, connect)  # it ends last: the runner closes while the store and the state are there
     app.on_shutdown.append(_leave)
     return app
 

@@ -17,7 +17,7 @@ from penstock.backend import Backend
 from penstock.errors import Misconfigured
 from penstock.service import mounting
 from penstock.service.app import create_app
-from penstock.service.keys import BACKEND
+from penstock.service.keys import BACKEND, RUNNER
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts
 from tests.support.builders import build_settings
@@ -226,14 +226,18 @@ async def test_mounted_application_opens_what_it_needs_when_it_starts(
     async def tell(context: Context) -> str:
         return str(context.state)
 
+    async def close() -> None:
+        notes.append("runner closed")
+
     monkeypatch.setattr(mounting, "open_backend", open_backend)
     app = mounting.create_app(application, build_settings())
+    monkeypatch.setattr(app[RUNNER], "close", close)
     client = await aiohttp_client(mount(app, "/bulk"))
     answer = await request(client, "POST", "/bulk/batch", json={"operations": ask_for("/state")})
     assert answer.body["results"][0]["result"] == "state"
     assert (await request(client, "GET", "/bulk/health/ready")).status == 200
     await client.close()
-    assert notes == ["connected", "started", "ended", "disconnected"]
+    assert notes == ["connected", "started", "runner closed", "ended", "disconnected"]
 
 
 async def test_mounted_application_has_a_bucket_if_one_is_set(
