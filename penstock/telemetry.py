@@ -67,6 +67,7 @@ class Event(StrEnum):
     # A handler does not end although it was cancelled. Nobody waits for it any more, but it keeps its slot.
     HANDLER_LEFT_BEHIND = "handler left behind"
     UPSTREAM_FAILED = "upstream failed"  # An upstream sent no response, or one that cannot become a result.
+    LIMIT_BROKE = "limit failed unexpectedly"  # A bug in Penstock; a consumer exits, a front end leases again.
     BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
     DEATH_DENIED = "death denied"  # Another consumer took this one for dead, after AWS was away or it was paused.
     BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.

@@ -34,6 +34,7 @@ from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.token_lane import TokenLane, Waiter, choose
+from penstock.telemetry import Event, get_log
 from penstock.waiting import happens
 
 LEAST_WRITE_SECONDS = 1.0
@@ -121,7 +122,7 @@ class LimitGate:
         self._parked: list[tuple[float, int]] = []  # when chunks that were postponed come back, and their operations
         self._news = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
-        self.when_ended: Callable[[asyncio.Task[None]], None] = lambda _: None  # called when it leases nothing any more
+        self.when_failed: Callable[[BaseException], None] = lambda _: None  # called when the leasing has failed
         self.is_of_batch = False  # it learns no rate, and ends when nothing uses it any more
         self.when_unused: Callable[[], object] = lambda: None  # called before it ends
         self.count_busy: Callable[[], int] = lambda: 1  # returns at how many gates of this process chunks wait
@@ -145,7 +146,7 @@ class LimitGate:
             line.postpone(seconds)
         if self._keeping is None:
             self._keeping = asyncio.create_task(self._keep(), name=f"limit {self._name}")
-            self._keeping.add_done_callback(self.when_ended)
+            self._keeping.add_done_callback(self._note_end)
         self.note_waiting()
         try:
             yield line
@@ -334,6 +335,14 @@ class LimitGate:
         self._news.set()
 
     # --- Leasing
+
+    def _note_end(self, keeping: asyncio.Task[None]) -> None:
+        """If the leasing has failed, log that and let the next line start it again."""
+        if keeping.cancelled() or (error := keeping.exception()) is None:
+            return
+        get_log().error(Event.LIMIT_BROKE, limit=self._name, exc_info=error)
+        self._keeping = None
+        self.when_failed(error)
 
     async def _keep(self) -> None:
         """Lease tokens while operations wait, and permits until they have ended. Run until cancelled."""

@@ -50,7 +50,7 @@ class LimitGates:
 
     def _create(self, name: str, limit: Limit) -> LimitGate:
         gate = self._new_gate(name, limit)
-        gate.when_ended = self._note_end
+        gate.when_failed = self._note_failure
         gate.count_busy = self._count_busy
         if self._is_over:
             gate.let_go()
@@ -81,9 +81,8 @@ class LimitGates:
         self._failed = asyncio.get_running_loop().create_future()
         await self._failed
 
-    def _note_end(self, keeping: asyncio.Task[None]) -> None:
-        error = None if keeping.cancelled() else keeping.exception()
-        if error is not None and self._failed is not None and not self._failed.done():
+    def _note_failure(self, error: BaseException) -> None:
+        if self._failed is not None and not self._failed.done():
             self._failed.set_exception(error)
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from penstock import Operations, Throttled
 from penstock.chunk import Chunk, Operation
@@ -32,6 +33,7 @@ from penstock.running.runner import Runner
 from penstock.running.slots import Slots, Turn
 from penstock.running.source import Source
 from penstock.running.stop import Stop
+from penstock.telemetry import Event
 from penstock.testing import MemoryStore
 from tests.simulation.loop import VirtualLoop
 
@@ -588,6 +590,27 @@ def test_gate_that_fails_unexpectedly_ends_the_watch(monkeypatch: pytest.MonkeyP
         assert not waiting.done()
 
     play(scenario)
+
+
+def test_gate_that_has_failed_leases_again_with_the_next_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        read_limit, errors = rig.store.read_limit, [KeyError("a bug")]
+
+        async def fail_once(name: str) -> LimitState:
+            if errors:
+                raise errors.pop()
+            return await read_limit(name)
+
+        monkeypatch.setattr(rig.store, "read_limit", fail_once)
+        first = asyncio.create_task(rig.run_chunk("/limited", 3))
+        await asyncio.sleep(5)
+        assert not first.done()
+        assert succeeded(await rig.run_chunk("/limited", 2)) == 2
+        assert succeeded(await first) == 3
+
+    with capture_logs() as logs:
+        play(scenario)
+    assert [(line["event"], line["limit"]) for line in logs] == [(Event.LIMIT_BROKE, "upstream")]
 
 
 # --- Permits
