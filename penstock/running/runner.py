@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import structlog
@@ -82,7 +83,6 @@ class Runner:
         self._observer = observer
         self._shows_errors = shows_errors
         self._limits = limits
-        self._has_limits = limits is not None and any(route.policy.limit is not None for route in operations.routes)
         self._spent: dict[str, Spent] = {}
         self.result_memory = ResultMemory()
         self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share, memory=self.result_memory)
@@ -162,6 +162,11 @@ class Runner:
                 return await carry_out(new_run(line, gates), place, lots)
 
         return await _join([run_part(*part) for part in self._sort(chunk.operations)])
+
+    @cached_property
+    def _has_limits(self) -> bool:
+        """Return True if a handler has a limit. The application may register handlers until the first batch runs."""
+        return self._limits is not None and any(route.policy.limit is not None for route in self._operations.routes)
 
     def _limit_of(self, operation: Operation) -> str | None:
         route = self._route(operation)

@@ -576,6 +576,21 @@ def test_consumer_whose_lease_was_overtaken_asks_again(monkeypatch: pytest.Monke
     assert 2 <= starts[0] < 4
 
 
+def test_handler_that_is_registered_after_the_runner_was_created_has_its_limit() -> None:
+    async def scenario(rig: Rig) -> None:
+        operations = Operations[Any]()
+        runner = Runner(operations, 1, limits=LimitGates({}, lambda _name, _limit: rig.gate))
+
+        @operations.post("/late", limit="upstream")
+        async def late() -> None: ...
+
+        operation = Operation(0, "0", "POST", "/late", None)
+        with runner.turns([operation], Source("01J", "01J"), may_be_postponed=True) as turn_of:
+            assert isinstance(turn_of(operation), Line)
+
+    play(scenario)
+
+
 def test_gate_that_fails_unexpectedly_ends_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(rig: Rig) -> None:
         async def read_limit(_name: str) -> LimitState:
