@@ -4,6 +4,7 @@ Only this file reads the environment. The variable of a setting is `PENSTOCK_` a
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from penstock.api_key import Redaction
 from penstock.backoff import Backoff
@@ -568,8 +569,40 @@ def read_settings() -> Settings:
 
     Raises Misconfigured with one line for each invalid variable: its value, and the values that are allowed.
     """
+    return _checked(Settings)
+
+
+class _GivenSettings(Settings):
+    """Settings that come only from their caller. The environment changes nothing."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **_others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def given_settings(**values: Any) -> Settings:
+    """Return settings with these values, whatever the environment says. The other settings have their defaults.
+
+    Raises Misconfigured as `read_settings` does, and if there is no setting with one of the names.
+    """
+    names = {name for name, field in Settings.model_fields.items() if field.validation_alias is None}
+    if unknown := sorted(values.keys() - names):
+        raise Misconfigured(
+            f"Unknown settings: {', '.join(unknown)}. Use the names of docs/settings.md in lower case and without "
+            f"{PREFIX}, such as max_operations."
+        )
+    return _checked(lambda: _GivenSettings(**values))
+
+
+def _checked(read: Callable[[], Settings]) -> Settings:
     try:
-        return Settings()
+        return read()
     except ValidationError as error:
         problems = [_explain(one) for one in error.errors(include_url=False)]
         raise Misconfigured("Invalid settings:\n" + "\n".join(f"  {problem}" for problem in problems)) from error

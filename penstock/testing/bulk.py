@@ -15,7 +15,7 @@ from penstock.consumer.consumer import Consumer
 from penstock.operations import Operations
 from penstock.service.app import create_app, create_operator_app
 from penstock.service.schemas import PAUSED
-from penstock.settings import Settings
+from penstock.settings import given_settings
 from penstock.testing.http import Answer as HttpAnswer
 from penstock.testing.http import ask
 from penstock.testing.memory import FakeClock, memory_parts
@@ -88,10 +88,14 @@ class TestBulk:
 
     Args:
         operations: The operations of the application.
-        **settings: Settings by their names in lower case, without PENSTOCK_: `TestBulk(operations, max_operations=5)`.
+        **settings: Settings by their names in lower case, without PENSTOCK_, such as `max_operations=500`. The others
+            have their defaults: the environment changes nothing.
 
     Attributes:
         clock: The clock of the front end and the consumer.
+
+    Raises:
+        Misconfigured: A setting is unknown or invalid.
     """
 
     __test__ = False  # pytest would take it for a class of tests
@@ -99,7 +103,7 @@ class TestBulk:
     def __init__(self, operations: Operations[Any], **settings: Any) -> None:
         self.clock = FakeClock()
         self._operations = operations
-        self._settings = Settings(**{**_DEFAULTS, **settings})
+        self._settings = given_settings(**{**_DEFAULTS, **settings})
         self._parts = memory_parts(self.clock, self._settings.visibility_seconds)
         self._turn = asyncio.Lock()
         self._stack = AsyncExitStack()

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from penstock import CallNext, Context, Limit, Operations, Reject, Retry, Throttled
+from penstock.errors import Misconfigured
 from penstock.testing import Answer, Outcome, TestBulk
 
 HOUR = 3_600
@@ -178,6 +179,26 @@ async def test_settings_are_those_of_the_program(shop: Shop) -> None:
     async with TestBulk(shop.operations, max_operations=2, sync_max_operations=2) as bulk:
         assert (await bulk.post(users("a", "b", "c"))).status == 413
         assert isinstance(await bulk.post(users("a", "b")), Answer)
+
+
+async def test_environment_changes_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_AUTH", "keys")
+    monkeypatch.setenv("PENSTOCK_CONCURRENCY", "none")
+    async with TestBulk(shop.operations) as bulk:
+        assert (await bulk.post(users("a"))).statuses == [201]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_operation": 5}, "Unknown settings: max_operation. Use the names"),
+        ({"aws_region": "eu-west-1"}, "Unknown settings: aws_region"),
+        ({"concurrency": 0}, "PENSTOCK_CONCURRENCY=0: .* Use a number"),
+    ],
+)
+def test_invalid_setting_is_rejected(shop: Shop, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(Misconfigured, match=told):
+        TestBulk(shop.operations, **settings)
 
 
 async def test_lifespan_ends_with_the_bulk_and_it_cannot_be_used_without(shop: Shop) -> None:
