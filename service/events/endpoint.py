@@ -34,12 +34,12 @@ async def batch_events(request: web.Request) -> web.StreamResponse:
         async with open_stream(request, watch) as stream:
             async for seen in stream.changes():
                 if cursor is None:
-                    await stream.send(seen.progress)
+                    await stream.send(seen.frames().progress)
                 else:
-                    await stream.send(seen.progress_without_id)
+                    await stream.send(seen.frames().progress_without_id)
                     cursor = await _send_outcomes(request, stream, seen, cursor)
                 if seen.is_final:
-                    await stream.send(seen.end)
+                    await stream.send(seen.frames().end)
         return stream.answer
 
 

@@ -1,13 +1,13 @@
 """Reads the status of a batch once a second for all who watch it.
 
 The first who watches a batch starts the reads, and the last one who leaves stops them. Each status becomes JSON, and an
-event, once for all.
+event, once for all who have reached this program by the same URL.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
@@ -15,11 +15,13 @@ from aiohttp import web
 from penstock.batch import Batch
 from penstock.clock import Clock
 from penstock.errors import PenstockError, Refused
+from penstock.service.base_url import BASE
 from penstock.service.batches.status import check_may_see, read_progress, status_of
 from penstock.service.callers import Caller
 from penstock.service.events.framing import end_id, frame, version_of
 from penstock.service.json_answer import encode
 from penstock.service.keys import CLOCK
+from penstock.service.schemas import results_url
 from penstock.telemetry import Event, get_log
 
 READ_SECONDS = 1
@@ -30,27 +32,42 @@ Read = Callable[[str], Awaitable[tuple[Batch, Status]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A status as it was read for all who watch, and the events that tell it."""
+class Frames:
+    """The events that tell a status."""
 
-    batch: Batch
-    status: Status
-    version: str
     progress: bytes
     progress_without_id: bytes
     end: bytes
 
     @classmethod
-    def of(cls, batch: Batch, status: Status) -> Self:
-        version, content = version_of(status), encode(status)
+    def of(cls, status: Status, version: str) -> Self:
+        content = encode(status)
         return cls(
-            batch,
-            status,
-            version,
             frame("progress", content, version),
             frame("progress", content),
             frame("end", content, end_id(version)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A status as it was read for all who watch. Its URL is only a path."""
+
+    batch: Batch
+    status: Status
+    version: str
+    _frames: dict[str, Frames] = field(default_factory=dict)  # by the URL in the status
+
+    @classmethod
+    def of(cls, batch: Batch, status: Status) -> Self:
+        return cls(batch, status, version_of(status))
+
+    def frames(self) -> Frames:
+        """Return the events for the client that is being answered, with the URL that this client can use."""
+        url = results_url(self.batch.id)
+        if url not in self._frames:
+            self._frames[url] = Frames.of({**self.status, "resultsUrl": url}, self.version)
+        return self._frames[url]
 
     @property
     def is_final(self) -> bool:
@@ -179,6 +196,7 @@ def create_watcher(app: web.Application) -> Watcher:
     """Return a watcher that reads what GET /batch/{id} reads."""
 
     async def read(batch_id: str) -> tuple[Batch, Status]:
+        BASE.set("")  # this task has the context of the first who watches, but the others may use another URL
         progress = await read_progress(app, batch_id)
         return progress.batch, await status_of(app, progress)
 

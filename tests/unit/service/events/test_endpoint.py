@@ -94,6 +94,23 @@ async def test_final_batch_gives_its_status_and_its_end_once(
             assert kinds(await events.rest()) == ["progress", "end"]
 
 
+async def test_clients_of_several_hosts_get_their_own_urls_and_the_same_ids(
+    serve: Serve, parts: MemoryParts, clock: HandClock
+) -> None:
+    running = await run_batch(parts, chunks=1, size=2)
+    service = await serve(operations, parts=parts, clock=clock, trust_proxy=True)
+    of_a, of_b = ({"X-Forwarded-Proto": "https", "X-Forwarded-Host": f"{name}.example"} for name in "ab")
+    async with connect(service, **of_a) as first, connect(service, **of_b) as second:
+        await running.count(0)
+        await running.finish()
+        await clock.forward()
+        events_of_a, events_of_b = await first.rest(), await second.rest()
+    assert {event.body["resultsUrl"] for event in events_of_a} == {f"https://a.example/batch/{BATCH_ID}/results"}
+    assert {event.body["resultsUrl"] for event in events_of_b} == {f"https://b.example/batch/{BATCH_ID}/results"}
+    assert events_of_a[-1].last_event_id == events_of_b[-1].last_event_id
+    assert (await service.get(URL, **headers_after(events_of_a[-1].last_event_id), **of_b)).status == 204
+
+
 async def test_outcomes_come_in_order_up_to_the_first_gap(serve: Serve, parts: MemoryParts, clock: HandClock) -> None:
     running = await run_batch(parts, chunks=66, size=2)  # in two groups
     service = await serve(operations, parts=parts, clock=clock)

@@ -170,17 +170,17 @@ def transport_of(stream: Stream) -> Mock:
 async def test_slow_client_gets_only_what_is_newest(stream: Stream, client: SlowClient, changing: Changing) -> None:
     async def send_all() -> None:
         async for one in stream.changes():
-            await stream.send(one.progress)
+            await stream.send(one.frames().progress)
 
     sending = asyncio.create_task(send_all())
     await settle()
     for completed in range(1, 9):
         changing.newest = seen(completed)
         await settle()
-    assert client.written == [seen(0).progress]  # nothing else waits for the client
+    assert client.written == [seen(0).frames().progress]  # nothing else waits for the client
     client.reads.release()
     await settle()
-    assert client.written[1:] == [seen(8).progress]
+    assert client.written[1:] == [seen(8).frames().progress]
     sending.cancel()
 
 
