@@ -59,6 +59,22 @@ def test_event_without_one_is_rejected(headers: Headers) -> None:
         Webhook(SECRET).verify(BODY, given)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("webhook-signature", "v1,é"),
+        ("webhook-signature", "v1,A"),
+        ("webhook-id", "evt_\udcff"),  # as a web framework shows a byte that is not UTF-8
+        ("webhook-timestamp", "9" * 400),
+        ("webhook-timestamp", "9" * 5_000),
+        ("webhook-timestamp", "²"),
+    ],
+)
+def test_hostile_header_is_rejected_like_any_invalid_one(name: str, value: str) -> None:
+    with pytest.raises(InvalidWebhook):
+        verify_webhook(BODY, {**signed(), name: value}, SECRET)
+
+
 def test_changed_body_is_rejected() -> None:
     with pytest.raises(InvalidWebhook, match="No signature of the event"):
         verify_webhook(BODY + b" ", signed(), SECRET)
