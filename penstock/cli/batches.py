@@ -34,6 +34,7 @@ from penstock.cli.terminal import (
 )
 from penstock.client import Batch, Outcome, Status
 from penstock.client.async_batch import State
+from penstock.client.download import replacing
 from penstock.priority import Priority
 from penstock.process import command_line
 
@@ -276,7 +277,7 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     try:
-        with output.open("wb") as file:
+        with replacing(output) as file:
             yield file
     except OSError as error:
         raise typer.BadParameter(f"{output}: {error.strerror}.", param_hint="--output") from error

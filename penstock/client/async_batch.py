@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal
 import aiohttp
 import msgspec
 
+from penstock.client.download import opened
 from penstock.client.errors import AnswerLost, ClientError, NotFound, TimedOut, seconds_to_wait
 from penstock.client.events import END, Event, read_events
 from penstock.client.options import UNCHANGED, Time, Unchanged, time_text
@@ -191,25 +192,37 @@ class AsyncBatch:
     async def save_results(
         self, file: Path | str | BinaryIO, *, kind: Format = "ndjson", status: State | None = None
     ) -> None:
-        """Write the outcomes that exist so far to a file: as NDJSON, or as CSV for a spreadsheet."""
-        query = {} if status is None else {"status": status}
-        accept = CSV if kind == "csv" else NDJSON
-        await self._save(Call("GET", f"{self._path}/results", query, {"Accept": accept}), file)
+        """Write the outcomes that exist so far to a file: as NDJSON, or as CSV for a spreadsheet.
+
+        A file that is named changes only once all of it has arrived. An opened file is written from where it is.
+        """
+        await self.save(self.results_call(kind, status), file)
 
     async def save_rejected(self, file: Path | str | BinaryIO, *, kind: Format = "csv") -> None:
         """Write the rows that failed to a file, as they were submitted, with columns that say what was wrong.
 
         Correct them there, and submit the file again: the added columns are ignored.
         """
-        await self._save(Call("GET", f"{self._path}/rejected", {"format": kind}), file)
+        await self.save(self.rejected_call(kind), file)
 
-    async def _save(self, call: Call, file: Path | str | BinaryIO) -> None:
+    def results_call(self, kind: Format, status: State | None) -> Call:
+        query = {} if status is None else {"status": status}
+        return Call("GET", f"{self._path}/results", query, {"Accept": CSV if kind == "csv" else NDJSON})
+
+    def rejected_call(self, kind: Format) -> Call:
+        return Call("GET", f"{self._path}/rejected", {"format": kind})
+
+    async def save(self, call: Call, file: Path | str | BinaryIO) -> None:
+        """Write an answer to a file. `save_results` and `save_rejected` are easier to use."""
+        with opened(file) as written:
+            async with aclosing(self.download(call, written.take_back)) as pieces:
+                async for piece in pieces:
+                    written.write(piece)
+
+    def download(self, call: Call, take_back: Callable[[], bool]) -> AsyncGenerator[bytes]:
+        """Yield an answer in pieces. If `take_back` has been called, they come again from the start."""
         self._check_exists()
-        if isinstance(file, str | Path):
-            with Path(file).open("wb") as opened:  # noqa: ASYNC230 - a local file
-                await self._transport.download(call, opened)
-        else:
-            await self._transport.download(call, file)
+        return self._transport.download(call, take_back)
 
     async def retry(
         self, *, status: Iterable[int] | None = None, ids: Iterable[str] | None = None, title: str | None = None

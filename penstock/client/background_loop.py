@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class BackgroundLoop:
             future.cancel()
             raise
 
-    def iterate(self, items: AsyncGenerator[T], *, timeout: float | None = None) -> Iterator[T]:
+    def iterate(self, items: AsyncGenerator[T], *, timeout: float | None = None) -> Generator[T]:
         """Yield what an asynchronous generator yields, and close it at the end. Raises TimeoutError after `timeout`."""
         until = None if timeout is None else time.monotonic() + timeout
         try:

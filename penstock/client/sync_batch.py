@@ -1,16 +1,19 @@
 """A batch on the server, for scripts and notebooks."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
 from penstock.client.async_batch import AsyncBatch, Format, State, too_late
 from penstock.client.background_loop import BackgroundLoop
+from penstock.client.download import opened
 from penstock.client.events import Event
 from penstock.client.options import UNCHANGED, Time, Unchanged
 from penstock.client.outcome import Failures, Outcome
 from penstock.client.progress import Progress, showing
 from penstock.client.status import Status
+from penstock.client.transport import Call
 
 
 class Batch:
@@ -78,15 +81,27 @@ class Batch:
     def save_results(
         self, file: Path | str | BinaryIO, *, kind: Format = "ndjson", status: State | None = None
     ) -> None:
-        """Write the outcomes that exist so far to a file: as NDJSON, or as CSV for a spreadsheet."""
-        self._loop.run(self._batch.save_results(file, kind=kind, status=status))
+        """Write the outcomes that exist so far to a file: as NDJSON, or as CSV for a spreadsheet.
+
+        A file that is named changes only once all of it has arrived. An opened file is written from where it is.
+        """
+        self._save(self._batch.results_call(kind, status), file)
 
     def save_rejected(self, file: Path | str | BinaryIO, *, kind: Format = "csv") -> None:
         """Write the rows that failed to a file, as they were submitted, with columns that say what was wrong.
 
         Correct them there, and submit the file again: the added columns are ignored.
         """
-        self._loop.run(self._batch.save_rejected(file, kind=kind))
+        self._save(self._batch.rejected_call(kind), file)
+
+    def _save(self, call: Call, file: Path | str | BinaryIO) -> None:
+        # The file is written here and not on the loop, because writing to a pipe may block.
+        with (
+            opened(file) as written,
+            closing(self._loop.iterate(self._batch.download(call, written.take_back))) as pieces,
+        ):
+            for piece in pieces:
+                written.write(piece)
 
     def retry(
         self, *, status: Iterable[int] | None = None, ids: Iterable[str] | None = None, title: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -99,26 +99,23 @@ class Transport:
             except ClientError as error:
                 await retrying.after(error)
 
-    async def download(self, call: Call, file: BinaryIO) -> None:
-        """Write the content of an answer to a file, from the start again if the connection breaks. Raises ClientError.
+    async def download(self, call: Call, take_back: Callable[[], bool]) -> AsyncGenerator[bytes]:
+        """Yield the content of an answer in pieces. Raises ClientError.
 
-        What went to a pipe or a terminal cannot be taken back, so after that the error is final.
+        If the connection breaks, `take_back` is called, and all pieces come again from the start. If it returns False,
+        the error is final.
         """
-        retrying, has_written = self.retrying(call.repeat), False
+        retrying = self.retrying(call.repeat)
         while True:
             try:
                 async with self.open(call) as response:
                     async for piece in response.content.iter_any():
-                        has_written = True
-                        file.write(piece)
+                        yield piece
                     return
             except ClientError as error:
-                if has_written and not file.seekable():
+                if not take_back():
                     raise
                 await retrying.after(error)
-                if has_written:
-                    file.seek(0)
-                    file.truncate()
 
     def retrying(self, repeat: Repeat = Repeat.ALWAYS) -> "Retrying":
         return Retrying(self, repeat)

@@ -49,6 +49,10 @@ def lines_of(name: str) -> int:
     return len(Path(name).read_text().splitlines())
 
 
+def files_in(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
 async def test_batches_are_listed_and_shown(run: Run, site: Site) -> None:
     first, second = await finished(site, "Ann", "Bad Bo", title="Friday"), await finished(site, "Bad Bo")
     listed = (await run("list")).stdout.splitlines()
@@ -91,6 +95,13 @@ async def test_outcomes_and_failures_are_printed_or_written(run: Run, site: Site
     ]
     assert json.loads((await run("failures", batch, "--json")).stdout)["groups"][0]["count"] == 2
     assert "No such file or directory" in (await run("results", batch, "-o", "no/file")).stderr
+
+
+async def test_file_stays_as_it_was_if_the_outcomes_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "keep.csv").write_text("before")
+    for command in ("results", "rejected"):
+        assert (await run(command, "01M853H03Q7Z1ZXRY68PYH3E2H", "-o", "keep.csv")).exit_code != 0
+    assert files_in(tmp_path) == {"keep.csv": "before"}
 
 
 async def test_batch_is_paused_resumed_cancelled_and_retried(run: Run, site: Site) -> None:

@@ -1,5 +1,6 @@
 """The client against a front end and a consumer: batches from the start to the end, and over broken connections."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -66,6 +67,32 @@ async def test_results_continue_after_broken_connections(site: Site, monkeypatch
         site.fault = break_every_second
         assert [outcome.id async for outcome in batch.results()] == [str(number) for number in range(10)]
     assert asked == 8
+
+
+async def test_download_starts_again_behind_what_the_file_had_before(site: Site, tmp_path: Path) -> None:
+    path, asked = tmp_path / "all.ndjson", 0
+
+    async def break_in_the_middle(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            return await endpoint(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"half of it")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    path.write_text("before\n")
+    async with site.client() as client:
+        batch = await client.submit(users("Ann"))
+        await batch.wait()
+        site.fault = break_in_the_middle
+        with path.open("ab") as file:
+            await batch.save_results(file)
+    before, outcome = path.read_text().splitlines()
+    assert (before, json.loads(outcome)["status"], asked) == ("before", 201, 3)
 
 
 async def test_events_continue_behind_the_last_outcome(site: Site) -> None:
