@@ -1,6 +1,7 @@
 """The client for scripts and notebooks. It runs the asynchronous client on a loop in a thread of its own."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -27,7 +28,7 @@ class Client:
         self, url: str, api_key: str | None = None, *, patience: Patience | None = None, tell: Tell = LOG.info
     ) -> None:
         self._client = AsyncClient(url, api_key, patience=patience, tell=tell)
-        self._loop = BackgroundLoop()
+        self._loop = BackgroundLoop(partial(self._client.__aexit__, None, None, None))
         self._loop.run(self._client.__aenter__())
 
     def __enter__(self) -> Self:
@@ -40,9 +41,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections. Afterwards the client and its batches cannot be used. It may be called again."""
-        if not self._loop.is_closed:
-            self._loop.run(self._client.__aexit__(None, None, None))
-            self._loop.close()
+        self._loop.close()
 
     def submit(
         self,

@@ -49,6 +49,12 @@ async def test_it_works_where_a_loop_runs_already(site: Site) -> None:
         client.submit(["POST /users"])  # type: ignore[list-item]
 
 
+def test_client_that_was_never_closed_ends_with_the_program() -> None:
+    code = "from penstock.client import Client; client = Client('http://127.0.0.1:1')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.stderr, ended.returncode) == ("", 0)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
