@@ -1,14 +1,16 @@
 """Sends a file to the bucket of a server, past the server itself."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
 import msgspec
 
-from penstock.client.errors import AnswerLost, InvalidFile, NotPenstock, ServerUnreachable
+from penstock.client.errors import AnswerLost, InvalidFile, NotPenstock, ServerUnreachable, Unavailable
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=300)
+_TEMPORARY = frozenset({500, 502, 503, 504})
 _SHOWN = 200  # characters of what the bucket answers
 
 
@@ -19,6 +21,16 @@ class UploadForm(msgspec.Struct, rename="camel"):
     url: str
     fields: Mapping[str, str]
     max_bytes: int
+
+
+class BucketUnavailable(Unavailable):
+    """The bucket cannot store the file at the moment. S3 says so also with the status 500."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(HTTPStatus.SERVICE_UNAVAILABLE, {"title": f"The bucket answered {status}", "detail": text})
+
+    def __str__(self) -> str:
+        return f"{self.sentence}."
 
 
 def check_size(file: Path, most: int) -> None:
@@ -43,6 +55,8 @@ async def send_form(form: UploadForm, file: Path) -> None:
             ):
                 if response.status >= 300:
                     text = (await response.text(errors="replace"))[:_SHOWN]
+                    if response.status in _TEMPORARY:
+                        raise BucketUnavailable(response.status, text)
                     raise NotPenstock(f"The bucket answered {response.status}: {text}")
     except aiohttp.ClientConnectorError as error:
         raise ServerUnreachable(form.url, str(error)) from error

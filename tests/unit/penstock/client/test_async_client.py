@@ -249,6 +249,24 @@ async def test_file_may_go_to_the_bucket_first(site: Site, tmp_path: Path) -> No
     assert list(site.bucket.contents.values()) == [file.read_bytes()]
 
 
+@pytest.mark.parametrize("status", [500, 503])
+async def test_file_is_sent_again_if_the_bucket_has_a_temporary_error(site: Site, tmp_path: Path, status: int) -> None:
+    file, bucket, refusals = tmp_path / "people.csv", with_bucket(site), [status, status]
+    file.write_text("number,name,born\n1,Zoë,1990-05-05\n")
+
+    async def busy(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        if request.path == "/bucket" and refusals:
+            await request.read()
+            return web.Response(status=refusals.pop(), text="SlowDown")
+        return await bucket(request, endpoint)
+
+    site.fault, told = busy, list[str]()
+    async with site.client(tell=told.append) as client:
+        await client.upload(file)
+    assert list(site.bucket.contents.values()) == [file.read_bytes()]
+    assert told == [f"The bucket answered {status}: SlowDown. Trying again."]
+
+
 async def test_operations_may_arrive_one_by_one(site: Site) -> None:
     async def arriving() -> AsyncIterator[Mapping[str, Any]]:
         for operation in users("Ann", "Bo"):
