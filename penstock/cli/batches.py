@@ -40,6 +40,7 @@ from penstock.process import command_line
 
 _SHOWN_RESULTS = 20
 _LONGEST_CELL = 60
+_IF_UNKNOWN = "It is not known how many chunks moved back to the queue. Run the command again for those that are left."
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -430,7 +431,7 @@ def redrive(
     """Run what is in the dead letter queue again. For operators: the key needs the scope operate."""
     body = {} if batch is None else {"batchId": batch}
     moved, is_complete = 0, False
-    with connected(url, for_operators=True) as client:
+    with connected(url, for_operators=True, if_unknown=_IF_UNKNOWN) as client:
         while not is_complete:  # a call moves what it can in 20 seconds
             answer = client.ask("POST", "dead-letters/redrive", json=body).document
             moved, is_complete = moved + answer["redrivenChunks"], answer["isComplete"]

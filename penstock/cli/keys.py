@@ -12,6 +12,9 @@ from penstock.cli.terminal import print_json, print_table
 from penstock.process import command_line
 
 _REVOKED_SECONDS = 60
+_IF_UNKNOWN = (
+    "It is not known whether there is a new key. `penstock keys list` shows it: revoke it, because its text is lost."
+)
 
 
 def _key_id(text: str) -> str:
@@ -62,7 +65,8 @@ def create(  # noqa: PLR0917 - the command line names them
         "maxOpen": max_open,
         **_expiry(expires_days),
     }
-    _show_key(call(url, "POST", "keys", {name: value for name, value in wanted.items() if value is not None}), as_json)
+    body = {name: value for name, value in wanted.items() if value is not None}
+    _show_key(call(url, "POST", "keys", body, if_unknown=_IF_UNKNOWN), as_json)
 
 
 @app.command("list")
@@ -85,7 +89,7 @@ def rotate(
 ) -> None:
     """Replace a key by a new one for the same tenant and scopes, and print the new one."""
     wanted = {"overlapSeconds": round(overlap_hours * 3600), **_expiry(expires_days)}
-    answer = call(url, "POST", f"keys/{key_id}/rotate", wanted)
+    answer = call(url, "POST", f"keys/{key_id}/rotate", wanted, if_unknown=_IF_UNKNOWN)
     _show_key(answer, as_json)
     if not as_json:
         typer.echo(f"The key {answer['replaces']['id']} works until {answer['replaces']['expiresAt']}.", err=True)

@@ -32,7 +32,11 @@ def queues(
     """Show, pause or resume queues. The variable PENSTOCK_API_KEY has a key with the scope operate."""
     if action is not None and priority is None:
         raise typer.BadParameter(f"Name the queue, such as: penstock queues {action} low")
-    answer = call(url, "GET", "queues") if action is None else call(url, "POST", f"queues/{priority}/{action}", {})
+    answer = (
+        call(url, "GET", "queues")
+        if action is None
+        else call(url, "POST", f"queues/{priority}/{action}", {}, is_idempotent=True)
+    )
     if as_json:
         print_json(answer)
     else:

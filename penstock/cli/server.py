@@ -8,6 +8,7 @@ import typer
 
 from penstock.cli.terminal import one_line, print_error
 from penstock.client import (
+    AnswerLost,
     Client,
     ClientError,
     InvalidBatch,
@@ -17,6 +18,7 @@ from penstock.client import (
     Patience,
     Problem,
     ServerUnreachable,
+    Unavailable,
 )
 from penstock.client.errors import NO_TYPE
 from penstock.client.transport import read_url
@@ -44,19 +46,30 @@ class CallFailed(PenstockError):
 
 
 @contextmanager
-def connected(url: str, *, for_operators: bool = False) -> Iterator[Client]:
-    """Return a client of the server. What it raises becomes CallFailed, with what to do."""
+def connected(url: str, *, for_operators: bool = False, if_unknown: str = "") -> Iterator[Client]:
+    """Return a client of the server. What it raises becomes CallFailed, with what to do.
+
+    `if_unknown` says what to do if it is not known whether the server has acted on the request.
+    """
     try:
         with Client(url, read_client_key(), patience=_PATIENCE, tell=print_error) as client:
             yield client
     except ClientError as error:
-        raise CallFailed(explain(error, url, for_operators=for_operators)) from error
+        unknown = f"\n{if_unknown}" if if_unknown and _is_unknown(error) else ""
+        raise CallFailed(explain(error, url, for_operators=for_operators) + unknown) from error
 
 
-def call(url: str, method: str, path: str, body: Any = None) -> Any:
+def call(
+    url: str, method: str, path: str, body: Any = None, *, is_idempotent: bool = False, if_unknown: str = ""
+) -> Any:
     """Call the API for operators, and return its answer. Raises CallFailed."""
-    with connected(url, for_operators=True) as client:
-        return client.ask(method, path, json=body).document
+    with connected(url, for_operators=True, if_unknown=if_unknown) as client:
+        return client.ask(method, path, json=body, is_idempotent=is_idempotent).document
+
+
+def _is_unknown(error: ClientError) -> bool:
+    """Return True if the server has perhaps acted on the request."""
+    return isinstance(error, AnswerLost) or (isinstance(error, Unavailable) and error.retry_after is None)
 
 
 def explain(error: ClientError, url: str, *, for_operators: bool = False) -> str:

@@ -22,13 +22,14 @@ from penstock.client.content import (
 from penstock.client.errors import ClientError
 from penstock.client.options import Seconds, Time, batch_query, time_text
 from penstock.client.outcome import Outcome
-from penstock.client.patience import Patience
+from penstock.client.patience import Patience, Repeat
 from penstock.client.spool import Spool
 from penstock.client.status import Status, Validation, read_status
 from penstock.client.transport import SUBMIT_TIMEOUT, Answer, Call, Tell, Transport
 from penstock.client.upload import UploadForm, check_size, send_form
 
 LOG = logging.getLogger("penstock.client")
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
 class _Accepted(msgspec.Struct, rename="camel"):
@@ -229,9 +230,22 @@ class AsyncClient:
                 return
             query["cursor"] = page.next_cursor
 
-    async def ask(self, method: str, path: str, *, query: Mapping[str, str] | None = None, json: Any = None) -> Answer:
-        """Call the API directly, for what has no method here. Raises ClientError."""
-        return await self._transport.ask(Call(method, path, query or {}, json=json))
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        json: Any = None,
+        is_idempotent: bool = False,
+    ) -> Answer:
+        """Call the API directly, for what has no method here. Raises ClientError.
+
+        If the answer to a POST or PATCH is lost, that is an error, because the server may have acted on it. With
+        `is_idempotent=True` it is sent again, as the other methods are.
+        """
+        repeat = Repeat.ALWAYS if is_idempotent or method.upper() in _IDEMPOTENT else Repeat.IF_NOT_DONE
+        return await self._transport.ask(Call(method, path, query or {}, json=json, repeat=repeat))
 
 
 def row_query(

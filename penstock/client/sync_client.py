@@ -171,9 +171,21 @@ class Client:
             )
         )
 
-    def ask(self, method: str, path: str, *, query: Mapping[str, str] | None = None, json: Any = None) -> Answer:
-        """Call the API directly, for what has no method here. Raises ClientError."""
-        return self._loop.run(self._client.ask(method, path, query=query, json=json))
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        json: Any = None,
+        is_idempotent: bool = False,
+    ) -> Answer:
+        """Call the API directly, for what has no method here. Raises ClientError.
+
+        If the answer to a POST or PATCH is lost, that is an error, because the server may have acted on it. With
+        `is_idempotent=True` it is sent again, as the other methods are.
+        """
+        return self._loop.run(self._client.ask(method, path, query=query, json=json, is_idempotent=is_idempotent))
 
 
 def _content(operations: Iterable[Operation] | str | Path, spool: Spool) -> Content:

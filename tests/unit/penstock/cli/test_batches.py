@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from penstock.cli import batches
 from tests.support.programs import free_port
-from tests.unit.penstock.client.conftest import Site, site, users
+from tests.unit.penstock.client.conftest import Site, lose_answer, site, users
 
 __all__ = ["site"]  # the fixture
 
@@ -113,6 +113,13 @@ async def test_batch_is_paused_resumed_cancelled_and_retried(run: Run, site: Sit
     failed = await finished(site, "Bad Bo")
     assert (await run("retry", failed)).stdout.startswith("1 operation runs again.")
     assert "already failed" in str((await run("cancel", failed)).exception)
+
+
+async def test_redrive_whose_answer_is_lost_is_not_repeated(run: Run, site: Site) -> None:
+    site.fault = lose_answer
+    told = str((await run("redrive")).exception)
+    assert "It is not known how many chunks moved back to the queue. Run the command again" in told
+    assert site.requests == [("POST", "/dead-letters/redrive")]
 
 
 async def test_errors_say_what_to_do(run: Run, site: Site) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 from pytest_aiohttp import AiohttpServer
 from structlog.testing import capture_logs
@@ -112,6 +113,25 @@ async def test_wrong_key_is_told_so(run: Run, server: TestServer, words: list[st
     result = await run(server, *words, key=make_key("test").text)
     assert told in str(result.exception)
     assert "PENSTOCK_API_KEY" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", [["create", "--tenant", "acme", "--scope", "read"], ["rotate", "A" * 12]])
+async def test_key_is_asked_for_once_if_the_answer_is_lost(
+    run: Run, aiohttp_server: AiohttpServer, command: list[str]
+) -> None:
+    asked = 0
+
+    async def lose(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", lose)
+    told = str((await run(await aiohttp_server(app), *command)).exception)
+    assert (asked, "It is not known whether there is a new key." in told) == (1, True)
 
 
 async def test_errors_of_a_request_are_listed(run: Run, server: TestServer) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from penstock.client import InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status, TimedOut
+from penstock.client import AnswerLost, InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status, TimedOut
 from tests.support.programs import free_port
 from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users, with_bucket
 
@@ -265,6 +265,24 @@ async def test_file_is_sent_again_if_the_bucket_has_a_temporary_error(site: Site
         await client.upload(file)
     assert list(site.bucket.contents.values()) == [file.read_bytes()]
     assert told == [f"The bucket answered {status}: SlowDown. Trying again."]
+
+
+async def test_post_whose_answer_is_lost_is_sent_again_only_if_the_caller_says_so(site: Site) -> None:
+    async with site.client() as client:
+        batch = await client.submit(users("Ann"), not_before=_in_an_hour())
+        site.fault, path, before = lose_answer, f"batch/{batch.id}/cancel", len(site.requests)
+        with pytest.raises(AnswerLost):
+            await client.ask("POST", path)
+        assert len(site.requests) == before + 1
+        losses = 2
+
+        async def lose_two(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+            nonlocal losses
+            losses -= 1
+            return await (lose_answer if losses >= 0 else _pass)(request, endpoint)
+
+        site.fault = lose_two
+        await client.ask("POST", path, is_idempotent=True)
 
 
 async def test_operations_may_arrive_one_by_one(site: Site) -> None:
