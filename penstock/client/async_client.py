@@ -29,6 +29,7 @@ from penstock.client.transport import SUBMIT_TIMEOUT, Answer, Call, Tell, Transp
 from penstock.client.upload import UploadForm, check_size, send_form
 
 LOG = logging.getLogger("penstock.client")
+_LONGEST_KEY = 255
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
@@ -139,7 +140,7 @@ class AsyncClient:
         """Submit a content that is ready to be sent. `submit` is easier to use."""
         headers = {
             **content.headers,
-            "Idempotency-Key": f'"{idempotency_key or uuid.uuid4()}"',
+            "Idempotency-Key": _quoted(str(uuid.uuid4()) if idempotency_key is None else idempotency_key),
             "Prefer": "respond-async" if wait is None else f"wait={wait}",
         }
         call = Call("POST", "batch", query, headers, body=content.body, timeout=SUBMIT_TIMEOUT)
@@ -278,6 +279,13 @@ def as_file(operations: Submitted) -> Path:
     if not isinstance(operations, str | Path):
         raise TypeError("Only files can be uploaded. Pass the path of a .csv or .ndjson file.")
     return Path(operations)
+
+
+def _quoted(key: str) -> str:
+    """Return a key as the header wants it. Raises ValueError if the header cannot carry it."""
+    if not (1 <= len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise ValueError(f"idempotency_key is {key!r}. Use 1 to {_LONGEST_KEY} printable ASCII characters.")
+    return '"' + key.replace("\\", r"\\").replace('"', r"\"") + '"'
 
 
 async def _content(operations: Submitted, spool: Spool) -> Content:

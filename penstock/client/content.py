@@ -99,10 +99,12 @@ def _content_of_document(path: Path, spool: Spool) -> Content:
 
 
 def query_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options of a JSON document as the query of a stream has them."""
+    """Return the options of a JSON document as the query of a stream has them. Raises InvalidFile."""
     query = {name: _text(value) for name, value in options.items() if name != "metadata" and value is not None}
-    metadata = options.get("metadata")
-    return {**query, **{f"metadata.{name}": _text(value) for name, value in (metadata or {}).items()}}
+    metadata = options.get("metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidFile('"metadata" should be an object such as {"team": "growth"}.')
+    return {**query, **{f"metadata.{name}": _text(value) for name, value in metadata.items()}}
 
 
 def _text(value: Any) -> str:

@@ -285,6 +285,20 @@ async def test_post_whose_answer_is_lost_is_sent_again_only_if_the_caller_says_s
         await client.ask("POST", path, is_idempotent=True)
 
 
+@pytest.mark.parametrize("key", ["", "a\nb", "é", "x" * 256])
+async def test_key_that_no_header_can_carry(site: Site, key: str) -> None:
+    async with site.client() as client:
+        with pytest.raises(ValueError, match="printable ASCII"):
+            await client.submit(users("Ann"), idempotency_key=key)
+    assert site.requests == []
+
+
+async def test_key_may_have_quotes(site: Site) -> None:
+    async with site.client() as client:
+        first, second = [await client.submit(users("Ann"), idempotency_key='a "\\" b') for _ in range(2)]
+    assert first.id == second.id
+
+
 async def test_operations_may_arrive_one_by_one(site: Site) -> None:
     async def arriving() -> AsyncIterator[Mapping[str, Any]]:
         for operation in users("Ann", "Bo"):

@@ -61,6 +61,7 @@ def test_client_that_was_never_closed_ends_with_the_program() -> None:
         ("users.txt", "", "its name does not tell its format"),
         ("users.json", "{", "is not JSON"),
         ("users.json", "7", "should be"),
+        ("users.json", '{"operations": [], "metadata": "x"}', "should be an object"),
         ("users.csv", None, "cannot be read"),
     ],
 )
