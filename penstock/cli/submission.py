@@ -57,6 +57,7 @@ class Stop:
 
     error: ClientError
     span: range | None
+    needs_split: bool = False  # smaller batches may be accepted, but the options allow only one
 
     @property
     def is_uncertain(self) -> bool:
@@ -80,6 +81,7 @@ class Submission:
     screen: Screen
     most_operations: int | None = None  # in one batch
     upload: Path | None = None  # a CSV file that goes to the bucket of the server first
+    can_split: bool = True  # if the file is too large for one batch
     parts: list[Part] = field(default_factory=list)
     stop: Stop | None = None
     unsubmitted: list[range] = field(default_factory=list)
@@ -111,8 +113,8 @@ class Submission:
                 content = replace(content, body=None, query={**content.query, "upload": upload_id})
             await self._post(content, None)
         except TooLarge as error:
-            if error.errors:  # of single rows
-                self.stop = Stop(error, None)
+            if error.errors or not self.can_split:  # the errors are of single rows
+                self.stop = Stop(error, None, needs_split=not error.errors)
                 return
             self.screen.say(f"The file is too large for one batch ({error.sentence}). Reading its rows.")
             self.file = file.operations()
@@ -150,8 +152,8 @@ class Submission:
 
     def _cut(self, file: OperationsToSubmit, span: range, error: TooLarge) -> None:
         most = None if file.is_atomic else self._smaller(len(span), error)
-        if most is None:
-            self.stop = Stop(error, span)
+        if most is None or not self.can_split:
+            self.stop = Stop(error, span, needs_split=most is not None)
             return
         self.screen.say(f"The batch is too large for the server ({error.sentence}). Continuing with smaller batches.")
         self.most_operations = most

@@ -126,6 +126,11 @@ def submit(  # noqa: PLR0917 - the command line names them
     for option, is_given in (("--skip-invalid", skip_invalid), ("--upload", upload)):
         if one_by_one and is_given:
             raise typer.BadParameter("cannot be combined with --expect or --batch-size.", param_hint=option)
+    if one_by_one and rejected is not None and _rejected_format(rejected) == "csv":
+        raise typer.BadParameter(
+            "a CSV file cannot be combined with --expect or --batch-size. Use a name that ends with .ndjson.",
+            param_hint="--rejected",
+        )
     if upload and file == STANDARD_INPUT:
         raise typer.BadParameter("needs a file, not standard input.", param_hint="--upload")
     reading = Reading(file_format, method, path, expect, delimiter, charset, key_column, skip_invalid, upload)
@@ -205,7 +210,8 @@ class Run:
 
     def _submission(self, file: ToSubmit, screen: Screen) -> Submission:
         client = AsyncClient(self.url, self.key, patience=_PATIENCE, tell=screen.say)
-        return Submission(client, file, self.options, screen, self.batch_size, self.upload)
+        can_split = self.rejected is None or _rejected_format(self.rejected) == "ndjson"
+        return Submission(client, file, self.options, screen, self.batch_size, self.upload, can_split=can_split)
 
     async def _run(self, submission: Submission, findings: Findings) -> None:
         async with submission.client:
@@ -280,9 +286,13 @@ def _line(outcome: Outcome) -> str:
     return json.dumps({**document, **member}, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
+def _rejected_format(file: Path) -> RejectedFormat:
+    return "csv" if file.suffix.lower() == ".csv" else "ndjson"
+
+
 async def _save_rejected(submission: Submission, file: Path) -> None:
-    """Write the rows that failed in all batches to one file."""
-    kind: RejectedFormat = "csv" if file.suffix.lower() == ".csv" else "ndjson"
+    """Write the rows that failed in all batches to one file. Several batches have an NDJSON file."""
+    kind = _rejected_format(file)
     with file.open("wb") as opened:
         for part in submission.parts:
             try:

@@ -91,6 +91,11 @@ def report_why_it_stopped(file: ToSubmit, stop: Stop, url: str) -> None:
         print_error(f"There was no usable answer for {_places(file, stop.span)}: {one_line(str(stop.error))}")
     elif isinstance(stop.error, InvalidBatch | TooLarge):
         _report_rejection(file, stop.span, stop.error)
+        if stop.needs_split:
+            print_error(
+                "It needs several batches, and a CSV file holds the rejected rows of one. "
+                "Use --rejected with a name that ends with .ndjson."
+            )
     else:
         print_error(explain(stop.error, url))
 

@@ -75,9 +75,11 @@ class Server:
         return web.json_response({"results": wanted, "nextCursor": None})
 
     async def rejected(self, request: web.Request) -> web.Response:
-        assert request.query["format"] == "csv"
         outcomes = [outcome(operation) for operation in self.batches[int(request.match_info["id"])]]
-        return web.Response(text="".join(f"{each['id']},{each['status']}\n" for each in outcomes if "error" in each))
+        failed = [each for each in outcomes if "error" in each]
+        if request.query["format"] == "ndjson":
+            return web.Response(text="".join(json.dumps({"id": each["id"]}) + "\n" for each in failed))
+        return web.Response(text="".join(f"{each['id']},{each['status']}\n" for each in failed))
 
 
 def read_operations(request: web.Request, content: bytes) -> list[Operation]:
@@ -150,6 +152,34 @@ async def test_rows_that_failed_are_written_to_a_file(server: Server) -> None:
     result = await penstock_submit(*USERS, "--rejected", "bad.csv", url=server.url)
     assert (result.exit_code, read("bad.csv")) == (1, "3,409\n4,409\n")
     assert "2 failed rows are in bad.csv, with the reasons." in result.stderr
+
+
+async def test_rows_that_failed_in_several_batches_are_written_to_one_ndjson_file(server: Server) -> None:
+    write_users("Bad Bo", "Ann", "Bad Cy")
+    result = await penstock_submit(*USERS, "--batch-size", "2", "--rejected", "bad.ndjson", url=server.url)
+    assert (result.exit_code, [json.loads(line)["id"] for line in read("bad.ndjson").splitlines()]) == (1, ["2", "4"])
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.json"])
+async def test_file_that_would_be_split_is_not_submitted_if_rejected_rows_go_to_csv(server: Server, name: str) -> None:
+    def limit(operations: list[Operation]) -> web.Response | None:
+        problem = {"title": "Too many operations", "maxOperations": 2}
+        is_large = len(operations) > 2
+        return web.json_response(problem, status=413, content_type="application/problem+json") if is_large else None
+
+    server.refusal = limit
+    write_users("Ann", "Bad Bo", "Cy")
+    write("users.json", json.dumps([{"method": "POST", "path": "/users", "body": {"name": "Bad Bo"}}] * 3))
+    arguments = USERS if name == "users.csv" else (name,)
+
+    result = await penstock_submit(*arguments, "--rejected", "bad.csv", url=server.url)
+    assert (result.exit_code, server.batches) == (2, [])
+    sentence, last = result.stderr.splitlines()[-2:]
+    assert sentence.startswith("It needs several batches, and a CSV file holds the rejected rows of one.")
+    assert last == "Nothing was submitted."
+
+    result = await penstock_submit(*arguments, "--rejected", "bad.ndjson", url=server.url)
+    assert (result.exit_code, [len(batch) for batch in server.batches]) == (1, [2, 1])
 
 
 async def test_without_waiting_the_id_is_printed(server: Server) -> None:
@@ -366,6 +396,11 @@ async def test_no_server_is_told_and_exit_2(server: Server) -> None:
         ([*USERS, "--output", "no/such/folder"], "No such file or directory"),
         ([*USERS, "--output", "users.csv"], "this is the file to submit"),
         ([*USERS, "--skip-invalid", "--batch-size", "5"], "cannot be combined with --expect or --batch-size"),
+        (
+            [*USERS, "--batch-size", "5", "--rejected", "bad.csv"],
+            "a CSV file cannot be combined with --expect or --batch-size. Use a name that ends with .ndjson.",
+        ),
+        ([*USERS, "--expect", "expect", "--rejected", "bad.CSV"], "a CSV file cannot be combined"),
         ([*USERS, "--batch-size", "0"], "should be greater than or equal to 1"),
     ],
 )
