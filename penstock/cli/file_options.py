@@ -17,9 +17,15 @@ def _delimiter(text: str) -> str:
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A .json, .ndjson or .csv file. - reads standard input.")]
-Method = Annotated[str | None, typer.Option(help="CSV: the method of every operation, such as POST.")]
+Method = Annotated[
+    str | None, typer.Option(help="CSV, or NDJSON with rows: the method of every operation, such as POST.")
+]
 OperationPath = Annotated[
-    str | None, typer.Option("--path", help="CSV: the path of every operation. {column} is replaced by the row's cell.")
+    str | None,
+    typer.Option(
+        "--path",
+        help="CSV, or NDJSON with rows: the path of every operation. {column} is replaced by the row's cell.",
+    ),
 ]
 Expect = Annotated[
     str | None,
@@ -41,7 +47,10 @@ Charset = Annotated[
     typer.Option(metavar="NAME", help="CSV: the charset of the file, such as cp1252 or utf-16. [default: utf-8]"),
 ]
 Key = Annotated[
-    str | None, typer.Option(metavar="COLUMN", help="CSV: the column with the key that a handler gets for a row.")
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="CSV, or NDJSON with rows: the column with the key that a handler gets for a row."
+    ),
 ]
 Format = Annotated[
     FileFormat | None, typer.Option("--format", help="The format of the file, if its name does not tell.")

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +16,7 @@ from penstock.client.errors import InvalidFile
 from penstock.errors import InvalidRequest
 from penstock.files.charset import UTF_8, UnknownCharset
 from penstock.files.csv_lines import CsvLines, Row
+from penstock.files.rejected import without_added
 from penstock.files.template import Template
 
 STANDARD_INPUT = Path("-")
@@ -23,6 +24,7 @@ STANDARD_INPUT = Path("-")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LARGEST_ROW = 2**31 - 1
 _PIECE_BYTES = 256 * 1024
+_MEMBERS = frozenset({"id", "key", "method", "path", "body"})  # of an operation
 _EXPECTED = re.compile(r"[1-5]\d\d(\|[1-5]\d\d)*")
 
 
@@ -95,7 +97,7 @@ class Reading:
 
     @property
     def template(self) -> Template:
-        """Return which operation a row of a CSV file is. The column with expected statuses is not sent."""
+        """Return which operation a row of a file is. The column with expected statuses is not sent."""
         names = {} if self.expect is None else {self.expect: None}
         return Template((self.method or "").upper(), self.path or "", names, self.key)
 
@@ -156,18 +158,22 @@ def _check_options(name: str, file_format: FileFormat, reading: Reading) -> None
                 f"{name}: a CSV file needs --method and --path, for example --method PUT --path '/users/{{id}}'."
             )
         return
+    if given and file_format is FileFormat.JSON:
+        raise InvalidFile(
+            f"{name}: --method and --path are for CSV and NDJSON files. In this file each operation names its own."
+        )
+    if len(given) == 1:
+        raise InvalidFile(f"{name}: --method and --path are given together, or each line names its own.")
     only_csv = {
         "--delimiter": reading.delimiter,
         "--charset": reading.charset,
-        "--key-column": reading.key,
+        "--key-column": reading.key and not given,
         "--skip-invalid": reading.skip_invalid,
         "--upload": reading.upload,
     }
     for option, is_given in only_csv.items():
         if is_given:
             raise InvalidFile(f"{name}: {option} is for CSV files.")
-    if given:
-        raise InvalidFile(f"{name}: --method and --path are for CSV files. In this file each operation names its own.")
 
 
 def read_source(source: Source, reading: Reading) -> tuple[Mapping[str, Any], Iterator[FileOperation]]:
@@ -176,7 +182,7 @@ def read_source(source: Source, reading: Reading) -> tuple[Mapping[str, Any], It
         case FileFormat.JSON:
             return _read_json(source, reading)
         case FileFormat.NDJSON:
-            return {}, _read_ndjson(source, reading)
+            return {}, _read_ndjson(source, reading, _operation_of_line if reading.path else _operation)
         case FileFormat.CSV:
             return {}, read_rows(iter(lambda: source.stream.read(_PIECE_BYTES), b""), source, reading)
 
@@ -190,10 +196,12 @@ def _read_json(source: Source, reading: Reading) -> tuple[Mapping[str, Any], Ite
     return envelope, (_operation(entry, number, source, reading) for number, entry in enumerate(operations, 1))
 
 
-def _read_ndjson(source: Source, reading: Reading) -> Iterator[FileOperation]:
+def _read_ndjson(
+    source: Source, reading: Reading, operation_of: Callable[[Any, int, Source, Reading], FileOperation]
+) -> Iterator[FileOperation]:
     for number, line in enumerate(_text_lines(source), 1):
         if line.strip():
-            yield _operation(_parse(line, source, number), number, source, reading)
+            yield operation_of(_parse(line, source, number), number, source, reading)
 
 
 def _operation(entry: Any, number: int, source: Source, reading: Reading) -> FileOperation:
@@ -204,6 +212,28 @@ def _operation(entry: Any, number: int, source: Source, reading: Reading) -> Fil
     return _encode(entry, number, expected, source)
 
 
+def _operation_of_line(row: Any, number: int, source: Source, reading: Reading) -> FileOperation:
+    """Read an operation from a line of NDJSON that is a row, as the server does."""
+    if _is_whole_operation(row):
+        source.reject("names its own method and path. Leave out --method and --path.", number)
+    operation = reading.template.operation_of_line(row, number)
+    if isinstance(operation, str):
+        source.reject(operation, number)
+    return _encode(operation, number, _expected_of(row, number, source, reading), source)
+
+
+def _is_whole_operation(row: Any) -> bool:
+    if not (isinstance(row, dict) and isinstance(row.get("method"), str) and isinstance(row.get("path"), str)):
+        return False
+    return without_added(row).keys() <= _MEMBERS
+
+
+def _expected_of(cells: Mapping[str, Any], number: int, source: Source, reading: Reading) -> frozenset[int] | None:
+    if reading.expect is None:
+        return None
+    return _expected(cells.get(reading.expect, ""), number, source, reading)
+
+
 def read_rows(pieces: Iterable[bytes], source: Source, reading: Reading) -> Iterator[FileOperation]:
     """Read one operation from each row of a CSV file, as the server does. Raise InvalidFile."""
     template = reading.template
@@ -211,10 +241,7 @@ def read_rows(pieces: Iterable[bytes], source: Source, reading: Reading) -> Iter
         operation = template.operation_of_row(row)
         if isinstance(operation, str):
             source.reject(operation, row.number)
-        expected = None
-        if reading.expect is not None:
-            expected = _expected(row.cells[reading.expect], row.number, source, reading)
-        yield _encode(operation, row.number, expected, source)
+        yield _encode(operation, row.number, _expected_of(row.cells, row.number, source, reading), source)
 
 
 def rows_of(pieces: Iterable[bytes], source: Source, reading: Reading) -> Iterator[Row]:

@@ -29,7 +29,7 @@ from penstock.cli.submit_report import (
     report_what_still_runs,
     report_why_it_stopped,
 )
-from penstock.cli.submitted_file import OperationsToSubmit, ToSubmit, read_file
+from penstock.cli.submitted_file import OperationsToSubmit, RowsToSubmit, ToSubmit, read_file
 from penstock.cli.terminal import one_line, print_error, print_json
 from penstock.client import (
     AsyncClient,
@@ -269,15 +269,23 @@ class Run:
             return NOT_DONE
         if not self.wait:
             return ALL_SUCCEEDED
-        self._report_rejected(counts)
+        self._report_rejected(file, counts)
         good = findings.as_expected if file.has_expectations else counts.succeeded
         return ALL_SUCCEEDED if good == counts.total and not unreadable else SOME_FAILED
 
-    def _report_rejected(self, counts: Tally) -> None:
+    def _report_rejected(self, file: ToSubmit, counts: Tally) -> None:
         if self.rejected is not None and counts.failed:
             are = "row is" if counts.failed == 1 else "rows are"
             print_error(f"{counts.failed:,} failed {are} in {self.rejected}, with the reasons.")
-            print_error("Correct them there, and submit that file with the same method and path.")
+            if advice := self._advice_on_rejected(file):
+                print_error(advice)
+
+    def _advice_on_rejected(self, file: ToSubmit) -> str:
+        """Return how to submit the file of rejected rows, or "" if it differs too much from what was submitted."""
+        is_csv = self.rejected is not None and _rejected_format(self.rejected) == "csv"
+        if isinstance(file, RowsToSubmit):
+            return "Correct them there, and submit that file with the same method and path." if is_csv else ""
+        return "" if is_csv else "Correct them there, and submit that file. Each row names its method and path."
 
 
 def _line(outcome: Outcome) -> str:

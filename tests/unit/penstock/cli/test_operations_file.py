@@ -309,9 +309,30 @@ def test_mistake_in_a_csv_file_is_told_with_its_line(content: str | bytes, readi
     assert told in str(refused.value)
 
 
-def test_method_and_path_beside_operations_that_name_their_own_are_refused() -> None:
-    with pytest.raises(InvalidFile, match=r"a\.ndjson: --method and --path are for CSV files"):
-        read("a.ndjson", "", POST_USERS)
+def test_ndjson_line_is_a_row_if_the_method_and_the_path_are_given() -> None:
+    rejected = '{"user": 7, "name": "Ann", "wants": 409, "error_status": 409, "error_title": "", "error_detail": ""}'
+    file = read("rows.ndjson", rejected, Reading(None, "put", "/users/{user}", "wants", key="user"))
+    assert operations(file) == [{"id": "1", "method": "PUT", "path": "/users/7", "body": {"name": "Ann"}, "key": "7"}]
+    assert file.operations[0].expected == frozenset({409})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reading", "told"),
+    [
+        ("a.json", "[]", POST_USERS, "a.json: --method and --path are for CSV and NDJSON files."),
+        ("a.ndjson", "{}", Reading(method="POST"), "a.ndjson: --method and --path are given together"),
+        ("a.ndjson", '{"method": "GET", "path": "/a"}', POST_USERS, "line 1: names its own method and path. Leave out"),
+        ("a.ndjson", '{"a": 1}', Reading(method="GET", path="/u/{id}"), "line 1: The path /u/{id} needs a value of id"),
+        ("a.ndjson", "7", POST_USERS, "line 1: The line is not an object."),
+        ("a.ndjson", "{}", Reading(key="id"), "a.ndjson: --key-column is for CSV files."),
+    ],
+)
+def test_method_and_path_that_do_not_fit_the_file_are_rejected(
+    name: str, content: str, reading: Reading, told: str
+) -> None:
+    with pytest.raises(InvalidFile) as rejected:
+        read(name, content, reading)
+    assert told in str(rejected.value)
 
 
 def test_file_that_cannot_be_opened_is_told(folder: Path) -> None:

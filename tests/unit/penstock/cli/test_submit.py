@@ -182,6 +182,23 @@ async def test_file_that_would_be_split_is_not_submitted_if_rejected_rows_go_to_
     assert (result.exit_code, [len(batch) for batch in server.batches]) == (1, [2, 1])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ((*USERS, "--rejected", "bad.csv"), "submit that file with the same method and path."),
+        ((*USERS, "--batch-size", "5", "--rejected", "bad.ndjson"), "submit that file. Each row names its method"),
+        (("users.json", "--rejected", "bad.ndjson"), "submit that file. Each row names its method and path."),
+        ((*USERS, "--rejected", "bad.ndjson"), "1 failed row is in bad.ndjson, with the reasons."),
+        (("users.json", "--rejected", "bad.csv"), "1 failed row is in bad.csv, with the reasons."),
+    ],
+)
+async def test_advice_on_rejected_rows_fits_their_file(server: Server, arguments: list[str], advice: str) -> None:
+    write_users("Bad Bo")
+    write("users.json", json.dumps([{"method": "POST", "path": "/users", "body": {"name": "Bad Bo"}}]))
+    result = await penstock_submit(*arguments, url=server.url)
+    assert (result.exit_code, advice in result.stderr.splitlines()[-1]) == (1, True)
+
+
 async def test_without_waiting_the_id_is_printed(server: Server) -> None:
     write_users("Ann", "Bad Bo")
     result = await penstock_submit(*USERS, "--no-wait", url=server.url)
