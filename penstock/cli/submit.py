@@ -110,7 +110,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     penstock submit export.csv --charset cp1252 --method PUT --path '/users/{id}' --rejected bad.csv
 
     Exit code: 0 if all operations succeeded (with --expect: finished as expected), 1 if some did not, 2 if some could
-    not be submitted.
+    not be submitted or read.
     """
     key = read_client_key()
     options = batch_query(
@@ -267,11 +267,13 @@ class Run:
             report_why_it_stopped(file, submission.stop, self.url)
             report_what_is_open(submission)
             return NOT_DONE
+        if unreadable:
+            return NOT_DONE
         if not self.wait:
             return ALL_SUCCEEDED
         self._report_rejected(file, counts)
         good = findings.as_expected if file.has_expectations else counts.succeeded
-        return ALL_SUCCEEDED if good == counts.total and not unreadable else SOME_FAILED
+        return ALL_SUCCEEDED if good == counts.total else SOME_FAILED
 
     def _report_rejected(self, file: ToSubmit, counts: Tally) -> None:
         if self.rejected is not None and counts.failed:

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,25 @@ class Server:
     refusal: Callable[[list[Operation]], web.Response | None] = lambda _: None
     is_hanging: bool = False  # batches never end
     redelivered: int = 0  # in each batch
+    unavailable: str = ""  # the path of a request that is answered with 503
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)  # for a status
     url: str = ""
     batches: list[list[Operation]] = field(default_factory=list)
     envelopes: list[dict[str, Any]] = field(default_factory=list)  # what came beside them
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self.between])
         app.router.add_post("/batch", self.post)
         app.router.add_get("/batch/{id}", self.status)
         app.router.add_get("/batch/{id}/results", self.results)
         app.router.add_get("/batch/{id}/rejected", self.rejected)
         return app
+
+    @web.middleware
+    async def between(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        return web.Response(status=503) if request.path == self.unavailable else await handler(request)
 
     async def post(self, request: web.Request) -> web.Response:
         operations = read_operations(request, await request.read())
@@ -253,6 +260,18 @@ async def test_priority_that_there_is_not_is_told_before_anything_is_posted(serv
     write_users("Ann")
     result = await penstock_submit(*USERS, "--priority", "urgent", url=server.url)
     assert (result.exit_code, server.envelopes) == (2, [])
+
+
+@pytest.mark.parametrize("path", ["", "/results", "/rejected"])
+async def test_outcomes_that_cannot_be_read_are_exit_2(
+    server: Server, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("penstock.cli.submit._PATIENCE", Patience(0, 0, 0, 0))
+    server.unavailable = f"/batch/0{path}"
+    write_users("Ann", "Bad Bo")
+    result = await penstock_submit(*USERS, "--rejected", "bad.csv", url=server.url)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("Not everything of the batch could be read: ")
 
 
 async def test_failures_are_listed_with_their_lines_and_exit_1(server: Server) -> None:
