@@ -134,7 +134,11 @@ def submit(  # noqa: PLR0917 - the command line names them
     if upload and file == STANDARD_INPUT:
         raise typer.BadParameter("needs a file, not standard input.", param_hint="--upload")
     reading = Reading(file_format, method, path, expect, delimiter, charset, key_column, skip_invalid, upload)
+    if output is not None and rejected is not None and output.resolve() == rejected.resolve():
+        raise typer.BadParameter("this is the file of --output. Name another file.", param_hint="--rejected")
     for option, written in (("--output", output), ("--rejected", rejected)):
+        if written is not None and not wait:
+            raise typer.BadParameter("cannot be combined with --no-wait.", param_hint=option)
         _check_writable(option, written, file)
     try:
         with read_file(file, reading, one_by_one=one_by_one) as to_submit:
@@ -149,14 +153,18 @@ def submit(  # noqa: PLR0917 - the command line names them
 
 
 def _check_writable(option: str, written: Path | None, file: Path) -> None:
-    """Check that a file can be written, before anything is posted."""
+    """Check that a file can be written, before anything is posted. Leave no file behind."""
     if written is None:
         return
     try:
         if file.exists() and written.exists() and written.samefile(file):
             raise typer.BadParameter("this is the file to submit. Name another file.", param_hint=option)
-        with written.open("a"):
-            pass
+        try:
+            written.open("x").close()
+        except FileExistsError:
+            written.open("a").close()
+        else:
+            written.unlink()
     except OSError as error:
         raise typer.BadParameter(f"{written}: {error.strerror}.", param_hint=option) from error
 

@@ -138,6 +138,10 @@ def read(name: str) -> str:
     return Path(name).read_text()
 
 
+def files() -> list[str]:
+    return [path.name for path in Path().iterdir()]
+
+
 USERS = ("users.csv", "--method", "POST", "--path", "/users")
 
 
@@ -437,6 +441,10 @@ async def test_no_server_is_told_and_exit_2(server: Server) -> None:
             "a CSV file cannot be combined with --expect or --batch-size. Use a name that ends with .ndjson.",
         ),
         ([*USERS, "--expect", "expect", "--rejected", "bad.CSV"], "a CSV file cannot be combined"),
+        ([*USERS, "--no-wait", "--output", "out.ndjson"], "--output: cannot be combined with --no-wait."),
+        ([*USERS, "--no-wait", "--rejected", "bad.csv"], "--rejected: cannot be combined with --no-wait."),
+        ([*USERS, "--output", "out", "--rejected", "./out"], "this is the file of --output. Name another file."),
+        (["missing.json", "--output", "out.ndjson"], "missing.json: cannot be read"),
         ([*USERS, "--batch-size", "0"], "should be greater than or equal to 1"),
     ],
 )
@@ -448,6 +456,7 @@ async def test_wrong_file_or_option_posts_nothing_and_exits_2(server: Server, ar
     assert told in " ".join(result.stderr.replace("│", " ").split())
     assert server.batches == []
     assert read("users.csv") == before
+    assert files() == ["users.csv"]
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "http://", "ftp://localhost", "http://[::1"])
