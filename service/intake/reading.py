@@ -181,14 +181,16 @@ def _check_proportion(body: RequestBody | UploadBody, operations: int) -> None:
         raise LimitPassed(f"{detail} Remove blank lines and spaces.", limit={"maxDecompressedBytes": most})
 
 
-def add_operation(draft: Draft, number: int, operation: dict[str, Any] | str, settings: Settings) -> None:
-    """Add the operation of a row, or the reason why the row has none."""
+def add_operation(
+    draft: Draft, number: int, operation: dict[str, Any] | str, settings: Settings, *, elements: int
+) -> None:
+    """Add the operation of a row, or the reason why the row has none. `elements` is how many values the row has."""
     _check_total(draft, settings)
     if isinstance(operation, str):
         draft.add_unreadable(operation, number, str(number))
         return
     if not draft.is_large:
-        draft.note_elements(len(operation.get("body", ())) + len(operation))
+        draft.note_elements(elements + len(operation))
     known = draft.flaws.count
     draft.add(operation, number)
     if draft.flaws.count > known:

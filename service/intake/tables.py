@@ -10,10 +10,10 @@ Without a method and a path, every line of NDJSON is a whole operation.
 """
 
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from aiohttp import web
 from multidict import MultiDict
@@ -26,6 +26,7 @@ from penstock.files.layout import Layout
 from penstock.files.template import Template
 from penstock.operations import METHODS
 from penstock.service.content import CSV, JSON, NDJSON, check_type, within
+from penstock.service.elements import separators
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.lines import Lines
 from penstock.service.intake.reading import (
@@ -48,30 +49,17 @@ _INVALID_ROWS = ("reject", "fail")
 _NAMES: TypeAdapter[dict[str, str | None]] = TypeAdapter(dict[str, str | None])
 
 
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
+class _Rows:
+    """Splits a CSV file into rows, each with the line on which it starts."""
 
+    def __init__(self, lines: CsvLines) -> None:
+        self._lines = lines
 
-class _RowSource(Protocol[R_co]):
-    """Splits a body into rows: `CsvLines` or `Lines`."""
+    def feed(self, piece: bytes) -> Iterator[tuple[int, Row]]:
+        return ((row.number, row) for row in self._lines.feed(piece))
 
-    def feed(self, piece: bytes) -> Iterator[R_co]: ...
-
-    def end(self) -> Iterator[R_co]: ...
-
-
-class _Operations(Generic[R]):
-    """Turns the rows of a file into operations, each with its line. A row that has none becomes the reason, a text."""
-
-    def __init__(self, rows: _RowSource[R], operation_of: Callable[[R], tuple[int, Any]]) -> None:
-        self._rows = rows
-        self._operation_of = operation_of
-
-    def feed(self, piece: bytes) -> Iterator[tuple[int, Any]]:
-        return map(self._operation_of, self._rows.feed(piece))
-
-    def end(self) -> Iterator[tuple[int, Any]]:
-        return map(self._operation_of, self._rows.end())
+    def end(self) -> Iterator[tuple[int, Row]]:
+        return ((row.number, row) for row in self._lines.end())
 
 
 async def read_file(request: web.Request, draft: Draft) -> Read:
@@ -85,34 +73,36 @@ async def read_file(request: web.Request, draft: Draft) -> Read:
 
 
 async def _read_rows(request: web.Request, draft: Draft, template: Template) -> Read:
-    settings, limits = request.app[SETTINGS], limits_of(request.app[SETTINGS])
+    limits = limits_of(request.app[SETTINGS])
     query = MultiDict((name, value) for name, value in without_upload(request.query).items() if name not in _OWN)
     options = read_options(query, draft.flaws)
     form = read_csv_form(request)
     draft.accepts_invalid = _read_invalid_rows(request) == "fail"
     kind = repr((template, form, draft.accepts_invalid))
     if request.content_type == NDJSON:
-        rows = _Operations(Lines(**limits), partial(_operation_of_line, template, settings))
-        read = await read_lines(request, draft, options, rows, kind, add=add_operation)
+        read = await read_lines(request, draft, options, Lines(**limits), kind, add=partial(_add_body, template))
         return replace(read, layout=Layout(template))
     lines = CsvLines(**limits, delimiter=form.delimiter, charset=form.charset)
-    read = await read_lines(
-        request, draft, options, _Operations(lines, partial(_operation_of_row, template)), kind, add=add_operation
-    )
+    read = await read_lines(request, draft, options, _Rows(lines), kind, add=partial(_add_row, template))
     return replace(read, layout=Layout(template, lines.columns or (), lines.delimiter, lines.needs_mark))
 
 
-def _operation_of_row(template: Template, row: Row) -> tuple[int, dict[str, Any] | str]:
-    return row.number, template.operation_of_row(row)
+def _add_row(template: Template, draft: Draft, number: int, row: Row, settings: Settings) -> None:
+    operation = template.operation_of_row(row)
+    add_operation(draft, number, operation, settings, elements=len(row.cells))
 
 
-def _operation_of_line(template: Template, settings: Settings, row: tuple[int, bytes]) -> tuple[int, Any]:
-    number, line = row
+def _add_body(template: Template, draft: Draft, number: int, line: bytes, settings: Settings) -> None:
+    operation = _operation_of_line(template, number, line.removeprefix(BOM_UTF8), settings)
+    add_operation(draft, number, operation, settings, elements=separators(line))
+
+
+def _operation_of_line(template: Template, number: int, line: bytes, settings: Settings) -> dict[str, Any] | str:
     try:
-        value = parse_line(line.removeprefix(BOM_UTF8), settings)
+        value = parse_line(line, settings)
     except ValueError as error:
-        return number, str(error)
-    return number, template.operation_of_line(value, number)
+        return str(error)
+    return template.operation_of_line(value, number)
 
 
 def read_template(request: web.Request) -> Template | None:

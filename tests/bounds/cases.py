@@ -156,6 +156,7 @@ FILES = [
     Case("rows with too many cells", lambda: b"a\n" + b"1,2\n" * MIB, CSV, url=FILE),
     Case("empty rows", lambda: b"a,b\n" + b",\n" * MIB, CSV, url=FILE),
     Case("UTF-16 of zeros", lambda: b"\xff\xfe" + b"\0" * 60 * MIB, CSV, url=f"{FILE}&charset=utf-16"),
+    Case("bodies of empty arrays", lambda: lines(b'{"a":%b}' % array(b"[]", UNKNOWN), 10 * MIB), NDJSON, url=FILE),
     Case("a file of an old Mac", lambda: b"a\r" + b"1\r" * 30 * MIB, CSV, url=FILE),
 ]
 

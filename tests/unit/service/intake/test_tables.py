@@ -197,6 +197,14 @@ async def test_invalid_rows_fail_if_the_client_wants_that(service: Service) -> N
     assert_problem(await post(service, content, path="/counts", invalidRows="skip"), 400)
 
 
+async def test_values_inside_of_bodies_count_as_elements(serve: Serve) -> None:
+    """A batch with many elements goes to the background, because all of them in memory would be too much."""
+    service = await serve(operations, max_elements=1_000)
+    line = b'{"a": [%b]}\n' % b",".join([b"[]"] * 300)
+    assert len(results_of(await post(service, line, kind=NDJSON))) == 1
+    assert (await post(service, line * 3, kind=NDJSON)).status == 202
+
+
 async def test_whole_operations_may_have_what_penstock_added(service: Service) -> None:
     operation = {"id": "a", "method": "POST", "path": "/numbers", "body": 1}
     added = {"error_status": 409, "error_title": "No", "error_detail": None}
