@@ -8,7 +8,7 @@ end.
 import csv
 import io
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -28,13 +28,22 @@ _MOST_CELLS = 65_536  # outside of quotes: four times as many as a spreadsheet h
 _BAD_HEADER = "The first row must name every column, each with another name."
 _UTF_16 = "Send it with charset=utf-16, or save it as CSV UTF-8."
 _CR = "The line has a CR without an LF. Save the file with LF or CRLF line breaks."
-_STARTS = {
+_WORKBOOK = "Open it, and save it as CSV UTF-8."
+_UTF_32 = "The file is UTF-32, which is not supported. Save it as CSV UTF-8."
+_NO_TEXT = "The line has NUL characters, as files that are not text have. Save the file as CSV UTF-8."
+_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x19\x1b-\x1f]")  # \x1a may be the last character of a file of MS-DOS
+_STARTS = {  # UTF-32 comes before UTF-16, which starts with the same two bytes
     b"\x1f\x8b": "The file is compressed with gzip. Decompress it first.",
     b"\x28\xb5\x2f\xfd": "The file is compressed with zstd. Decompress it first.",
-    b"PK\x03\x04": "The file is a workbook or a ZIP archive. Open it, and save it as CSV UTF-8.",
+    b"PK\x03\x04": f"The file is a workbook or a ZIP archive. {_WORKBOOK}",
+    b"\xd0\xcf\x11\xe0": f"The file is a workbook of an older Excel (.xls). {_WORKBOOK}",
+    b"%PDF-": "The file is a PDF document. Save its table as CSV UTF-8.",
+    BOM_UTF32_LE: _UTF_32,
+    BOM_UTF32_BE: _UTF_32,
     BOM_UTF16_LE: f"The file is UTF-16. {_UTF_16}",
     BOM_UTF16_BE: f"The file is UTF-16. {_UTF_16}",
 }
+_MOST_START = max(map(len, _STARTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +192,12 @@ class CsvLines:
 
     def _decoded(self, line: bytes) -> str:
         if self._count == 1:
-            for start, detail in _STARTS.items():
-                if line.startswith(start):
-                    raise _invalid(detail, 1)
+            _check_start(line)
             if line.startswith(BOM_UTF8):  # then the file is UTF-8, also if something else was said
                 line, self._codec, self.needs_mark = line.removeprefix(BOM_UTF8), UTF_8, True
         if b"\0" in line:
+            if self._transcoder is not None or b"\0\0\0" in line:  # UTF-16 has at most two between its characters
+                raise _invalid(_NO_TEXT, self._count)
             raise _invalid(f"The line has a NUL character. Is the file UTF-16? {_UTF_16}", self._count)
         try:
             return line.removesuffix(b"\r").decode(self._codec)
@@ -199,10 +208,19 @@ class CsvLines:
 
     def _check_size(self, size: int, number: int) -> None:
         if size > self._most_bytes:
+            if self._count == 0:
+                _check_start(bytes(self._rest[:_MOST_START]))
             if self._count == 0 and b"\r" in self._rest:
                 raise _invalid(_CR, 1)
             detail = f"The row at line {number:,} is longer than {self._most_bytes:,} bytes."
             raise LimitPassed(f"{detail} Is a quote missing?", limit={"maxLineBytes": self._most_bytes})
+
+
+def _check_start(content: bytes) -> None:
+    """Raise InvalidRequest if a file with this beginning is of another kind."""
+    for start, detail in _STARTS.items():
+        if content.startswith(start):
+            raise _invalid(detail, 1)
 
 
 def _find_delimiter(header: str) -> str | None:
@@ -254,12 +272,18 @@ def _columns(cells: list[str], number: int) -> list[str]:
 
 
 def _encoding_hint(line: bytes) -> str:
-    """Return what to do about the encoding. Most files that are not UTF-8 are Windows-1252."""
+    """Return what to do about the encoding. Most files of text that are not UTF-8 are Windows-1252."""
+    if _CONTROL.search(line) or not _is_windows_1252(line):
+        return " Save the file as CSV UTF-8, or send it with its own charset=."
+    return " It seems to be Windows-1252. Send it with charset=windows-1252, or save it as CSV UTF-8."
+
+
+def _is_windows_1252(line: bytes) -> bool:
     try:
         line.decode("cp1252")
     except UnicodeDecodeError:
-        return " Save the file as CSV UTF-8, or send it with its own charset=."
-    return " It seems to be Windows-1252. Send it with charset=windows-1252, or save it as CSV UTF-8."
+        return False
+    return True
 
 
 def _invalid(detail: str, number: int) -> InvalidRequest:

@@ -85,6 +85,13 @@ def test_rows_are_read_however_the_file_arrives(content: bytes, rows: list[tuple
         ("a,b\n".encode("utf-16-le"), 1, "Is the file UTF-16? Send it with charset=utf-16, or save it as CSV UTF-8."),
         (b"PK\x03\x04rest\n", 1, "The file is a workbook"),
         (b"\x1f\x8brest\n", 1, "compressed with gzip"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1rest\n", 1, "a workbook of an older Excel (.xls). Open it"),
+        (b"\xd0\xcf\x11\xe0" + b"x" * 2_000, 1, "a workbook of an older Excel"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", 1, "The file is a PDF document."),
+        ("a,b\n".encode("utf-32"), 1, "The file is UTF-32"),
+        ("\ufeffa,b\n".encode("utf-32-be"), 1, "The file is UTF-32"),
+        ("a,b\n".encode("utf-32-le"), 1, "The line has NUL characters, as files that are not text have."),
+        (b"a,b\n\x02\xe4,1\n", 2, "The line is not UTF-8. Save the file as CSV UTF-8, or send it with its own"),
     ],
 )
 def test_file_that_cannot_be_read_is_rejected_with_what_to_do(content: bytes, line: int, words: str) -> None:
@@ -180,6 +187,21 @@ def test_file_of_an_old_mac_is_one_long_line() -> None:
     with pytest.raises(InvalidRequest) as raised:
         list(rows_of(lines(), b"a,b\r" + b"1,2\r" * 1_000, 100))
     assert "CR without an LF" in raised.value.flaws[0].detail
+
+
+@pytest.mark.parametrize(
+    ("content", "charset", "words"),
+    [
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 16 + b"\n", "windows-1252", "a workbook of an older Excel"),
+        ("a,b\n".encode("utf-32-le"), "windows-1252", "The line has NUL characters"),
+        ("a,b\n".encode("utf-32"), "utf-16", "The line has NUL characters"),
+    ],
+)
+def test_file_that_is_no_text_is_not_taken_for_utf_16(content: bytes, charset: str, words: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        read(content, charset=charset)
+    assert words in raised.value.flaws[0].detail
+    assert "UTF-16" not in raised.value.flaws[0].detail
 
 
 def test_file_without_content_has_no_columns() -> None:
