@@ -108,6 +108,9 @@ def test_file_that_cannot_be_read_is_rejected_with_what_to_do(content: bytes, li
         ("a,b\nä€,1\n".encode("cp1252"), {"charset": "windows-1252"}),
         ("a,b\nä€,1\n".encode("cp1252"), {"charset": "ISO-8859-1"}),  # as browsers read it
         ("a,b\nä€,1\n".encode("utf-16"), {"charset": "utf-16"}),
+        ("a,b\nä€,1".encode("utf-16-le"), {"charset": "utf-16"}),  # without a byte order mark
+        ("a,b\nä€,1\n".encode("utf-16-be"), {"charset": "utf-16"}),
+        ("\ufeffa,b\nä€,1\n".encode(), {"charset": "utf-16"}),
         ("a,b\nä€,1".encode("utf-16-be"), {"charset": "UTF-16BE"}),
         ("\ufeffa,b\r\nä€,1\r\n".encode("utf-16-le"), {"charset": "utf-16le"}),
         ("\ufeffa,b\nä€,1\n".encode(), {"charset": "windows-1252"}),  # the byte order mark says what it is
@@ -137,6 +140,20 @@ def test_file_in_another_charset_than_the_client_says_is_rejected(content: bytes
     [flaw] = raised.value.flaws
     assert flaw.line == line
     assert flaw.detail.endswith("Name the charset in which the file was saved.")
+
+
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_byte_order_mark_may_be_long(charset: str) -> None:
+    content = "一,b\n" + "一二,1\n" * 1_000
+    for step in (1_001, 100_000):
+        columns, rows = read(content.encode(charset), step, charset="utf-16", most_lines=2_000)
+        assert (columns, rows[999]) == (["一", "b"], (1_001, ["一二", "1"]))
+
+
+def test_utf_16_that_shows_no_byte_order_is_rejected_with_the_charsets_to_name() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        read("名前".encode("utf-16-le"), charset="utf-16")
+    assert "send it with charset=utf-16-le or charset=utf-16-be." in raised.value.flaws[0].detail
 
 
 @pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "ebcdic", ""])
