@@ -5,13 +5,14 @@ quadratic time. So only well-known charsets are used.
 """
 
 _ALIASES: dict[str, tuple[str, ...]] = {
-    "utf-8": ("utf8", "us-ascii", "ascii"),  # ASCII is a part of UTF-8
+    "utf-8": ("utf8", "utf-8-sig", "us-ascii", "ascii"),  # ASCII is a part of UTF-8
     "utf-16": ("utf16",),
     "utf-16-le": ("utf-16le",),
     "utf-16-be": ("utf-16be",),
     "latin-1": ("iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "l1"),
     **{f"iso8859-{part}": (f"iso-8859-{part}",) for part in (*range(2, 12), *range(13, 17))},
     **{f"cp{page}": (f"windows-{page}",) for page in range(1250, 1259)},
+    "mac-roman": ("macintosh",),
     "koi8-r": (),
     "koi8-u": (),
     "shift_jis": ("shift-jis", "sjis"),

@@ -7,8 +7,8 @@ from penstock.charsets import find_codec
 from penstock.errors import Flaw, InvalidRequest
 
 UTF_8 = "utf-8"
-# Browsers, and most programs, write Windows-1252 and call it ISO-8859-1. The two differ only in control characters.
-_AS_WRITTEN = {"latin-1": "cp1252"}
+# Browsers, and most programs, write a charset of Windows under the name of a standard that has fewer characters.
+_AS_WRITTEN = {"latin-1": "cp1252", "shift_jis": "cp932", "euc_kr": "cp949"}
 _UTF_16 = "utf-16"
 _MARKS = (BOM_UTF16_LE, BOM_UTF16_BE)
 _SAMPLE_BYTES = 1_024  # of a file in UTF-16 without a mark: almost all have an ASCII character in them

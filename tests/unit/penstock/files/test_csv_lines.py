@@ -114,6 +114,9 @@ def test_file_that_cannot_be_read_is_rejected_with_what_to_do(content: bytes, li
         ("a,b\nä€,1".encode("utf-16-be"), {"charset": "UTF-16BE"}),
         ("\ufeffa,b\r\nä€,1\r\n".encode("utf-16-le"), {"charset": "utf-16le"}),
         ("\ufeffa,b\nä€,1\n".encode(), {"charset": "windows-1252"}),  # the byte order mark says what it is
+        ("\ufeffa,b\nä€,1\n".encode(), {"charset": "utf-8-sig"}),
+        ("a,b\nä€,1\n".encode(), {"charset": "utf-8-sig"}),
+        ("a,b\nä€,1\n".encode("mac-roman"), {"charset": "macintosh"}),
         ("a;b\nä€;1\n".encode(), {"delimiter": ";"}),
         ("a~b\nä€~1\n".encode(), {"delimiter": "~"}),
         ("sep=;\na,b\nä€,1\n".encode(), {"delimiter": ","}),  # what the client says counts
@@ -140,6 +143,16 @@ def test_file_in_another_charset_than_the_client_says_is_rejected(content: bytes
     [flaw] = raised.value.flaws
     assert flaw.line == line
     assert flaw.detail.endswith("Name the charset in which the file was saved.")
+
+
+@pytest.mark.parametrize(
+    ("text", "written", "charset"),
+    [("①髙", "cp932", "Shift_JIS"), ("똠", "cp949", "euc-kr"), ("똠", "cp949", "ks_c_5601-1987")],
+)
+def test_file_has_more_characters_than_the_standard_that_names_its_charset(
+    text: str, written: str, charset: str
+) -> None:
+    assert read(f"a,b\n{text},1\n".encode(written), charset=charset)[1] == [(2, [text, "1"])]
 
 
 @pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be"])
