@@ -82,6 +82,7 @@ class CsvLines:
         self.delimiter = delimiter  # None until it was found
         self.needs_mark = codec != UTF_8  # a copy of the file in UTF-8 needs a byte order mark to be read as UTF-8
         self._cells_in_header = 0  # with those at the end that have no name
+        self._other_counts: dict[str, int] = {}  # how many cells the header would have with another delimiter
         self._most_bytes = most_bytes
         self._most_lines = most_lines
         self._count = 0  # of complete lines
@@ -165,25 +166,29 @@ class CsvLines:
             yield self._bad(number, _CR if "new-line" in str(error) else f"This is not a row of CSV: {error}.")
             return
         if any(map(str.strip, cells)):
-            yield from self._cells(number, cells)
+            yield from self._cells(number, cells, text)
 
-    def _cells(self, number: int, cells: list[str]) -> Iterator[Row]:
+    def _cells(self, number: int, cells: list[str], text: str) -> Iterator[Row]:
         if self.columns is None:
             self.columns, self._cells_in_header = _columns(cells, number), len(cells)
+            self._other_counts = _other_counts(text, self.delimiter)
         elif len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
-            yield Row(number, error=self._mismatch(cells, self.columns))
+            yield Row(number, error=self._mismatch(cells, self.columns, text))
         else:  # spreadsheets end each row with the same number of delimiters
             yield Row(number, dict(zip(self.columns, cells, strict=False)))
 
-    def _mismatch(self, cells: list[str], columns: list[str]) -> str:
+    def _mismatch(self, cells: list[str], columns: list[str], text: str) -> str:
         """Return why the cells of a row do not go with the columns."""
         count = f"{len(cells)} cell" if len(cells) == 1 else f"{len(cells)} cells"
         detail = f"The row has {count}, and the first row has {len(columns)}."
         if len(columns) < len(cells) <= self._cells_in_header:
             return f"Column {len(columns) + 1} has a cell in this row, and no name in the first row."
-        return (
-            f"{detail} If another character separates them, name it with delimiter=." if len(columns) == 1 else detail
-        )
+        if len(columns) == 1 or self._fits_with_another_delimiter(text):
+            return f"{detail} If another character separates them, name it with delimiter=."
+        return detail
+
+    def _fits_with_another_delimiter(self, text: str) -> bool:
+        return any(_count_cells(text, other) == count for other, count in self._other_counts.items())
 
     def _bad(self, number: int, detail: str) -> Row:
         if self.columns is None:
@@ -228,6 +233,16 @@ def _find_delimiter(header: str) -> str | None:
     unquoted = _QUOTED.sub("", header)
     found = max(_DELIMITERS, key=unquoted.count)
     return found if found in unquoted else None
+
+
+def _other_counts(header: str, delimiter: str | None) -> dict[str, int]:
+    """Return how many cells a header has with each delimiter that it was not read with, if there are several."""
+    counts = {other: _count_cells(header, other) for other in _DELIMITERS if other != delimiter}
+    return {other: count for other, count in counts.items() if count > 1}
+
+
+def _count_cells(text: str, delimiter: str) -> int:
+    return _QUOTED.sub("", text).count(delimiter) + 1
 
 
 def _has_too_many_cells(text: str, delimiter: str) -> bool:

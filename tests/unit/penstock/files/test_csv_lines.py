@@ -190,6 +190,17 @@ def test_column_without_a_name_is_said_by_its_number() -> None:
     assert read(b"a,b,\n1,2,3\n")[1] == [(2, "Column 3 has a cell in this row, and no name in the first row.")]
 
 
+@pytest.mark.parametrize("row", ["1;2", '1;"2;"', "1,5;2"])
+def test_header_with_punctuation_does_not_hide_that_the_delimiter_is_another(row: str) -> None:
+    [(_, error)] = read(f"a (x, y, z, w);b\n{row}\n".encode())[1]
+    assert str(error).endswith(" the first row has 4. If another character separates them, name it with delimiter=.")
+
+
+def test_row_with_a_missing_cell_does_not_hint_at_another_delimiter() -> None:
+    [(_, error)] = read(b"a; x,b,c\n1,2\n")[1]
+    assert error == "The row has 2 cells, and the first row has 3."
+
+
 def test_delimiter_is_found_after_a_name_with_line_breaks() -> None:
     assert read(b'"a\n1";"b\n2";c\n1;2;3\n') == (["a\n1", "b\n2", "c"], [(4, ["1", "2", "3"])])
     assert read(b'"a\n1","b\n2",c\n1,2,3\n') == (["a\n1", "b\n2", "c"], [(4, ["1", "2", "3"])])
