@@ -18,7 +18,7 @@ from penstock.files.charset import UTF_8, Transcoder, can_be_split_into_lines, c
 _DELIMITERS = ",;\t|"  # in doubt, the first one
 _SPACES = " \t\r\n"
 _NO_DELIMITERS = '"\r\n\0'
-_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*', re.IGNORECASE)  # some programs fill the row with delimiters
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
 _MOST_COLUMNS = 1_000
@@ -127,7 +127,8 @@ class CsvLines:
         self._row_bytes = (self._row_bytes if self._row_start else 0) + len(line) + 1
         self._check_size(self._row_bytes, self._row_start or self._count)
         text = self._decoded(line)
-        if self._count == 1 and (named := _SEPARATOR_LINE.fullmatch(text)):
+        is_first = self.columns is None and not self._row_start
+        if is_first and (named := _SEPARATOR_LINE.fullmatch(text)):
             self.delimiter = self.delimiter or named[1]
         elif self._row_start or text.strip(self._blank):
             yield from self._text(text)

@@ -41,6 +41,9 @@ def read(content: bytes, step: int = 1_000, **form: Any) -> Read:
         (b"a;b\n1,5;2\n", [(2, ["1,5", "2"])]),
         (b"a\tb\n1\t2\n", [(2, ["1", "2"])]),
         (b"sep=|\na|b\n1|2\n", [(3, ["1", "2"])]),  # Excel
+        (b"\n\r\nsep=;\r\na;b\r\n1;2\r\n", [(5, ["1", "2"])]),
+        (b"sep=;; \na;b\n1;2\n", [(3, ["1", "2"])]),
+        (b'"sep=\t"\t\na\tb\n1\t2\n', [(3, ["1", "2"])]),
         (b" a , b \n 1 ,2\n", [(2, [" 1 ", "2"])]),  # only names lose their spaces
         (b'a,b\n"x\r\n\r\ny",2\r\n3,4\r\n', [(2, ["x\n\ny", "2"]), (5, ["3", "4"])]),  # a cell with line breaks
         (b'a,b\n"q ""z""",\n', [(2, ['q "z"', ""])]),
