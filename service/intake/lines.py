@@ -32,6 +32,10 @@ class Lines:
         """Yield the last line, if it has no line break."""
         yield from self.feed(b"\n")
 
+    @property
+    def why_empty(self) -> str:
+        return "Write one operation per line."
+
     def _split(self, complete: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield the lines of a text that ends in front of a line break."""
         most_bytes = self._most_bytes

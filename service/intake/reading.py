@@ -121,6 +121,10 @@ class LineSource(Protocol[L_co]):
 
     def end(self) -> Iterator[tuple[int, L_co]]: ...
 
+    @property
+    def why_empty(self) -> str:
+        """Return what to say if the body had no operation."""
+
 
 class LineLimits(TypedDict):
     most_bytes: int
@@ -169,7 +173,7 @@ async def read_lines(
     for number, line in lines.end():
         add(draft, number, line, settings)
     if draft.total == 0:
-        draft.flaws.add(ENVELOPE, Flaw("/operations", "The batch has no operations. Write one operation per line."))
+        draft.flaws.add(ENVELOPE, Flaw("/operations", f"The batch has no operations. {lines.why_empty}"))
     return Read(options, fingerprint.hexdigest())
 
 

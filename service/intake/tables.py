@@ -61,6 +61,12 @@ class _Rows:
     def end(self) -> Iterator[tuple[int, Row]]:
         return ((row.number, row) for row in self._lines.end())
 
+    @property
+    def why_empty(self) -> str:
+        if self._lines.columns is None:
+            return "The file is empty."
+        return "The file has no rows after the row with the names of the columns."
+
 
 async def read_file(request: web.Request, draft: Draft) -> Read:
     """Read a batch of any kind into the draft, with its errors."""
