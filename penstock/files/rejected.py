@@ -27,16 +27,23 @@ def original_cell(text: str) -> str:
 
 
 def is_rejected_file(columns: Collection[str]) -> bool:
-    """Return True if a file has columns that Penstock has added."""
-    return any(name in columns for name in ADDED)
+    """Return True if a file, or a row of it, has all columns that Penstock adds. Some of them may be in any file."""
+    return all(name in columns for name in ADDED)
 
 
 def without_added(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without the members that Penstock has added."""
-    return {name: row[name] for name in own_columns(row)}
+    added = _added_to(row)
+    return {name: row[name] for name in row if name not in added}
 
 
 def own_columns(columns: Collection[str]) -> list[str]:
     """Return the columns of a file without those that Penstock has added."""
-    added = _ALL if is_rejected_file(columns) else ()
+    added = _added_to(columns)
     return [name for name in columns if name not in added]
+
+
+def _added_to(columns: Collection[str]) -> Collection[str]:
+    if not is_rejected_file(columns):
+        return ()
+    return _ALL if all(name in columns for name in ADDED_TO_OPERATIONS) else ADDED

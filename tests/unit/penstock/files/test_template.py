@@ -6,7 +6,7 @@ import pytest
 
 from penstock.files.csv_lines import Row
 from penstock.files.layout import Layout
-from penstock.files.rejected import ADDED, original_cell, own_columns, safe_cell
+from penstock.files.rejected import ADDED, ADDED_TO_OPERATIONS, original_cell, own_columns, safe_cell
 from penstock.files.template import Template
 
 
@@ -62,7 +62,7 @@ def test_what_penstock_added_is_ignored() -> None:
     """A cell that was written with an apostrophe comes back without it."""
     template = Template("POST", "/users")
     added = dict.fromkeys(ADDED, "'=1")
-    row = Row(2, {"name": "'=1+1", "phone": "+49 30", **added, "error_path": "/x"})
+    row = Row(2, {"name": "'=1+1", "phone": "+49 30", **added})
     assert template.operation_of_row(row) == {
         "id": "2",
         "method": "POST",
@@ -72,12 +72,20 @@ def test_what_penstock_added_is_ignored() -> None:
     assert template.operation_of_line({"name": "'=1+1", **added}, 2) == {
         "id": "2", "method": "POST", "path": "/users", "body": {"name": "'=1+1"},
     }  # fmt: skip
-    own = Row(2, {"name": "'=1+1", "error_path": "/x"})
-    assert template.operation_of_row(own) == {
-        "id": "2", "method": "POST", "path": "/users", "body": {"name": "'=1+1", "error_path": "/x"},
-    }  # fmt: skip
-    assert own_columns(["a", "error_title", "error_path"]) == ["a"]
-    assert own_columns(["a", "error_path"]) == ["a", "error_path"]
+    assert own_columns(["a", *ADDED]) == ["a"]
+    assert own_columns(["a", *ADDED, *ADDED_TO_OPERATIONS]) == ["a"]
+
+
+@pytest.mark.parametrize("own", [*ADDED, *ADDED_TO_OPERATIONS])
+def test_own_columns_with_a_name_that_penstock_adds_are_kept(own: str) -> None:
+    """A file is one of rejected rows only if it has all three names. A log may have one or two of them."""
+    template = Template("POST", "/log")
+    cells = {"a": "'=1", own: "x", "error_path": "/x"}
+    operation = {"id": "2", "method": "POST", "path": "/log", "body": cells}
+    assert template.operation_of_row(Row(2, cells)) == operation
+    assert template.operation_of_line(cells, 2) == operation
+    assert own_columns(list(cells)) == list(cells)
+    assert own_columns(["a", "error_path", *ADDED]) == ["a", "error_path"]
 
 
 @pytest.mark.parametrize("path", ["/a", "/a/{x}/{y}", "/a/{x}-{y}", "/a/{x}.{y}?z={x y}", "/{x}", "/a?q={x}&r={y}"])

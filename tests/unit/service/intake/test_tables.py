@@ -219,3 +219,5 @@ async def test_whole_operations_may_have_what_penstock_added(service: Service) -
     assert results_of(await service.post([{**operation, **added}])) == [("a", 1)]
     problem = assert_problem(await service.post([{**operation, **added, "other": 1}]), 422)
     assert [error["pointer"] for error in problem["errors"]] == ["/operations/0/other"]
+    problem = assert_problem(await service.post([{**operation, "error_title": "No"}]), 422)
+    assert [error["pointer"] for error in problem["errors"]] == ["/operations/0/error_title"]
