@@ -41,8 +41,20 @@ class S3Bucket:
             with self._explained(_MISSING):
                 found = await self._client.head_object(Bucket=self._name, Key=key)
         except ClientError:
+            await self._check_bucket()
             return None
         return StoredFile(key, found["ContentLength"], found["ETag"])
+
+    async def _check_bucket(self) -> None:
+        """Raise Misconfigured if there is no bucket. A HEAD of a file in it has the same error as one of no file."""
+        try:
+            with self._explained(_MISSING):
+                await self._client.head_bucket(Bucket=self._name)
+        except ClientError as error:
+            raise self._no_bucket() from error
+
+    def _no_bucket(self) -> Misconfigured:
+        return Misconfigured(f"PENSTOCK_BUCKET is {self._name!r}, and there is no such bucket.")
 
     async def read(self, file: StoredFile, first: int, count: int) -> bytes:
         wanted = f"bytes={first}-{first + count - 1}"
@@ -68,7 +80,7 @@ class S3Bucket:
                 yield
             except ClientError as error:
                 if error_code(error) == "NoSuchBucket":
-                    raise Misconfigured(f"PENSTOCK_BUCKET is {self._name!r}, and there is no such bucket.") from error
+                    raise self._no_bucket() from error
                 if error_code(error) not in expected:
                     raise
                 known = error

@@ -110,5 +110,6 @@ async def test_a_bucket_that_does_not_exist_is_named(make_settings: MakeSettings
     settings = make_settings()
     provision(settings)
     async with open_backend(settings.model_copy(update={"bucket": "nowhere"})) as backend:
-        with pytest.raises(Misconfigured, match="PENSTOCK_BUCKET is 'nowhere'"):
-            await backend.require_bucket().write("a", b"", "text/csv")
+        for asked in (backend.require_bucket().write("a", b"", "text/csv"), backend.require_bucket().find("a")):
+            with pytest.raises(Misconfigured, match="PENSTOCK_BUCKET is 'nowhere'"):
+                await asked
