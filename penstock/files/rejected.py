@@ -1,7 +1,8 @@
 """The columns that Penstock adds to the rows that failed, and that it ignores if the file is sent again. Pure.
 
 A cell that a spreadsheet would read as a formula is written with an apostrophe before it. Numbers stay as they are. In
-a file with the added columns, one such apostrophe is removed again, so that the cell comes back as it was.
+a file with the added columns, one such apostrophe is removed again, so that the cell comes back as it was. The names of
+the columns are written and read in the same way.
 """
 
 import re
@@ -10,6 +11,7 @@ from typing import Any
 
 STATUS, TITLE, DETAIL = ADDED = ("error_status", "error_title", "error_detail")
 ID, METHOD, PATH = ADDED_TO_OPERATIONS = ("error_id", "error_method", "error_path")
+OWN_PREFIX = "body."  # of a user's own column that has the name of one of these
 _ALL = frozenset({*ADDED, *ADDED_TO_OPERATIONS})
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # https://owasp.org/www-community/attacks/CSV_Injection
@@ -32,15 +34,31 @@ def is_rejected_file(columns: Collection[str]) -> bool:
 
 
 def without_added(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row without the members that Penstock has added."""
+    """Return a row without the members that Penstock has added, and its own members with the names that they had."""
     added = _added_to(row)
-    return {name: row[name] for name in row if name not in added}
+    return {_own_name(name) if added else name: row[name] for name in row if name not in added}
 
 
 def own_columns(columns: Collection[str]) -> list[str]:
-    """Return the columns of a file without those that Penstock has added."""
-    added = _added_to(columns)
-    return [name for name in columns if name not in added]
+    """Return the columns of a CSV file without those that Penstock has added, with the names that they had before."""
+    return list(own_cells({name: name for name in columns}))
+
+
+def own_cells(cells: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the cells of a row of a CSV file as they were before Penstock wrote it, if it did."""
+    if not is_rejected_file(cells):
+        return cells
+    return {original_cell(name): original_cell(cell) for name, cell in without_added(cells).items()}
+
+
+def name_next_to_added(name: str) -> str:
+    """Return the name of a user's own column in a file that also has the columns that Penstock adds."""
+    return f"{OWN_PREFIX}{name}" if name in ADDED else name
+
+
+def _own_name(name: str) -> str:
+    own = name.removeprefix(OWN_PREFIX)
+    return own if own in ADDED else name
 
 
 def _added_to(columns: Collection[str]) -> Collection[str]:

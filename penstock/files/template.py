@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from penstock.files.csv_lines import Row
-from penstock.files.rejected import is_rejected_file, original_cell, without_added
+from penstock.files.rejected import own_cells, without_added
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _WITHOUT_BODY = frozenset({"GET", "DELETE"})
@@ -42,10 +42,7 @@ class Template:
         """Return the operation of a row of a CSV file, or why it has none."""
         if row.error is not None:
             return row.error
-        cells: Mapping[str, Any] = row.cells
-        if is_rejected_file(cells):
-            cells = {name: original_cell(cell) for name, cell in without_added(row.cells).items()}
-        return self._operation(cells, row.number, skips_empty=True)
+        return self._operation(own_cells(row.cells), row.number, skips_empty=True)
 
     def operation_of_line(self, value: Any, number: int) -> dict[str, Any] | str:
         """Return the operation of a line of NDJSON, or why it has none."""

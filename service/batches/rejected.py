@@ -20,7 +20,7 @@ from penstock.chunk import planned_number
 from penstock.errors import LostItem, MalformedRequest, UnknownBatch
 from penstock.files.csv_table import Cell, CsvTable, TableRow, members_of
 from penstock.files.layout import Layout
-from penstock.files.rejected import ADDED, ADDED_TO_OPERATIONS
+from penstock.files.rejected import ADDED, ADDED_TO_OPERATIONS, OWN_PREFIX, name_next_to_added
 from penstock.record import FailedOperation, decode_failures
 from penstock.service.batches.csv_results import Part, written
 from penstock.service.batches.results import read_format
@@ -116,9 +116,9 @@ async def _in_parts(failures: AsyncIterator[FailedOperation]) -> AsyncIterator[t
 def csv_blocks(parts: AsyncIterator[tuple[list[FailedOperation], int]], layout: Layout | None) -> Blocks:
     delimiter = (layout and layout.delimiter) or ","
     if layout is None:
-        table = CsvTable((), (*ADDED, *ADDED_TO_OPERATIONS), prefix="body.")
+        table = CsvTable((), (*ADDED, *ADDED_TO_OPERATIONS), prefix=OWN_PREFIX)
     else:
-        table = CsvTable((), ADDED, members=_columns(layout), prefix="body.", delimiter=delimiter)
+        table = CsvTable((), ADDED, members=_columns(layout), prefix=OWN_PREFIX, delimiter=delimiter)
     return in_blocks(written(table, _table_rows(parts, layout)))
 
 
@@ -167,4 +167,5 @@ def _json_row(one: FailedOperation, layout: Layout | None) -> dict[str, Any]:
     if layout is None:
         operation = {"id": one.id, "key": one.key, "method": one.method, "path": one.path, "body": body}
         return {name: value for name, value in operation.items() if value is not None} | added
-    return layout.template.row_of(one.path, body, layout.columns) | added
+    row = layout.template.row_of(one.path, body, layout.columns)
+    return {name_next_to_added(name): value for name, value in row.items()} | added

@@ -14,7 +14,7 @@ from ulid import ULID
 
 from penstock.errors import Flaw, InvalidRequest
 from penstock.files.csv_lines import CsvLines, Row
-from penstock.files.rejected import own_columns
+from penstock.files.rejected import own_cells, own_columns
 from penstock.files.template import PLACEHOLDER
 from penstock.operations import METHODS, Operations
 from penstock.priority import Priority
@@ -169,9 +169,10 @@ def _body_schema(route: Route) -> Mapping[str, Any]:
 
 def _columns(names: Sequence[str], rows: Sequence[Row], target: Target) -> list[Column]:
     found = []
+    shown = [own_cells(row.cells) for row in rows[:SHOWN_ROWS] if row.error is None]
     for name in names:
         member = _member(name, target)
-        examples = [row.cells[name][:LONGEST_CELL] for row in rows[:SHOWN_ROWS] if row.error is None]
+        examples = [cells[name][:LONGEST_CELL] for cells in shown]
         found.append(Column(name, member, member in target.in_path, examples))
     return found
 

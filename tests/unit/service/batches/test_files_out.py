@@ -11,6 +11,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock import Operations, Reject
 from penstock.batch import BatchState
+from penstock.files.rejected import ADDED
 from penstock.outcome import ChunkRecord, failed, succeeded
 from penstock.service.batches import csv_results, rejected
 from tests.support.builders import BATCH_ID, build_batch, build_operation
@@ -160,6 +161,20 @@ async def test_corrected_file_is_sent_again(plant: Plant, is_mended: list[bool],
     third = await send(plant, left.content.replace(b"bad; one", b"good"), kind, **query)
     assert set((await plant.statuses(third)).values()) == {200}
     assert (await get(plant, third, "rejected", "format=ndjson")).content == b""
+
+
+@pytest.mark.parametrize(("format_", "kind"), [("csv", CSV), ("ndjson", NDJSON)])
+async def test_names_of_columns_come_back_as_they_were(plant: Plant, format_: str, kind: str) -> None:
+    """Also those that a spreadsheet would run as a formula, and those that Penstock adds."""
+    query = {"method": "POST", "path": "/users"}
+    first = await send(plant, b"@name,-x,'=y,error_title,error_path\nbad,=1,'-a,mine,/p\n", **query)
+    second = await send(plant, (await get(plant, first, "rejected", f"format={format_}")).content, kind, **query)
+    assert (await get(plant, second, "rejected")).content.startswith(
+        b"'@name,'-x,''=y,body.error_title,error_path,error_status,error_title,error_detail\r\nbad,'=1,''-a,mine,/p,"
+    )
+    [line] = (await get(plant, second, "rejected", "format=ndjson")).lines
+    own = {"@name": "bad", "-x": "=1", "'=y": "'-a", "body.error_title": "mine", "error_path": "/p"}
+    assert {name: cell for name, cell in line.items() if name not in ADDED} == own
 
 
 async def test_retried_rows_that_succeed_are_not_in_the_file(plant: Plant, is_mended: list[bool]) -> None:
