@@ -14,13 +14,16 @@ ID, METHOD, PATH = ADDED_TO_OPERATIONS = ("error_id", "error_method", "error_pat
 OWN_PREFIX = "body."  # of a user's own column that has the name of one of these
 _ALL = frozenset({*ADDED, *ADDED_TO_OPERATIONS})
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # https://owasp.org/www-community/attacks/CSV_Injection
-_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)*([eE][+-]?[0-9]+)?")
+# The last four are = + - @ as wide characters, which spreadsheets for Asian languages accept.
+_FORMULA = re.compile(
+    r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+)  # https://owasp.org/www-community/attacks/CSV_Injection
+_HARMLESS = re.compile(r"-|[+-]?[0-9]+([., ][0-9]+)*([eE][+-]?[0-9]+)?")  # a number, also of a phone, or a dash
 
 
 def safe_cell(text: str) -> str:
     """Return the text as a cell that no spreadsheet runs as a formula."""
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not _HARMLESS.fullmatch(text) else text
 
 
 def original_cell(text: str) -> str:

@@ -104,14 +104,36 @@ def test_operation_is_the_row_that_it_was(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+cmd", "-2+3", "@x", "\tx", "\rx", "'=1", "''@", "-", "=", "+49 30 12", "-1-1"]
+    "text",
+    [
+        "=1+1",
+        "+cmd",
+        "-2+3",
+        "@x",
+        "\tx",
+        "\rx",
+        "'=1",
+        "''@",
+        "--",
+        "=",
+        "- item",
+        "-1-1",
+        "+49 30-12",
+        "\n=1",
+        "\uff1d1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff20x",
+    ],
 )
 def test_formula_is_written_as_text_and_comes_back(text: str) -> None:
     assert safe_cell(text) == f"'{text}"
     assert original_cell(safe_cell(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "x", "-5", "+49301234", "-1.5e-3", "1,5", "-1,234.50", "'", "'a", "a=b", "'5"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "-5", "+49301234", "-1.5e-3", "1,5", "-1,234.50", "'", "'a", "a=b", "'5", "-", "+49 170 123"]
+)
 def test_numbers_and_other_texts_stay(text: str) -> None:
     assert safe_cell(text) == text
     assert original_cell(text) == text

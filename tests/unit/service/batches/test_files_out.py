@@ -77,7 +77,7 @@ async def test_results_are_a_table(plant: Plant) -> None:
     answer = await plant.service.get(f"/batch/{batch_id}/results", Accept="text/csv")
     assert table_of(answer) == [
         ["id", "status", "title", "detail", "result.id", "name", "phone"],
-        ["2", "201", "", "", "7", "Ada", "'+49 30"],
+        ["2", "201", "", "", "7", "Ada", "+49 30"],
         ["3", "409", "Rejected", "'=The name is taken.", "", "", ""],
     ]
     only_failed = await get(plant, batch_id, "results", "format=csv&status=failed")
