@@ -16,6 +16,7 @@ from penstock.files.csv_lines import Row
 from penstock.files.rejected import own_cells, without_added
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+_NOT_IN_CELLS = re.compile(r"[^A-Za-z0-9%]")
 _WITHOUT_BODY = frozenset({"GET", "DELETE"})
 _SAME_NAME = "Two columns get the same name in the operation. Give one of them another name, or leave it out."
 _NO_OBJECT = "The line is not an object. Write the members of a body as {...}, or leave the method out."
@@ -38,6 +39,14 @@ class Template:
         """Return the names of the cells in the path."""
         return PLACEHOLDER.findall(self.path)
 
+    @cached_property
+    def is_ambiguous(self) -> bool:
+        """Return True if an operation's path does not tell which part of it is from which cell.
+
+        Between two cells, there must be a character that no encoded cell has.
+        """
+        return not all(map(_NOT_IN_CELLS.search, PLACEHOLDER.split(self.path)[2:-1:2]))
+
     def operation_of_row(self, row: Row) -> dict[str, Any] | str:
         """Return the operation of a row of a CSV file, or why it has none."""
         if row.error is not None:
@@ -55,10 +64,10 @@ class Template:
         if self.names and len(named) < sum(self.names.get(old, old) is not None for old in cells):
             return _SAME_NAME
         for name in self.in_path:
-            if not _is_filled(named.get(name)):
-                return f"The path {self.path} needs a value of {name}, and this row has none."
-        if self.key is not None and not _is_filled(named.get(self.key)):
-            return f"The key of the operation is its {self.key}, and this row has none."
+            if (problem := _problem_of(named.get(name))) is not None:
+                return f"The path {self.path} needs a value of {name}, {problem}"
+        if self.key is not None and (problem := _problem_of(named.get(self.key))) is not None:
+            return f"The key of the operation is its {self.key}, {problem}"
         path = PLACEHOLDER.sub(lambda found: self._quoted(str(named[found[1]])), self.path)
         members = {name: cell for name, cell in named.items() if name not in self.in_path}
         operation: dict[str, Any] = {"id": str(number), "method": self.method, "path": path}
@@ -101,5 +110,10 @@ class Template:
         return re.compile("".join(pieces), re.DOTALL)
 
 
-def _is_filled(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+def _problem_of(value: Any) -> str | None:
+    """Return why a value cannot be a part of the path or the key. Return None if it can."""
+    if value is None or value == "":
+        return "and this row has none."
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        return "and the one of this row is neither a text nor a whole number."
+    return None

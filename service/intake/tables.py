@@ -122,7 +122,10 @@ def read_template(request: web.Request) -> Template | None:
         names = _NAMES.validate_json(read_once(request, "columns") or "{}")
     except ValidationError:
         raise MalformedRequest("The parameter columns is not a JSON object of names.") from None
-    return Template(method, path, names, read_once(request, "key"))
+    template = Template(method, path, names, read_once(request, "key"))
+    if template.is_ambiguous:
+        raise MalformedRequest("The path has two {names} with nothing between them to tell them apart. Write / or -.")
+    return template
 
 
 def _read_invalid_rows(request: web.Request) -> str:

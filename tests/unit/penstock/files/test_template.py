@@ -88,6 +88,33 @@ def test_own_columns_with_a_name_that_penstock_adds_are_kept(own: str) -> None:
     assert own_columns(["a", "error_path", *ADDED]) == ["a", "error_path"]
 
 
+@pytest.mark.parametrize(
+    ("path", "is_ambiguous"),
+    [
+        ("/x/{a}{b}", True),
+        ("/x/{a}x{b}", True),
+        ("/x/{a}%2F{b}", True),
+        ("/x/{a}/{b}/{c}d{e}", True),
+        ("/x/{a}x-{b}", False),
+        ("/x/{a}/{b}?c={c}&d={d}", False),
+        ("/x{a}y", False),
+        ("/x", False),
+    ],
+)
+def test_path_tells_its_cells_apart_or_is_ambiguous(path: str, is_ambiguous: bool) -> None:
+    assert Template("POST", path).is_ambiguous is is_ambiguous
+
+
+@pytest.mark.parametrize("value", [1.5, True, [1], {}])
+def test_value_that_cannot_be_in_the_path_is_named(value: Any) -> None:
+    reason = Template("GET", "/x/{v}").operation_of_line({"v": value}, 2)
+    assert isinstance(reason, str)
+    assert reason.endswith("needs a value of v, and the one of this row is neither a text nor a whole number.")
+    of_key = Template("POST", "/x", key="v").operation_of_line({"v": value}, 2)
+    assert isinstance(of_key, str)
+    assert of_key.endswith("its v, and the one of this row is neither a text nor a whole number.")
+
+
 @pytest.mark.parametrize("path", ["/a", "/a/{x}/{y}", "/a/{x}-{y}", "/a/{x}.{y}?z={x y}", "/{x}", "/a?q={x}&r={y}"])
 def test_operation_is_the_row_that_it_was(path: str) -> None:
     names = {"X": "x", "left out": None}

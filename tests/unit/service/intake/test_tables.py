@@ -111,6 +111,7 @@ async def test_lines_are_bodies(service: Service) -> None:
         (b"id\n1\n", {"method": "TRACE"}, 400, "The query needs a method"),
         (b"id\n1\n", {"path": "users"}, 400, "a path that starts with a slash"),
         (b"id\n1\n", {"path": "/users/{key}", "method": "PUT"}, 422, "needs a value of key, and this row has none"),
+        (b"a,b\n1,2\n", {"path": "/users/{a}{b}"}, 400, "nothing between them to tell them apart. Write / or -."),
         (b"id\n1\n", {"path": "/nothing"}, 422, "There is no operation POST /nothing."),
         (b"id\n1\n", {"delimiter": ";;"}, 400, "should be one character, such as ; or |, or the word tab"),
         (b"id\n1\n", {"charset": "klingon"}, 400, "The charset 'klingon' is not supported."),
