@@ -17,7 +17,7 @@ from penstock.files.rejected import own_cells, without_added
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _NOT_IN_CELLS = re.compile(r"[^A-Za-z0-9%]")
-_WITHOUT_BODY = frozenset({"GET", "DELETE"})
+WITHOUT_BODY = frozenset({"GET", "DELETE"})
 _SAME_NAME = "Two columns get the same name in the operation. Give one of them another name, or leave it out."
 _NO_OBJECT = "The line is not an object. Write the members of a body as {...}, or leave the method out."
 
@@ -72,7 +72,7 @@ class Template:
         members = {name: cell for name, cell in named.items() if name not in self.in_path}
         operation: dict[str, Any] = {"id": str(number), "method": self.method, "path": path}
         body = {name: cell for name, cell in members.items() if cell != ""} if skips_empty else members
-        if body or (members and self.method not in _WITHOUT_BODY):
+        if body or (members and self.method not in WITHOUT_BODY):
             operation["body"] = body
         if self.key is not None:
             operation["key"] = str(named[self.key])

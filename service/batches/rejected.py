@@ -21,6 +21,7 @@ from penstock.errors import LostItem, MalformedRequest, UnknownBatch
 from penstock.files.csv_table import Cell, CsvTable, TableRow, members_of
 from penstock.files.layout import Layout
 from penstock.files.rejected import ADDED, ADDED_TO_OPERATIONS, OWN_PREFIX, name_next_to_added
+from penstock.files.template import WITHOUT_BODY
 from penstock.record import FailedOperation, decode_failures
 from penstock.service.batches.csv_results import Part, written
 from penstock.service.batches.results import read_format
@@ -165,7 +166,9 @@ def _json_row(one: FailedOperation, layout: Layout | None) -> dict[str, Any]:
     added = dict(zip(ADDED, (one.status, title, detail), strict=True))
     body = from_json(one.body)
     if layout is None:
-        operation = {"id": one.id, "key": one.key, "method": one.method, "path": one.path, "body": body}
-        return {name: value for name, value in operation.items() if value is not None} | added
+        operation = {"id": one.id, "key": one.key, "method": one.method, "path": one.path}
+        given = {name: value for name, value in operation.items() if value is not None}
+        # The record has null for no body, too. A handler may need a body, even if that is null.
+        return (given if body is None and one.method in WITHOUT_BODY else given | {"body": body}) | added
     row = layout.template.row_of(one.path, body, layout.columns)
     return {name_next_to_added(name): value for name, value in row.items()} | added

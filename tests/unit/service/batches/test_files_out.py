@@ -42,6 +42,15 @@ async def plant(aiohttp_client: AiohttpClient, is_mended: list[bool]) -> Plant:
         check(body)
         return {"id": 7, **body}
 
+    @operations.post("/notes")
+    async def add_note(body: str | None) -> None:
+        raise Reject(409, "No.")
+
+    @operations.post("/empty")
+    @operations.delete("/notes")
+    async def delete_notes() -> None:
+        raise Reject(409, "No.")
+
     @operations.put("/users/{id}", max_attempts=1)
     async def change_user(id: str, body: dict[str, Any]) -> str:  # noqa: A002
         check(body)
@@ -204,6 +213,18 @@ async def test_operations_of_a_batch_without_a_file_come_back_whole(plant: Plant
     ]
     again = await send(plant, answer.content.replace(b'"bad"', b'"good"'), NDJSON)
     assert await plant.statuses(again) == {"a": 201, "2": 200}
+
+
+async def test_body_that_is_null_comes_back(plant: Plant) -> None:
+    operations: list[dict[str, Any]] = [
+        {"method": "POST", "path": "/notes", "body": None},
+        {"method": "POST", "path": "/empty"},
+        {"method": "DELETE", "path": "/notes"},
+    ]
+    batch_id = await send(plant, "\n".join(map(json.dumps, operations)).encode(), NDJSON)
+    answer = await get(plant, batch_id, "rejected", "format=ndjson")
+    assert [line.get("body", "none") for line in answer.lines] == [None, None, "none"]
+    assert set((await plant.statuses(await send(plant, answer.content, NDJSON))).values()) == {409}
 
 
 async def test_rows_are_told_while_the_batch_runs_and_in_parts(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
