@@ -1,8 +1,9 @@
 """POST /batch/{id}/retry: run failed operations again, starting at attempt 1: all of them, or those that are chosen.
 
-A retry sends the chunks that went to the dead letter queue, or a part of each. A failure runs again once, however many
-retries and redrives ask for it: consumers read in the table what has run again. Two copies run only if they are
-delivered at the same time, as with any chunk that is on the queue twice.
+A retry sends the chunks that went to the dead letter queue, or a part of each. However many retries and redrives ask
+for a failure, it is counted again once. Consumers read in the table what has run again, and do not run that. Until the
+first retry is recorded, another one sends and charges the same failures, too. Then their handlers may run twice, as
+with any chunk that is on the queue twice.
 """
 
 import hashlib
