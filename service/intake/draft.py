@@ -50,6 +50,7 @@ class Draft:
         self.operations: list[Operation] = []  # all of a small batch, none of a large batch
         self.flaws = Flaws()
         self.accepts_invalid = False  # True: a body or a path parameter may be invalid. Then the operation will fail
+        self.invalid_accepted = 0  # operations that will fail, because `accepts_invalid` is True
         self.ids = Ids()
         self._keys = Keys()
         self.plan = Plan(batch_id, settings)
@@ -127,6 +128,7 @@ class Draft:
         except InvalidOperation:
             if not self.accepts_invalid:
                 raise
+            self.invalid_accepted += 1
 
     def note_invalid(self, size: int) -> None:
         """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""

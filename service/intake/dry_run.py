@@ -31,6 +31,7 @@ async def describe_batch(request: web.Request, draft: Draft, *, is_immediate: bo
             "total": draft.total,
             "chunks": draft.plan.chunk_count,
             "byHandler": by_handler,
+            **({"invalidRows": draft.invalid_accepted} if draft.accepts_invalid else {}),
             "estimatedSeconds": _estimate_seconds(by_handler, known, request.app[SETTINGS].concurrency),
             "estimatedUsd": estimate_usd(draft.total, draft.plan.message_bytes),
         }

@@ -122,7 +122,8 @@ SCHEMAS: Fragment = {
         }
     ),
     "Validated": {
-        "description": "What the batch would be. Nothing of it runs: the request has validateOnly.",
+        "description": "What the batch would be. Nothing of it runs: the request has validateOnly. With "
+        "invalidRows=fail, `invalidRows` is how many operations would fail because they are invalid.",
         **object_of(
             {
                 "valid": {"type": "boolean", "const": True},
@@ -131,7 +132,8 @@ SCHEMAS: Fragment = {
                 "byHandler": {"type": "object", "additionalProperties": COUNT},
                 "estimatedSeconds": {"type": ["number", "null"]},
                 "estimatedUsd": {"type": "number"},
-            }
+            },
+            {"invalidRows": COUNT},
         ),
     },
     "Upload": {

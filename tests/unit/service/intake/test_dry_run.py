@@ -80,6 +80,21 @@ async def test_stream_has_the_option_in_its_query(serve: Serve) -> None:
     assert not service.parts.chunks.messages
 
 
+@pytest.mark.parametrize(("large", "ages"), [(False, b"1\nx\ny\n"), (True, b"1\nx\ny\n" + b"2\n" * 20)])
+async def test_invalid_rows_that_would_fail_are_counted(serve: Serve, large: bool, ages: bytes) -> None:
+    service = await serve(operations, sync_max_operations=10)
+    query = {"validateOnly": "true", "invalidRows": "fail", "method": "POST", "path": "/users"}
+    answer = await service.ask(
+        "POST", "/batch", params=query, data=b"age\n" + ages, headers={"Content-Type": "text/csv"}
+    )
+    assert answer.status == 200, answer.content
+    assert (answer.body["total"], answer.body["invalidRows"], answer.body["chunks"] > 0) == (
+        23 if large else 3,
+        2,
+        large,
+    )
+
+
 INVALID: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "body": ([*users(1), {"method": "POST", "path": "/users", "body": {"age": "x"}}], {}),
     "path": (ask_for("/nowhere"), {}),
