@@ -49,6 +49,7 @@ class Mix:
     has_parents: bool = False  # the consumers have parents, which know when they die
     is_large: bool = False  # hundreds of operations and slots
     has_little_memory: bool = False  # for results, and there are long ones
+    has_bucket: bool = False  # for files: `World.files`
     has_quota: bool = False  # and many batches, which are small
     has_webhooks: bool = False  # the ends of batches are told to receivers
 

@@ -18,6 +18,7 @@ from botocore.exceptions import EndpointConnectionError
 from tests.simulation import sqs
 from tests.simulation.dynamodb import Table, refusal
 from tests.simulation.process import Process
+from tests.simulation.s3 import Files
 
 Answer = dict[str, Any]
 Reply = Callable[[Answer], None]
@@ -266,3 +267,31 @@ class DynamoDbClient:
 
     async def batch_get_item(self, **request: Any) -> Answer:
         return await self._wire.ask("BatchGetItem", request, self._table.batch_get_item)
+
+
+class S3Client:
+    """Replaces aiobotocore's S3 client, as far as the adapter calls it."""
+
+    def __init__(self, wire: Wire, files: Files) -> None:
+        self._wire = wire
+        self._files = files
+
+    async def generate_presigned_post(self, bucket: str, key: str, **conditions: Any) -> Answer:
+        """Return a form that nobody can use: `Files.put` writes what a client would upload."""
+        return {"url": f"s3://{bucket}", "fields": {"key": key, **conditions}}
+
+    async def generate_presigned_url(self, action: str, **request: Any) -> str:
+        """Return a URL that nobody can use. It makes no call."""
+        return f"s3://{request['Params']['Bucket']}/{request['Params']['Key']}?{action}"
+
+    async def head_bucket(self, **request: Any) -> Answer:
+        return await self._wire.ask("HeadBucket", request, self._files.head_bucket)
+
+    async def head_object(self, **request: Any) -> Answer:
+        return await self._wire.ask("HeadObject", request, self._files.head_object)
+
+    async def get_object(self, **request: Any) -> Answer:
+        return await self._wire.ask("GetObject", request, self._files.get_object)
+
+    async def put_object(self, **request: Any) -> Answer:
+        return await self._wire.ask("PutObject", request, self._files.put_object)

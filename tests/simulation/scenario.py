@@ -18,7 +18,7 @@ from tests.simulation.mixes import MIXES, Mix, RandomFates
 from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory, little_patience
 from tests.simulation.trace import Event, to_line
 from tests.simulation.webhooks import SECRET
-from tests.simulation.world import World
+from tests.simulation.world import BUCKET, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def draw_fold_at(seed: int) -> int:
 
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:
-    settings = _draw_settings(chance, mix)
+    settings = _draw_settings(chance, mix).model_copy(update={"bucket": BUCKET if mix.has_bucket else None})
     if mix.has_quota:
         operations = chance.randint(8, 20)
         limit = f"{operations}/{chance.choice([60, 600, 3_600])}"

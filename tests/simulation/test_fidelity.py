@@ -16,22 +16,29 @@ import pytest
 import pytest_asyncio
 
 from penstock.aws.clients import Clients
+from penstock.aws.s3 import S3Bucket
 from penstock.aws.sqs import SqsQueue
+from penstock.errors import Misconfigured
 from penstock.settings import MIB
-from tests.contract import test_queue, test_store
+from tests.contract import test_bucket, test_queue, test_store
 from tests.contract.conftest import LEASE_SECONDS, Servers
 from tests.contract.test_store import batch, store  # noqa: F401 - fixtures of the suite
 from tests.simulation.dynamodb import Table
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.network import DynamoDbClient, Fate, SqsClient, Wire
+from tests.simulation.network import DynamoDbClient, Fate, S3Client, SqsClient, Wire
 from tests.simulation.process import Process
+from tests.simulation.s3 import Files
 from tests.simulation.sqs import Queue
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-OURS = {"store", "batch", "queue", "seconds", "state", "ending", "counts", "length", "characters", "answer"}
+OURS = {
+    *("store", "batch", "queue", "seconds", "state", "ending", "counts", "length", "characters", "answer"),
+    *("bucket", "first", "count", "content"),
+}
 LEFT_OUT = {
     "test_delivery_says_when_its_message_was_sent": "time is virtual",
+    "test_anybody_can_download_a_file_from_its_url": "nobody can use the URLs of the simulation",
     "test_message_that_sqs_takes_never_is_told_and_not_repeated": "the front end lets no such message come about",
 }
 
@@ -77,17 +84,35 @@ async def servers() -> Servers:
     loop = asyncio.get_running_loop()
     table = Table(random.Random(1), watch=lambda *_: None, short_pages=True)
     queue = Queue("queue", loop, copy_context(), random.Random(1), LEASE_SECONDS)
-    idle = VirtualLoop()
-    idle.close()
-    wire = Wire(OnTime(loop), Process("test", idle))
+    wire = a_wire(loop)
     sqs: Any = SqsClient(wire, {"queue": queue})
     dynamodb: Any = DynamoDbClient(wire, table)
     return Servers(Clients(sqs, sqs, dynamodb), "table")
 
 
+def a_wire(loop: asyncio.AbstractEventLoop) -> Wire:
+    idle = VirtualLoop()
+    idle.close()
+    return Wire(OnTime(loop), Process("test", idle))
+
+
 @pytest.fixture
 def queue(servers: Servers) -> SqsQueue:
     return SqsQueue(servers.clients.sqs, "queue", polls=servers.clients.polls, call_bytes=MIB)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bucket() -> S3Bucket:
+    s3: Any = S3Client(a_wire(asyncio.get_running_loop()), Files("files"))
+    return S3Bucket(s3, "files")
+
+
+@pytest.mark.parametrize("call", ["find", "write"])
+async def test_a_bucket_that_does_not_exist_is_named(call: str) -> None:
+    s3: Any = S3Client(a_wire(asyncio.get_running_loop()), Files("files"))
+    bucket = S3Bucket(s3, "nowhere")
+    with pytest.raises(Misconfigured, match="PENSTOCK_BUCKET is 'nowhere'"):
+        await (bucket.find("a") if call == "find" else bucket.write("a", b"", "text/csv"))
 
 
 def _suite(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -109,4 +134,4 @@ def _without_servers(test: FunctionType) -> Callable[..., Any]:
     return copied
 
 
-globals().update(_suite(test_store) | _suite(test_queue))
+globals().update(_suite(test_store) | _suite(test_queue) | _suite(test_bucket))

@@ -17,6 +17,7 @@ import structlog
 import ulid
 
 from penstock.aws import items
+from penstock.aws.s3 import S3Bucket
 from penstock.aws.sqs import SqsQueue
 from penstock.aws.store import DynamoDbStore
 from penstock.backend import Backend
@@ -29,15 +30,17 @@ from penstock.store import Traces
 from penstock.telemetry import Event as LogEvent
 from tests.simulation.dynamodb import Table
 from tests.simulation.loop import GATE, Deadlock, VirtualLoop
-from tests.simulation.network import LOOKED_AT, DynamoDbClient, Fates, SqsClient, Wire
+from tests.simulation.network import LOOKED_AT, DynamoDbClient, Fates, S3Client, SqsClient, Wire
 from tests.simulation.process import EPOCH, Process
 from tests.simulation.promises import Promises, chunk_of
+from tests.simulation.s3 import Files
 from tests.simulation.sqs import Kept, Queue
 from tests.simulation.trace import Event, to_line
 from tests.simulation.truth import TRUTH, Truth
 from tests.simulation.webhooks import Receiver
 
 DEAD_LETTERS = "dead-letters"
+BUCKET = "files"  # a run has it if its settings name it
 SHOWN_EVENTS = 150
 OUR_FAULTS = {LogEvent.CHUNK_BROKE, LogEvent.REQUEST_BROKE}
 
@@ -86,6 +89,7 @@ class World:
         self.truth.on_poison = self.promises.on_poison
         self.table = Table(self.chance, watch=self.promises.on_write)
         self.promises.table = self.table
+        self.files = Files(BUCKET)
         self.receiver = Receiver(self.chance)
         self.promises.webhooks.receiver, self.promises.webhooks.table = self.receiver, self.table
         self.on_receive = self.promises.on_receive
@@ -128,6 +132,7 @@ class World:
         queues = [*self.queues.values(), self.dead_letters]
         sqs: Any = SqsClient(wire, {queue.name: queue for queue in queues})
         dynamodb: Any = DynamoDbClient(wire, self.table)
+        s3: Any = S3Client(wire, self.files)
 
         def open_queue(name: str) -> SqsQueue:
             return SqsQueue(sqs, name, polls=sqs, call_bytes=settings.message_bytes, bills=bills)
@@ -138,6 +143,7 @@ class World:
             dead_letters=open_queue(DEAD_LETTERS),
             store=_LookingStore(dynamodb, settings.table, bills, wire),
             bills=bills,
+            bucket=None if settings.bucket is None else S3Bucket(s3, settings.bucket),
         )
 
     def note(self, who: str, what: str, *details: Any) -> None:
