@@ -337,6 +337,10 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
         description="The S3 bucket for uploads. Unset: files can only be sent in the body of a request.",
     )
+    dialects: str | None = Field(
+        None,
+        description="The formats of other APIs that clients can speak, separated by commas, or `none`. Unset: all.",
+    )
     metrics: Literal["auto", "cloudwatch", "off"] = Field(
         "auto",
         description="`cloudwatch` publishes metrics, `off` does not. `auto` publishes them, but not to AWS if the "

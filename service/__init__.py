@@ -9,10 +9,9 @@
     webhooks/      What a tenant can do with webhooks: make endpoints, and see what was delivered to them.
     console/       The pages: for people who have sent a file, and for operators.
     openapi/       GET /openapi.json: describes all these endpoints.
+    dialects/      The formats of other APIs that clients can speak: a folder for each, which only translates.
 
 `access.py` decides who may use an endpoint.
-
-Rooms that will come: `dialects/<name>/` for each foreign API that is spoken here.
 
 `app.py`, `routes.py` and `__main__.py` import the rooms. The rooms import the other files of this folder,
 never the other way round. Some rooms import others: `intake` imports `batches`, because it answers a repeated request

@@ -24,6 +24,8 @@ from penstock.service.audit import audited
 from penstock.service.callers import Callers
 from penstock.service.console.live import LIVE, Live
 from penstock.service.console.pages import pages, set_page_headers
+from penstock.service.dialects.answering import SPOKEN, in_dialects
+from penstock.service.dialects.registered import spoken
 from penstock.service.events.outcomes import OUTCOMES, SharedOutcomes
 from penstock.service.events.stream import STREAMS, Streams
 from penstock.service.events.watching import WATCHER, create_watcher
@@ -63,14 +65,15 @@ from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
 from penstock.service.public_urls import MARKER_PATH, public_urls
-from penstock.service.routes import Route, is_page, routes_for_clients, routes_for_operators, scopes_of
+from penstock.service.route import Route
+from penstock.service.routes import is_page, routes_for_clients, routes_for_operators, scopes_of
 from penstock.service.sharing import sharing
 from penstock.service.tracing import tracing
 from penstock.service.turns import Turns
 from penstock.service.webhook_tenants import WebhookTenants
 from penstock.settings import Settings
 
-OF_ONE_LISTENER = {DESCRIPTION, MARKER, PAGES, PATHS_HINT, SCOPES}
+OF_ONE_LISTENER = {DESCRIPTION, MARKER, PAGES, PATHS_HINT, SCOPES, SPOKEN}
 
 
 def create_app(
@@ -82,7 +85,10 @@ def create_app(
     """
     # `content.py` decompresses the bodies: aiohttp would not notice that a compressed body is incomplete.
     app = web.Application(
-        middlewares=[public_urls, *tracing(backend.spans), counted, audited, pages, problems, access, sharing],
+        middlewares=[
+            *(public_urls, *tracing(backend.spans), counted, audited),
+            *(pages, in_dialects, problems, access, sharing),
+        ],
         handler_args={"auto_decompress": False},
     )
     app.on_response_prepare.extend([set_headers, set_limit_headers, set_page_headers])
@@ -120,6 +126,7 @@ def create_app(
     app[OUTCOMES] = SharedOutcomes(app)
     app[STREAMS] = Streams(clock, has_tenants=settings.has_tenants)
     app.on_shutdown.append(_end_streams)
+    app[SPOKEN] = spoken(settings)
     routes = routes_for_clients(settings)
     app[DESCRIPTION] = Description(partial(describe, settings, operations, scopes_of(routes)))
     _add_routes(app, routes)

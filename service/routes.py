@@ -3,11 +3,7 @@
 The applications get their routes from this table (`app.py`), and the tests try each row as every kind of caller.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from enum import Enum, auto
-
-from aiohttp import web
+from collections.abc import Iterable
 
 from penstock.api_key import Scope
 from penstock.service.batches.cancel import cancel_batch
@@ -31,6 +27,7 @@ from penstock.service.console import (
     outcomes,
     sign_in,
 )
+from penstock.service.dialects.registered import spoken
 from penstock.service.events.endpoint import batch_events
 from penstock.service.intake.submit import submit_batch
 from penstock.service.openapi.serving import openapi
@@ -40,6 +37,7 @@ from penstock.service.operators.health import live, ready
 from penstock.service.operators.limits import list_limits
 from penstock.service.operators.metrics import metrics
 from penstock.service.operators.queues import list_queues, pause_queue, resume_queue
+from penstock.service.route import For, Route
 from penstock.service.uploads import create_upload
 from penstock.service.webhooks.deliveries import list_deliveries, replay_delivery
 from penstock.service.webhooks.endpoints import (
@@ -53,30 +51,6 @@ from penstock.service.webhooks.endpoints import (
     update_endpoint,
 )
 from penstock.settings import Settings
-
-
-class For(Enum):
-    """Whom an endpoint is for, which decides the listeners that have it."""
-
-    CLIENTS = auto()
-    # On the listener for operators. If requests need a key, on the listener for clients as well.
-    OPERATORS = auto()
-    OPERATOR_LISTENER = auto()
-    # Pages of the console. Those for operators are on their listener only, which a load balancer does not let through.
-    PAGES = auto()
-    OPERATOR_PAGES = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An endpoint. `scope` is what its caller needs; None means that everybody may use it."""
-
-    method: str
-    path: str
-    endpoint: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    scope: Scope | None
-    whom: For = For.CLIENTS
-
 
 ROUTES = (
     Route("POST", "/batch", submit_batch, Scope.WRITE),
@@ -148,9 +122,10 @@ ROUTES = (
 
 
 def routes_for_clients(settings: Settings) -> list[Route]:
-    """Return the endpoints of the listener for clients."""
+    """Return the endpoints of the listener for clients, with those of the dialects that are spoken."""
     whom = {For.CLIENTS, For.PAGES} | ({For.OPERATORS} if settings.needs_keys else set())
-    return [route for route in ROUTES if route.whom in whom]
+    of_dialects = [route for dialect in spoken(settings) for route in dialect.routes]
+    return [route for route in ROUTES if route.whom in whom] + of_dialects
 
 
 def scopes_of(routes: Iterable[Route]) -> dict[tuple[str, str], Scope]:

@@ -30,7 +30,7 @@ ROOMS: Mapping[str, set[str]] = {
     "service": {
         *("core", "aws", "documents", "files", "forwarding", "metrics", "process", "running", "tracing"),
         *("service/intake", "service/batches", "service/events", "service/limits"),
-        *("service/operators", "service/console", "service/webhooks", "service/openapi"),
+        *("service/operators", "service/console", "service/webhooks", "service/openapi", "service/dialects"),
     },
     "service/intake": {
         "core",
@@ -47,6 +47,7 @@ ROOMS: Mapping[str, set[str]] = {
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "service"},
     "service/webhooks": {"core", "service"},
+    "service/dialects": {"core", "service"},
     "service/console": {
         *("core", "documents", "files", "metrics", "service"),
         *("service/intake", "service/batches", "service/operators", "service/openapi"),
@@ -118,7 +119,8 @@ def _read(name: str, source: str, modules: frozenset[str]) -> tuple[list[Import]
 def room_of(module: str) -> str:
     parts = module.split(".")[1:]
     if len(parts) > 2 and parts[0] == "service":
-        return f"service/{parts[1]}"
+        # Each dialect is a room of its own, so that none knows another.
+        return "/".join(parts[: 3 if parts[1] == "dialects" and len(parts) > 3 else 2])
     return parts[0] if parts and parts[0] in ROOMS else "core"
 
 

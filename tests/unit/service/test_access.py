@@ -18,7 +18,8 @@ from penstock.service.app import create_app
 from penstock.service.callers import FOUND_SECONDS, NOT_FOUND_SECONDS
 from penstock.service.console.assets import assets
 from penstock.service.openapi.serving import openapi
-from penstock.service.routes import ROUTES, For, Route, is_page
+from penstock.service.route import For, Route
+from penstock.service.routes import ROUTES, is_page
 from penstock.store import Store
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from penstock.webhooks.delivery import DeliveryState, EventDelivery

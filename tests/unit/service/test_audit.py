@@ -12,7 +12,8 @@ from penstock.metrics.names import TenantMetric
 from penstock.metrics.tenants import NO_TENANT
 from penstock.service.audit import Action
 from penstock.service.keys import METER
-from penstock.service.routes import ROUTES, For, Route
+from penstock.service.route import For, Route
+from penstock.service.routes import ROUTES
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryParts
 from tests.support.builders import NOW
