@@ -16,8 +16,8 @@ from penstock.client.errors import InvalidFile
 from penstock.errors import InvalidRequest
 from penstock.files.charset import UTF_8, UnknownCharset
 from penstock.files.csv_lines import CsvLines, Row
-from penstock.files.rejected import own_columns, without_added
-from penstock.files.template import Template
+from penstock.files.rejected import without_added
+from penstock.files.template import Template, no_column
 
 STANDARD_INPUT = Path("-")
 
@@ -272,11 +272,9 @@ def _rows(lines: CsvLines, pieces: Iterable[bytes]) -> Iterator[Row]:
 
 
 def _check_columns(source: Source, reading: Reading) -> None:
-    own = own_columns(source.columns)
-    for needed in filter(None, [*reading.template.in_path, reading.expect, reading.key]):
-        if needed not in {*source.columns, *own}:
-            hint = " If another character separates them, name it with --delimiter." if len(source.columns) == 1 else ""
-            source.reject(f"has no column {needed!r}. Its columns are {', '.join(map(repr, source.columns))}.{hint}")
+    missing = reading.template.missing_column(source.columns)
+    if missing is not None:
+        source.reject(f"has {with_options(no_column(missing, source.columns))}")
 
 
 def with_options(detail: str) -> str:

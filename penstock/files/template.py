@@ -6,18 +6,19 @@ the number of its line.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, unquote
 
 from penstock.files.csv_lines import Row
-from penstock.files.rejected import own_cells, without_added
+from penstock.files.rejected import is_rejected_file, own_cells, own_columns, without_added
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _NOT_IN_CELLS = re.compile(r"[^A-Za-z0-9%]")
 WITHOUT_BODY = frozenset({"GET", "DELETE"})
+_SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 100  # in an error
 _SAME_NAME = "Two columns get the same name in the operation. Give one of them another name, or leave it out."
 _NO_OBJECT = "The line is not an object. Write the members of a body as {...}, or leave the method out."
 
@@ -46,6 +47,18 @@ class Template:
         Between two cells, there must be a character that no encoded cell has.
         """
         return not all(map(_NOT_IN_CELLS.search, PLACEHOLDER.split(self.path)[2:-1:2]))
+
+    def missing_column(self, columns: Collection[str]) -> str | None:
+        """Return a name that this template has, and no column of a CSV file. Return None if there is none.
+
+        A file of rejected rows lacks the columns that `names` leave out, and may lack others that were empty.
+        """
+        own = own_columns(columns)
+        if not is_rejected_file(columns) and (missing := [name for name in self.names if name not in own]):
+            return missing[0]
+        known = {*own, *(self.names.get(name) for name in own)}
+        needed = self.in_path if self.key is None else [*self.in_path, self.key]
+        return next((name for name in needed if name not in known), None)
 
     def operation_of_row(self, row: Row) -> dict[str, Any] | str:
         """Return the operation of a row of a CSV file, or why it has none."""
@@ -117,3 +130,16 @@ def _problem_of(value: Any) -> str | None:
     if not isinstance(value, str | int) or isinstance(value, bool):
         return "and the one of this row is neither a text nor a whole number."
     return None
+
+
+def no_column(name: str, columns: Sequence[str]) -> str:
+    """Return the end of the sentence that a file "has ...", and what to do."""
+    shown = ", ".join(_quoted_name(column) for column in columns[:_SHOWN_COLUMNS])
+    more = f" and {len(columns) - _SHOWN_COLUMNS:,} more" if len(columns) > _SHOWN_COLUMNS else ""
+    are = "Its only column is" if len(columns) == 1 else "Its columns are"
+    hint = " If another character separates them, name it with delimiter=." if len(columns) == 1 else ""
+    return f"no column {_quoted_name(name)}. {are} {shown}{more}.{hint}"
+
+
+def _quoted_name(name: str) -> str:
+    return repr(name[:_SHOWN_CHARACTERS])

@@ -1,7 +1,8 @@
 """Reads a batch from a file of rows: a CSV file, or NDJSON. The query says what operation each row is.
 
     method, path         of every operation. `{name}` in the path is replaced by the cell of the row with this name
-    columns              a JSON object with new names for cells: `{"E-mail": "email"}`. null leaves the cell out
+    columns              a JSON object with new names for cells: `{"E-mail": "email"}`. null leaves the cell out.
+                         A CSV file must have all of them
     key                  the name of the cell that is the key of the operation
     invalidRows          `fail`: a row that its handler's model rejects fails, and the others run
     delimiter, charset   of a CSV file. Without them, the delimiter is found, and the file is UTF-8
@@ -10,7 +11,7 @@ Without a method and a path, every line of NDJSON is a whole operation.
 """
 
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,11 +20,11 @@ from aiohttp import web
 from multidict import MultiDict
 from pydantic import TypeAdapter, ValidationError
 
-from penstock.errors import MalformedRequest
+from penstock.errors import Flaw, InvalidRequest, MalformedRequest
 from penstock.files.charset import UTF_8, codec_of
 from penstock.files.csv_lines import CsvLines, Row, parse_delimiter
 from penstock.files.layout import Layout
-from penstock.files.template import Template
+from penstock.files.template import Template, no_column
 from penstock.operations import METHODS
 from penstock.service.content import CSV, JSON, NDJSON, check_type, within
 from penstock.service.elements import separators
@@ -50,16 +51,33 @@ _NAMES: TypeAdapter[dict[str, str | None]] = TypeAdapter(dict[str, str | None])
 
 
 class _Rows:
-    """Splits a CSV file into rows, each with the line on which it starts."""
+    """Splits a CSV file into rows, each with the line on which it starts.
 
-    def __init__(self, lines: CsvLines) -> None:
+    `feed` and `end` raise InvalidRequest if the file has no column of a name that the query has.
+    """
+
+    def __init__(self, lines: CsvLines, template: Template) -> None:
         self._lines = lines
+        self._template = template
+        self._is_checked = False
 
     def feed(self, piece: bytes) -> Iterator[tuple[int, Row]]:
-        return ((row.number, row) for row in self._lines.feed(piece))
+        return self._numbered(self._lines.feed(piece))
 
     def end(self) -> Iterator[tuple[int, Row]]:
-        return ((row.number, row) for row in self._lines.end())
+        return self._numbered(self._lines.end())
+
+    def _numbered(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
+        for row in rows:
+            if not self._is_checked:
+                self._check_columns(self._lines.columns or ())
+            yield row.number, row
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        missing = self._template.missing_column(columns)
+        if missing is not None:
+            raise InvalidRequest([Flaw("", f"The file has {no_column(missing, columns)}")])
+        self._is_checked = True
 
     @property
     def why_empty(self) -> str:
@@ -89,7 +107,7 @@ async def _read_rows(request: web.Request, draft: Draft, template: Template) -> 
         read = await read_lines(request, draft, options, Lines(**limits), kind, add=partial(_add_body, template))
         return replace(read, layout=Layout(template))
     lines = CsvLines(**limits, delimiter=form.delimiter, charset=form.charset)
-    read = await read_lines(request, draft, options, _Rows(lines), kind, add=partial(_add_row, template))
+    read = await read_lines(request, draft, options, _Rows(lines, template), kind, add=partial(_add_row, template))
     return replace(read, layout=Layout(template, lines.columns or (), lines.delimiter, lines.needs_mark))
 
 

@@ -7,7 +7,7 @@ import pytest
 from penstock.files.csv_lines import Row
 from penstock.files.layout import Layout
 from penstock.files.rejected import ADDED, ADDED_TO_OPERATIONS, original_cell, own_columns, safe_cell
-from penstock.files.template import Template
+from penstock.files.template import Template, no_column
 
 
 def test_row_is_an_operation_with_its_cells() -> None:
@@ -46,6 +46,38 @@ def test_column_may_have_the_name_of_one_that_is_left_out() -> None:
     operation = Template("POST", "/users", {"a": "b", "b": None}).operation_of_row(Row(2, {"a": "1", "b": "2"}))
     assert isinstance(operation, dict)
     assert operation["body"] == {"b": "1"}
+
+
+NAMES: dict[str, str | None] = {"Nr": "id", "Note": None}
+
+
+@pytest.mark.parametrize(
+    ("columns", "missing"),
+    [
+        (["Nr", "Note", "name", "key"], None),
+        (["Nr", "Note", "name"], "key"),
+        (["id", "Note", "name", "key"], "Nr"),
+        (["Nr", "name", "key"], "Note"),
+        (["Nr", "name", "key", *ADDED], None),  # a file of rejected rows has no cells of a column that was left out
+        (["name", "key", *ADDED], "id"),
+    ],
+)
+def test_file_has_all_columns_that_are_named(columns: list[str], missing: str | None) -> None:
+    assert Template("PUT", "/users/{id}", NAMES, "key").missing_column(columns) == missing
+
+
+def test_column_that_is_left_out_and_needed_is_no_missing_one() -> None:
+    assert Template("PUT", "/users/{id}", {"id": None}).missing_column(["id"]) is None  # the rows tell
+
+
+def test_sentence_about_a_missing_column_is_short() -> None:
+    assert no_column("x", ["a", "b"]) == "no column 'x'. Its columns are 'a', 'b'."
+    assert no_column("x", ["a;b"]).endswith(
+        "Its only column is 'a;b'. If another character separates them, name it with delimiter=."
+    )
+    long = no_column("x" * 1_000, ["y" * 1_000 + str(number) for number in range(100)])
+    assert long.endswith("y' and 80 more.")
+    assert len(long) < 3_000
 
 
 def test_line_keeps_its_values() -> None:

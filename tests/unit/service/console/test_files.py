@@ -170,7 +170,7 @@ async def test_lines_are_bodies_or_whole_operations(
 async def test_file_that_arrives_twice_runs_once(browser: Browser) -> None:
     first, second = [await send(browser, b"id\n5\n", method="DELETE", path="/users/{id}") for _ in range(2)]
     assert first.body["batchId"] == second.body["batchId"]
-    other = await send(browser, b"id\n5\n", method="DELETE", path="/users/{id}", key="k", columns='{"x": "y"}')
+    other = await send(browser, b"id\n5\n", method="DELETE", path="/users/{id}", columns='{"id": "id"}')
     assert other.status == 422
     assert "This file was accepted already" in text_of(other)
 
@@ -194,7 +194,7 @@ async def test_errors_are_shown_by_line_and_nothing_runs(plant: Plant, browser: 
         ({"method": "TRACE", "path": "/users"}, 400, "The query needs a method"),
         ({"method": "POST", "path": "/users", "columns": "[1]"}, 400, "not a JSON object of names"),
         ({"method": "POST", "path": "/nothing"}, 422, "There is no operation POST /nothing."),
-        ({"method": "DELETE", "path": "/users/{key}"}, 422, "needs a value of key, and this row has none."),
+        ({"method": "DELETE", "path": "/users/{key}"}, 422, "has no column 'key'. Its only column is 'email'."),
         ({"method": "POST", "path": "/users", "maxFailures": "x"}, 422, "Write this option as a decimal number"),
         ({"method": "POST", "path": "/users", "unknown": "x"}, 422, "unknown"),
     ],
