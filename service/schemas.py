@@ -160,11 +160,12 @@ def outcome_body(outcome: Outcome) -> dict[str, Any]:
 
 def answered_body(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the answer to a batch that was run immediately, with all its results."""
+    return {"summary": summary_of(outcomes), "results": [outcome_body(outcome) for outcome in outcomes]}
+
+
+def summary_of(outcomes: Sequence[Outcome]) -> dict[str, int]:
     succeeded = sum(outcome.state is OutcomeState.SUCCEEDED for outcome in outcomes)
-    return {
-        "summary": {"total": len(outcomes), "succeeded": succeeded, "failed": len(outcomes) - succeeded},
-        "results": [outcome_body(outcome) for outcome in outcomes],
-    }
+    return {"total": len(outcomes), "succeeded": succeeded, "failed": len(outcomes) - succeeded}
 
 
 def accepted_body(batch_id: str) -> dict[str, Any]:

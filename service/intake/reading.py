@@ -71,24 +71,45 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
     if request.content_type == NDJSON:
         async with within(STREAM_SECONDS):
             return await _read_stream(request, draft)
-    settings = request.app[SETTINGS]
-    content = await read_content(request, settings.max_body_bytes)
     for name in dict.fromkeys(request.query):
         draft.flaws.add(ENVELOPE, Flaw(pointer(name), _not_in_the_query(name)))
+    document = await read_document(request)
+    settings = request.app[SETTINGS]
+    envelope = _read_envelope(document.value, settings, draft.flaws)
+    await _take_turns(request, document.size)
+    draft.counts_handlers = envelope.validate_only
+    operations, size, fingerprint = envelope.operations, document.size, document.fingerprint
+    del document  # the operations need the memory
+    await add_operations(request, draft, operations, size)
+    return Read(envelope, fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The JSON value of a body, how many bytes it has, and its fingerprint."""
+
+    value: Any
+    size: int
+    fingerprint: str
+
+
+async def read_document(request: web.Request) -> Document:
+    """Read the body of a request as JSON. Raises MalformedRequest, or LimitPassed."""
+    content = await read_content(request, request.app[SETTINGS].max_body_bytes)
     size = len(content)
     fingerprint = hashlib.sha256(content).hexdigest()
     await _take_turns(request, size)
-    envelope = _read_envelope(parse_json(content), settings, draft.flaws)
-    await _take_turns(request, size)
-    del content  # the operations need the memory
-    draft.counts_handlers = envelope.validate_only
-    documents = iter(envelope.operations)
-    while draft.total < len(envelope.operations):
+    return Document(parse_json(content), size, fingerprint)
+
+
+async def add_operations(request: web.Request, draft: Draft, operations: list[Any], size: int) -> None:
+    """Add the operations of a JSON document of so many bytes to the draft. Other requests run meanwhile."""
+    documents = iter(operations)
+    while draft.total < len(operations):
         _add_some(documents, draft)
-        if draft.total < len(envelope.operations):
+        if draft.total < len(operations):
             await request.app[TURNS].next()
     await _take_turns(request, size)
-    return Read(envelope, fingerprint)
 
 
 def _add_some(documents: Iterator[Any], draft: Draft) -> None:

@@ -1,14 +1,19 @@
-"""POST /batch: reads and validates a batch, then runs it immediately or accepts it for the background."""
+"""POST /batch: reads and validates a batch, then runs it immediately or accepts it for the background.
 
+A dialect submits its batches with `submit`, too. It reads them, and says how it writes their results.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from aiohttp import hdrs, web
 from ulid import PureRandomPolicy, ULIDGenerator
 
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, UnknownBatch
 from penstock.metrics.names import Metric
-from penstock.outcome import as_outcome, is_turned_away
+from penstock.outcome import Outcome, as_outcome, is_turned_away
 from penstock.running.source import Source
 from penstock.service.batches.status import read_status
 from penstock.service.caller import headers_to_pass_on, tenant_of
@@ -31,7 +36,7 @@ from penstock.service.intake.preferences import read_preferences
 from penstock.service.intake.reading import Read
 from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
 from penstock.service.intake.tables import read_file
-from penstock.service.json_answer import json_answer
+from penstock.service.json_answer import BodyAnswer, encode, json_answer
 from penstock.service.keys import (
     BACKEND,
     BATCH_ID,
@@ -48,7 +53,7 @@ from penstock.service.limits.charging import charged, check_something_left
 from penstock.service.limits.opening import check_room, opened
 from penstock.service.receivers import check_receiver
 from penstock.service.request_ids import request_id
-from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url
+from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url, summary_of
 from penstock.settings import DAY_SECONDS, Settings
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
@@ -78,19 +83,57 @@ class Course:
         return self.seconds is not None and self.seconds > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that is answered with all its results, in `body`, or with what the batch would be."""
+
+    body: bytes
+    applied: str | None = None  # the client's preference that decided this
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A batch that runs in the background. `status` is its current status, if an earlier request has submitted it."""
+
+    batch_id: str
+    applied: str | None = None
+    status: dict[str, Any] | None = None
+
+
+Submitted = Answered | Accepted
+ReadBatch = Callable[[web.Request, Draft], Awaitable[Read]]
+"""Reads the batch of a request into a draft, with its errors."""
+WriteResults = Callable[[Sequence[Outcome]], Any]
+"""Returns the body of the answer to a batch that was run immediately, as a JSON value."""
+
+
 async def submit_batch(request: web.Request) -> web.Response:
     """Run or accept the batch in the body of a request."""
+    submitted = await submit(request, read_file, answered_body)
+    if isinstance(submitted, Accepted):
+        body = {**accepted_body(submitted.batch_id), **(submitted.status or {})}
+        headers = {**_where(submitted.batch_id), **headers_of(submitted)}
+        return json_answer(body, status=202, headers=headers)
+    return BodyAnswer(body=submitted.body, headers=headers_of(submitted), content_type="application/json")
+
+
+async def submit(request: web.Request, read_batch: ReadBatch, results: WriteResults) -> Submitted:
+    """Read a batch, and run or accept it."""
     key = read_key(request)
     app = request.app
     with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
         await check_something_left(request, key)
-        read = await read_file(request, draft)
+        read = await read_batch(request, draft)
         await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read.options)
         if read.options.validate_only:
-            return await describe_batch(request, draft, is_immediate=course.is_immediate, is_atomic=read.options.atomic)
+            is_atomic = read.options.atomic
+            return Answered(
+                encode(await describe_batch(request, draft, is_immediate=course.is_immediate, is_atomic=is_atomic))
+            )
         # An invalid request does not claim its key, so the client can correct it and send it again with the same key.
         claimed = await _claim(request, key, draft.batch_id, read, course) if key is not None else None
         if claimed is not None and claimed.is_replay:
@@ -98,7 +141,7 @@ async def submit_batch(request: web.Request) -> web.Response:
         submission = _submission(request, draft, read, headers, claimed.claim if claimed else None)
         if claimed is not None and claimed.claim.deaths > 0 and course.is_immediate:
             course = _course_after_deaths(course, claimed.claim, read.options)
-        return await _answer(request, submission, course, atomic=read.options.atomic)
+        return await _answer(request, submission, course, results, atomic=read.options.atomic)
 
 
 async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> None:
@@ -213,15 +256,17 @@ def _course_after_deaths(course: Course, claim: KeyClaim, options: BatchOptions)
     return course if options.atomic else Course()
 
 
-async def _answer(request: web.Request, submission: Submission, course: Course, *, atomic: bool) -> web.Response:
+async def _answer(
+    request: web.Request, submission: Submission, course: Course, results: WriteResults, *, atomic: bool
+) -> Submitted:
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
     store, clock, claim, draft = request.app[BACKEND].store, request.app[CLOCK], submission.claim, submission.draft
     try:
         if not atomic:  # an atomic batch is never handed over
             await check_room(request, draft.total, is_started=course.starts_operations)
         async with charged(request, draft.batch_id, draft.total, _charge_seconds(course)) as charge:
-            answer, results = await _run_or_accept(request, submission, course, atomic=atomic)
-            if results is not None:
+            answer = await _run_or_accept(request, submission, course, results, atomic=atomic)
+            if isinstance(answer, Answered):
                 await charge.settle()  # the table has no batch that would show that it was answered
     except AcceptanceUnknown:
         raise
@@ -231,35 +276,34 @@ async def _answer(request: web.Request, submission: Submission, course: Course, 
         raise
     if claim is not None:
         most = request.app[SETTINGS].idempotency_answer_bytes
-        stored = results if results is None or len(results) <= most else stand_in_for(results)
+        body = answer.body if isinstance(answer, Answered) else None
+        stored = body if body is None or len(body) <= most else stand_in_for(body)
         await update_claim(clock, partial(store.settle_key, claim, stored), repeat_seconds=SETTLE_SECONDS)
     return answer
 
 
 async def _run_or_accept(
-    request: web.Request, submission: Submission, course: Course, *, atomic: bool
-) -> tuple[web.Response, bytes | None]:
-    """Return the answer, and its body if it has all results."""
+    request: web.Request, submission: Submission, course: Course, results: WriteResults, *, atomic: bool
+) -> Submitted:
     if course.seconds is None:
-        return await _accept(request, submission, {}, course), None
+        return await _accept(request, submission, {}, course)
     operations = submission.draft.operations
     tried = await _run_immediately(request, submission, course.seconds, atomic=atomic)
     is_unfinished = len(tried) < len(operations) or any(_waits(one) for one in tried.values())
     if is_unfinished and not atomic:
-        return await _accept(request, submission, tried, course), None
-    body = answered_body([as_outcome(tried[operation.index].verdict) for operation in operations])
+        return await _accept(request, submission, tried, course)
+    outcomes = [as_outcome(tried[operation.index].verdict) for operation in operations]
+    summary = summary_of(outcomes)
     meter = request.app[METER]
     meter.accepted(submission.tenant, len(operations))
-    meter.failures(submission.tenant, body["summary"]["failed"])
+    meter.failures(submission.tenant, summary["failed"])
     get_log().info(
         Event.BATCH_ANSWERED,
         request_id=request_id(request),
         batch_id=submission.draft.batch_id,
-        **body["summary"],
+        **summary,
     )
-    answer = json_answer(body, headers=_applied(course.applied))
-    assert isinstance(answer.body, bytes)
-    return answer, answer.body
+    return Answered(encode(results(outcomes)), course.applied)
 
 
 def _waits(tried: Tried) -> bool:
@@ -282,9 +326,7 @@ async def _run_immediately(
     return await SmallBatchRun(batch, app[OPERATIONS], app[RUNNER], app[SETTINGS].backoff, request[SHARE]).run()
 
 
-async def _accept(
-    request: web.Request, submission: Submission, tried: dict[int, Tried], course: Course
-) -> web.Response:
+async def _accept(request: web.Request, submission: Submission, tried: dict[int, Tried], course: Course) -> Accepted:
     """Accept the batch for the background. `tried` was run already, but not all operations were finished in time.
 
     Operations that were cut off are not in `tried`. So a batch that was started is accepted in any case: to reject it
@@ -309,26 +351,27 @@ async def _accept(
         total=batch.total,
         chunks=batch.chunk_count,
     )
-    return json_answer(accepted_body(batch.id), status=202, headers={**_where(batch.id), **_applied(course.applied)})
+    return Accepted(batch.id, course.applied)
 
 
-async def _replay(request: web.Request, claimed: ClaimedKey) -> web.Response:
+async def _replay(request: web.Request, claimed: ClaimedKey) -> Submitted:
     """Return the answer of the first request. If its batch runs in the background, add the current status."""
     claim = claimed.claim
-    replayed = {REPLAYED: "true"}
     if claim.answer is not None:
         check_complete(claim.answer)
-        return web.Response(body=claim.answer, content_type="application/json", headers=replayed)
+        return Answered(claim.answer, is_replay=True)
     batch = await request.app[BACKEND].store.read_batch(claim.batch_id)
     if batch is None:
         raise UnknownBatch(claim.batch_id)
-    body = {**accepted_body(batch.id), **await read_status(request, batch)}
-    return json_answer(body, status=202, headers={**_where(batch.id), **replayed})
+    return Accepted(batch.id, status=await read_status(request, batch))
+
+
+def headers_of(submitted: Submitted) -> dict[str, str]:
+    """Return the headers that say which preference was applied, and if the answer repeats an earlier one."""
+    is_replay = submitted.is_replay if isinstance(submitted, Answered) else submitted.status is not None
+    applied = {} if submitted.applied is None else {"Preference-Applied": submitted.applied}
+    return {**applied, REPLAYED: "true"} if is_replay else applied
 
 
 def _where(batch_id: str) -> dict[str, str]:
     return {hdrs.LOCATION: status_url(batch_id), hdrs.RETRY_AFTER: str(FIRST_POLL_SECONDS)}
-
-
-def _applied(preference: str | None) -> dict[str, str]:
-    return {} if preference is None else {"Preference-Applied": preference}
