@@ -4,7 +4,7 @@ Every call may wait for the network and may raise Unavailable, and every call ma
 `aws/s3.py`; the bucket for tests is in `testing.py`. One contract suite (`tests/contract/test_bucket.py`) tests both.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from penstock.errors import UploadReplaced
 
 MOST_UPLOAD_BYTES = 5 * 1024**3  # S3 accepts no larger file in one POST
 PIECE_BYTES = 4 * 1024 * 1024  # of a file, in one read
+LEAST_PART_BYTES = 5 * 1024 * 1024  # S3 accepts smaller parts of a file only as the last one
 UPLOADS = "uploads/"  # the prefix of all files that clients upload; `infra/bucket.yaml` names it, too
 
 
@@ -51,6 +52,21 @@ class Bucket(Protocol):
 
     async def write(self, key: str, content: bytes, content_type: str) -> None:
         """Write a file, and replace the one that has this key."""
+
+    async def begin_parts(self, key: str, content_type: str) -> str:
+        """Begin a file that is written in parts, and return an id for this. Nobody sees the file before its end."""
+
+    async def write_part(self, key: str, parts_id: str, number: int, content: bytes) -> str:
+        """Write a part and return its ETag. The first one has the number 1. Only the last one may be small."""
+
+    async def finish_parts(self, key: str, parts_id: str, etags: Sequence[str]) -> None:
+        """Write the file that has these parts in this order. It may be repeated if nobody else writes this key.
+
+        Raises RejectedCall if the parts were dropped.
+        """
+
+    async def drop_parts(self, key: str, parts_id: str) -> None:
+        """Delete the parts of a file that will not be finished. The bucket deletes what is forgotten after a day."""
 
 
 def upload_key(tenant: str, upload_id: str) -> str:

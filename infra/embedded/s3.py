@@ -1,4 +1,4 @@
-"""Patches for moto's S3: a presigned POST must satisfy its policy, and overwritten objects are deleted.
+"""Patches for moto's S3: a presigned POST must satisfy its policy, overwritten objects are deleted, parts need an upload.
 
 moto accepts every upload, even if its policy limits the size. The signature of the policy is not checked: moto accepts
 any credentials, so there is no secret to check it with.
@@ -11,13 +11,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moto.core.responses import ActionResult
-from moto.s3.exceptions import S3ClientError
-from moto.s3.models import FakeKey
+from moto.s3.exceptions import NoSuchUpload, S3ClientError
+from moto.s3.models import FakeKey, S3Backend
 from moto.s3.responses import S3Response
 
 from penstock.infra.embedded.requests import untracked
 
 _moto_bucket_response_post = S3Response._bucket_response_post  # noqa: SLF001 - moto has no other hook here
+
+_moto_complete_multipart_upload = S3Backend.complete_multipart_upload
+_moto_upload_part = S3Backend.upload_part
 
 # These fields need not be in the policy, since they are not about the object.
 _FREE_FIELDS = {"policy", "file", "signature", "awsaccesskeyid", "x-amz-signature"}
@@ -82,7 +85,25 @@ def _rejection(response: Any, status: int, code: str, message: str) -> tuple[int
     return status, headers, body
 
 
+def _complete_multipart_upload(self: Any, bucket_name: str, multipart_id: str, body: Any) -> Any:
+    _check_upload(self, bucket_name, multipart_id)
+    return _moto_complete_multipart_upload(self, bucket_name, multipart_id, body)
+
+
+def _upload_part(self: Any, bucket_name: str, multipart_id: str, part_id: int, value: bytes) -> Any:
+    _check_upload(self, bucket_name, multipart_id)
+    return _moto_upload_part(self, bucket_name, multipart_id, part_id, value)
+
+
+def _check_upload(backend: Any, bucket_name: str, multipart_id: str) -> None:
+    """Raise what AWS answers for an upload that was completed or aborted. moto would fail with a KeyError."""
+    if multipart_id not in backend.get_bucket(bucket_name).multiparts:
+        raise NoSuchUpload(upload_id=multipart_id)
+
+
 PATCHES: tuple[tuple[object, str, object], ...] = (
     (S3Response, "_bucket_response_post", _bucket_response_post),
+    (S3Backend, "complete_multipart_upload", _complete_multipart_upload),
+    (S3Backend, "upload_part", _upload_part),
     (FakeKey, "__new__", staticmethod(untracked)),
 )

@@ -1,19 +1,21 @@
 """The bucket port on S3."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from penstock.aws.clients import error_code, explained
 from penstock.bucket import StoredFile, UploadForm
-from penstock.errors import Misconfigured, UploadReplaced
+from penstock.errors import Misconfigured, RejectedCall, UploadReplaced
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import CompletedMultipartUploadTypeDef
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}  # a HEAD has no body, so its error has only the status
+_NO_PARTS = {"NoSuchUpload", "404", "NotFound"}
 _REPLACED = {*_MISSING, "412", "PreconditionFailed"}
 
 
@@ -70,6 +72,36 @@ class S3Bucket:
     async def write(self, key: str, content: bytes, content_type: str) -> None:
         with self._explained():
             await self._client.put_object(Bucket=self._name, Key=key, Body=content, ContentType=content_type)
+
+    async def begin_parts(self, key: str, content_type: str) -> str:
+        with self._explained():
+            begun = await self._client.create_multipart_upload(Bucket=self._name, Key=key, ContentType=content_type)
+        return begun["UploadId"]
+
+    async def write_part(self, key: str, parts_id: str, number: int, content: bytes) -> str:
+        with self._explained():
+            written = await self._client.upload_part(
+                Bucket=self._name, Key=key, UploadId=parts_id, PartNumber=number, Body=content
+            )
+        return written["ETag"]
+
+    async def finish_parts(self, key: str, parts_id: str, etags: Sequence[str]) -> None:
+        """S3 does not know the parts any more once they are a file, so a repeated call looks for the file."""
+        parts: CompletedMultipartUploadTypeDef = {
+            "Parts": [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, start=1)]
+        }
+        try:
+            with self._explained(_NO_PARTS):
+                await self._client.complete_multipart_upload(
+                    Bucket=self._name, Key=key, UploadId=parts_id, MultipartUpload=parts
+                )
+        except ClientError as error:
+            if await self.find(key) is None:
+                raise RejectedCall(f"The parts of {key} were dropped before they became a file.") from error
+
+    async def drop_parts(self, key: str, parts_id: str) -> None:
+        with suppress(ClientError), self._explained(_NO_PARTS):
+            await self._client.abort_multipart_upload(Bucket=self._name, Key=key, UploadId=parts_id)
 
     @contextmanager
     def _explained(self, expected: frozenset[str] | set[str] = frozenset()) -> Iterator[None]:

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import itertools
 import math
+import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,7 +29,7 @@ from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
 from penstock.cost import Units
-from penstock.errors import AcceptanceLost, LostItem, UploadReplaced
+from penstock.errors import AcceptanceLost, LostItem, RejectedCall, UploadReplaced
 from penstock.eta import slice_at
 from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitState
@@ -681,6 +682,7 @@ class MemoryBucket:
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
+        self._parts: dict[str, dict[int, bytes]] = {}
 
     async def offer_upload(self, key: str, most_bytes: int, seconds: int) -> UploadForm:
         return UploadForm("memory:", {"key": key, "most_bytes": str(most_bytes), "seconds": str(seconds)})
@@ -699,6 +701,25 @@ class MemoryBucket:
 
     async def write(self, key: str, content: bytes, content_type: str) -> None:  # noqa: ARG002 - it is not kept
         self.contents[key] = content
+
+    async def begin_parts(self, key: str, content_type: str) -> str:  # noqa: ARG002 - they are not kept
+        parts_id = secrets.token_hex(8)
+        self._parts[parts_id] = {}
+        return parts_id
+
+    async def write_part(self, key: str, parts_id: str, number: int, content: bytes) -> str:  # noqa: ARG002
+        self._parts[parts_id][number] = content
+        return str(number)
+
+    async def finish_parts(self, key: str, parts_id: str, etags: Sequence[str]) -> None:
+        parts = self._parts.pop(parts_id, None)
+        if parts is not None:
+            self.contents[key] = b"".join(parts[int(etag)] for etag in etags)
+        elif key not in self.contents:
+            raise RejectedCall(f"The parts of {key} were dropped before they became a file.")
+
+    async def drop_parts(self, key: str, parts_id: str) -> None:  # noqa: ARG002 - the id is enough
+        self._parts.pop(parts_id, None)
 
 
 def _stored(key: str, content: bytes) -> StoredFile:

@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from penstock.aws.backend import open_backend
-from penstock.bucket import Bucket, StoredFile, read_pieces, upload_key
-from penstock.errors import Misconfigured, UploadReplaced
+from penstock.bucket import LEAST_PART_BYTES, Bucket, StoredFile, read_pieces, upload_key
+from penstock.errors import Misconfigured, RejectedCall, UploadReplaced
 from penstock.infra.provision import provision
 from penstock.settings import Settings
 from penstock.testing import MemoryBucket
@@ -79,6 +79,41 @@ async def test_a_file_that_was_replaced_is_not_read(bucket: Bucket) -> None:
 async def test_a_file_that_was_deleted_is_not_read(bucket: Bucket) -> None:
     with pytest.raises(UploadReplaced):
         await bucket.read(StoredFile("uploads/none", 1, '"0"'), 0, 1)
+
+
+PARTS = [b"a" * LEAST_PART_BYTES, b"end"]
+
+
+async def begun(bucket: Bucket, key: str) -> tuple[str, list[str]]:
+    """Begin a file, write its parts, and return the ids of all that."""
+    parts_id = await bucket.begin_parts(key, "text/csv")
+    return parts_id, [await bucket.write_part(key, parts_id, number, part) for number, part in enumerate(PARTS, 1)]
+
+
+@on_all
+async def test_a_file_of_parts_appears_as_a_whole_when_it_is_finished(bucket: Bucket) -> None:
+    key = f"{KEY}-parts"
+    parts_id, etags = await begun(bucket, key)
+    assert await bucket.find(key) is None
+
+    await bucket.finish_parts(key, parts_id, etags)
+    await bucket.finish_parts(key, parts_id, etags)
+
+    file = await bucket.find(key)
+    assert file is not None
+    assert b"".join([piece async for piece in read_pieces(bucket, file)]) == b"".join(PARTS)
+
+
+@on_all
+async def test_parts_that_were_dropped_make_no_file(bucket: Bucket) -> None:
+    key = f"{KEY}-dropped"
+    parts_id, etags = await begun(bucket, key)
+
+    await bucket.drop_parts(key, parts_id)
+    await bucket.drop_parts(key, parts_id)
+
+    with pytest.raises(RejectedCall):
+        await bucket.finish_parts(key, parts_id, etags)
 
 
 @on_s3

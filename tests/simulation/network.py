@@ -295,3 +295,15 @@ class S3Client:
 
     async def put_object(self, **request: Any) -> Answer:
         return await self._wire.ask("PutObject", request, self._files.put_object)
+
+    async def create_multipart_upload(self, **request: Any) -> Answer:
+        return await self._wire.ask("CreateMultipartUpload", request, self._files.create_multipart_upload)
+
+    async def upload_part(self, **request: Any) -> Answer:
+        return await self._wire.ask("UploadPart", request, self._files.upload_part)
+
+    async def complete_multipart_upload(self, **request: Any) -> Answer:
+        return await self._wire.ask("CompleteMultipartUpload", request, self._files.complete_multipart_upload)
+
+    async def abort_multipart_upload(self, **request: Any) -> Answer:
+        return await self._wire.ask("AbortMultipartUpload", request, self._files.abort_multipart_upload)

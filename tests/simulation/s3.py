@@ -6,10 +6,12 @@ is ignored. What clients upload, and what the lifecycle of the bucket deletes, d
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any, Self
 
+from penstock.bucket import LEAST_PART_BYTES
 from tests.simulation.dynamodb import refusal
 from tests.simulation.expressions import Unsupported
 
@@ -40,6 +42,8 @@ class Files:
     def __init__(self, name: str) -> None:
         self.name = name
         self.contents: dict[str, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}  # of files that are not finished, by the id of the upload
+        self._numbers = itertools.count(1)
 
     def put(self, key: str, content: bytes) -> None:
         """Write a file as a client that uploads it."""
@@ -81,6 +85,45 @@ class Files:
             raise refusal("EntityTooLarge", "PutObject", "too large")
         self.contents[request["Key"]] = bytes(request["Body"])
         return {"ETag": etag(request["Body"])}
+
+    def create_multipart_upload(self, request: Request) -> dict[str, Any]:
+        _know(request, {"Bucket", "Key", "ContentType"})
+        self._check_name(request, "CreateMultipartUpload")
+        upload_id = f"parts-{next(self._numbers)}"
+        self.parts[upload_id] = {}
+        return {"UploadId": upload_id}
+
+    def upload_part(self, request: Request) -> dict[str, Any]:
+        _know(request, {"Bucket", "Key", "UploadId", "PartNumber", "Body"})
+        self._parts_of(request, "UploadPart")[request["PartNumber"]] = bytes(request["Body"])
+        return {"ETag": etag(request["Body"])}
+
+    def complete_multipart_upload(self, request: Request) -> dict[str, Any]:
+        _know(request, {"Bucket", "Key", "UploadId", "MultipartUpload"})
+        parts = self._parts_of(request, "CompleteMultipartUpload")
+        contents = []
+        for wanted in request["MultipartUpload"]["Parts"]:
+            content = parts.get(wanted["PartNumber"])
+            if content is None or etag(content) != wanted["ETag"]:
+                raise refusal("InvalidPart", "CompleteMultipartUpload", str(wanted))
+            contents.append(content)
+        if any(len(content) < LEAST_PART_BYTES for content in contents[:-1]):
+            raise refusal("EntityTooSmall", "CompleteMultipartUpload", "a part is too small")
+        del self.parts[request["UploadId"]]
+        self.contents[request["Key"]] = b"".join(contents)
+        return {}
+
+    def abort_multipart_upload(self, request: Request) -> dict[str, Any]:
+        _know(request, {"Bucket", "Key", "UploadId"})
+        self._parts_of(request, "AbortMultipartUpload")
+        del self.parts[request["UploadId"]]
+        return {}
+
+    def _parts_of(self, request: Request, action: str) -> dict[int, bytes]:
+        parts = self.parts.get(request["UploadId"])
+        if parts is None:
+            raise refusal("NoSuchUpload", action, "The specified multipart upload does not exist.", status=404)
+        return parts
 
     def _check_name(self, request: Request, action: str) -> None:
         if request["Bucket"] != self.name:

@@ -90,7 +90,7 @@ def test_programs_reach_uploads_only(template: Document) -> None:
     statements = deployed(template).properties("FrontEndPolicy")["PolicyDocument"]["Statement"]
 
     assert [(one["Action"], one["Resource"]) for one in statements] == [
-        (["s3:GetObject", "s3:PutObject"], "<Bucket.Arn>/uploads/*"),
+        (["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"], "<Bucket.Arn>/uploads/*"),
         ("s3:ListBucket", "<Bucket.Arn>"),
     ]
 
