@@ -1,4 +1,4 @@
-"""Patches for moto's S3: a presigned POST must satisfy its policy, overwritten objects are deleted, parts need an upload.
+"""Patches for moto's S3: a presigned POST must satisfy its policy, overwritten objects are deleted, parts need an id.
 
 moto accepts every upload, even if its policy limits the size. The signature of the policy is not checked: moto accepts
 any credentials, so there is no secret to check it with.
