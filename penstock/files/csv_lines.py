@@ -17,6 +17,7 @@ from penstock.files.charset import UTF_8, Transcoder, can_be_split_into_lines, c
 
 _DELIMITERS = ",;\t|"  # in doubt, the first one
 _SPACES = " \t\r\n"
+_NO_ROW = " \r\n"
 _NO_DELIMITERS = '"\r\n\0'
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*', re.IGNORECASE)  # some programs fill the row with delimiters
 _QUOTED = re.compile(r'"[^"]*("|$)')
@@ -154,8 +155,8 @@ class CsvLines:
 
     @property
     def _blank(self) -> str:
-        """Return the characters of a row that has no content."""
-        return _SPACES + (self.delimiter or "")
+        """Return the characters of a line that is skipped. The first row is not skipped if it has delimiters only."""
+        return _NO_ROW if self.columns is None else _SPACES + (self.delimiter or "")
 
     def _whole(self, text: str, number: int, delimiter: str) -> Iterator[Row]:
         if _has_too_many_cells(text, delimiter):
@@ -166,7 +167,7 @@ class CsvLines:
         except csv.Error as error:
             yield self._bad(number, _CR if "new-line" in str(error) else f"This is not a row of CSV: {error}.")
             return
-        if any(map(str.strip, cells)):
+        if self.columns is None or any(map(str.strip, cells)):
             yield from self._cells(number, cells, text)
 
     def _cells(self, number: int, cells: list[str], text: str) -> Iterator[Row]:
@@ -272,7 +273,9 @@ def _goes_on(text: str, delimiter: str, *, in_cell: bool) -> bool:
 def _columns(cells: list[str], number: int) -> list[str]:
     """Return the names of the columns. Raise InvalidRequest if one is missing or repeated, or if there are too many."""
     names = [cell.strip() for cell in cells]
-    names = names[: max(place for place, name in enumerate(names, 1) if name)]
+    names = names[: max((place for place, name in enumerate(names, 1) if name), default=0)]
+    if not names:
+        raise _invalid(f"{_BAD_HEADER} This one is empty. If the names are below it, remove it.", number)
     if len(names) > _MOST_COLUMNS:
         raise _invalid(f"The first row names {len(names):,} columns. Name at most {_MOST_COLUMNS:,}.", number)
     if sum(map(len, names)) > _MOST_NAME_BYTES // 4 and len("".join(names).encode()) > _MOST_NAME_BYTES:

@@ -101,7 +101,7 @@ def bodies(content: str, delimiter: str | None = None) -> tuple[list[Any], list[
         ("name,note\n , \nAnn,x\n\t,\nBo,y\n", [3, 5]),
         ("name|note\nAnn|x\nBo|y\n", [2, 3]),
         ("SEP=;\r\nname;note\r\nAnn;x\r\nBo;y\r\n", [3, 4]),
-        (";;\nname;note;\nAnn;x;\nBo;y;\n;;\n", [3, 4]),
+        (" \nname;note;\nAnn;x;\nBo;y;\n;;\n", [3, 4]),
     ],
 )
 def test_csv_is_read_as_people_have_it(content: str, numbers: list[int]) -> None:
@@ -283,6 +283,7 @@ def test_mistake_is_told_with_its_place(name: str, content: str | bytes, told: s
         ),
         ("a\nB\n".encode("utf-16-le"), POST_USERS, "a.csv, line 1: The line has a NUL character. Is the file UTF-16?"),
         ("a,b\r1,2\r3,4\r", POST_USERS, "a.csv, line 1: The line has a CR without an LF."),
+        (";;\na;b;\n1;2;\n", POST_USERS, "a.csv, line 1: The first row must name every column"),
         ('"a","b"\r"1","2"\r', POST_USERS, "line 1: The line has a CR without an LF."),
         ("a~id\n1~2\n", Reading(method="GET", path="/u/{id}"), "separates them, name it with --delimiter."),
         (

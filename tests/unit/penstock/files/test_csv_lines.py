@@ -73,6 +73,11 @@ def test_rows_are_read_however_the_file_arrives(content: bytes, rows: list[tuple
     [
         (b"a,a\n", 1, "Two columns have the name 'a'."),
         (b"a,,b\n", 1, "Column 2 has no name."),
+        (b",\na,b\n", 1, "This one is empty. If the names are below it, remove it."),
+        (b"\r\n;;\r\na;b;\r\n", 2, "This one is empty."),
+        (b"sep=;\n;\na;b\n", 2, "This one is empty."),
+        (b"\t\na\tb\n", 1, "This one is empty."),
+        (b'""\na\n', 1, "This one is empty."),
         (b"a,b\rc,d\r", 1, "Save the file with LF or CRLF line breaks."),
         (
             "a,b\nä,1\n".encode("cp1252"),
