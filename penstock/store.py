@@ -12,6 +12,7 @@ from typing import Protocol
 
 from penstock.api_key import ApiKeyStore
 from penstock.batch import Batch, BatchState, Counts, Ending
+from penstock.catalog import CatalogStore
 from penstock.chunk import redriven_from
 from penstock.cost import Units
 from penstock.files.layout import Layout
@@ -110,7 +111,7 @@ class KeyClaim:
         return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
 
 
-class Store(ApiKeyStore, FigureStore, LimitStore, ListStore, WebhookStore, Protocol):
+class Store(ApiKeyStore, CatalogStore, FigureStore, LimitStore, ListStore, WebhookStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 

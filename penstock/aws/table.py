@@ -96,11 +96,18 @@ class Table:
 
     async def query_backwards(self, pk: str, first: str, last: str, limit: int) -> list[Item]:
         """Return the last `limit` items of a partition from sort key `first` to `last`. The last one comes first."""
+        return await self._query_some(pk, first, last, limit, is_forward=False)
+
+    async def query_forwards(self, pk: str, first: str, last: str, limit: int) -> list[Item]:
+        """Return the first `limit` items of a partition from sort key `first` to `last`."""
+        return await self._query_some(pk, first, last, limit, is_forward=True)
+
+    async def _query_some(self, pk: str, first: str, last: str, limit: int, *, is_forward: bool) -> list[Item]:
         found: list[Item] = []
         async for item in self._query(
             itertools.repeat(limit),
             KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
-            ScanIndexForward=False,
+            ScanIndexForward=is_forward,
             ConsistentRead=True,
             **_values({"pk": text(pk), "first": text(first), "last": text(last)}),
         ):

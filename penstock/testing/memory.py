@@ -25,6 +25,7 @@ from penstock.batch import (
     steered_values,
 )
 from penstock.bucket import StoredFile, UploadForm
+from penstock.catalog import CatalogEntry
 from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
@@ -211,6 +212,26 @@ class MemoryLimits:
         return current.lease == state.lease
 
 
+class MemoryCatalog:
+    def __init__(self) -> None:
+        super().__init__()
+        self._catalog: dict[tuple[str, str], dict[str, CatalogEntry]] = {}
+
+    async def write_entry(self, entry: CatalogEntry) -> None:
+        self._catalog.setdefault((entry.kind, entry.tenant), {})[entry.id] = entry
+
+    async def read_entry(self, kind: str, tenant: str, entry_id: str) -> CatalogEntry | None:
+        return self._catalog.get((kind, tenant), {}).get(entry_id)
+
+    async def list_entries(
+        self, kind: str, tenant: str, after: str | None, limit: int, *, oldest_first: bool = False
+    ) -> list[CatalogEntry]:
+        entries = self._catalog.get((kind, tenant), {})
+        ids = sorted(entries, reverse=not oldest_first)
+        following = [one for one in ids if after is None or (one > after if oldest_first else one < after)]
+        return [entries[one] for one in following[:limit]]
+
+
 class MemoryFigures:
     def __init__(self) -> None:
         super().__init__()
@@ -291,7 +312,7 @@ class MemoryWebhooks:
         return current if current.due_at == now else None
 
 
-class MemoryStore(MemoryApiKeys, MemoryFigures, MemoryLimits, MemoryWebhooks):
+class MemoryStore(MemoryApiKeys, MemoryCatalog, MemoryFigures, MemoryLimits, MemoryWebhooks):
     def __init__(self) -> None:
         super().__init__()
         self._batches: dict[str, Batch] = {}

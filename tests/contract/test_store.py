@@ -21,6 +21,7 @@ from penstock.aws import items, table
 from penstock.aws.attributes import text, texts
 from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
+from penstock.catalog import CatalogEntry
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.eta import slice_at
@@ -2151,6 +2152,35 @@ async def test_limit_that_nobody_uses_does_not_stay_for_ever(store: Store, serve
         TableName=servers.table, Key={"pk": text(f"limit#{name}"), "sk": text("limit")}, ConsistentRead=True
     )
     assert found["Item"]["expires_at"] == {"N": str(int(NOW) + 30 * 86_400)}
+
+
+# --- The catalog
+
+
+@on_all
+async def test_catalog_lists_the_entries_of_a_kind_and_tenant_in_both_directions(store: Store) -> None:
+    tenant = f"a/#{ULID()}"  # no name of a tenant leads to the entries of another
+    entries = [CatalogEntry("file", tenant, f"file-{number}", NOW + 60, {"at": number}) for number in range(5)]
+    others = [CatalogEntry("file", tenant.partition("#")[0], "file-1", NOW + 60), replace(entries[0], kind="batch")]
+    for entry in [*reversed(entries), *others]:
+        await store.write_entry(entry)
+    assert await store.list_entries("file", tenant, None, 3) == entries[4:1:-1]
+    assert await store.list_entries("file", tenant, "file-2", 3) == entries[1::-1]
+    assert await store.list_entries("file", tenant, None, 3, oldest_first=True) == entries[:3]
+    assert await store.list_entries("file", tenant, "file-2", 3, oldest_first=True) == entries[3:]
+    assert await store.list_entries("file", tenant, "file-2-", 1) == [entries[2]]  # an id that no entry has
+    assert await store.list_entries("file", "nobody", None, 3) == []
+
+
+@on_all
+async def test_catalog_entry_is_read_replaced_and_deleted(store: Store) -> None:
+    entry = CatalogEntry("file", str(ULID()), "file-1", NOW + 60, {"name": "\u00e4", "lines": [1, None, {"a": 0.5}]})
+    assert await store.read_entry(entry.kind, entry.tenant, entry.id) is None
+    for written in (entry, replace(entry, content={"name": "b"}), entry.deleted(NOW)):
+        await store.write_entry(written)
+        assert await store.read_entry(entry.kind, entry.tenant, entry.id) == written
+    assert [one.is_gone(NOW) for one in await store.list_entries(entry.kind, entry.tenant, None, 9)] == [True]
+    assert not entry.is_gone(NOW)
 
 
 # --- Lists of batches
