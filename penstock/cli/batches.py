@@ -118,7 +118,8 @@ def list_(  # noqa: PLR0917 - the command line names them
         print_json({"batches": [one.document for one in statuses[:limit]]})
         return
     if not statuses:
-        print_error("There are no such batches." if status or metadata or since else "There are no batches yet.")
+        is_filtered = any((status, priority, metadata, since, before, tenant))
+        print_error("There are no such batches." if is_filtered else "There are no batches yet.")
         return
     print_table(
         ["batch", "state", "total", "done", "failed", "submitted", "title"],

@@ -123,9 +123,14 @@ def submit(  # noqa: PLR0917 - the command line names them
         callback_url=callback_url,
     )
     one_by_one = expect is not None or batch_size is not None
-    for option, is_given in (("--skip-invalid", skip_invalid), ("--upload", upload)):
-        if one_by_one and is_given:
-            raise typer.BadParameter("cannot be combined with --expect or --batch-size.", param_hint=option)
+    written = {"--output": output is not None, "--rejected": rejected is not None}
+    if one_by_one:
+        _refuse({"--skip-invalid": skip_invalid, "--upload": upload}, "--expect or --batch-size")
+    if validate_only:
+        others = {"--upload": upload, "--batch-size": batch_size is not None, "--no-wait": not wait}
+        _refuse({**written, **others}, "--validate-only")
+    if not wait:
+        _refuse(written, "--no-wait")
     if one_by_one and rejected is not None and _rejected_format(rejected) == "csv":
         raise typer.BadParameter(
             "a CSV file cannot be combined with --expect or --batch-size. Use a name that ends with .ndjson.",
@@ -136,10 +141,8 @@ def submit(  # noqa: PLR0917 - the command line names them
     reading = Reading(file_format, method, path, expect, delimiter, charset, key_column, skip_invalid, upload)
     if output is not None and rejected is not None and output.resolve() == rejected.resolve():
         raise typer.BadParameter("this is the file of --output. Name another file.", param_hint="--rejected")
-    for option, written in (("--output", output), ("--rejected", rejected)):
-        if written is not None and not wait:
-            raise typer.BadParameter("cannot be combined with --no-wait.", param_hint=option)
-        _check_writable(option, written, file)
+    _check_writable("--output", output, file)
+    _check_writable("--rejected", rejected, file)
     try:
         with read_file(file, reading, one_by_one=one_by_one) as to_submit:
             run = Run(url, key, options, batch_size, file if upload else None, output, rejected, wait, as_json)
@@ -150,6 +153,13 @@ def submit(  # noqa: PLR0917 - the command line names them
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code)
+
+
+def _refuse(given: Mapping[str, bool], other: str) -> None:
+    """Raise BadParameter if one of these options is given with another one that excludes it."""
+    for option, is_given in given.items():
+        if is_given:
+            raise typer.BadParameter(f"cannot be combined with {other}.", param_hint=option)
 
 
 def _check_writable(option: str, written: Path | None, file: Path) -> None:

@@ -156,11 +156,20 @@ class AsyncClient:
         charset: str | None = None,
         columns: Mapping[str, str | None] | None = None,
         key: str | None = None,
+        invalid_rows: Literal["reject", "fail"] = "reject",
     ) -> Validation:
         """Check operations as `submit` does, but run nothing. Return what the batch would be. Raises InvalidBatch."""
         with Spool() as spool:
             content = await _content(operations, spool)
-            rows = row_query(method=method, path=path, delimiter=delimiter, charset=charset, columns=columns, key=key)
+            rows = row_query(
+                method=method,
+                path=path,
+                delimiter=delimiter,
+                charset=charset,
+                columns=columns,
+                key=key,
+                invalid_rows=invalid_rows,
+            )
             return await self.check(content, {**content.query, **rows})
 
     async def check(self, content: Content, query: Mapping[str, str]) -> Validation:

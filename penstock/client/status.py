@@ -83,11 +83,15 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Validation(msgspec.Struct, frozen=True, rename="camel"):
-    """What a batch would be: its operations by their handlers, and what it would take."""
+    """What a batch would be: its operations by their handlers, and what it would take.
+
+    With `invalid_rows="fail"`, `invalid_rows` is how many invalid rows would fail. Otherwise it is None.
+    """
 
     total: int
     chunks: int
     by_handler: Mapping[str, int]
+    invalid_rows: int | None = None
     estimated_seconds: float | None = None
     estimated_usd: float | None = None
 

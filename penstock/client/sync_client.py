@@ -127,11 +127,20 @@ class Client:
         charset: str | None = None,
         columns: Mapping[str, str | None] | None = None,
         key: str | None = None,
+        invalid_rows: Literal["reject", "fail"] = "reject",
     ) -> Validation:
         """Check operations as `submit` does, but run nothing. Return what the batch would be. Raises InvalidBatch."""
         with Spool() as spool:
             content = _content(operations, spool)
-            rows = row_query(method=method, path=path, delimiter=delimiter, charset=charset, columns=columns, key=key)
+            rows = row_query(
+                method=method,
+                path=path,
+                delimiter=delimiter,
+                charset=charset,
+                columns=columns,
+                key=key,
+                invalid_rows=invalid_rows,
+            )
             return self._loop.run(self._client.check(content, {**content.query, **rows}))
 
     def upload(self, file: str | Path) -> str:

@@ -66,11 +66,21 @@ async def test_batches_are_listed_and_shown(run: Run, site: Site) -> None:
     only = await run("list", "--status", "completed", "--metadata", "team=growth", "--json")
     assert [one["batchId"] for one in json.loads(only.stdout)["batches"]] == [first]
     assert "There are more" in (await run("list", "--limit", "1")).stderr
-    assert "There are no such batches" in (await run("list", "--status", "expired")).stderr
+    for choice in (
+        ("--status", "expired"),
+        ("--priority", "low"),
+        ("--before", "2020-01-01"),
+        ("--since", "2999-01-01"),
+    ):
+        assert "There are no such batches" in (await run("list", *choice)).stderr
 
     shown = dict(line.split(maxsplit=1) for line in (await run("status", first)).stdout.splitlines())
     assert (shown["state"], shown["done"], shown["metadata"]) == ("completed", "2 of 2 (100 %)", "team=growth")
     assert json.loads((await run("status", first, "--json")).stdout)["batchId"] == first
+
+
+async def test_list_without_batches_says_so(run: Run) -> None:
+    assert (await run("list")).stderr == "There are no batches yet.\n"
 
 
 async def test_watching_ends_with_the_outcome_as_exit_code(run: Run, site: Site) -> None:

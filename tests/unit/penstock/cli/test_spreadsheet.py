@@ -86,6 +86,13 @@ async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, site
     assert (told.exit_code, told.stdout) == (2, "")
     assert "line 2, body/born: Input should be a valid date" in told.stderr
 
+    told = await run(EXPORT, *PEOPLE, "--charset", "windows-1252", "--validate-only", "--skip-invalid")
+    assert told.exit_code == 0, told.output
+    invalid = len(INVALID[::step])
+    shown = dict(line.split(maxsplit=1) for line in told.stdout.splitlines())
+    assert shown["valid"] == f"{rows // step - invalid:,} operations"
+    assert shown["invalid"] == f"{invalid} rows, to fail with 422"
+
     told = await run(EXPORT, *PEOPLE, "--charset", "windows-1252")
     assert (told.exit_code, told.stdout) == (2, "")
     assert "line 2, body/born: Input should be a valid date" in told.stderr

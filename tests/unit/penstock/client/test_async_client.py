@@ -186,6 +186,10 @@ async def test_batch_is_validated_and_nothing_runs(site: Site) -> None:
         assert (found.total, found.by_handler) == (2, {"POST /users": 2})
         with pytest.raises(InvalidBatch):
             await client.validate([{"method": "POST", "path": "/user"}])
+        rows = await client.validate(
+            [{"name": "Ann"}, {"nam": "Bo"}], method="POST", path="/users", invalid_rows="fail"
+        )
+        assert (found.invalid_rows, rows.total, rows.invalid_rows) == (None, 2, 1)
         assert [status async for status in client.batches()] == []
 
 
