@@ -1,7 +1,7 @@
 """Reads the body of a request piece by piece. Checks its type, its encoding, its size and its speed."""
 
 import asyncio
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,10 +10,11 @@ from aiohttp import hdrs, web
 from pydantic_core import from_json
 
 from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
+from penstock.reading.digits import check_digits
+from penstock.reading.elements import check_elements, separators
+from penstock.reading.json_line import encoding_hint
 from penstock.running.collector import spare_json
 from penstock.service.decompression import MEMBERS, MEMORY_BYTES, Decompressor
-from penstock.service.digits import check_digits
-from penstock.service.elements import check_elements, separators
 from penstock.service.keys import SETTINGS, SHARE, TURNS
 
 JSON = "application/json"
@@ -78,18 +79,6 @@ def parse_json(content: bytes | bytearray) -> Any:
 def without_mark(content: bytes | bytearray) -> bytes | bytearray:
     """Return the content without its byte order mark. The content is copied only if it has one."""
     return content.removeprefix(BOM_UTF8) if content.startswith(BOM_UTF8) else content  # a bytearray copies itself
-
-
-def encoding_hint(content: bytes | bytearray) -> str:
-    """Return a sentence about the encoding, if the content is not UTF-8."""
-    start = bytes(content[:2])
-    if start in {BOM_UTF16_LE, BOM_UTF16_BE, b"{\0", b"[\0", b"\0{", b"\0["}:
-        return " It seems to be UTF-16. Send it as UTF-8."
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return " It is not UTF-8. Send it as UTF-8."
-    return ""
 
 
 @asynccontextmanager

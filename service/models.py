@@ -7,8 +7,8 @@ from pydantic import BaseModel, ValidationError
 
 from penstock.documents.validation import errors_of
 from penstock.errors import InvalidRequest, MalformedRequest
+from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.content import read_json
-from penstock.service.flaws import to_flaw, without_most_unknown_members
 
 M = TypeVar("M", bound=BaseModel)
 

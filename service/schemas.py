@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
@@ -19,15 +19,11 @@ from penstock.batch import (
 )
 from penstock.cost import Cost
 from penstock.eta import Band
-from penstock.operations import METHODS
 from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.priority import Priority
 from penstock.service.base_url import public_url
 from penstock.webhooks.urls import LONGEST_URL
 
-LONGEST_ID = 128
-LONGEST_KEY = 255
-LONGEST_PATH = 2_048
 LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
 MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exactly, and the table can hold it
 PAUSED = "paused"  # not a state in the table: see `Batch.is_paused`
@@ -79,44 +75,6 @@ Metadata = Annotated[
     BeforeValidator(_check_pairs),
 ]
 """What a client says about its batch, in its own words."""
-
-
-class OperationRequest(BaseModel):
-    """One operation as a client writes it. Its `body` is validated later, by the model of its handler."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    id: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)] | None = None
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-    path: Annotated[str, StringConstraints(pattern=r"^/", max_length=LONGEST_PATH)]
-    body: Any = None
-    key: Annotated[str, StringConstraints(max_length=LONGEST_KEY, min_length=1, pattern="^[ -~]*$")] | None = None
-
-
-_MEMBERS = frozenset(OperationRequest.model_fields)
-
-
-def read_plain_operation(document: Any) -> tuple[str, str, Any, bool, str | None] | None:
-    """Return the method, the path, the body, whether there is a body, and the key.
-
-    Return None if Pydantic must read the operation. Nearly all operations need no Pydantic, which takes three times as
-    long. An invalid one always does.
-    """
-    if type(document) is not dict or not _MEMBERS.issuperset(document):
-        return None
-    method, path = document.get("method"), document.get("path")
-    if method not in METHODS or type(path) is not str or path[:1] != "/" or len(path) > LONGEST_PATH:
-        return None
-    if "id" in document:
-        given = document["id"]
-        if type(given) is not str or not 1 <= len(given) <= LONGEST_ID:
-            return None
-    key = None
-    if "key" in document:
-        key = document["key"]
-        if type(key) is not str or not 1 <= len(key) <= LONGEST_KEY or not (key.isascii() and key.isprintable()):
-            return None
-    return method, path, document.get("body"), "body" in document, key
 
 
 class BatchOptions(BaseModel):

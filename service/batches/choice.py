@@ -16,11 +16,11 @@ from penstock.batch import Batch
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, MalformedRequest
 from penstock.outcome import Outcome
+from penstock.reading.flaws import to_flaw, without_most_unknown_members
+from penstock.reading.operation_request import LONGEST_ID
 from penstock.service.batches.causes import LONGEST_TITLE, shortened, title_of
 from penstock.service.content import JSON, check_type, parse_json, read_content
-from penstock.service.flaws import to_flaw, without_most_unknown_members
 from penstock.service.keys import SETTINGS
-from penstock.service.schemas import LONGEST_ID
 from penstock.store import Store
 
 MOST_STATUSES = 100

@@ -14,10 +14,10 @@ from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, MalformedRequest, NotPossibleNow
 from penstock.limit import MOST_OPERATIONS
 from penstock.priority import Priority
+from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.status import find_batch, find_status
 from penstock.service.content import JSON, MERGE_PATCH, read_json
-from penstock.service.flaws import to_flaw, without_most_unknown_members
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import LONGEST_DEADLINE_SECONDS, MOST_FAILURES, Time, time_text

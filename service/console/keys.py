@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from penstock.api_key import ApiKey, NewKey
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest
+from penstock.reading.flaws import to_flaw
 from penstock.service.console.forms import read_fields, to_number
 from penstock.service.console.rendering import back_to, page
-from penstock.service.flaws import to_flaw
 from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.operators import api_keys
 

@@ -7,31 +7,22 @@ is being filled: full chunks are buffered in a file. Nothing is sent before the 
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import ValidationError
-from pydantic_core import to_json
-
 from penstock.chunk import Operation
-from penstock.documents.finite import TOO_LARGE, pointer_to_not_finite
 from penstock.documents.pointer import pointer
-from penstock.documents.validation import errors_of, is_large
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
-from penstock.files.rejected import is_rejected_file, without_added
 from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
-from penstock.route import InvalidOperation, Route
-from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, Flaws, to_flaw, without_most_unknown_members
+from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
+from penstock.reading.operation_reader import OperationReader, ReadOperation
+from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids, Keys
 from penstock.service.intake.plan import Plan
-from penstock.service.schemas import LONGEST_ID, LONGEST_KEY, OperationRequest, read_plain_operation
 from penstock.settings import Settings
-
-# Does the same as `model_validate` at a lower cost.
-_validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
 
 
 class Draft:
@@ -49,19 +40,17 @@ class Draft:
         self.first_forwarded: int | None = None  # the index of the first operation that is forwarded to another program
         self.operations: list[Operation] = []  # all of a small batch, none of a large batch
         self.flaws = Flaws()
-        self.accepts_invalid = False  # True: a body or a path parameter may be invalid. Then the operation will fail
-        self.invalid_accepted = 0  # operations that will fail, because `accepts_invalid` is True
         self.ids = Ids()
         self._keys = Keys()
         self.plan = Plan(batch_id, settings)
         self.counts_handlers = False  # set it before the first operation is added
         self._planned_by_handler = Counter[str]()
         self._match = registry.match
+        self._reader = OperationReader(registry.match, shows_errors=settings.show_errors)
         self._most_kept = settings.sync_max_operations
         self._was_large = False
         self._elements = 0
         self._most_elements = settings.most_elements  # of all operations that are kept
-        self._shows_errors = settings.show_errors
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # expected for all planned operations
         self._added: list[tuple[bytes, str]] = []  # not planned yet: encoded operations and their handlers
@@ -78,6 +67,19 @@ class Draft:
         self.ids.close()
         self._keys.close()
         self.plan.close()
+
+    def accept_invalid(self) -> None:
+        """Let a body or a path parameter be invalid from now on. Such an operation will fail when it runs."""
+        self._reader.accepts_invalid = True
+
+    @property
+    def accepts_invalid(self) -> bool:
+        return self._reader.accepts_invalid
+
+    @property
+    def invalid_accepted(self) -> int:
+        """Return how many operations will fail because they are invalid."""
+        return self._reader.invalid_accepted
 
     @property
     def is_large(self) -> bool:
@@ -97,38 +99,18 @@ class Draft:
     def add(self, document: Any, line: int | None = None) -> None:
         """Add the next operation, as it was received. Raises InvalidRequest if very many errors were found."""
         index, operation_id = self._count(document, line)
-        body = b""
-        try:
-            method, path, value, has_body, key = self._read(document)
-            route = self._match(method, path)
-            if not has_body and route.absent_body is not None:
-                value = route.absent_body
-            body = to_json(value)
-            if (place := pointer_to_not_finite(value, body)) is not None:
-                raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
-            self._check_arguments(route, path, value, body)
-            if value is None and not has_body:
-                route.check_body_is_given()
-        except ValidationError as error:
-            self._add_flaws(index, [to_flaw(one, document) for one in errors_of(error)])
-        except InvalidOperation as error:
-            self.flaws.is_complete &= not is_large(body)
-            self._add_flaws(index, error.flaws)
-        else:
-            if route.is_forwarded and self.first_forwarded is None:
-                self.first_forwarded = index
-            if self.flaws.count == 0:
-                self._added.append((encode_parts(index, operation_id, method, path, body, key=key), route.name))
-                if not self._was_large:
-                    self._keep(Operation(index, operation_id, method, path, value, key))
-
-    def _check_arguments(self, route: Route, path: str, value: Any, body: bytes) -> None:
-        try:
-            route.arguments(path, value, body, shows_errors=self._shows_errors)
-        except InvalidOperation:
-            if not self.accepts_invalid:
-                raise
-            self.invalid_accepted += 1
+        read = self._reader.read(document)
+        if not isinstance(read, ReadOperation):
+            self.flaws.is_complete &= self._reader.is_complete
+            self._add_flaws(index, read)
+            return
+        if read.route.is_forwarded and self.first_forwarded is None:
+            self.first_forwarded = index
+        if self.flaws.count == 0:
+            encoded = encode_parts(index, operation_id, read.method, read.path, read.body, key=read.key)
+            self._added.append((encoded, read.route.name))
+            if not self._was_large:
+                self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key))
 
     def note_invalid(self, size: int) -> None:
         """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""
@@ -209,17 +191,6 @@ class Draft:
 
     def _invalid(self) -> InvalidRequest:
         return InvalidRequest(self.flaws.listed, self.flaws.count, is_complete=self.flaws.is_complete)
-
-    def _read(self, document: Any) -> tuple[str, str, Any, bool, str | None]:
-        """Return the method, the path, the body, whether there is a body, and the key. Raises ValidationError."""
-        if (plain := read_plain_operation(document)) is not None:
-            return plain
-        if isinstance(document, dict) and is_rejected_file(document):
-            return self._read(without_added(document))
-        cut = without_most_unknown_members(document, OperationRequest)
-        self.flaws.is_complete &= cut is document
-        request = _validate_request(cut)
-        return request.method, request.path, request.body, "body" in request.model_fields_set, request.key
 
     def _count(self, document: Any, line: int | None) -> tuple[int, str]:
         """Return the index and the id of the next operation. The ids of invalid operations must be unique too."""

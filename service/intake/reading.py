@@ -6,33 +6,33 @@ import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 from multidict import MultiMapping
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, LimitPassed
 from penstock.files.layout import Layout
+from penstock.reading.elements import separators
+from penstock.reading.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
+from penstock.reading.json_line import parse_line
+from penstock.reading.line_source import LineLimits, LineSource, limits_of_lines
+from penstock.reading.lines import Lines
 from penstock.running.collector import LARGE_BYTES, spare_json
 from penstock.service.content import (
     JSON,
     NDJSON,
     RequestBody,
     check_type,
-    encoding_hint,
     parse_json,
     read_content,
     within,
 )
-from penstock.service.digits import check_digits
-from penstock.service.elements import check_elements, separators
-from penstock.service.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
 from penstock.service.intake.draft import Draft
-from penstock.service.intake.lines import Lines
 from penstock.service.intake.uploaded import UploadBody, open_upload, without_upload
 from penstock.service.keys import SETTINGS, TURNS
 from penstock.service.schemas import METADATA_PREFIX, BatchOptions, BatchRequest
@@ -48,11 +48,9 @@ FREE_BYTES = 16 * MIB
 MOST_RATIO = 100
 BYTES_OF_AN_OPERATION = 10_000
 
-# A character of a message needs at most six in a line, as in \u00e4. So a longer line does not fit into a message.
-LINE_BYTES_FOR_A_MESSAGE_BYTE = 6
-
 _OPTIONS = frozenset(field.alias or name for name, field in BatchOptions.model_fields.items())
 _NUMBERS = frozenset({"deadlineSeconds", "maxFailures", "maxFailedPercent"})
+L = TypeVar("L")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # Pydantic would also accept 1_0 and " 1"
 
 
@@ -132,42 +130,19 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
     return await read_lines(request, draft, options, Lines(**limits_of(request.app[SETTINGS])), add=_add_line)
 
 
-L_co = TypeVar("L_co", covariant=True)
-
-
-class LineSource(Protocol[L_co]):
-    """Splits the pieces of a body into what it has an operation in: `Lines`, or the rows of a file."""
-
-    def feed(self, piece: bytes) -> Iterator[tuple[int, L_co]]: ...
-
-    def end(self) -> Iterator[tuple[int, L_co]]: ...
-
-    @property
-    def why_empty(self) -> str:
-        """Return what to say if the body had no operation."""
-
-
-class LineLimits(TypedDict):
-    most_bytes: int
-    most_lines: int
-
-
 def limits_of(settings: Settings) -> LineLimits:
     """Return the limits of the lines of a stream."""
-    return {
-        "most_bytes": LINE_BYTES_FOR_A_MESSAGE_BYTE * settings.message_bytes,
-        "most_lines": 2 * settings.max_stream_operations,
-    }
+    return limits_of_lines(settings.message_bytes, settings.max_stream_operations)
 
 
 async def read_lines(
     request: web.Request,
     draft: Draft,
     options: BatchOptions,
-    lines: LineSource[L_co],
+    lines: LineSource[L],
     kind: str = "",
     *,
-    add: Callable[[Draft, int, L_co, Settings], None],
+    add: Callable[[Draft, int, L, Settings], None],
 ) -> Read:
     """Read the lines of a body or an upload into the draft with `add`.
 
@@ -248,26 +223,11 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
 
 def _add_document(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
     try:
-        document = parse_line(line, settings)
+        document = parse_line(line, settings.most_elements)
     except ValueError as error:
         draft.add_unreadable(str(error), number)
     else:
         draft.add(document, number)
-
-
-def parse_line(line: bytes, settings: Settings) -> Any:
-    """Return the JSON value of a line. Raise ValueError if it has none, and LimitPassed if it has too many elements."""
-    check_elements(line, settings.most_elements)
-    try:
-        check_digits(line)
-        return from_json(line, allow_inf_nan=False)
-    except ValueError as error:
-        raise ValueError(f"The line is not valid JSON: {error}.{_line_hint(line)}") from error
-
-
-def _line_hint(line: bytes) -> str:
-    has_other_breaks = b"\r" in line.rstrip(b"\r")
-    return " It contains a CR. End each line with LF." if has_other_breaks else encoding_hint(line)
 
 
 def _read_envelope(document: Any, settings: Settings, flaws: Flaws) -> BatchRequest:

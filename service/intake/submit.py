@@ -14,10 +14,10 @@ from ulid import PureRandomPolicy, ULIDGenerator
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import Outcome, as_outcome, is_turned_away
+from penstock.reading.flaws import ENVELOPE
 from penstock.running.source import Source
 from penstock.service.batches.status import read_status
 from penstock.service.caller import headers_to_pass_on, tenant_of
-from penstock.service.flaws import ENVELOPE
 from penstock.service.idempotency import (
     REPLAYED,
     SETTLE_SECONDS,

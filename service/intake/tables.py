@@ -10,32 +10,29 @@
 Without a method and a path, every line of NDJSON is a whole operation.
 """
 
-from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from aiohttp import web
 from multidict import MultiDict
 from pydantic import TypeAdapter, ValidationError
 
-from penstock.errors import Flaw, InvalidRequest, MalformedRequest
+from penstock.errors import MalformedRequest
 from penstock.files.charset import UTF_8, codec_of
 from penstock.files.csv_lines import CsvLines, Row, parse_delimiter
 from penstock.files.layout import Layout
-from penstock.files.template import Template, no_column
+from penstock.files.template import Template
 from penstock.operations import METHODS
+from penstock.reading.elements import separators
+from penstock.reading.line_source import Rows, operation_of_body
+from penstock.reading.lines import Lines
 from penstock.service.content import CSV, JSON, NDJSON, check_type, within
-from penstock.service.elements import separators
 from penstock.service.intake.draft import Draft
-from penstock.service.intake.lines import Lines
 from penstock.service.intake.reading import (
     STREAM_SECONDS,
     Read,
     add_operation,
     limits_of,
-    parse_line,
     read_batch,
     read_lines,
     read_options,
@@ -48,42 +45,6 @@ from penstock.settings import Settings
 _OWN = frozenset({"method", "path", "columns", "key", "invalidRows", "delimiter", "charset"})
 _INVALID_ROWS = ("reject", "fail")
 _NAMES: TypeAdapter[dict[str, str | None]] = TypeAdapter(dict[str, str | None])
-
-
-class _Rows:
-    """Splits a CSV file into rows, each with the line on which it starts.
-
-    `feed` and `end` raise InvalidRequest if the file has no column of a name that the query has.
-    """
-
-    def __init__(self, lines: CsvLines, template: Template) -> None:
-        self._lines = lines
-        self._template = template
-        self._is_checked = False
-
-    def feed(self, piece: bytes) -> Iterator[tuple[int, Row]]:
-        return self._numbered(self._lines.feed(piece))
-
-    def end(self) -> Iterator[tuple[int, Row]]:
-        return self._numbered(self._lines.end())
-
-    def _numbered(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
-        for row in rows:
-            if not self._is_checked:
-                self._check_columns(self._lines.columns or ())
-            yield row.number, row
-
-    def _check_columns(self, columns: Sequence[str]) -> None:
-        missing = self._template.missing_column(columns)
-        if missing is not None:
-            raise InvalidRequest([Flaw("", f"The file has {no_column(missing, columns)}")])
-        self._is_checked = True
-
-    @property
-    def why_empty(self) -> str:
-        if self._lines.columns is None:
-            return "The file is empty."
-        return "The file has no rows after the row with the names of the columns."
 
 
 async def read_file(request: web.Request, draft: Draft) -> Read:
@@ -101,13 +62,14 @@ async def _read_rows(request: web.Request, draft: Draft, template: Template) -> 
     query = MultiDict((name, value) for name, value in without_upload(request.query).items() if name not in _OWN)
     options = read_options(query, draft.flaws)
     form = read_csv_form(request)
-    draft.accepts_invalid = _read_invalid_rows(request) == "fail"
+    if _read_invalid_rows(request) == "fail":
+        draft.accept_invalid()
     kind = repr((template, form, draft.accepts_invalid))
     if request.content_type == NDJSON:
         read = await read_lines(request, draft, options, Lines(**limits), kind, add=partial(_add_body, template))
         return replace(read, layout=Layout(template))
     lines = CsvLines(**limits, delimiter=form.delimiter, charset=form.charset)
-    read = await read_lines(request, draft, options, _Rows(lines, template), kind, add=partial(_add_row, template))
+    read = await read_lines(request, draft, options, Rows(lines, template), kind, add=partial(_add_row, template))
     return replace(read, layout=Layout(template, lines.columns or (), lines.delimiter, lines.needs_mark))
 
 
@@ -117,16 +79,8 @@ def _add_row(template: Template, draft: Draft, number: int, row: Row, settings: 
 
 
 def _add_body(template: Template, draft: Draft, number: int, line: bytes, settings: Settings) -> None:
-    operation = _operation_of_line(template, number, line.removeprefix(BOM_UTF8), settings)
+    operation = operation_of_body(template, number, line, settings.most_elements)
     add_operation(draft, number, operation, settings, elements=separators(line))
-
-
-def _operation_of_line(template: Template, number: int, line: bytes, settings: Settings) -> dict[str, Any] | str:
-    try:
-        value = parse_line(line, settings)
-    except ValueError as error:
-        return str(error)
-    return template.operation_of_line(value, number)
 
 
 def read_template(request: web.Request) -> Template | None:

@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from penstock.operations import Operations
+from penstock.reading.operation_request import OperationRequest
 from penstock.route import Route
 from penstock.service.openapi.values import REFERENCE, Fragment, PlainSchema, ref, schema_of, with_defaults_in_words
-from penstock.service.schemas import OperationRequest
 
 ANY_OPERATION = "OperationRequest"
 MOST_EXAMPLES = 3  # operations in the example of a batch

@@ -3,6 +3,7 @@
 from typing import Any
 
 from penstock.operations import METHODS, Operations
+from penstock.reading.operation_request import OperationRequest
 from penstock.service.content import CSV, JSON, NDJSON
 from penstock.service.openapi.answers import add_headers, answer, answers_of, endpoint
 from penstock.service.openapi.values import (
@@ -17,7 +18,7 @@ from penstock.service.openapi.values import (
     ref,
     schema_of,
 )
-from penstock.service.schemas import BatchOptions, BatchRequest, OperationRequest
+from penstock.service.schemas import BatchOptions, BatchRequest
 from penstock.settings import Settings
 
 TAG: Fragment = {

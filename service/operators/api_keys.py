@@ -15,9 +15,9 @@ from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, KeyEnded, KeyReplaced, UnknownApiKey
 from penstock.open_limit import MOST_OPERATIONS
 from penstock.quota import Quota
+from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.audit import Action, auditing
 from penstock.service.content import check_no_options, read_json
-from penstock.service.flaws import to_flaw, without_most_unknown_members
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import Time, time_text

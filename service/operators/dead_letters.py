@@ -19,9 +19,9 @@ from penstock.errors import InvalidRequest, NewerVersion, UnreadableMessage
 from penstock.message import decode_chunk, decode_dead_letter
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message, Queue
+from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.audit import Action, auditing
 from penstock.service.content import read_json
-from penstock.service.flaws import to_flaw, without_most_unknown_members
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.paging import read_limit

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from penstock.service.schemas import LONGEST_ID, LONGEST_KEY, LONGEST_PATH, OperationRequest, read_plain_operation
+from penstock.reading.operation_request import (
+    LONGEST_ID,
+    LONGEST_KEY,
+    LONGEST_PATH,
+    OperationRequest,
+    read_plain_operation,
+)
 
 PLAIN = {"method": "POST", "path": "/users"}
 KEYS = st.sampled_from(["a", " ~", "a" * LONGEST_KEY, "a" * (LONGEST_KEY + 1), "a\n", "\x7f", "\x1f", "ü"])

@@ -13,8 +13,8 @@ from penstock.batch import BatchState, FailureLimit
 from penstock.chunk import Operation
 from penstock.message import decode_chunk
 from penstock.queue import Message
+from penstock.reading.flaws import MOST_FLAWS
 from penstock.service import content, spool
-from penstock.service.flaws import MOST_FLAWS
 from penstock.service.intake import acceptance
 from penstock.testing import FakeClock, MemoryParts
 from tests.support.builders import NOW

@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from penstock import Operations
-from penstock.service.flaws import MOST_FLAWS, MOST_FOUND, MOST_INVALID_BYTES
-from penstock.service.intake.draft import Draft
+from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, MOST_INVALID_BYTES
+from penstock.reading.operation_reader import OperationReader
 from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
 
 operations = Operations()
@@ -52,13 +52,13 @@ async def service(serve: Serve) -> Service:
 def validated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the documents of the operations that are validated."""
     documents: list[Any] = []
-    read = Draft._read
+    read = OperationReader.read
 
-    def note(draft: Draft, document: Any) -> Any:
+    def note(reader: OperationReader, document: Any) -> Any:
         documents.append(document)
-        return read(draft, document)
+        return read(reader, document)
 
-    monkeypatch.setattr(Draft, "_read", note)
+    monkeypatch.setattr(OperationReader, "read", note)
     return documents
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from penstock import Operations, zstd
 from penstock.message import decode_chunk
-from penstock.service.flaws import MOST_FLAWS
+from penstock.reading.flaws import MOST_FLAWS
 from penstock.service.intake import reading
 from penstock.service.intake.draft import Draft
 from penstock.service.turns import Turns

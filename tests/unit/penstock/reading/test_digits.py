@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.service.digits import MOST_DIGITS, check_digits
+from penstock.reading.digits import MOST_DIGITS, check_digits
 
 LONGEST = b"12" * (MOST_DIGITS // 2)
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from penstock.errors import LimitPassed
-from penstock.service.intake.lines import Lines
+from penstock.reading.lines import Lines
 
 
 def lines_of(content: bytes, size: int, most_bytes: int = 100, most_lines: int = 100) -> list[tuple[int, bytes]]:

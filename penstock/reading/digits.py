@@ -5,7 +5,7 @@ The time to read or write such a number grows with the square of its digits.
 
 import re
 
-from penstock.service.elements import STRING
+from penstock.reading.elements import STRING
 
 MOST_DIGITS = 1_000
 

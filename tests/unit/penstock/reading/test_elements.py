@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from penstock.errors import LimitPassed
-from penstock.service.elements import check_elements
+from penstock.reading.elements import check_elements
 
 MOST = 5_000
 

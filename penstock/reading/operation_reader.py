@@ -1,0 +1,83 @@
+"""Reads one operation as a client wrote it, and validates it with the model of its handler. Pure."""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from penstock.documents.finite import TOO_LARGE, pointer_to_not_finite
+from penstock.documents.validation import errors_of, is_large
+from penstock.errors import Flaw
+from penstock.files.rejected import is_rejected_file, without_added
+from penstock.reading.flaws import to_flaw, without_most_unknown_members
+from penstock.reading.operation_request import OperationRequest, read_plain_operation
+from penstock.route import InvalidOperation, Route
+
+# Does the same as `model_validate` at a lower cost.
+_validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
+
+
+class ReadOperation(Struct, frozen=True):
+    """A valid operation. `body` is its body as JSON, and `value` the same as a value."""
+
+    method: str
+    path: str
+    value: Any
+    body: bytes
+    key: str | None
+    route: Route
+
+
+class OperationReader:
+    """`read` returns an operation, or its errors. Their pointers start at the operation.
+
+    If there may be more errors than those that were returned so far, `is_complete` is False.
+    """
+
+    def __init__(self, match: Callable[[str, str], Route], *, shows_errors: bool) -> None:
+        self.accepts_invalid = False  # True: a body or a path parameter may be invalid. Then the operation will fail
+        self.invalid_accepted = 0  # operations that will fail, because `accepts_invalid` is True
+        self.is_complete = True
+        self._match = match
+        self._shows_errors = shows_errors
+
+    def read(self, document: Any) -> ReadOperation | list[Flaw]:
+        body = b""
+        try:
+            method, path, value, has_body, key = self._read(document)
+            route = self._match(method, path)
+            if not has_body and route.absent_body is not None:
+                value = route.absent_body
+            body = to_json(value)
+            if (place := pointer_to_not_finite(value, body)) is not None:
+                raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
+            self._check_arguments(route, path, value, body)
+            if value is None and not has_body:
+                route.check_body_is_given()
+        except ValidationError as error:
+            return [to_flaw(one, document) for one in errors_of(error)]
+        except InvalidOperation as error:
+            self.is_complete &= not is_large(body)
+            return list(error.flaws)
+        return ReadOperation(method, path, value, body, key, route)
+
+    def _check_arguments(self, route: Route, path: str, value: Any, body: bytes) -> None:
+        try:
+            route.arguments(path, value, body, shows_errors=self._shows_errors)
+        except InvalidOperation:
+            if not self.accepts_invalid:
+                raise
+            self.invalid_accepted += 1
+
+    def _read(self, document: Any) -> tuple[str, str, Any, bool, str | None]:
+        """Return the method, the path, the body, whether there is a body, and the key. Raises ValidationError."""
+        if (plain := read_plain_operation(document)) is not None:
+            return plain
+        if isinstance(document, dict) and is_rejected_file(document):
+            return self._read(without_added(document))
+        cut = without_most_unknown_members(document, OperationRequest)
+        self.is_complete &= cut is document
+        request = _validate_request(cut)
+        return request.method, request.path, request.body, "body" in request.model_fields_set, request.key
