@@ -26,7 +26,7 @@ def print_validation(found: Validation) -> None:
     print_facts(
         {
             "valid": counted(found.total - (found.invalid_rows or 0), "operation"),
-            "invalid": f"{counted(found.invalid_rows, 'row')}, to fail with 422" if found.invalid_rows else "",
+            **({"invalid": f"{counted(found.invalid_rows, 'row')}, to fail with 422"} if found.invalid_rows else {}),
             "time": "" if seconds is None else f"about {seconds:,.1f} s in one consumer",
             "cost": "" if usd is None else f"about ${usd:.7f}",
         }

@@ -186,9 +186,8 @@ async def test_batch_is_validated_and_nothing_runs(site: Site) -> None:
         assert (found.total, found.by_handler) == (2, {"POST /users": 2})
         with pytest.raises(InvalidBatch):
             await client.validate([{"method": "POST", "path": "/user"}])
-        rows = await client.validate(
-            [{"name": "Ann"}, {"nam": "Bo"}], method="POST", path="/users", invalid_rows="fail"
-        )
+        people = [{"number": 1, "name": "Ann", "born": "1990-05-05"}, {"number": 2, "name": "Bo", "born": "yesterday"}]
+        rows = await client.validate(people, method="PUT", path="/people/{number}", invalid_rows="fail")
         assert (found.invalid_rows, rows.total, rows.invalid_rows) == (None, 2, 1)
         assert [status async for status in client.batches()] == []
 
