@@ -53,6 +53,9 @@ class Bucket(Protocol):
     async def write(self, key: str, content: bytes, content_type: str) -> None:
         """Write a file, and replace the one that has this key."""
 
+    async def delete(self, key: str) -> None:
+        """Delete a file. It is no error if there is none."""
+
     async def begin_parts(self, key: str, content_type: str) -> str:
         """Begin a file that is written in parts, and return an id for this. Nobody sees the file before its end."""
 

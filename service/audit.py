@@ -28,6 +28,7 @@ class Action(StrEnum):
     ROTATE_KEY = "rotate key"
     REVOKE_KEY = "revoke key"
     CREATE_UPLOAD = "create upload"
+    DELETE_UPLOAD = "delete upload"
     CANCEL = "cancel"
     STEER = "steer"
     CREATE_WEBHOOK = "create webhook"

@@ -73,6 +73,10 @@ class S3Bucket:
         with self._explained():
             await self._client.put_object(Bucket=self._name, Key=key, Body=content, ContentType=content_type)
 
+    async def delete(self, key: str) -> None:
+        with self._explained():
+            await self._client.delete_object(Bucket=self._name, Key=key)
+
     async def begin_parts(self, key: str, content_type: str) -> str:
         with self._explained():
             begun = await self._client.create_multipart_upload(Bucket=self._name, Key=key, ContentType=content_type)

@@ -723,6 +723,9 @@ class MemoryBucket:
     async def write(self, key: str, content: bytes, content_type: str) -> None:  # noqa: ARG002 - it is not kept
         self.contents[key] = content
 
+    async def delete(self, key: str) -> None:
+        self.contents.pop(key, None)
+
     async def begin_parts(self, key: str, content_type: str) -> str:  # noqa: ARG002 - they are not kept
         parts_id = secrets.token_hex(8)
         self._parts[parts_id] = {}

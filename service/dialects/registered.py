@@ -2,9 +2,10 @@
 
 from penstock.errors import Misconfigured
 from penstock.service.dialects.dialect import Dialect
+from penstock.service.dialects.openai.dialect import OPENAI
 from penstock.settings import Settings
 
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (OPENAI,)
 
 NONE = "none"
 

@@ -67,6 +67,17 @@ async def test_a_file_is_read_in_pieces_from_any_byte(bucket: Bucket) -> None:
 
 
 @on_all
+async def test_a_deleted_file_is_not_found(bucket: Bucket) -> None:
+    file = await written(bucket)
+    for _ in range(2):  # repeated, because the first answer may have been lost
+        await bucket.delete(KEY)
+
+    assert await bucket.find(KEY) is None
+    with pytest.raises(UploadReplaced):
+        await bucket.read(file, 0, 1)
+
+
+@on_all
 async def test_a_file_that_was_replaced_is_not_read(bucket: Bucket) -> None:
     file = await written(bucket)
     await written(bucket, b"another content")

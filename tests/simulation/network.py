@@ -296,6 +296,9 @@ class S3Client:
     async def put_object(self, **request: Any) -> Answer:
         return await self._wire.ask("PutObject", request, self._files.put_object)
 
+    async def delete_object(self, **request: Any) -> Answer:
+        return await self._wire.ask("DeleteObject", request, self._files.delete_object)
+
     async def create_multipart_upload(self, **request: Any) -> Answer:
         return await self._wire.ask("CreateMultipartUpload", request, self._files.create_multipart_upload)
 

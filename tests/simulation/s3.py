@@ -86,6 +86,12 @@ class Files:
         self.contents[request["Key"]] = bytes(request["Body"])
         return {"ETag": etag(request["Body"])}
 
+    def delete_object(self, request: Request) -> dict[str, Any]:
+        _know(request, {"Bucket", "Key"})
+        self._check_name(request, "DeleteObject")
+        self.contents.pop(request["Key"], None)
+        return {}
+
     def create_multipart_upload(self, request: Request) -> dict[str, Any]:
         _know(request, {"Bucket", "Key", "ContentType"})
         self._check_name(request, "CreateMultipartUpload")

@@ -49,7 +49,10 @@ ROOMS: Mapping[str, set[str]] = {
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "reading", "service"},
     "service/webhooks": {"core", "service"},
-    "service/dialects": {"core", "service"},
+    "service/dialects": {"core", "service", "service/dialects/openai"},
+    "service/dialects/openai": {
+        *("core", "reading", "service", "service/batches", "service/dialects", "service/intake"),
+    },
     "service/console": {
         *("core", "documents", "files", "metrics", "reading", "service"),
         *("service/intake", "service/batches", "service/operators", "service/openapi"),

@@ -245,7 +245,7 @@ async def test_endpoint_is_only_for_callers_with_its_scope(service: Service, par
 
 @pytest.mark.parametrize("auth", ["keys", "none"])
 async def test_every_endpoint_is_in_the_table(serve: Serve, auth: str) -> None:
-    service = await serve(operations, auth=auth)
+    service = await serve(operations, auth=auth, dialects="none")  # dialects have tables and tests of their own
     table = {(route.method, route.path) for route in ROUTES}
     for client in (service.client, service.operators):
         assert client.app is not None

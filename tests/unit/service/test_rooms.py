@@ -15,6 +15,7 @@ ALLOWED = {
     "intake": {"batches", "limits"},
     "batches": {"limits"},
     "events": {"batches"},
+    "dialects": {"batches", "intake"},
     "console": {"batches", "intake", "openapi", "operators"},
 }
 
