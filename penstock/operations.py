@@ -31,6 +31,7 @@ from penstock.route import (
     InvalidOperation,
     Policy,
     Route,
+    UnknownOperation,
     build_route,
 )
 from penstock.surroundings import Lifespan, Middleware, Surroundings
@@ -164,7 +165,7 @@ class Operations(Generic[T]):
         )
 
     def match(self, method: str, path: str) -> Route:
-        """Return the route of an operation. Raises InvalidOperation if there is none.
+        """Return the route of an operation. Raises UnknownOperation if there is none.
 
         A path without parameters has priority over a path with parameters, and that over one with `{name:path}`. All
         have priority over a forward. The fixed parts of a path must not be percent-encoded.
@@ -180,7 +181,7 @@ class Operations(Generic[T]):
                 return forward
         names = sorted(route.name for route in self.routes)
         known = ", ".join(names[:_NAMES_IN_ERROR]) + (", ..." if len(names) > _NAMES_IN_ERROR else "")
-        raise InvalidOperation(
+        raise UnknownOperation(
             [Flaw("/path", f"There is no operation {method} {path}. Available operations: {known or 'none'}.")]
         )
 

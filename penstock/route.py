@@ -46,6 +46,10 @@ class InvalidOperation(Exception):
         return type(self), (self.flaws,)  # a process for cpu_bound handlers sends it pickled
 
 
+class UnknownOperation(InvalidOperation):
+    """The application has no handler and no forward for the operation."""
+
+
 def _with_member(flaw: Flaw) -> str:
     """Return the detail of an error, with the member of the body that has it."""
     member = flaw.pointer.removeprefix("/body/")

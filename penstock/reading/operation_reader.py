@@ -13,21 +13,24 @@ from penstock.errors import Flaw
 from penstock.files.rejected import is_rejected_file, without_added
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.reading.operation_request import OperationRequest, read_plain_operation
-from penstock.route import InvalidOperation, Route
+from penstock.route import InvalidOperation, Route, UnknownOperation
 
 # Does the same as `model_validate` at a lower cost.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
 
 
 class ReadOperation(Struct, frozen=True):
-    """A valid operation. `body` is its body as JSON, and `value` the same as a value."""
+    """An operation that is accepted. `body` is its body as JSON, and `value` the same as a value.
+
+    Its route is None if there is no handler and no forward for it.
+    """
 
     method: str
     path: str
     value: Any
     body: bytes
     key: str | None
-    route: Route
+    route: Route | None
 
 
 class OperationReader:
@@ -38,7 +41,8 @@ class OperationReader:
 
     def __init__(self, match: Callable[[str, str], Route], *, shows_errors: bool) -> None:
         self.accepts_invalid = False  # True: a body or a path parameter may be invalid. Then the operation will fail
-        self.invalid_accepted = 0  # operations that will fail, because `accepts_invalid` is True
+        self.accepts_unknown = False  # True: there may be no operation with this method and path. Then it will fail
+        self.invalid_accepted = 0  # operations that will fail, because they are accepted nevertheless
         self.is_complete = True
         self._match = match
         self._shows_errors = shows_errors
@@ -47,15 +51,14 @@ class OperationReader:
         body = b""
         try:
             method, path, value, has_body, key = self._read(document)
-            route = self._match(method, path)
-            if not has_body and route.absent_body is not None:
+            route = self._find(method, path)
+            if not has_body and route is not None and route.absent_body is not None:
                 value = route.absent_body
             body = to_json(value)
             if (place := pointer_to_not_finite(value, body)) is not None:
                 raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
-            self._check_arguments(route, path, value, body)
-            if value is None and not has_body:
-                route.check_body_is_given()
+            if route is not None:
+                self._check_arguments(route, path, value, body, has_body=has_body)
         except ValidationError as error:
             return [to_flaw(one, document) for one in errors_of(error)]
         except InvalidOperation as error:
@@ -63,9 +66,20 @@ class OperationReader:
             return list(error.flaws)
         return ReadOperation(method, path, value, body, key, route)
 
-    def _check_arguments(self, route: Route, path: str, value: Any, body: bytes) -> None:
+    def _find(self, method: str, path: str) -> Route | None:
+        try:
+            return self._match(method, path)
+        except UnknownOperation:
+            if not self.accepts_unknown:
+                raise
+            self.invalid_accepted += 1
+            return None
+
+    def _check_arguments(self, route: Route, path: str, value: Any, body: bytes, *, has_body: bool) -> None:
         try:
             route.arguments(path, value, body, shows_errors=self._shows_errors)
+            if value is None and not has_body:
+                route.check_body_is_given()
         except InvalidOperation:
             if not self.accepts_invalid:
                 raise

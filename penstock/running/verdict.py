@@ -12,7 +12,7 @@ from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.error_ids import id_of, see_log
 from penstock.errors import Misconfigured
 from penstock.outcome import FEW_BYTES, Outcome, TryAgain, Verdict, compact, failed
-from penstock.route import InvalidOperation, Place, Route
+from penstock.route import InvalidOperation, Place, Route, UnknownOperation
 from penstock.telemetry import Event, get_log
 
 CANCELLED_ITSELF = "The handler cancelled its own task."
@@ -48,7 +48,12 @@ class WorkerDied(Exception):
 
 
 def invalid(operation: Operation, error: InvalidOperation) -> Outcome:
-    """Return the outcome of an invalid operation. It was valid when it was accepted, so the application has changed."""
+    """Return the outcome of an invalid operation.
+
+    Either invalid operations are accepted for this batch, or the application has changed since it was accepted.
+    """
+    if isinstance(error, UnknownOperation):
+        return failed(operation, 404, "Unknown operation", str(error), rejected=True)
     return failed(operation, 422, "Invalid operation", str(error), rejected=True)
 
 

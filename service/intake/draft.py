@@ -15,6 +15,7 @@ from penstock.chunk import Operation
 from penstock.documents.pointer import pointer
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.message import encode_parts, size_on_the_queue
+from penstock.metrics.meter import UNKNOWN_HANDLER
 from penstock.operations import Operations
 from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
 from penstock.reading.operation_reader import OperationReader, ReadOperation
@@ -68,9 +69,13 @@ class Draft:
         self._keys.close()
         self.plan.close()
 
-    def accept_invalid(self) -> None:
-        """Let a body or a path parameter be invalid from now on. Such an operation will fail when it runs."""
+    def accept_invalid(self, *, unknown: bool = False) -> None:
+        """Let a body or a path parameter be invalid from now on. Such an operation will fail when it runs.
+
+        With `unknown`, the same holds for an operation that there is no handler and no forward for.
+        """
         self._reader.accepts_invalid = True
+        self._reader.accepts_unknown = unknown
 
     @property
     def accepts_invalid(self) -> bool:
@@ -104,11 +109,11 @@ class Draft:
             self.flaws.is_complete &= self._reader.is_complete
             self._add_flaws(index, read)
             return
-        if read.route.is_forwarded and self.first_forwarded is None:
+        if read.route is not None and read.route.is_forwarded and self.first_forwarded is None:
             self.first_forwarded = index
         if self.flaws.count == 0:
             encoded = encode_parts(index, operation_id, read.method, read.path, read.body, key=read.key)
-            self._added.append((encoded, read.route.name))
+            self._added.append((encoded, UNKNOWN_HANDLER if read.route is None else read.route.name))
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key))
 

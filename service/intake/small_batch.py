@@ -20,6 +20,7 @@ from penstock.chunk import Operation
 from penstock.error_ids import see_log
 from penstock.operations import Operations
 from penstock.outcome import OutcomeState, as_outcome, failed, size_of
+from penstock.route import UnknownOperation
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import end_soon
@@ -133,7 +134,11 @@ class SmallBatchRun:
             return _join(await asyncio.gather(self._run_in_transactions(inside), self._run_concurrently(outside)))
 
     def _has_transaction(self, operation: Operation) -> bool:
-        return self._registry.match(operation.method, operation.path).has_transaction
+        """Return True if the operation runs in the transaction. An unknown one fails outside of it."""
+        try:
+            return self._registry.match(operation.method, operation.path).has_transaction
+        except UnknownOperation:
+            return False
 
     async def _run_concurrently(self, operations: Sequence[Operation]) -> dict[int, Tried]:
         attempts = Attempts(self._runner, self._backoff, self._batch.source, self._deadline, turn_of=self._turn_of)

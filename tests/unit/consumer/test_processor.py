@@ -276,7 +276,7 @@ async def test_rejections_are_dead_lettered_if_asked_for(kept: bool, failures: l
 async def test_operation_that_the_application_no_longer_takes_fails_for_good(rig: Rig) -> None:
     await rig.submit([build_operation(0, "/gone"), build_operation(1, "/reject", body="unasked")])
     await rig.process_next()
-    assert rig.statuses() == {"id-0": 422, "id-1": 422}
+    assert rig.statuses() == {"id-0": 404, "id-1": 422}
     assert rig.chunks == []
 
 
@@ -505,7 +505,7 @@ async def test_released_delivery_counts_as_a_repeat_only_if_it_had_started(
         ("/succeed", 3, 1, 201),
         ("/succeed", 3, 2, 500),
         ("/break-once", 1, 2, 500),
-        ("/gone", 1, 5, 422),  # nothing handles it any more: that is what is told
+        ("/gone", 1, 5, 404),  # nothing handles it any more: that is what is told
     ],
 )
 async def test_operation_that_dies_with_its_consumer_runs_out_of_attempts(

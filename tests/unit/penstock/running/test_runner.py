@@ -341,7 +341,7 @@ async def test_operation_that_is_not_offered_any_more_is_counted_without_a_time(
 
 async def test_operation_that_the_application_no_longer_offers_fails_for_good() -> None:
     detail = "There is no operation POST /x. Available operations: none."
-    assert await run("/x", registry=Operations()) == failure(422, "Invalid operation", detail, rejected=True)
+    assert await run("/x", registry=Operations()) == failure(404, "Unknown operation", detail, rejected=True)
 
 
 @both_ways
