@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
+from penstock.batch_id import BATCH_ID
 from penstock.chunk import LONGEST_READ_ID, Chunk, Operation, sort_key
 from penstock.documents.nesting import CONTAINERS, MOST_LEVELS, has_more_levels
 from penstock.errors import UnreadableMessage
@@ -44,7 +45,6 @@ _FIRST_BYTE_OF_BOTH = 0xEF  # an int: Python finds it in an eighth of the time t
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
-_BATCH_ID = r"[0-9A-Za-z_-]{1,40}"  # it becomes part of table keys
 _CHUNK_ID = r"[0-9]{1,8}(\.d?(0|[1-9][0-9]*))*"
 
 
@@ -69,7 +69,7 @@ class _Envelope(BaseModel, Generic[_Version, _Parts]):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     v: _Version
-    batch: str = Field(pattern=f"^{_BATCH_ID}$")
+    batch: str = Field(pattern=f"^{BATCH_ID}$")
     chunk: str = Field(pattern=f"^{_CHUNK_ID}$")
     attempt: int = Field(ge=1)
     not_before: float | None = Field(None, allow_inf_nan=False)
@@ -91,7 +91,7 @@ class _UsualEnvelope(msgspec.Struct, Generic[_Version, _Parts], forbid_unknown_f
     """
 
     v: _Version
-    batch: Annotated[str, Meta(pattern=rf"^{_BATCH_ID}\Z")]
+    batch: Annotated[str, Meta(pattern=rf"^{BATCH_ID}\Z")]
     chunk: Annotated[str, Meta(pattern=rf"^{_CHUNK_ID}\Z", max_length=_USUAL_ID)]
     attempt: Annotated[int, Meta(ge=1)]
     operations: Annotated[list[_Parts], Meta(min_length=1)]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from penstock.batch_id import check_batch_id
 from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
 from penstock.cli.metadata import METAVAR, read_pairs
 from penstock.cli.progress import open_progress
@@ -69,7 +70,16 @@ def _time(text: str) -> str:
     return time.astimezone().isoformat()
 
 
-BatchId = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, as `penstock list` shows it.")]
+def _batch_id(text: str) -> str:
+    try:
+        return check_batch_id(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+BatchId = Annotated[
+    str, typer.Argument(metavar="ID", parser=_batch_id, help="The id of the batch, as `penstock list` shows it.")
+]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file. [default: standard output]")
 ]
@@ -277,6 +287,7 @@ def _kind(kind: Kind | None, output: Path | None, *, as_json: bool) -> Kind:
 def _opened(output: Path | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
         return
     try:
         with replacing(output) as file:
@@ -425,7 +436,9 @@ def _letter(letter: Any) -> list[str]:
 
 @app.command()
 def redrive(
-    batch: Annotated[str | None, typer.Option(metavar="ID", help="Only the dead letters of this batch.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="ID", parser=_batch_id, help="Only the dead letters of this batch.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from penstock.distribution import install_command, installed_version
 from penstock.process import programs
-from penstock.process.command_line import COMPLETION_VARIABLE
+from penstock.process.command_line import call_command
 
 EXTRA_MISSING = 2
 
@@ -145,7 +145,7 @@ def _become(command: Command, arguments: Sequence[str]) -> NoReturn:
 
 
 def main() -> None:
-    typer.main.get_command(app)(prog_name="penstock", complete_var=COMPLETION_VARIABLE)
+    call_command(typer.main.get_command(app), "penstock")
 
 
 if __name__ == "__main__":

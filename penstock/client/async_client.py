@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from penstock.batch_id import check_batch_id
 from penstock.client.async_batch import AsyncBatch
 from penstock.client.content import (
     Content,
@@ -203,11 +204,14 @@ class AsyncClient:
     def _batch_of(self, answer: Answer) -> AsyncBatch:
         if answer.status == 200:
             return AsyncBatch(self._transport, "", answer.read(_Answered).results)
-        return self.batch(answer.read(_Accepted).batch_id)
+        return AsyncBatch(self._transport, answer.read(_Accepted).batch_id)
 
     def batch(self, batch_id: str) -> AsyncBatch:
-        """Return the batch with this id. Nothing is read yet, so it need not exist."""
-        return AsyncBatch(self._transport, batch_id)
+        """Return the batch with this id. Nothing is read yet, so it need not exist.
+
+        Raises ValueError if no batch can have this id.
+        """
+        return AsyncBatch(self._transport, check_batch_id(batch_id))
 
     async def batches(
         self,

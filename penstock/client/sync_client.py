@@ -152,7 +152,10 @@ class Client:
         return Content(media_type, None, {"upload": self.upload(file)})
 
     def batch(self, batch_id: str) -> Batch:
-        """Return the batch with this id. Nothing is read yet, so it need not exist."""
+        """Return the batch with this id. Nothing is read yet, so it need not exist.
+
+        Raises ValueError if no batch can have this id.
+        """
         return Batch(self._client.batch(batch_id), self._loop)
 
     def batches(

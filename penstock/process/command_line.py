@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from penstock.errors import PenstockError
 from penstock.process.ending import ending_process
-from penstock.process.signals import end_with_parent
+from penstock.process.signals import end_by_pipe, end_with_parent
 
 LAST_PORT = 65_535
 SPARE_PORTS = 20  # tried for operators if nobody chose a port and the one after --port is taken
@@ -51,10 +51,23 @@ def run_commands(name: str, application: typer.Typer, *, exit_code: int = 1) -> 
     completion_init()  # options are completed here, and the completion is installed by `penstock --install-completion`
     with ending_process():
         try:
-            get_command(application)(prog_name=command, complete_var=COMPLETION_VARIABLE)
+            call_command(get_command(application), command)
         except PenstockError as error:
             typer.echo(f"{command if name else ' '.join([command, *sys.argv[1:2]])}: {error}", err=True)
             sys.exit(exit_code)
+
+
+def call_command(command: Callable[..., object], name: str) -> None:
+    """Read the command line with a command, call it, and exit.
+
+    If nobody reads the standard output any more, as with `| head`, end as other programs do then: by SIGPIPE.
+    """
+    try:
+        command(prog_name=name, complete_var=COMPLETION_VARIABLE)
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # click exits with 1, as if something had failed
+            end_by_pipe()
+        raise
 
 
 def operator_ports(operator_port: int | None, port: int) -> range:

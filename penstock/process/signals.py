@@ -1,4 +1,4 @@
-"""Stop a program on SIGTERM or SIGINT, or when its parent process ends."""
+"""Stop a program on SIGTERM or SIGINT, when its parent process ends, or when nobody reads its output."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import NoReturn
 
 EXIT_AT_ONCE = 1
 PARENT_POLL_SECONDS = 0.5
@@ -78,6 +79,14 @@ async def stop_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask)
     await asked.wait()
+
+
+def end_by_pipe() -> NoReturn:
+    """End this process as SIGPIPE ends a program, or with 0 where there is no such signal."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, because sockets would raise it, too
+        signal.raise_signal(signal.SIGPIPE)
+    os._exit(0)
 
 
 def end_with_parent(parent: int) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from penstock.api_key import Scope
 from penstock.batch import UNACCEPTED_STATES, Batch, Counts
+from penstock.batch_id import BATCH_ID
 from penstock.errors import MalformedRequest, MissingScope
 from penstock.listing import Entry, Place
 from penstock.priority import Priority
@@ -34,7 +35,7 @@ ENTRIES_IN_STEP = 50
 MOST_ENTRIES = 1_000  # that one request reads
 MOST_COUNTERS = 1_000  # that one request reads, unless its first batch has more
 _PARAMETERS = ("status", "priority", "createdAfter", "createdBefore", "tenant", "limit", "cursor")
-_CURSOR = re.compile(r"([0-9]{1,15})\.([0-9A-Za-z_-]{1,40})")
+_CURSOR = re.compile(rf"([0-9]{{1,15}})\.({BATCH_ID})")
 _END_OF_TIME = Place(10**15 - 1)
 
 

@@ -1,7 +1,6 @@
 """GET /batch/{id}, also as /batch/{id}/status: reports the state, the counts and the times of a batch."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
+from penstock.batch_id import is_batch_id
 from penstock.cost import cost_of
 from penstock.errors import LostItem, UnknownBatch
 from penstock.eta import estimate_end
@@ -22,7 +22,6 @@ from penstock.store import Group
 ENDING_READS = 2  # how often a batch is read again of which everything is counted, and which is not final yet
 ENDING_PAUSE_SECONDS = 0.005
 LONGEST_POLL_SECONDS = 30
-_BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")  # what can be part of a key: the table rejects keys that are too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ async def find_only_chunk(request: web.Request) -> tuple[Batch, Group, EncodedRe
 def batch_id_of(request: web.Request) -> str:
     """Return the batch id in the path. Raises UnknownBatch if no batch can have it."""
     batch_id = request.match_info["batch_id"]
-    if not _BATCH_ID.fullmatch(batch_id):
+    if not is_batch_id(batch_id):
         raise UnknownBatch(batch_id)
     return batch_id
 

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 from penstock.api_key import Scope
 from penstock.batch import FINAL_STATES
+from penstock.batch_id import BATCH_ID, is_batch_id
 from penstock.listing import Place
 from penstock.priority import Priority
 from penstock.service.batches.listing import Wanted, read_page
@@ -27,8 +28,7 @@ from penstock.service.schemas import SHOWN_STATES
 SHOWN = 25
 MOST_NEW = 20  # that are counted: "20 or more new batches"
 SHARED_SECONDS = 2.0
-_PLACE = re.compile(r"([0-9]{1,15})\.([0-9A-Za-z_-]{1,40})")
-_BATCH_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
+_PLACE = re.compile(rf"([0-9]{{1,15}})\.({BATCH_ID})")
 _AFTER = "~"  # sorts behind every character of an id
 _END_OF_TIME = Place(10**15 - 1)
 
@@ -148,5 +148,5 @@ def _url(filters: Filters, **more: str | None) -> str:
 
 
 def _go_to(batch_id: str) -> web.Response:
-    path = f"/console/batch/{batch_id}" if _BATCH_ID.fullmatch(batch_id) else "/console/batch/-"
+    path = f"/console/batch/{batch_id}" if is_batch_id(batch_id) else "/console/batch/-"
     return web.Response(status=303, headers={hdrs.LOCATION: path})

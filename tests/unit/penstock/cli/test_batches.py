@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -130,6 +134,28 @@ async def test_redrive_whose_answer_is_lost_is_not_repeated(run: Run, site: Site
     told = str((await run("redrive")).exception)
     assert "It is not known how many chunks moved back to the queue. Run the command again" in told
     assert site.requests == [("POST", "/dead-letters/redrive")]
+
+
+@pytest.mark.parametrize("wrong", ["a/b", "../keys", "a?b", "", "x" * 41])
+async def test_id_that_no_batch_can_have_is_rejected_without_a_request(run: Run, site: Site, wrong: str) -> None:
+    for command in ("status", "cancel", "results"):
+        told = await run(command, wrong)
+        assert told.exit_code == 2
+        assert "is no id of a batch. It should look like 01" in " ".join(told.stderr.replace("│", " ").split())
+    assert (await run("redrive", "--batch", wrong)).exit_code == 2
+    assert site.requests == []
+
+
+@pytest.mark.full
+async def test_reader_that_has_enough_ends_the_command_as_it_ends_others(run: Run, site: Site) -> None:
+    batch = await finished(site, "Ann")
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = (sys.executable, "-m", "penstock.cli.batches", "results", batch)
+    command = await asyncio.create_subprocess_exec(*words, stdout=writing, stderr=PIPE)
+    os.close(writing)
+    _, told = await command.communicate()
+    assert (command.returncode, told) == (-signal.SIGPIPE, b"")
 
 
 async def test_errors_say_what_to_do(run: Run, site: Site) -> None:

@@ -192,6 +192,13 @@ async def test_batch_is_validated_and_nothing_runs(site: Site) -> None:
         assert [status async for status in client.batches()] == []
 
 
+async def test_id_that_no_batch_can_have_is_a_mistake_of_the_call(site: Site) -> None:
+    async with site.client() as client:
+        for wrong in ("a/b", "../keys", "a?b", "", "x" * 41):
+            with pytest.raises(ValueError, match="is no id of a batch"):
+                client.batch(wrong)
+
+
 async def test_errors_of_a_batch_are_typed(site: Site) -> None:
     async with site.client() as client:
         with pytest.raises(InvalidBatch) as invalid:
