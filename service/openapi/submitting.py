@@ -83,7 +83,10 @@ def _submit(settings: Settings, operations: Operations[Any]) -> Fragment:
         "Idempotent-Replayed",
     )
     parameters = ["Idempotency-Key", "Prefer", "X-Request-Id", *PARAMETERS]
-    described = endpoint("submitBatch", "Run many operations", answers, parameters, body="BatchRequest")
+    described = endpoint(
+        "submitBatch", "Run many operations", answers, parameters, body="BatchRequest", needs_body=False
+    )
+    described["requestBody"]["description"] = "The operations. Required, unless the query names an `upload` with them."
     described["requestBody"]["content"][NDJSON] = {"schema": _stream(settings)}
     described["requestBody"]["content"][CSV] = {"schema": _FILE}
     offered = "\n".join(f"- `{route.name}`" for route in operations.routes)
