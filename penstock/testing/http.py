@@ -22,6 +22,10 @@ class Answer:
     content: bytes
 
     @property
+    def content_type(self) -> str:
+        return self.headers["Content-Type"].partition(";")[0]
+
+    @property
     def body(self) -> Any:
         return json.loads(self.content)
 

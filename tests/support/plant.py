@@ -18,12 +18,13 @@ from penstock.queue import Message
 from penstock.service.app import create_app
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing.http import Answer
 from penstock.tracing.hooks import TracedQueue
 from penstock.tracing.spans import Spans
 from tests.support.builders import NOW, build_settings
 from tests.support.faults import Moment, Watch, watched
 from tests.support.rig import take_turn
-from tests.support.service import Answer, Service, ask_for, open_service
+from tests.support.service import Service, ask_for, open_service
 from tests.support.waiting import UNIT_SECONDS
 
 MOST_TURNS = 200

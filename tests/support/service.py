@@ -1,6 +1,5 @@
 """A client of the HTTP program, which works on a backend in memory. It asks the listener that has a path."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.service.app import create_operator_app
 from penstock.testing import MemoryParts
+from penstock.testing.http import Answer
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -18,26 +18,6 @@ PROBLEM = "application/problem+json"
 OPERATOR_PATHS = ("/dead-letters", "/keys", "/limits", "/metrics", "/queues")
 
 Client = TestClient[web.Request, web.Application]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-    @property
-    def content_type(self) -> str:
-        return self.headers["Content-Type"].partition(";")[0]
-
-    @property
-    def body(self) -> Any:
-        return json.loads(self.content)
-
-    @property
-    def lines(self) -> list[Any]:
-        assert self.content_type == NDJSON
-        return [json.loads(line) for line in self.content.splitlines()]
 
 
 @dataclass(frozen=True, slots=True)

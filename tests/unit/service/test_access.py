@@ -22,11 +22,12 @@ from penstock.service.route import For, Route
 from penstock.service.routes import ROUTES, is_page
 from penstock.store import Store
 from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing.http import Answer
 from penstock.webhooks.delivery import DeliveryState, EventDelivery
 from penstock.webhooks.endpoint import Endpoint, Endpoints
 from tests.support.builders import NOW, build_batch, build_settings
 from tests.support.faults import Outage
-from tests.support.service import PROBLEM, Answer, Client, Serve, Service, ask_for, assert_problem, request
+from tests.support.service import PROBLEM, Client, Serve, Service, ask_for, assert_problem, request
 from tests.unit.service.conftest import Logs
 
 OPERATOR_KEY = "0123456789abcdef0123456789abcdef"

@@ -21,8 +21,9 @@ from penstock.queue import Message
 from penstock.service import content as content_module
 from penstock.service.app import create_app, create_operator_app
 from penstock.testing import MemoryParts
+from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_settings
-from tests.support.service import JSON, NDJSON, PROBLEM, Answer, Serve, Service, ask_for, assert_problem
+from tests.support.service import JSON, NDJSON, PROBLEM, Serve, Service, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 MAX_BODY = 100_000

@@ -12,9 +12,10 @@ from penstock import Context, Limit, Operations, Retry, Throttled
 from penstock.batch import BatchState, Counts, Ending
 from penstock.fleet_limit import LimitState
 from penstock.store import Group
+from penstock.testing.http import Answer
 from tests.support.faults import Moment, Outage
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import Answer, Serve, ask_for, assert_problem
+from tests.support.service import Serve, ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS
 
 SOON = 0.2 * UNIT_SECONDS  # the time of a batch in tests where it must run out

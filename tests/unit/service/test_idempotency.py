@@ -15,10 +15,11 @@ from penstock.service.intake import acceptance
 from penstock.service.intake.submit import LEASE_MARGIN_SECONDS
 from penstock.store import KeyClaim
 from penstock.testing import FakeClock
+from penstock.testing.http import Answer
 from tests.support.builders import NOW, build_batch
 from tests.support.faults import Moment, Outage, Watch
 from tests.support.plant import Plant, Toys, all_of, build_plant
-from tests.support.service import Answer, ask_for, assert_problem
+from tests.support.service import ask_for, assert_problem
 from tests.support.waiting import UNIT_SECONDS
 
 KEY = {"Idempotency-Key": '"one"'}

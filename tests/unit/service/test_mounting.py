@@ -20,8 +20,9 @@ from penstock.service.app import create_app
 from penstock.service.keys import BACKEND, RUNNER
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.builders import build_settings
-from tests.support.service import Answer, Client, ask_for, request
+from tests.support.service import Client, ask_for, request
 
 _URL = re.compile(r'\s(?:href|src|action|hx-get|hx-post|data-home)="([^"]*)"')
 _LINK = re.compile(r'<([^>]*)>; rel="next"')

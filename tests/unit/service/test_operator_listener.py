@@ -6,7 +6,8 @@ import pytest
 
 from penstock import Operations
 from penstock.queue import Message
-from tests.support.service import Answer, Serve, Service, assert_problem, request
+from penstock.testing.http import Answer
+from tests.support.service import Serve, Service, assert_problem, request
 
 ENDPOINTS = [
     ("GET", "/dead-letters"),

@@ -11,9 +11,10 @@ from penstock.batch import BatchState
 from penstock.errors import Misconfigured, NoAccess, RejectedCall, TooLargeForAws, Unavailable
 from penstock.telemetry import Event
 from penstock.testing import memory_parts
+from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID
 from tests.support.faults import Moment
-from tests.support.service import Answer, Serve, Service, assert_problem
+from tests.support.service import Serve, Service, assert_problem
 
 
 @pytest.fixture

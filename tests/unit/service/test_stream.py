@@ -17,9 +17,10 @@ from penstock.reading.flaws import MOST_FLAWS
 from penstock.service import content, spool
 from penstock.service.intake import acceptance
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.builders import NOW
 from tests.support.faults import Moment, Outage
-from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem
+from tests.support.service import NDJSON, Serve, Service, assert_problem
 
 runs: list[str] = []
 operations = Operations()

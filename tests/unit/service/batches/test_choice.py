@@ -11,9 +11,10 @@ from penstock import Context, Operations, Reject
 from penstock.errors import Unavailable
 from penstock.service.idempotency import ANSWER_LEASE_SECONDS
 from penstock.telemetry import Event
+from penstock.testing.http import Answer
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import Answer, assert_problem
+from tests.support.service import assert_problem
 from tests.unit.service.conftest import Logs
 
 BUSY, GONE, BROKE = (429, "Rejected"), (410, "Rejected"), (500, "Broke")

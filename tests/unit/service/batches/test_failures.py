@@ -17,10 +17,11 @@ from penstock.service.batches import causes as causes_module
 from penstock.service.batches import failures
 from penstock.service.batches.causes import LONGEST_DETAIL, LONGEST_TITLE, Causes, Failure
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_operation
 from tests.support.full import full
 from tests.support.plant import Toys, build_plant
-from tests.support.service import Answer, Serve, Service, assert_problem
+from tests.support.service import Serve, Service, assert_problem
 from tests.unit.service.batches.test_results import Recorded, record
 
 URL = f"/batch/{BATCH_ID}/failures"

@@ -14,9 +14,10 @@ from penstock.batch import BatchState
 from penstock.files.rejected import ADDED
 from penstock.outcome import ChunkRecord, failed, succeeded
 from penstock.service.batches import csv_results, rejected
+from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, build_batch, build_operation
 from tests.support.plant import Plant, build_plant
-from tests.support.service import NDJSON, Answer, Serve, assert_problem
+from tests.support.service import NDJSON, Serve, assert_problem
 
 CSV = "text/csv"
 IN_BACKGROUND = {"Prefer": "respond-async"}

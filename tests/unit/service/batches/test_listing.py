@@ -12,9 +12,10 @@ from penstock.priority import Priority
 from penstock.service.batches import listing
 from penstock.store import Store
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.builders import NOW, build_batch, build_record
 from tests.support.faults import Moment
-from tests.support.service import Answer, Serve, Service, assert_problem, request
+from tests.support.service import Serve, Service, assert_problem, request
 
 LATER = NOW + 1_000
 

@@ -20,9 +20,10 @@ from penstock.record import EncodedRecord
 from penstock.service.batches import results
 from penstock.service.keys import MEMORY
 from penstock.testing import MemoryParts, memory_parts
+from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, build_batch, build_operation
 from tests.support.faults import Moment, Watch
-from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
+from tests.support.service import JSON, NDJSON, Serve, Service, assert_problem
 
 URL = f"/batch/{BATCH_ID}/results"
 

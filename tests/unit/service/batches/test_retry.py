@@ -10,9 +10,10 @@ from penstock.errors import Unavailable
 from penstock.service.batches import retry as retry_module
 from penstock.service.batches.retry import BYTES_IN_SEND, MESSAGES_IN_SEND, Failures, _in_sends
 from penstock.telemetry import Event
+from penstock.testing.http import Answer
 from tests.support.faults import Moment
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import Answer, assert_problem
+from tests.support.service import assert_problem
 from tests.unit.service.conftest import Logs
 
 

@@ -9,10 +9,11 @@ from pytest_aiohttp import AiohttpClient
 from penstock.batch import LONGEST_PAUSE_SECONDS, BatchState
 from penstock.service.schemas import time_text
 from penstock.telemetry import Event
+from penstock.testing.http import Answer
 from tests.support.builders import NOW
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
-from tests.support.service import Answer, assert_problem, pointers
+from tests.support.service import assert_problem, pointers
 from tests.unit.service.conftest import Logs
 
 DAY = 86_400

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from penstock.testing.http import Answer
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import Answer, Client, request
+from tests.support.service import Client, request
 
 
 @dataclass

@@ -7,8 +7,9 @@ from penstock import Operations
 from penstock.api_key import Scope
 from penstock.service.console.batches import SHOWN
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.plant import Plant
-from tests.support.service import Answer, Serve
+from tests.support.service import Serve
 from tests.unit.service.console.conftest import Browser, text_of
 from tests.unit.service.test_access import add_key
 

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from pytest_aiohttp import AiohttpClient
 
 from penstock import Operations
+from penstock.testing.http import Answer
 from tests.support.plant import Plant, build_plant
-from tests.support.service import Answer
 from tests.unit.service.console.conftest import Browser, text_of
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"

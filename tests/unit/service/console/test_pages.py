@@ -10,9 +10,10 @@ from penstock.api_key import Scope, make_key
 from penstock.service.console.assets import FOLDER, assets, url_of
 from penstock.service.console.rendering import TEMPLATES
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.builders import NOW
 from tests.support.plant import Plant
-from tests.support.service import Answer, Serve, Service
+from tests.support.service import Serve, Service
 from tests.unit.service.conftest import Logs
 from tests.unit.service.console.conftest import Browser, text_of
 from tests.unit.service.test_access import OPERATOR_KEY, add_key

@@ -7,8 +7,9 @@ from pydantic import BaseModel
 
 from penstock import Operations, Reject
 from penstock.testing import MemoryParts
+from penstock.testing.http import Answer
 from tests.support.plant import Toys
-from tests.support.service import NDJSON, Answer, Serve, Service, ask_for, assert_problem
+from tests.support.service import NDJSON, Serve, Service, ask_for, assert_problem
 
 ran: list[str] = []
 operations = Operations()

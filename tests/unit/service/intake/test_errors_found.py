@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from penstock import Operations
 from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, MOST_INVALID_BYTES
 from penstock.reading.operation_reader import OperationReader
-from tests.support.service import JSON, NDJSON, Answer, Serve, Service, assert_problem
+from penstock.testing.http import Answer
+from tests.support.service import JSON, NDJSON, Serve, Service, assert_problem
 
 operations = Operations()
 COUNT = 50_000

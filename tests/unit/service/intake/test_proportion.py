@@ -7,7 +7,8 @@ import pytest
 
 from penstock import Operations
 from penstock.service.intake import reading
-from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem
+from penstock.testing.http import Answer
+from tests.support.service import NDJSON, Serve, Service, assert_problem
 
 operations = Operations()
 LINE = b'{"method":"POST","path":"/succeed"}\n'

@@ -16,8 +16,9 @@ from penstock.reading.flaws import MOST_FLAWS
 from penstock.service.intake import reading
 from penstock.service.intake.draft import Draft
 from penstock.service.turns import Turns
+from penstock.testing.http import Answer
 from tests.support.full import full
-from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem, pointers
+from tests.support.service import NDJSON, Serve, Service, assert_problem, pointers
 
 runs: list[Any] = []
 operations = Operations()

@@ -19,7 +19,8 @@ from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.message import decode_chunk
 from penstock.running import left_behind
 from penstock.service.intake import small_batch
-from tests.support.service import Answer, Serve, Service, ask_for, assert_problem, pointers
+from penstock.testing.http import Answer
+from tests.support.service import Serve, Service, ask_for, assert_problem, pointers
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 SOON = 0.2 * UNIT_SECONDS  # the time of a batch in tests where it must run out

@@ -17,9 +17,10 @@ from penstock.queue import Message
 from penstock.service.intake import acceptance
 from penstock.service.intake.submit import BATCH_IDS
 from penstock.testing import FakeClock, MemoryParts, memory_parts
+from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, NOW
 from tests.support.faults import Moment, Outage
-from tests.support.service import Answer, Serve, ask_for, assert_problem, pointers
+from tests.support.service import Serve, ask_for, assert_problem, pointers
 
 runs: list[str] = []
 operations = Operations()

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from penstock import Operations, zstd
 from penstock.message import decode_chunk
-from tests.support.service import NDJSON, Answer, Serve, Service, assert_problem
+from penstock.testing.http import Answer
+from tests.support.service import NDJSON, Serve, Service, assert_problem
 
 CSV = "text/csv"
 operations = Operations()

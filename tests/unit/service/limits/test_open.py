@@ -17,10 +17,11 @@ from penstock.service import open_ledger
 from penstock.service.keys import OPEN_LEDGER
 from penstock.service.limits import opening
 from penstock.testing import FakeClock, MemoryParts, MemoryStore, memory_parts
+from penstock.testing.http import Answer
 from tests.support.faults import Outage
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
-from tests.support.service import Answer, Serve, Service, ask_for, assert_problem
+from tests.support.service import Serve, Service, ask_for, assert_problem
 
 DEFAULT = Account("default")
 BACKGROUND = {"Prefer": "respond-async"}

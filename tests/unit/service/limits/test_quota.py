@@ -16,9 +16,10 @@ from penstock.service.batches import retry
 from penstock.service.intake import acceptance
 from penstock.service.limits import charging
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.faults import Outage
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import NDJSON, Answer, Serve, Service, ask_for, assert_problem
+from tests.support.service import NDJSON, Serve, Service, ask_for, assert_problem
 
 operations = Operations()
 DEFAULT = Account("default")

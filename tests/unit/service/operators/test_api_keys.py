@@ -8,8 +8,9 @@ from penstock import Operations
 from penstock.api_key import ApiKey, Scope, digest_of, is_key, make_key
 from penstock.telemetry import Event
 from penstock.testing import FakeClock, MemoryParts
+from penstock.testing.http import Answer
 from tests.support.builders import NOW
-from tests.support.service import Answer, Serve, Service, assert_problem, pointers
+from tests.support.service import Serve, Service, assert_problem, pointers
 from tests.unit.service.conftest import Logs
 
 DAY = 86_400

@@ -8,7 +8,8 @@ import pytest
 from penstock import Operations
 from penstock.api_key import Scope
 from penstock.testing import FakeClock, MemoryParts
-from tests.support.service import Answer, Serve, Service
+from penstock.testing.http import Answer
+from tests.support.service import Serve, Service
 from tests.unit.service.test_access import WEBHOOK_SECRET, add_key
 
 operations = Operations()

@@ -10,7 +10,8 @@ from pydantic_core import to_json
 
 from penstock import Operations, Reject
 from penstock.testing import FakeClock, MemoryParts
-from tests.support.service import Answer, Serve, Service
+from penstock.testing.http import Answer
+from tests.support.service import Serve, Service
 
 EMBEDDINGS = "/v1/embeddings"
 
