@@ -17,19 +17,23 @@ REASON = "Cancelled on request."
 async def cancel_batch(request: web.Request) -> web.Response:
     """Answer 202 with the status, also if the batch is cancelled already. Answer 409 if it ended in another way."""
     await check_no_options(request)
-    batch = await find_batch(request)
-    with auditing(request, Action.CANCEL, batch_id=batch.id, batch_tenant=batch.tenant):
-        await _cancel(request, batch)
-    get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=REASON)
+    await cancel(request, await find_batch(request), REASON)
     return json_answer(await find_status(request), status=202)
 
 
-async def _cancel(request: web.Request, batch: Batch) -> None:
+async def cancel(request: web.Request, batch: Batch, reason: str) -> None:
+    """Cancel a batch for its client. Raises NotPossibleNow if it ended in another way."""
+    with auditing(request, Action.CANCEL, batch_id=batch.id, batch_tenant=batch.tenant):
+        await _cancel(request, batch, reason)
+    get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=reason)
+
+
+async def _cancel(request: web.Request, batch: Batch, reason: str) -> None:
     now = request.app[CLOCK].now()
     # Before its notBefore time, no operation of a batch is running, so there is nothing to wait for.
     settle_seconds = 0 if batch.is_early(now) else request.app[SETTINGS].settle_seconds
     if not await request.app[BACKEND].store.end_batch(
-        batch.id, Ending.CANCELLED, REASON, settle_by=now + settle_seconds
+        batch.id, Ending.CANCELLED, reason, settle_by=now + settle_seconds
     ):
         ended = await find_batch(request)
         if ended.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:

@@ -2,10 +2,11 @@
 
 from penstock.errors import Misconfigured
 from penstock.service.dialects.dialect import Dialect
+from penstock.service.dialects.odata.dialect import ODATA
 from penstock.service.dialects.openai.dialect import OPENAI
 from penstock.settings import Settings
 
-DIALECTS: tuple[Dialect, ...] = (OPENAI,)
+DIALECTS: tuple[Dialect, ...] = (ODATA, OPENAI)
 
 NONE = "none"
 

@@ -16,11 +16,17 @@ class Preferences:
 
 
 def read_preferences(header: str) -> Preferences:
-    """Read the header. Unknown and invalid preferences are ignored, and the first one of a name counts (RFC 7240)."""
+    """Read the header. Unknown and invalid preferences are ignored."""
+    found = parse_preferences(header)
+    wait = found.get("wait", "")
+    return Preferences("respond-async" in found, int(wait) if _WAIT.fullmatch(wait) else None)
+
+
+def parse_preferences(header: str) -> dict[str, str]:
+    """Return the value of each preference, by its name in lower case. The first one of a name counts (RFC 7240)."""
     found: dict[str, str] = {}
     for part in header.split(","):
         match = _PREFERENCE.fullmatch(part)
         if match:
             found.setdefault(match[1].lower(), (match[2] or "").strip('"'))
-    wait = found.get("wait", "")
-    return Preferences("respond-async" in found, int(wait) if _WAIT.fullmatch(wait) else None)
+    return found

@@ -49,7 +49,10 @@ ROOMS: Mapping[str, set[str]] = {
     "service/limits": {"core", "service"},
     "service/operators": {"core", "documents", "metrics", "reading", "service"},
     "service/webhooks": {"core", "service"},
-    "service/dialects": {"core", "service", "service/dialects/openai"},
+    "service/dialects": {"core", "service", "service/dialects/odata", "service/dialects/openai"},
+    "service/dialects/odata": {
+        *("core", "documents", "reading", "service", "service/batches", "service/dialects", "service/intake"),
+    },
     "service/dialects/openai": {
         *("core", "reading", "service", "service/batches", "service/dialects", "service/intake"),
     },

@@ -1,0 +1,42 @@
+"""The versions and preferences of a request (OData Protocol, section 8). Pure."""
+
+import re
+
+from multidict import CIMultiDictProxy, MultiMapping
+
+from penstock.errors import MalformedRequest
+from penstock.service.intake.preferences import parse_preferences
+
+VERSION = "OData-Version"
+MOST_VERSION = "OData-MaxVersion"
+_SUPPORTED = {(4, 0): "4.0", (4, 1): "4.01"}
+_FORM = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})")
+
+
+def check_versions(headers: CIMultiDictProxy[str]) -> None:
+    """Raise MalformedRequest if a request is in a version that is not spoken here, or wants an answer in one."""
+    given = headers.get(VERSION)
+    if given is not None and _parse(given) not in _SUPPORTED:
+        raise MalformedRequest(f"The {VERSION} {given} is not supported. Use 4.01 or 4.0.")
+    most = headers.get(MOST_VERSION)
+    if most is not None and (_parse(most) or (0, 0)) < min(_SUPPORTED):
+        raise MalformedRequest(f"The {MOST_VERSION} {most} is not supported. Use 4.01 or 4.0.")
+
+
+def answer_version(headers: CIMultiDictProxy[str]) -> str:
+    """Return the version of the answer: the latest that the client understands."""
+    most = _parse(headers.get(MOST_VERSION, ""))
+    known = [version for version in _SUPPORTED if most is None or version <= most]
+    return _SUPPORTED[max(known, default=(4, 0))]
+
+
+def stops_at_error(headers: MultiMapping[str]) -> bool:
+    """Return True if the client wants no further request to run after one has failed."""
+    preferences = parse_preferences(", ".join(headers.getall("Prefer", ())))
+    wanted = preferences.get("continue-on-error", preferences.get("odata.continue-on-error"))
+    return wanted is not None and wanted.lower() == "false"
+
+
+def _parse(version: str) -> tuple[int, int] | None:
+    match = _FORM.fullmatch(version.strip())
+    return (int(match[1]), int(match[2])) if match else None
