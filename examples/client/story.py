@@ -12,10 +12,11 @@ from queue import Queue
 from threading import Thread
 from typing import Any
 
-from penstock.client import Client, InvalidWebhook, Status, verify_webhook
+from penstock.client import Batch, Client, InvalidWebhook, Status, verify_webhook
 
 URL = "http://127.0.0.1:8080"
 OUR_PORT = 9000
+RETRY_SECONDS = 60
 CUSTOMERS = ["Ada", "Bob", "Cem"]
 INVOICES = {"Ada": 12.5, "Bob": 80.0, "Cem": 7.25, "Dora": 31.0, "Eve": 5.5}  # two of them are no customers yet
 
@@ -32,7 +33,7 @@ def main(url: str = URL, port: int = OUR_PORT) -> None:
         batch = client.submit(invoices, title="Invoices", callback_url=f"http://127.0.0.1:{port}/hook")
 
         # Watch it. A program that need not know this waits for the event instead.
-        status = batch.wait(progress=show)
+        batch.wait(progress=show)
         event = events.get(timeout=60)
         print(f"Event {event['type']}: {event['data']['succeeded']} of {event['data']['total']} succeeded.")
 
@@ -42,9 +43,7 @@ def main(url: str = URL, port: int = OUR_PORT) -> None:
         missing = [outcome.id for outcome in batch.results(status="failed")]
         add_customers(client, missing)
         print(f"{batch.retry(status=[404])} invoices are sent again.")
-        while status.failed:
-            time.sleep(0.1)
-            status = batch.status()
+        wait_until_all_succeeded(batch)
 
         for outcome in batch.results():
             print(outcome.result)
@@ -53,6 +52,15 @@ def main(url: str = URL, port: int = OUR_PORT) -> None:
 def add_customers(client: Client, names: list[str]) -> None:
     batch = client.submit({"method": "PUT", "path": f"/customers/{name}"} for name in names)
     assert batch.wait().all_succeeded
+
+
+def wait_until_all_succeeded(batch: Batch) -> None:
+    """Wait for a retry. Its batch stays final, so `batch.wait` does not wait, and a failure may simply happen again."""
+    until = time.monotonic() + RETRY_SECONDS
+    while failed := batch.status().failed:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{failed} invoices still fail after {RETRY_SECONDS} s.")
+        time.sleep(0.1)
 
 
 def show(status: Status) -> None:

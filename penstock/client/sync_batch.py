@@ -106,7 +106,7 @@ class Batch:
     def retry(
         self, *, status: Iterable[int] | None = None, ids: Iterable[str] | None = None, title: str | None = None
     ) -> int:
-        """Run failed operations of a final batch again, and return how many.
+        """Run failed operations of a final batch again, and return how many. They run later: the batch stays final.
 
         Without arguments, all failed operations run again. Otherwise only those with one of these statuses, with one of
         these ids, or with this title of the error; what several arguments say must all be true.

@@ -1,7 +1,7 @@
 """The client story runs to its end against a front end, a consumer and webhooks in this process."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from examples.client import story
 from examples.client.app import operations
+from penstock.client import Client
 from penstock.clock import SystemClock
 from penstock.consumer.consumer import Consumer
 from penstock.consumer.webhooks.post import Poster
@@ -28,9 +29,9 @@ def logs() -> Iterator[None]:
         yield
 
 
-async def test_story_prints_what_its_readme_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+async def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """Run a front end and a consumer with the application of the story."""
     monkeypatch.setattr("examples.client.app.DATABASE", tmp_path / "customers.db")
     monkeypatch.setattr("penstock.service.events.watching.READ_SECONDS", 0.02)
     settings = build_settings(
@@ -46,10 +47,28 @@ async def test_story_prints_what_its_readme_shows(
         aclosing(Poster(settings.webhook_targets)) as poster,
         running_consumer(Consumer(backend, operations, settings, clock, post=poster.post), queue_clock),
     ):
-        await asyncio.to_thread(story.main, str(server.make_url("")), free_port())
+        yield str(server.make_url(""))
+
+
+async def test_story_prints_what_its_readme_shows(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    await asyncio.to_thread(story.main, url, free_port())
     readme = Path(story.__file__).with_name("README.md").read_text()
     shown = readme.partition("examples.client.story\n")[2].partition("```")[0]
     told = [
         line for line in capsys.readouterr().out.splitlines() if not line.startswith(("processing", "queued", "20"))
     ]
     assert told == shown.splitlines()
+
+
+async def test_story_does_not_wait_for_ever_for_what_fails_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "RETRY_SECONDS", 0)
+
+    def retry() -> None:
+        with Client(url) as client:
+            batch = client.submit([{"method": "POST", "path": "/customers/nobody/invoices", "body": {"amount": 1}}])
+            batch.wait()
+            batch.retry()
+            story.wait_until_all_succeeded(batch)
+
+    with pytest.raises(TimeoutError, match="1 invoices still fail"):
+        await asyncio.to_thread(retry)
