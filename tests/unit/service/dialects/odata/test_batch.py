@@ -11,9 +11,10 @@ from penstock import Operations, Reject
 from penstock.api_key import Scope
 from penstock.service.dialects.odata.dialect import ODATA
 from penstock.testing import FakeClock
+from penstock.testing.http import Answer
 from tests.support.builders import NOW
 from tests.support.plant import Plant, Toys, build_plant
-from tests.support.service import Answer, Serve, Service
+from tests.support.service import Serve, Service
 
 JSON = {"Content-Type": "application/json"}
 ASYNC = {"Prefer": "respond-async"}
