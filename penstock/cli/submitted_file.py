@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from penstock.cli.operations_file import (
     FileFormat,
@@ -23,6 +22,7 @@ from penstock.cli.operations_file import (
     read_source,
     rows_of,
 )
+from penstock.client.closing import Closing
 from penstock.client.content import Content, query_of
 from penstock.client.errors import BatchError
 from penstock.client.spool import PIECE_BYTES, Spool
@@ -41,7 +41,7 @@ def _closing_on_error(file: "ToSubmit") -> Iterator[None]:
         raise
 
 
-class OperationsToSubmit:
+class OperationsToSubmit(Closing):
     """Operations that were read one by one. They can be submitted in parts. Use it with `with`.
 
     Only their places are in memory: a few bytes for each operation.
@@ -65,14 +65,6 @@ class OperationsToSubmit:
             self._spool.finish()
             if not self._numbers:
                 source.reject("contains no operations.")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._spool.close()
@@ -154,7 +146,7 @@ class OperationsToSubmit:
         return found
 
 
-class RowsToSubmit:
+class RowsToSubmit(Closing):
     """The rows of a CSV file, which is submitted as it is. Use it with `with`."""
 
     noun = "line"
@@ -174,14 +166,6 @@ class RowsToSubmit:
             self._spool.finish()
             if next(self._rows(), None) is None:  # this reads the names of the columns, and checks them
                 source.reject("contains no operations.")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._spool.close()

@@ -70,7 +70,7 @@ class AsyncClient:
 
     async def submit(
         self,
-        operations: Submitted,
+        operations: Submitted | Content,
         *,
         method: str | None = None,
         path: str | None = None,
@@ -122,7 +122,7 @@ class AsyncClient:
             atomic=atomic,
         )
         with Spool() as spool:
-            content = await self._uploaded(as_file(operations)) if upload else await _content(operations, spool)
+            content = await self._uploaded(_as_file(operations)) if upload else await _content(operations, spool)
             rows = row_query(
                 method=method,
                 path=path,
@@ -149,7 +149,7 @@ class AsyncClient:
 
     async def validate(
         self,
-        operations: Submitted,
+        operations: Submitted | Content,
         *,
         method: str | None = None,
         path: str | None = None,
@@ -287,7 +287,7 @@ def row_query(
     return {name: value for name, value in given.items() if value}
 
 
-def as_file(operations: Submitted) -> Path:
+def _as_file(operations: Submitted | Content) -> Path:
     """Return the path of what is uploaded. Raises TypeError if it is no file."""
     if not isinstance(operations, str | Path):
         raise TypeError("Only files can be uploaded. Pass the path of a .csv or .ndjson file.")
@@ -301,7 +301,9 @@ def _quoted(key: str) -> str:
     return '"' + key.replace("\\", r"\\").replace('"', r"\"") + '"'
 
 
-async def _content(operations: Submitted, spool: Spool) -> Content:
+async def _content(operations: Submitted | Content, spool: Spool) -> Content:
+    if isinstance(operations, Content):
+        return operations
     if isinstance(operations, str | Path):
         return content_of_file(Path(operations), spool)
     if isinstance(operations, AsyncIterable):

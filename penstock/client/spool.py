@@ -7,29 +7,21 @@ anything is sent: an error in its last line submits nothing, and a slow input do
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from tempfile import SpooledTemporaryFile
-from types import TracebackType
-from typing import Self
+
+from penstock.client.closing import Closing
 
 _IN_MEMORY_BYTES = 1024 * 1024
 PIECE_BYTES = 256 * 1024
 GZIP = 31  # what zlib calls a gzip header with the largest window
 
 
-class Spool:
+class Spool(Closing):
     """Bytes, compressed with gzip. Write them, then read them as often as needed. Use it with `with`."""
 
     def __init__(self) -> None:
-        self._file = SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - `__exit__` closes it
+        self._file = SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - `close` closes it
         self._compress = zlib.compressobj(1, wbits=GZIP)
         self.written_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._file.close()

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from penstock.client.async_client import LOG, AsyncClient, as_file, row_query
+from penstock.client.async_client import LOG, AsyncClient
 from penstock.client.background_loop import BackgroundLoop
-from penstock.client.content import Content, Operation, content_of_file, content_of_operations, upload_type
-from penstock.client.options import Seconds, Time, batch_query
+from penstock.client.closing import Closing
+from penstock.client.content import Content, Operation, content_of_file, content_of_operations
+from penstock.client.options import Seconds, Time
 from penstock.client.patience import Patience
 from penstock.client.spool import Spool
 from penstock.client.status import Status, Validation
@@ -17,7 +17,7 @@ from penstock.client.sync_batch import Batch
 from penstock.client.transport import Answer, Tell
 
 
-class Client:
+class Client(Closing):
     """A client of a Penstock server. Use it with `with`, or call `close` when you have finished.
 
     `api_key` is sent as `Authorization: Bearer`. `patience` says how long requests are repeated. `tell` gets a sentence
@@ -30,14 +30,6 @@ class Client:
         self._client = AsyncClient(url, api_key, patience=patience, tell=tell)
         self._loop = BackgroundLoop(partial(self._client.__aexit__, None, None, None))
         self._loop.run(self._client.__aenter__())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all connections. Afterwards the client and its batches cannot be used. It may be called again."""
@@ -85,20 +77,9 @@ class Client:
         your own key to do the same over restarts of your program. Raises InvalidBatch, whose `errors` say what to
         correct, or another ClientError.
         """
-        options = batch_query(
-            title=title,
-            metadata=metadata,
-            priority=priority,
-            not_before=not_before,
-            deadline=deadline,
-            max_failures=max_failures,
-            max_failed_percent=max_failed_percent,
-            callback_url=callback_url,
-            atomic=atomic,
-        )
         with Spool() as spool:
-            content = self._uploaded(as_file(operations)) if upload else _content(operations, spool)
-            rows = row_query(
+            submitting = self._client.submit(
+                operations if upload else _content(operations, spool),
                 method=method,
                 path=path,
                 delimiter=delimiter,
@@ -106,16 +87,20 @@ class Client:
                 columns=columns,
                 key=key,
                 invalid_rows=invalid_rows,
+                title=title,
+                metadata=metadata,
+                priority=priority,
+                not_before=not_before,
+                deadline=deadline,
+                max_failures=max_failures,
+                max_failed_percent=max_failed_percent,
+                callback_url=callback_url,
+                atomic=atomic,
+                wait=wait,
+                upload=upload,
+                idempotency_key=idempotency_key,
             )
-            query = {**content.query, **options, **rows}
-            return self.post(content, query, wait=wait, idempotency_key=idempotency_key)
-
-    def post(
-        self, content: Content, query: Mapping[str, str], *, wait: int | None = None, idempotency_key: str | None = None
-    ) -> Batch:
-        """Submit a content that is ready to be sent. `submit` is easier to use."""
-        posting = self._client.post(content, query, wait=wait, idempotency_key=idempotency_key)
-        return Batch(self._loop.run(posting), self._loop)
+            return Batch(self._loop.run(submitting), self._loop)
 
     def validate(
         self,
@@ -131,8 +116,8 @@ class Client:
     ) -> Validation:
         """Check operations as `submit` does, but run nothing. Return what the batch would be. Raises InvalidBatch."""
         with Spool() as spool:
-            content = _content(operations, spool)
-            rows = row_query(
+            validating = self._client.validate(
+                _content(operations, spool),
                 method=method,
                 path=path,
                 delimiter=delimiter,
@@ -141,15 +126,11 @@ class Client:
                 key=key,
                 invalid_rows=invalid_rows,
             )
-            return self._loop.run(self._client.check(content, {**content.query, **rows}))
+            return self._loop.run(validating)
 
     def upload(self, file: str | Path) -> str:
         """Send a file to the bucket of the server, and return the id of the upload. `submit(upload=True)` uses it."""
         return self._loop.run(self._client.upload(file))
-
-    def _uploaded(self, file: Path) -> Content:
-        media_type = upload_type(file)
-        return Content(media_type, None, {"upload": self.upload(file)})
 
     def batch(self, batch_id: str) -> Batch:
         """Return the batch with this id. Nothing is read yet, so it need not exist.
