@@ -101,6 +101,7 @@ class Consumer:
         self.meter = Meter()
         self.process = secrets.token_hex(8)  # identifies this process in what it leaves in the table
         self._moved = asyncio.Event()  # set when messages have arrived, when there may be room, or when it must stop
+        operations.surroundings.has_bucket = backend.bucket is not None
         limits = self._new_gates(backend, operations) if keeps_limits else None
         self._runner = self._new_runner(backend, operations, limits)
         self._letter_box = LetterBox(self._moved.set)

@@ -31,6 +31,7 @@ from penstock.consumer.pauses import Pauses
 from penstock.consumer.queue_switches import HIDDEN_SECONDS, QueueSwitches
 from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
 from penstock.errors import LostItem, RejectedCall
+from penstock.large_results import LargeResults, may_be_large
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -118,6 +119,7 @@ class Processor:
             settings=settings,
             clock=clock,
         )
+        self._large_results = LargeResults(patient(backend.bucket, clock) if backend.bucket else None)
         self._finisher = patient(Finisher(backend.store, clock, on_event), clock)
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
@@ -337,10 +339,11 @@ class Processor:
                     has_slot=has_slot,
                     urgency=urgency,
                 )
-            record = await self._commit(
-                attempt, self._record(await self._batches.refresh(attempt), verdicts, pace, postponed)
-            )
-            return record.without_results() if isinstance(record, ChunkRecord) and results.held else record
+            record = self._record(await self._batches.refresh(attempt), verdicts, pace, postponed)
+            if may_be_large(results.held):  # before the commit, so that a committed record refers to what exists
+                record = await self._large_results.store(attempt.batch.tenant, attempt.batch.id, record)
+            committed = await self._commit(attempt, record)
+            return committed.without_results() if isinstance(committed, ChunkRecord) and results.held else committed
 
     def _pace_of(self, attempt: ChunkAttempt) -> ChunkPace:
         """Return what measures a chunk. Its target time is what a front end would plan with this measurement."""

@@ -50,6 +50,9 @@ class Bucket(Protocol):
         Raises UploadReplaced if the file was replaced or deleted since it was found.
         """
 
+    async def load(self, key: str) -> bytes | None:
+        """Return the whole content of a file that is small enough for memory, or None if there is none."""
+
     async def write(self, key: str, content: bytes, content_type: str) -> None:
         """Write a file, and replace the one that has this key."""
 

@@ -51,10 +51,19 @@ class EncodedResult:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A reference to a result in the bucket: the name of its file there, and the size of its JSON."""
+
+    name: str
+    size: int
+
+
 class Outcome(Struct, frozen=True):
     """The final result of an operation. `status` is read like an HTTP status, `error` like an RFC 9457 problem.
 
-    `result` is a JSON value, or an EncodedResult if a handler has just returned it and it is long.
+    `result` is a JSON value, an EncodedResult if a handler has just returned it and it is long, or a StoredResult if it
+    is in the bucket.
     """
 
     index: int

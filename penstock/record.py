@@ -5,12 +5,13 @@ columns, too. Similar values are then next to each other, which compresses a six
 other. A column whose values are all the same is written as one value.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
@@ -18,7 +19,7 @@ from penstock.chunk import Operation
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.errors import known_member
-from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, result_value
+from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, StoredResult, result_value
 
 _COMPRESSION_LEVEL = 6  # the result is a tenth smaller than with level 3, and DynamoDB bills writes by the KB
 _SAME = "same"
@@ -39,8 +40,8 @@ class EncodedRecord:
 class OutcomeColumns:
     """The outcomes of a record as columns. `Raw` values are JSON that was not parsed, as it is in the record.
 
-    `results` is one column, or one for each of the `members` that all results have. `memory_bytes` is about how much
-    memory the columns take.
+    `results` is one column, or one for each of the `members` that all results have. `stored` has the results that are
+    in the bucket, by their positions. `memory_bytes` is about how much memory the columns take.
     """
 
     indexes: Sequence[int]
@@ -50,6 +51,7 @@ class OutcomeColumns:
     errors: Sequence[Raw]
     members: Sequence[Raw] | None
     results: Sequence[Sequence[Raw]]
+    stored: Mapping[int, StoredResult]
     recorded_at: float | None
     memory_bytes: int
 
@@ -83,6 +85,7 @@ class _Content(msgspec.Struct):
     error: list[Raw] | dict[str, Raw]
     result: Raw
     members: list[Raw] | None = None
+    stored: list[tuple[int, str, int]] = []
     recorded_at: float | None = None
 
 
@@ -129,10 +132,25 @@ def encode_record(record: ChunkRecord) -> bytes:
         **({} if record.recorded_at is None else {"recorded_at": round(record.recorded_at, 3)}),
     }
     results = [outcome.result for outcome in record.outcomes]
-    if any(isinstance(result, EncodedResult) and len(result.content) > _LONG_BYTES for result in results):
+    kinds = set(map(type, results))
+    if StoredResult in kinds:
+        content["stored"] = _references(results)
+        results = [None if isinstance(result, StoredResult) else result for result in results]
+    if EncodedResult in kinds and any(
+        isinstance(result, EncodedResult) and len(result.content) > _LONG_BYTES for result in results
+    ):
         return _compress_pieces(_with_long_results(content, results))
-    columns = _results_to_columns(record.outcomes)
+    columns = _results_to_columns(record.outcomes, [result_value(result) for result in results])
     return _compressor.compress(to_json({**content, **columns}), zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def _references(results: Sequence[Any]) -> list[tuple[int, str, int]]:
+    """Return what the record has of the results that are in the bucket: their positions, names and sizes."""
+    return [
+        (position, result.name, result.size)
+        for position, result in enumerate(results)
+        if isinstance(result, StoredResult)
+    ]
 
 
 def _fields_of(operation: Operation) -> list[Any]:
@@ -217,6 +235,7 @@ def _to_columns(encoded: bytes, with_results: bool) -> OutcomeColumns:
         errors=_whole(content.error, count),
         members=content.members,
         results=results,
+        stored={position: StoredResult(name, size) for position, name, size in content.stored},
         recorded_at=content.recorded_at,
         memory_bytes=len(encoded) + _VALUE_BYTES * count * (len(results) + 3),
     )
@@ -296,11 +315,13 @@ def _outcomes_from_columns(content: dict[str, Any], count: int) -> tuple[Outcome
         _whole(content["error"], count),
         _whole(content["rejected"], count),
     ]
-    return tuple(Outcome(*fields) for fields in zip(*columns, strict=True))
+    outcomes = [Outcome(*fields) for fields in zip(*columns, strict=True)]
+    for position, name, size in content.get("stored", ()):
+        outcomes[position] = with_changes(outcomes[position], result=StoredResult(name, size))
+    return tuple(outcomes)
 
 
-def _results_to_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    results = [result_value(outcome.result) for outcome in outcomes]
+def _results_to_columns(outcomes: Sequence[Outcome], results: list[Any]) -> dict[str, Any]:
     members = _common_members(
         result for outcome, result in zip(outcomes, results, strict=True) if not _is_empty(outcome)
     )

@@ -335,7 +335,8 @@ class Settings(BaseSettings):
     bucket: str | None = Field(
         None,
         pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
-        description="The S3 bucket for uploads. Unset: files can only be sent in the body of a request.",
+        description="The S3 bucket for uploads, and for results of up to 5 MiB. Unset: files can only be sent in the "
+        "body of a request, and results may have 1 MiB.",
     )
     dialects: str | None = Field(
         None,

@@ -24,11 +24,15 @@ Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class Surroundings:
-    """`middleware` is called around each attempt, the first one outermost. `state` is None while nothing is open."""
+    """`middleware` is called around each attempt, the first one outermost. `state` is None while nothing is open.
+
+    `has_bucket` says whether large results can be stored.
+    """
 
     def __init__(self, lifespan: Lifespan | None = None) -> None:
         self.middleware: list[Middleware] = []
         self.state: Any = None
+        self.has_bucket = False
         self._lifespan = lifespan
         self._is_open = False
 

@@ -94,6 +94,7 @@ def create_app(
     app.on_response_prepare.extend([set_headers, set_limit_headers, set_page_headers])
     app[SETTINGS] = settings
     app[OPERATIONS] = operations
+    operations.surroundings.has_bucket = backend.bucket is not None
     app[METER] = Meter()
     app[MEMORY] = Memory(settings.request_memory_bytes)
     app[TURNS] = Turns()

@@ -69,6 +69,16 @@ class S3Bucket:
         except ClientError as error:
             raise UploadReplaced from error
 
+    async def load(self, key: str) -> bytes | None:
+        try:
+            with self._explained(_MISSING):
+                answer = await self._client.get_object(Bucket=self._name, Key=key)
+                async with answer["Body"] as body:
+                    content: bytes = await body.read()
+                return content
+        except ClientError:
+            return None
+
     async def write(self, key: str, content: bytes, content_type: str) -> None:
         with self._explained():
             await self._client.put_object(Bucket=self._name, Key=key, Body=content, ContentType=content_type)

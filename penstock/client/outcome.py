@@ -7,12 +7,16 @@ import msgspec
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The outcome of one operation: its `status`, and either a `result` or an `error`."""
+    """The outcome of one operation: its `status`, and either a `result` or an `error`.
+
+    A large result is in a bucket for a limited time. If it is gone, `result_missing` says so, and `result` is None.
+    """
 
     id: str
     status: int
     result: Any = None
     error: dict[str, Any] | None = None
+    result_missing: str | None = msgspec.field(default=None, name="resultMissing")
 
     @property
     def succeeded(self) -> bool:

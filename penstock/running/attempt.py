@@ -10,12 +10,12 @@ from penstock.chunk import Operation
 from penstock.context import Context
 from penstock.errors import HandlerFailed, Misconfigured
 from penstock.forwarding.answer import Answer
-from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, result_value, succeeded
+from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, has_long_result, result_value, size_of, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.bulk import CallFailed, Lot, Row, is_about_all, read_outcomes, validate
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.source import Source
-from penstock.running.verdict import CancelledWithin, TimedOut, as_json, error_id, invalid, judge
+from penstock.running.verdict import CancelledWithin, TimedOut, as_json, check_size, error_id, invalid, judge
 from penstock.surroundings import CallNext
 from penstock.telemetry import Event, get_log
 
@@ -191,9 +191,15 @@ def _words_of(answer: Verdict | InvalidOperation) -> str:
 
 
 def verdict_on(route: Route, operation: Operation, returned: Any) -> Verdict:
-    """Return the verdict on what a handler returned for a single operation. Raise Unserializable or Misconfigured."""
+    """Return the verdict on what a handler returned for a single operation.
+
+    Raise Unserializable, ResultTooLarge or Misconfigured.
+    """
     if isinstance(returned, Answer):
-        return returned.verdict(operation, route.policy.max_attempts)
+        verdict = returned.verdict(operation, route.policy.max_attempts)
+        if has_long_result(verdict):
+            check_size(route, size_of(verdict))
+        return verdict
     return succeeded(operation, route.policy.status, as_json(route, returned))
 
 

@@ -41,14 +41,14 @@ def main() -> None:
     settings = _read_settings()
     configure_logging(settings, "cpu worker")
     with importing_from_working_directory(settings.app or ""):
-        serve(requests, answers)
+        serve(requests, answers, has_bucket=settings.bucket is not None)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: BinaryIO, answers: BinaryIO, *, has_bucket: bool = False) -> None:
     routes: dict[str, Route] = {}
     while (request := _read(requests)) is not None:
         answer = (
-            _import_handler(routes, request)
+            _import_handler(routes, request, has_bucket=has_bucket)
             if isinstance(request, ImportRequest)
             else _perform(routes[request.route], request)
         )
@@ -57,7 +57,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-def _import_handler(routes: dict[str, Route], request: ImportRequest) -> str | None:
+def _import_handler(routes: dict[str, Route], request: ImportRequest, *, has_bucket: bool) -> str | None:
     """Import a handler. Return the error, or None if there was none."""
     sys.path += [path for path in request.paths if path not in sys.path]
     try:
@@ -65,6 +65,7 @@ def _import_handler(routes: dict[str, Route], request: ImportRequest) -> str | N
         route = build_route(handler, request.method, request.path, request.policy)
     except Exception as error:  # noqa: BLE001 - the parent reports every error of the import
         return f"{type(error).__name__}: {error}"
+    route.surroundings.has_bucket = has_bucket
     routes[route.name] = route
     return None
 

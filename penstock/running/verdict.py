@@ -11,6 +11,7 @@ from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.error_ids import id_of, see_log
 from penstock.errors import Misconfigured
+from penstock.large_results import most_result_bytes
 from penstock.outcome import FEW_BYTES, Outcome, TryAgain, Verdict, compact, failed
 from penstock.route import InvalidOperation, Place, Route, UnknownOperation
 from penstock.telemetry import Event, get_log
@@ -39,8 +40,25 @@ class Unserializable(Exception):
         self.is_ours = is_ours
 
 
+class ResultTooLarge(Exception):
+    """The handler returned a value that is too large to be stored."""
+
+    title = "Result too large"
+
+    def __init__(self, size: int, *, has_bucket: bool) -> None:
+        most = most_result_bytes(has_bucket=has_bucket)
+        higher = most_result_bytes(has_bucket=True)
+        advice = "" if has_bucket else f" With a bucket (PENSTOCK_BUCKET) it is {higher:,} bytes."
+        super().__init__(
+            f"The operation was performed, but its result has {size:,} bytes as JSON. "
+            f"The limit is {most:,} bytes.{advice}"
+        )
+
+
 class WrongNumber(Exception):
     """A bulk handler did not return exactly one outcome for each operation."""
+
+    title = "Wrong number of outcomes"
 
 
 class WorkerDied(Exception):
@@ -93,8 +111,8 @@ def _judge(error: BaseException, operation: Operation, route: Route, id_: str | 
             _log(operation, route, id_, error=f"{error}{error.reason}")
             reason = error.reason if id_ is None or error.is_ours else f". {see_log(id_)}"
             return failed(operation, 500, "Result is not JSON", f"{error}{reason}")
-        case WrongNumber():
-            return failed(operation, 500, "Wrong number of outcomes", str(error))
+        case WrongNumber() | ResultTooLarge():
+            return failed(operation, 500, error.title, str(error))
         case TimedOut():
             seconds = route.policy.timeout_seconds
             failure = failed(operation, 504, "Timed out", f"The operation was not done within {seconds:g} s.")
@@ -171,6 +189,7 @@ def as_json(route: Route, result: Any) -> Any:
         raise Misconfigured(_returned_coroutine(route))
     try:
         content = to_json(result)
+        check_size(route, len(content))  # before anything else costs time
         value = from_json(content)
     except (PydanticSerializationError, ValueError) as error:
         raise Unserializable(f"{route.name} returned a value that JSON cannot represent", f": {error}") from error
@@ -181,3 +200,10 @@ def as_json(route: Route, result: Any) -> Any:
         hint = ". JSON has no such number: return None instead."
         raise Unserializable(f"{route.name} returned NaN or infinity{where}", hint, is_ours=True)
     return compact(value, content)
+
+
+def check_size(route: Route, size: int) -> None:
+    """Raise ResultTooLarge if a result of this size, as JSON, cannot be stored."""
+    has_bucket = route.surroundings.has_bucket
+    if size > most_result_bytes(has_bucket=has_bucket):
+        raise ResultTooLarge(size, has_bucket=has_bucket)

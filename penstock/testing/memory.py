@@ -720,6 +720,9 @@ class MemoryBucket:
             raise UploadReplaced
         return self.contents[file.key][first : first + count]
 
+    async def load(self, key: str) -> bytes | None:
+        return self.contents.get(key)
+
     async def write(self, key: str, content: bytes, content_type: str) -> None:  # noqa: ARG002 - it is not kept
         self.contents[key] = content
 

@@ -17,6 +17,7 @@ class _Line(Struct):
     status: int
     result: Raw = Raw(b"null")
     error: Raw = Raw(b"null")
+    resultMissing: str = ""  # noqa: N815 - its name in the API
 
 
 _line_decoder = Decoder(_Line)
@@ -69,6 +70,6 @@ async def _rows(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[Par
 def _row(line: bytes) -> TableRow:
     outcome = _line_decoder.decode(line)
     error = members_of(bytes(outcome.error), "error")
-    title, detail = error.pop("title", ""), error.pop("detail", "")
+    title, detail = error.pop("title", ""), error.pop("detail", outcome.resultMissing)
     first: list[Cell] = [outcome.id, b"%d" % outcome.status, title, detail]
     return TableRow(first, error or members_of(bytes(outcome.result), "result"))

@@ -8,16 +8,22 @@ of the operations. Most families are small and are read only once.
 The outcomes are told in windows of WINDOW_BYTES. For each window every record is read again at most once. So a record
 is never read more often than the family has windows, in whatever order the records have the operations. If each
 follow-up has operations that come after those of the record before it, as after a hand-over, it is read twice.
+
+Large results are in the bucket. A window has up to WINDOW_BYTES of them, too, and one more.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Protocol
 
+from penstock.backend import Backend
+from penstock.batch import Batch
 from penstock.chunk import planned_number
+from penstock.large_results import LargeResults
 from penstock.record import EncodedRecord, OutcomeColumns, decode_columns
-from penstock.service.batches.lines import line_sizes, outcome_lines
+from penstock.service.batches.lines import line_sizes, line_with_result, line_without_result, outcome_lines
 from penstock.service.turns import Turns
 from penstock.settings import MIB
 
@@ -65,12 +71,40 @@ class Held:
         return self._columns[chunk_id]
 
 
-class Family:
-    """The counted records of the planned chunk `chunk` and its follow-ups. `read` reads one of them again."""
+class Source(Protocol):
+    """Where the records and the large results of a batch are."""
 
-    def __init__(self, chunk: int, read: Callable[[str], Awaitable[EncodedRecord]]) -> None:
+    async def record(self, chunk_id: str) -> EncodedRecord: ...
+
+    async def large_lines(self, columns: OutcomeColumns, positions: Sequence[int]) -> list[bytes]:
+        """Return the lines of outcomes whose results are in the bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSource:
+    backend: Backend
+    batch: Batch
+
+    async def record(self, chunk_id: str) -> EncodedRecord:
+        return await self.backend.store.read_record(self.batch.id, chunk_id)
+
+    async def large_lines(self, columns: OutcomeColumns, positions: Sequence[int]) -> list[bytes]:
+        large, results = LargeResults(self.backend.bucket), [columns.stored[position] for position in positions]
+        contents = await large.load(self.batch.tenant, self.batch.id, results)
+        return [
+            line_without_result(columns, position, large.why_missing(result))
+            if content is None
+            else line_with_result(columns, position, content)
+            for position, result, content in zip(positions, results, contents, strict=True)
+        ]
+
+
+class Family:
+    """The counted records of the planned chunk `chunk` and its follow-ups. They come from `source`, again if needed."""
+
+    def __init__(self, chunk: int, source: Source) -> None:
         self.chunk = chunk
-        self._read = read
+        self._source = source
         # The chunk and the position of each operation's latest outcome, its state, and about the size of its line. They
         # are tuples, because a family can have 10,000 of them.
         self._latest: dict[int, tuple[str, int, str, int]] = {}
@@ -136,21 +170,26 @@ class Family:
             positions = wanted[chunk_id]
             columns = await self._columns(chunk_id)
             lines.update(zip(positions, outcome_lines(columns, list(positions.values())), strict=True))
+            if columns.stored:
+                lines |= await self._large_lines(columns, positions)
         return lines
+
+    async def _large_lines(self, columns: OutcomeColumns, positions: Mapping[int, int]) -> dict[int, bytes]:
+        large = {index: position for index, position in positions.items() if position in columns.stored}
+        lines = await self._source.large_lines(columns, list(large.values()))
+        return dict(zip(large, lines, strict=True))
 
     def _is_dropped(self, chunk_id: str) -> bool:
         return chunk_id not in self._held
 
     async def _columns(self, chunk_id: str) -> OutcomeColumns:
         if self._is_dropped(chunk_id):
-            record = await self._read(chunk_id)
+            record = await self._source.record(chunk_id)
             self._held.add(chunk_id, decode_columns(record.content))
         return self._held.use(chunk_id)
 
 
-async def read_families(
-    records: AsyncIterator[EncodedRecord], read: Callable[[str], Awaitable[EncodedRecord]], turns: Turns
-) -> AsyncIterator[Family]:
+async def read_families(records: AsyncIterator[EncodedRecord], source: Source, turns: Turns) -> AsyncIterator[Family]:
     """Yield the families of these records, which come in the order of `Store.read_records`."""
     family: Family | None = None
     in_turn = 0
@@ -160,7 +199,7 @@ async def read_families(
             yield family
             family = None
         if family is None:
-            family = Family(chunk, read)
+            family = Family(chunk, source)
         in_turn += family.add(record).memory_bytes
         if in_turn >= TURN_BYTES:
             in_turn = 0

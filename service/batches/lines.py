@@ -6,6 +6,8 @@ A line is the same as `encode(outcome_body(outcome))`.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pydantic_core import to_json
+
 from penstock.outcome import OutcomeState
 from penstock.record import OutcomeColumns
 
@@ -29,11 +31,29 @@ def outcome_lines(columns: OutcomeColumns, positions: Sequence[int]) -> list[byt
     return lines
 
 
+def line_with_result(columns: OutcomeColumns, position: int, result: bytes) -> bytes:
+    """Return the line of an outcome whose result is not in the record."""
+    return b'{"id":%b,"status":%b,"result":%b}' % (_id_at(columns, position), columns.statuses[position], result)
+
+
+def line_without_result(columns: OutcomeColumns, position: int, why: str) -> bytes:
+    """Return the line of an outcome whose result does not exist any more."""
+    values = _id_at(columns, position), columns.statuses[position], to_json(why)
+    return b'{"id":%b,"status":%b,"result":null,"resultMissing":%b}' % values
+
+
+def _id_at(columns: OutcomeColumns, position: int) -> bytes:
+    return b'"%d"' % columns.indexes[position] if columns.ids is None else bytes(columns.ids[position])
+
+
 def line_sizes(columns: OutcomeColumns) -> list[int]:
     """Return about how many bytes each line has."""
     names = _LINE_BYTES + len(_result_template(columns))
-    sizes = zip(*(map(len, column) for column in (columns.errors, *columns.results)), strict=True)
-    return [names + sum(values) for values in sizes]
+    values = zip(*(map(len, column) for column in (columns.errors, *columns.results)), strict=True)
+    sizes = [names + sum(lengths) for lengths in values]
+    for position, result in columns.stored.items():
+        sizes[position] += result.size
+    return sizes
 
 
 def _result_template(columns: OutcomeColumns) -> bytes:

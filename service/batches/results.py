@@ -7,12 +7,12 @@ it is final, the results are complete.
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 from urllib.parse import urlencode
 
 from aiohttp import web
 
+from penstock.backend import Backend
 from penstock.batch import Batch, Ending
 from penstock.chunk import GROUP_CHUNKS, group_of
 from penstock.errors import LostItem, MalformedRequest, UnknownBatch
@@ -20,7 +20,7 @@ from penstock.negotiation import choose_type
 from penstock.outcome import OutcomeState, never_ended
 from penstock.record import EncodedRecord
 from penstock.service.batches.csv_results import csv_blocks
-from penstock.service.batches.families import WINDOW_OUTCOMES, Family, Window, read_families
+from penstock.service.batches.families import WINDOW_OUTCOMES, BatchSource, Family, Window, read_families
 from penstock.service.batches.status import batch_id_of, find_only_chunk, find_with_groups
 from penstock.service.batches.streaming import BLOCK_BYTES, FOR_SPREADSHEET, Blocks, stream, stream_csv
 from penstock.service.content import CSV, JSON, NDJSON
@@ -83,7 +83,7 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     if kind == CSV and (limit is not None or "cursor" in request.query):
         raise MalformedRequest("CSV has all results. For pages of them, use NDJSON or JSON.")
     most = None if limit is None else limit + 1  # one more shows that there is a next page
-    reading = Reading(request.app[BACKEND].store, batch, wanted, request.app[TURNS], record, most_outcomes=most)
+    reading = Reading(request.app[BACKEND], batch, wanted, request.app[TURNS], record, most_outcomes=most)
     windows = reading.windows(group)
     if kind == CSV:
         return await stream_csv(request, csv_blocks(windows, delimiter=await _delimiter(request, batch)))
@@ -98,7 +98,7 @@ class Reading:
 
     def __init__(
         self,
-        store: Store,
+        backend: Backend,
         batch: Batch,
         wanted: Wanted,
         turns: Turns,
@@ -110,7 +110,8 @@ class Reading:
 
         A reader who needs only the first outcomes says how many: `most_outcomes`. Then the windows are small.
         """
-        self._store = store
+        self._store = backend.store
+        self._source = BatchSource(backend, batch)
         self._record = record
         self._batch = batch
         self._wanted = wanted
@@ -158,7 +159,7 @@ class Reading:
             async for window in family.windows(indexes, missing_line, most_outcomes=self._most_outcomes):
                 yield chunk, window
             following = until
-        rest = Family(chunk, partial(self._store.read_record, self._batch.id))
+        rest = Family(chunk, self._source)
         indexes = self._all_wanted(rest, following, end, ending)
         async for window in rest.windows(indexes, missing_line, most_outcomes=self._most_outcomes):
             yield chunk, window
@@ -184,7 +185,7 @@ class Reading:
             counted = _only(self._record)
         else:
             counted = _counted_records(self._store, self._batch, number, group, first_chunk)
-        return read_families(counted, partial(self._store.read_record, self._batch.id), self._turns)
+        return read_families(counted, self._source, self._turns)
 
 
 async def _only(record: EncodedRecord) -> AsyncIterator[EncodedRecord]:

@@ -1,5 +1,6 @@
 """GET /console/batch/{id}/outcomes, /results and /rejected: what became of a batch, to read, to search, to download."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -71,7 +72,7 @@ async def find_outcome(request: web.Request, batch: Batch, operation_id: str) ->
         return None
     number = batch.group_at(index)
     wanted = Wanted(Cursor(number * GROUP_CHUNKS, index - 1), None)
-    reading = Reading(store, batch, wanted, request.app[TURNS])
+    reading = Reading(request.app[BACKEND], batch, wanted, request.app[TURNS], most_outcomes=1)
     async for _, window in reading.windows(await store.read_group(batch.id, number)):
         return window.lines[0] if window.indexes[0] == index else None
     return None
@@ -89,16 +90,17 @@ async def _index_of(store: Store, batch: Batch, operation_id: str) -> int | None
 
 
 async def _read_page(request: web.Request, batch: Batch, wanted: Wanted) -> tuple[list[bytes], Cursor | None]:
-    store, turns = request.app[BACKEND].store, request.app[TURNS]
-    group: Group = await store.read_group(batch.id, group_of(str(wanted.cursor.chunk)))
-    return await read_page(Reading(store, batch, wanted, turns).windows(group), SHOWN, request[SHARE], turns)
+    backend, turns = request.app[BACKEND], request.app[TURNS]
+    group: Group = await backend.store.read_group(batch.id, group_of(str(wanted.cursor.chunk)))
+    reading = Reading(backend, batch, wanted, turns, most_outcomes=SHOWN + 1)
+    return await read_page(reading.windows(group), SHOWN, request[SHARE], turns)
 
 
 def _shown(line: bytes) -> dict[str, Any]:
     """Return an outcome as the page shows it. `text` is its result as JSON, or the detail of its error."""
     outcome = from_json(line)
     error = outcome.get("error") or {}
-    text = error.get("detail") or "" if "error" in outcome else to_json(outcome["result"]).decode()
+    text = error.get("detail") or "" if "error" in outcome else _result_text(outcome)
     is_cut = len(text) > LONGEST_SHOWN
     return {
         "id": outcome["id"],
@@ -106,6 +108,10 @@ def _shown(line: bytes) -> dict[str, Any]:
         "title": error.get("title"),
         "text": f"{text[:LONGEST_SHOWN]} …" if is_cut else text,
     }
+
+
+def _result_text(outcome: Mapping[str, Any]) -> str:
+    return outcome.get("resultMissing") or to_json(outcome["result"]).decode()
 
 
 def _read_state(request: web.Request) -> OutcomeState | None:

@@ -154,7 +154,7 @@ async def read_run(app: web.Application, batch: Batch, group: Group, cursor: Cur
     events: list[bytes] = []
     cursors: list[Cursor] = []
     size = 0
-    async for chunk, window in Reading(app[BACKEND].store, up_to_here, wanted, app[TURNS]).windows(group):
+    async for chunk, window in Reading(app[BACKEND], up_to_here, wanted, app[TURNS]).windows(group):
         added = _events_up_to_gap(chunk, window, following)
         events += added
         cursors += (Cursor(chunk, index) for index in window.indexes[: len(added)])

@@ -26,6 +26,7 @@ from penstock.errors import (
     Unavailable,
 )
 from penstock.files.layout import Layout
+from penstock.large_results import LargeResults
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.outcome import ChunkRecord, delay_seconds, record_attempt
@@ -212,6 +213,7 @@ class Acceptance:
         run, tenant = self._draft.plan.indexes(number), tenant_on_queue(batch, self._settings)
         chunk = Chunk(batch.id, str(number), 1, tuple(self._draft.operations[run.start : run.stop]))
         made = replace(self._record(chunk, tried), recorded_at=self._clock.now())
+        made = await LargeResults(self._backend.bucket).store(batch.tenant, batch.id, made)
         record = await self._backend.store.commit_chunk(batch, made)
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
         group = await self._backend.store.count_chunk(batch, record, self._clock.now())

@@ -117,7 +117,10 @@ SCHEMAS: Fragment = {
         "description": "The outcome of an operation: its result if it succeeded, otherwise its error.",
         "oneOf": [ref("SucceededOutcome"), ref("FailedOutcome")],
     },
-    "SucceededOutcome": object_of({"id": TEXT, "status": INTEGER, "result": _RESULT}),
+    "SucceededOutcome": object_of(
+        {"id": TEXT, "status": INTEGER, "result": _RESULT},
+        {"resultMissing": TEXT | {"description": "The result was large, and its file was deleted. It is null here."}},
+    ),
     "FailedOutcome": object_of({"id": TEXT, "status": INTEGER, "error": object_of({"title": TEXT}, {"detail": TEXT})}),
     "Answered": object_of(
         {

@@ -60,6 +60,13 @@ async def test_a_part_of_a_file_is_read(bucket: Bucket, first: int, count: int, 
 
 
 @on_all
+async def test_a_small_file_is_read_at_once(bucket: Bucket) -> None:
+    await written(bucket)
+    assert await bucket.load(KEY) == CONTENT
+    assert await bucket.load(f"{KEY}-other") is None
+
+
+@on_all
 async def test_a_file_is_read_in_pieces_from_any_byte(bucket: Bucket) -> None:
     pieces = [piece async for piece in read_pieces(bucket, await written(bucket), 1000)]
 

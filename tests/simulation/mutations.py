@@ -39,6 +39,7 @@ from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
 from tests.simulation import follow_up_mutations as follow_ups
+from tests.simulation import large_result_mutations as large_results
 from tests.simulation import list_mutations as lists
 from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
@@ -557,6 +558,7 @@ MUTATIONS = {
         ("queue", 5, commit_without_a_condition),
         ("queue", 277, run_without_looking_for_a_record),
         ("kills", 34, accept_before_the_chunks_are_sent),
+        ("results in the bucket", 0, large_results.name_files_by_operation),
         ("long results", 0, drop_the_rest_of_a_chunk_that_is_cut),
         ("long results", 0, reserve_memory_for_ever),
         ("parents", 1, give_back_as_if_nothing_had_started),
@@ -707,6 +709,7 @@ MUTATIONS_AT_CALLS = {
             Hit.CRASH_BEFORE,
             retries.drop_what_has_run_while_another_retry_ran,
         ),
+        MutationAtCall("results in the bucket", 13, Hit.FAIL_BEFORE, large_results.commit_before_the_files_are_written),
         MutationAtCall("redrive told by webhooks", 0, Hit.FAIL_BEFORE, webhooks.forget_the_event_of_a_retry),
     ]
 }

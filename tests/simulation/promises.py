@@ -26,6 +26,7 @@ from penstock.record import decode_record
 from tests.simulation.dynamodb import Key, Table
 from tests.simulation.expressions import Item
 from tests.simulation.follow_ups import FollowUps
+from tests.simulation.large_results import LargeResultChecks
 from tests.simulation.limits import Limits
 from tests.simulation.open_operations import OpenChecks
 from tests.simulation.process import EPOCH
@@ -196,6 +197,7 @@ class Promises:
         self.open = OpenChecks(truth, self.check, self.batches.__getitem__)
         self.webhooks = WebhookChecks(truth, self.check)
         self.retries = Retries(truth, self.check)
+        self.large_results = LargeResultChecks(self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -409,6 +411,7 @@ class Promises:
             return
         facts.records[record.chunk_id] = Recorded(record, self._now())
         self.follow_ups.on_record(batch_id, record)
+        self.large_results.on_record(batch_id, record)
         for outcome in record.outcomes:
             latest = facts.outcome(outcome.index, counted=False)
             # Only a failure can get another outcome, and only from a chunk of its dead letter.
@@ -591,6 +594,8 @@ class Promises:
             self.check(
                 told == (operation_id, status), 2, f"results of {batch_id} say {told}, not {operation_id}, {status}"
             )
+            if found:
+                self.large_results.check_line(batch_id, found[0], line)
         self.check(len(lines) == facts.total, 2, f"results of {batch_id} have {len(lines)} lines of {facts.total}")
 
     def check_list(self, listed: list[str]) -> None:
@@ -664,8 +669,8 @@ class Promises:
         toy = submission.toys[index]
         title = outcome.error["title"] if outcome.error else None
         if outcome.state is OutcomeState.SUCCEEDED:
-            runs = self._truth.runs[batch_id, outcome.id]
-            spoke = [run for run in runs if run.is_final and run.number == outcome.result["run"]]
+            runs, result = self._truth.runs[batch_id, outcome.id], self.large_results.value_of(batch_id, outcome)
+            spoke = [run for run in runs if run.is_final and run.number == result["run"]]
             self.check(bool(spoke) and toy.can_succeed, 2, f"{where}, but no handler returned it")
         elif outcome.state is not OutcomeState.FAILED or title == "Stopped":
             self._check_ending(facts, submission, outcome.state.value, where)

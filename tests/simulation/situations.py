@@ -20,7 +20,7 @@ from tests.simulation.promises import ACCEPTED, ANSWERED
 from tests.simulation.stage import Stage, group_chunks
 from tests.simulation.truth import LIMITED, Plan, Submission, Toy
 from tests.simulation.webhooks import CALLBACK_URL, SECRET
-from tests.simulation.world import World
+from tests.simulation.world import BUCKET, World
 from tests.support.builders import read_settings_once
 
 SEED = 1
@@ -458,6 +458,16 @@ SITUATIONS = {
         Event.BATCH_SWEPT,
         settings={"concurrency": 1},
         asked={"deadline_seconds": 5.0},
+    ),
+    "results in the bucket": Situation(
+        toys("/large", "/succeed", "/large"), submit, settings={"chunk_operations": 3, "bucket": BUCKET}
+    ),
+    "results in the bucket, handed over": Situation(
+        toys("/large", "/large") + toys("/succeed", seconds=3),
+        submit_until_answered,
+        Event.BATCH_HANDED_OVER,
+        settings={"sync_max_operations": 10, "sync_seconds": 1, "bucket": BUCKET},
+        asked={"key": "a key"},
     ),
     "a record in parts": Situation(toys("/large", "/large", "/large"), submit, settings={"chunk_operations": 3}),
     "handed over": Situation(

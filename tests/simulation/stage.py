@@ -148,6 +148,7 @@ def little_memory() -> ExitStack:
     stack = ExitStack()
     for name, size in {"MOST_BYTES": 6_000, "CHUNK_BYTES": 2_000, "FIRST_CALLS": 3}.items():
         stack.enter_context(patch(f"penstock.running.result_memory.{name}", size))
+    stack.enter_context(patch("penstock.large_results.LARGE_BYTES", 500))
     return stack
 
 

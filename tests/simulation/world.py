@@ -87,9 +87,10 @@ class World:
         self.promises = Promises(self.loop.time, self.truth, on_broken=self.loop.stop)
         self.truth.on_start = self.promises.on_start
         self.truth.on_poison = self.promises.on_poison
+        self.files = Files(BUCKET)
         self.table = Table(self.chance, watch=self.promises.on_write)
         self.promises.table = self.table
-        self.files = Files(BUCKET)
+        self.promises.large_results.files = self.files
         self.receiver = Receiver(self.chance)
         self.promises.webhooks.receiver, self.promises.webhooks.table = self.receiver, self.table
         self.on_receive = self.promises.on_receive

@@ -114,9 +114,9 @@ def _cursor(request: web.Request) -> Cursor:
 
 async def _page(request: web.Request, batch: Batch, cursor: Cursor) -> bytes:
     """Return a page of the responses of a final batch, with a link to the next one if there are more."""
-    store, turns, first = request.app[BACKEND].store, request.app[TURNS], group_of(str(cursor.chunk))
-    group = await store.read_group(batch.id, first)
-    windows = Reading(store, batch, Wanted(cursor, None), turns).windows(group)
+    backend, turns, first = request.app[BACKEND], request.app[TURNS], group_of(str(cursor.chunk))
+    group = await backend.store.read_group(batch.id, first)
+    windows = Reading(backend, batch, Wanted(cursor, None), turns).windows(group)
     lines, following = await read_page(windows, PAGE_OUTCOMES, request[SHARE], turns)
     link = None if following is None else f"{_monitor_url(batch.id)}?{_TOKEN}={following}"
     return _joined(_responses(lines), link)

@@ -1,4 +1,4 @@
-"""The template of the bucket: nothing in it is public, uploads expire, and its names are those of the code."""
+"""The template of the bucket: nothing in it is public, files expire, and its names are those of the code."""
 
 from copy import deepcopy
 from typing import Any
@@ -8,9 +8,10 @@ import pytest
 from penstock.bucket import UPLOADS
 from penstock.infra.cloudformation import Document, Stack, read_template
 from penstock.infra.provision import BUCKET_TEMPLATE, TEMPLATE
+from penstock.large_results import RESULTS
 from penstock.settings import DAY_SECONDS, Settings
 
-NEEDED = {"BucketName": "files", "FrontEndRole": "front-end"}
+NEEDED = {"BucketName": "files", "FrontEndRole": "front-end", "ConsumerRole": "consumer"}
 
 
 @pytest.fixture
@@ -47,14 +48,18 @@ def test_files_are_encrypted_with_the_key_that_is_named(template: Document) -> N
     assert algorithms(KmsKeyArn="arn:key") == ["aws:kms"]
 
 
-def test_uploads_are_kept_for_longer_than_batches(template: Document) -> None:
-    [days] = [
-        rule["ExpirationInDays"] for rule in bucket(template)["LifecycleConfiguration"]["Rules"] if "Prefix" in rule
-    ]
-    prefixes = [rule.get("Prefix") for rule in bucket(template)["LifecycleConfiguration"]["Rules"]]
+def test_files_are_kept_for_longer_than_batches(template: Document) -> None:
+    rules = bucket(template)["LifecycleConfiguration"]["Rules"]
+    days = {rule["Prefix"]: int(rule["ExpirationInDays"]) for rule in rules if "Prefix" in rule}
 
-    assert prefixes == [UPLOADS, None]
-    assert int(days) * DAY_SECONDS > Settings().retention_seconds
+    assert days.keys() == {UPLOADS, "planning/", RESULTS, "exports/"}
+    assert min(days.values()) * DAY_SECONDS > Settings().retention_seconds
+
+
+def test_parts_that_were_never_finished_are_deleted(template: Document) -> None:
+    [rule] = [rule for rule in bucket(template)["LifecycleConfiguration"]["Rules"] if "Prefix" not in rule]
+
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
 
 
 def test_the_bucket_outlives_its_stack_unless_its_first_deploy_fails(template: Document) -> None:
@@ -86,13 +91,34 @@ def test_web_pages_upload_only_from_the_origin_that_is_named(
     assert (None if allowed is None else allowed["CorsRules"][0]["AllowedOrigins"]) == rules
 
 
-def test_programs_reach_uploads_only(template: Document) -> None:
-    statements = deployed(template).properties("FrontEndPolicy")["PolicyDocument"]["Statement"]
+@pytest.mark.parametrize(
+    ("policy", "rights"),
+    [
+        (
+            "FrontEndPolicy",
+            [
+                (
+                    ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"],
+                    ["<Bucket.Arn>/uploads/*", "<Bucket.Arn>/exports/*"],
+                ),
+                (["s3:GetObject", "s3:PutObject"], "<Bucket.Arn>/results/*"),
+                ("s3:ListBucket", "<Bucket.Arn>"),
+            ],
+        ),
+        (
+            "ConsumerPolicy",
+            [
+                ("s3:GetObject", "<Bucket.Arn>/uploads/*"),
+                (["s3:GetObject", "s3:PutObject"], ["<Bucket.Arn>/results/*", "<Bucket.Arn>/planning/*"]),
+                ("s3:ListBucket", "<Bucket.Arn>"),
+            ],
+        ),
+    ],
+)
+def test_programs_reach_only_what_they_need(template: Document, policy: str, rights: list[Any]) -> None:
+    statements = deployed(template).properties(policy)["PolicyDocument"]["Statement"]
 
-    assert [(one["Action"], one["Resource"]) for one in statements] == [
-        (["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"], "<Bucket.Arn>/uploads/*"),
-        ("s3:ListBucket", "<Bucket.Arn>"),
-    ]
+    assert [(one["Action"], one["Resource"]) for one in statements] == rights
 
 
 def test_its_parameters_name_roles_of_the_first_stack(template: Document) -> None:

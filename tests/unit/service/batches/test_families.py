@@ -2,12 +2,12 @@
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import pytest
 
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState
-from penstock.record import EncodedRecord, encode_record
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, StoredResult
+from penstock.record import EncodedRecord, OutcomeColumns, encode_record
 from penstock.service.batches import families
 from penstock.service.batches.families import Family, read_families
 from penstock.service.json_answer import encode
@@ -31,12 +31,17 @@ class Read:
     def __init__(self, records: Iterable[ChunkRecord]) -> None:
         self.records = {one.chunk_id: EncodedRecord(one.chunk_id, encode_record(one)) for one in records}
         self.times = Counter[str]()
+        self.loads: list[int] = []  # how many large results were loaded for each record and window
         self.most_bytes = 0
         self.windows = 0
 
-    async def read(self, chunk_id: str) -> EncodedRecord:
+    async def record(self, chunk_id: str) -> EncodedRecord:
         self.times[chunk_id] += 1
         return self.records[chunk_id]
+
+    async def large_lines(self, columns: OutcomeColumns, positions: Sequence[int]) -> list[bytes]:
+        self.loads += [len(positions)]
+        return [b"large %d" % columns.indexes[position] for position in positions]
 
     async def all(self) -> AsyncIterator[EncodedRecord]:
         for record in self.records.values():
@@ -44,7 +49,7 @@ class Read:
 
     async def lines(self) -> list[bytes]:
         found: list[bytes] = []
-        async for family in read_families(self.all(), self.read, Turns()):
+        async for family in read_families(self.all(), self, Turns()):
             async for window in family.windows(family.indexes):
                 assert window.indexes == sorted(window.indexes)
                 found += window.lines
@@ -104,7 +109,7 @@ async def test_latest_outcomes_are_told_in_whatever_order(seed: int) -> None:
 async def test_reader_of_the_first_outcomes_reads_only_their_records_again() -> None:
     records = follow_ups(range(start, 200, 50) for start in range(50))
     read = Read(records)
-    [family] = [one async for one in read_families(read.all(), read.read, Turns())]
+    [family] = [one async for one in read_families(read.all(), read, Turns())]
     window = await anext(family.windows(family.indexes, most_outcomes=3))
     assert window.lines == expected_lines(records)[:3]
     assert read.times.total() <= 3
@@ -119,8 +124,22 @@ async def test_record_that_does_not_fit_is_held_all_the_same(monkeypatch: pytest
 
 async def test_missing_operations_have_lines_of_their_own() -> None:
     read = Read([])
-    family = Family(0, read.read)
+    family = Family(0, read)
     family.add(EncodedRecord("0", encode_record(make_record("0", [1], "r"))))
     [window] = [one async for one in family.windows(range(3), lambda index: b"missing %d" % index)]
     assert window.indexes == [0, 1, 2]
     assert window.lines == [b"missing 0", b'{"id":"1","status":200,"result":"r"}', b"missing 2"]
+
+
+async def test_large_results_are_loaded_for_one_window_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "WINDOW_BYTES", 5_000)
+    large = [
+        Outcome(i, str(i), OutcomeState.SUCCEEDED, 200, StoredResult("name", 2_000) if i != 4 else "small")
+        for i in range(6)
+    ]
+    read = Read([ChunkRecord("0", tuple(large))])
+    lines = await read.lines()
+    assert lines[:4] == [b"large 0", b"large 1", b"large 2", b"large 3"]
+    assert lines[4:] == [b'{"id":"4","status":200,"result":"small"}', b"large 5"]
+    assert read.loads == [3, 2]
+    assert not read.times

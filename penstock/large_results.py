@@ -1,0 +1,109 @@
+"""Keeps large results in the bucket. The record of their chunk refers to them.
+
+The files are written first and the record after them, so whoever reads a committed record finds its files. The name of
+a file is the hash of its content. So a file never changes, whatever delivery of the chunk writes it, and however late
+its call takes effect. A crash between the two leaves files that no record refers to. The bucket deletes them with its
+lifecycle, as it does with all results, after the retention of their batch.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, TypeVar, cast
+from urllib.parse import quote
+
+from msgspec.structs import replace as with_changes
+
+from penstock.bucket import Bucket
+from penstock.outcome import ChunkRecord, EncodedResult, Outcome, StoredResult
+
+T = TypeVar("T")
+
+KIB = 1024
+MOST_RESULT_BYTES = 5 * KIB**2
+MOST_BYTES_WITHOUT_BUCKET = KIB**2  # they are in items of the table, which cost a thousand times as much to write
+LARGE_BYTES = 256 * KIB  # of JSON; a shorter result is a part of the record
+RESULTS = "results/"  # the prefix of all large results; `infra/bucket.yaml` names it, too
+
+_CALLS = 4  # of one chunk or one page at the same time
+
+
+def most_result_bytes(*, has_bucket: bool) -> int:
+    return MOST_RESULT_BYTES if has_bucket else MOST_BYTES_WITHOUT_BUCKET
+
+
+def may_be_large(held_bytes: int) -> bool:
+    """Return False if none of the results that take this memory together can be large. It costs nothing to ask."""
+    return held_bytes > LARGE_BYTES
+
+
+def result_key(tenant: str, batch_id: str, result: StoredResult) -> str:
+    return f"{RESULTS}{quote(tenant, safe='')}/{batch_id}/{result.name}"
+
+
+class LargeResults:
+    """The large results in a bucket. Without a bucket, all results stay in their records."""
+
+    def __init__(self, bucket: Bucket | None) -> None:
+        self._bucket = bucket
+
+    async def store(self, tenant: str, batch_id: str, record: ChunkRecord) -> ChunkRecord:
+        """Write the large results of a record to the bucket. Return the record with references to them.
+
+        Call it before the record is committed. It may be repeated. A record without large results makes no call.
+        """
+        large = [outcome for outcome in record.outcomes if _is_large(outcome)]
+        if self._bucket is None or not large:
+            return record
+        stored = {outcome.index: _reference(outcome) for outcome in large}
+        contents = {result_key(tenant, batch_id, stored[one.index]): one.result.content for one in large}
+        turns = asyncio.Semaphore(_CALLS)
+        await _all(self._write(self._bucket, turns, key, content) for key, content in contents.items())
+        outcomes = [
+            with_changes(outcome, result=stored[outcome.index]) if outcome.index in stored else outcome
+            for outcome in record.outcomes
+        ]
+        return replace(record, outcomes=tuple(outcomes))
+
+    async def _write(self, bucket: Bucket, turns: asyncio.Semaphore, key: str, content: bytes) -> None:
+        async with turns:
+            await bucket.write(key, content, "application/json")
+
+    async def load(self, tenant: str, batch_id: str, results: Sequence[StoredResult]) -> list[bytes | None]:
+        """Return these results as JSON, in their order. A result is None if its file does not exist any more."""
+        turns = asyncio.Semaphore(_CALLS)
+        return await _all(self._load(turns, result_key(tenant, batch_id, result)) for result in results)
+
+    async def _load(self, turns: asyncio.Semaphore, key: str) -> bytes | None:
+        if self._bucket is None:
+            return None
+        async with turns:
+            return await self._bucket.load(key)
+
+    def why_missing(self, result: StoredResult) -> str:
+        """Return the sentence for a client whose result is not there."""
+        if self._bucket is None:
+            return (
+                f"This result of {result.size:,} bytes is in a bucket, but this front end has none. "
+                "Set PENSTOCK_BUCKET for all front ends and consumers."
+            )
+        return f"The file with this result of {result.size:,} bytes was deleted from the bucket."
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Make calls at the same time. An error is raised only when all of them have ended, so that none goes on alone."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return cast("list[T]", answers)
+
+
+def _is_large(outcome: Outcome) -> bool:
+    return isinstance(outcome.result, EncodedResult) and len(outcome.result.content) > LARGE_BYTES
+
+
+def _reference(outcome: Outcome) -> StoredResult:
+    content = outcome.result.content
+    return StoredResult(sha256(content).hexdigest(), len(content))
