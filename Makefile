@@ -61,6 +61,7 @@ lock: ## update every pinned dependency, with hashes; the image gets the same ve
 	$(COMPILE) examples/users/requirements.in --constraint requirements.lock -o examples/users/requirements.lock
 	$(COMPILE) tests/acceptance/generated/requirements.in --upgrade -o tests/acceptance/generated/requirements.lock
 	npm install --prefix tests/acceptance/generated --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
+	npm install --prefix tests/acceptance/odata --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 
 setup: $(READY) ## create .venv with the locked dependencies
 

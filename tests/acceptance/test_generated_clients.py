@@ -5,11 +5,8 @@
 
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
-from asyncio.subprocess import PIPE, STDOUT, create_subprocess_exec
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +14,14 @@ import aiohttp
 import pytest
 
 from tests.acceptance.conftest import Install
-from tests.acceptance.generated.tools import HERE, PYTHON, TYPESCRIPT, Generator
-from tests.acceptance.installation import USERS, on_any_aws
+from tests.acceptance.generated.running import run, skip_without_node, start, tools_or_skip
+from tests.acceptance.generated.tools import HERE, PYTHON, TYPESCRIPT
+from tests.acceptance.installation import on_any_aws
 
 TOTAL = 103
-OLDEST_NODE = 18
 WARNING = "\N{WARNING SIGN}"  # openapi-typescript writes it before each warning of its own
 
 pytestmark = [on_any_aws, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def node() -> None:
-    """Skip the test if there is no Node that is new enough."""
-    path = shutil.which("node")
-    said = (
-        "" if path is None else subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
-    )
-    version = re.match(r"v(\d+)\.", said)
-    if version is None or int(version[1]) < OLDEST_NODE:
-        pytest.skip(f"Node {OLDEST_NODE} or newer is not installed")
-
-
-def tools_or_skip(generator: Generator) -> Path:
-    """Return the folder of an installed generator."""
-    if not generator.folder.exists():
-        pytest.skip(f"no {generator.name} generator: install it with `python -m tests.acceptance.generated.tools`")
-    return generator.folder
 
 
 def job() -> str:
@@ -56,29 +34,11 @@ def operation(number: int) -> dict[str, Any]:
     return {"method": "POST", "path": "/users", "body": body}
 
 
-async def start(install: Install) -> str:
-    """Return the URL of a front end with the users example, which has a consumer."""
-    penstock = await install(APP=USERS)
-    await penstock.serve()
-    await penstock.consume()
-    return f"http://127.0.0.1:{penstock.port}"
-
-
 async def save_description(url: str, folder: Path) -> Path:
     file = folder / "openapi.json"
     async with aiohttp.ClientSession() as session, session.get(f"{url}/openapi.json") as answer:
         file.write_bytes(await answer.read())
     return file
-
-
-async def run(*command: str | Path, folder: Path, **environment: str) -> str:
-    """Return what a command writes. Fail if it does not end well."""
-    process = await create_subprocess_exec(
-        *command, cwd=folder, stdout=PIPE, stderr=STDOUT, env={**os.environ, **environment}
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
-    return output.decode()
 
 
 def check(output: str) -> None:
@@ -93,8 +53,8 @@ def check(output: str) -> None:
     }
 
 
-@pytest.mark.usefixtures("node")
 async def test_generated_typescript_client_does_the_job(install: Install, tmp_path: Path) -> None:
+    skip_without_node()
     tools = tools_or_skip(TYPESCRIPT)
     (tmp_path / "node_modules").symlink_to(tools / "node_modules")
     for name in ("package.json", "tsconfig.json", "job.ts"):

@@ -1,8 +1,8 @@
-"""Installs the generators of clients into `.run/generators`, once: `python -m tests.acceptance.generated.tools`.
+"""Installs generators of clients, and clients, into `.run/generators`: `python -m tests.acceptance.generated.tools`.
 
-The files next to this one pin them, and every package that they need, with hashes. The Python generator needs other
-versions of some packages than Penstock, so it has a folder of its own. Tests never install anything, because they
-must not depend on a registry.
+The files next to this one pin the generators, and every package that they need, with hashes. Those in `odata` pin
+Microsoft's client. The Python generator needs other versions of some packages than Penstock, so it has a folder of its
+own. Tests never install anything, because they must not depend on a registry.
 """
 
 import fcntl
@@ -30,11 +30,12 @@ class Generator:
     name: str
     pinned: tuple[str, ...]
     command: Callable[[Path], tuple[str, ...]]
+    source: Path = HERE  # the folder that has these files
 
     @property
     def folder(self) -> Path:
         """Return where the generator is. It is there if it has been installed completely."""
-        content = b"".join((HERE / name).read_bytes() for name in self.pinned)
+        content = b"".join((self.source / name).read_bytes() for name in self.pinned)
         return CACHE / f"{self.name}-{sha256(content).hexdigest()[:12]}"
 
     def install(self) -> None:
@@ -50,7 +51,7 @@ class Generator:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
         for name in self.pinned:
-            shutil.copy(HERE / name, making)
+            shutil.copy(self.source / name, making)
         run(self.command(making), INSTALL_SECONDS)
         making.rename(self.folder)
 
@@ -75,6 +76,7 @@ def _environment() -> dict[str, str]:
 
 TYPESCRIPT = Generator("typescript", ("package.json", "package-lock.json"), _npm)
 PYTHON = Generator("python", ("requirements.lock",), _pip)
+GRAPH = Generator("graph", ("package.json", "package-lock.json"), _npm, HERE.parent / "odata")
 
 
 def run(command: tuple[str, ...], seconds: float) -> None:
@@ -91,7 +93,7 @@ def run(command: tuple[str, ...], seconds: float) -> None:
 
 def main() -> None:
     """Install the generators. One that cannot be installed is reported, and the tests that need it are skipped."""
-    for generator in (TYPESCRIPT, PYTHON):
+    for generator in (TYPESCRIPT, PYTHON, GRAPH):
         try:
             generator.install()
         except (OSError, subprocess.SubprocessError) as error:
