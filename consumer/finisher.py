@@ -71,7 +71,7 @@ class Finisher:
 
         Return False if it is not open any more, or if it has another ending by now.
         """
-        state, now = final_state(counts, batch.ending), self._clock.now()
+        state, now = _state_of(batch, counts), self._clock.now()
         event = new_event(batch, state, counts, now)
         finished = await self._store.finish_batch(
             batch.id,
@@ -92,7 +92,7 @@ class Finisher:
     async def _revise(self, batch: Batch) -> None:
         """Correct the final state after a redrive: for instance, everything had failed, and now some succeeded."""
         counts = await self._read_counts(batch)
-        state = final_state(counts, batch.ending)
+        state = _state_of(batch, counts)
         if state is batch.state:
             return
         event = new_event(batch, state, counts, self._clock.now())
@@ -103,6 +103,10 @@ class Finisher:
     async def _read_counts(self, batch: Batch) -> Counts:
         groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
         return sum_counts(group.counts for group in groups.values())
+
+
+def _state_of(batch: Batch, counts: Counts) -> BatchState:
+    return final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
 
 
 def _started_at(batch: Batch, counts: Counts) -> float | None:

@@ -140,6 +140,7 @@ class Batch:
     died: frozenset[str] = frozenset()  # processes that seem to have died while they ran a chunk of it
     callback_url: str | None = field(default=None, repr=False)  # where its events go. It may have a secret in its query
     has_webhooks: bool = False  # its tenant may have webhook endpoints
+    completes_anyway: bool = False  # it never fails as a whole: it is completed even if no operation succeeded
     events: tuple[FinalEvent, ...] = ()  # events that are not yet on their way to their receivers
 
     @property
@@ -239,12 +240,14 @@ def sum_counts(counts: Iterable[Counts]) -> Counts:
     return sum(counts, start=Counts())
 
 
-def final_state(counts: Counts, ending: Ending | None = None) -> BatchState:
+def final_state(counts: Counts, ending: Ending | None = None, *, completes_anyway: bool = False) -> BatchState:
     """Return the final state of a batch whose operations are all counted."""
     if counts.cancelled:
         return BatchState.CANCELLED
     if counts.expired:
         return BatchState.EXPIRED
+    if completes_anyway:
+        return BatchState.COMPLETED
     is_stopped = ending is Ending.FAILED and counts.failed > 0  # after a retry there may be no failure left
     if is_stopped or not counts.succeeded:
         return BatchState.FAILED

@@ -148,7 +148,8 @@ def _existing(app: web.Application, batch_id: str, batch: Batch | None) -> Batch
 
 def _is_result_of(batch: Batch, counts: Counts) -> bool:
     """Return True if the state of a final batch is the one that these counts lead to."""
-    return counts.completed == batch.total and final_state(counts, batch.ending) is batch.state
+    state = final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
+    return counts.completed == batch.total and state is batch.state
 
 
 async def status_of(app: web.Application, progress: Progress) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Submission:
     metadata: Mapping[str, str] = field(default_factory=dict)
     callback_url: str | None = field(default=None, repr=False)
     has_webhooks: bool = False
+    completes_anyway: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # headers to send with forwarded operations
     layout: Layout | None = None  # of the file that it was
     claim: KeyClaim | None = None  # of its Idempotency-Key; if its lease is over, the batch must not be accepted
@@ -165,6 +166,7 @@ class Acceptance:
             has_metadata=bool(submission.metadata),
             callback_url=submission.callback_url,
             has_webhooks=submission.has_webhooks,
+            completes_anyway=submission.completes_anyway,
             keys_from=None if submission.key_prefix == draft.batch_id else submission.key_prefix,
         )
 

@@ -130,6 +130,13 @@ async def _read_stream(request: web.Request, draft: Draft) -> Read:
     return await read_lines(request, draft, options, Lines(**limits_of(request.app[SETTINGS])), add=_add_line)
 
 
+async def read_stored(request: web.Request, draft: Draft, options: BatchOptions, file: UploadBody, kind: str) -> Read:
+    """Read the operations of a file that this program has stored. `kind` is as for `read_lines`."""
+    lines = Lines(**limits_of(request.app[SETTINGS]))
+    async with within(STREAM_SECONDS):
+        return await read_lines(request, draft, options, lines, kind, add=_add_line, file=file)
+
+
 def limits_of(settings: Settings) -> LineLimits:
     """Return the limits of the lines of a stream."""
     return limits_of_lines(settings.message_bytes, settings.max_stream_operations)
@@ -143,8 +150,9 @@ async def read_lines(
     kind: str = "",
     *,
     add: Callable[[Draft, int, L, Settings], None],
+    file: UploadBody | None = None,
 ) -> Read:
-    """Read the lines of a body or an upload into the draft with `add`.
+    """Read the lines of a body, an upload, or a given file into the draft with `add`.
 
     `kind` tells apart two requests with the same body.
     """
@@ -153,7 +161,7 @@ async def read_lines(
     # The fingerprint is the same as in earlier versions, which had no metadata and no validateOnly.
     hashed = options.model_dump_json(exclude={"validate_only"} if options.metadata else {"metadata", "validate_only"})
     fingerprint = hashlib.sha256((hashed + kind).encode())
-    body = await open_upload(request) or RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
+    body = file or await open_upload(request) or RequestBody(request, {"maxStreamBytes": settings.max_stream_bytes})
     async for piece in body.pieces():
         # Plan what came before this piece: a batch in a single piece is planned when all of it is known.
         if draft.is_large:

@@ -101,6 +101,17 @@ class Accepted:
     status: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What a dialect wants for a batch that runs in the background in any case: its id, and how it ends.
+
+    With `completes_anyway`, it is completed even if no operation succeeds.
+    """
+
+    batch_id: str
+    completes_anyway: bool = False
+
+
 Submitted = Answered | Accepted
 ReadBatch = Callable[[web.Request, Draft], Awaitable[Read]]
 """Reads the batch of a request into a draft, with its errors."""
@@ -118,17 +129,20 @@ async def submit_batch(request: web.Request) -> web.Response:
     return BodyAnswer(body=submitted.body, headers=headers_of(submitted), content_type="application/json")
 
 
-async def submit(request: web.Request, read_batch: ReadBatch, results: WriteResults) -> Submitted:
-    """Read a batch, and run or accept it."""
+async def submit(
+    request: web.Request, read_batch: ReadBatch, results: WriteResults, background: Background | None = None
+) -> Submitted:
+    """Read a batch, and run or accept it. One for the background is accepted."""
     key = read_key(request)
     app = request.app
-    with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
+    batch_id = str(BATCH_IDS.generate()) if background is None else background.batch_id
+    with Draft(batch_id, app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
         await check_something_left(request, key)
         read = await read_batch(request, draft)
         await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
-        course = _course(request, draft, read.options)
+        course = _course(request, draft, read.options) if background is None else Course()
         if read.options.validate_only:
             is_atomic = read.options.atomic
             return Answered(
@@ -139,6 +153,8 @@ async def submit(request: web.Request, read_batch: ReadBatch, results: WriteResu
         if claimed is not None and claimed.is_replay:
             return await _replay(request, claimed)
         submission = _submission(request, draft, read, headers, claimed.claim if claimed else None)
+        if background is not None:
+            submission = replace(submission, completes_anyway=background.completes_anyway)
         if claimed is not None and claimed.claim.deaths > 0 and course.is_immediate:
             course = _course_after_deaths(course, claimed.claim, read.options)
         return await _answer(request, submission, course, results, atomic=read.options.atomic)

@@ -2311,6 +2311,12 @@ async def accepted_with_webhooks(store: Store, batch: Batch) -> Batch:
 
 
 @on_all
+async def test_batch_that_completes_anyway_is_stored_as_such(store: Store, batch: Batch) -> None:
+    assert not (await accept(store, batch)).completes_anyway
+    assert (await accept(store, replace(make_batch((1,)), completes_anyway=True))).completes_anyway
+
+
+@on_all
 async def test_who_wants_events_is_stored_with_the_batch(store: Store, batch: Batch) -> None:
     assert not (await accept(store, batch)).wants_events
     told = await accepted_with_webhooks(store, make_batch((1,)))

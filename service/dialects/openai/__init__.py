@@ -1,4 +1,4 @@
-"""OpenAI's files, `/v1/files`, as OpenAI's own client libraries call them.
+"""OpenAI's files and batches: `/v1/files` and `/v1/batches`, as OpenAI's own client libraries call them.
 
     dialect.py        its endpoints
     errors.py         errors as OpenAI writes them
@@ -8,8 +8,14 @@
     upload.py         POST /v1/files
     files.py          what can be asked of a file
     input_file.py     what the catalog has of a file
+    batch_entry.py    what the catalog has of a batch
+    creation.py       POST /v1/batches
+    batches.py        what can be asked of a batch
+    batch_object.py   a batch as OpenAI writes it
+    outputs.py        the files with the outputs and the errors of a batch, which are rendered from its records
+    output_lines.py   their lines
     pages.py          pages of lists
 
 Nothing here runs, stores or counts an operation. An input file is kept as it came, and as a file of operations that
-the engine reads. The catalog has what only OpenAI's clients ask for.
+the engine reads. A batch is a batch of the engine with the same id. The catalog has what only OpenAI's clients ask for.
 """

@@ -65,6 +65,19 @@ def test_batch_ends_as_what_became_of_its_operations(counts: Counts, ending: End
 
 
 @pytest.mark.parametrize(
+    ("counts", "ending", "state"),
+    [
+        (Counts(failed=5), None, BatchState.COMPLETED),
+        (Counts(succeeded=99, failed=1), Ending.FAILED, BatchState.COMPLETED),
+        (Counts(failed=4, cancelled=1), Ending.CANCELLED, BatchState.CANCELLED),
+        (Counts(failed=4, expired=1), None, BatchState.EXPIRED),
+    ],
+)
+def test_batch_that_completes_anyway_never_fails(counts: Counts, ending: Ending | None, state: BatchState) -> None:
+    assert final_state(counts, ending, completes_anyway=True) is state
+
+
+@pytest.mark.parametrize(
     ("state", "given", "now", "ending"),
     [
         (BatchState.PROCESSING, None, 4_999.0, None),

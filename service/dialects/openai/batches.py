@@ -1,0 +1,106 @@
+"""What can be asked of a batch: GET /v1/batches, and GET and cancel of one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+
+from aiohttp import web
+
+from penstock.batch import UNACCEPTED_STATES, Batch, sum_counts
+from penstock.errors import UnknownBatch
+from penstock.service.batches.cancel import cancel_batch as cancel
+from penstock.service.batches.status import Progress, read_progress
+from penstock.service.caller import tenant_of
+from penstock.service.dialects.openai.batch_entry import KIND, BatchEntry, is_batch_id
+from penstock.service.dialects.openai.batch_object import Running, batch_body
+from penstock.service.dialects.openai.errors import OpenAIError, unknown_batch
+from penstock.service.dialects.openai.pages import list_body, read_page
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import BACKEND, CLOCK
+
+LONGEST_PAGE = 100
+PAGE_BATCHES = 20
+MOST_COUNTERS = 1_000  # that one request reads, unless its first batch has more
+
+
+async def list_batches(request: web.Request) -> web.Response:
+    page = read_page(request, most=LONGEST_PAGE, usual=PAGE_BATCHES)
+    entries, batches, has_more = await _read_page(request, page.after, page.limit)
+    existing = [batches[entry.id] for entry in entries if entry.id in batches]
+    groups = await request.app[BACKEND].store.read_groups_of(existing)
+    running = {batch.id: running_of(Progress(batch, read)) for batch, read in zip(existing, groups, strict=True)}
+    return json_answer(list_body([batch_body(one, running.get(one.id)) for one in entries], has_more=has_more))
+
+
+async def _read_page(
+    request: web.Request, after: str | None, limit: int
+) -> tuple[list[BatchEntry], Mapping[str, Batch], bool]:
+    """Return the entries of a page, the batches of those that were accepted, and whether there are more."""
+    store, now = request.app[BACKEND].store, request.app[CLOCK].now()
+    shown: list[BatchEntry] = []
+    batches: dict[str, Batch] = {}
+    counters = 0
+    while True:
+        count = limit + 1 - len(shown)
+        found = await store.list_entries(KIND, tenant_of(request), after, count)
+        entries = [BatchEntry.of_entry(one) for one in found if not one.is_gone(now)]
+        read = await store.read_batches([entry.id for entry in entries if not entry.errors])
+        for entry in entries:
+            batch = read.get(entry.id)
+            if not entry.errors and not is_accepted(batch, now):
+                continue
+            counters += 0 if batch is None else len(batch.group_totals)
+            if len(shown) == limit or (shown and counters > MOST_COUNTERS):
+                return shown, batches, True
+            shown.append(entry)
+            batches |= {} if batch is None else {batch.id: batch}
+        if len(found) < count:
+            return shown, batches, False
+        after = found[-1].id
+
+
+async def show_batch(request: web.Request) -> web.Response:
+    return await batch_answer(request, await find_entry(request, request.match_info["batch_id"]))
+
+
+async def cancel_batch(request: web.Request) -> web.Response:
+    entry = await find_entry(request, request.match_info["batch_id"])
+    if entry.errors:
+        raise OpenAIError("Cannot cancel a batch with status 'failed'.", status=HTTPStatus.CONFLICT)
+    await cancel(request)
+    if entry.cancelling_at is None:
+        entry = replace(entry, cancelling_at=request.app[CLOCK].now())
+        await request.app[BACKEND].store.write_entry(entry.entry())
+    return await batch_answer(request, entry)
+
+
+async def batch_answer(request: web.Request, entry: BatchEntry) -> web.Response:
+    """Answer with a batch. Raises an error if the engine has no such batch, unless it was never accepted."""
+    return json_answer(batch_body(entry, None if entry.errors else await find_running(request, entry)))
+
+
+async def find_entry(request: web.Request, batch_id: str) -> BatchEntry:
+    """Return the entry of a batch of the caller. Raises an error if there is none."""
+    if is_batch_id(batch_id):
+        entry = await request.app[BACKEND].store.read_entry(KIND, tenant_of(request), batch_id)
+        if entry is not None and not entry.is_gone(request.app[CLOCK].now()):
+            return BatchEntry.of_entry(entry)
+    raise unknown_batch(batch_id)
+
+
+async def find_running(request: web.Request, entry: BatchEntry) -> Running:
+    """Return how far a batch is. Raises an error if it was never accepted, or is past its retention."""
+    try:
+        return running_of(await read_progress(request.app, entry.id))
+    except UnknownBatch:
+        raise unknown_batch(entry.id) from None
+
+
+def running_of(progress: Progress) -> Running:
+    groups: Sequence[float | None] = [group.counted_at for group in progress.groups.values()]
+    counted_at = max((at for at in groups if at is not None), default=None)
+    return Running(progress.batch, sum_counts(group.counts for group in progress.groups.values()), counted_at)
+
+
+def is_accepted(batch: Batch | None, now: float) -> bool:
+    return batch is not None and batch.state not in UNACCEPTED_STATES and not batch.is_forgotten(now)

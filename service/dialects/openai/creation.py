@@ -1,0 +1,242 @@
+"""POST /v1/batches: makes a batch of an input file. A file with wrong lines makes one that has failed, with the errors.
+
+OpenAI's libraries repeat a request whose answer was lost, without a key. They say so in a header. Such a request gets
+the batch that an earlier one of the last ten minutes has made of the same file, with the same endpoint and metadata:
+
+1. The entry of a batch is in the catalog before the batch is accepted. So a repeated request finds it.
+2. It writes a batch with this id that nobody can accept any more, and abandons it. The table keeps the batch that was
+   written first. So either the earlier request has accepted its batch, or it never can.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from penstock.batch import Batch, BatchState
+from penstock.bucket import StoredFile
+from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, LimitPassed, PenstockError
+from penstock.reading.operation_request import LONGEST_PATH
+from penstock.service.caller import tenant_of
+from penstock.service.content import JSON, read_json
+from penstock.service.dialects.openai.batch_entry import KIND, PREFIX, BatchEntry, fingerprint_of
+from penstock.service.dialects.openai.batches import batch_answer
+from penstock.service.dialects.openai.errors import OpenAIError
+from penstock.service.dialects.openai.files import find_file
+from penstock.service.dialects.openai.input_file import InputFile, operations_key
+from penstock.service.dialects.openai.lines import LineError, error_of_flaw
+from penstock.service.dialects.openai.upload import LONGEST_EXPIRY_SECONDS, SHORTEST_EXPIRY_SECONDS, require_bucket
+from penstock.service.idempotency import HEADER as KEY
+from penstock.service.intake.draft import Draft
+from penstock.service.intake.reading import Read, read_stored
+from penstock.service.intake.submit import BATCH_IDS, Accepted, Background, submit
+from penstock.service.intake.uploaded import UploadBody
+from penstock.service.keys import BACKEND, CLOCK, SETTINGS
+from penstock.service.schemas import BatchOptions, Metadata
+from penstock.settings import DAY_SECONDS
+
+REPEATED = "x-stainless-retry-count"
+REPEATED_SECONDS = 600
+MOST_EARLIER = 1_000  # batches that a repeated request looks at
+ENTRIES_IN_STEP = 100
+WINDOW = "24h"
+WINDOW_SECONDS = DAY_SECONDS
+_OPERATIONS = "/operations/"
+
+
+class ExpiresAfter(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=SHORTEST_EXPIRY_SECONDS, le=LONGEST_EXPIRY_SECONDS)
+
+
+class WantedBatch(BaseModel):
+    """The body of a request for a batch."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    endpoint: Annotated[str, StringConstraints(pattern="^/", max_length=LONGEST_PATH)]
+    completion_window: Literal["24h"]
+    metadata: Metadata | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+async def create_batch(request: web.Request) -> web.Response:
+    require_bucket(request)
+    wanted = await _read_wanted(request)
+    file = await _find_input(request, wanted.input_file_id)
+    entry = _new_entry(request, wanted, file)
+    if _is_repeated(request):
+        standing = await _find_standing(request, entry.fingerprint)
+        if standing is not None:
+            return await batch_answer(request, standing)
+    return await batch_answer(request, await _make(request, file, entry))
+
+
+async def _read_wanted(request: web.Request) -> WantedBatch:
+    document = await read_json(request, [JSON])
+    try:
+        return WantedBatch.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(map(str, first["loc"])) or None
+        raise OpenAIError(_sentence(first["type"], first["msg"], param), param=param, code=first["type"]) from None
+
+
+def _sentence(kind: str, message: str, param: str | None) -> str:
+    match kind:
+        case "missing":
+            return f"Missing required parameter: '{param}'."
+        case "extra_forbidden":
+            return f"Unknown parameter: '{param}'."
+        case _:
+            return f"Invalid value for '{param}': {message[:1].lower()}{message[1:]}."
+
+
+async def _find_input(request: web.Request, file_id: str) -> InputFile:
+    try:
+        return await find_file(request, file_id)
+    except OpenAIError as error:
+        raise OpenAIError(error.message, param="input_file_id") from None
+
+
+def _new_entry(request: web.Request, wanted: WantedBatch, file: InputFile) -> BatchEntry:
+    now, keeps = request.app[CLOCK].now(), request.app[SETTINGS].retention_seconds
+    after = wanted.output_expires_after
+    return BatchEntry(
+        id=f"{PREFIX}{BATCH_IDS.generate()}",
+        tenant=tenant_of(request),
+        created_at=now,
+        expires_at=now + WINDOW_SECONDS + keeps,
+        input_file_id=wanted.input_file_id,
+        endpoint=wanted.endpoint,
+        completion_window=wanted.completion_window,
+        fingerprint=fingerprint_of(wanted.model_dump()),
+        metadata=wanted.metadata or {},
+        output_seconds=None if after is None else after.seconds,
+        model=file.model,
+    )
+
+
+async def _make(request: web.Request, file: InputFile, entry: BatchEntry) -> BatchEntry:
+    """Make a batch. Return its entry: another one if the request has a key that made a batch before."""
+    store = request.app[BACKEND].store
+    errors = file.errors_for(entry.endpoint)
+    if not errors:
+        await store.write_entry(entry.entry())
+        try:
+            return await _submit(request, file, entry)
+        except (InvalidRequest, LimitPassed) as error:
+            if not error.flaws:
+                await _forget(request, entry)
+                raise
+            errors = _errors_of(error.flaws)
+        except AcceptanceUnknown:
+            raise  # it may have been accepted
+        except Exception:
+            await _forget(request, entry)
+            raise
+    failed = replace(entry, errors=tuple(errors))
+    await store.write_entry(failed.entry())
+    return failed
+
+
+async def _submit(request: web.Request, file: InputFile, entry: BatchEntry) -> BatchEntry:
+    stored = await require_bucket(request).find(operations_key(file.tenant, file.id))
+    if stored is None:
+        raise OpenAIError("The bucket has no such file any more. Upload it again.", param="input_file_id")
+    options = BatchOptions(deadlineSeconds=WINDOW_SECONDS, metadata=dict(entry.metadata) or None)
+    read = partial(_read, stored=stored, options=options, kind=entry.endpoint)
+    accepted = await submit(request, read, list, Background(entry.id, completes_anyway=True))
+    assert isinstance(accepted, Accepted)
+    if accepted.batch_id == entry.id:
+        return entry
+    await _forget(request, entry)
+    earlier = await request.app[BACKEND].store.read_entry(KIND, entry.tenant, accepted.batch_id)
+    if earlier is None:
+        raise OpenAIError("This Idempotency-Key was used for a batch that is none of OpenAI's.", status=422)
+    return BatchEntry.of_entry(earlier)
+
+
+async def _read(request: web.Request, draft: Draft, *, stored: StoredFile, options: BatchOptions, kind: str) -> Read:
+    file = UploadBody(request, require_bucket(request), stored)
+    return await read_stored(request, draft, options, file, kind)
+
+
+def _errors_of(flaws: tuple[Flaw, ...]) -> list[LineError]:
+    """Return the errors of lines. Raises an error if the request itself is wrong."""
+    for flaw in flaws:
+        if not flaw.pointer.startswith(_OPERATIONS):
+            raise OpenAIError(flaw.detail, param=flaw.pointer.strip("/").replace("/", ".") or None)
+    return [error_of_flaw(_in_operation(flaw), flaw.line) for flaw in flaws]
+
+
+def _in_operation(flaw: Flaw) -> Flaw:
+    """Return the error with a pointer that starts at its operation."""
+    _, slash, rest = flaw.pointer.removeprefix(_OPERATIONS).partition("/")
+    return replace(flaw, pointer=slash + rest)
+
+
+async def _forget(request: web.Request, entry: BatchEntry) -> None:
+    """Delete the entry of a batch that was not accepted. If that fails, nobody sees it anyway."""
+    try:
+        await request.app[BACKEND].store.write_entry(entry.entry().deleted(request.app[CLOCK].now()))
+    except PenstockError:
+        return
+
+
+# --- Repeated requests
+
+
+def _is_repeated(request: web.Request) -> bool:
+    """Return True if a library says that it repeats a request. With a key of its own, a request needs no such help."""
+    return KEY not in request.headers and request.headers.get(REPEATED, "0").strip() not in {"", "0"}
+
+
+async def _find_standing(request: web.Request, fingerprint: str) -> BatchEntry | None:
+    """Return the newest batch that an earlier request has made. Those that it could still make are prevented."""
+    store, tenant, now = request.app[BACKEND].store, tenant_of(request), request.app[CLOCK].now()
+    after: str | None = None
+    for _ in range(MOST_EARLIER // ENTRIES_IN_STEP):
+        entries = await store.list_entries(KIND, tenant, after, ENTRIES_IN_STEP)
+        for found in entries:
+            if found.is_gone(now):
+                continue
+            entry = BatchEntry.of_entry(found)
+            if entry.created_at < now - REPEATED_SECONDS:
+                return None
+            if entry.fingerprint == fingerprint and await _stands(request, entry):
+                return entry
+        if len(entries) < ENTRIES_IN_STEP:
+            return None
+        after = entries[-1].id
+    return None
+
+
+async def _stands(request: web.Request, entry: BatchEntry) -> bool:
+    """Return True if the batch was accepted, or failed for its lines. Otherwise it never will be accepted."""
+    if entry.errors:
+        return True
+    store = request.app[BACKEND].store
+    await store.create_batch(_never_accepted(entry))
+    return not await store.abandon_batch(entry.id)
+
+
+def _never_accepted(entry: BatchEntry) -> Batch:
+    """Return a batch whose acceptance is over. The table keeps the real one if it was written before."""
+    return Batch(
+        id=entry.id,
+        tenant=entry.tenant,
+        state=BatchState.ACCEPTING,
+        total=1,
+        chunk_count=1,
+        group_totals=(1,),
+        created_at=entry.created_at,
+        accept_by=0.0,
+        deadline_at=entry.created_at,
+        expires_at=entry.expires_at,
+    )

@@ -1,0 +1,139 @@
+"""The files with the outputs and the errors of a batch. They are rendered from its records, while it runs, too.
+
+The file with the errors has the requests that failed, then those that expired, then those that were cancelled, each in
+the order of the input. A deleted file is only marked: the results stay with the batch, as long as the table keeps it.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from penstock.batch import Counts
+from penstock.catalog import CatalogEntry
+from penstock.outcome import OutcomeState
+from penstock.service.audit import Action, auditing
+from penstock.service.batches.results import Cursor, Reading, Wanted
+from penstock.service.batches.streaming import Blocks, in_blocks, stream
+from penstock.service.caller import tenant_of
+from penstock.service.dialects.openai.batch_entry import PREFIX, BatchEntry
+from penstock.service.dialects.openai.batch_object import ERRORS, OUTPUT, Running, has_output
+from penstock.service.dialects.openai.batches import find_entry, find_running
+from penstock.service.dialects.openai.errors import OpenAIError, unknown_file
+from penstock.service.dialects.openai.input_file import file_body
+from penstock.service.dialects.openai.output_lines import lines_of
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import BACKEND, CLOCK, TURNS
+
+PURPOSE = "batch_output"
+DELETED = "openai-deleted"  # the kind of the marks of deleted files
+CONTENT_TYPE = "application/octet-stream"
+_ID = re.compile(rf"file-([0-9A-HJKMNP-TV-Z]{{26}})-({OUTPUT}|{ERRORS})")
+_STATES = {
+    OUTPUT: (OutcomeState.SUCCEEDED,),
+    ERRORS: (OutcomeState.FAILED, OutcomeState.EXPIRED, OutcomeState.CANCELLED),
+}
+_NAMES = {OUTPUT: "output", ERRORS: "error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file with the outputs or the errors of a batch, as far as it is."""
+
+    id: str
+    kind: str
+    entry: BatchEntry
+    running: Running
+
+    @property
+    def created_at(self) -> float:
+        batch = self.running.batch
+        return batch.finished_at or batch.accepted_at or batch.created_at
+
+    @property
+    def expires_at(self) -> float:
+        batch, seconds = self.running.batch, self.entry.output_seconds
+        if seconds is None or batch.finished_at is None:
+            return batch.expires_at
+        return min(batch.expires_at, batch.finished_at + seconds)
+
+    @property
+    def filename(self) -> str:
+        return f"{self.entry.id}_{_NAMES[self.kind]}.jsonl"
+
+
+def is_output(file_id: str) -> bool:
+    return _ID.fullmatch(file_id) is not None
+
+
+async def show_output(request: web.Request) -> web.Response:
+    """Answer with the file. Its size is known only when all of it has been rendered."""
+    output = await _find_output(request)
+    size = 0
+    async for block, _ in _blocks(request, output):
+        size += len(block)
+        await request.app[TURNS].next()
+    body = file_body(
+        output.id,
+        output.filename,
+        PURPOSE,
+        size=size,
+        created_at=output.created_at,
+        expires_at=output.expires_at,
+    )
+    return json_answer(body)
+
+
+async def output_content(request: web.Request) -> web.StreamResponse:
+    return await stream(request, CONTENT_TYPE, _blocks(request, await _find_output(request)))
+
+
+async def delete_output(request: web.Request) -> web.Response:
+    output = await _find_output(request)
+    mark = CatalogEntry(DELETED, output.entry.tenant, output.id, output.entry.expires_at)
+    with auditing(request, Action.DELETE_UPLOAD, upload_id=output.id, batch_id=output.entry.id):
+        await request.app[BACKEND].store.write_entry(mark)
+    return json_answer({"id": output.id, "object": "file", "deleted": True})
+
+
+async def _find_output(request: web.Request) -> Output:
+    """Return the file that the path names. Raises an error if it has no line yet, has expired, or was deleted."""
+    file_id = request.match_info["file_id"]
+    match = _ID.fullmatch(file_id)
+    assert match is not None
+    try:
+        entry = await find_entry(request, f"{PREFIX}{match[1]}")
+        if entry.errors:
+            raise unknown_file(file_id)
+        output = Output(file_id, match[2], entry, await find_running(request, entry))
+    except OpenAIError:
+        raise unknown_file(file_id) from None
+    exists = has_output(output.running.counts, output.kind) and output.expires_at > request.app[CLOCK].now()
+    if not exists or await request.app[BACKEND].store.read_entry(DELETED, tenant_of(request), file_id):
+        raise unknown_file(file_id)
+    return output
+
+
+def _blocks(request: web.Request, output: Output) -> Blocks:
+    return in_blocks(_lines(request, output))
+
+
+async def _lines(request: web.Request, output: Output) -> AsyncIterator[tuple[bytes, int]]:
+    """Yield the lines of a file, each with the memory that is in use."""
+    name = output.entry.id.removeprefix(PREFIX)
+    for state in _STATES[output.kind]:
+        if not _count(output.running.counts, state):
+            continue
+        batch, groups = await request.app[BACKEND].store.read_progress(output.entry.id, [0], with_done=True)
+        if batch is None:
+            return
+        reading = Reading(request.app[BACKEND].store, batch, Wanted(Cursor(), state), request.app[TURNS])
+        async for _, window in reading.windows(groups[0]):
+            for line in lines_of(state, name, window.indexes, window.lines):
+                yield line, window.memory_bytes
+
+
+def _count(counts: Counts, state: OutcomeState) -> int:
+    count: int = getattr(counts, state)
+    return count

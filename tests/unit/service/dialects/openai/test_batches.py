@@ -1,0 +1,388 @@
+"""Batches: create, look at, list and cancel, with the contents of their files, as OpenAI's clients do."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from penstock.batch import BatchState
+from penstock.service.dialects.openai import batches
+from penstock.service.dialects.openai.batch_entry import KIND
+from penstock.testing.http import Answer
+from penstock.webhooks.event import EventType
+from tests.support.builders import NOW
+from tests.support.faults import Outage
+from tests.support.plant import Plant, build_plant
+from tests.support.rig import take_turn
+from tests.unit.service.dialects.openai.conftest import EMBEDDINGS, assert_error, line, operations, uploaded
+
+DAY = 86_400
+REPEATED = {"x-stainless-retry-count": "1"}
+# What openai.types.Batch has. Each of these is in every answer.
+MEMBERS = {
+    *("id", "object", "endpoint", "model", "errors", "input_file_id", "completion_window", "status"),
+    *("output_file_id", "error_file_id", "created_at", "in_progress_at", "expires_at", "finalizing_at"),
+    *(
+        "completed_at",
+        "failed_at",
+        "expired_at",
+        "cancelling_at",
+        "cancelled_at",
+        "request_counts",
+        "metadata",
+        "usage",
+    ),
+}
+
+
+@pytest.fixture
+async def plant(aiohttp_client: AiohttpClient) -> Plant:
+    return await build_plant(aiohttp_client, operations, chunk_operations=2)
+
+
+async def create(plant: Plant, file_id: str, headers: Mapping[str, str] | None = None, **changes: Any) -> Answer:
+    body = {"input_file_id": file_id, "endpoint": EMBEDDINGS, "completion_window": "24h", **changes}
+    return await plant.service.ask("POST", "/v1/batches", json=body, headers=headers)
+
+
+async def created(plant: Plant, *lines: Any, **changes: Any) -> str:
+    """Make a batch of these lines, and return its id."""
+    answer = await create(plant, await uploaded(plant.service, *lines), **changes)
+    assert answer.status == 200, answer.content
+    batch_id: str = answer.body["id"]
+    return batch_id
+
+
+async def read(plant: Plant, batch_id: str) -> Any:
+    answer = await plant.service.get(f"/v1/batches/{batch_id}")
+    assert answer.status == 200, answer.content
+    assert answer.body.keys() == MEMBERS
+    return answer.body
+
+
+async def content(plant: Plant, file_id: str) -> list[Any]:
+    answer = await plant.service.get(f"/v1/files/{file_id}/content", Accept="application/binary")
+    assert answer.status == 200, answer.content
+    return [json.loads(one) for one in answer.content.splitlines()]
+
+
+async def test_batch_runs_and_its_output_is_a_file(plant: Plant) -> None:
+    file_id = await uploaded(plant.service, line("a", "1"), line("b", "22"), line("c", "333"))
+    answer = await create(plant, file_id, metadata={"team": "x"})
+    begun = answer.body
+    assert (answer.status, begun["status"]) == (200, "in_progress")
+    assert begun["request_counts"] == {"total": 3, "completed": 0, "failed": 0}
+    assert (begun["output_file_id"], begun["error_file_id"], begun["errors"]) == (None, None, None)
+    await plant.work_off()
+    batch = await read(plant, begun["id"])
+    assert batch == begun | {
+        "status": "completed",
+        "output_file_id": f"file-{begun['id'].removeprefix('batch_')}-output",
+        "finalizing_at": int(NOW),
+        "completed_at": int(NOW),
+        "request_counts": {"total": 3, "completed": 3, "failed": 0},
+    }
+    assert (batch["model"], batch["metadata"], batch["endpoint"]) == ("m", {"team": "x"}, EMBEDDINGS)
+    assert (batch["created_at"], batch["in_progress_at"], batch["expires_at"]) == (*[int(NOW)] * 2, int(NOW) + DAY)
+    lines = await content(plant, batch["output_file_id"])
+    assert [one["custom_id"] for one in lines] == ["a", "b", "c"]
+    name = begun["id"].removeprefix("batch_")
+    assert lines[1] == {
+        "id": f"batch_req_{name}_1",
+        "custom_id": "b",
+        "response": {
+            "status_code": 200,
+            "request_id": f"req_{name}_1",
+            "body": {"object": "list", "model": "m", "data": [2]},
+        },
+        "error": None,
+    }
+
+
+async def test_output_is_described_as_a_file_until_it_is_deleted(plant: Plant) -> None:
+    batch_id = await created(plant, line("a"), line("b", "refused"))
+    await plant.work_off()
+    batch = await read(plant, batch_id)
+    file_id = batch["output_file_id"]
+    described = (await plant.service.get(f"/v1/files/{file_id}")).body
+    size = len((await plant.service.get(f"/v1/files/{file_id}/content")).content)
+    assert described == {
+        "id": file_id,
+        "object": "file",
+        "bytes": size,
+        "created_at": int(NOW),
+        "expires_at": int(NOW) + 8 * DAY,
+        "filename": f"{batch_id}_output.jsonl",
+        "purpose": "batch_output",
+        "status": "processed",
+        "status_details": None,
+    }
+    assert (await plant.service.ask("DELETE", f"/v1/files/{file_id}")).body["deleted"] is True
+    for path in ("", "/content"):
+        assert_error(await plant.service.get(f"/v1/files/{file_id}{path}"), 404, "id")
+    assert (await plant.service.get(f"/v1/files/{batch['error_file_id']}")).status == 200
+
+
+async def test_files_are_there_while_the_batch_runs(plant: Plant) -> None:
+    batch_id = await created(plant, *[line(one) for one in "abc"])
+    await take_turn(plant.consumer(concurrency=1))
+    batch = await read(plant, batch_id)
+    assert batch["status"] == "in_progress"
+    assert len(await content(plant, batch["output_file_id"])) == batch["request_counts"]["completed"] > 0
+
+
+async def test_batch_whose_requests_all_fail_is_completed(plant: Plant) -> None:
+    batch_id = await created(plant, line("a", "refused"), line("b", "refused"))
+    await plant.work_off()
+    batch = await read(plant, batch_id)
+    assert (batch["status"], batch["output_file_id"]) == ("completed", None)
+    assert batch["request_counts"] == {"total": 2, "completed": 0, "failed": 2}
+    first, _ = await content(plant, batch["error_file_id"])
+    assert (first["custom_id"], first["error"], first["response"]["status_code"]) == ("a", None, 400)
+    assert first["response"]["body"]["error"]["message"] == "This input is not allowed."
+    assert (await plant.batch(batch_id)).state is BatchState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("lines", "endpoint", "codes"),
+    [
+        ([line("a"), line("b"), line("a")], EMBEDDINGS, [("duplicate_custom_id", 3)]),
+        ([line("a"), b"{"], EMBEDDINGS, [("invalid_json_line", 2)]),
+        ([line("a", body={"model": 7})], EMBEDDINGS, [("invalid_value", 1), ("invalid_value", 1)]),
+        ([], EMBEDDINGS, [("empty_file", None)]),
+        ([line("a"), line("b", url="/v1/moderations")], EMBEDDINGS, [("url_mismatch", 2)]),
+        ([line("a"), line("b")], "/v1/moderations", [("url_mismatch", 1), ("url_mismatch", 2)]),
+    ],
+)
+async def test_invalid_input_makes_a_batch_that_has_failed(
+    plant: Plant, lines: list[Any], endpoint: str, codes: list[tuple[str, int | None]]
+) -> None:
+    batch_id = await created(plant, *lines, endpoint=endpoint)
+    batch = await read(plant, batch_id)
+    assert (batch["status"], batch["failed_at"]) == ("failed", int(NOW))
+    assert [(one["code"], one["line"]) for one in batch["errors"]["data"]] == codes
+    assert batch["errors"]["object"] == "list"
+    assert batch["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
+    assert not plant.messages
+    assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [batch_id]
+    assert_error(await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel"), 409)
+
+
+async def test_operation_that_is_too_large_for_a_message_makes_a_batch_that_has_failed(
+    aiohttp_client: AiohttpClient,
+) -> None:
+    plant = await build_plant(aiohttp_client, operations, message_bytes=4_096)
+    batch = await read(plant, await created(plant, line("a"), line("b", "x" * 5_000)))
+    assert batch["status"] == "failed"
+    [error] = batch["errors"]["data"]
+    assert error["line"] == 2
+    assert "bytes" in error["message"]
+
+
+async def test_cancelled_batch_says_so_of_what_did_not_run(plant: Plant) -> None:
+    batch_id = await created(plant, line("a"), line("b"))
+    answer = await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel")
+    assert (answer.status, answer.body["status"], answer.body["cancelling_at"]) == (200, "cancelling", int(NOW))
+    assert (await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel")).status == 200
+    await plant.work_off()
+    batch = await read(plant, batch_id)
+    assert (batch["status"], batch["cancelled_at"], batch["output_file_id"]) == ("cancelled", int(NOW), None)
+    lines = await content(plant, batch["error_file_id"])
+    assert [(one["custom_id"], one["response"], one["error"]["code"]) for one in lines] == [
+        ("a", None, "batch_cancelled"),
+        ("b", None, "batch_cancelled"),
+    ]
+
+
+async def test_expired_batch_says_so_of_what_did_not_run(plant: Plant) -> None:
+    batch_id = await created(plant, line("a"))
+    plant.clock.advance(DAY + 1)
+    await plant.sweep()
+    plant.clock.advance(plant.settings.settle_seconds + 1)
+    await plant.work_off()
+    await plant.sweep()
+    batch = await read(plant, batch_id)
+    assert (batch["status"], batch["request_counts"]["failed"]) == ("expired", 0)
+    assert batch["expired_at"] >= int(NOW) + DAY
+    [entry] = await content(plant, batch["error_file_id"])
+    assert (entry["response"], entry["error"]["code"]) == (None, "batch_expired")
+
+
+async def test_completed_batch_cannot_be_cancelled(plant: Plant) -> None:
+    batch_id = await created(plant, line("a"))
+    await plant.work_off()
+    answer = await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel")
+    assert_error(answer, 409)
+    assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_one_file_makes_several_batches(plant: Plant) -> None:
+    file_id = await uploaded(plant.service, line("a"))
+    first, second = [(await create(plant, file_id)).body["id"] for _ in range(2)]
+    assert first != second
+    await plant.work_off()
+    for batch_id in (first, second):
+        assert (await read(plant, batch_id))["status"] == "completed"
+
+
+async def test_batches_are_listed_newest_first_page_by_page(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for number in range(5):
+        plant.clock.advance(1)
+        made.append(await created(plant, line("a"), endpoint="/v1/other" if number == 2 else EMBEDDINGS))
+    ids = made[::-1]
+    first = (await plant.service.get("/v1/batches?limit=2")).body
+    assert ([one["id"] for one in first["data"]], first["has_more"]) == (ids[:2], True)
+    assert (first["first_id"], first["last_id"]) == (ids[0], ids[1])
+    rest = (await plant.service.get(f"/v1/batches?after={ids[1]}")).body
+    assert ([one["id"] for one in rest["data"]], rest["has_more"]) == (ids[2:], False)
+    assert [one["status"] for one in rest["data"]] == ["failed", "in_progress", "in_progress"]
+    monkeypatch.setattr(batches, "MOST_COUNTERS", 1)
+    page = (await plant.service.get("/v1/batches")).body
+    assert (len(page["data"]), page["has_more"]) == (1, True)
+    assert_error(await plant.service.get("/v1/batches?limit=101"), 400, "limit")
+    assert_error(await plant.service.get("/v1/batches?status=x"), 400, "status")
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"completion_window": "1h"}, "completion_window"),
+        ({"endpoint": "v1/embeddings"}, "endpoint"),
+        ({"input_file_id": "file-x"}, "input_file_id"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
+        ({"color": "red"}, "color"),
+    ],
+)
+async def test_wrong_parameter_is_rejected(plant: Plant, changes: dict[str, Any], param: str) -> None:
+    answer = await create(plant, await uploaded(plant.service, line("a")), **changes)
+    assert_error(answer, 400, param)
+    assert (await plant.service.get("/v1/batches")).body["data"] == []
+
+
+@pytest.mark.parametrize("batch_id", ["batch_x", "x", "batch_" + "0" * 26])
+async def test_unknown_batch_is_not_found(plant: Plant, batch_id: str) -> None:
+    assert_error(await plant.service.get(f"/v1/batches/{batch_id}"), 404, "batch_id")
+    assert_error(await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel"), 404, "batch_id")
+    assert_error(await plant.service.get(f"/v1/files/file-{'0' * 26}-output/content"), 404, "id")
+
+
+async def test_output_expires_when_its_client_says_so(plant: Plant) -> None:
+    batch_id = await created(plant, line("a"), output_expires_after={"anchor": "created_at", "seconds": 3_600})
+    await plant.work_off()
+    file_id = (await read(plant, batch_id))["output_file_id"]
+    assert (await plant.service.get(f"/v1/files/{file_id}")).body["expires_at"] == int(NOW) + 3_600
+    plant.clock.advance(3_601)
+    assert_error(await plant.service.get(f"/v1/files/{file_id}"), 404, "id")
+
+
+# --- Repeated requests
+
+
+async def test_repeated_request_gets_the_batch_that_stands(plant: Plant) -> None:
+    file_id = await uploaded(plant.service, line("a"))
+    first = (await create(plant, file_id, metadata={"a": "b"})).body
+    repeated = (await create(plant, file_id, REPEATED, metadata={"a": "b"})).body
+    other = (await create(plant, file_id, REPEATED, metadata={"a": "c"})).body
+    assert repeated == first
+    assert other["id"] != first["id"]
+    plant.clock.advance(601)
+    assert (await create(plant, file_id, REPEATED, metadata={"a": "b"})).body["id"] != first["id"]
+
+
+async def test_repeated_request_gets_the_batch_that_has_failed(plant: Plant) -> None:
+    file_id = await uploaded(plant.service, b"{")
+    assert (await create(plant, file_id)).body == (await create(plant, file_id, REPEATED)).body
+
+
+async def test_repeated_request_makes_a_batch_if_the_first_one_did_not_arrive(plant: Plant) -> None:
+    answer = await create(plant, await uploaded(plant.service, line("a")), REPEATED)
+    assert (answer.status, answer.body["status"]) == (200, "in_progress")
+
+
+@pytest.mark.parametrize("call", ["store.create_batch", "chunks.send", "store.accept_batch"])
+async def test_of_a_request_that_broke_off_and_its_repetition_only_one_runs(
+    aiohttp_client: AiohttpClient, call: str
+) -> None:
+    """The front end dies at some call. The repeated request comes to another one, and the first must not go on."""
+    outage = Outage(call)
+    plant = await build_plant(aiohttp_client, operations, watch=outage)
+    file_id = await uploaded(plant.service, line("a"))
+    answer = await create(plant, file_id)
+    assert answer.status >= 500
+    assert answer.headers["x-should-retry"] == "true"
+    outage.times = 0
+    repeated = (await create(plant, file_id, REPEATED)).body
+    await plant.work_off()
+    assert (await read(plant, repeated["id"]))["status"] == "completed"
+    assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [repeated["id"]]
+
+
+async def test_request_that_is_still_being_accepted_is_prevented_by_its_repetition(plant: Plant) -> None:
+    """Between its entry in the catalog and its acceptance, the first request may hang for minutes."""
+    file_id = await uploaded(plant.service, line("a"))
+    first = (await create(plant, file_id)).body["id"]
+    [entry] = await plant.parts.store.list_entries(KIND, "default", None, 1)
+    hanging = f"{first[:-2]}ZZ"  # the newest
+    plant.clock.advance(601)  # so that only the hanging one counts
+    late = plant.clock.now()
+    await plant.parts.store.write_entry(replace(entry, id=hanging, content={**entry.content, "created_at": late}))
+    repeated = (await create(plant, file_id, REPEATED)).body["id"]
+    assert repeated not in {first, hanging}
+    batch = await plant.batch(hanging)
+    assert batch.state is BatchState.ABANDONED
+    assert_error(await plant.service.get(f"/v1/batches/{hanging}"), 404, "batch_id")
+
+
+async def test_key_makes_one_batch_as_for_other_requests(plant: Plant) -> None:
+    file_id, key = await uploaded(plant.service, line("a")), {"Idempotency-Key": "mine"}
+    first = (await create(plant, file_id, key)).body
+    assert (await create(plant, file_id, key)).body == first
+    assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [first["id"]]
+    assert_error(await create(plant, await uploaded(plant.service, line("b")), key), 422)
+
+
+async def test_batch_that_exceeds_the_quota_is_rejected_and_not_listed(aiohttp_client: AiohttpClient) -> None:
+    plant = await build_plant(aiohttp_client, operations, tenant_limit="2/60")
+    large, small = [await uploaded(plant.service, *[line(one) for one in ids]) for ids in ("abc", "ab")]
+    assert_error(await create(plant, large), 413)
+    assert (await create(plant, small)).status == 200
+    answer = await create(plant, small)
+    assert_error(answer, 429)
+    assert answer.body["error"]["code"] == "rate_limit_exceeded"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert len((await plant.service.get("/v1/batches")).body["data"]) == 1
+
+
+# --- What the rest of Penstock knows
+
+
+async def test_batch_is_a_batch_for_the_rest_of_penstock(plant: Plant) -> None:
+    batch_id = await created(plant, line("a"), line("b", "refused"), metadata={"team": "x"})
+    await plant.work_off()
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1, "failed": 1})
+    [listed] = (await plant.service.get("/batches?metadata.team=x")).body["batches"]
+    assert listed["batchId"] == batch_id
+    assert await plant.statuses(batch_id) == {"a": 200, "b": 400}
+
+
+async def test_event_of_a_batch_whose_requests_all_failed_says_that_it_is_completed(
+    aiohttp_client: AiohttpClient,
+) -> None:
+    plant = await build_plant(
+        aiohttp_client,
+        operations,
+        webhook_secret="a secret of at least 32 characters",
+        webhook_allow="receiver.example",
+    )
+    endpoint = {"url": "https://receiver.example/hook"}
+    assert (await plant.service.ask("POST", "/v1/webhook_endpoints", json=endpoint)).status == 201
+    batch_id = await created(plant, line("a", "refused"))
+    await plant.work_off()
+    [event] = (await plant.batch(batch_id)).events
+    assert event.type is EventType.COMPLETED

@@ -1,0 +1,66 @@
+"""The lines of the files with outputs and errors."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic_core import to_json
+
+from penstock.outcome import OutcomeState
+from penstock.service.dialects.openai.output_lines import lines_of
+
+CANCELLED = {"code": "batch_cancelled", "message": "This request was not executed, because the batch was cancelled."}
+EXPIRED = {
+    "code": "batch_expired",
+    "message": "This request could not be executed before the completion window expired.",
+}
+
+
+def error(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome", "status", "body"),
+    [
+        (OutcomeState.SUCCEEDED, {"status": 200, "result": {"a": [1.50, None]}}, 200, {"a": [1.5, None]}),
+        (OutcomeState.SUCCEEDED, {"status": 204, "result": None}, 204, None),
+        # What an upstream of OpenAI's kind answered is the body of the response.
+        (
+            OutcomeState.FAILED,
+            {"status": 400, "error": {"title": "Bad Request", "detail": "...", "body": error("No.")}},
+            400,
+            error("No."),
+        ),
+        (
+            OutcomeState.FAILED,
+            {"status": 422, "error": {"title": "Invalid", "detail": "Not so."}},
+            422,
+            error("Not so."),
+        ),
+        (OutcomeState.FAILED, {"status": 504, "error": {"title": "Timeout"}}, 504, error("Timeout", "server_error")),
+        (OutcomeState.FAILED, {"status": 500, "error": None}, 500, error("The request failed.", "server_error")),
+        (
+            OutcomeState.FAILED,
+            {"status": 500, "error": {"title": "Failed", "body": "text"}},
+            500,
+            error("Failed", "server_error"),
+        ),
+    ],
+)
+def test_request_that_ran_has_a_response(state: OutcomeState, outcome: dict[str, Any], status: int, body: Any) -> None:
+    [line] = lines_of(state, "01ARZ", [7], [to_json({"id": "ä", **outcome})])
+    assert line.endswith(b"\n")
+    assert json.loads(line) == {
+        "id": "batch_req_01ARZ_7",
+        "custom_id": "ä",
+        "response": {"status_code": status, "request_id": "req_01ARZ_7", "body": body},
+        "error": None,
+    }
+
+
+@pytest.mark.parametrize(("state", "written"), [(OutcomeState.CANCELLED, CANCELLED), (OutcomeState.EXPIRED, EXPIRED)])
+def test_request_that_did_not_run_has_no_response(state: OutcomeState, written: dict[str, str]) -> None:
+    outcome = {"id": "a", "status": 410, "error": {"title": "Cancelled"}}
+    [line] = lines_of(state, "01ARZ", [7], [to_json(outcome)])
+    assert json.loads(line) == {"id": "batch_req_01ARZ_7", "custom_id": "a", "response": None, "error": written}
