@@ -238,6 +238,15 @@ def test_every_import_goes_in_an_allowed_direction(sources: Sources) -> None:
     assert not errors, "\n".join(errors)
 
 
+@pytest.mark.parametrize("dialect", ["odata", "openai"])
+def test_without_its_folder_and_its_lines_in_the_list_a_dialect_is_gone(sources: Sources, dialect: str) -> None:
+    folder, modules = f"penstock.service.dialects.{dialect}.", frozenset(sources)
+    outside = {name: source for name, source in sources.items() if not name.startswith(folder.rstrip("."))}
+    imports = [one for name, source in outside.items() for one in _read(name, source, modules)[0]]
+    knows = {one.importer for one in imports if one.imported.startswith(folder)}
+    assert knows == {"penstock.service.dialects.registered"}
+
+
 @pytest.mark.parametrize(
     ("module", "added", "error"),
     [
