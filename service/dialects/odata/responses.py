@@ -27,4 +27,6 @@ def response_object(outcome: Mapping[str, Any]) -> dict[str, Any]:
         return {**response, "headers": _JSON, "body": error_of_request(outcome["error"])}
     if outcome["status"] in _WITHOUT_BODY:
         return response
+    if "resultMissing" in outcome:  # it was large, and its file is gone. A name with @ is an annotation
+        response["@penstock.resultMissing"] = outcome["resultMissing"]
     return {**response, "headers": _JSON, "body": outcome["result"]}

@@ -15,6 +15,16 @@ JSON = {"Content-Type": "application/json"}
             {"id": "1", "status": 201, "headers": JSON, "body": {"id": 7}},
         ),
         ({"id": "1", "status": 200, "result": None}, {"id": "1", "status": 200, "headers": JSON, "body": None}),
+        (
+            {"id": "1", "status": 200, "result": None, "resultMissing": "Its file is gone."},
+            {
+                "id": "1",
+                "status": 200,
+                "@penstock.resultMissing": "Its file is gone.",
+                "headers": JSON,
+                "body": None,
+            },
+        ),
         ({"id": "1", "status": 204, "result": None}, {"id": "1", "status": 204}),
         ({"id": "1", "status": 204, "result": {"x": 1}}, {"id": "1", "status": 204}),
         (
