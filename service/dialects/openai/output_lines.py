@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 from msgspec.json import Decoder
 from pydantic_core import from_json, to_json
 
@@ -33,6 +33,7 @@ class _Line(Struct):
     status: int
     result: Raw = _NULL
     error: Raw = _NULL
+    result_missing: str | None = field(default=None, name="resultMissing")  # why the bucket has it no more
 
 
 _decoder = Decoder(_Line)
@@ -46,7 +47,9 @@ def lines_of(state: OutcomeState, name: str, indexes: Sequence[int], lines: Sequ
 
 
 def _succeeded(name: bytes, line: _Line) -> bytes:
-    return _joined(name, line.id, _response(name, line.status, bytes(line.result)), b"null")
+    missing = line.result_missing
+    error = b"null" if missing is None else to_json({"code": "output_missing", "message": missing})
+    return _joined(name, line.id, _response(name, line.status, bytes(line.result)), error)
 
 
 def _failed(name: bytes, line: _Line) -> bytes:

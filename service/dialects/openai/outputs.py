@@ -125,10 +125,11 @@ async def _lines(request: web.Request, output: Output) -> AsyncIterator[tuple[by
     for state in _STATES[output.kind]:
         if not _count(output.running.counts, state):
             continue
-        batch, groups = await request.app[BACKEND].store.read_progress(output.entry.id, [0], with_done=True)
+        backend = request.app[BACKEND]
+        batch, groups = await backend.store.read_progress(output.entry.id, [0], with_done=True)
         if batch is None:
             return
-        reading = Reading(request.app[BACKEND].store, batch, Wanted(Cursor(), state), request.app[TURNS])
+        reading = Reading(backend, batch, Wanted(Cursor(), state), request.app[TURNS])
         async for _, window in reading.windows(groups[0]):
             for line in lines_of(state, name, window.indexes, window.lines):
                 yield line, window.memory_bytes

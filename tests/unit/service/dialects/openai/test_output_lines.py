@@ -59,6 +59,13 @@ def test_request_that_ran_has_a_response(state: OutcomeState, outcome: dict[str,
     }
 
 
+def test_large_result_that_the_bucket_has_no_more_is_an_error() -> None:
+    outcome = {"id": "a", "status": 200, "result": None, "resultMissing": "It has expired."}
+    [line] = lines_of(OutcomeState.SUCCEEDED, "01ARZ", [7], [to_json(outcome)])
+    assert json.loads(line)["response"]["body"] is None
+    assert json.loads(line)["error"] == {"code": "output_missing", "message": "It has expired."}
+
+
 @pytest.mark.parametrize(("state", "written"), [(OutcomeState.CANCELLED, CANCELLED), (OutcomeState.EXPIRED, EXPIRED)])
 def test_request_that_did_not_run_has_no_response(state: OutcomeState, written: dict[str, str]) -> None:
     outcome = {"id": "a", "status": 410, "error": {"title": "Cancelled"}}
