@@ -13,6 +13,8 @@ from aiohttp import hdrs, web
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from schemathesis import checks
+from schemathesis.core.result import Ok
+from schemathesis.pytest.lazy import get_all_tests
 
 from penstock import Operations, Reject
 from penstock.api_key import ApiKey, Scope
@@ -27,11 +29,12 @@ from penstock.settings import Settings
 from penstock.testing import FakeClock, memory_parts
 from penstock.webhooks.endpoint import mark_of
 from tests.support.builders import NOW, build_batch, build_settings
+from tests.support.full import full
 from tests.support.service import Serve, request
 
-EXAMPLES = 15
-KEYS = "^/keys"
-WEBHOOKS = "webhook"
+EXAMPLES = hypothesis_settings(
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
 CONFORMANCE = [
     checks.not_a_server_error,
     checks.status_code_conformance,
@@ -76,10 +79,9 @@ BATCH = replace(build_batch(3, deadline_at=NOW + 60), state=BatchState.FAILED)
 KEY = ApiKey("a" * 12, "digest", "acme", frozenset(Scope), NOW, expires_at=NOW + 10**9)
 PLAIN = Settings.model_construct()
 DESCRIPTION = describe(PLAIN, operations, scopes_of(routes_for_clients(PLAIN)))
-Case = schemathesis.Case[Any]
 FOR_OPERATORS = describe_for_operators(PLAIN, scopes_of(routes_for_operators()))
-schema = schemathesis.openapi.from_dict(DESCRIPTION)
-schema_for_operators = schemathesis.openapi.from_dict(FOR_OPERATORS)
+LISTENERS = {"clients": DESCRIPTION, "operators": FOR_OPERATORS}
+Case = schemathesis.Case[Any]
 
 
 @schemathesis.serializer("application/x-ndjson")
@@ -144,41 +146,39 @@ def aim(case: Case) -> None:
                     operation["path"] = "/take"
 
 
-@schema.exclude(path_regex=WEBHOOKS).parametrize()
-@hypothesis_settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+def addresses() -> list[str]:
+    """Return every path, after the name of the listener that answers it."""
+    return [f"{listener} {path}" for listener, description in LISTENERS.items() for path in description["paths"]]
+
+
+def is_for_a_full_run(address: str) -> bool:
+    return "webhook" in address or address.startswith("operators /keys")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(one for one in addresses() if not is_for_a_full_run(one)),
+        *full(one for one in addresses() if is_for_a_full_run(one)),
+    ],
 )
-def test_every_answer_is_as_described(case: Case, urls: list[str]) -> None:
-    aim(case)
-    case.call_and_validate(base_url=urls[0], checks=CONFORMANCE, timeout=10)
+def test_every_answer_is_as_described(address: str, urls: list[str]) -> None:
+    """Build the cases of one path. Schemathesis would build those of all paths whenever pytest collects."""
+    listener, path = address.split(" ")
+    url = dict(zip(LISTENERS, urls, strict=True))[listener]
+    described = {**LISTENERS[listener], "paths": {path: LISTENERS[listener]["paths"][path]}}
 
+    def ask(case: Case) -> None:
+        aim(case)
+        case.call_and_validate(base_url=url, checks=CONFORMANCE, timeout=10)
 
-@pytest.mark.full
-@schema.include(path_regex=WEBHOOKS).parametrize()
-@hypothesis_settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
-def test_every_answer_about_webhooks_is_as_described(case: Case, urls: list[str]) -> None:
-    case.call_and_validate(base_url=urls[0], checks=CONFORMANCE, timeout=10)
-
-
-@schema_for_operators.exclude(path_regex=f"{KEYS}|{WEBHOOKS}").parametrize()
-@hypothesis_settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
-def test_every_answer_to_operators_is_as_described(case: Case, urls: list[str]) -> None:
-    aim(case)
-    case.call_and_validate(base_url=urls[1], checks=CONFORMANCE, timeout=10)
-
-
-@pytest.mark.full
-@schema_for_operators.include(path_regex=KEYS).parametrize()
-@hypothesis_settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
-def test_every_answer_about_keys_is_as_described(case: Case, urls: list[str]) -> None:
-    aim(case)
-    case.call_and_validate(base_url=urls[1], checks=CONFORMANCE, timeout=10)
+    schema = schemathesis.openapi.from_dict(described)
+    tests = list(get_all_tests(schema=schema, test_func=ask, settings=EXAMPLES, given_kwargs=None))
+    assert len(tests) == len(described["paths"][path])
+    for built in tests:
+        assert isinstance(built, Ok), built
+        _operation, run = built.ok()
+        run()
 
 
 async def test_it_is_served_with_the_limits_and_the_operations_of_this_program(serve: Serve) -> None:

@@ -448,18 +448,18 @@ async def test_encoding_that_is_not_supported_is_a_final_failure(encoding: str) 
 
 
 @pytest.mark.parametrize(
-    ("encoding", "bomb"),
+    ("encoding", "make_bomb"),
     [
-        ("gzip", gzip.compress(bytes(50_000_000))),
-        ("gzip, gzip", gzip.compress(gzip.compress(bytes(50_000_000)))),
-        ("gzip", gzip.compress(b"") * 10_000),
-        ("zstd", b"\x50\x2a\x4d\x18\0\0\0\0" * 10_000),
-        ("br", brotli.compress(bytes(50_000_000), quality=1)),
+        ("gzip", lambda: gzip.compress(bytes(50_000_000), 1)),
+        ("gzip, gzip", lambda: gzip.compress(gzip.compress(bytes(50_000_000), 1))),
+        ("gzip", lambda: gzip.compress(b"") * 10_000),
+        ("zstd", lambda: b"\x50\x2a\x4d\x18\0\0\0\0" * 10_000),
+        ("br", lambda: brotli.compress(bytes(50_000_000), quality=1)),
     ],
     ids=["gzip", "gzip twice", "members", "skippable frames", "br"],
 )
-async def test_bomb_costs_no_more_than_is_kept(encoding: str, bomb: bytes) -> None:
-    async with raw_server(answer_packed(encoding, bomb)) as host, forwarding(f"http://{host}") as operations:
+async def test_bomb_costs_no_more_than_is_kept(encoding: str, make_bomb: Callable[[], bytes]) -> None:
+    async with raw_server(answer_packed(encoding, make_bomb())) as host, forwarding(f"http://{host}") as operations:
         tracemalloc.start()
         try:
             outcome = as_outcome(await perform(operations, "/x"))
