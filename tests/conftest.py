@@ -1,9 +1,10 @@
 """Provides the fixtures that many tests share: an AWS, settings with a name of their own, and the backend for them."""
 
+import gc
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from penstock.infra.cloudformation import read_template
 from penstock.infra.embedded.server import EmbeddedAws
 from penstock.infra.local.servers import LocalServers, local_servers
 from penstock.infra.provision import BUCKET_TEMPLATE, TEMPLATE, provision
+from penstock.running.collector import spare_what_stays
 from penstock.settings import Settings
 from tests.support.aws import IN_MEMORY, Aws, embedded, real, scrubbed_environment
 from tests.support.backends import REQUIRED, real_servers_or_skip
@@ -27,6 +29,17 @@ WRONG_ROLES = pytest.StashKey[list[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[CALLS] = RecordedCalls()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Tune the garbage collector as the programs do: the tests and all modules live as long as this process."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        spare_what_stays()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

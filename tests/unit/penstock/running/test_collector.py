@@ -12,7 +12,6 @@ from penstock.running.collector import THRESHOLD, spare_json, spare_what_stays
 def _restored() -> Iterator[None]:
     thresholds = gc.get_threshold()
     yield
-    gc.unfreeze()
     gc.set_threshold(*thresholds)
 
 
