@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from penstock.aws.backend import open_backend
@@ -25,6 +26,13 @@ from tests.support.roles import compare, granted, granted_in_bucket
 MakeSettings = Callable[..., Settings]
 CALLS = pytest.StashKey[RecordedCalls]()
 WRONG_ROLES = pytest.StashKey[list[str]]()
+
+
+# A busy machine must not decide whether a test passes. pytest-timeout ends what hangs.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -47,7 +47,7 @@ class Program:
     def output(self) -> str:
         return self.log.read_text()
 
-    async def says(self, words: str, units: float = 20) -> str:
+    async def says(self, words: str, units: float = 60) -> str:
         """Wait until the output contains these words, and return it."""
 
         async def is_said() -> bool:

@@ -13,7 +13,7 @@ POLL_SECONDS = 0.02
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[T]], units: float = 20, *, poll_seconds: float = POLL_SECONDS
+    condition: Callable[[], Awaitable[T]], units: float = 60, *, poll_seconds: float = POLL_SECONDS
 ) -> T:
     """Return the first true answer of a condition. After `units`, fail and show the last answer."""
     deadline = asyncio.get_running_loop().time() + units * UNIT_SECONDS
