@@ -81,7 +81,7 @@ BatchId = Annotated[
     str, typer.Argument(metavar="ID", parser=_batch_id, help="The id of the batch, as `penstock list` shows it.")
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file. [default: standard output]")
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file, and not to standard output.")
 ]
 
 

@@ -103,6 +103,7 @@ class _PassedThrough(TyperCommand):
 app = typer.Typer(
     name="penstock",
     help="A bulk API for any set of Python functions: one request, many operations, exact counts.",
+    epilog="Commands that call a server read its URL from PENSTOCK_URL, and a key from PENSTOCK_API_KEY.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -39,12 +39,12 @@ Delimiter = Annotated[
     typer.Option(
         metavar="CHARACTER",
         parser=_delimiter,
-        help="CSV: the character between cells, or tab. [default: a comma, semicolon or tab, as in the header]",
+        help="CSV: the character between cells, or tab. Without it, the header decides.",
     ),
 ]
 Charset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="CSV: the charset of the file, such as cp1252 or utf-16. [default: utf-8]"),
+    typer.Option(metavar="NAME", help="CSV: the charset of the file, such as cp1252 or utf-16. Without it: utf-8."),
 ]
 Key = Annotated[
     str | None,

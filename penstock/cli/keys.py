@@ -27,7 +27,7 @@ KeyId = Annotated[
     str, typer.Argument(metavar="ID", parser=_key_id, help="The id of the key, as `penstock keys list` shows it.")
 ]
 ExpiresDays = Annotated[
-    int | None, typer.Option(min=1, max=36_500, help="The key expires after so many days. [default: never]")
+    int | None, typer.Option(min=1, max=36_500, help="The key expires after so many days. Without it: never.")
 ]
 
 app = typer.Typer(

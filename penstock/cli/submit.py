@@ -77,7 +77,7 @@ def submit(  # noqa: PLR0917 - the command line names them
     metadata: Annotated[
         list[str] | None, typer.Option(metavar=METAVAR, help="More to say about the batch. May be repeated.")
     ] = None,
-    priority: Annotated[Priority | None, typer.Option(help="The priority of the batch. [default: normal]")] = None,
+    priority: Annotated[Priority | None, typer.Option(help="The priority of the batch. Without it: normal.")] = None,
     not_before: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Run no operation before this time, such as 2026-12-24T18:00:00+01:00."),
@@ -100,7 +100,9 @@ def submit(  # noqa: PLR0917 - the command line names them
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check the file as the server does, and run nothing.")
     ] = False,
-    wait: Annotated[bool, typer.Option(" /--no-wait", help="Print the id of the batch, and do not wait.")] = True,
+    wait: Annotated[
+        bool, typer.Option(" /--no-wait", help="Print the id of the batch, and do not wait.", show_default=False)
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Submit a file of operations, wait until they have finished, and print a summary.
@@ -109,8 +111,7 @@ def submit(  # noqa: PLR0917 - the command line names them
 
     penstock submit export.csv --charset cp1252 --method PUT --path '/users/{id}' --rejected bad.csv
 
-    Exit code: 0 if all operations succeeded (with --expect: finished as expected), 1 if some did not, 2 if some could
-    not be submitted or read.
+    Exit code: 0 if all succeeded (with --expect: as expected), 1 if some did not, 2 if it could not be done.
     """
     key = read_client_key()
     options = batch_query(

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from penstock.cli import commands
+from penstock.cli import batches, commands, keys, limits, profiling, queues, submit
 from penstock.distribution import installed_version
 from tests.support.full import full
 
@@ -78,6 +81,19 @@ def test_options_are_shown_and_completed_by_the_program(command: str) -> None:
     told = subprocess.run([script], env=environment, capture_output=True, text=True, check=True).stdout.split()
     assert "--help" in told
     assert set(told) <= {"--help", "--health-host", "--health-port"}
+
+
+@pytest.mark.parametrize("program", [batches, keys, limits, profiling, queues, submit])
+def test_no_help_has_brackets_because_they_would_be_taken_for_a_style(program: Any) -> None:
+    app = getattr(program, "app", None)
+    if app is None:
+        app = typer.Typer()
+        app.command()(getattr(program, program.__name__.rpartition(".")[2].replace("profiling", "profile")))
+    command = get_command(app)
+    commands = list(getattr(command, "commands", {"": command}).values())
+    helps = [parameter.help or "" for one in commands for parameter in one.params if hasattr(parameter, "help")]
+    assert len(helps) > 1
+    assert [text for text in helps if "[" in text] == []
 
 
 HEAVY = ("aiohttp", "aiobotocore", "botocore", "boto3", "moto", "pydantic", "uvloop")
