@@ -9,6 +9,8 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
+from structlog.dev import ConsoleRenderer, plain_traceback
 
 from penstock.aws.backend import open_backend
 from penstock.backend import Backend
@@ -37,6 +39,9 @@ hypothesis.settings.load_profile("unhurried")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[CALLS] = RecordedCalls()
+    # Otherwise structlog lets Rich draw tracebacks with all local variables, which takes a second or more for each.
+    *others, _ = structlog.get_config()["processors"]
+    structlog.configure(processors=[*others, ConsoleRenderer(exception_formatter=plain_traceback)])
 
 
 @pytest.hookimpl(wrapper=True)

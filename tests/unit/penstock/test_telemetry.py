@@ -15,10 +15,11 @@ from tests.support.builders import build_settings
 def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    before = structlog.get_config()
     try:
         yield
     finally:
-        structlog.reset_defaults()
+        structlog.configure(**before)
         structlog.contextvars.clear_contextvars()
         root.handlers, root.level = handlers, level
 
