@@ -7,6 +7,7 @@ from typing import Self
 
 from penstock.batch import Batch, Ending
 from penstock.chunk import Chunk, redriven_from
+from penstock.dependencies import to_run, with_more_attempts
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery
 from penstock.running.source import Source
@@ -57,7 +58,23 @@ class ChunkAttempt:
     batch: Batch  # as it was when it was last read
     ended: Callable[[], None]  # called after each operation that has run
     traces: Traces = _NO_TRACES  # what earlier deliveries of the chunk have left in the table
-    deaths: int = 0  # how many lost deliveries are blamed on the only operation of this chunk
+    deaths: int = 0  # how many lost deliveries are blamed on the only operation of this chunk that runs
+
+    @property
+    def runs_alone(self) -> bool:
+        """Return True if a single operation of the chunk runs, or a single group: the only one, or one at a time."""
+        return self.chunk.one_at_a_time or len(self.chunk.operations) == 1
+
+    @property
+    def running(self) -> Chunk:
+        """Return the chunk with the operations that run in this attempt. The others follow."""
+        return replace(self.chunk, operations=to_run(self.chunk)) if self.chunk.one_at_a_time else self.chunk
+
+    @property
+    def number(self) -> int:
+        """Return the number of this attempt at the first operation that runs."""
+        chunk = self.chunk
+        return chunk.attempts()[chunk.operations[0].index] if chunk.one_at_a_time else chunk.attempt
 
     @property
     def source(self) -> Source:
@@ -156,7 +173,7 @@ class ChunkAttempt:
         process may have died of another one.
         """
         deaths = sum(note.evidence is Evidence.ALONE for note in self.lost_starts(process))
-        return replace(self, chunk=replace(self.chunk, attempt=self.chunk.attempt + deaths), deaths=deaths)
+        return replace(self, chunk=with_more_attempts(self.chunk, deaths), deaths=deaths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from penstock.consumer.queue_switches import QueueSwitches
 from penstock.consumer.sweeper import Sweeper
 from penstock.consumer.webhooks.courier import Courier
 from penstock.consumer.webhooks.post import Post
+from penstock.dependencies import to_run
 from penstock.errors import NewerVersion, PenstockError, UnreadableMessage
 from penstock.limit import Limit
 from penstock.message import decode_chunk
@@ -325,7 +326,7 @@ class Consumer:
             await self._processor.release(held.delivery, chunk)
             return
         self._progress.report(WORKED)
-        held.start(len(chunk.operations))
+        held.start(len(to_run(chunk)))
         # The age of a delayed chunk starts when it could first be received. It is never negative, though clocks differ.
         ready_at = max(held.delivery.sent_at, chunk.not_before or 0)
         self.meter.observe(Metric.CHUNK_AGE_SECONDS, max(0.0, self._clock.now() - ready_at))

@@ -82,7 +82,7 @@ class Journal:
             delivery.priority,
             chunk.batch_id,
             chunk.id,
-            len(chunk.operations) == 1,
+            chunk.one_at_a_time or len(chunk.operations) == 1,
         )
         self._held[delivery.mark] = entry
         self._write(_RECEIVED, asdict(entry))

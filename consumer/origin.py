@@ -7,7 +7,8 @@ would replace those of other operations, and the counters of the batch would be 
 from collections.abc import Sequence
 
 from penstock.batch import Batch
-from penstock.chunk import Chunk
+from penstock.chunk import Chunk, next_round_id
+from penstock.dependencies import links_error, with_connected
 from penstock.outcome import ChunkRecord
 
 
@@ -22,7 +23,7 @@ def origin_error(batch: Batch, chunk: Chunk) -> str | None:
         return f"Chunk {chunk.id} has the same operation twice."
     if not _are_of_group(batch, chunk.group, indexes):
         return f"Chunk {chunk.id} has operations that are not in its group of batch {batch.id}."
-    return None
+    return links_error(chunk) if chunk.has_links else None
 
 
 def names_planned_chunk(batch: Batch, chunk_id: str) -> bool:
@@ -53,9 +54,13 @@ def redrive_error(chunk: Chunk, record: ChunkRecord | None) -> str | None:
     if record is None:
         return f"Chunk {chunk.id} runs operations again, but batch {chunk.batch_id} has no record of their failures."
     failed = {operation.index for operation in record.failed_operations}
-    if all(operation.index in failed for operation in chunk.operations):
+    indexes = {operation.index for operation in chunk.operations}
+    if not indexes <= failed:
+        return f"Chunk {chunk.id} of batch {chunk.batch_id} runs operations again that have not failed."
+    # Only the chunks that follow from a round may have a part of what is connected: the rest has succeeded.
+    if next_round_id(chunk.id) is None or len(with_connected(record.failed_operations, indexes)) == len(indexes):
         return None
-    return f"Chunk {chunk.id} of batch {chunk.batch_id} runs operations again that have not failed."
+    return f"Chunk {chunk.id} of batch {chunk.batch_id} runs operations again without others that they depend on."
 
 
 def out_of_bounds(batch: Batch, chunk: Chunk) -> str:

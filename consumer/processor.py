@@ -25,6 +25,7 @@ from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
 from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.limits import BatchLimits
+from penstock.consumer.needed import Needed
 from penstock.consumer.origin import has_same_operations, origin_error, out_of_bounds, record_error, redrive_error
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.pauses import Pauses
@@ -42,9 +43,9 @@ from penstock.outcome import (
     delay_seconds,
     in_next_round,
     next_round,
+    poison_verdicts,
     record_attempt,
     record_halves,
-    record_poison,
     record_too_early,
 )
 from penstock.pace import ChunkPace
@@ -104,6 +105,7 @@ class Processor:
         self._store = patient(backend.store, clock)
         self._queues = {priority: patient(queue, clock) for priority, queue in backend.queues.items()}
         self._batches = patient(batches, clock)
+        self._needed = patient(Needed(backend.store), clock)
         self._sender = patient(ChunkSender(backend, settings, clock), clock)
         limits = BatchLimits(backend.store, batches, settings, clock, is_stopping=stop.begun.is_set)
         self._limits = patient(limits, clock)
@@ -218,6 +220,8 @@ class Processor:
         attempt = await self._batches.refresh(attempt)
         if attempt.is_too_late:
             return Discard()
+        if attempt.is_redrive:
+            attempt = replace(attempt, chunk=await self._needed.check(attempt.batch, attempt.chunk))
         return await (self._wait_for_resume(attempt) if self._is_paused(attempt) else self._make_record(attempt))
 
     def _is_paused(self, attempt: ChunkAttempt) -> bool:
@@ -292,7 +296,7 @@ class Processor:
             return self._record(attempt, {})
         if chunk.not_before is not None and chunk.not_before - now > EARLY_SECONDS:
             return record_too_early(chunk)
-        if lost and len(chunk.operations) > 1:
+        if lost and not attempt.runs_alone:
             get_log().warning(Event.CHUNK_HALVED, deaths=lost)
             return record_halves(chunk)
         return self._record(attempt, {}) if self._is_paused(attempt) else None  # paused since it was decided
@@ -311,7 +315,7 @@ class Processor:
                     return await self._commit(attempt, self._record(attempt, {}))
                 case Poison(attempt, route, deaths):
                     self._meter.failed(route.name, None)
-                    return await self._commit(attempt, record_poison(attempt.chunk, deaths))
+                    return await self._commit(attempt, self._record(attempt, poison_verdicts(attempt.chunk, deaths)))
                 case Release():
                     return start
 
@@ -328,7 +332,7 @@ class Processor:
                         stop.spend()
 
                 verdicts = await self._runner.run_chunk(
-                    attempt.chunk,
+                    attempt.running,
                     attempt.source,
                     stop,
                     attempt.ended,
@@ -348,7 +352,7 @@ class Processor:
     def _pace_of(self, attempt: ChunkAttempt) -> ChunkPace:
         """Return what measures a chunk. Its target time is what a front end would plan with this measurement."""
         total, aim = attempt.batch.total, self._fit.aim
-        return ChunkPace(len(attempt.chunk.operations), self._settings.concurrency, lambda each: aim(total * each))
+        return ChunkPace(len(attempt.running.operations), self._settings.concurrency, lambda each: aim(total * each))
 
     def _check_of_start(self, delivery: Delivery) -> Callable[[], bool]:
         """Return a function that says whether a further operation may start, and writes the first start to the journal.

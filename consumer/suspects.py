@@ -142,7 +142,7 @@ class Suspects:
         """
         if attempt.is_suspect(self._notes.process):
             return self._start_suspect(attempt)
-        if len(attempt.chunk.operations) == 1:
+        if attempt.runs_alone:
             return self._start_among_others(attempt)
         return self._start_chunk(attempt)
 
@@ -165,7 +165,7 @@ class Suspects:
             if isinstance(token, Release):
                 yield token
                 return
-            async with self._being_noted(attempt), self._runner.slot(attempt.chunk.operations[0], attempt.source):
+            async with self._being_noted(attempt), self._runner.slot(attempt.running.operations[0], attempt.source):
                 yield await self._note_start_in_slot(attempt, Evidence.RUNNING)
 
     @asynccontextmanager
@@ -195,13 +195,13 @@ class Suspects:
         If this process dies, too, the operation is blamed, and no other suspect is. On its last attempt nothing else
         runs in this process, so that the process can die of nothing else.
         """
-        max_attempts = route.policy.max_attempts if route else attempt.chunk.attempt
-        take = self._runner.all_slots if attempt.chunk.attempt >= max_attempts else self._runner.slot
+        max_attempts = route.policy.max_attempts if route else attempt.number
+        take = self._runner.all_slots if attempt.number >= max_attempts else self._runner.slot
         async with self._quarantine.turn(attempt.delivery) as has_turn:
             if not has_turn:
                 yield Release(release_seconds(attempt.delivery))
                 return
-            async with self._being_noted(attempt), take(attempt.chunk.operations[0], attempt.source):
+            async with self._being_noted(attempt), take(attempt.running.operations[0], attempt.source):
                 start = await self._note_start_in_slot(attempt, Evidence.ALONE)
                 if isinstance(start, Ready):
                     _log_suspect(start.attempt, max_attempts)
@@ -218,7 +218,7 @@ class Suspects:
             try:
                 token: Callable[[], None] | Release = await stack.enter_async_context(
                     self._runner.token(
-                        attempt.chunk.operations[0],
+                        attempt.running.operations[0],
                         attempt.source,
                         may_be_postponed=may_be_released(attempt.delivery),
                     )
@@ -240,7 +240,7 @@ class Suspects:
     def _has_used_up(self, attempt: ChunkAttempt, route: Route) -> bool:
         """Return True if consumers seem to have died of all attempts that the operation has."""
         noted = attempt.with_noted_deaths(self._notes.process)
-        return noted.deaths > 0 and noted.chunk.attempt > route.policy.max_attempts
+        return noted.deaths > 0 and noted.number > route.policy.max_attempts
 
     async def _wait_for_denial(self, attempt: ChunkAttempt) -> ChunkAttempt:
         """Wait for one lease before the verdict, and return the attempt with what is in the table by then.
@@ -291,7 +291,7 @@ class Suspects:
             await self._batches.read(attempt.batch.id)
 
     def _route(self, attempt: ChunkAttempt) -> Route | None:
-        operation = attempt.chunk.operations[0]
+        operation = attempt.running.operations[0]
         try:
             return self._operations.match(operation.method, operation.path)
         except InvalidOperation:
@@ -299,7 +299,7 @@ class Suspects:
 
 
 def _log_suspect(attempt: ChunkAttempt, max_attempts: int) -> None:
-    operation = attempt.chunk.operations[0]
+    operation = attempt.running.operations[0]
     get_log().warning(
         Event.OPERATION_SUSPECTED,
         operation_id=operation.id,

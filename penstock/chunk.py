@@ -19,11 +19,13 @@ import itertools
 import math
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace as with_changes
 
 QUICK_SECONDS = 0.1
 SPREAD_SECONDS = 16.0  # a batch with this much handler time has its least number of chunks
@@ -48,10 +50,21 @@ _ROUND = re.compile(r"(.+\.d)([1-9][0-9]{0,8})")
 _KINDS = 2  # of dead letters: failures and rejections. So the rounds of one kind have every second number
 
 
+class Links(Struct, frozen=True, array_like=True):
+    """What an operation needs of others of its batch. Both members are indexes.
+
+    `after` are the operations that it depends on, all of them before it. `atomic_group` is the first operation of the
+    group that it succeeds or fails with. An operation that is not in the same chunk has succeeded already.
+    """
+
+    after: tuple[int, ...] = ()
+    atomic_group: int | None = None
+
+
 class Operation(Struct, frozen=True):
     """One operation of a batch. `index` is its position in the batch, from 0. `body` is a JSON value or None.
 
-    `key` is the idempotency key that the client gave to it, if it gave one.
+    `key` is the idempotency key that the client gave to it, if it gave one. `links` says what it depends on.
     """
 
     index: int
@@ -60,21 +73,56 @@ class Operation(Struct, frozen=True):
     path: str
     body: Any = None
     key: str | None = None
+    links: Links | None = None
+
+
+_links_of = attrgetter("links")
+_FIELDS_BEFORE_LINKS = 6
+
+
+def has_links(operations: Iterable[Operation]) -> bool:
+    return any(map(_links_of, operations))
+
+
+def operation_from(fields: Sequence[Any]) -> Operation:
+    """Return the operation with these fields, as JSON has them. The last ones may be missing."""
+    operation = Operation(*fields[:_FIELDS_BEFORE_LINKS])
+    links = fields[_FIELDS_BEFORE_LINKS] if len(fields) > _FIELDS_BEFORE_LINKS else None
+    return operation if links is None else with_changes(operation, links=Links(tuple(links[0]), links[1]))
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk of a batch. `attempt` (from 1) applies to all its operations. `not_before` is seconds since the epoch."""
+    """A chunk of a batch. `attempt` (from 1) applies to all its operations. `not_before` is seconds since the epoch.
+
+    An operation that waited while another one was tried again has had fewer attempts: `behind` has its index and how
+    many fewer. Of a chunk that runs `one_at_a_time`, only the first operation runs, and the others follow. `unmet` has
+    the operations outside the chunk that one of it depends on and that have not succeeded, by index and id. Only a
+    chunk that runs failures again can have some. They are not part of its message.
+    """
 
     batch_id: str
     id: str
     attempt: int
     operations: tuple[Operation, ...]
     not_before: float | None = None
+    behind: tuple[tuple[int, int], ...] = ()
+    one_at_a_time: bool = False
+    unmet: tuple[tuple[int, str], ...] = ()
 
     @property
     def group(self) -> int:
         return group_of(self.id)
+
+    @property
+    def has_links(self) -> bool:
+        """Return True if an operation depends on another one, or is part of an atomic group."""
+        return has_links(self.operations)
+
+    def attempts(self) -> dict[int, int]:
+        """Return the attempt of each operation, by index."""
+        behind = dict(self.behind)
+        return {one.index: self.attempt - behind.get(one.index, 0) for one in self.operations}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,16 +271,16 @@ class Planner:
         """Set the handler time of the whole batch, as estimated so far. It determines the size of further chunks."""
         self._aim = self._fit.aim(batch_seconds) * _ROUNDING
 
-    def begins_chunk(self, size: int, seconds: float) -> bool:
-        """Add the next operation, and return True if it starts a new chunk.
+    def begins_chunk(self, size: int, seconds: float, count: int = 1) -> bool:
+        """Add the next operation, or `count` that must stay together, and return True if they start a new chunk.
 
-        `size` is its encoded size in bytes with the separator; `seconds` is its estimated handler time.
+        `size` is their encoded size in bytes with the separators; `seconds` is their estimated handler time.
         """
         total = self.total
         chunk_bytes = self._chunk_bytes + size
         chunk_seconds = self._chunk_seconds + seconds
         is_long = chunk_seconds - seconds / 2 > self._aim
-        begins = is_long or chunk_bytes > self._fit.most_bytes or total == self._full_at
+        begins = is_long or chunk_bytes > self._fit.most_bytes or total + count > self._full_at
         if begins:
             # The next chunk makes up for what this one is too long or too short. So a batch has the number of chunks
             # that the target was made for, and no small one at its end.
@@ -241,7 +289,7 @@ class Planner:
             self._full_at = total + self._fit.most_operations
             chunk_bytes = size
             chunk_seconds = seconds + rest if abs(rest) <= self._aim * _CARRIED else seconds
-        self.total = total + 1
+        self.total = total + count
         self._chunk_bytes = chunk_bytes
         self._chunk_seconds = chunk_seconds
         return begins

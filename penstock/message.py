@@ -6,6 +6,10 @@ The text is a JSON object: `{"v": 1, "batch": "...", "chunk": "17", "attempt": 1
 An operation with a key of its client is `[index, id, method, path, body, key]`. Then the message has the version 2. An
 earlier version cannot read it, and moves it to the dead letter queue: it would run the operation with another key.
 
+An operation with links is `[index, id, method, path, body, key or null, [after, atomic_group]]`. Then the message has
+the version 3: an earlier version would run the operations in any order. It may also have `"behind": [[index, count]]`
+and `"one_at_a_time": true`, as a `Chunk` has.
+
 A dead letter is a chunk with an additional member `"failures": [[index, status, error], ...]`. It is for people: a
 redrive runs the operations again and ignores the failures.
 """
@@ -13,7 +17,8 @@ redrive runs the operations again and ignores the failures.
 import base64
 import binascii
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -23,13 +28,14 @@ from pydantic_core import from_json, to_json
 
 from penstock import zstd
 from penstock.batch_id import BATCH_ID
-from penstock.chunk import LONGEST_READ_ID, Chunk, Operation, sort_key
+from penstock.chunk import LONGEST_READ_ID, Chunk, Links, Operation, operation_from, sort_key
 from penstock.documents.nesting import CONTAINERS, MOST_LEVELS, has_more_levels
 from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome
 
 VERSION = 1
 KEYS_VERSION = 2  # of a message with keys of operations
+LINKS_VERSION = 3  # of a message with links of operations
 BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
 ATTRIBUTE_BYTES = 640  # reserved in every message: its trace context (at most 600) counts towards the size limit
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
@@ -37,6 +43,9 @@ _USUAL_ID = 200  # after a dozen redrives an id may be longer; it then takes roo
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1
 _SEPARATOR_BYTES = 1
+_BEHIND_BYTES = len(b"[1000000,1000000000],")  # of an operation that has had fewer attempts
+_TOGETHER_BYTES = len(b'"behind":[],"one_at_a_time":true,')
+NO_MORE: Mapping[str, Any] = {}
 _LONGEST_FLOAT = -1.7976931348623157e308  # the float whose JSON text is longest
 
 # SQS rejects these two characters, and the JSON encoder does not escape them.
@@ -52,6 +61,7 @@ _Version = TypeVar("_Version")
 _Parts = TypeVar("_Parts")  # of an operation
 _WithoutKey = tuple[int, str, str, str, Any]
 _WithKey = tuple[int, str, str, str, Any, str]
+_WithLinks = tuple[int, str, str, str, Any, str | None, tuple[tuple[int, ...], int | None] | None]
 
 
 class _MaybeWithKey(NamedTuple):
@@ -65,6 +75,18 @@ class _MaybeWithKey(NamedTuple):
     key: str | None = None
 
 
+class _MaybeWithLinks(NamedTuple):
+    """An operation in a message of version 3."""
+
+    position: int
+    id: str
+    method: str
+    path: str
+    body: Any
+    key: str | None = None
+    links: Links | None = None
+
+
 class _Envelope(BaseModel, Generic[_Version, _Parts]):
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -75,6 +97,8 @@ class _Envelope(BaseModel, Generic[_Version, _Parts]):
     not_before: float | None = Field(None, allow_inf_nan=False)
     operations: list[_Parts] = Field(min_length=1)
     failures: list[tuple[int, int, Any]] = []
+    behind: list[tuple[int, Annotated[int, Field(ge=1)]]] = []
+    one_at_a_time: bool = False
 
     @field_validator("chunk")
     @classmethod
@@ -98,23 +122,43 @@ class _UsualEnvelope(msgspec.Struct, Generic[_Version, _Parts], forbid_unknown_f
     not_before: float | None = None
 
 
+class _LinkedEnvelope(_UsualEnvelope[Literal[3], _MaybeWithLinks], forbid_unknown_fields=True):
+    behind: list[tuple[int, Annotated[int, Meta(ge=1)]]] = []
+    one_at_a_time: bool = False
+
+
 _START_WITH_KEYS = b'{"v":2,'
+_START_WITH_LINKS = b'{"v":3,'
 _usual_decoder = msgspec.json.Decoder(_UsualEnvelope[Literal[1], _WithoutKey])
 _usual_decoder_with_keys = msgspec.json.Decoder(_UsualEnvelope[Literal[2], _MaybeWithKey])
+_decoder_with_links = msgspec.json.Decoder(_LinkedEnvelope)
 
 
 def encode_operation(operation: Operation) -> bytes:
     """Encode one operation as it is sent. Encode it once: the planner measures the result, `join_message` joins it."""
     body = to_json(operation.body)
-    return encode_parts(operation.index, operation.id, operation.method, operation.path, body, key=operation.key)
+    return encode_parts(
+        operation.index, operation.id, operation.method, operation.path, body, key=operation.key, links=operation.links
+    )
 
 
 def encode_parts(
-    index: int, operation_id: str, method: str, path: str, body: bytes, *, key: str | None = None
+    index: int,
+    operation_id: str,
+    method: str,
+    path: str,
+    body: bytes,
+    *,
+    key: str | None = None,
+    links: Links | None = None,
 ) -> bytes:
     """Encode one operation whose body is already JSON."""
-    parts = (index, operation_id, method, path, Raw(body))
-    encoded = _encode(parts if key is None else (*parts, key))
+    parts: tuple[Any, ...] = (index, operation_id, method, path, Raw(body))
+    if links is not None:
+        parts = (*parts, key, links)
+    elif key is not None:
+        parts = (*parts, key)
+    encoded = _encode(parts)
     return _escape(encoded) if _FIRST_BYTE_OF_BOTH in encoded else encoded
 
 
@@ -127,6 +171,14 @@ def _escape(encoded: bytes) -> bytes:
 def size_on_the_queue(encoded: bytes) -> int:
     """Return the number of bytes that an encoded operation adds to a message."""
     return len(encoded) + _SEPARATOR_BYTES
+
+
+def size_together(sizes: Sequence[int]) -> int:
+    """Return the number of bytes that operations need in a message if they must stay together in one.
+
+    A message that follows may say for each of them how many attempts fewer it has had.
+    """
+    return sum(sizes) + len(sizes) * _BEHIND_BYTES + _TOGETHER_BYTES if len(sizes) > 1 else sum(sizes)
 
 
 def room_in_message(message_bytes: int) -> int:
@@ -142,10 +194,14 @@ def join_message(
     *,
     attempt: int = 1,
     not_before: float | None = None,
-    has_keys: bool = False,
+    version: int = VERSION,
+    more: Mapping[str, Any] = NO_MORE,
 ) -> str:
-    """Return the message text of a chunk whose operations are already encoded. `has_keys` if one may have a key."""
-    head = _head(batch_id, chunk_id, attempt, not_before, has_keys=has_keys)
+    """Return the message text of a chunk whose operations are already encoded.
+
+    `version` is at least the one that these operations need. `more` are members that a chunk with links may have.
+    """
+    head = _head(batch_id, chunk_id, attempt, not_before, version=version, more=more)
     return _compress(head + b",".join(encoded) + b"]}")
 
 
@@ -157,18 +213,26 @@ def encode_chunk(chunk: Chunk) -> str:
         encoded,
         attempt=chunk.attempt,
         not_before=chunk.not_before,
-        has_keys=_has_keys(chunk),
+        version=_version_of(chunk),
+        more=_more_of(chunk),
     )
 
 
-def _has_keys(chunk: Chunk) -> bool:
-    return any(operation.key is not None for operation in chunk.operations)
+def _version_of(chunk: Chunk) -> int:
+    if chunk.has_links:
+        return LINKS_VERSION
+    return KEYS_VERSION if any(operation.key is not None for operation in chunk.operations) else VERSION
+
+
+def _more_of(chunk: Chunk) -> dict[str, Any]:
+    behind = {"behind": chunk.behind} if chunk.behind else {}
+    return {**behind, "one_at_a_time": True} if chunk.one_at_a_time else behind
 
 
 def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_bytes: int) -> str:
     """Encode a dead letter: failed operations with their errors. Leave the errors out if the message gets too large."""
     operations = b",".join(encode_operation(operation) for operation in letter.operations)
-    head = _head(letter.batch_id, letter.id, letter.attempt, not_before=None, has_keys=_has_keys(letter))
+    head = _head(letter.batch_id, letter.id, letter.attempt, not_before=None, version=_version_of(letter))
     failure_of = {failure.index: failure for failure in failures}
     ordered = [failure_of[operation.index] for operation in letter.operations]
     errors = _escape(to_json([(failure.index, failure.status, failure.error) for failure in ordered]))
@@ -196,6 +260,8 @@ def _read_usual(content: bytes) -> Chunk | None:
     try:
         if content.startswith(_START_WITH_KEYS):
             envelope = _usual_decoder_with_keys.decode(content)
+        elif content.startswith(_START_WITH_LINKS):
+            envelope = _decoder_with_links.decode(content)
         else:
             envelope = _usual_decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -203,7 +269,10 @@ def _read_usual(content: bytes) -> Chunk | None:
     operations = tuple(itertools.starmap(Operation, envelope.operations))
     if _may_be_too_deep(content, operations):
         return None
-    return Chunk(envelope.batch, envelope.chunk, envelope.attempt, operations, envelope.not_before)
+    chunk = Chunk(envelope.batch, envelope.chunk, envelope.attempt, operations, envelope.not_before)
+    if isinstance(envelope, _LinkedEnvelope):
+        return replace(chunk, behind=tuple(envelope.behind), one_at_a_time=envelope.one_at_a_time)
+    return chunk
 
 
 def _may_be_too_deep(content: bytes, operations: Sequence[Operation]) -> bool:
@@ -218,6 +287,8 @@ def _read(content: bytes) -> tuple[Chunk, dict[int, dict[str, Any]]]:
     try:
         if content.startswith(_START_WITH_KEYS):
             envelope = _Envelope[Literal[2], _WithoutKey | _WithKey].model_validate_json(content)
+        elif content.startswith(_START_WITH_LINKS):
+            envelope = _Envelope[Literal[3], _WithoutKey | _WithKey | _WithLinks].model_validate_json(content)
         else:
             envelope = _Envelope[Literal[1], _WithoutKey].model_validate_json(content)
     except ValidationError as error:
@@ -226,15 +297,24 @@ def _read(content: bytes) -> tuple[Chunk, dict[int, dict[str, Any]]]:
         batch_id=envelope.batch,
         id=envelope.chunk,
         attempt=envelope.attempt,
-        operations=tuple(itertools.starmap(Operation, envelope.operations)),
+        operations=tuple(map(operation_from, envelope.operations)),
         not_before=envelope.not_before,
+        behind=tuple(envelope.behind),
+        one_at_a_time=envelope.one_at_a_time,
     )
     return chunk, {index: {"status": status, "error": error} for index, status, error in envelope.failures}
 
 
-def _head(batch_id: str, chunk_id: str, attempt: int, not_before: float | None, *, has_keys: bool = False) -> bytes:
-    version = KEYS_VERSION if has_keys else VERSION
-    head: dict[str, Any] = {"v": version, "batch": batch_id, "chunk": chunk_id, "attempt": attempt}
+def _head(
+    batch_id: str,
+    chunk_id: str,
+    attempt: int,
+    not_before: float | None,
+    *,
+    version: int = VERSION,
+    more: Mapping[str, Any] = NO_MORE,
+) -> bytes:
+    head: dict[str, Any] = {"v": version, "batch": batch_id, "chunk": chunk_id, "attempt": attempt, **more}
     if not_before is not None:
         head["not_before"] = not_before
     return to_json(head)[:-1] + b',"operations":['
@@ -272,8 +352,8 @@ def _why_unreadable(content: bytes, error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return f"The message is not JSON: {first['msg']}."
     match from_json(content):
-        case {"v": int(version)} if version > KEYS_VERSION:
-            known = f"This program reads versions up to {KEYS_VERSION}; update it."
+        case {"v": int(version)} if version > LINKS_VERSION:
+            known = f"This program reads versions up to {LINKS_VERSION}; update it."
             return f"The message has format version {version}. {known}"
     where = "/".join(map(str, first["loc"])) or "as a whole"
     return f"The message is not a chunk: {where}: {first['msg']}."

@@ -6,7 +6,7 @@ verdicts follows the chunk record: the final outcomes, and the follow-up chunks 
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -27,8 +27,11 @@ from penstock.chunk import (
     redriven_from,
     steps_to,
 )
+from penstock.dependencies import Unit, blocked_by_failures, components, share_out, to_run, with_connected
 
+DEPENDENCY_FAILED = "Dependency failed"  # the title of the outcome of an operation that could not run
 BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
+EMPTY: Mapping[int, str] = {}
 FEW_BYTES = 256  # a result that is not longer as JSON is kept as Python objects
 LEAST_TURN_SECONDS = 1.0  # between two requests that are turned away
 MOST_TRIES = 6  # that make the backoff of an operation that is turned away longer
@@ -100,6 +103,8 @@ class FollowUp:
     attempt: int
     indexes: tuple[int, ...]
     not_before: float | None = None
+    behind: tuple[tuple[int, int], ...] = ()
+    one_at_a_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +266,15 @@ def record_attempt(
     If the batch ends early (`ended`), there are no follow-ups: failed operations have failed, and operations that did
     not run get the outcome of the ending. `postponed` has the delay of operations that did not run because their limit
     allows nothing for some time: they go into another chunk, which waits for the longest of these delays. `attempts`
-    gives the attempt of operations that were tried more often than the chunk.
+    gives the attempt of operations that were tried more often than the chunk. Operations that are connected follow in
+    the same chunk, and one that depends on a failure fails with it.
     """
-    attempts, postponed = attempts or {}, postponed or {}
+    attempts, postponed = dict(attempts or {}), postponed or {}
+    has_links = chunk.has_links
+    if has_links:
+        attempts = {**chunk.attempts(), **attempts}
+        states = states_of(verdicts, attempts.__getitem__, is_ended=ended is not None)
+        verdicts = {**verdicts, **dependency_failures(chunk.operations, verdicts, states, dict(chunk.unmet))}
     outcomes: list[Outcome] = []
     again: dict[int, list[int]] = {}  # by their next attempt
     waits: dict[int, float] = {}  # operations of a chunk wait together, as long as one of them must
@@ -284,7 +295,15 @@ def record_attempt(
             again.setdefault(following, []).append(operation.index)
             wait = wait_seconds(verdict, attempt, tries, backoff, draw)
             waits[following] = max(wait, waits.get(following, 0.0))
-    follow_ups: list[FollowUp] = []
+    if has_links:
+        delays = {index: waits[following] for following, indexes in again.items() for index in indexes}
+        attempts.update((index, following) for following, indexes in again.items() for index in indexes)
+        left = [*rest, *later, *delays]
+        follow_ups = _follow_ups_of_components(
+            chunk, left, attempts, delays=delays, postponed=postponed, now=now, pieces=pieces
+        )
+        return _record(chunk, outcomes, follow_ups)
+    follow_ups = []
     for following, indexes in sorted(again.items()):
         follow_ups.append(_follow_up(chunk, following, indexes, now + waits[following]))
     if later:
@@ -297,23 +316,32 @@ def record_attempt(
 
 
 def record_halves(chunk: Chunk) -> ChunkRecord:
-    """Split a chunk in half after an earlier delivery died without a record. This isolates an operation that kills."""
+    """Split a chunk in half after an earlier delivery died without a record. This isolates an operation that kills.
+
+    What is connected stays together. If all of it is, the operations follow in a chunk that runs one at a time.
+    """
+    if chunk.has_links:
+        shares = share_out(components(chunk.operations), 2)
+        return _record(chunk, [], [_linked_follow_up(chunk, one, chunk.attempts(), len(shares) == 1) for one in shares])
     indexes = [operation.index for operation in chunk.operations]
     return _record(chunk, [], [_follow_up(chunk, chunk.attempt, half) for half in _cut(indexes, 2)])
 
 
-def record_poison(chunk: Chunk, deaths: int) -> ChunkRecord:
-    """Fail the only operation of this chunk: its consumer died `deaths` times while it ran. It is not tried again."""
+def poison_verdicts(chunk: Chunk, deaths: int) -> dict[int, Verdict]:
+    """Fail the operation that ran alone in this chunk, or its group: its consumer died `deaths` times of it."""
     when = "when" if deaths == 1 else "each time"
     count = "" if deaths == 1 else f" ({deaths} times)"
-    detail = f"The consumer died or lost its lease {when} it ran this operation{count}."
-    return _record(chunk, [failed(operation, 500, "Poison", detail) for operation in chunk.operations], [])
+    ran = to_run(chunk)
+    what = "this operation" if len(ran) == 1 else "the group of this operation"
+    detail = f"The consumer died or lost its lease {when} it ran {what}{count}."
+    return {operation.index: failed(operation, 500, "Poison", detail) for operation in ran}
 
 
 def record_too_early(chunk: Chunk) -> ChunkRecord:
     """Send a chunk again that came before its `not_before` time. SQS delays a message by 15 minutes at most."""
     indexes = [operation.index for operation in chunk.operations]
-    return _record(chunk, [], [_follow_up(chunk, chunk.attempt, indexes, chunk.not_before)])
+    follow_up = _follow_up(chunk, chunk.attempt, indexes, chunk.not_before)
+    return _record(chunk, [], [replace(follow_up, behind=chunk.behind, one_at_a_time=chunk.one_at_a_time)])
 
 
 def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
@@ -326,6 +354,8 @@ def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
             attempt=follow_up.attempt,
             operations=tuple(operations[index] for index in follow_up.indexes),
             not_before=follow_up.not_before,
+            behind=follow_up.behind,
+            one_at_a_time=follow_up.one_at_a_time,
         )
         for follow_up in record.follow_ups
     ]
@@ -336,13 +366,16 @@ def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True)
 
     The chunks depend on the record alone. So a redrive from the dead letter queue and a retry through the API send the
     same chunks, and the first one to be recorded counts. Their attempt is 1 again. An operation that has been redriven
-    too often gets no further chunk: see `dead_letter_id`.
+    too often gets no further chunk: see `dead_letter_id`. Failures that are connected are in the same chunk, so that
+    none of them runs again before what it depends on: `<chunk id>.d1`, unless all of them are rejections.
     """
     operations = {operation.index: operation for operation in record.failed_operations}
     failures = [outcome for outcome in record.outcomes if outcome.index in operations]
+    broke = with_connected(record.failed_operations, {one.index for one in failures if not one.rejected})
+    broken = {operation.index for operation in broke}
     letters = []
     for kind, rejected in ((BROKE, False), (REJECTED, True)):
-        indexes = [outcome.index for outcome in failures if outcome.rejected is rejected]
+        indexes = [outcome.index for outcome in failures if (outcome.index not in broken) is rejected]
         letter_id = dead_letter_id(record.chunk_id, kind)
         if letter_id is not None and indexes and (rejections or not rejected):
             members = tuple(operations[index] for index in indexes)
@@ -375,7 +408,12 @@ def in_next_round(made: ChunkRecord, standing: ChunkRecord) -> ChunkRecord | Non
         chunk_id=round_id,
         outcomes=_without(made.outcomes, taken),
         follow_ups=tuple(
-            replace(follow_up, id=follow_up_id(round_id, min(indexes)), indexes=indexes)
+            replace(
+                follow_up,
+                id=follow_up_id(round_id, min(indexes)),
+                indexes=indexes,
+                behind=tuple(pair for pair in follow_up.behind if pair[0] in indexes),
+            )
             for follow_up, indexes in of_follow_ups
             if indexes
         ),
@@ -398,6 +436,93 @@ def delay_seconds(not_before: float | None, now: float, longest: int) -> int:
 
 def _follow_up(chunk: Chunk, attempt: int, indexes: Sequence[int], not_before: float | None = None) -> FollowUp:
     return FollowUp(follow_up_id(chunk.id, min(indexes)), attempt, tuple(indexes), not_before)
+
+
+def states_of(
+    verdicts: Mapping[int, Verdict], attempt_of: Callable[[int], int], *, is_ended: bool = False
+) -> dict[int, bool]:
+    """Return for each operation that is not tried again whether it has succeeded. If the batch has ended, none is."""
+    return {
+        index: as_outcome(verdict).state is OutcomeState.SUCCEEDED
+        for index, verdict in verdicts.items()
+        if is_ended or is_final(verdict, attempt_of(index))
+    }
+
+
+def dependency_failures(
+    operations: Sequence[Operation],
+    verdicts: Mapping[int, Verdict],
+    states: Mapping[int, bool],
+    unmet: Mapping[int, str] = EMPTY,
+) -> dict[int, Outcome]:
+    """Return the outcomes of the operations that cannot run, because an operation that they depend on has failed.
+
+    `states` has True for each operation that has succeeded, and False for each that has failed for good. `unmet` has
+    the ids of others that have not succeeded.
+    """
+    named = {operation.index: operation for operation in operations}
+    outcomes: dict[int, Outcome] = {}
+    for index, cause in blocked_by_failures(operations, {**states, **dict.fromkeys(unmet, False)}).items():
+        links = named[index].links
+        depends = "this one depends" if links and cause in links.after else "the group of this one depends"
+        if cause in unmet:
+            detail, rejected = f"Operation {unmet[cause]!r} has not succeeded, and {depends} on it.", False
+        else:
+            detail = f"Operation {named[cause].id!r} has failed, and {depends} on it."
+            rejected = (outcomes.get(cause) or as_outcome(verdicts[cause])).rejected
+        outcomes[index] = failed(named[index], 424, DEPENDENCY_FAILED, detail, rejected=rejected)
+    return outcomes
+
+
+def _follow_ups_of_components(
+    chunk: Chunk,
+    left: Collection[int],
+    attempts: Mapping[int, int],
+    *,
+    delays: Mapping[int, float],
+    postponed: Mapping[int, float],
+    now: float,
+    pieces: Callable[[int], int] | None,
+) -> list[FollowUp]:
+    """Return the chunks for the operations without an outcome. What is connected follows in the same chunk.
+
+    It waits as long as one of its operations must. So an operation may wait while another one is tried again, and its
+    own attempt stays the same.
+    """
+    again: list[Unit] = []
+    later: list[Unit] = []
+    rest: list[Unit] = []
+    for part in components(operation for operation in chunk.operations if operation.index in left):
+        is_again, is_later = (any(one.index in waits for one in part) for waits in (delays, postponed))
+        (again if is_again else later if is_later else rest).append(part)
+
+    def share(parts: Sequence[Unit], count: int = 1) -> Sequence[Unit]:
+        return parts if chunk.one_at_a_time else share_out(parts, count)
+
+    follow_ups = []
+    for parts, waits in ((again, delays), (later, postponed)):
+        for one in share(parts):
+            not_before = now + max(waits[operation.index] for operation in one if operation.index in waits)
+            follow_ups.append(_linked_follow_up(chunk, one, attempts, chunk.one_at_a_time, not_before))
+    count = pieces(sum(map(len, rest))) if pieces and rest else 1
+    return follow_ups + [_linked_follow_up(chunk, one, attempts, chunk.one_at_a_time) for one in share(rest, count)]
+
+
+def _linked_follow_up(
+    chunk: Chunk,
+    operations: Unit,
+    attempts: Mapping[int, int],
+    one_at_a_time: bool,
+    not_before: float | None = None,
+) -> FollowUp:
+    """Return a follow-up with operations that have had different numbers of attempts."""
+    indexes = [operation.index for operation in operations]
+    attempt = max(attempts[index] for index in indexes)
+    return replace(
+        _follow_up(chunk, attempt, indexes, not_before),
+        behind=tuple((index, attempt - attempts[index]) for index in indexes if attempts[index] < attempt),
+        one_at_a_time=one_at_a_time and len(indexes) > 1,
+    )
 
 
 def _cut(indexes: Sequence[int], count: int) -> list[Sequence[int]]:

@@ -6,7 +6,7 @@ other. A column whose values are all the same is written as one value.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
-from penstock.chunk import Operation
+from penstock.chunk import Links, Operation, operation_from
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.errors import known_member
@@ -58,7 +58,10 @@ class OutcomeColumns:
 
 @dataclass(frozen=True, slots=True)
 class FailedOperation:
-    """An operation that failed. `body` and `error` are JSON that was not parsed."""
+    """An operation that failed. `body` and `error` are JSON that was not parsed.
+
+    `depends_on` are the ids of the operations that it depends on and that failed with it.
+    """
 
     index: int
     id: str
@@ -68,6 +71,7 @@ class FailedOperation:
     key: str | None
     status: int
     error: bytes
+    depends_on: Sequence[str] = ()
 
     @property
     def memory_bytes(self) -> int:
@@ -96,6 +100,7 @@ class _Operation(msgspec.Struct, array_like=True):
     path: str
     body: Raw
     key: str | None = None
+    links: Links | None = None
 
 
 class _Failures(msgspec.Struct):
@@ -123,7 +128,7 @@ def encode_record(record: ChunkRecord) -> bytes:
         "outcomes": len(record.outcomes),
         **_outcomes_to_columns(record.outcomes),
         "follow_ups": [
-            [follow_up.id, follow_up.attempt, follow_up.indexes, follow_up.not_before]
+            [follow_up.id, follow_up.attempt, follow_up.indexes, follow_up.not_before, *_more_of(follow_up)]
             for follow_up in record.follow_ups
         ],
         "failed_operations": [_fields_of(operation) for operation in record.failed_operations],
@@ -154,9 +159,16 @@ def _references(results: Sequence[Any]) -> list[tuple[int, str, int]]:
 
 
 def _fields_of(operation: Operation) -> list[Any]:
-    """Return the fields of an operation. An earlier version can read it only if it has no key."""
+    """Return the fields of an operation. An earlier version can read it only if it has no key and no links."""
     fields = [operation.index, operation.id, operation.method, operation.path, operation.body]
+    if operation.links is not None:
+        return [*fields, operation.key, [operation.links.after, operation.links.atomic_group]]
     return fields if operation.key is None else [*fields, operation.key]
+
+
+def _more_of(follow_up: FollowUp) -> list[Any]:
+    """Return what only the follow-ups of chunks with links have. An earlier version cannot read it."""
+    return [follow_up.behind, follow_up.one_at_a_time] if follow_up.behind or follow_up.one_at_a_time else []
 
 
 def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
@@ -200,8 +212,18 @@ def decode_failures(encoded: bytes) -> tuple[Sequence[int], list[FailedOperation
         for index, (state, status, error) in zip(indexes, outcomes, strict=True)
         if state == OutcomeState.FAILED
     }
+    ids = {one.index: one.id for one in failures.failed_operations}
     return indexes, [
-        FailedOperation(one.index, one.id, one.method, one.path, bytes(one.body), one.key, *failed[one.index])
+        FailedOperation(
+            one.index,
+            one.id,
+            one.method,
+            one.path,
+            bytes(one.body),
+            one.key,
+            *failed[one.index],
+            [ids[index] for index in one.links.after if index in ids] if one.links else (),
+        )
         for one in failures.failed_operations
         if one.index in failed
     ]
@@ -211,14 +233,20 @@ def _to_record(chunk_id: str, content: dict[str, Any]) -> ChunkRecord:
     return ChunkRecord(
         chunk_id=chunk_id,
         outcomes=_outcomes_from_columns(content, content["outcomes"]),
-        follow_ups=tuple(
-            FollowUp(follow_up_id, attempt, tuple(indexes), not_before)
-            for follow_up_id, attempt, indexes, not_before in content["follow_ups"]
-        ),
-        failed_operations=tuple(Operation(*fields) for fields in content["failed_operations"]),
+        follow_ups=tuple(map(_to_follow_up, content["follow_ups"])),
+        failed_operations=tuple(map(operation_from, content["failed_operations"])),
         redelivered=content.get("redelivered", 0),
         recorded_at=content.get("recorded_at"),
     )
+
+
+def _to_follow_up(fields: list[Any]) -> FollowUp:
+    follow_up_id, attempt, indexes, not_before, *more = fields
+    follow_up = FollowUp(follow_up_id, attempt, tuple(indexes), not_before)
+    if not more:
+        return follow_up
+    behind, one_at_a_time = more
+    return replace(follow_up, behind=tuple(map(tuple, behind)), one_at_a_time=one_at_a_time)
 
 
 def _to_columns(encoded: bytes, with_results: bool) -> OutcomeColumns:

@@ -1,6 +1,6 @@
 """Reads one operation as a client wrote it, and validates it with the model of its handler. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -31,6 +31,7 @@ class ReadOperation(Struct, frozen=True):
     body: bytes
     key: str | None
     route: Route | None
+    depends_on: Sequence[str] = ()
 
 
 class OperationReader:
@@ -50,7 +51,13 @@ class OperationReader:
     def read(self, document: Any) -> ReadOperation | list[Flaw]:
         body = b""
         try:
-            method, path, value, has_body, key = self._read(document)
+            depends_on: Sequence[str] = ()
+            if (plain := read_plain_operation(document)) is not None:
+                method, path, value, has_body, key = plain
+            else:
+                request = self._validate(document)
+                method, path, value, key = request.method, request.path, request.body, request.key
+                has_body, depends_on = "body" in request.model_fields_set, request.depends_on
             route = self._find(method, path)
             if not has_body and route is not None and route.absent_body is not None:
                 value = route.absent_body
@@ -64,7 +71,7 @@ class OperationReader:
         except InvalidOperation as error:
             self.is_complete &= not is_large(body)
             return list(error.flaws)
-        return ReadOperation(method, path, value, body, key, route)
+        return ReadOperation(method, path, value, body, key, route, depends_on)
 
     def _find(self, method: str, path: str) -> Route | None:
         try:
@@ -85,13 +92,10 @@ class OperationReader:
                 raise
             self.invalid_accepted += 1
 
-    def _read(self, document: Any) -> tuple[str, str, Any, bool, str | None]:
-        """Return the method, the path, the body, whether there is a body, and the key. Raises ValidationError."""
-        if (plain := read_plain_operation(document)) is not None:
-            return plain
+    def _validate(self, document: Any) -> OperationRequest:
+        """Return an operation as Pydantic reads it. Raises ValidationError."""
         if isinstance(document, dict) and is_rejected_file(document):
-            return self._read(without_added(document))
+            document = without_added(document)
         cut = without_most_unknown_members(document, OperationRequest)
         self.is_complete &= cut is document
-        request = _validate_request(cut)
-        return request.method, request.path, request.body, "body" in request.model_fields_set, request.key
+        return _validate_request(cut)

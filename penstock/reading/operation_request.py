@@ -2,13 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints
 
 from penstock.operations import METHODS
 
 LONGEST_ID = 128
 LONGEST_KEY = 255
 LONGEST_PATH = 2_048
+MOST_DEPENDENCIES = 1_000  # of an operation
+
+
+OperationId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 
 
 class OperationRequest(BaseModel):
@@ -16,23 +20,26 @@ class OperationRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    id: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)] | None = None
+    id: OperationId | None = None
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: Annotated[str, StringConstraints(pattern=r"^/", max_length=LONGEST_PATH)]
     body: Any = None
     key: Annotated[str, StringConstraints(max_length=LONGEST_KEY, min_length=1, pattern="^[ -~]*$")] | None = None
+    depends_on: Annotated[list[OperationId], FailFast(), Field(max_length=MOST_DEPENDENCIES)] = Field(
+        [], alias="dependsOn"
+    )
 
 
-_MEMBERS = frozenset(OperationRequest.model_fields)
+_PLAIN_MEMBERS = frozenset({"id", "method", "path", "body", "key"})
 
 
 def read_plain_operation(document: Any) -> tuple[str, str, Any, bool, str | None] | None:
     """Return the method, the path, the body, whether there is a body, and the key.
 
     Return None if Pydantic must read the operation. Nearly all operations need no Pydantic, which takes three times as
-    long. An invalid one always does.
+    long. An invalid one always does, and so does one that depends on another.
     """
-    if type(document) is not dict or not _MEMBERS.issuperset(document):
+    if type(document) is not dict or not _PLAIN_MEMBERS.issuperset(document):
         return None
     method, path = document.get("method"), document.get("path")
     if method not in METHODS or type(path) is not str or path[:1] != "/" or len(path) > LONGEST_PATH:

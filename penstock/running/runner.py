@@ -24,6 +24,8 @@ from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, toget
 from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
 from penstock.running.direct import DirectCalls, Verdicts
+from penstock.running.in_order import run_in_order
+from penstock.running.joining import gather, join
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
 from penstock.running.limit_gate import LimitGate
 from penstock.running.limit_gates import LimitGates, noting
@@ -122,17 +124,17 @@ class Runner:
         operation. `urgency` tells if the priority changes.
         """
         counted = results or ChunkResults(ResultMemory())
-        perform = self._performing(source, chunk.attempt, counted)
-        performer = Performer(
-            perform=perform,
-            cancelled_itself=self._cancelled_itself,
-            timed_out=lambda lot: self._timed_out(lot, source, chunk.attempt),
-            leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
-        )
 
-        def new_run(turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate]) -> ChunkRun:
+        def new_run(turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate], number: int) -> ChunkRun:
+            perform = self._performing(source, number, counted)
+            performer = Performer(
+                perform=_noting_at(gates, perform) if gates else perform,
+                cancelled_itself=self._cancelled_itself,
+                timed_out=lambda lot: self._timed_out(lot, source, number),
+                leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
+            )
             return ChunkRun(
-                replace(performer, perform=_noting_at(gates, perform)) if gates else performer,
+                performer,
                 turn,
                 self._monotonic,
                 results=counted,
@@ -145,7 +147,8 @@ class Runner:
 
         if has_slot:
             gates = self._gates_passed(self._limit_of(chunk.operations[0]), source)
-            return await new_run(None, gates).carry_out(one_by_one(chunk.operations))
+            number = chunk.attempts()[chunk.operations[0].index] if chunk.behind else chunk.attempt
+            return await new_run(None, gates, number).carry_out(one_by_one(chunk.operations))
 
         async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
             def move(priority: Priority) -> None:
@@ -154,14 +157,19 @@ class Runner:
             with nullcontext() if urgency is None else urgency.followed_by(move):
                 return await run.carry_out(lots)
 
-        async def run_part(place: Place, limit: str | None, lots: list[Lot]) -> dict[int, Verdict]:
+        async def run_part(number: int, place: Place, limit: str | None, lots: list[Lot]) -> dict[int, Verdict]:
             gates, turn = self._gates(limit, source), self._turn(place, source)
             if not gates:
-                return await carry_out(new_run(turn, gates), place, lots)
+                return await carry_out(new_run(turn, gates, number), place, lots)
             with _line(gates, turn, sum(map(len, lots))) as line:
-                return await carry_out(new_run(line, gates), place, lots)
+                return await carry_out(new_run(line, gates, number), place, lots)
 
-        return await _join([run_part(*part) for part in self._sort(chunk.operations)])
+        async def run_all(number: int, operations: Sequence[Operation]) -> dict[int, Verdict]:
+            return await join([run_part(number, *part) for part in self._sort(operations)])
+
+        if chunk.has_links:
+            return await run_in_order(chunk, run_all, ended, most_at_once=self._slots.count)
+        return await run_all(chunk.attempt, chunk.operations)
 
     @cached_property
     def _has_limits(self) -> bool:
@@ -379,7 +387,7 @@ class Runner:
         watching = [self._threads.watch(stall_seconds, clock), self._left.watch(stall_seconds, clock)]
         if self._limits is not None:
             watching.append(self._limits.watch())
-        await _gather(watching)
+        await gather(watching)
 
     def let_go(self) -> None:
         """Wake up everybody who waits for a slot or a thread that was left behind. The stop must have begun."""
@@ -675,23 +683,6 @@ async def _held(room: Room, source: Source) -> AsyncIterator[None]:
         yield
     finally:
         room.release(source.priority, source.tenant)
-
-
-async def _join(runs: Sequence[Coroutine[Any, Any, dict[int, Verdict]]]) -> dict[int, Verdict]:
-    """Return the verdicts of all runs."""
-    return {index: verdict for verdicts in await _gather(runs) for index, verdict in verdicts.items()}
-
-
-async def _gather(runs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of all runs. If one of them raises, cancel the others and raise the same."""
-    if len(runs) == 1:
-        return [await runs[0]]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run) for run in runs]
-    except BaseExceptionGroup as faults:
-        raise faults.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _log_fields() -> dict[str, Any]:

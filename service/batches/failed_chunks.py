@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from penstock.batch import Batch
 from penstock.chunk import Chunk, next_round_id, planned_number
+from penstock.dependencies import with_connected
 from penstock.outcome import ChunkRecord, dead_letters
 from penstock.record import decode_without_results
 from penstock.service.batches.choice import Chosen
@@ -95,10 +96,10 @@ async def _later_rounds(store: Store, batch: Batch, family: _Family, counted: Ab
 
 
 def _chosen_letters(batch: Batch, record: ChunkRecord, chosen: Chosen, group: int) -> list[Chunk]:
-    """Return the dead letters of a record with the chosen failures only."""
+    """Return the dead letters of a record with the chosen failures only, and what is connected with them."""
     indexes = {outcome.index for outcome in record.outcomes if chosen.has(outcome, group)}
     return [
         replace(letter, operations=operations)
         for letter in dead_letters(batch.id, record)
-        if (operations := tuple(operation for operation in letter.operations if operation.index in indexes))
+        if (operations := with_connected(letter.operations, indexes))
     ]

@@ -7,17 +7,18 @@ is being filled: full chunks are buffered in a file. Nothing is sent before the 
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from penstock.chunk import Operation
+from penstock.chunk import Links, Operation
 from penstock.documents.pointer import pointer
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
-from penstock.message import encode_parts, size_on_the_queue
+from penstock.message import KEYS_VERSION, LINKS_VERSION, encode_parts, size_on_the_queue, size_together
 from penstock.metrics.meter import UNKNOWN_HANDLER
 from penstock.operations import Operations
 from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
+from penstock.reading.link_reader import LinkReader
 from penstock.reading.operation_reader import OperationReader, ReadOperation
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
 from penstock.service.handler_times import HandlerTimes
@@ -44,6 +45,7 @@ class Draft:
         self.ids = Ids()
         self._keys = Keys()
         self.plan = Plan(batch_id, settings)
+        self._links = LinkReader(self.ids.recent, self.plan.most_together)
         self.counts_handlers = False  # set it before the first operation is added
         self._planned_by_handler = Counter[str]()
         self._match = registry.match
@@ -87,6 +89,11 @@ class Draft:
         return self._reader.invalid_accepted
 
     @property
+    def has_links(self) -> bool:
+        """Return True if an operation depends on another one."""
+        return self._links.is_used
+
+    @property
     def is_large(self) -> bool:
         return self.total > self._most_kept
 
@@ -109,13 +116,22 @@ class Draft:
             self.flaws.is_complete &= self._reader.is_complete
             self._add_flaws(index, read)
             return
+        links = self._read_links(index, read.depends_on) if read.depends_on else None
         if read.route is not None and read.route.is_forwarded and self.first_forwarded is None:
             self.first_forwarded = index
         if self.flaws.count == 0:
-            encoded = encode_parts(index, operation_id, read.method, read.path, read.body, key=read.key)
+            encoded = encode_parts(index, operation_id, read.method, read.path, read.body, key=read.key, links=links)
             self._added.append((encoded, UNKNOWN_HANDLER if read.route is None else read.route.name))
             if not self._was_large:
-                self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key))
+                self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
+
+    def _read_links(self, index: int, depends_on: Sequence[str]) -> Links | None:
+        links = self._links.read(index, depends_on)
+        if isinstance(links, Links):
+            self.plan.needs_version(LINKS_VERSION)
+            return links
+        self._add_flaws(index, links)
+        return None
 
     def note_invalid(self, size: int) -> None:
         """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""
@@ -135,30 +151,93 @@ class Draft:
                 self._add_flaws(operation.index, [Flaw("/path", detail)])
 
     async def plan_added(self, share: float = 1) -> None:
-        """Plan the operations that were added. `share` is the share of the batch that was read; 0 if it is unknown.
+        """Plan the operations that were added, except the last ones: the next operation may be linked with them.
 
-        A batch of unknown size is planned as a large one.
+        `share` is the share of the batch that was read; 0 if it is unknown. A batch of unknown size is planned as a
+        large one.
         """
         if self.flaws.count:
             self._added.clear()  # the batch is invalid and will not be sent
             return
+        await self._plan(len(self._added) - self._count_near(), share)
+
+    async def _plan(self, count: int, share: float = 1) -> None:
+        """Plan the first `count` operations of those that were added, or fewer if the rest is linked with them."""
         known = await self._handler_times.read()
         unmeasured = self.plan.unmeasured_seconds(self.total / share if share else math.inf)
-        seconds = [known.get(name, unmeasured) for _, name in self._added]
+        first = self.total - len(self._added)
+        runs = self._runs_to_plan(first, first + count) if self._links.is_used else None
+        planned = self._added[:count] if runs is None else self._added[: sum(map(len, runs))]
+        seconds = [known.get(name, unmeasured) for _, name in planned]
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
-        first, plan = self.total - len(self._added), self.plan
-        for index, ((encoded, _), expected) in enumerate(zip(self._added, seconds, strict=True), start=first):
-            size = size_on_the_queue(encoded)
-            if size > plan.room:
-                self._add_giant(index, size)
-            else:
-                plan.add(encoded, size, expected)
+        if runs is None:
+            for index, ((encoded, _), expected) in enumerate(zip(planned, seconds, strict=True), start=first):
+                self._plan_one(index, encoded, expected)
+        else:
+            self._plan_runs(runs, planned, seconds)
         if self.counts_handlers:
-            self._planned_by_handler = self.count_by_handler()
-        self._added.clear()
+            self._planned_by_handler += Counter(name for _, name in planned)
+        del self._added[: len(planned)]
         if self._giants.is_full:
             raise self._too_large("At least ")
+
+    def _plan_one(self, index: int, encoded: bytes, seconds: float) -> None:
+        size = size_on_the_queue(encoded)
+        if size > self.plan.room:
+            self._add_giant(index, size)
+        else:
+            self.plan.add(encoded, size, seconds)
+
+    def _plan_runs(self, runs: Sequence[range], planned: Sequence[tuple[bytes, str]], seconds: Sequence[float]) -> None:
+        """Plan operations of which some are linked. `runs` are those that stay together."""
+        first = 0
+        for run in runs:
+            end = first + len(run)
+            if len(run) == 1:
+                self._plan_one(run.start, planned[first][0], seconds[first])
+            else:
+                encoded = [one for one, _ in planned[first:end]]
+                self.plan.add_together(encoded, list(map(size_on_the_queue, encoded)), sum(seconds[first:end]))
+            self._links.forget(run)
+            first = end
+
+    def _count_near(self) -> int:
+        """Return how many of the last operations can be linked with the next one, and still fit into its chunk."""
+        count, size = 0, 0
+        for encoded, _ in reversed(self._added[-self.plan.most_together :]):
+            size += size_on_the_queue(encoded)
+            if size > self.plan.room:
+                break
+            count += 1
+        return count
+
+    def _runs_to_plan(self, first: int, end: int) -> list[range]:
+        """Return the operations that can be planned now, in the runs that must stay together. Raises LimitPassed."""
+        if (too_long := self._links.linked_before(first, self.total)) is not None:
+            raise self._too_many_linked(too_long, None)
+        runs = list(self._links.runs(first, self.total))
+        for run in runs:
+            self._check_run(run, first)
+        return [run for run in runs if run.stop <= end]
+
+    def _check_run(self, run: range, first: int) -> None:
+        """Raise LimitPassed if linked operations do not fit into a chunk. `first` was added first."""
+        if len(run) > 1:
+            encoded = self._added[run.start - first : run.stop - first]
+            size = size_together([size_on_the_queue(one) for one, _ in encoded])
+            if len(run) > self.plan.most_together or size > self.plan.room:
+                raise self._too_many_linked(run, size)
+
+    def _too_many_linked(self, run: range, size: int | None) -> LimitPassed:
+        most, room = self.plan.most_together, self.plan.room
+        need = "" if size is None else f" They are {len(run):,} operations and need {size:,} bytes."
+        return LimitPassed(
+            f"What depends on each other must be in one message of the queue, with everything between.{need} "
+            f"At most {most:,} operations and {room:,} bytes fit.",
+            limit={"maxLinkedOperations": most, "maxLinkedBytes": room},
+            flaws=[self._at(run[-1], Flaw("/dependsOn", f"Operation {run[0]} must be in the same message."))],
+        )
 
     def count_by_handler(self) -> Counter[str]:
         """Return the number of operations of each handler. This needs `counts_handlers`."""
@@ -171,10 +250,12 @@ class Draft:
             self.flaws.put_first([(one.index, self._duplicate(name, one)) for one in duplicates], count)
         if self.flaws.count:
             raise self._invalid()
+        if self._links.is_used:  # before anything runs of a small batch, which may be handed over
+            self._runs_to_plan(self.total - len(self._added), self.total)
 
     async def finish_plan(self) -> None:
         """Complete `plan`. Raises LimitPassed, with every operation that is too large for a message."""
-        await self.plan_added()
+        await self._plan(len(self._added))
         self.plan.finish()
         if self._giants.count:
             raise self._too_large()
@@ -211,6 +292,8 @@ class Draft:
         if given is not None and not (type(given) is str and len(given) <= LONGEST_ID):
             given = None  # it is an error already
         operation_id = self.ids.add(given)
+        if self._links.is_used:
+            self._links.note(index, operation_id)
         if self.total == self._check_ids_at:
             self._check_ids(index)
         return index, operation_id
@@ -218,7 +301,7 @@ class Draft:
     def _note_key(self, index: int, given: Any) -> None:
         if type(given) is str and len(given) <= LONGEST_KEY:  # otherwise it is an error already, or null
             self._keys.add(index, given)
-            self.plan.has_keys = True
+            self.plan.needs_version(KEYS_VERSION)
 
     def _check_ids(self, index: int) -> None:
         """Raise InvalidRequest if very many ids, or keys, are duplicates. `check` would find that only at the end."""

@@ -37,6 +37,7 @@ class Ids:
         self._undivided = array("q")  # those that are not in a part yet
         self._parts = [array("q") for _ in range(PARTS)]
         self._line: list[str] = []
+        self._before: list[str] = []  # the last ones that were written
         self._spool = Spool()
 
     def add(self, given: str | None) -> str:
@@ -50,6 +51,10 @@ class Ids:
         if len(self._line) == IDS_IN_LINE:
             self._write_line()
         return operation_id
+
+    def recent(self, most: int) -> list[str]:
+        """Return the ids of the last operations, up to `most` of them, which is at most IDS_IN_LINE."""
+        return [*self._before, *self._line][-most:]
 
     def __iter__(self) -> Iterator[str]:
         """Yield all ids in the order of the operations."""
@@ -112,6 +117,7 @@ class Ids:
             if self.has_own and self._count > MOST_UNDIVIDED:
                 self._divide()
             self._spool.write(to_json(self._line))
+            self._before = self.recent(IDS_IN_LINE)
             self._line = []
 
     def _divide(self) -> None:

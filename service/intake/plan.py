@@ -2,10 +2,11 @@
 
 import bisect
 from array import array
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 
 from penstock.chunk import Planner, plan_groups
-from penstock.message import join_message
+from penstock.message import VERSION, join_message, size_together
+from penstock.service.intake.ids import IDS_IN_LINE
 from penstock.service.spool import Spool
 from penstock.settings import Settings
 
@@ -17,12 +18,17 @@ class Plan:
         self._batch_id = batch_id
         self._fit = settings.fit
         self.room = self._fit.most_bytes  # the largest size of an operation
-        self.has_keys = False  # set it before the first operation with a key is added
+        self.most_together = min(self._fit.most_operations, IDS_IN_LINE)  # operations that can depend on each other
+        self._version = VERSION  # of the messages
         self._planner = Planner(self._fit)
         self._written = 0  # number of chunks
         self.message_bytes = array("L")  # of each chunk
         self._chunk: list[bytes] = []  # the operations of the chunk that is being filled
         self._spool = Spool()
+
+    def needs_version(self, version: int) -> None:
+        """Write messages of at least this version. Call it before the first operation that needs it is added."""
+        self._version = max(self._version, version)
 
     def expect(self, batch_seconds: float) -> None:
         self._planner.expect(batch_seconds)
@@ -37,9 +43,15 @@ class Plan:
             self.finish()
         self._chunk.append(encoded)
 
+    def add_together(self, encoded: Sequence[bytes], sizes: Sequence[int], seconds: float) -> None:
+        """Add the next operations, which must be in the same chunk."""
+        if self._planner.begins_chunk(size_together(sizes), seconds, len(encoded)):
+            self.finish()
+        self._chunk.extend(encoded)
+
     def finish(self) -> None:
         if self._chunk:
-            message = join_message(self._batch_id, str(self._written), self._chunk, has_keys=self.has_keys).encode()
+            message = join_message(self._batch_id, str(self._written), self._chunk, version=self._version).encode()
             self._spool.write(message)  # contains no line break, as JSON or as base64
             self.message_bytes.append(len(message))
             self._written += 1

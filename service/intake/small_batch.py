@@ -5,6 +5,9 @@ one after another, each in a savepoint. Operations that cannot take part run con
 handlers run in threads, in other processes, or in another program. Without a transaction, all operations run
 concurrently.
 
+If operations depend on others, none shares a transaction: what one depends on must be committed before it starts. They
+run as soon as what they depend on has succeeded.
+
 The operations of a bulk handler are first tried in one call; in a transaction, only neighbours are. An operation that
 needs another attempt is then tried alone, and so are all operations of a call that raised.
 """
@@ -16,13 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.backoff import Backoff
-from penstock.chunk import Operation
+from penstock.chunk import Operation, has_links
+from penstock.dependencies import components
 from penstock.error_ids import see_log
 from penstock.operations import Operations
-from penstock.outcome import OutcomeState, as_outcome, failed, size_of
+from penstock.outcome import OutcomeState, Verdict, as_outcome, dependency_failures, failed, size_of, states_of
 from penstock.route import UnknownOperation
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
+from penstock.running.in_order import run_component
 from penstock.running.left_behind import end_soon
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -127,6 +132,8 @@ class SmallBatchRun:
         # An atomic batch cannot continue in the background, so its operations wait for their tokens to the end.
         turns = self._runner.turns(batch.operations, batch.source, may_be_postponed=not batch.atomic)
         with turns as self._turn_of:
+            if has_links(batch.operations):
+                return await self._run_in_order_of_links(batch.operations)
             if self._registry.transaction is None:
                 return await self._run_concurrently(batch.operations)
             inside = [operation for operation in batch.operations if self._has_transaction(operation)]
@@ -144,6 +151,23 @@ class SmallBatchRun:
         attempts = Attempts(self._runner, self._backoff, self._batch.source, self._deadline, turn_of=self._turn_of)
         lots = self._runner.lots(operations)
         return _join(await asyncio.gather(*(self._run_lot(lot, attempts) for lot in lots)))
+
+    async def _run_in_order_of_links(self, operations: Sequence[Operation]) -> dict[int, Tried]:
+        """Run each operation when all that it depends on has succeeded. What depends on a failure has failed, too."""
+        tried: dict[int, Tried] = {}
+
+        async def run_ready(ready: Sequence[Operation]) -> dict[int, Verdict]:
+            made = await self._run_concurrently(ready)
+            tried.update(made)
+            return {index: one.verdict for index, one in made.items()}
+
+        def attempt_of(index: int) -> int:
+            return tried[index].attempt
+
+        await asyncio.gather(*(run_component(part, attempt_of, run_ready) for part in components(operations)))
+        verdicts = {index: one.verdict for index, one in tried.items()}
+        failures = dependency_failures(operations, verdicts, states_of(verdicts, attempt_of))
+        return tried | {index: Tried(failure, 1) for index, failure in failures.items()}
 
     async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:
         first = await attempts.try_together(lot)

@@ -205,6 +205,9 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
     elif draft.first_forwarded is not None:
         detail = f"Operation {draft.first_forwarded} is forwarded to another program, so it could not be rolled back."
         draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
+    elif draft.has_links:
+        detail = "An atomic batch runs in order and as a whole, so its operations cannot have dependsOn. Remove one."
+        draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations. The limit is {limit:,}."
         raise LimitPassed(detail, limit={"maxAtomicOperations": limit})

@@ -10,6 +10,7 @@ from typing import Any
 from penstock.priority import Priority
 from penstock.testing.http import Answer
 from penstock.webhooks.endpoint import MOST_ENDPOINTS
+from tests.simulation.links import DEPENDENCY_FAILED, draw_links
 from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
@@ -37,7 +38,7 @@ def draw_submission(
     label: str, chance: random.Random, mix: Mix, sizes: tuple[int, int], *, lease: float, now: float
 ) -> Submission:
     toys = [_draw_toy(chance, mix, lease) for _ in range(chance.randint(*sizes))]
-    submission = Submission(label, toys)
+    submission = Submission(label, draw_links(label, toys, mix.links) if mix.links else toys)
     if chance.random() < mix.keys:
         submission.key = f"key of {label}"
     if chance.random() < 0.3:
@@ -181,7 +182,9 @@ class Client:
         check(told == [f"{submission.label}-{index}" for index in range(len(submission.toys))], 2, f"answered {told}")
         for result, toy in zip(body["results"], submission.toys, strict=True):
             can = toy.can_succeed if "result" in result else toy.can_fail or toy.can_fail_once or toy.path in POISON
-            check(can, 2, f"{toy} is answered {result}")
+            is_blocked = bool(toy.after) and result["status"] == DEPENDENCY_FAILED
+            check(can or is_blocked, 2, f"{toy} is answered {result}")
+        self._world.promises.links.check_answer(submission, [result["status"] for result in body["results"]])
 
     async def _watch(self, submission: Submission, batch_id: str, mix: Mix) -> None:
         cancels = self._chance.random() < mix.cancels
@@ -286,6 +289,9 @@ def _body(submission: Submission) -> dict[str, Any]:
     for operation in operations:
         if (key := key_given_to(operation["id"])) is not None:
             operation["key"] = key
+    for operation, toy in zip(operations, submission.toys, strict=True):
+        if toy.after:
+            operation["dependsOn"] = [operations[index]["id"] for index in toy.after]
     body: dict[str, Any] = {"operations": operations, "priority": submission.priority}
     if submission.not_before is not None:
         body["notBefore"] = datetime.fromtimestamp(EPOCH + submission.not_before, UTC).isoformat()

@@ -66,6 +66,7 @@ class FollowUps:
         self.lapsed: Counter[ChunkKey] = Counter()
         self.only_held: Counter[ChunkKey] = Counter()
         self._sent: dict[ChunkKey, Sent] = {}
+        self._attempts: dict[ChunkKey, dict[int, int]] = {}  # of the operations of each follow-up, as recorded
         self._now = now
         self._truth = truth
         self._check = check
@@ -73,6 +74,8 @@ class FollowUps:
     def on_sent(self, chunk: Chunk, visible_at: float, batch_not_before: float | None) -> None:
         """Check that a message is not held back for longer than its chunk has to wait."""
         key = chunk.batch_id, chunk.id
+        attempts = self._attempts.get(key, chunk.attempts())
+        self._check(attempts == chunk.attempts(), 7, f"chunk {key} has the attempts {chunk.attempts()}, not {attempts}")
         self._sent.setdefault(key, Sent(chunk)).times += 1
         late = visible_at - max(self._now(), _virtual(chunk.not_before), batch_not_before or 0.0)
         most = LONGEST_CALL_SECONDS + 2 * self._truth.most_skew
@@ -100,16 +103,24 @@ class FollowUps:
         self._check(record.redelivered <= most, 7, words)
         parts = [follow_up for follow_up in record.follow_ups if follow_up.not_before is None]
         self._check(
-            len(parts) < 2 or lost > only_held or self._is_slow(key, parts),
+            len(parts) < 2 or lost > only_held or self._is_slow(key, parts) or self._runs_one_at_a_time(keys),
             7,
             f"{key} is split into {[part.id for part in parts]}. It was not slow, and no delivery of it was lost",
         )
         for follow_up in record.follow_ups:
+            behind = dict(follow_up.behind)
+            self._attempts[batch_id, follow_up.id] = {
+                index: follow_up.attempt - behind.get(index, 0) for index in follow_up.indexes
+            }
             steps = [self._step(key, follow_up, index) for index in follow_up.indexes]
             for step in steps:
                 self._check_attempt(step)
                 self._check_least_wait(step, follow_up)
             self._check_longest_wait(key, follow_up, max(map(self._longest_wait, steps)))
+
+    def _runs_one_at_a_time(self, keys: list[ChunkKey]) -> bool:
+        """Return True if a chunk may have several parts that follow, because what is connected follows by itself."""
+        return any(self._sent[one].chunk.one_at_a_time for one in keys)
 
     def _is_slow(self, key: ChunkKey, parts: list[FollowUp]) -> bool:
         """Return True if something of a chunk has run, and has taken so long that its parts are worth a message each.
@@ -135,8 +146,8 @@ class FollowUps:
             key=key,
             toy=self._truth.submission_of(batch_id).toys[index],
             index=index,
-            before=max((self._sent[one].chunk.attempt for one in keys), default=1),
-            after=follow_up.attempt,
+            before=max((self._sent[one].chunk.attempts()[index] for one in keys), default=1),
+            after=follow_up.attempt - dict(follow_up.behind).get(index, 0),
             runs=[run for run in runs if (run.batch_id, run.chunk_id) in keys or (not keys and run.chunk_id is None)],
         )
 

@@ -40,6 +40,7 @@ from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
 from tests.simulation import follow_up_mutations as follow_ups
 from tests.simulation import large_result_mutations as large_results
+from tests.simulation import link_mutations as links
 from tests.simulation import list_mutations as lists
 from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
@@ -711,5 +712,25 @@ MUTATIONS_AT_CALLS = {
         ),
         MutationAtCall("results in the bucket", 13, Hit.FAIL_BEFORE, large_results.commit_before_the_files_are_written),
         MutationAtCall("redrive told by webhooks", 0, Hit.FAIL_BEFORE, webhooks.forget_the_event_of_a_retry),
+        MutationAtCall("a chain whose consumer dies", 0, Hit.FAIL_BEFORE, links.halve_through_what_is_connected),
+        MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.forget_links_on_the_way),
+        MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.start_early),
+        MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.take_any_verdict_for_success),
+        MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.let_dependants_wait_for_ever),
+        MutationAtCall(
+            "a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.let_connected_operations_follow_apart
+        ),
+        MutationAtCall(
+            "a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.fail_dependants_of_what_is_tried_again
+        ),
+        MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.plan_connected_operations_apart),
+        MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.share_the_attempts_of_a_chunk),
+        MutationAtCall(
+            "linked failures of different chunks retried", 0, Hit.FAIL_BEFORE, links.start_when_the_first_has_succeeded
+        ),
+        MutationAtCall(
+            "linked failures of different chunks retried", 0, Hit.FAIL_BEFORE, links.take_what_is_needed_for_granted
+        ),
+        MutationAtCall("poison in a chain", 0, Hit.FAIL_BEFORE, links.blame_a_whole_component),
     ]
 }

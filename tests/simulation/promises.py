@@ -28,6 +28,7 @@ from tests.simulation.expressions import Item
 from tests.simulation.follow_ups import FollowUps
 from tests.simulation.large_results import LargeResultChecks
 from tests.simulation.limits import Limits
+from tests.simulation.links import LinkChecks
 from tests.simulation.open_operations import OpenChecks
 from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
@@ -198,6 +199,7 @@ class Promises:
         self.webhooks = WebhookChecks(truth, self.check)
         self.retries = Retries(truth, self.check)
         self.large_results = LargeResultChecks(self.check)
+        self.links = LinkChecks(now, truth, self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -422,6 +424,7 @@ class Promises:
             self.check(fresh, 2, words)
             facts.chunks_of[outcome.index].append(record.chunk_id)
             facts.operation_ids[outcome.index] = outcome.id
+        self.links.on_record(batch_id, facts, record)
 
     def _check_deaths(self, batch_id: str) -> None:
         """Check that a batch is stopped only if it has cost more processes than the limit says."""
@@ -501,6 +504,7 @@ class Promises:
         given = key_given_to(run.operation_id)
         self.check(given in {None, run.key}, 5, f"{run.operation_id} has the key {run.key!r}, and not {given!r}")
         self.limits.on_start(run)
+        self.links.on_start(run, self.batches[run.batch_id])
         if run.chunk_id is None:
             return  # the batch runs synchronously
         facts = self.batches[run.batch_id]
@@ -642,6 +646,7 @@ class Promises:
             self.check(group.counts == tally, 3, f"group {number} of {batch_id} counts {group.counts}, not {tally}")
         for index in range(facts.total):
             self._check_outcome(batch_id, facts, index, lapsed)
+        self.links.check_end(batch_id, facts, self._truth.submission_of(batch_id))
         self._check_was_stopped(batch_id, facts)
 
     def _check_was_stopped(self, batch_id: str, facts: BatchFacts) -> None:
@@ -684,6 +689,8 @@ class Promises:
             wrongly = toy.path not in POISON
             self.check(not (wrongly and self.is_poison_alone), 6, f"{where}, but other operations killed the consumer")
             self.excused["failed as poison, but was not"] += wrongly
+        elif title == "Dependency failed":
+            self.check(bool(toy.after), 2, f"{where}, but it depends on nothing")
         else:
             # If a batch ends early, none of its operations is tried again.
             over = facts.records[chunk_id].at > facts.first_deadline_at - self._truth.most_skew

@@ -14,6 +14,7 @@ from penstock.consumer.sweeper import PERIODS_OF_TENURE
 from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
+from tests.simulation.links import MOST_LINKED
 from tests.simulation.mixes import MIXES, Mix, RandomFates
 from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory, little_patience
 from tests.simulation.trace import Event, to_line
@@ -126,6 +127,8 @@ def draw_settings(chance: random.Random, mix: Mix) -> Settings:
         return settings.model_copy(update={"tenant_limit": limit, "tenant_max_open": operations})
     if mix.has_webhooks:
         return settings.model_copy(update={"webhook_secret": SecretStr(SECRET)})
+    if mix.links:
+        return settings.model_copy(update={"chunk_operations": chance.randint(MOST_LINKED, 2 * MOST_LINKED)})
     if mix.has_little_memory:
         return settings.model_copy(update={"chunk_operations": chance.randint(5, 25), "min_chunks": 1})
     if not mix.is_large:

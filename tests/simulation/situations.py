@@ -140,6 +140,11 @@ def toys(*paths: str, **plan: Any) -> tuple[Toy, ...]:
     return tuple(Toy(path, Plan(**plan)) for path in paths)
 
 
+def linked(links: dict[int, tuple[int, ...]], *of: Toy) -> tuple[Toy, ...]:
+    """Let operations depend on others: `links` has their indexes, each with those of the others."""
+    return tuple(replace(toy, after=links.get(index, ())) for index, toy in enumerate(of))
+
+
 # What is done with a batch
 
 
@@ -510,6 +515,48 @@ SITUATIONS = {
         retry_some,
         Event.BATCH_RETRIED,
         settings={"chunk_operations": 4, "concurrency": 4},
+    ),
+    "a failure in the middle of a chain": Situation(
+        linked(
+            {1: (0,), 2: (1,), 3: (2,), 4: (0,)},
+            *toys("/succeed"),
+            *toys("/flaky", times=1),
+            *toys("/reject", "/succeed", "/succeed"),
+        ),
+        submit,
+        Event.OPERATION_BROKE,
+        settings={"chunk_operations": 6},
+    ),
+    "a chain whose consumer dies": Situation(
+        linked({1: (0,), 2: (1,)}, *toys(*["/succeed"] * 4, seconds=2)),
+        kill_its_consumer,
+        Event.CHUNK_HALVED,
+        settings={"chunk_operations": 4},
+    ),
+    "poison in a chain": Situation(
+        linked({1: (0,), 2: (1,), 3: (0,)}, *toys("/succeed", "/kill-once", "/succeed", "/succeed")),
+        submit,
+        Event.CHUNK_HALVED,
+        settings={"chunk_operations": 4},
+        kills_by_itself=True,
+    ),
+    "a chain handed over": Situation(
+        linked({1: (0,), 2: (1,), 3: (2,)}, *toys(*["/succeed"] * 4, seconds=0.4)),
+        submit,
+        Event.BATCH_HANDED_OVER,
+        settings={**AT_ONCE, "chunk_operations": 4},
+    ),
+    "a chain with a failure retried": Situation(
+        linked({1: (0,), 2: (1,)}, *toys("/recover", "/succeed", "/succeed", times=1)),
+        retry,
+        Event.BATCH_RETRIED,
+        settings={"chunk_operations": 4},
+    ),
+    "linked failures of different chunks retried": Situation(
+        linked({2: (0, 1)}, *toys("/recover", times=1), *toys("/break", "/succeed")),
+        retry,
+        Event.BATCH_RETRIED,
+        settings={"chunk_operations": 4},
     ),
     "redrive told by webhooks": Situation(
         toys("/recover", times=1),

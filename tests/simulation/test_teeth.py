@@ -39,6 +39,15 @@ SLOW = {
     "finish_without_the_time_of_the_start",
     "run_a_suspect_without_looking_again",
     "blame_those_that_ran_beside_poison",
+    "start_early",
+    "take_any_verdict_for_success",
+    "let_dependants_wait_for_ever",
+    "let_connected_operations_follow_apart",
+    "fail_dependants_of_what_is_tried_again",
+    "plan_connected_operations_apart",
+    "share_the_attempts_of_a_chunk",
+    "start_when_the_first_has_succeeded",
+    "blame_a_whole_component",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 

@@ -64,14 +64,16 @@ class Run:
     looked_at: float | None
     failed_at: float | None = None  # when the handler raised an error, unless it is poison or stops its task
     is_final: bool = False  # the handler has decided the outcome, so the operation must not run again
+    has_succeeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Toy:
-    """One operation of a submission: its handler, and how it behaves."""
+    """One operation of a submission: its handler, how it behaves, and the operations that it depends on."""
 
     path: str
     plan: Plan
+    after: tuple[int, ...] = ()
 
     @property
     def can_succeed(self) -> bool:
@@ -150,6 +152,7 @@ class Truth:
         except Exception:
             run.failed_at = self.now()
             raise
+        run.has_succeeded = run.is_final
 
     def begin(self, context: Context) -> Run:
         if self.is_over:
@@ -345,6 +348,7 @@ async def bulk(plans: list[Plan], contexts: list[Context]) -> list[Any]:
         raise RuntimeError(f"one of {len(runs)} rows")
     for run, fails in zip(runs, failing, strict=True):
         run.is_final = is_last or not fails
+        run.has_succeeded = not fails
     return [
         Retry("not yet", after_seconds=plan.after) if fails else result_of(run, plan)
         for run, plan, fails in zip(runs, plans, failing, strict=True)

@@ -108,7 +108,7 @@ def test_message_without_keys_is_written_as_by_earlier_versions() -> None:
 
 
 def test_message_with_a_key_is_not_readable_by_earlier_versions() -> None:
-    text = join_message("01J", "17", [encode_operation(Operation(0, "a", "GET", "/x", None, "k"))], has_keys=True)
+    text = join_message("01J", "17", [encode_operation(Operation(0, "a", "GET", "/x", None, "k"))], version=2)
     assert text == '{"v":2,"batch":"01J","chunk":"17","attempt":1,"operations":[[0,"a","GET","/x",null,"k"]]}'
     with pytest.raises(UnreadableMessage):
         decode_chunk(text.replace('"v":2', '"v":1'))
@@ -413,8 +413,8 @@ def test_members_that_a_later_program_may_add_are_passed_over() -> None:
         ('"zstd:"', "is not a chunk: as a whole"),
         ("{}", "is not a chunk: v: Field required"),
         ('{"Records": [{"s3": {}}]}', "is not a chunk: v: Field required"),
-        (message(v=3), "has format version 3. This program reads versions up to 2; update it"),
-        (message(v=3, chunk=..., operations={"a": 1}), "has format version 3"),  # whatever else it holds by then
+        (message(v=4), "has format version 4. This program reads versions up to 3; update it"),
+        (message(v=4, chunk=..., operations={"a": 1}), "has format version 4"),  # whatever else it holds by then
         (message(v=10**400), r"has format version 10+\."),
         (message(v=0), "is not a chunk: v"),
         (message(v=-1), "is not a chunk: v"),
@@ -480,7 +480,7 @@ def test_members_that_a_later_program_may_add_are_passed_over() -> None:
         (packed(b"\xff\xfe{}"), "is not JSON"),
         (packed(packed(message().encode()).encode()), "is not JSON"),  # packed twice
         (packed(b"[]"), "is not a chunk: as a whole"),
-        (packed(message(v=3).encode()), "has format version 3"),
+        (packed(message(v=4).encode()), "has format version 4"),
     ],
     ids=lambda value: repr(value)[:40],
 )

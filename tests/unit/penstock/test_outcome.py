@@ -29,9 +29,9 @@ from penstock.outcome import (
     is_throttled,
     never_ended,
     next_round,
+    poison_verdicts,
     record_attempt,
     record_halves,
-    record_poison,
     record_too_early,
     succeeded,
 )
@@ -237,7 +237,7 @@ def test_one_poison_operation_is_cornered_in_as_many_steps_as_halving_takes() ->
 @pytest.mark.parametrize(("deaths", "times"), [(1, "lease when it ran"), (3, "(3 times)")])
 def test_poison_fails_for_good_and_says_why(deaths: int, times: str) -> None:
     chunk = make_chunk(1)
-    answer = record_poison(chunk, deaths)
+    answer = record(chunk, poison_verdicts(chunk, deaths)[0])
     (outcome,) = answer.outcomes
     assert (outcome.state, outcome.status, outcome.rejected) == (OutcomeState.FAILED, 500, False)
     assert outcome.error is not None

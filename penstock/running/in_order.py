@@ -1,0 +1,75 @@
+"""Runs the operations of a chunk in the order that their links ask for."""
+
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from typing import Any
+
+from penstock.chunk import Chunk, Operation
+from penstock.dependencies import Progress, Unit, components
+from penstock.outcome import Verdict, states_of
+from penstock.running.joining import gather, join
+
+RunAll = Callable[[int, Sequence[Operation]], Coroutine[Any, Any, dict[int, Verdict]]]
+
+
+async def run_in_order(
+    chunk: Chunk, run_all: RunAll, ended: Callable[[], None], *, most_at_once: int
+) -> dict[int, Verdict]:
+    """Run the operations of a chunk with links, and return the verdicts by index.
+
+    `run_all` gets the number of an attempt, and operations that need not wait for each other. It has called `ended` for
+    each of them. An operation runs only when all that it depends on has succeeded. Otherwise it has no verdict.
+
+    Up to `most_at_once` components run at the same time, beside the operations that are not connected with others.
+    """
+    attempts, unmet = chunk.attempts(), dict(chunk.unmet)
+    parts = components(chunk.operations)
+    single = [part[0] for part in parts if len(part) == 1 and not unmet]
+    waiting = deque(part for part in parts if len(part) > 1 or unmet)
+    verdicts: dict[int, Verdict] = {}
+
+    async def run_ready(operations: Sequence[Operation]) -> dict[int, Verdict]:
+        by_attempt: defaultdict[int, list[Operation]] = defaultdict(list)
+        for operation in operations:
+            by_attempt[attempts[operation.index]].append(operation)
+        return await join([run_all(number, some) for number, some in by_attempt.items()])
+
+    def gave_up(count: int) -> None:
+        for _ in range(count):
+            ended()
+
+    async def take_turns() -> None:
+        while waiting:
+            component = waiting.popleft()
+            verdicts.update(await run_component(component, attempts.__getitem__, run_ready, gave_up, unmet))
+
+    async def run_single() -> None:
+        verdicts.update(await run_ready(single))
+
+    turns = [take_turns() for _ in range(min(most_at_once, len(waiting)))]
+    await gather([run_single(), *turns] if single else turns)
+    return verdicts
+
+
+async def run_component(
+    component: Unit,
+    attempt_of: Callable[[int], int],
+    run_ready: Callable[[Sequence[Operation]], Awaitable[dict[int, Verdict]]],
+    gave_up: Callable[[int], None] = lambda _count: None,
+    unmet: Collection[int] = (),
+) -> dict[int, Verdict]:
+    """Run connected operations, as many as possible at the same time.
+
+    `run_ready` runs those that need not wait for each other. `gave_up` gets the number of those that did not start,
+    because what they depend on has not succeeded. `unmet` are operations outside of the component that do not succeed.
+    """
+    verdicts: dict[int, Verdict] = {}
+    progress = Progress(component, unmet)
+    while ready := progress.take_ready():
+        made = await run_ready(ready)
+        verdicts |= made
+        for index, has_succeeded in states_of(made, attempt_of).items():
+            if has_succeeded:
+                progress.note_success(index)
+    gave_up(progress.left)
+    return verdicts

@@ -1,0 +1,109 @@
+"""Checks that no operation runs before what it depends on has succeeded, and what becomes of it if that fails.
+
+A batch draws its links from its label, so that the other draws of a seed stay as they are.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from penstock.chunk import redriven_from
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState
+from tests.simulation.truth import Run, Submission, Toy, Truth
+
+if TYPE_CHECKING:
+    from tests.simulation.promises import BatchFacts
+
+DEPENDENCY_FAILED = 424
+MOST_LINKED = 6  # operations that can be connected. Chunks are at least as large
+
+Check = Callable[[bool, int, str], None]
+
+
+def draw_links(label: str, toys: Sequence[Toy], share: float) -> list[Toy]:
+    """Let this share of the operations depend on one or several before them."""
+    chance = random.Random(f"links of {label}")
+    linked: list[Toy] = []
+    first = 0
+    for index, toy in enumerate(toys):
+        if index == first + MOST_LINKED or chance.random() < 0.2:
+            first = index
+        near = range(first, index)
+        after = chance.sample(near, min(len(near), chance.choice([1, 1, 2, 3]))) if chance.random() < share else []
+        linked.append(replace(toy, after=tuple(after)))
+    return linked
+
+
+class LinkChecks:
+    def __init__(self, now: Callable[[], float], truth: Truth, check: Check) -> None:
+        self._now = now
+        self._truth = truth
+        self._check = check
+
+    def on_start(self, run: Run, facts: "BatchFacts") -> None:
+        """Check that each needed operation has succeeded: as it is recorded, or in this run of the chunk."""
+        submission = self._submission_of(run)
+        for index in submission.toys[_index_of(run)].after:
+            found = facts.outcome(index, counted=False) if facts.total else None  # a small batch is in no table
+            is_recorded = found is not None and found[0].state is OutcomeState.SUCCEEDED
+            key = run.batch_id, f"{submission.label}-{index}"
+            has_run = any(
+                other.has_succeeded and (other.chunk_id, other.process) == (run.chunk_id, run.process)
+                for other in self._truth.runs.get(key, [])
+            )
+            self._check(is_recorded or has_run, 5, f"{run} runs before operation {index} has succeeded: {found}")
+
+    def on_record(self, batch_id: str, facts: "BatchFacts", record: ChunkRecord) -> None:
+        """Check that each outcome fits the outcomes of what it depends on. These are recorded now, or before."""
+        submission = self._truth.submission_of(batch_id)
+        for outcome in record.outcomes:
+            after = submission.toys[outcome.index].after
+            states = {index: _state(facts.outcome(index, counted=False)) for index in after}
+            words = f"operation {outcome.index} of batch {batch_id} has {outcome} in {record.chunk_id}, after {states}"
+            have_succeeded = all(state is OutcomeState.SUCCEEDED for state in states.values())
+            if outcome.state is OutcomeState.SUCCEEDED:
+                self._check(have_succeeded, 5, words)
+            elif outcome.status == DEPENDENCY_FAILED:
+                has_failed = any(state is OutcomeState.FAILED for state in states.values())
+                is_redrive = redriven_from(record.chunk_id) is not None  # what it needs may be open, or have ended
+                self._check(has_failed or (is_redrive and not have_succeeded), 2, words)
+            elif outcome.state is OutcomeState.FAILED and (outcome.error or {}).get("title") != "Stopped":
+                self._check(have_succeeded, 5, words)
+        self._check_together(batch_id, submission, record)
+
+    def _check_together(self, batch_id: str, submission: Submission, record: ChunkRecord) -> None:
+        """Check that what is open of connected operations follows in the same chunk."""
+        chunk_of = {index: follow_up.id for follow_up in record.follow_ups for index in follow_up.indexes}
+        for index, chunk_id in chunk_of.items():
+            apart = [other for other in submission.toys[index].after if chunk_of.get(other, chunk_id) != chunk_id]
+            self._check(not apart, 5, f"{index} of batch {batch_id} follows in {chunk_id}, and {apart} in other chunks")
+
+    def check_end(self, batch_id: str, facts: "BatchFacts", submission: Submission) -> None:
+        """Check that nothing has succeeded without what it depends on, and that only a failure blocks an operation."""
+        for index, toy in enumerate(submission.toys):
+            found = facts.outcome(index, counted=True)
+            if found is None or found[0].state is not OutcomeState.SUCCEEDED:
+                continue
+            states = {other: facts.outcome(other, counted=False) for other in toy.after}
+            right = all(_state(state) is OutcomeState.SUCCEEDED for state in states.values())
+            self._check(right, 5, f"operation {index} of batch {batch_id} has succeeded, after {states}")
+
+    def check_answer(self, submission: Submission, statuses: Sequence[int]) -> None:
+        """Check the answer of a small batch in the same way."""
+        for index, toy in enumerate(submission.toys):
+            blocked = any(statuses[other] >= 400 for other in toy.after)
+            is_right = (statuses[index] == DEPENDENCY_FAILED) == blocked
+            self._check(is_right, 2, f"operation {index} of {submission.label} is answered {statuses[index]}")
+
+    def _submission_of(self, run: Run) -> Submission:
+        label = run.operation_id.rpartition("-")[0]
+        return next(one for one in self._truth.submissions if one.label == label)
+
+
+def _state(found: tuple[Outcome, str] | None) -> OutcomeState | None:
+    return None if found is None else found[0].state
+
+
+def _index_of(run: Run) -> int:
+    return int(run.operation_id.rpartition("-")[2])
