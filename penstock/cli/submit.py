@@ -237,6 +237,8 @@ class Run:
             started = time.monotonic()
             await submission.post()
             if self.wait:
+                if len(submission.parts) == 1:  # of several batches, only the URLs of what goes wrong are shown
+                    submission.screen.say(f"Accepted as the batch {submission.parts[0].batch.id}.")
                 await submission.follow()
                 findings.seconds = time.monotonic() - started
                 await self._collect(submission, findings)

@@ -154,8 +154,11 @@ async def test_all_well_is_a_summary_and_exit_0(server: Server) -> None:
     assert int(rows.pop("operations/s").replace(",", "")) > 0
     assert rows == {"total": "2,500", "succeeded": "2,500", "failed": "0", "cancelled": "0", "expired": "0"}
     assert [len(batch) for batch in server.batches] == [2500]
-    assert result.stderr.splitlines()[0] == f"users.csv: 12.5 KB to {server.url}"
-    assert result.stderr.splitlines()[-1] == "100%  2,500 of 2,500, 0 failed"
+    assert result.stderr.splitlines() == [
+        f"users.csv: 12.5 KB to {server.url}",
+        "Accepted as the batch 0.",
+        "100%  2,500 of 2,500, 0 failed",
+    ]
 
 
 async def test_rows_that_failed_are_written_to_a_file(server: Server) -> None:
