@@ -15,7 +15,8 @@ the batch of that front end, which then can never be accepted. If it was accepte
 
 Perhaps an operation of the batch killed that front end. So each claim says how many front ends died before it. If one
 did, a small batch does not run immediately again. It is accepted for the consumers, which isolate the operation. An
-atomic batch cannot run in consumers. It runs once more, and after another death not again with this key.
+atomic batch, or one with references, cannot run in consumers. It runs once more, and after another death not again with
+this key.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ from penstock.telemetry import Event, get_log
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST_KEY = 255
-MOST_ATOMIC_DEATHS = 1  # of front ends, after which an atomic batch still runs
+MOST_DEATHS_HERE = 1  # of front ends, after which a batch still runs that can only run in one
 ANSWER_LEASE_SECONDS = 60  # of the key of a request that submits no batch. It is extended until the request is answered
 # How long the settling of a key is repeated. If it is never settled, a repeated request is handled like a first one.
 SETTLE_SECONDS = 2.0
@@ -98,11 +99,12 @@ def check_complete(stored: bytes) -> None:
 
 
 async def claim_key(
-    request: web.Request, key: str, fingerprint: str, batch_id: str, lease_seconds: float, *, atomic: bool
+    request: web.Request, key: str, fingerprint: str, batch_id: str, lease_seconds: float, *, ends_here: bool
 ) -> ClaimedKey:
     """Claim the key for this request, or find the earlier request with it. Raises KeyReused, KeyInUse and RunsNoMore.
 
-    The lease must be long enough to run the batch. Its acceptance extends it.
+    The lease must be long enough to run the batch. Its acceptance extends it. With `ends_here`, the batch can only run
+    in a front end.
     """
     store, now = request.app[BACKEND].store, request.app[CLOCK].now()
     ours = _new_claim(request, key, fingerprint, batch_id, lease_seconds)
@@ -112,7 +114,7 @@ async def claim_key(
     if existing.is_settled:
         return ClaimedKey(existing, is_replay=True)
     taking_over = replace(ours, keys_from=existing.keys_from, deaths=existing.deaths_so_far)
-    if atomic and taking_over.deaths > MOST_ATOMIC_DEATHS:
+    if ends_here and taking_over.deaths > MOST_DEATHS_HERE:
         raise _runs_no_more(taking_over.deaths)
     if await _was_accepted(store, existing, now):
         return ClaimedKey(existing, is_replay=True)
@@ -212,8 +214,8 @@ def _in_use(key: str, seconds: float) -> KeyInUse:
 
 def _runs_no_more(deaths: int) -> RunsNoMore:
     return RunsNoMore(
-        f"{deaths} front ends died or lost their connection to the table while they ran this atomic batch, so it does "
-        "not run again with this key. Nobody knows whether its transaction was committed. Find that out first. "
+        f"{deaths} front ends died or lost their connection to the table while they ran this batch, which can only run "
+        "in one, so it does not run again with this key. Nobody knows what of it was committed. Find that out first. "
         "Then send the batch with a new key, without the operation that may be the cause."
     )
 

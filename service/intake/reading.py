@@ -33,6 +33,7 @@ from penstock.service.content import (
     within,
 )
 from penstock.service.intake.draft import Draft
+from penstock.service.intake.small_batch import Prepare
 from penstock.service.intake.uploaded import UploadBody, open_upload, without_upload
 from penstock.service.keys import SETTINGS, TURNS
 from penstock.service.schemas import METADATA_PREFIX, BatchOptions, BatchRequest
@@ -56,11 +57,15 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # Pydantic would
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A request without its operations. The `fingerprint` tells whether two requests are the same."""
+    """A request without its operations. The `fingerprint` tells whether two requests are the same.
+
+    A batch with `prepare` runs immediately, to its end. See `SmallBatch`.
+    """
 
     options: BatchOptions
     fingerprint: str
     layout: Layout | None = None  # of a file of rows
+    prepare: Prepare | None = None
 
 
 async def read_batch(request: web.Request, draft: Draft) -> Read:

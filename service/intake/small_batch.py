@@ -23,7 +23,7 @@ from penstock.chunk import Operation, has_links
 from penstock.dependencies import components
 from penstock.error_ids import see_log
 from penstock.operations import Operations
-from penstock.outcome import OutcomeState, Verdict, as_outcome, dependency_failures, failed, size_of, states_of
+from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome, dependency_failures, failed, size_of, states_of
 from penstock.route import UnknownOperation
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
@@ -42,13 +42,34 @@ _left: set[asyncio.Task[Any]] = set()  # transactions left behind; the event loo
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """An operation as it ran, and its outcome."""
+
+    operation: Operation
+    outcome: Outcome
+
+
+Prepare = Callable[[Operation, Mapping[int, Done]], Operation | Outcome]
+"""Returns an operation as it shall run, or its failure. It gets the operations that have an outcome, by index."""
+
+
+@dataclass(frozen=True, slots=True)
 class SmallBatch:
-    """A batch that is answered with its results. `seconds` is the time that the whole batch may take."""
+    """A batch that is answered with its results. `seconds` is the time that the whole batch may take.
+
+    `prepare` is called for each operation when all that it depends on has succeeded, just before it starts.
+    """
 
     source: Source
     operations: Sequence[Operation]
     seconds: float
     atomic: bool = False
+    prepare: Prepare | None = None
+
+    @property
+    def ends_here(self) -> bool:
+        """Return True if the batch cannot continue in the background."""
+        return self.atomic or self.prepare is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +146,18 @@ class SmallBatchRun:
     async def run(self) -> dict[int, Tried]:
         """Run the batch and return the last attempt at each operation, by index.
 
-        Operations that were not finished in time are missing. An atomic batch always returns all operations: those
-        that were not finished in time have failed.
+        Operations that were not finished in time are missing. A batch that cannot continue in the background always
+        returns all operations: those that were not finished in time have failed.
         """
+        tried = await self._run()
+        if not self._batch.ends_here:
+            return tried
+        return {one.index: tried.get(one.index) or self._out_of_time(one) for one in self._batch.operations}
+
+    async def _run(self) -> dict[int, Tried]:
         batch = self._batch
-        # An atomic batch cannot continue in the background, so its operations wait for their tokens to the end.
-        turns = self._runner.turns(batch.operations, batch.source, may_be_postponed=not batch.atomic)
+        # If a batch cannot continue in the background, its operations wait for their tokens to the end.
+        turns = self._runner.turns(batch.operations, batch.source, may_be_postponed=not batch.ends_here)
         with turns as self._turn_of:
             if has_links(batch.operations):
                 return await self._run_in_order_of_links(batch.operations)
@@ -155,10 +182,15 @@ class SmallBatchRun:
     async def _run_in_order_of_links(self, operations: Sequence[Operation]) -> dict[int, Tried]:
         """Run each operation when all that it depends on has succeeded. What depends on a failure has failed, too."""
         tried: dict[int, Tried] = {}
+        done: dict[int, Done] = {}
 
         async def run_ready(ready: Sequence[Operation]) -> dict[int, Verdict]:
-            made = await self._run_concurrently(ready)
+            prepared, failures = self._prepare(ready, done)
+            made = await self._run_concurrently(prepared) | failures
             tried.update(made)
+            done.update(
+                (one.index, Done(one, as_outcome(made[one.index].verdict))) for one in prepared if one.index in made
+            )
             return {index: one.verdict for index, one in made.items()}
 
         def attempt_of(index: int) -> int:
@@ -168,6 +200,16 @@ class SmallBatchRun:
         verdicts = {index: one.verdict for index, one in tried.items()}
         failures = dependency_failures(operations, verdicts, states_of(verdicts, attempt_of))
         return tried | {index: Tried(failure, 1) for index, failure in failures.items()}
+
+    def _prepare(
+        self, operations: Sequence[Operation], done: Mapping[int, Done]
+    ) -> tuple[Sequence[Operation], dict[int, Tried]]:
+        """Return operations as they shall run, and those that have failed without a run."""
+        if self._batch.prepare is None:
+            return operations, {}
+        prepared = [self._batch.prepare(operation, done) for operation in operations]
+        failures = {one.index: Tried(one, 1) for one in prepared if isinstance(one, Outcome)}
+        return [one for one in prepared if isinstance(one, Operation)], failures
 
     async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:
         first = await attempts.try_together(lot)
@@ -294,6 +336,10 @@ class SmallBatchRun:
                 yield from ((operation,) for operation in lot)
             else:
                 yield lot
+
+    def _out_of_time(self, operation: Operation) -> Tried:
+        detail = f"The batch was not finished within {self._batch.seconds:g} s. This operation may have run."
+        return Tried(failed(operation, 504, "Out of time", detail), 1)
 
     def _transaction(self) -> Transaction:
         assert self._registry.transaction is not None

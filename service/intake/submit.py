@@ -34,7 +34,7 @@ from penstock.service.intake.draft import Draft
 from penstock.service.intake.dry_run import describe_batch
 from penstock.service.intake.preferences import read_preferences
 from penstock.service.intake.reading import Read
-from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
+from penstock.service.intake.small_batch import Prepare, SmallBatch, SmallBatchRun
 from penstock.service.intake.tables import read_file
 from penstock.service.json_answer import BodyAnswer, encode, json_answer
 from penstock.service.keys import (
@@ -69,14 +69,24 @@ WRITE_SECONDS = 30.0  # from the charge of a batch to the write that starts its 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a batch is answered: with its results within `seconds`, or, if that is None, with 202."""
+    """How a batch is answered: with its results within `seconds`, or, if that is None, with 202.
+
+    One that is atomic, or that has `prepare`, is always answered with its results. See `SmallBatch`.
+    """
 
     seconds: float | None = None
     applied: str | None = None  # the client's preference that decided this
+    atomic: bool = False
+    prepare: Prepare | None = None
 
     @property
     def is_immediate(self) -> bool:
         return self.seconds is not None
+
+    @property
+    def ends_here(self) -> bool:
+        """Return True if the batch is never handed over."""
+        return self.atomic or self.prepare is not None
 
     @property
     def starts_operations(self) -> bool:
@@ -142,7 +152,7 @@ async def submit(
         read = await read_batch(request, draft)
         await _check(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
-        course = _course(request, draft, read.options) if background is None else Course()
+        course = _course(request, draft, read) if background is None else Course()
         if read.options.validate_only:
             is_atomic = read.options.atomic
             return Answered(
@@ -156,8 +166,8 @@ async def submit(
         if background is not None:
             submission = replace(submission, completes_anyway=background.completes_anyway)
         if claimed is not None and claimed.claim.deaths > 0 and course.is_immediate:
-            course = _course_after_deaths(course, claimed.claim, read.options)
-        return await _answer(request, submission, course, results, atomic=read.options.atomic)
+            course = _course_after_deaths(course, claimed.claim)
+        return await _answer(request, submission, course, results)
 
 
 async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> None:
@@ -244,22 +254,23 @@ def _check_callback(draft: Draft, url: str, settings: Settings, *, atomic: bool)
         draft.flaws.add(ENVELOPE, Flaw("/callbackUrl", f"{error}."))
 
 
-def _course(request: web.Request, draft: Draft, options: BatchOptions) -> Course:
+def _course(request: web.Request, draft: Draft, read: Read) -> Course:
+    options = read.options
     preferences = read_preferences(", ".join(request.headers.getall("Prefer", ())))
     is_delayed = options.not_before is not None
     if draft.is_large or is_delayed or (preferences.respond_async and not options.atomic):
         return Course(applied="respond-async" if preferences.respond_async else None)
     longest = request.app[SETTINGS].sync_seconds
     if preferences.wait_seconds is None or preferences.wait_seconds > longest:
-        return Course(longest)
-    return Course(preferences.wait_seconds, f"wait={preferences.wait_seconds}")
+        return Course(longest, None, options.atomic, read.prepare)
+    return Course(preferences.wait_seconds, f"wait={preferences.wait_seconds}", options.atomic, read.prepare)
 
 
 async def _claim(request: web.Request, key: str, batch_id: str, read: Read, course: Course) -> ClaimedKey:
     """Claim the key for as long as it takes to run the batch, or to accept it."""
     seconds = request.app[SETTINGS].accept_seconds if course.seconds is None else course.seconds
     lease_seconds = seconds + LEASE_MARGIN_SECONDS
-    return await claim_key(request, key, read.fingerprint, batch_id, lease_seconds, atomic=read.options.atomic)
+    return await claim_key(request, key, read.fingerprint, batch_id, lease_seconds, ends_here=course.ends_here)
 
 
 def _charge_seconds(course: Course) -> float:
@@ -267,24 +278,22 @@ def _charge_seconds(course: Course) -> float:
     return WRITE_SECONDS if course.seconds is None else course.seconds + LEASE_MARGIN_SECONDS
 
 
-def _course_after_deaths(course: Course, claim: KeyClaim, options: BatchOptions) -> Course:
-    """Leave a batch that may have killed a front end to the consumers. An atomic one can only run in a front end."""
+def _course_after_deaths(course: Course, claim: KeyClaim) -> Course:
+    """Leave a batch that may have killed a front end to the consumers, unless it can only run in a front end."""
     get_log().warning(
         Event.BATCH_SUSPECTED, batch_id=claim.batch_id, first_batch_id=claim.keys_from, front_ends=claim.deaths
     )
-    return course if options.atomic else Course()
+    return course if course.ends_here else Course()
 
 
-async def _answer(
-    request: web.Request, submission: Submission, course: Course, results: WriteResults, *, atomic: bool
-) -> Submitted:
+async def _answer(request: web.Request, submission: Submission, course: Course, results: WriteResults) -> Submitted:
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
     store, clock, claim, draft = request.app[BACKEND].store, request.app[CLOCK], submission.claim, submission.draft
     try:
-        if not atomic:  # an atomic batch is never handed over
+        if not course.ends_here:
             await check_room(request, draft.total, is_started=course.starts_operations)
         async with charged(request, draft.batch_id, draft.total, _charge_seconds(course)) as charge:
-            answer = await _run_or_accept(request, submission, course, results, atomic=atomic)
+            answer = await _run_or_accept(request, submission, course, results)
             if isinstance(answer, Answered):
                 await charge.settle()  # the table has no batch that would show that it was answered
     except AcceptanceUnknown:
@@ -302,14 +311,14 @@ async def _answer(
 
 
 async def _run_or_accept(
-    request: web.Request, submission: Submission, course: Course, results: WriteResults, *, atomic: bool
+    request: web.Request, submission: Submission, course: Course, results: WriteResults
 ) -> Submitted:
     if course.seconds is None:
         return await _accept(request, submission, {}, course)
     operations = submission.draft.operations
-    tried = await _run_immediately(request, submission, course.seconds, atomic=atomic)
+    tried = await _run_immediately(request, submission, course, course.seconds)
     is_unfinished = len(tried) < len(operations) or any(_waits(one) for one in tried.values())
-    if is_unfinished and not atomic:
+    if is_unfinished and not course.ends_here:
         return await _accept(request, submission, tried, course)
     outcomes = [as_outcome(tried[operation.index].verdict) for operation in operations]
     summary = summary_of(outcomes)
@@ -331,7 +340,7 @@ def _waits(tried: Tried) -> bool:
 
 
 async def _run_immediately(
-    request: web.Request, submission: Submission, seconds: float, *, atomic: bool
+    request: web.Request, submission: Submission, course: Course, seconds: float
 ) -> dict[int, Tried]:
     source = Source(
         submission.draft.batch_id,
@@ -340,7 +349,7 @@ async def _run_immediately(
         tenant=submission.tenant,
         headers=dict(submission.headers),
     )
-    batch = SmallBatch(source, submission.draft.operations, seconds, atomic)
+    batch = SmallBatch(source, submission.draft.operations, seconds, course.atomic, course.prepare)
     app = request.app
     return await SmallBatchRun(batch, app[OPERATIONS], app[RUNNER], app[SETTINGS].backoff, request[SHARE]).run()
 
