@@ -22,6 +22,7 @@ from penstock.service.dialects.dialect import Problem
 from penstock.service.dialects.odata.answers import answer, check_query, write_problem
 from penstock.service.dialects.odata.headers import check_versions, stops_at_error
 from penstock.service.dialects.odata.monitor import answer_or_link, monitor_headers
+from penstock.service.dialects.odata.references import References
 from penstock.service.dialects.odata.responses import batch_response
 from penstock.service.dialects.odata.translation import NotOffered, Translation
 from penstock.service.dialects.odata.urls import ServiceRoot
@@ -80,7 +81,24 @@ async def _read(request: web.Request, draft: Draft) -> Read:
     translation.finish()
     draft.accept_invalid(unknown=True)  # an invalid individual request gets a response of its own
     await add_operations(request, draft, translation.operations, document.size)
-    return Read(BatchOptions(), f"odata {stops} {document.fingerprint}")
+    references, fingerprint = translation.references, f"odata {stops} {document.fingerprint}"
+    if not references:
+        return Read(BatchOptions(), fingerprint)
+    _check_runs_now(request, draft, references)
+    return Read(BatchOptions(), fingerprint, prepare=references.prepare)
+
+
+def _check_runs_now(request: web.Request, draft: Draft, references: References) -> None:
+    """Raise NotOffered if a batch with references would run in the background, where results are not at hand."""
+    if not draft.is_large and not read_preferences(", ".join(request.headers.getall("Prefer", ()))).respond_async:
+        return
+    most = request.app[SETTINGS].sync_max_operations
+    detail = (
+        f"A URL that refers to what a POST creates needs a batch of at most {most:,} requests, without respond-async. "
+        "Send what it refers to in a batch before this one."
+    )
+    flaws = [Flaw(pointer("requests", index, "url"), detail) for index in references]
+    raise NotOffered(flaws, len(flaws))
 
 
 def _requests_of(document: Any, most: int) -> list[Any]:

@@ -74,7 +74,7 @@ def _more(details: list[dict[str, str]], problem: Mapping[str, Any]) -> dict[str
     others = {name: value for name, value in problem.items() if name not in _TOLD}
     if isinstance(count := problem.get("errorCount"), int) and count > len(details):
         others["errorCount"] = count
-    return {**({"details": details} if len(details) > 1 else {}), **({"innererror": others} if others else {})}
+    return {**({"details": details} if details else {}), **({"innererror": others} if others else {})}
 
 
 def _is_error(error: Any) -> bool:

@@ -4,8 +4,9 @@ A request may only refer to requests before it. So one pass over them is enough.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -14,8 +15,9 @@ from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest
 from penstock.reading.flaws import Flaws, to_flaw
 from penstock.route import Route
+from penstock.service.dialects.odata.references import Reference, References
 from penstock.service.dialects.odata.request_object import RequestObject, faults_of, not_offered_of
-from penstock.service.dialects.odata.urls import ServiceRoot, Target, read_url, with_keys_as_segments
+from penstock.service.dialects.odata.urls import ServiceRoot, read_url, with_keys_as_segments
 
 FindRoute = Callable[[str, str], Route | None]
 """Returns the route of a method and a path, or None."""
@@ -32,11 +34,16 @@ class NotOffered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An earlier request: its operation, and the path of what it returns, unless that is known only when it has run."""
+    """An earlier request: its operation, and the path of what it creates or returns.
 
+    If that is known only when it has run, the path has the id of the request in place of the key: /users/$new.
+    """
+
+    index: int
     operation_id: str
     group: str | None
-    path: str | None
+    path: str
+    is_known: bool
 
 
 class Translation:
@@ -44,6 +51,7 @@ class Translation:
 
     def __init__(self, root: ServiceRoot, find_route: FindRoute, *, stops_at_error: bool = False) -> None:
         self.operations: list[dict[str, Any]] = []
+        self.references = References(root)
         self._root = root
         self._find_route = find_route
         self._stops_at_error = stops_at_error
@@ -63,7 +71,7 @@ class Translation:
             for one in errors_of(error):
                 flaw = to_flaw(one, document)
                 self._note(index, flaw.pointer.removeprefix("/"), flaw.detail)
-            return self._remember_name(document)
+            return self._remember_name(index, document)
         found = self._flaws.count
         for where, detail in faults_of(request):
             self._note(index, where, detail)
@@ -71,11 +79,11 @@ class Translation:
             self._note_not_offered(index, where, detail)
         self._check_names(index, request)
         dependencies = self._dependencies(index, request)
-        target = self._target(index, request)
+        path = self._path(index, request, dependencies)
         if self._flaws.count == found:
-            assert target is not None
-            self.operations.append(_operation(request, target, dependencies))
-        return self._remember(request, target)
+            assert path is not None
+            self.operations.append(_operation(request, path, list(dependencies)))
+        return self._remember(index, request, path or "")
 
     def finish(self) -> None:
         """Raise InvalidRequest or NotOffered if the batch cannot be translated."""
@@ -106,7 +114,7 @@ class Translation:
             detail = f"The requests of the group {group!r} are not next to each other. Move them together."
             self._note(index, "atomicityGroup", detail)
 
-    def _dependencies(self, index: int, request: RequestObject) -> list[str]:
+    def _dependencies(self, index: int, request: RequestObject) -> dict[str, None]:
         """Return the operations that a request depends on. Members of its own group run before it in any case."""
         found: dict[str, None] = {}
         for position, name in enumerate(request.depends_on or ()):
@@ -123,63 +131,65 @@ class Translation:
         last = self._last
         if self._stops_at_error and last is not None and (last.group is None or last.group != request.group):
             found[last.operation_id] = None
-        return list(found)
+        return found
 
-    def _target(self, index: int, request: RequestObject) -> Target | None:
-        """Return where a request goes. Return None, and note why, if that is not known."""
+    def _path(self, index: int, request: RequestObject, dependencies: dict[str, None]) -> str | None:
+        """Return the path of a request. Return None, and note why, if there is none.
+
+        If it refers to another request, that becomes one of its dependencies.
+        """
         try:
             target = read_url(request.url, self._root)
         except ValueError as error:
             self._note(index, "url", str(error))
             return None
-        resolved = target if target.reference is None else self._resolve(index, target)
-        if resolved is None:
-            return None
-        return self._check_query(index, self._with_route(request.method, resolved), request.method)
+        base, seen = "", None
+        if target.reference is not None:
+            seen = self._requests.get(target.reference)
+            if seen is None:
+                self._note(index, "url", f"No request before this one has the id {target.reference!r}.")
+                return None
+            base = seen.path
+            if seen.group is None or seen.group != request.group:
+                dependencies[seen.operation_id] = None
+        path = base + self._with_route(request.method, base, target.path)
+        if seen is not None and not seen.is_known:
+            self.references.add(index, Reference(seen.index, path.removeprefix(base)))
+        return self._check_query(index, path, request.method)
 
-    def _resolve(self, index: int, target: Target) -> Target | None:
-        seen = self._requests.get(target.reference or "")
-        if seen is None:
-            self._note(index, "url", f"No request before this one has the id {target.reference!r}.")
-        elif seen.path is None:
-            detail = f"The URL of what request {target.reference!r} creates is known only when it has run."
-            self._note_not_offered(index, "url", f"{detail} Send this request in another batch.")
-        else:
-            return Target(seen.path + target.path)
-        return None
+    def _with_route(self, method: str, base: str, path: str) -> str:
+        """Return the path after `base`, with its keys as segments if only then there is a route for it."""
+        if "(" not in path or self._find_route(method, base + path) is not None:
+            return path
+        with_segments = with_keys_as_segments(path)
+        return path if self._find_route(method, base + with_segments) is None else with_segments
 
-    def _with_route(self, method: str, target: Target) -> Target:
-        """Return the target, with its keys as segments if only then there is a route for it."""
-        if "(" not in target.path or self._find_route(method, target.path) is not None:
-            return target
-        path = with_keys_as_segments(target.path)
-        return target if self._find_route(method, path) is None else replace(target, path=path)
-
-    def _check_query(self, index: int, target: Target, method: str) -> Target | None:
-        path, mark, _ = target.path.partition("?")
+    def _check_query(self, index: int, whole: str, method: str) -> str | None:
+        path, mark, _ = whole.partition("?")
         route = self._find_route(method, path) if mark else None
         if route is None or route.is_forwarded:
-            return target
+            return whole
         detail = f"{route.name} has a handler here, which accepts no query. Leave the query out."
         self._note_not_offered(index, "url", detail)
         return None
 
-    def _remember(self, request: RequestObject, target: Target | None) -> None:
-        is_known = target is not None and request.method != "POST"
-        path = target.path.partition("?")[0] if target is not None and is_known else None
-        self._last = seen = Seen(request.operation_id, request.group, path)
+    def _remember(self, index: int, request: RequestObject, path: str) -> None:
+        plain, is_known = path.partition("?")[0], request.method != "POST" and index not in self.references
+        if request.method == "POST":
+            plain = f"{plain}/${quote(request.id, safe='')}"
+        self._last = seen = Seen(index, request.operation_id, request.group, plain, is_known)
         self._requests.setdefault(request.id, seen)
         if request.group is not None:
             self._groups[request.group] = request.operation_id
 
-    def _remember_name(self, document: dict[str, Any]) -> None:
+    def _remember_name(self, index: int, document: dict[str, Any]) -> None:
         """Remember the id of an invalid request, so that what depends on it is not reported, too."""
         if isinstance(given := document.get("id"), str):
-            self._requests.setdefault(given, Seen(given, None, None))
+            self._requests.setdefault(given, Seen(index, given, None, "", is_known=True))
 
 
-def _operation(request: RequestObject, target: Target, dependencies: list[str]) -> dict[str, Any]:
-    operation: dict[str, Any] = {"id": request.operation_id, "method": request.method, "path": target.path}
+def _operation(request: RequestObject, path: str, dependencies: list[str]) -> dict[str, Any]:
+    operation: dict[str, Any] = {"id": request.operation_id, "method": request.method, "path": path}
     if request.body is not None:
         operation["body"] = request.body
     if (key := request.header("idempotency-key")) is not None:

@@ -30,12 +30,33 @@ async def read(user: int) -> dict[str, int]:
 
 
 @operations.post("/users", status=201)
-async def create(body: dict[str, str]) -> dict[str, str]:
+async def create_user(body: dict[str, str]) -> dict[str, str]:
     return body
 
 
 @operations.delete("/users/{user}", status=204)
 async def delete(user: int) -> None: ...
+
+
+@operations.post("/shops", status=201)
+async def open_shop(body: str) -> dict[str, str]:
+    if body == "taken":
+        raise Reject(409, "Taken.")
+    return {"id": body}
+
+
+@operations.post("/shops/{shop}/offers", status=201)
+async def offer(shop: str, body: dict[str, int]) -> dict[str, Any]:
+    return {"id": body["price"], "shop": shop}
+
+
+@operations.get("/shops/{shop}/offers/{offer}")
+async def look(shop: str, offer: int) -> str:
+    return f"{shop} {offer}"
+
+
+@operations.post("/nameless", status=201)
+async def create_nameless() -> None: ...
 
 
 @pytest.fixture
@@ -63,6 +84,10 @@ def toy(path: str, **members: Any) -> dict[str, Any]:
 
 async def send(service: Service, *requests: Any, path: str = "/$batch", **headers: str) -> Answer:
     return await service.ask("POST", path, json={"requests": list(requests)}, headers=headers)
+
+
+def create(id_: str, url: str, body: Any = None, **members: Any) -> dict[str, Any]:
+    return {"id": id_, "method": "POST", "url": url, "body": body, **members}
 
 
 def error_in(answer: Answer, status: int) -> Any:
@@ -208,6 +233,67 @@ async def test_repeated_key_gets_the_same_answer(service: Service) -> None:
     assert again.headers["Idempotent-Replayed"] == "true"
     other = await send(service, get("a"), Prefer="continue-on-error=false", **headers)
     assert error_in(other, 422)["code"] == "keyReused"
+
+
+async def test_dependant_of_a_failure_is_424(service: Service) -> None:
+    answer = await send(
+        service,
+        get("a", "users/10"),
+        get("b", dependsOn=["a"]),
+        get("c", depends_on=["b"]),
+        get("d", dependsOn=[]),
+        get("e", dependsOn=["d"]),
+    )
+    assert [(one["id"], one["status"]) for one in answer.body["responses"]] == [
+        ("a", 404), ("b", 424), ("c", 424), ("d", 200), ("e", 200),
+    ]  # fmt: skip
+    assert answer.body["responses"][1]["body"]["error"]["code"] == "dependencyFailed"
+
+
+async def test_nothing_runs_after_an_error_if_the_client_wants_that(service: Service) -> None:
+    requests = [get("a"), get("b", "users/10"), get("c"), get("d", "nowhere")]
+    answer = await send(service, *requests, Prefer="odata.continue-on-error=false")
+    assert [one["status"] for one in answer.body["responses"]] == [200, 404, 424, 424]
+    assert answer.headers["Preference-Applied"] == "continue-on-error=false"
+    answer = await send(service, *requests, Prefer="continue-on-error")
+    assert [one["status"] for one in answer.body["responses"]] == [200, 404, 200, 404]
+
+
+async def test_requests_refer_to_what_earlier_ones_have_created(service: Service) -> None:
+    answer = await send(
+        service,
+        create("shop", "/shops", "corner shop", headers=JSON),
+        create("offer", "$shop/offers", {"price": 7}, dependsOn=["shop"]),
+        get("look", "$offer"),
+        create("taken", "/shops", "taken"),
+        create("late", "$taken/offers", {"price": 8}, dependsOn=["taken"]),
+        create("nameless", "/nameless"),
+        get("lost", "$nameless/offers/1"),
+        create("wrong", "$shop/offers", "no price"),
+    )
+    responses = {one["id"]: (one["status"], one["body"]) for one in answer.body["responses"]}
+    assert responses["offer"] == (201, {"id": 7, "shop": "corner shop"})
+    assert responses["look"] == (200, "corner shop 7")
+    assert {id_: status for id_, (status, _) in responses.items() if status > 299} == {
+        "taken": 409, "late": 424, "lost": 424, "wrong": 422,
+    }  # fmt: skip
+    assert responses["lost"][1]["error"]["code"] == "unresolvedReference"
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=10"])
+async def test_references_are_not_offered_in_the_background(serve: Serve, prefer: str) -> None:
+    service = await serve(operations, sync_max_operations=2)
+    requests = [create("shop", "/shops", "corner"), get("a", "$shop/offers/1"), *[get(f"{n}") for n in range(3)]]
+    error = error_in(await send(service, *requests[: 2 if prefer == "respond-async" else 5], Prefer=prefer), 501)
+    assert error["target"] == "requests/1/url"
+
+
+async def test_batch_with_references_ends_in_its_time(plant: Plant, toys: Toys) -> None:
+    answer = await send(
+        plant.service, toy("succeed/a"), toy("hang/b"), {**toy("succeed/c"), "url": "$a/c"}, Prefer="wait=0"
+    )
+    assert (answer.status, [one["status"] for one in answer.body["responses"]]) == (200, [504] * 3)
+    assert not plant.messages
 
 
 async def test_monitor_has_the_responses_when_the_batch_has_ended(plant: Plant, toys: Toys) -> None:

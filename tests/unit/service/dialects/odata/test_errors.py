@@ -27,7 +27,12 @@ def flaw(pointer: str) -> dict[str, str]:
         ),
         (
             problem(422, f"{OWN}invalid-request", errors=[flaw("/operations/3/path")], errorCount=1),
-            {"code": "invalidRequest", "message": "requests/3/url: This.", "target": "requests/3/url"},
+            {
+                "code": "invalidRequest",
+                "message": "requests/3/url: This.",
+                "target": "requests/3/url",
+                "details": [{"code": "invalidRequest", "target": "requests/3/url", "message": "This."}],
+            },
         ),
         (
             problem(
@@ -45,7 +50,12 @@ def flaw(pointer: str) -> dict[str, str]:
         ),
         (
             problem(413, f"{OWN}limit-passed", errors=[flaw("/operations/2")], errorCount=1),
-            {"code": "limitPassed", "message": "requests/2: This.", "target": "requests/2"},
+            {
+                "code": "limitPassed",
+                "message": "requests/2: This.",
+                "target": "requests/2",
+                "details": [{"code": "limitPassed", "target": "requests/2", "message": "This."}],
+            },
         ),
     ],
 )

@@ -31,11 +31,15 @@ def find_route(method: str, path: str) -> Route | None:
 
 
 def translate(*requests: Any, stops_at_error: bool = False) -> list[dict[str, Any]]:
+    return begin(*requests, stops_at_error=stops_at_error).operations
+
+
+def begin(*requests: Any, stops_at_error: bool = False) -> Translation:
     translation = Translation(ServiceRoot(frozenset({"h"})), find_route, stops_at_error=stops_at_error)
     for index, request in enumerate(requests):
         translation.add(index, request)
     translation.finish()
-    return translation.operations
+    return translation
 
 
 def get(id_: str, url: str = "users/1", **members: Any) -> dict[str, Any]:
@@ -108,6 +112,23 @@ def test_after_an_error_nothing_runs_that_comes_later() -> None:
 def test_reference_to_a_request_with_a_known_url_is_resolved() -> None:
     translated = translate(get("a", "users/7"), get("b", "$a/orders"), get("c", "/$b/lines"), get("d", "$a"))
     assert [one["path"] for one in translated] == ["/users/7", "/users/7/orders", "/users/7/orders/lines", "/users/7"]
+    assert [one.get("dependsOn") for one in translated] == [None, ["a"], ["b"], ["a"]]
+
+
+def test_reference_to_what_is_created_waits_for_it() -> None:
+    translation = begin(
+        post("new user", atomicityGroup="g"),
+        get("b", "$new user/orders", atomicityGroup="g"),
+        get("c", "$new user", dependsOn=["g"]),
+        get("d", "$c/orders"),
+    )
+    assert [(one["path"], one.get("dependsOn")) for one in translation.operations] == [
+        ("/users", None),
+        ("/users/$new%20user/orders", None),  # a member of a group runs after those before it
+        ("/users/$new%20user", ["g/b", "g/new user"]),
+        ("/users/$new%20user/orders", ["c"]),
+    ]
+    assert list(translation.references) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
