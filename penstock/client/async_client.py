@@ -15,6 +15,7 @@ from penstock.client.async_batch import AsyncBatch
 from penstock.client.content import (
     Content,
     Submitted,
+    check_kind,
     content_of_file,
     content_of_operations,
     content_of_stream,
@@ -26,7 +27,7 @@ from penstock.client.outcome import Outcome
 from penstock.client.patience import Patience, Repeat
 from penstock.client.spool import Spool
 from penstock.client.status import Status, Validation, read_status
-from penstock.client.transport import SUBMIT_TIMEOUT, Answer, Call, Tell, Transport
+from penstock.client.transport import CSV, SUBMIT_TIMEOUT, Answer, Call, Tell, Transport
 from penstock.client.upload import UploadForm, check_size, send_form
 
 LOG = logging.getLogger("penstock.client")
@@ -122,8 +123,9 @@ class AsyncClient:
             atomic=atomic,
         )
         with Spool() as spool:
-            content = await self._uploaded(_as_file(operations)) if upload else await _content(operations, spool)
+            content = _uploaded(operations) if upload else await _content(operations, spool)
             rows = row_query(
+                content,
                 method=method,
                 path=path,
                 delimiter=delimiter,
@@ -133,6 +135,8 @@ class AsyncClient:
                 invalid_rows=invalid_rows,
             )
             query = {**content.query, **options, **rows}
+            if upload:
+                query["upload"] = await self.upload(_as_file(operations))
             return await self.post(content, query, wait=wait, idempotency_key=idempotency_key)
 
     async def post(
@@ -163,6 +167,7 @@ class AsyncClient:
         with Spool() as spool:
             content = await _content(operations, spool)
             rows = row_query(
+                content,
                 method=method,
                 path=path,
                 delimiter=delimiter,
@@ -196,10 +201,6 @@ class AsyncClient:
                 return form.upload_id
             except ClientError as error:
                 await retrying.after(error)
-
-    async def _uploaded(self, file: Path) -> Content:
-        media_type = upload_type(file)
-        return Content(media_type, None, {"upload": await self.upload(file)})
 
     def _batch_of(self, answer: Answer) -> AsyncBatch:
         if answer.status == 200:
@@ -263,6 +264,7 @@ class AsyncClient:
 
 
 def row_query(
+    content: Content,
     *,
     method: str | None,
     path: str | None,
@@ -282,7 +284,7 @@ def row_query(
         "key": key,
         "invalidRows": None if invalid_rows == "reject" else invalid_rows,
     }
-    if any(given.values()) and not (method and path):
+    if (any(given.values()) or content.media_type == CSV) and not (method and path):
         raise ValueError("Rows need a method and a path, such as method='PUT', path='/users/{id}'.")
     return {name: value for name, value in given.items() if value}
 
@@ -294,6 +296,11 @@ def _as_file(operations: Submitted | Content) -> Path:
     return Path(operations)
 
 
+def _uploaded(operations: Submitted | Content) -> Content:
+    """Return the content of a request whose operations are in an upload."""
+    return Content(upload_type(_as_file(operations)), None)
+
+
 def _quoted(key: str) -> str:
     """Return a key as the header wants it. Raises ValueError if the header cannot carry it."""
     if not (1 <= len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
@@ -302,6 +309,7 @@ def _quoted(key: str) -> str:
 
 
 async def _content(operations: Submitted | Content, spool: Spool) -> Content:
+    check_kind(operations)
     if isinstance(operations, Content):
         return operations
     if isinstance(operations, str | Path):

@@ -52,6 +52,12 @@ def content_of_file(path: Path, spool: Spool) -> Content:
         raise InvalidFile(f"{path}: cannot be read ({error.strerror}).") from error
 
 
+def check_kind(operations: Submitted | Content) -> None:
+    """Raise TypeError if this is a single operation: iterating over it would yield the names of its members."""
+    if isinstance(operations, Mapping):
+        raise TypeError("This is a single operation. Pass a list: submit([operation]).")
+
+
 def content_of_operations(operations: Iterable[Operation], spool: Spool, query: Mapping[str, str] = {}) -> Content:
     """Write operations to the spool, and return them as content. Raises InvalidFile."""
     for number, operation in enumerate(operations, 1):

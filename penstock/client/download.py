@@ -50,13 +50,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         return
     new = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with new.open("xb") as file:
+        with _created(new, path) as file:
             yield file
         if target.exists():
             shutil.copymode(target, new)
         new.replace(target)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _created(new: Path, path: Path) -> BinaryIO:
+    """Create the file that takes the place of `path`. An error names `path`."""
+    try:
+        return new.open("xb")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def _is_replaceable(path: Path) -> bool:

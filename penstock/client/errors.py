@@ -30,6 +30,7 @@ from typing import Any
 from penstock.errors import PenstockError
 
 PROBLEM_TYPE = "application/problem+json"
+_SHOWN_ERRORS = 3
 NO_TYPE = "about:blank"  # of a problem that is no more than its status
 
 
@@ -73,6 +74,11 @@ class BatchError:
     detail: str
     line: int | None = None
 
+    def __str__(self) -> str:
+        line = "" if self.line is None else f"line {self.line:,}"
+        place = ", ".join(filter(None, (line, self.pointer)))
+        return f"{place}: {self.detail}" if place else self.detail
+
 
 class Problem(ClientError):
     """The server has answered a request with an error, usually as a problem document (RFC 9457).
@@ -105,6 +111,12 @@ class InvalidBatch(Problem):
     @property
     def error_count(self) -> int:
         return max(len(self.errors), int(self.document.get("errorCount") or 0))
+
+    def __str__(self) -> str:
+        """Return what the server has answered, and the first errors, because a traceback shows nothing else."""
+        shown = [str(error) for error in self.errors[:_SHOWN_ERRORS]]
+        more = [f"and {self.error_count - len(shown):,} more"] if self.error_count > len(shown) > 0 else []
+        return "\n  ".join([super().__str__(), *shown, *more])
 
 
 class NotAuthenticated(Problem):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from penstock.client.async_client import LOG, AsyncClient
 from penstock.client.background_loop import BackgroundLoop
 from penstock.client.closing import Closing
-from penstock.client.content import Content, Operation, content_of_file, content_of_operations
+from penstock.client.content import Content, Operation, check_kind, content_of_file, content_of_operations
 from penstock.client.options import Seconds, Time
 from penstock.client.patience import Patience
 from penstock.client.spool import Spool
@@ -183,6 +183,7 @@ class Client(Closing):
 
 def _content(operations: Iterable[Operation] | str | Path, spool: Spool) -> Content:
     """Read the operations in the thread of the caller: a cursor of a database may not be used in another one."""
+    check_kind(operations)
     if isinstance(operations, str | Path):
         return content_of_file(Path(operations), spool)
     return content_of_operations(operations, spool)

@@ -208,6 +208,11 @@ async def test_errors_of_a_batch_are_typed(site: Site) -> None:
         [no_route, no_body] = invalid.value.errors
         assert (no_route.pointer, no_route.line, no_body.pointer) == ("/operations/1/path", 2, "/operations/2/body")
         assert invalid.value.error_count == 2
+        told = str(invalid.value).splitlines()  # what a traceback shows
+        assert told[0].endswith("The request is invalid: The request has 2 errors; nothing was run.")
+        assert told[1].startswith("  line 2, /operations/1/path: There is no operation POST /user.")
+        with pytest.raises(InvalidBatch, match=r"\n  and 7 more$"):
+            await client.submit([{"method": "POST", "path": "/user"}] * 10)
         with pytest.raises(NotFound, match="404"):
             await client.batch("01M853H03Q7Z1ZXRY68PYH3E2H").status()
 

@@ -63,6 +63,13 @@ def test_file_stays_as_it_was_if_the_download_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "no" / "file.csv"
+    with pytest.raises(FileNotFoundError) as raised, replacing(file):
+        pass
+    assert raised.value.filename == str(file)
+
+
 def test_device_is_not_replaced() -> None:
     with replacing(Path(os.devnull)) as file:
         file.write(b"anything")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,17 @@ def test_file_that_cannot_be_read(tmp_path: Path, name: str, content: str | None
         (tmp_path / name).write_text(content)
     with Client("http://127.0.0.1:1") as client, pytest.raises(InvalidFile, match=message):
         client.submit(tmp_path / name)
+
+
+def test_mistakes_in_a_call_are_said_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("name\nAnn\n")
+    single: Any = {"method": "POST", "path": "/users"}
+    with Client("http://127.0.0.1:1") as client:
+        for upload in (False, True):
+            with pytest.raises(ValueError, match="Rows need a method and a path"):
+                client.submit(tmp_path / "users.csv", upload=upload)
+        with pytest.raises(TypeError, match="Pass a list"):
+            client.submit(single)
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://"])
