@@ -170,6 +170,9 @@ class Operations(Generic[T]):
         A path without parameters has priority over a path with parameters, and that over one with `{name:path}`. All
         have priority over a forward. The fixed parts of a path must not be percent-encoded.
         """
+        exact = self._exact.get((method, path))
+        if exact is not None and "%" not in path:
+            return exact
         route = self._match_handler(method, path)
         if "%" in path:
             self._check_spelling(method, path, route)

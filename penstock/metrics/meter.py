@@ -83,7 +83,7 @@ class Meter:
 
     def succeeded(self, handler: str, seconds: float) -> None:
         """Count an attempt that succeeded."""
-        figures = self._handler(handler)
+        figures = self._new.handlers.get(handler) or self._handler(handler)
         figures.succeeded += 1
         figures.seconds.add(seconds)
 

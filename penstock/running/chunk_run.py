@@ -190,15 +190,21 @@ class ChunkRun:
             self._waiting.pop(worker, None)
 
     async def _work_for_a_slice(self, worker: Worker, unmarked: contextvars.Context) -> bool:
-        """Perform lots until other tasks must run, or have run. Return True if the worker may go on in its slot."""
+        """Perform lots until other tasks must run, or have run. Return True if the worker may go on in its slot.
+
+        What allows a start is checked once for a slice. It changes in other tasks, which do not run meanwhile, and what
+        a handler itself can change ends the slice. A process that was suspended finds its slice over.
+        """
         worker.has_waited = False
-        now = self._monotonic()
+        now = self._monotonic()  # before the check, or a process that is suspended in between would have a whole slice
+        if not (self._pending and self._may_start()):
+            return False
         ends_at = now + SLICE_SECONDS
         count, seconds = 0, 0.0
+        results = self._results
+        held = results.held
         try:
-            while self._pending:
-                if not self._may_start():
-                    return False
+            while True:
                 self._workers[worker] = lot = self._take_next()
                 verdicts: dict[int, Verdict] | None
                 try:
@@ -217,7 +223,9 @@ class ChunkRun:
                 if verdicts is not None:
                     count, seconds = count + len(lot), seconds + now - begun_at
                 worker.is_marked = _is_marked(unmarked)
-                if worker.has_waited or now >= ends_at or self._line is not None or worker.is_marked:
+                if now >= ends_at or worker.has_waited or worker.is_marked or self._line is not None:
+                    break
+                if not self._pending or self._stop.has_come or (results.held > held and results.memory.is_full):
                     break
         finally:
             if count:
@@ -225,8 +233,7 @@ class ChunkRun:
         return bool(self._pending) and not worker.is_marked
 
     def _may_start(self) -> bool:
-        """Return True if the next lot may start. If nothing may start any more, give up the rest."""
-        # Checked before each lot: the process may have been suspended for long, and wake up here.
+        """Return True if lots may start. If nothing may start any more, give up the rest."""
         stop = self._stop
         is_stopped = (stop.spent.is_set() and not self._isolates) or self._results.is_cut or stop.begun.is_set()
         if is_stopped or not self._may_begin():

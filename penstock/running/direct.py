@@ -11,8 +11,9 @@ from typing import Any
 
 from penstock.chunk import Operation
 from penstock.outcome import Verdict, size_of
-from penstock.route import InvalidOperation, Route
+from penstock.route import InvalidOperation, Place, Route
 from penstock.running.attempt import call_single, ends_task, in_time, meaning_of, verdict_on
+from penstock.running.bulk import Lot
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
@@ -29,6 +30,8 @@ class DirectCalls:
     `called` gets the verdict of each call with its seconds, and `rejected` the verdict on each invalid operation.
     """
 
+    match: Callable[[str, str], Route]  # raises InvalidOperation
+    otherwise: Callable[[Lot, Worker, Route | None], Coroutine[Any, Any, Verdicts]]  # performs all other lots
     source: Source
     number: int  # of the attempt
     monotonic: Callable[[], float]
@@ -37,8 +40,15 @@ class DirectCalls:
     called: Callable[[Route, Verdict, float], None]
     rejected: Callable[[Verdict], None]
 
-    def perform(self, route: Route, operation: Operation, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
+    def perform(self, lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
         """Perform one attempt. Return its verdict, or a coroutine that returns it if the handler waits."""
+        operation = lot[0]
+        try:
+            route = self.match(operation.method, operation.path)
+        except InvalidOperation:
+            return self.otherwise(lot, worker, None)
+        if route.place is not Place.LOOP or route.policy.bulk:
+            return self.otherwise(lot, worker, route)
         try:
             arguments = route.arguments(operation.path, operation.body, shows_errors=self.shows_errors)
         except InvalidOperation as error:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import structlog
@@ -217,22 +217,17 @@ class Runner:
         if self._observer is not None or operations.transaction is not None or operations.surroundings.middleware:
             return lambda lot, worker: self.run(lot, source, number, worker=worker, results=results)
         calls = DirectCalls(
+            operations.match,
+            lambda lot, worker, route: self.run(lot, source, number, worker=worker, results=results, route=route),
             source,
             number,
             self._monotonic,
             results,
             shows_errors=self._shows_errors,
-            called=lambda route, verdict, seconds: self._note_call(route, verdict, number, seconds),
+            called=partial(self._note_call, number),
             rejected=lambda _: self._meter.failed(UNKNOWN_HANDLER, None),
         )
-
-        def perform(lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
-            route = self._route(lot[0])
-            if route is not None and route.place is Place.LOOP and not route.policy.bulk:
-                return calls.perform(route, lot[0], worker)
-            return self.run(lot, source, number, worker=worker, results=results, route=route)
-
-        return perform
+        return calls.perform
 
     def _sort(self, operations: Sequence[Operation]) -> list[tuple[Place, str | None, list[Lot]]]:
         """Group operations into lots, and these by the place where they run and by their limit.
@@ -574,9 +569,18 @@ class Runner:
             return transaction or own
         return None if own is None else lambda: nullcontext(NoTransaction(route.name))
 
-    def _note_call(self, route: Route, verdict: Verdict, number: int, seconds: float) -> None:
-        self._note_spent(route, 1, seconds)
-        self._count_one(route.name, verdict, number, seconds)
+    def _note_call(self, number: int, route: Route, verdict: Verdict, seconds: float) -> None:
+        """Note the call of a handler for a single operation."""
+        spent = self._spent.get(route.name)
+        if spent is None:
+            self._note_spent(route, 1, seconds)
+        else:
+            spent.count += 1
+            spent.seconds += seconds
+        if isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED:
+            self._meter.succeeded(route.name, seconds)
+        else:
+            self._count_one(route.name, verdict, number, seconds)
 
     def _note_spent(self, route: Route, count: int, seconds: float) -> None:
         spent = self._spent.get(route.name)

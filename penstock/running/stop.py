@@ -17,20 +17,26 @@ class Stop:
         self.spent = asyncio.Event()
         self.begun = asyncio.Event()
         self.cut = asyncio.Event()
+        self.has_come = (
+            False  # True as soon as any of these has come: it is read for each operation, so it is no method
+        )
         self._followers: dict[Stop, None] = {}  # in a fixed order, or a simulated run could not be replayed
 
     def spend(self) -> None:
         """Mark the time budget as used up. Followers have budgets of their own and are not affected."""
+        self.has_come = True
         self.spent.set()
 
     def begin(self) -> None:
         """Let nothing start any more, here and in all followers."""
+        self.has_come = True
         self.begun.set()
         for follower in self._followers:
             follower.begin()
 
     def cut_off(self) -> None:
         """Cancel the handlers in flight, here and in all followers."""
+        self.has_come = True
         self.cut.set()
         for follower in self._followers:
             follower.cut_off()
