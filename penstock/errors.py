@@ -26,6 +26,7 @@ PenstockError
 │   ├── InvalidRequest
 │   ├── UnknownBatch
 │   ├── UnknownUpload
+│   ├── UnknownExport
 │   ├── UploadReplaced
 │   ├── NotPossibleNow
 │   ├── QuotaExceeded
@@ -226,6 +227,13 @@ class UnknownUpload(Refused):
             "There is no such upload. Send the file to the url of POST /uploads first. It is deleted after its "
             "retention time."
         )
+
+
+class UnknownExport(Refused):
+    """The batch has no export with this id."""
+
+    def __init__(self) -> None:
+        super().__init__("The batch has no such export. POST /batch/{id}/export makes one.")
 
 
 class UploadReplaced(Refused):

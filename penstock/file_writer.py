@@ -12,7 +12,7 @@ PART_BYTES = 8 * 1024 * 1024  # S3 accepts 10,000 parts, so a file may have 80 G
 
 
 class FileWriter:
-    """Writes a file while its block runs. The file appears when the block ends without an error, as a whole.
+    """Writes a file. It appears as a whole, when it is closed or when its block ends without an error.
 
     If the block raises, nothing appears. If the process dies, the bucket deletes the parts after a day. A file that is
     smaller than one part takes one call. `size` and `sha256` describe what was written so far.
@@ -46,13 +46,19 @@ class FileWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                await self._finish()
-        finally:
-            await self._drop_parts()
+        if kind is None:
+            await self.close()
+        else:
+            await self.drop()
 
-    async def _drop_parts(self) -> None:
+    async def close(self) -> None:
+        """Let the file appear. If that fails, nothing appears."""
+        try:
+            await self._finish()
+        finally:
+            await self.drop()
+
+    async def drop(self) -> None:
         """Delete the parts that are not in a file. If that fails, the bucket deletes them after a day."""
         if self._parts_id is not None:
             with suppress(PenstockError):

@@ -15,6 +15,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.catalog import CatalogStore
 from penstock.chunk import redriven_from
 from penstock.cost import Units
+from penstock.export import ExportStore
 from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitStore
 from penstock.listing import ListStore
@@ -111,7 +112,7 @@ class KeyClaim:
         return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
 
 
-class Store(ApiKeyStore, CatalogStore, FigureStore, LimitStore, ListStore, WebhookStore, Protocol):
+class Store(ApiKeyStore, CatalogStore, ExportStore, FigureStore, LimitStore, ListStore, WebhookStore, Protocol):
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
 

@@ -29,6 +29,8 @@ class Event(StrEnum):
     # A front end seems to have died while it ran this small batch. It goes to the consumers, unless it is atomic.
     BATCH_SUSPECTED = "batch suspected"
     BATCH_RETRIED = "batch retried"  # A client asked to run the failed operations of a batch again.
+    EXPORT_DONE = "export done"  # All files of an export are in the bucket.
+    EXPORT_INTERRUPTED = "export interrupted"  # It goes on when a client asks for it again.
     DEAD_LETTERS_REDRIVEN = "dead letters redriven"  # Dead letters were moved back to the queues.
     REQUEST_ANSWERED = "request answered"  # One line for each request, unless PENSTOCK_ACCESS_LOG is false.
     AUDIT = "audit"  # Who made a key, cancelled, retried or redrove, and whose request was rejected (401, 403, 429).

@@ -21,6 +21,7 @@ from penstock.running.limit_gates import LimitGates
 from penstock.running.runner import Runner
 from penstock.service.access import access
 from penstock.service.audit import audited
+from penstock.service.batches.export_run import EXPORTING, Exports
 from penstock.service.callers import Callers
 from penstock.service.console.live import LIVE, Live
 from penstock.service.console.pages import pages, set_page_headers
@@ -125,8 +126,10 @@ def create_app(
     app[CALLERS] = Callers(backend.store, clock, _operator_key(settings))
     app[WATCHER] = create_watcher(app)
     app[OUTCOMES] = SharedOutcomes(app)
+    app[EXPORTING] = Exports(app)
     app[STREAMS] = Streams(clock, has_tenants=settings.has_tenants)
     app.on_shutdown.append(_end_streams)
+    app.on_cleanup.append(_leave_exports)
     app[SPOKEN] = spoken(settings)
     routes = routes_for_clients(settings)
     app[DESCRIPTION] = Description(partial(describe, settings, operations, scopes_of(routes)))
@@ -189,6 +192,10 @@ def _methods(route: Route) -> list[str]:
 async def _end_streams(app: web.Application) -> None:
     """End the streams of events when nobody listens any more, so that the clients connect to another front end."""
     app[STREAMS].end_all()
+
+
+async def _leave_exports(app: web.Application) -> None:
+    await app[EXPORTING].close()
 
 
 async def _closing_runner(app: web.Application) -> AsyncIterator[None]:

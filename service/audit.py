@@ -30,6 +30,7 @@ class Action(StrEnum):
     CREATE_UPLOAD = "create upload"
     DELETE_UPLOAD = "delete upload"
     CANCEL = "cancel"
+    EXPORT = "export"
     STEER = "steer"
     CREATE_WEBHOOK = "create webhook"
     UPDATE_WEBHOOK = "update webhook"

@@ -53,6 +53,13 @@ async def read_content(request: web.Request, most_bytes: int) -> bytearray:
     return content
 
 
+async def check_no_body(request: web.Request) -> None:
+    """Raise MalformedRequest if a request whose options are in its query has a body."""
+    content = await read_content(request, READ_BYTES) if request.can_read_body else b""
+    if b"".join(content.split()) not in {b"", b"{}"}:
+        raise MalformedRequest("The options of this request are in its query. Send it without a body.")
+
+
 async def check_no_options(request: web.Request) -> None:
     """Raise MalformedRequest if a request that has no options has any: ignored, they would have another effect."""
     content = await read_content(request, READ_BYTES) if request.can_read_body else b""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from penstock.api_key import Scope
 from penstock.service.batches.cancel import cancel_batch
+from penstock.service.batches.exports import create_export, show_export
 from penstock.service.batches.failures import batch_failures
 from penstock.service.batches.listing import list_batches
 from penstock.service.batches.rejected import rejected_rows
@@ -63,6 +64,8 @@ ROUTES = (
     Route("PATCH", "/batch/{batch_id}", steer_batch, Scope.WRITE),
     Route("GET", "/batch/{batch_id}/events", batch_events, Scope.READ),
     Route("GET", "/batch/{batch_id}/failures", batch_failures, Scope.READ),
+    Route("POST", "/batch/{batch_id}/export", create_export, Scope.READ),
+    Route("GET", "/batch/{batch_id}/exports/{export_id}", show_export, Scope.READ),
     Route("POST", "/batch/{batch_id}/cancel", cancel_batch, Scope.WRITE),
     Route("POST", "/batch/{batch_id}/retry", retry_batch, Scope.WRITE),
     Route("POST", "/v1/webhook_endpoints", create_endpoint, Scope.WRITE),

@@ -20,6 +20,7 @@ entries of batches    see `lists.py`
 API keys              see `api_key_items.py`
 limits of the fleet   see `limits.py`
 handlers' figures     see `figures.py`
+exports               see `exports.py`
 webhooks              see `webhook_items.py`
 
 A chunk's item has a `nonce` if it holds the chunk's record, and the marks of deliveries in `released` and `begun`.

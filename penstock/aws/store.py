@@ -15,6 +15,7 @@ from penstock.aws import items
 from penstock.aws.api_keys import DynamoDbApiKeys
 from penstock.aws.attributes import Item, Value, binary, flag, number, numbers, seconds, text, texts, whole_seconds
 from penstock.aws.catalog import DynamoDbCatalog
+from penstock.aws.exports import DynamoDbExports
 from penstock.aws.figures import DynamoDbFigures
 from penstock.aws.gathering import Gatherer, up_to
 from penstock.aws.limits import DynamoDbLimits
@@ -57,7 +58,9 @@ class _Count:
     at: float | None
 
 
-class DynamoDbStore(DynamoDbApiKeys, DynamoDbCatalog, DynamoDbFigures, DynamoDbLimits, DynamoDbLists, DynamoDbWebhooks):
+class DynamoDbStore(
+    DynamoDbApiKeys, DynamoDbCatalog, DynamoDbExports, DynamoDbFigures, DynamoDbLimits, DynamoDbLists, DynamoDbWebhooks
+):
     def __init__(self, client: "DynamoDBClient", table: str, bills: Bills | None = None) -> None:
         super().__init__(Table(client, table, bills))
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))

@@ -48,17 +48,20 @@ class CsvTable:
         last: Sequence[str] = (),
         *,
         members: Sequence[str] | None = None,
+        has_more: bool = False,
         prefix: str = "",
         delimiter: str = ",",
     ) -> None:
         """Create a table. `members` are the columns between the first and the last if they are known.
+
+        With `has_more`, there is a column for other members.
 
         `prefix` is written before the name of a member that is also the name of another column.
         """
         self._first = first
         self._last = last
         self._members = members
-        self._has_more = False
+        self._has_more = has_more
         self._prefix = prefix
         self._text = io.StringIO()
         self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\r\n")

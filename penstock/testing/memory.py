@@ -12,6 +12,8 @@ import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec.structs import replace as with_changes
+
 from penstock.api_key import ApiKey
 from penstock.backend import Backend
 from penstock.batch import (
@@ -32,6 +34,7 @@ from penstock.clock import Clock, SystemClock
 from penstock.cost import Units
 from penstock.errors import AcceptanceLost, LostItem, RejectedCall, UploadReplaced
 from penstock.eta import slice_at
+from penstock.export import Export
 from penstock.files.layout import Layout
 from penstock.fleet_limit import LimitState
 from penstock.listing import Entry, Place
@@ -232,6 +235,22 @@ class MemoryCatalog:
         return [entries[one] for one in following[:limit]]
 
 
+class MemoryExports:
+    def __init__(self) -> None:
+        super().__init__()
+        self._exports: dict[tuple[str, str], Export] = {}
+
+    async def read_export(self, batch_id: str, export_id: str) -> Export | None:
+        return self._exports.get((batch_id, export_id))
+
+    async def write_export(self, export: Export, seen: Export | None, revision: str) -> Export | None:
+        key, written = (export.batch_id, export.id), with_changes(export, revision=revision)
+        current = self._exports.get(key)
+        if (current and current.revision) == (seen and seen.revision):
+            current = self._exports[key] = written
+        return written if current is not None and current.revision == revision else None
+
+
 class MemoryFigures:
     def __init__(self) -> None:
         super().__init__()
@@ -312,7 +331,7 @@ class MemoryWebhooks:
         return current if current.due_at == now else None
 
 
-class MemoryStore(MemoryApiKeys, MemoryCatalog, MemoryFigures, MemoryLimits, MemoryWebhooks):
+class MemoryStore(MemoryApiKeys, MemoryCatalog, MemoryExports, MemoryFigures, MemoryLimits, MemoryWebhooks):
     def __init__(self) -> None:
         super().__init__()
         self._batches: dict[str, Batch] = {}

@@ -10,6 +10,7 @@ from penstock.service.batches.families import WINDOW_BYTES, WINDOW_OUTCOMES, Win
 from penstock.service.batches.streaming import Blocks, in_blocks
 
 FIRST = ("id", "status", "title", "detail")
+PREFIX = "result."
 
 
 class _Line(Struct):
@@ -24,7 +25,7 @@ _line_decoder = Decoder(_Line)
 
 
 def csv_blocks(windows: AsyncIterator[tuple[int, Window]], *, delimiter: str = ",") -> Blocks:
-    table = CsvTable(FIRST, prefix="result.", delimiter=delimiter)
+    table = CsvTable(FIRST, prefix=PREFIX, delimiter=delimiter)
     return in_blocks(written(table, _rows(windows)))
 
 
@@ -58,7 +59,7 @@ async def _rows(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[Par
     size = 0
     async for _, window in windows:
         for line in window.lines:
-            rows.append(_row(line))
+            rows.append(row_of(line))
             size += len(line)
             if len(rows) == WINDOW_OUTCOMES or size >= WINDOW_BYTES:
                 yield rows, window.memory_bytes + 2 * size
@@ -67,7 +68,7 @@ async def _rows(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[Par
         yield rows, 2 * size
 
 
-def _row(line: bytes) -> TableRow:
+def row_of(line: bytes) -> TableRow:
     outcome = _line_decoder.decode(line)
     error = members_of(bytes(outcome.error), "error")
     title, detail = error.pop("title", ""), error.pop("detail", outcome.resultMissing)

@@ -1,8 +1,10 @@
 """Describes the list of batches, and what a client can ask of one batch."""
 
+from penstock.export import ExportState
 from penstock.outcome import OutcomeState
 from penstock.priority import Priority
 from penstock.service.batches.choice import RetryChoice
+from penstock.service.batches.export_files import GZIP, TYPES
 from penstock.service.batches.listing import ALL_TENANTS, PAGE_BATCHES
 from penstock.service.batches.listing import LONGEST_PAGE as LONGEST_LIST
 from penstock.service.batches.steer import Steering
@@ -95,6 +97,8 @@ def _paths_of_a_batch() -> Fragment:
         "/batch/{batch_id}/status": {"get": _status("getStatus")},
         "/batch/{batch_id}/results": {"get": _results()},
         "/batch/{batch_id}/rejected": {"get": _rejected()},
+        "/batch/{batch_id}/export": {"post": _create_export()},
+        "/batch/{batch_id}/exports/{export_id}": {"get": _show_export()},
         "/batch/{batch_id}/events": {"get": _events()},
         "/batch/{batch_id}/failures": {"get": _failures()},
         "/batch/{batch_id}/cancel": {
@@ -174,6 +178,22 @@ def _results() -> Fragment:
     )
 
 
+def _create_export() -> Fragment:
+    answers = batch_answers(202, "Export", 409, 501)
+    answers["200"] = batch_answers(200, "Export")["200"]
+    add_headers(answers["202"], "Location", "Retry-After")
+    summary = "Write the outcomes of a final batch to files that can be downloaded"
+    return endpoint("createExport", summary, answers, [*_ON_BATCH, "format", "status", "compression"]) | {
+        "description": "It is made in the background. The same request again finds the same export: 200 if it is there."
+    }
+
+
+def _show_export() -> Fragment:
+    answers = batch_answers(200, "Export", 501)
+    add_headers(answers["200"], "Retry-After")
+    return endpoint("getExport", "An export, with URLs to download its files", answers, [*_ON_BATCH, "export_id"])
+
+
 def _rejected() -> Fragment:
     content: Fragment = {NDJSON: {"schema": _ROWS}, CSV: {"schema": _ROWS}}
     answers = {"200": answer("The rows.", {}), **problems(400, 404, 406, 503)}
@@ -245,11 +265,40 @@ SCHEMAS: Fragment = {
             "nextCursor": OPTIONAL_TEXT,
         }
     ),
+    "Export": object_of(
+        {
+            "batchId": TEXT,
+            "exportId": TEXT,
+            "status": one_of(ExportState),
+            "format": one_of(TYPES),
+            "compression": {"type": ["string", "null"], "enum": [GZIP, None]},
+            "outcomes": {"description": "null: all of them.", "type": ["string", "null"]},
+            "rows": COUNT,
+            "total": COUNT,
+            "bytes": COUNT,
+            "createdAt": TIME,
+            "expiresAt": TIME,
+            "url": TEXT,
+            "parts": list_of(
+                object_of({"name": TEXT, "rows": COUNT, "bytes": COUNT, "sha256": TEXT, "url": TEXT}),
+            ),
+            "manifestUrl": OPTIONAL_TEXT,
+            "urlsExpireAt": TIME,
+            "error": {"type": ["object", "null"], "properties": {"title": TEXT, "detail": TEXT}},
+        }
+    ),
     "Batches": object_of({"batches": list_of(ref("Status")), "nextCursor": {"type": ["string", "null"]}}),
     "Page": object_of({"results": list_of(ref("Outcome")), "nextCursor": {"type": ["string", "null"]}}),
 }
 
 PARAMETERS: Fragment = {
+    "export_id": {"name": "export_id", "in": "path", "required": True, "schema": TEXT},
+    "compression": {
+        "name": "compression",
+        "in": "query",
+        "description": "How the files are compressed.",
+        "schema": one_of([GZIP]),
+    },
     "batch_id": {"name": "batch_id", "in": "path", "required": True, "schema": TEXT},
     "status": {
         "name": "status",

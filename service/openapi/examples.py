@@ -38,6 +38,7 @@ _STATUS = {
     **dict.fromkeys(("concurrency", "maxFailures", "maxFailedPercent", "reason", "cost")),
     "resultsUrl": _WHERE["resultsUrl"],
 }
+_EXPORT_ID = "9c1d5a0b7e3f42d86a10"
 _KEY = {
     "id": "9mZ4kT0qLx2B",
     "tenant": "acme",
@@ -101,6 +102,32 @@ EXAMPLES: Fragment = {
     },
     "EndpointChange": {"disabled": False},
     "EndpointRequest": {"url": "https://example.com/hooks", "types": ["batch.completed", "batch.failed"]},
+    "Export": {
+        "batchId": BATCH_ID,
+        "exportId": _EXPORT_ID,
+        "status": "completed",
+        "format": "csv",
+        "compression": "gzip",
+        "outcomes": None,
+        "rows": 3,
+        "total": 3,
+        "bytes": 128,
+        "createdAt": _FINISHED_AT,
+        "expiresAt": "2026-12-31T18:00:00.120Z",
+        "url": f"/batch/{BATCH_ID}/exports/{_EXPORT_ID}",
+        "parts": [
+            {
+                "name": "part-00001.csv.gz",
+                "rows": 3,
+                "bytes": 128,
+                "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+                "url": "https://acme-penstock-files.s3.eu-central-1.amazonaws.com/exports/...",
+            }
+        ],
+        "manifestUrl": "https://acme-penstock-files.s3.eu-central-1.amazonaws.com/exports/...",
+        "urlsExpireAt": "2026-12-24T19:00:02.840Z",
+        "error": None,
+    },
     "Failures": {
         "batchId": BATCH_ID,
         "failed": 1,

@@ -25,6 +25,7 @@ from penstock.catalog import CatalogEntry
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.eta import slice_at
+from penstock.export import Export, ExportPart
 from penstock.files.layout import Layout
 from penstock.files.template import Template
 from penstock.fleet_limit import LimitState
@@ -2467,3 +2468,43 @@ async def test_each_process_replaces_its_figures(store: Store) -> None:
         ("a", NOW + 1, 6),
         ("b", NOW, 6),
     ]
+
+
+def an_export(batch: Batch) -> Export:
+    return Export(
+        batch_id=batch.id,
+        tenant=batch.tenant,
+        id="0" * 20,
+        format="ndjson",
+        status=None,
+        compression="gzip",
+        total=3,
+        created_at=NOW,
+        expires_at=batch.expires_at,
+    )
+
+
+async def test_an_export_is_read_as_it_was_written(store: Store, batch: Batch) -> None:
+    export = an_export(batch)
+    assert await store.read_export(batch.id, export.id) is None
+    first = await store.write_export(export, None, "one")
+    part = ExportPart("exports/a/part-00001.ndjson.gz", rows=3, bytes=10, sha256="f" * 64)
+
+    assert first is not None
+    second = await store.write_export(first.with_part(part, "0.2", NOW), first, "two")
+    assert second is not None
+    assert (second.rows, second.revision) == (3, "two")
+    assert await store.read_export(batch.id, export.id) == second
+
+
+async def test_an_export_is_written_only_by_who_has_seen_it_last(store: Store, batch: Batch) -> None:
+    export = an_export(batch)
+    first = await store.write_export(export, None, "one")
+    assert first is not None
+    assert await store.write_export(export, None, "other") is None
+    second = await store.write_export(first.claimed(NOW), first, "two")
+
+    assert second is not None
+    assert await store.write_export(first.claimed(NOW), first, "three") is None
+    assert await store.write_export(first.claimed(NOW), first, "two") == second  # the same call again
+    assert await store.read_export(batch.id, export.id) == second

@@ -13,6 +13,7 @@ from penstock import Operations, Reject
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.batch import BatchState
 from penstock.clock import SystemClock
+from penstock.export import Export
 from penstock.service import callers
 from penstock.service.app import create_app
 from penstock.service.callers import FOUND_SECONDS, NOT_FOUND_SECONDS
@@ -45,6 +46,8 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/batch/{batch_id}/results"): {},
     ("GET", "/batch/{batch_id}/rejected"): {},
     ("GET", "/batch/{batch_id}/failures"): {},
+    ("POST", "/batch/{batch_id}/export"): {},
+    ("GET", "/batch/{batch_id}/exports/{export_id}"): {},
     ("PATCH", "/batch/{batch_id}"): {"json": {"paused": True}},
     ("GET", "/batch/{batch_id}/events"): {},
     ("POST", "/batch/{batch_id}/cancel"): {},
@@ -111,6 +114,17 @@ ENDPOINT = Endpoint(f"we_{'1' * 24}", "https://receiver.example/", NOW)
 FAILED = EventDelivery(
     "acme", f"evt_{'1' * 32}", ENDPOINT.id, "batch.completed", b"{}", NOW, NOW + 86_400, state=DeliveryState.FAILED
 )
+EXPORT = Export(
+    batch_id=BATCH.id,
+    tenant="acme",
+    id="0" * 20,
+    format="csv",
+    status=None,
+    compression=None,
+    total=3,
+    created_at=NOW,
+    expires_at=BATCH.expires_at,
+)
 WEBHOOK_SECRET = "a secret of at least 32 characters"
 
 operations = Operations()
@@ -144,6 +158,7 @@ async def add_webhooks(store: Store) -> None:
 @pytest.fixture
 async def service(serve: Serve, parts: MemoryParts, clock: FakeClock) -> Service:
     await parts.store.create_batch(BATCH)
+    await parts.store.write_export(EXPORT, None, "first")
     await add_webhooks(parts.store)
     await parts.store.create_api_key(ApiKey(KEY.id, KEY.digest, "acme", frozenset(), NOW))
     return await serve(
@@ -164,6 +179,7 @@ async def ask(service: Service, route: Route, key: str | None, batch_id: str = B
         batch_id=batch_id,
         key_id=KEY.id,
         priority="low",
+        export_id=EXPORT.id,
         endpoint_id=ENDPOINT.id,
         delivery_id=FAILED.id,
         digest=STYLE.digest,

@@ -1,0 +1,180 @@
+"""Makes exports in the background of a front end: one at a time, part by part, each in limited memory.
+
+An export is made while clients ask for it: each question starts it where nobody makes it. So an export whose front end
+has died goes on with the next question, after the last part that was finished.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from itertools import chain
+from secrets import token_hex
+
+from aiohttp import web
+from msgspec.structs import replace
+
+from penstock.batch import Batch
+from penstock.chunk import group_of
+from penstock.errors import Overloaded, PenstockError, Unavailable
+from penstock.export import LEASE_SECONDS, Export, ExportState
+from penstock.files.csv_table import MOST_COLUMNS
+from penstock.outcome import OutcomeState
+from penstock.service.batches.csv_results import row_of
+from penstock.service.batches.export_document import manifest_of
+from penstock.service.batches.export_files import TYPES, CsvForm, Form, Lines, NdjsonForm, PartWriter, lines_of
+from penstock.service.batches.results import Cursor, Reading, Wanted
+from penstock.service.content import JSON
+from penstock.service.json_answer import encode
+from penstock.service.keys import BACKEND, CLOCK, MEMORY, TURNS
+from penstock.settings import MIB
+from penstock.telemetry import Event, get_log
+
+RUN_BYTES = 40 * MIB  # held records, windows as lines and as rows, and a part of a file
+
+
+class LeaseLost(Exception):
+    """Another front end makes the export now."""
+
+
+class Exports:
+    """The exports that this front end makes."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._app = app
+        self._is_busy = False
+        self._run: ExportRun | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def go_on(self, batch: Batch, export: Export) -> Export:
+        """Make an export here, unless somebody makes it or this front end is busy. Return it as it is now."""
+        if self._is_busy or not export.may_be_claimed(self._app[CLOCK].now()):
+            return export
+        self._is_busy = True
+        try:
+            claimed = await write(self._app, export.claimed(self._app[CLOCK].now()), export)
+            if claimed is not None and claimed.state is ExportState.RUNNING:
+                self._run = ExportRun(self._app, batch, claimed)
+                self._task = asyncio.create_task(self._make(self._run))
+        finally:
+            self._is_busy = self._task is not None
+        return claimed or export
+
+    async def _make(self, run: "ExportRun") -> None:
+        where = {"batch_id": run.export.batch_id, "export_id": run.export.id}
+        try:
+            with self._app[MEMORY].share() as share:
+                share.grow_to(RUN_BYTES)
+                await run.run()
+            get_log().info(Event.EXPORT_DONE, **where, rows=run.export.rows)
+        except LeaseLost:
+            pass
+        except (Unavailable, Overloaded) as error:
+            get_log().info(Event.EXPORT_INTERRUPTED, **where, reason=str(error))
+            await run.release()
+        except Exception as error:  # noqa: BLE001 - nobody waits for this task; the next try follows after the lease
+            get_log().error(Event.EXPORT_INTERRUPTED, **where, exc_info=error)
+        finally:
+            self._task, self._run, self._is_busy = None, None, False
+
+    async def close(self) -> None:
+        """Leave the export to another front end, and start no more."""
+        self._is_busy = True
+        task, run = self._task, self._run
+        if task is not None and run is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._is_busy = True
+            await run.release()
+
+
+class ExportRun:
+    """The work on an export under one lease."""
+
+    def __init__(self, app: web.Application, batch: Batch, export: Export) -> None:
+        self.export = export
+        self._app = app
+        self._batch = batch
+        self._bucket = app[BACKEND].require_bucket()
+
+    async def run(self) -> None:
+        """Write all parts that are missing, and the manifest. Raises LeaseLost, and what the table or S3 raises."""
+        lines = self._lines()
+        waiting = await anext(lines, None)
+        if waiting is not None and self.export.format == "csv" and self.export.columns is None:
+            following = await anext(lines, None)
+            await self._choose_columns(waiting, is_all=following is None)
+            lines = _resumed(following, lines)
+        while waiting is not None:
+            waiting = await self._write_part(waiting, lines)
+        done = self.export.completed()
+        await self._bucket.write(done.manifest_key, encode(manifest_of(done)), JSON)
+        await self._save(done)
+
+    async def _lines(self) -> AsyncIterator[Lines]:
+        cursor = Cursor.parse(self.export.cursor) if self.export.cursor else None
+        state = None if self.export.status is None else OutcomeState(self.export.status)
+        wanted, backend = Wanted(cursor or Cursor(), state), self._app[BACKEND]
+        group = await backend.store.read_group(self._batch.id, group_of(str(wanted.cursor.chunk)))
+        async for lines in lines_of(Reading(backend, self._batch, wanted, self._app[TURNS]).windows(group)):
+            yield lines
+
+    async def _choose_columns(self, first: Lines, *, is_all: bool) -> None:
+        """Take the members of the first results as columns, for all parts."""
+        names = dict.fromkeys(chain.from_iterable(row_of(line).members for line in first.lines))
+        has_more = not is_all or len(names) > MOST_COLUMNS
+        await self._save(replace(self.export, columns=tuple(names)[:MOST_COLUMNS], has_more=has_more))
+
+    async def _write_part(self, waiting: Lines, lines: AsyncIterator[Lines]) -> Lines | None:
+        """Write the next part from these lines on. Return those that belong into the part after it."""
+        following: Lines | None = waiting
+        kind, compression = TYPES[self.export.format], self.export.compression
+        part = PartWriter(self._bucket, self.export.next_key(), self._form(), kind, compression)
+        cursor = waiting.cursor
+        try:
+            await part.start()
+            while following is not None and await part.write(following.lines):
+                cursor = following.cursor
+                await self._keep_lease()
+                await self._app[TURNS].next()
+                following = await anext(lines, None)
+            written = await part.finish()
+        except BaseException:
+            await part.drop()
+            raise
+        await self._save(self.export.with_part(written, str(cursor), self._app[CLOCK].now()))
+        return following
+
+    def _form(self) -> Form:
+        if self.export.format == "csv":
+            return CsvForm(self.export.columns or (), has_more=self.export.has_more)
+        return NdjsonForm()
+
+    async def _keep_lease(self) -> None:
+        now = self._app[CLOCK].now()
+        if now > self.export.lease_until - LEASE_SECONDS / 2:
+            await self._save(self.export.extended(now))
+
+    async def _save(self, export: Export) -> None:
+        written = await write(self._app, export, self.export)
+        if written is None:
+            raise LeaseLost
+        self.export = written
+
+    async def release(self) -> None:
+        """Let another front end go on immediately. If AWS does not answer, the lease ends by itself."""
+        with suppress(PenstockError, LeaseLost):
+            await self._save(self.export.released(self._app[CLOCK].now()))
+
+
+async def write(app: web.Application, export: Export, seen: Export | None) -> Export | None:
+    return await app[BACKEND].store.write_export(export, seen, token_hex(8))
+
+
+async def _resumed(first: Lines | None, rest: AsyncIterator[Lines]) -> AsyncIterator[Lines]:
+    if first is not None:
+        yield first
+    async for lines in rest:
+        yield lines
+
+
+EXPORTING = web.AppKey("exporting", Exports)

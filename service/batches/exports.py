@@ -1,0 +1,101 @@
+"""POST /batch/{id}/export: writes the outcomes of a final batch to files in the bucket, for clients to download.
+
+It is made in the background. `GET /batch/{id}/exports/{export id}` tells how far it is, and has the URLs of its files.
+"""
+
+import re
+
+from aiohttp import web
+
+from penstock.errors import MalformedRequest, NotPossibleNow, UnknownExport
+from penstock.export import Export, ExportState, ExportWish
+from penstock.service.audit import Action, auditing
+from penstock.service.batches.export_document import export_body, export_url
+from penstock.service.batches.export_files import GZIP, TYPES
+from penstock.service.batches.export_run import EXPORTING, write
+from penstock.service.batches.results import read_state
+from penstock.service.batches.status import Progress, find_batch, find_progress
+from penstock.service.content import check_no_body
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import BACKEND, CLOCK
+from penstock.service.paging import read_once
+
+URL_SECONDS = 3_600
+AGAIN_SECONDS = "2"
+_PARAMETERS = ("format", "status", "compression")
+_EXPORT_ID = re.compile(r"[0-9a-f]{20}")
+
+
+async def create_export(request: web.Request) -> web.Response:
+    """Answer 202, or 200 if the files are there. The same request again finds the same export."""
+    request.app[BACKEND].require_bucket()
+    await check_no_body(request)
+    wish = _read_wish(request)
+    progress = await find_progress(request)
+    if not progress.batch.is_final:
+        raise NotPossibleNow(
+            f"The batch is {progress.batch.state}, and only a final batch can be exported. Ask again when it is final. "
+            "GET /batch/{id}/results has what exists so far."
+        )
+    with auditing(request, Action.EXPORT, batch_id=progress.batch.id):
+        export = await _find_or_create(request, progress, wish)
+        export = await request.app[EXPORTING].go_on(progress.batch, export)
+    return await _answer(request, export, status=200 if export.state is ExportState.COMPLETED else 202)
+
+
+async def show_export(request: web.Request) -> web.Response:
+    """Answer with the export in the path, and go on with it if nobody makes it."""
+    batch = await find_batch(request)
+    export_id = request.match_info["export_id"]
+    request.app[BACKEND].require_bucket()
+    export = await _read(request, batch.id, export_id) if _EXPORT_ID.fullmatch(export_id) else None
+    if export is None:
+        raise UnknownExport
+    return await _answer(request, await request.app[EXPORTING].go_on(batch, export))
+
+
+async def _find_or_create(request: web.Request, progress: Progress, wish: ExportWish) -> Export:
+    batch, counts, now = progress.batch, progress.counts, request.app[CLOCK].now()
+    new = Export(
+        batch_id=batch.id,
+        tenant=batch.tenant,
+        id=wish.id_for([counts.succeeded, counts.failed, counts.cancelled, counts.expired]),
+        format=wish.format,
+        status=wish.status,
+        compression=wish.compression,
+        total=batch.total if wish.status is None else getattr(counts, wish.status),
+        created_at=now,
+        expires_at=batch.expires_at,
+    )
+    found = await _read(request, batch.id, new.id) or await write(request.app, new, None)
+    if found is not None and found.state is ExportState.FAILED:
+        found = await write(request.app, found.restarted(), found)
+    return found or await _read(request, batch.id, new.id) or new  # another request was faster
+
+
+async def _read(request: web.Request, batch_id: str, export_id: str) -> Export | None:
+    return await request.app[BACKEND].store.read_export(batch_id, export_id)
+
+
+async def _answer(request: web.Request, export: Export, status: int = 200) -> web.Response:
+    bucket = request.app[BACKEND].require_bucket()
+    is_completed = export.state is ExportState.COMPLETED
+    urls = [await bucket.offer_download(part.key, URL_SECONDS) for part in export.parts]
+    manifest_url = await bucket.offer_download(export.manifest_key, URL_SECONDS) if is_completed else None
+    headers = {} if status == 200 else {"Location": export_url(export)}
+    if export.state is ExportState.RUNNING:
+        headers["Retry-After"] = AGAIN_SECONDS
+    body = export_body(export, urls, manifest_url, request.app[CLOCK].now() + URL_SECONDS)
+    return json_answer(body, status=status, headers=headers)
+
+
+def _read_wish(request: web.Request) -> ExportWish:
+    for name in request.query:
+        if name not in _PARAMETERS:
+            raise MalformedRequest(f"The parameter {name!r} is unknown. Use {', '.join(_PARAMETERS)}.")
+    form, compression, state = read_once(request, "format"), read_once(request, "compression"), read_state(request)
+    if form not in {None, *TYPES}:
+        raise MalformedRequest(f"Invalid format {form!r}. Use {' or '.join(TYPES)}.")
+    if compression not in {None, GZIP}:
+        raise MalformedRequest(f"Invalid compression {compression!r}. Use {GZIP}, or leave it out.")
+    return ExportWish(form or "ndjson", None if state is None else state.value, compression)
