@@ -315,6 +315,37 @@ def rejected(
 
 
 @app.command()
+def export(  # noqa: PLR0917 - the command line names them
+    batch_id: BatchId,
+    folder: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Write the files into this folder.")],
+    kind: Annotated[Kind, typer.Option("--format", help="NDJSON, or CSV for a spreadsheet.")] = Kind.NDJSON,
+    status: Annotated[Ended | None, typer.Option(help="Only operations with this outcome.")] = None,
+    compressed: Annotated[bool, typer.Option("--gzip", help="Compress the files.")] = False,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Download all outcomes of a final batch as files of up to 128 MB. The server needs a bucket for that.
+
+    penstock export 01M853H03Q7Z1ZXRY68PYH3E2H -o results --format csv --gzip
+    """
+    state: State | None = None if status is None else status.value
+    with connected(url) as client:
+        try:
+            paths = client.batch(batch_id).save_export(
+                folder, kind=kind.value, status=state, compression="gzip" if compressed else None
+            )
+        except OSError as error:
+            raise typer.BadParameter(f"{folder}: {error.strerror}.", param_hint="--output") from error
+    if as_json:
+        print_json({"files": [str(path) for path in paths]})
+        return
+    for path in paths:
+        typer.echo(path)
+    if not paths:
+        print_error("There are no such outcomes.")
+
+
+@app.command()
 def failures(batch_id: BatchId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Show what failed and why: the failures of a batch, the most frequent cause first.
 

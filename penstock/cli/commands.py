@@ -66,6 +66,7 @@ COMMANDS = {
             "status": "Show how far a batch is.",
             "watch": "Show the progress of a batch until it has finished.",
             "results": "Show the outcomes of a batch, or write them to a file.",
+            "export": "Download all outcomes of a batch as files.",
             "failures": "Show what failed in a batch, and why.",
             "rejected": "Write the rows that failed to a file, to be corrected.",
             "cancel": "Cancel a batch.",

@@ -25,6 +25,7 @@ from penstock.client.errors import (
     Unavailable,
 )
 from penstock.client.events import Event
+from penstock.client.export import Export, ExportFailed, ExportFile
 from penstock.client.outcome import Failure, Failures, Outcome, Sample
 from penstock.client.patience import Patience
 from penstock.client.status import FINAL, Status, Validation
@@ -43,6 +44,9 @@ __all__ = [
     "ClientError",
     "Conflict",
     "Event",
+    "Export",
+    "ExportFailed",
+    "ExportFile",
     "Failure",
     "Failures",
     "InvalidBatch",

@@ -14,6 +14,7 @@ import msgspec
 from penstock.client.download import opened
 from penstock.client.errors import AnswerLost, ClientError, NotFound, TimedOut, seconds_to_wait
 from penstock.client.events import END, Event, read_events
+from penstock.client.export import Export, ExportFailed, made_folder, save_file
 from penstock.client.options import UNCHANGED, Time, Unchanged, time_text
 from penstock.client.outcome import Failures, Outcome
 from penstock.client.progress import Progress, showing
@@ -22,12 +23,14 @@ from penstock.client.transport import CSV, EVENT_STREAM, NDJSON, Answer, Call, T
 
 _PAGE_OUTCOMES = 1_000
 _SMALL, _SMALL_SECONDS = 1_000, 0.2
+_DOWNLOAD_TRIES = 4
 _POLL_SECONDS = 1.0  # if an answer does not say when to ask again
 # The server sends a sign of life every 15 seconds. If it does not arrive, something in between holds it back.
 _STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
 
 State = Literal["succeeded", "failed", "cancelled", "expired"]
 Format = Literal["ndjson", "csv"]
+Compression = Literal["gzip"]
 
 
 class _Page(msgspec.Struct, rename="camel"):
@@ -204,6 +207,64 @@ class AsyncBatch:
         Correct them there, and submit the file again: the added columns are ignored.
         """
         await self.save(self.rejected_call(kind), file)
+
+    async def export(
+        self,
+        *,
+        kind: Format = "ndjson",
+        status: State | None = None,
+        compression: Compression | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Export:
+        """Let the server write all outcomes of a final batch to files in its bucket, and wait until they are there.
+
+        `save_export` also downloads them. Raises Conflict if the batch is not final, ExportFailed, or TimedOut after
+        `timeout` seconds: the export is continued if you call this again.
+        """
+        wanted = {"format": kind, "status": status, "compression": compression}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._ask(Call("POST", f"{self._path}/export", query))
+                while (export := answer.read(Export)).is_running:
+                    pause = seconds_to_wait(answer.headers.get("Retry-After", ""))
+                    await asyncio.sleep(_POLL_SECONDS if pause is None else pause)
+                    answer = await self._ask(Call("GET", f"{self._path}/exports/{export.export_id}"))
+        except TimeoutError:
+            raise TimedOut(f"The export of batch {self.id} is not there after {timeout:g} s.") from None
+        if export.error is not None:
+            raise ExportFailed(f"The export of batch {self.id} has failed: {export.error.get('detail', '')}")
+        return export
+
+    async def save_export(
+        self,
+        folder: Path | str,
+        *,
+        kind: Format = "ndjson",
+        status: State | None = None,
+        compression: Compression | None = None,
+    ) -> list[Path]:
+        """Export all outcomes of a final batch, and download the files into a folder. Return their paths.
+
+        Each file is compared with its checksum. One that does not arrive is read again.
+        """
+        export = await self.export(kind=kind, status=status, compression=compression)
+        target = made_folder(folder)
+        return [await self._save_part(export, number, target) for number in range(len(export.parts))]
+
+    async def _save_part(self, export: Export, number: int, folder: Path) -> Path:
+        path = folder / Path(export.parts[number].name).name
+        for tries_left in reversed(range(_DOWNLOAD_TRIES)):
+            try:
+                await save_file(export.parts[number], path)
+                break
+            except AnswerLost:
+                if not tries_left:
+                    raise
+                await asyncio.sleep(_POLL_SECONDS)
+                answer = await self._ask(Call("GET", f"{self._path}/exports/{export.export_id}"))
+                export = answer.read(Export)  # its URLs are new
+        return path
 
     def results_call(self, kind: Format, status: State | None) -> Call:
         query = {} if status is None else {"status": status}

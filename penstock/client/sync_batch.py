@@ -5,10 +5,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
-from penstock.client.async_batch import AsyncBatch, Format, State, too_late
+from penstock.client.async_batch import AsyncBatch, Compression, Format, State, too_late
 from penstock.client.background_loop import BackgroundLoop
 from penstock.client.download import opened
 from penstock.client.events import Event
+from penstock.client.export import Export
 from penstock.client.options import UNCHANGED, Time, Unchanged
 from penstock.client.outcome import Failures, Outcome
 from penstock.client.progress import Progress, showing
@@ -93,6 +94,35 @@ class Batch:
         Correct them there, and submit the file again: the added columns are ignored.
         """
         self._save(self._batch.rejected_call(kind), file)
+
+    def export(
+        self,
+        *,
+        kind: Format = "ndjson",
+        status: State | None = None,
+        compression: Compression | None = None,
+        timeout: float | None = None,
+    ) -> Export:
+        """Let the server write all outcomes of a final batch to files in its bucket, and wait until they are there.
+
+        `save_export` also downloads them. Raises Conflict if the batch is not final, ExportFailed, or TimedOut after
+        `timeout` seconds: the export is continued if you call this again.
+        """
+        return self._loop.run(self._batch.export(kind=kind, status=status, compression=compression, timeout=timeout))
+
+    def save_export(
+        self,
+        folder: Path | str,
+        *,
+        kind: Format = "ndjson",
+        status: State | None = None,
+        compression: Compression | None = None,
+    ) -> list[Path]:
+        """Export all outcomes of a final batch, and download the files into a folder. Return their paths.
+
+        Each file is compared with its checksum. One that does not arrive is read again.
+        """
+        return self._loop.run(self._batch.save_export(folder, kind=kind, status=status, compression=compression))
 
     def _save(self, call: Call, file: Path | str | BinaryIO) -> None:
         # The file is written here and not on the loop, because writing to a pipe may block.

@@ -45,16 +45,22 @@ class Exports:
         self._run: ExportRun | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def go_on(self, batch: Batch, export: Export) -> Export:
-        """Make an export here, unless somebody makes it or this front end is busy. Return it as it is now."""
+    async def go_on(self, batch: Batch, export: Export, wait_seconds: float = 0) -> Export:
+        """Make an export here, unless somebody makes it or this front end is busy. Return it as it is now.
+
+        Wait for it for so many seconds: a small one is completed by then.
+        """
         if self._is_busy or not export.may_be_claimed(self._app[CLOCK].now()):
             return export
         self._is_busy = True
         try:
             claimed = await write(self._app, export.claimed(self._app[CLOCK].now()), export)
             if claimed is not None and claimed.state is ExportState.RUNNING:
-                self._run = ExportRun(self._app, batch, claimed)
-                self._task = asyncio.create_task(self._make(self._run))
+                self._run = run = ExportRun(self._app, batch, claimed)
+                self._task = task = asyncio.create_task(self._make(run))
+                if wait_seconds:
+                    await asyncio.wait((task,), timeout=wait_seconds)
+                return run.export
         finally:
             self._is_busy = self._task is not None
         return claimed or export

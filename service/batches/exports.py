@@ -21,13 +21,14 @@ from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.paging import read_once
 
 URL_SECONDS = 3_600
+QUICK_SECONDS = 1.0  # that the first answer waits for a small export
 AGAIN_SECONDS = "2"
 _PARAMETERS = ("format", "status", "compression")
 _EXPORT_ID = re.compile(r"[0-9a-f]{20}")
 
 
 async def create_export(request: web.Request) -> web.Response:
-    """Answer 202, or 200 if the files are there. The same request again finds the same export."""
+    """Answer 202, or 200 if the files are there, perhaps after a second. The same request finds the same export."""
     request.app[BACKEND].require_bucket()
     await check_no_body(request)
     wish = _read_wish(request)
@@ -39,7 +40,7 @@ async def create_export(request: web.Request) -> web.Response:
         )
     with auditing(request, Action.EXPORT, batch_id=progress.batch.id):
         export = await _find_or_create(request, progress, wish)
-        export = await request.app[EXPORTING].go_on(progress.batch, export)
+        export = await request.app[EXPORTING].go_on(progress.batch, export, QUICK_SECONDS)
     return await _answer(request, export, status=200 if export.state is ExportState.COMPLETED else 202)
 
 

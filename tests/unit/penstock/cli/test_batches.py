@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from penstock.cli import batches
 from tests.support.programs import free_port
-from tests.unit.penstock.client.conftest import Site, lose_answer, site, users
+from tests.unit.penstock.client.conftest import Site, lose_answer, site, users, with_downloads
 
 __all__ = ["site"]  # the fixture
 
@@ -109,6 +109,17 @@ async def test_outcomes_and_failures_are_printed_or_written(run: Run, site: Site
     ]
     assert json.loads((await run("failures", batch, "--json")).stdout)["groups"][0]["count"] == 2
     assert "No such file or directory" in (await run("results", batch, "-o", "no/file")).stderr
+
+
+async def test_outcomes_are_exported_into_a_folder(run: Run, site: Site) -> None:
+    batch, site.fault = await finished(site, "Ann", "Bad Bo"), with_downloads(site)
+    written = await run("export", batch, "-o", "out", "--format", "csv", "--status", "failed")
+    assert (written.exit_code, written.stdout) == (0, "out/part-00001.csv\n")
+    assert lines_of("out/part-00001.csv") == 2
+    assert json.loads((await run("export", batch, "-o", "out", "--json")).stdout) == {
+        "files": ["out/part-00001.ndjson"]
+    }
+    assert "no such outcomes" in (await run("export", batch, "-o", "out", "--status", "expired")).stderr
 
 
 async def test_file_stays_as_it_was_if_the_outcomes_cannot_be_read(run: Run, tmp_path: Path) -> None:

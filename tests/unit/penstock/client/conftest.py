@@ -105,6 +105,25 @@ async def lose_answer(request: web.Request, endpoint: Endpoint) -> web.StreamRes
     return web.Response()
 
 
+def with_downloads(site: Site, breaks: int = 0) -> Fault:
+    """Return a fault that lets clients download from the bucket. The first downloads break off."""
+    left = breaks
+
+    async def between(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        nonlocal left
+        if request.path.startswith("/bucket/"):
+            assert "Authorization" not in request.headers
+            content = site.bucket.contents[request.path.removeprefix("/bucket/")]
+            left -= 1
+            return web.Response(body=content[:-1] if left >= 0 else content)
+        answer = await endpoint(request)
+        if isinstance(answer, web.Response) and isinstance(answer.body, bytes) and b"memory:" in answer.body:
+            answer.body = answer.body.replace(b"memory:", f"{site.url}/bucket/".encode())
+        return answer
+
+    return between
+
+
 def with_bucket(site: Site) -> Fault:
     """Return a fault that is none: an address to which the forms for uploads can be sent."""
 

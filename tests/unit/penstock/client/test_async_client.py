@@ -1,5 +1,6 @@
 """The client against a front end and a consumer: batches from the start to the end, and over broken connections."""
 
+import gzip
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from penstock.client import AnswerLost, InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status, TimedOut
 from tests.support.programs import free_port
-from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users, with_bucket
+from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users, with_bucket, with_downloads
 
 
 async def test_batch_is_submitted_waited_for_and_read(site: Site) -> None:
@@ -249,6 +250,36 @@ async def test_rows_of_a_file_are_submitted_and_those_that_failed_come_back(site
             await client.submit(file, method="PUT")
     assert rejected.read_text("utf-8-sig").splitlines()[1].startswith("2;Bo;soon;422;")
     assert results.read_text("utf-8-sig").splitlines()[1] == "2,200,,"
+
+
+def files_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_outcomes_are_exported_and_downloaded(site: Site, tmp_path: Path) -> None:
+    site.fault = with_downloads(site, breaks=1)
+    async with site.client() as client:
+        batch = await client.submit(users("Ann", "Bad Bo"))
+        await batch.wait()
+        export = await batch.export(kind="csv", status="failed")
+        [path] = await batch.save_export(tmp_path / "new", compression="gzip")
+
+    assert (export.rows, export.total, [part.rows for part in export.parts]) == (1, 1, [1])
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    assert (path.name, [json.loads(line)["status"] for line in lines]) == ("part-00001.ndjson.gz", [201, 409])
+
+
+async def test_export_that_never_arrives_leaves_no_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.client.async_batch._POLL_SECONDS", 0.0)
+    site.fault = with_downloads(site, breaks=9)
+    async with site.client() as client:
+        batch = await client.submit(users("Ann"))
+        await batch.wait()
+        with pytest.raises(AnswerLost, match=r"part-00001.ndjson did not arrive completely"):
+            await batch.save_export(tmp_path)
+    assert files_in(tmp_path) == []
 
 
 async def test_file_may_go_to_the_bucket_first(site: Site, tmp_path: Path) -> None:

@@ -64,6 +64,12 @@ def contents(bulk: TestBulk, made: dict[str, Any]) -> list[bytes]:
     return [files[key] for key in keys]
 
 
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer with an export as soon as it has begun."""
+    monkeypatch.setattr("penstock.service.batches.exports.QUICK_SECONDS", 0)
+
+
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a part have about ten rows, and a window three."""
@@ -117,6 +123,13 @@ async def test_csv_in_one_part_is_the_csv_of_the_results() -> None:
         batch_id = await run_batch(bulk, 5)
         made = await export(bulk, batch_id, "?format=csv")
         assert contents(bulk, made) == [(await bulk.request("GET", f"/batch/{batch_id}/results?format=csv")).content]
+
+
+async def test_a_small_export_is_answered_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.service.batches.exports.QUICK_SECONDS", 60)
+    async with TestBulk(operations) as bulk:
+        answer = await bulk.request("POST", f"/batch/{await run_batch(bulk, 3)}/export")
+    assert (answer.status, answer.body["status"], answer.body["rows"]) == (200, "completed", 3)
 
 
 async def test_an_export_may_be_compressed_and_have_the_failures_only() -> None:
