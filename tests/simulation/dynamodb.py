@@ -119,9 +119,9 @@ class Table:
         hash_key, range_key = INDEXES[request["IndexName"]]
         matches = compile_condition(request["KeyConditionExpression"], _names(request))
         found = []
-        for key in [key for key, _ in self.items()]:
-            item = self._read(key, consistent=False)
-            if item is not None and {hash_key, range_key} <= item.keys():
+        for key, newest in self.items():
+            item = self._seen(key, newest)
+            if item is not None and hash_key in item and range_key in item:
                 entry = {name: item[name] for name in (*_KEYS, hash_key, range_key)}
                 if matches(entry, request.get("ExpressionAttributeValues", {})):
                     found.append(entry)
@@ -162,9 +162,14 @@ class Table:
         return answer
 
     def _read(self, key: Key, *, consistent: bool) -> Item | None:
-        if not consistent and key in self._before and self._chance.random() < self.stale_reads:
+        newest = self.item(key)
+        return newest if consistent else self._seen(key, newest)
+
+    def _seen(self, key: Key, newest: Item | None) -> Item | None:
+        """Return what an inconsistent read sees."""
+        if key in self._before and self._chance.random() < self.stale_reads:
             return self._before[key]
-        return self.item(key)
+        return newest
 
     def _check(self, key: Key, request: Request, action: str) -> None:
         if "ConditionExpression" not in request:

@@ -6,9 +6,12 @@ callback runs, the process decides whether it may. So a process can be killed or
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextvars import Context, ContextVar
-from heapq import heappop
-from typing import Any, Protocol
+from heapq import heappop, heappush
+from typing import Any, Protocol, TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
 
 
 class Gate(Protocol):
@@ -30,17 +33,24 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """
 
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
     _stopping: bool
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._timers: list[tuple[float, asyncio.TimerHandle]] = []  # a heap; numbers are compared faster than handles
         self.tasks: list[asyncio.Task[Any]] = []
         self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heappush(self._timers, (when, timer))
+        return timer
 
     def close(self) -> None:
         """Close the loop, and forget its tasks: aiohttp caches keep the loop, and asyncio lists every living task."""
@@ -61,26 +71,27 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         """Run one turn of the loop, without sockets, in the order that asyncio promises."""
         self._move_due()
-        for _ in range(len(self._ready)):
-            handle = self._ready.popleft()
-            if handle.cancelled():
+        ready = self._ready
+        for _ in range(len(ready)):
+            handle: Any = ready.popleft()
+            if handle._cancelled:
                 continue
-            gate: Gate | None = handle._context.get(GATE)  # type: ignore[attr-defined]
+            gate: Gate | None = handle._context.get(GATE)
             if gate is None or gate.admits(handle):
                 handle._run()
             if self._stopping:
                 return
 
     def _move_due(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and scheduled[0].cancelled():
-            heappop(scheduled)
-        if not self._ready and not self._stopping:
-            if not scheduled:
+        timers, ready = self._timers, self._ready
+        while timers and timers[0][1].cancelled():
+            heappop(timers)
+        if not ready and not self._stopping:
+            if not timers:
                 raise Deadlock
-            self._now = max(self._now, scheduled[0].when())
-        while scheduled and scheduled[0].when() <= self._now:
-            self._ready.append(heappop(scheduled))
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            ready.append(heappop(timers)[1])
 
     def _write_to_self(self) -> None:
         """Do nothing, since there is no selector to wake."""
