@@ -106,21 +106,21 @@ async def test_killed_consumers_leave_every_user_once_and_refuse_nobody(install:
 
 
 @pytest.mark.timeout(400)
-async def test_ten_thousand_users_in_one_batch(install: Install) -> None:
-    """This is the longest test. Every hundredth user is a duplicate of the one before, whichever is created first."""
-    penstock = await install(APP=USERS, MAX_OPERATIONS="10000")
+async def test_four_thousand_users_in_one_batch(install: Install) -> None:
+    """Every hundredth user is a duplicate of the one before, whichever is created first."""
+    penstock = await install(APP=USERS, MAX_OPERATIONS="4000")
     await asyncio.gather(penstock.serve(), penstock.consume(), penstock.consume())
-    operations = [new_user(number - 1 if number % 100 == 99 else number) for number in range(10_000)]
+    operations = [new_user(number - 1 if number % 100 == 99 else number) for number in range(4_000)]
 
     batch_id = await penstock.api.submit(operations)
     status = await penstock.api.ended(batch_id, units=300)
     results = await penstock.api.results(batch_id)
     failed = await penstock.api.results(batch_id, "?status=failed")
 
-    assert (status.status, status.succeeded, status.failed) == ("completed", 9_900, 100)
-    assert [outcome["id"] for outcome in results] == [str(number) for number in range(10_000)]
-    assert [int(outcome["id"]) // 100 for outcome in failed] == list(range(100))
+    assert (status.status, status.succeeded, status.failed) == ("completed", 3_960, 40)
+    assert [outcome["id"] for outcome in results] == [str(number) for number in range(4_000)]
+    assert [int(outcome["id"]) // 100 for outcome in failed] == list(range(40))
     assert {outcome["status"] for outcome in failed} == {409}
-    assert len(emails_in_database(penstock)) == len(set(emails_in_database(penstock))) == 9_900
+    assert len(emails_in_database(penstock)) == len(set(emails_in_database(penstock))) == 3_960
     made = [outcome["result"]["email"] for outcome in results if outcome["status"] == 201]
     assert sorted(made) == sorted(emails_in_database(penstock))
