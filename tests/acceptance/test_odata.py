@@ -26,6 +26,10 @@ async def test_graph_client_sends_batches(install: Install, tmp_path: Path) -> N
     assert got.pop("emails") == [f"user-{number}@example.com" for number in range(19)]
     assert got.pop("unknown") == {"code": "rejected", "message": "There is no user 999999."}
     assert got.pop("more") == [201] * 60
+    assert got.pop("serial") == {"a": 201, "b": 409, "c": 424}
+    assert got.pop("same") == {"a": 201, "b": 200, "c": 404}
+    assert (got.pop("referring"), got.pop("looked")) == ([201, 200, 200, 204], "Grace")
+    assert got.pop("stopping") == [201, 409, 424]
     assert got.pop("accepted") == 202
     assert got.pop("asked")[-1] == 200
     assert got.pop("later") == [201] * 130

@@ -39,6 +39,33 @@ const unknown = await first.find(([id]) => id === "unknown")[1].json();
 // More than that, posted as an object.
 const more = await client.api("/$batch").post({ requests: [...Array(60).keys()].map((number) => create(100 + number)) });
 
+// One after another, and all after the first one.
+const post = (number) => ({ method: "POST", headers: json, body: JSON.stringify(user(number)) });
+const serial = await statuses([
+  step("a", "/users", post(2000)),
+  { ...step("b", "/users", post(2000)), dependsOn: ["a"] },
+  { ...step("c", "/users/1"), dependsOn: ["b"] },
+]);
+const same = await statuses([
+  step("a", "/users", post(2001)),
+  { ...step("b", "/users/1"), dependsOn: ["a"] },
+  { ...step("c", "/users/999999"), dependsOn: ["a"] },
+]);
+
+// References to what a request creates. Node has no Request with a relative URL, so they are posted as an object.
+const referring = await client.api("/$batch").post({
+  requests: [
+    { ...create(3000), id: "new" },
+    { id: "change", method: "PATCH", url: "$new", headers: json, body: { name: "Grace" }, dependsOn: ["new"] },
+    { id: "look", method: "GET", url: "$new", dependsOn: ["change"] },
+    { id: "gone", method: "DELETE", url: "/$new", dependsOn: ["look"] },
+  ],
+});
+const stopping = await client
+  .api("/$batch")
+  .header("Prefer", "continue-on-error=false")
+  .post({ requests: [create(3001), { ...create(3001), id: "again" }, create(3002)] });
+
 // In the background.
 const requests = [...Array(130).keys()].map((number) => create(1000 + number));
 const accepted = await client
@@ -73,6 +100,11 @@ console.log(
     emails,
     unknown: unknown.error,
     more: more.responses.map((response) => response.status),
+    serial,
+    same,
+    referring: referring.responses.map((response) => response.status),
+    looked: referring.responses[2].body.name,
+    stopping: stopping.responses.map((response) => response.status),
     accepted: accepted.status,
     asked,
     later: [...later.getResponses().values()].map((response) => response.status),
