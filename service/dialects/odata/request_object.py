@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 LONGEST_NAME = 128  # of an id with its group: together they are the id of an operation
+MOST_HEADERS = 100  # of a request, so that few errors can be found in one
+MOST_DEPENDENCIES = 1_000
 GROUP_END = "/"  # separates a group from an id in the id of an operation, so it is in neither of them
 
 _CONDITIONS = "Conditional requests are not offered, because operations have no ETags. Leave the header out."
@@ -26,6 +28,17 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _at_most(most: int) -> BeforeValidator:
+    """Reject very many members before Pydantic validates each of them."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > most:
+            raise ValueError(f"There are at most {most:,} of them. These are {len(value):,}")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _is_plain(name: str) -> str:
     if GROUP_END in name:
         raise ValueError(f"An id or a group cannot have {GROUP_END} in it")
@@ -43,10 +56,12 @@ class RequestObject(BaseModel):
     id: Name
     method: Annotated[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], BeforeValidator(_upper)]
     url: Annotated[str, StringConstraints(min_length=1)]
-    headers: dict[str, str] | None = None
+    headers: Annotated[dict[str, str] | None, _at_most(MOST_HEADERS)] = None
     body: Any = None
     group: Name | None = Field(None, alias="atomicityGroup")
-    depends_on: list[str] | None = Field(None, validation_alias=AliasChoices("dependsOn", "depends_on"))
+    depends_on: Annotated[list[str] | None, _at_most(MOST_DEPENDENCIES)] = Field(
+        None, validation_alias=AliasChoices("dependsOn", "depends_on")
+    )
 
     @property
     def operation_id(self) -> str:

@@ -62,7 +62,9 @@ class Translation:
         self._not_offered = 0
 
     def add(self, index: int, document: Any) -> None:
-        """Add the next request of the batch."""
+        """Add the next request of the batch. If very many errors were found, it is not read any more."""
+        if self._flaws.is_full:
+            return None
         if not isinstance(document, dict):
             return self._note(index, "", "A request is a JSON object.")
         try:

@@ -171,6 +171,13 @@ def test_reference_to_what_is_created_waits_for_it() -> None:
         ([get("1", headers={"a": "1", "A": "2"})], [Flaw("/requests/0/headers", "A header is there twice.")]),
         ([get("1", headers={"Authorization": "x"})], [Flaw("/requests/0/headers/authorization", "no credentials")]),
         ([get("1", header={})], [Flaw("/requests/0/header", "This member is unknown.")]),
+        (
+            [get("1", headers={str(n): 1 for n in range(101)}, dependsOn=[1] * 1_001)],
+            [
+                Flaw("/requests/0/headers", "There are at most 100 of them. These are 101"),
+                Flaw("/requests/0/dependsOn", "There are at most 1,000 of them. These are 1,001"),
+            ],
+        ),
         ([get("1" * 100, atomicityGroup="g" * 28)], [Flaw("/requests/0/id", "more than 127 characters")]),
     ],
 )
@@ -200,6 +207,12 @@ def test_what_is_not_offered_is_said_plainly(requests: list[Any], flaws: list[Fl
     with pytest.raises(NotOffered) as rejected:
         translate(*requests)
     check_flaws(rejected.value.flaws, flaws)
+
+
+def test_reading_ends_when_very_many_errors_were_found() -> None:
+    with pytest.raises(InvalidRequest) as rejected:
+        translate(*(get(str(number), dependsOn=[str(n) for n in range(2_000, 3_000)]) for number in range(30)))
+    assert rejected.value.count == 10_000
 
 
 def test_error_weighs_more_than_what_is_not_offered() -> None:
