@@ -62,6 +62,7 @@ lock: ## update every pinned dependency, with hashes; the image gets the same ve
 	$(COMPILE) tests/acceptance/generated/requirements.in --upgrade -o tests/acceptance/generated/requirements.lock
 	npm install --prefix tests/acceptance/generated --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 	npm install --prefix tests/acceptance/odata --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
+	npm install --prefix tests/acceptance/openai --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts
 
 setup: $(READY) ## create .venv with the locked dependencies
 

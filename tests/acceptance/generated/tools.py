@@ -1,8 +1,8 @@
 """Installs generators of clients, and clients, into `.run/generators`: `python -m tests.acceptance.generated.tools`.
 
 The files next to this one pin the generators, and every package that they need, with hashes. Those in `odata` pin
-Microsoft's client. The Python generator needs other versions of some packages than Penstock, so it has a folder of its
-own. Tests never install anything, because they must not depend on a registry.
+Microsoft's client, and those in `openai` OpenAI's library. The Python generator needs other versions of some packages
+than Penstock, so it has a folder of its own. Tests never install anything, because they must not depend on a registry.
 """
 
 import fcntl
@@ -77,6 +77,7 @@ def _environment() -> dict[str, str]:
 TYPESCRIPT = Generator("typescript", ("package.json", "package-lock.json"), _npm)
 PYTHON = Generator("python", ("requirements.lock",), _pip)
 GRAPH = Generator("graph", ("package.json", "package-lock.json"), _npm, HERE.parent / "odata")
+OPENAI = Generator("openai", ("package.json", "package-lock.json"), _npm, HERE.parent / "openai")
 
 
 def run(command: tuple[str, ...], seconds: float) -> None:
@@ -93,7 +94,7 @@ def run(command: tuple[str, ...], seconds: float) -> None:
 
 def main() -> None:
     """Install the generators. One that cannot be installed is reported, and the tests that need it are skipped."""
-    for generator in (TYPESCRIPT, PYTHON, GRAPH):
+    for generator in (TYPESCRIPT, PYTHON, GRAPH, OPENAI):
         try:
             generator.install()
         except (OSError, subprocess.SubprocessError) as error:
