@@ -293,6 +293,20 @@ def test_what_runs_nowhere_or_reads_nothing_is_allowed(sources: Sources, module:
     assert errors_in(with_line(sources, f"penstock.{module}", added)) == errors_in(sources)
 
 
+@pytest.mark.parametrize("name", ["odata", "openai"])
+def test_dialect_is_gone_without_its_folder_and_its_line_in_the_register(sources: Sources, name: str) -> None:
+    """Nothing else imports it. So the rest has no import of a module that does not exist any more."""
+    room, register = f"penstock.service.dialects.{name}", "penstock.service.dialects.registered"
+    left = {module: source for module, source in sources.items() if not f"{module}.".startswith(f"{room}.")}
+    assert len(left) < len(sources)
+    importing = {module for module, source in left.items() if f"{room}." in source}
+    assert importing == {register}
+    lines = left[register].splitlines()
+    assert len([line for line in lines if f"{room}." in line]) == 1
+    without = "\n".join(line for line in lines if f"{room}." not in line)
+    assert errors_in({**left, register: without}) == errors_in(sources)
+
+
 @pytest.mark.parametrize("added", ["from penstock import batch", "def late(): import penstock.batch"])
 def test_circle_is_noticed_however_long_it_is(sources: Sources, added: str) -> None:
     """The batch module imports the priorities."""

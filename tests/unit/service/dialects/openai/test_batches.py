@@ -12,7 +12,7 @@ from penstock.batch import BatchState
 from penstock.service.dialects.openai import batches
 from penstock.service.dialects.openai.batch_entry import KIND
 from penstock.testing.http import Answer
-from penstock.webhooks.event import EventType
+from penstock.webhooks.event import EventType, body_of_batch
 from tests.support.builders import NOW
 from tests.support.faults import Outage
 from tests.support.plant import Plant, build_plant
@@ -384,5 +384,7 @@ async def test_event_of_a_batch_whose_requests_all_failed_says_that_it_is_comple
     assert (await plant.service.ask("POST", "/v1/webhook_endpoints", json=endpoint)).status == 201
     batch_id = await created(plant, line("a", "refused"))
     await plant.work_off()
-    [event] = (await plant.batch(batch_id)).events
+    batch = await plant.batch(batch_id)
+    [event] = batch.events
     assert event.type is EventType.COMPLETED
+    assert json.loads(body_of_batch(event, batch, {}))["data"]["id"] == batch_id
