@@ -52,6 +52,12 @@ def document(*operations: bytes, more: bytes = b"") -> bytes:
     return b'{"operations":[%b]%b}' % (b",".join(operations), more)
 
 
+def requests(*members_of_each: bytes) -> bytes:
+    """Return a batch of OData. The members come after others with the same names."""
+    each = (b'{"id":"%d","method":"DELETE","url":"/any",%b}' % one for one in enumerate(members_of_each))
+    return b'{"requests":[%b]}' % b",".join(each)
+
+
 def array(element: bytes, count: int) -> bytes:
     return b"[%b]" % b",".join([element] * count)
 
@@ -107,7 +113,22 @@ WORST = [
     Case("a page of large results", url=f"/batch/{LARGE_RESULTS}/results?limit=10000", method="GET"),
     Case("all small results", url=f"/batch/{SMALL_RESULTS}/results", type=NDJSON, method="GET"),
 ]
+ODATA = "/$batch"
+IN_ODATA = [
+    Case("unknown members of an OData batch", lambda: b'{"requests":[1],%b}' % members(UNKNOWN), url=ODATA),
+    Case("unknown members of an OData request", lambda: requests(members(UNKNOWN)), url=ODATA),
+    Case(
+        "invalid dependencies of OData requests", lambda: requests(b'"dependsOn":%b' % array(b"1", ELEMENTS)), url=ODATA
+    ),
+    Case("unknown dependencies", lambda: requests(*[b'"dependsOn":%b' % array(b'"x"', 900)] * 200), url=ODATA),
+    Case("headers of OData requests", lambda: requests(b'"headers":' + object_of(UNKNOWN, b'"v"')), url=ODATA),
+    Case("unknown paths of OData requests", lambda: requests(*[b'"url":"/x(1)(2)/y(3)?a=b(4)"'] * 1_000), url=ODATA),
+    Case("a long URL of OData", lambda: requests(b'"url":"/%b"' % (b"a(1)/'" * (JSON_BYTES // 6 - 100))), url=ODATA),
+    Case("a million OData requests", lambda: b'{"requests":%b}' % array(b"1", 1_000_000), url=ODATA),
+    Case("a page of large responses of OData", url=f"{ODATA}/{LARGE_RESULTS}", method="GET"),
+]
 MORE = [
+    *IN_ODATA,
     Case("unknown members of bodies", lambda: lines(operation(b"closed", object_of(UNKNOWN)), 30 * MIB), NDJSON),
     Case("unknown members in a union", lambda: document(operation(b"one-pet", object_of(UNKNOWN)))),
     Case("members of one name", lambda: document(operation(b"map", b"{%b}" % b",".join([b'"a":1'] * UNKNOWN)))),

@@ -23,6 +23,7 @@ from penstock.service.dialects.odata.answers import answer, check_query, write_p
 from penstock.service.dialects.odata.headers import check_versions, stops_at_error
 from penstock.service.dialects.odata.monitor import answer_or_link, monitor_headers
 from penstock.service.dialects.odata.references import References
+from penstock.service.dialects.odata.request_object import unknown_members
 from penstock.service.dialects.odata.responses import batch_response
 from penstock.service.dialects.odata.translation import NotOffered, Translation
 from penstock.service.dialects.odata.urls import ServiceRoot
@@ -108,8 +109,8 @@ def _requests_of(document: Any, most: int) -> list[Any]:
     if not isinstance(requests, list) or not requests:
         detail = 'A batch is a JSON object with a list: {"requests": [{"id": "1", "method": "GET", "url": "users/1"}]}'
         flaws.add(_ENVELOPE, Flaw("/requests", f"{detail}."))
-    for name in document if isinstance(document, dict) else ():
-        if name != "requests" and "@" not in name:  # names with @ are annotations
+    for name in unknown_members(document if isinstance(document, dict) else ()):
+        if name != "requests":
             flaws.add(_ENVELOPE, Flaw(pointer(name), "This member is unknown. A batch has the member requests."))
     if flaws.count:
         raise InvalidRequest(flaws.listed, flaws.count)

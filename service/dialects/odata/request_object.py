@@ -1,5 +1,7 @@
 """The JSON of an individual request in a batch, as section 19.1 of the OData JSON format has it."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -7,6 +9,8 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 LONGEST_NAME = 128  # of an id with its group: together they are the id of an operation
 MOST_HEADERS = 100  # of a request, so that few errors can be found in one
 MOST_DEPENDENCIES = 1_000
+MOST_UNKNOWN = 20  # members that are reported
+LONGEST_URL = 4_096  # with the host and the prefix of the service
 GROUP_END = "/"  # separates a group from an id in the id of an operation, so it is in neither of them
 
 _CONDITIONS = "Conditional requests are not offered, because operations have no ETags. Leave the header out."
@@ -55,7 +59,7 @@ class RequestObject(BaseModel):
 
     id: Name
     method: Annotated[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], BeforeValidator(_upper)]
-    url: Annotated[str, StringConstraints(min_length=1)]
+    url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
     headers: Annotated[dict[str, str] | None, _at_most(MOST_HEADERS)] = None
     body: Any = None
     group: Name | None = Field(None, alias="atomicityGroup")
@@ -81,11 +85,13 @@ def faults_of(request: RequestObject) -> list[tuple[str, str]]:
         faults.append(("body", f"A {request.method} request has no body."))
     if len(request.operation_id) > LONGEST_NAME:
         faults.append(("id", f"The id and its group have more than {LONGEST_NAME - 1} characters together."))
-    return faults + [
-        (name, _TWICE if name == "depends_on" else _UNKNOWN)
-        for name in request.model_extra or ()
-        if "@" not in name and name != "if"  # names with @ are annotations
-    ]
+    others = (name for name in unknown_members(request.model_extra or {}) if name != "if")
+    return faults + [(name, _TWICE if name == "depends_on" else _UNKNOWN) for name in others]
+
+
+def unknown_members(names: Iterable[str]) -> Iterator[str]:
+    """Return the first names that are no annotations: those have @ in them."""
+    return islice((name for name in names if "@" not in name), MOST_UNKNOWN)
 
 
 def not_offered_of(request: RequestObject) -> list[tuple[str, str]]:
