@@ -41,7 +41,6 @@ LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
 _OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
 _ABOUT_OPERATOR_KEY = "Use 32 to 256 letters, digits and -._~+/, such as the output of `openssl rand -hex 24`"
 MOST_KEY_FILE_BYTES = 1_000
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _PUBLIC_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?")
 _SECRETS = {"upstream_authorization", "operator_key", "webhook_secret"}
 SHORTEST_WEBHOOK_SECRET = 32
@@ -536,14 +535,6 @@ class Settings(BaseSettings):
         return self
 
 
-class ClientSettings(BaseSettings):
-    """What the commands need that call a server."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
-
-    api_key: SecretStr | None = None
-
-
 class TracingSettings(BaseSettings):
     """The OpenTelemetry variables that turn tracing on or off. OpenTelemetry's SDK reads the other variables itself."""
 
@@ -611,17 +602,6 @@ def _checked(read: Callable[[], Settings]) -> Settings:
     except ValidationError as error:
         problems = [_explain(one) for one in error.errors(include_url=False)]
         raise Misconfigured("Invalid settings:\n" + "\n".join(f"  {problem}" for problem in problems)) from error
-
-
-def read_client_key() -> str | None:
-    """Return the key that commands send to the server. Raises Misconfigured if it cannot be sent."""
-    key = ClientSettings().api_key
-    if key is None:
-        return None
-    text = key.get_secret_value().strip()
-    if not _TOKEN.fullmatch(text):
-        raise Misconfigured("PENSTOCK_API_KEY has a character that no key has. Set it to the key as you got it.")
-    return text
 
 
 def require_app(settings: Settings) -> str:

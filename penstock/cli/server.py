@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock.cli.api_key import read_client_key
 from penstock.cli.terminal import one_line, print_error
 from penstock.client import (
     AnswerLost,
@@ -23,7 +24,6 @@ from penstock.client import (
 from penstock.client.errors import NO_TYPE
 from penstock.client.transport import read_url
 from penstock.errors import PenstockError
-from penstock.settings import read_client_key
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _PATIENCE = Patience(seconds=20, quota_seconds=60)  # somebody waits for the command

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from msgspec import to_builtins
 
+from penstock.cli.api_key import read_client_key
 from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
 from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Key, Method, OperationPath
 from penstock.cli.findings import LISTED, Findings
@@ -44,9 +45,9 @@ from penstock.client.content import Content
 from penstock.client.options import batch_query
 from penstock.priority import Priority
 from penstock.process import command_line
-from penstock.settings import DAY_SECONDS, read_client_key
 
-_PATIENCE = Patience(seconds=60, quota_seconds=DAY_SECONDS)
+_DAY_SECONDS = 24 * 3600
+_PATIENCE = Patience(seconds=60, quota_seconds=_DAY_SECONDS)
 
 
 def main() -> None:
