@@ -31,11 +31,14 @@ class Backend:
     bills: Bills = field(default_factory=Bills)
     bucket: Bucket | None = None
 
-    def require_bucket(self) -> Bucket:
+    def require_bucket(
+        self, purpose: str = "uploads", instead: str = "Send the file in the body of POST /batch."
+    ) -> Bucket:
+        """Return the bucket. Raises NotConfigured, which says for what it is needed, and what to do without it."""
         if self.bucket is None:
             raise NotConfigured(
-                "There is no bucket for uploads here. Send the file in the body of POST /batch. Or ask an operator to "
-                "set PENSTOCK_BUCKET to the name of an S3 bucket, for all front ends and consumers."
+                f"There is no bucket for {purpose} here. {instead} Or ask an operator to set PENSTOCK_BUCKET to the "
+                "name of an S3 bucket, for all front ends and consumers."
             )
         return self.bucket
 

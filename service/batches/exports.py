@@ -7,6 +7,7 @@ import re
 
 from aiohttp import web
 
+from penstock.bucket import Bucket
 from penstock.errors import MalformedRequest, NotPossibleNow, UnknownExport
 from penstock.export import Export, ExportState, ExportWish
 from penstock.service.audit import Action, auditing
@@ -29,7 +30,7 @@ _EXPORT_ID = re.compile(r"[0-9a-f]{20}")
 
 async def create_export(request: web.Request) -> web.Response:
     """Answer 202, or 200 if the files are there, perhaps after a second. The same request finds the same export."""
-    request.app[BACKEND].require_bucket()
+    _require_bucket(request)
     await check_no_body(request)
     wish = _read_wish(request)
     progress = await find_progress(request)
@@ -48,7 +49,7 @@ async def show_export(request: web.Request) -> web.Response:
     """Answer with the export in the path, and go on with it if nobody makes it."""
     batch = await find_batch(request)
     export_id = request.match_info["export_id"]
-    request.app[BACKEND].require_bucket()
+    _require_bucket(request)
     export = await _read(request, batch.id, export_id) if _EXPORT_ID.fullmatch(export_id) else None
     if export is None:
         raise UnknownExport
@@ -79,7 +80,7 @@ async def _read(request: web.Request, batch_id: str, export_id: str) -> Export |
 
 
 async def _answer(request: web.Request, export: Export, status: int = 200) -> web.Response:
-    bucket = request.app[BACKEND].require_bucket()
+    bucket = _require_bucket(request)
     is_completed = export.state is ExportState.COMPLETED
     urls = [await bucket.offer_download(part.key, URL_SECONDS) for part in export.parts]
     manifest_url = await bucket.offer_download(export.manifest_key, URL_SECONDS) if is_completed else None
@@ -88,6 +89,10 @@ async def _answer(request: web.Request, export: Export, status: int = 200) -> we
         headers["Retry-After"] = AGAIN_SECONDS
     body = export_body(export, urls, manifest_url, request.app[CLOCK].now() + URL_SECONDS)
     return json_answer(body, status=status, headers=headers)
+
+
+def _require_bucket(request: web.Request) -> Bucket:
+    return request.app[BACKEND].require_bucket("exports", "Read GET /batch/{id}/results.")
 
 
 def _read_wish(request: web.Request) -> ExportWish:

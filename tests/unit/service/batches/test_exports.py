@@ -184,6 +184,7 @@ async def test_without_a_bucket_the_answer_says_what_to_set() -> None:
     async with bulk:
         refused = await bulk.request("POST", f"/batch/{await run_batch(bulk, 1)}/export")
     assert refused.status == 501
+    assert refused.body["detail"].startswith("There is no bucket for exports here. Read GET /batch/{id}/results.")
     assert "PENSTOCK_BUCKET" in refused.body["detail"]
 
 
