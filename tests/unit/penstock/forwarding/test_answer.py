@@ -87,9 +87,9 @@ def test_json_is_utf_8_unless_only_the_named_charset_fits() -> None:
 @pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "zlib", "x" * 1_000])
 @pytest.mark.parametrize("status", [200, 409])
 def test_codec_that_is_no_charset_is_not_used(charset: str, status: int) -> None:
-    started_at = time.monotonic()
+    began_at = time.process_time()
     answer = receive(status, b"a" * 200_000 + b"-" + b"a" * 50_000, "text/plain", charset=charset)
-    assert time.monotonic() - started_at < 1
+    assert time.process_time() - began_at < 1
     assert answer.error is not None
     assert ("is not supported" in answer.error["detail"]) == (status == 200)
 
