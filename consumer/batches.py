@@ -27,6 +27,7 @@ class NotAdmitted(Enum):
     UNKNOWN = auto()  # the table has no such batch, perhaps because it is past its retention
     ABANDONED = auto()  # its front end died before it was accepted, so it must not run
     ACCEPTING = auto()  # not accepted yet, and we have waited long enough
+    VALIDATING = auto()  # a consumer is still sending its chunks
 
 
 @dataclass
@@ -67,14 +68,16 @@ class Batches:
             batch = await self.read(batch_id)
             if batch is None or batch.is_forgotten(self._clock.now()):
                 return NotAdmitted.UNKNOWN
-            if batch.state is BatchState.ABANDONED:
+            if batch.state is BatchState.ABANDONED or batch.was_never_accepted:
                 return NotAdmitted.ABANDONED
+            if batch.state is BatchState.VALIDATING and not _is_nearly_sent(batch):
+                return NotAdmitted.VALIDATING
             if batch.is_overdue(self._clock.now()):
                 # Our clock may be fast, or the front end slow. The table lets one of us win: read again which one.
                 await self._store.abandon_batch(batch_id)
                 self._entry(batch_id).asked_at = float("-inf")
                 continue
-            if batch.state is not BatchState.ACCEPTING:
+            if not _is_accepting(batch):
                 return batch
             if self._clock.monotonic() >= give_up_at:
                 return NotAdmitted.ACCEPTING
@@ -220,4 +223,9 @@ class Batches:
 
 
 def _is_accepting(batch: Batch | None) -> bool:
-    return batch is None or batch.state is BatchState.ACCEPTING
+    return batch is None or batch.state in {BatchState.ACCEPTING, BatchState.VALIDATING}
+
+
+def _is_nearly_sent(batch: Batch) -> bool:
+    planning = batch.planning
+    return planning is not None and planning.is_valid and planning.sent_groups >= planning.groups - 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from penstock.consumer.letter_box import LetterBox
 from penstock.consumer.pacer import Pacer
 from penstock.consumer.patience import patient
 from penstock.consumer.pauses import Pauses
+from penstock.consumer.planning.planner import Busy, Left, Planner
 from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.consumer.queue_switches import QueueSwitches
@@ -26,7 +28,7 @@ from penstock.consumer.webhooks.post import Post
 from penstock.dependencies import to_run
 from penstock.errors import NewerVersion, PenstockError, UnreadableMessage
 from penstock.limit import Limit
-from penstock.message import decode_chunk
+from penstock.message import decode_chunk, decode_plan_request
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -36,12 +38,15 @@ from penstock.running.limit_gate import LimitGate
 from penstock.running.limit_gates import LimitGates
 from penstock.running.runner import Runner
 from penstock.running.stop import Stop
+from penstock.sending import ChunkSender
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
 RECORDING_SECONDS = 10.0  # the time for recording and follow-ups after the handlers are cancelled
 RELEASING_SECONDS = 5.0  # the time for releasing what the last receives have returned
 LEAVING_SECONDS = 1.0
+PLANNED_AT_ONCE = 2  # batches. Each takes some megabytes, and shares the loop with the handlers
+MOST_PLAN_RECEIVES = 20  # of a message that asks for a plan, while another consumer has the batch
 NEWER_VERSION_SECONDS = 60  # until a chunk comes again that only a newer version can run
 
 
@@ -127,9 +132,26 @@ class Consumer:
             switches=self._switches,
             on_event=on_event,
         )
+        self._planner = Planner(
+            backend,
+            operations,
+            settings,
+            clock,
+            stop=self._stop,
+            meter=self.meter,
+            process=self.process,
+            on_event=on_event,
+        )
+        self._planning = asyncio.Semaphore(PLANNED_AT_ONCE)
         self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(
-            backend.store, settings.sweep_seconds, clock, self.meter, owner=self.process, on_event=on_event
+            backend.store,
+            settings.sweep_seconds,
+            clock,
+            self.meter,
+            owner=self.process,
+            on_event=on_event,
+            ask_to_plan=ChunkSender(backend, settings, clock).ask_to_plan,
         )
         self._held: dict[asyncio.Task[None], Held] = {}
         self._inlets = {
@@ -307,6 +329,10 @@ class Consumer:
             get_log().error(Event.CHUNK_BROKE, message_id=held.delivery.message_id, exc_info=error)
 
     async def _process(self, held: Held) -> None:
+        batch_id = decode_plan_request(held.delivery.body)
+        if batch_id is not None:
+            await self._plan(held, batch_id)
+            return
         try:
             chunk = decode_chunk(held.delivery.body)
         except UnreadableMessage as error:
@@ -317,8 +343,26 @@ class Consumer:
             await self._process_chunk(held, chunk)
         except NewerVersion as error:
             get_log().warning(Event.NEWER_VERSION, batch_id=chunk.batch_id, chunk_id=chunk.id, error=str(error))
-            with contextlib.suppress(PenstockError):  # then the lease ends by itself
-                await self._leases.release(held.delivery, after_seconds=NEWER_VERSION_SECONDS)
+            await self._release(held.delivery, NEWER_VERSION_SECONDS)
+
+    async def _plan(self, held: Held, batch_id: str) -> None:
+        """Plan a batch. If that is not finished here, let another consumer receive the message."""
+        delivery = held.delivery = replace(held.delivery, batch_id=batch_id)
+        left: Left | Busy = Left.STOPPED
+        if not self._stop.begun.is_set():
+            async with self._planning:
+                left = await self._planner.plan(batch_id)
+        match left:
+            case Left.STOPPED:
+                await self._release(delivery)
+            case Busy(seconds) if delivery.receive_count < MOST_PLAN_RECEIVES:
+                await self._release(delivery, math.ceil(seconds))
+            case _:  # if another planner has the batch, and dies, a sweep asks again
+                await self._processor.acknowledge(delivery)
+
+    async def _release(self, delivery: Delivery, after_seconds: int = 0) -> None:
+        with contextlib.suppress(PenstockError):  # then the lease ends by itself
+            await self._leases.release(delivery, after_seconds=after_seconds)
 
     async def _process_chunk(self, held: Held, chunk: Chunk) -> None:
         self._journal.receive(held.delivery, chunk)

@@ -1,16 +1,14 @@
 """Finishes groups whose operations are all counted, and the batch with its last group."""
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
-from penstock.outcome import OutcomeState
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
-from penstock.webhooks.event import FinalEvent, event_id
+from penstock.webhooks.event import new_event
 
 
 class Finisher:
@@ -118,14 +116,6 @@ def _started_at(batch: Batch, counts: Counts) -> float | None:
     if batch.started_at is not None or counts.succeeded + counts.failed == 0:
         return batch.started_at
     return batch.not_before or batch.accepted_at
-
-
-def new_event(batch: Batch, state: BatchState, counts: Counts, now: float) -> FinalEvent | None:
-    """Return the event of a batch that becomes final, or None if nobody wants to know."""
-    if not batch.wants_events:
-        return None
-    by_outcome = tuple((name, getattr(counts, name)) for name in OutcomeState)
-    return FinalEvent(event_id(now, secrets.token_hex(10)), state, now, by_outcome)
 
 
 def is_full(batch: Batch, number: int, group: Group) -> bool:

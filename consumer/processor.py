@@ -49,7 +49,7 @@ from penstock.outcome import (
     record_too_early,
 )
 from penstock.pace import ChunkPace
-from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery
+from penstock.queue import LONGEST_DELAY_SECONDS, LONGEST_HIDDEN_SECONDS, Delivery
 from penstock.running.runner import Runner
 from penstock.running.source import Urgency
 from penstock.running.stop import Stop
@@ -60,6 +60,7 @@ from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
 
 NO_TRACES = Traces(None, frozenset())
+VALIDATING_RELEASE_SECONDS = 10  # the same, while a consumer sends the chunks of the batch
 ACCEPTING_RELEASE_SECONDS = 5  # until a chunk is received again if its batch is not accepted yet
 
 
@@ -160,7 +161,7 @@ class Processor:
         """Move a message that this fleet cannot run to the dead letter queue, unchanged and with the reason."""
         await self._sender.send_unchanged(delivery, reason)
         self._meter.count(Metric.DEAD_LETTERS)
-        await self._acknowledge(delivery)
+        await self.acknowledge(delivery)
         get_log().warning(Event.MESSAGE_SET_ASIDE, message_id=delivery.message_id, reason=reason)
 
     async def _turn_away(self, delivery: Delivery, chunk: Chunk, why: NotAdmitted) -> None:
@@ -170,6 +171,10 @@ class Processor:
             case NotAdmitted.UNKNOWN:
                 reason = f"The table has no batch {chunk.batch_id}. Perhaps it is past its retention and was deleted."
                 await self.move_to_dead_letters(delivery, reason)
+            case NotAdmitted.VALIDATING:
+                # Longer each time, so that the redrive policy of the queue does not move it away.
+                seconds = min(VALIDATING_RELEASE_SECONDS * delivery.receive_count, LONGEST_DELAY_SECONDS)
+                await self._release_patiently(delivery, chunk, seconds)
             case NotAdmitted.ACCEPTING:
                 await self._release_patiently(delivery, chunk, ACCEPTING_RELEASE_SECONDS)
 
@@ -503,7 +508,7 @@ class Processor:
             await self._limits.check(self._batches.latest(batch), record)
         sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
         await _together(self._finisher.finish(batch, chunk.group, group), *sending)
-        await self._acknowledge(attempt.delivery)
+        await self.acknowledge(attempt.delivery)
         counts = record.counts
         get_log().info(
             Event.CHUNK_DONE,
@@ -553,10 +558,10 @@ class Processor:
 
     async def _discard(self, delivery: Delivery, **log_fields: Any) -> None:
         """Acknowledge a chunk that must not run and cannot be counted."""
-        await self._acknowledge(delivery)
+        await self.acknowledge(delivery)
         get_log().info(Event.CHUNK_DROPPED, **log_fields)
 
-    async def _acknowledge(self, delivery: Delivery) -> None:
+    async def acknowledge(self, delivery: Delivery) -> None:
         self._leases.settle(delivery)
         await self._queues[delivery.priority].delete(delivery)
 

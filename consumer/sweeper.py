@@ -10,11 +10,11 @@ One consumer sweeps at a time. It goes on until nothing is due, or until its ten
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-from penstock.batch import Batch, BatchState, Ending
+from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.clock import Clock
 from penstock.consumer.finisher import Finisher
 from penstock.consumer.outage import Outage
@@ -23,12 +23,15 @@ from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.store import Store, SweepLease
 from penstock.telemetry import Event, get_log
+from penstock.webhooks.event import new_event
 
 T = TypeVar("T")
 
 BATCHES_AT_ONCE = 10
 GROUPS_AT_ONCE = 10  # of all batches together
 FAILURES_IN_SWEEP = 5  # so many batches do not fail one after the other unless AWS is unavailable
+ASK_AGAIN_SECONDS = 60.0  # for a plan
+NOT_VALIDATED = "The file was not validated before the deadline."
 PERIODS_OF_TENURE = 2.5  # a consumer that misses two sweeps loses the task to another one
 
 
@@ -80,8 +83,14 @@ class Sweeper:
         *,
         owner: str | None = None,
         on_event: Callable[[str], None] | None = None,
+        ask_to_plan: Callable[[Batch], Awaitable[None]] | None = None,
     ) -> None:
-        """Create a sweeper. `owner` identifies this process to the other sweepers. `on_event` is for the finisher."""
+        """Create a sweeper. `owner` identifies this process to the other sweepers. `on_event` is for the finisher.
+
+        `ask_to_plan` lets a consumer go on with a batch that is validating.
+        """
+        self._ask_to_plan = ask_to_plan
+        self._on_event = on_event or (lambda _: None)
         self._store = store
         self._period_seconds = period_seconds
         self._clock = clock
@@ -144,6 +153,9 @@ class Sweeper:
             if batch.is_overdue(now):
                 await self._store.abandon_batch(batch.id)
             return
+        if batch.state is BatchState.VALIDATING:
+            await self._settle_planning(batch, now)
+            return
         ending = batch.ending_at(now)
         if ending is None:
             return  # it was accepted after the index was read
@@ -151,6 +163,20 @@ class Sweeper:
         await _for_each(self._open_groups(batch), partial(self._close, batch, ending), self._group_places)
         if ending is Ending.EXPIRED:  # a cancelled batch that is closed here is nothing to worry about
             self._meter.count(Metric.BATCHES_SWEPT)
+
+    async def _settle_planning(self, batch: Batch, now: float) -> None:
+        """End a batch that was not validated in time. Otherwise its planner has died, so let another one go on."""
+        if batch.ending_at(now) is not None:
+            get_log().warning(Event.BATCH_SWEPT, batch_id=batch.id, ending=Ending.EXPIRED)
+            event = new_event(batch, BatchState.EXPIRED, Counts(), now)
+            ended = await self._store.end_planning(
+                batch.id, BatchState.EXPIRED, now, NOT_VALIDATED, ending=Ending.EXPIRED, event=event
+            )
+            if ended and event is not None:
+                self._on_event(batch.id)
+        elif self._ask_to_plan is not None:
+            await self._store.postpone_planning(batch.id, min(now + ASK_AGAIN_SECONDS, batch.deadline_at))
+            await self._ask_to_plan(batch)
 
     async def _open_groups(self, batch: Batch) -> AsyncIterator[int]:
         """Yield the groups that are not finished, until the tenure is over.

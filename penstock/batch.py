@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from penstock.cost import Units
+from penstock.planning import Planning
 from penstock.priority import Priority
 from penstock.webhooks.event import FinalEvent
 
@@ -17,6 +18,7 @@ EARLY_SECONDS = 1.0  # clocks differ by less than this, so a chunk that is early
 class BatchState(StrEnum):
     """The state of a batch. In every final state each operation has an outcome."""
 
+    VALIDATING = "validating"  # a consumer reads its file, and then sends its chunks; no operation may run yet
     ACCEPTING = "accepting"  # the front end is sending its chunks; no operation may run yet
     ABANDONED = "abandoned"  # it was not accepted in time; no operation will ever run
     QUEUED = "queued"  # it is accepted, and no consumer has started it
@@ -141,6 +143,7 @@ class Batch:
     callback_url: str | None = field(default=None, repr=False)  # where its events go. It may have a secret in its query
     has_webhooks: bool = False  # its tenant may have webhook endpoints
     completes_anyway: bool = False  # it never fails as a whole: it is completed even if no operation succeeded
+    planning: Planning | None = None  # of a batch that is an uploaded file, which a consumer plans
     events: tuple[FinalEvent, ...] = ()  # events that are not yet on their way to their receivers
 
     @property
@@ -151,6 +154,11 @@ class Batch:
     @property
     def key_prefix(self) -> str:
         return self.keys_from or self.id
+
+    @property
+    def was_never_accepted(self) -> bool:
+        """Return True if its operations will never run: its file was invalid, or it ended before that was known."""
+        return self.is_final and self.planning is not None and self.accepted_at is None
 
     @property
     def is_final(self) -> bool:
@@ -214,7 +222,7 @@ class Batch:
         """Return None if operations may still start, or the reason why the batch ends early."""
         if self.state is BatchState.CANCELLING:
             return self.ending or Ending.CANCELLED
-        if self.state in OPEN_STATES and now > self.deadline_at:
+        if (self.state in OPEN_STATES or self.state is BatchState.VALIDATING) and now > self.deadline_at:
             return Ending.EXPIRED
         return None
 

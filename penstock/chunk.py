@@ -295,6 +295,16 @@ class Planner:
         return begins
 
 
+def is_whole_group(chunks: int) -> bool:
+    """Return True if this many neighbouring chunks are a group, so that the next chunk starts another one."""
+    return chunks >= GROUP_CHUNKS
+
+
+def first_chunk(group: int) -> int:
+    """Return the number of the first chunk of a group."""
+    return group * GROUP_CHUNKS
+
+
 def plan_groups(starts: Sequence[int], total: int) -> tuple[int, ...]:
     """Return the number of operations in each group of 64 neighbouring chunks."""
     return tuple(end - start for start, end in itertools.pairwise([*starts[::GROUP_CHUNKS], total]))

@@ -9,6 +9,7 @@ earlier version cannot read it, and moves it to the dead letter queue: it would 
 An operation with links is `[index, id, method, path, body, key or null, [after, atomic_group]]`. Then the message has
 the version 3: an earlier version would run the operations in any order. It may also have `"behind": [[index, count]]`
 and `"one_at_a_time": true`, as a `Chunk` has.
+A message `{"v": 4, "plan": "<batch id>"}` is no chunk. It lets a consumer plan a batch that is an uploaded file.
 
 A dead letter is a chunk with an additional member `"failures": [[index, status, error], ...]`. It is for people: a
 redrive runs the operations again and ignores the failures.
@@ -17,6 +18,7 @@ redrive runs the operations again and ignores the failures.
 import base64
 import binascii
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
@@ -36,6 +38,7 @@ from penstock.outcome import Outcome
 VERSION = 1
 KEYS_VERSION = 2  # of a message with keys of operations
 LINKS_VERSION = 3  # of a message with links of operations
+PLAN_VERSION = 4  # of a message that lets a consumer plan a batch
 BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
 ATTRIBUTE_BYTES = 640  # reserved in every message: its trace context (at most 600) counts towards the size limit
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
@@ -127,6 +130,7 @@ class _LinkedEnvelope(_UsualEnvelope[Literal[3], _MaybeWithLinks], forbid_unknow
     one_at_a_time: bool = False
 
 
+_PLAN_REQUEST = re.compile(rf'{{"v":{PLAN_VERSION},"plan":"({BATCH_ID})"}}')
 _START_WITH_KEYS = b'{"v":2,'
 _START_WITH_LINKS = b'{"v":3,'
 _usual_decoder = msgspec.json.Decoder(_UsualEnvelope[Literal[1], _WithoutKey])
@@ -238,6 +242,17 @@ def encode_dead_letter(letter: Chunk, failures: Sequence[Outcome], *, message_by
     errors = _escape(to_json([(failure.index, failure.status, failure.error) for failure in ordered]))
     whole = head + operations + b'],"failures":' + errors + b"}"
     return _compress(whole if len(whole) <= message_bytes else head + operations + b"]}")
+
+
+def encode_plan_request(batch_id: str) -> str:
+    """Return the message that lets a consumer plan a batch."""
+    return to_json({"v": PLAN_VERSION, "plan": batch_id}).decode()
+
+
+def decode_plan_request(text: str) -> str | None:
+    """Return the batch that a message lets a consumer plan, or None if the message is another one."""
+    match = _PLAN_REQUEST.fullmatch(text)
+    return None if match is None else match[1]
 
 
 def decode_chunk(text: str) -> Chunk:

@@ -3,17 +3,19 @@
 Sending again sends the same chunk ids, so every call may be repeated: the first of equal chunks to be recorded counts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from itertools import islice
 
 from penstock.api_key import DEFAULT_TENANT
 from penstock.backend import Backend
 from penstock.batch import Batch
 from penstock.chunk import Chunk
 from penstock.clock import Clock
-from penstock.message import encode_chunk, encode_dead_letter
+from penstock.message import encode_chunk, encode_dead_letter, encode_plan_request
 from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks
-from penstock.queue import LONGEST_DELAY_SECONDS, Delivery, Message
+from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Delivery, Message
 from penstock.settings import Settings
+from penstock.store import IDS_IN_CALL
 
 
 class ChunkSender:
@@ -58,6 +60,13 @@ class ChunkSender:
         """Send messages to the dead letter queue."""
         await self._dead_letters.send(letters)
 
+    async def ask_to_plan(self, batch: Batch) -> None:
+        """Ask a consumer to plan a batch that is an uploaded file. It may be repeated: one of them gets the lease."""
+        tenant = tenant_on_queue(batch, self._settings)
+        await self._queues[batch.priority].send(
+            [Message(encode_plan_request(batch.id), tenant=tenant, batch_id=batch.id)]
+        )
+
     async def send_unchanged(self, delivery: Delivery, reason: str) -> None:
         """Send a message that is not a chunk we can run to the dead letter queue, unchanged and with the reason."""
         message = Message(delivery.body, tenant=delivery.tenant, reason=reason, trace=delivery.trace)
@@ -70,3 +79,27 @@ def tenant_on_queue(batch: Batch, settings: Settings) -> str | None:
     A message that names a tenant costs more, because it uses SQS's fair queues.
     """
     return batch.tenant if settings.has_tenants or batch.tenant != DEFAULT_TENANT else None
+
+
+def neighbouring_ids(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tuple[int, list[str]]]:
+    """Yield neighbouring ids of the same group, as many as fit into one call, with the index of the first."""
+    left = iter(ids)
+    first_index = 0
+    for total in group_totals:
+        for start in range(0, total, IDS_IN_CALL):
+            yield first_index + start, list(islice(left, min(IDS_IN_CALL, total - start)))
+        first_index += total
+
+
+def in_calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]:
+    """Yield neighbouring messages, as many as fit into one call."""
+    call: list[bytes] = []
+    size = 0
+    for message in messages:
+        if call and (len(call) == MESSAGES_IN_CALL or size + len(message) > call_bytes):
+            yield call
+            call, size = [], 0
+        call.append(message)
+        size += len(message)
+    if call:
+        yield call

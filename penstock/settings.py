@@ -138,6 +138,22 @@ class Settings(BaseSettings):
         le=1_024 * 1_024 * MIB,
         description="Maximum size of an NDJSON stream in bytes, after decompression.",
     )
+    background_upload_bytes: int = Field(
+        16 * MIB,
+        ge=0,
+        le=5 * 1_024 * MIB,
+        description="An uploaded file that is larger than this many bytes is validated by a consumer, after the client "
+        "was answered.",
+    )
+    max_upload_operations: int = Field(
+        10_000_000,
+        ge=1,
+        le=10_000_000,
+        description="Maximum number of operations in an uploaded file that a consumer validates.",
+    )
+    max_upload_bytes: int = Field(
+        5 * 1_024 * MIB, ge=1_024, le=5 * 1_024 * MIB, description="Maximum size of an uploaded file in bytes."
+    )
     chunk_seconds: float = Field(2, gt=0, le=300, description="Target for the handler time of one chunk, in seconds.")
     chunk_operations: int = Field(1_000, ge=1, le=10_000, description="Maximum number of operations in one chunk.")
     min_chunks: int = Field(

@@ -22,6 +22,7 @@ from penstock.listing import ListStore
 from penstock.metrics.fleet import FigureStore
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
+from penstock.planning import PlanStore
 from penstock.priority import Priority
 from penstock.quota import Account, Charge, Quota, Usage
 from penstock.record import EncodedRecord
@@ -112,9 +113,19 @@ class KeyClaim:
         return self.expires_at >= int(now) and (self.is_settled or self.lease_until > 0)
 
 
-class Store(ApiKeyStore, CatalogStore, ExportStore, FigureStore, LimitStore, ListStore, WebhookStore, Protocol):
+class Store(
+    ApiKeyStore,
+    CatalogStore,
+    ExportStore,
+    FigureStore,
+    LimitStore,
+    ListStore,
+    PlanStore,
+    WebhookStore,
+    Protocol,
+):
     async def create_batch(self, batch: Batch) -> None:
-        """Write a new batch in state accepting. If the batch exists, change nothing, in any state."""
+        """Write a new batch, in state accepting or validating. If the batch exists, change nothing, in any state."""
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         """Write the ids that a client gave to consecutive operations of one group, at most `IDS_IN_CALL` in a call."""

@@ -23,6 +23,7 @@ class Event(StrEnum):
     SERVICE_READY = "service ready"  # The front end listens.
     SERVICE_STOPPED = "service stopped"  # The front end has stopped after a signal.
     BATCH_ACCEPTED = "batch accepted"  # All chunks are on the queue, and consumers may run them.
+    FILE_ACCEPTED = "file accepted"  # A consumer will validate the uploaded file, and accept its batch if it is valid.
     BATCH_ANSWERED = "batch answered"  # A small batch ran synchronously, and the response has its results.
     BATCH_REJECTED = "batch rejected"  # AWS rejected a part of the batch; none of its operations runs.
     BATCH_HANDED_OVER = "batch handed over"  # A small batch timed out; the rest of it runs in the background.
@@ -73,6 +74,9 @@ class Event(StrEnum):
     BULK_CALL_BROKE = "bulk call failed unexpectedly"  # A bulk handler raised; its operations now run one by one.
     DEATH_DENIED = "death denied"  # Another consumer took this one for dead, after AWS was away or it was paused.
     BATCH_ENDED = "batch ended"  # Too many operations failed or consumers died; no further operation starts.
+    PLANNING_STARTED = "planning started"  # This consumer reads the uploaded file of a batch, perhaps after another.
+    PLANNING_STOPPED = "planning stopped"  # It stops; another consumer goes on, or the batch has ended.
+    PLANNING_FAILED = "planning failed"  # The file of the batch is invalid, or could not be read. Nothing of it runs.
     QUEUE_PAUSED = "queue paused"  # An operator has paused a queue. This consumer receives nothing from it.
     QUEUE_RESUMED = "queue resumed"  # This consumer receives from the queue again.
     BATCH_SWEPT = "batch swept"  # The batch was overdue; its unfinished operations count as expired or cancelled.

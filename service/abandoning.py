@@ -17,6 +17,8 @@ async def find_acceptance(
     Otherwise, abandon the batch and return False. `batch` is what the table has of it. A batch that does not exist yet
     may be created until the entry lapses.
     """
+    if batch is not None and batch.planning is not None:  # a consumer plans it, and ends it if it is not accepted
+        return None if batch.state is BatchState.VALIDATING else batch.accepted_at is not None
     may_be_accepted_until = entry.lapses_at if batch is None else batch.accept_by
     is_decided = batch is not None and batch.state is not BatchState.ACCEPTING
     if not is_decided and now <= may_be_accepted_until + SKEW_SECONDS:

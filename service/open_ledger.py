@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from penstock.batch import UNACCEPTED_STATES, Batch, Counts, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, sum_counts
 from penstock.clock import Clock
 from penstock.errors import PenstockError
 from penstock.open_limit import UNKNOWN_SECONDS, OpenBatch, OpenLimit, OpenOperations
@@ -184,6 +184,8 @@ class OpenLedger:
 
     async def _progress(self, account: Account, entry: OpenBatch, counted: int) -> _Progress:
         batch, groups = await self._store.read_progress(entry.id, range(1), with_done=False)
+        if batch is not None and batch.state is BatchState.VALIDATING:
+            return _Progress(counted)
         if batch is None or batch.state in UNACCEPTED_STATES:
             will_never_run = entry.retry_id is not None or (
                 await find_acceptance(self._store, entry, batch, account.tenant, self._clock.now()) is False

@@ -51,7 +51,7 @@ from penstock.service.decompression import MEMBERS
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import PATHS_HINT, SETTINGS
 from penstock.service.request_ids import HEADER, request_id
-from penstock.service.schemas import status_url
+from penstock.service.schemas import flaws_body, status_url
 from penstock.telemetry import Event, get_log
 
 CONTENT_TYPE = "application/problem+json"
@@ -240,13 +240,7 @@ def _keep_in_log(error: PenstockError, id_: str) -> str:
 
 
 def _flaws(flaws: tuple[Flaw, ...], count: int, redaction: Redaction) -> dict[str, Any]:
-    return {"errorCount": count, "errors": [_flaw(flaw, redaction) for flaw in flaws]} if flaws else {}
-
-
-def _flaw(flaw: Flaw, redaction: Redaction) -> dict[str, Any]:
-    """Return an error. Pointer and detail repeat words of the request, and a key may be among them."""
-    error: dict[str, Any] = {"pointer": redaction.cut(flaw.pointer), "detail": redaction.cut(flaw.detail)}
-    return error if flaw.line is None else {"line": flaw.line, **error}
+    return flaws_body(flaws, count, redaction) if flaws else {}
 
 
 def _route_hint(request: web.Request, error: web.HTTPException) -> str:

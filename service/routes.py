@@ -30,7 +30,7 @@ from penstock.service.console import (
 )
 from penstock.service.dialects.registered import spoken
 from penstock.service.events.endpoint import batch_events
-from penstock.service.intake.submit import submit_batch
+from penstock.service.intake.planned import submit_file_or_batch
 from penstock.service.openapi.serving import openapi
 from penstock.service.operators.api_keys import create_key, list_keys, revoke_key, rotate_key
 from penstock.service.operators.dead_letters import list_dead_letters, redrive_dead_letters
@@ -54,7 +54,7 @@ from penstock.service.webhooks.endpoints import (
 from penstock.settings import Settings
 
 ROUTES = (
-    Route("POST", "/batch", submit_batch, Scope.WRITE),
+    Route("POST", "/batch", submit_file_or_batch, Scope.WRITE),
     Route("POST", "/uploads", create_upload, Scope.WRITE),
     Route("GET", "/batches", list_batches, Scope.READ),
     Route("GET", "/batch/{batch_id}", batch_status, Scope.READ),

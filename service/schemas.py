@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
+from penstock.api_key import Redaction
 from penstock.batch import (
     RUNNING_STATES,
     UNACCEPTED_STATES,
@@ -18,8 +19,10 @@ from penstock.batch import (
     failure_limit_of,
 )
 from penstock.cost import Cost
+from penstock.errors import Flaw
 from penstock.eta import Band
 from penstock.outcome import Outcome, OutcomeState, result_value
+from penstock.planning import Planning
 from penstock.priority import Priority
 from penstock.service.base_url import public_url
 from penstock.webhooks.urls import LONGEST_URL
@@ -139,8 +142,12 @@ def status_body(
     *,
     cost: Cost | None,
     end: Band | None,
+    errors: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a status. `cost` is what the batch has cost, and `end` when it will probably finish."""
+    """Return a status. `cost` is what the batch has cost, and `end` when it will probably finish.
+
+    `errors` has the members that list those of an uploaded file, if the batch has failed because of them.
+    """
     likely = estimate_finish(batch, counts.completed, now) if end is None else end.likely
     return {
         "batchId": batch.id,
@@ -173,7 +180,31 @@ def status_body(
         "etaLatest": None if end is None else time_text(end.latest),
         "cost": None if cost is None else _cost_body(cost),
         "resultsUrl": results_url(batch.id),
+        **({} if batch.planning is None else {"validation": _validation_body(batch.planning)}),
+        **(errors or {}),
     }
+
+
+def _validation_body(planning: Planning) -> dict[str, Any]:
+    """Return how far the uploaded file of a batch is read, and then how far its operations are on the queue."""
+    return {
+        "bytes": planning.file_bytes,
+        "bytesRead": planning.read_bytes,
+        "operationsRead": planning.operations,
+        "operationsSent": planning.sent_operations,
+        "errorCount": planning.errors,
+    }
+
+
+def flaws_body(flaws: Sequence[Flaw], count: int, redaction: Redaction) -> dict[str, Any]:
+    """Return the members that list errors, in a problem and in a status."""
+    return {"errorCount": count, "errors": [_flaw_body(flaw, redaction) for flaw in flaws]}
+
+
+def _flaw_body(flaw: Flaw, redaction: Redaction) -> dict[str, Any]:
+    """Return an error. Pointer and detail repeat words of the request, and a key may be among them."""
+    error: dict[str, Any] = {"pointer": redaction.cut(flaw.pointer), "detail": redaction.cut(flaw.detail)}
+    return error if flaw.line is None else {"line": flaw.line, **error}
 
 
 def _cost_body(cost: Cost) -> dict[str, Any]:
@@ -202,6 +233,8 @@ def failures_url(batch_id: str) -> str:
 
 def _progress(completed: int, total: int) -> float:
     """Return the progress, rounded down to four digits: it is 1.0 only when every operation is completed."""
+    if total == 0:
+        return 0.0  # of a file that is not validated, or is invalid
     return completed * 10_000 // total / 10_000
 
 

@@ -22,7 +22,7 @@ async def create_upload(request: web.Request) -> web.Response:
     await check_no_options(request)
     bucket, settings = request.app[BACKEND].require_bucket(), request.app[SETTINGS]
     upload_id, expires_at = str(_UPLOAD_IDS.generate()), request.app[CLOCK].now() + OFFER_SECONDS
-    most_bytes = most_upload_bytes(settings)
+    most_bytes = settings.max_upload_bytes
     with auditing(request, Action.CREATE_UPLOAD, upload_id=upload_id):
         form = await bucket.offer_upload(upload_key(tenant_of(request), upload_id), most_bytes, OFFER_SECONDS)
     body = {
@@ -36,4 +36,5 @@ async def create_upload(request: web.Request) -> web.Response:
 
 
 def most_upload_bytes(settings: Settings) -> int:
+    """Return the largest size of a file that a front end reads itself."""
     return min(settings.max_stream_bytes, MOST_UPLOAD_BYTES)

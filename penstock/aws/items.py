@@ -6,6 +6,8 @@ item                  pk                    sk
 batch                 batch#<id>            batch
 group counter         batch#<id>#<group>    count
 layout of a file      batch#<id>            layout                  only if the batch was a file of rows
+file of a batch       batch#<id>            file, errors            only if a consumer plans it: see `plans.py`
+plan of a group       batch#<id>#<group>    plan
 operation ids         batch#<id>#<group>    ids#<first index>       only if the client gave ids
 chunk                 batch#<id>#<group>    chunk#<chunk id>
 part of a record      batch#<id>#<group>    part#<chunk id>#<nonce>#<number>
@@ -76,6 +78,7 @@ from penstock.eta import SLICES, slice_at
 from penstock.files.layout import Layout
 from penstock.open_limit import OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord, OutcomeState
+from penstock.planning import Planning
 from penstock.priority import Priority
 from penstock.quota import Account, Charge, Usage
 from penstock.store import HANDLER_DAYS, Group, KeyClaim, SweepLease
@@ -91,7 +94,7 @@ _CHARGE = "charge_"
 _OPEN_BATCH, _OPEN_RETRY = "batch_", "retry_"
 
 
-def _key(pk: str, sk: str) -> dict[str, Value]:
+def key_of(pk: str, sk: str) -> dict[str, Value]:
     return {"pk": text(pk), "sk": text(sk)}
 
 
@@ -108,8 +111,12 @@ def cut(content: bytes) -> list[bytes]:
 # --- Batches
 
 
+def batch_pk(batch_id: str) -> str:
+    return f"batch#{batch_id}"
+
+
 def batch_key(batch_id: str) -> dict[str, Value]:
-    return _key(f"batch#{batch_id}", "batch")
+    return key_of(batch_pk(batch_id), "batch")
 
 
 def is_batch(item: Item) -> bool:
@@ -137,6 +144,7 @@ def batch_to_item(batch: Batch) -> dict[str, Value]:
         **({"completes_anyway": flag(True)} if batch.completes_anyway else {}),
         "has_own_ids": flag(batch.has_own_ids),
         **({"has_metadata": flag(True)} if batch.has_metadata else {}),
+        **({} if batch.planning is None else planning_to_values(batch.planning)),
         "open": text(OPEN),
         "due_at": seconds(batch.accept_by),
     }
@@ -174,12 +182,46 @@ def batch_from_item(item: Item) -> Batch:
         callback_url=read_optional_text(item, "callback_url"),
         has_webhooks="webhooks" in item,
         completes_anyway="completes_anyway" in item,
+        planning=planning_from_item(item),
         events=webhook_items.events_from_item(item) if "events" in item else (),
         accepted_at=read_optional_seconds(item, "accepted_at"),
         started_at=read_optional_seconds(item, "started_at"),
         finished_at=read_optional_seconds(item, "finished_at"),
         finished_groups=finished_groups(item),
         spent=spent_from_item(item),
+    )
+
+
+_NUMBERS_OF_PLANNING = (
+    "file_bytes",
+    "read_bytes",
+    "operations",
+    "groups",
+    "sent_groups",
+    "sent_operations",
+    "errors",
+    "takes",
+)
+
+
+def planning_to_values(planning: Planning) -> dict[str, Value]:
+    """Return the attributes of a batch that a consumer plans. Their names start with `plan_`."""
+    return {
+        **{f"plan_{name}": number(getattr(planning, name)) for name in _NUMBERS_OF_PLANNING},
+        "plan_valid": flag(planning.is_valid),
+        "plan_until": seconds(planning.lease_until),
+        **({} if planning.planner is None else {"planner": text(planning.planner)}),
+    }
+
+
+def planning_from_item(item: Item) -> Planning | None:
+    if "plan_file_bytes" not in item:
+        return None
+    return Planning(
+        **{name: read_number(item, f"plan_{name}") for name in _NUMBERS_OF_PLANNING},
+        is_valid=read_flag(item, "plan_valid"),
+        planner=read_optional_text(item, "planner"),
+        lease_until=read_seconds(item, "plan_until"),
     )
 
 
@@ -231,6 +273,12 @@ def was_accepted(item: Item, at: float) -> bool:
     return read_optional_seconds(item, "accepted_at") == round(at, 3)
 
 
+def was_finished(item: Item, state: BatchState, at: float) -> bool:
+    """Return True if the batch got this final state at exactly this time."""
+    is_so = bool(item) and read_text(item, "state") == state
+    return is_so and read_optional_seconds(item, "finished_at") == round(at, 3)
+
+
 def was_ended(item: Item, ending: Ending, reason: str) -> bool:
     """Return True if the batch was ended for exactly this reason."""
     return (read_optional_text(item, "ending"), read_optional_text(item, "reason")) == (ending, reason)
@@ -251,7 +299,7 @@ def group_pk(batch_id: str, group: int) -> str:
 
 
 def count_key(batch_id: str, group: int) -> dict[str, Value]:
-    return _key(group_pk(batch_id, group), "count")
+    return key_of(group_pk(batch_id, group), "count")
 
 
 def group_number(item: Item) -> int:
@@ -397,7 +445,7 @@ def ids_to_items(batch: Batch, first_index: int, ids: Sequence[str]) -> list[dic
         return ids_to_items(batch, first_index, first) + ids_to_items(batch, first_index + middle, rest)
     return [
         {
-            **_key(group_pk(batch.id, batch.group_at(first_index)), f"ids#{first_index:0{_INDEX_DIGITS}}"),
+            **key_of(group_pk(batch.id, batch.group_at(first_index)), f"ids#{first_index:0{_INDEX_DIGITS}}"),
             "ids": binary(compressed),
             "expires_at": whole_seconds(batch.expires_at),
         }
@@ -413,7 +461,7 @@ def ids_from_item(item: Item) -> list[str]:
 
 
 def layout_key(batch_id: str) -> dict[str, Value]:
-    return _key(f"batch#{batch_id}", "layout")
+    return key_of(f"batch#{batch_id}", "layout")
 
 
 def layout_to_item(batch: Batch, layout: Layout) -> dict[str, Value]:
@@ -432,7 +480,7 @@ def layout_from_item(item: Item) -> Layout:
 
 
 def chunk_key(batch_id: str, chunk_id: str) -> dict[str, Value]:
-    return _key(group_pk(batch_id, group_of(chunk_id)), chunk_sk(chunk_id))
+    return key_of(group_pk(batch_id, group_of(chunk_id)), chunk_sk(chunk_id))
 
 
 def chunk_sk(chunk_id: str) -> str:
@@ -496,14 +544,14 @@ def record_part_keys(item: Item) -> list[dict[str, Value]]:
 
 
 def _record_part_key(batch_id: str, chunk_id: str, nonce: str, position: int) -> dict[str, Value]:
-    return _key(group_pk(batch_id, group_of(chunk_id)), f"part#{chunk_id}#{nonce}#{position}")
+    return key_of(group_pk(batch_id, group_of(chunk_id)), f"part#{chunk_id}#{nonce}#{position}")
 
 
 # --- Sweep lease
 
 
 def queues_key() -> dict[str, Value]:
-    return _key("queues", "queues")
+    return key_of("queues", "queues")
 
 
 def paused_queues_from_item(item: Item) -> dict[Priority, float]:
@@ -511,7 +559,7 @@ def paused_queues_from_item(item: Item) -> dict[Priority, float]:
 
 
 def sweep_key() -> dict[str, Value]:
-    return _key("sweep", "sweep")
+    return key_of("sweep", "sweep")
 
 
 def sweep_from_item(item: Item) -> SweepLease:
@@ -522,7 +570,7 @@ def sweep_from_item(item: Item) -> SweepLease:
 
 
 def claim_key(tenant: str, key: str) -> dict[str, Value]:
-    return _key(_claim_pk(tenant, key), "key")
+    return key_of(_claim_pk(tenant, key), "key")
 
 
 def _claim_pk(tenant: str, key: str) -> str:
@@ -584,7 +632,7 @@ def answer_bytes(item: Item) -> bytes:
 
 
 def _answer_part_key(claim: KeyClaim, position: int) -> dict[str, Value]:
-    return _key(_claim_pk(claim.tenant, claim.key), f"answer#{claim.batch_id}#{position}")
+    return key_of(_claim_pk(claim.tenant, claim.key), f"answer#{claim.batch_id}#{position}")
 
 
 # --- Quotas
@@ -601,7 +649,7 @@ def open_key(account: Account) -> dict[str, Value]:
 def _account_key(kind: str, account: Account) -> dict[str, Value]:
     """Return the key of an account's item. The parts are quoted, so that no tenant can name a key of another."""
     parts = [account.tenant] if account.key_id is None else [account.tenant, account.key_id]
-    return _key("#".join([kind, *(quote(part, safe="") for part in parts)]), kind)
+    return key_of("#".join([kind, *(quote(part, safe="") for part in parts)]), kind)
 
 
 def charge_name(charge: Charge) -> str:
@@ -647,7 +695,7 @@ def _open_from_name(name: str) -> OpenBatch:
 
 
 def handler_key(name: str) -> dict[str, Value]:
-    return _key(f"handler#{name}", "time")
+    return key_of(f"handler#{name}", "time")
 
 
 def handler_to_item(name: str, taken_seconds: float, at: float) -> dict[str, Value]:

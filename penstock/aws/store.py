@@ -20,6 +20,7 @@ from penstock.aws.figures import DynamoDbFigures
 from penstock.aws.gathering import Gatherer, up_to
 from penstock.aws.limits import DynamoDbLimits
 from penstock.aws.lists import DynamoDbLists
+from penstock.aws.plans import DynamoDbPlans
 from penstock.aws.table import Blocked, Done, Table
 from penstock.aws.webhook_items import DUE, events_value
 from penstock.aws.webhooks import DynamoDbWebhooks
@@ -59,7 +60,14 @@ class _Count:
 
 
 class DynamoDbStore(
-    DynamoDbApiKeys, DynamoDbCatalog, DynamoDbExports, DynamoDbFigures, DynamoDbLimits, DynamoDbLists, DynamoDbWebhooks
+    DynamoDbApiKeys,
+    DynamoDbCatalog,
+    DynamoDbExports,
+    DynamoDbFigures,
+    DynamoDbLimits,
+    DynamoDbLists,
+    DynamoDbPlans,
+    DynamoDbWebhooks,
 ):
     def __init__(self, client: "DynamoDBClient", table: str, bills: Bills | None = None) -> None:
         super().__init__(Table(client, table, bills))

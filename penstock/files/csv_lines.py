@@ -9,8 +9,9 @@ import csv
 import io
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.files.charset import UTF_8, Transcoder, can_be_split_into_lines, codec_of, not_in_charset
@@ -87,11 +88,34 @@ class CsvLines:
         self._most_bytes = most_bytes
         self._most_lines = most_lines
         self._count = 0  # of complete lines
+        self.read_bytes = 0  # of the file, up to the end of the row that was yielded last
         self._rest = bytearray()
         self._row = io.StringIO()  # the beginning of a row with a quoted cell that goes on
         self._row_start = 0  # the line on which this beginning starts. 0 if there is none
         self._row_bytes = 0
         csv.field_size_limit(max(csv.field_size_limit(), most_bytes))
+
+    @property
+    def can_go_on(self) -> bool:
+        """Return True if another reader can go on in the middle of the file."""
+        return self._transcoder is None
+
+    @property
+    def line_count(self) -> int:
+        """Return the number of lines up to the end of the row that was yielded last."""
+        return self._count
+
+    @property
+    def header(self) -> list[Any]:
+        """Return what this reader has learnt from the beginning of the file, as a JSON value."""
+        known = [self.columns, self._cells_in_header, self._other_counts]
+        return [*known, self.delimiter, self._codec, self.needs_mark]
+
+    def go_on(self, header: Sequence[Any], first_line: int, first_byte: int) -> None:
+        """Go on after `first_line` lines, which end at `first_byte` of the file. `header` is from another reader."""
+        self.columns, self._cells_in_header, self._other_counts, *rest = header
+        self.delimiter, self._codec, self.needs_mark = rest
+        self._count, self.read_bytes = first_line, first_byte
 
     def feed(self, piece: bytes) -> Iterator[Row]:
         if self._transcoder is not None:
@@ -104,6 +128,7 @@ class CsvLines:
             lines = bytes(self._rest + complete).split(b"\n")
             self._rest.clear()
             for line in lines:
+                self.read_bytes += len(line) + 1
                 yield from self._line(line)
         self._rest += rest
         self._check_size(len(self._rest), self._row_start or self._count + 1)
@@ -115,6 +140,7 @@ class CsvLines:
         if self._rest:
             last = bytes(self._rest)
             self._rest.clear()
+            self.read_bytes += len(last)
             yield from self._line(last)
         if self._row_start:
             number, self._row_start = self._row_start, 0

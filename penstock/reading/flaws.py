@@ -49,9 +49,13 @@ class Flaws:
         return self.count >= MOST_FOUND or self.invalid_bytes > MOST_INVALID_BYTES
 
     @property
+    def indexed(self) -> list[tuple[int, Flaw]]:
+        """Return the first errors in the order of the operations, each with the index of its operation."""
+        return sorted(self._kept, key=lambda one: one[0])[:MOST_FLAWS]
+
+    @property
     def listed(self) -> list[Flaw]:
-        in_order = sorted(self._kept, key=lambda one: one[0])
-        return [flaw for _, flaw in in_order[:MOST_FLAWS]]
+        return [flaw for _, flaw in self.indexed]
 
 
 def without_most_unknown_members(document: Any, model: type[BaseModel]) -> Any:

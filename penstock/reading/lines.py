@@ -11,10 +11,12 @@ class Lines:
     The numbers start at 1. Both methods raise LimitPassed.
     """
 
-    def __init__(self, *, most_bytes: int, most_lines: int) -> None:
+    def __init__(self, *, most_bytes: int, most_lines: int, first_line: int = 0, first_byte: int = 0) -> None:
+        """Create a reader. It can go on after `first_line` lines, which end at `first_byte`."""
         self._most_bytes = most_bytes
         self._most_lines = most_lines
-        self._count = 0  # of complete lines
+        self._count = first_line  # of complete lines
+        self.read_bytes = first_byte  # of the stream, up to the end of the line that was yielded last
         self._incomplete = bytearray()
 
     def feed(self, piece: bytes) -> Iterator[tuple[int, bytes]]:
@@ -33,6 +35,11 @@ class Lines:
         yield from self.feed(b"\n")
 
     @property
+    def line_count(self) -> int:
+        """Return the number of lines up to the one that was yielded last."""
+        return self._count
+
+    @property
     def why_empty(self) -> str:
         return "Write one operation per line."
 
@@ -40,11 +47,13 @@ class Lines:
         """Yield the lines of a text that ends in front of a line break."""
         most_bytes = self._most_bytes
         for line in complete.split(b"\n"):
-            if line and not line.isspace():
-                if len(line) > most_bytes:
-                    self._check(len(line))
-                yield self._count + 1, line
+            is_blank = not line or line.isspace()
+            if not is_blank and len(line) > most_bytes:
+                self._check(len(line))
             self._count += 1
+            self.read_bytes += len(line) + 1
+            if not is_blank:
+                yield self._count, line
 
     def _check(self, size: int) -> None:
         if size > self._most_bytes:

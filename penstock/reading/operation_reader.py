@@ -73,6 +73,18 @@ class OperationReader:
             return list(error.flaws)
         return ReadOperation(method, path, value, body, key, route, depends_on)
 
+    def read_valid(self, document: Any) -> tuple[str, str, bytes, str | None]:
+        """Return the method, the path, the body and the key of an operation that was read before, and was valid."""
+        if (plain := read_plain_operation(document)) is not None:
+            method, path, value, has_body, key = plain
+        else:
+            request = self._validate(document)
+            method, path, value, key = request.method, request.path, request.body, request.key
+            has_body = "body" in request.model_fields_set
+        if not has_body and (route := self._find(method, path)) is not None:
+            value = route.absent_body
+        return method, path, to_json(value), key
+
     def _find(self, method: str, path: str) -> Route | None:
         try:
             return self._match(method, path)

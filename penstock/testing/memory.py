@@ -41,6 +41,7 @@ from penstock.listing import Entry, Place
 from penstock.metrics.fleet import FigureReport
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
+from penstock.planning import Errors, GroupPlan, PlannedFile, Planning
 from penstock.priority import Priority
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 from penstock.quota import Account, Charge, Quota, Usage, nanoseconds
@@ -331,7 +332,130 @@ class MemoryWebhooks:
         return current if current.due_at == now else None
 
 
-class MemoryStore(MemoryApiKeys, MemoryCatalog, MemoryExports, MemoryFigures, MemoryLimits, MemoryWebhooks):
+class MemoryPlans:
+    _batches: dict[str, Batch]
+    _due: dict[str, float]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[str, PlannedFile] = {}
+        self._plans: dict[tuple[str, int], GroupPlan] = {}
+        self._file_errors: dict[str, Errors] = {}
+
+    async def write_file(self, batch: Batch, file: PlannedFile) -> None:
+        self._files[batch.id] = PlannedFile.decode(file.encode())
+
+    async def read_file(self, batch_id: str) -> PlannedFile | None:
+        return self._files.get(batch_id)
+
+    async def take_planning(self, batch_id: str, planner: str, now: float, until: float) -> Batch | None:
+        batch = self._batches.get(batch_id)
+        planning = None if batch is None else batch.planning
+        if batch is None or planning is None or batch.state is not BatchState.VALIDATING:
+            return batch
+        if planning.planner is None or planning.lease_until < now:
+            takes = planning.takes + 1
+            batch = replace(batch, planning=replace(planning, planner=planner, lease_until=until, takes=takes))
+            self._batches[batch_id], self._due[batch_id] = batch, until
+        return batch
+
+    async def note_planning(self, batch_id: str, planning: Planning, due_at: float) -> bool:
+        batch = self._validating(batch_id, planning.planner)
+        if batch is None:
+            return False
+        self._batches[batch_id], self._due[batch_id] = replace(batch, planning=planning), due_at
+        return True
+
+    async def leave_planning(self, batch_id: str, planner: str, due_at: float) -> None:
+        batch = self._validating(batch_id, planner)
+        if batch is not None and batch.planning is not None:
+            self._batches[batch_id] = replace(batch, planning=replace(batch.planning, planner=None, takes=0))
+            self._due[batch_id] = due_at
+
+    async def postpone_planning(self, batch_id: str, due_at: float) -> None:
+        batch = self._batches.get(batch_id)
+        if batch is not None and batch.state is BatchState.VALIDATING:
+            self._due[batch_id] = due_at
+
+    async def write_plan(self, batch: Batch, plan: GroupPlan) -> GroupPlan:
+        made = GroupPlan.decode(plan.encode(), plan.errors.encode())
+        return self._plans.setdefault((batch.id, plan.number), made)
+
+    async def read_plans(self, batch_id: str, numbers: Sequence[int]) -> dict[int, GroupPlan]:
+        return {number: self._plans[batch_id, number] for number in numbers if (batch_id, number) in self._plans}
+
+    async def write_errors(self, batch: Batch, errors: Errors) -> None:
+        self._file_errors[batch.id] = Errors.decode(errors.encode())
+
+    async def read_errors(self, batch_id: str) -> Errors | None:
+        return self._file_errors.get(batch_id)
+
+    async def accept_planned(self, batch: Batch, at: float) -> bool:
+        current = self._batches.get(batch.id)
+        if current is not None and current.accepted_at == at:
+            return True
+        planning = None if current is None else current.planning
+        if current is None or planning is None or current.state is not BatchState.VALIDATING:
+            return False
+        if not planning.is_valid or not planning.groups == planning.sent_groups == len(batch.group_totals):
+            return False
+        self._batches[batch.id] = replace(
+            current,
+            state=BatchState.QUEUED,
+            accepted_at=at,
+            total=batch.total,
+            chunk_count=batch.chunk_count,
+            group_totals=batch.group_totals,
+            has_own_ids=batch.has_own_ids,
+            failure_limit=batch.failure_limit,
+            planning=replace(planning, planner=None),
+            spent=SPENT,
+        )
+        self._due[batch.id] = current.deadline_at
+        return True
+
+    async def end_planning(
+        self,
+        batch_id: str,
+        state: BatchState,
+        at: float,
+        reason: str,
+        *,
+        ending: Ending | None = None,
+        errors: int = 0,
+        event: FinalEvent | None = None,
+    ) -> bool:
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.planning is None or batch.state is not BatchState.VALIDATING:
+            return batch is not None and (batch.state, batch.finished_at) == (state, at)
+        planning = replace(batch.planning, planner=None, errors=errors)
+        self._batches[batch_id] = replace(
+            batch, state=state, finished_at=at, reason=reason, ending=ending, planning=planning
+        )
+        self._due.pop(batch_id, None)
+        self._add_event(batch_id, event)
+        return True
+
+    def _add_event(self, batch_id: str, event: FinalEvent | None) -> None:
+        raise NotImplementedError
+
+    def _validating(self, batch_id: str, planner: str | None) -> Batch | None:
+        """Return the batch if it is validating, and this planner has its lease."""
+        batch = self._batches.get(batch_id)
+        if batch is None or batch.planning is None or batch.state is not BatchState.VALIDATING:
+            return None
+        return batch if planner is not None and batch.planning.planner == planner else None
+
+
+class MemoryStore(
+    MemoryApiKeys,
+    MemoryCatalog,
+    MemoryExports,
+    MemoryFigures,
+    MemoryLimits,
+    MemoryPlans,
+    MemoryWebhooks,
+):
     def __init__(self) -> None:
         super().__init__()
         self._batches: dict[str, Batch] = {}

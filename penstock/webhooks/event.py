@@ -1,8 +1,9 @@
 """The event that tells receivers that a batch is final, and its body, as in Standard Webhooks 1.0. Pure."""
 
 import json
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 if TYPE_CHECKING:
-    from penstock.batch import Batch
+    from penstock.batch import Batch, Counts
 
 MOST_BODY_BYTES = 20_000
 TEST_TYPE = "webhook.test"
@@ -54,6 +55,13 @@ class FinalEvent:
 def event_id(at: float, randomness: str) -> str:
     """Return the id of an event. Ids sort by time. `randomness` is 20 hexadecimal digits."""
     return f"evt_{int(at * 1_000):012x}{randomness}"
+
+
+def new_event(batch: "Batch", state: str, counts: "Counts", now: float) -> FinalEvent | None:
+    """Return the event of a batch that becomes final, or None if nobody wants to know."""
+    if not batch.wants_events:
+        return None
+    return FinalEvent(event_id(now, secrets.token_hex(10)), state, now, tuple(asdict(counts).items()))
 
 
 def body_of_batch(event: FinalEvent, batch: "Batch", metadata: Mapping[str, str], base_url: str = "") -> bytes:

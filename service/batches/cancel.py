@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from penstock.batch import Batch, BatchState, Ending
+from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.errors import NotPossibleNow
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.status import find_batch, find_status
@@ -10,6 +10,7 @@ from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.telemetry import Event, get_log
+from penstock.webhooks.event import new_event
 
 REASON = "Cancelled on request."
 
@@ -28,8 +29,18 @@ async def cancel(request: web.Request, batch: Batch, reason: str) -> None:
     get_log().info(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=reason)
 
 
+async def _cancel_validation(request: web.Request, batch: Batch, reason: str, now: float) -> bool:
+    """End a batch whose uploaded file is not validated yet. Return False if it has been accepted meanwhile."""
+    event = new_event(batch, BatchState.CANCELLED, Counts(), now)
+    return await request.app[BACKEND].store.end_planning(
+        batch.id, BatchState.CANCELLED, now, reason, ending=Ending.CANCELLED, event=event
+    )
+
+
 async def _cancel(request: web.Request, batch: Batch, reason: str) -> None:
     now = request.app[CLOCK].now()
+    if batch.state is BatchState.VALIDATING and await _cancel_validation(request, batch, reason, now):
+        return
     # Before its notBefore time, no operation of a batch is running, so there is nothing to wait for.
     settle_seconds = 0 if batch.is_early(now) else request.app[SETTINGS].settle_seconds
     if not await request.app[BACKEND].store.end_batch(

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.batch_id import is_batch_id
 from penstock.cost import cost_of
 from penstock.errors import LostItem, UnknownBatch
@@ -15,8 +15,8 @@ from penstock.eta import estimate_end
 from penstock.record import EncodedRecord
 from penstock.service.callers import Caller
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS, METADATA
-from penstock.service.schemas import status_body
+from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS, METADATA, SETTINGS
+from penstock.service.schemas import flaws_body, status_body
 from penstock.store import Group
 
 ENDING_READS = 2  # how often a batch is read again of which everything is counted, and which is not final yet
@@ -64,7 +64,7 @@ async def read_progress(app: web.Application, batch_id: str) -> Progress:
     """
     progress = await _read_together(app, batch_id)
     for _ in range(ENDING_READS):
-        if progress.batch.is_final or progress.counts.completed < progress.batch.total:
+        if progress.batch.is_final or is_planned(progress.batch) or progress.counts.completed < progress.batch.total:
             break
         await app[CLOCK].sleep(ENDING_PAUSE_SECONDS)
         progress = await _read_together(app, batch_id)
@@ -146,6 +146,11 @@ def _existing(app: web.Application, batch_id: str, batch: Batch | None) -> Batch
     return batch
 
 
+def is_planned(batch: Batch) -> bool:
+    """Return True while a consumer reads the uploaded file of a batch, so that nobody knows its operations yet."""
+    return batch.state is BatchState.VALIDATING
+
+
 def _is_result_of(batch: Batch, counts: Counts) -> bool:
     """Return True if the state of a final batch is the one that these counts lead to."""
     state = final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
@@ -160,7 +165,17 @@ async def status_of(app: web.Application, progress: Progress) -> dict[str, Any]:
     times = [batch.accepted_at, batch.finished_at, *(group.counted_at for group in groups)]
     cost = cost_of([batch.spent, *(group.spent for group in groups)], times)
     end = estimate_end(batch, counts.completed, (group.history for group in groups), now)
-    return status_body(batch, counts, redelivered, metadata, now, cost=cost, end=end)
+    errors = await _errors_of(app, batch)
+    return status_body(batch, counts, redelivered, metadata, now, cost=cost, end=end, errors=errors)
+
+
+async def _errors_of(app: web.Application, batch: Batch) -> dict[str, Any] | None:
+    """Return the members that list the errors in the uploaded file of a batch, if it has failed because of them."""
+    if batch.planning is None or not batch.planning.errors:
+        return None
+    errors = await app[BACKEND].store.read_errors(batch.id)
+    flaws = () if errors is None else [flaw for _, flaw in errors.flaws]
+    return flaws_body(flaws, batch.planning.errors, app[SETTINGS].redaction)
 
 
 def _when_to_ask_again(request: web.Request, progress: Progress) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from penstock.batch import RUNNING_STATES, Batch, Ending, failure_limit_of, sum_counts
+from penstock.batch import RUNNING_STATES, Batch, BatchState, Ending, failure_limit_of, sum_counts
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, MalformedRequest, NotPossibleNow
 from penstock.limit import MOST_OPERATIONS
@@ -122,6 +122,8 @@ async def _steer(request: web.Request, batch: Batch, steering: Steering) -> Batc
 
 
 def _check_state(batch: Batch, now: float) -> None:
+    if batch.state is BatchState.VALIDATING:
+        raise NotPossibleNow("The file of the batch is not validated yet. Change the batch once it is queued.")
     if batch.state not in RUNNING_STATES:
         raise NotPossibleNow(f"The batch is {batch.state}, so it cannot be changed any more.")
     if batch.ending_at(now) is not None:

@@ -31,12 +31,12 @@ from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.outcome import ChunkRecord, delay_seconds, record_attempt
 from penstock.priority import Priority
-from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message
-from penstock.sending import ChunkSender, tenant_on_queue
+from penstock.queue import LONGEST_DELAY_SECONDS, Message
+from penstock.sending import ChunkSender, in_calls, neighbouring_ids, tenant_on_queue
 from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
 from penstock.settings import Settings
-from penstock.store import IDS_IN_CALL, KeyClaim
+from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
 
 ACCEPT_REPEATS = 5
@@ -108,7 +108,7 @@ class Acceptance:
         Its entry in the list of its tenant is written before that, so that no accepted batch is missing there.
         """
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
-        pieces = _neighbours(self._draft.ids, batch.group_totals) if batch.has_own_ids else iter(())
+        pieces = neighbouring_ids(self._draft.ids, batch.group_totals) if batch.has_own_ids else iter(())
         store = self._backend.store
         writes = [store.list_batch(batch, self._submission.metadata)]
         writes += (store.write_ids(batch, *piece) for piece in islice(pieces, 1))
@@ -181,7 +181,7 @@ class Acceptance:
         for first_index, ids in pieces:
             yield partial(self._write_ids, batch, first_index, ids)
         messages = self._draft.plan.messages(without=started)
-        for sent_together in _in_calls(messages, self._settings.message_bytes):
+        for sent_together in in_calls(messages, self._settings.message_bytes):
             yield partial(self._send, batch, sent_together)
 
     async def _write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
@@ -267,30 +267,6 @@ class Acceptance:
                 if repeat == ACCEPT_REPEATS - 1:
                     raise AcceptanceUnknown(batch_id) from error
             await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)
-
-
-def _neighbours(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tuple[int, list[str]]]:
-    """Yield neighbouring ids of the same group, as many as fit into one call, with the index of the first."""
-    left = iter(ids)
-    first_index = 0
-    for total in group_totals:
-        for start in range(0, total, IDS_IN_CALL):
-            yield first_index + start, list(islice(left, min(IDS_IN_CALL, total - start)))
-        first_index += total
-
-
-def _in_calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]:
-    """Yield neighbouring messages, as many as fit into one call."""
-    call: list[bytes] = []
-    size = 0
-    for message in messages:
-        if call and (len(call) == MESSAGES_IN_CALL or size + len(message) > call_bytes):
-            yield call
-            call, size = [], 0
-        call.append(message)
-        size += len(message)
-    if call:
-        yield call
 
 
 @asynccontextmanager

@@ -134,7 +134,7 @@ async def submit_batch(request: web.Request) -> web.Response:
     submitted = await submit(request, read_file, answered_body)
     if isinstance(submitted, Accepted):
         body = {**accepted_body(submitted.batch_id), **(submitted.status or {})}
-        headers = {**_where(submitted.batch_id), **headers_of(submitted)}
+        headers = {**where(submitted.batch_id), **headers_of(submitted)}
         return json_answer(body, status=202, headers=headers)
     return BodyAnswer(body=submitted.body, headers=headers_of(submitted), content_type="application/json")
 
@@ -150,7 +150,7 @@ async def submit(
         request[BATCH_ID] = draft.batch_id
         await check_something_left(request, key)
         read = await read_batch(request, draft)
-        await _check(request, draft, read.options)
+        await check_batch(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read) if background is None else Course()
         if read.options.validate_only:
@@ -170,7 +170,7 @@ async def submit(
         return await _answer(request, submission, course, results)
 
 
-async def _check(request: web.Request, draft: Draft, options: BatchOptions) -> None:
+async def check_batch(request: web.Request, draft: Draft, options: BatchOptions) -> None:
     """Raise InvalidRequest, or LimitPassed, if the batch is invalid."""
     if options.atomic:
         _check_atomic(draft, request)
@@ -401,5 +401,5 @@ def headers_of(submitted: Submitted) -> dict[str, str]:
     return {**applied, REPLAYED: "true"} if is_replay else applied
 
 
-def _where(batch_id: str) -> dict[str, str]:
+def where(batch_id: str) -> dict[str, str]:
     return {hdrs.LOCATION: status_url(batch_id), hdrs.RETRY_AFTER: str(FIRST_POLL_SECONDS)}

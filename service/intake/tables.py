@@ -24,6 +24,8 @@ from penstock.files.layout import Layout
 from penstock.files.template import Template
 from penstock.operations import METHODS
 from penstock.reading.elements import separators
+from penstock.reading.flaws import Flaws
+from penstock.reading.forms import FileForm, FormKind
 from penstock.reading.line_source import Rows, operation_of_body
 from penstock.reading.lines import Lines
 from penstock.service.content import CSV, JSON, NDJSON, check_type, within
@@ -40,6 +42,7 @@ from penstock.service.intake.reading import (
 from penstock.service.intake.uploaded import UPLOAD, without_upload
 from penstock.service.keys import SETTINGS
 from penstock.service.paging import read_once
+from penstock.service.schemas import BatchOptions
 from penstock.settings import Settings
 
 _OWN = frozenset({"method", "path", "columns", "key", "invalidRows", "delimiter", "charset"})
@@ -59,8 +62,7 @@ async def read_file(request: web.Request, draft: Draft) -> Read:
 
 async def _read_rows(request: web.Request, draft: Draft, template: Template) -> Read:
     limits = limits_of(request.app[SETTINGS])
-    query = MultiDict((name, value) for name, value in without_upload(request.query).items() if name not in _OWN)
-    options = read_options(query, draft.flaws)
+    options = read_file_options(request, read_form(request), draft.flaws)
     form = read_csv_form(request)
     if _read_invalid_rows(request) == "fail":
         draft.accept_invalid()
@@ -105,6 +107,24 @@ def _read_invalid_rows(request: web.Request) -> str:
     if given not in _INVALID_ROWS:
         raise MalformedRequest(f"Invalid invalidRows {given!r}. Use {' or '.join(_INVALID_ROWS)}.")
     return given
+
+
+def read_form(request: web.Request) -> FileForm:
+    """Return how the file of a request is written. Raises MalformedRequest."""
+    template = read_template(request)
+    if template is None:
+        return FileForm(FormKind.OPERATIONS)
+    form, accepts_invalid = read_csv_form(request), _read_invalid_rows(request) == "fail"
+    kind = FormKind.BODIES if request.content_type == NDJSON else FormKind.CSV
+    return FileForm(kind, template, form.delimiter, form.charset, accepts_invalid)
+
+
+def read_file_options(request: web.Request, form: FileForm, flaws: Flaws) -> BatchOptions:
+    """Return the options of the batch that is a file. Errors go to `flaws`."""
+    own = frozenset[str]() if form.template is None else _OWN
+    return read_options(
+        MultiDict((name, value) for name, value in without_upload(request.query).items() if name not in own), flaws
+    )
 
 
 @dataclass(frozen=True, slots=True)

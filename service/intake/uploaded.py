@@ -13,9 +13,9 @@ from penstock.service.caller import tenant_of
 from penstock.service.content import COPIES, READ_BYTES, read_content
 from penstock.service.keys import BACKEND, SETTINGS, SHARE, TURNS
 from penstock.service.paging import read_once
-from penstock.service.uploads import most_upload_bytes
 
 UPLOAD = "upload"  # the parameter of the query
+UPLOADED = web.RequestKey("uploaded", StoredFile)
 _UPLOAD_ID = re.compile(r"[0-9A-Z]{26}")
 
 
@@ -24,11 +24,13 @@ def without_upload(query: MultiMapping[str]) -> MultiMapping[str]:
     return MultiDict((name, value) for name, value in query.items() if name != UPLOAD)
 
 
-async def open_upload(request: web.Request) -> "UploadBody | None":
+async def find_upload(request: web.Request) -> StoredFile | None:
     """Return the file that the query of a request names. Return None if it names none.
 
     Raises UnknownUpload if the tenant has no such file, and NotConfigured if there is no bucket.
     """
+    if UPLOADED in request:
+        return request[UPLOADED]
     upload_id = read_once(request, UPLOAD)
     if upload_id is None:
         return None
@@ -38,10 +40,23 @@ async def open_upload(request: web.Request) -> "UploadBody | None":
     file = await bucket.find(upload_key(tenant_of(request), upload_id)) if _UPLOAD_ID.fullmatch(upload_id) else None
     if file is None:
         raise UnknownUpload
-    most = most_upload_bytes(request.app[SETTINGS])
+    request[UPLOADED] = file
+    return file
+
+
+async def open_upload(request: web.Request) -> "UploadBody | None":
+    """Return the file that the query of a request names as its body. Return None if it names none."""
+    file = await find_upload(request)
+    if file is None:
+        return None
+    check_size(file, request.app[SETTINGS].max_stream_bytes)
+    return UploadBody(request, request.app[BACKEND].require_bucket(), file)
+
+
+def check_size(file: StoredFile, most: int) -> None:
+    """Raise LimitPassed if a file has more than `most` bytes."""
     if file.size > most:
         raise LimitPassed(f"The file has {file.size:,} bytes. The limit is {most:,} bytes.", limit={"maxBytes": most})
-    return UploadBody(request, bucket, file)
 
 
 class UploadBody:

@@ -19,6 +19,7 @@ from penstock.service.openapi.answers import (
     endpoint,
     problems,
 )
+from penstock.service.openapi.problems import ERRORS
 from penstock.service.openapi.submitting import WHERE
 from penstock.service.openapi.values import (
     COUNT,
@@ -241,7 +242,24 @@ SCHEMAS: Fragment = {
                 "properties": {"usd": {"type": "number", "minimum": 0}, "requests": COUNT, "asOf": TIME},
             },
             "resultsUrl": TEXT,
-        }
+        },
+        {
+            "validation": {
+                "description": "How far a consumer has read the uploaded file of the batch, and put its operations on "
+                "the queue. Only for a file that is validated in the background.",
+                **object_of(
+                    {
+                        "bytes": COUNT,
+                        "bytesRead": COUNT,
+                        "operationsRead": COUNT,
+                        "operationsSent": COUNT,
+                        "errorCount": COUNT,
+                    }
+                ),
+            },
+            "errorCount": {"description": "How many errors the uploaded file has. The batch has failed.", **COUNT},
+            "errors": ERRORS,
+        },
     ),
     "Failures": object_of(
         {

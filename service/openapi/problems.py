@@ -46,6 +46,8 @@ _ERRORS = {
     504: "It is not known whether the batch was accepted. Check its status. Repeat it only with an Idempotency-Key.",
 }
 
+ERRORS = list_of(object_of({"pointer": {"type": "string", "format": "json-pointer"}, "detail": TEXT}, {"line": COUNT}))
+
 SCHEMAS: Fragment = {
     "Problem": {
         "description": "A problem as in RFC 9457. It names a limit that was exceeded, such as maxOperations.",
@@ -53,11 +55,7 @@ SCHEMAS: Fragment = {
             {"type": TEXT, "title": TEXT, "status": INTEGER, "detail": TEXT},
             {
                 "errorCount": COUNT,
-                "errors": list_of(
-                    object_of(
-                        {"pointer": {"type": "string", "format": "json-pointer"}, "detail": TEXT}, {"line": COUNT}
-                    )
-                ),
+                "errors": ERRORS,
                 "batchId": TEXT,
                 "statusUrl": TEXT,
                 "requestId": TEXT,

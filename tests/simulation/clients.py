@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from penstock.priority import Priority
 from penstock.testing.http import Answer
@@ -16,6 +17,7 @@ from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
 from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
 from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, Plan, Submission, Toy, key_given_to
+from tests.simulation.uploads import FAULTS, content_of, key_of, upload_id_of
 from tests.simulation.webhooks import CALLBACK_URL
 from tests.simulation.world import World
 
@@ -24,6 +26,7 @@ PATIENCE_SECONDS = 4 * 3600.0
 MOST_TRIES = 15
 MOST_STEERS = 6
 LOOKS_AGAIN_SECONDS = 30.0
+REPLACED = 0.1  # how often a client replaces its file
 ORDINARY = (
     ["/succeed"] * 12
     + ["/once"] * 2
@@ -52,6 +55,9 @@ def draw_submission(
         submission.callback_url = CALLBACK_URL
     if chance.random() < mix.limits:
         submission.max_failures = chance.randint(0, 3)
+    if mix.uploads and chance.random() < mix.uploads:
+        submission.is_upload = True
+        submission.fault = chance.choice([*range(len(FAULTS)), *[None] * 9])
     return submission
 
 
@@ -80,8 +86,25 @@ class Client:
     async def live(self, submission: Submission, mix: Mix) -> None:
         """Submit, follow the batches to their ends, and sometimes cancel or retry them."""
         self._world.truth.submissions.append(submission)
+        if submission.is_upload:
+            self.upload(submission)
         await self.submit_until_answered(submission)
+        if submission.is_upload and self._chance.random() < REPLACED:
+            await self._replace(submission)
         await asyncio.gather(*(self._watch(submission, batch_id, mix) for batch_id in sorted(submission.batch_ids)))
+
+    def upload(self, submission: Submission) -> None:
+        """Put the file of a submission into the bucket."""
+        content = content_of(_body(submission)["operations"], submission.fault, self._chance)
+        self._world.files.put(key_of(submission.label), content)
+
+    async def _replace(self, submission: Submission) -> None:
+        """Replace the file of a submission by one that has the same size, and other operations."""
+        await asyncio.sleep(self._chance.uniform(0, 3))
+        submission.is_replaced = True
+        key = key_of(submission.label)
+        content = self._world.files.contents[key]
+        self._world.files.put(key, content.replace(f'"{submission.label}-'.encode(), b'"x9-'))
 
     async def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -155,7 +178,11 @@ class Client:
             headers["Idempotency-Key"] = f'"{submission.key}"'
         if submission.prefer is not None:
             headers["Prefer"] = submission.prefer
-        answer = await self.ask("POST", "/batch", _body(submission), headers)
+        if submission.is_upload:
+            path = f"/batch?{_query(submission)}"
+            answer = await self.ask("POST", path, headers={**headers, "Content-Type": "application/x-ndjson"})
+        else:
+            answer = await self.ask("POST", "/batch", _body(submission), headers)
         submission.statuses.append(None if answer is None else answer.status)
         if answer is None:
             return None
@@ -279,6 +306,12 @@ class Client:
         begun = status["status"] != "queued" or status["completed"] < status["total"]
         begun = begun and (status["status"] != "completed" or status["startedAt"] is not None)
         self._world.promises.check(exact and whole and begun, 3, f"the status says {status}, before {completed_before}")
+
+
+def _query(submission: Submission) -> str:
+    """Return the query that makes a batch of an uploaded file."""
+    options = {name: value for name, value in _body(submission).items() if name != "operations"}
+    return urlencode({**options, "upload": upload_id_of(submission.label)})
 
 
 def _body(submission: Submission) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The fault mixes: which faults happen in a run, and how often."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from penstock.settings import Settings
 from tests.simulation.network import Fate, Fault
@@ -49,6 +49,7 @@ class Mix:
     has_parents: bool = False  # the consumers have parents, which know when they die
     is_large: bool = False  # hundreds of operations and slots
     has_little_memory: bool = False  # for results, and there are long ones
+    uploads: float = 0.0  # submissions that are files in the bucket
     has_bucket: bool = False  # for files: `World.files`
     has_quota: bool = False  # and many batches, which are small
     has_webhooks: bool = False  # the ends of batches are told to receivers
@@ -190,6 +191,25 @@ LARGE_MIXES = [
     ),
     Mix(
         "quotas", faults=0.1, slow=0.02, late=0.05, kill_front_end=4, skew_seconds=1, keys=0.7, later=0, has_quota=True
+    ),
+    Mix(
+        "uploads",
+        faults=0.08,
+        slow=0.05,
+        late=0.05,
+        oddities=replace(_ODD, stands_twice=0.4),
+        short_pages=True,
+        stale_reads=0.3,
+        kill_consumer=6,
+        kill_front_end=20,
+        pause=15,
+        terminate=15,
+        skew_seconds=5,
+        keys=0.5,
+        cancels=0.15,
+        deadlines=0.15,
+        uploads=0.9,
+        has_bucket=True,
     ),
     Mix(
         "webhooks",

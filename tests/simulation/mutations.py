@@ -46,6 +46,7 @@ from tests.simulation import open_mutations as open_operations
 from tests.simulation import quota_mutations as quotas
 from tests.simulation import retry_mutations as retries
 from tests.simulation import steering_mutations as steering
+from tests.simulation import upload_mutations as uploads
 from tests.simulation import webhook_mutations as webhooks
 from tests.simulation.rewriting import drop_condition, rewrite
 from tests.simulation.situations import Hit
@@ -616,6 +617,14 @@ MUTATIONS = {
         ("webhooks", 1, webhooks.deliver_again_when_written_again),
         ("webhooks", 48, webhooks.leave_retries_to_the_consumer_that_failed),
         ("webhooks", 240, webhooks.use_old_marks),
+        ("uploads", 7, uploads.replace_a_plan),
+        ("uploads", 19, uploads.go_on_sending_one_group_too_late),
+        ("uploads", 2, uploads.go_on_validating_one_line_too_late),
+        ("uploads", 1, uploads.accept_before_everything_is_sent),
+        ("uploads", 26, uploads.read_whatever_file_is_there),
+        ("uploads", 21, uploads.run_what_is_not_accepted),
+        ("uploads", 7, uploads.compare_no_ids),
+        ("uploads", 1, uploads.forget_the_errors_of_earlier_groups),
     ]
 }
 MUTATIONS_AT_CALLS = {

@@ -35,14 +35,16 @@ from tests.simulation.quotas import Quotas
 from tests.simulation.retries import Retries, is_same_letter
 from tests.simulation.sqs import Kept
 from tests.simulation.truth import POISON, Run, Submission, Truth, key_given_to
+from tests.simulation.uploads import UploadChecks, is_plan_request
 from tests.simulation.webhooks import WebhookChecks
 
 ANSWERED, ACCEPTED = 200, 202
 UNKNOWN = {None, 504}  # answers after which the batch runs whole or not at all
 FINAL = {"completed", "failed", "cancelled", "expired"}
-NOT_ACCEPTED = {"?", "accepting", "abandoned"}
+NOT_ACCEPTED = {"?", "accepting", "validating", "abandoned"}
 MOVES = {
-    "?": {"accepting"},
+    "?": {"accepting", "validating"},
+    "validating": {"queued", "failed", "cancelled", "expired"},
     "accepting": {"queued", "abandoned"},
     "queued": {"processing", "cancelling"} | FINAL,
     "processing": {"cancelling"} | FINAL,
@@ -95,6 +97,8 @@ class BatchFacts:
     """The facts in the table about a batch."""
 
     state: str = "?"
+    is_planned: bool = False  # by a consumer, from a file
+    was_accepted: bool = False
     ending: str | None = None
     group_totals: tuple[int, ...] = ()
     deadline_at: float = 0.0
@@ -117,7 +121,12 @@ class BatchFacts:
 
     @property
     def is_accepted(self) -> bool:
-        return self.state not in NOT_ACCEPTED
+        return self.state not in NOT_ACCEPTED and (self.was_accepted or not self.is_planned)
+
+    @property
+    def is_over(self) -> bool:
+        """Return True if nothing will happen to the batch any more, accepted or not."""
+        return self.state in FINAL or (not self.is_accepted and self.state != "validating")
 
     @property
     def counts(self) -> Counts:
@@ -200,6 +209,7 @@ class Promises:
         self.retries = Retries(truth, self.check)
         self.large_results = LargeResultChecks(self.check)
         self.links = LinkChecks(now, truth, self.check)
+        self.uploads = UploadChecks(truth, self.check)
 
     def check(self, holds: bool, promise: int, words: str) -> None:
         if not holds and not self._truth.is_over:
@@ -238,6 +248,8 @@ class Promises:
         if kind == "batch":
             self._on_batch(key, after)
             self.webhooks.on_batch(key, before or {}, after)
+        elif kind == "plan":
+            self.uploads.on_plan(key, before, after)
         elif kind == "count":
             self._on_count(key, after)
         elif kind == "chunk":
@@ -278,7 +290,8 @@ class Promises:
         assert self.table is not None
         if answer:
             self._keys_with_answers.add(key[0])
-        is_own = all(map(self.table.item, answer)) if answer else self.batches[batch_id].is_accepted
+        facts = self.batches[batch_id]
+        is_own = all(map(self.table.item, answer)) if answer else facts.is_accepted or facts.is_planned
         self.check(is_own, 5, f"{key} is settled for batch {batch_id}, with the answer of another one")
         was_settled = bool(before) and before["is_settled"]["BOOL"] and before["batch_id"] == after["batch_id"]
         self.check(not was_settled or before == after, 5, f"{key} was settled with {before}, and now with {after}")
@@ -290,6 +303,7 @@ class Promises:
         ending, facts.ending = facts.ending, after["ending"]["S"] if "ending" in after else None
         if facts.ending == "failed" != ending:
             self._check_deaths(batch_id)
+        facts.is_planned, facts.was_accepted = "plan_file_bytes" in after, "accepted_at" in after
         facts.group_totals = tuple(int(total["N"]) for total in after["group_totals"]["L"])
         died = len(after.get("died", {"SS": []})["SS"])
         is_over = self.max_deaths is not None and died > self.max_deaths
@@ -300,6 +314,8 @@ class Promises:
         facts.not_before = float(after["not_before"]["N"]) - EPOCH if "not_before" in after else None
         if before != facts.state:
             self._check_move(batch_id, facts, before)
+        if before == "validating" and facts.is_accepted:
+            self.uploads.on_accepted(batch_id, facts, after)
 
     def _check_steered(self, batch_id: str, facts: BatchFacts, before: str, after: Item) -> None:
         """Check that only a running batch is changed, and that a sweep looks at it at its new deadline."""
@@ -328,12 +344,12 @@ class Promises:
     def _check_move(self, batch_id: str, facts: BatchFacts, before: str) -> None:
         words = f"batch {batch_id} was {before} and is {facts.state}"
         self.check(facts.state in MOVES[before], 2, words)
-        if before == "accepting" and facts.is_accepted:
+        if before in {"accepting", "validating"} and facts.is_accepted:
             self.check(batch_id in self._listed, 1, f"batch {batch_id} is accepted, and it is in no list")
             self.quotas.on_accepted(batch_id, facts.total)
             self.open.on_accepted(batch_id, facts.total)
         self.check(before not in FINAL or facts.was_redriven, 2, words)
-        if facts.state not in FINAL:
+        if facts.state not in FINAL or not facts.is_accepted:
             return
         counts = facts.counts
         self.check(counts.completed == facts.total, 3, f"batch {batch_id} is {facts.state} with {counts}")
@@ -442,6 +458,7 @@ class Promises:
         chunk = None if body in self._truth.garbage else chunk_of(body)
         if chunk is not None:
             self.follow_ups.on_sent(chunk, visible_at, self.batches[chunk.batch_id].not_before)
+            self.uploads.on_sent(self.batches[chunk.batch_id], chunk)
 
     def on_dead_letter(self, body: str) -> None:
         """Check that a failure is counted before it is in the dead letter queue, because a redrive subtracts it."""
@@ -467,7 +484,8 @@ class Promises:
     def on_given_back(self, body: str) -> None:
         """Count the delivery of a process that died. If the chunk had not started there, it must not be split."""
         chunk = chunk_of(body)
-        assert chunk is not None
+        if chunk is None:
+            return  # it asks for a plan
         runs = [run for one in chunk.operations for run in self._truth.runs.get((chunk.batch_id, one.id), [])]
         self.follow_ups.lapsed[chunk.batch_id, chunk.id] += 1
         if not any(run.chunk_id == chunk.id and run.process in self._dead for run in runs):
@@ -573,6 +591,11 @@ class Promises:
         for batch_id, facts in self.batches.items():
             if facts.is_accepted:
                 self._check_ended(batch_id, facts, lapsed)
+            self.check(facts.state != "validating", 4, f"batch {batch_id} is still validating")
+            if facts.is_planned and facts.is_accepted:
+                self.uploads.check_accepted(batch_id)
+            elif facts.is_planned:
+                self.uploads.check_unaccepted(batch_id, facts)
         self._check_submissions()
         self.webhooks.check_end(self._sent_at())
         self.retries.check_end(self.batches.__getitem__)
@@ -604,7 +627,7 @@ class Promises:
 
     def check_list(self, listed: list[str]) -> None:
         """Check that GET /batches has each batch that was accepted, once, and no other."""
-        accepted = sorted(batch_id for batch_id, facts in self.batches.items() if facts.is_accepted)
+        accepted = sorted(batch_id for batch_id, facts in self.batches.items() if facts.is_accepted or facts.is_planned)
         self.check(sorted(listed) == accepted, 1, f"{listed} are listed, and {accepted} were accepted")
 
     def check_nothing_ran_again(self) -> None:
@@ -629,7 +652,7 @@ class Promises:
         """Return False for a chunk that the next consumer would drop. Perhaps none had time for it."""
         chunk = chunk_of(kept.body)
         if chunk is None:
-            return True
+            return not is_plan_request(kept.body)
         facts = self.batches[chunk.batch_id]
         if redriven_from(chunk.id) is not None:
             return chunk.id not in facts.groups[chunk.group].done
@@ -725,7 +748,9 @@ class Promises:
 
     def _check_submission(self, submission: Submission, batch_ids: list[str]) -> None:
         words = f"{submission} became the batches {batch_ids}"
-        self.check(not submission.batch_ids - set(batch_ids), 1, f"{words}, but the answers named others")
+        unaccepted = {batch_id for batch_id in submission.batch_ids if self.batches[batch_id].is_planned}
+        named = submission.batch_ids - unaccepted
+        self.check(not named - set(batch_ids), 1, f"{words}, but the answers named others")
         statuses = submission.statuses
         if submission.key is None:
             most = sum(status in {ACCEPTED, *UNKNOWN} for status in statuses)

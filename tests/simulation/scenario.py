@@ -16,7 +16,7 @@ from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
 from tests.simulation.links import MOST_LINKED
 from tests.simulation.mixes import MIXES, Mix, RandomFates
-from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory, little_patience
+from tests.simulation.stage import SETTLE_SECONDS, Stage, group_chunks, little_memory, little_patience, short_leases
 from tests.simulation.trace import Event, to_line
 from tests.simulation.webhooks import SECRET
 from tests.simulation.world import BUCKET, World
@@ -105,9 +105,12 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     with (
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),
         little_memory() if mix.has_little_memory else nullcontext(),
+        short_leases(random.Random(f"lease {seed}").choice([0.1, 1.0, 60.0])) if mix.uploads else nullcontext(),
         little_patience(random.Random(f"held {seed}").choice([1, 2, 8])) if mix.steers else nullcontext(),
     ):
         stage = Stage(world, settings, mix.skew_seconds, has_parents=mix.has_parents, settle_seconds=settle_seconds)
+        if mix.uploads:
+            stage.vary = lambda own: own.model_copy(update={"chunk_operations": world.chance.randint(1, 4)})
         world.run(Scenario(stage, sizes, mix).play())
     runs = sum(map(len, world.truth.runs.values()))
     now, excused = world.loop.time(), world.promises.excused
@@ -121,6 +124,8 @@ def draw_fold_at(seed: int) -> int:
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:
     settings = _draw_settings(chance, mix).model_copy(update={"bucket": BUCKET if mix.has_bucket else None})
+    if mix.uploads:
+        settings = settings.model_copy(update={"background_upload_bytes": 0, "sync_max_operations": 0})
     if mix.has_quota:
         operations = chance.randint(8, 20)
         limit = f"{operations}/{chance.choice([60, 600, 3_600])}"

@@ -338,6 +338,23 @@ def _kill(consumer: Program | None) -> None:
         consumer.process.kill()
 
 
+async def upload(stage: Stage, submission: Submission) -> None:
+    """Upload a file, and make a batch of it."""
+    stage.client.upload(submission)
+    await submit(stage, submission)
+
+
+async def upload_and_cancel(stage: Stage, submission: Submission) -> None:
+    """Cancel the batch of a file while it is validated, or a moment later."""
+    await upload(stage, submission)
+    await asyncio.sleep(0.1)
+    submission.is_cancelled = True
+    for batch_id in submission.batch_ids:
+        await stage.client.ask("POST", f"/batch/{batch_id}/cancel")
+
+
+FILE = {"bucket": BUCKET, "background_upload_bytes": 0, "chunk_operations": 1}
+AS_FILE = {"is_upload": True}
 AT_ONCE = {"sync_max_operations": 10, "sync_seconds": 1}
 WITH_KEY = {"key": "a key"}
 
@@ -567,6 +584,33 @@ SITUATIONS = {
     ),
     "failures redriven": Situation(toys("/recover", "/break", times=1), redrive, Event.DEAD_LETTERS_REDRIVEN),
     "failures redriven from the console": Situation(toys("/reject", "/break", "/succeed"), redrive_from_the_console),
+    "an uploaded file": Situation(
+        toys("/succeed", "/reject", "/succeed"), upload, Event.PLANNING_STARTED, FILE, AS_FILE, group_chunks=1
+    ),
+    "an uploaded file with a quota": Situation(
+        toys("/succeed", "/succeed"),
+        upload,
+        Event.PLANNING_STARTED,
+        {**FILE, "tenant_limit": "2/3600", "tenant_max_open": 2},
+        AS_FILE,
+        group_chunks=1,
+    ),
+    "an uploaded file with two equal ids": Situation(
+        toys("/succeed", "/succeed", "/succeed"),
+        upload,
+        Event.PLANNING_FAILED,
+        FILE,
+        {**AS_FILE, "fault": 2},
+        group_chunks=1,
+    ),
+    "an uploaded file that is cancelled": Situation(
+        toys("/succeed", "/succeed", "/succeed", seconds=1),
+        upload_and_cancel,
+        Event.PLANNING_STARTED,
+        FILE,
+        AS_FILE,
+        group_chunks=1,
+    ),
     "a message that is not ours": Situation(toys("/succeed"), put_garbage, Event.MESSAGE_SET_ASIDE),
     "forged chunks": Situation(
         toys("/succeed", "/succeed", "/succeed", seconds=1), forge_chunks, Event.MESSAGE_SET_ASIDE

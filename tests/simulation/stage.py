@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from unittest.mock import patch
 
@@ -39,6 +40,7 @@ class Stage:
         self._skew_seconds = skew_seconds
         self._has_parents = has_parents  # which know when a consumer dies
         self._settle_seconds = settle_seconds
+        self.vary: Callable[[Settings], Settings] = lambda settings: settings  # the settings of each consumer
         self._is_closing = False
         self._keeping: list[asyncio.Task[None]] = []
         self._journals: list[int] = []
@@ -79,9 +81,9 @@ class Stage:
         """Wait until every batch is finished and the queues are empty, or until that has taken too long."""
         give_up_at = self.world.loop.time() + self._settle_seconds
         while self.world.loop.time() < give_up_at:
-            accepted = [facts for facts in self.world.promises.batches.values() if facts.is_accepted]
+            batches = self.world.promises.batches.values()
             is_told = not self.world.promises.webhooks.due
-            if all(facts.state in FINAL for facts in accepted) and not self.world.messages and is_told:
+            if all(facts.is_over for facts in batches) and not self.world.messages and is_told:
                 return
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -97,11 +99,12 @@ class Stage:
             if self._has_parents and kind is ConsumerProgram:
                 before, journal = journal, open_file()
                 program: Program = ConsumerProgram(
-                    self.world, name, self.settings, skew, journal=journal, predecessor=before
+                    self.world, name, self.vary(self.settings), skew, journal=journal, predecessor=before
                 )
                 self._journals.append(journal)
             else:
-                program = kind(self.world, name, self.settings, skew)
+                settings = self.vary(self.settings) if kind is ConsumerProgram else self.settings
+                program = kind(self.world, name, settings, skew)
             fleet.append(program)
             await self._until_ended(program)
             fleet.remove(program)
@@ -167,6 +170,13 @@ def little_patience(most_held: int) -> ExitStack:
     stack = ExitStack()
     for name, number in changes.items():
         stack.enter_context(patch(f"penstock.consumer.pauses.{name}", number))
+    return stack
+
+
+def short_leases(seconds: float) -> ExitStack:
+    """Let the lease of a planner end soon, so that several plan the same batch at the same time."""
+    stack = ExitStack()
+    stack.enter_context(patch("penstock.consumer.planning.planner.LONGEST_LEASE_SECONDS", seconds))
     return stack
 
 

@@ -109,10 +109,17 @@ class Submission:
     deadline_seconds: float | None = None
     max_failures: int | None = None
     callback_url: str | None = None
+    is_upload: bool = False  # it is a file in the bucket, which a consumer plans
+    fault: int | None = None  # of its file: see `uploads.FAULTS`
+    is_replaced: bool = False  # a client has replaced its file
     sent_at: float | None = None  # when it was sent for the first time
     is_cancelled: bool = False  # a client has asked for it
     statuses: list[int | None] = field(default_factory=list)  # None if the connection broke
     batch_ids: set[str] = field(default_factory=set)  # from the answers
+
+    @property
+    def is_invalid(self) -> bool:
+        return self.fault is not None
 
 
 @dataclass

@@ -64,7 +64,7 @@ ROOMS: Mapping[str, set[str]] = {
         *("core", "metrics", "reading", "service"),
         *("service/intake", "service/batches", "service/events", "service/operators", "service/webhooks"),
     },
-    "consumer": {"core", "aws", "files", "metrics", "process", "reading", "running", "tracing"},
+    "consumer": {"core", "aws", "documents", "files", "metrics", "process", "reading", "running", "tracing"},
     "infra": {"core", "aws", "process"},
     "testing": {"core", "files", "metrics", "service", "consumer"},  # what applications test with is a whole bulk API
 }

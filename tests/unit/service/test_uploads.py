@@ -21,7 +21,7 @@ ROWS = "/batch?method=POST&path=/run/{name}"
 
 
 async def test_an_upload_has_a_place_of_its_own_under_its_tenant(serve: Serve, clock: FakeClock) -> None:
-    service = await serve(operations, clock=clock, max_stream_bytes=5_000)
+    service = await serve(operations, clock=clock, max_upload_bytes=5_000)
 
     answers = [await service.ask("POST", "/uploads") for _ in range(2)]
 

@@ -1,0 +1,196 @@
+"""Accepts a large uploaded file. The answer does not wait until it is read: a consumer validates and plans it.
+
+The batch is in state validating from then on. If the file turns out to be invalid, the batch fails, and nothing of it
+runs. What the request itself says is checked here.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from contextlib import suppress
+from functools import partial
+
+from aiohttp import web
+
+from penstock.batch import Batch, BatchState
+from penstock.bucket import StoredFile
+from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, RejectedCall, Unavailable, UnknownBatch
+from penstock.planning import PlannedFile, Planning
+from penstock.reading.flaws import Flaws
+from penstock.reading.forms import FileForm
+from penstock.sending import ChunkSender
+from penstock.service.batches.status import read_status
+from penstock.service.caller import headers_to_pass_on, tenant_of
+from penstock.service.content import CSV, NDJSON, check_type
+from penstock.service.idempotency import SETTLE_SECONDS, ClaimedKey, claim_key, read_key, update_claim
+from penstock.service.intake.acceptance import ACCEPT_REPEAT_SECONDS, ACCEPT_REPEATS
+from penstock.service.intake.draft import Draft
+from penstock.service.intake.submit import (
+    BATCH_IDS,
+    LEASE_MARGIN_SECONDS,
+    Accepted,
+    check_batch,
+    headers_of,
+    submit_batch,
+    where,
+)
+from penstock.service.intake.tables import read_file_options, read_form
+from penstock.service.intake.uploaded import UPLOAD, check_size, find_upload
+from penstock.service.json_answer import json_answer
+from penstock.service.keys import (
+    BACKEND,
+    BATCH_ID,
+    CLOCK,
+    HANDLER_TIMES,
+    OPERATIONS,
+    SETTINGS,
+    WEBHOOK_TENANTS,
+)
+from penstock.service.limits.applied import limits_of, open_limits_of
+from penstock.service.limits.charging import check_something_left
+from penstock.service.limits.opening import check_room
+from penstock.service.request_ids import request_id
+from penstock.service.schemas import BatchOptions, accepted_body
+from penstock.telemetry import Event, get_log
+
+FIRST_SWEEP_SECONDS = 10.0  # then a sweep asks a consumer to plan it, if the message that asks was lost
+
+
+async def submit_file_or_batch(request: web.Request) -> web.Response:
+    """Accept a large uploaded file for a consumer. Read and submit every other batch."""
+    if UPLOAD not in request.query:
+        return await submit_batch(request)
+    check_type(request, [NDJSON, CSV])
+    form, flaws = read_form(request), Flaws()
+    options, file = read_file_options(request, form, flaws), await find_upload(request)
+    settings = request.app[SETTINGS]
+    is_read_here = options.atomic or options.validate_only or not form.can_go_on
+    if file is None or is_read_here or file.size <= settings.background_upload_bytes:
+        return await submit_batch(request)
+    check_size(file, settings.max_upload_bytes)
+    accepted = await submit_stored_file(request, file, form, options, flaws)
+    body = {**accepted_body(accepted.batch_id), **(accepted.status or {})}
+    return json_answer(body, status=202, headers={**where(accepted.batch_id), **headers_of(accepted)})
+
+
+async def submit_stored_file(
+    request: web.Request, file: StoredFile, form: FileForm, options: BatchOptions, flaws: Flaws | None = None
+) -> Accepted:
+    """Make a batch of a file in the bucket, which a consumer validates and plans. `flaws` are errors of the request.
+
+    If the file is replaced before the batch is accepted, the batch fails.
+    """
+    key, app = read_key(request), request.app
+    with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
+        draft.flaws = flaws or draft.flaws
+        request[BATCH_ID] = draft.batch_id
+        await check_something_left(request, key)
+        await check_batch(request, draft, options)
+    await check_room(request, 1, is_started=True)
+    claimed = None if key is None else await _claim(request, key, draft.batch_id, _fingerprint(file, form, options))
+    if claimed is not None and claimed.is_replay:
+        return await _replay(request, claimed)
+    batch = await _new_batch(request, draft.batch_id, file, options, claimed)
+    store, clock = app[BACKEND].store, app[CLOCK]
+    try:
+        await _store(request, batch, file, form, options)
+    except AcceptanceUnknown:
+        raise
+    except Exception:
+        if claimed is not None:
+            await update_claim(clock, partial(store.release_key, claimed.claim))
+        raise
+    if claimed is not None:
+        await update_claim(clock, partial(store.settle_key, claimed.claim, None), repeat_seconds=SETTLE_SECONDS)
+    get_log().info(
+        Event.FILE_ACCEPTED,
+        request_id=request_id(request),
+        batch_id=batch.id,
+        tenant=batch.tenant,
+        bytes=file.size,
+    )
+    return Accepted(batch.id)
+
+
+async def _store(request: web.Request, batch: Batch, file: StoredFile, form: FileForm, options: BatchOptions) -> None:
+    """Write the batch, and ask a consumer to plan it."""
+    backend = request.app[BACKEND]
+    limits, open_limits = limits_of(request), open_limits_of(request)
+    planned = PlannedFile(file, form.to_json(), secrets.token_hex(16), limits, open_limits)
+    await asyncio.gather(
+        backend.store.write_file(batch, planned), backend.store.list_batch(batch, options.metadata or {})
+    )
+    await _create(request, batch)
+    with suppress(PenstockError):  # then a sweep asks
+        await ChunkSender(backend, request.app[SETTINGS], request.app[CLOCK]).ask_to_plan(batch)
+
+
+async def _create(request: web.Request, batch: Batch) -> None:
+    """Create the batch. This is the point of no return, so repeat the call if its answer is lost.
+
+    Raises AcceptanceLost if another request has taken over the Idempotency-Key, and has abandoned the batch.
+    """
+    store = request.app[BACKEND].store
+    for repeat in range(ACCEPT_REPEATS):
+        try:
+            await store.create_batch(batch)
+            created = await store.read_batch(batch.id)
+            break
+        except (Unavailable, RejectedCall) as error:
+            if not repeat and not isinstance(error, Unavailable):
+                raise  # AWS rejected the only call, so it certainly had no effect
+            if repeat == ACCEPT_REPEATS - 1:
+                raise AcceptanceUnknown(batch.id) from error
+        await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)
+    if created is not None and created.state is BatchState.ABANDONED:
+        raise AcceptanceLost(f"A later request took over the Idempotency-Key of batch {batch.id}.")
+
+
+async def _new_batch(
+    request: web.Request, batch_id: str, file: StoredFile, options: BatchOptions, claimed: ClaimedKey | None
+) -> Batch:
+    app, tenant = request.app, tenant_of(request)
+    settings, now = app[SETTINGS], app[CLOCK].now()
+    has_webhooks = settings.webhook_secret is not None and await app[WEBHOOK_TENANTS].may_have_endpoints(tenant)
+    deadline_at = max(now, options.not_before or now) + (options.deadline_seconds or settings.deadline_seconds)
+    keys_from = None if claimed is None else claimed.claim.keys_from
+    return Batch(
+        id=batch_id,
+        tenant=tenant,
+        state=BatchState.VALIDATING,
+        total=0,
+        chunk_count=0,
+        group_totals=(),
+        created_at=now,
+        accept_by=now + FIRST_SWEEP_SECONDS,
+        deadline_at=deadline_at,
+        expires_at=deadline_at + settings.retention_seconds,
+        priority=options.priority,
+        not_before=options.not_before,
+        max_failures=options.max_failures,
+        max_failed_percent=options.max_failed_percent,
+        headers=headers_to_pass_on(request),
+        has_metadata=bool(options.metadata),
+        callback_url=options.callback_url,
+        has_webhooks=has_webhooks,
+        keys_from=None if keys_from == batch_id else keys_from,
+        planning=Planning(file.size),
+    )
+
+
+async def _claim(request: web.Request, key: str, batch_id: str, fingerprint: str) -> ClaimedKey:
+    lease_seconds = request.app[SETTINGS].accept_seconds + LEASE_MARGIN_SECONDS
+    return await claim_key(request, key, fingerprint, batch_id, lease_seconds, ends_here=False)
+
+
+async def _replay(request: web.Request, claimed: ClaimedKey) -> Accepted:
+    batch = await request.app[BACKEND].store.read_batch(claimed.claim.batch_id)
+    if batch is None:
+        raise UnknownBatch(claimed.claim.batch_id)
+    return Accepted(batch.id, status=await read_status(request, batch))
+
+
+def _fingerprint(file: StoredFile, form: FileForm, options: BatchOptions) -> str:
+    """Return what tells whether two requests are the same. The ETag stands for the content of the file."""
+    said = repr((file.size, file.etag, form, options.model_dump_json()))
+    return hashlib.sha256(said.encode()).hexdigest()
