@@ -267,6 +267,8 @@ def _show_results(batch: Batch, state: State | None) -> None:
 
 
 def _words(outcome: Outcome) -> str:
+    if outcome.result_missing is not None:
+        return one_line(outcome.result_missing)
     if outcome.succeeded:
         return one_line("" if outcome.result is None else json.dumps(outcome.result, ensure_ascii=False))
     return one_line(": ".join(filter(None, (outcome.title, outcome.detail))))
