@@ -65,12 +65,11 @@ class Progress:
             if not needed:
                 self._ready.append(unit)
 
-    def take_ready(self) -> list[Operation]:
-        """Return the operations that can run now, and have not been returned before."""
+    def take_ready(self) -> list[Unit]:
+        """Return the units that can run now, and have not been returned before."""
         ready, self._ready = self._ready, []
-        taken = [operation for unit in ready for operation in unit]
-        self.left -= len(taken)
-        return taken
+        self.left -= sum(map(len, ready))
+        return ready
 
     def note_success(self, index: int) -> None:
         for number in self._waiting.pop(index, ()):
@@ -149,6 +148,12 @@ def links_error(chunk: Chunk) -> str | None:
         if any(index >= first for index in needs(unit)):
             return f"Operation {first} of chunk {chunk.id} depends on an operation that does not come before it."
     return None
+
+
+def is_group(unit: Unit) -> bool:
+    """Return True if operations are an atomic group, even if it has only one."""
+    links = unit[0].links
+    return links is not None and links.atomic_group is not None
 
 
 def _connected_with(operation: Operation, indexes: Collection[int]) -> Iterator[int]:

@@ -60,7 +60,8 @@ class OutcomeColumns:
 class FailedOperation:
     """An operation that failed. `body` and `error` are JSON that was not parsed.
 
-    `depends_on` are the ids of the operations that it depends on and that failed with it.
+    `depends_on` are the ids of the operations that it depends on and that failed with it. `group` is the id of the
+    first operation of its atomic group.
     """
 
     index: int
@@ -72,6 +73,7 @@ class FailedOperation:
     status: int
     error: bytes
     depends_on: Sequence[str] = ()
+    group: str | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -223,6 +225,7 @@ def decode_failures(encoded: bytes) -> tuple[Sequence[int], list[FailedOperation
             one.key,
             *failed[one.index],
             [ids[index] for index in one.links.after if index in ids] if one.links else (),
+            ids.get(one.links.atomic_group) if one.links and one.links.atomic_group is not None else None,
         )
         for one in failures.failed_operations
         if one.index in failed

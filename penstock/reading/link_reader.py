@@ -22,6 +22,8 @@ class LinkReader:
         self._recent_ids = recent_ids
         self._most_apart = most_apart
         self._index_of: dict[str, int] = {}  # of recent ids
+        self._group: str | None = None  # the name of the last one
+        self._first_of_group = self._last_of_group = -1
         self._reach: dict[int, int] = {}  # the first operation that each is linked with; not of those that are planned
 
     def note(self, index: int, operation_id: str) -> None:
@@ -30,8 +32,22 @@ class LinkReader:
         if len(self._index_of) > 3 * self._most_apart:
             self._learn_ids(index + 1)
 
-    def read(self, index: int, depends_on: Sequence[str]) -> Links | list[Flaw]:
-        """Return the links of the operation that was counted last, or its errors. It depends on at least one other."""
+    def begins_group(self, index: int) -> bool:
+        return index == self._first_of_group
+
+    def note_group(self, index: int, name: str) -> bool:
+        """Note that an operation is in a group. Return True if the group begins with it."""
+        goes_on = self._group is not None and (name, index - 1) == (self._group, self._last_of_group)
+        if not goes_on:
+            self._group, self._first_of_group = name, index
+        self._last_of_group = index
+        return not goes_on
+
+    def read(self, index: int, depends_on: Sequence[str], *, is_in_group: bool = False) -> Links | list[Flaw]:
+        """Return the links of the operation that was counted last, or its errors.
+
+        It depends on others, or is in the group that was noted last, or both.
+        """
         if not self.is_used:
             self.is_used = True
             self._learn_ids(index + 1)
@@ -44,8 +60,9 @@ class LinkReader:
             after[found] = None
         if flaws:
             return flaws
-        self._reach[index] = min(after)
-        return Links(tuple(after))
+        group = self._first_of_group if is_in_group else None
+        self._reach[index] = min([*after, index if group is None else group])
+        return Links(tuple(after), group)
 
     def runs(self, first: int, end: int) -> Iterator[range]:
         """Yield the operations from `first` up to `end`, those that must stay together as one range.

@@ -32,6 +32,7 @@ class ReadOperation(Struct, frozen=True):
     key: str | None
     route: Route | None
     depends_on: Sequence[str] = ()
+    group: str | None = None
 
 
 class OperationReader:
@@ -52,12 +53,14 @@ class OperationReader:
         body = b""
         try:
             depends_on: Sequence[str] = ()
+            group: str | None = None
             if (plain := read_plain_operation(document)) is not None:
                 method, path, value, has_body, key = plain
             else:
                 request = self._validate(document)
                 method, path, value, key = request.method, request.path, request.body, request.key
                 has_body, depends_on = "body" in request.model_fields_set, request.depends_on
+                group = request.group
             route = self._find(method, path)
             if not has_body and route is not None and route.absent_body is not None:
                 value = route.absent_body
@@ -71,7 +74,7 @@ class OperationReader:
         except InvalidOperation as error:
             self.is_complete &= not is_large(body)
             return list(error.flaws)
-        return ReadOperation(method, path, value, body, key, route, depends_on)
+        return ReadOperation(method, path, value, body, key, route, depends_on, group)
 
     def read_valid(self, document: Any) -> tuple[str, str, bytes, str | None]:
         """Return the method, the path, the body and the key of an operation that was read before, and was valid."""

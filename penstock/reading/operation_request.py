@@ -28,6 +28,7 @@ class OperationRequest(BaseModel):
     depends_on: Annotated[list[OperationId], FailFast(), Field(max_length=MOST_DEPENDENCIES)] = Field(
         [], alias="dependsOn"
     )
+    group: OperationId | None = None
 
 
 _PLAIN_MEMBERS = frozenset({"id", "method", "path", "body", "key"})

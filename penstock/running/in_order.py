@@ -5,34 +5,43 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from penstock.chunk import Chunk, Operation
-from penstock.dependencies import Progress, Unit, components
+from penstock.dependencies import Progress, Unit, components, is_group
 from penstock.outcome import Verdict, states_of
 from penstock.running.joining import gather, join
 
 RunAll = Callable[[int, Sequence[Operation]], Coroutine[Any, Any, dict[int, Verdict]]]
+RunGroups = Callable[[int, Sequence[Unit]], Coroutine[Any, Any, dict[int, Verdict]]]
 
 
 async def run_in_order(
-    chunk: Chunk, run_all: RunAll, ended: Callable[[], None], *, most_at_once: int
+    chunk: Chunk, run_all: RunAll, run_groups: RunGroups, ended: Callable[[], None], *, most_at_once: int
 ) -> dict[int, Verdict]:
     """Run the operations of a chunk with links, and return the verdicts by index.
 
-    `run_all` gets the number of an attempt, and operations that need not wait for each other. It has called `ended` for
-    each of them. An operation runs only when all that it depends on has succeeded. Otherwise it has no verdict.
+    `run_all` gets the number of an attempt, and operations that need not wait for each other. `run_groups` gets atomic
+    groups in the same way. Both have called `ended` for each of the operations.
+
+    An operation runs only when all that it depends on has succeeded. Otherwise it has no verdict.
 
     Up to `most_at_once` components run at the same time, beside the operations that are not connected with others.
     """
     attempts, unmet = chunk.attempts(), dict(chunk.unmet)
     parts = components(chunk.operations)
-    single = [part[0] for part in parts if len(part) == 1 and not unmet]
+    single = [part for part in parts if len(part) == 1 and not unmet]
     waiting = deque(part for part in parts if len(part) > 1 or unmet)
     verdicts: dict[int, Verdict] = {}
 
-    async def run_ready(operations: Sequence[Operation]) -> dict[int, Verdict]:
-        by_attempt: defaultdict[int, list[Operation]] = defaultdict(list)
-        for operation in operations:
-            by_attempt[attempts[operation.index]].append(operation)
-        return await join([run_all(number, some) for number, some in by_attempt.items()])
+    async def run_ready(ready: Sequence[Unit]) -> dict[int, Verdict]:
+        alone: defaultdict[int, list[Operation]] = defaultdict(list)  # by their attempts
+        groups: defaultdict[int, list[Unit]] = defaultdict(list)
+        for unit in ready:
+            attempt = attempts[unit[0].index]
+            if is_group(unit):
+                groups[attempt].append(unit)
+            else:
+                alone[attempt].extend(unit)
+        runs = [run_all(attempt, some) for attempt, some in alone.items()]
+        return await join([*runs, *(run_groups(attempt, some) for attempt, some in groups.items())])
 
     def gave_up(count: int) -> None:
         for _ in range(count):
@@ -54,7 +63,7 @@ async def run_in_order(
 async def run_component(
     component: Unit,
     attempt_of: Callable[[int], int],
-    run_ready: Callable[[Sequence[Operation]], Awaitable[dict[int, Verdict]]],
+    run_ready: Callable[[Sequence[Unit]], Awaitable[dict[int, Verdict]]],
     gave_up: Callable[[int], None] = lambda _count: None,
     unmet: Collection[int] = (),
 ) -> dict[int, Verdict]:

@@ -14,11 +14,13 @@ import structlog
 from penstock.chunk import Chunk, Operation
 from penstock.clock import Clock
 from penstock.context import NoTransaction
+from penstock.dependencies import is_group, units
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import Outcome, OutcomeState, Verdict, is_final
+from penstock.outcome import Outcome, OutcomeState, Verdict, failed, is_final
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Place, Route
+from penstock.running.atomic_group import AtomicGroup, transaction_broke
 from penstock.running.attempt import Attempt, OpenTransaction, ends_task, prepare
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
 from penstock.running.chunk_run import ChunkRun, Performer
@@ -86,6 +88,7 @@ class Runner:
         self._shows_errors = shows_errors
         self._limits = limits
         self._spent: dict[str, Spent] = {}
+        self._groups: dict[tuple[str, int], AtomicGroup] = {}  # that run, by their batch and their first operation
         self.result_memory = ResultMemory()
         self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share, memory=self.result_memory)
         self._left = LeftTasks(self._slots)
@@ -124,12 +127,13 @@ class Runner:
         operation. `urgency` tells if the priority changes.
         """
         counted = results or ChunkResults(ResultMemory())
+        has_links = chunk.has_links
 
         def new_run(turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate], number: int) -> ChunkRun:
-            perform = self._performing(source, number, counted)
+            perform = self._performing(source, number, counted, has_groups=has_links)
             performer = Performer(
                 perform=_noting_at(gates, perform) if gates else perform,
-                cancelled_itself=self._cancelled_itself,
+                cancelled_itself=lambda lot: self._cancelled_itself(lot, source),
                 timed_out=lambda lot: self._timed_out(lot, source, number),
                 leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
             )
@@ -148,7 +152,7 @@ class Runner:
         if has_slot:
             gates = self._gates_passed(self._limit_of(chunk.operations[0]), source)
             number = chunk.attempts()[chunk.operations[0].index] if chunk.behind else chunk.attempt
-            return await new_run(None, gates, number).carry_out(one_by_one(chunk.operations))
+            return await new_run(None, gates, number).carry_out(units(chunk.operations))
 
         async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
             def move(priority: Priority) -> None:
@@ -167,8 +171,11 @@ class Runner:
         async def run_all(number: int, operations: Sequence[Operation]) -> dict[int, Verdict]:
             return await join([run_part(number, *part) for part in self._sort(operations)])
 
-        if chunk.has_links:
-            return await run_in_order(chunk, run_all, ended, most_at_once=self._slots.count)
+        async def run_groups(number: int, groups: Sequence[Lot]) -> dict[int, Verdict]:
+            return await join([run_part(number, *part) for part in self._sort_groups(groups)])
+
+        if has_links:
+            return await run_in_order(chunk, run_all, run_groups, ended, most_at_once=self._slots.count)
         return await run_all(chunk.attempt, chunk.operations)
 
     @cached_property
@@ -210,11 +217,12 @@ class Runner:
         return Counter() if self._limits is None else self._limits.waiting()
 
     def _performing(
-        self, source: Source, number: int, results: ChunkResults
+        self, source: Source, number: int, results: ChunkResults, *, has_groups: bool
     ) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
         """Return the function that performs the lots of a chunk."""
         operations = self._operations
-        if self._observer is not None or operations.transaction is not None or operations.surroundings.middleware:
+        has_more = operations.transaction is not None or operations.surroundings.middleware or has_groups
+        if self._observer is not None or has_more:
             return lambda lot, worker: self.run(lot, source, number, worker=worker, results=results)
         calls = DirectCalls(
             operations.match,
@@ -252,6 +260,13 @@ class Runner:
         for lot in together(bulk):
             parts.setdefault((self.place_of(lot[0]), self._limit_of(lot[0]), len(lot) > 1), []).append(lot)
         return [(place, limit, lots) for (place, limit, _), lots in parts.items()]
+
+    def _sort_groups(self, groups: Sequence[Lot]) -> list[tuple[Place, str | None, list[Lot]]]:
+        """Sort atomic groups by their limit. All operations of a group have the same one, and run on the event loop."""
+        parts: dict[str | None, list[Lot]] = {}
+        for group in groups:
+            parts.setdefault(self._limit_of(group[0]), []).append(group)
+        return [(Place.LOOP, limit, lots) for limit, lots in parts.items()]
 
     def lots(self, operations: Iterable[Operation], *, in_order: bool = False) -> list[Lot]:
         """Group operations into lots. With `in_order` only neighbours share a lot, so their order is kept."""
@@ -426,7 +441,7 @@ class Runner:
         if not task.done():
             self._leave(lot, source, worker, has_slot=True)
             return self._timed_out(lot, source, attempt)
-        return self._cancelled_itself(lot) if task.cancelled() else task.result()
+        return self._cancelled_itself(lot, source) if task.cancelled() else task.result()
 
     def run(
         self,
@@ -447,8 +462,48 @@ class Runner:
         awaits this, by default the current one. `results` counts the memory that the verdicts take. `route` is the
         route of the lot, if the caller knows it.
         """
+        if is_group(lot):
+            return self._run_group(lot, source, attempt, worker, results=results)
         run = self._run if self._observer is None else self._run_observed
         return run(lot, source, attempt, transaction, worker, results=results, route=route)
+
+    async def _run_group(
+        self, lot: Lot, source: Source, number: int, worker: Worker | None, *, results: ChunkResults | None
+    ) -> dict[int, Verdict]:
+        worker = worker or Worker.current()
+        run = self._run if self._observer is None else self._run_observed
+        key, group = (source.batch_id, lot[0].index), AtomicGroup(lot, number, worker)
+        self._groups[key] = group
+
+        def perform_one(operation: Operation, transaction: OpenTransaction) -> Awaitable[Verdicts]:
+            return run((operation,), source, number, transaction, worker, results=results, route=None)
+
+        try:
+            if (unable := self._find_unable(lot)) is not None:
+                return group.stop_at(*unable)
+            policy = self._operations.match(lot[0].method, lot[0].path).policy
+            assert self._operations.transaction is not None
+            return await group.perform(
+                self._operations.transaction,
+                perform_one,
+                seconds=policy.timeout_seconds,
+                broke=lambda error: transaction_broke(lot[0], source, number, error, policy.max_attempts),
+            )
+        finally:
+            # After a cancellation or a time-out somebody asks the group which of its operations was running.
+            if not worker.is_left and not worker.task.cancelling():
+                self._groups.pop(key, None)
+
+    def _find_unable(self, lot: Lot) -> tuple[Operation, Outcome] | None:
+        """Return an operation of a group that cannot run in a transaction any more, because the application changed."""
+        for operation in lot:
+            route = self._route(operation)
+            if route is None:
+                return operation, failed(operation, 404, "Unknown operation", "The application has no such operation.")
+            if self._operations.transaction is None or not route.has_transaction:
+                detail = f"{route.name} does not run in the transaction any more, and is in a group."
+                return operation, failed(operation, 500, "Misconfigured", detail)
+        return None
 
     async def _run_observed(
         self,
@@ -610,19 +665,32 @@ class Runner:
 
         Raise CallFailed for several.
         """
+        if is_group(lot):
+            return self._stop_group(lot, source, lambda operation: self._timed_out_alone(operation, source, number))
         route = self._operations.match(lot[0].method, lot[0].path)
         seconds = route.policy.timeout_seconds / len(lot)
         self._note_spent(route, len(lot), seconds)
         if len(lot) > 1:
             raise CallFailed
-        attempt = Attempt(route, source, number, [(lot[0], {})], {}, Worker(), count=1, seconds=seconds)
-        return self._count(attempt, attempt.judge([TimedOut()]))
+        return {lot[0].index: self._timed_out_alone(lot[0], source, number)}
 
-    def _cancelled_itself(self, lot: Lot) -> dict[int, Verdict]:
+    def _timed_out_alone(self, operation: Operation, source: Source, number: int) -> Verdict:
+        route = self._operations.match(operation.method, operation.path)
+        seconds = route.policy.timeout_seconds
+        attempt = Attempt(route, source, number, [(operation, {})], {}, Worker(), count=1, seconds=seconds)
+        return self._count(attempt, attempt.judge([TimedOut()]))[operation.index]
+
+    def _stop_group(self, lot: Lot, source: Source, verdict_on: Callable[[Operation], Verdict]) -> dict[int, Verdict]:
+        group = self._groups.pop((source.batch_id, lot[0].index))
+        return group.stop_at_running(verdict_on)
+
+    def _cancelled_itself(self, lot: Lot, source: Source) -> dict[int, Verdict]:
         """Return the verdict of an operation whose handler cancelled its own task. Raise CallFailed for several.
 
         It has failed for good. Without a verdict it would be handed over to another chunk for ever.
         """
+        if is_group(lot):
+            return self._stop_group(lot, source, cancelled_itself)
         if len(lot) > 1:
             raise CallFailed
         [operation] = lot

@@ -170,6 +170,8 @@ def _json_row(one: FailedOperation, layout: Layout | None) -> dict[str, Any]:
         given: dict[str, Any] = {name: value for name, value in operation.items() if value is not None}
         if one.depends_on:
             given["dependsOn"] = one.depends_on
+        if one.group is not None:
+            given["group"] = one.group
         # The record has null for no body, too. A handler may need a body, even if that is null.
         return (given if body is None and one.method in WITHOUT_BODY else given | {"body": body}) | added
     row = layout.template.row_of(one.path, body, layout.columns)

@@ -120,6 +120,22 @@ class Attempts:
             last = made.tried[operation.index]
         return last
 
+    async def try_group_until_final(self, group: Lot) -> Mapping[int, Tried]:
+        """Make attempts at an atomic group as far as the time allows, and return the last one, by index.
+
+        All of its operations have the same kind of verdict. Return nothing if the time was over before the first
+        attempt was finished.
+        """
+        first, tried, tries = group[0].index, LotTried().tried, 1
+        while not tried or await self._wait_for_next_attempt(tried[first], tries):
+            attempt = 1 if not tried else next_attempt(tried[first].verdict, tried[first].attempt)
+            tries += bool(tried)
+            made = await self._try(group, attempt)
+            if not made.tried:
+                return {index: replace(one, is_held_back=made.is_held_back) for index, one in tried.items()}
+            tried = made.tried
+        return tried
+
     async def _try(self, lot: Lot, attempt: int) -> LotTried:
         savepoint = None if self._open_savepoint is None else Savepoint(self._open_savepoint)
         turn, has_started = self._turn_of(lot[0]), False

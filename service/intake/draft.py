@@ -21,6 +21,7 @@ from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
 from penstock.reading.link_reader import LinkReader
 from penstock.reading.operation_reader import OperationReader, ReadOperation
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
+from penstock.route import Route
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids, Keys
 from penstock.service.intake.plan import Plan
@@ -44,6 +45,9 @@ class Draft:
         self.flaws = Flaws()
         self.ids = Ids()
         self._keys = Keys()
+        self._groups = Keys()  # of the first operation of each group
+        self._has_transaction = registry.transaction is not None
+        self._limit_of_group: str | None = None
         self.plan = Plan(batch_id, settings)
         self._links = LinkReader(self.ids.recent, self.plan.most_together)
         self.counts_handlers = False  # set it before the first operation is added
@@ -69,6 +73,7 @@ class Draft:
     ) -> None:
         self.ids.close()
         self._keys.close()
+        self._groups.close()
         self.plan.close()
 
     def accept_invalid(self, *, unknown: bool = False) -> None:
@@ -116,7 +121,7 @@ class Draft:
             self.flaws.is_complete &= self._reader.is_complete
             self._add_flaws(index, read)
             return
-        links = self._read_links(index, read.depends_on) if read.depends_on else None
+        links = self._read_links(index, read) if read.depends_on or read.group is not None else None
         if read.route is not None and read.route.is_forwarded and self.first_forwarded is None:
             self.first_forwarded = index
         if self.flaws.count == 0:
@@ -125,13 +130,30 @@ class Draft:
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
 
-    def _read_links(self, index: int, depends_on: Sequence[str]) -> Links | None:
-        links = self._links.read(index, depends_on)
+    def _read_links(self, index: int, read: ReadOperation) -> Links | None:
+        links = self._links.read(index, read.depends_on, is_in_group=read.group is not None)
         if isinstance(links, Links):
             self.plan.needs_version(LINKS_VERSION)
-            return links
-        self._add_flaws(index, links)
-        return None
+        else:
+            self._add_flaws(index, links)
+        if read.group is not None:
+            self._check_can_roll_back(index, read.route)
+        return links if isinstance(links, Links) else None
+
+    def _check_can_roll_back(self, index: int, route: Route | None) -> None:
+        """Report an operation of a group that could not be rolled back with the others."""
+        if not self._has_transaction:
+            if self._links.begins_group(index):
+                detail = "This application has no transaction, so operations cannot be a group. It needs transaction=."
+                self._add_flaws(index, [Flaw("/group", detail)])
+        elif route is None or not route.has_transaction:
+            name = "An unknown operation" if route is None else route.name
+            detail = f"{name} does not run in the transaction, so it could not be rolled back with its group."
+            self._add_flaws(index, [Flaw("/group", detail)])
+        elif self._links.begins_group(index):
+            self._limit_of_group = route.policy.limit
+        elif route.policy.limit != self._limit_of_group:
+            self._add_flaws(index, [Flaw("/group", "The operations of a group must have the same limit.")])
 
     def note_invalid(self, size: int) -> None:
         """Count the bytes of invalid operations. Raises InvalidRequest if they are very many."""
@@ -245,7 +267,7 @@ class Draft:
 
     async def check(self) -> None:
         """Raise InvalidRequest with all errors, if there are any."""
-        for name, values in (("key", self._keys), ("id", self.ids)):
+        for name, values in (("group", self._groups), ("key", self._keys), ("id", self.ids)):
             count, duplicates = await values.duplicates(MOST_FLAWS)
             self.flaws.put_first([(one.index, self._duplicate(name, one)) for one in duplicates], count)
         if self.flaws.count:
@@ -289,6 +311,8 @@ class Draft:
             given = document.get("id")
             if "key" in document:
                 self._note_key(index, document["key"])
+            if "group" in document:
+                self._note_group(index, document["group"])
         if given is not None and not (type(given) is str and len(given) <= LONGEST_ID):
             given = None  # it is an error already
         operation_id = self.ids.add(given)
@@ -297,6 +321,10 @@ class Draft:
         if self.total == self._check_ids_at:
             self._check_ids(index)
         return index, operation_id
+
+    def _note_group(self, index: int, given: Any) -> None:
+        if type(given) is str and len(given) <= LONGEST_ID and self._links.note_group(index, given):
+            self._groups.add(index, given)
 
     def _note_key(self, index: int, given: Any) -> None:
         if type(given) is str and len(given) <= LONGEST_KEY:  # otherwise it is an error already, or null
@@ -322,6 +350,9 @@ class Draft:
         self._handler_times.refresh()  # while the other operations are read
 
     def _duplicate(self, name: str, found: Duplicate) -> Flaw:
+        if name == "group":
+            detail = f"Group {found.id!r} began with operation {found.first}. Its operations must follow each other."
+            return self._at(found.index, Flaw("/group", detail))
         detail = f"Operation {found.first} has the same {name} {found.id!r}. {_unique(name)}"
         return self._at(found.index, Flaw(f"/{name}", detail))
 

@@ -20,11 +20,12 @@ from typing import Any
 
 from penstock.backoff import Backoff
 from penstock.chunk import Operation, has_links
-from penstock.dependencies import components
+from penstock.dependencies import Unit, components, is_group
 from penstock.error_ids import see_log
 from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome, dependency_failures, failed, size_of, states_of
 from penstock.route import UnknownOperation
+from penstock.running.atomic_group import undo
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.in_order import run_component
@@ -175,7 +176,7 @@ class SmallBatchRun:
             return False
 
     async def _run_concurrently(self, operations: Sequence[Operation]) -> dict[int, Tried]:
-        attempts = Attempts(self._runner, self._backoff, self._batch.source, self._deadline, turn_of=self._turn_of)
+        attempts = self._attempts()
         lots = self._runner.lots(operations)
         return _join(await asyncio.gather(*(self._run_lot(lot, attempts) for lot in lots)))
 
@@ -184,13 +185,14 @@ class SmallBatchRun:
         tried: dict[int, Tried] = {}
         done: dict[int, Done] = {}
 
-        async def run_ready(ready: Sequence[Operation]) -> dict[int, Verdict]:
-            prepared, failures = self._prepare(ready, done)
-            made = await self._run_concurrently(prepared) | failures
+        async def run_ready(ready: Sequence[Unit]) -> dict[int, Verdict]:
+            alone, failures = self._prepare([unit[0] for unit in ready if not is_group(unit)], done)
+            groups = [self._prepare(unit, done) for unit in ready if is_group(unit)]
+            runs = [self._run_group(prepared, unprepared) for prepared, unprepared in groups]
+            made = _join(await asyncio.gather(self._run_concurrently(alone), *runs)) | failures
             tried.update(made)
-            done.update(
-                (one.index, Done(one, as_outcome(made[one.index].verdict))) for one in prepared if one.index in made
-            )
+            ran = [*alone, *(operation for prepared, _ in groups for operation in prepared)]
+            done.update((one.index, Done(one, as_outcome(made[one.index].verdict))) for one in ran if one.index in made)
             return {index: one.verdict for index, one in made.items()}
 
         def attempt_of(index: int) -> int:
@@ -210,6 +212,23 @@ class SmallBatchRun:
         prepared = [self._batch.prepare(operation, done) for operation in operations]
         failures = {one.index: Tried(one, 1) for one in prepared if isinstance(one, Outcome)}
         return [one for one in prepared if isinstance(one, Operation)], failures
+
+    async def _run_group(self, group: Sequence[Operation], unprepared: Mapping[int, Tried]) -> dict[int, Tried]:
+        """Run an atomic group until all of it has succeeded or failed, as far as the time allows.
+
+        If some of its operations could not be prepared, nothing of it runs.
+        """
+        for failure in unprepared.values():
+            culprit = as_outcome(failure.verdict).id
+            undone = {one.index: Tried(undo(one, culprit, failure.verdict, 1), 1) for one in group}
+            return undone | dict(unprepared)
+        tried = await self._attempts().try_group_until_final(tuple(group))
+        for one in tried.values():
+            self._share.add(size_of(one.verdict))
+        return dict(tried)
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._runner, self._backoff, self._batch.source, self._deadline, turn_of=self._turn_of)
 
     async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:
         first = await attempts.try_together(lot)

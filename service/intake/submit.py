@@ -216,7 +216,7 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
         detail = f"Operation {draft.first_forwarded} is forwarded to another program, so it could not be rolled back."
         draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
     elif draft.has_links:
-        detail = "An atomic batch runs in order and as a whole, so its operations cannot have dependsOn. Remove one."
+        detail = "An atomic batch runs in order and as a whole, so its operations have no dependsOn or group."
         draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations. The limit is {limit:,}."

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from penstock.priority import Priority
 from penstock.testing.http import Answer
 from penstock.webhooks.endpoint import MOST_ENDPOINTS
-from tests.simulation.links import DEPENDENCY_FAILED, draw_links
+from tests.simulation.links import DEPENDENCY_FAILED, draw_groups, draw_links
 from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
@@ -41,7 +41,8 @@ def draw_submission(
     label: str, chance: random.Random, mix: Mix, sizes: tuple[int, int], *, lease: float, now: float
 ) -> Submission:
     toys = [_draw_toy(chance, mix, lease) for _ in range(chance.randint(*sizes))]
-    submission = Submission(label, draw_links(label, toys, mix.links) if mix.links else toys)
+    linked = draw_links(label, toys, mix.links) if mix.links else toys
+    submission = Submission(label, draw_groups(label, linked, mix.groups) if mix.groups else linked)
     if chance.random() < mix.keys:
         submission.key = f"key of {label}"
     if chance.random() < 0.3:
@@ -209,7 +210,7 @@ class Client:
         check(told == [f"{submission.label}-{index}" for index in range(len(submission.toys))], 2, f"answered {told}")
         for result, toy in zip(body["results"], submission.toys, strict=True):
             can = toy.can_succeed if "result" in result else toy.can_fail or toy.can_fail_once or toy.path in POISON
-            is_blocked = bool(toy.after) and result["status"] == DEPENDENCY_FAILED
+            is_blocked = bool(toy.after or toy.group) and result["status"] == DEPENDENCY_FAILED
             check(can or is_blocked, 2, f"{toy} is answered {result}")
         self._world.promises.links.check_answer(submission, [result["status"] for result in body["results"]])
 
@@ -323,6 +324,8 @@ def _body(submission: Submission) -> dict[str, Any]:
         if (key := key_given_to(operation["id"])) is not None:
             operation["key"] = key
     for operation, toy in zip(operations, submission.toys, strict=True):
+        if toy.group is not None:
+            operation["group"] = toy.group
         if toy.after:
             operation["dependsOn"] = [operations[index]["id"] for index in toy.after]
     body: dict[str, Any] = {"operations": operations, "priority": submission.priority}

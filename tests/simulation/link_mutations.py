@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as with_changes
 
-from penstock import outcome
+from penstock import dependencies, outcome
 from penstock.batch import Batch
 from penstock.chunk import Chunk, Operation
 from penstock.consumer import processor
 from penstock.consumer.needed import Needed
 from penstock.dependencies import Progress
 from penstock.outcome import ChunkRecord
-from penstock.running import in_order
+from penstock.running import atomic_group, in_order
+from penstock.running.atomic_group import AtomicGroup
 from penstock.service.intake.plan import Plan
 
 Patching = pytest.MonkeyPatch
@@ -132,3 +133,27 @@ def blame_a_whole_component(patching: Patching) -> None:
         return outcome.poison_verdicts(alone, deaths)
 
     patching.setattr(processor, "poison_verdicts", mutant)
+
+
+def commit_a_group_with_a_failure(patching: Patching) -> None:
+    """Go on after a failure in a group, and commit the rest."""
+    patching.setattr(atomic_group, "_has_succeeded", lambda _verdict: True)
+
+
+def try_a_part_of_a_group_again(patching: Patching) -> None:
+    """Try only the operation again that was not successful."""
+
+    def mutant(_self: AtomicGroup, culprit: Operation, verdict: Any) -> dict[int, Any]:
+        return {culprit.index: verdict}
+
+    patching.setattr(AtomicGroup, "stop_at", mutant)
+
+
+def run_the_members_of_a_group_apart(patching: Patching) -> None:
+    """Run each operation of a group in a transaction of its own."""
+    patching.setattr(in_order, "is_group", lambda _unit: False)
+
+
+def release_dependants_within_a_group(patching: Patching) -> None:
+    """Let what depends on a member run when that member has run, before its group is committed."""
+    patching.setattr(dependencies, "_group_node", lambda operation: operation.index)

@@ -54,6 +54,7 @@ class Mix:
     has_quota: bool = False  # and many batches, which are small
     has_webhooks: bool = False  # the ends of batches are told to receivers
     links: float = 0.0  # how often an operation depends on others
+    groups: float = 0.0  # how often an operation begins an atomic group
 
     @property
     def is_gentle(self) -> bool:
@@ -228,6 +229,7 @@ LARGE_MIXES = [
         redrive=10,
         has_webhooks=True,
     ),
+    Mix("groups", terminate=10, cancels=0.05, limits=0.1, retries=0.5, links=0.4, groups=0.3),
     Mix("links", terminate=10, cancels=0.05, limits=0.1, short_pages=True, links=0.6),
     Mix(
         "links, storm",
@@ -248,6 +250,23 @@ LARGE_MIXES = [
         retries=0.6,
         steers=0.1,
         links=0.6,
+    ),
+    Mix(
+        "groups, storm",
+        faults=0.05,
+        slow=0.02,
+        oddities=_ODD,
+        stale_reads=0.3,
+        kill_consumer=15,
+        kill_front_end=30,
+        terminate=20,
+        redrive=20,
+        poison=0.05,
+        cancels=0.05,
+        deadlines=0.1,
+        retries=0.6,
+        links=0.4,
+        groups=0.3,
     ),
 ]
 

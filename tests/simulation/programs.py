@@ -15,7 +15,6 @@ from penstock.service.keys import RUNNER
 from penstock.settings import Settings
 from penstock.testing.http import Answer, ask
 from tests.simulation.process import ProcessClock
-from tests.simulation.truth import operations
 from tests.simulation.world import World
 
 
@@ -84,7 +83,12 @@ class ConsumerProgram(Program):
         backend = self.world.backend(self.process, self.settings)
         journal = Journal(self.journal)
         consumer = Consumer(
-            backend, operations, self.settings, self.clock, journal=journal, post=self.world.receiver.post
+            backend,
+            self.world.truth.operations,
+            self.settings,
+            self.clock,
+            journal=journal,
+            post=self.world.receiver.post,
         )
         self.world.promises.names[consumer.process] = self.name
         stopping = asyncio.create_task(self._stopping.wait(), name=f"{self.name}: signals")
@@ -125,7 +129,7 @@ class ServiceProgram(Program):
 
     async def _run(self) -> None:
         backend = self.world.backend(self.process, self.settings)
-        app = create_app(self.settings, operations, backend, self.clock)
+        app = create_app(self.settings, self.world.truth.operations, backend, self.clock)
         operators = create_operator_app(app, "localhost")
         for one in (app, operators):
             one.freeze()

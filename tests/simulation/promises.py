@@ -28,7 +28,7 @@ from tests.simulation.expressions import Item
 from tests.simulation.follow_ups import FollowUps
 from tests.simulation.large_results import LargeResultChecks
 from tests.simulation.limits import Limits
-from tests.simulation.links import LinkChecks
+from tests.simulation.links import LinkChecks, members
 from tests.simulation.open_operations import OpenChecks
 from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
@@ -707,13 +707,16 @@ class Promises:
             self.check(was_lost or self.has_parents, 6, f"{where}, but no delivery of it was lost")
             runs = self._truth.runs[batch_id, outcome.id]
             was_paused = any(run.process in self._truth.paused for run in runs)
-            died = (batch_id, outcome.id) in self._died_of or was_paused
+            ids = [f"{submission.label}-{other}" for other in members(submission, index)] if toy.group else [outcome.id]
+            died = any((batch_id, one) in self._died_of for one in ids) or was_paused
             self.check(died, 6, f"{where}, but no process died while it ran")
             wrongly = toy.path not in POISON
             self.check(not (wrongly and self.is_poison_alone), 6, f"{where}, but other operations killed the consumer")
             self.excused["failed as poison, but was not"] += wrongly
         elif title == "Dependency failed":
-            self.check(bool(toy.after), 2, f"{where}, but it depends on nothing")
+            self.check(bool(toy.after) or toy.group is not None, 2, f"{where}, but it depends on nothing")
+        elif title == "Rolled back":
+            self.check(toy.group is not None, 2, f"{where}, but it is in no group")
         else:
             # If a batch ends early, none of its operations is tried again.
             over = facts.records[chunk_id].at > facts.first_deadline_at - self._truth.most_skew

@@ -102,6 +102,7 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     world.promises.acts_in_time = mix.is_gentle
     world.promises.are_leases_kept = mix.are_leases_kept
     world.promises.is_evidence_needed = mix.is_evidence_needed
+    world.truth.is_transactional = mix.groups > 0
     with (
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),
         little_memory() if mix.has_little_memory else nullcontext(),
@@ -133,7 +134,8 @@ def draw_settings(chance: random.Random, mix: Mix) -> Settings:
     if mix.has_webhooks:
         return settings.model_copy(update={"webhook_secret": SecretStr(SECRET)})
     if mix.links:
-        return settings.model_copy(update={"chunk_operations": chance.randint(MOST_LINKED, 2 * MOST_LINKED)})
+        least = 25 if mix.groups else MOST_LINKED  # a whole batch may be connected by its groups
+        return settings.model_copy(update={"chunk_operations": chance.randint(least, 2 * least)})
     if mix.has_little_memory:
         return settings.model_copy(update={"chunk_operations": chance.randint(5, 25), "min_chunks": 1})
     if not mix.is_large:

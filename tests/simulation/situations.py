@@ -88,6 +88,7 @@ class Situation:
     group_chunks: int = 64
     fold_at: int = FOLD_AT
     has_parents: bool = False
+    is_transactional: bool = False
     kills_by_itself: bool = False
 
 
@@ -120,6 +121,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world.promises.open.most = settings.tenant_max_open
     world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
     world.promises.has_parents = situation.has_parents
+    world.truth.is_transactional = situation.is_transactional
     submission = Submission("s0", list(situation.toys), **situation.asked)
     world.truth.submissions.append(submission)
     stage = Stage(world, settings, has_parents=situation.has_parents, settle_seconds=SETTLE_SECONDS)
@@ -143,6 +145,11 @@ def toys(*paths: str, **plan: Any) -> tuple[Toy, ...]:
 def linked(links: dict[int, tuple[int, ...]], *of: Toy) -> tuple[Toy, ...]:
     """Let operations depend on others: `links` has their indexes, each with those of the others."""
     return tuple(replace(toy, after=links.get(index, ())) for index, toy in enumerate(of))
+
+
+def grouped(count: int, *of: Toy) -> tuple[Toy, ...]:
+    """Let the first operations be an atomic group."""
+    return tuple(replace(toy, group="g") if index < count else toy for index, toy in enumerate(of))
 
 
 # What is done with a batch
@@ -574,6 +581,27 @@ SITUATIONS = {
         retry,
         Event.BATCH_RETRIED,
         settings={"chunk_operations": 4},
+    ),
+    "a group tried again": Situation(
+        grouped(2, *linked({2: (0,)}, *toys("/succeed"), *toys("/flaky", times=1), *toys("/succeed"))),
+        submit,
+        Event.OPERATION_BROKE,
+        settings={"chunk_operations": 4},
+        is_transactional=True,
+    ),
+    "a group that fails, retried": Situation(
+        grouped(2, *linked({2: (1,)}, *toys("/succeed"), *toys("/recover", times=1), *toys("/succeed"))),
+        retry,
+        Event.BATCH_RETRIED,
+        settings={"chunk_operations": 4},
+        is_transactional=True,
+    ),
+    "a group whose consumer dies": Situation(
+        grouped(2, *linked({2: (1,)}, *toys(*["/succeed"] * 4, seconds=2))),
+        kill_its_consumer,
+        Event.CHUNK_HALVED,
+        settings={"chunk_operations": 4},
+        is_transactional=True,
     ),
     "redrive told by webhooks": Situation(
         toys("/recover", times=1),

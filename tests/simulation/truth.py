@@ -65,6 +65,7 @@ class Run:
     failed_at: float | None = None  # when the handler raised an error, unless it is poison or stops its task
     is_final: bool = False  # the handler has decided the outcome, so the operation must not run again
     has_succeeded: bool = False
+    is_committed: bool = False  # with the transaction of its group
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Toy:
     path: str
     plan: Plan
     after: tuple[int, ...] = ()
+    group: str | None = None
 
     @property
     def can_succeed(self) -> bool:
@@ -127,6 +129,8 @@ class Truth:
     now: Callable[[], float]
     chance: random.Random
     on_start: Callable[[Run], None] = lambda _run: None
+    on_commit: Callable[[list[Run]], None] = lambda _runs: None
+    is_transactional: bool = False  # the application has a transaction
     on_poison: Callable[[Run], None] = lambda _run: None  # just before it kills or blocks its process
     runs: defaultdict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     submissions: list[Submission] = field(default_factory=list)
@@ -140,6 +144,10 @@ class Truth:
     crowd: Crowd = field(default_factory=Crowd)  # of the operations whose number at the same time is limited
     declared_starts: list[float] = field(default_factory=list)  # of the operations with a declared limit
     is_over: bool = False
+
+    @property
+    def operations(self) -> Operations[Any]:
+        return transactional if self.is_transactional else operations
 
     def submission_of(self, batch_id: str) -> Submission:
         label = self.labels[batch_id]
@@ -160,6 +168,8 @@ class Truth:
             run.failed_at = self.now()
             raise
         run.has_succeeded = run.is_final
+        if context.transaction is not None:
+            context.transaction.write(run)
 
     def begin(self, context: Context) -> Run:
         if self.is_over:
@@ -204,8 +214,48 @@ async def for_ever() -> None:
     await asyncio.Event().wait()
 
 
-operations: Operations[Any] = Operations(limits={"crowd": Limit(concurrency=MOST_TOGETHER), "declared": DECLARED})
-_post = operations.post
+class Transaction:
+    """The transaction of the application. It is committed in a moment, unless its process dies before that."""
+
+    def __init__(self) -> None:
+        self._written: list[Run] = []
+
+    def write(self, run: Run) -> None:
+        self._written.append(run)
+
+    @asynccontextmanager
+    async def begin_nested(self) -> AsyncIterator[None]:
+        before = list(self._written)
+        try:
+            yield
+        except BaseException:
+            self._written = before
+            raise
+
+    def commit(self) -> None:
+        TRUTH.get().on_commit(self._written)
+        for run in self._written:
+            run.is_committed = True
+
+
+@asynccontextmanager
+async def begin() -> AsyncIterator[Transaction]:
+    transaction = Transaction()
+    yield transaction
+    transaction.commit()
+
+
+_LIMITS = {"crowd": Limit(concurrency=MOST_TOGETHER), "declared": DECLARED}
+operations: Operations[Any] = Operations(limits=_LIMITS)
+transactional: Operations[Any] = Operations(limits=_LIMITS, transaction=begin)
+
+
+def _post(path: str, **options: Any) -> Callable[[Any], Any]:
+    def register(handler: Any) -> Any:
+        transactional.post(path, **options)(handler)
+        return operations.post(path, **options)(handler)
+
+    return register
 
 
 @_post("/succeed", timeout_seconds=3_600)
@@ -353,9 +403,11 @@ async def bulk(plans: list[Plan], contexts: list[Context]) -> list[Any]:
     if any(fails and plan.after is None for fails, plan in zip(failing, plans, strict=True)):
         runs[0].is_final = is_last and len(runs) == 1
         raise RuntimeError(f"one of {len(runs)} rows")
-    for run, fails in zip(runs, failing, strict=True):
+    for run, fails, context in zip(runs, failing, contexts, strict=True):
         run.is_final = is_last or not fails
         run.has_succeeded = not fails
+        if context.transaction is not None and not fails:
+            context.transaction.write(run)
     return [
         Retry("not yet", after_seconds=plan.after) if fails else result_of(run, plan)
         for run, plan, fails in zip(runs, plans, failing, strict=True)

@@ -86,6 +86,7 @@ class World:
         self.truth = Truth(self.loop.time, self.chance)
         self.promises = Promises(self.loop.time, self.truth, on_broken=self.loop.stop)
         self.truth.on_start = self.promises.on_start
+        self.truth.on_commit = self.promises.links.on_commit
         self.truth.on_poison = self.promises.on_poison
         self.files = Files(BUCKET)
         self.table = Table(self.chance, watch=self.promises.on_write)

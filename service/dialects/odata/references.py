@@ -51,7 +51,12 @@ class References:
         reference = self._references.get(operation.index)
         if reference is None:
             return operation
-        source = done[reference.source]
+        source = done.get(reference.source)
+        if source is None:
+            detail = (
+                "A request cannot refer to another one of its own group, because that has no result before the group."
+            )
+            return failed(operation, 424, "Unresolved reference", detail, rejected=True)
         url = self._url_of(source.operation, source.outcome)
         if url is None:
             name = source.operation.id.rpartition(GROUP_END)[2]

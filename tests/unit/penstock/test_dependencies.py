@@ -31,6 +31,10 @@ def indexes(operations: tuple[Operation, ...] | list[Operation]) -> list[int]:
     return [operation.index for operation in operations]
 
 
+def taken(progress: Progress) -> list[int]:
+    return [operation.index for unit in progress.take_ready() for operation in unit]
+
+
 @pytest.mark.parametrize(
     ("after", "expected"),
     [
@@ -54,31 +58,31 @@ def test_atomic_group_is_a_unit_and_connected() -> None:
 
 def test_operations_become_ready_as_others_succeed() -> None:
     progress = Progress(build({0: (), 1: (0,), 2: (0,), 3: (1, 2), 4: (9,)}))
-    assert indexes(progress.take_ready()) == [0, 4]  # 9 is not in the chunk, so it has succeeded
+    assert taken(progress) == [0, 4]  # 9 is not in the chunk, so it has succeeded
     assert progress.take_ready() == []
     progress.note_success(0)
-    assert indexes(progress.take_ready()) == [1, 2]
+    assert taken(progress) == [1, 2]
     progress.note_success(1)
     assert progress.take_ready() == []
     assert progress.left == 1
     progress.note_success(2)
-    assert indexes(progress.take_ready()) == [3]
+    assert taken(progress) == [3]
     assert progress.left == 0
 
 
 def test_what_depends_on_an_unmet_need_is_never_ready() -> None:
     progress = Progress(build({1: (0,), 2: ()}), unmet=[0])
-    assert indexes(progress.take_ready()) == [2]
+    assert taken(progress) == [2]
     assert progress.left == 1
 
 
 def test_group_is_ready_when_all_needs_of_its_members_are_met() -> None:
     progress = Progress(build({0: (), 1: (), 2: (0,), 3: (2,)}, groups={1: 1, 2: 1}))
-    assert indexes(progress.take_ready()) == [0]
+    assert taken(progress) == [0]
     progress.note_success(0)
-    assert indexes(progress.take_ready()) == [1, 2]
+    assert taken(progress) == [1, 2]
     progress.note_success(2)
-    assert indexes(progress.take_ready()) == [3]
+    assert taken(progress) == [3]
 
 
 def test_failure_blocks_all_that_depend_on_it() -> None:
