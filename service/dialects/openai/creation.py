@@ -4,7 +4,8 @@ OpenAI's libraries repeat a request whose answer was lost, without a key. They s
 the batch that an earlier one of the last ten minutes has made of the same file, with the same endpoint and metadata:
 
 1. The entry of a batch is in the catalog before the batch is accepted. So a repeated request finds it.
-2. It writes a batch with this id that nobody can accept any more, and abandons it. The table keeps the batch that was
+2. It waits for as long as it takes to read such a file. A proxy may have given up on a request that goes on.
+3. It writes a batch with this id that nobody can accept any more, and abandons it. The table keeps the batch that was
    written first. So either the earlier request has accepted its batch, or it never can.
 """
 
@@ -22,7 +23,7 @@ from penstock.reading.operation_request import LONGEST_PATH
 from penstock.service.caller import tenant_of
 from penstock.service.content import JSON, read_json
 from penstock.service.dialects.openai.batch_entry import KIND, PREFIX, BatchEntry, fingerprint_of
-from penstock.service.dialects.openai.batches import batch_answer
+from penstock.service.dialects.openai.batches import batch_answer, is_accepted
 from penstock.service.dialects.openai.errors import OpenAIError
 from penstock.service.dialects.openai.files import find_file
 from penstock.service.dialects.openai.input_file import InputFile, operations_key
@@ -41,6 +42,9 @@ REPEATED = "x-stainless-retry-count"
 REPEATED_SECONDS = 600
 MOST_EARLIER = 1_000  # batches that a repeated request looks at
 ENTRIES_IN_STEP = 100
+LEAST_WAIT_SECONDS = 2.0  # for an earlier request that is still at work
+LINES_IN_SECOND = 5_000  # that a front end reads under load, from a stored file
+WAIT_SECONDS = 0.25
 WINDOW = "24h"
 WINDOW_SECONDS = DAY_SECONDS
 _OPERATIONS = "/operations/"
@@ -71,7 +75,7 @@ async def create_batch(request: web.Request) -> web.Response:
     file = await _find_input(request, wanted.input_file_id)
     entry = _new_entry(request, wanted, file)
     if _is_repeated(request):
-        standing = await _find_standing(request, entry.fingerprint)
+        standing = await _find_standing(request, entry.fingerprint, file)
         if standing is not None:
             return await batch_answer(request, standing)
     return await batch_answer(request, await _make(request, file, entry))
@@ -197,7 +201,7 @@ def _is_repeated(request: web.Request) -> bool:
     return KEY not in request.headers and request.headers.get(REPEATED, "0").strip() not in {"", "0"}
 
 
-async def _find_standing(request: web.Request, fingerprint: str) -> BatchEntry | None:
+async def _find_standing(request: web.Request, fingerprint: str, file: InputFile) -> BatchEntry | None:
     """Return the newest batch that an earlier request has made. Those that it could still make are prevented."""
     store, tenant, now = request.app[BACKEND].store, tenant_of(request), request.app[CLOCK].now()
     after: str | None = None
@@ -209,7 +213,7 @@ async def _find_standing(request: web.Request, fingerprint: str) -> BatchEntry |
             entry = BatchEntry.of_entry(found)
             if entry.created_at < now - REPEATED_SECONDS:
                 return None
-            if entry.fingerprint == fingerprint and await _stands(request, entry):
+            if entry.fingerprint == fingerprint and await _stands(request, entry, file):
                 return entry
         if len(entries) < ENTRIES_IN_STEP:
             return None
@@ -217,11 +221,17 @@ async def _find_standing(request: web.Request, fingerprint: str) -> BatchEntry |
     return None
 
 
-async def _stands(request: web.Request, entry: BatchEntry) -> bool:
+async def _stands(request: web.Request, entry: BatchEntry, file: InputFile) -> bool:
     """Return True if the batch was accepted, or failed for its lines. Otherwise it never will be accepted."""
     if entry.errors:
         return True
-    store = request.app[BACKEND].store
+    store, clock = request.app[BACKEND].store, request.app[CLOCK]
+    until = entry.created_at + LEAST_WAIT_SECONDS + file.total / LINES_IN_SECOND
+    while clock.now() < until:
+        batch = await store.read_batch(entry.id)
+        if batch is not None and batch.state is not BatchState.ACCEPTING:
+            return is_accepted(batch, clock.now())
+        await clock.sleep(WAIT_SECONDS)
     await store.create_batch(_never_accepted(entry))
     return not await store.abandon_batch(entry.id)
 

@@ -323,20 +323,35 @@ async def test_of_a_request_that_broke_off_and_its_repetition_only_one_runs(
     assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [repeated["id"]]
 
 
-async def test_request_that_is_still_being_accepted_is_prevented_by_its_repetition(plant: Plant) -> None:
-    """Between its entry in the catalog and its acceptance, the first request may hang for minutes."""
-    file_id = await uploaded(plant.service, line("a"))
+async def hang(plant: Plant, file_id: str) -> tuple[str, str]:
+    """Make a batch, and the entry of another one that is still being accepted 601 s later. Return their ids."""
     first = (await create(plant, file_id)).body["id"]
     [entry] = await plant.parts.store.list_entries(KIND, "default", None, 1)
     hanging = f"{first[:-2]}ZZ"  # the newest
     plant.clock.advance(601)  # so that only the hanging one counts
     late = plant.clock.now()
     await plant.parts.store.write_entry(replace(entry, id=hanging, content={**entry.content, "created_at": late}))
+    return first, hanging
+
+
+async def test_request_that_is_still_being_accepted_is_prevented_by_its_repetition(plant: Plant) -> None:
+    file_id = await uploaded(plant.service, line("a"))
+    first, hanging = await hang(plant, file_id)
     repeated = (await create(plant, file_id, REPEATED)).body["id"]
     assert repeated not in {first, hanging}
-    batch = await plant.batch(hanging)
-    assert batch.state is BatchState.ABANDONED
+    assert (await plant.batch(hanging)).state is BatchState.ABANDONED
     assert_error(await plant.service.get(f"/v1/batches/{hanging}"), 404, "batch_id")
+
+
+async def test_repeated_request_waits_for_the_one_that_goes_on(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_id = await uploaded(plant.service, line("a"))
+    first, hanging = await hang(plant, file_id)
+
+    async def accept_it(_seconds: float) -> None:
+        await plant.parts.store.create_batch(replace(await plant.batch(first), id=hanging))
+
+    monkeypatch.setattr(plant.clock, "sleep", accept_it)
+    assert (await create(plant, file_id, REPEATED)).body["id"] == hanging
 
 
 async def test_key_makes_one_batch_as_for_other_requests(plant: Plant) -> None:
