@@ -45,7 +45,6 @@ ENTRIES_IN_STEP = 100
 LEAST_WAIT_SECONDS = 2.0  # for an earlier request that is still at work
 LINES_IN_SECOND = 5_000  # that a front end reads under load, from a stored file
 WAIT_SECONDS = 0.25
-WINDOW = "24h"
 WINDOW_SECONDS = DAY_SECONDS
 _OPERATIONS = "/operations/"
 
@@ -153,7 +152,8 @@ async def _submit(request: web.Request, file: InputFile, entry: BatchEntry) -> B
     stored = await require_bucket(request).find(operations_key(file.tenant, file.id))
     if stored is None:
         raise OpenAIError("The bucket has no such file any more. Upload it again.", param="input_file_id")
-    options = BatchOptions(deadlineSeconds=WINDOW_SECONDS, metadata=dict(entry.metadata) or None)
+    deadline_seconds = min(float(WINDOW_SECONDS), request.app[SETTINGS].deadline_seconds)
+    options = BatchOptions(deadlineSeconds=deadline_seconds, metadata=dict(entry.metadata) or None)
     read = partial(_read, stored=stored, options=options, kind=entry.endpoint)
     accepted = await submit(request, read, list, Background(entry.id, completes_anyway=True))
     assert isinstance(accepted, Accepted)

@@ -211,6 +211,11 @@ async def test_expired_batch_says_so_of_what_did_not_run(plant: Plant) -> None:
     assert (entry["response"], entry["error"]["code"]) == (None, "batch_expired")
 
 
+async def test_deadline_of_the_server_counts_if_it_is_shorter(aiohttp_client: AiohttpClient) -> None:
+    plant = await build_plant(aiohttp_client, operations, deadline_seconds=60)
+    assert (await read(plant, await created(plant, line("a"))))["expires_at"] == int(NOW) + 60
+
+
 async def test_completed_batch_cannot_be_cancelled(plant: Plant) -> None:
     batch_id = await created(plant, line("a"))
     await plant.work_off()
