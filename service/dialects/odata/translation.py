@@ -151,6 +151,10 @@ class Translation:
             if seen is None:
                 self._note(index, "url", f"No request before this one has the id {target.reference!r}.")
                 return None
+            if not seen.is_known and seen.group is not None and seen.group == request.group:
+                detail = "A URL cannot refer to what a POST of the same group creates: that is not committed yet."
+                self._note_not_offered(index, "url", detail)
+                return None
             base = seen.path
             if seen.group is None or seen.group != request.group:
                 dependencies[seen.operation_id] = None

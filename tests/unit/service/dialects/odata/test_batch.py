@@ -1,13 +1,14 @@
 """`POST /$batch` of the HTTP program, and its monitor."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock import Operations, Reject
+from penstock import Context, Operations, Reject
 from penstock.api_key import Scope
 from penstock.service.dialects.odata.dialect import ODATA
 from penstock.testing import FakeClock
@@ -278,6 +279,77 @@ async def test_requests_refer_to_what_earlier_ones_have_created(service: Service
         "taken": 409, "late": 424, "lost": 424, "wrong": 422,
     }  # fmt: skip
     assert responses["lost"][1]["error"]["code"] == "unresolvedReference"
+
+
+@pytest.mark.parametrize("prefer", ["wait=10", "respond-async"])
+async def test_group_succeeds_or_fails_as_a_whole(aiohttp_client: AiohttpClient, prefer: str) -> None:
+    rows: list[str] = []
+    plant = await build_plant(aiohttp_client, table(rows))
+    answer = await send(
+        plant.service,
+        create("a", "/rows", "a", atomicityGroup="one"),
+        create("b", "/rows", "b", atomicityGroup="one"),
+        create("c", "/rows", "c", atomicityGroup="two", dependsOn=["one"]),
+        create("d", "/rows", "wrong", atomicityGroup="two"),
+        create("e", "/rows", "e", dependsOn=["two"]),
+        create("f", "/rows", "f", dependsOn=["one"]),
+        Prefer=prefer,
+    )
+    if answer.status == 202:
+        await plant.work_off()
+        answer = await plant.ask("GET", answer.headers["Location"])
+    responses = [(one["id"], one.get("atomicityGroup"), one["status"]) for one in answer.body["responses"]]
+    assert responses == [
+        ("a", "one", 201), ("b", "one", 201), ("c", "two", 424), ("d", "two", 409), ("e", None, 424), ("f", None, 201),
+    ]  # fmt: skip
+    assert rows == ["a", "b", "f"]
+
+
+async def test_reference_to_what_a_group_creates_is_resolved_after_it(aiohttp_client: AiohttpClient) -> None:
+    plant = await build_plant(aiohttp_client, table([]))
+    answer = await send(
+        plant.service,
+        create("a", "/rows", "a", atomicityGroup="one"),
+        create("b", "/rows", "b", atomicityGroup="one"),
+        get("c", "$b"),
+        get("d", "$a", atomicityGroup="two"),
+        get("e", "$b", atomicityGroup="two"),
+    )
+    assert [one["body"] for one in answer.body["responses"][2:]] == ["b", "a", "b"]
+
+
+async def test_group_needs_a_transaction(service: Service) -> None:
+    error = error_in(await send(service, get("a", atomicityGroup="g")), 400)
+    assert error["target"] == "requests/0/atomicityGroup"
+
+
+def table(rows: list[str]) -> Operations[Any]:
+    """Return an application with a table of texts, which has a transaction."""
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[list[str]]:
+        written: list[str] = []
+        yield written
+        rows.extend(written)
+
+    @asynccontextmanager
+    async def savepoint(_: list[str]) -> AsyncIterator[None]:
+        yield
+
+    operations = Operations(transaction=transaction, savepoint=savepoint)
+
+    @operations.post("/rows", status=201)
+    async def insert(body: str, context: Context[list[str]]) -> dict[str, str]:
+        if body == "wrong":
+            raise Reject(409, "No.")
+        context.transaction.append(body)
+        return {"id": body}
+
+    @operations.get("/rows/{row}")
+    async def read_row(row: str) -> str:
+        return row
+
+    return operations
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=10"])

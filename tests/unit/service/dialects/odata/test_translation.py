@@ -118,17 +118,17 @@ def test_reference_to_a_request_with_a_known_url_is_resolved() -> None:
 def test_reference_to_what_is_created_waits_for_it() -> None:
     translation = begin(
         post("new user", atomicityGroup="g"),
-        get("b", "$new user/orders", atomicityGroup="g"),
+        get("b", atomicityGroup="g"),
         get("c", "$new user", dependsOn=["g"]),
         get("d", "$c/orders"),
     )
     assert [(one["path"], one.get("dependsOn")) for one in translation.operations] == [
         ("/users", None),
-        ("/users/$new%20user/orders", None),  # a member of a group runs after those before it
+        ("/users/1", None),  # a member of a group runs after those before it
         ("/users/$new%20user", ["g/b", "g/new user"]),
         ("/users/$new%20user/orders", ["c"]),
     ]
-    assert list(translation.references) == [1, 2, 3]
+    assert list(translation.references) == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,10 @@ def test_batch_is_rejected_if_it_is_invalid(requests: list[Any], flaws: list[Fla
             [Flaw("/requests/0/headers/content-type", "The type text/plain is not offered.")],
         ),
         ([get("1", "users/1?$select=name")], [Flaw("/requests/0/url", "GET /users/{user} has a handler here")]),
+        (
+            [post("1", atomicityGroup="g"), get("2", "$1/orders", atomicityGroup="g")],
+            [Flaw("/requests/1/url", "A URL cannot refer to what a POST of the same group creates")],
+        ),
         ([get("1", "users/1"), get("2", "$1?$top=1")], [Flaw("/requests/1/url", "has a handler here")]),
     ],
 )
