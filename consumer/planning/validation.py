@@ -26,7 +26,8 @@ from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
 from penstock.settings import Settings
 
 _NO_LINKS = (
-    "A file that is validated in the background has no dependencies. Send these operations in the body of POST /batch."
+    "A file that is validated in the background has no dependencies and no groups. Send these operations in the body "
+    "of POST /batch."
 )
 OPERATIONS_IN_TURN = 50  # then other tasks of the program run
 
@@ -168,8 +169,9 @@ class _Group:
         read = self._rules.reader.read(document)
         if not isinstance(read, ReadOperation):
             return self._add_invalid(line, read, len(str(document)))
-        if read.depends_on:
-            return self._add_invalid(line, [Flaw("/dependsOn", _NO_LINKS)], len(read.body))
+        if read.depends_on or read.group is not None:
+            member = "/dependsOn" if read.depends_on else "/group"
+            return self._add_invalid(line, [Flaw(member, _NO_LINKS)], len(read.body))
         encoded = encode_parts(self.index, operation_id, read.method, read.path, read.body, key=read.key)
         size = size_on_the_queue(encoded)
         if size > self._fit.most_bytes:

@@ -140,6 +140,18 @@ async def test_errors_are_listed_by_line_and_nothing_runs(plant: Callable[..., A
     assert not built.service.parts.dead_letters.messages
 
 
+@pytest.mark.parametrize("member", [{"dependsOn": ["0"]}, {"group": "g"}])
+async def test_operations_that_belong_together_are_not_run_apart(plant: Callable[..., Any], member: Any) -> None:
+    built = await plant()
+
+    batch_id = (await built.submit(numbers([1]) + numbers([2], **member))).body["batchId"]
+    await built.work()
+
+    status = await built.status(batch_id)
+    assert (status["status"], status["total"]) == ("failed", 0)
+    assert [error["pointer"] for error in status["errors"]] == [f"/operations/1/{next(iter(member))}"]
+
+
 @pytest.mark.parametrize(
     ("ids", "clash"),
     [
