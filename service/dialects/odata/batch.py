@@ -20,7 +20,7 @@ from penstock.service.base_url import public_url, root_path
 from penstock.service.content import JSON, check_type
 from penstock.service.dialects.dialect import Problem
 from penstock.service.dialects.odata.answers import answer, check_query, write_problem
-from penstock.service.dialects.odata.headers import check_versions, stops_at_error
+from penstock.service.dialects.odata.headers import check_versions, continues_on_error, stops_at_error
 from penstock.service.dialects.odata.monitor import answer_or_link, monitor_headers
 from penstock.service.dialects.odata.references import References
 from penstock.service.dialects.odata.request_object import unknown_members
@@ -139,9 +139,10 @@ def _service_root(request: web.Request) -> ServiceRoot:
 
 def _headers_of(request: web.Request, submitted: Submitted) -> dict[str, str]:
     headers = headers_of(submitted)
-    if stops_at_error(request.headers):
+    continues = continues_on_error(request.headers)
+    if continues is not None:
         applied = [headers["Preference-Applied"]] if "Preference-Applied" in headers else []
-        headers["Preference-Applied"] = ", ".join([*applied, "continue-on-error=false"])
+        headers["Preference-Applied"] = ", ".join([*applied, f"continue-on-error={str(continues).lower()}"])
     return headers
 
 

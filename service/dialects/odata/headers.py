@@ -30,11 +30,16 @@ def answer_version(headers: CIMultiDictProxy[str]) -> str:
     return _SUPPORTED[max(known, default=(4, 0))]
 
 
-def stops_at_error(headers: MultiMapping[str]) -> bool:
-    """Return True if the client wants no further request to run after one has failed."""
+def continues_on_error(headers: MultiMapping[str]) -> bool | None:
+    """Return whether the client wants further requests to run after one has failed. Return None if it does not say."""
     preferences = parse_preferences(", ".join(headers.getall("Prefer", ())))
     wanted = preferences.get("continue-on-error", preferences.get("odata.continue-on-error"))
-    return wanted is not None and wanted.lower() == "false"
+    return None if wanted is None else wanted.lower() != "false"
+
+
+def stops_at_error(headers: MultiMapping[str]) -> bool:
+    """Return True if no further request runs after one has failed. In the JSON format, that is not the default."""
+    return continues_on_error(headers) is False
 
 
 def _parse(version: str) -> tuple[int, int] | None:

@@ -83,4 +83,4 @@ class References:
             target = read_url(link, self._root)
         except ValueError:
             return None
-        return target.path if target.reference is None else None
+        return target.path.partition("?")[0] if target.reference is None else None  # what continues it is a path

@@ -258,6 +258,8 @@ async def test_nothing_runs_after_an_error_if_the_client_wants_that(service: Ser
     assert answer.headers["Preference-Applied"] == "continue-on-error=false"
     answer = await send(service, *requests, Prefer="continue-on-error")
     assert [one["status"] for one in answer.body["responses"]] == [200, 404, 200, 404]
+    assert answer.headers["Preference-Applied"] == "continue-on-error=true"
+    assert "Preference-Applied" not in (await send(service, *requests)).headers
 
 
 async def test_requests_refer_to_what_earlier_ones_have_created(service: Service) -> None:

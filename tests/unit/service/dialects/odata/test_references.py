@@ -26,6 +26,7 @@ def prepare(source: Operation, result: Any, rest: str = "/orders?a=1") -> Operat
         ("POST", {"Id": "a/b c"}, "/users/a%2Fb%20c/orders?a=1"),
         ("POST", {"ID": "x", "name": "Ada"}, "/users/x/orders?a=1"),
         ("POST", {"@odata.id": "http://h/bulk/people/7", "id": 8}, "/people/7/orders?a=1"),
+        ("POST", {"@odata.id": "/people/7?$expand=orders"}, "/people/7/orders?a=1"),
         ("POST", {"@id": "people/7"}, "/people/7/orders?a=1"),
         ("GET", None, "/users/orders?a=1"),
         ("PATCH", {"id": 3}, "/users/orders?a=1"),
