@@ -301,6 +301,8 @@ class Processor:
             return self._record(attempt, {})
         if chunk.not_before is not None and chunk.not_before - now > EARLY_SECONDS:
             return record_too_early(chunk)
+        if chunk.unmet:
+            return self._record(attempt, {})  # what needs these fails, and the rest follows
         if lost and not attempt.runs_alone:
             get_log().warning(Event.CHUNK_HALVED, deaths=lost)
             return record_halves(chunk)

@@ -49,14 +49,13 @@ def to_run(chunk: Chunk) -> Unit:
 class Progress:
     """How far connected operations are: `take_ready` returns those that can run, as others succeed."""
 
-    def __init__(self, operations: Sequence[Operation], unmet: Collection[int] = ()) -> None:
-        """`unmet` are operations that do not succeed any more. What depends on one of them is never ready."""
+    def __init__(self, operations: Sequence[Operation]) -> None:
         self.left = len(operations)  # those that were not taken
         self._ready: list[Unit] = []
         self._unmet: list[int] = []  # of each unit, how many operations it still waits for
         self._units = units(operations)
         self._waiting: dict[int, list[int]] = {}  # for each operation, the units that wait for it
-        open_ = {*unmet, *(operation.index for operation in operations)}  # all others have succeeded
+        open_ = {operation.index for operation in operations}  # all others have succeeded
         for number, unit in enumerate(self._units):
             needed = {index for index in needs(unit) if index in open_}
             self._unmet.append(len(needed))

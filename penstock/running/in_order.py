@@ -1,7 +1,7 @@
 """Runs the operations of a chunk in the order that their links ask for."""
 
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from penstock.chunk import Chunk, Operation
@@ -25,10 +25,10 @@ async def run_in_order(
 
     Up to `most_at_once` components run at the same time, beside the operations that are not connected with others.
     """
-    attempts, unmet = chunk.attempts(), dict(chunk.unmet)
+    attempts = chunk.attempts()
     parts = components(chunk.operations)
-    single = [part for part in parts if len(part) == 1 and not unmet]
-    waiting = deque(part for part in parts if len(part) > 1 or unmet)
+    single = [part for part in parts if len(part) == 1]
+    waiting = deque(part for part in parts if len(part) > 1)
     verdicts: dict[int, Verdict] = {}
 
     async def run_ready(ready: Sequence[Unit]) -> dict[int, Verdict]:
@@ -50,7 +50,7 @@ async def run_in_order(
     async def take_turns() -> None:
         while waiting:
             component = waiting.popleft()
-            verdicts.update(await run_component(component, attempts.__getitem__, run_ready, gave_up, unmet))
+            verdicts.update(await run_component(component, attempts.__getitem__, run_ready, gave_up))
 
     async def run_single() -> None:
         verdicts.update(await run_ready(single))
@@ -65,15 +65,14 @@ async def run_component(
     attempt_of: Callable[[int], int],
     run_ready: Callable[[Sequence[Unit]], Awaitable[dict[int, Verdict]]],
     gave_up: Callable[[int], None] = lambda _count: None,
-    unmet: Collection[int] = (),
 ) -> dict[int, Verdict]:
     """Run connected operations, as many as possible at the same time.
 
     `run_ready` runs those that need not wait for each other. `gave_up` gets the number of those that did not start,
-    because what they depend on has not succeeded. `unmet` are operations outside of the component that do not succeed.
+    because what they depend on has not succeeded.
     """
     verdicts: dict[int, Verdict] = {}
-    progress = Progress(component, unmet)
+    progress = Progress(component)
     while ready := progress.take_ready():
         made = await run_ready(ready)
         verdicts |= made

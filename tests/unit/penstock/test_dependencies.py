@@ -70,12 +70,6 @@ def test_operations_become_ready_as_others_succeed() -> None:
     assert progress.left == 0
 
 
-def test_what_depends_on_an_unmet_need_is_never_ready() -> None:
-    progress = Progress(build({1: (0,), 2: ()}), unmet=[0])
-    assert taken(progress) == [2]
-    assert progress.left == 1
-
-
 def test_group_is_ready_when_all_needs_of_its_members_are_met() -> None:
     progress = Progress(build({0: (), 1: (), 2: (0,), 3: (2,)}, groups={1: 1, 2: 1}))
     assert taken(progress) == [0]
