@@ -5,7 +5,7 @@ has died goes on with the next question, after the last part that was finished.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from itertools import chain
 from secrets import token_hex
@@ -29,6 +29,7 @@ from penstock.service.keys import BACKEND, CLOCK, MEMORY, TURNS
 from penstock.settings import MIB
 from penstock.telemetry import Event, get_log
 
+BEAT_SECONDS = LEASE_SECONDS / 4  # two heartbeats in a row may fail, and the next one still comes in time
 RUN_BYTES = 40 * MIB  # held records, windows as lines and as rows, and a part of a file
 
 
@@ -101,9 +102,32 @@ class ExportRun:
         self._app = app
         self._batch = batch
         self._bucket = app[BACKEND].require_bucket()
+        self._saving = asyncio.Lock()
 
     async def run(self) -> None:
-        """Write all parts that are missing, and the manifest. Raises LeaseLost, and what the table or S3 raises."""
+        """Write all parts that are missing, and the manifest. Keep the lease for as long as this takes.
+
+        Raises LeaseLost, and what the table or S3 raises.
+        """
+        tasks = [asyncio.create_task(self._write_files()), asyncio.create_task(self._keep_lease())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+    async def _keep_lease(self) -> None:
+        """Extend the lease until cancelled. A scan for a few failures finds no row for minutes, and is still work."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            with suppress(PenstockError):  # the next heartbeat tries again
+                await self._save(lambda export: export.extended(self._app[CLOCK].now()))
+
+    async def _write_files(self) -> None:
         lines = self._lines()
         waiting = await anext(lines, None)
         if waiting is not None and self.export.format == "csv" and self.export.columns is None:
@@ -112,9 +136,8 @@ class ExportRun:
             lines = _resumed(following, lines)
         while waiting is not None:
             waiting = await self._write_part(waiting, lines)
-        done = self.export.completed()
-        await self._bucket.write(done.manifest_key, encode(manifest_of(done)), JSON)
-        await self._save(done)
+        await self._bucket.write(self.export.manifest_key, encode(manifest_of(self.export)), JSON)
+        await self._save(Export.completed)
 
     async def _lines(self) -> AsyncIterator[Lines]:
         cursor = Cursor.parse(self.export.cursor) if self.export.cursor else None
@@ -128,7 +151,8 @@ class ExportRun:
         """Take the members of the first results as columns, for all parts."""
         names = dict.fromkeys(chain.from_iterable(row_of(line).members for line in first.lines))
         has_more = not is_all or len(names) > MOST_COLUMNS
-        await self._save(replace(self.export, columns=tuple(names)[:MOST_COLUMNS], has_more=has_more))
+        columns = tuple(names)[:MOST_COLUMNS]
+        await self._save(lambda export: replace(export, columns=columns, has_more=has_more))
 
     async def _write_part(self, waiting: Lines, lines: AsyncIterator[Lines]) -> Lines | None:
         """Write the next part from these lines on. Return those that belong into the part after it."""
@@ -140,14 +164,13 @@ class ExportRun:
             await part.start()
             while following is not None and await part.write(following.lines):
                 cursor = following.cursor
-                await self._keep_lease()
                 await self._app[TURNS].next()
                 following = await anext(lines, None)
             written = await part.finish()
         except BaseException:
             await part.drop()
             raise
-        await self._save(self.export.with_part(written, str(cursor), self._app[CLOCK].now()))
+        await self._save(lambda export: export.with_part(written, str(cursor), self._app[CLOCK].now()))
         return following
 
     def _form(self) -> Form:
@@ -155,21 +178,18 @@ class ExportRun:
             return CsvForm(self.export.columns or (), has_more=self.export.has_more)
         return NdjsonForm()
 
-    async def _keep_lease(self) -> None:
-        now = self._app[CLOCK].now()
-        if now > self.export.lease_until - LEASE_SECONDS / 2:
-            await self._save(self.export.extended(now))
-
-    async def _save(self, export: Export) -> None:
-        written = await write(self._app, export, self.export)
-        if written is None:
-            raise LeaseLost
-        self.export = written
+    async def _save(self, change: Callable[[Export], Export]) -> None:
+        """Write the export with a change. The heartbeat and the work write one after the other."""
+        async with self._saving:
+            written = await write(self._app, change(self.export), self.export)
+            if written is None:
+                raise LeaseLost
+            self.export = written
 
     async def release(self) -> None:
         """Let another front end go on immediately. If AWS does not answer, the lease ends by itself."""
         with suppress(PenstockError, LeaseLost):
-            await self._save(self.export.released(self._app[CLOCK].now()))
+            await self._save(lambda export: export.released(self._app[CLOCK].now()))
 
 
 async def write(app: web.Application, export: Export, seen: Export | None) -> Export | None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from penstock import Operations, Reject
 from penstock.errors import Unavailable
 from penstock.export import LEASE_SECONDS, MOST_TRIES
-from penstock.service.batches import export_files, families
+from penstock.service.batches import export_files, export_run, families
 from penstock.service.batches.export_run import EXPORTING, Exports
 from penstock.testing import MemoryBucket, TestBulk
 from penstock.testing.http import Answer
@@ -263,6 +264,32 @@ async def test_a_front_end_that_has_lost_its_lease_adds_nothing() -> None:
         leases = [part.key.split("/")[-2] for part in exports[batch_id, export_id].parts]
         assert leases == ["1", "1", *["2"] * (len(leases) - 2)]
         assert any("/1/part-00003" in key for key in bucket.contents)  # of the first front end, and nobody refers to it
+
+
+async def test_a_long_scan_for_a_few_rows_keeps_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_run, "BEAT_SECONDS", 0)
+    join, may_find = export_files.lines_of, asyncio.Event()
+
+    async def scan(windows: AsyncIterator[tuple[int, families.Window]]) -> AsyncIterator[export_files.Lines]:
+        await may_find.wait()
+        async for lines in join(windows):
+            yield lines
+
+    monkeypatch.setattr(export_run, "lines_of", scan)
+    async with TestBulk(operations) as bulk:
+        batch_id = await run_batch(bulk, 9)
+        answer = await bulk.request("POST", f"/batch/{batch_id}/export?status=failed")
+        batch, exports = await bulk._parts.store.read_batch(batch_id), bulk._parts.store._exports
+        key, other = (batch_id, answer.body["exportId"]), Exports(bulk._apps[0])
+        assert batch is not None
+        for _ in range(3):
+            bulk.clock.advance(LEASE_SECONDS / 2 + 1)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert (await other.go_on(batch, exports[key])).lease == 1
+        may_find.set()
+        assert (await settled(bulk, answer))["rows"] == 3
+        assert exports[key].lease == 1
 
 
 async def test_an_export_that_always_breaks_fails_and_may_be_asked_for_again() -> None:
