@@ -43,6 +43,7 @@ class Exports:
     def __init__(self, app: web.Application) -> None:
         self._app = app
         self._is_busy = False
+        self._is_closed = False
         self._run: ExportRun | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -51,13 +52,17 @@ class Exports:
 
         Wait for it for so many seconds: a small one is completed by then.
         """
-        if self._is_busy or not export.may_be_claimed(self._app[CLOCK].now()):
+        if self._is_closed or self._is_busy or not export.may_be_claimed(self._app[CLOCK].now()):
             return export
         self._is_busy = True
         try:
             claimed = await write(self._app, export.claimed(self._app[CLOCK].now()), export)
             if claimed is not None and claimed.state is ExportState.RUNNING:
-                self._run = run = ExportRun(self._app, batch, claimed)
+                run = ExportRun(self._app, batch, claimed)
+                if self._is_closed:  # meanwhile
+                    await run.release()
+                    return run.export
+                self._run = run
                 self._task = task = asyncio.create_task(self._make(run))
                 if wait_seconds:
                     await asyncio.wait((task,), timeout=wait_seconds)
@@ -85,12 +90,11 @@ class Exports:
 
     async def close(self) -> None:
         """Leave the export to another front end, and start no more."""
-        self._is_busy = True
+        self._is_closed = True
         task, run = self._task, self._run
         if task is not None and run is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            self._is_busy = True
             await run.release()
 
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from penstock import Operations, Reject
 from penstock.errors import Unavailable
-from penstock.export import LEASE_SECONDS, MOST_TRIES
+from penstock.export import LEASE_SECONDS, MOST_TRIES, Export
 from penstock.service.batches import export_files, export_run, families
 from penstock.service.batches.export_run import EXPORTING, Exports
 from penstock.testing import MemoryBucket, TestBulk
@@ -319,3 +320,19 @@ async def test_a_front_end_that_stops_leaves_its_export() -> None:
         assert left.may_be_claimed(bulk.clock.now())
         again = await bulk.request("GET", answer.body["url"])
         assert (again.body["status"], left.rows) == ("running", 0)
+
+
+async def test_a_front_end_that_stops_while_it_claims_an_export_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TestBulk(operations) as bulk:
+        batch_id = await run_batch(bulk, 3)
+        exporting, real = bulk._apps[0][EXPORTING], export_run.write
+
+        async def write(app: web.Application, export: Export, seen: Export | None) -> Export | None:
+            written = await real(app, export, seen)
+            await exporting.close()
+            return written
+
+        monkeypatch.setattr(export_run, "write", write)
+        answer = await bulk.request("POST", f"/batch/{batch_id}/export")
+        left = bulk._parts.store._exports[batch_id, answer.body["exportId"]]
+        assert (left.lease, left.rows, left.may_be_claimed(bulk.clock.now())) == (1, 0, True)
