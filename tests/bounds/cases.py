@@ -127,7 +127,24 @@ IN_ODATA = [
     Case("a million OData requests", lambda: b'{"requests":%b}' % array(b"1", 1_000_000), url=ODATA),
     Case("a page of large responses of OData", url=f"{ODATA}/{LARGE_RESULTS}", method="GET"),
 ]
+OPENAI = "/v1/files"
+FORM = "multipart/form-data; boundary=B"
+
+
+def form(file: bytes) -> bytes:
+    """Return an upload of OpenAI."""
+    purpose = b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    return b'%b--B\r\nContent-Disposition: form-data; name="file"\r\n\r\n%b\r\n--B--\r\n' % (purpose, file)
+
+
+IN_OPENAI = [
+    Case("lines before a form", lambda: b"\n" * 2_000_000, FORM, "", url=OPENAI),
+    Case("lines after a form", lambda: form(b"{}") + b"\r\n" * 2_000_000, FORM, "", url=OPENAI),
+    Case("blank lines of a form", lambda: form(b"\n" * 6 * MIB), FORM, "", url=OPENAI),
+    Case("invalid lines of a form", lambda: form(b"{}\n" * 1_000_000), FORM, "", url=OPENAI),
+]
 MORE = [
+    *IN_OPENAI,
     *IN_ODATA,
     Case("unknown members of bodies", lambda: lines(operation(b"closed", object_of(UNKNOWN)), 30 * MIB), NDJSON),
     Case("unknown members in a union", lambda: document(operation(b"one-pet", object_of(UNKNOWN)))),

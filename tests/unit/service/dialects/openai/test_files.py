@@ -168,12 +168,32 @@ async def test_form_without_a_file_is_rejected(service: Service) -> None:
             "multipart/form-data; boundary=x",
             400,
         ),
+        (
+            b"--x\r\nContent-Disposition: form-data; name*0=a'b\r\n\r\nbatch\r\n--x--\r\n",
+            "multipart/form-data; boundary=x",
+            400,
+        ),
+        (
+            b"--x\r\nContent-Disposition: form-data; name=file; filename*0=a'b\r\n\r\n{}\r\n--x--\r\n",
+            "multipart/form-data; boundary=x",
+            400,
+        ),
     ],
 )
 async def test_unreadable_form_is_rejected(service: Service, content: bytes, content_type: str, status: int) -> None:
     answer = await service.ask("POST", "/v1/files", data=content, headers={"Content-Type": content_type})
     assert_error(answer, status)
     assert answer.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("before", [b"\n" * 1_001, b"\r\n" * 1_001, b"x" * 1_023 + b"\n" + b"x" * 70_000 + b"\n"])
+async def test_form_that_does_not_begin_is_not_searched_for_its_beginning(service: Service, before: bytes) -> None:
+    form = before + b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = await service.ask("POST", "/v1/files", data=form, headers=headers)
+    assert "outside of its fields" in assert_error(answer, 400)
+    answer = await service.ask("POST", "/v1/files", data=form.removeprefix(before), headers=headers)
+    assert_error(answer, 400, "file")
 
 
 async def test_file_that_is_too_large_is_rejected_and_not_kept(serve: Serve, parts: MemoryParts) -> None:
