@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -30,9 +31,10 @@ from penstock.consumer.origin import has_same_operations, origin_error, out_of_b
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.queue_switches import HIDDEN_SECONDS, QueueSwitches
+from penstock.consumer.result_files import ResultFiles, without_files
 from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
 from penstock.errors import LostItem, RejectedCall
-from penstock.large_results import LargeResults, may_be_large
+from penstock.large_results import may_be_large
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations
@@ -122,7 +124,7 @@ class Processor:
             settings=settings,
             clock=clock,
         )
-        self._large_results = LargeResults(patient(backend.bucket, clock) if backend.bucket else None)
+        self._result_files = ResultFiles(backend.bucket, clock)
         self._finisher = patient(Finisher(backend.store, clock, on_event), clock)
 
     async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
@@ -350,9 +352,13 @@ class Processor:
                     has_slot=has_slot,
                     urgency=urgency,
                 )
-            record = self._record(await self._batches.refresh(attempt), verdicts, pace, postponed)
+            attempt = await self._batches.refresh(attempt)
+            record = self._record(attempt, verdicts, pace, postponed)
             if may_be_large(results.held):  # before the commit, so that a committed record refers to what exists
-                record = await self._large_results.store(attempt.batch.tenant, attempt.batch.id, record)
+                stored = await self._result_files.store(
+                    attempt.batch.tenant, attempt.batch.id, record, partial(self._is_over, attempt)
+                )
+                record = stored or self._record(attempt, without_files(verdicts), pace, postponed)
             committed = await self._commit(attempt, record)
             return committed.without_results() if isinstance(committed, ChunkRecord) and results.held else committed
 
@@ -378,6 +384,9 @@ class Processor:
             return True
 
         return may_begin
+
+    async def _is_over(self, attempt: ChunkAttempt) -> bool:
+        return (await self._batches.refresh(attempt)).is_over_at(self._clock.now())
 
     @contextmanager
     def _limited(self, attempt: ChunkAttempt, urgency: Urgency) -> Iterator[Stop]:

@@ -65,6 +65,8 @@ class Event(StrEnum):
     LEASE_LOST = "lease lost"  # The lease on the chunk ended; another consumer may run the same chunk.
     HEARTBEAT_FAILED = "heartbeat failed"  # The lease on a chunk could not be extended; the next heartbeat retries.
     STEP_REPEATED = "step repeated"  # AWS was unavailable; the step is repeated while the lease lasts.
+    # A bucket does not take large results. After half a minute their operations fail.
+    RESULTS_NOT_STORED = "results not stored"
     WORKS_AGAIN = "works again"  # What failed works again; `after` is the event that was logged when it failed.
     OPERATION_BROKE = "operation failed unexpectedly"  # A handler raised an exception of its own; with its traceback.
     # A handler does not end although it was cancelled. Nobody waits for it any more, but it keeps its slot.

@@ -1,0 +1,79 @@
+"""Writes the large results of a chunk to the bucket, with patience that has an end.
+
+While they are written, they take memory that the handlers of all tenants share. So a bucket that does not work must not
+be awaited for ever: the consumer would start nothing more. After PATIENCE_SECONDS, or when the batch is over, results
+that fit are recorded without the bucket, and operations with larger ones have failed.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from msgspec.structs import replace as with_changes
+
+from penstock.bucket import Bucket
+from penstock.clock import Clock
+from penstock.consumer.outage import Outage
+from penstock.errors import Misconfigured, RejectedCall, Unavailable
+from penstock.large_results import MOST_BYTES_WITHOUT_BUCKET, LargeResults
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, Verdict, has_long_result, size_of
+from penstock.telemetry import Event
+
+PATIENCE_SECONDS = 30.0
+REPEAT_SECONDS = 1.0
+
+
+class ResultFiles:
+    """The files with the large results of all chunks of a process.
+
+    The patience is that of the process, not of a chunk: it begins when a write fails, and only a write that succeeds
+    renews it. Otherwise each chunk would fill the memory for another PATIENCE_SECONDS while the bucket does not work.
+    """
+
+    def __init__(self, bucket: Bucket | None, clock: Clock) -> None:
+        self._large_results = LargeResults(bucket)
+        self._clock = clock
+        self._outage = Outage(Event.RESULTS_NOT_STORED, is_error=True)
+        self._failing_since: float | None = None
+
+    async def store(
+        self, tenant: str, batch_id: str, record: ChunkRecord, is_over: Callable[[], Awaitable[bool]]
+    ) -> ChunkRecord | None:
+        """Return the record with references to the files. Return None if they could not be written.
+
+        `is_over` says whether the batch is over, so that nobody has to wait for its results any more.
+        """
+        while True:
+            try:
+                stored = await self._large_results.store(tenant, batch_id, record)
+            except (Unavailable, Misconfigured, RejectedCall) as error:
+                self._outage.report(error)
+                if self._is_patience_over() or await is_over():
+                    return None
+            else:
+                if stored is not record:
+                    self._failing_since = None
+                    self._outage.end()
+                return stored
+            await self._clock.sleep(REPEAT_SECONDS)
+
+    def _is_patience_over(self) -> bool:
+        now = self._clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        return now - self._failing_since >= PATIENCE_SECONDS
+
+
+def without_files(verdicts: Mapping[int, Verdict]) -> dict[int, Verdict]:
+    """Return the verdicts on operations whose large results could not be written to the bucket."""
+    return {index: _without_file(verdict) for index, verdict in verdicts.items()}
+
+
+def _without_file(verdict: Verdict) -> Verdict:
+    size = size_of(verdict)
+    if not isinstance(verdict, Outcome) or not has_long_result(verdict) or size <= MOST_BYTES_WITHOUT_BUCKET:
+        return verdict
+    detail = (
+        f"The handler has succeeded, but its result of {size:,} bytes could not be written to the bucket. "
+        "A retry runs the operation again, with the same idempotency key."
+    )
+    error = {"title": "Result could not be stored", "detail": detail}
+    return with_changes(verdict, state=OutcomeState.FAILED, status=503, result=None, error=error)
