@@ -98,7 +98,8 @@ class Chunk:
     An operation that waited while another one was tried again has had fewer attempts: `behind` has its index and how
     many fewer. Of a chunk that runs `one_at_a_time`, only the first operation runs, and the others follow. `unmet` has
     the operations outside the chunk that one of it depends on and that have not succeeded, by index and id. Only a
-    chunk that runs failures again can have some. They are not part of its message.
+    chunk that runs failures again can have some. They are not part of its message, so it does not run: what depends on
+    them fails, and the rest follows in chunks that need nothing outside.
     """
 
     batch_id: str

@@ -11,7 +11,9 @@ from penstock import dependencies, outcome
 from penstock.batch import Batch
 from penstock.chunk import Chunk, Operation
 from penstock.consumer import processor
+from penstock.consumer.attempt import ChunkAttempt
 from penstock.consumer.needed import Needed
+from penstock.consumer.processor import Processor
 from penstock.dependencies import Progress
 from penstock.outcome import ChunkRecord
 from penstock.running import atomic_group, in_order
@@ -102,6 +104,16 @@ def take_what_is_needed_for_granted(patching: Patching) -> None:
         return chunk
 
     patching.setattr(Needed, "check", mutant)
+
+
+def run_what_needs_a_failure_of_another_record(patching: Patching) -> None:
+    """Run failures again in the usual way, although some depend on what has not succeeded."""
+    decide = Processor._record_without_running
+
+    def mutant(self: Processor, attempt: ChunkAttempt) -> ChunkRecord | None:
+        return decide(self, replace(attempt, chunk=replace(attempt.chunk, unmet=())))
+
+    patching.setattr(Processor, "_record_without_running", mutant)
 
 
 def plan_connected_operations_apart(patching: Patching) -> None:

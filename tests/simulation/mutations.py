@@ -739,10 +739,16 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.plan_connected_operations_apart),
         MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.share_the_attempts_of_a_chunk),
         MutationAtCall(
-            "linked failures of different chunks retried", 0, Hit.FAIL_BEFORE, links.start_when_the_first_has_succeeded
+            "a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.start_when_the_first_has_succeeded
         ),
         MutationAtCall(
             "linked failures of different chunks retried", 0, Hit.FAIL_BEFORE, links.take_what_is_needed_for_granted
+        ),
+        MutationAtCall(
+            "linked failures of different chunks, whose consumer dies",
+            0,
+            Hit.FAIL_BEFORE,
+            links.run_what_needs_a_failure_of_another_record,
         ),
         MutationAtCall("poison in a chain", 0, Hit.FAIL_BEFORE, links.blame_a_whole_component),
     ]

@@ -262,6 +262,20 @@ async def retry_some(stage: Stage, submission: Submission) -> None:
         await asyncio.gather(*(stage.client.retry(batch_id, chosen) for chosen in ([0, 1], [1, 2])))
 
 
+async def retry_in_a_suspect_batch(stage: Stage, submission: Submission) -> None:
+    """Let the consumer die of a retry. Then choose the operation again that depends on what has failed elsewhere."""
+    await submit(stage, submission)
+    await stage.settle()
+    for batch_id in submission.batch_ids:
+        await stage.client.retry(batch_id, [0, 2])
+    await asyncio.sleep(1)
+    for consumer in list(stage.consumers):
+        consumer.process.kill()
+    await stage.settle()
+    for batch_id in submission.batch_ids:
+        await stage.client.retry(batch_id, [2])
+
+
 async def redrive(stage: Stage, submission: Submission) -> None:
     await submit(stage, submission)
     await stage.settle()
@@ -542,7 +556,7 @@ SITUATIONS = {
     ),
     "a failure in the middle of a chain": Situation(
         linked(
-            {1: (0,), 2: (1,), 3: (2,), 4: (0,)},
+            {1: (0,), 2: (1,), 3: (2,), 4: (0, 1)},
             *toys("/succeed"),
             *toys("/flaky", times=1),
             *toys("/reject", "/succeed", "/succeed"),
@@ -580,6 +594,12 @@ SITUATIONS = {
         linked({2: (0, 1)}, *toys("/recover", times=1), *toys("/break", "/succeed")),
         retry,
         Event.BATCH_RETRIED,
+        settings={"chunk_operations": 4},
+    ),
+    "linked failures of different chunks, whose consumer dies": Situation(
+        linked({2: (0, 1), 3: (0,)}, *toys("/recover", times=1, seconds=2), *toys("/break", "/succeed", "/succeed")),
+        retry_in_a_suspect_batch,
+        Event.CHUNK_HALVED,
         settings={"chunk_operations": 4},
     ),
     "a group tried again": Situation(

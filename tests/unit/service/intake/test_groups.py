@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from penstock import Context, Operations, Reject, Retry
+from penstock.priority import Priority
 from penstock.testing import Answer, TestBulk
 
 WAYS = ["wait=10", "respond-async"]
@@ -125,6 +126,25 @@ async def test_group_is_tried_again_as_a_whole(way: str) -> None:
     assert answer.statuses == [200] * 3
     assert app.ran == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("b", 3), ("c", 1)]
     assert app.database.rows == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_retried_group_waits_for_what_failed_in_another_record(is_lost: bool) -> None:
+    """`a` fails at once and `b` later. Only `a` succeeds when the group is retried."""
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        answer = await post(bulk, op("a", fails=True), op("b", retries=9), op("c", "g", "a"), op("d", "g", "b"))
+        assert answer.statuses[::2] == [409, 424]
+        batch_id, app.fails = answer.body["batchId"], False
+        for _ in range(2):
+            await bulk.request("POST", f"/batch/{batch_id}/retry", {"ids": ["c"]})
+            if is_lost:
+                queue = bulk._parts.queues[Priority.NORMAL]
+                await queue.extend(await queue.receive(10, 0), 0)
+            await bulk.run_until_idle()
+        lines = (await bulk.request("GET", f"/batch/{batch_id}/results")).lines
+    assert [line["status"] < 400 for line in lines] == [True, False, False, False]
+    assert not {"c", "d"} & set(dict(app.ran))
 
 
 @pytest.mark.parametrize("way", WAYS)

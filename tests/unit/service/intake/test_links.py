@@ -6,6 +6,7 @@ import pytest
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.message import decode_chunk
+from penstock.priority import Priority
 from penstock.testing import Answer, TestBulk
 
 WAYS = ["wait=10", "respond-async"]
@@ -133,6 +134,38 @@ async def test_retry_fails_again_while_another_dependency_has_not_succeeded() ->
         lines = (await bulk.request("GET", f"/batch/{batch_id}/results")).lines
     assert [line["status"] for line in lines] == [200] * 3
     assert [name for name, _ in app.ran].count("c") == 1
+
+
+async def test_retry_whose_consumer_died_does_not_forget_the_other_dependency() -> None:
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        answer = await post(bulk, op("a", fails="rejected"), op("b", fails="broken"), op("c", "a", "b"), op("d", "c"))
+        assert answer.statuses == [409, 500, 424, 424]
+        batch_id = answer.body["batchId"]
+        app.failing.remove("rejected")
+        await bulk.request("POST", f"/batch/{batch_id}/retry", {"ids": ["c"]})
+        queue = bulk._parts.queues[Priority.NORMAL]
+        [lost] = await queue.receive(10, 0)
+        await queue.extend([lost], 0)
+        await bulk.run_until_idle()
+        lines = (await bulk.request("GET", f"/batch/{batch_id}/results")).lines
+        assert [line["status"] for line in lines] == [200, 500, 424, 424]
+        assert not {"c", "d"} & {name for name, _ in app.ran}
+
+
+async def test_retry_in_a_suspect_batch_does_not_forget_the_other_dependency() -> None:
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        answer = await post(bulk, op("a", fails="rejected"), op("b", fails="broken"), op("c", "a", "b"))
+        batch_id = answer.body["batchId"]
+        app.failing.remove("rejected")
+        for _ in range(2):  # `c` runs with `a`, and then alone
+            await bulk.request("POST", f"/batch/{batch_id}/retry", {"ids": ["c"]})
+            await bulk._parts.store.suspect_batch(batch_id)
+            await bulk.run_until_idle()
+        lines = (await bulk.request("GET", f"/batch/{batch_id}/results")).lines
+        assert [line["status"] for line in lines] == [200, 500, 424]
+        assert "c" not in {name for name, _ in app.ran}
 
 
 async def test_rejected_rows_keep_what_they_depend_on() -> None:
