@@ -18,6 +18,7 @@ import typer
 
 from penstock.batch_id import check_batch_id
 from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
+from penstock.cli.file_errors import print_errors_in_file
 from penstock.cli.metadata import METAVAR, read_pairs
 from penstock.cli.progress import open_progress
 from penstock.cli.server import DEFAULT_URL, AsJson, Url, connected
@@ -172,8 +173,9 @@ def _print_status(status: Status, *, as_json: bool) -> None:
         "batch": status.id,
         "title": one_line(status.title),
         "state": f"{status.status}{f': {one_line(status.reason)}' if status.reason else ''}",
-        "done": f"{status.completed:,} of {status.total:,} ({_percent(status)})",
-        "succeeded": f"{status.succeeded:,}",
+        "file": _file_progress(status),
+        "done": f"{status.completed:,} of {status.total:,} ({_percent(status)})" if status.total else "",
+        "succeeded": f"{status.succeeded:,}" if status.total else "",
         **{name: f"{count:,}" for name in ("failed", "cancelled", "expired") if (count := getattr(status, name))},
         "priority": "" if status.priority == "normal" else status.priority,
         "submitted": local_time(status.created_at),
@@ -184,6 +186,18 @@ def _print_status(status: Status, *, as_json: bool) -> None:
         "metadata": one_line(", ".join(f"{name}={text}" for name, text in status.metadata.items() if name != "title")),
     }
     print_facts(facts, {"state": style_of_state(status.status), "failed": "red"})
+    print_errors_in_file(status)
+
+
+def _file_progress(status: Status) -> str:
+    """Return how far the server has read the file of a batch, or "" if it does not validate one."""
+    found = status.validation
+    if found is None or status.status != "validating":
+        return ""
+    read = (
+        f"{counted(found.operations_read, 'operation')} read ({found.bytes_read / max(found.bytes, 1):.0%} of the file)"
+    )
+    return f"{read}, {found.operations_sent:,} on the queue" if found.operations_sent else read
 
 
 def _percent(status: Status) -> str:

@@ -14,6 +14,7 @@ from msgspec import to_builtins
 
 from penstock.cli.api_key import read_client_key
 from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_FAILED
+from penstock.cli.file_errors import print_errors_in_file
 from penstock.cli.file_options import Charset, Delimiter, Expect, File, Format, Key, Method, OperationPath
 from penstock.cli.findings import LISTED, Findings
 from penstock.cli.metadata import METAVAR, read_pairs
@@ -242,7 +243,8 @@ class Run:
                     submission.screen.say(f"Accepted as the batch {submission.parts[0].batch.id}.")
                 await submission.follow()
                 findings.seconds = time.monotonic() - started
-                await self._collect(submission, findings)
+                if submission.counts.total:
+                    await self._collect(submission, findings)
 
     async def _collect(self, submission: Submission, findings: Findings) -> None:
         """Read all outcomes if they are needed, else only as many failures as are printed."""
@@ -275,7 +277,7 @@ class Run:
                     "seconds": round(findings.seconds, 3),
                 }
             )
-        else:
+        elif submission.counts.total:
             print_counts(submission, findings)
             print_failures(submission.file, findings)
 
@@ -293,9 +295,19 @@ class Run:
             return NOT_DONE
         if not self.wait:
             return ALL_SUCCEEDED
+        if not counts.total:
+            self._report_unaccepted(submission)
+            return NOT_DONE
         self._report_rejected(file, counts)
         good = findings.as_expected if file.has_expectations else counts.succeeded
         return ALL_SUCCEEDED if good == counts.total else SOME_FAILED
+
+    def _report_unaccepted(self, submission: Submission) -> None:
+        """Say why a file that was validated in the background was never accepted, so that nothing of it has run."""
+        for status in (part.status for part in submission.parts if part.status is not None):
+            why = f": {one_line(status.reason)}" if status.reason else "."
+            print_error(f"Nothing has run. The batch {status.id} is {status.status}{why}")
+            print_errors_in_file(status)
 
     def _report_rejected(self, file: ToSubmit, counts: Tally) -> None:
         if self.rejected is not None and counts.failed:

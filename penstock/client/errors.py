@@ -106,7 +106,7 @@ class InvalidBatch(Problem):
 
     @property
     def errors(self) -> list[BatchError]:
-        return _errors_of(self.document)
+        return errors_of(self.document)
 
     @property
     def error_count(self) -> int:
@@ -156,7 +156,7 @@ class TooLarge(Problem):
     @property
     def errors(self) -> list[BatchError]:
         """Return the single operations that are too large."""
-        return _errors_of(self.document)
+        return errors_of(self.document)
 
 
 class RateLimited(Problem):
@@ -207,7 +207,8 @@ def seconds_to_wait(retry_after: str) -> float | None:
     return None
 
 
-def _errors_of(document: Mapping[str, Any]) -> list[BatchError]:
+def errors_of(document: Mapping[str, Any]) -> list[BatchError]:
+    """Return the errors that a problem lists, or the status of a batch whose file was invalid."""
     listed = document.get("errors")
     errors = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     return [BatchError(str(one.get("pointer", "")), str(one.get("detail", "")), one.get("line")) for one in errors]

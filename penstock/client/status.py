@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.client.errors import NotPenstock
+from penstock.client.errors import BatchError, NotPenstock, errors_of
 from penstock.client.outcome import Outcome
 
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
@@ -20,12 +20,24 @@ class Cost(msgspec.Struct, frozen=True, rename="camel"):
     as_of: datetime | None = None
 
 
+class FileProgress(msgspec.Struct, frozen=True, rename="camel"):
+    """How far the server has read an uploaded file, and then how far its operations are on the queue."""
+
+    bytes: int
+    bytes_read: int
+    operations_read: int
+    operations_sent: int
+    error_count: int = 0
+
+
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """The status of a batch at one time: its state, its counts and its times.
 
-    `status` is the state: queued, processing, paused, cancelling, completed, failed, cancelled or expired. Times are
-    aware datetimes in UTC. `document` is the status as the server has written it. A batch that was answered immediately
-    has counts, but no id and no times.
+    `status` is the state: validating, queued, processing, paused, cancelling, completed, failed, cancelled or expired.
+    While a large uploaded file is validating, `total` is 0, because it is not known, and `validation` says how far that
+    is. If the file is invalid, the batch has failed: `errors` lists the first errors, `error_count` counts all, and no
+    operation has run. Times are aware datetimes in UTC. `document` is the status as the server has written it. A batch
+    that was answered immediately has counts, but no id and no times.
     """
 
     batch_id: str
@@ -57,6 +69,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     eta_earliest: datetime | None = None
     eta_latest: datetime | None = None
     cost: Cost | None = None
+    validation: FileProgress | None = None
+    error_count: int = 0
     document: Mapping[str, Any] = {}
 
     @property
@@ -69,8 +83,16 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def all_succeeded(self) -> bool:
-        """Return True if the batch is final and every operation succeeded."""
-        return self.is_final and self.succeeded == self.total
+        """Return True if the batch is final and every operation succeeded.
+
+        A batch whose file was never accepted has no operations, and none succeeded.
+        """
+        return self.is_final and self.succeeded == self.total > 0
+
+    @property
+    def errors(self) -> list[BatchError]:
+        """Return the first errors in the file of a batch that has failed because of them."""
+        return errors_of(self.document)
 
     @property
     def title(self) -> str:

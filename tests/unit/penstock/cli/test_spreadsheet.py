@@ -13,6 +13,7 @@ import typer
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from penstock.cli import batches
 from penstock.cli.submit import submit
 from tests.support.full import full
 from tests.unit.penstock.client.conftest import Site, site, with_bucket
@@ -120,3 +121,22 @@ async def test_export_is_submitted_and_its_bad_rows_are_corrected(run: Run, site
     told = await run(BAD, *PEOPLE, "--upload")
     assert told.exit_code == 0, told.output
     assert dict(line.split() for line in told.stdout.splitlines())["succeeded"] == str(bad)
+
+
+async def test_invalid_rows_are_told_that_a_consumer_has_found(run: Run, site: Site) -> None:
+    write_export(2_130, 30)
+    site.fault = with_bucket(site)
+    told = await run(EXPORT, *PEOPLE, "--charset", "windows-1252", "--upload")
+    assert (told.exit_code, told.stdout) == (2, "")
+    accepted, *errors = told.stderr.splitlines()[-6:]
+    batch_id = accepted.removeprefix("Accepted as the batch ").rstrip(".")
+    reason = f"The batch {batch_id} is failed: The file has 4 errors; nothing was run."
+    assert errors[0] == f"Nothing has run. {reason}"
+    assert errors[1].startswith("  line 2, /operations/0/body/born: Input should be a valid date")
+    assert len(errors) == 5
+
+    shown = await asyncio.to_thread(CliRunner().invoke, batches.app, ["status", batch_id])
+    assert "failed: The file has 4 errors; nothing was run." in shown.stdout
+    assert "done" not in shown.stdout
+    assert shown.stderr.splitlines() == errors[1:]
+    assert (await asyncio.to_thread(CliRunner().invoke, batches.app, ["watch", batch_id])).exit_code == 1

@@ -80,7 +80,7 @@ class Site:
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr("penstock.service.events.watching.READ_SECONDS", 0.02)
     site, clock, queue_clock = Site(), SystemClock(), QueueClock()
-    settings = build_settings(receive_wait_seconds=1, grace_seconds=0)
+    settings = build_settings(receive_wait_seconds=1, grace_seconds=0, background_upload_bytes=1_024)
     parts = memory_parts(queue_clock)
     backend = parts.backend
     assert parts.bucket is not None
