@@ -80,6 +80,8 @@ async def _find_final_batch(request: web.Request) -> Batch:
     batch = await find_batch(request)
     if not batch.is_final:
         raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")
+    if batch.was_never_accepted:
+        raise NotPossibleNow("The file of this batch was never accepted, so nothing has run. Correct it and submit it.")
     return batch
 
 

@@ -13,6 +13,7 @@ from penstock.testing import FakeClock, MemoryParts
 from penstock.testing.http import Answer
 from tests.support.builders import build_settings
 from tests.support.service import NDJSON, Serve, Service, assert_problem
+from tests.unit.service.console.conftest import text_of
 from tests.unit.service.test_uploads import CSV, uploaded
 
 LINES = {"Content-Type": NDJSON}
@@ -364,3 +365,21 @@ async def test_a_charset_that_nobody_can_go_on_in_is_read_by_the_front_end(
     answer = await built.submit(content, f"method=POST&path=/rows/{{number}}&charset={charset}", CSV)
 
     assert (answer.status, answer.body["summary"]["succeeded"]) == (200, 2)
+
+
+async def test_page_shows_how_far_the_file_is_and_then_its_errors(plant: Callable[..., Any]) -> None:
+    built = await plant()
+    batch_id = (await built.submit(numbers([1, "two"]))).body["batchId"]
+
+    async def shown() -> str:
+        return text_of(await built.service.get(f"/console/batch/{batch_id}", Accept="text/html"))
+
+    assert "validating 0 operations of the file are read (0 % of it). Nothing has run yet." in await shown()
+    await built.work()
+    built.clock.advance(2)
+    page = await shown()
+    assert "The file has 1 error; nothing was run." in page
+    assert "Line Where What is wrong 2 " in page
+    assert "Input should be a valid integer" in page
+    retried = await built.service.ask("POST", f"/batch/{batch_id}/retry")
+    assert "Correct it and submit it." in assert_problem(retried, 409)["detail"]
