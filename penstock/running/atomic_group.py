@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from penstock.chunk import Operation
 from penstock.error_ids import see_log
@@ -18,7 +19,7 @@ from penstock.outcome import (
 )
 from penstock.running.attempt import OpenTransaction, Transaction, ends_task
 from penstock.running.bulk import Lot
-from penstock.running.left_behind import Worker
+from penstock.running.left_behind import NOTICE_SECONDS, Worker
 from penstock.running.source import Source
 from penstock.running.verdict import error_id
 from penstock.telemetry import Event, get_log
@@ -44,6 +45,7 @@ class AtomicGroup:
         self._number = number
         self._worker = worker
         self._running: Operation | None = None
+        self._failed: tuple[Operation, Verdict] | None = None  # the operation that is why all are rolled back
 
     async def perform(
         self,
@@ -54,39 +56,48 @@ class AtomicGroup:
     ) -> Verdicts:
         """Perform all operations, or stop at the first that does not succeed.
 
-        `seconds` is the time in which the transaction must be opened, and in which it must be committed. `broke`
-        returns the verdict on the first operation if one of these fails.
+        `seconds` is the time in which the transaction must be opened, and in which it must be committed or rolled
+        back. `broke` returns the verdict on the first operation if one of these fails.
         """
         verdicts: Verdicts = {}
-        culprit: Operation | None = None
         try:
-            async with asyncio.timeout(seconds) as limit, open_transaction() as opened:
-                limit.reschedule(None)
-                for operation in self._lot:
-                    self._running = operation
-                    verdicts |= await perform_one(operation, lambda: _given(opened))
-                    if self._worker.is_left:
-                        raise _RollBack
-                    if not _has_succeeded(verdicts[operation.index]):
-                        culprit = operation
-                        raise _RollBack
-                self._running = None
-                limit.reschedule(asyncio.get_running_loop().time() + seconds)
+            async with _Patience(seconds, self._worker) as patience, open_transaction() as opened:
+                patience.pause()
+                try:
+                    for operation in self._lot:
+                        self._running = operation
+                        verdicts |= await perform_one(operation, lambda: _given(opened))
+                        self._check(operation, verdicts)
+                    self._running = None
+                finally:
+                    patience.go_on()
         except _RollBack:
             pass
         except BaseException as error:
             if ends_task(error, self._worker.task):
                 raise
-            if culprit is None:
+            if self._failed is None:
                 return self.stop_at(self._lot[0], broke(error))
-        if culprit is not None:
-            return self.stop_at(culprit, verdicts[culprit.index])
+        if self._failed is not None:
+            return self.stop_at(*self._failed)
         # The transaction may have swallowed an exception: then nothing is known of the others.
         is_whole = len(verdicts) == len(self._lot) and not self._worker.is_left
         return verdicts if is_whole else {}
 
+    def _check(self, operation: Operation, verdicts: Verdicts) -> None:
+        """Raise _RollBack unless the operation has succeeded."""
+        verdict = verdicts.get(operation.index)
+        if not _has_succeeded(verdict):
+            self._failed = None if verdict is None else (operation, verdict)
+            raise _RollBack
+
     def stop_at_running(self, verdict_on: Callable[[Operation], Verdict]) -> Verdicts:
-        """Return the verdicts if the operation that is running must be given up. The transaction is rolled back."""
+        """Return the verdicts if the operation that is running must be given up. The transaction is rolled back.
+
+        If one has failed before that, the transaction did not end in time, and the verdict stands.
+        """
+        if self._failed is not None:
+            return self.stop_at(*self._failed)
         running = self._running or self._lot[0]
         return self.stop_at(running, verdict_on(running))
 
@@ -94,6 +105,43 @@ class AtomicGroup:
         """Return the verdicts if an operation has not succeeded, so that nothing was committed."""
         undone = {one.index: undo(one, culprit.id, verdict, self._number) for one in self._lot if one is not culprit}
         return {**undone, culprit.index: verdict}
+
+
+class _Patience:
+    """Limits the time in which the transaction is opened, and the time in which it ends.
+
+    When it is over, the worker's task is cancelled. The worker is overdue if that has not ended NOTICE_SECONDS later.
+    """
+
+    def __init__(self, seconds: float, worker: Worker) -> None:
+        self._seconds = seconds
+        self._worker = worker
+        self._limit = asyncio.timeout(None)
+        self._overdue: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._limit.__aenter__()
+        self.go_on()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cancel()
+        await self._limit.__aexit__(kind, error, trace)
+
+    def go_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._limit.reschedule(loop.time() + self._seconds)
+        self._overdue = loop.call_later(self._seconds + NOTICE_SECONDS, self._worker.overdue, self._worker)
+
+    def pause(self) -> None:
+        self._cancel()
+        self._limit.reschedule(None)
+
+    def _cancel(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
 
 
 def undo(operation: Operation, culprit: str, verdict: Verdict, number: int) -> Verdict:
@@ -106,7 +154,7 @@ def undo(operation: Operation, culprit: str, verdict: Verdict, number: int) -> V
     return TryAgain(undone, verdict.max_attempts, verdict.after_seconds, verdict.uses_attempt)
 
 
-def _has_succeeded(verdict: Verdict) -> bool:
+def _has_succeeded(verdict: Verdict | None) -> bool:
     return isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED
 
 

@@ -88,7 +88,7 @@ class Runner:
         self._shows_errors = shows_errors
         self._limits = limits
         self._spent: dict[str, Spent] = {}
-        self._groups: dict[tuple[str, int], AtomicGroup] = {}  # that run, by their batch and their first operation
+        self._groups: dict[int, AtomicGroup] = {}  # that run, by the `id` of their lot
         self.result_memory = ResultMemory()
         self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share, memory=self.result_memory)
         self._left = LeftTasks(self._slots)
@@ -133,7 +133,7 @@ class Runner:
             perform = self._performing(source, number, counted, has_groups=has_links)
             performer = Performer(
                 perform=_noting_at(gates, perform) if gates else perform,
-                cancelled_itself=lambda lot: self._cancelled_itself(lot, source),
+                cancelled_itself=self._cancelled_itself,
                 timed_out=lambda lot: self._timed_out(lot, source, number),
                 leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
             )
@@ -441,7 +441,7 @@ class Runner:
         if not task.done():
             self._leave(lot, source, worker, has_slot=True)
             return self._timed_out(lot, source, attempt)
-        return self._cancelled_itself(lot, source) if task.cancelled() else task.result()
+        return self._cancelled_itself(lot) if task.cancelled() else task.result()
 
     def run(
         self,
@@ -472,8 +472,8 @@ class Runner:
     ) -> dict[int, Verdict]:
         worker = worker or Worker.current()
         run = self._run if self._observer is None else self._run_observed
-        key, group = (source.batch_id, lot[0].index), AtomicGroup(lot, number, worker)
-        self._groups[key] = group
+        group = AtomicGroup(lot, number, worker)
+        self._groups[id(lot)] = group
 
         def perform_one(operation: Operation, transaction: OpenTransaction) -> Awaitable[Verdicts]:
             return run((operation,), source, number, transaction, worker, results=results, route=None)
@@ -492,7 +492,7 @@ class Runner:
         finally:
             # After a cancellation or a time-out somebody asks the group which of its operations was running.
             if not worker.is_left and not worker.task.cancelling():
-                self._groups.pop(key, None)
+                self._groups.pop(id(lot), None)
 
     def _find_unable(self, lot: Lot) -> tuple[Operation, Outcome] | None:
         """Return an operation of a group that cannot run in a transaction any more, because the application changed."""
@@ -666,7 +666,7 @@ class Runner:
         Raise CallFailed for several.
         """
         if is_group(lot):
-            return self._stop_group(lot, source, lambda operation: self._timed_out_alone(operation, source, number))
+            return self._stop_group(lot, lambda operation: self._timed_out_alone(operation, source, number))
         route = self._operations.match(lot[0].method, lot[0].path)
         seconds = route.policy.timeout_seconds / len(lot)
         self._note_spent(route, len(lot), seconds)
@@ -680,17 +680,17 @@ class Runner:
         attempt = Attempt(route, source, number, [(operation, {})], {}, Worker(), count=1, seconds=seconds)
         return self._count(attempt, attempt.judge([TimedOut()]))[operation.index]
 
-    def _stop_group(self, lot: Lot, source: Source, verdict_on: Callable[[Operation], Verdict]) -> dict[int, Verdict]:
-        group = self._groups.pop((source.batch_id, lot[0].index))
+    def _stop_group(self, lot: Lot, verdict_on: Callable[[Operation], Verdict]) -> dict[int, Verdict]:
+        group = self._groups.pop(id(lot))
         return group.stop_at_running(verdict_on)
 
-    def _cancelled_itself(self, lot: Lot, source: Source) -> dict[int, Verdict]:
+    def _cancelled_itself(self, lot: Lot) -> dict[int, Verdict]:
         """Return the verdict of an operation whose handler cancelled its own task. Raise CallFailed for several.
 
         It has failed for good. Without a verdict it would be handed over to another chunk for ever.
         """
         if is_group(lot):
-            return self._stop_group(lot, source, cancelled_itself)
+            return self._stop_group(lot, cancelled_itself)
         if len(lot) > 1:
             raise CallFailed
         [operation] = lot

@@ -1,5 +1,6 @@
 """Atomic groups of operations, from the request to the outcomes, in a small batch and in the background."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,16 +23,30 @@ class Database:
         self.fails_to_commit = 0
         self.swallows = False
 
+        self.hangs_at: str | None = None
+        self.ignores_cancellation = False
+
+    async def _hang(self, at: str) -> None:
+        while self.hangs_at == at:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if not self.ignores_cancellation:
+                    raise
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[list[str]]:
         written: list[str] = []
+        await self._hang("opening")
         try:
             yield written
         except BaseException:
             self.rolled_back += 1
+            await self._hang("rolling back")
             if self.swallows:
                 return
             raise
+        await self._hang("committing")
         if self.fails_to_commit:
             self.fails_to_commit -= 1
             raise ConnectionError
@@ -39,12 +54,12 @@ class Database:
 
 
 class App:
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float = 60) -> None:
         self.ran: list[tuple[str, int]] = []
         self.fails = True
         self.database = Database()
         self.operations: Operations[Any] = Operations(transaction=self.database.transaction)
-        self.operations.post("/do/{name}", max_attempts=3)(self.do)
+        self.operations.post("/do/{name}", max_attempts=3, timeout_seconds=timeout_seconds)(self.do)
         self.operations.post("/other", limit="limit")(self.other)
         self.operations.post("/bulk", bulk=True)(self.do_many)
         self.operations.post("/thread")(self.do_in_thread)
@@ -167,6 +182,22 @@ async def test_commit_that_fails_is_tried_again(way: str) -> None:
     assert answer.statuses == [200, 200]
     assert app.database.rows == ["a", "b"]
     assert [attempt for _, attempt in app.ran] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+@pytest.mark.parametrize(
+    ("at", "statuses"), [("opening", [503, 424]), ("committing", [503, 424]), ("rolling back", [424, 409])]
+)
+async def test_transaction_that_hangs_ends_at_the_time_limit(
+    at: str, statuses: list[int], ignores: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.running.atomic_group.NOTICE_SECONDS", 0.02)
+    app = App(timeout_seconds=0.05)
+    app.database.hangs_at, app.database.ignores_cancellation = at, ignores
+    async with TestBulk(app.operations) as bulk:
+        answer = await post(bulk, op("a", "g"), op("b", "g", fails=at == "rolling back"))
+        app.database.hangs_at = None
+    assert answer.statuses == ([504, 424] if ignores and statuses[0] == 503 else statuses)
 
 
 async def test_transaction_that_swallows_the_exception_commits_nothing_of_a_failed_group() -> None:
