@@ -96,8 +96,9 @@ def blocked_by_failures(operations: Iterable[Operation], states: States) -> dict
     for unit in units(operations):
         causes = [index for index in needs(unit) if index in failed]
         if causes and unit[0].index not in states:
+            known = set(causes)
             for operation in unit:
-                own = [index for index in causes if operation.links and index in operation.links.after]
+                own = [index for index in operation.links.after if index in known] if operation.links else []
                 blocked[operation.index] = (own or causes)[0]
                 failed.add(operation.index)
     return blocked
