@@ -23,6 +23,8 @@ def origin_error(batch: Batch, chunk: Chunk) -> str | None:
         return f"Chunk {chunk.id} has the same operation twice."
     if not _are_of_group(batch, chunk.group, indexes):
         return f"Chunk {chunk.id} has operations that are not in its group of batch {batch.id}."
+    if chunk.behind and min(chunk.attempts().values()) < 1:
+        return f"Chunk {chunk.id} has an operation with an attempt below 1."
     return links_error(chunk) if chunk.has_links else None
 
 

@@ -1,6 +1,7 @@
 """A chunk is checked against its batch: what the front end and the consumers send passes, and forged chunks do not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,13 @@ def test_everything_that_a_record_lists_passes() -> None:
         for letter in dead_letters(chunk.batch_id, record):
             assert origin_error(BATCH, letter) is None
             assert redrive_error(letter, record) is None
+
+
+@pytest.mark.parametrize(("fewer", "is_right"), [(2, True), (3, False), (10**9, False)])
+def test_attempt_of_an_operation_is_at_least_1(fewer: int, is_right: bool) -> None:
+    chunk = replace(chunk_of("0", [0, 1]), attempt=3, behind=((1, fewer),))
+    error = None if is_right else "Chunk 0 has an operation with an attempt below 1."
+    assert origin_error(BATCH, chunk) == error
 
 
 @pytest.mark.parametrize(
