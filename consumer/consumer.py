@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import random
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ RECORDING_SECONDS = 10.0  # the time for recording and follow-ups after the hand
 RELEASING_SECONDS = 5.0  # the time for releasing what the last receives have returned
 LEAVING_SECONDS = 1.0
 PLANNED_AT_ONCE = 2  # batches. Each takes some megabytes, and shares the loop with the handlers
+PLAN_PAUSE_SECONDS = 5, 15  # until another consumer may receive the message, if this one plans enough batches
 MOST_PLAN_RECEIVES = 20  # of a message that asks for a plan, while another consumer has the batch
 NEWER_VERSION_SECONDS = 60  # until a chunk comes again that only a newer version can run
 
@@ -56,6 +58,7 @@ class Held:
 
     delivery: Delivery
     waiting: int = 0
+    is_plan: bool = False  # the message asks for the plan of a batch
     wakes_at: int = 0  # the number of waiting operations at which there may be room for another chunk
 
     def start(self, operations: int) -> None:
@@ -142,7 +145,7 @@ class Consumer:
             process=self.process,
             on_event=on_event,
         )
-        self._planning = asyncio.Semaphore(PLANNED_AT_ONCE)
+        self._planning = 0  # batches that are planned now
         self._pacer = Pacer(self._runner, backend.store, clock)
         self._sweeper = Sweeper(
             backend.store,
@@ -349,9 +352,15 @@ class Consumer:
         """Plan a batch. If that is not finished here, let another consumer receive the message."""
         delivery = held.delivery = replace(held.delivery, batch_id=batch_id)
         left: Left | Busy = Left.STOPPED
-        if not self._stop.begun.is_set():
-            async with self._planning:
+        if self._planning >= PLANNED_AT_ONCE:
+            left = Busy(random.uniform(*PLAN_PAUSE_SECONDS))  # noqa: S311 - spreads messages, keeps no secret
+        elif not self._stop.begun.is_set():
+            self._planning += 1
+            held.is_plan = True
+            try:
                 left = await self._planner.plan(batch_id)
+            finally:
+                self._planning -= 1
         match left:
             case Left.STOPPED:
                 await self._release(delivery)
@@ -389,11 +398,11 @@ class Consumer:
         A chunk whose operations have finished counts as one operation while it is recorded: otherwise the number of
         chunks in memory would have no limit. While only its dead letters wait, it counts as no operation. Neither does
         an operation that waits because of a limit of the fleet: others must run meanwhile. A chunk that waits because
-        its batch is paused does not count at all.
+        its batch is paused does not count at all, and neither does the plan of a batch.
         """
         loads = {priority: Load() for priority in Priority}
         for held in self._held.values():
-            if self._pauses.holds(held.delivery):
+            if self._pauses.holds(held.delivery) or held.is_plan:
                 continue
             load = loads[held.delivery.priority]
             load.chunks += 1

@@ -31,6 +31,7 @@ BATCHES_AT_ONCE = 10
 GROUPS_AT_ONCE = 10  # of all batches together
 FAILURES_IN_SWEEP = 5  # so many batches do not fail one after the other unless AWS is unavailable
 ASK_AGAIN_SECONDS = 60.0  # for a plan
+LONGEST_ASK_AGAIN_SECONDS = 300.0
 NOT_VALIDATED = "The file was not validated before the deadline."
 PERIODS_OF_TENURE = 2.5  # a consumer that misses two sweeps loses the task to another one
 
@@ -174,8 +175,11 @@ class Sweeper:
             )
             if ended and event is not None:
                 self._on_event(batch.id)
-        elif self._ask_to_plan is not None:
-            await self._store.postpone_planning(batch.id, min(now + ASK_AGAIN_SECONDS, batch.deadline_at))
+        else:
+            # Each time later, so that messages do not pile up while all consumers are busy.
+            pause = min(max(ASK_AGAIN_SECONDS, now - batch.created_at), LONGEST_ASK_AGAIN_SECONDS)
+            await self._store.postpone_planning(batch.id, min(now + pause, batch.deadline_at))
+        if self._ask_to_plan is not None:  # also for a batch that has ended: its charges are given back
             await self._ask_to_plan(batch)
 
     async def _open_groups(self, batch: Batch) -> AsyncIterator[int]:

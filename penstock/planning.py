@@ -166,8 +166,14 @@ class PlanStore(Protocol):
         Returns False, and changes nothing, if another planner has the lease, or if the batch is not validating.
         """
 
-    async def leave_planning(self, batch_id: str, planner: str, due_at: float) -> None:
-        """End the lease of a planner, which goes on at `due_at`, or leaves the batch to another one."""
+    async def extend_planning(self, batch_id: str, planner: str, until: float, due_at: float) -> bool:
+        """Extend the lease of a planner. Returns False as `note_planning` does."""
+
+    async def leave_planning(self, batch_id: str, planner: str, due_at: float, reason: str | None = None) -> None:
+        """End the lease of a planner, so that another one can go on, at `due_at` at the latest.
+
+        `reason` says for clients what the batch waits for. It is removed when the batch is taken again.
+        """
 
     async def postpone_planning(self, batch_id: str, due_at: float) -> None:
         """Let a sweep look at a batch that is validating after `due_at`."""

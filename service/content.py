@@ -101,6 +101,8 @@ async def within(seconds: float) -> AsyncIterator[None]:
 class RequestBody:
     """The body of a request. `limit` is its largest decompressed size, under the name that the error reports."""
 
+    is_validated_later = False
+
     def __init__(self, request: web.Request, limit: dict[str, int]) -> None:
         self.decompressed_bytes = 0
         self._received_bytes = 0  # before decompression, and without the input of the current piece

@@ -6,6 +6,7 @@ it lapsed does, as with every charge: see `service/ledger.py`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.batch import Batch, sum_counts
@@ -35,6 +36,8 @@ class Charging:
         self._store = store
         self._clock = clock
         self._lapses_at = math.ceil(batch.deadline_at)
+        self._charged: list[Limit] = []  # by this planner, and not by an earlier one
+        self._opened: list[OpenLimit] = []
 
     @property
     def _words(self) -> str:
@@ -59,14 +62,21 @@ class Charging:
             await self._store.end_charge(limit.account, self._charge_of(limit), 0)
 
     async def give_back(self) -> None:
-        """Give the charges back, and remove the open operations, of a batch that will not be accepted."""
-        for limit in self._file.limits:
+        """Give the charges back, and remove the open operations, of a batch that is not accepted."""
+        await self._give_back(self._file.limits, self._file.open_limits)
+
+    async def take_back(self) -> None:
+        """Give back only what this planner has charged: another one has accepted the batch, and settled its charges."""
+        await self._give_back(self._charged, self._opened)
+
+    async def _give_back(self, limits: Sequence[Limit], open_limits: Sequence[OpenLimit]) -> None:
+        for limit in limits:
             charge = self._charge_of(limit)
             usage = await self._store.read_usage(limit.account)
             if charge in usage.open:
                 amount = give_back(charge.cost, usage.open[charge], self._clock.now())
                 await self._store.end_charge(limit.account, charge, amount)
-        for open_limit in self._file.open_limits:
+        for open_limit in open_limits:
             entry = OpenBatch(self._batch.id, self._lapses_at)
             is_open = await self._store.read_open(open_limit.account)
             if entry in is_open.entries:
@@ -85,6 +95,7 @@ class Charging:
         if not isinstance(decision, TooSoon):
             usage = await self._store.charge(limit.account, limit.quota, charge, now, seen=usage, settled=())
             if charge in usage.open:
+                self._charged.append(limit)
                 return None
             decision = limit.quota.charge(self._total, usage.tat, now)
         seconds = decision.retry_after_seconds if isinstance(decision, TooSoon) else 1.0
@@ -103,6 +114,7 @@ class Charging:
             limit.account, entry, self._total, most=limit.operations, expires_at=expires_at
         )
         if entry in is_open.entries:
+            self._opened.append(limit)
             return None
         return NoRoom(
             f"{self._words}, and {is_open.total:,} of earlier batches have not finished.", LONGEST_WAIT_SECONDS

@@ -20,6 +20,7 @@ written once and follows from the one before; they send the same chunks, and acc
 import asyncio
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
@@ -33,7 +34,7 @@ from penstock.consumer.planning.duplicates import Duplicates
 from penstock.consumer.planning.sending import GroupSender
 from penstock.consumer.planning.validation import Validation, place_after
 from penstock.consumer.sweeper import NOT_VALIDATED
-from penstock.errors import Flaw, UploadReplaced
+from penstock.errors import Flaw, PenstockError, UploadReplaced
 from penstock.metrics.meter import Meter
 from penstock.operations import Operations
 from penstock.planning import Errors, GroupPlan, PlannedFile, Planning
@@ -42,10 +43,12 @@ from penstock.reading.forms import FileForm
 from penstock.running.stop import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
+from penstock.waiting import happens
 from penstock.webhooks.event import new_event
 
 _NO_BUCKET = "PENSTOCK_BUCKET is not set for this consumer. Set it to the same bucket for all programs."
 NOTE_SECONDS = 2.0  # how often the progress is written, at most
+BEATS_IN_LEASE = 3
 PLANS_IN_CALL = 50
 FIRST_RATE = 20_000.0  # operations a second that are sent, until it is measured
 LONGEST_LEASE_SECONDS = 60.0
@@ -144,7 +147,10 @@ class Planner:
         """Plan a batch. Return when it is accepted or has ended, or why this consumer does not go on."""
         planner, now = f"{self._process}-{secrets.token_hex(4)}", self._clock.now()
         batch = await self._store.take_planning(batch_id, planner, now, now + self._lease_seconds)
-        if batch is None or batch.state is not BatchState.VALIDATING or batch.planning is None:
+        if batch is None or batch.planning is None:
+            return Left.DONE
+        if batch.state is not BatchState.VALIDATING:
+            await self._give_back(batch, batch.planning)
             return Left.DONE
         if batch.planning.planner != planner:
             return Busy(max(1.0, batch.planning.lease_until - now))
@@ -157,12 +163,21 @@ class Planner:
         get_log().info(Event.PLANNING_STARTED, batch_id=batch_id, groups=batch.planning.groups)
         return await self._work_on(_Work(batch, file, batch.planning, []), planner)
 
+    async def _give_back(self, batch: Batch, planning: Planning) -> None:
+        """Give back what was charged for a batch that has ended, and was never accepted."""
+        if not batch.was_never_accepted or not planning.is_valid:
+            return
+        file = await self._store.read_file(batch.id)
+        if file is not None:
+            await Charging(batch, file, planning.operations, self._store, self._clock).give_back()
+
     async def _work_on(self, work: _Work, planner: str) -> Left:
         batch_id = work.batch.id
         try:
-            return await self._go_on(work)
+            return await self._go_on_with_lease(work)
         except _Stopped:
-            await self._backend.store.leave_planning(batch_id, planner, self._clock.now() + self._lease_seconds)
+            with suppress(PenstockError):  # then the lease ends by itself
+                await self._backend.store.leave_planning(batch_id, planner, self._clock.now() + self._lease_seconds)
             return Left.STOPPED
         except _Lost:
             get_log().info(Event.PLANNING_STOPPED, batch_id=batch_id)
@@ -171,10 +186,38 @@ class Planner:
         await self._give_back_if_ended(work)
         return Left.DONE
 
+    async def _go_on_with_lease(self, work: _Work) -> Left:
+        """Go on with the batch while the lease is extended, also while AWS does not answer."""
+        working = asyncio.create_task(self._go_on(work))
+        keeping = asyncio.create_task(self._keep_lease(work))
+        try:
+            await asyncio.wait((working, keeping), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                keeping.result()
+            return await working
+        finally:
+            for task in (working, keeping):
+                task.cancel()
+            await asyncio.gather(working, keeping, return_exceptions=True)
+
+    async def _keep_lease(self, work: _Work) -> None:
+        """Extend the lease until it is lost, or until the consumer is asked to stop. Then raise _Lost or _Stopped."""
+        planner = work.planning.planner or ""
+        while True:
+            await happens(self._stop.begun, self._lease_seconds / BEATS_IN_LEASE)
+            if self._stop.begun.is_set():
+                raise _Stopped
+            until = self._clock.now() + self._lease_seconds
+            due_at = self._due_at(work, until)
+            with suppress(PenstockError):  # the next beat tries again
+                if not await self._backend.store.extend_planning(work.batch.id, planner, until, due_at):
+                    raise _Lost
+
     async def _go_on(self, work: _Work) -> Left:
         if work.planning.takes > self._settings.max_deaths:
             reason = f"More than {self._settings.max_deaths:,} consumers died while they read the file."
             await self._fail(work, Errors(), reason)
+            await self._give_back_if_ended(work)
             return Left.DONE
         if self._clock.now() > work.batch.deadline_at:
             await self._end(work.batch, BatchState.EXPIRED, NOT_VALIDATED, Ending.EXPIRED)
@@ -186,8 +229,15 @@ class Planner:
         rejected = await charging.charge()
         if rejected is not None:
             return await self._wait_for_room(work, charging, rejected)
+        if not await self._is_validating(work):  # another planner has accepted it meanwhile, and settled its charge
+            await charging.take_back()
+            raise _Lost
         await self._send(work)
         return await self._accept(work, charging)
+
+    async def _is_validating(self, work: _Work) -> bool:
+        batch = await self._store.read_batch(work.batch.id)
+        return batch is not None and batch.state is BatchState.VALIDATING
 
     async def _read_plans(self, work: _Work) -> None:
         """Read the plans of all groups that have one."""
@@ -264,18 +314,19 @@ class Planner:
 
     async def _wait_for_room(self, work: _Work, charging: Charging, rejected: NoRoom) -> Left:
         """Leave a batch whose operations a limit does not allow now, or end it if it never will."""
+        await charging.give_back()
         if rejected.seconds is None:
-            await charging.give_back()
             await self._fail(work, Errors(), rejected.detail)
             return Left.DONE
         planner, seconds = work.planning.planner, min(rejected.seconds, LONGEST_LEASE_SECONDS)
-        await self._store.leave_planning(work.batch.id, planner or "", self._clock.now() + seconds)
+        due_at, reason = self._clock.now() + seconds, f"{rejected.detail} The batch waits until they are allowed."
+        await self._store.leave_planning(work.batch.id, planner or "", due_at, reason)
         return Left.DONE  # a sweep goes on with it
 
     async def _give_back_if_ended(self, work: _Work) -> None:
         batch = await self._store.read_batch(work.batch.id)
-        if batch is not None and batch.was_never_accepted and work.planning.is_valid:
-            await Charging(work.batch, work.file, work.total, self._store, self._clock).give_back()
+        if batch is not None:
+            await self._give_back(batch, work.planning)
 
     async def _fail(self, work: _Work, errors: Errors, reason: str | None = None) -> None:
         if errors.count:
@@ -317,9 +368,12 @@ class Planner:
         is_progress = {"groups", "is_valid", "sent_groups"} & changes.keys()
         takes = 0 if is_progress else work.planning.takes
         work.planning = replace(work.planning, lease_until=until, takes=takes, **changes)
-        due_at = min(until + self._settings.sweep_seconds, work.batch.deadline_at)
-        if not await self._store.note_planning(work.batch.id, work.planning, due_at):
+        if not await self._store.note_planning(work.batch.id, work.planning, self._due_at(work, until)):
             raise _Lost
+
+    def _due_at(self, work: _Work, until: float) -> float:
+        """Return when a sweep looks at a batch whose lease ends at `until`."""
+        return min(until + self._settings.sweep_seconds, work.batch.deadline_at)
 
 
 def _progress_of(work: _Work) -> tuple[int, int]:

@@ -19,16 +19,12 @@ from penstock.message import encode_parts, size_on_the_queue
 from penstock.operations import Operations
 from penstock.planning import Errors, GroupPlan, PlannedFile
 from penstock.reading.flaws import ENVELOPE, Flaws
-from penstock.reading.forms import NO_PLACE, FileForm, FormReader, Unreadable
+from penstock.reading.forms import NO_LINKS, NO_PLACE, FileForm, FormReader, Unreadable
 from penstock.reading.line_source import limits_of_lines
 from penstock.reading.operation_reader import OperationReader, ReadOperation
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
 from penstock.settings import Settings
 
-_NO_LINKS = (
-    "A file that is validated in the background has no dependencies and no groups. Send these operations in the body "
-    "of POST /batch."
-)
 OPERATIONS_IN_TURN = 50  # then other tasks of the program run
 
 Turn = Callable[[int, int], Awaitable[None]]
@@ -171,7 +167,7 @@ class _Group:
             return self._add_invalid(line, read, len(str(document)))
         if read.depends_on or read.group is not None:
             member = "/dependsOn" if read.depends_on else "/group"
-            return self._add_invalid(line, [Flaw(member, _NO_LINKS)], len(read.body))
+            return self._add_invalid(line, [Flaw(member, NO_LINKS)], len(read.body))
         encoded = encode_parts(self.index, operation_id, read.method, read.path, read.body, key=read.key)
         size = size_on_the_queue(encoded)
         if size > self._fit.most_bytes:

@@ -47,7 +47,7 @@ class DynamoDbPlans:
         taken = await self._table.update_if(
             "#state = :validating AND (attribute_not_exists(planner) OR plan_until < :now)",
             items.batch_key(batch_id),
-            "SET planner = :planner, plan_until = :until, due_at = :until ADD plan_takes :one",
+            "SET planner = :planner, plan_until = :until, due_at = :until REMOVE reason ADD plan_takes :one",
             {
                 **_VALIDATING,
                 "planner": text(planner),
@@ -63,19 +63,34 @@ class DynamoDbPlans:
     async def note_planning(self, batch_id: str, planning: Planning, due_at: float) -> bool:
         values = items.planning_to_values(planning)
         noted = await self._table.update_if(
-            "#state = :validating AND planner = :planner",
+            "#state = :validating AND planner = :planner AND plan_sent_groups <= :plan_sent_groups",
             items.batch_key(batch_id),
             f"SET {', '.join(f'{name} = :{name}' for name in values if name != 'planner')}, due_at = :due_at",
             {**values, **_VALIDATING, "due_at": seconds(due_at)},
         )
         return isinstance(noted, Done)
 
-    async def leave_planning(self, batch_id: str, planner: str, due_at: float) -> None:
+    async def extend_planning(self, batch_id: str, planner: str, until: float, due_at: float) -> bool:
+        extended = await self._table.update_if(
+            "#state = :validating AND planner = :planner",
+            items.batch_key(batch_id),
+            "SET plan_until = :until, due_at = :due_at",
+            {**_VALIDATING, "planner": text(planner), "until": seconds(until), "due_at": seconds(due_at)},
+        )
+        return isinstance(extended, Done)
+
+    async def leave_planning(self, batch_id: str, planner: str, due_at: float, reason: str | None = None) -> None:
         await self._table.update_if(
             "#state = :validating AND planner = :planner",
             items.batch_key(batch_id),
-            "SET due_at = :due_at, plan_takes = :none REMOVE planner",
-            {**_VALIDATING, "planner": text(planner), "due_at": seconds(due_at), "none": number(0)},
+            f"SET due_at = :due_at, plan_takes = :none{'' if reason is None else ', reason = :reason'} REMOVE planner",
+            {
+                **_VALIDATING,
+                "planner": text(planner),
+                "due_at": seconds(due_at),
+                "none": number(0),
+                **({} if reason is None else {"reason": text(reason)}),
+            },
         )
 
     async def postpone_planning(self, batch_id: str, due_at: float) -> None:

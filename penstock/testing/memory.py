@@ -355,21 +355,31 @@ class MemoryPlans:
             return batch
         if planning.planner is None or planning.lease_until < now:
             takes = planning.takes + 1
-            batch = replace(batch, planning=replace(planning, planner=planner, lease_until=until, takes=takes))
+            planning = replace(planning, planner=planner, lease_until=until, takes=takes)
+            batch = replace(batch, planning=planning, reason=None)
             self._batches[batch_id], self._due[batch_id] = batch, until
         return batch
 
     async def note_planning(self, batch_id: str, planning: Planning, due_at: float) -> bool:
         batch = self._validating(batch_id, planning.planner)
-        if batch is None:
+        if batch is None or batch.planning is None or batch.planning.sent_groups > planning.sent_groups:
             return False
         self._batches[batch_id], self._due[batch_id] = replace(batch, planning=planning), due_at
         return True
 
-    async def leave_planning(self, batch_id: str, planner: str, due_at: float) -> None:
+    async def extend_planning(self, batch_id: str, planner: str, until: float, due_at: float) -> bool:
+        batch = self._validating(batch_id, planner)
+        if batch is None or batch.planning is None:
+            return False
+        self._batches[batch_id] = replace(batch, planning=replace(batch.planning, lease_until=until))
+        self._due[batch_id] = due_at
+        return True
+
+    async def leave_planning(self, batch_id: str, planner: str, due_at: float, reason: str | None = None) -> None:
         batch = self._validating(batch_id, planner)
         if batch is not None and batch.planning is not None:
-            self._batches[batch_id] = replace(batch, planning=replace(batch.planning, planner=None, takes=0))
+            planning = replace(batch.planning, planner=None, takes=0)
+            self._batches[batch_id] = replace(batch, planning=planning, reason=reason)
             self._due[batch_id] = due_at
 
     async def postpone_planning(self, batch_id: str, due_at: float) -> None:

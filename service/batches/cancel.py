@@ -1,9 +1,12 @@
 """POST /batch/{id}/cancel: operations that are running finish, and all others are cancelled."""
 
+from contextlib import suppress
+
 from aiohttp import web
 
 from penstock.batch import Batch, BatchState, Counts, Ending
-from penstock.errors import NotPossibleNow
+from penstock.errors import NotPossibleNow, PenstockError
+from penstock.sending import ChunkSender
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.status import find_batch, find_status
 from penstock.service.content import check_no_options
@@ -31,10 +34,14 @@ async def cancel(request: web.Request, batch: Batch, reason: str) -> None:
 
 async def _cancel_validation(request: web.Request, batch: Batch, reason: str, now: float) -> bool:
     """End a batch whose uploaded file is not validated yet. Return False if it has been accepted meanwhile."""
-    event = new_event(batch, BatchState.CANCELLED, Counts(), now)
-    return await request.app[BACKEND].store.end_planning(
+    app, event = request.app, new_event(batch, BatchState.CANCELLED, Counts(), now)
+    if not await app[BACKEND].store.end_planning(
         batch.id, BatchState.CANCELLED, now, reason, ending=Ending.CANCELLED, event=event
-    )
+    ):
+        return False
+    with suppress(PenstockError):  # a consumer gives back what was charged; otherwise the charge lapses
+        await ChunkSender(app[BACKEND], app[SETTINGS], app[CLOCK]).ask_to_plan(batch)
+    return True
 
 
 async def _cancel(request: web.Request, batch: Batch, reason: str) -> None:

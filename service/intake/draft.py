@@ -95,7 +95,7 @@ class Draft:
 
     @property
     def has_links(self) -> bool:
-        """Return True if an operation depends on another one."""
+        """Return True if an operation depends on another one, or is in a group."""
         return self._links.is_used
 
     @property

@@ -14,7 +14,15 @@ from aiohttp import web
 
 from penstock.batch import Batch, BatchState
 from penstock.bucket import StoredFile
-from penstock.errors import AcceptanceLost, AcceptanceUnknown, PenstockError, RejectedCall, Unavailable, UnknownBatch
+from penstock.errors import (
+    AcceptanceLost,
+    AcceptanceUnknown,
+    LimitPassed,
+    PenstockError,
+    RejectedCall,
+    Unavailable,
+    UnknownBatch,
+)
 from penstock.planning import PlannedFile, Planning
 from penstock.reading.flaws import Flaws
 from penstock.reading.forms import FileForm
@@ -51,6 +59,7 @@ from penstock.service.limits.charging import check_something_left
 from penstock.service.limits.opening import check_room
 from penstock.service.request_ids import request_id
 from penstock.service.schemas import BatchOptions, accepted_body
+from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
 
 FIRST_SWEEP_SECONDS = 10.0  # then a sweep asks a consumer to plan it, if the message that asks was lost
@@ -64,6 +73,8 @@ async def submit_file_or_batch(request: web.Request) -> web.Response:
     form, flaws = read_form(request), Flaws()
     options, file = read_file_options(request, form, flaws), await find_upload(request)
     settings = request.app[SETTINGS]
+    if file is not None and options.validate_only:
+        _check_dry_run(file, settings)
     is_read_here = options.atomic or options.validate_only or not form.can_go_on
     if file is None or is_read_here or file.size <= settings.background_upload_bytes:
         return await submit_batch(request)
@@ -71,6 +82,17 @@ async def submit_file_or_batch(request: web.Request) -> web.Response:
     accepted = await submit_stored_file(request, file, form, options, flaws)
     body = {**accepted_body(accepted.batch_id), **(accepted.status or {})}
     return json_answer(body, status=202, headers={**where(accepted.batch_id), **headers_of(accepted)})
+
+
+def _check_dry_run(file: StoredFile, settings: Settings) -> None:
+    """Raise LimitPassed if a front end cannot read the whole file for a check."""
+    most = settings.max_stream_bytes
+    if file.size > most:
+        raise LimitPassed(
+            f"The file has {file.size:,} bytes. A check reads at most {most:,} bytes. Without validateOnly, the file "
+            f"may have {settings.max_upload_bytes:,} bytes, and its errors are in the status of the batch.",
+            limit={"maxBytes": most},
+        )
 
 
 async def submit_stored_file(

@@ -19,6 +19,7 @@ from penstock.errors import Flaw, LimitPassed
 from penstock.files.layout import Layout
 from penstock.reading.elements import separators
 from penstock.reading.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
+from penstock.reading.forms import NO_LINKS
 from penstock.reading.json_line import parse_line
 from penstock.reading.line_source import LineLimits, LineSource, limits_of_lines
 from penstock.reading.lines import Lines
@@ -181,6 +182,8 @@ async def read_lines(
         _check_proportion(body, draft.total)
     for number, line in lines.end():
         add(draft, number, line, settings)
+    if draft.has_links and body.is_validated_later:
+        draft.flaws.add(ENVELOPE, Flaw("/operations", NO_LINKS))
     if draft.total == 0:
         draft.flaws.add(ENVELOPE, Flaw("/operations", f"The batch has no operations. {lines.why_empty}"))
     return Read(options, fingerprint.hexdigest())

@@ -66,9 +66,15 @@ class UploadBody:
         self.decompressed_bytes = 0
         self._bucket = bucket
         self._file = file
+        self._is_validated_later = file.size > request.app[SETTINGS].background_upload_bytes
         self._share = request[SHARE]
         self._turns = request.app[TURNS]
         self._most_kept = request.app[SETTINGS].max_body_bytes  # a larger file is not kept in memory
+
+    @property
+    def is_validated_later(self) -> bool:
+        """Return True if a consumer validates the file, unless it is only checked."""
+        return self._is_validated_later
 
     @property
     def received_bytes(self) -> int:

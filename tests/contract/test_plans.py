@@ -114,11 +114,28 @@ async def test_a_planner_that_leaves_lets_another_one_go_on(store: Store) -> Non
 
     await store.leave_planning(batch.id, "two", NOW)
     assert (await taken(store, batch, "two")).planning.planner == "one"  # type: ignore[union-attr]
-    await store.leave_planning(batch.id, "one", NOW)
-    again = await taken(store, batch, "two")
+    await store.leave_planning(batch.id, "one", NOW, "It waits.")
+    waiting, again = await store.read_batch(batch.id), await taken(store, batch, "two")
 
+    assert waiting is not None
     assert again.planning is not None
+    assert (waiting.reason, again.reason) == ("It waits.", None)
     assert (again.planning.planner, again.planning.takes) == ("two", 1)
+
+
+@on_all
+async def test_a_lease_is_extended_by_its_planner_only_and_a_late_note_takes_nothing_back(store: Store) -> None:
+    batch = planned_batch()
+    await store.create_batch(batch)
+    planning = await sent(store, batch)
+
+    assert await store.extend_planning(batch.id, "one", NOW + 200, NOW + 230)
+    assert not await store.extend_planning(batch.id, "two", NOW + 300, NOW + 330)
+    assert not await store.note_planning(batch.id, replace(planning, sent_groups=1), NOW + 90)
+
+    found = await store.read_batch(batch.id)
+    assert found is not None
+    assert found.planning == replace(planning, lease_until=NOW + 200)
 
 
 @on_all

@@ -8,7 +8,9 @@ import pytest
 
 from penstock.consumer.consumer import Consumer
 from penstock.context import Context
+from penstock.open_limit import OpenBatch
 from penstock.operations import Operations
+from penstock.quota import Account
 from penstock.testing import FakeClock, MemoryParts
 from penstock.testing.http import Answer
 from tests.support.builders import build_settings
@@ -260,6 +262,75 @@ async def test_a_file_that_waits_for_its_caller_s_quota_goes_on_later(plant: Cal
 
     assert ((await built.status(first))["status"], waiting) == ("completed", "validating")
     assert (await built.status(second))["status"] == "completed"
+
+
+async def test_a_file_that_waits_says_for_what_and_is_charged_nothing(
+    plant: Callable[..., Any], parts: MemoryParts
+) -> None:
+    built = await plant(tenant_limit="9/600", tenant_max_open=6)
+    account, other = Account("default"), OpenBatch("other", int(built.clock.now()) + 600)
+    await parts.store.add_open(account, other, 4, most=6, expires_at=5e9)
+    batch_id = (await built.submit(numbers(range(5)))).body["batchId"]
+
+    await built.work()
+
+    status = await built.status(batch_id)
+    assert status["reason"] == (
+        "The file has 5 operations, and 4 of earlier batches have not finished. The batch waits until they are allowed."
+    )
+    assert (status["status"], (await parts.store.read_usage(account)).open) == ("validating", {})
+
+
+async def test_what_was_charged_is_given_back_after_a_cancel(plant: Callable[..., Any], parts: MemoryParts) -> None:
+    built = await plant(tenant_limit="9/600", tenant_max_open=9)
+    account, accept = Account("default"), parts.store.accept_planned
+
+    async def die(_batch: Any, _at: float) -> bool:
+        raise RuntimeError("the planner dies")
+
+    parts.store.accept_planned = die  # type: ignore[method-assign,assignment]
+    batch_id = (await built.submit(numbers(range(5)))).body["batchId"]
+    await built.consumer.take_turn()
+    charged = (await parts.store.read_usage(account)).open, (await parts.store.read_open(account)).total
+    parts.store.accept_planned = accept  # type: ignore[method-assign]
+    await built.service.ask("POST", f"/batch/{batch_id}/cancel")
+    await built.work()
+
+    assert (len(charged[0]), charged[1]) == (1, 5)
+    assert (await parts.store.read_usage(account)).open == {}
+    assert (await parts.store.read_open(account)).total == 0
+    assert (await built.status(batch_id))["status"] == "cancelled"
+
+
+async def test_a_planner_that_comes_late_charges_nothing(plant: Callable[..., Any], parts: MemoryParts) -> None:
+    """It was paused before the charge, and meanwhile another one has accepted the batch."""
+    built = await plant(tenant_limit="9/600", tenant_max_open=9)
+    await built.submit(numbers(range(5)))
+    late = Consumer(parts.backend, operations, build_settings(), built.clock)
+    read_usage = parts.store.read_usage
+
+    async def wait(account: Account) -> Any:
+        parts.store.read_usage = read_usage  # type: ignore[method-assign]
+        built.clock.advance(120)
+        await built.work()
+        return await read_usage(account)
+
+    parts.store.read_usage = wait  # type: ignore[method-assign]
+    await late.take_turn()
+
+    usage, is_open = await read_usage(Account("default")), await parts.store.read_open(Account("default"))
+    assert usage.open == {}
+    assert usage.tat <= (built.clock.now() + 5 * 600 / 9) * 1e9
+    assert is_open.total <= 5
+
+
+async def test_a_check_says_what_a_consumer_would_reject(plant: Callable[..., Any]) -> None:
+    built = await plant()
+    content = numbers([1], id="a") + numbers([2], dependsOn=["a"])
+
+    problem = assert_problem(await built.submit(content, "validateOnly=true"), 422)
+
+    assert "has no dependencies" in problem["errors"][0]["detail"]
 
 
 async def test_a_file_with_more_operations_than_a_quota_fails(plant: Callable[..., Any]) -> None:
