@@ -24,16 +24,17 @@ from penstock.service.dialects.openai.lines import (
     DUPLICATE,
     EMPTY_FILE,
     INVALID_JSON,
+    MOST_ERRORS,
     TOO_MANY,
     LineError,
     error_of_flaw,
+    first_errors,
     invalid_line,
     operation_of,
 )
 from penstock.service.intake.ids import Ids
 from penstock.service.keys import OPERATIONS, SETTINGS, TURNS
 
-MOST_ERRORS = 100  # that are kept; all are counted
 MOST_URLS = 20  # of a file, and lines of each, of which it is known where they are
 LINES_IN_TURN = 100
 
@@ -70,14 +71,14 @@ class Checking:
     @property
     def errors(self) -> list[LineError]:
         """Return the first errors in the order of the lines. Those of the whole file come last."""
-        return sorted(self._errors, key=lambda one: (one.line is None, one.line))[:MOST_ERRORS]
+        return first_errors(sorted(self._errors, key=lambda one: (one.line is None, one.line)))
 
     async def feed(self, piece: bytes) -> bytes:
         return await self._write(lambda: self._lines.feed(piece))
 
     async def end(self) -> bytes:
         written = await self._write(self._lines.end)
-        if self.total == 0:
+        if self.total == 0 and not self._is_over:
             self._add(invalid_line(EMPTY_FILE, "The file has no lines. Write one request per line."))
         await self._add_duplicates()
         return written

@@ -27,7 +27,7 @@ from penstock.service.dialects.openai.batches import batch_answer, is_accepted
 from penstock.service.dialects.openai.errors import OpenAIError
 from penstock.service.dialects.openai.files import find_file
 from penstock.service.dialects.openai.input_file import InputFile, operations_key
-from penstock.service.dialects.openai.lines import LineError, error_of_flaw
+from penstock.service.dialects.openai.lines import LineError, error_of_flaw, first_errors
 from penstock.service.dialects.openai.upload import LONGEST_EXPIRY_SECONDS, SHORTEST_EXPIRY_SECONDS, require_bucket
 from penstock.service.idempotency import HEADER as KEY
 from penstock.service.intake.draft import Draft
@@ -143,7 +143,7 @@ async def _make(request: web.Request, file: InputFile, entry: BatchEntry) -> Bat
         except Exception:
             await _forget(request, entry)
             raise
-    failed = replace(entry, errors=tuple(errors))
+    failed = replace(entry, errors=tuple(first_errors(errors)))
     await store.write_entry(failed.entry())
     return failed
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from penstock.bucket import upload_key
 from penstock.catalog import CatalogEntry
-from penstock.service.dialects.openai.lines import LineError, url_mismatch
+from penstock.service.dialects.openai.lines import LineError, first_errors, url_mismatch
 
 KIND = "openai-file"
 PURPOSE = "batch"
@@ -45,7 +45,7 @@ class InputFile:
             return list(self.errors)
         others = {url: lines for url, lines in (self.urls or {}).items() if url != endpoint}
         found = [(line, url) for url, lines in others.items() for line in lines]
-        return [url_mismatch(url, endpoint, line) for line, url in sorted(found)]
+        return first_errors([url_mismatch(url, endpoint, line) for line, url in sorted(found)])
 
     def entry(self) -> CatalogEntry:
         """Return what the catalog keeps."""

@@ -4,15 +4,19 @@
 {"id": "a", "method": "POST", "path": "/v1/embeddings", "body": {...}}
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
+
+from pydantic_core import to_json
 
 from penstock.errors import Flaw
 from penstock.operations import METHODS
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_PATH
 
 LONGEST_MESSAGE = 500
+MOST_ERRORS = 100  # of a file that are kept; all are counted
+MOST_ERROR_BYTES = 64 * 1024  # of these together, as JSON
 BODYLESS = frozenset({"GET", "DELETE"})
 
 INVALID_JSON = "invalid_json_line"
@@ -48,6 +52,18 @@ def invalid_line(code: str, message: str, line: int | None = None, param: str | 
     """Return an error with a message that is not too long to be kept."""
     short = message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 3]}..."
     return LineError(code, short, line, param)
+
+
+def first_errors(errors: Sequence[LineError]) -> list[LineError]:
+    """Return as many of the first errors as an entry of the catalog can keep, and at least one."""
+    kept: list[LineError] = []
+    size = 0
+    for error in errors[:MOST_ERRORS]:
+        size += len(to_json(error.encode()))
+        if kept and size > MOST_ERROR_BYTES:
+            break
+        kept.append(error)
+    return kept
 
 
 def operation_of(value: Any, line: int) -> dict[str, Any] | LineError:

@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic_core import to_json
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.service.dialects.openai import batches
 from penstock.service.dialects.openai.batch_entry import KIND
+from penstock.service.dialects.openai.input_file import InputFile
 from penstock.testing.http import Answer
 from penstock.webhooks.event import EventType, body_of_batch
 from tests.support.builders import NOW
@@ -169,6 +171,14 @@ async def test_invalid_input_makes_a_batch_that_has_failed(
     assert not plant.messages
     assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [batch_id]
     assert_error(await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel"), 409)
+
+
+@pytest.mark.parametrize(("character", "least"), [("a", 100), ("😀", 30), ("\x01", 15)])
+def test_errors_of_a_batch_are_few_and_small(character: str, least: int) -> None:
+    urls = {f"/v1/{number}": range(number, 400, 20) for number in range(1, 21)}
+    errors = InputFile("file-a", "a", "a", 1, 0, 1, urls=urls).errors_for("/" + 2_000 * character)
+    assert least <= len(errors) <= 100
+    assert len(to_json([one.encode() for one in errors])) <= 70_000
 
 
 async def test_operation_that_is_too_large_for_a_message_makes_a_batch_that_has_failed(

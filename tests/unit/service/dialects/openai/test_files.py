@@ -102,7 +102,7 @@ async def test_limits_are_errors_of_the_file(
     answer = await upload(service, content)
     assert (answer.status, answer.body["status"]) == (200, "error")
     [entry] = await parts.store.list_entries("openai-file", "default", None, 1)
-    assert code in [error["code"] for error in entry.content["errors"]]
+    assert [error["code"] for error in entry.content["errors"]] == [code]
 
 
 async def test_very_many_errors_end_the_check_and_not_the_upload(
