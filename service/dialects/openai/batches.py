@@ -20,11 +20,12 @@ from penstock.service.keys import BACKEND, CLOCK
 
 LONGEST_PAGE = 100
 PAGE_BATCHES = 20
+LEAST_READ = 100  # entries in one query: there may be many of batches that were never accepted
 MOST_COUNTERS = 1_000  # that one request reads, unless its first batch has more
 
 
 async def list_batches(request: web.Request) -> web.Response:
-    page = read_page(request, most=LONGEST_PAGE, usual=PAGE_BATCHES)
+    page = read_page(request, is_batch_id, most=LONGEST_PAGE, usual=PAGE_BATCHES)
     entries, batches, has_more = await _read_page(request, page.after, page.limit)
     existing = [batches[entry.id] for entry in entries if entry.id in batches]
     groups = await request.app[BACKEND].store.read_groups_of(existing)
@@ -41,7 +42,7 @@ async def _read_page(
     batches: dict[str, Batch] = {}
     counters = 0
     while True:
-        count = limit + 1 - len(shown)
+        count = max(limit + 1 - len(shown), LEAST_READ)
         found = await store.list_entries(KIND, tenant_of(request), after, count)
         entries = [BatchEntry.of_entry(one) for one in found if not one.is_gone(now)]
         read = await store.read_batches([entry.id for entry in entries if not entry.errors])

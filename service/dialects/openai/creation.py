@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from penstock.batch import Batch, BatchState
 from penstock.bucket import StoredFile
-from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, LimitPassed, PenstockError
+from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, KeyReused, LimitPassed, PenstockError
 from penstock.reading.operation_request import LONGEST_PATH
 from penstock.service.caller import tenant_of
 from penstock.service.content import JSON, read_json
@@ -163,6 +163,8 @@ async def _submit(request: web.Request, file: InputFile, entry: BatchEntry) -> B
     earlier = await request.app[BACKEND].store.read_entry(KIND, entry.tenant, accepted.batch_id)
     if earlier is None:
         raise OpenAIError("This Idempotency-Key was used for a batch that is none of OpenAI's.", status=422)
+    if earlier.content["fingerprint"] != entry.fingerprint:
+        raise KeyReused("This Idempotency-Key was already used for a batch of another file, or with other options.")
     return BatchEntry.of_entry(earlier)
 
 

@@ -27,12 +27,13 @@ from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK
 
 LONGEST_PAGE = 10_000
-PAGE_FILES = 1_000  # a page ends here, whatever its limit is
+PAGE_FILES = 100  # a page ends here, whatever its limit is: an entry may have 64 KB of errors
+LEAST_READ = 100  # entries in one query: there may be many deleted ones before the next that is left
 CONTENT_TYPE = "application/octet-stream"
 
 
 async def list_files(request: web.Request) -> web.Response:
-    page = read_page(request, most=LONGEST_PAGE, usual=LONGEST_PAGE, others=("order", "purpose"))
+    page = read_page(request, is_input_file, most=LONGEST_PAGE, usual=LONGEST_PAGE, others=("order", "purpose"))
     if request.query.get("purpose", PURPOSE) != PURPOSE:
         return json_answer(list_body([], has_more=False))
     files, has_more = await _read_files(request, page)
@@ -45,7 +46,7 @@ async def _read_files(request: web.Request, page: Page) -> tuple[list[InputFile]
     files: list[InputFile] = []
     after = page.after
     while True:
-        count = most + 1 - len(files)
+        count = max(most + 1 - len(files), LEAST_READ)
         entries = await store.list_entries(KIND, tenant_of(request), after, count, oldest_first=page.oldest_first)
         files += [InputFile.of_entry(entry) for entry in entries if not entry.is_gone(now)]
         if len(entries) < count or len(files) > most:

@@ -1,6 +1,6 @@
 """Pages of lists, as OpenAI's clients ask for them: `after`, `limit` and, of files, `order`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,10 @@ class Page:
     oldest_first: bool = False
 
 
-def read_page(request: web.Request, *, most: int, usual: int, others: Sequence[str] = ()) -> Page:
-    """Read the query of a request. Raises an error if a parameter is unknown or invalid."""
+def read_page(
+    request: web.Request, is_id: Callable[[str], bool], *, most: int, usual: int, others: Sequence[str] = ()
+) -> Page:
+    """Read the query of a request. Raises an error if a parameter is unknown or invalid, or `after` is no such id."""
     known = ("after", "limit", *others)
     for name in request.query:
         if name not in known:
@@ -30,7 +32,10 @@ def read_page(request: web.Request, *, most: int, usual: int, others: Sequence[s
     order = request.query.get("order", "desc")
     if order not in _ORDERS:
         raise OpenAIError("'order' must be 'asc' or 'desc'.", param="order", code="invalid_value")
-    return Page(request.query.get("after") or None, _limit(request, most, usual), _ORDERS[order])
+    after = request.query.get("after") or None
+    if after is not None and not is_id(after):
+        raise OpenAIError("'after' must be the id of an object of this list.", param="after", code="invalid_value")
+    return Page(after, _limit(request, most, usual), _ORDERS[order])
 
 
 def _limit(request: web.Request, most: int, usual: int) -> int:

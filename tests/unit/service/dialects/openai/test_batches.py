@@ -260,6 +260,7 @@ async def test_batches_are_listed_newest_first_page_by_page(plant: Plant, monkey
     assert (len(page["data"]), page["has_more"]) == (1, True)
     assert_error(await plant.service.get("/v1/batches?limit=101"), 400, "limit")
     assert_error(await plant.service.get("/v1/batches?status=x"), 400, "status")
+    assert_error(await plant.service.get("/v1/batches?after=x"), 400, "after")
 
 
 @pytest.mark.parametrize(
@@ -375,6 +376,10 @@ async def test_key_makes_one_batch_as_for_other_requests(plant: Plant) -> None:
     assert (await create(plant, file_id, key)).body == first
     assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [first["id"]]
     assert_error(await create(plant, await uploaded(plant.service, line("b")), key), 422)
+    assert_error(await create(plant, await uploaded(plant.service, line("a")), key), 422)  # another file, same content
+    expiry = {"anchor": "created_at", "seconds": 3_600}
+    assert_error(await create(plant, file_id, key, output_expires_after=expiry), 422)
+    assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [first["id"]]
 
 
 async def test_batch_that_exceeds_the_quota_is_rejected_and_not_listed(aiohttp_client: AiohttpClient) -> None:

@@ -226,7 +226,8 @@ async def test_files_are_listed_page_by_page_in_both_orders(service: Service) ->
 
 
 @pytest.mark.parametrize(
-    ("query", "param"), [("limit=0", "limit"), ("limit=10001", "limit"), ("order=up", "order"), ("x=1", "x")]
+    ("query", "param"),
+    [("limit=0", "limit"), ("limit=10001", "limit"), ("order=up", "order"), ("x=1", "x"), ("after=x", "after")],
 )
 async def test_wrong_query_of_a_list_is_rejected(service: Service, query: str, param: str) -> None:
     assert_error(await service.get(f"/v1/files?{query}"), 400, param)
@@ -238,6 +239,24 @@ async def test_page_ends_although_more_was_asked_for(service: Service, monkeypat
         await uploaded(service, line())
     page = (await service.get("/v1/files")).body
     assert (len(page["data"]), page["has_more"]) == (2, True)
+
+
+async def test_list_reads_many_deleted_files_at_once(
+    service: Service, parts: MemoryParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, *deleted = [await uploaded(service, line()) for _ in range(8)]
+    for file_id in deleted:
+        await service.ask("DELETE", f"/v1/files/{file_id}")
+    calls: list[int] = []
+    list_entries = parts.store.list_entries
+
+    async def count(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        return await list_entries(*args, **more)
+
+    monkeypatch.setattr(parts.store, "list_entries", count)
+    page = (await service.get("/v1/files?limit=1")).body
+    assert ([one["id"] for one in page["data"]], page["has_more"], len(calls)) == ([kept], False, 1)
 
 
 async def test_deleted_file_is_gone_with_its_contents(service: Service, parts: MemoryParts) -> None:
