@@ -76,7 +76,7 @@ class Savepoint:
 
 
 class Attempts:
-    """Makes attempts until `deadline`, in the time of the loop.
+    """Makes attempts until `deadline`, in the time of the loop, and as long as `may_start` returns True.
 
     With `open_savepoint`, every attempt runs in a savepoint of the same transaction. Then the attempts must be made
     one after another. `has_left_savepoint` is true if a handler was left behind in a savepoint. Then the transaction
@@ -91,6 +91,7 @@ class Attempts:
         deadline: float,
         *,
         turn_of: Callable[[Operation], AnyTurn],
+        may_start: Callable[[], bool],
         open_savepoint: Callable[[], Transaction] | None = None,
     ) -> None:
         self._runner = runner
@@ -98,6 +99,7 @@ class Attempts:
         self._source = source
         self._deadline = deadline
         self._turn_of = turn_of
+        self._may_start = may_start
         self._open_savepoint = open_savepoint
         self.has_left_savepoint = False
 
@@ -145,6 +147,8 @@ class Attempts:
                 # cost the other operations their connection. So no attempt starts after the deadline.
                 if asyncio.get_running_loop().time() >= self._deadline:
                     return LotTried(is_held_back=isinstance(turn, Line))
+                if not self._may_start():
+                    return LotTried()
                 has_started = True
                 verdicts = await self._run(lot, attempt, savepoint, turn)
         except (TimeoutError, PostponedChunk):

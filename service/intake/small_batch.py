@@ -35,8 +35,10 @@ from penstock.running.source import Source
 from penstock.running.verdict import error_id
 from penstock.service.intake.attempts import AnyTurn, Attempts, Tried
 from penstock.service.memory import Share
+from penstock.settings import MIB
 from penstock.telemetry import Event, get_log
 
+MOST_RESULT_BYTES = 16 * MIB  # of the results; once a batch holds so much, nothing more of it starts here
 ENDING_SECONDS = 5.0  # for rolling back or committing after the time of the batch is over
 
 _left: set[asyncio.Task[Any]] = set()  # transactions left behind; the event loop would not keep them
@@ -137,6 +139,7 @@ class SmallBatchRun:
         self, batch: SmallBatch, registry: Operations[Any], runner: Runner, backoff: Backoff, share: Share
     ) -> None:
         self._share = share  # the results are part of it as soon as they are made
+        self._result_bytes = 0
         self._batch = batch
         self._registry = registry
         self._runner = runner
@@ -153,7 +156,7 @@ class SmallBatchRun:
         tried = await self._run()
         if not self._batch.ends_here:
             return tried
-        return {one.index: tried.get(one.index) or self._out_of_time(one) for one in self._batch.operations}
+        return {one.index: tried.get(one.index) or self._unfinished(one) for one in self._batch.operations}
 
     async def _run(self) -> dict[int, Tried]:
         batch = self._batch
@@ -224,11 +227,26 @@ class SmallBatchRun:
             return undone | dict(unprepared)
         tried = await self._attempts().try_group_until_final(tuple(group))
         for one in tried.values():
-            self._share.add(size_of(one.verdict))
+            self._hold(one)
         return dict(tried)
 
+    def _hold(self, tried: Tried) -> None:
+        size = size_of(tried.verdict)
+        self._result_bytes += size
+        self._share.add(size)
+
+    def _has_room(self) -> bool:
+        return self._result_bytes < MOST_RESULT_BYTES
+
     def _attempts(self) -> Attempts:
-        return Attempts(self._runner, self._backoff, self._batch.source, self._deadline, turn_of=self._turn_of)
+        return Attempts(
+            self._runner,
+            self._backoff,
+            self._batch.source,
+            self._deadline,
+            turn_of=self._turn_of,
+            may_start=self._has_room,
+        )
 
     async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:
         first = await attempts.try_together(lot)
@@ -238,7 +256,7 @@ class SmallBatchRun:
     async def _try_until_final(self, operation: Operation, attempts: Attempts, first: Tried | None) -> Tried | None:
         last = await attempts.try_until_final(operation, first)
         if last is not None:
-            self._share.add(size_of(last.verdict))
+            self._hold(last)
         return last
 
     async def _run_in_transactions(self, operations: Sequence[Operation]) -> dict[int, Tried]:
@@ -270,6 +288,8 @@ class SmallBatchRun:
         return culprits
 
     def _all_rolled_back(self, operations: Iterable[Operation], tried: Mapping[int, Tried]) -> dict[int, Tried]:
+        if not self._has_room() and not self._is_time_over():
+            tried = {one.index: Tried(_too_large(one), 1) for one in operations} | dict(tried)
         seconds = self._batch.seconds if self._is_time_over() else None
         return {one.index: _rolled_back(one, tried.get(one.index), seconds) for one in operations}
 
@@ -328,6 +348,7 @@ class SmallBatchRun:
             self._batch.source,
             self._deadline,
             turn_of=self._turn_of,
+            may_start=self._has_room,
             open_savepoint=lambda: self._savepoint(transaction),
         )
         tried: dict[int, Tried] = {}
@@ -356,7 +377,9 @@ class SmallBatchRun:
             else:
                 yield lot
 
-    def _out_of_time(self, operation: Operation) -> Tried:
+    def _unfinished(self, operation: Operation) -> Tried:
+        if not self._has_room() and not self._is_time_over():
+            return Tried(_too_large(operation), 1)
         detail = f"The batch was not finished within {self._batch.seconds:g} s. This operation may have run."
         return Tried(failed(operation, 504, "Out of time", detail), 1)
 
@@ -390,6 +413,14 @@ def _join(parts: Iterable[Mapping[int, Tried]]) -> dict[int, Tried]:
 
 def _is_success(tried: Tried | None) -> bool:
     return tried is not None and as_outcome(tried.verdict).state is OutcomeState.SUCCEEDED
+
+
+def _too_large(operation: Operation) -> Outcome:
+    detail = (
+        f"The results of this batch take more than {MOST_RESULT_BYTES // MIB} MiB together, so this operation was not "
+        "started. Send fewer operations at once."
+    )
+    return failed(operation, 413, "Results too large", detail)
 
 
 def _rolled_back(operation: Operation, tried: Tried | None, seconds: float | None) -> Tried:
