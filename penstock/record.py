@@ -60,8 +60,8 @@ class OutcomeColumns:
 class FailedOperation:
     """An operation that failed. `body` and `error` are JSON that was not parsed.
 
-    `depends_on` are the ids of the operations that it depends on and that failed with it. `group` is the id of the
-    first operation of its atomic group.
+    `after` are the indexes of the operations that it depends on. `group` is the id of the first operation of its atomic
+    group. `depends_on` are the ids of those in `after` that have failed, too. A record does not know them all.
     """
 
     index: int
@@ -72,8 +72,9 @@ class FailedOperation:
     key: str | None
     status: int
     error: bytes
-    depends_on: Sequence[str] = ()
+    after: Sequence[int] = ()
     group: str | None = None
+    depends_on: Sequence[str] = ()
 
     @property
     def memory_bytes(self) -> int:
@@ -224,7 +225,7 @@ def decode_failures(encoded: bytes) -> tuple[Sequence[int], list[FailedOperation
             bytes(one.body),
             one.key,
             *failed[one.index],
-            [ids[index] for index in one.links.after if index in ids] if one.links else (),
+            one.links.after if one.links else (),
             ids.get(one.links.atomic_group) if one.links and one.links.atomic_group is not None else None,
         )
         for one in failures.failed_operations

@@ -9,6 +9,7 @@ stopped have no record, so they have no row.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -62,7 +63,9 @@ async def rejected_rows(request: web.Request) -> web.StreamResponse:
 
 
 async def read_failures(store: Store, progress: Progress, turns: Turns) -> AsyncIterator[FailedOperation]:
-    """Yield the failed operations that are counted so far, in their order.
+    """Yield the failed operations that are counted so far, in their order, with the failures that each depends on.
+
+    All that is connected is in the same family, even if it failed at another time.
 
     Raises UnknownBatch if the retention of the batch ends while it is read.
     """
@@ -71,7 +74,8 @@ async def read_failures(store: Store, progress: Progress, turns: Turns) -> Async
             if counter.counts.failed:
                 async for failures in _families(store, progress, number, turns):
                     for index in sorted(failures):
-                        yield failures[index]
+                        one = failures[index]
+                        yield replace(one, depends_on=[failures[need].id for need in one.after if need in failures])
     except LostItem:
         raise UnknownBatch(progress.batch.id) from None
 

@@ -179,6 +179,24 @@ async def test_rejected_rows_keep_what_they_depend_on() -> None:
     assert again.statuses == [200, 200]
 
 
+async def test_rejected_rows_keep_what_failed_in_another_record() -> None:
+    """`b` fails later than `a` and `c`. Then `a` succeeds in a retry."""
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        answer = await post(bulk, op("a", fails="rejected"), op("b", fails="broken"), op("c", "a", "b"))
+        path = f"/batch/{answer.body['batchId']}"
+        rows = (await bulk.request("GET", f"{path}/rejected?format=ndjson")).lines
+        assert [row.get("dependsOn") for row in rows] == [None, None, ["a", "b"]]
+        app.failing.remove("rejected")
+        await bulk.request("POST", f"{path}/retry", {"ids": ["a"]})
+        await bulk.run_until_idle()
+        rows = (await bulk.request("GET", f"{path}/rejected?format=ndjson")).lines
+        assert [row.get("dependsOn") for row in rows] == [None, ["b"]]
+        app.failing.clear()
+        again = await bulk.post(rows)
+    assert again.statuses == [200, 200]
+
+
 async def test_large_batch_is_cut_between_linked_operations() -> None:
     app = App()
     operations = [op(f"{index}", *([f"{index - 1}"] if index % 5 else [])) for index in range(203)]
