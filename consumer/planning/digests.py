@@ -5,17 +5,15 @@ program that goes on with the batch computes the same. Those of a group are sort
 first bits. So the same part of all groups can be compared without the others.
 """
 
-import itertools
 import sys
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 
 BYTES = 8
 PART_BITS = 6
 PARTS = 2**PART_BITS
-_ENDS = [part << (8 * BYTES - PART_BITS) for part in range(1, PARTS)]
+MOST_EQUAL = 2  # of equal digests in a file: two show that there are several
 
 
 def digest_with(hash_key: str) -> Callable[[str, str], int]:
@@ -30,15 +28,31 @@ def digest_with(hash_key: str) -> Callable[[str, str], int]:
     return digest
 
 
-def pack(digests: Iterable[int]) -> tuple[bytes, tuple[int, ...]]:
-    """Return sorted digests as bytes, and how many are in each part."""
-    ordered = sorted(digests)
-    places = [0, *(bisect_left(ordered, end) for end in _ENDS), len(ordered)]
-    sizes = tuple(end - start for start, end in itertools.pairwise(places))
-    packed = array("Q", ordered)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes(), sizes
+class Packing:
+    """Digests that become a file. Of those that are equal, the file has two, however many operations have one id."""
+
+    def __init__(self) -> None:
+        self._parts = [array("Q") for _ in range(PARTS)]
+
+    def __bool__(self) -> bool:
+        return any(self._parts)
+
+    def add(self, digest: int) -> None:
+        self._parts[part_of(digest)].append(digest)
+
+    def packed(self) -> Iterator[bytes]:
+        """Yield the parts of the file one after the other. Other tasks may run between two of them."""
+        for part in self._parts:
+            ordered = sorted(part)
+            kept = (
+                digest
+                for place, digest in enumerate(ordered)
+                if place < MOST_EQUAL or ordered[place - MOST_EQUAL] != digest
+            )
+            digests = array("Q", kept)
+            if sys.byteorder == "big":
+                digests.byteswap()
+            yield digests.tobytes()
 
 
 def unpack(content: bytes) -> "array[int]":

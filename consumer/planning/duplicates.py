@@ -4,17 +4,20 @@ The digests of all groups are compared part by part, so that few of them are in 
 groups that have it are read again, and the ids themselves are compared.
 """
 
-import itertools
+import asyncio
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from penstock.batch import Batch
 from penstock.bucket import Bucket, StoredFile
-from penstock.consumer.planning.digests import PARTS, digest_with, pack, place_of_parts, unpack
+from penstock.consumer.planning.digest_files import Pause, add_digests, write_digests
+from penstock.consumer.planning.digests import PARTS, Packing, digest_with, place_of_parts, unpack
 from penstock.consumer.planning.source import FileSource
-from penstock.consumer.planning.validation import Turn, digests_name, reader_at
+from penstock.consumer.planning.validation import Turn, digests_name, index_digests, reader_at
 from penstock.documents.pointer import pointer
 from penstock.errors import Flaw, UploadReplaced
 from penstock.planning import Errors, GroupPlan, PlannedFile
@@ -24,11 +27,16 @@ from penstock.settings import Settings
 from penstock.store import Store
 
 MOST_COMPARED = 200_000  # digests at a time
+COMPARED_IN_TURN = 10_000  # then other tasks of the program run
+READS_AT_ONCE = 16  # of files with digests
 
 
 @dataclass(slots=True)
 class _Suspects:
-    """Digests that are there twice, and the numbers of the groups that have one."""
+    """Digests that are there twice, and the numbers of the groups that have one.
+
+    `count` is how many operations have a digest of an earlier one, at least: a file has equal ones only twice.
+    """
 
     count: int = 0
     digests: set[int] = field(default_factory=set)
@@ -37,11 +45,15 @@ class _Suspects:
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """The digests of a group, as a file in the bucket, and how many are in each part of it."""
+    """Digests of a group, as a file in the bucket, and how many are in each part of it.
 
-    number: int
-    file: StoredFile | None
+    They are those of the ids and keys that its operations have, or of the indexes of operations without ids.
+    """
+
+    plan: GroupPlan
+    name: str
     sizes: Sequence[int]
+    is_of_indexes: bool = False
 
 
 class Duplicates:
@@ -56,82 +68,144 @@ class Duplicates:
         self._settings = settings
         self._turn = turn
         self._digest = digest_with(file.hash_key)
+        self._source = FileSource(bucket, file.stored)
+        self._found: dict[str, StoredFile] = {}  # files with digests, by their names
 
     async def find(self, plans: Sequence[GroupPlan]) -> Errors:
-        """Return an error for each operation with the id, or the key, of an earlier operation."""
+        """Return an error for each operation with the id, or the key, of an earlier operation.
+
+        With very many, the rest of the file is not read again.
+        """
         if not any(plan.digests for plan in plans):
             return Errors()
-        suspects = await self._suspects([await self._packed(plan, plans) for plan in plans])
+        pause = partial(self._turn, self._file.stored.size, sum(plan.total for plan in plans))
+        suspects = await self._suspects(await self._files(plans, pause), pause)
         if not suspects.digests:
             return Errors()
-        flaws = [flaw async for flaw in self._compare(plans, suspects)]
-        return Errors(max(suspects.count, len(flaws)), flaws=flaws[:MOST_FLAWS]) if flaws else Errors()
+        flaws: list[tuple[int, Flaw]] = []
+        async with aclosing(self._compare(plans, suspects, pause)) as found:
+            async for flaw in found:
+                flaws.append(flaw)
+                if len(flaws) == MOST_FLAWS:
+                    return Errors(max(suspects.count, len(flaws)), is_complete=False, flaws=flaws)
+        return Errors(len(flaws), flaws=flaws) if flaws else Errors()
 
-    async def _packed(self, plan: GroupPlan, plans: Sequence[GroupPlan]) -> _Packed:
-        """Return where the digests of a group are. If its ids are all indexes, write their digests first."""
-        name, sizes = plan.digests, plan.parts
-        if name is None and not self._form.has_line_ids and any(other.has_own_ids for other in plans):
+    async def _files(self, plans: Sequence[GroupPlan], pause: Pause) -> list[_Packed]:
+        """Return the digests of all groups.
+
+        If any operation has its own id, those of the groups without own ids are written, too: their ids are indexes.
+        """
+        files = [_Packed(plan, plan.digests, plan.parts) for plan in plans if plan.digests]
+        if self._form.has_line_ids or not any(plan.has_own_ids for plan in plans):
+            return files
+        for plan in plans:
+            if plan.total and not plan.has_own_ids:
+                name = digests_name(self._batch, plan.number)
+                sizes = await self._write(plan, name, pause, is_of_indexes=True)
+                files.append(_Packed(plan, name, sizes, is_of_indexes=True))
+        return files
+
+    async def _write(self, plan: GroupPlan, name: str, pause: Pause, *, is_of_indexes: bool) -> tuple[int, ...]:
+        """Write the digests of a group. Whoever does this for a plan writes the same."""
+        packing = Packing()
+        if is_of_indexes:
             indexes = range(plan.first_index, plan.first_index + plan.total)
-            content, sizes = pack(self._digest("id", str(index)) for index in indexes)
-            name = digests_name(self._batch, plan.number)
-            await self._bucket.write(name, content, "application/octet-stream")
-        if name is None:
-            return _Packed(plan.number, None, ())
-        found = await self._bucket.find(name)
-        if found is None:
-            raise UploadReplaced
-        await self._turn(self._file.stored.size, plan.first_index + plan.total)
-        return _Packed(plan.number, found, sizes)
+            await add_digests(packing, index_digests(self._digest, indexes), pause)
+        else:
+            has_ids = plan.has_own_ids and not self._form.has_line_ids
+            async with aclosing(self._values(plan, pause)) as values:
+                async for _, _, kind, value in values:
+                    if kind == "key" or has_ids:
+                        packing.add(self._digest(kind, value))
+        return await write_digests(self._bucket, name, packing, pause)
 
-    async def _suspects(self, groups: Sequence[_Packed]) -> _Suspects:
-        suspects, total = _Suspects(), sum(sum(group.sizes) for group in groups)
-        for parts in _ranges(total):
-            seen, repeated = set[int](), set[int]()
-            digests = {group.number: await self._digests(group, parts) for group in groups}
-            for digest in itertools.chain.from_iterable(digests.values()):
-                if digest in seen:
-                    suspects.count += 1
-                    if len(suspects.digests) + len(repeated) < MOST_FLAWS:
-                        repeated.add(digest)
-                seen.add(digest)
-            suspects.groups.update(number for number, found in digests.items() if not repeated.isdisjoint(found))
-            suspects.digests |= repeated
-            await self._turn(self._file.stored.size, total)
+    async def _suspects(self, files: Sequence[_Packed], pause: Pause) -> _Suspects:
+        suspects = _Suspects()
+        for parts in _ranges(sum(sum(file.sizes) for file in files)):
+            digests = await self._digests(files, parts, pause)
+            seen, repeated, compared = set[int](), set[int](), 0
+            for found in digests:
+                for digest in found:
+                    if digest in seen:
+                        suspects.count += 1
+                        if len(suspects.digests) + len(repeated) < MOST_FLAWS:
+                            repeated.add(digest)
+                    seen.add(digest)
+                    compared += 1
+                    if compared % COMPARED_IN_TURN == 0:
+                        await pause()
+            if repeated:
+                suspects.digests |= repeated
+                suspects.groups.update(
+                    file.plan.number
+                    for file, found in zip(files, digests, strict=True)
+                    if not repeated.isdisjoint(found)
+                )
         return suspects
 
-    async def _digests(self, group: _Packed, parts: range) -> "array[int]":
-        """Return the digests of a group in these parts."""
-        start, size = place_of_parts(group.sizes, parts)
-        return unpack(b"" if group.file is None or not size else await self._bucket.read(group.file, start, size))
+    async def _digests(self, files: Sequence[_Packed], parts: range, pause: Pause) -> list["array[int]"]:
+        """Return the digests of each file in these parts. Write a file again that was deleted."""
+        digests: list[array[int]] = []
+        for first in range(0, len(files), READS_AT_ONCE):
+            some = files[first : first + READS_AT_ONCE]
+            for file, read in zip(some, await asyncio.gather(*(self._read(one, parts) for one in some)), strict=True):
+                found = read
+                while found is None:
+                    await self._write(file.plan, file.name, pause, is_of_indexes=file.is_of_indexes)
+                    found = await self._read(file, parts)
+                digests.append(found)
+            await pause()
+        return digests
 
-    async def _compare(self, plans: Sequence[GroupPlan], suspects: _Suspects) -> AsyncIterator[tuple[int, Flaw]]:
+    async def _read(self, file: _Packed, parts: range) -> "array[int] | None":
+        """Return the digests of a file in these parts, or None if the bucket does not have the file any more."""
+        start, size = place_of_parts(file.sizes, parts)
+        if not size:
+            return array("Q")
+        stored = self._found.pop(file.name, None) or await self._bucket.find(file.name)
+        if stored is None:
+            return None
+        try:
+            content = await self._bucket.read(stored, start, size)
+        except UploadReplaced:
+            return None
+        self._found[file.name] = stored
+        return unpack(content)
+
+    async def _compare(
+        self, plans: Sequence[GroupPlan], suspects: _Suspects, pause: Pause
+    ) -> AsyncGenerator[tuple[int, Flaw], None]:
         """Read the groups that have a suspect again, and compare the ids themselves."""
         first: dict[tuple[str, str], int] = {}
-        source = FileSource(self._bucket, self._file.stored)
         for number in sorted(suspects.groups):
-            async for index, line, kind, value in self._values(source, plans[number]):
-                if self._digest(kind, value) in suspects.digests:
-                    earlier = first.setdefault((kind, value), index)
-                    if earlier != index:
-                        detail = f"Operation {earlier} has the same {kind} {value!r}. "
-                        detail += f"{kind.capitalize()}s must be unique within a batch."
-                        yield index, Flaw(pointer("operations", index, kind), detail, line)
+            async with aclosing(self._values(plans[number], pause)) as values:
+                async for index, line, kind, value in values:
+                    if self._digest(kind, value) in suspects.digests:
+                        earlier = first.setdefault((kind, value), index)
+                        if earlier != index:
+                            yield index, self._flaw(index, line, kind, value, earlier)
 
-    async def _values(self, source: FileSource, plan: GroupPlan) -> AsyncIterator[tuple[int, int, str, str]]:
+    @staticmethod
+    def _flaw(index: int, line: int, kind: str, value: str, earlier: int) -> Flaw:
+        detail = f"Operation {earlier} has the same {kind} {value!r}. "
+        detail += f"{kind.capitalize()}s must be unique within a batch."
+        return Flaw(pointer("operations", index, kind), detail, line)
+
+    async def _values(self, plan: GroupPlan, pause: Pause) -> AsyncGenerator[tuple[int, int, str, str], None]:
         """Yield the ids and the keys of a group: the index, the line, the kind and the value."""
         before: GroupPlan | None = None
         if plan.number:
             before = (await self._store.read_plans(self._batch.id, [plan.number - 1]))[plan.number - 1]
         reader = reader_at(self._form, self._settings, before)
         index, end = plan.first_index, plan.first_index + plan.total
-        async for piece in source.pieces(reader.at[0]):
+        async for piece in self._source.pieces(reader.at[0]):
             for line, document in reader.feed(piece):
                 for kind, value in _values_of(document, index):
                     yield index, line, kind, value
                 index += 1
                 if index == end:
                     return
-            await self._turn(self._file.stored.size, end)
+            await pause()
         for line, document in reader.end():
             for kind, value in _values_of(document, index):
                 yield index, line, kind, value

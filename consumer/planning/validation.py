@@ -4,13 +4,15 @@ Nothing is kept from one group to the next but the plan before. So it makes no d
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from penstock.batch import Batch
 from penstock.bucket import Bucket
-from penstock.consumer.planning.digests import digest_with, pack
+from penstock.consumer.planning.digest_files import add_digests, write_digests
+from penstock.consumer.planning.digests import Packing, digest_with
 from penstock.consumer.planning.group_cut import GroupCut
 from penstock.consumer.planning.source import FileSource
 from penstock.documents.pointer import pointer
@@ -40,6 +42,11 @@ def reader_at(form: FileForm, settings: Settings, plan: GroupPlan | None) -> For
     """Return a reader that starts where a plan ends, or at the beginning of the file."""
     limits = limits_of_lines(settings.message_bytes, settings.max_upload_operations)
     return form.reader(limits, settings.most_elements, place_after(plan))
+
+
+def index_digests(digest: Callable[[str, str], int], indexes: range) -> Iterator[int]:
+    """Compute the digests of the ids of operations that have none: their indexes are their ids."""
+    return (digest("id", str(index)) for index in indexes)
 
 
 def digests_name(batch: Batch, number: int) -> str:
@@ -109,10 +116,9 @@ class Validation:
         plan = group.plan(reader.header)
         if not group.digests or plan.errors.count:
             return plan
-        content, parts = pack(group.digests)
-        name = digests_name(self._batch, plan.number)
-        await self._bucket.write(name, content, "application/octet-stream")
-        return replace(plan, digests=name, parts=parts)
+        name, pause = digests_name(self._batch, plan.number), partial(self._turn, group.at[0], group.index)
+        await add_digests(group.digests, index_digests(self._rules.digest, group.before_own_ids), pause)
+        return replace(plan, digests=name, parts=await write_digests(self._bucket, name, group.digests, pause))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,8 @@ class _Group:
         self.is_last = False
         self.flaws = Flaws()
         self.flaws.count, self.flaws.invalid_bytes = errors_before.count, errors_before.invalid_bytes
-        self.digests: list[int] = []
+        self.digests = Packing()
+        self.before_own_ids = range(0)  # the operations whose digests are still missing in `digests`
         self._rules = rules
         self._number = 0 if before is None else before.number + 1
         self._errors_before = errors_before
@@ -232,11 +239,11 @@ class _Group:
         if is_own and not self._has_own_ids:
             self._has_own_ids = True
             if not self._rules.form.has_line_ids:
-                self.digests += (self._rules.digest("id", str(index)) for index in range(self.first_index, self.index))
+                self.before_own_ids = range(self.first_index, self.index)
         if self._has_own_ids and not self._rules.form.has_line_ids:
-            self.digests.append(self._rules.digest("id", operation_id))
+            self.digests.add(self._rules.digest("id", operation_id))
         if own_key is not None:
-            self.digests.append(self._rules.digest("key", own_key))
+            self.digests.add(self._rules.digest("key", own_key))
 
 
 def _id_of(document: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.consumer.consumer import Consumer
+from penstock.consumer.planning.duplicates import Duplicates
 from penstock.context import Context
 from penstock.open_limit import OpenBatch
 from penstock.operations import Operations
@@ -176,6 +177,82 @@ async def test_an_id_that_is_there_twice_is_found_in_any_group(
     index, words = clash
     assert (error["line"], error["pointer"]) == (index + 1, f"/operations/{index}/id")
     assert error["detail"].startswith(words)
+
+
+async def test_an_id_is_found_again_though_the_group_of_the_first_has_keys_only(plant: Callable[..., Any]) -> None:
+    built = await plant(chunk_operations=1)
+    content = b"".join(numbers([n], key=f"key {n}") for n in range(4)) + numbers([4], id="1")
+
+    batch_id = (await built.submit(content)).body["batchId"]
+    await built.work()
+
+    [error] = (await built.status(batch_id))["errors"]
+    assert error["pointer"] == "/operations/4/id"
+    assert error["detail"].startswith("Operation 1 has the same id '1'.")
+
+
+async def test_one_id_for_all_operations_is_compared_in_little_memory(
+    plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.consumer.planning.duplicates.MOST_FLAWS", 10)
+    built, sizes = await plant(chunk_operations=20), []
+    read = Duplicates._read
+
+    async def noted(self: Duplicates, file: Any, parts: range) -> Any:
+        digests = await read(self, file, parts)
+        sizes.append(0 if digests is None else len(digests))
+        return digests
+
+    monkeypatch.setattr(Duplicates, "_read", noted)
+    batch_id = (await built.submit(numbers(range(200), id="same"))).body["batchId"]
+    await built.work()
+
+    status = await built.status(batch_id)
+    assert (status["status"], len(status["errors"])) == ("failed", 10)
+    assert status["reason"] == "The file has at least 10 errors; nothing was run."
+    assert sizes == [2, 2, 2, 2, 2]  # of each group
+
+
+async def test_digests_that_are_deleted_are_written_again(
+    plant: Callable[..., Any], parts: MemoryParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = await plant(chunk_operations=1)
+    find, bucket = Duplicates.find, parts.backend.require_bucket()
+
+    async def without_files(self: Duplicates, plans: Any) -> Any:
+        for plan in plans:
+            await bucket.delete(plan.digests)
+        return await find(self, plans)
+
+    monkeypatch.setattr(Duplicates, "find", without_files)
+    content = b"".join(numbers([n], id=f"id {n % 4}", key=f"key {n}") for n in range(5))
+    batch_id = (await built.submit(content)).body["batchId"]
+    await built.work()
+
+    [error] = (await built.status(batch_id))["errors"]
+    assert (error["line"], error["pointer"]) == (5, "/operations/4/id")
+
+
+async def test_the_lease_is_extended_while_the_digests_of_many_groups_are_read(
+    plant: Callable[..., Any], parts: MemoryParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise another consumer takes the batch over, starts again, and loses it in the same way."""
+    built = await plant(chunk_operations=1)
+    batch_id = (await built.submit(b"".join(numbers([n], id=f"id {n}") for n in range(80)))).body["batchId"]
+    read = Duplicates._read
+
+    async def slow(self: Duplicates, file: Any, some: range) -> Any:
+        built.clock.advance(3)
+        batch = await parts.store.read_batch(batch_id)
+        assert batch is not None
+        assert batch.planning is not None
+        assert batch.planning.lease_until > built.clock.now()
+        return await read(self, file, some)
+
+    monkeypatch.setattr(Duplicates, "_read", slow)
+    await built.work()
+
+    assert (await built.status(batch_id))["succeeded"] == 80
 
 
 async def test_a_key_that_is_there_twice_is_found_in_a_csv_file(plant: Callable[..., Any]) -> None:
