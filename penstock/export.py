@@ -5,7 +5,7 @@ next front end goes on after the last finished part. Each lease has a number, wh
 are written under it. So a front end that has lost its lease overwrites nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -15,6 +15,8 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+
+from penstock.batch import Counts
 
 EXPORTS = "exports/"  # the prefix of all exports; `infra/bucket.yaml` names it, too
 LEASE_SECONDS = 60.0
@@ -35,9 +37,12 @@ class ExportWish:
     status: str | None = None
     compression: str | None = None
 
-    def id_for(self, counts: Sequence[int]) -> str:
-        """Return the id of this export of a batch with these counts. After a retry there is another export."""
-        words = "|".join(map(str, (self.format, self.status, self.compression, *counts)))
+    def id_for(self, counted: Iterable[tuple[Counts, float | None]]) -> str:
+        """Return the id of this export of a batch. `counted` has the counts of its groups, and their times.
+
+        After a retry there is another export, also if other errors are all that has changed.
+        """
+        words = "|".join(map(str, (self.format, self.status, self.compression, *counted)))
         return sha256(words.encode()).hexdigest()[:20]
 
 
@@ -76,6 +81,10 @@ class Export(Struct, frozen=True):
     tries: int = 0  # since the last part
     error: str | None = None
     revision: str = ""
+
+    @property
+    def wish(self) -> ExportWish:
+        return ExportWish(self.format, self.status, self.compression)
 
     @property
     def rows(self) -> int:
@@ -123,6 +132,11 @@ class Export(Struct, frozen=True):
 
     def completed(self) -> "Export":
         return replace(self, state=ExportState.COMPLETED, lease_until=0.0)
+
+    def outdated(self) -> "Export":
+        """Return the export as failed, because its files would have outcomes of before a retry and of after it."""
+        error = "The batch was retried while it was exported. Ask for another export."
+        return replace(self, state=ExportState.FAILED, error=error, lease_until=0.0)
 
     def restarted(self) -> "Export":
         """Return an export that has failed as one that may be claimed again. The number of its lease goes on."""

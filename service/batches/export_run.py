@@ -5,7 +5,7 @@ has died goes on with the next question, after the last part that was finished.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from itertools import chain
 from secrets import token_hex
@@ -13,7 +13,7 @@ from secrets import token_hex
 from aiohttp import web
 from msgspec.structs import replace
 
-from penstock.batch import Batch
+from penstock.batch import Batch, Counts
 from penstock.chunk import group_of
 from penstock.errors import Overloaded, PenstockError, Unavailable
 from penstock.export import LEASE_SECONDS, Export, ExportState
@@ -27,6 +27,7 @@ from penstock.service.content import JSON
 from penstock.service.json_answer import encode
 from penstock.service.keys import BACKEND, CLOCK, MEMORY, TURNS
 from penstock.settings import MIB
+from penstock.store import Group
 from penstock.telemetry import Event, get_log
 
 BEAT_SECONDS = LEASE_SECONDS / 4  # two heartbeats in a row may fail, and the next one still comes in time
@@ -77,7 +78,8 @@ class Exports:
             with self._app[MEMORY].share() as share:
                 share.grow_to(RUN_BYTES)
                 await run.run()
-            get_log().info(Event.EXPORT_DONE, **where, rows=run.export.rows)
+            if run.export.state is ExportState.COMPLETED:
+                get_log().info(Event.EXPORT_DONE, **where, rows=run.export.rows)
         except LeaseLost:
             pass
         except (Unavailable, Overloaded) as error:
@@ -140,8 +142,19 @@ class ExportRun:
             lines = _resumed(following, lines)
         while waiting is not None:
             waiting = await self._write_part(waiting, lines)
+            if await self._is_outdated():
+                break
+        if await self._is_outdated():
+            await self._save(Export.outdated)
+            return
         await self._bucket.write(self.export.manifest_key, encode(manifest_of(self.export)), JSON)
         await self._save(Export.completed)
+
+    async def _is_outdated(self) -> bool:
+        """Return True if a retry has changed the outcomes since the export was asked for."""
+        groups = range(len(self._batch.group_totals))
+        counters = await self._app[BACKEND].store.read_groups(self._batch.id, groups)
+        return self.export.wish.id_for(counted(counters)) != self.export.id
 
     async def _lines(self) -> AsyncIterator[Lines]:
         cursor = Cursor.parse(self.export.cursor) if self.export.cursor else None
@@ -194,6 +207,11 @@ class ExportRun:
         """Let another front end go on immediately. If AWS does not answer, the lease ends by itself."""
         with suppress(PenstockError, LeaseLost):
             await self._save(lambda export: export.released(self._app[CLOCK].now()))
+
+
+def counted(groups: Mapping[int, Group]) -> list[tuple[Counts, float | None]]:
+    """Return what changes with each retry of a batch that is counted."""
+    return [(groups[number].counts, groups[number].counted_at) for number in sorted(groups)]
 
 
 async def write(app: web.Application, export: Export, seen: Export | None) -> Export | None:

@@ -13,7 +13,7 @@ from penstock.export import Export, ExportState, ExportWish
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.export_document import export_body, export_url
 from penstock.service.batches.export_files import GZIP, TYPES
-from penstock.service.batches.export_run import EXPORTING, write
+from penstock.service.batches.export_run import EXPORTING, counted, write
 from penstock.service.batches.results import read_state
 from penstock.service.batches.status import Progress, find_batch, find_progress
 from penstock.service.content import check_no_body
@@ -61,7 +61,7 @@ async def _find_or_create(request: web.Request, progress: Progress, wish: Export
     new = Export(
         batch_id=batch.id,
         tenant=batch.tenant,
-        id=wish.id_for([counts.succeeded, counts.failed, counts.cancelled, counts.expired]),
+        id=wish.id_for(counted(progress.groups)),
         format=wish.format,
         status=wish.status,
         compression=wish.compression,

@@ -336,3 +336,52 @@ async def test_a_front_end_that_stops_while_it_claims_an_export_leaves_it(monkey
         answer = await bulk.request("POST", f"/batch/{batch_id}/export")
         left = bulk._parts.store._exports[batch_id, answer.body["exportId"]]
         assert (left.lease, left.rows, left.may_be_claimed(bulk.clock.now())) == (1, 0, True)
+
+
+class Reasons:
+    """An application whose only operation fails, each time for the reason that the test has set."""
+
+    def __init__(self) -> None:
+        self.reason = "first"
+        self.operations: Operations[Any] = Operations()
+
+        @self.operations.post("/x")
+        async def fail() -> None:
+            raise Reject(409, self.reason)
+
+
+async def retry(bulk: TestBulk, batch_id: str) -> None:
+    bulk.clock.advance(1)
+    await bulk.request("POST", f"/batch/{batch_id}/retry")
+    await bulk.run_until_idle()
+
+
+async def test_a_retry_that_fails_for_another_reason_has_another_export() -> None:
+    app = Reasons()
+    async with TestBulk(app.operations) as bulk:
+        batch_id = (await bulk.submit([{"method": "POST", "path": "/x"}])).body["batchId"]
+        await bulk.run_until_idle()
+        before = await export(bulk, batch_id)
+        app.reason = "second"
+        await retry(bulk, batch_id)
+        [file] = contents(bulk, await export(bulk, batch_id))
+
+        assert b"second" in file
+        assert b"first" in contents(bulk, before)[0]
+
+
+async def test_an_export_of_before_and_after_a_retry_fails() -> None:
+    app, bucket = Reasons(), DyingBucket(0)
+    bulk = TestBulk(app.operations)
+    bulk._parts = replace(bulk._parts, bucket=bucket)
+    async with bulk:
+        batch_id = (await bulk.submit([{"method": "POST", "path": "/x"}])).body["batchId"]
+        await bulk.run_until_idle()
+        answer = await bulk.request("POST", f"/batch/{batch_id}/export")
+        await retry(bulk, batch_id)
+        bucket.left = None
+        made = await settled(bulk, answer)
+
+        assert made["status"] == "failed"
+        assert "was retried while it was exported" in made["error"]["detail"]
+        assert (await export(bulk, batch_id))["status"] == "completed"
