@@ -10,13 +10,14 @@ from urllib.parse import quote
 from msgspec.structs import replace as with_changes
 
 from penstock.chunk import Operation
-from penstock.outcome import Outcome, failed, result_value
+from penstock.outcome import Outcome, failed, result_value, size_of
 from penstock.service.dialects.odata.request_object import GROUP_END
 from penstock.service.dialects.odata.urls import ServiceRoot, read_url
 from penstock.service.intake.small_batch import Done
 
 _LINKS = ("@odata.id", "@odata.editLink", "@id", "@editLink")  # in a result, the URL of the entity itself
 _KEYS = ("id", "Id", "ID")
+MOST_READ_BYTES = 256 * 1024  # of a result. It is parsed in the event loop, and an entity with an id is much smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class References:
     def __init__(self, root: ServiceRoot) -> None:
         self._root = root
         self._references: dict[int, Reference] = {}
+        self._found: dict[int, tuple[Outcome, str | None]] = {}  # by the index of what was referred to
 
     def __bool__(self) -> bool:
         return bool(self._references)
@@ -57,18 +59,29 @@ class References:
                 "A request cannot refer to another one of its own group, because that has no result before the group."
             )
             return failed(operation, 424, "Unresolved reference", detail, rejected=True)
-        url = self._url_of(source.operation, source.outcome)
+        url = self._known_url_of(source.operation, source.outcome)
         if url is None:
             name = source.operation.id.rpartition(GROUP_END)[2]
-            detail = f"The result of the request {name!r} names no URL and no id, so nothing can refer to it."
+            why = "is too large to be read" if _is_too_large(source.outcome) else "names no URL and no id"
+            detail = f"The result of the request {name!r} {why}, so nothing can refer to it."
             return failed(operation, 424, "Unresolved reference", detail, rejected=True)
         return with_changes(operation, path=url + reference.rest)
+
+    def _known_url_of(self, source: Operation, outcome: Outcome) -> str | None:
+        """Return the same as `_url_of`, and read each result once, however many requests refer to it."""
+        found, url = self._found.get(source.index, (None, None))
+        if found is not outcome:
+            url = self._url_of(source, outcome)
+            self._found[source.index] = outcome, url
+        return url
 
     def _url_of(self, source: Operation, outcome: Outcome) -> str | None:
         """Return the path of what an operation has created or returned, or None if its result does not tell."""
         path = source.path.partition("?")[0]
         if source.method != "POST":
             return path
+        if _is_too_large(outcome):
+            return None
         result = result_value(outcome.result)
         if not isinstance(result, dict):
             return None
@@ -84,3 +97,7 @@ class References:
         except ValueError:
             return None
         return target.path.partition("?")[0] if target.reference is None else None  # what continues it is a path
+
+
+def _is_too_large(outcome: Outcome) -> bool:
+    return size_of(outcome) > MOST_READ_BYTES

@@ -4,7 +4,8 @@ import pytest
 
 from penstock.chunk import Operation
 from penstock.outcome import Outcome, compact, succeeded
-from penstock.service.dialects.odata.references import Reference, References
+from penstock.service.dialects.odata import references as module
+from penstock.service.dialects.odata.references import MOST_READ_BYTES, Reference, References
 from penstock.service.dialects.odata.urls import ServiceRoot
 from penstock.service.intake.small_batch import Done
 
@@ -42,6 +43,36 @@ def test_long_result_is_read_too() -> None:
     assert prepare(Operation(0, "a", "POST", "/users"), compact(None, content), "") == Operation(
         1, "b", "POST", "/users/7"
     )
+
+
+def test_too_large_result_is_not_read() -> None:
+    content = b'{"id": 7, "text": "' + b"x" * MOST_READ_BYTES + b'"}'
+    failed = prepare(Operation(0, "a", "POST", "/users"), compact(None, content), "")
+    assert isinstance(failed, Outcome)
+    assert failed.error is not None
+    assert failed.error["detail"].startswith("The result of the request 'a' is too large to be read")
+
+
+def test_result_is_read_once_for_all_that_refer_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[Any]()
+
+    def note(result: Any) -> Any:
+        read.append(result)
+        return result
+
+    monkeypatch.setattr(module, "result_value", note)
+    references, source = References(ROOT), Operation(0, "a", "POST", "/users")
+    followers = [Operation(index, str(index), "GET", "/users/$a") for index in (1, 2, 3)]
+    for one in followers:
+        references.add(one.index, Reference(0, ""))
+
+    def paths(done: Done) -> list[str | None]:
+        prepared = [references.prepare(one, {0: done}) for one in followers]
+        return [one.path for one in prepared if isinstance(one, Operation)]
+
+    assert paths(Done(source, succeeded(source, 201, {"id": 7}))) == ["/users/7"] * 3
+    assert len(read) == 1
+    assert paths(Done(source, succeeded(source, 201, {"id": 8}))) == ["/users/8"] * 3  # it ran again
 
 
 @pytest.mark.parametrize(
