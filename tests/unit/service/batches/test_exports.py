@@ -16,6 +16,7 @@ from penstock.errors import Unavailable
 from penstock.export import LEASE_SECONDS, MOST_TRIES, Export
 from penstock.service.batches import export_files, export_run, families
 from penstock.service.batches.export_run import EXPORTING, Exports
+from penstock.service.keys import TURNS
 from penstock.testing import MemoryBucket, TestBulk
 from penstock.testing.http import Answer
 
@@ -385,3 +386,20 @@ async def test_an_export_of_before_and_after_a_retry_fails() -> None:
         assert made["status"] == "failed"
         assert "was retried while it was exported" in made["error"]["detail"]
         assert (await export(bulk, batch_id))["status"] == "completed"
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_the_urls_of_many_files_are_signed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.service.batches.exports.SIGNED_IN_TURN", 2)
+    async with TestBulk(operations) as bulk:
+        made = await export(bulk, await run_batch(bulk, 50))
+        taken, turns = list[None](), bulk._apps[0][TURNS]
+        take = turns.next
+
+        async def note() -> None:
+            taken.append(None)
+            await take()
+
+        monkeypatch.setattr(turns, "next", note)
+        await bulk.request("GET", made["url"])
+        assert len(taken) == -(-len(made["parts"]) // 2) > 1
