@@ -122,6 +122,10 @@ class Upload:
             if given is None:
                 message = f"Missing required parameter: '{name}'."
                 raise OpenAIError(message, param=name, code="missing_required_parameter")
+        for name, other in ((_ANCHOR, _SECONDS), (_SECONDS, _ANCHOR)):
+            if name not in self._fields and other in self._fields:
+                message = f"Missing required parameter: '{name}'."
+                raise OpenAIError(message, param=name, code="missing_required_parameter")
 
     async def _read_file(self, part: Part, content: FileWriter, operations: FileWriter) -> None:
         share = self._request[SHARE]

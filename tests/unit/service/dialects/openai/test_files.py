@@ -123,6 +123,8 @@ async def test_very_many_errors_end_the_check_and_not_the_upload(
         ({"purpose": "fine-tune"}, "purpose"),
         ({"purpose": "batch", "color": "red"}, "color"),
         ({"purpose": "batch", "expires_after[anchor]": "now"}, "expires_after[anchor]"),
+        ({"purpose": "batch", "expires_after[anchor]": "created_at"}, "expires_after[seconds]"),
+        ({"purpose": "batch", "expires_after[seconds]": "3600"}, "expires_after[anchor]"),
         ({"purpose": "batch", "expires_after[seconds]": "60"}, "expires_after[seconds]"),
         ({"purpose": "batch", "expires_after[seconds]": "2592001"}, "expires_after[seconds]"),
         ({"purpose": "batch", "expires_after[seconds]": "1e9"}, "expires_after[seconds]"),
