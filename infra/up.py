@@ -25,6 +25,7 @@ from penstock.api_key import environment_of, make_key
 from penstock.application import find_application
 from penstock.backoff import Backoff
 from penstock.errors import Misconfigured, PenstockError
+from penstock.infra.embedded.sizes import MAX_UPLOAD_BYTES
 from penstock.process import command_line, programs
 from penstock.process.command_line import App, Host, OperatorHost, OperatorPort, Port, operator_ports
 from penstock.process.listening import check_not_open, first_free_port
@@ -235,6 +236,7 @@ def local_environment(outside: Mapping[str, str]) -> dict[str, str]:
         "PENSTOCK_LOG_FORMAT": "text",  # a person reads these lines
         "PENSTOCK_RECEIVE_WAIT_SECONDS": "1",  # a stop, as by Ctrl-C, waits for a receive in progress
         "PENSTOCK_SHOW_ERRORS": "true",  # the client is the developer
+        "PENSTOCK_MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),  # the embedded S3 accepts no larger file
         "PENSTOCK_LEAVE_SECONDS": "0",  # there is no load balancer that must notice first
         "PENSTOCK_WEBHOOK_ALLOW": "localhost,127.0.0.0/8,::1",  # where a developer tries a receiver
         WEBHOOK_SECRET: secrets.token_urlsafe(32),

@@ -18,11 +18,11 @@ from aiohttp import web
 from penstock.hosts import is_from_page, is_own_host
 from penstock.infra.embedded.long_poll import EMPTY_RECEIVE, EmptyReceive
 from penstock.infra.embedded.patches import patched_moto, reset_moto
+from penstock.infra.embedded.sizes import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-MAX_BODY_BYTES = 64 * 1024 * 1024  # BatchWriteItem accepts 16 MB, and a part of an S3 upload may be larger
 POLL_SECONDS = 0.02  # interval at which a long poll checks for a message; a check takes microseconds
 STOP_SECONDS = 2.0  # time for requests in flight when the host stops; moto needs milliseconds
 BODY_HEADERS = {"CONTENT_TYPE", "CONTENT_LENGTH", "TRANSFER_ENCODING"}  # set again below, from the complete body
