@@ -17,6 +17,7 @@ from penstock.outcome import (
     failed,
     is_final,
 )
+from penstock.preparing import Done, Prepare
 from penstock.running.attempt import OpenTransaction, Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import NOTICE_SECONDS, Worker
@@ -53,21 +54,29 @@ class AtomicGroup:
         perform_one: Callable[[Operation, OpenTransaction], Awaitable[Verdicts]],
         seconds: float,
         broke: Callable[[BaseException], Verdict],
+        prepare: Prepare | None = None,
     ) -> Verdicts:
         """Perform all operations, or stop at the first that does not succeed.
 
         `seconds` is the time in which the transaction must be opened, and in which it must be committed or rolled
-        back. `broke` returns the verdict on the first operation if one of these fails.
+        back. `broke` returns the verdict on the first operation if one of these fails. `prepare` is called for each
+        operation just before it starts, with those before it. If it returns a failure, the operation does not start.
         """
         verdicts: Verdicts = {}
+        done: dict[int, Done] = {}
         try:
             async with _Patience(seconds, self._worker) as patience, open_transaction() as opened:
                 patience.pause()
                 try:
                     for operation in self._lot:
-                        self._running = operation
-                        verdicts |= await perform_one(operation, lambda: _given(opened))
+                        prepared = operation if prepare is None else prepare(operation, done)
+                        if isinstance(prepared, Outcome):
+                            self._failed = operation, prepared
+                            raise _RollBack
+                        self._running = prepared
+                        verdicts |= await perform_one(prepared, lambda: _given(opened))
                         self._check(operation, verdicts)
+                        done[operation.index] = Done(prepared, as_outcome(verdicts[operation.index]))
                     self._running = None
                 finally:
                     patience.go_on()
@@ -103,7 +112,7 @@ class AtomicGroup:
 
     def stop_at(self, culprit: Operation, verdict: Verdict) -> Verdicts:
         """Return the verdicts if an operation has not succeeded, so that nothing was committed."""
-        undone = {one.index: undo(one, culprit.id, verdict, self._number) for one in self._lot if one is not culprit}
+        undone = {one.index: undo(one, culprit.id, verdict, self._number) for one in self._lot}
         return {**undone, culprit.index: verdict}
 
 

@@ -18,6 +18,7 @@ from penstock.dependencies import is_group, units
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, failed, is_final
+from penstock.preparing import Done, Prepare
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.atomic_group import AtomicGroup, transaction_broke
@@ -414,7 +415,13 @@ class Runner:
         await self._cpu.close()
 
     async def run_apart(
-        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None = None
+        self,
+        lot: Lot,
+        source: Source,
+        attempt: int,
+        transaction: OpenTransaction | None = None,
+        *,
+        prepare: Prepare | None = None,
     ) -> dict[int, Verdict]:
         """Perform one attempt at a lot in a task of its own, and return the verdicts by index.
 
@@ -428,7 +435,8 @@ class Runner:
                 ended.set_result(None)
 
         worker = Worker(overdue=end)
-        worker.task = task = asyncio.create_task(self.run(lot, source, attempt, transaction, worker=worker))
+        run = self.run(lot, source, attempt, transaction, worker=worker, prepare=prepare)
+        worker.task = task = asyncio.create_task(run)
         task.add_done_callback(end)
         try:
             await ended
@@ -453,6 +461,7 @@ class Runner:
         worker: Worker | None = None,
         results: ChunkResults | None = None,
         route: Route | None = None,
+        prepare: Prepare | None = None,
     ) -> Coroutine[Any, Any, dict[int, Verdict]]:
         """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
@@ -460,15 +469,23 @@ class Runner:
         exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
         operations and the call told nothing about each of them: then run them one by one. `worker` is the task that
         awaits this, by default the current one. `results` counts the memory that the verdicts take. `route` is the
-        route of the lot, if the caller knows it.
+        route of the lot, if the caller knows it. `prepare` is called for the operations of an atomic group, see
+        `AtomicGroup`.
         """
         if is_group(lot):
-            return self._run_group(lot, source, attempt, worker, results=results)
+            return self._run_group(lot, source, attempt, worker, results=results, prepare=prepare)
         run = self._run if self._observer is None else self._run_observed
         return run(lot, source, attempt, transaction, worker, results=results, route=route)
 
     async def _run_group(
-        self, lot: Lot, source: Source, number: int, worker: Worker | None, *, results: ChunkResults | None
+        self,
+        lot: Lot,
+        source: Source,
+        number: int,
+        worker: Worker | None,
+        *,
+        results: ChunkResults | None,
+        prepare: Prepare | None,
     ) -> dict[int, Verdict]:
         worker = worker or Worker.current()
         run = self._run if self._observer is None else self._run_observed
@@ -488,11 +505,34 @@ class Runner:
                 perform_one,
                 seconds=policy.timeout_seconds,
                 broke=lambda error: transaction_broke(lot[0], source, number, error, policy.max_attempts),
+                prepare=None if prepare is None else partial(self._prepare_member, prepare, policy.limit),
             )
         finally:
             # After a cancellation or a time-out somebody asks the group which of its operations was running.
             if not worker.is_left and not worker.task.cancelling():
                 self._groups.pop(id(lot), None)
+
+    def _prepare_member(
+        self, prepare: Prepare, limit: str | None, operation: Operation, done: Mapping[int, Done]
+    ) -> Operation | Outcome:
+        """Prepare an operation of a group. Return its failure if what it became cannot be part of the group.
+
+        `limit` is the limit that the group has waited for.
+        """
+        prepared = prepare(operation, done)
+        if isinstance(prepared, Outcome):
+            return prepared
+        try:
+            route = self._operations.match(prepared.method, prepared.path)
+        except InvalidOperation as error:
+            return invalid(prepared, error)
+        if not route.has_transaction:
+            detail = f"{route.name} does not run in the transaction, so it could not be rolled back with its group."
+            return failed(prepared, 422, "Invalid operation", detail, rejected=True)
+        if route.policy.limit != limit:
+            detail = f"{route.name} has another limit than its group. The operations of a group must have the same one."
+            return failed(prepared, 422, "Invalid operation", detail, rejected=True)
+        return prepared
 
     def _find_unable(self, lot: Lot) -> tuple[Operation, Outcome] | None:
         """Return an operation of a group that cannot run in a transaction any more, because the application changed."""

@@ -17,6 +17,7 @@ from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, LimitPassed
 from penstock.files.layout import Layout
+from penstock.preparing import Prepare
 from penstock.reading.elements import separators
 from penstock.reading.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
 from penstock.reading.forms import NO_LINKS
@@ -34,7 +35,6 @@ from penstock.service.content import (
     within,
 )
 from penstock.service.intake.draft import Draft
-from penstock.service.intake.small_batch import Prepare
 from penstock.service.intake.uploaded import UploadBody, open_upload, without_upload
 from penstock.service.keys import SETTINGS, TURNS
 from penstock.service.schemas import METADATA_PREFIX, BatchOptions, BatchRequest

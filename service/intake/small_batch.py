@@ -13,9 +13,10 @@ needs another attempt is then tried alone, and so are all operations of a call t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from penstock.backoff import Backoff
@@ -24,8 +25,8 @@ from penstock.dependencies import Unit, components, is_group
 from penstock.error_ids import see_log
 from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome, dependency_failures, failed, size_of, states_of
+from penstock.preparing import Done, Prepare
 from penstock.route import UnknownOperation
-from penstock.running.atomic_group import undo
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.in_order import run_component
@@ -45,22 +46,11 @@ _left: set[asyncio.Task[Any]] = set()  # transactions left behind; the event loo
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """An operation as it ran, and its outcome."""
-
-    operation: Operation
-    outcome: Outcome
-
-
-Prepare = Callable[[Operation, Mapping[int, Done]], Operation | Outcome]
-"""Returns an operation as it shall run, or its failure. It gets the operations that have an outcome, by index."""
-
-
-@dataclass(frozen=True, slots=True)
 class SmallBatch:
     """A batch that is answered with its results. `seconds` is the time that the whole batch may take.
 
-    `prepare` is called for each operation when all that it depends on has succeeded, just before it starts.
+    `prepare` is called for each operation when all that it depends on has succeeded, just before it starts. An atomic
+    group is prepared again for each attempt, since only its own attempt has what its members refer to.
     """
 
     source: Source
@@ -190,12 +180,12 @@ class SmallBatchRun:
 
         async def run_ready(ready: Sequence[Unit]) -> dict[int, Verdict]:
             alone, failures = self._prepare([unit[0] for unit in ready if not is_group(unit)], done)
-            groups = [self._prepare(unit, done) for unit in ready if is_group(unit)]
-            runs = [self._run_group(prepared, unprepared) for prepared, unprepared in groups]
+            groups = [unit for unit in ready if is_group(unit)]
+            ran = {one.index: one for one in chain(alone, *groups)}
+            runs = [self._run_group(group, done, ran) for group in groups]
             made = _join(await asyncio.gather(self._run_concurrently(alone), *runs)) | failures
             tried.update(made)
-            ran = [*alone, *(operation for prepared, _ in groups for operation in prepared)]
-            done.update((one.index, Done(one, as_outcome(made[one.index].verdict))) for one in ran if one.index in made)
+            done.update((index, Done(ran[index], as_outcome(made[index].verdict))) for index in ran if index in made)
             return {index: one.verdict for index, one in made.items()}
 
         def attempt_of(index: int) -> int:
@@ -216,16 +206,24 @@ class SmallBatchRun:
         failures = {one.index: Tried(one, 1) for one in prepared if isinstance(one, Outcome)}
         return [one for one in prepared if isinstance(one, Operation)], failures
 
-    async def _run_group(self, group: Sequence[Operation], unprepared: Mapping[int, Tried]) -> dict[int, Tried]:
+    async def _run_group(
+        self, group: Lot, done: Mapping[int, Done], ran: MutableMapping[int, Operation]
+    ) -> dict[int, Tried]:
         """Run an atomic group until all of it has succeeded or failed, as far as the time allows.
 
-        If some of its operations could not be prepared, nothing of it runs.
+        Its operations are prepared while it runs: in `ran`, they are replaced by what they became.
         """
-        for failure in unprepared.values():
-            culprit = as_outcome(failure.verdict).id
-            undone = {one.index: Tried(undo(one, culprit, failure.verdict, 1), 1) for one in group}
-            return undone | dict(unprepared)
-        tried = await self._attempts().try_group_until_final(tuple(group))
+        prepare = self._batch.prepare
+
+        def prepare_member(operation: Operation, of_group: Mapping[int, Done]) -> Operation | Outcome:
+            assert prepare is not None
+            prepared = prepare(operation, {**done, **of_group})
+            if isinstance(prepared, Operation):
+                ran[operation.index] = prepared
+            return prepared
+
+        attempts = self._attempts(None if prepare is None else prepare_member)
+        tried = await attempts.try_group_until_final(group)
         for one in tried.values():
             self._hold(one)
         return dict(tried)
@@ -238,7 +236,7 @@ class SmallBatchRun:
     def _has_room(self) -> bool:
         return self._result_bytes < MOST_RESULT_BYTES
 
-    def _attempts(self) -> Attempts:
+    def _attempts(self, prepare: Prepare | None = None) -> Attempts:
         return Attempts(
             self._runner,
             self._backoff,
@@ -246,6 +244,7 @@ class SmallBatchRun:
             self._deadline,
             turn_of=self._turn_of,
             may_start=self._has_room,
+            prepare=prepare,
         )
 
     async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:

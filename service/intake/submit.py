@@ -14,6 +14,7 @@ from ulid import PureRandomPolicy, ULIDGenerator
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import Outcome, as_outcome, is_turned_away
+from penstock.preparing import Prepare
 from penstock.reading.flaws import ENVELOPE
 from penstock.running.source import Source
 from penstock.service.batches.status import read_status
@@ -34,7 +35,7 @@ from penstock.service.intake.draft import Draft
 from penstock.service.intake.dry_run import describe_batch
 from penstock.service.intake.preferences import read_preferences
 from penstock.service.intake.reading import Read
-from penstock.service.intake.small_batch import Prepare, SmallBatch, SmallBatchRun
+from penstock.service.intake.small_batch import SmallBatch, SmallBatchRun
 from penstock.service.intake.tables import read_file
 from penstock.service.json_answer import BodyAnswer, encode, json_answer
 from penstock.service.keys import (

@@ -11,9 +11,9 @@ from msgspec.structs import replace as with_changes
 
 from penstock.chunk import Operation
 from penstock.outcome import Outcome, failed, result_value, size_of
+from penstock.preparing import Done
 from penstock.service.dialects.odata.request_object import GROUP_END
 from penstock.service.dialects.odata.urls import ServiceRoot, read_url
-from penstock.service.intake.small_batch import Done
 
 _LINKS = ("@odata.id", "@odata.editLink", "@id", "@editLink")  # in a result, the URL of the entity itself
 _KEYS = ("id", "Id", "ID")
@@ -49,16 +49,14 @@ class References:
         self._references[index] = reference
 
     def prepare(self, operation: Operation, done: Mapping[int, Done]) -> Operation | Outcome:
-        """Return the operation with its path, or its failure. `done` has what it depends on."""
+        """Return the operation with its path, or its failure.
+
+        `done` has what it depends on, and what comes before it in its own group.
+        """
         reference = self._references.get(operation.index)
         if reference is None:
             return operation
-        source = done.get(reference.source)
-        if source is None:
-            detail = (
-                "A request cannot refer to another one of its own group, because that has no result before the group."
-            )
-            return failed(operation, 424, "Unresolved reference", detail, rejected=True)
+        source = done[reference.source]
         url = self._known_url_of(source.operation, source.outcome)
         if url is None:
             name = source.operation.id.rpartition(GROUP_END)[2]

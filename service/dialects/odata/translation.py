@@ -138,7 +138,7 @@ class Translation:
     def _path(self, index: int, request: RequestObject, dependencies: dict[str, None]) -> str | None:
         """Return the path of a request. Return None, and note why, if there is none.
 
-        If it refers to another request, that becomes one of its dependencies.
+        If it refers to another request, that becomes one of its dependencies, unless both are in the same group.
         """
         try:
             target = read_url(request.url, self._root)
@@ -150,10 +150,6 @@ class Translation:
             seen = self._requests.get(target.reference)
             if seen is None:
                 self._note(index, "url", f"No request before this one has the id {target.reference!r}.")
-                return None
-            if not seen.is_known and seen.group is not None and seen.group == request.group:
-                detail = "A URL cannot refer to what a POST of the same group creates: that is not committed yet."
-                self._note_not_offered(index, "url", detail)
                 return None
             base = seen.path
             if seen.group is None or seen.group != request.group:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock import Context, Operations, Reject
+from penstock import Context, Operations, Reject, Retry
 from penstock.api_key import Scope
 from penstock.service.dialects.odata.dialect import ODATA
 from penstock.testing import FakeClock
@@ -320,9 +320,78 @@ async def test_reference_to_what_a_group_creates_is_resolved_after_it(aiohttp_cl
     assert [one["body"] for one in answer.body["responses"][2:]] == ["b", "a", "b"]
 
 
+async def test_members_of_a_group_refer_to_what_earlier_ones_create(aiohttp_client: AiohttpClient) -> None:
+    rows: list[str] = []
+    plant = await build_plant(aiohttp_client, table(rows))
+    answer = await send(
+        plant.service,
+        create("before", "/rows", "x"),
+        create("1", "/rows", "a", atomicityGroup="g"),
+        create("2", "$1/parts", "b", atomicityGroup="g"),
+        get("3", "$2", atomicityGroup="g"),
+        get("4", "$3", atomicityGroup="g"),
+        get("5", "$before", atomicityGroup="g"),
+        get("after", "$2"),
+    )
+    assert [one["status"] for one in answer.body["responses"]] == [201, 201, 201, 200, 200, 200, 200], answer.content
+    assert [one["body"] for one in answer.body["responses"][3:]] == ["a b", "a b", "x", "a b"]
+    assert rows == ["x", "a", "a/b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code", "message"),
+    [
+        ("nameless", 424, "unresolvedReference", "The result of the request '1' names no URL and no id"),
+        ("elsewhere", 404, "unknownOperation", "There is no operation POST /nowhere/parts."),
+        ("thread", 422, "invalidOperation", "POST /threads/parts does not run in the transaction"),
+        ("limit", 422, "invalidOperation", "POST /limited/parts has another limit than its group."),
+        ("a", 409, "rejected", "No."),
+    ],
+)
+async def test_group_is_rolled_back_if_one_that_refers_to_another_fails(
+    aiohttp_client: AiohttpClient, text: str, status: int, code: str, message: str
+) -> None:
+    rows: list[str] = []
+    plant = await build_plant(aiohttp_client, table(rows))
+    answer = await send(
+        plant.service,
+        create("1", "/rows", text, atomicityGroup="g"),
+        create("2", "$1/parts", "wrong", atomicityGroup="g"),
+        create("3", "/rows", "c", atomicityGroup="g"),
+        create("4", "/rows", "d"),
+    )
+    responses = answer.body["responses"]
+    assert [one["status"] for one in responses] == [424, status, 424, 201]
+    assert responses[1]["body"]["error"]["code"] == code
+    assert responses[1]["body"]["error"]["message"].startswith(message)
+    assert [responses[at]["body"]["error"]["code"] for at in (0, 2)] == ["rolledBack"] * 2
+    assert rows == ["d"]
+
+
+async def test_group_that_is_tried_again_resolves_its_references_again(aiohttp_client: AiohttpClient) -> None:
+    rows: list[str] = []
+    plant = await build_plant(aiohttp_client, table(rows))
+    answer = await send(
+        plant.service,
+        create("1", "/rows", "attempt", atomicityGroup="g"),
+        create("2", "$1/parts", "late", atomicityGroup="g"),
+        get("3", "$2"),
+    )
+    assert [one["body"] for one in answer.body["responses"][2:]] == ["attempt-2 late"]
+    assert rows == ["attempt-2", "attempt-2/late"]
+
+
 async def test_group_needs_a_transaction(service: Service) -> None:
     error = error_in(await send(service, get("a", atomicityGroup="g")), 400)
     assert error["target"] == "requests/0/atomicityGroup"
+
+
+LINKS = {  # results that lead elsewhere
+    "nameless": {},
+    "elsewhere": {"@odata.id": "/nowhere"},
+    "thread": {"@odata.id": "/threads"},
+    "limit": {"@odata.id": "/limited"},
+}
 
 
 def table(rows: list[str]) -> Operations[Any]:
@@ -344,14 +413,39 @@ def table(rows: list[str]) -> Operations[Any]:
     async def insert(body: str, context: Context[list[str]]) -> dict[str, str]:
         if body == "wrong":
             raise Reject(409, "No.")
-        context.transaction.append(body)
-        return {"id": body}
+        id_ = f"attempt-{context.attempt}" if body == "attempt" else body
+        context.transaction.append(id_)
+        return LINKS.get(body, {"id": id_})
 
     @operations.get("/rows/{row}")
     async def read_row(row: str) -> str:
         return row
 
+    add_parts(operations)
     return operations
+
+
+def add_parts(operations: Operations[Any]) -> None:
+    """Add operations whose URLs continue those of rows, or of what the results in `LINKS` lead to."""
+
+    @operations.post("/rows/{row}/parts", status=201)
+    async def insert_part(row: str, body: str, context: Context[list[str]]) -> dict[str, str]:
+        if body == "wrong":
+            raise Reject(409, "No.")
+        context.transaction.append(f"{row}/{body}")
+        if body == "late" and context.attempt == 1:
+            raise Retry("Not yet.", after_seconds=0)
+        return {"id": body}
+
+    @operations.get("/rows/{row}/parts/{part}")
+    async def read_part(row: str, part: str) -> str:
+        return f"{row} {part}"
+
+    @operations.post("/threads/parts")
+    def insert_in_thread(body: str) -> None: ...
+
+    @operations.post("/limited/parts", limit="slow")
+    async def insert_slowly(body: str) -> None: ...
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=10"])

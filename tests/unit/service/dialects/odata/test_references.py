@@ -4,10 +4,10 @@ import pytest
 
 from penstock.chunk import Operation
 from penstock.outcome import Outcome, compact, succeeded
+from penstock.preparing import Done
 from penstock.service.dialects.odata import references as module
 from penstock.service.dialects.odata.references import MOST_READ_BYTES, Reference, References
 from penstock.service.dialects.odata.urls import ServiceRoot
-from penstock.service.intake.small_batch import Done
 
 ROOT = ServiceRoot(frozenset({"h"}), ("/bulk",))
 

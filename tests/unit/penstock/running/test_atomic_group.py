@@ -1,0 +1,86 @@
+"""One attempt at a group whose operations become known only while it runs."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from msgspec.structs import replace as with_changes
+
+from penstock.chunk import Links, Operation
+from penstock.outcome import Outcome, Verdict, as_outcome, failed, succeeded
+from penstock.preparing import Done
+from penstock.running.atomic_group import AtomicGroup
+from penstock.running.attempt import OpenTransaction
+from penstock.running.left_behind import Worker
+
+LOT = tuple(Operation(index, f"o{index}", "POST", f"/{index}", links=Links((), 4)) for index in (4, 5, 6))
+
+
+class Attempt:
+    """Notes what was performed and how the transaction ended. The operation with the index `unknown` stays so."""
+
+    def __init__(self, unknown: int | None = None) -> None:
+        self.unknown = unknown
+        self.performed: list[str] = []
+        self.ended = ""
+        self.group = AtomicGroup(LOT, 1, Worker.current())
+
+    async def perform(self) -> dict[int, Verdict]:
+        return await self.group.perform(self.transaction, self.perform_one, 5, self.broke, self.prepare)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.ended = "rolled back"
+            raise
+        self.ended = "committed"
+
+    async def perform_one(self, operation: Operation, transaction: OpenTransaction) -> dict[int, Verdict]:
+        self.performed.append(operation.path)
+        return {operation.index: succeeded(operation, 200, None)}
+
+    def prepare(self, operation: Operation, done: Mapping[int, Done]) -> Operation | Outcome:
+        if operation.index == self.unknown:
+            return failed(operation, 424, "Unresolved reference", rejected=True)
+        return with_changes(operation, path="".join(one.operation.path for one in done.values()) + operation.path)
+
+    def broke(self, error: BaseException) -> Any:
+        raise AssertionError from error
+
+
+async def test_operation_is_prepared_with_those_before_it_as_they_ran() -> None:
+    attempt = Attempt()
+    verdicts = await attempt.perform()
+    assert attempt.performed == ["/4", "/4/5", "/4/4/5/6"]
+    assert [as_outcome(one).status for one in verdicts.values()] == [200] * 3
+    assert attempt.ended == "committed"
+
+
+async def test_operation_that_cannot_be_prepared_rolls_its_group_back() -> None:
+    attempt = Attempt(unknown=5)
+    outcomes = {index: as_outcome(one) for index, one in (await attempt.perform()).items()}
+    assert attempt.performed == ["/4"]
+    assert {index: (one.error or {})["title"] for index, one in outcomes.items()} == {
+        4: "Rolled back", 5: "Unresolved reference", 6: "Rolled back",
+    }  # fmt: skip
+    assert attempt.ended == "rolled back"
+
+
+async def test_operation_is_given_up_as_it_was_prepared() -> None:
+    given_up: list[Operation] = []
+
+    def give_up(operation: Operation) -> Outcome:
+        given_up.append(operation)
+        return failed(operation, 504, "Late")
+
+    class Hanging(Attempt):
+        async def perform_one(self, operation: Operation, transaction: OpenTransaction) -> dict[int, Verdict]:
+            if operation.index == 5:
+                verdicts = self.group.stop_at_running(give_up)
+                assert {index: as_outcome(one).status for index, one in verdicts.items()} == {4: 424, 5: 504, 6: 424}
+            return await super().perform_one(operation, transaction)
+
+    await Hanging().perform()
+    assert [one.path for one in given_up] == ["/4/5"]
