@@ -560,7 +560,7 @@ MUTATIONS = {
         ("queue", 5, commit_without_a_condition),
         ("queue", 277, run_without_looking_for_a_record),
         ("kills", 34, accept_before_the_chunks_are_sent),
-        ("results in the bucket", 0, large_results.name_files_by_operation),
+        ("results in the bucket", 256, large_results.name_files_by_operation),
         ("long results", 0, drop_the_rest_of_a_chunk_that_is_cut),
         ("long results", 0, reserve_memory_for_ever),
         ("parents", 1, give_back_as_if_nothing_had_started),
