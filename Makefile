@@ -40,7 +40,7 @@ bench: $(READY) ## measure speed, cost and memory against their lower bounds: an
 docs: $(READY) ## build the site into .run/docs; warnings and broken links are errors
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs .run/docs
 
-check: lint types test docs test-full ## what CI runs
+check: lint types test docs test-full ## what CI runs, without its limit of time
 
 format: $(READY) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .

@@ -4,6 +4,7 @@ import gc
 import os
 import secrets
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.support.roles import compare, granted, granted_in_bucket
 MakeSettings = Callable[..., Settings]
 CALLS = pytest.StashKey[RecordedCalls]()
 WRONG_ROLES = pytest.StashKey[list[str]]()
+STARTED_AT = pytest.StashKey[float]()
 
 
 # A busy machine must not decide whether a test passes. pytest-timeout ends what hangs.
@@ -37,7 +39,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("unhurried")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--most-seconds", type=float, help="Skip the tests that have not started after this time.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that CI has no time for. The summary counts these tests. A run without the option has them all."""
+    most: float | None = item.config.option.most_seconds
+    if most is not None and time.monotonic() - item.config.stash[STARTED_AT] > most:
+        pytest.skip(f"There is no time left of --most-seconds {most:g}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STARTED_AT] = time.monotonic()
     config.stash[CALLS] = RecordedCalls()
     # Otherwise structlog lets Rich draw tracebacks with all local variables, which takes a second or more for each.
     *others, _ = structlog.get_config()["processors"]
