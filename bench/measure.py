@@ -17,7 +17,7 @@ from bench.installation import BARE_FRONT_END, BARE_PROGRAMS, CONSUMER, FRONT_EN
 
 JSON_OPERATIONS = 100_000  # Penstock gets larger batches as NDJSON
 SHORTEST_POLL, LONGEST_POLL = 0.005, 0.25
-RUNNING = {"queued", "processing", "running"}
+RUNNING = {"validating", "queued", "processing", "running"}
 SETTLE_SECONDS = 0.2  # time for the last deletes
 NDJSON = {"Accept": "application/x-ndjson"}
 

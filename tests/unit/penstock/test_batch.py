@@ -130,8 +130,9 @@ def test_keys_begin_with_the_batch_unless_it_took_over_anothers() -> None:
     assert replace(BATCH, keys_from="a").key_prefix == "a"
 
 
-def test_every_state_is_unaccepted_open_or_final_and_only_one_of_them() -> None:
-    assert sorted([*UNACCEPTED_STATES, *OPEN_STATES, *FINAL_STATES]) == sorted(BatchState)
+def test_every_state_is_unaccepted_validating_open_or_final_and_only_one_of_them() -> None:
+    states = [*UNACCEPTED_STATES, BatchState.VALIDATING, *OPEN_STATES, *FINAL_STATES]
+    assert sorted(states) == sorted(BatchState)
     assert {state for state in BatchState if replace(BATCH, state=state).is_final} == FINAL_STATES
 
 

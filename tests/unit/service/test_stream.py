@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Operations, zstd
+from penstock import Operations, sending, zstd
 from penstock.batch import BatchState, FailureLimit
 from penstock.chunk import Operation
 from penstock.message import decode_chunk
@@ -130,7 +130,7 @@ async def test_every_operation_is_on_the_queue_once_and_as_it_came(serve: Serve,
 
 
 async def test_own_ids_are_kept_by_group(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceptance, "IDS_IN_CALL", 10)
+    monkeypatch.setattr(sending, "IDS_IN_CALL", 10)
     service = await serve(operations, chunk_operations=1)
     asked = [{**one, "id": f"id-{number}"} if number % 3 else one for number, one in enumerate(many(150))]
     answer = await post(service, lines(asked))

@@ -21,9 +21,20 @@ def test_grants_are_read_from_the_template() -> None:
 
 
 def test_grants_in_the_bucket_are_read_from_its_template() -> None:
+    kept = {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"}
+    granted = {
+        "service": {"/uploads/*": kept, "/exports/*": kept, "/results/*": {"s3:GetObject", "s3:PutObject"}},
+        "consumer": {
+            "/uploads/*": {"s3:GetObject"},
+            "/results/*": {"s3:GetObject", "s3:PutObject"},
+            "/planning/*": {"s3:GetObject", "s3:PutObject"},
+        },
+    }
     assert granted_in_bucket(read_template(BUCKET_TEMPLATE)) == {
-        Call("service", "s3:PutObject", "/uploads/*"),
-        Call("service", "s3:GetObject", "/uploads/*"),
+        Call(program, action, folder)
+        for program, folders in granted.items()
+        for folder, actions in folders.items()
+        for action in actions
     }
 
 

@@ -192,7 +192,8 @@ async def test_path_that_could_name_another_host_is_asked_of_nobody(
 ) -> None:
     async with forwarding(upstream.url) as operations:
         outcome = final(await perform(operations, path.format(stranger=stranger.host), "GET"))
-    assert (outcome.status, outcome.rejected) == (422, True)
+    # No operation has a path that does not begin with a slash.
+    assert (outcome.status, outcome.rejected) == (422 if path.startswith("/") else 404, True)
     assert upstream.requests == []
 
 

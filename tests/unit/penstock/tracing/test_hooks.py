@@ -182,8 +182,8 @@ async def test_operation_that_nothing_handles_is_named_by_its_method_alone() -> 
         "penstock.operation.id": "a",
         "penstock.attempt": 1,
         "penstock.outcome": "failed",
-        "penstock.status": 422,
-        "error.type": "Invalid operation",
+        "penstock.status": 404,
+        "error.type": "Unknown operation",
     }
 
 
