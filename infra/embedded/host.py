@@ -29,7 +29,9 @@ BODY_HEADERS = {"CONTENT_TYPE", "CONTENT_LENGTH", "TRANSFER_ENCODING"}  # set ag
 
 MOTO: "web.AppKey[WSGIApplication]" = web.AppKey("moto")
 STOPPING = web.AppKey("stopping", asyncio.Event)
-Watch = Callable[[str, Mapping[str, str], bytes], None]  # called with the path, headers and body of each request
+Watch = Callable[
+    [str, str, Mapping[str, str], bytes], None
+]  # called with method, path, headers and body of each request
 WATCH: web.AppKey[Watch] = web.AppKey("watch")
 HOST = web.AppKey("host", str)
 
@@ -71,7 +73,7 @@ async def _served(app: web.Application, host: str, port: int) -> AsyncIterator[s
         await runner.cleanup()
 
 
-def _ignore(_path: str, _headers: Mapping[str, str], _body: bytes) -> None:
+def _ignore(_method: str, _path: str, _headers: Mapping[str, str], _body: bytes) -> None:
     """Do nothing with the request."""
 
 
@@ -94,7 +96,7 @@ async def _answer(request: web.Request) -> web.Response:
     if _is_of_a_page(request):
         return web.Response(status=403, text="The embedded AWS does not answer web pages. Use an AWS client.\n")
     body = await request.read()
-    request.app[WATCH](request.path, request.headers, body)
+    request.app[WATCH](request.method, request.path_qs, request.headers, body)
     response, empty = _call_moto(request, body)
     if empty is None:
         return response

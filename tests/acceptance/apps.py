@@ -27,6 +27,10 @@ class Lingering(BaseModel):
     seconds: float
 
 
+class Size(BaseModel):
+    size: int
+
+
 class Text(BaseModel):
     text: str
 
@@ -153,6 +157,11 @@ async def measure(name: str, text: Text) -> dict[str, Any]:
 @operations.post("/echoes")
 async def echo(text: Text) -> str:
     return text.text
+
+
+@operations.post("/copies")
+async def copy(size: Size) -> str:
+    return "x" * size.size
 
 
 @operations.post("/refused-texts/{name}")

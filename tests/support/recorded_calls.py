@@ -17,10 +17,18 @@ _IAM_ACTIONS = {
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
 }
+_FILE_ACTIONS = {
+    "GET": "s3:GetObject",
+    "HEAD": "s3:GetObject",
+    "PUT": "s3:PutObject",
+    "POST": "s3:PutObject",
+    "DELETE": "s3:DeleteObject",
+}
 _PREFIXES = {"AmazonSQS": "sqs", "DynamoDB_20120810": "dynamodb", "GraniteServiceVersion20100801": "cloudwatch"}
 _CBOR_PATH = re.compile(r"/service/[^/]+/operation/[^/]+")
 _KEY = re.compile(r"Credential=([^/]+)/")
 _S3 = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/s3/")
+_SIGNED_URL = re.compile(r"X-Amz-Credential=([^/%&]+)(?:/|%2F)", re.IGNORECASE)
 _FILE = re.compile(r"/[^/]+/([^/]+)/.+")  # in a bucket, with the folder that the roles name
 _FORM_KEY = re.compile(rb'name="x-amz-credential"\s+([^/]+)/', re.IGNORECASE)
 _FORM_FILE = re.compile(rb'name="key"\s+([^/]+)/', re.IGNORECASE)
@@ -49,30 +57,37 @@ class RecordedCalls:
 
     seen: set[Call] = field(default_factory=set)
 
-    def watch(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        call = read_call(path, headers, body)
+    def watch(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        call = read_call(method, path, headers, body)
         if call is not None:
             self.seen.add(call)
 
 
-def read_call(path: str, headers: Mapping[str, str], body: bytes) -> Call | None:
+def read_call(method: str, path_and_query: str, headers: Mapping[str, str], body: bytes) -> Call | None:
     """Return None for a call that no program made, such as a call of a test."""
     authorization = headers.get("Authorization", "")
-    key = _KEY.search(authorization)
+    path, _, query = path_and_query.partition("?")
+    key = _KEY.search(authorization) or _SIGNED_URL.search(query)
     if key is None:
         return _read_upload(headers, body)
     if key[1] not in PROGRAMS:
         return None
-    if _S3.search(authorization):
-        return _read_file_call(key[1], path, body)
+    if _S3.search(authorization) or not authorization:
+        return _read_file_call(key[1], method, path, query)
     action = _action(path, headers)
     return Call(key[1], _IAM_ACTIONS.get(action, action), _resource(action, body))
 
 
-def _read_file_call(program: str, path: str, body: bytes) -> Call:
-    """Return the call about a file of a bucket. HEAD and GET need the same permission."""
+def _read_file_call(program: str, method: str, path: str, query: str) -> Call:
+    """Return the call about a file of a bucket. All calls that write a file in parts need the same permission.
+
+    A client that downloads from a signed URL uses the permission of the program that signed it.
+    """
     file = _FILE.fullmatch(path)
-    return Call(program, "s3:PutObject" if body else "s3:GetObject", f"/{file[1]}/*" if file else path)
+    if file is None:
+        return Call(program, "s3:ListBucket", "")  # a HEAD of the bucket itself
+    action = "s3:AbortMultipartUpload" if method == "DELETE" and "uploadId=" in query else _FILE_ACTIONS[method]
+    return Call(program, action, f"/{file[1]}/*")
 
 
 def _read_upload(headers: Mapping[str, str], body: bytes) -> Call | None:

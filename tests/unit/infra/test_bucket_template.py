@@ -98,9 +98,10 @@ def test_web_pages_upload_only_from_the_origin_that_is_named(
             "FrontEndPolicy",
             [
                 (
-                    ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"],
+                    ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
                     ["<Bucket.Arn>/uploads/*", "<Bucket.Arn>/exports/*"],
                 ),
+                ("s3:DeleteObject", "<Bucket.Arn>/uploads/*"),
                 (["s3:GetObject", "s3:PutObject"], "<Bucket.Arn>/results/*"),
                 ("s3:ListBucket", "<Bucket.Arn>"),
             ],
@@ -109,7 +110,8 @@ def test_web_pages_upload_only_from_the_origin_that_is_named(
             "ConsumerPolicy",
             [
                 ("s3:GetObject", "<Bucket.Arn>/uploads/*"),
-                (["s3:GetObject", "s3:PutObject"], ["<Bucket.Arn>/results/*", "<Bucket.Arn>/planning/*"]),
+                ("s3:PutObject", "<Bucket.Arn>/results/*"),
+                (["s3:GetObject", "s3:PutObject"], "<Bucket.Arn>/planning/*"),
                 ("s3:ListBucket", "<Bucket.Arn>"),
             ],
         ),

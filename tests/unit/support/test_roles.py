@@ -21,12 +21,17 @@ def test_grants_are_read_from_the_template() -> None:
 
 
 def test_grants_in_the_bucket_are_read_from_its_template() -> None:
-    kept = {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"}
     granted = {
-        "service": {"/uploads/*": kept, "/exports/*": kept, "/results/*": {"s3:GetObject", "s3:PutObject"}},
-        "consumer": {
-            "/uploads/*": {"s3:GetObject"},
+        "service": {
+            "": {"s3:ListBucket"},
+            "/uploads/*": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"},
+            "/exports/*": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"},
             "/results/*": {"s3:GetObject", "s3:PutObject"},
+        },
+        "consumer": {
+            "": {"s3:ListBucket"},
+            "/uploads/*": {"s3:GetObject"},
+            "/results/*": {"s3:PutObject"},
             "/planning/*": {"s3:GetObject", "s3:PutObject"},
         },
     }
@@ -82,6 +87,14 @@ def test_grant_that_is_never_used_is_told_of_a_whole_run_alone() -> None:
     assert compare({SEND}, {SEND, QUERY}, is_whole_run=False) == []
     told = compare({SEND}, {SEND, QUERY}, is_whole_run=True)
     assert told == ["ConsumerRole grants dynamodb:Query on NAME/index/due, which no test has called"]
+
+
+def test_grant_that_only_errors_need_may_be_unused() -> None:
+    drop = Call("service", "s3:AbortMultipartUpload", "/exports/*")
+    assert compare({SEND}, {SEND, drop}, is_whole_run=True) == []
+    assert compare({SEND, drop}, {SEND}, is_whole_run=True) == [
+        "FrontEndRole lacks s3:AbortMultipartUpload on NAME/exports/*, which was called"
+    ]
 
 
 def test_roles_that_grant_what_was_called_are_right() -> None:
