@@ -5,6 +5,7 @@ planner that goes on finds the charge of the one before. If nobody settles it or
 it lapsed does, as with every charge: see `service/ledger.py`.
 """
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from penstock.store import Store
 
 KEPT_SECONDS = 60 * 24 * 3600.0  # an entry of open operations, after the last batch
 LONGEST_WAIT_SECONDS = 60.0
+COUNTED_AT_ONCE = 16  # batches whose open operations are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +124,23 @@ class Charging:
 
     async def _count_out(self, limit: OpenLimit, is_open: OpenOperations) -> OpenOperations:
         """Lower the entries of batches that are accepted to what is open of them."""
-        changes: dict[OpenBatch, tuple[int, int]] = {}
-        for entry, counted in is_open.entries.items():
-            batch = await self._store.read_batch(entry.id)
-            if batch is None or batch.accepted_at is None or entry.retry_id is not None:
-                continue
-            groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
-            left = 0 if batch.is_final else batch.total - sum_counts(one.counts for one in groups.values()).completed
-            if left < counted:
-                changes[entry] = counted, left
+        entries, changes = list(is_open.entries), dict[OpenBatch, tuple[int, int]]()
+        for first in range(0, len(entries), COUNTED_AT_ONCE):
+            some = entries[first : first + COUNTED_AT_ONCE]
+            for entry, left in zip(some, await asyncio.gather(*map(self._left, some)), strict=True):
+                if left is not None and left < is_open.entries[entry]:
+                    changes[entry] = is_open.entries[entry], left
         return await self._store.lower_open(limit.account, changes) if changes else is_open
+
+    async def _left(self, entry: OpenBatch) -> int | None:
+        """Return how many operations of a batch are still open, or None if the batch is not accepted."""
+        batch = await self._store.read_batch(entry.id)
+        if batch is None or batch.accepted_at is None or entry.retry_id is not None:
+            return None
+        if batch.is_final:
+            return 0
+        groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
+        return batch.total - sum_counts(one.counts for one in groups.values()).completed
 
     def _charge_of(self, limit: Limit) -> Charge:
         return Charge(self._batch.id, limit.quota.cost(self._total), self._lapses_at)

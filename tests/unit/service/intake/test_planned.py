@@ -531,3 +531,13 @@ async def test_page_shows_how_far_the_file_is_and_then_its_errors(plant: Callabl
     assert "Input should be a valid integer" in page
     retried = await built.service.ask("POST", f"/batch/{batch_id}/retry")
     assert "Correct it and submit it." in assert_problem(retried, 409)["detail"]
+
+
+async def test_operations_that_have_finished_are_counted_out_for_the_next_file(plant: Callable[..., Any]) -> None:
+    built = await plant(tenant_max_open=6)
+    first = (await built.submit(numbers(range(5)))).body["batchId"]
+    await built.work()
+    second = (await built.submit(numbers(range(6)))).body["batchId"]
+    await built.work()
+
+    assert [(await built.status(one))["status"] for one in (first, second)] == ["completed", "completed"]
