@@ -95,6 +95,11 @@ class Errors:
     invalid_bytes: int = 0  # of the operations with these errors
     flaws: Sequence[tuple[int, Flaw]] = ()
 
+    @property
+    def sentence(self) -> str:
+        at_least, plural = "" if self.is_complete else "at least ", "error" if self.count == 1 else "errors"
+        return f"The file has {at_least}{self.count:,} {plural}; nothing was run."
+
     def encode(self) -> bytes:
         """Return the errors as bytes that fit into an item. If they are too many, the last ones are left out."""
         flaws = [[index, one.pointer, one.detail, one.line] for index, one in self.flaws]

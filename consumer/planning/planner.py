@@ -331,9 +331,7 @@ class Planner:
     async def _fail(self, work: _Work, errors: Errors, reason: str | None = None) -> None:
         if errors.count:
             await self._store.write_errors(work.batch, errors)
-        if reason is None:
-            at_least, plural = "" if errors.is_complete else "at least ", "error" if errors.count == 1 else "errors"
-            reason = f"The file has {at_least}{errors.count:,} {plural}; nothing was run."
+        reason = reason or errors.sentence
         get_log().warning(Event.PLANNING_FAILED, batch_id=work.batch.id, reason=reason)
         await self._end(work.batch, BatchState.FAILED, reason, errors=errors.count)
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from aiohttp import web
 
-from penstock.batch import Batch, BatchState
+from penstock.batch import Batch, BatchState, Counts
 from penstock.bucket import StoredFile
 from penstock.errors import (
     AcceptanceLost,
@@ -23,7 +23,7 @@ from penstock.errors import (
     Unavailable,
     UnknownBatch,
 )
-from penstock.planning import PlannedFile, Planning
+from penstock.planning import Errors, PlannedFile, Planning
 from penstock.reading.flaws import Flaws
 from penstock.reading.forms import FileForm
 from penstock.sending import ChunkSender
@@ -37,6 +37,7 @@ from penstock.service.intake.submit import (
     BATCH_IDS,
     LEASE_MARGIN_SECONDS,
     Accepted,
+    Background,
     check_batch,
     headers_of,
     submit_batch,
@@ -55,12 +56,13 @@ from penstock.service.keys import (
     WEBHOOK_TENANTS,
 )
 from penstock.service.limits.applied import limits_of, open_limits_of
-from penstock.service.limits.charging import check_something_left
+from penstock.service.limits.charging import check_charge, check_something_left
 from penstock.service.limits.opening import check_room
 from penstock.service.request_ids import request_id
 from penstock.service.schemas import BatchOptions, accepted_body
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
+from penstock.webhooks.event import new_event
 
 FIRST_SWEEP_SECONDS = 10.0  # then a sweep asks a consumer to plan it, if the message that asks was lost
 
@@ -96,26 +98,34 @@ def _check_dry_run(file: StoredFile, settings: Settings) -> None:
 
 
 async def submit_stored_file(
-    request: web.Request, file: StoredFile, form: FileForm, options: BatchOptions, flaws: Flaws | None = None
+    request: web.Request,
+    file: StoredFile,
+    form: FileForm,
+    options: BatchOptions,
+    flaws: Flaws | None = None,
+    *,
+    background: Background | None = None,
 ) -> Accepted:
     """Make a batch of a file in the bucket, which a consumer validates and plans. `flaws` are errors of the request.
 
     If the file is replaced before the batch is accepted, the batch fails.
     """
     key, app = read_key(request), request.app
-    with Draft(str(BATCH_IDS.generate()), app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
+    background = background or Background(str(BATCH_IDS.generate()))
+    with Draft(background.batch_id, app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         draft.flaws = flaws or draft.flaws
         request[BATCH_ID] = draft.batch_id
         await check_something_left(request, key)
         await check_batch(request, draft, options)
-    await check_room(request, 1, is_started=True)
+    await _check_limits(request, key, background.operations)
     claimed = None if key is None else await _claim(request, key, draft.batch_id, _fingerprint(file, form, options))
     if claimed is not None and claimed.is_replay:
         return await _replay(request, claimed)
-    batch = await _new_batch(request, draft.batch_id, file, options, claimed)
+    batch = await _new_batch(request, background, file, options, claimed)
     store, clock = app[BACKEND].store, app[CLOCK]
     try:
         await _store(request, batch, file, form, options)
+        await _begin(request, batch, background.errors)
     except AcceptanceUnknown:
         raise
     except Exception:
@@ -134,8 +144,16 @@ async def submit_stored_file(
     return Accepted(batch.id)
 
 
+async def _check_limits(request: web.Request, key: str | None, operations: int) -> None:
+    """Raise an error if a limit does not allow the batch now. Later, a consumer waits until the limits allow it."""
+    store, now = request.app[BACKEND].store, request.app[CLOCK].now()
+    if key is None or not await store.has_key(tenant_of(request), key, now):  # the answer to a repeated request is free
+        await check_charge(request, operations)
+        await check_room(request, operations, is_started=True)
+
+
 async def _store(request: web.Request, batch: Batch, file: StoredFile, form: FileForm, options: BatchOptions) -> None:
-    """Write the batch, and ask a consumer to plan it."""
+    """Write the batch. A consumer plans it when it is asked, or when a sweep finds it."""
     backend = request.app[BACKEND]
     limits, open_limits = limits_of(request), open_limits_of(request)
     planned = PlannedFile(file, form.to_json(), secrets.token_hex(16), limits, open_limits)
@@ -143,8 +161,20 @@ async def _store(request: web.Request, batch: Batch, file: StoredFile, form: Fil
         backend.store.write_file(batch, planned), backend.store.list_batch(batch, options.metadata or {})
     )
     await _create(request, batch)
-    with suppress(PenstockError):  # then a sweep asks
-        await ChunkSender(backend, request.app[SETTINGS], request.app[CLOCK]).ask_to_plan(batch)
+
+
+async def _begin(request: web.Request, batch: Batch, errors: Errors | None) -> None:
+    """Ask a consumer to plan the batch. If errors of its file are known, end it."""
+    app = request.app
+    if errors is None:
+        with suppress(PenstockError):  # then a sweep asks
+            await ChunkSender(app[BACKEND], app[SETTINGS], app[CLOCK]).ask_to_plan(batch)
+        return
+    store, now = app[BACKEND].store, app[CLOCK].now()
+    event = new_event(batch, BatchState.FAILED, Counts(), now)
+    with suppress(PenstockError):  # then a consumer ends it: the file has another ETag
+        await store.write_errors(batch, errors)
+        await store.end_planning(batch.id, BatchState.FAILED, now, errors.sentence, errors=errors.count, event=event)
 
 
 async def _create(request: web.Request, batch: Batch) -> None:
@@ -169,9 +199,9 @@ async def _create(request: web.Request, batch: Batch) -> None:
 
 
 async def _new_batch(
-    request: web.Request, batch_id: str, file: StoredFile, options: BatchOptions, claimed: ClaimedKey | None
+    request: web.Request, background: Background, file: StoredFile, options: BatchOptions, claimed: ClaimedKey | None
 ) -> Batch:
-    app, tenant = request.app, tenant_of(request)
+    app, tenant, batch_id = request.app, tenant_of(request), background.batch_id
     settings, now = app[SETTINGS], app[CLOCK].now()
     has_webhooks = settings.webhook_secret is not None and await app[WEBHOOK_TENANTS].may_have_endpoints(tenant)
     deadline_at = max(now, options.not_before or now) + (options.deadline_seconds or settings.deadline_seconds)
@@ -195,6 +225,7 @@ async def _new_batch(
         has_metadata=bool(options.metadata),
         callback_url=options.callback_url,
         has_webhooks=has_webhooks,
+        completes_anyway=background.completes_anyway,
         keys_from=None if keys_from == batch_id else keys_from,
         planning=Planning(file.size),
     )

@@ -14,6 +14,7 @@ from ulid import PureRandomPolicy, ULIDGenerator
 from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import Outcome, as_outcome, is_turned_away
+from penstock.planning import Errors
 from penstock.preparing import Prepare
 from penstock.reading.flaws import ENVELOPE
 from penstock.running.source import Source
@@ -116,11 +117,14 @@ class Accepted:
 class Background:
     """What a dialect wants for a batch that runs in the background in any case: its id, and how it ends.
 
-    With `completes_anyway`, it is completed even if no operation succeeds.
+    With `completes_anyway`, it is completed even if no operation succeeds. With `errors`, which are those of its file,
+    it fails at once. `operations` are those of a file that a consumer reads, as far as they are known.
     """
 
     batch_id: str
     completes_anyway: bool = False
+    errors: Errors | None = None
+    operations: int = 1
 
 
 Submitted = Answered | Accepted

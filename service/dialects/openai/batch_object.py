@@ -27,11 +27,15 @@ _FINAL = {
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A batch of the engine. `counted_at` is the time of the last count, if there was one."""
+    """A batch of the engine. `counted_at` is the time of the last count, if there was one.
+
+    `errors` are those that a consumer has found in its file.
+    """
 
     batch: Batch
     counts: Counts = field(default_factory=Counts)
     counted_at: float | None = None
+    errors: Sequence[LineError] = ()
 
 
 def batch_body(entry: BatchEntry, running: Running | None) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def batch_body(entry: BatchEntry, running: Running | None) -> dict[str, Any]:
         "object": "batch",
         "endpoint": entry.endpoint,
         "model": entry.model,
-        "errors": _errors(entry.errors),
+        "errors": _errors(entry.errors if running is None else running.errors),
         "input_file_id": entry.input_file_id,
         "completion_window": entry.completion_window,
         "created_at": int(entry.created_at),
@@ -59,12 +63,19 @@ def output_id(batch_id: str, kind: str) -> str:
 def status_of(running: Running) -> str:
     batch, counts = running.batch, running.counts
     if batch.is_final:
-        return _FINAL[batch.state]
+        return FAILED if is_invalid(batch) else _FINAL[batch.state]
+    if batch.state is BatchState.VALIDATING:
+        return VALIDATING
     if counts.completed == batch.total:
         return FINALIZING
     if batch.state is BatchState.CANCELLING and batch.ending in {None, Ending.CANCELLED}:
         return CANCELLING
     return IN_PROGRESS
+
+
+def is_invalid(batch: Batch) -> bool:
+    """Return True if a consumer has found that the file is no input of a batch."""
+    return batch.was_never_accepted and batch.state is BatchState.FAILED
 
 
 def has_output(counts: Counts, kind: str) -> bool:
@@ -74,7 +85,8 @@ def has_output(counts: Counts, kind: str) -> bool:
 
 def _progress(entry: BatchEntry, running: Running) -> dict[str, Any]:
     batch, counts, status = running.batch, running.counts, status_of(running)
-    finalizing_at = running.counted_at if status == FINALIZING else batch.finished_at
+    ended_at = None if batch.was_never_accepted else batch.finished_at
+    finalizing_at = running.counted_at if status == FINALIZING else ended_at
     cancelling_at = entry.cancelling_at
     if cancelling_at is None and status == CANCELLED:
         cancelling_at = batch.finished_at
@@ -86,7 +98,7 @@ def _progress(entry: BatchEntry, running: Running) -> dict[str, Any]:
             expires_at=batch.deadline_at,
             finalizing_at=finalizing_at,
             completed_at=batch.finished_at if status == COMPLETED else None,
-            failed_at=None,
+            failed_at=batch.finished_at if status == FAILED else None,
             expired_at=batch.finished_at if status == EXPIRED else None,
             cancelling_at=cancelling_at,
             cancelled_at=batch.finished_at if status == CANCELLED else None,

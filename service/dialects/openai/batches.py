@@ -12,8 +12,16 @@ from penstock.service.batches.cancel import cancel_batch as cancel
 from penstock.service.batches.status import Progress, read_progress
 from penstock.service.caller import tenant_of
 from penstock.service.dialects.openai.batch_entry import KIND, BatchEntry, is_batch_id
-from penstock.service.dialects.openai.batch_object import Running, batch_body
+from penstock.service.dialects.openai.batch_object import Running, batch_body, is_invalid
 from penstock.service.dialects.openai.errors import OpenAIError, unknown_batch
+from penstock.service.dialects.openai.lines import (
+    MOST_ERRORS,
+    NOT_POSSIBLE,
+    LineError,
+    errors_of_flaws,
+    first_errors,
+    invalid_line,
+)
 from penstock.service.dialects.openai.pages import list_body, read_page
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK
@@ -29,7 +37,9 @@ async def list_batches(request: web.Request) -> web.Response:
     entries, batches, has_more = await _read_page(request, page.after, page.limit)
     existing = [batches[entry.id] for entry in entries if entry.id in batches]
     groups = await request.app[BACKEND].store.read_groups_of(existing)
-    running = {batch.id: running_of(Progress(batch, read)) for batch, read in zip(existing, groups, strict=True)}
+    running = {
+        batch.id: await running_of(request, Progress(batch, read)) for batch, read in zip(existing, groups, strict=True)
+    }
     return json_answer(list_body([batch_body(one, running.get(one.id)) for one in entries], has_more=has_more))
 
 
@@ -92,15 +102,24 @@ async def find_entry(request: web.Request, batch_id: str) -> BatchEntry:
 async def find_running(request: web.Request, entry: BatchEntry) -> Running:
     """Return how far a batch is. Raises an error if it was never accepted, or is past its retention."""
     try:
-        return running_of(await read_progress(request.app, entry.id))
+        return await running_of(request, await read_progress(request.app, entry.id))
     except UnknownBatch:
         raise unknown_batch(entry.id) from None
 
 
-def running_of(progress: Progress) -> Running:
+async def running_of(request: web.Request, progress: Progress) -> Running:
     groups: Sequence[float | None] = [group.counted_at for group in progress.groups.values()]
     counted_at = max((at for at in groups if at is not None), default=None)
-    return Running(progress.batch, sum_counts(group.counts for group in progress.groups.values()), counted_at)
+    batch = progress.batch
+    errors = await _errors_of(request, batch) if is_invalid(batch) else ()
+    return Running(batch, sum_counts(group.counts for group in progress.groups.values()), counted_at, errors)
+
+
+async def _errors_of(request: web.Request, batch: Batch) -> Sequence[LineError]:
+    """Return the first errors that a consumer has found in the file of a batch, or else why the batch has failed."""
+    found = await request.app[BACKEND].store.read_errors(batch.id)
+    flaws = () if found is None else tuple(flaw for _, flaw in found.flaws[:MOST_ERRORS])
+    return first_errors(errors_of_flaws(flaws)) or [invalid_line(NOT_POSSIBLE, batch.reason or "")]
 
 
 def is_accepted(batch: Batch | None, now: float) -> bool:

@@ -4,11 +4,12 @@ OpenAI's libraries repeat a request whose answer was lost, without a key. They s
 the batch that an earlier one of the last ten minutes has made of the same file, with the same endpoint and metadata:
 
 1. The entry of a batch is in the catalog before the batch is accepted. So a repeated request finds it.
-2. It waits for as long as it takes to read such a file. A proxy may have given up on a request that goes on.
+2. It waits for as long as it takes to accept such a batch. A proxy may have given up on a request that goes on.
 3. It writes a batch with this id that nobody can accept any more, and abandons it. The table keeps the batch that was
    written first. So either the earlier request has accepted its batch, or it never can.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from penstock.batch import Batch, BatchState
 from penstock.bucket import StoredFile
 from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, KeyReused, LimitPassed, PenstockError
+from penstock.planning import Errors
+from penstock.reading.forms import FileForm, FormKind
 from penstock.reading.operation_request import LONGEST_PATH
 from penstock.service.caller import tenant_of
 from penstock.service.content import JSON, read_json
@@ -26,11 +29,12 @@ from penstock.service.dialects.openai.batch_entry import KIND, PREFIX, BatchEntr
 from penstock.service.dialects.openai.batches import batch_answer, is_accepted
 from penstock.service.dialects.openai.errors import OpenAIError
 from penstock.service.dialects.openai.files import find_file
-from penstock.service.dialects.openai.input_file import InputFile, operations_key
-from penstock.service.dialects.openai.lines import LineError, error_of_flaw, first_errors
+from penstock.service.dialects.openai.input_file import InputFile, content_key, operations_key
+from penstock.service.dialects.openai.lines import OPERATIONS, LineError, errors_of_flaws, first_errors
 from penstock.service.dialects.openai.upload import LONGEST_EXPIRY_SECONDS, SHORTEST_EXPIRY_SECONDS, require_bucket
 from penstock.service.idempotency import HEADER as KEY
 from penstock.service.intake.draft import Draft
+from penstock.service.intake.planned import submit_stored_file
 from penstock.service.intake.reading import Read, read_stored
 from penstock.service.intake.submit import BATCH_IDS, Accepted, Background, submit
 from penstock.service.intake.uploaded import UploadBody
@@ -42,11 +46,12 @@ REPEATED = "x-stainless-retry-count"
 REPEATED_SECONDS = 600
 MOST_EARLIER = 1_000  # batches that a repeated request looks at
 ENTRIES_IN_STEP = 100
+MOST_LINES_HERE = 5_000  # of a file that a front end reads: in about a second. A consumer reads larger files
 LEAST_WAIT_SECONDS = 2.0  # for an earlier request that is still at work
 LINES_IN_SECOND = 5_000  # that a front end reads under load, from a stored file
 WAIT_SECONDS = 0.25
 WINDOW_SECONDS = DAY_SECONDS
-_OPERATIONS = "/operations/"
+OPERATIONS_FORM = FileForm(FormKind.OPERATIONS)
 
 
 class ExpiresAfter(BaseModel):
@@ -127,45 +132,68 @@ def _new_entry(request: web.Request, wanted: WantedBatch, file: InputFile) -> Ba
 
 async def _make(request: web.Request, file: InputFile, entry: BatchEntry) -> BatchEntry:
     """Make a batch. Return its entry: another one if the request has a key that made a batch before."""
-    store = request.app[BACKEND].store
     errors = file.errors_for(entry.endpoint)
     if not errors:
-        await store.write_entry(entry.entry())
         try:
             return await _submit(request, file, entry)
         except (InvalidRequest, LimitPassed) as error:
             if not error.flaws:
-                await _forget(request, entry)
                 raise
             errors = _errors_of(error.flaws)
-        except AcceptanceUnknown:
-            raise  # it may have been accepted
-        except Exception:
-            await _forget(request, entry)
-            raise
-    failed = replace(entry, errors=tuple(first_errors(errors)))
-    await store.write_entry(failed.entry())
-    return failed
+    return await _submit(request, file, replace(entry, errors=tuple(first_errors(errors))))
 
 
 async def _submit(request: web.Request, file: InputFile, entry: BatchEntry) -> BatchEntry:
-    stored = await require_bucket(request).find(operations_key(file.tenant, file.id))
-    if stored is None:
-        raise OpenAIError("The bucket has no such file any more. Upload it again.", param="input_file_id")
-    deadline_seconds = min(float(WINDOW_SECONDS), request.app[SETTINGS].deadline_seconds)
-    options = BatchOptions(deadlineSeconds=deadline_seconds, metadata=dict(entry.metadata) or None)
-    read = partial(_read, stored=stored, options=options, kind=entry.endpoint)
-    accepted = await submit(request, read, list, Background(entry.id, completes_anyway=True))
-    assert isinstance(accepted, Accepted)
+    """Make a batch with this entry. Nobody sees the entry of a batch that was not accepted."""
+    store = request.app[BACKEND].store
+    await store.write_entry(entry.entry())
+    try:
+        accepted = await _accept(request, file, entry)
+    except AcceptanceUnknown:
+        raise  # it may have been accepted
+    except Exception:
+        await _forget(request, entry)
+        raise
     if accepted.batch_id == entry.id:
         return entry
     await _forget(request, entry)
-    earlier = await request.app[BACKEND].store.read_entry(KIND, entry.tenant, accepted.batch_id)
+    earlier = await store.read_entry(KIND, entry.tenant, accepted.batch_id)
     if earlier is None:
         raise OpenAIError("This Idempotency-Key was used for a batch that is none of OpenAI's.", status=422)
     if earlier.content["fingerprint"] != entry.fingerprint:
         raise KeyReused("This Idempotency-Key was already used for a batch of another file, or with other options.")
     return BatchEntry.of_entry(earlier)
+
+
+async def _accept(request: web.Request, file: InputFile, entry: BatchEntry) -> Accepted:
+    """Let the engine accept the batch. A consumer reads a large file, after the answer."""
+    deadline_seconds = min(float(WINDOW_SECONDS), request.app[SETTINGS].deadline_seconds)
+    options = BatchOptions(deadlineSeconds=deadline_seconds, metadata=dict(entry.metadata) or None)
+    background = Background(entry.id, completes_anyway=True)
+    if entry.errors:
+        ended = replace(background, errors=_as_flaws(entry.errors))
+        return await submit_stored_file(request, _unreadable(file), OPERATIONS_FORM, options, background=ended)
+    stored = await require_bucket(request).find(operations_key(file.tenant, file.id))
+    if stored is None:
+        raise OpenAIError("The bucket has no such file any more. Upload it again.", param="input_file_id")
+    if file.total > MOST_LINES_HERE or stored.size > request.app[SETTINGS].background_upload_bytes:
+        counted = replace(background, operations=file.total)
+        return await submit_stored_file(request, stored, OPERATIONS_FORM, options, background=counted)
+    read = partial(_read, stored=stored, options=options, kind=entry.endpoint)
+    accepted = await submit(request, read, list, background)
+    assert isinstance(accepted, Accepted)
+    return accepted
+
+
+def _unreadable(file: InputFile) -> StoredFile:
+    """Return the file with an ETag that it never has, so that no consumer ever makes a batch of it."""
+    return StoredFile(content_key(file.tenant, file.id), file.size, '"invalid"')
+
+
+def _as_flaws(errors: Sequence[LineError]) -> Errors:
+    """Return errors of lines as the engine keeps them."""
+    flaws = [Flaw("" if one.param is None else f"/{one.param}", one.message, one.line) for one in errors]
+    return Errors(len(flaws), flaws=list(enumerate(flaws)))
 
 
 async def _read(request: web.Request, draft: Draft, *, stored: StoredFile, options: BatchOptions, kind: str) -> Read:
@@ -176,15 +204,9 @@ async def _read(request: web.Request, draft: Draft, *, stored: StoredFile, optio
 def _errors_of(flaws: tuple[Flaw, ...]) -> list[LineError]:
     """Return the errors of lines. Raises an error if the request itself is wrong."""
     for flaw in flaws:
-        if not flaw.pointer.startswith(_OPERATIONS):
+        if not flaw.pointer.startswith(OPERATIONS):
             raise OpenAIError(flaw.detail, param=flaw.pointer.strip("/").replace("/", ".") or None)
-    return [error_of_flaw(_in_operation(flaw), flaw.line) for flaw in flaws]
-
-
-def _in_operation(flaw: Flaw) -> Flaw:
-    """Return the error with a pointer that starts at its operation."""
-    _, slash, rest = flaw.pointer.removeprefix(_OPERATIONS).partition("/")
-    return replace(flaw, pointer=slash + rest)
+    return errors_of_flaws(flaws)
 
 
 async def _forget(request: web.Request, entry: BatchEntry) -> None:
@@ -228,7 +250,7 @@ async def _stands(request: web.Request, entry: BatchEntry, file: InputFile) -> b
     if entry.errors:
         return True
     store, clock = request.app[BACKEND].store, request.app[CLOCK]
-    until = entry.created_at + LEAST_WAIT_SECONDS + file.total / LINES_IN_SECOND
+    until = entry.created_at + LEAST_WAIT_SECONDS + min(file.total, MOST_LINES_HERE) / LINES_IN_SECOND
     while clock.now() < until:
         batch = await store.read_batch(entry.id)
         if batch is not None and batch.state is not BatchState.ACCEPTING:

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from penstock.batch import BatchState
 from penstock.bucket import read_pieces
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.streaming import stream
 from penstock.service.caller import tenant_of
+from penstock.service.dialects.openai.batch_entry import KIND as BATCHES
 from penstock.service.dialects.openai.errors import unknown_file
 from penstock.service.dialects.openai.input_file import (
     KIND,
@@ -29,6 +31,7 @@ from penstock.service.keys import BACKEND, CLOCK
 LONGEST_PAGE = 10_000
 PAGE_FILES = 100  # a page ends here, whatever its limit is: an entry may have 64 KB of errors
 LEAST_READ = 100  # entries in one query: there may be many deleted ones before the next that is left
+NEWEST_BATCHES = 100  # of which one may be reading a file that is deleted
 CONTENT_TYPE = "application/octet-stream"
 
 
@@ -59,13 +62,25 @@ async def show_file(request: web.Request) -> web.Response:
 
 
 async def delete_file(request: web.Request) -> web.Response:
-    """Delete a file. Batches that were made of it run on."""
+    """Delete a file. Batches that were made of it run on.
+
+    If a consumer is still reading its operations for a batch, the bucket deletes these later, like any old upload.
+    """
     bucket, file = require_bucket(request), await find_file(request, request.match_info["file_id"])
     with auditing(request, Action.DELETE_UPLOAD, upload_id=file.id):
         await request.app[BACKEND].store.write_entry(file.entry().deleted(request.app[CLOCK].now()))
-        for key in (content_key(file.tenant, file.id), operations_key(file.tenant, file.id)):
-            await bucket.delete(key)
+        await bucket.delete(content_key(file.tenant, file.id))
+        if not await _is_read(request, file):
+            await bucket.delete(operations_key(file.tenant, file.id))
     return json_answer({"id": file.id, "object": "file", "deleted": True})
+
+
+async def _is_read(request: web.Request, file: InputFile) -> bool:
+    """Return True if a consumer is still reading the file for one of the newest batches."""
+    store = request.app[BACKEND].store
+    newest = await store.list_entries(BATCHES, file.tenant, None, NEWEST_BATCHES)
+    made = [entry.id for entry in newest if entry.content.get("input_file_id") == file.id]
+    return any(batch.state is BatchState.VALIDATING for batch in (await store.read_batches(made)).values())
 
 
 async def file_content(request: web.Request) -> web.StreamResponse:

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from pydantic_core import to_json
@@ -26,7 +26,9 @@ DUPLICATE = "duplicate_custom_id"
 URL_MISMATCH = "url_mismatch"
 EMPTY_FILE = "empty_file"
 TOO_MANY = "too_many_tasks"
+NOT_POSSIBLE = "batch_not_possible"  # for another reason than its lines
 
+OPERATIONS = "/operations/"  # where the pointers of errors in operations start
 _PARAMS = {"id": "custom_id", "path": "url"}  # by our members
 
 
@@ -118,6 +120,19 @@ def error_of_flaw(flaw: Flaw, line: int | None) -> LineError:
     _, *members = flaw.pointer.split("/")
     named = [_PARAMS.get(member, member) for member in members[:1]] + members[1:]
     return invalid_line(INVALID, flaw.detail, line, ".".join(named)[:LONGEST_MESSAGE] or None)
+
+
+def errors_of_flaws(flaws: Sequence[Flaw]) -> list[LineError]:
+    """Return errors that the engine has found in a batch."""
+    return [error_of_flaw(_in_operation(flaw), flaw.line) for flaw in flaws]
+
+
+def _in_operation(flaw: Flaw) -> Flaw:
+    """Return the error with a pointer that starts at its operation. It is empty if the error is in none."""
+    if not flaw.pointer.startswith(OPERATIONS):
+        return replace(flaw, pointer="")
+    _, slash, rest = flaw.pointer.removeprefix(OPERATIONS).partition("/")
+    return replace(flaw, pointer=slash + rest)
 
 
 def url_mismatch(url: str, endpoint: str, line: int) -> LineError:

@@ -10,7 +10,8 @@ from pydantic_core import to_json
 from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
-from penstock.service.dialects.openai import batches
+from penstock.sending import ChunkSender
+from penstock.service.dialects.openai import batches, creation
 from penstock.service.dialects.openai.batch_entry import KIND
 from penstock.service.dialects.openai.input_file import InputFile
 from penstock.testing.http import Answer
@@ -171,6 +172,120 @@ async def test_invalid_input_makes_a_batch_that_has_failed(
     assert not plant.messages
     assert [one["id"] for one in (await plant.service.get("/v1/batches")).body["data"]] == [batch_id]
     assert_error(await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel"), 409)
+
+
+# --- Large files
+
+
+@pytest.fixture
+async def planting(aiohttp_client: AiohttpClient) -> Plant:
+    """Return a plant whose consumers read every file."""
+    return await build_plant(aiohttp_client, operations, chunk_operations=2, background_upload_bytes=0)
+
+
+async def test_large_file_is_read_by_a_consumer_after_the_answer(planting: Plant) -> None:
+    file_id = await uploaded(planting.service, line("a"), b"", line("b"), line("c"))
+    begun = (await create(planting, file_id, metadata={"team": "x"})).body
+    assert (begun["status"], begun["in_progress_at"], begun["finalizing_at"]) == ("validating", None, None)
+    assert begun["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
+    assert [one["status"] for one in (await planting.service.get("/v1/batches")).body["data"]] == ["validating"]
+    assert (await create(planting, file_id, REPEATED, metadata={"team": "x"})).body == begun
+    await planting.work_off()
+    batch = await read(planting, begun["id"])
+    assert (batch["status"], batch["request_counts"]["completed"], batch["metadata"]) == ("completed", 3, {"team": "x"})
+    assert [one["custom_id"] for one in await content(planting, batch["output_file_id"])] == ["a", "b", "c"]
+
+
+async def test_batch_that_a_consumer_reads_is_completed_even_if_all_fail(planting: Plant) -> None:
+    batch_id = await created(planting, line("a", "refused"))
+    await planting.work_off()
+    batch = await read(planting, batch_id)
+    assert (batch["status"], batch["request_counts"]["failed"]) == ("completed", 1)
+
+
+async def test_errors_that_only_the_consumer_finds_are_told_by_line(planting: Plant) -> None:
+    file_id = await uploaded(planting.service, line("a"), line("b", "x" * 2_000))
+    batch_id = (await create(planting, file_id)).body["id"]
+    await planting.work_off(planting.consumer(message_bytes=2_048))
+    batch = await read(planting, batch_id)
+    assert (batch["status"], batch["failed_at"], batch["finalizing_at"]) == ("failed", int(NOW), None)
+    [error] = batch["errors"]["data"]
+    assert (error["code"], error["line"], error["param"]) == ("invalid_value", 2, None)
+    assert (await planting.service.get("/v1/batches")).body["data"] == [batch]
+
+
+async def test_batch_that_can_never_be_charged_says_why_it_failed(planting: Plant) -> None:
+    batch_id = await created(planting, line("a"))
+    await planting.parts.store.end_planning(batch_id, BatchState.FAILED, NOW, "It is too large for the quota.")
+    batch = await read(planting, batch_id)
+    assert [(one["code"], one["message"]) for one in batch["errors"]["data"]] == [
+        ("batch_not_possible", "It is too large for the quota.")
+    ]
+
+
+async def test_batch_that_is_validating_can_be_cancelled(planting: Plant) -> None:
+    batch_id = await created(planting, line("a"))
+    cancelled = (await planting.service.ask("POST", f"/v1/batches/{batch_id}/cancel")).body
+    assert (cancelled["status"], cancelled["cancelled_at"]) == ("cancelled", int(NOW))
+    assert (cancelled["output_file_id"], cancelled["error_file_id"]) == (None, None)
+    await planting.work_off()
+    assert (await read(planting, batch_id))["status"] == "cancelled"
+
+
+async def test_file_that_is_deleted_while_a_consumer_reads_it_makes_a_batch(planting: Plant) -> None:
+    file_id = await uploaded(planting.service, line("a"))
+    batch_id = (await create(planting, file_id)).body["id"]
+    assert (await planting.service.ask("DELETE", f"/v1/files/{file_id}")).body["deleted"] is True
+    assert_error(await planting.service.get(f"/v1/files/{file_id}/content"), 404, "id")
+    await planting.work_off()
+    assert (await read(planting, batch_id))["status"] == "completed"
+
+
+async def test_quota_rejects_a_large_file_before_a_consumer_reads_it(aiohttp_client: AiohttpClient) -> None:
+    plant = await build_plant(aiohttp_client, operations, tenant_limit="2/3600", background_upload_bytes=0)
+    large, small = [await uploaded(plant.service, *[line(one) for one in ids]) for ids in ("abc", "ab")]
+    assert_error(await create(plant, large), 413)
+    key = {"Idempotency-Key": "mine"}
+    first = (await create(plant, small, key)).body
+    await plant.work_off()
+    assert (await read(plant, first["id"]))["status"] == "completed"
+    plant.clock.advance(2)  # this front end reads the usage again
+    assert_error(await create(plant, small), 429)
+    assert (await create(plant, small, key)).body["id"] == first["id"]
+
+
+async def test_many_lines_make_a_file_large(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(creation, "MOST_LINES_HERE", 2)
+    assert (await read(plant, await created(plant, line("a"), line("b"))))["status"] == "in_progress"
+    assert (await read(plant, await created(plant, line("a"), line("b"), line("c"))))["status"] == "validating"
+
+
+# --- Invalid input
+
+
+@pytest.mark.parametrize("call", ["store.write_errors", "store.end_planning"])
+async def test_invalid_input_never_runs_although_its_front_end_died(aiohttp_client: AiohttpClient, call: str) -> None:
+    outage = Outage(call)
+    plant = await build_plant(aiohttp_client, operations, watch=outage)
+    batch_id = await created(plant, line("a"), endpoint="/v1/moderations")
+    assert (await read(plant, batch_id))["status"] == "failed"
+    outage.times = 0
+    await ChunkSender(plant.parts.backend, plant.settings, plant.clock).ask_to_plan(await plant.batch(batch_id))
+    await plant.work_off()
+    batch = await plant.batch(batch_id)
+    assert (batch.state, batch.total) == (BatchState.FAILED, 0)
+
+
+async def test_batch_that_failed_at_once_is_one_for_the_rest_of_penstock(plant: Plant) -> None:
+    key = {"Idempotency-Key": "mine"}
+    file_id = await uploaded(plant.service, line("a"), line("a"))
+    first = (await create(plant, file_id, key, metadata={"team": "x"})).body
+    assert (await create(plant, file_id, key, metadata={"team": "x"})).body == first
+    assert_error(await create(plant, await uploaded(plant.service, line("b"), line("b")), key), 422)
+    [listed] = (await plant.service.get("/batches?metadata.team=x")).body["batches"]
+    assert (listed["batchId"], listed["status"]) == (first["id"], "failed")
+    status = (await plant.service.get(f"/batch/{first['id']}")).body
+    assert (status["errorCount"], status["errors"][0]["line"]) == (1, 2)
 
 
 @pytest.mark.parametrize(("character", "least"), [("a", 100), ("😀", 30), ("\x01", 15)])
