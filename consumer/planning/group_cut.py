@@ -4,8 +4,11 @@ import itertools
 
 from penstock.chunk import Fit, Planner, is_whole_group
 
-# A file has at most so many operations that a batch with this many in a chunk fits into its item. Consumers cut a chunk
-# that turns out to be slow.
+# The item of a batch has a number for each group, and another one once the group is finished: 120 KB for so many. Each
+# of these writes is billed for the whole item.
+MOST_GROUPS = 20_000
+# The largest file has less groups than that with so many operations in a chunk. Consumers cut a chunk that turns out to
+# be slow.
 LEAST_OPERATIONS = 8
 
 

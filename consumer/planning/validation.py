@@ -11,9 +11,10 @@ from typing import Any
 
 from penstock.batch import Batch
 from penstock.bucket import Bucket
+from penstock.chunk import first_chunk
 from penstock.consumer.planning.digest_files import add_digests, write_digests
 from penstock.consumer.planning.digests import Packing, digest_with
-from penstock.consumer.planning.group_cut import GroupCut
+from penstock.consumer.planning.group_cut import MOST_GROUPS, GroupCut
 from penstock.consumer.planning.source import FileSource
 from penstock.documents.pointer import pointer
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
@@ -164,6 +165,13 @@ class _Group:
         if self.index >= self._most:
             raise LimitPassed(
                 f"The batch has more than {self._most:,} operations.", limit={"maxOperations": self._most}
+            )
+        if self._number == MOST_GROUPS:
+            most = first_chunk(MOST_GROUPS)
+            raise LimitPassed(
+                f"The batch needs more than {most:,} chunks. Submit it as several files, or raise "
+                "PENSTOCK_CHUNK_OPERATIONS.",
+                limit={"maxChunks": most},
             )
         if isinstance(document, Unreadable):
             return self._add_invalid(line, [Flaw("", str(document))], len(document))

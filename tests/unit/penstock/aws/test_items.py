@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from penstock.aws import items
-from penstock.aws.attributes import binary, number, text, texts
+from penstock.aws.attributes import binary, number, numbers, text, texts
+from penstock.aws.billing import item_bytes
 from penstock.batch import STEERED, Batch, BatchState, Counts, Ending, FailureLimit
 from penstock.chunk import GROUP_CHUNKS
+from penstock.consumer.planning.group_cut import MOST_GROUPS
 from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
@@ -51,6 +53,12 @@ def record_of(chunk_id: str) -> ChunkRecord:
 @pytest.mark.parametrize("batch", [PLAIN, FULL])
 def test_batch_comes_back_as_it_was(batch: Batch) -> None:
     assert items.batch_from_item(items.batch_to_item(batch)) == batch
+
+
+def test_item_of_a_batch_has_room_for_as_many_groups_as_a_file_may_have() -> None:
+    batch = replace(FULL, group_totals=(500,) * MOST_GROUPS)
+    item = {**items.batch_to_item(batch), "finished_groups": numbers(range(MOST_GROUPS))}
+    assert item_bytes(item) < 150_000
 
 
 def test_limit_of_a_batch_of_an_earlier_version_is_a_number_of_failures() -> None:

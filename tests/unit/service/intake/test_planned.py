@@ -456,6 +456,23 @@ async def test_a_file_has_limits(plant: Callable[..., Any]) -> None:
     assert (await built.status(empty))["errors"][0]["pointer"] == "/operations"
 
 
+async def test_a_file_has_no_more_groups_than_fit_into_the_item_of_its_batch(
+    plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.consumer.planning.validation.MOST_GROUPS", 3)
+    built = await plant(chunk_operations=1)
+    fits = (await built.submit(numbers(range(6)))).body["batchId"]
+    await built.work()
+    too_many = (await built.submit(numbers(range(7)))).body["batchId"]
+    await built.work()
+
+    assert (await built.status(fits))["succeeded"] == 6
+    [error] = (await built.status(too_many))["errors"]
+    assert error["detail"] == (
+        "The batch needs more than 6 chunks. Submit it as several files, or raise PENSTOCK_CHUNK_OPERATIONS."
+    )
+
+
 async def test_the_request_itself_is_checked_at_once(plant: Callable[..., Any]) -> None:
     built = await plant(max_upload_bytes=1_024)
 
