@@ -71,13 +71,8 @@ def compare(seen: set[Call], grants: set[Call], *, is_whole_run: bool) -> list[s
     lacking = [f"{ROLES[call.program]} lacks {_words(call)}, which was called" for call in sorted(seen - grants)]
     if not is_whole_run:
         return lacking
-    unused = sorted(call for call in grants - seen if call.action not in NEVER_SEEN and not _is_kept_in_memory(call))
+    unused = sorted(call for call in grants - seen if call.action not in NEVER_SEEN)
     return lacking + [f"{ROLES[call.program]} grants {_words(call)}, which no test has called" for call in unused]
-
-
-def _is_kept_in_memory(call: Call) -> bool:
-    """Return True for a call to the bucket that `make test` makes only to buckets in memory and in the simulation."""
-    return call.program == "consumer" and call.resource in {"/uploads/*", "/planning/*"}
 
 
 def _words(call: Call) -> str:
