@@ -9,6 +9,7 @@
     files.py          what can be asked of a file
     input_file.py     what the catalog has of a file
     batch_entry.py    what the catalog has of a batch
+    wanted.py         the body of a request for a batch
     creation.py       POST /v1/batches
     batches.py        what can be asked of a batch
     batch_object.py   a batch as OpenAI writes it

@@ -12,17 +12,14 @@ the batch that an earlier one of the last ten minutes has made of the same file,
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from penstock.batch import Batch, BatchState
 from penstock.bucket import StoredFile
 from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, KeyReused, LimitPassed, PenstockError
 from penstock.planning import Errors
 from penstock.reading.forms import FileForm, FormKind
-from penstock.reading.operation_request import LONGEST_PATH
 from penstock.service.caller import tenant_of
 from penstock.service.content import JSON, read_json
 from penstock.service.dialects.openai.batch_entry import KIND, PREFIX, BatchEntry, fingerprint_of
@@ -31,7 +28,8 @@ from penstock.service.dialects.openai.errors import OpenAIError
 from penstock.service.dialects.openai.files import find_file
 from penstock.service.dialects.openai.input_file import InputFile, content_key, operations_key
 from penstock.service.dialects.openai.lines import OPERATIONS, LineError, errors_of_flaws, first_errors
-from penstock.service.dialects.openai.upload import LONGEST_EXPIRY_SECONDS, SHORTEST_EXPIRY_SECONDS, require_bucket
+from penstock.service.dialects.openai.upload import require_bucket
+from penstock.service.dialects.openai.wanted import INVALID_VALUE, WantedBatch, wanted_of
 from penstock.service.idempotency import HEADER as KEY
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.planned import submit_stored_file
@@ -39,7 +37,7 @@ from penstock.service.intake.reading import Read, read_stored
 from penstock.service.intake.submit import BATCH_IDS, Accepted, Background, submit
 from penstock.service.intake.uploaded import UploadBody
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
-from penstock.service.schemas import BatchOptions, Metadata
+from penstock.service.schemas import BatchOptions
 from penstock.settings import DAY_SECONDS
 
 REPEATED = "x-stainless-retry-count"
@@ -54,28 +52,9 @@ WINDOW_SECONDS = DAY_SECONDS
 OPERATIONS_FORM = FileForm(FormKind.OPERATIONS)
 
 
-class ExpiresAfter(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    anchor: Literal["created_at"]
-    seconds: int = Field(ge=SHORTEST_EXPIRY_SECONDS, le=LONGEST_EXPIRY_SECONDS)
-
-
-class WantedBatch(BaseModel):
-    """The body of a request for a batch."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    input_file_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    endpoint: Annotated[str, StringConstraints(pattern="^/", max_length=LONGEST_PATH)]
-    completion_window: Literal["24h"]
-    metadata: Metadata | None = None
-    output_expires_after: ExpiresAfter | None = None
-
-
 async def create_batch(request: web.Request) -> web.Response:
     require_bucket(request)
-    wanted = await _read_wanted(request)
+    wanted = wanted_of(await read_json(request, [JSON]))
     file = await _find_input(request, wanted.input_file_id)
     entry = _new_entry(request, wanted, file)
     if _is_repeated(request):
@@ -85,31 +64,11 @@ async def create_batch(request: web.Request) -> web.Response:
     return await batch_answer(request, await _make(request, file, entry))
 
 
-async def _read_wanted(request: web.Request) -> WantedBatch:
-    document = await read_json(request, [JSON])
-    try:
-        return WantedBatch.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(map(str, first["loc"])) or None
-        raise OpenAIError(_sentence(first["type"], first["msg"], param), param=param, code=first["type"]) from None
-
-
-def _sentence(kind: str, message: str, param: str | None) -> str:
-    match kind:
-        case "missing":
-            return f"Missing required parameter: '{param}'."
-        case "extra_forbidden":
-            return f"Unknown parameter: '{param}'."
-        case _:
-            return f"Invalid value for '{param}': {message[:1].lower()}{message[1:]}."
-
-
 async def _find_input(request: web.Request, file_id: str) -> InputFile:
     try:
         return await find_file(request, file_id)
     except OpenAIError as error:
-        raise OpenAIError(error.message, param="input_file_id") from None
+        raise OpenAIError(error.message, param="input_file_id", code=INVALID_VALUE) from None
 
 
 def _new_entry(request: web.Request, wanted: WantedBatch, file: InputFile) -> BatchEntry:

@@ -95,4 +95,14 @@ def _body_of_error(error: Any, status: int) -> Any:
         return {"error": error["error"]}
     kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
     message = error.get("detail") or error.get("title") or "The request failed."
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": _code_of(status)}}
+
+
+def _code_of(status: int) -> str:
+    """Return a word for programs, such as `bad_request`: OpenAI's own one of a rate limit, or that of HTTP."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_exceeded"
+    try:
+        return HTTPStatus(status).name.lower()
+    except ValueError:
+        return "failed"

@@ -28,7 +28,8 @@ def read_page(
     known = ("after", "limit", *others)
     for name in request.query:
         if name not in known:
-            raise OpenAIError(f"Unknown parameter: '{name}'. Use {', '.join(known)}.", param=name)
+            message = f"Unknown parameter: '{name}'. Use {', '.join(known)}."
+            raise OpenAIError(message, param=name, code="unknown_parameter")
     order = request.query.get("order", "desc")
     if order not in _ORDERS:
         raise OpenAIError("'order' must be 'asc' or 'desc'.", param="order", code="invalid_value")

@@ -117,7 +117,7 @@ class Upload:
                 check_fields(self._fields)
             else:
                 message = f"The form has the field '{part.name[:LONGEST_NAME]}', which is unknown here, or twice."
-                raise OpenAIError(message, param=part.name[:LONGEST_NAME])
+                raise OpenAIError(message, param=part.name[:LONGEST_NAME], code="unknown_parameter")
         for name, given in (("purpose", self._fields.get("purpose")), (_FILE, self._size)):
             if given is None:
                 message = f"Missing required parameter: '{name}'."

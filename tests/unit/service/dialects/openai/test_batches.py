@@ -379,20 +379,44 @@ async def test_batches_are_listed_newest_first_page_by_page(plant: Plant, monkey
 
 
 @pytest.mark.parametrize(
-    ("changes", "param"),
+    ("changes", "param", "code"),
     [
-        ({"completion_window": "1h"}, "completion_window"),
-        ({"endpoint": "v1/embeddings"}, "endpoint"),
-        ({"input_file_id": "file-x"}, "input_file_id"),
-        ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
-        ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
-        ({"color": "red"}, "color"),
+        ({"completion_window": "1h"}, "completion_window", "invalid_value"),
+        ({"completion_window": 24}, "completion_window", "invalid_value"),
+        ({"endpoint": "v1/embeddings"}, "endpoint", "invalid_value"),
+        ({"endpoint": 7}, "endpoint", "invalid_type"),
+        ({"input_file_id": "file-x"}, "input_file_id", "invalid_value"),
+        ({"input_file_id": ""}, "input_file_id", "empty_string"),
+        ({"input_file_id": None}, "input_file_id", "invalid_type"),
+        ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+        ({"metadata": [1.5]}, "metadata", "invalid_type"),
+        ({"metadata": {"k" * 65: ""}}, f"metadata.{'k' * 65}", "string_above_max_length"),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k", "string_above_max_length"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata", "object_above_max_properties"),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": 1}},
+            "output_expires_after.seconds",
+            "integer_below_min_value",
+        ),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": 10**9}},
+            "output_expires_after.seconds",
+            "integer_above_max_value",
+        ),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": True}},
+            "output_expires_after.seconds",
+            "invalid_type",
+        ),
+        ({"output_expires_after": {"seconds": 3_600}}, "output_expires_after.anchor", "missing_required_parameter"),
+        ({"color": "red"}, "color", "unknown_parameter"),
     ],
 )
-async def test_wrong_parameter_is_rejected(plant: Plant, changes: dict[str, Any], param: str) -> None:
+async def test_wrong_parameter_is_rejected(plant: Plant, changes: dict[str, Any], param: str, code: str) -> None:
     answer = await create(plant, await uploaded(plant.service, line("a")), **changes)
-    assert_error(answer, 400, param)
+    message = assert_error(answer, 400, param)
+    assert answer.body["error"]["code"] == code
+    assert not {"should", "pydantic", "literal"} & set(message.lower().split())
     assert (await plant.service.get("/v1/batches")).body["data"] == []
 
 

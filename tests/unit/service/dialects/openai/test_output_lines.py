@@ -16,8 +16,8 @@ EXPIRED = {
 }
 
 
-def error(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+def error(message: str, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 @pytest.mark.parametrize(
@@ -28,23 +28,40 @@ def error(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
         # What an upstream of OpenAI's kind answered is the body of the response.
         (
             OutcomeState.FAILED,
-            {"status": 400, "error": {"title": "Bad Request", "detail": "...", "body": error("No.")}},
+            {"status": 400, "error": {"title": "Bad Request", "detail": "...", "body": error("No.", "own")}},
             400,
-            error("No."),
+            error("No.", "own"),
         ),
         (
             OutcomeState.FAILED,
             {"status": 422, "error": {"title": "Invalid", "detail": "Not so."}},
             422,
-            error("Not so."),
+            error("Not so.", "unprocessable_entity"),
         ),
-        (OutcomeState.FAILED, {"status": 504, "error": {"title": "Timeout"}}, 504, error("Timeout", "server_error")),
-        (OutcomeState.FAILED, {"status": 500, "error": None}, 500, error("The request failed.", "server_error")),
+        (
+            OutcomeState.FAILED,
+            {"status": 504, "error": {"title": "Timeout"}},
+            504,
+            error("Timeout", "gateway_timeout", "server_error"),
+        ),
+        (
+            OutcomeState.FAILED,
+            {"status": 429, "error": {"title": "Later"}},
+            429,
+            error("Later", "rate_limit_exceeded"),
+        ),
+        (OutcomeState.FAILED, {"status": 499, "error": {"title": "Own"}}, 499, error("Own", "failed")),
+        (
+            OutcomeState.FAILED,
+            {"status": 500, "error": None},
+            500,
+            error("The request failed.", "internal_server_error", "server_error"),
+        ),
         (
             OutcomeState.FAILED,
             {"status": 500, "error": {"title": "Failed", "body": "text"}},
             500,
-            error("Failed", "server_error"),
+            error("Failed", "internal_server_error", "server_error"),
         ),
     ],
 )
