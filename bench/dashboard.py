@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.widgets import rows_of
 from penstock.infra.cloudformation import Document, Stack, read_template
 from penstock.infra.provision import TEMPLATE
 
@@ -48,7 +48,6 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 
 # The values of each metric by minute. The key is its name, its last dimension and the statistic.
 Key = tuple[str, str, str]
-Row = tuple[Sequence[str], Mapping[str, Any]]
 
 
 @dataclass
@@ -227,17 +226,6 @@ def _draw_lines(axes: Axes, properties: Document, series: Mapping[Key, Sequence[
         one.spines["top"].set_visible(False)
     axes.set_xlim(0, MINUTES - 1)
     axes.set_xticks(range(0, MINUTES, 15), [f"{minute} min" for minute in range(0, MINUTES, 15)])
-
-
-def rows_of(properties: Document) -> list[Row]:
-    """Return each metric in full: `.` repeats one part of the previous metric, `...` repeats all remaining parts."""
-    rows: list[Row] = []
-    for row in properties["metrics"]:
-        words = [word for word in row if isinstance(word, str)]
-        above = rows[-1][0] if rows else ()
-        full = above if words == ["..."] else [above[at] if word == "." else word for at, word in enumerate(words)]
-        rows.append((full, row[-1]))
-    return rows
 
 
 def _draw_alarms(axes: Axes, template: Document, series: Mapping[Key, Sequence[float]]) -> None:

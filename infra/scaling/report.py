@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from rich.box import MARKDOWN
 from rich.table import Table
 
@@ -118,6 +116,9 @@ def costs(rules: Rules, prices: Prices) -> Mapping[str, float]:
 
 
 def draw(cases: list[Case], path: Path) -> None:
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only a picture needs it
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     waiting, tasks = figure.subplots(2, 1)
     for case, color in zip(cases, COLORS, strict=False):

@@ -12,7 +12,6 @@ from bench.cases import BARE, FIRST, IN_A_ROW, LATER, LINES, NONE_FAILS, PENSTOC
 from bench.counting import Tally, Usage, total
 from bench.figures import Figures, ideal_seconds
 from bench.measure import RUNNING, Sample, Times, Used, check_results, is_sent_as_lines, spread_seconds
-from bench.plot import draw
 from bench.report import tables
 from bench.servers import EMBEDDED
 from bench.targets import ELSEWHERE, judge
@@ -150,6 +149,8 @@ def test_a_run_without_samples_reaches_no_target() -> None:
 
 
 def test_tables_and_plot_show_what_was_measured(tmp_path: Path) -> None:
+    from bench.plot import draw  # imports Matplotlib, which takes a second
+
     console = Console(width=200, record=True, file=StringIO())
     for figures in (FIGURES, Figures([sample(WAITING, 2.75)]), Figures([sample(SMALL, 1)])):
         console.print(tables(figures, Prices()))

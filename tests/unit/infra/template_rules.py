@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bench.dashboard import Row, rows_of
+from bench.widgets import Row, rows_of
 from penstock.infra.cloudformation import Document
 from penstock.metrics.names import Metric
 
