@@ -7,7 +7,7 @@ lifecycle, as it does with all results, after the retention of their batch.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -42,16 +42,27 @@ def result_key(tenant: str, batch_id: str, result: StoredResult) -> str:
     return f"{RESULTS}{quote(tenant, safe='')}/{batch_id}/{result.name}"
 
 
+async def _nothing() -> None:
+    """Do nothing after a file is written."""
+
+
 class LargeResults:
     """The large results in a bucket. Without a bucket, all results stay in their records."""
 
     def __init__(self, bucket: Bucket | None) -> None:
         self._bucket = bucket
 
-    async def store(self, tenant: str, batch_id: str, record: ChunkRecord) -> ChunkRecord:
+    async def store(
+        self,
+        tenant: str,
+        batch_id: str,
+        record: ChunkRecord,
+        after_each: Callable[[], Awaitable[None]] = _nothing,
+    ) -> ChunkRecord:
         """Write the large results of a record to the bucket. Return the record with references to them.
 
         Call it before the record is committed. It may be repeated. A record without large results makes no call.
+        `after_each` is called after each file, for whoever has to extend a lease.
         """
         large = [outcome for outcome in record.outcomes if _is_large(outcome)]
         if self._bucket is None or not large:
@@ -59,16 +70,24 @@ class LargeResults:
         stored = {outcome.index: _reference(outcome) for outcome in large}
         contents = {result_key(tenant, batch_id, stored[one.index]): one.result.content for one in large}
         turns = asyncio.Semaphore(_CALLS)
-        await _all(self._write(self._bucket, turns, key, content) for key, content in contents.items())
+        await _all(self._write(self._bucket, turns, key, content, after_each) for key, content in contents.items())
         outcomes = [
             with_changes(outcome, result=stored[outcome.index]) if outcome.index in stored else outcome
             for outcome in record.outcomes
         ]
         return replace(record, outcomes=tuple(outcomes))
 
-    async def _write(self, bucket: Bucket, turns: asyncio.Semaphore, key: str, content: bytes) -> None:
+    async def _write(
+        self,
+        bucket: Bucket,
+        turns: asyncio.Semaphore,
+        key: str,
+        content: bytes,
+        after_each: Callable[[], Awaitable[None]],
+    ) -> None:
         async with turns:
             await bucket.write(key, content, "application/json")
+            await after_each()
 
     async def load(self, tenant: str, batch_id: str, results: Sequence[StoredResult]) -> list[bytes | None]:
         """Return these results as JSON, in their order. A result is None if its file does not exist any more."""
