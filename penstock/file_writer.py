@@ -75,6 +75,7 @@ class FileWriter:
     async def _write_part(self, count: int) -> None:
         if self._parts_id is None:
             self._parts_id = await self._bucket.begin_parts(self._key, self._content_type)
-        part = bytes(self._waiting[:count])
+        with memoryview(self._waiting) as waiting:
+            part = bytes(waiting[:count])
         del self._waiting[:count]
         self._etags.append(await self._bucket.write_part(self._key, self._parts_id, len(self._etags) + 1, part))

@@ -89,16 +89,24 @@ class LargeResults:
             await bucket.write(key, content, "application/json")
             await after_each()
 
-    async def load(self, tenant: str, batch_id: str, results: Sequence[StoredResult]) -> list[bytes | None]:
-        """Return these results as JSON, in their order. A result is None if its file does not exist any more."""
-        turns = asyncio.Semaphore(_CALLS)
-        return await _all(self._load(turns, result_key(tenant, batch_id, result)) for result in results)
+    async def load(
+        self, tenant: str, batch_id: str, results: Sequence[StoredResult], use: Callable[[int, bytes | None], T]
+    ) -> list[T]:
+        """Load these results, and return what `use` makes of each of them, in their order.
 
-    async def _load(self, turns: asyncio.Semaphore, key: str) -> bytes | None:
-        if self._bucket is None:
-            return None
-        async with turns:
-            return await self._bucket.load(key)
+        `use` gets the number of a result and its JSON, or None if its file does not exist any more. Each JSON is
+        released as soon as it is used.
+        """
+        turns = asyncio.Semaphore(_CALLS)
+
+        async def load(number: int, result: StoredResult) -> T:
+            async with turns:
+                content = (
+                    None if self._bucket is None else await self._bucket.load(result_key(tenant, batch_id, result))
+                )
+                return use(number, content)
+
+        return await _all(load(number, result) for number, result in enumerate(results))
 
     def why_missing(self, result: StoredResult) -> str:
         """Return the sentence for a client whose result is not there."""

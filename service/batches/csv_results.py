@@ -11,6 +11,9 @@ from penstock.service.batches.streaming import Blocks, in_blocks
 
 FIRST = ("id", "status", "title", "detail")
 PREFIX = "result."
+WRITING = (
+    9  # a row takes so many times its size while it is written: Python's csv has four bytes for a character, twice
+)
 
 
 class _Line(Struct):
@@ -33,39 +36,38 @@ Part = tuple[list[TableRow], int]  # rows, with the memory that they take
 
 
 async def written(table: CsvTable, parts: AsyncIterator[Part]) -> AsyncIterator[tuple[bytes, int]]:
-    """Yield the lines of a table, each with the memory that the rows take. Two parts of the rows are in memory."""
-    is_first = True
-    async for (rows, memory_bytes), is_last in _looking_ahead(parts):
-        if is_first:
-            yield table.start(rows, is_all=is_last).encode(), memory_bytes
-            is_first = False
+    """Yield the lines of a table, each with the memory that the rows take.
+
+    The header needs to know whether there is a second part. Then two parts are in memory, and later one.
+    """
+    first = await anext(parts, None)
+    following = None if first is None else await anext(parts, None)
+    rows, memory_bytes = first or ([], 0)
+    memory_bytes += 0 if following is None else following[1]
+    yield table.start(rows, is_all=following is None).encode(), memory_bytes
+    for line in table.lines(rows):
+        yield line.encode(), memory_bytes
+    while following is not None:
+        rows, memory_bytes = following
         for line in table.lines(rows):
-            yield line.encode(), 2 * memory_bytes
-
-
-async def _looking_ahead(parts: AsyncIterator[Part]) -> AsyncIterator[tuple[Part, bool]]:
-    """Yield each part, and whether it is the last one. Without any part, yield an empty one."""
-    part: Part | None = None
-    async for following in parts:
-        if part is not None:
-            yield part, False
-        part = following
-    yield part or ([], 0), True
+            yield line.encode(), memory_bytes
+        rows.clear()
+        following = await anext(parts, None)
 
 
 async def _rows(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[Part]:
     """Join windows to parts: a window has outcomes of one planned chunk only, which may be few."""
     rows: list[TableRow] = []
-    size = 0
+    size = longest = 0
     async for _, window in windows:
         for line in window.lines:
+            if rows and (len(rows) == WINDOW_OUTCOMES or size + len(line) > WINDOW_BYTES):
+                yield rows, window.memory_bytes + 2 * size + WRITING * longest
+                rows, size, longest = [], 0, 0
             rows.append(row_of(line))
-            size += len(line)
-            if len(rows) == WINDOW_OUTCOMES or size >= WINDOW_BYTES:
-                yield rows, window.memory_bytes + 2 * size
-                rows, size = [], 0
+            size, longest = size + len(line), max(longest, len(line))
     if rows:
-        yield rows, 2 * size
+        yield rows, 2 * size + WRITING * longest
 
 
 def row_of(line: bytes) -> TableRow:

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from penstock.service.batches.results import Cursor
 from penstock.service.content import CSV, NDJSON
 
 PART_BYTES = 128_000_000  # of the rows in a file, before compression
+BLOCK_BYTES = 256 * 1024  # rows are made, compressed and written in blocks of this size
 TYPES = {"ndjson": NDJSON, "csv": CSV}
 GZIP = "gzip"
 _GZIP_BITS = 16 + zlib.MAX_WBITS
@@ -28,20 +29,21 @@ class Lines:
 
     lines: list[bytes]
     cursor: Cursor
-    memory_bytes: int
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.lines))
 
 
 async def lines_of(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[Lines]:
     """Join small windows: a window has outcomes of one planned chunk only, which may be few."""
-    lines: list[bytes] = []
-    size, joined = 0, None
+    joined: Lines | None = None
     async for chunk, window in windows:
-        lines += window.lines
-        size += sum(map(len, window.lines))
-        joined = Lines(lines, Cursor(chunk, window.indexes[-1]), window.memory_bytes + 2 * size)
-        if len(lines) >= WINDOW_OUTCOMES or size >= WINDOW_BYTES:
+        lines = Lines(window.lines, Cursor(chunk, window.indexes[-1]))
+        if joined is not None and (joined.size + lines.size > WINDOW_BYTES or len(joined.lines) >= WINDOW_OUTCOMES):
             yield joined
-            lines, size, joined = [], 0, None
+            joined = None
+        joined = lines if joined is None else Lines([*joined.lines, *lines.lines], lines.cursor)
     if joined is not None:
         yield joined
 
@@ -51,26 +53,50 @@ class Form(Protocol):
 
     def header(self) -> bytes: ...
 
-    def rows(self, lines: Sequence[bytes]) -> bytes: ...
+    def most_bytes(self, lines: Lines) -> int:
+        """Return how many bytes the rows have at most."""
+
+    def rows(self, lines: Lines) -> Iterable[bytes]: ...
 
 
 class NdjsonForm:
     def header(self) -> bytes:
         return b""
 
-    def rows(self, lines: Sequence[bytes]) -> bytes:
-        return b"\n".join([*lines, b""])
+    def most_bytes(self, lines: Lines) -> int:
+        return lines.size + len(lines.lines)
+
+    def rows(self, lines: Lines) -> Iterable[bytes]:
+        return (line + b"\n" for line in lines.lines)
 
 
 class CsvForm:
     def __init__(self, columns: Sequence[str], *, has_more: bool) -> None:
+        self._columns = len(FIRST) + len(columns) + 1
         self._table = CsvTable(FIRST, members=columns, has_more=has_more, prefix=PREFIX)
 
     def header(self) -> bytes:
         return self._table.start((), is_all=True).encode()
 
-    def rows(self, lines: Sequence[bytes]) -> bytes:
-        return "".join(self._table.lines(map(row_of, lines))).encode()
+    def most_bytes(self, lines: Lines) -> int:
+        """Each cell may get quotes, a comma and what makes a formula a text. A quote in a cell is doubled."""
+        return 2 * lines.size + 4 * self._columns * len(lines.lines)
+
+    def rows(self, lines: Lines) -> Iterable[bytes]:
+        return (row.encode() for row in self._table.lines(map(row_of, lines.lines)))
+
+
+def joined_to_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    block: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece)
+        if size >= BLOCK_BYTES:
+            yield b"".join(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block)
 
 
 class PartWriter:
@@ -87,13 +113,13 @@ class PartWriter:
     async def start(self) -> None:
         await self._write(self._form.header())
 
-    async def write(self, lines: Sequence[bytes]) -> bool:
-        """Write rows. Return False, and write nothing, if they belong into the next part."""
-        content = self._form.rows(lines)
-        if self.rows and self._size + len(content) > PART_BYTES:
+    async def write(self, lines: Lines) -> bool:
+        """Write rows. Return False, and write nothing, if they may not fit, so that they belong into the next part."""
+        if self.rows and self._size + self._form.most_bytes(lines) > PART_BYTES:
             return False
-        self.rows += len(lines)
-        await self._write(content)
+        self.rows += len(lines.lines)
+        for block in joined_to_blocks(self._form.rows(lines)):
+            await self._write(block)
         return True
 
     async def finish(self) -> ExportPart:

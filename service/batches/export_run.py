@@ -31,7 +31,7 @@ from penstock.store import Group
 from penstock.telemetry import Event, get_log
 
 BEAT_SECONDS = LEASE_SECONDS / 4  # two heartbeats in a row may fail, and the next one still comes in time
-RUN_BYTES = 40 * MIB  # held records, windows as lines and as rows, and a part of a file
+RUN_BYTES = 80 * MIB  # held records, windows as lines and as rows, a row of 5 MiB as CSV, and a part of a file
 
 
 class LeaseLost(Exception):
@@ -159,9 +159,9 @@ class ExportRun:
     async def _lines(self) -> AsyncIterator[Lines]:
         cursor = Cursor.parse(self.export.cursor) if self.export.cursor else None
         state = None if self.export.status is None else OutcomeState(self.export.status)
-        wanted, backend = Wanted(cursor or Cursor(), state), self._app[BACKEND]
-        group = await backend.store.read_group(self._batch.id, group_of(str(wanted.cursor.chunk)))
-        async for lines in lines_of(Reading(backend, self._batch, wanted, self._app[TURNS]).windows(group)):
+        wanted = Wanted(cursor or Cursor(), state)
+        group = await self._app[BACKEND].store.read_group(self._batch.id, group_of(str(wanted.cursor.chunk)))
+        async for lines in lines_of(Reading(self._app, self._batch, wanted).windows(group)):
             yield lines
 
     async def _choose_columns(self, first: Lines, *, is_all: bool) -> None:
@@ -179,7 +179,7 @@ class ExportRun:
         cursor = waiting.cursor
         try:
             await part.start()
-            while following is not None and await part.write(following.lines):
+            while following is not None and await part.write(following):
                 cursor = following.cursor
                 await self._app[TURNS].next()
                 following = await anext(lines, None)

@@ -9,11 +9,13 @@ The outcomes are told in windows of WINDOW_BYTES. For each window every record i
 is never read more often than the family has windows, in whatever order the records have the operations. If each
 follow-up has operations that come after those of the record before it, as after a hand-over, it is read twice.
 
-Large results are in the bucket. A window has up to WINDOW_BYTES of them, too, and one more.
+Large results are in the bucket. A window has up to WINDOW_BYTES of them, too, and one more. While they are loaded, they
+take twice as much memory, which is counted before.
 """
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Protocol
@@ -24,6 +26,7 @@ from penstock.chunk import planned_number
 from penstock.large_results import LargeResults
 from penstock.record import EncodedRecord, OutcomeColumns, decode_columns
 from penstock.service.batches.lines import line_sizes, line_with_result, line_without_result, outcome_lines
+from penstock.service.memory import Memory, Share
 from penstock.service.turns import Turns
 from penstock.settings import MIB
 
@@ -79,24 +82,33 @@ class Source(Protocol):
     async def large_lines(self, columns: OutcomeColumns, positions: Sequence[int]) -> list[bytes]:
         """Return the lines of outcomes whose results are in the bucket."""
 
+    def counting(self, size: int) -> AbstractContextManager[object]:
+        """Count so much memory inside the block."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSource:
     backend: Backend
     batch: Batch
+    memory: Memory
+
+    def counting(self, size: int) -> Share:
+        share = self.memory.share()
+        share.take(size)
+        return share
 
     async def record(self, chunk_id: str) -> EncodedRecord:
         return await self.backend.store.read_record(self.batch.id, chunk_id)
 
     async def large_lines(self, columns: OutcomeColumns, positions: Sequence[int]) -> list[bytes]:
         large, results = LargeResults(self.backend.bucket), [columns.stored[position] for position in positions]
-        contents = await large.load(self.batch.tenant, self.batch.id, results)
-        return [
-            line_without_result(columns, position, large.why_missing(result))
-            if content is None
-            else line_with_result(columns, position, content)
-            for position, result, content in zip(positions, results, contents, strict=True)
-        ]
+
+        def line(number: int, content: bytes | None) -> bytes:
+            if content is None:
+                return line_without_result(columns, positions[number], large.why_missing(results[number]))
+            return line_with_result(columns, positions[number], content)
+
+        return await large.load(self.batch.tenant, self.batch.id, results, line)
 
 
 class Family:
@@ -139,24 +151,26 @@ class Family:
 
         `missing_line` makes the line of an operation that has no outcome.
         """
-        for window in self._cut(indexes, most_outcomes):
-            lines = await self._lines(window)
+        for window, size in self._cut(indexes, most_outcomes):
+            with self._source.counting(2 * size):
+                lines = await self._lines(window)
             if missing_line is not None:
                 lines = {index: lines[index] if index in lines else missing_line(index) for index in window}
             told = [lines[index] for index in window]
             yield Window(window, told, self._held.bytes + sum(map(len, told)))
 
-    def _cut(self, indexes: Iterable[int], most_outcomes: int) -> Iterator[list[int]]:
+    def _cut(self, indexes: Iterable[int], most_outcomes: int) -> Iterator[tuple[list[int], int]]:
+        """Yield the operations of each window, and about the size of their lines."""
         window: list[int] = []
         size = 0
         for index in indexes:
             window.append(index)
             size += self._latest[index][3] if index in self._latest else 0
             if size >= WINDOW_BYTES or len(window) == most_outcomes:
-                yield window
+                yield window, size
                 window, size = [], 0
         if window:
-            yield window
+            yield window, size
 
     async def _lines(self, window: list[int]) -> dict[int, bytes]:
         """Return the lines of the operations that have an outcome. Read each record at most once."""

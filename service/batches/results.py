@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from penstock.backend import Backend
 from penstock.batch import Batch, Ending
 from penstock.chunk import GROUP_CHUNKS, group_of
 from penstock.errors import LostItem, MalformedRequest, UnknownBatch
@@ -25,7 +24,7 @@ from penstock.service.batches.status import batch_id_of, find_only_chunk, find_w
 from penstock.service.batches.streaming import BLOCK_BYTES, FOR_SPREADSHEET, Blocks, stream, stream_csv
 from penstock.service.content import CSV, JSON, NDJSON
 from penstock.service.json_answer import BodyAnswer, encode
-from penstock.service.keys import BACKEND, GROUP_NUMBERS, SHARE, TURNS
+from penstock.service.keys import BACKEND, GROUP_NUMBERS, MEMORY, SHARE, TURNS
 from penstock.service.memory import Share
 from penstock.service.paging import is_number, read_limit, read_once
 from penstock.service.schemas import outcome_body, results_url
@@ -83,7 +82,7 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     if kind == CSV and (limit is not None or "cursor" in request.query):
         raise MalformedRequest("CSV has all results. For pages of them, use NDJSON or JSON.")
     most = None if limit is None else limit + 1  # one more shows that there is a next page
-    reading = Reading(request.app[BACKEND], batch, wanted, request.app[TURNS], record, most_outcomes=most)
+    reading = Reading(request.app, batch, wanted, record, most_outcomes=most)
     windows = reading.windows(group)
     if kind == CSV:
         return await stream_csv(request, csv_blocks(windows, delimiter=await _delimiter(request, batch)))
@@ -98,10 +97,9 @@ class Reading:
 
     def __init__(
         self,
-        backend: Backend,
+        app: web.Application,
         batch: Batch,
         wanted: Wanted,
-        turns: Turns,
         record: EncodedRecord | None = None,
         *,
         most_outcomes: int | None = None,
@@ -110,12 +108,12 @@ class Reading:
 
         A reader who needs only the first outcomes says how many: `most_outcomes`. Then the windows are small.
         """
-        self._store = backend.store
-        self._source = BatchSource(backend, batch)
+        self._store = app[BACKEND].store
+        self._source = BatchSource(app[BACKEND], batch, app[MEMORY])
         self._record = record
         self._batch = batch
         self._wanted = wanted
-        self._turns = turns
+        self._turns = app[TURNS]
         self._most_outcomes = min(most_outcomes or WINDOW_OUTCOMES, WINDOW_OUTCOMES)
 
     async def windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:

@@ -18,7 +18,7 @@ from penstock.service.console.rendering import DOWNLOAD, page
 from penstock.service.keys import BACKEND, SHARE, TURNS
 from penstock.service.paging import is_number, read_once
 from penstock.service.public_urls import path_and_query_in_app
-from penstock.store import Group, Store
+from penstock.store import Store
 
 SHOWN = 25
 LONGEST_SHOWN = 2_000  # characters of a result. The download has all of it
@@ -72,7 +72,7 @@ async def find_outcome(request: web.Request, batch: Batch, operation_id: str) ->
         return None
     number = batch.group_at(index)
     wanted = Wanted(Cursor(number * GROUP_CHUNKS, index - 1), None)
-    reading = Reading(request.app[BACKEND], batch, wanted, request.app[TURNS], most_outcomes=1)
+    reading = Reading(request.app, batch, wanted, most_outcomes=1)
     async for _, window in reading.windows(await store.read_group(batch.id, number)):
         return window.lines[0] if window.indexes[0] == index else None
     return None
@@ -90,10 +90,9 @@ async def _index_of(store: Store, batch: Batch, operation_id: str) -> int | None
 
 
 async def _read_page(request: web.Request, batch: Batch, wanted: Wanted) -> tuple[list[bytes], Cursor | None]:
-    backend, turns = request.app[BACKEND], request.app[TURNS]
-    group: Group = await backend.store.read_group(batch.id, group_of(str(wanted.cursor.chunk)))
-    reading = Reading(backend, batch, wanted, turns, most_outcomes=SHOWN + 1)
-    return await read_page(reading.windows(group), SHOWN, request[SHARE], turns)
+    group = await request.app[BACKEND].store.read_group(batch.id, group_of(str(wanted.cursor.chunk)))
+    reading = Reading(request.app, batch, wanted, most_outcomes=SHOWN + 1)
+    return await read_page(reading.windows(group), SHOWN, request[SHARE], request.app[TURNS])
 
 
 def _shown(line: bytes) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from penstock.service.batches.results import Cursor, Reading, Wanted
 from penstock.service.batches.streaming import BLOCK_BYTES
 from penstock.service.events.framing import frame_outcome
 from penstock.service.events.watching import Seen
-from penstock.service.keys import BACKEND, MEMORY, TURNS
+from penstock.service.keys import BACKEND, MEMORY
 from penstock.service.memory import Memory
 from penstock.settings import MIB
 from penstock.store import Group
@@ -154,7 +154,7 @@ async def read_run(app: web.Application, batch: Batch, group: Group, cursor: Cur
     events: list[bytes] = []
     cursors: list[Cursor] = []
     size = 0
-    async for chunk, window in Reading(app[BACKEND], up_to_here, wanted, app[TURNS]).windows(group):
+    async for chunk, window in Reading(app, up_to_here, wanted).windows(group):
         added = _events_up_to_gap(chunk, window, following)
         events += added
         cursors += (Cursor(chunk, index) for index in window.indexes[: len(added)])

@@ -114,10 +114,9 @@ def _cursor(request: web.Request) -> Cursor:
 
 async def _page(request: web.Request, batch: Batch, cursor: Cursor) -> bytes:
     """Return a page of the responses of a final batch, with a link to the next one if there are more."""
-    backend, turns, first = request.app[BACKEND], request.app[TURNS], group_of(str(cursor.chunk))
-    group = await backend.store.read_group(batch.id, first)
-    windows = Reading(backend, batch, Wanted(cursor, None), turns).windows(group)
-    lines, following = await read_page(windows, PAGE_OUTCOMES, request[SHARE], turns)
+    group = await request.app[BACKEND].store.read_group(batch.id, group_of(str(cursor.chunk)))
+    windows = Reading(request.app, batch, Wanted(cursor, None)).windows(group)
+    lines, following = await read_page(windows, PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
     link = None if following is None else f"{_monitor_url(batch.id)}?{_TOKEN}={following}"
     return _joined(_responses(lines), link)
 

@@ -14,6 +14,10 @@ LONG = to_json("x" * LARGE_BYTES)
 SHORT = to_json("x" * (LARGE_BYTES - 2))
 
 
+def as_it_is(_number: int, content: bytes | None) -> bytes | None:
+    return content
+
+
 def record_of(*results: Any) -> ChunkRecord:
     outcomes = [Outcome(i, str(i), OutcomeState.SUCCEEDED, 200, result) for i, result in enumerate(results)]
     return ChunkRecord("0", tuple(outcomes))
@@ -55,8 +59,8 @@ async def test_a_bucket_that_does_not_answer_is_told() -> None:
 async def test_results_are_loaded_for_their_tenant_only() -> None:
     large = LargeResults(MemoryBucket())
     [outcome] = (await large.store("acme", "b1", record_of(EncodedResult(LONG)))).outcomes
-    assert await large.load("acme", "b1", [outcome.result, reference(b"gone")]) == [LONG, None]
-    assert await large.load("other", "b1", [outcome.result]) == [None]
+    assert await large.load("acme", "b1", [outcome.result, reference(b"gone")], as_it_is) == [LONG, None]
+    assert await large.load("other", "b1", [outcome.result], as_it_is) == [None]
 
 
 def test_a_result_that_is_missing_is_explained() -> None:

@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -33,6 +34,7 @@ class Read:
         self.times = Counter[str]()
         self.loads: list[int] = []  # how many large results were loaded for each record and window
         self.most_bytes = 0
+        self.counted_bytes = 0
         self.windows = 0
 
     async def record(self, chunk_id: str) -> EncodedRecord:
@@ -41,7 +43,14 @@ class Read:
 
     async def large_lines(self, columns: OutcomeColumns, positions: Sequence[int]) -> list[bytes]:
         self.loads += [len(positions)]
+        assert self.counted_bytes >= 2 * sum(columns.stored[position].size for position in positions)
         return [b"large %d" % columns.indexes[position] for position in positions]
+
+    @contextmanager
+    def counting(self, size: int) -> Iterator[None]:
+        self.counted_bytes = size
+        yield
+        self.counted_bytes = 0
 
     async def all(self) -> AsyncIterator[EncodedRecord]:
         for record in self.records.values():
