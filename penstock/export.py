@@ -21,6 +21,7 @@ from penstock.batch import Counts
 EXPORTS = "exports/"  # the prefix of all exports; `infra/bucket.yaml` names it, too
 LEASE_SECONDS = 60.0
 MOST_TRIES = 5  # without a finished part, until an export has failed
+MOST_PARTS = 2_000  # they are in the item of the export, which may have 400 KB
 
 
 class ExportState(StrEnum):
@@ -106,6 +107,15 @@ class Export(Struct, frozen=True):
     def suffix(self) -> str:
         return f".{self.format}.gz" if self.compression else f".{self.format}"
 
+    @property
+    def is_full(self) -> bool:
+        return len(self.parts) >= MOST_PARTS
+
+    @property
+    def oldest_key(self) -> str:
+        """Return the key of the file that is deleted first."""
+        return self.parts[0].key if self.parts else self.manifest_key
+
     def next_key(self) -> str:
         """Return where the next part is written under the present lease."""
         return f"{self.folder}{self.lease}/part-{len(self.parts) + 1:05d}{self.suffix}"
@@ -133,6 +143,12 @@ class Export(Struct, frozen=True):
     def completed(self) -> "Export":
         return replace(self, state=ExportState.COMPLETED, lease_until=0.0)
 
+    def too_large(self) -> "Export":
+        error = (
+            f"It has more than {MOST_PARTS:,} files. Export the outcomes of one status, or read the results in pages."
+        )
+        return replace(self, state=ExportState.FAILED, error=error, lease_until=0.0)
+
     def outdated(self) -> "Export":
         """Return the export as failed, because its files would have outcomes of before a retry and of after it."""
         error = "The batch was retried while it was exported. Ask for another export."
@@ -141,6 +157,10 @@ class Export(Struct, frozen=True):
     def restarted(self) -> "Export":
         """Return an export that has failed as one that may be claimed again. The number of its lease goes on."""
         return replace(self, state=ExportState.RUNNING, tries=0, error=None, lease_until=0.0)
+
+    def begun_again(self) -> "Export":
+        """Return an export whose files were deleted as one that is made from the start."""
+        return replace(self.restarted(), parts=(), cursor=None)
 
 
 class ExportStore(Protocol):

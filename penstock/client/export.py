@@ -15,13 +15,16 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 
 
 class ExportFile(msgspec.Struct, frozen=True):
-    """A file of an export. `sha256` is that of its content. Its URL needs no key, and is valid for an hour."""
+    """A file of an export. `sha256` is that of its content.
+
+    Its URL needs no key, and is valid for an hour. It is empty while the export is made.
+    """
 
     name: str
     rows: int
     bytes: int
     sha256: str
-    url: str
+    url: str = ""
 
 
 class Export(msgspec.Struct, frozen=True, rename="camel"):

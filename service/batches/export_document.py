@@ -1,5 +1,6 @@
 """An export as JSON: for clients, with URLs to download its files, and as the manifest beside the files. Pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from penstock.export import Export
@@ -29,20 +30,23 @@ def manifest_of(export: Export) -> dict[str, Any]:
     }
 
 
-def export_body(export: Export, urls: list[str], manifest_url: str | None, urls_expire_at: float) -> dict[str, Any]:
-    """Return the export for its client. `urls` are those of the finished parts."""
+def export_body(export: Export, urls: Mapping[str, str], urls_expire_at: float) -> dict[str, Any]:
+    """Return the export for its client. `urls` has those of its files by their keys. It is empty while it is made."""
     manifest = manifest_of(export)
-    parts = [
-        {"name": part["key"].rpartition("/")[2], **part, "url": url}
-        for part, url in zip(manifest["parts"], urls, strict=True)
-    ]
+    parts = [{"name": part["key"].rpartition("/")[2], **part} for part in manifest["parts"]]
     return {
         **manifest,
         "status": export.state,
         "total": export.total,
         "error": None if export.error is None else {"title": "Export failed", "detail": export.error},
         "url": export_url(export),
-        "parts": [{name: value for name, value in part.items() if name != "key"} for part in parts],
-        "manifestUrl": manifest_url,
+        "parts": [_with_url(part, urls) for part in parts],
+        "manifestUrl": urls.get(export.manifest_key),
         "urlsExpireAt": time_text(urls_expire_at),
     }
+
+
+def _with_url(part: dict[str, Any], urls: Mapping[str, str]) -> dict[str, Any]:
+    """Return a part with its URL instead of its key. A URL takes time to make, so an export that runs has none."""
+    key = part.pop("key")
+    return part | ({"url": urls[key]} if key in urls else {})

@@ -141,6 +141,9 @@ class ExportRun:
             await self._choose_columns(waiting, is_all=following is None)
             lines = _resumed(following, lines)
         while waiting is not None:
+            if self.export.is_full:
+                await self._save(Export.too_large)
+                return
             waiting = await self._write_part(waiting, lines)
             if await self._is_outdated():
                 break

@@ -24,7 +24,7 @@ from penstock.service.paging import read_once
 URL_SECONDS = 3_600
 QUICK_SECONDS = 1.0  # that the first answer waits for a small export
 AGAIN_SECONDS = "2"
-SIGNED_IN_TURN = 10  # URLs: signing one takes almost a millisecond, and waits for nothing
+SIGNED_IN_TURN = 10  # URLs: making one takes almost a millisecond, and waits for nothing
 _PARAMETERS = ("format", "status", "compression")
 _EXPORT_ID = re.compile(r"[0-9a-f]{20}")
 
@@ -73,6 +73,8 @@ async def _find_or_create(request: web.Request, progress: Progress, wish: Export
     found = await _read(request, batch.id, new.id) or await write(request.app, new, None)
     if found is not None and found.state is ExportState.FAILED:
         found = await write(request.app, found.restarted(), found)
+    elif found is not None and found.state is ExportState.COMPLETED and not await _has_files(request, found):
+        found = await write(request.app, found.begun_again(), found)
     return found or await _read(request, batch.id, new.id) or new  # another request was faster
 
 
@@ -80,20 +82,28 @@ async def _read(request: web.Request, batch_id: str, export_id: str) -> Export |
     return await request.app[BACKEND].store.read_export(batch_id, export_id)
 
 
+async def _has_files(request: web.Request, export: Export) -> bool:
+    """Return False if somebody has deleted the files of an export, or if their bucket keeps them for too short."""
+    return await _require_bucket(request).find(export.oldest_key) is not None
+
+
 async def _answer(request: web.Request, export: Export, status: int = 200) -> web.Response:
-    bucket = _require_bucket(request)
-    is_completed = export.state is ExportState.COMPLETED
-    urls = []
-    for number, part in enumerate(export.parts):
-        if number % SIGNED_IN_TURN == 0:
-            await request.app[TURNS].next()
-        urls.append(await bucket.offer_download(part.key, URL_SECONDS))
-    manifest_url = await bucket.offer_download(export.manifest_key, URL_SECONDS) if is_completed else None
+    urls = await _urls(request, export) if export.state is ExportState.COMPLETED else {}
     headers = {} if status == 200 else {"Location": export_url(export)}
     if export.state is ExportState.RUNNING:
         headers["Retry-After"] = AGAIN_SECONDS
-    body = export_body(export, urls, manifest_url, request.app[CLOCK].now() + URL_SECONDS)
+    body = export_body(export, urls, request.app[CLOCK].now() + URL_SECONDS)
     return json_answer(body, status=status, headers=headers)
+
+
+async def _urls(request: web.Request, export: Export) -> dict[str, str]:
+    """Return the URLs of the files by their keys."""
+    bucket, urls = _require_bucket(request), dict[str, str]()
+    for number, key in enumerate([export.manifest_key, *(part.key for part in export.parts)]):
+        if number % SIGNED_IN_TURN == 0:
+            await request.app[TURNS].next()
+        urls[key] = await bucket.offer_download(key, URL_SECONDS)
+    return urls
 
 
 def _require_bucket(request: web.Request) -> Bucket:

@@ -298,7 +298,10 @@ SCHEMAS: Fragment = {
             "expiresAt": TIME,
             "url": TEXT,
             "parts": list_of(
-                object_of({"name": TEXT, "rows": COUNT, "bytes": COUNT, "sha256": TEXT, "url": TEXT}),
+                object_of(
+                    {"name": TEXT, "rows": COUNT, "bytes": COUNT, "sha256": TEXT},
+                    {"url": {"description": "Once the export is completed.", **TEXT}},
+                ),
             ),
             "manifestUrl": OPTIONAL_TEXT,
             "urlsExpireAt": TIME,

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
-from penstock import Operations, Reject
+from penstock import Operations, Reject, zstd
 from penstock.errors import Unavailable
-from penstock.export import LEASE_SECONDS, MOST_TRIES, Export
+from penstock.export import LEASE_SECONDS, MOST_PARTS, MOST_TRIES, Export, ExportPart, encode_export
 from penstock.service.batches import export_files, export_run, families
 from penstock.service.batches.export_run import EXPORTING, Exports
 from penstock.service.keys import TURNS
@@ -156,6 +157,38 @@ async def test_the_same_request_finds_the_export_that_is_there() -> None:
         assert (await export(bulk, batch_id, "?format=csv"))["exportId"] != made["exportId"]
 
 
+async def test_files_that_were_deleted_are_made_again() -> None:
+    async with TestBulk(operations) as bulk:
+        batch_id = await run_batch(bulk, 3)
+        made = await export(bulk, batch_id)
+        bucket_of(bulk).contents.clear()
+        again = await export(bulk, batch_id)
+
+        assert again["exportId"] == made["exportId"]
+        assert len(contents(bulk, again)) == again["rows"] // 3 == 1
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_an_export_with_too_many_files_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.export.MOST_PARTS", 3)
+    async with TestBulk(operations) as bulk:
+        batch_id = await run_batch(bulk, 50)
+        made = await export(bulk, batch_id)
+        assert (made["status"], len(made["parts"])) == ("failed", 3)
+        assert "more than 3 files" in made["error"]["detail"]
+        assert (await export(bulk, batch_id, "?status=failed"))["status"] == "completed"
+
+
+def test_an_export_with_the_most_files_fits_into_an_item() -> None:
+    export = Export("0" * 26, "a tenant " * 20, "0" * 20, "ndjson", None, "gzip", 10**7, 0.0, 0.0, lease=12_345)
+    for number in range(MOST_PARTS):
+        sha256 = hashlib.sha256(str(number).encode()).hexdigest()
+        part = ExportPart(export.next_key(), 10_000 - number, 127_654_321 - number, sha256)
+        export = msgspec.structs.replace(export, parts=(*export.parts, part), cursor="12345678.12345678")
+    assert export.is_full
+    assert len(zstd.compress(encode_export(export))) < 250_000
+
+
 async def test_a_batch_that_runs_cannot_be_exported() -> None:
     async with TestBulk(operations) as bulk:
         answer = await bulk.submit([{"method": "POST", "path": "/numbers/1"}])
@@ -219,6 +252,7 @@ async def test_an_interrupted_export_goes_on_after_its_last_part() -> None:
         assert answer.body["status"] == "running"
         first = [part["sha256"] for part in answer.body["parts"]]
         assert len(first) == 2
+        assert not any("url" in part for part in answer.body["parts"])
 
         bucket.left = None
         made = await settled(bulk, answer)
@@ -402,4 +436,4 @@ async def test_the_urls_of_many_files_are_signed_in_turns(monkeypatch: pytest.Mo
 
         monkeypatch.setattr(turns, "next", note)
         await bulk.request("GET", made["url"])
-        assert len(taken) == -(-len(made["parts"]) // 2) > 1
+        assert len(taken) == -(-(1 + len(made["parts"])) // 2) > 1
