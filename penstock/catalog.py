@@ -28,15 +28,18 @@ class CatalogEntry:
 
 
 class CatalogStore(Protocol):
-    """The part of the store that has the catalog. Its readers also get entries that are gone."""
+    """The part of the store that has the catalog."""
 
     async def write_entry(self, entry: CatalogEntry) -> None:
         """Write an entry, and replace the one that has its place."""
 
     async def read_entry(self, kind: str, tenant: str, entry_id: str) -> CatalogEntry | None:
-        """Return an entry, or None if there is none."""
+        """Return an entry, also if it is gone, or None if there is none."""
 
     async def list_entries(
-        self, kind: str, tenant: str, after: str | None, limit: int, *, oldest_first: bool = False
+        self, kind: str, tenant: str, after: str | None, limit: int, *, now: float, oldest_first: bool = False
     ) -> list[CatalogEntry]:
-        """Return the next `limit` entries of a kind, after the place of the id `after`. The newest comes first."""
+        """Return the next `limit` entries of a kind, after the place of the id `after`. The newest comes first.
+
+        Entries that are gone are left out. The table still reads those that it has not deleted yet.
+        """

@@ -33,14 +33,13 @@ class DynamoDbCatalog:
         return None if item is None else _entry_from_item(kind, tenant, item)
 
     async def list_entries(
-        self, kind: str, tenant: str, after: str | None, limit: int, *, oldest_first: bool = False
+        self, kind: str, tenant: str, after: str | None, limit: int, *, now: float, oldest_first: bool = False
     ) -> list[CatalogEntry]:
         # A query includes its first key, which may be the entry that the page comes after.
-        pk, most = _pk(kind, tenant), limit + 1
-        if oldest_first:
-            items = await self._table.query_forwards(pk, after or _FIRST, _LAST, most)
-        else:
-            items = await self._table.query_backwards(pk, _FIRST, after or _LAST, most)
+        first, last = (after or _FIRST, _LAST) if oldest_first else (_FIRST, after or _LAST)
+        items = await self._table.query_existing(
+            _pk(kind, tenant), first, last, limit + 1, now=whole_seconds(now), is_forward=oldest_first
+        )
         return [_entry_from_item(kind, tenant, item) for item in items if read_text(item, "sk") != after][:limit]
 
 

@@ -96,25 +96,31 @@ class Table:
 
     async def query_backwards(self, pk: str, first: str, last: str, limit: int) -> list[Item]:
         """Return the last `limit` items of a partition from sort key `first` to `last`. The last one comes first."""
-        return await self._query_some(pk, first, last, limit, is_forward=False)
-
-    async def query_forwards(self, pk: str, first: str, last: str, limit: int) -> list[Item]:
-        """Return the first `limit` items of a partition from sort key `first` to `last`."""
-        return await self._query_some(pk, first, last, limit, is_forward=True)
-
-    async def _query_some(self, pk: str, first: str, last: str, limit: int, *, is_forward: bool) -> list[Item]:
-        found: list[Item] = []
-        async for item in self._query(
+        found = self._query(
             itertools.repeat(limit),
             KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
-            ScanIndexForward=is_forward,
+            ScanIndexForward=False,
             ConsistentRead=True,
             **_values({"pk": text(pk), "first": text(first), "last": text(last)}),
-        ):
-            found.append(item)
-            if len(found) == limit:
-                break
-        return found
+        )
+        return await _first_of(found, limit)
+
+    async def query_existing(
+        self, pk: str, first: str, last: str, limit: int, *, now: Value, is_forward: bool
+    ) -> list[Item]:
+        """Return the first or the last `limit` items of a partition that have not expired.
+
+        Items that have expired are read until the table deletes them. So each call that finds too few reads more.
+        """
+        found = self._query(
+            itertools.chain((limit, 10 * limit), itertools.repeat(None)),
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            FilterExpression="expires_at > :now",
+            ScanIndexForward=is_forward,
+            ConsistentRead=True,
+            **_values({"pk": text(pk), "first": text(first), "last": text(last), "now": now}),
+        )
+        return await _first_of(found, limit)
 
     async def query_index(self, index: str, condition: str, values: Values) -> AsyncIterator[Item]:
         """Yield the items of an index, page by page. An index may show an item as it was a moment ago."""
@@ -238,6 +244,16 @@ class Table:
     async def _call(self, call: Callable[..., Awaitable[Any]], **request: Any) -> Any:
         with explained():
             return await call(TableName=self.name, **request)
+
+
+async def _first_of(items: AsyncIterator[Item], limit: int) -> list[Item]:
+    """Return the first items. What follows is not read."""
+    found: list[Item] = []
+    async for item in items:
+        found.append(item)
+        if len(found) == limit:
+            break
+    return found
 
 
 def _part(answer: Any, name: str) -> Any:

@@ -228,9 +228,10 @@ class MemoryCatalog:
         return self._catalog.get((kind, tenant), {}).get(entry_id)
 
     async def list_entries(
-        self, kind: str, tenant: str, after: str | None, limit: int, *, oldest_first: bool = False
+        self, kind: str, tenant: str, after: str | None, limit: int, *, now: float, oldest_first: bool = False
     ) -> list[CatalogEntry]:
-        entries = self._catalog.get((kind, tenant), {})
+        catalog = self._catalog.get((kind, tenant), {})
+        entries = {one: entry for one, entry in catalog.items() if not entry.is_gone(now)}
         ids = sorted(entries, reverse=not oldest_first)
         following = [one for one in ids if after is None or (one > after if oldest_first else one < after)]
         return [entries[one] for one in following[:limit]]

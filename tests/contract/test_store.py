@@ -2165,12 +2165,12 @@ async def test_catalog_lists_the_entries_of_a_kind_and_tenant_in_both_directions
     others = [CatalogEntry("file", tenant.partition("#")[0], "file-1", NOW + 60), replace(entries[0], kind="batch")]
     for entry in [*reversed(entries), *others]:
         await store.write_entry(entry)
-    assert await store.list_entries("file", tenant, None, 3) == entries[4:1:-1]
-    assert await store.list_entries("file", tenant, "file-2", 3) == entries[1::-1]
-    assert await store.list_entries("file", tenant, None, 3, oldest_first=True) == entries[:3]
-    assert await store.list_entries("file", tenant, "file-2", 3, oldest_first=True) == entries[3:]
-    assert await store.list_entries("file", tenant, "file-2-", 1) == [entries[2]]  # an id that no entry has
-    assert await store.list_entries("file", "nobody", None, 3) == []
+    assert await store.list_entries("file", tenant, None, 3, now=NOW) == entries[4:1:-1]
+    assert await store.list_entries("file", tenant, "file-2", 3, now=NOW) == entries[1::-1]
+    assert await store.list_entries("file", tenant, None, 3, now=NOW, oldest_first=True) == entries[:3]
+    assert await store.list_entries("file", tenant, "file-2", 3, now=NOW, oldest_first=True) == entries[3:]
+    assert await store.list_entries("file", tenant, "file-2-", 1, now=NOW) == [entries[2]]  # an id that no entry has
+    assert await store.list_entries("file", "nobody", None, 3, now=NOW) == []
 
 
 @on_all
@@ -2180,8 +2180,23 @@ async def test_catalog_entry_is_read_replaced_and_deleted(store: Store) -> None:
     for written in (entry, replace(entry, content={"name": "b"}), entry.deleted(NOW)):
         await store.write_entry(written)
         assert await store.read_entry(entry.kind, entry.tenant, entry.id) == written
-    assert [one.is_gone(NOW) for one in await store.list_entries(entry.kind, entry.tenant, None, 9)] == [True]
+    assert entry.deleted(NOW).is_gone(NOW)
     assert not entry.is_gone(NOW)
+
+
+@on_all
+async def test_catalog_does_not_list_what_is_gone(store: Store) -> None:
+    tenant = str(ULID())
+    entries = [CatalogEntry("file", tenant, f"file-{number:02}", NOW + 60) for number in range(30)]
+    for entry in entries:
+        is_kept = entry.id in {"file-01", "file-28"}
+        await store.write_entry(entry if is_kept else entry.deleted(NOW))
+    assert await store.list_entries("file", tenant, None, 1, now=NOW) == [entries[28]]
+    assert await store.list_entries("file", tenant, None, 3, now=NOW) == [entries[28], entries[1]]
+    assert await store.list_entries("file", tenant, "file-28", 1, now=NOW) == [entries[1]]
+    assert await store.list_entries("file", tenant, "file-01", 1, now=NOW, oldest_first=True) == [entries[28]]
+    assert await store.list_entries("file", tenant, "file-01", 1, now=NOW) == []
+    assert await store.list_entries("file", tenant, None, 3, now=NOW + 60) == []
 
 
 # --- Lists of batches

@@ -22,13 +22,12 @@ from penstock.service.dialects.openai.lines import (
     first_errors,
     invalid_line,
 )
-from penstock.service.dialects.openai.pages import list_body, read_page
+from penstock.service.dialects.openai.pages import LARGEST_ENTRY_BYTES, list_body, read_page
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK
+from penstock.service.keys import BACKEND, CLOCK, SHARE
 
 LONGEST_PAGE = 100
 PAGE_BATCHES = 20
-LEAST_READ = 100  # entries in one query: there may be many of batches that were never accepted
 MOST_COUNTERS = 1_000  # that one request reads, unless its first batch has more
 
 
@@ -51,10 +50,11 @@ async def _read_page(
     shown: list[BatchEntry] = []
     batches: dict[str, Batch] = {}
     counters = 0
+    request[SHARE].grow_to((limit + 1) * LARGEST_ENTRY_BYTES)
     while True:
-        count = max(limit + 1 - len(shown), LEAST_READ)
-        found = await store.list_entries(KIND, tenant_of(request), after, count)
-        entries = [BatchEntry.of_entry(one) for one in found if not one.is_gone(now)]
+        count = limit + 1 - len(shown)
+        found = await store.list_entries(KIND, tenant_of(request), after, count, now=now)
+        entries = [BatchEntry.of_entry(one) for one in found]
         read = await store.read_batches([entry.id for entry in entries if not entry.errors])
         for entry in entries:
             batch = read.get(entry.id)

@@ -189,10 +189,8 @@ async def _find_standing(request: web.Request, fingerprint: str, file: InputFile
     store, tenant, now = request.app[BACKEND].store, tenant_of(request), request.app[CLOCK].now()
     after: str | None = None
     for _ in range(MOST_EARLIER // ENTRIES_IN_STEP):
-        entries = await store.list_entries(KIND, tenant, after, ENTRIES_IN_STEP)
+        entries = await store.list_entries(KIND, tenant, after, ENTRIES_IN_STEP, now=now)
         for found in entries:
-            if found.is_gone(now):
-                continue
             entry = BatchEntry.of_entry(found)
             if entry.created_at < now - REPEATED_SECONDS:
                 return None

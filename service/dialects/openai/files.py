@@ -23,14 +23,13 @@ from penstock.service.dialects.openai.input_file import (
     is_input_file,
     operations_key,
 )
-from penstock.service.dialects.openai.pages import Page, list_body, read_page
+from penstock.service.dialects.openai.pages import LARGEST_ENTRY_BYTES, Page, list_body, read_page
 from penstock.service.dialects.openai.upload import require_bucket
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK
+from penstock.service.keys import BACKEND, CLOCK, SHARE
 
 LONGEST_PAGE = 10_000
 PAGE_FILES = 100  # a page ends here, whatever its limit is: an entry may have 64 KB of errors
-LEAST_READ = 100  # entries in one query: there may be many deleted ones before the next that is left
 NEWEST_BATCHES = 100  # of which one may be reading a file that is deleted
 CONTENT_TYPE = "application/octet-stream"
 
@@ -46,15 +45,11 @@ async def list_files(request: web.Request) -> web.Response:
 async def _read_files(request: web.Request, page: Page) -> tuple[list[InputFile], bool]:
     """Return the files of a page, and whether there are more."""
     store, now, most = request.app[BACKEND].store, request.app[CLOCK].now(), min(page.limit, PAGE_FILES)
-    files: list[InputFile] = []
-    after = page.after
-    while True:
-        count = max(most + 1 - len(files), LEAST_READ)
-        entries = await store.list_entries(KIND, tenant_of(request), after, count, oldest_first=page.oldest_first)
-        files += [InputFile.of_entry(entry) for entry in entries if not entry.is_gone(now)]
-        if len(entries) < count or len(files) > most:
-            return files[:most], len(files) > most
-        after = entries[-1].id
+    request[SHARE].grow_to((most + 1) * LARGEST_ENTRY_BYTES)
+    entries = await store.list_entries(
+        KIND, tenant_of(request), page.after, most + 1, now=now, oldest_first=page.oldest_first
+    )
+    return [InputFile.of_entry(entry) for entry in entries[:most]], len(entries) > most
 
 
 async def show_file(request: web.Request) -> web.Response:
@@ -78,7 +73,7 @@ async def delete_file(request: web.Request) -> web.Response:
 async def _is_read(request: web.Request, file: InputFile) -> bool:
     """Return True if a consumer is still reading the file for one of the newest batches."""
     store = request.app[BACKEND].store
-    newest = await store.list_entries(BATCHES, file.tenant, None, NEWEST_BATCHES)
+    newest = await store.list_entries(BATCHES, file.tenant, None, NEWEST_BATCHES, now=request.app[CLOCK].now())
     made = [entry.id for entry in newest if entry.content.get("input_file_id") == file.id]
     return any(batch.state is BatchState.VALIDATING for batch in (await store.read_batches(made)).values())
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from penstock.service.dialects.openai.errors import OpenAIError
 from penstock.service.paging import is_number
 
+LARGEST_ENTRY_BYTES = 128 * 1024  # that an entry of the catalog takes in memory: most of it are errors
 _ORDERS = {"desc": False, "asc": True}
 
 

@@ -481,7 +481,7 @@ async def test_of_a_request_that_broke_off_and_its_repetition_only_one_runs(
 async def hang(plant: Plant, file_id: str) -> tuple[str, str]:
     """Make a batch, and the entry of another one that is still being accepted 601 s later. Return their ids."""
     first = (await create(plant, file_id)).body["id"]
-    [entry] = await plant.parts.store.list_entries(KIND, "default", None, 1)
+    [entry] = await plant.parts.store.list_entries(KIND, "default", None, 1, now=NOW)
     hanging = f"{first[:-2]}ZZ"  # the newest
     plant.clock.advance(601)  # so that only the hanging one counts
     late = plant.clock.now()

@@ -101,7 +101,7 @@ async def test_limits_are_errors_of_the_file(
     service = await serve(operations, parts=parts, **settings)
     answer = await upload(service, content)
     assert (answer.status, answer.body["status"]) == (200, "error")
-    [entry] = await parts.store.list_entries("openai-file", "default", None, 1)
+    [entry] = await parts.store.list_entries("openai-file", "default", None, 1, now=NOW)
     assert [error["code"] for error in entry.content["errors"]] == [code]
 
 
@@ -112,7 +112,7 @@ async def test_very_many_errors_end_the_check_and_not_the_upload(
     content = jsonl(*[b"{"] * 1_000)
     answer = await upload(service, content)
     assert answer.body["bytes"] == len(content)
-    [entry] = await parts.store.list_entries("openai-file", "default", None, 1)
+    [entry] = await parts.store.list_entries("openai-file", "default", None, 1, now=NOW)
     assert (entry.content["error_count"], len(entry.content["errors"])) == (150, 100)
 
 
