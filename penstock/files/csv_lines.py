@@ -10,8 +10,9 @@ import io
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.files.charset import UTF_8, Transcoder, can_be_split_into_lines, codec_of, not_in_charset
@@ -48,8 +49,7 @@ _STARTS = {  # UTF-32 comes before UTF-16, which starts with the same two bytes
 _MOST_START = max(map(len, _STARTS))
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A row of the file: its cells by the names of their columns, or the `error` for which it cannot be read.
 
     `number` is the line on which it starts, counted from 1.
@@ -83,6 +83,7 @@ class CsvLines:
         self.columns: list[str] | None = None  # None until the first row was read
         self.delimiter = delimiter  # None until it was found
         self.needs_mark = codec != UTF_8  # a copy of the file in UTF-8 needs a byte order mark to be read as UTF-8
+        self._blank = _NO_ROW  # the characters of a line that is skipped. The first row may have delimiters only
         self._cells_in_header = 0  # with those at the end that have no name
         self._other_counts: dict[str, int] = {}  # how many cells the header would have with another delimiter
         self._most_bytes = most_bytes
@@ -115,6 +116,7 @@ class CsvLines:
         """Go on after `first_line` lines, which end at `first_byte` of the file. `header` is from another reader."""
         self.columns, self._cells_in_header, self._other_counts, *rest = header
         self.delimiter, self._codec, self.needs_mark = rest
+        self._blank = _SPACES + (self.delimiter or "")
         self._count, self.read_bytes = first_line, first_byte
 
     def feed(self, piece: bytes) -> Iterator[Row]:
@@ -129,7 +131,8 @@ class CsvLines:
             self._rest.clear()
             for line in lines:
                 self.read_bytes += len(line) + 1
-                yield from self._line(line)
+                if (row := self._line(line)) is not None:
+                    yield row
         self._rest += rest
         self._check_size(len(self._rest), self._row_start or self._count + 1)
 
@@ -141,12 +144,14 @@ class CsvLines:
             last = bytes(self._rest)
             self._rest.clear()
             self.read_bytes += len(last)
-            yield from self._line(last)
+            if (row := self._line(last)) is not None:
+                yield row
         if self._row_start:
             number, self._row_start = self._row_start, 0
             yield Row(number, error="A quoted cell of this row has no end. Add the missing quote.")
 
-    def _line(self, line: bytes) -> Iterator[Row]:
+    def _line(self, line: bytes) -> Row | None:
+        """Return the row that ends with this line. Return None if none does."""
         self._count += 1
         if self._count > self._most_lines:
             detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
@@ -154,14 +159,19 @@ class CsvLines:
         self._row_bytes = (self._row_bytes if self._row_start else 0) + len(line) + 1
         self._check_size(self._row_bytes, self._row_start or self._count)
         text = self._decoded(line)
-        is_first = self.columns is None and not self._row_start
-        if is_first and (named := _SEPARATOR_LINE.fullmatch(text)):
+        if self._row_start:
+            return self._text(text)
+        if self.columns is None and (named := _SEPARATOR_LINE.fullmatch(text)):
             self.delimiter = self.delimiter or named[1]
-        elif self._row_start or text.strip(self._blank):
-            yield from self._text(text)
+            return None
+        if not text.strip(self._blank):
+            return None
+        if self.delimiter is None or len(text) >= _MOST_CELLS or (cells := _read_cells(text, self.delimiter)) is None:
+            return self._text(text)
+        return self._cells(self._count, cells, text)
 
-    def _text(self, text: str) -> Iterator[Row]:
-        """Add a line to the row, and yield the row if it ends with this line."""
+    def _text(self, text: str) -> Row | None:
+        """Add a line to the row, and return the row if it ends with this line."""
         in_cell = self._row_start > 0
         if self.delimiter is None and not in_cell:
             self.delimiter = _find_delimiter(text)
@@ -172,38 +182,34 @@ class CsvLines:
         if goes_on:
             self._row.write(text + "\n")
             self._row_start = self._row_start or self._count
-        elif in_cell:
-            whole, number = self._row.getvalue() + text, self._row_start
-            self._row, self._row_start = io.StringIO(), 0
-            yield from self._whole(whole, number, self.delimiter or ",")
-        else:
-            yield from self._whole(text, self._count, self.delimiter or ",")
+            return None
+        if not in_cell:
+            return self._whole(text, self._count)
+        whole, number = self._row.getvalue() + text, self._row_start
+        self._row, self._row_start = io.StringIO(), 0
+        return self._whole(whole, number)
 
-    @property
-    def _blank(self) -> str:
-        """Return the characters of a line that is skipped. The first row is not skipped if it has delimiters only."""
-        return _NO_ROW if self.columns is None else _SPACES + (self.delimiter or "")
-
-    def _whole(self, text: str, number: int, delimiter: str) -> Iterator[Row]:
+    def _whole(self, text: str, number: int) -> Row | None:
+        delimiter = self.delimiter or ","
         if _has_too_many_cells(text, delimiter):
-            yield self._bad(number, f"The row has more than {_MOST_CELLS:,} cells. Is a line break missing?")
-            return
+            return self._bad(number, f"The row has more than {_MOST_CELLS:,} cells. Is a line break missing?")
         try:
             cells = next(csv.reader([text], strict=True, delimiter=delimiter))
         except csv.Error as error:
-            yield self._bad(number, _CR if "new-line" in str(error) else f"This is not a row of CSV: {error}.")
-            return
-        if self.columns is None or any(map(str.strip, cells)):
-            yield from self._cells(number, cells, text)
+            return self._bad(number, _CR if "new-line" in str(error) else f"This is not a row of CSV: {error}.")
+        return self._cells(number, cells, text)
 
-    def _cells(self, number: int, cells: list[str], text: str) -> Iterator[Row]:
+    def _cells(self, number: int, cells: list[str], text: str) -> Row | None:
         if self.columns is None:
             self.columns, self._cells_in_header = _columns(cells, number), len(cells)
             self._other_counts = _other_counts(text, self.delimiter)
-        elif len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
-            yield Row(number, error=self._mismatch(cells, self.columns, text))
-        else:  # spreadsheets end each row with the same number of delimiters
-            yield Row(number, dict(zip(self.columns, cells, strict=False)))
+            self._blank = _SPACES + (self.delimiter or "")
+            return None
+        if not any(map(str.strip, cells)):
+            return None
+        if len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
+            return Row(number, error=self._mismatch(cells, self.columns, text))
+        return Row(number, dict(zip(self.columns, cells, strict=False)))  # spreadsheets fill rows with delimiters
 
     def _mismatch(self, cells: list[str], columns: list[str], text: str) -> str:
         """Return why the cells of a row do not go with the columns."""
@@ -271,6 +277,16 @@ def _other_counts(header: str, delimiter: str | None) -> dict[str, int]:
 
 def _count_cells(text: str, delimiter: str) -> int:
     return _QUOTED.sub("", text).count(delimiter) + 1
+
+
+def _read_cells(text: str, delimiter: str) -> list[str] | None:
+    """Return the cells of a line that is a whole row. Return None if it is a part of a row, or no row of CSV."""
+    if '"' not in text and "\r" not in text:
+        return text.split(delimiter)
+    try:
+        return next(csv.reader((text,), strict=True, delimiter=delimiter))
+    except csv.Error:
+        return None
 
 
 def _has_too_many_cells(text: str, delimiter: str) -> bool:

@@ -33,7 +33,7 @@ def original_cell(text: str) -> str:
 
 def is_rejected_file(columns: Collection[str]) -> bool:
     """Return True if a file, or a row of it, has all columns that Penstock adds. Some of them may be in any file."""
-    return all(name in columns for name in ADDED)
+    return STATUS in columns and TITLE in columns and DETAIL in columns
 
 
 def without_added(row: Mapping[str, Any]) -> dict[str, Any]:

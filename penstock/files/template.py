@@ -73,16 +73,19 @@ class Template:
         return self._operation(without_added(value), number, skips_empty=False)
 
     def _operation(self, cells: Mapping[str, Any], number: int, *, skips_empty: bool) -> dict[str, Any] | str:
-        named = {name: cell for old, cell in cells.items() if (name := self.names.get(old, old)) is not None}
-        if self.names and len(named) < sum(self.names.get(old, old) is not None for old in cells):
+        named = self._named(cells) if self.names else cells
+        if named is None:
             return _SAME_NAME
         for name in self.in_path:
             if (problem := _problem_of(named.get(name))) is not None:
                 return f"The path {self.path} needs a value of {name}, {problem}"
         if self.key is not None and (problem := _problem_of(named.get(self.key))) is not None:
             return f"The key of the operation is its {self.key}, {problem}"
-        path = PLACEHOLDER.sub(lambda found: self._quoted(str(named[found[1]])), self.path)
-        members = {name: cell for name, cell in named.items() if name not in self.in_path}
+        members: Mapping[str, Any] = named
+        path = self.path
+        if self.in_path:
+            members = {name: cell for name, cell in named.items() if name not in self.in_path}
+            path = PLACEHOLDER.sub(lambda found: self._quoted(str(named[found[1]])), path)
         operation: dict[str, Any] = {"id": str(number), "method": self.method, "path": path}
         body = {name: cell for name, cell in members.items() if cell != ""} if skips_empty else members
         if body or (members and self.method not in WITHOUT_BODY):
@@ -90,6 +93,12 @@ class Template:
         if self.key is not None:
             operation["key"] = str(named[self.key])
         return operation
+
+    def _named(self, cells: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the cells by the names of the operation's members. Return None if two would have the same name."""
+        kept = {old: name for old in cells if (name := self.names.get(old, old)) is not None}
+        named = {name: cells[old] for old, name in kept.items()}
+        return named if len(named) == len(kept) else None
 
     def row_of(self, path: str, body: Any, columns: Iterable[str] | None = None) -> dict[str, Any]:
         """Return the row of an operation, with these columns or with all that it has. Cells that are absent are empty.
