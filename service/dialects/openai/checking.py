@@ -74,6 +74,7 @@ class Checking:
         return first_errors(sorted(self._errors, key=lambda one: (one.line is None, one.line)))
 
     async def feed(self, piece: bytes) -> bytes:
+        await self._turns.next()  # also if all of its lines are blank
         return await self._write(lambda: self._lines.feed(piece))
 
     async def end(self) -> bytes:

@@ -7,6 +7,7 @@ the order of the input. A deleted file is only marked: the results stay with the
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -28,6 +29,7 @@ from penstock.service.keys import BACKEND, CLOCK, TURNS
 
 PURPOSE = "batch_output"
 DELETED = "openai-deleted"  # the kind of the marks of deleted files
+SIZES = "openai-size"  # and of the sizes of files
 CONTENT_TYPE = "application/octet-stream"
 _ID = re.compile(rf"file-([0-9A-HJKMNP-TV-Z]{{26}})-({OUTPUT}|{ERRORS})")
 _STATES = {
@@ -62,27 +64,53 @@ class Output:
     def filename(self) -> str:
         return f"{self.entry.id}_{_NAMES[self.kind]}.jsonl"
 
+    @property
+    def revision(self) -> list[float | None]:
+        """Return what is different if the lines of the file are: a batch that is final may be retried."""
+        counts = self.running.counts
+        return [
+            self.running.batch.finished_at,
+            counts.succeeded,
+            counts.failed,
+            counts.expired,
+            counts.cancelled,
+            self.running.counted_at,
+        ]
+
+    def body(self, size: int) -> dict[str, Any]:
+        return file_body(
+            self.id,
+            self.filename,
+            PURPOSE,
+            size=size,
+            created_at=self.created_at,
+            expires_at=self.expires_at,
+        )
+
 
 def is_output(file_id: str) -> bool:
     return _ID.fullmatch(file_id) is not None
 
 
 async def show_output(request: web.Request) -> web.Response:
-    """Answer with the file. Its size is known only when all of it has been rendered."""
     output = await _find_output(request)
+    return json_answer(output.body(await _size_of(request, output)))
+
+
+async def _size_of(request: web.Request, output: Output) -> int:
+    """Return the size of a file, which is known only when all of it was rendered. It is kept if the batch is final."""
+    store = request.app[BACKEND].store
+    kept = await store.read_entry(SIZES, output.entry.tenant, output.id)
+    if kept is not None and kept.content["of"] == output.revision:
+        return int(kept.content["size"])
     size = 0
     async for block, _ in _blocks(request, output):
         size += len(block)
         await request.app[TURNS].next()
-    body = file_body(
-        output.id,
-        output.filename,
-        PURPOSE,
-        size=size,
-        created_at=output.created_at,
-        expires_at=output.expires_at,
-    )
-    return json_answer(body)
+    if output.running.batch.is_final:
+        content = {"size": size, "of": output.revision}
+        await store.write_entry(CatalogEntry(SIZES, output.entry.tenant, output.id, output.entry.expires_at, content))
+    return size
 
 
 async def output_content(request: web.Request) -> web.StreamResponse:

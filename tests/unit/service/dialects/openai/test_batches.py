@@ -11,7 +11,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.sending import ChunkSender
-from penstock.service.dialects.openai import batches, creation
+from penstock.service.dialects.openai import batches, creation, outputs
 from penstock.service.dialects.openai.batch_entry import KIND
 from penstock.service.dialects.openai.input_file import InputFile
 from penstock.testing.http import Answer
@@ -135,6 +135,30 @@ async def test_files_are_there_while_the_batch_runs(plant: Plant) -> None:
     batch = await read(plant, batch_id)
     assert batch["status"] == "in_progress"
     assert len(await content(plant, batch["output_file_id"])) == batch["request_counts"]["completed"] > 0
+
+
+async def test_size_of_a_final_file_is_counted_once_until_the_batch_is_retried(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+    render = outputs._blocks
+
+    def watched(request: Any, output: outputs.Output) -> Any:
+        rendered.append(output.id)
+        return render(request, output)
+
+    monkeypatch.setattr(outputs, "_blocks", watched)
+    batch_id = await created(plant, line("a"), line("b", "refused"))
+    await plant.work_off()
+    file_id = (await read(plant, batch_id))["error_file_id"]
+    first = (await plant.service.get(f"/v1/files/{file_id}")).body
+    assert (await plant.service.get(f"/v1/files/{file_id}")).body == first
+    assert rendered == [file_id]
+    plant.clock.advance(1)
+    assert (await plant.service.ask("POST", f"/batch/{batch_id}/retry")).status == 202
+    await plant.work_off()
+    again = (await plant.service.get(f"/v1/files/{file_id}")).body
+    assert (again["bytes"], rendered) == (first["bytes"], [file_id, file_id])
 
 
 async def test_batch_whose_requests_all_fail_is_completed(plant: Plant) -> None:
