@@ -14,6 +14,7 @@
     batches.py        what can be asked of a batch
     batch_object.py   a batch as OpenAI writes it
     outputs.py        the files with the outputs and the errors of a batch, which are rendered from its records
+    output_list.py    their list
     output_lines.py   their lines
     pages.py          pages of lists
 

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from penstock.api_key import Scope
 from penstock.service.dialects.dialect import Dialect
-from penstock.service.dialects.openai import batches, creation, files, outputs, upload
+from penstock.service.dialects.openai import batches, creation, files, output_list, outputs, upload
 from penstock.service.dialects.openai.errors import answering, write_problem
 from penstock.service.problems import Endpoint
 from penstock.service.route import Route
@@ -23,9 +23,15 @@ def _of_file(of_input: Endpoint, of_output: Endpoint) -> Endpoint:
     return of_file
 
 
+async def _list_files(request: web.Request) -> web.StreamResponse:
+    """List the output files of batches if the client asks for their purpose, or else input files."""
+    is_of_outputs = request.query.get("purpose") == outputs.PURPOSE
+    return await (output_list.list_outputs if is_of_outputs else files.list_files)(request)
+
+
 _ROUTES: tuple[tuple[str, str, Endpoint, Scope], ...] = (
     ("POST", "/v1/files", upload.create_file, Scope.WRITE),
-    ("GET", "/v1/files", files.list_files, Scope.READ),
+    ("GET", "/v1/files", _list_files, Scope.READ),
     ("GET", "/v1/files/{file_id}", _of_file(files.show_file, outputs.show_output), Scope.READ),
     ("DELETE", "/v1/files/{file_id}", _of_file(files.delete_file, outputs.delete_output), Scope.WRITE),
     ("GET", "/v1/files/{file_id}/content", _of_file(files.file_content, outputs.output_content), Scope.READ),

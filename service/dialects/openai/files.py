@@ -1,7 +1,6 @@
 """What can be asked of a file: GET /v1/files, and GET, DELETE and the content of one.
 
-Input files are in the catalog. The files with the outputs and the errors of a batch are rendered from its records, so
-they are in no list.
+Input files are in the catalog. The files with the outputs and the errors of a batch are in `outputs.py`.
 """
 
 from collections.abc import AsyncIterator

@@ -17,9 +17,8 @@ from penstock.outcome import OutcomeState
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.results import Cursor, Reading, Wanted
 from penstock.service.batches.streaming import Blocks, in_blocks, stream
-from penstock.service.caller import tenant_of
 from penstock.service.dialects.openai.batch_entry import PREFIX, BatchEntry
-from penstock.service.dialects.openai.batch_object import ERRORS, OUTPUT, Running, has_output
+from penstock.service.dialects.openai.batch_object import ERRORS, OUTPUT, Running, has_output, output_id
 from penstock.service.dialects.openai.batches import find_entry, find_running
 from penstock.service.dialects.openai.errors import OpenAIError, unknown_file
 from penstock.service.dialects.openai.input_file import file_body
@@ -65,6 +64,11 @@ class Output:
         return f"{self.entry.id}_{_NAMES[self.kind]}.jsonl"
 
     @property
+    def line_count(self) -> int:
+        counts = self.running.counts
+        return counts.succeeded if self.kind == OUTPUT else counts.completed - counts.succeeded
+
+    @property
     def revision(self) -> list[float | None]:
         """Return what is different if the lines of the file are: a batch that is final may be retried."""
         counts = self.running.counts
@@ -92,12 +96,30 @@ def is_output(file_id: str) -> bool:
     return _ID.fullmatch(file_id) is not None
 
 
+def id_and_kind(file_id: str) -> tuple[str, str]:
+    """Return the id of the batch of a file, and the kind of the file."""
+    match = _ID.fullmatch(file_id)
+    assert match is not None
+    return f"{PREFIX}{match[1]}", match[2]
+
+
+def output_of(entry: BatchEntry, running: Running, kind: str) -> Output:
+    return Output(output_id(entry.id, kind), kind, entry, running)
+
+
+async def exists(request: web.Request, output: Output) -> bool:
+    """Return True if the file has a line, has not expired, and was not deleted."""
+    if not has_output(output.running.counts, output.kind) or output.expires_at <= request.app[CLOCK].now():
+        return False
+    return await request.app[BACKEND].store.read_entry(DELETED, output.entry.tenant, output.id) is None
+
+
 async def show_output(request: web.Request) -> web.Response:
     output = await _find_output(request)
-    return json_answer(output.body(await _size_of(request, output)))
+    return json_answer(output.body(await size_of(request, output)))
 
 
-async def _size_of(request: web.Request, output: Output) -> int:
+async def size_of(request: web.Request, output: Output) -> int:
     """Return the size of a file, which is known only when all of it was rendered. It is kept if the batch is final."""
     store = request.app[BACKEND].store
     kept = await store.read_entry(SIZES, output.entry.tenant, output.id)
@@ -128,17 +150,15 @@ async def delete_output(request: web.Request) -> web.Response:
 async def _find_output(request: web.Request) -> Output:
     """Return the file that the path names. Raises an error if it has no line yet, has expired, or was deleted."""
     file_id = request.match_info["file_id"]
-    match = _ID.fullmatch(file_id)
-    assert match is not None
+    batch_id, kind = id_and_kind(file_id)
     try:
-        entry = await find_entry(request, f"{PREFIX}{match[1]}")
+        entry = await find_entry(request, batch_id)
         if entry.errors:
             raise unknown_file(file_id)
-        output = Output(file_id, match[2], entry, await find_running(request, entry))
+        output = output_of(entry, await find_running(request, entry), kind)
     except OpenAIError:
         raise unknown_file(file_id) from None
-    exists = has_output(output.running.counts, output.kind) and output.expires_at > request.app[CLOCK].now()
-    if not exists or await request.app[BACKEND].store.read_entry(DELETED, tenant_of(request), file_id):
+    if not await exists(request, output):
         raise unknown_file(file_id)
     return output
 

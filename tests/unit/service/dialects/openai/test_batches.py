@@ -11,7 +11,7 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.sending import ChunkSender
-from penstock.service.dialects.openai import batches, creation, outputs
+from penstock.service.dialects.openai import batches, creation, output_list, outputs
 from penstock.service.dialects.openai.batch_entry import KIND
 from penstock.service.dialects.openai.input_file import InputFile
 from penstock.testing.http import Answer
@@ -135,6 +135,39 @@ async def test_files_are_there_while_the_batch_runs(plant: Plant) -> None:
     batch = await read(plant, batch_id)
     assert batch["status"] == "in_progress"
     assert len(await content(plant, batch["output_file_id"])) == batch["request_counts"]["completed"] > 0
+
+
+@pytest.mark.parametrize("query", ["limit=2", "limit=1", "limit=1000", "order=asc&limit=2"])
+async def test_output_files_are_listed_in_the_order_of_their_batches(plant: Plant, query: str) -> None:
+    expected = []
+    for lines in ([line("a"), line("b", "refused")], [line("a")], [line("a"), line("a")], [line("a", "refused")]):
+        plant.clock.advance(1)
+        batch_id = await created(plant, *lines)
+        await plant.work_off()
+        batch = await read(plant, batch_id)
+        expected.append([one for one in (batch["output_file_id"], batch["error_file_id"]) if one])
+    running = await created(plant, line("a"))
+    assert running not in str(expected)
+    deleted = expected[1].pop()
+    assert (await plant.service.ask("DELETE", f"/v1/files/{deleted}")).status == 200
+    in_order = expected if "asc" in query else expected[::-1]
+    found, after, has_more = [], "", True
+    while has_more:
+        page = (await plant.service.get(f"/v1/files?purpose=batch_output&{query}{after}")).body
+        found += page["data"]
+        has_more, after = page["has_more"], f"&after={page['last_id']}"
+    assert [one["id"] for one in found] == [file_id for ids in in_order for file_id in ids]
+    for one in found:
+        assert (await plant.service.get(f"/v1/files/{one['id']}")).body == one
+
+
+async def test_page_of_output_files_ends_after_much_work(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_list, "MOST_RENDERED", 2)
+    await created(plant, line("a"), line("b"), line("c"), line("d", "refused"))
+    await plant.work_off()
+    page = (await plant.service.get("/v1/files?purpose=batch_output")).body
+    assert (len(page["data"]), page["has_more"]) == (1, True)
+    assert_error(await plant.service.get("/v1/files?purpose=batch_output&after=file-x"), 400, "after")
 
 
 async def test_size_of_a_final_file_is_counted_once_until_the_batch_is_retried(
