@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, convert
 from msgspec.structs import replace as with_changes
 
 QUICK_SECONDS = 0.1
@@ -50,15 +50,46 @@ _ROUND = re.compile(r"(.+\.d)([1-9][0-9]{0,8})")
 _KINDS = 2  # of dead letters: failures and rejections. So the rounds of one kind have every second number
 
 
-class Links(Struct, frozen=True, array_like=True):
-    """What an operation needs of others of its batch. Both members are indexes.
+class UrlRule(Struct, frozen=True, array_like=True):
+    """How a result says where the thing is that its operation has created: `members` are names for its URL.
 
-    `after` are the operations that it depends on, all of them before it. `atomic_group` is the first operation of the
-    group that it succeeds or fails with. An operation that is not in the same chunk has succeeded already.
+    Such a URL is relative, or has one of the `hosts`. One of the `prefixes` may be in front of an operation's path.
+    """
+
+    members: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+
+
+class Reference(Struct, frozen=True, array_like=True):
+    """A value in the path of an operation that only the result of another one has: that of the operation `source`.
+
+    The path has `{name}` in its place. `members` are the names that the value may have in the result, or JSON pointers
+    to it. With a rule for URLs, a URL in the result replaces the path up to and including this place.
+    """
+
+    source: int
+    name: str
+    members: tuple[str, ...]
+    url: UrlRule | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{{{self.name}}}"
+
+
+class Links(Struct, frozen=True, array_like=True):
+    """What an operation needs of others of its batch.
+
+    `after` are the indexes of the operations that it depends on, all of them before it. `atomic_group` is the first
+    operation of the group that it succeeds or fails with. An operation that is not in the same chunk has succeeded
+    already. `references` are in the path. Their sources are in `after`, and in the same chunk: when a source has
+    succeeded and an operation follows in another chunk, its path has the value.
     """
 
     after: tuple[int, ...] = ()
     atomic_group: int | None = None
+    references: tuple[Reference, ...] = ()
 
 
 class Operation(Struct, frozen=True):
@@ -88,7 +119,24 @@ def operation_from(fields: Sequence[Any]) -> Operation:
     """Return the operation with these fields, as JSON has them. The last ones may be missing."""
     operation = Operation(*fields[:_FIELDS_BEFORE_LINKS])
     links = fields[_FIELDS_BEFORE_LINKS] if len(fields) > _FIELDS_BEFORE_LINKS else None
-    return operation if links is None else with_changes(operation, links=Links(tuple(links[0]), links[1]))
+    return operation if links is None else with_changes(operation, links=convert(links, Links))
+
+
+def fields_of(links: Links) -> tuple[Any, ...]:
+    """Return the fields of links as they are written. Without references they are as in an earlier version."""
+    fields = (links.after, links.atomic_group)
+    return (*fields, links.references) if links.references else fields
+
+
+def references_of(operation: Operation) -> tuple[Reference, ...]:
+    return () if operation.links is None else operation.links.references
+
+
+def with_path(operation: Operation, path: str) -> Operation:
+    """Return the operation with a path in which some of its references, or all, have their values."""
+    assert operation.links is not None
+    open_ = tuple(reference for reference in operation.links.references if reference.place in path)
+    return with_changes(operation, path=path, links=with_changes(operation.links, references=open_))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +147,8 @@ class Chunk:
     many fewer. Of a chunk that runs `one_at_a_time`, only the first operation runs, and the others follow. `unmet` has
     the operations outside the chunk that one of it depends on and that have not succeeded, by index and id. Only a
     chunk that runs failures again can have some. They are not part of its message, so it does not run: what depends on
-    them fails, and the rest follows in chunks that need nothing outside.
+    them fails, and the rest follows in chunks that need nothing outside. In the same way, `results` has the results of
+    operations outside the chunk that paths of it refer to.
     """
 
     batch_id: str
@@ -110,6 +159,7 @@ class Chunk:
     behind: tuple[tuple[int, int], ...] = ()
     one_at_a_time: bool = False
     unmet: tuple[tuple[int, str], ...] = ()
+    results: tuple[tuple[int, Any], ...] = ()
 
     @property
     def group(self) -> int:

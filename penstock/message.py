@@ -9,6 +9,10 @@ earlier version cannot read it, and moves it to the dead letter queue: it would 
 An operation with links is `[index, id, method, path, body, key or null, [after, atomic_group]]`. Then the message has
 the version 3: an earlier version would run the operations in any order. It may also have `"behind": [[index, count]]`
 and `"one_at_a_time": true`, as a `Chunk` has.
+
+If a path refers to the result of another operation, its links have a third field: `[after, atomic_group, references]`.
+Then the message has the version 5: an earlier version would run the path as it is.
+
 A message `{"v": 4, "plan": "<batch id>"}` is no chunk. It lets a consumer plan a batch that is an uploaded file.
 
 A dead letter is a chunk with an additional member `"failures": [[index, status, error], ...]`. It is for people: a
@@ -30,7 +34,7 @@ from pydantic_core import from_json, to_json
 
 from penstock import zstd
 from penstock.batch_id import BATCH_ID
-from penstock.chunk import LONGEST_READ_ID, Chunk, Links, Operation, operation_from, sort_key
+from penstock.chunk import LONGEST_READ_ID, Chunk, Links, Operation, fields_of, operation_from, references_of, sort_key
 from penstock.documents.nesting import CONTAINERS, MOST_LEVELS, has_more_levels
 from penstock.errors import UnreadableMessage
 from penstock.outcome import Outcome
@@ -39,6 +43,7 @@ VERSION = 1
 KEYS_VERSION = 2  # of a message with keys of operations
 LINKS_VERSION = 3  # of a message with links of operations
 PLAN_VERSION = 4  # of a message that lets a consumer plan a batch
+REFERENCES_VERSION = 5  # of a message with operations whose paths refer to results
 BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
 ATTRIBUTE_BYTES = 640  # reserved in every message: its trace context (at most 600) counts towards the size limit
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
@@ -64,7 +69,9 @@ _Version = TypeVar("_Version")
 _Parts = TypeVar("_Parts")  # of an operation
 _WithoutKey = tuple[int, str, str, str, Any]
 _WithKey = tuple[int, str, str, str, Any, str]
-_WithLinks = tuple[int, str, str, str, Any, str | None, tuple[tuple[int, ...], int | None] | None]
+_Reference = tuple[int, str, tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None]
+_Links = tuple[tuple[int, ...], int | None] | tuple[tuple[int, ...], int | None, tuple[_Reference, ...]]
+_WithLinks = tuple[int, str, str, str, Any, str | None, _Links | None]
 
 
 class _MaybeWithKey(NamedTuple):
@@ -79,7 +86,7 @@ class _MaybeWithKey(NamedTuple):
 
 
 class _MaybeWithLinks(NamedTuple):
-    """An operation in a message of version 3."""
+    """An operation in a message of version 3 or 5."""
 
     position: int
     id: str
@@ -125,14 +132,14 @@ class _UsualEnvelope(msgspec.Struct, Generic[_Version, _Parts], forbid_unknown_f
     not_before: float | None = None
 
 
-class _LinkedEnvelope(_UsualEnvelope[Literal[3], _MaybeWithLinks], forbid_unknown_fields=True):
+class _LinkedEnvelope(_UsualEnvelope[Literal[3, 5], _MaybeWithLinks], forbid_unknown_fields=True):
     behind: list[tuple[int, Annotated[int, Meta(ge=1)]]] = []
     one_at_a_time: bool = False
 
 
 _PLAN_REQUEST = re.compile(rf'{{"v":{PLAN_VERSION},"plan":"({BATCH_ID})"}}')
 _START_WITH_KEYS = b'{"v":2,'
-_START_WITH_LINKS = b'{"v":3,'
+_STARTS_WITH_LINKS = (b'{"v":3,', b'{"v":5,')
 _usual_decoder = msgspec.json.Decoder(_UsualEnvelope[Literal[1], _WithoutKey])
 _usual_decoder_with_keys = msgspec.json.Decoder(_UsualEnvelope[Literal[2], _MaybeWithKey])
 _decoder_with_links = msgspec.json.Decoder(_LinkedEnvelope)
@@ -159,7 +166,7 @@ def encode_parts(
     """Encode one operation whose body is already JSON."""
     parts: tuple[Any, ...] = (index, operation_id, method, path, Raw(body))
     if links is not None:
-        parts = (*parts, key, links)
+        parts = (*parts, key, fields_of(links))
     elif key is not None:
         parts = (*parts, key)
     encoded = _encode(parts)
@@ -223,6 +230,8 @@ def encode_chunk(chunk: Chunk) -> str:
 
 
 def _version_of(chunk: Chunk) -> int:
+    if any(map(references_of, chunk.operations)):
+        return REFERENCES_VERSION
     if chunk.has_links:
         return LINKS_VERSION
     return KEYS_VERSION if any(operation.key is not None for operation in chunk.operations) else VERSION
@@ -275,7 +284,7 @@ def _read_usual(content: bytes) -> Chunk | None:
     try:
         if content.startswith(_START_WITH_KEYS):
             envelope = _usual_decoder_with_keys.decode(content)
-        elif content.startswith(_START_WITH_LINKS):
+        elif content.startswith(_STARTS_WITH_LINKS):
             envelope = _decoder_with_links.decode(content)
         else:
             envelope = _usual_decoder.decode(content)
@@ -302,8 +311,8 @@ def _read(content: bytes) -> tuple[Chunk, dict[int, dict[str, Any]]]:
     try:
         if content.startswith(_START_WITH_KEYS):
             envelope = _Envelope[Literal[2], _WithoutKey | _WithKey].model_validate_json(content)
-        elif content.startswith(_START_WITH_LINKS):
-            envelope = _Envelope[Literal[3], _WithoutKey | _WithKey | _WithLinks].model_validate_json(content)
+        elif content.startswith(_STARTS_WITH_LINKS):
+            envelope = _Envelope[Literal[3, 5], _WithoutKey | _WithKey | _WithLinks].model_validate_json(content)
         else:
             envelope = _Envelope[Literal[1], _WithoutKey].model_validate_json(content)
     except ValidationError as error:
@@ -367,8 +376,8 @@ def _why_unreadable(content: bytes, error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return f"The message is not JSON: {first['msg']}."
     match from_json(content):
-        case {"v": int(version)} if version > LINKS_VERSION:
-            known = f"This program reads versions up to {LINKS_VERSION}; update it."
+        case {"v": int(version)} if version > REFERENCES_VERSION:
+            known = f"This program reads versions up to {REFERENCES_VERSION}; update it."
             return f"The message has format version {version}. {known}"
     where = "/".join(map(str, first["loc"])) or "as a whole"
     return f"The message is not a chunk: {where}: {first['msg']}."

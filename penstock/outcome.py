@@ -6,7 +6,7 @@ verdicts follows the chunk record: the final outcomes, and the follow-up chunks 
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -25,11 +25,16 @@ from penstock.chunk import (
     follow_up_id,
     next_round_id,
     redriven_from,
+    references_of,
     steps_to,
+    with_path,
 )
-from penstock.dependencies import Unit, blocked_by_failures, components, share_out, to_run, with_connected
+from penstock.dependencies import Unit, blocked_by_failures, components, needs, share_out, to_run, units, with_connected
+from penstock.references import Results, Unresolved
 
 DEPENDENCY_FAILED = "Dependency failed"  # the title of the outcome of an operation that could not run
+ROLLED_BACK = "Rolled back"  # the title of the outcome of an operation that was undone with its group
+UNRESOLVED = "Unresolved reference"  # the title of the outcome of an operation whose path could not be made
 BROKE = "d1"  # the suffix of a dead letter whose operations failed on the last attempt
 EMPTY: Mapping[int, str] = {}
 FEW_BYTES = 256  # a result that is not longer as JSON is kept as Python objects
@@ -97,7 +102,10 @@ Indexed = TypeVar("Indexed", Operation, Outcome)
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """A follow-up chunk without its operations. `indexes` names them: they are operations of the present chunk."""
+    """A follow-up chunk without its operations. `indexes` names them: they are operations of the present chunk.
+
+    `paths` has the paths of those that referred to a result which is known now, by index.
+    """
 
     id: str
     attempt: int
@@ -105,6 +113,7 @@ class FollowUp:
     not_before: float | None = None
     behind: tuple[tuple[int, int], ...] = ()
     one_at_a_time: bool = False
+    paths: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +173,13 @@ def size_of(verdict: Verdict) -> int:
     return 0 if outcome.error is None else len(to_json(outcome.error))
 
 
+def result_content(result: Any) -> bytes | None:
+    """Return a result as JSON, or None if it is in the bucket."""
+    if isinstance(result, EncodedResult):
+        return result.content
+    return None if isinstance(result, StoredResult) else to_json(result)
+
+
 def has_long_result(verdict: Verdict) -> bool:
     return isinstance(verdict, Outcome) and isinstance(verdict.result, EncodedResult)
 
@@ -191,6 +207,21 @@ _NEVER_ENDED = {
     Ending.EXPIRED: (OutcomeState.EXPIRED, 504, "Not done by the deadline"),
     Ending.FAILED: (OutcomeState.FAILED, 503, "Stopped"),
 }
+
+
+def unresolved(operation: Operation, error: Unresolved) -> Outcome:
+    """Return the outcome of an operation whose path cannot be made."""
+    return failed(operation, 424, UNRESOLVED, str(error), rejected=True)
+
+
+def undo(operation: Operation, culprit: str, verdict: Verdict, number: int) -> Verdict:
+    """Return the verdict on an operation that was undone because `culprit`, of the same group, has `verdict`."""
+    failure = as_outcome(verdict)
+    detail = f"Operation {culprit!r} of the same group has failed."
+    undone = failed(operation, 424, ROLLED_BACK, detail, rejected=failure.rejected)
+    if isinstance(verdict, Outcome) or is_final(verdict, number):
+        return undone
+    return TryAgain(undone, verdict.max_attempts, verdict.after_seconds, verdict.uses_attempt)
 
 
 def _readable(text: str) -> str:
@@ -274,6 +305,8 @@ def record_attempt(
     if has_links:
         attempts = {**chunk.attempts(), **attempts}
         states = states_of(verdicts, attempts.__getitem__, is_ended=ended is not None)
+        nowhere = {} if ended is not None else _unresolved(chunk, verdicts, states)
+        verdicts, states = {**verdicts, **nowhere}, {**states, **dict.fromkeys(nowhere, False)}
         verdicts = {**verdicts, **dependency_failures(chunk.operations, verdicts, states, dict(chunk.unmet))}
     outcomes: list[Outcome] = []
     again: dict[int, list[int]] = {}  # by their next attempt
@@ -352,13 +385,17 @@ def follow_up_chunks(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
             batch_id=chunk.batch_id,
             id=follow_up.id,
             attempt=follow_up.attempt,
-            operations=tuple(operations[index] for index in follow_up.indexes),
+            operations=_with_paths((operations[index] for index in follow_up.indexes), dict(follow_up.paths)),
             not_before=follow_up.not_before,
             behind=follow_up.behind,
             one_at_a_time=follow_up.one_at_a_time,
         )
         for follow_up in record.follow_ups
     ]
+
+
+def _with_paths(operations: Iterable[Operation], paths: Mapping[int, str]) -> tuple[Operation, ...]:
+    return tuple(with_path(one, paths[one.index]) if one.index in paths else one for one in operations)
 
 
 def dead_letters(batch_id: str, record: ChunkRecord, *, rejections: bool = True) -> list[Chunk]:
@@ -413,6 +450,7 @@ def in_next_round(made: ChunkRecord, standing: ChunkRecord) -> ChunkRecord | Non
                 id=follow_up_id(round_id, min(indexes)),
                 indexes=indexes,
                 behind=tuple(pair for pair in follow_up.behind if pair[0] in indexes),
+                paths=tuple(pair for pair in follow_up.paths if pair[0] in indexes),
             )
             for follow_up, indexes in of_follow_ups
             if indexes
@@ -532,10 +570,72 @@ def _cut(indexes: Sequence[int], count: int) -> list[Sequence[int]]:
 
 
 def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp]) -> ChunkRecord:
+    """Return the record. What failed or follows has the paths that are known now: its messages are made from that."""
     failures = {outcome.index for outcome in outcomes if outcome.state is OutcomeState.FAILED}
+    paths = _known_paths(chunk, outcomes)
+    if paths:
+        follow_ups = [
+            replace(one, paths=tuple((index, paths[index]) for index in one.indexes if index in paths))
+            for one in follow_ups
+        ]
+    failed_operations = (operation for operation in chunk.operations if operation.index in failures)
     return ChunkRecord(
         chunk_id=chunk.id,
         outcomes=tuple(outcomes),
         follow_ups=tuple(follow_ups),
-        failed_operations=tuple(operation for operation in chunk.operations if operation.index in failures),
+        failed_operations=_with_paths(failed_operations, paths),
     )
+
+
+def _known_paths(chunk: Chunk, outcomes: Iterable[Verdict]) -> dict[int, str]:
+    """Return the paths that became known, because the operations that they refer to have succeeded."""
+    results = results_for(chunk.operations, chunk.results)
+    note_results(results, outcomes)
+    filled = ((operation, results.fill(operation)) for operation in chunk.operations if references_of(operation))
+    return {operation.index: known.path for operation, known in filled if known is not operation}
+
+
+def results_for(operations: Iterable[Operation], known: Iterable[tuple[int, Any]] = ()) -> Results:
+    """Return the results that the paths of operations refer to. Only those that are known so far have a content."""
+    return Results(operations, ((index, result_content(result)) for index, result in known))
+
+
+def note_results(results: Results, verdicts: Iterable[Verdict]) -> None:
+    """Note the results of those that have succeeded, if a path refers to them."""
+    for verdict in verdicts:
+        outcome = as_outcome(verdict)
+        if results.are_wanted(outcome.index) and outcome.state is OutcomeState.SUCCEEDED:
+            results.note(outcome.index, result_content(outcome.result))
+
+
+def unresolved_in(unit: Unit, results: Results) -> dict[int, Outcome]:
+    """Return the outcomes of a unit if a path of it cannot be made from the results of operations outside of it."""
+    own = {operation.index for operation in unit}
+    for operation in unit:
+        try:
+            results.resolve(operation, own)
+        except Unresolved as error:
+            failure = unresolved(operation, error)
+            others = {one.index: as_outcome(undo(one, operation.id, failure, 1)) for one in unit}
+            return {**others, operation.index: failure}
+    return {}
+
+
+def _unresolved(chunk: Chunk, verdicts: Mapping[int, Verdict], states: Mapping[int, bool]) -> dict[int, Outcome]:
+    """Return the outcomes of operations whose path cannot be made from what is known now.
+
+    One that cannot run anyway, because an operation that it depends on has failed, is left out.
+    """
+    results = results_for(chunk.operations, chunk.results)
+    note_results(results, verdicts.values())
+    lost = {index for index, has_succeeded in states.items() if not has_succeeded} | dict(chunk.unmet).keys()
+    outcomes: dict[int, Outcome] = {}
+    for unit in units(chunk.operations) if results else ():
+        if unit[0].index in verdicts:
+            continue
+        if not lost.isdisjoint(needs(unit)):
+            lost.update(operation.index for operation in unit)
+        elif results.has_all_of(unit):
+            outcomes |= unresolved_in(unit, results)
+            lost.update(outcomes)
+    return outcomes

@@ -6,7 +6,7 @@ other. A column whose values are all the same is written as one value.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
-from penstock.chunk import Links, Operation, operation_from
+from penstock.chunk import Links, Operation, Reference, fields_of, operation_from
 from penstock.documents.finite import pointer_to_not_finite
 from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.errors import known_member
@@ -60,8 +60,10 @@ class OutcomeColumns:
 class FailedOperation:
     """An operation that failed. `body` and `error` are JSON that was not parsed.
 
-    `after` are the indexes of the operations that it depends on. `group` is the id of the first operation of its atomic
-    group. `depends_on` are the ids of those in `after` that have failed, too. A record does not know them all.
+    `after` are the indexes of the operations that it depends on. `references` is what its path refers to.
+
+    `group` is the id of the first operation of its atomic group. `failed_needs` has the ids of those in `after` that
+    have failed, too, by their indexes. A record does not know them all.
     """
 
     index: int
@@ -73,8 +75,9 @@ class FailedOperation:
     status: int
     error: bytes
     after: Sequence[int] = ()
+    references: Sequence[Reference] = ()
     group: str | None = None
-    depends_on: Sequence[str] = ()
+    failed_needs: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
@@ -162,16 +165,22 @@ def _references(results: Sequence[Any]) -> list[tuple[int, str, int]]:
 
 
 def _fields_of(operation: Operation) -> list[Any]:
-    """Return the fields of an operation. An earlier version can read it only if it has no key and no links."""
+    """Return the fields of an operation. An earlier version can read it only if it has no key and no links.
+
+    A version that knows links ignores references: it shows the path with its placeholders.
+    """
     fields = [operation.index, operation.id, operation.method, operation.path, operation.body]
     if operation.links is not None:
-        return [*fields, operation.key, [operation.links.after, operation.links.atomic_group]]
+        return [*fields, operation.key, msgspec.to_builtins(fields_of(operation.links))]
     return fields if operation.key is None else [*fields, operation.key]
 
 
 def _more_of(follow_up: FollowUp) -> list[Any]:
     """Return what only the follow-ups of chunks with links have. An earlier version cannot read it."""
-    return [follow_up.behind, follow_up.one_at_a_time] if follow_up.behind or follow_up.one_at_a_time else []
+    more = [follow_up.behind, follow_up.one_at_a_time]
+    if follow_up.paths:
+        return [*more, follow_up.paths]
+    return more if follow_up.behind or follow_up.one_at_a_time else []
 
 
 def decode_record(chunk_id: str, encoded: bytes) -> ChunkRecord:
@@ -226,6 +235,7 @@ def decode_failures(encoded: bytes) -> tuple[Sequence[int], list[FailedOperation
             one.key,
             *failed[one.index],
             one.links.after if one.links else (),
+            one.links.references if one.links else (),
             ids.get(one.links.atomic_group) if one.links and one.links.atomic_group is not None else None,
         )
         for one in failures.failed_operations
@@ -249,8 +259,13 @@ def _to_follow_up(fields: list[Any]) -> FollowUp:
     follow_up = FollowUp(follow_up_id, attempt, tuple(indexes), not_before)
     if not more:
         return follow_up
-    behind, one_at_a_time = more
-    return replace(follow_up, behind=tuple(map(tuple, behind)), one_at_a_time=one_at_a_time)
+    behind, one_at_a_time, *paths = more
+    return replace(
+        follow_up,
+        behind=tuple(map(tuple, behind)),
+        one_at_a_time=one_at_a_time,
+        paths=tuple(map(tuple, *paths)) if paths else (),
+    )
 
 
 def _to_columns(encoded: bytes, with_results: bool) -> OutcomeColumns:

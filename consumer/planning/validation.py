@@ -180,8 +180,8 @@ class _Group:
         read = self._rules.reader.read(document)
         if not isinstance(read, ReadOperation):
             return self._add_invalid(line, read, len(str(document)))
-        if read.depends_on or read.group is not None:
-            member = "/dependsOn" if read.depends_on else "/group"
+        if read.has_links:
+            member = "/dependsOn" if read.depends_on else "/references" if read.references else "/group"
             return self._add_invalid(line, [Flaw(member, NO_LINKS)], len(read.body))
         encoded = encode_parts(self.index, operation_id, read.method, read.path, read.body, key=read.key)
         size = size_on_the_queue(encoded)

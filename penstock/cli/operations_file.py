@@ -24,7 +24,7 @@ STANDARD_INPUT = Path("-")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LARGEST_ROW = 2**31 - 1
 _PIECE_BYTES = 256 * 1024
-_MEMBERS = frozenset({"id", "key", "method", "path", "body", "dependsOn", "group"})  # of an operation
+_MEMBERS = frozenset({"id", "key", "method", "path", "body", "dependsOn", "group", "references"})  # of an operation
 _EXPECTED = re.compile(r"[1-5]\d\d(\|[1-5]\d\d)*")
 
 

@@ -4,10 +4,14 @@ A batch of a million operations is planned while it is read. So an operation can
 and only their ids are kept. Pure.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from penstock.chunk import Links
+from penstock.chunk import Links, Reference, UrlRule
 from penstock.errors import Flaw
+from penstock.reading.operation_request import ReferenceRequest
+
+NO_REFERENCES: Mapping[str, ReferenceRequest] = MappingProxyType({})
 
 
 class LinkReader:
@@ -19,6 +23,7 @@ class LinkReader:
         `most_apart` is the number of neighbours that can be linked.
         """
         self.is_used = False
+        self.url_rule: UrlRule | None = None  # of all references
         self._recent_ids = recent_ids
         self._most_apart = most_apart
         self._index_of: dict[str, int] = {}  # of recent ids
@@ -43,10 +48,17 @@ class LinkReader:
         self._last_of_group = index
         return not goes_on
 
-    def read(self, index: int, depends_on: Sequence[str], *, is_in_group: bool = False) -> Links | list[Flaw]:
+    def read(
+        self,
+        index: int,
+        depends_on: Sequence[str],
+        references: Mapping[str, ReferenceRequest] = NO_REFERENCES,
+        *,
+        is_in_group: bool = False,
+    ) -> Links | list[Flaw]:
         """Return the links of the operation that was counted last, or its errors.
 
-        It depends on others, or is in the group that was noted last, or both.
+        It depends on others, or refers to them, or is in the group that was noted last.
         """
         if not self.is_used:
             self.is_used = True
@@ -58,11 +70,18 @@ class LinkReader:
             if (problem := self._problem(index, name, found, after)) is not None:
                 flaws.append(Flaw(f"/dependsOn/{position}", problem))
             after[found] = None
+        resolved: list[Reference] = []
+        for name, one in references.items():
+            found = self._index_of.get(one.operation, -1)
+            if (problem := self._problem(index, one.operation, found, {})) is not None:
+                flaws.append(Flaw(f"/references/{name}/operation", problem))
+            after[found] = None
+            resolved.append(Reference(found, name, one.members, self.url_rule))
         if flaws:
             return flaws
         group = self._first_of_group if is_in_group else None
         self._reach[index] = min([*after, index if group is None else group])
-        return Links(tuple(after), group)
+        return Links(tuple(after), group, tuple(resolved))
 
     def runs(self, first: int, end: int) -> Iterator[range]:
         """Yield the operations from `first` up to `end`, those that must stay together as one range.

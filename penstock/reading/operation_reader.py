@@ -1,6 +1,7 @@
 """Reads one operation as a client wrote it, and validates it with the model of its handler. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -12,11 +13,14 @@ from penstock.documents.validation import errors_of, is_large
 from penstock.errors import Flaw
 from penstock.files.rejected import is_rejected_file, without_added
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
-from penstock.reading.operation_request import OperationRequest, read_plain_operation
+from penstock.reading.operation_request import OperationRequest, ReferenceRequest, read_plain_operation
 from penstock.route import InvalidOperation, Route, UnknownOperation
 
 # Does the same as `model_validate` at a lower cost.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
+
+
+_NO_REFERENCES: Mapping[str, ReferenceRequest] = MappingProxyType({})
 
 
 class ReadOperation(Struct, frozen=True):
@@ -33,6 +37,11 @@ class ReadOperation(Struct, frozen=True):
     route: Route | None
     depends_on: Sequence[str] = ()
     group: str | None = None
+    references: Mapping[str, ReferenceRequest] = _NO_REFERENCES
+
+    @property
+    def has_links(self) -> bool:
+        return bool(self.depends_on or self.references) or self.group is not None
 
 
 class OperationReader:
@@ -54,13 +63,15 @@ class OperationReader:
         try:
             depends_on: Sequence[str] = ()
             group: str | None = None
+            references: Mapping[str, ReferenceRequest] = _NO_REFERENCES
             if (plain := read_plain_operation(document)) is not None:
                 method, path, value, has_body, key = plain
             else:
                 request = self._validate(document)
                 method, path, value, key = request.method, request.path, request.body, request.key
                 has_body, depends_on = "body" in request.model_fields_set, request.depends_on
-                group = request.group
+                group, references = request.group, request.references
+                _check_places(path, references)
             route = self._find(method, path)
             if not has_body and route is not None and route.absent_body is not None:
                 value = route.absent_body
@@ -68,13 +79,13 @@ class OperationReader:
             if (place := pointer_to_not_finite(value, body)) is not None:
                 raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
             if route is not None:
-                self._check_arguments(route, path, value, body, has_body=has_body)
+                self._check_arguments(route, path, value, body, has_body=has_body, open_=references)
         except ValidationError as error:
             return [to_flaw(one, document) for one in errors_of(error)]
         except InvalidOperation as error:
             self.is_complete &= not is_large(body)
             return list(error.flaws)
-        return ReadOperation(method, path, value, body, key, route, depends_on, group)
+        return ReadOperation(method, path, value, body, key, route, depends_on, group, references)
 
     def read_valid(self, document: Any) -> tuple[str, str, bytes, str | None]:
         """Return the method, the path, the body and the key of an operation that was read before, and was valid."""
@@ -97,9 +108,16 @@ class OperationReader:
             self.invalid_accepted += 1
             return None
 
-    def _check_arguments(self, route: Route, path: str, value: Any, body: bytes, *, has_body: bool) -> None:
+    def _check_arguments(
+        self, route: Route, path: str, value: Any, body: bytes, *, has_body: bool, open_: Iterable[str]
+    ) -> None:
+        """Check an operation with the types of its handler. `open_` are the placeholders in its path."""
         try:
-            route.arguments(path, value, body, shows_errors=self._shows_errors)
+            try:
+                route.arguments(path, value, body, shows_errors=self._shows_errors)
+            except InvalidOperation as error:
+                if flaws := _without_open(error.flaws, route, path, open_):
+                    raise InvalidOperation(flaws) from error
             if value is None and not has_body:
                 route.check_body_is_given()
         except InvalidOperation:
@@ -114,3 +132,23 @@ class OperationReader:
         cut = without_most_unknown_members(document, OperationRequest)
         self.is_complete &= cut is document
         return _validate_request(cut)
+
+
+def _check_places(path: str, references: Mapping[str, ReferenceRequest]) -> None:
+    """Raise InvalidOperation unless each reference has one place in the path."""
+    flaws = [
+        Flaw(f"/references/{name}", f"The path must have {{{name}}} once.")
+        for name in references
+        if path.count(f"{{{name}}}") != 1
+    ]
+    if flaws:
+        raise InvalidOperation(flaws)
+
+
+def _without_open(flaws: Sequence[Flaw], route: Route, path: str, open_: Iterable[str]) -> list[Flaw]:
+    """Return the errors without those of path parameters whose value is not known yet."""
+    places = [f"{{{name}}}" for name in open_]
+    match = route.pattern.fullmatch(path) if places else None
+    texts = match.groupdict() if match else {}
+    unknown = tuple(f"{name}: " for name, text in texts.items() if any(place in text for place in places))
+    return [flaw for flaw in flaws if flaw.pointer != "/path" or not flaw.detail.startswith(unknown)]

@@ -10,9 +10,29 @@ LONGEST_ID = 128
 LONGEST_KEY = 255
 LONGEST_PATH = 2_048
 MOST_DEPENDENCIES = 1_000  # of an operation
+MOST_REFERENCES = 20  # in a path
+MOST_MEMBERS = 10  # of a result, where the value of a reference may be
 
 
 OperationId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
+ReferenceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.~:-]{1,128}$")]
+Member = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
+
+
+class ReferenceRequest(BaseModel):
+    """Where the value of a placeholder in a path comes from: a member of the result of another operation.
+
+    A member is a name or a JSON pointer. Of several, the first that the result has is used.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    operation: OperationId
+    member: Member | Annotated[list[Member], Field(min_length=1, max_length=MOST_MEMBERS)]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (self.member,) if isinstance(self.member, str) else tuple(self.member)
 
 
 class OperationRequest(BaseModel):
@@ -29,6 +49,7 @@ class OperationRequest(BaseModel):
         [], alias="dependsOn"
     )
     group: OperationId | None = None
+    references: Annotated[dict[ReferenceName, ReferenceRequest], Field(max_length=MOST_REFERENCES)] = {}
 
 
 _PLAIN_MEMBERS = frozenset({"id", "method", "path", "body", "key"})

@@ -1,23 +1,14 @@
 """Performs an atomic group: its operations one after the other, in one transaction of the application."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from penstock.chunk import Operation
 from penstock.error_ids import see_log
-from penstock.outcome import (
-    Outcome,
-    OutcomeState,
-    TryAgain,
-    Verdict,
-    as_outcome,
-    failed,
-    is_final,
-)
-from penstock.preparing import Done, Prepare
+from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed, undo
 from penstock.running.attempt import OpenTransaction, Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import NOTICE_SECONDS, Worker
@@ -25,8 +16,9 @@ from penstock.running.source import Source
 from penstock.running.verdict import error_id
 from penstock.telemetry import Event, get_log
 
-ROLLED_BACK = "Rolled back"  # the title of the outcome of an operation that was undone with its group
 Verdicts = dict[int, Verdict]  # by index
+Prepare = Callable[[Operation], Operation | Outcome]
+"""Returns an operation as it shall run, or its failure."""
 
 
 class _RollBack(Exception):
@@ -52,31 +44,34 @@ class AtomicGroup:
         self,
         open_transaction: OpenTransaction,
         perform_one: Callable[[Operation, OpenTransaction], Awaitable[Verdicts]],
+        *,
         seconds: float,
         broke: Callable[[BaseException], Verdict],
-        prepare: Prepare | None = None,
+        prepare: Prepare = lambda operation: operation,
+        note: Callable[[Iterable[Verdict]], None] = lambda _verdicts: None,
     ) -> Verdicts:
         """Perform all operations, or stop at the first that does not succeed.
 
         `seconds` is the time in which the transaction must be opened, and in which it must be committed or rolled
         back. `broke` returns the verdict on the first operation if one of these fails. `prepare` is called for each
-        operation just before it starts, with those before it. If it returns a failure, the operation does not start.
+        operation just before it starts, and `note` when it has a verdict. If `prepare` returns a failure, the operation
+        does not start.
         """
         verdicts: Verdicts = {}
-        done: dict[int, Done] = {}
         try:
             async with _Patience(seconds, self._worker) as patience, open_transaction() as opened:
                 patience.pause()
                 try:
                     for operation in self._lot:
-                        prepared = operation if prepare is None else prepare(operation, done)
+                        prepared = prepare(operation)
                         if isinstance(prepared, Outcome):
                             self._failed = operation, prepared
                             raise _RollBack
                         self._running = prepared
-                        verdicts |= await perform_one(prepared, lambda: _given(opened))
+                        made = await perform_one(prepared, lambda: _given(opened))
+                        verdicts |= made
                         self._check(operation, verdicts)
-                        done[operation.index] = Done(prepared, as_outcome(verdicts[operation.index]))
+                        note(made.values())
                     self._running = None
                 finally:
                     patience.go_on()
@@ -151,16 +146,6 @@ class _Patience:
     def _cancel(self) -> None:
         if self._overdue is not None:
             self._overdue.cancel()
-
-
-def undo(operation: Operation, culprit: str, verdict: Verdict, number: int) -> Verdict:
-    """Return the verdict on an operation that was undone because `culprit`, of the same group, has `verdict`."""
-    failure = as_outcome(verdict)
-    detail = f"Operation {culprit!r} of the same group has failed."
-    undone = failed(operation, 424, ROLLED_BACK, detail, rejected=failure.rejected)
-    if isinstance(verdict, Outcome) or is_final(verdict, number):
-        return undone
-    return TryAgain(undone, verdict.max_attempts, verdict.after_seconds, verdict.uses_attempt)
 
 
 def _has_succeeded(verdict: Verdict | None) -> bool:

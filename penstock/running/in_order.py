@@ -1,12 +1,13 @@
 """Runs the operations of a chunk in the order that their links ask for."""
 
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from penstock.chunk import Chunk, Operation
 from penstock.dependencies import Progress, Unit, components, is_group
-from penstock.outcome import Verdict, states_of
+from penstock.outcome import Verdict, note_results, results_for, states_of, unresolved_in
+from penstock.references import Results
 from penstock.running.joining import gather, join
 
 RunAll = Callable[[int, Sequence[Operation]], Coroutine[Any, Any, dict[int, Verdict]]]
@@ -50,10 +51,14 @@ async def run_in_order(
     async def take_turns() -> None:
         while waiting:
             component = waiting.popleft()
-            verdicts.update(await run_component(component, attempts.__getitem__, run_ready, gave_up))
+            made = await run_component(component, attempts.__getitem__, run_ready, gave_up, chunk.results)
+            verdicts.update(made)
 
     async def run_single() -> None:
-        verdicts.update(await run_ready(single))
+        alone = [operation for part in single for operation in part]
+        ready, failures = _resolve(single, results_for(alone, chunk.results))
+        gave_up(len(failures))
+        verdicts.update(failures | await run_ready(ready))
 
     turns = [take_turns() for _ in range(min(most_at_once, len(waiting)))]
     await gather([run_single(), *turns] if single else turns)
@@ -65,19 +70,43 @@ async def run_component(
     attempt_of: Callable[[int], int],
     run_ready: Callable[[Sequence[Unit]], Awaitable[dict[int, Verdict]]],
     gave_up: Callable[[int], None] = lambda _count: None,
+    known: Iterable[tuple[int, Any]] = (),
 ) -> dict[int, Verdict]:
     """Run connected operations, as many as possible at the same time.
 
     `run_ready` runs those that need not wait for each other. `gave_up` gets the number of those that did not start,
-    because what they depend on has not succeeded.
+    because what they depend on has not succeeded, or because their path could not be made. `known` has the results
+    of operations outside, by index.
     """
     verdicts: dict[int, Verdict] = {}
     progress = Progress(component)
-    while ready := progress.take_ready():
-        made = await run_ready(ready)
-        verdicts |= made
+    results = results_for(component, known)
+    while taken := progress.take_ready():
+        ready, failures = _resolve(taken, results)
+        gave_up(len(failures))
+        made = await run_ready(ready) if ready else {}
+        verdicts |= made | failures
+        note_results(results, made.values())
         for index, has_succeeded in states_of(made, attempt_of).items():
             if has_succeeded:
                 progress.note_success(index)
     gave_up(progress.left)
     return verdicts
+
+
+def _resolve(units: Sequence[Unit], results: Results) -> tuple[Sequence[Unit], dict[int, Verdict]]:
+    """Return the units with their paths, and the failures of those whose paths cannot be made.
+
+    A path that refers to a member of its own group stays open. The group makes it when that member has run.
+    """
+    if not results:
+        return units, {}
+    resolved: list[Unit] = []
+    failures: dict[int, Verdict] = {}
+    for unit in units:
+        if failed := unresolved_in(unit, results):
+            failures |= failed
+        else:
+            own = {operation.index for operation in unit}
+            resolved.append(tuple(results.resolve(operation, own) for operation in unit))
+    return resolved, failures

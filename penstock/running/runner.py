@@ -11,15 +11,24 @@ from typing import Any, TypeVar
 
 import structlog
 
-from penstock.chunk import Chunk, Operation
+from penstock.chunk import Chunk, Operation, references_of
 from penstock.clock import Clock
 from penstock.context import NoTransaction
 from penstock.dependencies import is_group, units
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
-from penstock.outcome import Outcome, OutcomeState, Verdict, failed, is_final
-from penstock.preparing import Done, Prepare
+from penstock.outcome import (
+    Outcome,
+    OutcomeState,
+    Verdict,
+    failed,
+    is_final,
+    note_results,
+    results_for,
+    unresolved,
+)
 from penstock.priority import DEFAULT_WEIGHTS, Priority
+from penstock.references import Results, Unresolved
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.atomic_group import AtomicGroup, transaction_broke
 from penstock.running.attempt import Attempt, OpenTransaction, ends_task, prepare
@@ -420,8 +429,6 @@ class Runner:
         source: Source,
         attempt: int,
         transaction: OpenTransaction | None = None,
-        *,
-        prepare: Prepare | None = None,
     ) -> dict[int, Verdict]:
         """Perform one attempt at a lot in a task of its own, and return the verdicts by index.
 
@@ -435,7 +442,7 @@ class Runner:
                 ended.set_result(None)
 
         worker = Worker(overdue=end)
-        run = self.run(lot, source, attempt, transaction, worker=worker, prepare=prepare)
+        run = self.run(lot, source, attempt, transaction, worker=worker)
         worker.task = task = asyncio.create_task(run)
         task.add_done_callback(end)
         try:
@@ -461,7 +468,6 @@ class Runner:
         worker: Worker | None = None,
         results: ChunkResults | None = None,
         route: Route | None = None,
-        prepare: Prepare | None = None,
     ) -> Coroutine[Any, Any, dict[int, Verdict]]:
         """Perform one attempt at a lot, in one call of its handler. Return the verdicts by index.
 
@@ -469,11 +475,10 @@ class Runner:
         exception unless the attempt succeeded. This takes no slot by itself. Raise CallFailed if there are several
         operations and the call told nothing about each of them: then run them one by one. `worker` is the task that
         awaits this, by default the current one. `results` counts the memory that the verdicts take. `route` is the
-        route of the lot, if the caller knows it. `prepare` is called for the operations of an atomic group, see
-        `AtomicGroup`.
+        route of the lot, if the caller knows it.
         """
         if is_group(lot):
-            return self._run_group(lot, source, attempt, worker, results=results, prepare=prepare)
+            return self._run_group(lot, source, attempt, worker, results=results)
         run = self._run if self._observer is None else self._run_observed
         return run(lot, source, attempt, transaction, worker, results=results, route=route)
 
@@ -485,7 +490,6 @@ class Runner:
         worker: Worker | None,
         *,
         results: ChunkResults | None,
-        prepare: Prepare | None,
     ) -> dict[int, Verdict]:
         worker = worker or Worker.current()
         run = self._run if self._observer is None else self._run_observed
@@ -500,30 +504,32 @@ class Runner:
                 return group.stop_at(*unable)
             policy = self._operations.match(lot[0].method, lot[0].path).policy
             assert self._operations.transaction is not None
+            known = results_for(lot)
             return await group.perform(
                 self._operations.transaction,
                 perform_one,
                 seconds=policy.timeout_seconds,
                 broke=lambda error: transaction_broke(lot[0], source, number, error, policy.max_attempts),
-                prepare=None if prepare is None else partial(self._prepare_member, prepare, policy.limit),
+                prepare=partial(self._prepare_member, known, policy.limit),
+                note=partial(note_results, known),
             )
         finally:
             # After a cancellation or a time-out somebody asks the group which of its operations was running.
             if not worker.is_left and not worker.task.cancelling():
                 self._groups.pop(id(lot), None)
 
-    def _prepare_member(
-        self, prepare: Prepare, limit: str | None, operation: Operation, done: Mapping[int, Done]
-    ) -> Operation | Outcome:
-        """Prepare an operation of a group. Return its failure if what it became cannot be part of the group.
+    def _prepare_member(self, known: Results, limit: str | None, operation: Operation) -> Operation | Outcome:
+        """Return an operation of a group with its path, or its failure if it cannot be part of the group.
 
         `limit` is the limit that the group has waited for.
         """
-        prepared = prepare(operation, done)
-        if isinstance(prepared, Outcome):
-            return prepared
+        if not references_of(operation):
+            return operation
         try:
+            prepared = known.resolve(operation)
             route = self._operations.match(prepared.method, prepared.path)
+        except Unresolved as error:
+            return unresolved(operation, error)
         except InvalidOperation as error:
             return invalid(prepared, error)
         if not route.has_transaction:

@@ -75,7 +75,8 @@ async def read_failures(store: Store, progress: Progress, turns: Turns) -> Async
                 async for failures in _families(store, progress, number, turns):
                     for index in sorted(failures):
                         one = failures[index]
-                        yield replace(one, depends_on=[failures[need].id for need in one.after if need in failures])
+                        failed_needs = {need: failures[need].id for need in one.after if need in failures}
+                        yield replace(one, failed_needs=failed_needs)
     except LostItem:
         raise UnknownBatch(progress.batch.id) from None
 
@@ -172,10 +173,19 @@ def _json_row(one: FailedOperation, layout: Layout | None) -> dict[str, Any]:
     if layout is None:
         operation = {"id": one.id, "key": one.key, "method": one.method, "path": one.path}
         given: dict[str, Any] = {name: value for name, value in operation.items() if value is not None}
-        if one.depends_on:
-            given["dependsOn"] = one.depends_on
+        sources = {reference.source for reference in one.references}
+        if depends_on := [name for index, name in one.failed_needs.items() if index not in sources]:
+            given["dependsOn"] = depends_on
         if one.group is not None:
             given["group"] = one.group
+        if sources:
+            given["references"] = {
+                reference.name: {
+                    "operation": one.failed_needs.get(reference.source, str(reference.source)),
+                    "member": list(reference.members),
+                }
+                for reference in one.references
+            }
         # The record has null for no body, too. A handler may need a body, even if that is null.
         return (given if body is None and one.method in WITHOUT_BODY else given | {"body": body}) | added
     row = layout.template.row_of(one.path, body, layout.columns)

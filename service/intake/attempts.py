@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from penstock.backoff import Backoff
 from penstock.chunk import Operation
 from penstock.outcome import Verdict, is_final, next_attempt, wait_seconds
-from penstock.preparing import Prepare
 from penstock.running.attempt import Transaction, is_being_cancelled
 from penstock.running.bulk import CallFailed, Lot
 from penstock.running.limit_line import Line, PostponedChunk
@@ -82,8 +81,6 @@ class Attempts:
     With `open_savepoint`, every attempt runs in a savepoint of the same transaction. Then the attempts must be made
     one after another. `has_left_savepoint` is true if a handler was left behind in a savepoint. Then the transaction
     must be rolled back, and no further attempt may be made in it.
-
-    `prepare` is called for the operations of an atomic group, in each attempt. See `AtomicGroup`.
     """
 
     def __init__(
@@ -96,7 +93,6 @@ class Attempts:
         turn_of: Callable[[Operation], AnyTurn],
         may_start: Callable[[], bool],
         open_savepoint: Callable[[], Transaction] | None = None,
-        prepare: Prepare | None = None,
     ) -> None:
         self._runner = runner
         self._backoff = backoff
@@ -105,7 +101,6 @@ class Attempts:
         self._turn_of = turn_of
         self._may_start = may_start
         self._open_savepoint = open_savepoint
-        self._prepare = prepare
         self.has_left_savepoint = False
 
     async def try_together(self, lot: Lot) -> LotTried:
@@ -175,7 +170,7 @@ class Attempts:
     async def _perform(self, lot: Lot, attempt: int, savepoint: Savepoint | None) -> dict[int, Verdict]:
         open_ = None if savepoint is None else savepoint.open
         try:
-            return await self._runner.run_apart(lot, self._source, attempt, open_, prepare=self._prepare)
+            return await self._runner.run_apart(lot, self._source, attempt, open_)
         except CallFailed:
             return {}
 

@@ -11,16 +11,24 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from penstock.chunk import Links, Operation
+from penstock.chunk import Links, Operation, UrlRule
 from penstock.documents.pointer import pointer
 from penstock.errors import Flaw, InvalidRequest, LimitPassed
-from penstock.message import KEYS_VERSION, LINKS_VERSION, encode_parts, size_on_the_queue, size_together
+from penstock.message import (
+    KEYS_VERSION,
+    LINKS_VERSION,
+    REFERENCES_VERSION,
+    encode_parts,
+    size_on_the_queue,
+    size_together,
+)
 from penstock.metrics.meter import UNKNOWN_HANDLER
 from penstock.operations import Operations
 from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
 from penstock.reading.link_reader import LinkReader
 from penstock.reading.operation_reader import OperationReader, ReadOperation
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
+from penstock.references import MOST_VALUE_BYTES
 from penstock.route import Route
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.ids import Duplicate, Ids, Keys
@@ -60,7 +68,8 @@ class Draft:
         self._most_elements = settings.most_elements  # of all operations that are kept
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # expected for all planned operations
-        self._added: list[tuple[bytes, str]] = []  # not planned yet: encoded operations and their handlers
+        # Not planned yet: encoded operations, the bytes that they need in a message, and their handlers.
+        self._added: list[tuple[bytes, int, str]] = []
         self._lines = array("I")  # the line of each operation, if the request is a stream
         self._giants = Flaws()
         self._check_ids_at = 2 * MOST_FOUND  # operations. It is doubled after each check
@@ -75,6 +84,10 @@ class Draft:
         self._keys.close()
         self._groups.close()
         self.plan.close()
+
+    def read_urls(self, rule: UrlRule) -> None:
+        """Let results tell with URLs where what they created is. This holds for all references of the batch."""
+        self._links.url_rule = rule
 
     def accept_invalid(self, *, unknown: bool = False) -> None:
         """Let a body or a path parameter be invalid from now on. Such an operation will fail when it runs.
@@ -121,19 +134,22 @@ class Draft:
             self.flaws.is_complete &= self._reader.is_complete
             self._add_flaws(index, read)
             return
-        links = self._read_links(index, read) if read.depends_on or read.group is not None else None
+        links = self._read_links(index, read) if read.has_links else None
         if read.route is not None and read.route.is_forwarded and self.first_forwarded is None:
             self.first_forwarded = index
         if self.flaws.count == 0:
             encoded = encode_parts(index, operation_id, read.method, read.path, read.body, key=read.key, links=links)
-            self._added.append((encoded, UNKNOWN_HANDLER if read.route is None else read.route.name))
+            size = size_on_the_queue(encoded)
+            if read.references:
+                size += len(read.references) * MOST_VALUE_BYTES
+            self._added.append((encoded, size, UNKNOWN_HANDLER if read.route is None else read.route.name))
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
 
     def _read_links(self, index: int, read: ReadOperation) -> Links | None:
-        links = self._links.read(index, read.depends_on, is_in_group=read.group is not None)
+        links = self._links.read(index, read.depends_on, read.references, is_in_group=read.group is not None)
         if isinstance(links, Links):
-            self.plan.needs_version(LINKS_VERSION)
+            self.plan.needs_version(REFERENCES_VERSION if read.references else LINKS_VERSION)
         else:
             self._add_flaws(index, links)
         if read.group is not None:
@@ -190,45 +206,46 @@ class Draft:
         first = self.total - len(self._added)
         runs = self._runs_to_plan(first, first + count) if self._links.is_used else None
         planned = self._added[:count] if runs is None else self._added[: sum(map(len, runs))]
-        seconds = [known.get(name, unmeasured) for _, name in planned]
+        seconds = [known.get(name, unmeasured) for _, _, name in planned]
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
         if runs is None:
-            for index, ((encoded, _), expected) in enumerate(zip(planned, seconds, strict=True), start=first):
-                self._plan_one(index, encoded, expected)
+            for index, ((encoded, size, _), expected) in enumerate(zip(planned, seconds, strict=True), start=first):
+                self._plan_one(index, encoded, size, expected)
         else:
             self._plan_runs(runs, planned, seconds)
         if self.counts_handlers:
-            self._planned_by_handler += Counter(name for _, name in planned)
+            self._planned_by_handler += Counter(name for _, _, name in planned)
         del self._added[: len(planned)]
         if self._giants.is_full:
             raise self._too_large("At least ")
 
-    def _plan_one(self, index: int, encoded: bytes, seconds: float) -> None:
-        size = size_on_the_queue(encoded)
+    def _plan_one(self, index: int, encoded: bytes, size: int, seconds: float) -> None:
         if size > self.plan.room:
             self._add_giant(index, size)
         else:
             self.plan.add(encoded, size, seconds)
 
-    def _plan_runs(self, runs: Sequence[range], planned: Sequence[tuple[bytes, str]], seconds: Sequence[float]) -> None:
+    def _plan_runs(
+        self, runs: Sequence[range], planned: Sequence[tuple[bytes, int, str]], seconds: Sequence[float]
+    ) -> None:
         """Plan operations of which some are linked. `runs` are those that stay together."""
         first = 0
         for run in runs:
             end = first + len(run)
             if len(run) == 1:
-                self._plan_one(run.start, planned[first][0], seconds[first])
+                self._plan_one(run.start, *planned[first][:2], seconds[first])
             else:
-                encoded = [one for one, _ in planned[first:end]]
-                self.plan.add_together(encoded, list(map(size_on_the_queue, encoded)), sum(seconds[first:end]))
+                encoded, sizes, _ = zip(*planned[first:end], strict=True)
+                self.plan.add_together(encoded, sizes, sum(seconds[first:end]))
             self._links.forget(run)
             first = end
 
     def _count_near(self) -> int:
         """Return how many of the last operations can be linked with the next one, and still fit into its chunk."""
         count, size = 0, 0
-        for encoded, _ in reversed(self._added[-self.plan.most_together :]):
-            size += size_on_the_queue(encoded)
+        for _, own, _ in reversed(self._added[-self.plan.most_together :]):
+            size += own
             if size > self.plan.room:
                 break
             count += 1
@@ -246,8 +263,7 @@ class Draft:
     def _check_run(self, run: range, first: int) -> None:
         """Raise LimitPassed if linked operations do not fit into a chunk. `first` was added first."""
         if len(run) > 1:
-            encoded = self._added[run.start - first : run.stop - first]
-            size = size_together([size_on_the_queue(one) for one, _ in encoded])
+            size = size_together([own for _, own, _ in self._added[run.start - first : run.stop - first]])
             if len(run) > self.plan.most_together or size > self.plan.room:
                 raise self._too_many_linked(run, size)
 
@@ -263,7 +279,7 @@ class Draft:
 
     def count_by_handler(self) -> Counter[str]:
         """Return the number of operations of each handler. This needs `counts_handlers`."""
-        return self._planned_by_handler + Counter(name for _, name in self._added)
+        return self._planned_by_handler + Counter(name for _, _, name in self._added)
 
     async def check(self) -> None:
         """Raise InvalidRequest with all errors, if there are any."""

@@ -17,7 +17,6 @@ from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, LimitPassed
 from penstock.files.layout import Layout
-from penstock.preparing import Prepare
 from penstock.reading.elements import separators
 from penstock.reading.flaws import ENVELOPE, Flaws, to_flaw, without_most_unknown_members
 from penstock.reading.forms import NO_LINKS
@@ -58,15 +57,11 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # Pydantic would
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A request without its operations. The `fingerprint` tells whether two requests are the same.
-
-    A batch with `prepare` runs immediately, to its end. See `SmallBatch`.
-    """
+    """A request without its operations. The `fingerprint` tells whether two requests are the same."""
 
     options: BatchOptions
     fingerprint: str
     layout: Layout | None = None  # of a file of rows
-    prepare: Prepare | None = None
 
 
 async def read_batch(request: web.Request, draft: Draft) -> Read:

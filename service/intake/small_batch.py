@@ -13,10 +13,9 @@ needs another attempt is then tried alone, and so are all operations of a call t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from penstock.backoff import Backoff
@@ -25,7 +24,6 @@ from penstock.dependencies import Unit, components, is_group
 from penstock.error_ids import see_log
 from penstock.operations import Operations
 from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome, dependency_failures, failed, size_of, states_of
-from penstock.preparing import Done, Prepare
 from penstock.route import UnknownOperation
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
@@ -49,20 +47,13 @@ _left: set[asyncio.Task[Any]] = set()  # transactions left behind; the event loo
 class SmallBatch:
     """A batch that is answered with its results. `seconds` is the time that the whole batch may take.
 
-    `prepare` is called for each operation when all that it depends on has succeeded, just before it starts. An atomic
-    group is prepared again for each attempt, since only its own attempt has what its members refer to.
+    An atomic batch cannot continue in the background.
     """
 
     source: Source
     operations: Sequence[Operation]
     seconds: float
     atomic: bool = False
-    prepare: Prepare | None = None
-
-    @property
-    def ends_here(self) -> bool:
-        """Return True if the batch cannot continue in the background."""
-        return self.atomic or self.prepare is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +135,14 @@ class SmallBatchRun:
         returns all operations: those that were not finished in time have failed.
         """
         tried = await self._run()
-        if not self._batch.ends_here:
+        if not self._batch.atomic:
             return tried
         return {one.index: tried.get(one.index) or self._unfinished(one) for one in self._batch.operations}
 
     async def _run(self) -> dict[int, Tried]:
         batch = self._batch
         # If a batch cannot continue in the background, its operations wait for their tokens to the end.
-        turns = self._runner.turns(batch.operations, batch.source, may_be_postponed=not batch.ends_here)
+        turns = self._runner.turns(batch.operations, batch.source, may_be_postponed=not batch.atomic)
         with turns as self._turn_of:
             if has_links(batch.operations):
                 return await self._run_in_order_of_links(batch.operations)
@@ -176,54 +167,27 @@ class SmallBatchRun:
     async def _run_in_order_of_links(self, operations: Sequence[Operation]) -> dict[int, Tried]:
         """Run each operation when all that it depends on has succeeded. What depends on a failure has failed, too."""
         tried: dict[int, Tried] = {}
-        done: dict[int, Done] = {}
 
         async def run_ready(ready: Sequence[Unit]) -> dict[int, Verdict]:
-            alone, failures = self._prepare([unit[0] for unit in ready if not is_group(unit)], done)
+            alone = [unit[0] for unit in ready if not is_group(unit)]
             groups = [unit for unit in ready if is_group(unit)]
-            ran = {one.index: one for one in chain(alone, *groups)}
-            runs = [self._run_group(group, done, ran) for group in groups]
-            made = _join(await asyncio.gather(self._run_concurrently(alone), *runs)) | failures
+            runs = [self._run_group(group) for group in groups]
+            made = _join(await asyncio.gather(self._run_concurrently(alone), *runs))
             tried.update(made)
-            done.update((index, Done(ran[index], as_outcome(made[index].verdict))) for index in ran if index in made)
             return {index: one.verdict for index, one in made.items()}
 
         def attempt_of(index: int) -> int:
-            return tried[index].attempt
+            return tried[index].attempt if index in tried else 1
 
-        await asyncio.gather(*(run_component(part, attempt_of, run_ready) for part in components(operations)))
-        verdicts = {index: one.verdict for index, one in tried.items()}
-        failures = dependency_failures(operations, verdicts, states_of(verdicts, attempt_of))
-        return tried | {index: Tried(failure, 1) for index, failure in failures.items()}
+        parts = components(operations)
+        ran = await asyncio.gather(*(run_component(part, attempt_of, run_ready) for part in parts))
+        verdicts = {index: verdict for of_part in ran for index, verdict in of_part.items()}
+        failures = verdicts | dependency_failures(operations, verdicts, states_of(verdicts, attempt_of))
+        return {index: Tried(failure, 1) for index, failure in failures.items()} | tried
 
-    def _prepare(
-        self, operations: Sequence[Operation], done: Mapping[int, Done]
-    ) -> tuple[Sequence[Operation], dict[int, Tried]]:
-        """Return operations as they shall run, and those that have failed without a run."""
-        if self._batch.prepare is None:
-            return operations, {}
-        prepared = [self._batch.prepare(operation, done) for operation in operations]
-        failures = {one.index: Tried(one, 1) for one in prepared if isinstance(one, Outcome)}
-        return [one for one in prepared if isinstance(one, Operation)], failures
-
-    async def _run_group(
-        self, group: Lot, done: Mapping[int, Done], ran: MutableMapping[int, Operation]
-    ) -> dict[int, Tried]:
-        """Run an atomic group until all of it has succeeded or failed, as far as the time allows.
-
-        Its operations are prepared while it runs: in `ran`, they are replaced by what they became.
-        """
-        prepare = self._batch.prepare
-
-        def prepare_member(operation: Operation, of_group: Mapping[int, Done]) -> Operation | Outcome:
-            assert prepare is not None
-            prepared = prepare(operation, {**done, **of_group})
-            if isinstance(prepared, Operation):
-                ran[operation.index] = prepared
-            return prepared
-
-        attempts = self._attempts(None if prepare is None else prepare_member)
-        tried = await attempts.try_group_until_final(group)
+    async def _run_group(self, group: Lot) -> dict[int, Tried]:
+        """Run an atomic group until all of it has succeeded or failed, as far as the time allows."""
+        tried = await self._attempts().try_group_until_final(group)
         for one in tried.values():
             self._hold(one)
         return dict(tried)
@@ -236,7 +200,7 @@ class SmallBatchRun:
     def _has_room(self) -> bool:
         return self._result_bytes < MOST_RESULT_BYTES
 
-    def _attempts(self, prepare: Prepare | None = None) -> Attempts:
+    def _attempts(self) -> Attempts:
         return Attempts(
             self._runner,
             self._backoff,
@@ -244,7 +208,6 @@ class SmallBatchRun:
             self._deadline,
             turn_of=self._turn_of,
             may_start=self._has_room,
-            prepare=prepare,
         )
 
     async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:

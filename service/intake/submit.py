@@ -15,7 +15,6 @@ from penstock.errors import AcceptanceUnknown, Flaw, LimitPassed, UnknownBatch
 from penstock.metrics.names import Metric
 from penstock.outcome import Outcome, as_outcome, is_turned_away
 from penstock.planning import Errors
-from penstock.preparing import Prepare
 from penstock.reading.flaws import ENVELOPE
 from penstock.running.source import Source
 from penstock.service.batches.status import read_status
@@ -73,22 +72,16 @@ WRITE_SECONDS = 30.0  # from the charge of a batch to the write that starts its 
 class Course:
     """How a batch is answered: with its results within `seconds`, or, if that is None, with 202.
 
-    One that is atomic, or that has `prepare`, is always answered with its results. See `SmallBatch`.
+    One that is atomic is always answered with its results: it is never handed over.
     """
 
     seconds: float | None = None
     applied: str | None = None  # the client's preference that decided this
     atomic: bool = False
-    prepare: Prepare | None = None
 
     @property
     def is_immediate(self) -> bool:
         return self.seconds is not None
-
-    @property
-    def ends_here(self) -> bool:
-        """Return True if the batch is never handed over."""
-        return self.atomic or self.prepare is not None
 
     @property
     def starts_operations(self) -> bool:
@@ -221,7 +214,9 @@ def _check_atomic(draft: Draft, request: web.Request) -> None:
         detail = f"Operation {draft.first_forwarded} is forwarded to another program, so it could not be rolled back."
         draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
     elif draft.has_links:
-        detail = "An atomic batch runs in order and as a whole, so its operations have no dependsOn or group."
+        detail = (
+            "An atomic batch runs in order and as a whole, so its operations have no dependsOn, references or group."
+        )
         draft.flaws.add(ENVELOPE, Flaw("/atomic", detail))
     elif draft.is_large:
         detail = f"The atomic batch has {draft.total:,} operations. The limit is {limit:,}."
@@ -267,15 +262,15 @@ def _course(request: web.Request, draft: Draft, read: Read) -> Course:
         return Course(applied="respond-async" if preferences.respond_async else None)
     longest = request.app[SETTINGS].sync_seconds
     if preferences.wait_seconds is None or preferences.wait_seconds > longest:
-        return Course(longest, None, options.atomic, read.prepare)
-    return Course(preferences.wait_seconds, f"wait={preferences.wait_seconds}", options.atomic, read.prepare)
+        return Course(longest, None, options.atomic)
+    return Course(preferences.wait_seconds, f"wait={preferences.wait_seconds}", options.atomic)
 
 
 async def _claim(request: web.Request, key: str, batch_id: str, read: Read, course: Course) -> ClaimedKey:
     """Claim the key for as long as it takes to run the batch, or to accept it."""
     seconds = request.app[SETTINGS].accept_seconds if course.seconds is None else course.seconds
     lease_seconds = seconds + LEASE_MARGIN_SECONDS
-    return await claim_key(request, key, read.fingerprint, batch_id, lease_seconds, ends_here=course.ends_here)
+    return await claim_key(request, key, read.fingerprint, batch_id, lease_seconds, ends_here=course.atomic)
 
 
 def _charge_seconds(course: Course) -> float:
@@ -288,14 +283,14 @@ def _course_after_deaths(course: Course, claim: KeyClaim) -> Course:
     get_log().warning(
         Event.BATCH_SUSPECTED, batch_id=claim.batch_id, first_batch_id=claim.keys_from, front_ends=claim.deaths
     )
-    return course if course.ends_here else Course()
+    return course if course.atomic else Course()
 
 
 async def _answer(request: web.Request, submission: Submission, course: Course, results: WriteResults) -> Submitted:
     """Answer the request and settle its key. If it fails, release the key, so that the client can send it again."""
     store, clock, claim, draft = request.app[BACKEND].store, request.app[CLOCK], submission.claim, submission.draft
     try:
-        if not course.ends_here:
+        if not course.atomic:
             await check_room(request, draft.total, is_started=course.starts_operations)
         async with charged(request, draft.batch_id, draft.total, _charge_seconds(course)) as charge:
             answer = await _run_or_accept(request, submission, course, results)
@@ -323,7 +318,7 @@ async def _run_or_accept(
     operations = submission.draft.operations
     tried = await _run_immediately(request, submission, course, course.seconds)
     is_unfinished = len(tried) < len(operations) or any(_waits(one) for one in tried.values())
-    if is_unfinished and not course.ends_here:
+    if is_unfinished and not course.atomic:
         return await _accept(request, submission, tried, course)
     outcomes = [as_outcome(tried[operation.index].verdict) for operation in operations]
     summary = summary_of(outcomes)
@@ -354,7 +349,7 @@ async def _run_immediately(
         tenant=submission.tenant,
         headers=dict(submission.headers),
     )
-    batch = SmallBatch(source, submission.draft.operations, seconds, course.atomic, course.prepare)
+    batch = SmallBatch(source, submission.draft.operations, seconds, course.atomic)
     app = request.app
     return await SmallBatchRun(batch, app[OPERATIONS], app[RUNNER], app[SETTINGS].backoff, request[SHARE]).run()
 

@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 from penstock.priority import Priority
 from penstock.testing.http import Answer
 from penstock.webhooks.endpoint import MOST_ENDPOINTS
-from tests.simulation.links import DEPENDENCY_FAILED, draw_groups, draw_links
+from tests.simulation.links import DEPENDENCY_FAILED, draw_groups, draw_links, draw_references
 from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
 from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
-from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, Plan, Submission, Toy, key_given_to
+from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, TOLD, Plan, Submission, Toy, key_given_to
 from tests.simulation.uploads import FAULTS, content_of, key_of, upload_id_of
 from tests.simulation.webhooks import CALLBACK_URL
 from tests.simulation.world import World
@@ -42,6 +42,7 @@ def draw_submission(
 ) -> Submission:
     toys = [_draw_toy(chance, mix, lease) for _ in range(chance.randint(*sizes))]
     linked = draw_links(label, toys, mix.links) if mix.links else toys
+    linked = draw_references(label, linked) if mix.links else linked
     submission = Submission(label, draw_groups(label, linked, mix.groups) if mix.groups else linked)
     if chance.random() < mix.keys:
         submission.key = f"key of {label}"
@@ -323,11 +324,7 @@ def _body(submission: Submission) -> dict[str, Any]:
     for operation in operations:
         if (key := key_given_to(operation["id"])) is not None:
             operation["key"] = key
-    for operation, toy in zip(operations, submission.toys, strict=True):
-        if toy.group is not None:
-            operation["group"] = toy.group
-        if toy.after:
-            operation["dependsOn"] = [operations[index]["id"] for index in toy.after]
+    _link(operations, submission.toys)
     body: dict[str, Any] = {"operations": operations, "priority": submission.priority}
     if submission.not_before is not None:
         body["notBefore"] = datetime.fromtimestamp(EPOCH + submission.not_before, UTC).isoformat()
@@ -338,3 +335,14 @@ def _body(submission: Submission) -> dict[str, Any]:
     if submission.max_failures is not None:
         body["maxFailures"] = submission.max_failures
     return body
+
+
+def _link(operations: list[dict[str, Any]], toys: Sequence[Toy]) -> None:
+    for operation, toy in zip(operations, toys, strict=True):
+        if toy.group is not None:
+            operation["group"] = toy.group
+        if depends_on := [operations[index]["id"] for index in toy.after if index != toy.refers_to]:
+            operation["dependsOn"] = depends_on
+        if toy.refers_to is not None:
+            operation["path"] = f"{TOLD}/{{run}}{toy.path}"
+            operation["references"] = {"run": {"operation": operations[toy.refers_to]["id"], "member": "run"}}

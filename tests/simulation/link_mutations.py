@@ -8,6 +8,8 @@ import pytest
 from msgspec.structs import replace as with_changes
 
 from penstock import dependencies, outcome
+from penstock import record as record_module
+from penstock.aws import store
 from penstock.batch import Batch
 from penstock.chunk import Chunk, Operation
 from penstock.consumer import processor
@@ -16,6 +18,7 @@ from penstock.consumer.needed import Needed
 from penstock.consumer.processor import Processor
 from penstock.dependencies import Progress
 from penstock.outcome import ChunkRecord
+from penstock.references import Results
 from penstock.running import atomic_group, in_order
 from penstock.running.atomic_group import AtomicGroup
 from penstock.service.intake.plan import Plan
@@ -169,3 +172,51 @@ def run_the_members_of_a_group_apart(patching: Patching) -> None:
 def release_dependants_within_a_group(patching: Patching) -> None:
     """Let what depends on a member run when that member has run, before its group is committed."""
     patching.setattr(dependencies, "_group_node", lambda operation: operation.index)
+
+
+def forget_paths_on_the_way(patching: Patching) -> None:
+    """Let operations follow without the values that have become known for their paths."""
+    follow = outcome.follow_up_chunks
+
+    def mutant(chunk: Chunk, record: ChunkRecord) -> list[Chunk]:
+        return follow(chunk, replace(record, follow_ups=tuple(replace(one, paths=()) for one in record.follow_ups)))
+
+    patching.setattr("penstock.sending.follow_up_chunks", mutant)
+
+
+def record_no_paths(patching: Patching) -> None:
+    """Keep the values for paths in memory only, and not in the record."""
+    encode = record_module.encode_record
+
+    def mutant(record: ChunkRecord) -> bytes:
+        return encode(replace(record, follow_ups=tuple(replace(one, paths=()) for one in record.follow_ups)))
+
+    patching.setattr(store, "encode_record", mutant)
+
+
+def halve_without_results(patching: Patching) -> None:
+    """Forget the results of operations in other chunks when a chunk is halved."""
+    halve = outcome.record_halves
+    patching.setattr(processor, "record_halves", lambda chunk: halve(replace(chunk, results=())))
+
+
+def forget_results_of_other_chunks(patching: Patching) -> None:
+    """Run failures again without the results of other chunks that their paths refer to."""
+    check = Needed.check
+
+    async def mutant(self: Needed, batch: Batch, chunk: Chunk) -> Chunk:
+        return replace(await check(self, batch, chunk), results=())
+
+    patching.setattr(Needed, "check", mutant)
+
+
+def take_any_result(patching: Patching) -> None:
+    """Make paths from the result of the first operation, whatever they refer to."""
+    resolve = Results.resolve
+
+    def mutant(self: Results, operation: Operation, *later: Any) -> Operation:
+        for content in list(self._contents.values())[:1]:
+            self._contents = dict.fromkeys(self._contents, content)
+        return resolve(self, operation, *later)
+
+    patching.setattr(Results, "resolve", mutant)

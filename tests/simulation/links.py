@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.chunk import redriven_from
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState
+from penstock.outcome import ChunkRecord, Outcome, OutcomeState, result_value
 from tests.simulation.truth import Run, Submission, Toy, Truth
 
 if TYPE_CHECKING:
@@ -54,6 +54,17 @@ def members(submission: Submission, index: int) -> list[int]:
     return [number for number, toy in enumerate(submission.toys) if toy.group == group]
 
 
+def draw_references(label: str, toys: Sequence[Toy]) -> list[Toy]:
+    """Let the paths of some operations refer to one that they depend on. A large result would not be read."""
+    chance = random.Random(f"references of {label}")
+    referring: list[Toy] = []
+    for toy in toys:
+        sources = [index for index in toy.after if toys[index].path != "/large"]
+        refers = bool(sources) and toy.path != "/bulk" and chance.random() < 0.6
+        referring.append(replace(toy, refers_to=chance.choice(sources)) if refers else toy)
+    return referring
+
+
 class LinkChecks:
     def __init__(self, now: Callable[[], float], truth: Truth, check: Check) -> None:
         self._now = now
@@ -75,6 +86,22 @@ class LinkChecks:
                 for other in self._truth.runs.get(key, [])
             )
             self._check(is_recorded or has_run, 5, f"{run} runs before operation {index} has succeeded: {found}")
+        self._check_told(run, submission, facts)
+
+    def _check_told(self, run: Run, submission: Submission, facts: "BatchFacts") -> None:
+        """Check that the path has the result as it is recorded, or of this run of the chunk."""
+        source = submission.toys[_index_of(run)].refers_to
+        if source is None:
+            self._check(run.told is None, 5, f"{run} has a number")
+            return
+        found = facts.outcome(source, counted=False) if facts.total else None
+        own = [
+            other.number
+            for other in self._truth.runs.get((run.batch_id, f"{submission.label}-{source}"), [])
+            if other.has_succeeded and (other.chunk_id, other.process) == (run.chunk_id, run.process)
+        ]
+        right = [*own, *([] if found is None else [_number_of(found[0])])]
+        self._check(run.told in right, 5, f"{run} has another number than operation {source}: {right}")
 
     def on_record(self, batch_id: str, facts: "BatchFacts", record: ChunkRecord) -> None:
         """Check that each outcome fits the outcomes of what it depends on. These are recorded now, or before."""
@@ -148,6 +175,12 @@ class LinkChecks:
             states = {other: facts.outcome(other, counted=False) for other in toy.after}
             right = all(_state(state) is OutcomeState.SUCCEEDED for state in states.values())
             self._check(right, 5, f"operation {index} of batch {batch_id} has succeeded, after {states}")
+            if toy.refers_to is not None and right:
+                number = _number_of(found[0])
+                told = next(one.told for one in self._truth.runs[batch_id, found[0].id] if one.number == number)
+                source = states[toy.refers_to]
+                is_right = source is not None and told == _number_of(source[0])
+                self._check(is_right, 5, f"operation {index} of batch {batch_id} was told {told}, and not of {source}")
 
     def check_answer(self, submission: Submission, statuses: Sequence[int]) -> None:
         """Check the answer of a small batch in the same way."""
@@ -165,6 +198,12 @@ class LinkChecks:
 
 def _state(found: tuple[Outcome, str] | None) -> OutcomeState | None:
     return None if found is None else found[0].state
+
+
+def _number_of(outcome: Outcome) -> int | None:
+    """Return the number of the run that an outcome is from."""
+    result = result_value(outcome.result)
+    return result.get("run") if isinstance(result, dict) else None
 
 
 def _index_of(run: Run) -> int:

@@ -625,6 +625,7 @@ MUTATIONS = {
         ("uploads", 80, uploads.run_what_is_not_accepted),
         ("uploads", 7, uploads.compare_no_ids),
         ("uploads", 1, uploads.forget_the_errors_of_earlier_groups),
+        ("links", 0, links.take_any_result),
     ]
 }
 MUTATIONS_AT_CALLS = {
@@ -751,5 +752,19 @@ MUTATIONS_AT_CALLS = {
             links.run_what_needs_a_failure_of_another_record,
         ),
         MutationAtCall("poison in a chain", 0, Hit.FAIL_BEFORE, links.blame_a_whole_component),
+        MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.forget_paths_on_the_way),
+        MutationAtCall("a failure in the middle of a chain", 13, Hit.CRASH_AFTER, links.record_no_paths),
+        MutationAtCall(
+            "references to what has succeeded since, retried",
+            0,
+            Hit.FAIL_BEFORE,
+            links.forget_results_of_other_chunks,
+        ),
+        MutationAtCall(
+            "references to what has succeeded since, whose consumer dies",
+            0,
+            Hit.FAIL_BEFORE,
+            links.halve_without_results,
+        ),
     ]
 }

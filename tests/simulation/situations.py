@@ -147,6 +147,11 @@ def linked(links: dict[int, tuple[int, ...]], *of: Toy) -> tuple[Toy, ...]:
     return tuple(replace(toy, after=links.get(index, ())) for index, toy in enumerate(of))
 
 
+def referring(*of: Toy) -> tuple[Toy, ...]:
+    """Let the paths of operations refer to the last operation that they depend on."""
+    return tuple(replace(toy, refers_to=toy.after[-1]) if toy.after else toy for toy in of)
+
+
 def grouped(count: int, *of: Toy) -> tuple[Toy, ...]:
     """Let the first operations be an atomic group."""
     return tuple(replace(toy, group="g") if index < count else toy for index, toy in enumerate(of))
@@ -555,18 +560,20 @@ SITUATIONS = {
         settings={"chunk_operations": 4, "concurrency": 4},
     ),
     "a failure in the middle of a chain": Situation(
-        linked(
-            {1: (0,), 2: (1,), 3: (2,), 4: (0, 1)},
-            *toys("/succeed"),
-            *toys("/flaky", times=1),
-            *toys("/reject", "/succeed", "/succeed"),
+        referring(
+            *linked(
+                {1: (0,), 2: (1,), 3: (2,), 4: (1, 0)},
+                *toys("/succeed"),
+                *toys("/flaky", times=1),
+                *toys("/reject", "/succeed", "/succeed"),
+            )
         ),
         submit,
         Event.OPERATION_BROKE,
         settings={"chunk_operations": 6},
     ),
     "a chain whose consumer dies": Situation(
-        linked({1: (0,), 2: (1,)}, *toys(*["/succeed"] * 4, seconds=2)),
+        referring(*linked({1: (0,), 2: (1,)}, *toys(*["/succeed"] * 4, seconds=2))),
         kill_its_consumer,
         Event.CHUNK_HALVED,
         settings={"chunk_operations": 4},
@@ -579,13 +586,13 @@ SITUATIONS = {
         kills_by_itself=True,
     ),
     "a chain handed over": Situation(
-        linked({1: (0,), 2: (1,), 3: (2,)}, *toys(*["/succeed"] * 4, seconds=0.4)),
+        referring(*linked({1: (0,), 2: (1,), 3: (2,)}, *toys(*["/succeed"] * 4, seconds=0.4))),
         submit,
         Event.BATCH_HANDED_OVER,
         settings={**AT_ONCE, "chunk_operations": 4},
     ),
     "a chain with a failure retried": Situation(
-        linked({1: (0,), 2: (1,)}, *toys("/recover", "/succeed", "/succeed", times=1)),
+        referring(*linked({1: (0,), 2: (1,)}, *toys("/recover", "/succeed", "/succeed", times=1))),
         retry,
         Event.BATCH_RETRIED,
         settings={"chunk_operations": 4},
@@ -602,8 +609,31 @@ SITUATIONS = {
         Event.CHUNK_HALVED,
         settings={"chunk_operations": 4},
     ),
+    "references to what has succeeded since, retried": Situation(
+        referring(*linked({2: (0, 1)}, *toys("/recover", times=1), *toys("/flaky", times=1), *toys("/succeed"))),
+        retry,
+        Event.BATCH_RETRIED,
+        settings={"chunk_operations": 4},
+    ),
+    "references to what has succeeded since, whose consumer dies": Situation(
+        referring(
+            *linked(
+                {2: (0, 1), 3: (1,)},
+                *toys("/recover", times=1, seconds=2),
+                *toys("/flaky", times=1),
+                *toys("/succeed"),
+                *toys("/recover", times=1),
+            )
+        ),
+        retry_in_a_suspect_batch,
+        Event.CHUNK_HALVED,
+        settings={"chunk_operations": 4},
+    ),
     "a group tried again": Situation(
-        grouped(2, *linked({2: (0,)}, *toys("/succeed"), *toys("/flaky", times=1), *toys("/succeed"))),
+        grouped(
+            2,
+            *referring(*linked({1: (0,), 2: (0,)}, *toys("/succeed"), *toys("/flaky", times=1), *toys("/succeed"))),
+        ),
         submit,
         Event.OPERATION_BROKE,
         settings={"chunk_operations": 4},

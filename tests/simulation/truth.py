@@ -29,6 +29,7 @@ MAX_ATTEMPTS = 3
 DRAWN_POISON = {"/kill", "/block"}
 POISON = DRAWN_POISON | {"/kill-once"}
 TRY_AGAIN = {"/flaky", "/later", "/bulk"}
+TOLD = "/told"  # before the paths of operations that refer to the results of others
 TURNED_AWAY = 429
 MANY_ATTEMPTS = 1_000_000
 LIMITED = {"/limited", "/limited-often"}
@@ -40,13 +41,14 @@ NEVER_SUCCEED = {"/reject", "/break", "/hang", "/never-end", "/exit", "/cancel-i
 class Plan(BaseModel):
     """How an operation behaves: how long it takes, how often it fails first, and which delay it asks for.
 
-    `filling` is how many characters it adds to its result.
+    `filling` is how many characters it adds to its result. `told` is the number in its path.
     """
 
     seconds: float = 0.05
     times: int = 0
     after: float | None = None
     filling: int = 0
+    told: int | None = None
 
 
 @dataclass
@@ -66,15 +68,20 @@ class Run:
     is_final: bool = False  # the handler has decided the outcome, so the operation must not run again
     has_succeeded: bool = False
     is_committed: bool = False  # with the transaction of its group
+    told: int | None = None  # the number in its path: that of the run whose result its path refers to
 
 
 @dataclass(frozen=True, slots=True)
 class Toy:
-    """One operation of a submission: its handler, how it behaves, and the operations that it depends on."""
+    """One operation of a submission: its handler, how it behaves, and the operations that it depends on.
+
+    Its path may refer to the result of one of these.
+    """
 
     path: str
     plan: Plan
     after: tuple[int, ...] = ()
+    refers_to: int | None = None
     group: str | None = None
 
     @property
@@ -160,7 +167,7 @@ class Truth:
 
     @asynccontextmanager
     async def performing(self, context: Context, plan: Plan) -> AsyncIterator[Run]:
-        run = self.begin(context)
+        run = self.begin(context, plan.told)
         await asyncio.sleep(plan.seconds)
         try:
             yield run
@@ -171,7 +178,7 @@ class Truth:
         if context.transaction is not None:
             context.transaction.write(run)
 
-    def begin(self, context: Context) -> Run:
+    def begin(self, context: Context, told: int | None = None) -> Run:
         if self.is_over:
             raise asyncio.CancelledError
         runs = self.runs[context.batch_id, context.operation_id]
@@ -185,6 +192,7 @@ class Truth:
             attempt=context.attempt,
             started_at=self.now(),
             looked_at=LOOKED_AT.get(),
+            told=told,
         )
         runs.append(run)
         self.on_start(run)
@@ -252,8 +260,14 @@ transactional: Operations[Any] = Operations(limits=_LIMITS, transaction=begin)
 
 def _post(path: str, **options: Any) -> Callable[[Any], Any]:
     def register(handler: Any) -> Any:
-        transactional.post(path, **options)(handler)
-        return operations.post(path, **options)(handler)
+        async def handler_with_number(told: int, plan: Plan, context: Context) -> Any:
+            return await handler(plan.model_copy(update={"told": told}), context)
+
+        for application in (transactional, operations):
+            application.post(path, **options)(handler)
+            if "bulk" not in options:
+                application.post(f"{TOLD}/{{told}}{path}", **options)(handler_with_number)
+        return handler
 
     return register
 
@@ -380,7 +394,7 @@ async def declared(plan: Plan, context: Context) -> Any:
 @_post("/crowd", max_attempts=MANY_ATTEMPTS, limit="crowd")
 async def crowd(plan: Plan, context: Context) -> Any:
     truth = TRUTH.get()
-    async with truth.performing(context, Plan(seconds=0)) as run:
+    async with truth.performing(context, Plan(seconds=0, told=plan.told)) as run:
         with truth.crowd.joined(current_process()):
             await asyncio.sleep(plan.seconds)
         run.is_final = True
@@ -436,7 +450,7 @@ async def cancel_itself(plan: Plan, context: Context) -> Any:
 async def stubborn(plan: Plan, context: Context) -> Any:
     """Ignore cancellation until it is done. It may be left behind, and then its result does not count."""
     truth, noticed_at = TRUTH.get(), None
-    async with truth.performing(context, Plan(seconds=0)) as run:
+    async with truth.performing(context, Plan(seconds=0, told=plan.told)) as run:
         until = truth.now() + plan.seconds
         while truth.now() < until and not truth.is_over:
             try:
@@ -451,7 +465,7 @@ async def stubborn(plan: Plan, context: Context) -> Any:
 async def never_end(plan: Plan, context: Context) -> Any:
     """Ignore every cancellation. It is left behind, and its slot is lost until the process ends."""
     truth = TRUTH.get()
-    async with truth.performing(context, Plan(seconds=0)):
+    async with truth.performing(context, Plan(seconds=0, told=plan.told)):
         while not truth.is_over:
             with suppress(asyncio.CancelledError):
                 await for_ever()

@@ -3,7 +3,6 @@
     request_object.py   the JSON of an individual request
     urls.py             its URL becomes the path of an operation
     translation.py      a whole batch becomes operations
-    references.py       URLs that continue the URL of what an earlier request creates
     responses.py        outcomes become response objects
     errors.py           problems become OData errors
     headers.py          versions and preferences

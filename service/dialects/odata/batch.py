@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
+from penstock.chunk import UrlRule
 from penstock.documents.pointer import pointer
 from penstock.errors import Flaw, InvalidRequest, LimitPassed, UnsupportedContent
 from penstock.negotiation import choose_type
@@ -22,10 +23,9 @@ from penstock.service.dialects.dialect import Problem
 from penstock.service.dialects.odata.answers import answer, check_query, write_problem
 from penstock.service.dialects.odata.headers import check_versions, continues_on_error, stops_at_error
 from penstock.service.dialects.odata.monitor import answer_or_link, monitor_headers
-from penstock.service.dialects.odata.references import References
 from penstock.service.dialects.odata.request_object import unknown_members
 from penstock.service.dialects.odata.responses import batch_response
-from penstock.service.dialects.odata.translation import NotOffered, Translation
+from penstock.service.dialects.odata.translation import URLS, NotOffered, Translation
 from penstock.service.dialects.odata.urls import ServiceRoot
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.preferences import read_preferences
@@ -74,32 +74,17 @@ async def _read(request: web.Request, draft: Draft) -> Read:
     requests = _requests_of(document.value, request.app[SETTINGS].max_operations)
     stops = stops_at_error(request.headers)
     find_route = partial(_find_route, request.app[OPERATIONS])
-    translation = Translation(_service_root(request), find_route, stops_at_error=stops)
+    root = _service_root(request)
+    translation = Translation(root, find_route, stops_at_error=stops)
     for index, one in enumerate(requests):
         translation.add(index, one)
         if index % OPERATIONS_IN_TURN == OPERATIONS_IN_TURN - 1:
             await request.app[TURNS].next()
     translation.finish()
+    draft.read_urls(UrlRule(URLS, tuple(sorted(root.hosts)), root.prefixes))
     draft.accept_invalid(unknown=True)  # an invalid individual request gets a response of its own
     await add_operations(request, draft, translation.operations, document.size)
-    references, fingerprint = translation.references, f"odata {stops} {document.fingerprint}"
-    if not references:
-        return Read(BatchOptions(), fingerprint)
-    _check_runs_now(request, draft, references)
-    return Read(BatchOptions(), fingerprint, prepare=references.prepare)
-
-
-def _check_runs_now(request: web.Request, draft: Draft, references: References) -> None:
-    """Raise NotOffered if a batch with references would run in the background, where results are not at hand."""
-    if not draft.is_large and not read_preferences(", ".join(request.headers.getall("Prefer", ()))).respond_async:
-        return
-    most = request.app[SETTINGS].sync_max_operations
-    detail = (
-        f"A URL that refers to what a POST creates needs a batch of at most {most:,} requests, without respond-async. "
-        "Send what it refers to in a batch before this one."
-    )
-    flaws = [Flaw(pointer("requests", index, "url"), detail) for index in references]
-    raise NotOffered(flaws, len(flaws))
+    return Read(BatchOptions(), f"odata {stops} {document.fingerprint}")
 
 
 def _requests_of(document: Any, most: int) -> list[Any]:

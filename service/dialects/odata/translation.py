@@ -3,10 +3,10 @@
 A request may only refer to requests before it. So one pass over them is enough.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -14,11 +14,15 @@ from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest
 from penstock.reading.flaws import Flaws, to_flaw
+from penstock.reading.operation_request import MOST_REFERENCES
 from penstock.route import Route
-from penstock.service.dialects.odata.references import Reference, References
 from penstock.service.dialects.odata.request_object import RequestObject, faults_of, not_offered_of
 from penstock.service.dialects.odata.urls import ServiceRoot, read_url, with_keys_as_segments
 
+KEYS = ["id", "Id", "ID"]  # in what a POST returns. They continue its URL
+URLS = ("@odata.id", "@odata.editLink", "@id", "@editLink")  # in what it returns: where it is itself
+NO_REFERENCES: Mapping[str, dict[str, Any]] = {}
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 FindRoute = Callable[[str, str], Route | None]
 """Returns the route of a method and a path, or None."""
 
@@ -36,14 +40,13 @@ class NotOffered(Exception):
 class Seen:
     """An earlier request: its operation, and the path of what it creates or returns.
 
-    If that is known only when it has run, the path has the id of the request in place of the key: /users/$new.
+    The key of what a POST creates is known only when it has run. So the path has a placeholder for it: /users/{new}.
     """
 
-    index: int
     operation_id: str
     group: str | None
     path: str
-    is_known: bool
+    references: Mapping[str, dict[str, Any]]
 
 
 class Translation:
@@ -51,7 +54,6 @@ class Translation:
 
     def __init__(self, root: ServiceRoot, find_route: FindRoute, *, stops_at_error: bool = False) -> None:
         self.operations: list[dict[str, Any]] = []
-        self.references = References(root)
         self._root = root
         self._find_route = find_route
         self._stops_at_error = stops_at_error
@@ -73,7 +75,7 @@ class Translation:
             for one in errors_of(error):
                 flaw = to_flaw(one, document)
                 self._note(index, flaw.pointer.removeprefix("/"), flaw.detail)
-            return self._remember_name(index, document)
+            return self._remember_name(document)
         found = self._flaws.count
         for where, detail in faults_of(request):
             self._note(index, where, detail)
@@ -81,11 +83,10 @@ class Translation:
             self._note_not_offered(index, where, detail)
         self._check_names(index, request)
         dependencies = self._dependencies(index, request)
-        path = self._path(index, request, dependencies)
+        path, references = self._path(index, request, dependencies)
         if self._flaws.count == found:
-            assert path is not None
-            self.operations.append(_operation(request, path, list(dependencies)))
-        return self._remember(index, request, path or "")
+            self.operations.append(_operation(request, path, references, list(dependencies)))
+        return self._remember(index, request, path, references)
 
     def finish(self) -> None:
         """Raise InvalidRequest or NotOffered if the batch cannot be translated."""
@@ -135,8 +136,10 @@ class Translation:
             found[last.operation_id] = None
         return found
 
-    def _path(self, index: int, request: RequestObject, dependencies: dict[str, None]) -> str | None:
-        """Return the path of a request. Return None, and note why, if there is none.
+    def _path(
+        self, index: int, request: RequestObject, dependencies: dict[str, None]
+    ) -> tuple[str, Mapping[str, dict[str, Any]]]:
+        """Return the path of a request with its references. Note why if there is none.
 
         If it refers to another request, that becomes one of its dependencies, unless both are in the same group.
         """
@@ -144,20 +147,21 @@ class Translation:
             target = read_url(request.url, self._root)
         except ValueError as error:
             self._note(index, "url", str(error))
-            return None
-        base, seen = "", None
+            return "", {}
+        base, references = "", NO_REFERENCES
         if target.reference is not None:
             seen = self._requests.get(target.reference)
             if seen is None:
                 self._note(index, "url", f"No request before this one has the id {target.reference!r}.")
-                return None
-            base = seen.path
+                return "", {}
+            base, references = seen.path, seen.references
             if seen.group is None or seen.group != request.group:
                 dependencies[seen.operation_id] = None
+        if len(references) > MOST_REFERENCES:
+            self._note(index, "url", f"It refers to what was created {len(references)} times, one in the other.")
         path = base + self._with_route(request.method, base, target.path)
-        if seen is not None and not seen.is_known:
-            self.references.add(index, Reference(seen.index, path.removeprefix(base)))
-        return self._check_query(index, path, request.method)
+        self._check_query(index, path, request.method)
+        return path, references
 
     def _with_route(self, method: str, base: str, path: str) -> str:
         """Return the path after `base`, with its keys as segments if only then there is a route for it."""
@@ -166,31 +170,35 @@ class Translation:
         with_segments = with_keys_as_segments(path)
         return path if self._find_route(method, base + with_segments) is None else with_segments
 
-    def _check_query(self, index: int, whole: str, method: str) -> str | None:
+    def _check_query(self, index: int, whole: str, method: str) -> None:
         path, mark, _ = whole.partition("?")
         route = self._find_route(method, path) if mark else None
-        if route is None or route.is_forwarded:
-            return whole
-        detail = f"{route.name} has a handler here, which accepts no query. Leave the query out."
-        self._note_not_offered(index, "url", detail)
-        return None
+        if route is not None and not route.is_forwarded:
+            detail = f"{route.name} has a handler here, which accepts no query. Leave the query out."
+            self._note_not_offered(index, "url", detail)
 
-    def _remember(self, index: int, request: RequestObject, path: str) -> None:
-        plain, is_known = path.partition("?")[0], request.method != "POST" and index not in self.references
+    def _remember(
+        self, index: int, request: RequestObject, path: str, references: Mapping[str, dict[str, Any]]
+    ) -> None:
+        created = path.partition("?")[0]
         if request.method == "POST":
-            plain = f"{plain}/${quote(request.id, safe='')}"
-        self._last = seen = Seen(index, request.operation_id, request.group, plain, is_known)
+            name = request.id if _PLAIN_NAME.fullmatch(request.id) else f"~{index}"
+            created = f"{created}/{{{name}}}"
+            references = {**references, name: {"operation": request.operation_id, "member": KEYS}}
+        self._last = seen = Seen(request.operation_id, request.group, created, references)
         self._requests.setdefault(request.id, seen)
         if request.group is not None:
             self._groups[request.group] = request.operation_id
 
-    def _remember_name(self, index: int, document: dict[str, Any]) -> None:
+    def _remember_name(self, document: dict[str, Any]) -> None:
         """Remember the id of an invalid request, so that what depends on it is not reported, too."""
         if isinstance(given := document.get("id"), str):
-            self._requests.setdefault(given, Seen(index, given, None, "", is_known=True))
+            self._requests.setdefault(given, Seen(given, None, "", NO_REFERENCES))
 
 
-def _operation(request: RequestObject, path: str, dependencies: list[str]) -> dict[str, Any]:
+def _operation(
+    request: RequestObject, path: str, references: Mapping[str, dict[str, Any]], dependencies: list[str]
+) -> dict[str, Any]:
     operation: dict[str, Any] = {"id": request.operation_id, "method": request.method, "path": path}
     if request.body is not None:
         operation["body"] = request.body
@@ -198,6 +206,8 @@ def _operation(request: RequestObject, path: str, dependencies: list[str]) -> di
         operation["key"] = key
     if dependencies:
         operation["dependsOn"] = dependencies
+    if references:
+        operation["references"] = references
     if request.group is not None:
         operation["group"] = request.group
     return operation

@@ -1,6 +1,6 @@
 """One attempt at a group whose operations become known only while it runs."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -8,7 +8,6 @@ from msgspec.structs import replace as with_changes
 
 from penstock.chunk import Links, Operation
 from penstock.outcome import Outcome, Verdict, as_outcome, failed, succeeded
-from penstock.preparing import Done
 from penstock.running.atomic_group import AtomicGroup
 from penstock.running.attempt import OpenTransaction
 from penstock.running.left_behind import Worker
@@ -22,11 +21,14 @@ class Attempt:
     def __init__(self, unknown: int | None = None) -> None:
         self.unknown = unknown
         self.performed: list[str] = []
+        self.noted = ""
         self.ended = ""
         self.group = AtomicGroup(LOT, 1, Worker.current())
 
     async def perform(self) -> dict[int, Verdict]:
-        return await self.group.perform(self.transaction, self.perform_one, 5, self.broke, self.prepare)
+        return await self.group.perform(
+            self.transaction, self.perform_one, seconds=5, broke=self.broke, prepare=self.prepare, note=self.note
+        )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -41,19 +43,22 @@ class Attempt:
         self.performed.append(operation.path)
         return {operation.index: succeeded(operation, 200, None)}
 
-    def prepare(self, operation: Operation, done: Mapping[int, Done]) -> Operation | Outcome:
+    def note(self, verdicts: Iterable[Verdict]) -> None:
+        self.noted += "".join(as_outcome(verdict).id for verdict in verdicts)
+
+    def prepare(self, operation: Operation) -> Operation | Outcome:
         if operation.index == self.unknown:
             return failed(operation, 424, "Unresolved reference", rejected=True)
-        return with_changes(operation, path="".join(one.operation.path for one in done.values()) + operation.path)
+        return with_changes(operation, path=f"/{self.noted}{operation.path}")
 
     def broke(self, error: BaseException) -> Any:
         raise AssertionError from error
 
 
-async def test_operation_is_prepared_with_those_before_it_as_they_ran() -> None:
+async def test_operation_is_prepared_when_those_before_it_are_noted() -> None:
     attempt = Attempt()
     verdicts = await attempt.perform()
-    assert attempt.performed == ["/4", "/4/5", "/4/4/5/6"]
+    assert attempt.performed == ["//4", "/o4/5", "/o4o5/6"]
     assert [as_outcome(one).status for one in verdicts.values()] == [200] * 3
     assert attempt.ended == "committed"
 
@@ -61,7 +66,7 @@ async def test_operation_is_prepared_with_those_before_it_as_they_ran() -> None:
 async def test_operation_that_cannot_be_prepared_rolls_its_group_back() -> None:
     attempt = Attempt(unknown=5)
     outcomes = {index: as_outcome(one) for index, one in (await attempt.perform()).items()}
-    assert attempt.performed == ["/4"]
+    assert attempt.performed == ["//4"]
     assert {index: (one.error or {})["title"] for index, one in outcomes.items()} == {
         4: "Rolled back", 5: "Unresolved reference", 6: "Rolled back",
     }  # fmt: skip
@@ -83,4 +88,4 @@ async def test_operation_is_given_up_as_it_was_prepared() -> None:
             return await super().perform_one(operation, transaction)
 
     await Hanging().perform()
-    assert [one.path for one in given_up] == ["/4/5"]
+    assert [one.path for one in given_up] == ["/o4/5"]

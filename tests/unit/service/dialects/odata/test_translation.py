@@ -125,24 +125,29 @@ def test_reference_to_what_is_created_waits_for_it() -> None:
     assert [(one["path"], one.get("dependsOn")) for one in translation.operations] == [
         ("/users", None),
         ("/users/1", None),  # a member of a group runs after those before it
-        ("/users/$new%20user", ["g/b", "g/new user"]),
-        ("/users/$new%20user/orders", ["c"]),
+        ("/users/{~0}", ["g/b", "g/new user"]),
+        ("/users/{~0}/orders", ["c"]),
     ]
-    assert list(translation.references) == [2, 3]
+    reference = {"~0": {"operation": "g/new user", "member": ["id", "Id", "ID"]}}
+    assert [one.get("references") for one in translation.operations] == [None, None, reference, reference]
 
 
 def test_reference_within_a_group_is_no_dependency() -> None:
     translation = begin(
         post("1", atomicityGroup="g"),
-        get("2", "$1/orders", atomicityGroup="g"),
-        get("3", "$2/lines", atomicityGroup="g"),
+        get("2", "$1", atomicityGroup="g"),
+        {**post("3", atomicityGroup="g"), "url": "$2/orders"},
+        get("4", "$3/lines", atomicityGroup="g"),
     )
     assert [(one["path"], one.get("dependsOn")) for one in translation.operations] == [
         ("/users", None),
-        ("/users/$1/orders", None),  # a member of a group runs after those before it
-        ("/users/$1/orders/lines", None),
+        ("/users/{1}", None),
+        ("/users/{1}/orders", None),  # a member of a group runs after those before it
+        ("/users/{1}/orders/{3}/lines", None),
     ]
-    assert list(translation.references) == [1, 2]
+    references = [one.get("references", {}) for one in translation.operations]
+    assert [list(one) for one in references] == [[], ["1"], ["1"], ["1", "3"]]
+    assert references[3]["3"]["operation"] == "g/3"
 
 
 @pytest.mark.parametrize(
