@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,13 +15,14 @@ from penstock.store import Store
 from penstock.testing import MemoryParts
 
 Moment = Literal["before", "after"]
-Watch = Callable[[str, Moment], None]
+Watch = Callable[[str, Moment], Awaitable[None] | None]
 
 
 def watched(parts: MemoryParts, watch: Watch) -> Backend:
-    """Return a backend that calls `watch` before and after each call, such as `store.commit_chunk`. `watch` may raise.
+    """Return a backend that calls `watch` before and after each call, such as `store.commit_chunk`.
 
-    The queue of the priority `normal` is called `chunks`; the others are `chunks-high` and `chunks-low`.
+    `watch` may raise, or return what the call waits for. The queue of the priority `normal` is called `chunks`; the
+    others are `chunks-high` and `chunks-low`.
     """
 
     def wrap(name: str, part: Any) -> Any:
@@ -65,11 +66,16 @@ class _Watched:
             return method
 
         async def call(*arguments: Any, **options: Any) -> Any:
-            self._watch(f"{self._name}.{name}", "before")
+            await self._pass(name, "before")
             await asyncio.sleep(0)  # other tasks run during a call, as they do on a network
             answer = await method(*arguments, **options)
             await asyncio.sleep(0)
-            self._watch(f"{self._name}.{name}", "after")
+            await self._pass(name, "after")
             return answer
 
         return call
+
+    async def _pass(self, name: str, moment: Moment) -> None:
+        waiting = self._watch(f"{self._name}.{name}", moment)
+        if waiting is not None:
+            await waiting

@@ -11,6 +11,7 @@
     batch_entry.py    what the catalog has of a batch
     wanted.py         the body of a request for a batch
     creation.py       POST /v1/batches
+    repeating.py      the same request twice
     batches.py        what can be asked of a batch
     batch_object.py   a batch as OpenAI writes it
     outputs.py        the files with the outputs and the errors of a batch, which are rendered from its records

@@ -20,7 +20,8 @@ _ID = re.compile(rf"{PREFIX}[0-9A-HJKMNP-TV-Z]{{26}}")
 class BatchEntry:
     """`errors` are those for which the batch was not accepted. Otherwise, the engine has a batch with the same id.
 
-    `fingerprint` is the same for requests that ask for the same batch. `output_seconds` is how long its output files
+    `fingerprint` is the same for requests that ask for the same batch. `is_repeated`: the library of a client has sent
+    the request before. `output_seconds` is how long its output files
     exist after its end.
     """
 
@@ -37,6 +38,7 @@ class BatchEntry:
     model: str | None = None
     errors: tuple[LineError, ...] = ()
     cancelling_at: float | None = None
+    is_repeated: bool = False
 
     def entry(self) -> CatalogEntry:
         """Return what the catalog keeps."""
@@ -51,6 +53,7 @@ class BatchEntry:
             "model": self.model,
             "errors": [error.encode() for error in self.errors],
             "cancelling_at": self.cancelling_at,
+            "is_repeated": self.is_repeated,
         }
         return CatalogEntry(KIND, self.tenant, self.id, self.expires_at, content)
 

@@ -1,12 +1,6 @@
-"""POST /v1/batches: makes a batch of an input file. A file with wrong lines makes one that has failed, with the errors.
+"""POST /v1/batches: makes a batch of an input file. Invalid lines make one that has failed, with its errors.
 
-OpenAI's libraries repeat a request whose answer was lost, without a key. They say so in a header. Such a request gets
-the batch that an earlier one of the last ten minutes has made of the same file, with the same endpoint and metadata:
-
-1. The entry of a batch is in the catalog before the batch is accepted. So a repeated request finds it.
-2. It waits for as long as it takes to accept such a batch. A proxy may have given up on a request that goes on.
-3. It writes a batch with this id that nobody can accept any more, and abandons it. The table keeps the batch that was
-   written first. So either the earlier request has accepted its batch, or it never can.
+A large file is read by a consumer, after the answer.
 """
 
 from collections.abc import Sequence
@@ -15,7 +9,6 @@ from functools import partial
 
 from aiohttp import web
 
-from penstock.batch import Batch, BatchState
 from penstock.bucket import StoredFile
 from penstock.errors import AcceptanceUnknown, Flaw, InvalidRequest, KeyReused, LimitPassed, PenstockError
 from penstock.planning import Errors
@@ -23,14 +16,14 @@ from penstock.reading.forms import FileForm, FormKind
 from penstock.service.caller import tenant_of
 from penstock.service.content import JSON, read_json
 from penstock.service.dialects.openai.batch_entry import KIND, PREFIX, BatchEntry, fingerprint_of
-from penstock.service.dialects.openai.batches import batch_answer, is_accepted
+from penstock.service.dialects.openai.batches import batch_answer
 from penstock.service.dialects.openai.errors import OpenAIError
 from penstock.service.dialects.openai.files import find_file
 from penstock.service.dialects.openai.input_file import InputFile, content_key, operations_key
 from penstock.service.dialects.openai.lines import OPERATIONS, LineError, errors_of_flaws, first_errors
+from penstock.service.dialects.openai.repeating import find_other, find_standing, is_repeated
 from penstock.service.dialects.openai.upload import require_bucket
 from penstock.service.dialects.openai.wanted import INVALID_VALUE, WantedBatch, wanted_of
-from penstock.service.idempotency import HEADER as KEY
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.planned import submit_stored_file
 from penstock.service.intake.reading import Read, read_stored
@@ -40,28 +33,21 @@ from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import BatchOptions
 from penstock.settings import DAY_SECONDS
 
-REPEATED = "x-stainless-retry-count"
-REPEATED_SECONDS = 600
-MOST_EARLIER = 1_000  # batches that a repeated request looks at
-ENTRIES_IN_STEP = 100
 MOST_LINES_HERE = 5_000  # of a file that a front end reads: in about a second. A consumer reads larger files
-LEAST_WAIT_SECONDS = 2.0  # for an earlier request that is still at work
+LEAST_WAIT_SECONDS = 2.0
 LINES_IN_SECOND = 5_000  # that a front end reads under load, from a stored file
-WAIT_SECONDS = 0.25
 WINDOW_SECONDS = DAY_SECONDS
 OPERATIONS_FORM = FileForm(FormKind.OPERATIONS)
 
 
 async def create_batch(request: web.Request) -> web.Response:
     require_bucket(request)
+    arrived_at = request.app[CLOCK].now()
     wanted = wanted_of(await read_json(request, [JSON]))
     file = await _find_input(request, wanted.input_file_id)
-    entry = _new_entry(request, wanted, file)
-    if _is_repeated(request):
-        standing = await _find_standing(request, entry.fingerprint, file)
-        if standing is not None:
-            return await batch_answer(request, standing)
-    return await batch_answer(request, await _make(request, file, entry))
+    entry = _new_entry(request, wanted, file, arrived_at)
+    standing = await find_standing(request, entry, _accept_seconds(file)) if entry.is_repeated else None
+    return await batch_answer(request, standing or await _make(request, file, entry))
 
 
 async def _find_input(request: web.Request, file_id: str) -> InputFile:
@@ -71,8 +57,8 @@ async def _find_input(request: web.Request, file_id: str) -> InputFile:
         raise OpenAIError(error.message, param="input_file_id", code=INVALID_VALUE) from None
 
 
-def _new_entry(request: web.Request, wanted: WantedBatch, file: InputFile) -> BatchEntry:
-    now, keeps = request.app[CLOCK].now(), request.app[SETTINGS].retention_seconds
+def _new_entry(request: web.Request, wanted: WantedBatch, file: InputFile, now: float) -> BatchEntry:
+    keeps = request.app[SETTINGS].retention_seconds
     after = wanted.output_expires_after
     return BatchEntry(
         id=f"{PREFIX}{BATCH_IDS.generate()}",
@@ -86,6 +72,7 @@ def _new_entry(request: web.Request, wanted: WantedBatch, file: InputFile) -> Ba
         metadata=wanted.metadata or {},
         output_seconds=None if after is None else after.seconds,
         model=file.model,
+        is_repeated=is_repeated(request),
     )
 
 
@@ -107,6 +94,10 @@ async def _submit(request: web.Request, file: InputFile, entry: BatchEntry) -> B
     store = request.app[BACKEND].store
     await store.write_entry(entry.entry())
     try:
+        other = await find_other(request, entry, _accept_seconds(file))
+        if other is not None:
+            await _forget(request, entry)
+            return other
         accepted = await _accept(request, file, entry)
     except AcceptanceUnknown:
         raise  # it may have been accepted
@@ -144,6 +135,11 @@ async def _accept(request: web.Request, file: InputFile, entry: BatchEntry) -> A
     return accepted
 
 
+def _accept_seconds(file: InputFile) -> float:
+    """Return how long it takes to accept a batch of a file, with a front end under load."""
+    return LEAST_WAIT_SECONDS + min(file.total, MOST_LINES_HERE) / LINES_IN_SECOND
+
+
 def _unreadable(file: InputFile) -> StoredFile:
     """Return the file with an ETag that it never has, so that no consumer ever makes a batch of it."""
     return StoredFile(content_key(file.tenant, file.id), file.size, '"invalid"')
@@ -174,60 +170,3 @@ async def _forget(request: web.Request, entry: BatchEntry) -> None:
         await request.app[BACKEND].store.write_entry(entry.entry().deleted(request.app[CLOCK].now()))
     except PenstockError:
         return
-
-
-# --- Repeated requests
-
-
-def _is_repeated(request: web.Request) -> bool:
-    """Return True if a library says that it repeats a request. With a key of its own, a request needs no such help."""
-    return KEY not in request.headers and request.headers.get(REPEATED, "0").strip() not in {"", "0"}
-
-
-async def _find_standing(request: web.Request, fingerprint: str, file: InputFile) -> BatchEntry | None:
-    """Return the newest batch that an earlier request has made. Those that it could still make are prevented."""
-    store, tenant, now = request.app[BACKEND].store, tenant_of(request), request.app[CLOCK].now()
-    after: str | None = None
-    for _ in range(MOST_EARLIER // ENTRIES_IN_STEP):
-        entries = await store.list_entries(KIND, tenant, after, ENTRIES_IN_STEP, now=now)
-        for found in entries:
-            entry = BatchEntry.of_entry(found)
-            if entry.created_at < now - REPEATED_SECONDS:
-                return None
-            if entry.fingerprint == fingerprint and await _stands(request, entry, file):
-                return entry
-        if len(entries) < ENTRIES_IN_STEP:
-            return None
-        after = entries[-1].id
-    return None
-
-
-async def _stands(request: web.Request, entry: BatchEntry, file: InputFile) -> bool:
-    """Return True if the batch was accepted, or failed for its lines. Otherwise it never will be accepted."""
-    if entry.errors:
-        return True
-    store, clock = request.app[BACKEND].store, request.app[CLOCK]
-    until = entry.created_at + LEAST_WAIT_SECONDS + min(file.total, MOST_LINES_HERE) / LINES_IN_SECOND
-    while clock.now() < until:
-        batch = await store.read_batch(entry.id)
-        if batch is not None and batch.state is not BatchState.ACCEPTING:
-            return is_accepted(batch, clock.now())
-        await clock.sleep(WAIT_SECONDS)
-    await store.create_batch(_never_accepted(entry))
-    return not await store.abandon_batch(entry.id)
-
-
-def _never_accepted(entry: BatchEntry) -> Batch:
-    """Return a batch whose acceptance is over. The table keeps the real one if it was written before."""
-    return Batch(
-        id=entry.id,
-        tenant=entry.tenant,
-        state=BatchState.ACCEPTING,
-        total=1,
-        chunk_count=1,
-        group_totals=(1,),
-        created_at=entry.created_at,
-        accept_by=0.0,
-        deadline_at=entry.created_at,
-        expires_at=entry.expires_at,
-    )
