@@ -38,6 +38,7 @@ from penstock.service.batches import status
 from penstock.service.intake.submit import Course
 from penstock.service.schemas import BatchOptions
 from penstock.store import Group, KeyClaim, Store, SweepLease, Traces
+from tests.simulation import export_mutations as exports
 from tests.simulation import follow_up_mutations as follow_ups
 from tests.simulation import large_result_mutations as large_results
 from tests.simulation import link_mutations as links
@@ -721,6 +722,9 @@ MUTATIONS_AT_CALLS = {
             retries.drop_what_has_run_while_another_retry_ran,
         ),
         MutationAtCall("results in the bucket", 13, Hit.FAIL_BEFORE, large_results.commit_before_the_files_are_written),
+        MutationAtCall("exported", 38, Hit.FAIL_BEFORE, exports.add_a_part_before_its_file_is_there),
+        MutationAtCall("exported", 41, Hit.CRASH_AFTER, exports.forget_where_a_part_ends),
+        MutationAtCall("exported, and its front end pauses", 0, Hit.FAIL_BEFORE, exports.export_whoever_has_the_lease),
         MutationAtCall("redrive told by webhooks", 0, Hit.FAIL_BEFORE, webhooks.forget_the_event_of_a_retry),
         MutationAtCall("a group tried again", 0, Hit.FAIL_BEFORE, links.commit_a_group_with_a_failure),
         MutationAtCall("a group tried again", 0, Hit.FAIL_BEFORE, links.try_a_part_of_a_group_again),

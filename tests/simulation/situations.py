@@ -13,6 +13,7 @@ from penstock.consumer.sweeper import PERIODS_OF_TENURE
 from penstock.message import encode_chunk
 from penstock.telemetry import Event
 from tests.simulation.clients import MOST_TRIES
+from tests.simulation.exports import export, export_while_its_front_end_pauses, small_exports
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
 from tests.simulation.programs import Program
@@ -76,8 +77,8 @@ class HitCalls:
 class Situation:
     """A batch, what is done with it, and the settings that lead to the situation.
 
-    `shows` is the event in Penstock's log that proves that the situation occurred. With `kills_by_itself` its consumers
-    die at certain moments already. So not every call is hit: further crashes would only move these moments.
+    `shows` is the event in Penstock's log that proves that the situation occurred. With `kills_by_itself` its programs
+    die or pause at certain moments already. So not every call is hit: further crashes would only move these moments.
     """
 
     toys: tuple[Toy, ...]
@@ -90,6 +91,7 @@ class Situation:
     has_parents: bool = False
     is_transactional: bool = False
     kills_by_itself: bool = False
+    front_ends: int = 1
 
 
 @dataclass(frozen=True)
@@ -127,13 +129,13 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     stage = Stage(world, settings, has_parents=situation.has_parents, settle_seconds=SETTLE_SECONDS)
 
     async def run() -> None:
-        stage.open()
+        stage.open(front_ends=situation.front_ends)
         await situation.script(stage, submission)
         await stage.settle()
         fates.calm_down()
         await stage.close()
 
-    with group_chunks(situation.group_chunks, situation.fold_at):
+    with group_chunks(situation.group_chunks, situation.fold_at), small_exports():
         world.run(run())
     return Played(fates.calls, world.seen)
 
@@ -516,6 +518,17 @@ SITUATIONS = {
         Event.BATCH_HANDED_OVER,
         settings={"sync_max_operations": 10, "sync_seconds": 1, "bucket": BUCKET},
         asked={"key": "a key"},
+    ),
+    "exported": Situation(
+        toys("/succeed", "/reject", "/succeed"), export, Event.EXPORT_DONE, {"chunk_operations": 1, "bucket": BUCKET}
+    ),
+    "exported, and its front end pauses": Situation(
+        toys("/succeed", "/succeed", "/succeed"),
+        export_while_its_front_end_pauses,
+        Event.EXPORT_DONE,
+        {"chunk_operations": 1, "bucket": BUCKET},
+        front_ends=2,
+        kills_by_itself=True,
     ),
     "a record in parts": Situation(toys("/large", "/large", "/large"), submit, settings={"chunk_operations": 3}),
     "handed over": Situation(
