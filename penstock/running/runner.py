@@ -345,18 +345,23 @@ class Runner:
 
         In its turn an operation waits for a slot. If it has a limit, it waits for a token before that.
         """
-        lines: dict[tuple[Place, str | None], Line] = {}
+        lines: dict[tuple[Place, str | None], Line | None] = {}
+
+        def stand_in_line(place: Place, limit: str | None, count: int) -> None:
+            gates = self._gates(limit, source)
+            line = _line(gates, self._turn(place, source), count, may_be_postponed=may_be_postponed) if gates else None
+            lines[place, limit] = None if line is None else stack.enter_context(line)
 
         def turn_of(operation: Operation) -> Turn | TurnWithRoom | Line:
-            line = lines.get(self._place_and_limit(operation)) if lines else None
-            return line or self._turn(self.place_of(operation), source)
+            place, limit = self._place_and_limit(operation) if self._has_limits else (self.place_of(operation), None)
+            if self._has_limits and (place, limit) not in lines:  # its path was open, and leads to another handler now
+                stand_in_line(place, limit, 1)
+            return lines.get((place, limit)) or self._turn(place, source)
 
         with ExitStack() as stack:
             if self._has_limits:
                 for (place, limit), count in Counter(map(self._place_and_limit, operations)).items():
-                    if gates := self._gates(limit, source):
-                        line = _line(gates, self._turn(place, source), count, may_be_postponed=may_be_postponed)
-                        lines[place, limit] = stack.enter_context(line)
+                    stand_in_line(place, limit, count)
             yield turn_of
 
     def _place_and_limit(self, operation: Operation) -> tuple[Place, str | None]:

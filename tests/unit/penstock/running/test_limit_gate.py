@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as with_changes
 from structlog.testing import capture_logs
 
 from penstock import Operations, Throttled
@@ -190,6 +191,21 @@ def test_front_end_has_tokens_for_further_batches_unless_others_need_them(ahead:
         assert (rig.loop.time() < 0.7) == is_soon
 
     play(scenario, rules=GateRules.of_front_end(10.0))
+
+
+def test_operation_whose_path_leads_to_another_limit_waits_for_that_one() -> None:
+    async def scenario(rig: Rig) -> None:
+        open_ = [Operation(index, str(index), "POST", "/{a}") for index in range(30)]
+        with rig.runner.turns(open_, Source("01J", "01J"), may_be_postponed=False) as turn_of:
+            for operation in open_:
+                turn = turn_of(with_changes(operation, path="/limited"))
+                assert isinstance(turn, Line)
+                await turn.acquire()
+                turn.start(1)
+                turn.release()
+        assert rig.loop.time() > 1.5
+
+    play(scenario)
 
 
 def test_operation_that_waits_for_a_token_holds_no_slot() -> None:
